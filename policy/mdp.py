@@ -1,0 +1,124 @@
+"""The session as a Markov decision process: what is observed at a turn, and what a policy answers.
+
+A *session* is an episode. At every *turn* the agent sees the text of the turn, how the session has gone, what is left
+of its money, and one row per *candidate* model; it picks one. The transition of the money is bookkeeping (the bill is
+subtracted), which is what makes hindsight budget relabeling exact (arXiv 2605.25424).
+
+Costs in an observation are floats of USD, for deciding only; the ledger holds the integers that bind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+COST_LEVELS: tuple[float, ...] = (
+    0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995,
+)
+"""Probability levels of every cost quantile: the tail matters more than the mean (replay: 15 levels beat 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    """One model of the catalogue, as it stands for this turn.
+
+    `cost_quantiles_usd` are the quantiles at COST_LEVELS of what this turn would cost on this model, with the warm
+    part of the prompt at the cached price; `warm_tokens` is that part. `input_tokens` is the whole prompt.
+    `feasible` is the guard's verdict (capability, context, price, health, affordable), `why_not` its reason.
+    """
+
+    name: str
+    input_usd_per_mtok: float
+    cached_input_usd_per_mtok: float
+    output_usd_per_mtok: float
+    quality_prior: float
+    context_limit_tokens: int
+    input_tokens: int
+    warm_tokens: int
+    output_tokens_mean: float
+    cost_quantiles_usd: tuple[float, ...]
+    cost_max_usd: float
+    served_last: bool
+    failure_rate: float
+    latency_s: float
+    feasible: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """The session so far. `turn` counts from 0; `expected_turns` is the client's declared horizon, if any."""
+
+    turn: int
+    expected_turns: int | None
+    budget_usd: float
+    remaining_usd: float
+    tenant_remaining_usd: float
+    spent_usd: float
+    tokens_so_far: int
+    failures: int
+    regenerations: int
+    tool_errors: int
+    last_quality: float | None
+    mean_quality: float | None
+    last_model: str | None
+    seconds_since_last: float | None
+    tool_loop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything a policy may look at for one turn. `text` is the featurizer's vector of shape (text_dim,).
+
+    `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
+    dollar must buy at this turn.
+    """
+
+    text: FloatArray
+    text_stats: FloatArray
+    session: SessionView
+    candidates: tuple[CandidateView, ...]
+    lambda_per_usd: float
+
+    @property
+    def mask(self) -> BoolArray:
+        """Feasible candidates, shape (candidates,)."""
+        return np.fromiter((c.feasible for c in self.candidates), np.bool_, len(self.candidates))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy answered. `propensity == probabilities[action]` is the probability of the executed draw.
+
+    `reason` is one of `policy`, `explore`, `only-affordable`, `policy-fault`, `policy-off`, `pinned`, `tool-loop`,
+    `capability`, `fallback`, `shadow` (the gateway adds those that it decides itself).
+    Arrays have shape (candidates,); `q_quality`, `q_cost_usd` are NaN for a policy without values-to-go.
+    """
+
+    action: int
+    propensity: float
+    policy_id: str
+    reason: str
+    probabilities: FloatArray
+    quality: FloatArray
+    q_quality: FloatArray
+    q_cost_usd: FloatArray
+    info: dict[str, float] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Chooses a feasible candidate. Pure: the draw comes from `uniform`, a number in [0, 1) the caller drew.
+
+    Raises anything at all when it cannot decide; the gateway then takes the rule's choice in the same turn.
+    """
+
+    @property
+    def policy_id(self) -> str: ...
+
+    def decide(self, observation: Observation, uniform: float) -> Decision: ...
