@@ -92,6 +92,10 @@ sessions = Table(
     # What the next turn's observation needs, updated with each settle; JSON, owned by gateway/sessions.py.
     Column("memory", Text, nullable=False, server_default="{}"),
     Column("last_decision_id", String(64)),
+    # Running sums of the scores that feedback brought: the next turn's observation sees how the session went.
+    Column("quality_count", Integer, nullable=False, server_default="0"),
+    Column("quality_sum", Float, nullable=False, server_default="0"),
+    Column("last_quality", Float),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "session_id"),

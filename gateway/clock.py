@@ -1,0 +1,36 @@
+"""Time, randomness and identifiers as arguments: whoever needs one is handed it by `app.build`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+Clock = Callable[[], float]
+"""Seconds since the Unix epoch."""
+
+Uniform = Callable[[], float]
+"""A draw from [0, 1)."""
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class NewId(Protocol):
+    """Makes an identifier such as `dec_01k...`: the prefix, then 26 characters that sort by time."""
+
+    def __call__(self, prefix: str) -> str: ...
+
+
+def time_ordered_ids(clock: Clock, entropy: Callable[[int], bytes] = os.urandom) -> NewId:
+    """Identifiers of 48 bits of milliseconds and 80 random bits, in Crockford's base 32 (as ULID)."""
+
+    def new_id(prefix: str) -> str:
+        number = (now_ms(clock) & ((1 << 48) - 1)) << 80 | int.from_bytes(entropy(10), "big")
+        return f"{prefix}_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+    return new_id
+
+
+def now_ms(clock: Clock) -> int:
+    """The clock in whole milliseconds, as every table stores it."""
+    return int(clock() * 1000)

@@ -1,0 +1,176 @@
+"""Which session a turn belongs to, and what the session remembers between turns.
+
+The id comes from our header, else from an alias another gateway or a coding agent sends, else from the body, else from
+a fingerprint of how the conversation opens. It is always scoped to the tenant, so two tenants never meet in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from gateway.errors import InvalidRequest
+from policy.mdp import SessionView
+
+SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+OWN_HEADER = "x-session-id"
+ALIAS_HEADERS: tuple[str, ...] = (
+    "x-litellm-session-id",
+    "x-litellm-trace-id",
+    "x-portkey-trace-id",
+    "helicone-session-id",
+    "x-bf-session-id",
+    "agent-session-id",
+    "x-model-affinity",
+    "x-conversation-id",
+    "x-claude-code-session-id",
+    "session_id",
+    "session-id",
+    "thread-id",
+    "conversation_id",
+    "x-opencode-session",
+    "x-session-affinity",
+    "x-amp-thread-id",
+    "x-grok-conv-id",
+)
+PROMPT_CACHE_S = 300.0
+"""Providers drop a prompt cache about five minutes after its last use."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmPrefix:
+    """What a model's provider has cached of this conversation: its first `messages` messages, `tokens` long."""
+
+    messages: int
+    digest: str
+    tokens: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMemory:
+    """What the next turn's observation needs; stored as JSON beside the session's balance."""
+
+    last_model: str | None = None
+    last_at_ms: int | None = None
+    last_request: str | None = None
+    """Digest of the last turn's messages: the same again is a regeneration, a signal of a bad answer."""
+    tokens_so_far: int = 0
+    failures: int = 0
+    regenerations: int = 0
+    tool_errors: int = 0
+    warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> SessionMemory:
+        fields = orjson.loads(text)
+        warm = {model: WarmPrefix(**prefix) for model, prefix in fields.pop("warm", {}).items()}
+        return cls(**fields, warm=warm)
+
+    def to_json(self) -> str:
+        return orjson.dumps(self).decode()
+
+
+def identify(
+    headers: Mapping[str, str], hint: str | None, opening: bytes, key_id: str, extra_headers: Sequence[str] = ()
+) -> str:
+    """The session id of a turn; the first match wins. Raises InvalidRequest for a bad value in our own header."""
+    own = headers.get(OWN_HEADER)
+    if own is not None:
+        if not SESSION_ID.fullmatch(own):
+            raise InvalidRequest("X-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Session-Id")
+        return own
+    for name in (*extra_headers, *ALIAS_HEADERS):
+        value = headers.get(name.lower())
+        if value:
+            return adopted(value)
+    if hint:
+        return adopted(hint)
+    return "fp:" + hashlib.sha256(key_id.encode() + b"\0" + opening).hexdigest()[:40]
+
+
+def adopted(value: str) -> str:
+    """Another system's id as ours: unchanged where it is well formed, hashed where not."""
+    return value if SESSION_ID.fullmatch(value) else "h:" + hashlib.sha256(value.encode()).hexdigest()[:40]
+
+
+def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:
+    return hashlib.blake2b(orjson.dumps(list(messages)), digest_size=12).hexdigest()
+
+
+def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int) -> int:
+    """Prompt tokens this model would read from its cache: only an unchanged, recently used prefix counts."""
+    prefix = memory.warm.get(model)
+    if prefix is None or at_ms - prefix.at_ms > PROMPT_CACHE_S * 1000 or prefix.messages > len(messages):
+        return 0
+    return prefix.tokens if messages_digest(messages[: prefix.messages]) == prefix.digest else 0
+
+
+def remember(
+    memory: SessionMemory,
+    *,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    prompt_tokens: int,
+    output_tokens: int,
+    failed: bool,
+    regenerated: bool,
+    tool_error: bool,
+    at_ms: int,
+) -> SessionMemory:
+    """The memory after a turn on `model`."""
+    digest = messages_digest(messages)
+    warm = {m: w for m, w in memory.warm.items() if at_ms - w.at_ms <= PROMPT_CACHE_S * 1000}
+    if not failed:
+        warm[model] = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
+    return replace(
+        memory,
+        last_model=model,
+        last_at_ms=at_ms,
+        last_request=digest,
+        tokens_so_far=memory.tokens_so_far + prompt_tokens + output_tokens,
+        failures=memory.failures + failed,
+        regenerations=memory.regenerations + regenerated,
+        tool_errors=memory.tool_errors + tool_error,
+        warm=warm,
+    )
+
+
+def view(
+    memory: SessionMemory,
+    *,
+    turn: int,
+    expected_turns: int | None,
+    budget_usd: float,
+    remaining_usd: float,
+    tenant_remaining_usd: float,
+    spent_usd: float,
+    quality_count: int,
+    quality_sum: float,
+    last_quality: float | None,
+    tool_loop: bool,
+    at_ms: int,
+) -> SessionView:
+    """The session as a policy sees it; the quality arguments sum up the scores that feedback brought so far."""
+    return SessionView(
+        turn=turn,
+        expected_turns=expected_turns,
+        budget_usd=budget_usd,
+        remaining_usd=remaining_usd,
+        tenant_remaining_usd=tenant_remaining_usd,
+        spent_usd=spent_usd,
+        tokens_so_far=memory.tokens_so_far,
+        failures=memory.failures,
+        regenerations=memory.regenerations,
+        tool_errors=memory.tool_errors,
+        last_quality=last_quality,
+        mean_quality=quality_sum / quality_count if quality_count else None,
+        last_model=memory.last_model,
+        seconds_since_last=None if memory.last_at_ms is None else max(0.0, (at_ms - memory.last_at_ms) / 1000),
+        tool_loop=tool_loop,
+    )
