@@ -1,0 +1,75 @@
+"""The simulated models: what each one charges, how fast it is, how much it talks, and what it is good at.
+
+List prices and `quality_prior` are public knowledge: `gateway.yaml` carries them, and a test holds the two together.
+`ability` is the simulator's own secret: the gateway has to find it out from graded answers. The priors are wrong on
+purpose in the way that leaderboards are wrong: close on average, blind to what kind of task is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS: tuple[str, ...] = ("arithmetic", "lookup", "code", "format", "story")
+"""Kinds of task; the keys of every `ability`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """One model of the provider.
+
+    Prices are USD per million tokens. `ability` is, per kind of task, the difficulty (0..1) at which the model is
+    right half of the time. `verbosity` scales the length of its answers, `latency_s` is the time to the first token
+    and `token_s` the time per token, before the provider's latency scale.
+    """
+
+    name: str
+    input_usd_per_mtok: float
+    cached_input_usd_per_mtok: float
+    output_usd_per_mtok: float
+    quality_prior: float
+    max_input_tokens: int
+    max_output_tokens: int
+    ability: dict[str, float]
+    verbosity: float
+    latency_s: float
+    token_s: float
+
+
+MODELS: tuple[SimulatedModel, ...] = (
+    SimulatedModel(
+        name="sim-nano", input_usd_per_mtok=0.05, cached_input_usd_per_mtok=0.005, output_usd_per_mtok=0.4,
+        quality_prior=0.55, max_input_tokens=32_000, max_output_tokens=4_096,
+        ability={"arithmetic": 0.50, "lookup": 0.55, "code": 0.28, "format": 0.45, "story": 0.38},
+        verbosity=0.7, latency_s=0.006, token_s=0.00004,
+    ),
+    SimulatedModel(
+        name="sim-mini", input_usd_per_mtok=0.2, cached_input_usd_per_mtok=0.02, output_usd_per_mtok=1.0,
+        quality_prior=0.72, max_input_tokens=128_000, max_output_tokens=8_192,
+        ability={"arithmetic": 0.66, "lookup": 0.74, "code": 0.42, "format": 0.62, "story": 0.52},
+        verbosity=0.9, latency_s=0.009, token_s=0.00006,
+    ),
+    SimulatedModel(
+        name="sim-coder", input_usd_per_mtok=0.5, cached_input_usd_per_mtok=0.05, output_usd_per_mtok=2.0,
+        quality_prior=0.74, max_input_tokens=128_000, max_output_tokens=8_192,
+        ability={"arithmetic": 0.62, "lookup": 0.55, "code": 1.08, "format": 1.04, "story": 0.42},
+        verbosity=0.8, latency_s=0.012, token_s=0.00006,
+    ),
+    SimulatedModel(
+        name="sim-mid", input_usd_per_mtok=1.0, cached_input_usd_per_mtok=0.1, output_usd_per_mtok=5.0,
+        quality_prior=0.82, max_input_tokens=200_000, max_output_tokens=8_192,
+        ability={"arithmetic": 0.90, "lookup": 0.86, "code": 0.66, "format": 0.74, "story": 0.76},
+        verbosity=1.0, latency_s=0.016, token_s=0.00008,
+    ),
+    SimulatedModel(
+        name="sim-large", input_usd_per_mtok=4.0, cached_input_usd_per_mtok=0.4, output_usd_per_mtok=20.0,
+        quality_prior=0.92, max_input_tokens=200_000, max_output_tokens=16_384,
+        ability={"arithmetic": 1.30, "lookup": 1.25, "code": 1.16, "format": 1.20, "story": 1.22},
+        verbosity=1.1, latency_s=0.024, token_s=0.00010,
+    ),
+)
+
+SLOPE = 0.10
+"""How sharply a model fails beyond its ability: P(right) = CEILING * sigmoid((ability - difficulty) / SLOPE)."""
+
+CEILING = 0.98
+"""Nobody is always right."""
