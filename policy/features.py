@@ -1,0 +1,275 @@
+"""An observation as arrays. The one place that decides what the network sees; versioned by FEATURE_VERSION.
+
+Two kinds of input, kept apart because training resamples budgets and lambdas (hindsight budget relabeling):
+
+- `encode(observation)`: what does *not* depend on money left, budget or lambda: the text, how the session went, and one
+  row per candidate out of prices, catalogue and prompt-cache state. Never a model's name: a model added to the
+  catalogue is a row like any other.
+- `money_features(...)`: everything that does, in NumPy or traced by JAX (`xp=jax.numpy`), from the same lines.
+
+Money features are ratios: scaling all prices and budgets by c and lambda by 1/c changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import COST_LEVELS, BoolArray, FloatArray, Observation, SessionView
+from policy.text import STATS_DIM, TEXT_DIM
+
+FEATURE_VERSION = 1
+MAX_CANDIDATES = 16
+CACHE_WINDOW_S = 300.0
+"""Providers drop a prompt cache after about five minutes without use."""
+
+SESSION_FEATURES: tuple[str, ...] = (
+    "turn", "first_turn", "horizon_declared", "declared_turns_left", "log_tokens_so_far", "log_input_tokens",
+    "failures", "regenerations", "tool_errors", "last_quality_known", "last_quality", "mean_quality_known",
+    "mean_quality", "log_seconds_since_last", "cache_window_open", "tool_loop", "log_candidates",
+)
+CANDIDATE_FEATURES: tuple[str, ...] = (
+    "quality_prior", "prior_below_best", "log_input_price", "log_output_price", "cached_price_ratio",
+    "log_context_limit", "context_used", "log_output_tokens", "warm_share", "served_last", "log_mean_cost",
+    "cost_above_cheapest", "cost_below_dearest", "spread_q05", "spread_q50", "spread_q95", "spread_q99",
+    "switch_price", "failure_rate", "log_latency",
+)
+MONEY_FEATURES: tuple[str, ...] = (
+    "remaining_share", "rate_to_cheapest", "rate_to_dearest", "rate_position", "turns_left", "lambda_cheapest",
+    "lambda_dearest", "reserve_slack",
+)
+CANDIDATE_MONEY_FEATURES: tuple[str, ...] = (
+    "rate_to_cost", "cost_share", "tail_share", "chance_over", "slack_after", "lambda_cost", "lambda_extra",
+    "extra_share",
+)
+STATE_DIM = TEXT_DIM + STATS_DIM + len(SESSION_FEATURES)
+CANDIDATE_DIM = len(CANDIDATE_FEATURES)
+MONEY_DIM = len(MONEY_FEATURES)
+CANDIDATE_MONEY_DIM = len(CANDIDATE_MONEY_FEATURES)
+PRIOR_COLUMN = CANDIDATE_FEATURES.index("quality_prior")
+
+TEXT_SCALE = np.float32(8.0)
+"""A unit vector of 256 entries has entries of about 1/16; the network reads them at about 1/2."""
+
+_TINY_USD = 1e-9
+_Q05, _Q50, _Q95, _Q99 = (COST_LEVELS.index(p) for p in (0.05, 0.5, 0.95, 0.99))
+
+
+def _masses() -> NDArray[np.float64]:
+    """Probability mass that each of COST_LEVELS stands for: from midpoint to midpoint, all of [0, 1]."""
+    levels = np.array(COST_LEVELS)
+    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
+    return np.diff(edges)
+
+
+COST_MASSES: NDArray[np.float32] = _masses().astype(np.float32)
+COST_MASSES.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """state (STATE_DIM,), candidates (K, CANDIDATE_DIM), cost_quantiles_usd (K, 15), mask (K,): K as observed."""
+
+    state: FloatArray
+    candidates: FloatArray
+    cost_quantiles_usd: FloatArray
+    mask: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How many turns a session still has, when the client did not say.
+
+    `hazard[t]` is the probability that turn t, once reached, is the last; its last entry holds for all later turns.
+    Learnt from the log and stored in the checkpoint; the default is a geometric horizon of mean six.
+    """
+
+    hazard: tuple[float, ...] = (1.0 / 6.0,)
+
+    def table(self) -> FloatArray:
+        """Expected turns left, this one included, at every turn of `hazard`; shape (len(hazard),)."""
+        left = 1.0 / max(self.hazard[-1], 1e-3)
+        values = [left]
+        for end in reversed(self.hazard[:-1]):
+            left = 1.0 + (1.0 - end) * left
+            values.append(left)
+        return np.array(values[::-1], np.float32)
+
+    def turns_left(self, turn: int, expected_turns: int | None) -> float:
+        """Turns left, this one included; a declared horizon counts until it is passed, and then two at most."""
+        if expected_turns is not None and turn < expected_turns:
+            return float(expected_turns - turn)
+        undeclared = float(self.table()[min(turn, len(self.hazard) - 1)])
+        return min(undeclared, 2.0) if expected_turns is not None else undeclared
+
+
+DEFAULT_HORIZON = Horizon()
+
+
+def encode(observation: Observation) -> Encoded:
+    """The observation without its money. Raises ValueError when a part has the wrong shape or is not finite."""
+    quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
+    if quantiles.ndim != 2 or quantiles.shape[1] != len(COST_LEVELS):
+        raise ValueError(f"expected cost quantiles of shape (candidates, {len(COST_LEVELS)}), got {quantiles.shape}")
+    if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
+        raise ValueError(
+            f"expected text ({TEXT_DIM},) and text_stats ({STATS_DIM},), "
+            f"got {observation.text.shape} and {observation.text_stats.shape}"
+        )
+    candidates = _candidate_rows(observation, quantiles)
+    session = _session_row(observation)
+    state = np.concatenate([observation.text * TEXT_SCALE, observation.text_stats, session]).astype(np.float32)
+    if not (np.isfinite(state).all() and np.isfinite(candidates).all() and np.isfinite(quantiles).all()):
+        raise ValueError("an observation must be finite")
+    return Encoded(state, candidates, quantiles, observation.mask)
+
+
+def available_usd(session: SessionView) -> float:
+    """What this session may still spend: the tenant's purse binds too."""
+    return max(min(session.remaining_usd, session.tenant_remaining_usd), 0.0)
+
+
+def expected_cost_usd(cost_quantiles_usd: Any, xp: Any = np) -> Any:
+    """Mean of a cost known by its quantiles at COST_LEVELS: (..., K, 15) -> (..., K)."""
+    return xp.sum(cost_quantiles_usd * COST_MASSES, axis=-1)
+
+
+def money_features(
+    remaining_usd: Any, budget_usd: Any, turns_left: Any, lambda_per_usd: Any, cost_quantiles_usd: Any,
+    mask: Any = None, *, xp: Any = np,
+) -> tuple[Any, Any]:
+    """What depends on money and lambda: (..., MONEY_DIM) and (..., K, CANDIDATE_MONEY_DIM).
+
+    The first four have shape (...), `cost_quantiles_usd` (..., K, 15), `mask` (..., K) marks the candidates that may
+    be chosen (padding is not; default: all). `turns_left` counts this turn. Rows outside the mask are zero.
+    """
+    mean = expected_cost_usd(cost_quantiles_usd, xp)
+    allowed = xp.ones(mean.shape, bool) if mask is None else mask
+    q95, q99 = cost_quantiles_usd[..., _Q95], cost_quantiles_usd[..., _Q99]
+    some = xp.any(allowed, axis=-1)
+    cheapest = xp.where(some, xp.min(xp.where(allowed, mean, 1e9), axis=-1), 0.0)
+    cheapest_q95 = xp.where(some, xp.min(xp.where(allowed, q95, 1e9), axis=-1), 0.0)
+    dearest = xp.max(xp.where(allowed, mean, 0.0), axis=-1)
+    zeros = xp.zeros_like(cheapest)  # broadcasts what was given once to the shape of the batch
+    turns = xp.maximum(xp.asarray(turns_left, dtype=mean.dtype), 1.0) + zeros
+    remaining = xp.clip(xp.asarray(remaining_usd, dtype=mean.dtype), 0.0, 1e9) + zeros
+    budget = xp.maximum(xp.asarray(budget_usd, dtype=mean.dtype), _TINY_USD) + zeros
+    price = xp.asarray(lambda_per_usd, dtype=mean.dtype) + zeros
+    rate, later_reserve = remaining / turns, (turns - 1.0) * cheapest_q95
+
+    money = xp.stack(
+        [
+            xp.clip(remaining / budget, 0.0, 1.0),
+            _log_ratio(rate, cheapest, xp),
+            _log_ratio(rate, dearest, xp),
+            xp.clip((rate - cheapest) / (dearest - cheapest + _TINY_USD), -1.0, 2.0),
+            xp.log1p(turns) / 3.0,
+            _quality_scale(price * cheapest, xp),
+            _quality_scale(price * dearest, xp),
+            xp.clip((remaining - later_reserve) / xp.maximum(remaining, _TINY_USD), -1.0, 1.0),
+        ],
+        axis=-1,
+    )
+    purse = xp.maximum(remaining, _TINY_USD)[..., None]
+    extra = xp.maximum(mean - cheapest[..., None], 0.0)
+    over = xp.sum(xp.where(cost_quantiles_usd > purse[..., None], COST_MASSES, 0.0), axis=-1)
+    candidate_money = xp.stack(
+        [
+            _log_ratio(rate[..., None], mean, xp),
+            _squashed(mean / purse),
+            _squashed(q99 / purse),
+            over,
+            xp.clip((remaining[..., None] - q99 - later_reserve[..., None]) / purse, -1.0, 1.0),
+            _quality_scale(price[..., None] * mean, xp),
+            _quality_scale(price[..., None] * extra, xp),
+            _squashed(extra * turns[..., None] / purse),
+        ],
+        axis=-1,
+    )
+    return money, xp.where(allowed[..., None], candidate_money, 0.0)
+
+
+def _session_row(observation: Observation) -> FloatArray:
+    s = observation.session
+    declared = s.expected_turns is not None
+    declared_left = max(s.expected_turns - s.turn, 0) if s.expected_turns is not None else 0
+    since = s.seconds_since_last
+    input_tokens = max((c.input_tokens for c in observation.candidates), default=0)
+    return np.array(
+        [
+            np.log1p(s.turn) / 3.0,
+            float(s.turn == 0),
+            float(declared),
+            np.log1p(declared_left) / 3.0,
+            np.log1p(max(s.tokens_so_far, 0)) / 12.0,
+            np.log1p(max(input_tokens, 0)) / 12.0,
+            np.log1p(max(s.failures, 0)),
+            np.log1p(max(s.regenerations, 0)),
+            np.log1p(max(s.tool_errors, 0)),
+            float(s.last_quality is not None),
+            s.last_quality if s.last_quality is not None else 0.0,
+            float(s.mean_quality is not None),
+            s.mean_quality if s.mean_quality is not None else 0.0,
+            np.log1p(max(since, 0.0)) / 10.0 if since is not None else 0.0,
+            float(since is not None and since < CACHE_WINDOW_S),
+            float(s.tool_loop),
+            np.log1p(len(observation.candidates)) / 3.0,
+        ],
+        np.float32,
+    )
+
+
+def _candidate_rows(observation: Observation, quantiles_usd: FloatArray) -> FloatArray:
+    """(K, CANDIDATE_DIM). Prices enter as log10 USD per million tokens, costs relative to the catalogue's range."""
+    raw = np.array(
+        [
+            (c.quality_prior, c.input_usd_per_mtok, c.output_usd_per_mtok, c.cached_input_usd_per_mtok,
+             c.context_limit_tokens, c.input_tokens, c.output_tokens_mean, c.warm_tokens, c.served_last,
+             c.failure_rate, c.latency_s)
+            for c in observation.candidates
+        ],
+        np.float64,
+    )
+    prior, price_in, price_out, price_cached, limit, tokens, out, warm, last, failing, latency = raw.T
+    mean = np.maximum(expected_cost_usd(quantiles_usd).astype(np.float64), _TINY_USD)
+    relative = np.log(np.maximum(quantiles_usd[:, (_Q05, _Q50, _Q95, _Q99)], _TINY_USD) / mean[:, None])
+    tokens_seen = np.maximum(tokens, 1.0)
+    rows = np.column_stack(
+        [
+            prior,
+            prior - prior.max(initial=0.0),
+            np.log10(price_in + 1e-3) / 3.0,
+            np.log10(price_out + 1e-3) / 3.0,
+            price_cached / np.maximum(price_in, 1e-9),
+            np.log1p(limit) / 14.0,
+            np.clip(tokens / np.maximum(limit, 1.0), 0.0, 2.0),
+            np.log1p(out) / 10.0,
+            np.clip(warm / tokens_seen, 0.0, 1.0),
+            last,
+            np.log10(mean) / 3.0 + 1.0,
+            np.log(mean / mean.min()) / 5.0,
+            np.log(mean / mean.max()) / 5.0,
+            np.clip(relative, -6.0, 6.0) / 3.0,
+            np.clip((tokens - warm) * np.maximum(price_in - price_cached, 0.0) * 1e-6 / mean, 0.0, 1.0),
+            np.clip(failing, 0.0, 1.0),
+            np.log1p(np.maximum(latency, 0.0)) / 4.0,
+        ]
+    )
+    clipped: FloatArray = np.clip(rows, -5.0, 5.0).astype(np.float32)
+    return clipped
+
+
+def _log_ratio(numerator: Any, denominator: Any, xp: Any) -> Any:
+    return xp.clip(xp.log(numerator + _TINY_USD) - xp.log(denominator + _TINY_USD), -6.0, 6.0) / 3.0
+
+
+def _quality_scale(quality: Any, xp: Any) -> Any:
+    """Costs in units of quality (lambda times USD); hundredths matter, and beyond 1 no more than that it is much."""
+    return xp.log1p(100.0 * xp.minimum(quality, 1e6)) / 5.0
+
+
+def _squashed(ratio: Any) -> Any:
+    return ratio / (1.0 + ratio)

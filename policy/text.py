@@ -1,0 +1,175 @@
+"""Text of a turn as numbers: hashed n-grams and surface features. Local, deterministic, needs no model file.
+
+`embed` is the default `Embedder`; another (static token embeddings, a small ONNX encoder) may replace it if it has the
+same output length, and its `TEXT_VERSION` goes into the checkpoint so that a network never reads a foreign space.
+The caller caches per conversation prefix: the functions here are pure.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import FloatArray
+
+TEXT_VERSION = "hashed-ngrams-1"
+TEXT_DIM = 256
+TEXT_CAP_CHARS = 4096
+"""Longer text is read at both ends: the task stands at the start, the question often at the end."""
+
+STAT_NAMES: tuple[str, ...] = (
+    "log_chars", "log_words", "word_length", "log_lines", "digit_share", "upper_share", "punctuation_share",
+    "symbol_share", "non_ascii_share", "cjk_share", "question_marks", "code_fence", "code_marks", "math_marks",
+    "list_items", "reasoning_words", "writing_words", "short_followup", "log_history_chars", "tools", "images",
+    "json_output",
+)
+STATS_DIM = len(STAT_NAMES)
+
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+def _word_set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_CODE = re.compile(r"[{};]|=>|==|\(\)")
+_MATH = re.compile(r"\d\s?[-+*/^=<>]\s?\d|[%^]|\\[a-z]{3,5}\b")
+_LIST = re.compile(r"^[ \t]{0,8}(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
+_CODE_WORDS = _word_set(
+    "def class return import function const let var select insert void public static bug exception traceback "
+    "python javascript sql rust java c++ regex api code"
+)
+_REASONING_WORDS = _word_set(
+    "why prove derive explain analyze analyse compare debug optimize optimise plan design calculate solve step steps "
+    "reason show because warum erkl\u00e4re beweise pourquoi explique explica demuestra"
+)
+_WRITING_WORDS = _word_set("write draft rewrite translate summarize summarise story essay poem email blog")
+_DIGITS = str.maketrans("123456789", "000000000")  # the shape of a number matters, its value almost never recurs
+_SYMBOLS = "{}[]()<>=+-*/\\^_|&#$@~`"
+
+
+class Embedder(Protocol):
+    """Text to a float32 vector of shape (TEXT_DIM,); the zero vector for text without tokens."""
+
+    def __call__(self, text: str) -> FloatArray: ...
+
+
+def embed(text: str) -> FloatArray:
+    """Signed feature hashing of words and word pairs (crc32), square-root damped, of Euclidean length 1 (or 0).
+
+    Weinberger et al. 2009, arXiv 0902.2206. Shape (TEXT_DIM,).
+    """
+    tokens = _TOKEN.findall(_both_ends(text).lower().translate(_DIGITS))
+    if not tokens:
+        return np.zeros(TEXT_DIM, np.float32)
+    words = np.fromiter((zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in tokens), np.uint32, len(tokens))
+    pairs = _mixed(words[:-1] * np.uint32(0x9E3779B1) + words[1:])
+    hashes = np.concatenate([_mixed(words), pairs])
+    signs = np.where(hashes & np.uint32(1 << 16), 1.0, -1.0)
+    sums = np.bincount(hashes % np.uint32(TEXT_DIM), weights=signs, minlength=TEXT_DIM)
+    damped = np.sign(sums) * np.sqrt(np.abs(sums))
+    length = float(np.sqrt(damped @ damped))
+    return (damped / length if length > 0 else damped).astype(np.float32)
+
+
+def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) -> FloatArray:
+    """The last three user turns (oldest first in `user_texts`), each older one weighing half; length 1 or 0."""
+    total = np.zeros(TEXT_DIM, np.float32)
+    for age, text in enumerate(reversed(user_texts[-3:])):
+        total += np.float32(0.5**age) * embedder(text)
+    length = float(np.sqrt(total @ total))
+    return total / np.float32(length) if length > 0 else total
+
+
+def project(embedding: NDArray[np.floating]) -> FloatArray:
+    """An embedding of any length as one of TEXT_DIM, by a fixed Gaussian projection; length 1 or 0.
+
+    For graded data that carry vectors in place of text. (Johnson & Lindenstrauss; the matrix depends on the input
+    length alone.) Shape (..., d) -> (..., TEXT_DIM).
+    """
+    matrix = np.random.default_rng(embedding.shape[-1]).standard_normal((embedding.shape[-1], TEXT_DIM))
+    projected = np.asarray(embedding, np.float64) @ matrix
+    length = np.linalg.norm(projected, axis=-1, keepdims=True)
+    return np.asarray(projected / np.where(length > 0, length, 1.0), np.float32)
+
+
+def stats(
+    text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False
+) -> FloatArray:
+    """Surface features of the newest user turn, about 0 to 1 each, shape (STATS_DIM,); see STAT_NAMES."""
+    read = _both_ends(text)
+    words = read.lower().split()
+    counted = np.bincount(_CLASS[np.frombuffer(read.encode("latin-1", "replace"), np.uint8)], minlength=_CLASSES)
+    space, digits, upper, symbols, punctuation = (int(counted[c]) for c in range(1, _CLASSES))
+    # "?" also stands for what latin-1 cannot write; the true ones are counted from the text.
+    ascii_only = read.isascii()
+    questions = read.count("?") + read.count("\uff1f")
+    non_ascii = 0 if ascii_only else len(read) - len(read.encode("ascii", "ignore"))
+    chars, solid = max(len(read), 1), max(len(read) - space, 1)
+    plain_words = [word.strip(".,:;!?()\"'`*") for word in words]
+    return np.array(
+        [
+            _log_scaled(len(text), 12.0),
+            _log_scaled(len(words), 10.0),
+            min(solid / max(len(words), 1) / 10.0, 2.0),
+            _log_scaled(read.count("\n"), 6.0),
+            digits / solid,
+            upper / solid,
+            punctuation / solid,
+            symbols / solid,
+            non_ascii / chars,
+            0.0 if ascii_only else len(_CJK.findall(read)) / chars,
+            _log_scaled(questions, 3.0),
+            float("```" in read),
+            _log_scaled(len(_CODE.findall(read)) + sum(w in _CODE_WORDS for w in plain_words), 5.0),
+            _log_scaled(len(_MATH.findall(read)), 4.0),
+            _log_scaled(len(_LIST.findall(read)), 4.0),
+            _log_scaled(sum(w in _REASONING_WORDS for w in plain_words), 3.0),
+            _log_scaled(sum(w in _WRITING_WORDS for w in plain_words), 3.0),
+            float(len(words) < 6 and history_chars > 0),
+            _log_scaled(history_chars, 12.0),
+            _log_scaled(tools, 4.0),
+            _log_scaled(images, 3.0),
+            float(json_output),
+        ],
+        np.float32,
+    )
+
+
+def _character_classes() -> NDArray[np.intp]:
+    """Class of every latin-1 character: other, space, digit, upper case, symbol, punctuation."""
+    return np.array(
+        [
+            1 if c.isspace() else 2 if c.isdigit() else 3 if c.isupper() else 4 if c in _SYMBOLS
+            else 0 if c.isalnum() else 5
+            for c in map(chr, range(256))
+        ],
+        np.intp,
+    )
+
+
+_CLASS = _character_classes()
+_CLASS.setflags(write=False)
+_CLASSES = 6
+
+
+def _mixed(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """murmur3's finaliser: crc32 is linear, so its low bits alone would collide in families."""
+    hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return hashes ^ (hashes >> np.uint32(16))
+
+
+def _both_ends(text: str) -> str:
+    half = TEXT_CAP_CHARS // 2
+    return text if len(text) <= TEXT_CAP_CHARS else f"{text[:half]}\n{text[-half:]}"
+
+
+def _log_scaled(count: int, log_scale: float) -> float:
+    return float(np.log1p(max(count, 0)) / log_scale)
