@@ -112,6 +112,13 @@ class Decision:
     info: dict[str, float] = field(default_factory=dict)
 
 
+class PolicyFault(Exception):
+    """A policy cannot answer: nothing to choose from, a value that is not finite, a broken checkpoint.
+
+    The gateway takes the rule's choice in the same turn.
+    """
+
+
 class Policy(Protocol):
     """Chooses a feasible candidate. Pure: the draw comes from `uniform`, a number in [0, 1) the caller drew.
 

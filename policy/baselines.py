@@ -1,0 +1,263 @@
+"""Policies that need no training: what serves until a learned one is published, and what it must beat.
+
+Each is a rule that scores the candidates; `decided` turns scores into a draw with its exact probability. The maths is
+in `planning`, where replay calls the same functions for many sessions at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from policy import planning
+from policy.exploration import GREEDY, Exploration, action_probabilities, draw
+from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
+from policy.mdp import BoolArray, Decision, FloatArray, Observation, PolicyFault
+from policy.planning import Bools, Floats
+from policy.quality import PriorQuality, QualityModel
+
+LAMBDA_PRESETS: Mapping[str, float] = {"cheap": 100.0, "balanced": 5.0, "best": 0.0}
+"""Quality per USD until a checkpoint brings calibrated ones: `cheap` pays a cent for no less than the whole scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cheapest:
+    """The candidate of least expected cost."""
+
+    policy_id: str = "rule:cheapest"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        scores = planning.cheapness(mean_costs_usd(observation), mask)
+        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """One named model; the cheapest when it may not be chosen."""
+
+    model: str
+    policy_id: str = "rule:fixed"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        named = np.array([c.name == self.model for c in observation.candidates])
+        scores = planning.cheapness(mean_costs_usd(observation), mask) + 2.0 * named
+        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform)
+
+
+@dataclass(frozen=True, slots=True)
+class Strongest:
+    """The candidate of the best average quality, until the money is gone; the cheaper of equals."""
+
+    quality: QualityModel = field(default_factory=PriorQuality)
+    policy_id: str = "rule:strongest"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        quality = self.quality.average(observation)
+        scores = quality + 1e-6 * planning.cheapness(mean_costs_usd(observation), mask)
+        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Each feasible candidate with the same probability: the log that off-policy evaluation likes best."""
+
+    policy_id: str = "rule:random"
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        everything = Exploration(floor=1.0, tolerance=0.0)
+        return decided(self.policy_id, observation, np.zeros(mask.shape), mask, everything, uniform)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """RouteLLM (arXiv 2406.18665): the strongest when it is expected to win by `threshold`, else the cheapest."""
+
+    threshold: float
+    quality: QualityModel = field(default_factory=PriorQuality)
+    policy_id: str = "rule:threshold"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        quality = self.quality.predict(observation)
+        costs = mean_costs_usd(observation)
+        weak = int(np.argmin(np.where(mask, costs, np.inf)))
+        strong = int(np.argmax(np.where(mask, self.quality.average(observation), -np.inf)))
+        chosen = strong if quality[strong] - quality[weak] >= self.threshold else weak
+        scores = planning.cheapness(costs, mask)
+        scores[chosen] += 2.0
+        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedLambda:
+    """argmax quality - lambda * cost, at one lambda for every turn; None: the observation's."""
+
+    lambda_per_usd: float | None = None
+    quality: QualityModel = field(default_factory=PriorQuality)
+    reserve: float = 0.0
+    horizon: Horizon = DEFAULT_HORIZON
+    policy_id: str = "rule:tuned-lambda"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = shielded(observation, self.reserve, self.horizon)
+        quality = self.quality.predict(observation)
+        price = observation.lambda_per_usd if self.lambda_per_usd is None else self.lambda_per_usd
+        scores = planning.lagrangian_scores(quality, mean_costs_usd(observation), price)
+        return decided(
+            self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality,
+            info={"lambda_per_usd": price},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """The best candidate within `factor` times an even share of what is left."""
+
+    factor: float = 1.0
+    quality: QualityModel = field(default_factory=PriorQuality)
+    reserve: float = 0.0
+    horizon: Horizon = DEFAULT_HORIZON
+    policy_id: str = "rule:pacing"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = shielded(observation, self.reserve, self.horizon)
+        quality = self.quality.predict(observation)
+        turns = turns_left(observation, self.horizon)
+        scores = planning.pacing_scores(
+            quality, mean_costs_usd(observation), mask, available_usd(observation.session), turns, self.factor
+        )
+        return decided(
+            self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality,
+            info={"turns_left": turns},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Resolving:
+    """The default: each turn, the price of money at which this and the later turns cost what is left, cache included.
+
+    `reserve` scales what the shield keeps for later turns, `spread` is how much tasks differ (see
+    `planning.later_plan`), `margin` the share of the money that is planned with. The observation's lambda is a floor:
+    with money to spare, a dollar must still buy that much quality.
+    """
+
+    quality: QualityModel = field(default_factory=PriorQuality)
+    reserve: float = 1.0
+    spread: float = 0.1
+    margin: float = 1.0
+    cache_aware: bool = True
+    horizon: Horizon = DEFAULT_HORIZON
+    policy_id: str = "rule:resolving"
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = shielded(observation, self.reserve, self.horizon)
+        quality = self.quality.predict(observation)
+        costs = mean_costs_usd(observation)
+        cold, warm = cache_costs_usd(observation) if self.cache_aware else (costs, costs)
+        turns = turns_left(observation, self.horizon)
+        found = planning.resolve(
+            quality, self.quality.average(observation), costs, cold, warm, observation.mask,
+            self.margin * available_usd(observation.session), turns, observation.lambda_per_usd, self.spread,
+        )
+        price = float(found.lambda_per_usd)
+        later_quality = found.plan.value + price * found.plan.spend_usd
+        return decided(
+            self.policy_id, observation, found.scores, mask, self.exploration, uniform, quality=quality,
+            q_quality=quality + later_quality, q_cost_usd=costs + found.plan.spend_usd,
+            info={"lambda_per_usd": price, "turns_left": turns},
+        )
+
+
+def decided(
+    policy_id: str, observation: Observation, scores: Floats, mask: Bools, exploration: Exploration, uniform: float,
+    *, quality: Floats | None = None, q_quality: Floats | None = None, q_cost_usd: Floats | None = None,
+    info: dict[str, float] | None = None,
+) -> Decision:
+    """Scores and what may be chosen, as a decision: the draw, its probability and its reason."""
+    probabilities = action_probabilities(scores, mask, exploration)
+    action = draw(probabilities, uniform)
+    best = int(np.argmax(np.where(mask, scores, -np.inf)))
+    unknown = np.full(mask.shape, np.nan, np.float32)
+    return Decision(
+        action=action,
+        propensity=float(probabilities[action]),
+        policy_id=policy_id,
+        reason=_reason(observation, mask) if action == best else "explore",
+        probabilities=probabilities,
+        quality=unknown if quality is None else np.asarray(quality, np.float32),
+        q_quality=unknown if q_quality is None else np.asarray(q_quality, np.float32),
+        q_cost_usd=unknown if q_cost_usd is None else np.asarray(q_cost_usd, np.float32),
+        info=info or {},
+    )
+
+
+def feasible(observation: Observation) -> BoolArray:
+    """The guard's mask. Raises PolicyFault when nothing passed it: the gateway should have said so to the client."""
+    mask = observation.mask
+    if not mask.any():
+        raise PolicyFault("no candidate is feasible")
+    return mask
+
+
+def shielded(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
+    """The feasible candidates that leave enough for the later turns; the cheapest when none does."""
+    mask = feasible(observation)
+    if reserve <= 0.0:
+        return mask
+    return planning.shielded(
+        cost_quantiles_usd(observation), mask, available_usd(observation.session), turns_left(observation, horizon),
+        reserve,
+    )
+
+
+def turns_left(observation: Observation, horizon: Horizon) -> float:
+    """Turns of this session still to answer, this one included."""
+    return horizon.turns_left(observation.session.turn, observation.session.expected_turns)
+
+
+def cost_quantiles_usd(observation: Observation) -> FloatArray:
+    """(K, 15), checked to be finite and not negative."""
+    quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
+    if not (np.isfinite(quantiles).all() and (quantiles >= 0.0).all()):
+        raise PolicyFault("a cost quantile is negative or not finite")
+    return quantiles
+
+
+def mean_costs_usd(observation: Observation) -> FloatArray:
+    """Expected cost of this turn from all its quantiles, the tail included; (K,)."""
+    return np.asarray(expected_cost_usd(cost_quantiles_usd(observation)), np.float32)
+
+
+def cache_costs_usd(observation: Observation) -> tuple[Floats, Floats]:
+    """Expected cost of a turn like this one on a cold and on a warm prompt cache, (K,) each."""
+    rows = np.array(
+        [
+            (c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
+            for c in observation.candidates
+        ],
+        np.float64,
+    )
+    return planning.cache_costs(mean_costs_usd(observation), *rows.T)
+
+
+def _reason(observation: Observation, mask: Bools) -> str:
+    """Why no choice was left, when none was: the money (the shield included) or what the request needs."""
+    if mask.sum() > 1 or len(observation.candidates) == 1:
+        return "policy"
+    if observation.mask.sum() > 1:
+        return "only-affordable"
+    money = any("budget" in c.why_not or "afford" in c.why_not for c in observation.candidates if not c.feasible)
+    return "only-affordable" if money else "capability"

@@ -1,0 +1,182 @@
+"""The decision maths of the rules: prices of money, pacing, reserves, the prompt cache. Pure NumPy over leading axes.
+
+Everywhere: `quality`, `mean_cost_usd`, `mask` have shape (..., K); `remaining_usd`, `turns_left` (this turn included)
+and `lambda_per_usd` have shape (...). Serving calls with no leading axis, replay with one per session.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policy.mdp import COST_LEVELS
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+CACHE_MIN_TOKENS = 1024
+"""Providers keep prompts in their cache from about a thousand tokens on."""
+
+_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
+_PLAN_STEPS = 4
+"""A cache remembers one turn, so a plan's gain per turn has settled after a few; later turns add the same again."""
+_PRICE_STEPS = np.concatenate([[0.0], np.geomspace(1e-3, 1e4, 48)])
+
+
+class Plan(NamedTuple):
+    """What the turns after this one bring if this one is served by k: value (quality - lambda cost) and USD."""
+
+    value: Floats
+    spend_usd: Floats
+
+
+class Resolved(NamedTuple):
+    """The price of money found by re-solving, (...,), and at that price the scores and the plan, (..., K)."""
+
+    lambda_per_usd: Floats
+    scores: Floats
+    plan: Plan
+
+
+def lagrangian_scores(quality: ArrayLike, mean_cost_usd: ArrayLike, lambda_per_usd: ArrayLike) -> Floats:
+    """quality - lambda * cost: what a candidate is worth when a dollar must buy `lambda_per_usd` of quality."""
+    scores: Floats = np.asarray(quality) - np.asarray(lambda_per_usd)[..., None] * np.asarray(mean_cost_usd)
+    return scores
+
+
+def pacing_scores(
+    quality: Floats, mean_cost_usd: Floats, mask: Bools, remaining_usd: ArrayLike, turns_left: ArrayLike, factor: float
+) -> Floats:
+    """The best candidate whose expected cost is within `factor` times an even share of what is left.
+
+    Those beyond the share rank below all within it, the cheaper the higher.
+    """
+    share_usd = factor * np.asarray(remaining_usd, float) / np.maximum(turns_left, 1.0)
+    return np.where(mean_cost_usd <= share_usd[..., None], quality, -1.0 + cheapness(mean_cost_usd, mask))
+
+
+def cheapness(mean_cost_usd: Floats, mask: Bools) -> Floats:
+    """Minus the cost in units of the dearest allowed: 0 (free) to -1."""
+    dearest = np.max(np.where(mask, mean_cost_usd, 0.0), axis=-1, keepdims=True)
+    return -np.asarray(mean_cost_usd / np.maximum(dearest, 1e-12))
+
+
+def shielded(
+    cost_quantiles_usd: Floats, mask: Bools, remaining_usd: ArrayLike, turns_left: ArrayLike, reserve: float
+) -> Bools:
+    """Candidates after which the remaining turns can still be answered; never none of `mask` (nobody is starved).
+
+    Allowed when  q99(this call) + reserve * (turns left - 1) * q95(cheapest)  fits into what is left; `reserve` is
+    calibrated (1: as stated; 0: only this call must fit). When nothing fits, the cheapest alone stays.
+    cost_quantiles_usd is (..., K, 15).
+    """
+    q95, q99 = cost_quantiles_usd[..., _Q95], cost_quantiles_usd[..., _Q99]
+    cheapest_q95 = np.min(np.where(mask, q95, np.inf), axis=-1)
+    cheapest_q95 = np.where(np.isfinite(cheapest_q95), cheapest_q95, 0.0)
+    later_usd = reserve * np.maximum(np.asarray(turns_left, float) - 1.0, 0.0) * cheapest_q95
+    fits = mask & (q99 + later_usd[..., None] <= np.asarray(remaining_usd, float)[..., None])
+    order = np.where(mask, q99, np.inf)
+    cheapest = mask & (np.arange(mask.shape[-1]) == np.argmin(order, axis=-1)[..., None])
+    return np.where(fits.any(axis=-1, keepdims=True), fits, cheapest)
+
+
+def cache_costs(
+    mean_cost_usd: ArrayLike, input_tokens: ArrayLike, warm_tokens: ArrayLike, input_usd_per_mtok: ArrayLike,
+    cached_input_usd_per_mtok: ArrayLike, min_tokens: int = CACHE_MIN_TOKENS,
+) -> tuple[Floats, Floats]:
+    """Expected cost of a turn like this one on a cold and on a warm cache, each (..., K).
+
+    The next prompt begins with all of this one, so on the model that serves this turn it is read at the cached price.
+    """
+    tokens = np.asarray(input_tokens, float)
+    discount = np.maximum(np.asarray(input_usd_per_mtok) - np.asarray(cached_input_usd_per_mtok), 0.0) * 1e-6
+    cold = np.asarray(mean_cost_usd) + np.asarray(warm_tokens) * discount
+    warm = cold - np.where(tokens >= min_tokens, tokens, 0.0) * discount
+    return cold, np.maximum(warm, 0.0)
+
+
+def later_plan(
+    quality: Floats, cold_usd: Floats, warm_usd: Floats, mask: Bools, later_turns: ArrayLike, lambda_per_usd: Floats,
+    spread: float,
+) -> Plan:
+    """Value and spend of the turns to come, by the model that serves now: soft backward induction.
+
+    Tasks differ: a model's quality on a later turn is its average plus Gumbel noise of scale `spread`, so with
+    c(j|k) = warm cost if j = k else cold cost (the prompt cache remembers one turn)
+
+        V_n(k) = spread * log sum_j exp((quality_j - lambda c(j|k) + V_{n-1}(j)) / spread)
+        S_n(k) = sum_j p_n(j|k) (c(j|k) + S_{n-1}(j)),   p_n the softmax of the same terms
+
+    (McFadden 1978; the soft Bellman equation of entropy-regularised RL). Shapes (..., K), `later_turns` and
+    `lambda_per_usd` (...); fractions of a turn count as fractions.
+    """
+    price = lambda_per_usd[..., None]
+    turns = np.maximum(np.asarray(later_turns, float), 0.0)[..., None]
+    offered = np.where(mask, quality - price * cold_usd, -np.inf) / spread
+    saved = price * (cold_usd - warm_usd) / spread
+    value = np.zeros(offered.shape)
+    spend = np.zeros(offered.shape)
+    last_turns = float(turns.max(initial=0.0))
+    for step in range(min(int(np.ceil(last_turns)), _PLAN_STEPS)):
+        backed_up, spent = _soft_backup(offered + value / spread, saved, cold_usd + spend, warm_usd + spend)
+        final = step == _PLAN_STEPS - 1
+        weight = np.maximum(turns - step, 0.0) if final else np.clip(turns - step, 0.0, 1.0)
+        value = value + weight * (spread * backed_up - value)
+        spend = spend + weight * (spent - spend)
+    return Plan(value, spend)
+
+
+def resolve(
+    quality: Floats, later_quality: Floats, mean_cost_usd: Floats, cold_usd: Floats, warm_usd: Floats, mask: Bools,
+    remaining_usd: ArrayLike, turns_left: ArrayLike, lambda_floor_per_usd: ArrayLike, spread: float,
+) -> Resolved:
+    """The lowest price of money, not under the floor, at which this turn and the later ones cost what is left.
+
+    Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is found anew, so
+    what was saved or lost so far is spread over what is to come. Where even the highest price tried overspends, the
+    highest is taken: the cheapest candidate. `mask` marks what later turns may choose too.
+    """
+    floor = np.asarray(lambda_floor_per_usd, float)
+    mask = mask | ~mask.any(axis=-1, keepdims=True)  # a row that is all masked is answered, not warned about
+    dearest = np.max(np.where(mask, mean_cost_usd, -np.inf), axis=-1)
+    cheapest = np.min(np.where(mask, mean_cost_usd, np.inf), axis=-1)
+    unit = 1.0 / np.maximum(dearest - cheapest, 1e-9)
+    prices = floor[..., None] + _PRICE_STEPS * unit[..., None]  # (..., L)
+    later_turns = np.broadcast_to(np.asarray(turns_left, float)[..., None] - 1.0, prices.shape)
+    plan = later_plan(
+        later_quality[..., None, :], cold_usd[..., None, :], warm_usd[..., None, :], mask[..., None, :], later_turns,
+        prices, spread,
+    )
+    scores = quality[..., None, :] - prices[..., None] * mean_cost_usd[..., None, :] + plan.value
+    choice = np.argmax(np.where(mask[..., None, :], scores, -np.inf), axis=-1)[..., None]
+    spend = np.take_along_axis(mean_cost_usd[..., None, :] + plan.spend_usd, choice, axis=-1)[..., 0]
+    within = spend <= np.asarray(remaining_usd, float)[..., None]
+    found = np.where(within.any(axis=-1), np.argmax(within, axis=-1), prices.shape[-1] - 1)[..., None]
+    at = found[..., None]
+    return Resolved(
+        np.take_along_axis(prices, found, axis=-1)[..., 0],
+        np.take_along_axis(scores, at, axis=-2)[..., 0, :],
+        Plan(
+            np.take_along_axis(plan.value, at, axis=-2)[..., 0, :],
+            np.take_along_axis(plan.spend_usd, at, axis=-2)[..., 0, :],
+        ),
+    )
+
+
+def _soft_backup(terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats) -> tuple[Floats, Floats]:
+    """log-sum-exp over j of terms_j + [j = k] saved_k, and the mean total under its softmax; both for every k.
+
+    One pass over the candidates instead of one per pair: only j = k differs.
+    """
+    most = np.max(terms, axis=-1, keepdims=True)
+    weights = np.exp(terms - most)
+    stay = terms - most + saved
+    others = np.maximum(weights.sum(axis=-1, keepdims=True) - weights, 0.0)
+    with np.errstate(divide="ignore"):
+        total = np.logaddexp(np.log(others), stay)
+    moved = weights * cold_total
+    moved_sum = np.maximum(moved.sum(axis=-1, keepdims=True) - moved, 0.0)
+    spent = np.exp(stay - total) * warm_total + np.exp(-total) * moved_sum
+    return most + total, spent

@@ -1,0 +1,60 @@
+"""What the rules believe about quality before anything was learnt: the catalogue's priors, bent by difficulty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from policy.mdp import FloatArray, Observation
+from policy.text import STAT_NAMES
+
+_LENGTH, _CODE, _MATH, _REASONING = (
+    STAT_NAMES.index(name) for name in ("log_chars", "code_marks", "math_marks", "reasoning_words")
+)
+_ORDINARY = 0.35
+"""Difficulty at which the priors hold as they are."""
+
+
+class QualityModel(Protocol):
+    """Predicted quality, 0 to 1, of every candidate, float32 (K,): on this turn, and on a later turn of the session."""
+
+    def predict(self, observation: Observation) -> FloatArray: ...
+
+    def average(self, observation: Observation) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PriorQuality:
+    """`quality_prior ** exponent(difficulty)`: a hard turn widens the gap between a weak and a strong model.
+
+    At the ordinary difficulty priors .6 and .9 stay; at difficulty 1 they are .28 and .77, at 0 .73 and .94.
+    """
+
+    sensitivity: float = 2.0
+
+    def predict(self, observation: Observation) -> FloatArray:
+        exponent = 2.0 ** (self.sensitivity * (difficulty(observation) - _ORDINARY))
+        return np.asarray(self.average(observation) ** np.float32(exponent), np.float32)
+
+    def average(self, observation: Observation) -> FloatArray:
+        priors = [min(max(c.quality_prior, 1e-3), 1.0) for c in observation.candidates]
+        return np.array(priors, np.float32)
+
+
+def difficulty(observation: Observation) -> float:
+    """A guess from 0 to 1: length, code, formulas and words of reasoning, and above all how the session has gone.
+
+    A failure, a tool error, a regeneration or a poor last grade says more than any word of the text (escalation).
+    """
+    stats, session = observation.text_stats, observation.session
+    text = (
+        0.8 * min(max(float(stats[_LENGTH]) - 0.2, 0.0), 0.5)
+        + 0.15 * min(float(stats[_CODE]), 1.0)
+        + 0.15 * min(float(stats[_MATH]), 1.0)
+        + 0.2 * min(float(stats[_REASONING]), 1.0)
+    )
+    poor = session.last_quality is not None and session.last_quality < 0.5
+    trouble = 0.2 * np.log1p(session.failures + session.tool_errors + session.regenerations) + 0.2 * poor
+    return float(min(max(text + min(trouble, 0.5), 0.0), 1.0))
