@@ -1,0 +1,293 @@
+"""A policy on disk: `params.safetensors` beside `manifest.json`, in a folder named by the policy's id.
+
+Written once, never changed: a temporary folder beside the target, fsync, rename. Read as if by an enemy: no links, no
+other files, sizes capped before reading, digests of the very bytes that are parsed, the exact known tree of float32
+arrays, all finite; nothing is ever unpickled. `python -m policy.checkpoint DIR` verifies one and prints its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_safetensors
+from safetensors.numpy import save as dump_safetensors
+
+from policy.baselines import LAMBDA_PRESETS
+from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
+from policy.mdp import FloatArray
+from policy.parameters import Sizes, parameter_shapes
+from policy.text import TEXT_VERSION
+
+FORMAT = "seqroute-policy-1"
+MANIFEST, PARAMS = "manifest.json", "params.safetensors"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_PARAMS_BYTES = 256 << 20
+
+RULES: Mapping[str, frozenset[str]] = {
+    "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
+    "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "shrinkage"}),
+    "pacing": frozenset({"factor", "reserve", "shrinkage"}),
+    "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "shrinkage"}),
+    "cheapest": frozenset(),
+    "strongest": frozenset({"shrinkage"}),
+}
+"""What a checkpoint may decide by, and the numbers each rule takes (policy.actor gives their meaning and defaults)."""
+
+_POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FIELDS = frozenset({
+    "format", "policy_id", "feature_version", "text_version", "rule", "rule_parameters", "lambda_presets", "hazard",
+    "sizes", "params_sha256", "params_bytes", "report",
+})
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not serve; the message is one line: what was found, what was expected, where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a checkpoint decides, besides its parameters: all of the manifest that a trainer chooses.
+
+    `rule` names one of RULES and `rule_parameters` its numbers; `report` is free JSON (the gate's verdict).
+    """
+
+    policy_id: str
+    rule: str = "learned"
+    rule_parameters: Mapping[str, float] = field(default_factory=dict)
+    lambda_presets: Mapping[str, float] = field(default_factory=lambda: dict(LAMBDA_PRESETS))
+    horizon: Horizon = DEFAULT_HORIZON
+    sizes: Sizes = field(default_factory=Sizes)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A verified checkpoint: `params` is `network.Params` as float32 NumPy arrays; `sha256` that of the manifest."""
+
+    recipe: Recipe
+    params: dict[str, dict[str, FloatArray]]
+    manifest: dict[str, Any]
+    sha256: str
+
+
+def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write `directory` (which must not exist) in one step; returns the manifest's SHA-256 for the policies row.
+
+    Raises CheckpointError for what `load` would refuse, and FileExistsError when the folder is there.
+    """
+    flat = {f"{layer}/{leaf}": np.ascontiguousarray(value) for layer, leaves in params.items()
+            for leaf, value in leaves.items()}
+    _check_tensors(flat, recipe.sizes)
+    body = dump_safetensors(flat)
+    manifest = {
+        "format": FORMAT, "policy_id": recipe.policy_id, "feature_version": FEATURE_VERSION,
+        "text_version": TEXT_VERSION, "rule": recipe.rule, "rule_parameters": dict(recipe.rule_parameters),
+        "lambda_presets": dict(recipe.lambda_presets), "hazard": list(recipe.horizon.hazard),
+        "sizes": asdict(recipe.sizes), "params_sha256": hashlib.sha256(body).hexdigest(), "params_bytes": len(body),
+        "report": dict(recipe.report),
+    }
+    try:
+        text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{MANIFEST}: not plain finite JSON") from error
+    _recipe(_parse_manifest(text), directory.name)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if directory.exists() or directory.is_symlink():
+        raise FileExistsError(f"{directory.name}: a checkpoint is written once")
+    building = Path(tempfile.mkdtemp(prefix=".writing-", dir=directory.parent))
+    try:
+        _write_synced(building / PARAMS, body)
+        _write_synced(building / MANIFEST, text)
+        building.chmod(0o755)
+        _sync_folder(building)
+        building.rename(directory)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    _sync_folder(directory.parent)
+    return hashlib.sha256(text).hexdigest()
+
+
+def load(directory: Path, *, sha256: str | None = None) -> Loaded:
+    """Read and verify a checkpoint. `sha256`, when given, is what the manifest must hash to (the policies row).
+
+    Raises CheckpointError, and nothing else, for anything that is not a whole, sane checkpoint of this version.
+    """
+    try:
+        text, body = _read_folder(directory)
+    except OSError as error:
+        raise CheckpointError(f"{directory.name}: cannot be read ({error.strerror or type(error).__name__})") from error
+    found = hashlib.sha256(text).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(f"{MANIFEST}: expected SHA-256 {sha256[:12]}..., found {found[:12]}...")
+    manifest = _parse_manifest(text)
+    recipe = _recipe(manifest, directory.name)
+    if manifest["params_bytes"] != len(body) or manifest["params_sha256"] != hashlib.sha256(body).hexdigest():
+        raise CheckpointError(f"{PARAMS}: its bytes are not those of the manifest")
+    try:
+        flat = parse_safetensors(body)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{PARAMS}: not a safetensors file") from error
+    _check_tensors(flat, recipe.sizes)
+    params: dict[str, dict[str, FloatArray]] = {}
+    for path, value in flat.items():
+        layer, leaf = path.split("/")
+        params.setdefault(layer, {})[leaf] = value
+    return Loaded(recipe, params, manifest, found)
+
+
+def _read_folder(directory: Path) -> tuple[bytes, bytes]:
+    """Both files through descriptors that follow no link, so that what was checked is what is read."""
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for _, entry in zip(range(16), entries, strict=False))
+        if names != [MANIFEST, PARAMS]:
+            raise CheckpointError(f"{directory.name}: expected {MANIFEST} and {PARAMS}, found {names}"[:300])
+        return _read_file(folder, MANIFEST, MAX_MANIFEST_BYTES), _read_file(folder, PARAMS, MAX_PARAMS_BYTES)
+    finally:
+        os.close(folder)
+
+
+def _read_file(folder: int, name: str, most_bytes: int) -> bytes:
+    # Without O_NONBLOCK a named pipe would hang the reader before fstat could tell.
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{name}: not a regular file")
+        if status.st_size > most_bytes:
+            raise CheckpointError(f"{name}: {status.st_size} bytes, expected at most {most_bytes}")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise CheckpointError(f"{name}: expected at most {most_bytes} bytes")
+    return content
+
+
+def _parse_manifest(text: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST}: not plain JSON") from error
+    if not isinstance(manifest, dict) or set(manifest) != _FIELDS:
+        found = sorted(set(manifest) ^ _FIELDS) if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{MANIFEST}: missing or unknown fields: {found}"[:300])
+    return manifest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a field stands twice")
+    return made
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
+    """The manifest as a Recipe. Raises CheckpointError with the field that is wrong."""
+    for name, expected in (
+        ("format", FORMAT), ("feature_version", FEATURE_VERSION), ("text_version", TEXT_VERSION),
+        ("policy_id", folder_name),
+    ):
+        if type(manifest[name]) is not type(expected) or manifest[name] != expected:
+            raise CheckpointError(f"{MANIFEST}: {name}: expected {expected!r}, found {manifest[name]!r}"[:300])
+    if not _POLICY_ID.fullmatch(folder_name):
+        raise CheckpointError(f"{MANIFEST}: policy_id: expected letters, digits, '.', '_' and '-', up to 128")
+    rule = manifest["rule"]
+    if not isinstance(rule, str) or rule not in RULES:
+        raise CheckpointError(f"{MANIFEST}: rule: expected one of {', '.join(RULES)}, found {rule!r}"[:300])
+    parameters = _numbers(manifest, "rule_parameters", least=0.0)
+    if unknown := sorted(set(parameters) - RULES[rule]):
+        raise CheckpointError(f"{MANIFEST}: rule_parameters: {rule} takes no {', '.join(unknown)}"[:300])
+    presets = _numbers(manifest, "lambda_presets", least=0.0)
+    if set(presets) != set(LAMBDA_PRESETS):
+        raise CheckpointError(f"{MANIFEST}: lambda_presets: expected {', '.join(LAMBDA_PRESETS)}")
+    hazard = manifest["hazard"]
+    if not isinstance(hazard, list) or not 1 <= len(hazard) <= 256 or not all(_within(h, 0.0, 1.0) for h in hazard):
+        raise CheckpointError(f"{MANIFEST}: hazard: expected 1 to 256 probabilities")
+    if not isinstance(manifest["report"], dict):
+        raise CheckpointError(f"{MANIFEST}: report: expected an object")
+    try:
+        sizes = Sizes(**manifest["sizes"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{MANIFEST}: sizes: expected the positive whole numbers of a network") from error
+    if sizes != Sizes(hidden=sizes.hidden, joint=sizes.joint, members=sizes.members):
+        raise CheckpointError(f"{MANIFEST}: sizes: not those of feature version {FEATURE_VERSION}")
+    return Recipe(
+        folder_name, rule, parameters, presets, Horizon(tuple(float(h) for h in hazard)), sizes, manifest["report"]
+    )
+
+
+def _numbers(manifest: dict[str, Any], name: str, *, least: float) -> dict[str, float]:
+    value = manifest[name]
+    if not isinstance(value, dict) or not all(_within(v, least, 1e9) for v in value.values()):
+        raise CheckpointError(f"{MANIFEST}: {name}: expected an object of numbers from {least:g} to 1e9")
+    return {key: float(number) for key, number in value.items()}
+
+
+def _within(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most \
+        and math.isfinite(value)
+
+
+def _check_tensors(flat: Mapping[str, Any], sizes: Sizes) -> None:
+    """Exactly the known tree: names, float32, shapes, all finite."""
+    expected = parameter_shapes(sizes)
+    if set(flat) != set(expected):
+        raise CheckpointError(f"{PARAMS}: missing or unknown tensors: {sorted(set(flat) ^ set(expected))}"[:300])
+    for path, shape in expected.items():
+        value = flat[path]
+        if value.dtype != np.float32 or value.shape != shape:
+            raise CheckpointError(f"{PARAMS}: {path}: expected float32 {shape}, found {value.dtype} {value.shape}")
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{PARAMS}: {path}: a value is not finite")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m policy.checkpoint DIR`: exit 0 and the manifest, or 1 and one line on stderr; 2 for wrong usage."""
+    if len(arguments) != 1:
+        print("usage: python -m policy.checkpoint DIR", file=sys.stderr)
+        return 2
+    try:
+        loaded = load(Path(arguments[0]).absolute())
+    except CheckpointError as error:
+        print(str(error).replace("\n", " "), file=sys.stderr)
+        return 1
+    print(json.dumps(loaded.manifest, indent=1, sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
