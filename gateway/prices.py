@@ -8,6 +8,7 @@ falls back to the plain one of its direction: an uncached, untiered model needs 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 MAX_FEMTOUSD = 10**18
 """1,000 USD per unit: beyond it a price is a slip of the pen (`money.femtousd_from_usd` has the same limit)."""
@@ -89,7 +90,7 @@ class Prices:
     def __post_init__(self) -> None:
         _check_amounts(self)
         thresholds = [tier.above_prompt_tokens for tier in self.tiers]
-        if any(later <= earlier for earlier, later in zip(thresholds, thresholds[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(thresholds)):
             raise ValueError(f"expected price tiers in ascending order of above_prompt_tokens, got {thresholds}")
 
     def at(self, prompt_tokens: int) -> Rates:

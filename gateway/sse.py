@@ -1,0 +1,115 @@
+"""Server-sent events: reading a provider's, writing ours.
+
+`EventReader` is fed bytes as they come off the wire, in whatever pieces, and gives whole events. It knows CR, LF and
+CRLF, a byte-order mark, comments and events without a final blank line, and holds at most `max_event_bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+MAX_EVENT_BYTES = 2**20
+"""A chunk that carries audio or a long tool call stays well below; a line without end does not fill the memory."""
+
+DONE_FRAME = b"data: [DONE]\n\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`name` is empty for an ordinary event; `data` the joined data lines."""
+
+    name: bytes
+    data: bytes
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the reader may hold."""
+
+
+class EventReader:
+    """Incremental SSE parser. `lines` counts whole lines, comments too: the sign of life an idle timeout looks at."""
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.lines = 0
+        self._max_event_bytes = max_event_bytes
+        self._tail = b""
+        self._after_cr = False
+        self._started = False
+        self._name = b""
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Events that `piece` completed. Raises EventTooLarge."""
+        text = self._tail + self._normalised(piece)
+        if not self._started:
+            if len(text) < 3 and _BYTE_ORDER_MARK.startswith(text):
+                self._tail = text
+                return []
+            self._started = True
+            text = text.removeprefix(_BYTE_ORDER_MARK)
+        *lines, self._tail = text.split(b"\n")
+        self._check_size(len(self._tail))
+        events: list[Event] = []
+        for line in lines:
+            event = self._take(line)
+            if event is not None:
+                events.append(event)
+        return events
+
+    def finish(self) -> list[Event]:
+        """The event that the end of the stream completed, if any."""
+        events = []
+        for line in (self._tail, b""):
+            event = self._take(line)
+            if event is not None:
+                events.append(event)
+        self._tail = b""
+        return events
+
+    def _normalised(self, piece: bytes) -> bytes:
+        """CRLF and CR become LF, also when a piece ends between the two."""
+        if self._after_cr and piece:
+            self._after_cr = False
+            piece = piece.removeprefix(b"\n")
+        if b"\r" not in piece:
+            return piece
+        self._after_cr = piece.endswith(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _take(self, line: bytes) -> Event | None:
+        self.lines += 1
+        if not line:
+            if not self._data:
+                self._name = b""
+                return None
+            event = Event(self._name, b"\n".join(self._data))
+            self._name, self._data, self._data_bytes = b"", [], 0
+            return event
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data_bytes += len(value)
+            self._check_size(self._data_bytes)
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value
+        return None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_event_bytes:
+            raise EventTooLarge(f"expected events of at most {self._max_event_bytes} bytes")
+
+
+def data_frame(payload: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def seqroute_frame(payload: Mapping[str, Any]) -> bytes:
+    """The SSE comment that carries the bill: clients that do not know it skip it."""
+    return b": seqroute " + orjson.dumps(payload) + b"\n\n"
