@@ -1,0 +1,82 @@
+# A new machine needs Python >= 3.11, pip and make. Everything else is fetched here, by hash.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+CONFIG ?= gateway.yaml
+PORT ?= 4000
+CODE := gateway policy train demo migrations tests bench
+
+# LiteLLM would fetch prices from the network when imported, and read a stray .env file.
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export LITELLM_MODE := PRODUCTION
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format bench lock clean
+
+help: ## What can be made
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/.dev-installed ## Install everything, tools included, into .venv
+
+demo: $(VENV)/.run-installed ## The whole story: gateway, simulated provider, sessions, training, sessions again
+	@$(PY) -m demo.play
+
+serve: $(VENV)/.run-installed ## Serve gateway.yaml on port 4000 (CONFIG=..., PORT=...)
+	@exec $(BIN)/seqroute serve --config $(CONFIG) --port $(PORT)
+
+test: setup ## All tests, a real Postgres included (ARGS="-k name" for some)
+	@$(PY) -m pytest $(ARGS)
+
+check: setup ## Lint, format, types, import contracts, docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(PY) -m pytest -q tests/test_house.py tests/test_docs.py
+
+format: setup ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## Measure, print tables (bench/README.md says what and how)
+	@$(PY) -m bench
+
+lock: setup ## Resolve the dependencies anew into requirements/*.lock, with hashes
+	@$(UV_COMPILE) --group setup -o requirements/setup.lock
+	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
+	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove the environment and every cache; databases and policies stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Each stamp is newer than what it was made from, so nothing happens twice.
+# The byte code is compiled once here: some machines forbid it at run time, where LiteLLM then takes 20 s to import.
+UV_INSTALL = $(BIN)/uv pip install --python $(PY) --compile-bytecode --require-hashes
+
+$(VENV)/.tools-installed: requirements/setup.lock
+	@python=""; for name in "$${PYTHON:-python3}" python3.11 python3.12 python3.13; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "make setup: expected Python >= 3.11 on PATH (or PYTHON=/path/to/it), got $$(python3 --version 2>&1 || true)" >&2; exit 2; fi; \
+	"$$python" -m venv $(VENV) || { echo "make setup: expected a Python with venv and pip (Debian: apt install python3-venv)" >&2; exit 2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.run-installed: requirements/run.lock pyproject.toml $(VENV)/.tools-installed
+	@echo "installing what seqroute runs on ..."
+	@$(UV_INSTALL) --quiet -r $<
+	@$(BIN)/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev-installed: requirements/dev.lock $(VENV)/.run-installed
+	@echo "installing the tools for tests and checks ..."
+	@$(UV_INSTALL) --quiet -r $<
+	@touch $@
