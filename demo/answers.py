@@ -68,19 +68,17 @@ def answer_text(model: SimulatedModel, seed: int, messages: Sequence[Message], c
 
 
 def _working(model: SimulatedModel, solution: Solution, right: bool, difficulty: float, rng: Random) -> str:
-    """Steps of the solution and remarks, up to a heavy-tailed length. A wrong answer keeps quiet about its last step."""
+    """Steps of the solution and remarks, up to a heavy-tailed length. A wrong answer leaves out its last step."""
     tokens = model.verbosity * (16.0 + 90.0 * max(0.0, difficulty)) * math.exp(rng.gauss(0.0, 0.4))
     if rng.random() < 0.04:
         tokens *= rng.paretovariate(1.3)
     tokens = min(tokens, LONGEST_ANSWER_TOKENS)
     steps = list(solution.steps if right else solution.steps[:-1])
-    sentences, length = [rng.choice(("Let me see.", "Step by step:", "Here is the working.", "First things first."))], 4.0
+    sentences = [rng.choice(("Let me see.", "Step by step:", "Here is the working.", "First things first."))]
+    length = 4.0
     remarks = rng.sample(REMARKS, len(REMARKS))
     while length < tokens:
-        if steps:
-            sentence = steps.pop(0)
-        else:
-            sentence = remarks[len(sentences) % len(remarks)]
+        sentence = steps.pop(0) if steps else remarks[len(sentences) % len(remarks)]
         sentences.append(sentence)
         length += len(sentence) / 3.6
     return " ".join(sentences)
@@ -93,7 +91,8 @@ def _small_talk(model: SimulatedModel, question: str, reason: str, rng: Random) 
     words = re.findall(r"[^\W\d_]{4,}", question)[:200]
     about = ", ".join(dict.fromkeys(rng.sample(words, min(4, len(words))))) or "nothing in particular"
     remarks = " ".join(rng.sample(REMARKS, 2 + round(3 * model.verbosity)))
-    return f"I am {model.name}, a simulated model, and I only know the demo's questions. You spoke of {about}. {remarks}"
+    opening = f"I am {model.name}, a simulated model, and I only know the demo's questions."
+    return f"{opening} You spoke of {about}. {remarks}"
 
 
 def schema_example(schema: dict[str, Any], depth: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""The provider's own books: its tokenizer, its prompt cache, its prices and its bill. Nothing here comes from the gateway."""
+"""The provider's own books: its tokenizer, prompt cache, prices and bill. Nothing here comes from the gateway."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PrefixCache:
     last_use: dict[bytes, float] = field(default_factory=dict)
 
     def look_up(self, model: str, tokens: Sequence[str]) -> int:
-        """How many leading tokens are warm for this model, in whole blocks and never the whole prompt; then warm all."""
+        """How many leading tokens are warm for this model (whole blocks, never the whole prompt); warms them all."""
         now = self.clock()
         digest = hashlib.blake2b(model.encode(), digest_size=16)
         cached, still_warm = 0, True
@@ -116,10 +116,10 @@ class Bill:
 
 
 def cost_nanousd(model: SimulatedModel, usage: Usage) -> int:
-    """Price of a call. One USD per million tokens is 1,000 nano-USD per token; list prices are exact to 1e-6 of that."""
-    micro = (
+    """Price of a call, summed in femto-USD and rounded up once: 1 USD per million tokens is 10**9 femto-USD a token."""
+    femtousd = (
         (usage.prompt_tokens - usage.cached_tokens) * round(model.input_usd_per_mtok * 10**9)
         + usage.cached_tokens * round(model.cached_input_usd_per_mtok * 10**9)
         + usage.completion_tokens * round(model.output_usd_per_mtok * 10**9)
     )
-    return -(-micro // 10**6)
+    return -(-femtousd // 10**6)

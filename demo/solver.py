@@ -53,14 +53,21 @@ def solve(messages: Sequence[Message]) -> Solution:
     for pattern, solver in SOLVERS:
         found = pattern.search(asked)
         if found:
-            return solver(found, messages)
+            try:
+                return solver(found, messages)
+            except RecursionError as error:
+                raise Unsolvable("nested too deeply") from error
     raise Unsolvable("no question of a known shape in the last user message")
 
 
 def _arithmetic(found: re.Match[str], messages: Sequence[Message]) -> Solution:
-    expression = found["expression"]
+    expression = found["expression"].strip()
     steps: list[str] = []
-    value = _evaluate(_parsed(expression, "eval").body, {}, steps)
+    match _parsed(expression).body:
+        case [ast.Expr(value=parsed)]:
+            value = _evaluate(parsed, {}, steps)
+        case _:
+            raise Unsolvable("not one expression")
     numbers = re.findall(r"\d+", expression)
     operators = len(numbers) - 1
     digits = sum(len(n) for n in numbers) / len(numbers)
@@ -68,12 +75,11 @@ def _arithmetic(found: re.Match[str], messages: Sequence[Message]) -> Solution:
     return Solution("arithmetic", str(value), tuple(steps), difficulty, _number_slip(value, steps))
 
 
-def _parsed(source: str, mode: str) -> ast.Expression:
+def _parsed(source: str) -> ast.Module:
     try:
-        tree = ast.parse(source, mode=mode)
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise Unsolvable("the text does not parse") from error
-    return tree  # type: ignore[return-value]  # mode decides between Expression and Module; callers ask for theirs
 
 
 _BINARY: dict[type[ast.operator], tuple[str, Callable[[int, int], int]]] = {
@@ -111,7 +117,7 @@ def _evaluate(node: ast.expr, variables: dict[str, int], steps: list[str]) -> in
 
 
 def _code(found: re.Match[str], messages: Sequence[Message]) -> Solution:
-    tree = ast.parse("") if not found["program"].strip() else _module(found["program"])
+    tree = _parsed(found["program"])
     run = _Run({}, [], [], 0)
     run.block(tree.body)
     if len(run.printed) != 1:
@@ -120,13 +126,6 @@ def _code(found: re.Match[str], messages: Sequence[Message]) -> Solution:
     rounds = max((int(n) for n in re.findall(r"range\((\d+)\)", found["program"])), default=0)
     difficulty = 0.085 * (statements - 1.5) + 0.06 * (rounds - 2)
     return Solution("code", str(run.printed[0]), tuple(run.trace), difficulty, _number_slip(run.printed[0], run.trace))
-
-
-def _module(source: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise Unsolvable("the program does not parse") from error
 
 
 @dataclass(slots=True)
@@ -324,7 +323,7 @@ def _format(found: re.Match[str], messages: Sequence[Message]) -> Solution:
     if order is None:
         raise Unsolvable("no order to write down")
     try:
-        date = datetime.strptime(order["date"], "%d %B %Y")
+        date = datetime.strptime(order["date"] + " +0000", "%d %B %Y %z")
     except ValueError as error:
         raise Unsolvable("the order has no readable date") from error
     quantity, item = int(order["quantity"]), order["item"]

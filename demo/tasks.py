@@ -24,7 +24,7 @@ INSTRUCTIONS = (
 ITEMS = (
     "brass hinge", "copper pipe", "steel bolt", "oak board", "glass pane", "rubber seal", "cotton rope", "clay tile",
     "zinc bucket", "iron nail", "wool blanket", "cork plug", "paper roll", "wax candle", "tin kettle", "pine shelf",
-    "leather strap", "marble slab", "nylon net", "velvet curtain", "bamboo pole", "chalk box", "felt pad", "lead weight",
+    "leather strap", "marble slab", "nylon net", "velvet curtain", "bamboo pole", "chalk box", "felt pad", "lead dot",
 )
 CITIES = ("Lyon", "Graz", "Porto", "Turku", "Gdansk", "Bergen")
 SURNAMES = ("Lopez", "Novak", "Okafor", "Tanaka", "Weber", "Silva", "Murray", "Haddad")
@@ -84,7 +84,7 @@ def grade(task: Task, answer: str) -> float:
 
 
 def final_answer(text: str) -> str | None:
-    """What stands after the last `Answer:` at the start of a line; None when there is no such line, or nothing on it."""
+    """What stands after the last `Answer:` at the start of a line; None when there is none, or nothing after it."""
     found = list(re.finditer(r"^Answer:[ \t]*", text, re.MULTILINE))
     return (text[found[-1].end() :].strip() or None) if found else None
 
@@ -198,7 +198,8 @@ def _lookup_question(rng: Random, level: int, rows: list[Row]) -> tuple[str, str
     floor = rng.randint(8, 30)
     if level == 3:
         total = sum(r.stock for r in here if r.price > floor)
-        return f"what is the total stock of the items kept in {row.city} with a price above {floor}", str(total), "number"
+        words = f"what is the total stock of the items kept in {row.city} with a price above {floor}"
+        return words, str(total), "number"
     other = rng.choice([city for city in CITIES if city != row.city])
     chosen = [r for r in rows if r.city in (row.city, other) and r.price > floor]
     words = f"what is the total of stock times price over the items kept in {row.city} or {other} with a price above"
