@@ -206,7 +206,7 @@ class Upstream:
                 response = await self._litellm.acompletion(**arguments)
         except TimeoutError:
             raise _timeout_fault(exchange, limit.expired()) from None
-        except Exception as error:  # LiteLLM raises whatever its providers' code raises; this is the one edge.
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
             raise self._fault(exchange, error) from None
         finally:
             EXCHANGE.reset(mark)
@@ -275,7 +275,7 @@ class Upstream:
             model, provider, _, _ = self._litellm.get_llm_provider(
                 model=call.litellm_model, api_base=call.api_base, api_key=call.api_key or _NO_KEY
             )
-        except Exception as error:  # LiteLLM's own tree of errors; its text would repeat our arguments.
+        except Exception as error:  # noqa: BLE001 - its text would repeat our arguments
             raise CallRefused(f"no provider is known for the model ({type(error).__name__})") from None
         return model, provider
 
@@ -437,7 +437,7 @@ class _LitellmSource(_ChunkSource):
             return self._last_usage()
         except TimeoutError:
             raise TimeoutFault("the provider sent nothing more in time") from None
-        except Exception as error:  # see Upstream.complete
+        except Exception as error:  # noqa: BLE001 - as in Upstream.complete
             raise self._fault(self._exchange, error) from None
         payload: dict[str, Any] = chunk.model_dump(exclude_none=True)
         payload.pop("usage", None)
@@ -593,7 +593,7 @@ async def _closed(closings: Sequence[Any]) -> None:
     for closing in closings:
         try:
             await closing
-        except Exception as error:  # closing what is broken already must not hide why it broke
+        except Exception as error:  # noqa: BLE001 - closing what is broken must not hide why it broke
             _log.debug("closing an upstream connection failed: %s", type(error).__name__)
 
 
