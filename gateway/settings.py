@@ -22,6 +22,7 @@ from gateway.section import Findings, Located, Secret, Section, SettingsError
 __all__ = [
     "Draft", "GeneralSettings", "LimitSettings", "ModelEntry", "ModelInfo", "ModelParams", "PolicySettings",
     "RouterSettings", "Secret", "SessionSettings", "Settings", "SettingsError", "TimingSettings", "load_settings",
+    "read_database_url",
     "read_settings",
 ]  # fmt: skip
 
@@ -184,6 +185,21 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
         ),
         problems=tuple(dict.fromkeys(findings.problems)),
     )
+
+
+def read_database_url(path: Path | str, environ: Mapping[str, str]) -> Secret:
+    """Only the URL of the database: what an account needs, wherever the providers' keys are.
+
+    Raises SettingsError when the file cannot be read or the URL is none.
+    """
+    file = Path(path).absolute()
+    findings = Findings()
+    document, _ = read_document(file, findings, environ)
+    section = _with_overrides(document.section("general_settings"), environ)
+    url = _checked_database_url(section, section.secret("database_url") or Secret(DEFAULT_DATABASE_URL), file.parent)
+    if findings.problems:
+        raise SettingsError(findings.problems)
+    return url
 
 
 def with_master_key(settings: Settings, master_key: Secret) -> Settings:

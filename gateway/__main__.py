@@ -1,0 +1,66 @@
+"""`seqroute`: serving, accounts, decisions, reports. Each command lives in `gateway.commands`.
+
+Nothing heavy is imported before a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from gateway.commands import serving
+from gateway.commands.console import BAD_INPUT, CommandError
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="seqroute",
+        help="An OpenAI-compatible gateway that plans a session's budget.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.command("serve")(serving.serve)
+    app.command("check-config")(serving.check_config)
+    app.command("migrate")(serving.migrate)
+    app.command("demo", context_settings=PASS_ON)(serving.demo)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; answer its exit status. What goes wrong is said in one line each on stderr."""
+    from gateway.section import SettingsError
+
+    try:
+        status = build()(list(arguments) or ["--help"], prog_name="seqroute", standalone_mode=False)
+    except SettingsError as error:
+        return _fail(error.problems, BAD_INPUT)
+    except CommandError as error:
+        return _fail(error.lines, error.status)
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        return _fail([" ".join(error.format_message().split())], BAD_INPUT)
+    except KeyboardInterrupt:
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _fail(lines: Sequence[str], status: int) -> int:
+    for line in lines:
+        print(f"seqroute: {line}", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
