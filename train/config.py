@@ -1,0 +1,202 @@
+"""Every number that training and its gate depend on, with its meaning. One frozen value per subject.
+
+A run is a pure function of (log, config, key): `digest` names the config in `runs/<run_id>/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+
+class ConfigError(ValueError):
+    """A setting with an unknown name or an impossible value; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """How logged quality signals become one score in [0, 1] (train/reward.py)."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of a feedback name or source in the mean; 1 when not named, 0 to ignore it."""
+    implicit: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "regenerated": 0.2, "edited_resend": 0.3, "invalid_tool_json": 0.0, "refused": 0.1, "truncated": 0.3,
+        }
+    )
+    """What an implicit signal says of an answer nobody scored; several: the worst counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Which logged turns are learnt from, and how they are divided."""
+
+    since_days: float = 60.0
+    """Older decisions are left out: prices, models and users have moved on."""
+    holdout_fraction: float = 0.4
+    """Sessions kept untouched for evaluation, chosen by a hash of their ids."""
+    tenant_weight_cap: float = 1.0
+    """The largest share of the total weight one tenant may have; 1 is no cap."""
+    max_sessions: int = 100_000
+    """The newest so many sessions are read: bounds memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelabelConfig:
+    """Hindsight budget relabeling (arXiv 2605.25424, section 4), drawn anew at every gradient step."""
+
+    budget_low: float = 0.15
+    budget_high: float = 3.0
+    """A session's budget is drawn log-uniformly between these multiples of what the session cost in the log."""
+    lambda_zero_fraction: float = 0.3
+    """The share of transitions at lambda = 0 (quality only)."""
+    lambda_low: float = 0.02
+    lambda_high: float = 5.0
+    """Else log-uniform, in quality points per mean cost of a turn (a scale-free lambda)."""
+    starved_penalty: float = 0.0
+    """Subtracted once when the budget ends before the session. The lost turns themselves earn 0, which is penalty
+    enough at gamma = 1; the published 5 swamps quality differences."""
+    single_turn_fraction: float = 0.4
+    """The share of transitions relabelled as a session's last turn: they teach this turn's quality and cost alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """Discrete conservative Q-learning (arXiv 2006.04779) of the action-conditioned ensemble."""
+
+    steps: int = 1200
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Peak of a cosine decay with a short warm-up."""
+    weight_decay: float = 1e-4
+    gradient_clip: float = 10.0
+    polyak: float = 0.01
+    """Step of the target network towards the online one."""
+    huber_delta: float = 1.0
+    alpha: float = 0.05
+    """Weight of the conservative term where only the logged action was graded."""
+    cost_weight: float = 0.1
+    """Weight of the cost-to-go error, in units of a turn's mean cost."""
+    turn_weight: float = 2.0
+    """Weight of the error in this turn's own quality: what the differences between candidates are learnt from."""
+    counterfactual_fraction: float = 0.5
+    """How often the value-to-go is backed up over an action other than the logged one."""
+    hidden: int = 128
+    joint: int = 64
+    members: int = 3
+    """Widths of the network and size of its ensemble."""
+    imputed_weight: float = 1.0
+    """Weight of the reward model's grade of an action that was not taken, relative to a real grade."""
+    lower_confidence: float = 0.0
+    """Ensemble standard deviations subtracted from a value when the target chooses its action."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityConfig:
+    """The reward model (train/quality.py): ridge regression by candidate, with shrinkage."""
+
+    folds: int = 5
+    """Cross-fitting: a session is graded by a model that did not see it."""
+    penalties: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    """Ridge penalties to choose from, by out-of-fold error."""
+    prior_strength: float = 4.0
+    """How many observations the catalogue's prior quality of a model counts for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpeConfig:
+    """Off-policy evaluation."""
+
+    bootstrap: int = 2000
+    """Resamples of whole sessions."""
+    weight_cap: float = 20.0
+    """Importance ratios of a single turn above this are cut (bias towards the model, bounded variance)."""
+    budget_multiples: tuple[float, ...] = (1.0,)
+    """The logged budgets times these are evaluated; 1 is the budgets as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """When a candidate may serve. Each refusal is a value with its reason."""
+
+    confidence: float = 0.95
+    """One-sided, divided among the candidates tested (Bonferroni)."""
+    min_sessions: int = 100
+    """Held-out sessions below which nothing is promoted, whatever the estimate says."""
+    min_ess_fraction: float = 0.05
+    min_ess: float = 40.0
+    """Effective sample size floors, in turns, of the candidate's importance weights."""
+    min_overlap: float = 0.9
+    """Share of the candidate's probability that lies on actions the log could have taken."""
+    max_starved_increase: float = 0.02
+    """How much more often a session may starve than under the incumbent: a point estimate beyond this refuses."""
+    min_gain: float = 0.0
+    """The lower bound of the gain in score per turn must be above this."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    seed: int = 0
+    log: LogConfig = field(default_factory=LogConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    relabel: RelabelConfig = field(default_factory=RelabelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    ope: OpeConfig = field(default_factory=OpeConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def digest(self) -> str:
+        """A short name for exactly these settings."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def from_mapping(values: Mapping[str, object], seed: int | None = None) -> TrainConfig:
+    """Read a training file ({"gate": {"confidence": .9}, ...}); unknown names are errors.
+
+    Raises ConfigError, naming the key path, for an unknown key or a value of the wrong type.
+    """
+    blank = TrainConfig()
+    parts: dict[str, object] = {}
+    for name, value in values.items():
+        where = f"training.{name}"
+        if name not in TrainConfig.__dataclass_fields__:
+            raise ConfigError(f"{where}: unknown key, expected one of {sorted(TrainConfig.__dataclass_fields__)}")
+        current = getattr(blank, name)
+        parts[name] = _typed(where, current, value) if name == "seed" else _section(where, current, value)
+    if seed is not None:
+        parts["seed"] = seed
+    return TrainConfig(**parts)  # type: ignore[arg-type]
+
+
+def _section(where: str, current: object, value: object) -> object:
+    fields = getattr(type(current), "__dataclass_fields__", {})
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+    known: dict[str, object] = {name: getattr(current, name) for name in fields}
+    for key, item in value.items():
+        if key not in fields:
+            raise ConfigError(f"{where}.{key}: unknown key, expected one of {sorted(fields)}")
+        known[key] = _typed(f"{where}.{key}", known[key], item)
+    return type(current)(**known)
+
+
+def _typed(where: str, current: object, value: object) -> object:
+    """`value` as the type `current` has: a default is the declaration of its type."""
+    if isinstance(current, Mapping) and isinstance(value, Mapping):
+        return {str(k): _typed(f"{where}.{k}", 0.0, v) for k, v in value.items()}
+    if isinstance(current, tuple) and isinstance(value, list | tuple):
+        return tuple(float(_number(where, v)) for v in value)
+    if isinstance(current, int) and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(current, float):
+        return float(_number(where, value))
+    raise ConfigError(f"{where}: expected {type(current).__name__}, got {value!r}")
+
+
+def _number(where: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{where}: expected a number, got {value!r}")
+    return float(value)

@@ -1,0 +1,170 @@
+"""Fit the network: episodes -> parameters. Pure in (episodes, config, key); nightly, `fit` and replay all come here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from policy import network
+from policy.features import COST_MASSES
+from policy.parameters import Sizes
+from train.config import FitConfig, RelabelConfig, TrainConfig
+from train.cql import Params, draw_batch, loss, polyak
+from train.episodes import Episodes
+from train.quality import QualityModel, fit_quality, folds_of
+from train.relabel import Turns
+
+Array = jax.Array
+Progress = Callable[[int, int], None]
+
+CHUNK_STEPS = 100
+"""Gradient steps between two looks at the progress bar; one compiled scan."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Parameters of the ensemble, the reward model they were distilled from, and the curve of the losses."""
+
+    params: Params
+    sizes: Sizes
+    quality: QualityModel
+    curve: tuple[dict[str, float], ...]
+    transitions: int
+
+
+def fit(episodes: Episodes, config: TrainConfig, key: Array, progress: Progress | None = None) -> Fitted:
+    """Grade what was not graded, then learn values-to-go by CQL under relabelled budgets."""
+    quality, grades = grade(episodes, config)
+    turns, weights = device_turns(episodes, grades, config)
+    sizes = Sizes(hidden=config.fit.hidden, joint=config.fit.joint, members=config.fit.members)
+    init_key, train_key = jax.random.split(key)
+    params, curve = train(
+        network.init(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress
+    )
+    return Fitted(params, sizes, quality, curve, episodes.turns)
+
+
+def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
+    """The reward model, and every candidate's grade at every valid turn (N, K), out of fold."""
+    valid = episodes.valid
+    states = episodes.state[valid].astype(np.float64)
+    models = chosen_models(episodes)
+    reward = episodes.reward[valid].astype(np.float64)
+    graded = np.isfinite(reward)
+    groups = np.broadcast_to(folds_of(episodes, config.quality.folds, config.seed)[:, None], valid.shape)[valid]
+    quality, out_of_fold = fit_quality(
+        states[graded], models[graded], reward[graded], groups[graded], model_priors(episodes), config.quality
+    )
+    everywhere = quality.predict(states)
+    everywhere[graded] = out_of_fold
+    index = np.maximum(episodes.model[valid], 0)
+    return quality, np.take_along_axis(everywhere, index, axis=1)
+
+
+def chosen_models(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Index of the model that served each valid turn, (N,)."""
+    picked = np.take_along_axis(episodes.model, episodes.action[..., None], axis=-1)[..., 0]
+    return picked[episodes.valid].astype(np.int64)
+
+
+def model_priors(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What the serving policy believed of each model on average, (M,); .5 where it said nothing."""
+    index, prior = episodes.model.reshape(-1), episodes.prior_quality.reshape(-1).astype(np.float64)
+    known = (index >= 0) & np.isfinite(prior)
+    count = np.bincount(index[known], minlength=len(episodes.models))
+    total = np.bincount(index[known], weights=prior[known], minlength=len(episodes.models))
+    return np.where(count > 0, total / np.maximum(count, 1), 0.5)
+
+
+def device_turns(
+    episodes: Episodes, grades: np.ndarray[Any, np.dtype[np.float64]], config: TrainConfig
+) -> tuple[Turns, Array]:
+    """Valid turns in order, on the device (vectors in float16), and the cumulative sampling weights (N,)."""
+    valid = episodes.valid
+    reward = episodes.reward[valid]
+    real = np.isfinite(reward)
+    action = episodes.action[valid]
+    rows = np.arange(len(action))
+    graded = np.zeros(grades.shape, np.float32)
+    graded[rows, action] = real
+    scores = grades.astype(np.float32)
+    scores[rows, action] = np.where(real, reward, scores[rows, action])
+    weights = np.where(graded > 0, 1.0, config.fit.imputed_weight).astype(np.float32)
+    spent = np.cumsum(episodes.cost_usd, axis=1) - episodes.cost_usd
+    left = (episodes.lengths[:, None] - np.arange(valid.shape[1])[None, :]).astype(np.float32)
+    turns = Turns(
+        state=jnp.asarray(episodes.state[valid], jnp.float16),
+        candidates=jnp.asarray(episodes.candidates[valid], jnp.float16),
+        cost_quantiles_usd=jnp.asarray(episodes.cost_quantiles_usd[valid], jnp.float32),
+        mask=jnp.asarray(episodes.mask[valid]),
+        action=jnp.asarray(action),
+        bill_usd=jnp.asarray(episodes.cost_usd[valid]),
+        grades=jnp.asarray(scores),
+        weights=jnp.asarray(weights),
+        graded=jnp.asarray(graded),
+        spent_usd=jnp.asarray(spent[valid], jnp.float32),
+        left=jnp.asarray(left[valid]),
+    )
+    per_session = tenant_weights(episodes, config.log.tenant_weight_cap)
+    per_turn = np.broadcast_to(per_session[:, None], valid.shape)[valid]
+    return turns, jnp.asarray(np.cumsum(per_turn), jnp.float32)
+
+
+def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Weight of each session, (S,): 1, or less for a tenant whose turns exceed `cap` of all."""
+    lengths = episodes.lengths.astype(np.float64)
+    total = lengths.sum()
+    names = np.asarray(episodes.tenant_ids)
+    weights = np.ones(episodes.sessions)
+    for name in np.unique(names):
+        mine = names == name
+        share = lengths[mine].sum() / max(total, 1.0)
+        weights[mine] = min(1.0, cap / share) if share > 0 else 1.0
+    return weights
+
+
+def train(
+    params: Params, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig, key: Array,
+    progress: Progress | None = None,
+) -> tuple[Params, tuple[dict[str, float], ...]]:
+    """Adam on the CQL loss, in compiled scans of CHUNK_STEPS. Same data, config and key: the same parameters."""
+    steps = max(CHUNK_STEPS, config.steps - config.steps % CHUNK_STEPS)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.gradient_clip),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 20, steps),
+            weight_decay=config.weight_decay,
+        ),
+    )
+    masses = jnp.asarray(COST_MASSES)
+
+    def step(carry: Any, step_key: Array, turns: Turns, cdf: Array) -> tuple[Any, Any]:
+        params, target, state = carry
+        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
+        (_, info), gradient = jax.value_and_grad(loss, has_aux=True)(params, target, batch, config, relabel)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, polyak(target, params, config.polyak), state), info
+
+    @partial(jax.jit, donate_argnums=0)
+    def chunk(carry: Any, keys: Array, turns: Turns, cdf: Array) -> tuple[Any, Any]:
+        carry, infos = jax.lax.scan(lambda c, k: step(c, k, turns, cdf), carry, keys)
+        return carry, jax.tree.map(jnp.mean, infos)
+
+    target = jax.tree.map(jnp.copy, params)
+    carry = (params, target, optimizer.init(params))
+    curve = []
+    for start in range(0, steps, CHUNK_STEPS):
+        keys = jax.random.split(jax.random.fold_in(key, start), CHUNK_STEPS)
+        carry, info = chunk(carry, keys, turns, cdf)
+        curve.append({"step": float(start + CHUNK_STEPS)} | {name: float(value) for name, value in info.items()})
+        if progress is not None:
+            progress(start + CHUNK_STEPS, steps)
+    return carry[0], tuple(curve)
