@@ -14,7 +14,7 @@ import numpy as np
 from policy import planning
 from policy.exploration import GREEDY, Exploration, action_probabilities, draw
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
-from policy.mdp import BoolArray, Decision, FloatArray, Observation, PolicyFault
+from policy.mdp import BoolArray, Decision, FloatArray, Observation, Policy, PolicyFault
 from policy.planning import Bools, Floats
 from policy.quality import PriorQuality, QualityModel
 
@@ -179,6 +179,15 @@ class Resolving:
             q_quality=quality + later_quality, q_cost_usd=costs + found.plan.spend_usd,
             info={"lambda_per_usd": price, "turns_left": turns},
         )
+
+
+def builtin_rules(exploration: Exploration = GREEDY) -> dict[str, Policy]:
+    """The rules that an operator may promote by id without a checkpoint."""
+    rules: tuple[Policy, ...] = (
+        Resolving(exploration=exploration), Pacing(exploration=exploration), TunedLambda(exploration=exploration),
+        Strongest(exploration=exploration), Cheapest(exploration=exploration), Random(),
+    )
+    return {rule.policy_id: rule for rule in rules}
 
 
 def decided(

@@ -39,18 +39,19 @@ MAX_PARAMS_BYTES = 256 << 20
 
 RULES: Mapping[str, frozenset[str]] = {
     "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
-    "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "shrinkage"}),
-    "pacing": frozenset({"factor", "reserve", "shrinkage"}),
-    "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "shrinkage"}),
+    "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "network_quality", "shrinkage"}),
+    "pacing": frozenset({"factor", "reserve", "network_quality", "shrinkage"}),
+    "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "network_quality", "shrinkage"}),
+    "threshold": frozenset({"threshold", "network_quality", "shrinkage"}),
+    "strongest": frozenset({"network_quality", "shrinkage"}),
     "cheapest": frozenset(),
-    "strongest": frozenset({"shrinkage"}),
 }
-"""What a checkpoint may decide by, and the numbers each rule takes (policy.actor gives their meaning and defaults)."""
+"""What a checkpoint may decide by, and the numbers each rule takes; `policy.actor.policy_from` gives their defaults."""
 
 _POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FIELDS = frozenset({
     "format", "policy_id", "feature_version", "text_version", "rule", "rule_parameters", "lambda_presets", "hazard",
-    "sizes", "params_sha256", "params_bytes", "report",
+    "average_quality", "sizes", "params_sha256", "params_bytes", "report",
 })
 
 
@@ -62,7 +63,9 @@ class CheckpointError(ValueError):
 class Recipe:
     """How a checkpoint decides, besides its parameters: all of the manifest that a trainer chooses.
 
-    `rule` names one of RULES and `rule_parameters` its numbers; `report` is free JSON (the gate's verdict).
+    `rule` names one of RULES and `rule_parameters` its numbers; `average_quality` is the mean graded quality by model
+    name, which replaces the catalogue's prior for the models that the log knows; `report` is free JSON (the gate's
+    verdict).
     """
 
     policy_id: str
@@ -70,6 +73,7 @@ class Recipe:
     rule_parameters: Mapping[str, float] = field(default_factory=dict)
     lambda_presets: Mapping[str, float] = field(default_factory=lambda: dict(LAMBDA_PRESETS))
     horizon: Horizon = DEFAULT_HORIZON
+    average_quality: Mapping[str, float] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
     report: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,8 +101,8 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
         "format": FORMAT, "policy_id": recipe.policy_id, "feature_version": FEATURE_VERSION,
         "text_version": TEXT_VERSION, "rule": recipe.rule, "rule_parameters": dict(recipe.rule_parameters),
         "lambda_presets": dict(recipe.lambda_presets), "hazard": list(recipe.horizon.hazard),
-        "sizes": asdict(recipe.sizes), "params_sha256": hashlib.sha256(body).hexdigest(), "params_bytes": len(body),
-        "report": dict(recipe.report),
+        "average_quality": dict(recipe.average_quality), "sizes": asdict(recipe.sizes), "report": dict(recipe.report),
+        "params_sha256": hashlib.sha256(body).hexdigest(), "params_bytes": len(body),
     }
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
@@ -213,10 +217,10 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     rule = manifest["rule"]
     if not isinstance(rule, str) or rule not in RULES:
         raise CheckpointError(f"{MANIFEST}: rule: expected one of {', '.join(RULES)}, found {rule!r}"[:300])
-    parameters = _numbers(manifest, "rule_parameters", least=0.0)
+    parameters = _numbers(manifest, "rule_parameters", most=1e9)
     if unknown := sorted(set(parameters) - RULES[rule]):
         raise CheckpointError(f"{MANIFEST}: rule_parameters: {rule} takes no {', '.join(unknown)}"[:300])
-    presets = _numbers(manifest, "lambda_presets", least=0.0)
+    presets = _numbers(manifest, "lambda_presets", most=1e9)
     if set(presets) != set(LAMBDA_PRESETS):
         raise CheckpointError(f"{MANIFEST}: lambda_presets: expected {', '.join(LAMBDA_PRESETS)}")
     hazard = manifest["hazard"]
@@ -231,14 +235,15 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     if sizes != Sizes(hidden=sizes.hidden, joint=sizes.joint, members=sizes.members):
         raise CheckpointError(f"{MANIFEST}: sizes: not those of feature version {FEATURE_VERSION}")
     return Recipe(
-        folder_name, rule, parameters, presets, Horizon(tuple(float(h) for h in hazard)), sizes, manifest["report"]
+        folder_name, rule, parameters, presets, Horizon(tuple(float(h) for h in hazard)),
+        _numbers(manifest, "average_quality", most=1.0), sizes, manifest["report"],
     )
 
 
-def _numbers(manifest: dict[str, Any], name: str, *, least: float) -> dict[str, float]:
+def _numbers(manifest: dict[str, Any], name: str, *, most: float) -> dict[str, float]:
     value = manifest[name]
-    if not isinstance(value, dict) or not all(_within(v, least, 1e9) for v in value.values()):
-        raise CheckpointError(f"{MANIFEST}: {name}: expected an object of numbers from {least:g} to 1e9")
+    if not isinstance(value, dict) or not all(_within(v, 0.0, most) for v in value.values()):
+        raise CheckpointError(f"{MANIFEST}: {name}: expected an object of numbers from 0 to {most:g}")
     return {key: float(number) for key, number in value.items()}
 
 

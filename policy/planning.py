@@ -165,6 +165,30 @@ def resolve(
     )
 
 
+def lower_confidence_scores(
+    q_quality: Floats, q_cost_usd: Floats, mask: Bools, lambda_per_usd: ArrayLike, pessimism: float, shrinkage: float
+) -> Floats:
+    """An ensemble's Q_quality - lambda * Q_cost, where only what the members agree on counts: (..., E, K) -> (..., K).
+
+    Differences of quality between candidates are shrunk by the out-of-fold slope `shrinkage`, and `pessimism` standard
+    deviations (over members, of a candidate's advantage over the allowed ones' mean) are taken off. What all
+    candidates share moves none of them.
+    """
+    count = np.maximum(mask.sum(axis=-1, keepdims=True), 1)
+    price = np.asarray(lambda_per_usd, float)[..., None]
+
+    def advantage(values: Floats, allowed: Bools, among: Any) -> Floats:
+        over: Floats = values - np.where(allowed, values, 0.0).sum(axis=-1, keepdims=True) / among
+        return over
+
+    members = q_quality - price[..., None] * q_cost_usd
+    doubt = advantage(members, mask[..., None, :], count[..., None, :]).std(axis=-2)
+    quality = q_quality.mean(axis=-2)
+    shared = quality - advantage(quality, mask, count)
+    scores: Floats = shared + shrinkage * (quality - shared) - price * q_cost_usd.mean(axis=-2) - pessimism * doubt
+    return scores
+
+
 def _soft_backup(terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats) -> tuple[Floats, Floats]:
     """log-sum-exp over j of terms_j + [j = k] saved_k, and the mean total under its softmax; both for every k.
 

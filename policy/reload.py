@@ -1,0 +1,182 @@
+"""Which policies serve, and how they change under traffic: verify, warm up, then swap one reference.
+
+The gateway passes in what the policies table wants; here it is made true or left alone. A turn reads `slot.lineup` once
+and is served by that line-up to its end, so no turn mixes two policies. Whatever is off with a new champion, the old
+one stays; a shadow or canary that is off does not serve.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from policy.baselines import LAMBDA_PRESETS, builtin_rules
+from policy.checkpoint import MANIFEST, CheckpointError, load
+from policy.exploration import GREEDY, Exploration
+from policy.guarded import check_decision
+from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
+from policy.text import STATS_DIM, TEXT_DIM
+
+DEFAULT_RULE = "rule:resolving"
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A policy as the table names it; `sha256` of the manifest when the table knows it. `rule:...` needs no folder."""
+
+    policy_id: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The stages of the policies table. No champion: the default rule."""
+
+    champion: Reference | None = None
+    canary: Reference | None = None
+    shadow: Reference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A policy that is warm, with the points of the lambda sweep it was calibrated for."""
+
+    policy: Policy
+    reference: Reference
+    lambda_presets: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Who serves now. Frozen: a turn holds one for its whole life."""
+
+    champion: Served
+    canary: Served | None = None
+    shadow: Served | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What a refresh did; `problems` has one line for every wanted policy that does not serve."""
+
+    changed: bool
+    problems: tuple[str, ...]
+
+
+class PolicySlot:
+    """Holds the line-up. `refresh` blocks (disk, compilation): call it from a thread, turns go on meanwhile."""
+
+    def __init__(self, directory: Path, exploration: Exploration = GREEDY) -> None:
+        self._directory = directory
+        self._exploration = exploration
+        self._rules = {
+            policy_id: Served(rule, Reference(policy_id), LAMBDA_PRESETS)
+            for policy_id, rule in builtin_rules(exploration).items()
+        }
+        self._refreshing = threading.Lock()
+        self._refused: dict[Reference, tuple[object, str]] = {}
+        self._lineup = Lineup(self.rule)
+
+    @property
+    def lineup(self) -> Lineup:
+        return self._lineup
+
+    @property
+    def rule(self) -> Served:
+        """What answers when a policy faults, and while nothing else is published."""
+        return self._rules[DEFAULT_RULE]
+
+    def refresh(self, wanted: Wanted) -> Refresh:
+        """Make the line-up what is wanted, as far as it verifies and warms up."""
+        with self._refreshing:
+            now, problems = self._lineup, []
+            made: dict[str, Served | None] = {}
+            for role in ("champion", "canary", "shadow"):
+                reference: Reference | None = getattr(wanted, role)
+                try:
+                    made[role] = None if reference is None else self._served(reference, now)
+                except (CheckpointError, PolicyFault) as error:
+                    problems.append(f"{role} {reference.policy_id if reference else ''}: {error}"[:300])
+                    made[role] = now.champion if role == "champion" else None
+            lineup = Lineup(made["champion"] or self.rule, made["canary"], made["shadow"])
+            changed = lineup != now
+            if changed:
+                self._lineup = lineup
+            return Refresh(changed, tuple(problems))
+
+    def _served(self, reference: Reference, now: Lineup) -> Served:
+        if reference.policy_id in self._rules:
+            return self._rules[reference.policy_id]
+        for served in (now.champion, now.canary, now.shadow):
+            if served is not None and served.reference == reference:
+                return served
+        if not _FOLDER.fullmatch(reference.policy_id):
+            raise CheckpointError("expected a policy id of letters, digits, '.', '_' and '-', or a built-in rule's")
+        stamp = self._stamp(reference)
+        refused = self._refused.get(reference)
+        if refused is not None and refused[0] == stamp:
+            raise CheckpointError(refused[1])
+        try:
+            served = self._made(reference)
+        except (CheckpointError, PolicyFault) as error:
+            self._refused[reference] = (stamp, str(error))
+            raise
+        self._refused.pop(reference, None)
+        return served
+
+    def _made(self, reference: Reference) -> Served:
+        # JAX costs two seconds and over 100 MB: only a gateway that serves a checkpoint pays for it.
+        from policy.actor import policy_from  # noqa: PLC0415
+
+        loaded = load(self._directory / reference.policy_id, sha256=reference.sha256)
+        try:
+            policy = policy_from(loaded, self._exploration)
+            warm_up(policy)
+        except PolicyFault:
+            raise
+        except Exception as error:  # whatever building or compiling raises, the old policy stays
+            raise PolicyFault(f"does not start ({type(error).__name__})") from error
+        return Served(policy, reference, loaded.recipe.lambda_presets)
+
+    def _stamp(self, reference: Reference) -> object:
+        """Changes when the folder does, so that a refused checkpoint is read again only after it changed."""
+        try:
+            status = (self._directory / reference.policy_id / MANIFEST).lstat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def warm_up(policy: Policy) -> None:
+    """Decide a few synthetic turns and check the answers: compiles what will serve. Raises PolicyFault."""
+    for count in (1, 3, 20):
+        observation = synthetic_observation(count)
+        for uniform in (0.0, 0.999):
+            check_decision(observation, policy.decide(observation, uniform))
+
+
+def synthetic_observation(count: int) -> Observation:
+    """A plausible first turn over `count` candidates whose prices grow threefold."""
+    candidates = tuple(
+        CandidateView(
+            name=f"model-{k}", input_usd_per_mtok=0.1 * 1.5**k, cached_input_usd_per_mtok=0.01 * 1.5**k,
+            output_usd_per_mtok=0.4 * 1.5**k, quality_prior=0.5 + 0.4 * k / count, context_limit_tokens=128_000,
+            input_tokens=400, warm_tokens=0, output_tokens_mean=250.0,
+            cost_quantiles_usd=tuple(1e-4 * 1.5**k * (0.2 + 3.0 * level) for level in COST_LEVELS),
+            cost_max_usd=1e-3 * 1.5**k, served_last=False, failure_rate=0.0, latency_s=0.5, feasible=True,
+        )
+        for k in range(count)
+    )
+    session = SessionView(
+        turn=0, expected_turns=None, budget_usd=1.0, remaining_usd=1.0, tenant_remaining_usd=100.0, spent_usd=0.0,
+        tokens_so_far=0, failures=0, regenerations=0, tool_errors=0, last_quality=None, mean_quality=None,
+        last_model=None, seconds_since_last=None, tool_loop=False,
+    )
+    text, stats = np.zeros(TEXT_DIM, np.float32), np.zeros(STATS_DIM, np.float32)
+    return Observation(text, stats, session, candidates, 1.0)
