@@ -18,7 +18,7 @@ MAX_FEMTOUSD = 10**18
 class Rates:
     """What one call pays, every price known. Per token, but `image` per picture and `request` per call.
 
-    `reasoning` is the price of output tokens spent on thinking, `cache_write_1h` of a prompt cached for the longer time.
+    `reasoning` is the price of output tokens spent on thinking, `cache_write_1h` of a prompt cached for an hour.
     """
 
     input_femtousd: int

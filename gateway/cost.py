@@ -1,0 +1,146 @@
+"""The cost law: what a call can cost at worst, what it did cost, and the token limit that makes the first one true.
+
+Pure functions of integers. Sums are exact in femto-USD and rounded up to nano-USD once, at the end.
+
+    worst(t)      = max over reachable tiers of  bound * dearest input + images + request + n * t * dearest output
+    affordable(B) = the largest t with worst(t) <= B
+    bill(usage)   = the tier of the whole prompt; cached, written, audio and reasoning tokens at their own prices
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
+from gateway.operations import UsageSource
+from gateway.prices import Prices, Rates
+from gateway.usage import ReportedUsage, Usage, UsageFault
+
+UNLIMITED_TOKENS = 10**9
+"""What any budget affords of a free answer."""
+
+PLAUSIBLE_FACTOR = 2
+PLAUSIBLE_SLACK_TOKENS = 1_000
+"""A report beyond twice its bound (and this) is no bill but a fault; below, a provider may have overrun for real."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What to settle a hold at. `alarm` names what an operator must look at: "implausible_usage" or "overage"."""
+
+    amount_nanousd: int
+    usage_source: UsageSource
+    usage: Usage
+    alarm: str | None = None
+
+
+def worst_case_nanousd(
+    prices: Prices, prompt_tokens_bound: int, max_output_tokens: int, *, n: int = 1, images: int = 0, audio: bool = False
+) -> int:
+    """The most that a call can cost whose prompt has at most `prompt_tokens_bound` tokens and whose `n` answers have at
+    most `max_output_tokens` each. `audio`: the call may carry audio in either direction."""
+    return nanousd_from_femtousd(
+        max(
+            _fixed_femtousd(rates, prompt_tokens_bound, images, audio)
+            + n * max_output_tokens * _output_femtousd(rates, audio)
+            for rates in prices.reachable(prompt_tokens_bound)
+        )
+    )
+
+
+def affordable_output_tokens(
+    prices: Prices, prompt_tokens_bound: int, budget_nanousd: int, *, n: int = 1, images: int = 0, audio: bool = False
+) -> int:
+    """The largest `max_output_tokens` whose worst case fits `budget_nanousd`; 0 also when not even the prompt fits.
+
+    Exact inverse of `worst_case_nanousd`; UNLIMITED_TOKENS when answers are free.
+    """
+    budget_femtousd = budget_nanousd * FEMTOUSD_PER_NANOUSD
+    tokens = UNLIMITED_TOKENS
+    for rates in prices.reachable(prompt_tokens_bound):
+        left_femtousd = budget_femtousd - _fixed_femtousd(rates, prompt_tokens_bound, images, audio)
+        if left_femtousd < 0:
+            return 0
+        per_token_femtousd = n * _output_femtousd(rates, audio)
+        if per_token_femtousd:
+            tokens = min(tokens, left_femtousd // per_token_femtousd)
+    return tokens
+
+
+def prompt_cost_nanousd(prices: Prices, prompt_tokens: int, *, cached_tokens: int = 0, images: int = 0) -> int:
+    """What the prompt alone costs: the least that a dispatched call is charged."""
+    return bill_nanousd(prices, Usage(prompt_tokens, 0, cached_tokens=min(cached_tokens, prompt_tokens)), images=images)
+
+
+def bill_nanousd(prices: Prices, usage: Usage, *, images: int = 0) -> int:
+    """The invoice for `usage`, at the tier that the whole prompt falls into."""
+    return nanousd_from_femtousd(bill_femtousd(prices.at(usage.prompt_tokens), usage, images))
+
+
+def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
+    """The invoice before rounding. Every token is paid once: the special counts are parts of the totals."""
+    written_1h = usage.cache_write_1h_tokens
+    written = usage.cache_write_tokens - written_1h
+    uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    audio_in = min(usage.audio_input_tokens, uncached)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    audio_out = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
+    return (
+        (uncached - audio_in) * rates.input_femtousd
+        + audio_in * rates.audio_input_femtousd
+        + usage.cached_tokens * rates.cached_input_femtousd
+        + written * rates.cache_write_femtousd
+        + written_1h * rates.cache_write_1h_femtousd
+        + (usage.output_tokens - reasoning - audio_out) * rates.output_femtousd
+        + reasoning * rates.reasoning_femtousd
+        + audio_out * rates.audio_output_femtousd
+        + images * rates.image_femtousd
+        + rates.request_femtousd
+    )
+
+
+def settled_amount(
+    prices: Prices,
+    reported: ReportedUsage,
+    *,
+    held_nanousd: int,
+    prompt_tokens_bound: int,
+    max_output_tokens: int,
+    estimated: Usage,
+    n: int = 1,
+    images: int = 0,
+) -> Settlement:
+    """What a dispatched call is settled at.
+
+    missing usage            the bill of `estimated`, never above the hold; marked estimated (missing is not zero)
+    zero                     zero tokens, as the provider says
+    negative, contradictory, or far beyond what was bound     the whole hold, with an alarm
+    more than the hold       the true bill, with an alarm: the ledger posts the excess as overage
+    """
+    if reported is None:
+        amount = min(bill_nanousd(prices, estimated, images=images), held_nanousd)
+        return Settlement(amount, "estimated", estimated)
+    if isinstance(reported, UsageFault) or not _is_plausible(reported, prompt_tokens_bound, n * max_output_tokens):
+        return Settlement(held_nanousd, "estimated", estimated, "implausible_usage")
+    amount = min(bill_nanousd(prices, reported, images=images), MAX_NANOUSD)
+    return Settlement(amount, "reported", reported, "overage" if amount > held_nanousd else None)
+
+
+def _is_plausible(usage: Usage, prompt_tokens_bound: int, output_tokens_bound: int) -> bool:
+    return (
+        usage.prompt_tokens <= PLAUSIBLE_FACTOR * prompt_tokens_bound + PLAUSIBLE_SLACK_TOKENS
+        and usage.output_tokens <= PLAUSIBLE_FACTOR * output_tokens_bound + PLAUSIBLE_SLACK_TOKENS
+    )
+
+
+def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: bool) -> int:
+    """Everything but the answer, at worst."""
+    per_token_femtousd = rates.dearest_input_femtousd
+    if audio:
+        per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd)
+    return prompt_tokens_bound * per_token_femtousd + images * rates.image_femtousd + rates.request_femtousd
+
+
+def _output_femtousd(rates: Rates, audio: bool) -> int:
+    dearest_femtousd = rates.dearest_output_femtousd
+    return max(dearest_femtousd, rates.audio_output_femtousd) if audio else dearest_femtousd

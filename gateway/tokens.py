@@ -1,0 +1,234 @@
+"""How many tokens a prompt has: an *estimate* for decisions, and a *bound* for money.
+
+The estimate is a count with o200k, read from the copy inside the litellm package: nothing is fetched, and litellm is
+not imported. The model that answers may use another tokenizer, so the bound is built to hold for all of them:
+
+    bound = min(bytes, 2 * estimate + digits + punctuation + white space beyond single spaces + non-ASCII bytes)
+
+No byte-level tokenizer uses more tokens than bytes. Within that, ASCII letters are where vocabularies agree best:
+twice o200k's count covers Anthropic's, Llama's and GPT-2's. They disagree about runs of digits, punctuation and white
+space and about other scripts, and there every byte is counted as a token. On top come what templates add around
+messages, tools and schemas, and pictures, audio and files, which are never tokenised as text.
+
+Small prompts are counted in place; from INLINE_BYTES on a thread does it (the tokenizer lets go of the GIL), so that a
+megabyte of prompt does not hold up the event loop. Texts seen before are remembered by digest: a session sends its
+whole history on every turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import tiktoken
+
+_log = logging.getLogger("seqroute.tokens")
+
+INLINE_BYTES = 4_096
+REMEMBERED_TEXTS = 8_192
+REMEMBERED_FROM_BYTES = 256
+
+_VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache name of o200k_base
+_LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
+_SPACES_BETWEEN_WORDS = re.compile(rb"(?<=\S) (?=\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """`estimate` is the likely count, `bound` holds for every tokenizer; both include tools and pictures."""
+
+    estimate: int
+    bound: int
+
+    def __add__(self, other: PromptTokens) -> PromptTokens:
+        return PromptTokens(self.estimate + other.estimate, self.bound + other.bound)
+
+
+# What surrounds the text (estimate, bound). Templates of open models spend up to ten tokens on a turn's markers;
+# Anthropic adds a hidden prompt of up to about 530 tokens when tools are given, and LiteLLM turns a schema into a tool.
+_REQUEST = PromptTokens(3, 32)
+_MESSAGE = PromptTokens(4, 12)
+_TOOLS = PromptTokens(40, 1_024)
+_TOOL = PromptTokens(8, 32)
+_SCHEMA = PromptTokens(20, 1_024)
+# OpenAI at most 1,445 at high detail, Anthropic 4,784, Gemini 2,240; at low detail 85, and 2,833 for gpt-4o-mini.
+_IMAGE = PromptTokens(1_000, 6_000)
+_IMAGE_LOW = PromptTokens(85, 3_000)
+_FILE_BY_ID = PromptTokens(5_000, 100_000)
+_FILE_AT_LEAST = PromptTokens(1_500, 5_000)
+_AUDIO_AT_LEAST = PromptTokens(20, 100)
+
+
+class _Tokenizer(Protocol):
+    def encode_ordinary(self, text: str) -> list[int]: ...
+
+
+class TokenCounter:
+    """Counts prompts and answers. `start` loads the vocabulary (half a second, in a thread); else the first count does."""
+
+    def __init__(self, *, threads: int = 2) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
+        self._tokenizer: _Tokenizer | None = None
+        self._loading: asyncio.Future[_Tokenizer] | None = None
+        self._remembered: dict[bytes, PromptTokens] = {}
+
+    async def start(self) -> None:
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().run_in_executor(self._executor, _load_tokenizer)
+        self._tokenizer = await self._loading
+
+    async def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def count(self, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> PromptTokens:
+        """Tokens of a chat prompt: messages, tools, functions and response schema."""
+        texts: list[str] = []
+        around = _REQUEST
+        for message in messages:
+            around += _MESSAGE
+            for part in _parts(message):
+                if isinstance(part, str):
+                    texts.append(part)
+                else:
+                    around += part
+        tools = [*(params.get("tools") or ()), *(params.get("functions") or ())]
+        if tools:
+            around += _TOOLS
+            for tool in tools:
+                around += _TOOL
+                texts.append(orjson.dumps(tool).decode())
+        if params.get("response_format"):
+            around += _SCHEMA
+            texts.append(orjson.dumps(params["response_format"]).decode())
+        return around + await self.count_texts(texts)
+
+    async def count_texts(self, texts: Sequence[str]) -> PromptTokens:
+        """Tokens of plain texts, nothing around them."""
+        if self._tokenizer is None:
+            await self.start()
+        known, digests, unknown = PromptTokens(0, 0), [], []
+        for text in texts:
+            digest = _digest(text)
+            seen = self._remembered.get(digest) if digest else None
+            if seen is None:
+                unknown.append(text)
+                digests.append(digest)
+            else:
+                known += seen
+        if sum(map(len, unknown)) < INLINE_BYTES:
+            counts = self._count_all(unknown)
+        else:
+            counts = await asyncio.get_running_loop().run_in_executor(self._executor, self._count_all, unknown)
+        for digest, counted in zip(digests, counts, strict=True):
+            if digest:
+                self._remember(digest, counted)
+            known += counted
+        return known
+
+    async def count_output(self, text: str) -> int:
+        """Estimate of what a provider billed for `text` that it generated and gave no usage for."""
+        return (await self.count_texts([text])).estimate if text else 0
+
+    def _count_all(self, texts: Iterable[str]) -> list[PromptTokens]:
+        assert self._tokenizer is not None
+        return [count_text(self._tokenizer, text) for text in texts]
+
+    def _remember(self, digest: bytes, counted: PromptTokens) -> None:
+        if len(self._remembered) >= REMEMBERED_TEXTS:
+            self._remembered.clear()
+        self._remembered[digest] = counted
+
+
+def count_text(tokenizer: _Tokenizer, text: str) -> PromptTokens:
+    """Estimate and bound of one text, by the rule at the top of this file."""
+    if not text:
+        return PromptTokens(0, 0)
+    data = text.encode("utf-8", "replace")
+    estimate = len(tokenizer.encode_ordinary(text))
+    unruly = len(data.translate(None, _LETTERS)) - len(_SPACES_BETWEEN_WORDS.findall(data))
+    return PromptTokens(estimate, min(len(data) + 1, 2 * estimate + unruly))
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
+    """The texts of a message, and the weight of what is not text."""
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _part(part)
+    for name in ("name", "refusal", "reasoning_content", "tool_call_id"):
+        if isinstance(message.get(name), str):
+            yield message[name]
+    for name in ("tool_calls", "function_call", "thinking_blocks", "reasoning_items"):
+        if message.get(name):
+            yield orjson.dumps(message[name]).decode()
+
+
+def _part(part: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
+    kind = part.get("type")
+    inner = part.get(kind) if isinstance(kind, str) else None
+    if isinstance(inner, str) and kind in ("text", "refusal"):
+        yield inner
+    elif kind == "image_url":
+        yield _IMAGE_LOW if isinstance(inner, Mapping) and inner.get("detail") == "low" else _IMAGE
+    elif kind == "input_audio":
+        # At 8 kbit/s a second is 1,300 base64 characters; providers bill 10 to 32 tokens for it.
+        size = _size(inner, "data")
+        yield PromptTokens(max(size // 2_000, _AUDIO_AT_LEAST.estimate), size // 25 + _AUDIO_AT_LEAST.bound)
+    elif kind == "file":
+        size = _size(inner, "file_data")
+        if size:
+            yield PromptTokens(size // 10 + _FILE_AT_LEAST.estimate, size + _FILE_AT_LEAST.bound)
+        else:
+            yield _FILE_BY_ID
+
+
+def _size(inner: object, name: str) -> int:
+    value = inner.get(name) if isinstance(inner, Mapping) else None
+    return len(value) if isinstance(value, str) else 0
+
+
+def _digest(text: str) -> bytes:
+    """Empty for a text too short to be worth remembering."""
+    if len(text) < REMEMBERED_FROM_BYTES:
+        return b""
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+class _ByteTokenizer:
+    """Without a vocabulary: a token per four bytes; the bound falls back to bytes by itself."""
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return [0] * -(-len(text.encode("utf-8", "replace")) // 4)
+
+
+def _load_tokenizer() -> _Tokenizer:
+    folder = _vocabulary_folder()
+    if folder is None:
+        _log.warning("no o200k vocabulary in the litellm package: prompts are counted by their bytes")
+        return _ByteTokenizer()
+    # tiktoken downloads a vocabulary that it does not find in this folder; the check above makes sure that it does.
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+    tokenizer = tiktoken.get_encoding("o200k_base")
+    tokenizer.encode_ordinary("warm")
+    return tokenizer
+
+
+def _vocabulary_folder() -> Path | None:
+    spec = importlib.util.find_spec("litellm")
+    for package in (spec.submodule_search_locations if spec else None) or ():
+        folder = Path(package) / "litellm_core_utils" / "tokenizers"
+        if (folder / _VOCABULARY_FILE).is_file():
+            return folder
+    return None
