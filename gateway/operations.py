@@ -36,10 +36,10 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """With what a session is opened when its first turn comes; on later turns only `ceiling_nanousd` matters.
+    """With what a session is opened when its first turn comes.
 
     `ceiling_nanousd` (a client's X-Session-Budget-USD) sets the session's granted amount when given, never below what
-    is already spent and reserved.
+    is already spent and reserved. `expected_turns` replaces an earlier hint when given.
     """
 
     default_nanousd: int
@@ -82,6 +82,8 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
+    """The hold is committed. `turn` counts the session's turns from 0."""
+
     turn: int
     session: Balance
     tenant: Balance
@@ -186,7 +188,36 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkDispatched:
+    """The call is about to leave: from now on a crash costs `checkpoint_nanousd`, never nothing."""
+
+    hold_id: str
+    checkpoint_nanousd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepHold:
+    """Resolve a hold whose lease ran out: `expire` when nothing was dispatched, else `orphan_post`."""
+
+    hold_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetWindow:
+    """Start the next window of a tenant's (`key_id` None) or a key's budget, if `reset_at_ms` is still due."""
+
+    tenant_id: str
+    key_id: str | None
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swept:
+    """`abandoned`: decisions left pending without an open hold; `forgotten`: idempotency rows past their day."""
+
     expired: int
     orphaned: int
     reset: int
+    abandoned: int = 0
+    forgotten: int = 0

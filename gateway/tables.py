@@ -128,6 +128,7 @@ holds = Table(
     CheckConstraint("posted_nanousd >= 0", name="holds_posted_not_negative"),
     CheckConstraint("state IN ('open', 'settled', 'released', 'expired', 'orphaned')", name="holds_state"),
     CheckConstraint("(state = 'open') = (resolved_at_ms IS NULL)", name="holds_resolved_once"),
+    Index("holds_by_decision", "decision_id"),
 )
 Index("holds_open_by_expiry", holds.c.expires_at_ms, sqlite_where=holds.c.state == "open",
       postgresql_where=holds.c.state == "open")
@@ -144,6 +145,7 @@ ledger_entries = Table(
     Column("granted_delta_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("reserved_delta_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("spent_delta_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("overage_delta_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("tenant_id", String(64), nullable=False),
     Column("session_id", String(128)),
     Column("key_id", String(64)),
@@ -226,6 +228,10 @@ decisions = Table(
     Index("decisions_by_time", "created_at_ms"),
 )
 
+# The sweeper looks for decisions whose process died between two attempts; nearly all rows are not pending.
+Index("decisions_pending", decisions.c.created_at_ms, sqlite_where=decisions.c.status == "pending",
+      postgresql_where=decisions.c.status == "pending")
+
 feedback = Table(
     "feedback",
     metadata,
@@ -299,6 +305,7 @@ idempotency = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "idempotency_key"),
     Index("idempotency_by_expiry", "expires_at_ms"),
+    Index("idempotency_by_decision", "decision_id"),
 )
 
 audit_trail = Table(

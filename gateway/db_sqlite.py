@@ -1,0 +1,391 @@
+"""SQLite as the gateway uses it: one thread owns one connection, and commits what is waiting as one group.
+
+One fsync then serves every turn that asked while the previous one was being written. `soft` work (a checkpoint, the
+dispatch mark) may commit without an fsync: the file system keeps it through a kill of this process, and the next hard
+commit makes it durable too.
+
+SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections write and checkpoint at once. The wheel we depend on
+carries a later one; on an older library this module opens one connection only and refuses to share the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from gateway.errors import LedgerUnavailable
+
+T = TypeVar("T")
+
+SAFE_VERSION = (3, 51, 3)
+BUSY_TIMEOUT_MS = 5_000
+MAX_GROUP = 256
+"""Operations of one commit: enough to amortise the fsync, few enough that the first caller is not kept waiting."""
+
+
+class DatabaseStartError(RuntimeError):
+    """The database cannot be served from: the message says what was found and what to do."""
+
+
+class Cursor(Protocol):
+    """The part of a DBAPI cursor that the ledger's statements use."""
+
+    rowcount: int
+    lastrowid: int | None
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+def _load_driver() -> ModuleType:
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:  # no wheel for this platform: the interpreter's own, under the single-connection rule
+        return sqlite3
+
+
+driver: ModuleType = _load_driver()
+wal_reset_safe: bool = tuple(driver.sqlite_version_info) >= SAFE_VERSION
+
+
+def unavailable(reason: str, retry_after_s: int = 1) -> LedgerUnavailable:
+    """The one error of an outage, in our own words: a driver's text may carry paths and addresses."""
+    return LedgerUnavailable(
+        f"the ledger cannot answer now ({reason}); nothing was spent, try again",
+        headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a driver error means "cannot answer now" rather than "this operation is wrong"."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, (driver.OperationalError, driver.InternalError)) or type(cause) is driver.DatabaseError
+
+
+def open_connection(path: str, *, query_only: bool = False, create: bool = True) -> Any:
+    """Open, set and read back every PRAGMA the durability argument rests on. Raises DatabaseStartError."""
+    uri = "file::memory:" if path == "" else f"file:{_uri_path(path)}?mode={'rwc' if create else 'rw'}"
+    connection = driver.connect(
+        uri,
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=512,
+    )
+    wanted: dict[str, Any] = {
+        "busy_timeout": BUSY_TIMEOUT_MS,
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+    }
+    if query_only:
+        wanted["query_only"] = 1
+    for name, value in wanted.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+    if path == "":
+        wanted["journal_mode"] = "memory"
+    for name, value in wanted.items():
+        found = connection.execute(f"PRAGMA {name}").fetchone()[0]
+        if found != value:
+            connection.close()
+            raise DatabaseStartError(
+                f"SQLite: PRAGMA {name} is {found!r}, expected {value!r} (is the file system able to do it?)"
+            )
+    return connection
+
+
+def _uri_path(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def core_engine(connection: Any, *, begin: str) -> Engine:
+    """An Engine over one given DBAPI connection, whose transactions start with `begin` (never a bare BEGIN)."""
+    engine = create_engine(
+        "sqlite+pysqlite://", module=driver, creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
+    )
+
+    @event.listens_for(engine, "begin")
+    def start_transaction(core: Connection) -> None:
+        core.exec_driver_sql(begin)
+
+    return engine
+
+
+class FileLock:
+    """An advisory lock on `<database>.lock`, held while a process serves from it; the kernel drops it on a crash."""
+
+    def __init__(self, path: str) -> None:
+        self.path = f"{path}.lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise DatabaseStartError(
+                f"{self.path}: another process serves from this SQLite database; one process is what SQLite is for. "
+                "Stop the other one, or use Postgres (general_settings.database_url) for several workers or replicas"
+            ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """`grouped` work gets a cursor inside a shared transaction; else the whole transaction and a Core connection."""
+
+    run: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+    grouped: bool
+    soft: bool
+    careful: Callable[[Any], Any] | None
+
+
+class SqliteThread:
+    """A thread that owns a connection. `submit` never blocks the event loop, and what was submitted always runs."""
+
+    def __init__(self, connection: Any, *, read_only: bool, max_waiting: int, name: str) -> None:
+        self._connection = connection
+        self._read_only = read_only
+        self._max_waiting = max_waiting
+        self._engine = core_engine(connection, begin="BEGIN" if read_only else "BEGIN IMMEDIATE")
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs submitted and not yet answered."""
+        return self._waiting
+
+    def submit(
+        self,
+        run: Callable[[Cursor], T],
+        *,
+        careful: Callable[[Cursor], T] | None = None,
+        soft: bool = False,
+        must: bool = False,
+    ) -> asyncio.Future[T]:
+        """Run `run(cursor)` inside the next group. If the group fails, `careful(cursor)` runs alone under a savepoint.
+
+        `must` is for work that ends a hold: it is taken beyond the queue's cap, since refusing it frees nothing.
+        """
+        return self._put(run, grouped=True, soft=soft, careful=careful, must=must)
+
+    def transact(self, run: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Run `run(connection)` in a transaction of its own, with SQLAlchemy Core."""
+        return self._put(run, grouped=False, soft=False, careful=None, must=False)
+
+    def _put(
+        self, run: Callable[[Any], Any], *, grouped: bool, soft: bool, careful: Callable[[Any], Any] | None, must: bool
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(unavailable("it is closed"))
+        elif self._waiting >= self._max_waiting * (4 if must else 1):
+            future.set_exception(unavailable("too many operations are waiting"))
+        else:
+            self._waiting += 1
+            self._queue.put(_Job(run, future, grouped, soft, careful))
+        return future
+
+    async def close(self) -> None:
+        """Finish what was submitted, then close the connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        # The thread is gone; its last deliveries were scheduled before this resumed.
+        await asyncio.sleep(0)
+
+    def _serve(self) -> None:
+        core = self._engine.connect()
+        cursor = self._connection.cursor()
+        try:
+            carry: _Job | None = None
+            while True:
+                first = carry or self._queue.get()
+                if first is None:
+                    return
+                if not first.grouped:
+                    carry = None
+                    self._deliver([self._alone(core, first)])
+                    continue
+                group, carry, stop = self._gather(first)
+                self._deliver(self._together(cursor, group))
+                if stop:
+                    return
+        finally:
+            core.close()
+            self._engine.dispose()
+            self._connection.close()
+
+    def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
+        """All grouped jobs that are waiting now, up to the first that wants a transaction of its own."""
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return group, None, True
+            if not job.grouped:
+                return group, job, False
+            group.append(job)
+        return group, None, False
+
+    def _alone(self, core: Connection, job: _Job) -> tuple[_Job, Any, BaseException | None]:
+        try:
+            with core.begin():
+                result = job.run(core)
+        except Exception as error:  # noqa: BLE001 - whatever the caller's function raised goes back to that caller
+            self._ensure_idle()
+            return job, None, _translated(error)
+        return job, result, None
+
+    def _together(self, cursor: Cursor, group: Sequence[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
+        soft = not self._read_only and all(job.soft for job in group)
+        try:
+            if soft:
+                cursor.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return self._commit_group(cursor, group, soft=soft)
+            finally:
+                if soft:
+                    cursor.execute("PRAGMA synchronous = FULL")
+        except driver.Error as error:
+            self._ensure_idle()
+            return [(job, None, _translated(error)) for job in group]
+
+    def _commit_group(
+        self, cursor: Cursor, group: Sequence[_Job], *, soft: bool
+    ) -> list[tuple[_Job, Any, BaseException | None]]:
+        begin = "BEGIN" if self._read_only else "BEGIN IMMEDIATE"
+        cursor.execute(begin)
+        try:
+            results: list[tuple[_Job, Any, BaseException | None]] = [(job, job.run(cursor), None) for job in group]
+        except Exception as error:
+            cursor.execute("ROLLBACK") if self._connection.in_transaction else None
+            if isinstance(error, driver.Error) and is_outage(error):
+                raise
+            # One operation was refused by the database or is wrong in itself: find it, and commit the others.
+            cursor.execute(begin)
+            results = [self._guarded(cursor, job) for job in group]
+        cursor.execute("COMMIT")
+        return results
+
+    def _guarded(self, cursor: Cursor, job: _Job) -> tuple[_Job, Any, BaseException | None]:
+        cursor.execute("SAVEPOINT one")
+        try:
+            result = (job.careful or job.run)(cursor)
+        except Exception as error:
+            if isinstance(error, driver.Error) and is_outage(error):
+                raise
+            cursor.execute("ROLLBACK TO one")
+            cursor.execute("RELEASE one")
+            return job, None, error
+        cursor.execute("RELEASE one")
+        return job, result, None
+
+    def _ensure_idle(self) -> None:
+        """After a failed commit the transaction may still be open; the next group must not join it."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _deliver(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._answer, outcomes)
+        except RuntimeError:  # the loop was closed under us; nobody is waiting any more
+            return
+
+    def _answer(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> None:
+        self._waiting -= len(outcomes)
+        for job, result, error in outcomes:
+            if job.future.cancelled():
+                continue
+            if error is None:
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(error)
+
+
+def _translated(error: Exception) -> Exception:
+    if not is_outage(error):
+        return error
+    outage = unavailable("the database file is busy, full or unreadable")
+    outage.__cause__ = error
+    return outage
+
+
+class SqliteDatabase:
+    """The file, its writer thread, and (when the library is safe with two connections) a reader thread."""
+
+    def __init__(self, path: str, *, serving: bool, max_waiting: int) -> None:
+        self.path = path
+        self._exclusive = serving or not wal_reset_safe
+        self._max_waiting = max_waiting
+        self._lock = FileLock(path)
+        self.writer: SqliteThread
+        self.reader: SqliteThread
+
+    async def start(self) -> None:
+        if self.path:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            if self._exclusive:
+                self._lock.acquire()
+        try:
+            self.writer = SqliteThread(
+                open_connection(self.path), read_only=False, max_waiting=self._max_waiting, name="sqlite-writer"
+            )
+            self.reader = self.writer
+            if self.path and wal_reset_safe:
+                self.reader = SqliteThread(
+                    open_connection(self.path, query_only=True),
+                    read_only=True,
+                    max_waiting=self._max_waiting,
+                    name="sqlite-reader",
+                )
+        except driver.Error as error:
+            self._lock.release()
+            raise DatabaseStartError(
+                f"{self.path}: cannot be opened as a SQLite database ({type(error).__name__})"
+            ) from error
+
+    async def close(self) -> None:
+        if self.reader is not self.writer:
+            await self.reader.close()
+        await self.writer.close()
+        self._lock.release()
+
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        return await asyncio.shield(self.reader.transact(run))
+
+    async def write(self, run: Callable[[Connection], T]) -> T:
+        return await asyncio.shield(self.writer.transact(run))

@@ -1,0 +1,143 @@
+"""What both databases' ledgers agree on: the row of a decision, what a reader is given, what text may be stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.money import MAX_NANOUSD
+from gateway.operations import Balance, Reserve, Settle
+from gateway.tables import decisions
+
+DECISION_COLUMNS: tuple[str, ...] = tuple(column.name for column in decisions.columns)
+
+LEDGER_COLUMNS = frozenset(
+    {
+        "decision_id",
+        "tenant_id",
+        "session_id",
+        "turn",
+        "previous_decision_id",
+        "session_budget_nanousd",
+        "remaining_before_nanousd",
+        "remaining_after_nanousd",
+        "reserved_nanousd",
+        "cost_nanousd",
+        "created_at_ms",
+    }
+)
+"""Columns of `decisions` that only the ledger writes: the money and the order of turns."""
+
+OUTCOME_COLUMNS: tuple[str, ...] = (
+    "model",
+    "action",
+    "propensity",
+    "reason",
+    "completion_id",
+    "status",
+    "usage_source",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "latency_ms",
+    "first_byte_ms",
+    "finish_reason",
+    "error_code",
+    "signals",
+    "request_text",
+    "response_text",
+    "completed_at_ms",
+)
+"""Columns that a settle or release may set."""
+
+_DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals": "{}"}
+
+
+class UnknownHold(LookupError):
+    """A hold that was never reserved: a defect of the caller, not a race."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session as a turn needs it: its own account, its tenant's, how it went, and what it remembers."""
+
+    tenant_id: str
+    session_id: str
+    balance: Balance
+    state: str
+    turns: int
+    expected_turns: int | None
+    memory: str
+    last_decision_id: str | None
+    quality_count: int
+    quality_sum: float
+    last_quality: float | None
+    created_at_ms: int
+    updated_at_ms: int
+    tenant: Balance
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Tenant and session of one turn, in one read. `session` is None before its first turn."""
+
+    tenant: Balance
+    session: SessionRow | None
+
+
+def checked_reserve(op: Reserve) -> Reserve:
+    """Refuse what could never be stored, before it reaches a group. Raises ValueError."""
+    if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
+        raise ValueError(f"reserve: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    unknown = set(op.decision or ()) - set(DECISION_COLUMNS)
+    if unknown:
+        raise ValueError(f"reserve: no such columns in decisions: {sorted(unknown)}")
+    return op
+
+
+def checked_settle(op: Settle) -> Settle:
+    if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
+        raise ValueError(f"settle: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    return op
+
+
+def decision_row(op: Reserve) -> dict[str, Any]:
+    """The pending row with every column; the ledger's own turn and money columns are still None."""
+    assert op.decision is not None
+    row: dict[str, Any] = dict.fromkeys(DECISION_COLUMNS) | _DEFAULTS
+    row.update({name: storable(value) for name, value in op.decision.items()})
+    row.update(dict.fromkeys(LEDGER_COLUMNS))
+    row |= {
+        "decision_id": op.decision_id,
+        "tenant_id": op.tenant_id,
+        "session_id": op.session_id,
+        "model": op.model,
+        "reserved_nanousd": op.amount_nanousd,
+        "created_at_ms": op.now_ms,
+        "status": "pending",
+    }
+    return row
+
+
+def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a settle or release sets; columns the ledger computes itself are left to it. Raises ValueError."""
+    if not decision:
+        return {}
+    outcome = {name: storable(value) for name, value in decision.items() if name not in LEDGER_COLUMNS}
+    unknown = set(outcome) - set(OUTCOME_COLUMNS)
+    if unknown:
+        raise ValueError(f"settle: not an outcome of a decision: {sorted(unknown)}")
+    return outcome
+
+
+def storable(value: Any) -> Any:
+    """Text both databases can hold: no NUL (Postgres), no lone surrogate; no NaN or infinity among numbers."""
+    if isinstance(value, str):
+        return value.replace("\x00", "").encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    return value

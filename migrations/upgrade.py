@@ -1,0 +1,48 @@
+"""Bring a database to the newest schema: `seqroute migrate`, and what `seqroute serve` does by itself on SQLite.
+
+Several replicas may call it at once: on Postgres an advisory lock of the transaction lets one of them do the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from gateway.db import transaction
+
+HERE = Path(__file__).parent
+PERCENT = "%"
+
+
+def _configuration(connection: Connection | None = None) -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(HERE).replace(PERCENT, PERCENT * 2))
+    configuration.attributes["connection"] = connection
+    return configuration
+
+
+def upgrade(url: str, revision: str = "head") -> str:
+    """Run every migration up to `revision` in one transaction; answer the revision the database is at.
+
+    Raises DatabaseStartError or the driver's error when the database cannot be opened.
+    """
+    with transaction(url) as connection:
+        command.upgrade(_configuration(connection), revision)
+        return current_revision(connection) or ""
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision a database is at; None when it was never migrated."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str:
+    """The revision this code expects."""
+    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    assert head is not None
+    return head
