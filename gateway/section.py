@@ -325,7 +325,13 @@ def _as_decimal(value: object) -> Decimal | None:
 
 
 def _range(minimum: Decimal | float, maximum: Decimal | float | None) -> str:
-    return f"of at least {minimum:f}" if maximum is None else f"from {minimum} to {maximum}"
+    low = _plainly(minimum)
+    return f"of at least {low}" if maximum is None else f"from {low} to {_plainly(maximum)}"
+
+
+def _plainly(number: Decimal | float) -> str:
+    whole = Decimal(str(number)).normalize()
+    return f"{whole:f}"
 
 
 def _kind(value: object) -> str:
