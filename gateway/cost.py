@@ -19,23 +19,36 @@ from gateway.usage import ReportedUsage, Usage, UsageFault
 UNLIMITED_TOKENS = 10**9
 """What any budget affords of a free answer."""
 
-PLAUSIBLE_FACTOR = 2
-PLAUSIBLE_SLACK_TOKENS = 1_000
-"""A report beyond twice its bound (and this) is no bill but a fault; below, a provider may have overrun for real."""
+PLAUSIBLE_PROMPT_TOKENS = 2_000_000
+PLAUSIBLE_OUTPUT_TOKENS = 200_000
+"""Beyond both the hold and one of these a report is a fault, not the bill of a provider that overran its limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What to settle a hold at. `alarm` names what an operator must look at: "implausible_usage" or "overage"."""
+    """What to settle a hold at. `alarm` names what an operator must look at: "implausible_usage" or "overage".
+
+    `usage` is what the amount was computed from, reported or estimated.
+    """
 
     amount_nanousd: int
     usage_source: UsageSource
     usage: Usage
     alarm: str | None = None
 
+    @property
+    def output_tokens(self) -> int:
+        return self.usage.output_tokens
+
 
 def worst_case_nanousd(
-    prices: Prices, prompt_tokens_bound: int, max_output_tokens: int, *, n: int = 1, images: int = 0, audio: bool = False
+    prices: Prices,
+    prompt_tokens_bound: int,
+    max_output_tokens: int,
+    *,
+    n: int = 1,
+    images: int = 0,
+    audio: bool = False,
 ) -> int:
     """The most that a call can cost whose prompt has at most `prompt_tokens_bound` tokens and whose `n` answers have at
     most `max_output_tokens` each. `audio`: the call may carry audio in either direction."""
@@ -99,38 +112,39 @@ def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
     )
 
 
-def settled_amount(
+def settlement(
     prices: Prices,
     reported: ReportedUsage,
     *,
     held_nanousd: int,
-    prompt_tokens_bound: int,
-    max_output_tokens: int,
-    estimated: Usage,
-    n: int = 1,
+    prompt_tokens: int,
+    output_tokens: int,
     images: int = 0,
 ) -> Settlement:
-    """What a dispatched call is settled at.
+    """What a dispatched call is settled at; `prompt_tokens` and `output_tokens` are our own estimate of it.
 
-    missing usage            the bill of `estimated`, never above the hold; marked estimated (missing is not zero)
-    zero                     zero tokens, as the provider says
-    negative, contradictory, or far beyond what was bound     the whole hold, with an alarm
-    more than the hold       the true bill, with an alarm: the ledger posts the excess as overage
+    missing usage                       the bill of the estimate, never above the hold; marked (missing is not zero)
+    zero                                zero tokens, as the provider says
+    negative, contradictory, absurd     the whole hold, with an alarm
+    more than the hold                  the true bill, with an alarm: the ledger posts the excess as overage
     """
+    own = Usage(prompt_tokens, output_tokens)
     if reported is None:
-        amount = min(bill_nanousd(prices, estimated, images=images), held_nanousd)
-        return Settlement(amount, "estimated", estimated)
-    if isinstance(reported, UsageFault) or not _is_plausible(reported, prompt_tokens_bound, n * max_output_tokens):
-        return Settlement(held_nanousd, "estimated", estimated, "implausible_usage")
-    amount = min(bill_nanousd(prices, reported, images=images), MAX_NANOUSD)
-    return Settlement(amount, "reported", reported, "overage" if amount > held_nanousd else None)
+        amount = min(bill_nanousd(prices, own, images=images), held_nanousd)
+        return Settlement(amount, "estimated", own)
+    if isinstance(reported, UsageFault):
+        return Settlement(held_nanousd, "estimated", own, "implausible_usage")
+    amount = bill_nanousd(prices, reported, images=images)
+    if amount <= held_nanousd:
+        return Settlement(amount, "reported", reported)
+    if reported.prompt_tokens > PLAUSIBLE_PROMPT_TOKENS or reported.output_tokens > PLAUSIBLE_OUTPUT_TOKENS:
+        return Settlement(held_nanousd, "estimated", own, "implausible_usage")
+    return Settlement(min(amount, MAX_NANOUSD), "reported", reported, "overage")
 
 
-def _is_plausible(usage: Usage, prompt_tokens_bound: int, output_tokens_bound: int) -> bool:
-    return (
-        usage.prompt_tokens <= PLAUSIBLE_FACTOR * prompt_tokens_bound + PLAUSIBLE_SLACK_TOKENS
-        and usage.output_tokens <= PLAUSIBLE_FACTOR * output_tokens_bound + PLAUSIBLE_SLACK_TOKENS
-    )
+def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int = 0) -> Settlement:
+    """A settlement without any report: a call that was cut before it could tell."""
+    return Settlement(amount_nanousd, "estimated", Usage(prompt_tokens, output_tokens))
 
 
 def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: bool) -> int:

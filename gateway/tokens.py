@@ -35,6 +35,8 @@ import tiktoken
 _log = logging.getLogger("seqroute.tokens")
 
 INLINE_BYTES = 4_096
+SAMPLED_CHARACTERS = 32_768
+BYTES_PER_TOKEN = 4
 REMEMBERED_TEXTS = 8_192
 REMEMBERED_FROM_BYTES = 256
 
@@ -74,7 +76,7 @@ class _Tokenizer(Protocol):
 
 
 class TokenCounter:
-    """Counts prompts and answers. `start` loads the vocabulary (half a second, in a thread); else the first count does."""
+    """Counts prompts and answers. `start` loads the vocabulary (half a second, in a thread), else the first count."""
 
     def __init__(self, *, threads: int = 2) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
@@ -135,9 +137,15 @@ class TokenCounter:
             known += counted
         return known
 
-    async def count_output(self, text: str) -> int:
-        """Estimate of what a provider billed for `text` that it generated and gave no usage for."""
-        return (await self.count_texts([text])).estimate if text else 0
+    def estimate_text(self, text: str) -> int:
+        """About how many tokens a provider generated for `text`, at once: a long one is extrapolated from its start."""
+        if not text:
+            return 0
+        if self._tokenizer is None:
+            return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+        start = text[:SAMPLED_CHARACTERS]
+        counted = len(self._tokenizer.encode_ordinary(start))
+        return counted if len(start) == len(text) else counted * len(text) // len(start)
 
     def _count_all(self, texts: Iterable[str]) -> list[PromptTokens]:
         assert self._tokenizer is not None
@@ -210,7 +218,7 @@ class _ByteTokenizer:
     """Without a vocabulary: a token per four bytes; the bound falls back to bytes by itself."""
 
     def encode_ordinary(self, text: str) -> list[int]:
-        return [0] * -(-len(text.encode("utf-8", "replace")) // 4)
+        return [0] * -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 def _load_tokenizer() -> _Tokenizer:

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAX_PLAUSIBLE_TOKENS = 10**8
-"""No call of 2026 comes within a factor of ten of it; beyond it a count is a fault, not a bill."""
+MAX_PLAUSIBLE_TOKENS = 10**7
+"""The largest context window of 2026; beyond it a count is a fault, not a bill."""
 
 
 @dataclass(frozen=True, slots=True)
