@@ -4,7 +4,7 @@
     +-- ConnectFault      never reached the provider: refused, DNS, TLS, connect or pool timeout
     +-- CallRefused       we did not send it: LiteLLM or our allow-list refused the arguments
     +-- RejectedFault     4xx: the provider refused the request itself
-    +-- CredentialFault   401, 403: the provider refused *our* key
+    +-- CredentialFault   401, 402, 403: the provider refused *our* key or account
     +-- ThrottledFault    429
     +-- FailedFault       5xx, or an error event instead of an answer
     +-- TimeoutFault      no answer, or no further chunk, in time
@@ -110,7 +110,8 @@ def fault_from_status(status: int, retry_after_s: float | None = None, code: str
     said = f"the provider answered with status {status}"
     if status in (408, 499, 504, 524):
         return TimeoutFault(f"{said}: it gave up waiting", status=status, retry_after_s=retry_after_s, code=code)
-    if status in (401, 403):
+    if status in (401, 402, 403):
+        # 402 is the gateway's account with the provider; passed on, it would look like the session's budget.
         return CredentialFault(f"{said}: it refused the gateway's credentials", status=status, code=code)
     if status == 429:
         return ThrottledFault(f"{said}: too many requests", status=status, retry_after_s=retry_after_s, code=code)

@@ -10,33 +10,22 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import aiohttp
 import httpx
-import orjson
 
 from gateway.arguments import outgoing_messages, outgoing_params
+from gateway.chunks import ChunkSource, LitellmSource, UpstreamStream, WireSource
 from gateway.errors import InvalidRequest
-from gateway.faults import (
-    MAX_RETRY_AFTER_S,
-    BrokenFault,
-    CallRefused,
-    ConnectFault,
-    FailedFault,
-    TimeoutFault,
-    UpstreamFault,
-    fault_from_status,
-)
-from gateway.sse import Event, EventReader, EventTooLarge
-from gateway.usage import ReportedUsage, usage_from_openai
-from gateway.wire import EXCHANGE, AnswerTooLarge, BoundedTransport, Exchange
+from gateway.faults import BrokenFault, CallRefused, ConnectFault, FailedFault, UpstreamFault, fault_from_status
+from gateway.replies import Reply, native_reply, translated_reply
+from gateway.wire import EXCHANGE, BoundedTransport, Exchange, retry_after_s, timeout_fault, uninterrupted, wire_fault
+
+__all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
 
 _log = logging.getLogger("seqroute.upstream")
 
@@ -83,78 +72,6 @@ class Call:
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
     """The operator's provider options: api_version, organization, and the like. Never the caller's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer. `body` is the chat completion; `usage` only what the provider itself reported."""
-
-    body: dict[str, Any]
-    usage: ReportedUsage
-    finish_reason: str | None
-    provider_model: str | None
-
-
-class UpstreamStream:
-    """The chunks of one answer, as dicts; the last ones may carry `usage` with empty `choices`.
-
-    Ends normally only when the provider ended properly, that is, gave a finish reason; everything else raises an
-    UpstreamFault. `aclose` lets go of the provider at once and may be called at any time, any number of times.
-    """
-
-    def __init__(self, source: _ChunkSource, exchange: Exchange) -> None:
-        self.usage: ReportedUsage = None
-        self.finish_reason: str | None = None
-        self.provider_model: str | None = None
-        self.ended_properly = False
-        self._source = source
-        self._exchange = exchange
-        self._ahead: list[dict[str, Any]] = []
-        self._unfinished: set[int] = set()
-        self._closed = False
-
-    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        return self
-
-    async def __anext__(self) -> dict[str, Any]:
-        if self._ahead:
-            return self._ahead.pop(0)
-        if self._closed or self.ended_properly:
-            raise StopAsyncIteration
-        chunk = await self._source.next_chunk()
-        if chunk is None:
-            if self.finish_reason is None or self._unfinished:
-                raise BrokenFault("the provider's stream ended before the answer was complete")
-            self.ended_properly = True
-            await self.aclose()
-            raise StopAsyncIteration
-        self._note(chunk)
-        return chunk
-
-    async def read_ahead(self) -> None:
-        """Wait for the first chunk, so that a failure before it can still become an HTTP status."""
-        self._ahead.append(await self.__anext__())
-
-    async def aclose(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        await _uninterrupted(self._source.aclose(), self._exchange.close())
-
-    def _note(self, chunk: Mapping[str, Any]) -> None:
-        reported = usage_from_openai(chunk.get("usage"))
-        if reported is not None:
-            self.usage = reported
-        model = chunk.get("model")
-        if isinstance(model, str) and model:
-            self.provider_model = model
-        for choice in chunk.get("choices") or ():
-            index = choice.get("index") or 0
-            if choice.get("finish_reason"):
-                self.finish_reason = choice["finish_reason"]
-                self._unfinished.discard(index)
-            elif self.finish_reason is None:
-                self._unfinished.add(index)
 
 
 class Upstream:
@@ -205,13 +122,18 @@ class Upstream:
             async with asyncio.timeout(call.timeout_s) as limit:
                 response = await self._litellm.acompletion(**arguments)
         except TimeoutError:
-            raise _timeout_fault(exchange, limit.expired()) from None
+            raise timeout_fault(exchange, limit.expired()) from None
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
-            raise self._fault(exchange, error) from None
+            if not (native and exchange.whole and exchange.status == 200):
+                raise self._fault(exchange, error) from None
+            # The answer came whole; what LiteLLM could not make of it, we read ourselves.
+            return native_reply(exchange)
         finally:
             EXCHANGE.reset(mark)
-            await _uninterrupted(exchange.close())
-        return _native_reply(exchange) if native and exchange.whole else _translated_reply(exchange, response)
+            await uninterrupted(exchange.close())
+        if native and exchange.whole and exchange.status == 200:
+            return native_reply(exchange)
+        return translated_reply(exchange, response)
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
@@ -226,9 +148,9 @@ class Upstream:
                 stream = UpstreamStream(self._source(response, native, exchange, call, deadline), exchange)
                 await stream.read_ahead()
         except BaseException as error:
-            await _uninterrupted(exchange.close() if stream is None else stream.aclose())
+            await uninterrupted(exchange.close() if stream is None else stream.aclose())
             if isinstance(error, TimeoutError):
-                raise _timeout_fault(exchange, limit.expired()) from None
+                raise timeout_fault(exchange, limit.expired()) from None
             if isinstance(error, UpstreamFault) or not isinstance(error, Exception):
                 raise
             raise self._fault(exchange, error) from None
@@ -236,14 +158,12 @@ class Upstream:
             EXCHANGE.reset(mark)
         return stream
 
-    def _source(
-        self, response: Any, native: bool, exchange: Exchange, call: Call, deadline: float
-    ) -> _ChunkSource:
+    def _source(self, response: Any, native: bool, exchange: Exchange, call: Call, deadline: float) -> ChunkSource:
         completion_stream = getattr(response, "completion_stream", None)
         raw = getattr(completion_stream, "response", None)
         if native and isinstance(raw, httpx.Response) and exchange.status == 200:
-            return _WireSource(raw, exchange, call.idle_timeout_s, deadline)
-        return _LitellmSource(response, call.idle_timeout_s, deadline, self._fault, exchange)
+            return WireSource(raw, exchange, call.idle_timeout_s, deadline)
+        return LitellmSource(response, call.idle_timeout_s, deadline, self._fault, exchange)
 
     def _arguments(self, call: Call, *, stream: bool) -> tuple[dict[str, Any], bool]:
         """LiteLLM's keyword arguments, and whether the answer comes in OpenAI's own dialect."""
@@ -301,11 +221,13 @@ class Upstream:
             raise error
         code = self._known_code(error)
         if exchange.status >= 400:
-            return fault_from_status(exchange.status, _retry_after_s(exchange.headers), code)
+            return fault_from_status(exchange.status, retry_after_s(exchange.headers), code)
         if exchange.attempts and not exchange.reached:
             return ConnectFault("the provider could not be reached")
         if exchange.failure is not None:
-            return _wire_fault(exchange)
+            return wire_fault(exchange)
+        if 300 <= exchange.status < 400:
+            return FailedFault("the provider redirected to another address", status=exchange.status)
         if exchange.status:
             return BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
         status = getattr(error, "status_code", 0)
@@ -319,282 +241,6 @@ class Upstream:
         if isinstance(error, self._litellm.ContextWindowExceededError):
             return "context_length_exceeded"
         return "content_filter" if isinstance(error, self._litellm.ContentPolicyViolationError) else ""
-
-
-class _ChunkSource:
-    """Where chunks come from: None at the end of the wire."""
-
-    async def next_chunk(self) -> dict[str, Any] | None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-
-class _WireSource(_ChunkSource):
-    """OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets."""
-
-    def __init__(self, response: httpx.Response, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
-        self._pieces = response.aiter_raw()
-        self._response = response
-        self._exchange = exchange
-        self._idle_timeout_s = idle_timeout_s
-        self._deadline = deadline
-        self._reader = EventReader()
-        self._events: list[Event] = []
-        self._ended = False
-        self._answered = False
-        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
-
-    async def next_chunk(self) -> dict[str, Any] | None:
-        while True:
-            while self._events:
-                event = self._events.pop(0)
-                if event.data.strip() == b"[DONE]":
-                    return None
-                return self._chunk(event)
-            if self._ended:
-                return None
-            await self._read()
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
-
-    async def _read(self) -> None:
-        """Read until a whole line came: a single byte now and then is no sign of life."""
-        if not self._streamed:
-            raise BrokenFault("the provider answered with something else than an event stream", status=200)
-        loop = asyncio.get_running_loop()
-        lines = self._reader.lines
-        quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
-        try:
-            async with asyncio.timeout_at(quiet_until):
-                while self._reader.lines == lines and not self._ended:
-                    try:
-                        piece = await anext(self._pieces)
-                    except StopAsyncIteration:
-                        self._ended = True
-                        self._events += self._reader.finish()
-                        return
-                    self._events += self._reader.feed(piece)
-        except TimeoutError:
-            raise TimeoutFault("the provider sent nothing more in time") from None
-        except EventTooLarge:
-            raise BrokenFault("the provider sent an event too large to read") from None
-        except (httpx.HTTPError, httpx.StreamError):
-            raise _wire_fault(self._exchange) from None
-
-    def _chunk(self, event: Event) -> dict[str, Any]:
-        try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            raise BrokenFault("the provider sent an event that is not JSON") from None
-        if not isinstance(chunk, dict):
-            raise BrokenFault("the provider sent an event that is not a chat chunk")
-        if chunk.get("error") or event.name == b"error":
-            raise self._in_band(chunk.get("error"))
-        choices = chunk.get("choices", [])
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise BrokenFault("the provider sent an event that is not a chat chunk")
-        self._answered = self._answered or bool(choices)
-        return chunk
-
-    def _in_band(self, error: object) -> UpstreamFault:
-        """An error event. Before any answer it is as good as a status; afterwards the answer is broken."""
-        status = error.get("code") if isinstance(error, dict) else None
-        if self._answered:
-            return BrokenFault("the provider reported an error in the middle of the answer", status=502)
-        if isinstance(status, int) and 400 <= status < 600:
-            return fault_from_status(status, _retry_after_s(self._exchange.headers))
-        return FailedFault("the provider reported an error instead of an answer", status=502)
-
-
-class _LitellmSource(_ChunkSource):
-    """Providers with another dialect: LiteLLM's chunks, with the truth taken from below its wrapper.
-
-    The wrapper invents a final `stop` and a usage when the provider gave none; `_Tap` sees what really came.
-    """
-
-    def __init__(self, wrapper: Any, idle_timeout_s: float, deadline: float, fault: Any, exchange: Exchange) -> None:
-        self._wrapper = wrapper
-        self._idle_timeout_s = idle_timeout_s
-        self._deadline = deadline
-        self._fault = fault
-        self._exchange = exchange
-        self._tap: _Tap | None = None
-        if getattr(wrapper, "completion_stream", None) is not None:
-            self._tap = _Tap(wrapper.completion_stream)
-            wrapper.completion_stream = self._tap
-        self._chunks = aiter(wrapper)
-        self._usage_given = False
-
-    async def next_chunk(self) -> dict[str, Any] | None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout_at(min(loop.time() + self._idle_timeout_s, self._deadline)):
-                chunk = await anext(self._chunks)
-        except StopAsyncIteration:
-            return self._last_usage()
-        except TimeoutError:
-            raise TimeoutFault("the provider sent nothing more in time") from None
-        except Exception as error:  # noqa: BLE001 - as in Upstream.complete
-            raise self._fault(self._exchange, error) from None
-        payload: dict[str, Any] = chunk.model_dump(exclude_none=True)
-        payload.pop("usage", None)
-        for choice in payload.get("choices") or ():
-            if choice.get("finish_reason") and not self._really_finished():
-                del choice["finish_reason"]
-        return payload
-
-    async def aclose(self) -> None:
-        await self._wrapper.aclose()
-
-    def _really_finished(self) -> bool:
-        return bool(getattr(self._wrapper, "received_finish_reason", None)) or (
-            self._tap is not None and self._tap.finished
-        )
-
-    def _last_usage(self) -> dict[str, Any] | None:
-        """One closing chunk with what the provider reported, if it did; then the end."""
-        if self._usage_given or self._tap is None or self._tap.usage is None:
-            return None
-        self._usage_given = True
-        return {"object": "chat.completion.chunk", "choices": [], "usage": self._tap.usage}
-
-
-class _Tap:
-    """Passes chunks through and remembers the provider's own finish and usage."""
-
-    def __init__(self, inner: Any) -> None:
-        self.finished = False
-        self.usage: dict[str, Any] | None = None
-        self._inner = inner
-        self._iterator = aiter(inner) if hasattr(inner, "__aiter__") else None
-        self._plain = None if self._iterator is not None else iter(inner)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._iterator is not None:
-            chunk = await anext(self._iterator)
-        else:
-            assert self._plain is not None
-            chunk = await asyncio.to_thread(next, self._plain, None)
-            if chunk is None:
-                raise StopAsyncIteration
-        self._note(chunk if isinstance(chunk, dict) else getattr(chunk, "__dict__", {}))
-        return chunk
-
-    async def aclose(self) -> None:
-        close = getattr(self._inner, "aclose", None) or getattr(self._inner, "close", None)
-        if close is not None:
-            pending = close()
-            if pending is not None:
-                await pending
-
-    def _note(self, chunk: Mapping[str, Any]) -> None:
-        usage = chunk.get("usage")
-        if usage is not None:
-            self.usage = usage if isinstance(usage, dict) else usage.model_dump(exclude_none=True)
-        if chunk.get("finish_reason") or chunk.get("is_finished"):
-            self.finished = True
-        for choice in chunk.get("choices") or ():
-            if getattr(choice, "finish_reason", None):
-                self.finished = True
-
-
-def _native_reply(exchange: Exchange) -> Reply:
-    """The provider's own JSON."""
-    try:
-        body = orjson.loads(bytes(exchange.body))
-    except orjson.JSONDecodeError:
-        raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
-    if isinstance(body, dict) and body.get("error"):
-        raise FailedFault("the provider reported an error instead of an answer", status=502)
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
-        raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-    usage = body.get("usage")
-    return Reply(
-        body=body,
-        usage=usage_from_openai(usage if isinstance(usage, dict) else None),
-        finish_reason=choices[0].get("finish_reason"),
-        provider_model=body.get("model") if isinstance(body.get("model"), str) else None,
-    )
-
-
-def _translated_reply(exchange: Exchange, response: Any) -> Reply:
-    """Another dialect, as LiteLLM translated it."""
-    body: dict[str, Any] = response.model_dump(exclude_none=True)
-    usage = body.get("usage")
-    reported = usage_from_openai(usage if isinstance(usage, dict) else None)
-    if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
-        # LiteLLM fills in zeros, or an estimate of its own, where the provider reported nothing.
-        reported = None
-        body.pop("usage", None)
-    choices = body.get("choices") or [{}]
-    return Reply(
-        body=body, usage=reported, finish_reason=choices[0].get("finish_reason"), provider_model=body.get("model")
-    )
-
-
-def _mentions_usage(answer: bytes) -> bool:
-    return any(name in answer for name in (b'"usage"', b'"usageMetadata"', b'"meta"', b"eval_count"))
-
-
-def _timeout_fault(exchange: Exchange, ours: bool) -> UpstreamFault:
-    if not exchange.reached:
-        return ConnectFault("the provider could not be reached in time")
-    said = "the provider did not answer in time" if ours else "the connection to the provider timed out"
-    return TimeoutFault(said, status=exchange.status)
-
-
-def _wire_fault(exchange: Exchange) -> UpstreamFault:
-    failure = exchange.failure or httpx.ReadError
-    if issubclass(failure, httpx.TimeoutException):
-        return TimeoutFault("the connection to the provider timed out")
-    if issubclass(failure, AnswerTooLarge):
-        return BrokenFault("the provider's answer was too large or compressed")
-    return BrokenFault("the connection to the provider broke off")
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The provider's Retry-After, in seconds or as a date, clamped to [0, MAX_RETRY_AFTER_S]; None if unreadable."""
-    milliseconds = headers.get("retry-after-ms", "")
-    text = headers.get("retry-after", "").strip()[:64]
-    try:
-        wish = float(milliseconds) / 1000 if milliseconds else float(text)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError):
-            return None
-        wish = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return min(max(wish, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wish) else None
-
-
-async def _uninterrupted(*closings: Any) -> None:
-    """Await clean-up to its end, also when this task is being cancelled; the cancellation follows afterwards."""
-    task = asyncio.ensure_future(_closed(closings))
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                break
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
-async def _closed(closings: Sequence[Any]) -> None:
-    for closing in closings:
-        try:
-            await closing
-        except Exception as error:  # noqa: BLE001 - closing what is broken must not hide why it broke
-            _log.debug("closing an upstream connection failed: %s", type(error).__name__)
 
 
 def _import_litellm() -> tuple[Any, Any]:

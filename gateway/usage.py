@@ -109,8 +109,10 @@ def _with_cache(reported: Mapping[str, Any], prompt: int, output: int, cache: in
     """Add cache reads and writes to a prompt count that excludes them."""
     if not cache:
         return prompt
-    native_anthropic = "input_tokens" in reported and "prompt_tokens" not in reported and (
-        "cache_read_input_tokens" in reported or "cache_creation_input_tokens" in reported
+    native_anthropic = (
+        "input_tokens" in reported
+        and "prompt_tokens" not in reported
+        and ("cache_read_input_tokens" in reported or "cache_creation_input_tokens" in reported)
     )
     excluded_says_total = total is not None and total == prompt + cache + output
     return prompt + cache if native_anthropic or prompt < cache or excluded_says_total else prompt

@@ -7,12 +7,21 @@ because no argument survives LiteLLM's layers), and the transport writes into it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 import httpx
+
+from gateway.faults import MAX_RETRY_AFTER_S, BrokenFault, ConnectFault, TimeoutFault, UpstreamFault
+
+_log = logging.getLogger("seqroute.wire")
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer, whole or streamed, that is read at all."""
@@ -135,3 +144,59 @@ def _never_sent(error: Exception) -> bool:
     return isinstance(
         cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL
     ) or isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol)
+
+
+def timeout_fault(exchange: Exchange, ours: bool) -> UpstreamFault:
+    """The fault for a wait that was too long, by our own limit (`ours`) or by a socket's."""
+    if not exchange.reached:
+        return ConnectFault("the provider could not be reached in time")
+    said = "the provider did not answer in time" if ours else "the connection to the provider timed out"
+    return TimeoutFault(said, status=exchange.status)
+
+
+def wire_fault(exchange: Exchange) -> UpstreamFault:
+    """The fault for an answer that broke on its way."""
+    failure = exchange.failure or httpx.ReadError
+    if issubclass(failure, httpx.TimeoutException):
+        return TimeoutFault("the connection to the provider timed out")
+    if issubclass(failure, AnswerTooLarge):
+        return BrokenFault("the provider's answer was too large or compressed")
+    return BrokenFault("the connection to the provider broke off")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The provider's Retry-After, in seconds or as a date, clamped to [0, MAX_RETRY_AFTER_S]; None if unreadable."""
+    milliseconds = headers.get("retry-after-ms", "")
+    text = headers.get("retry-after", "").strip()[:64]
+    try:
+        wish = float(milliseconds) / 1000 if milliseconds else float(text)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError):
+            return None
+        wish = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return min(max(wish, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wish) else None
+
+
+async def uninterrupted(*closings: Awaitable[None]) -> None:
+    """Await clean-up to its end, also when this task is being cancelled; the cancellation follows afterwards."""
+    task = asyncio.ensure_future(_closed(closings))
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                break
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _closed(closings: tuple[Awaitable[None], ...]) -> None:
+    for closing in closings:
+        try:
+            await closing
+        except Exception as error:  # noqa: BLE001 - closing what is broken must not hide why it broke
+            _log.debug("closing an upstream connection failed: %s", type(error).__name__)
