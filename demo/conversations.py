@@ -56,7 +56,7 @@ def make_conversation(seed: int, split: str, index: int, turns: int) -> Conversa
         )
         for turn in range(turns)
     )
-    return Conversation(f"{split}-{index:04d}", profile, theme, opening, tasks, rng.choice((0.7, 0.85, 1.0, 1.2, 1.4)))
+    return Conversation(f"{split}-{index:04d}", profile, theme, opening, tasks, rng.choice((0.5, 0.75, 1.0, 1.3, 1.7)))
 
 
 def _difficulty(rng: Random, profile: str, turn: int, turns: int, level: float) -> float:

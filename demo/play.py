@@ -1,0 +1,318 @@
+"""`seqroute demo`: sessions through the gateway, a night of learning, and the same kind of sessions again.
+
+    1. a simulated provider and a gateway on SQLite start; a tenant and a key are made
+    2. learning sessions are played under the rule that needs no training; every answer is graded
+    3. `seqroute-train nightly` turns that log into a policy, and its gate decides whether it may serve
+    4. the running gateway takes the new policy up
+    5. new sessions, which training never saw, are played under the new policy and under the rule, and with the
+       weakest and the strongest model pinned
+    6. the table, the audit and the bill: every number out of the database
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo import results
+from demo.conversations import Conversation, make_conversation
+from demo.models import MODELS
+from demo.player import Playbill, Tally, play
+from demo.stage import Casting, Stage, StageError, command, last_line, set_stage
+
+RELOAD_TIMEOUT_S = 60.0
+WEAKEST, STRONGEST = MODELS[0].name, MODELS[-1].name
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for. `learn` and `held_out` are numbers of sessions."""
+
+    learn: int
+    held_out: int
+    turns: int
+    budget_usd: float
+    seed: int
+    parallel: int
+    port: int
+    latency_scale: float
+    exploration_floor: float
+    folder: Path
+    keep: bool
+    training: Path | None
+
+
+class Narrator:
+    """Says what happens: a progress bar on a terminal, plain lines in a pipe."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._began = time.monotonic()
+
+    def say(self, line: str) -> None:
+        self.console.print(f"[{time.monotonic() - self._began:6.1f} s] {line}", markup=False, highlight=False)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        if not self.console.is_terminal:
+            yield lambda turns: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda turns: bar.advance(task, turns)
+
+    def table(self, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        if self.console.is_terminal:
+            table = Table(*header, title="on sessions that training never saw")
+            for line in lines:
+                table.add_row(*line)
+            self.console.print(table)
+            return
+        widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+        for row in [header, *lines]:
+            self.console.print(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(),
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; answer its exit status: 0, or 1 when any part did not do what it should."""
+    options = parse(arguments)
+    narrator = Narrator(Console())
+    casting = Casting(
+        options.folder, options.port, options.seed, options.latency_scale, options.exploration_floor
+    )
+    try:
+        narrator.say(f"starting a simulated provider and a gateway in {options.folder}")
+        with set_stage(casting) as stage:
+            narrator.say(f"the gateway answers at {stage.gateway_url}/v1, the provider at {stage.provider_url}/v1")
+            complaints = Show(options, stage, narrator).run()
+            if options.keep:
+                _keep(stage, narrator)
+    except StageError as error:
+        print(f"seqroute demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    for complaint in complaints:
+        print(f"seqroute demo: {complaint}", file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="seqroute demo",
+        description="Sessions through the gateway, a night of learning, and the same kind of sessions again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--sessions", type=_positive, default=260, help="sessions to learn from")
+    parser.add_argument("--held-out", type=_positive, default=60, help="new sessions to compare the policies on")
+    parser.add_argument("--turns", type=_positive, default=8, help="turns of every session")
+    parser.add_argument("--budget-usd", type=float, default=0.014, help="what an average session may spend")
+    parser.add_argument("--seed", type=int, default=7, help="of the questions and of the models' mistakes")
+    parser.add_argument("--parallel", type=_positive, default=12, help="sessions played at once")
+    parser.add_argument("--port", type=int, default=0, help="of the gateway; 0 takes a free one")
+    parser.add_argument("--latency-scale", type=float, default=1.0, help="0: the provider answers at once")
+    parser.add_argument(
+        "--exploration", type=float, default=0.3, help="exploration floor of the demo's gateway, for every policy alike"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="where everything is written")
+    parser.add_argument("--training", type=Path, default=None, help="a training file for `seqroute-train nightly`")
+    parser.add_argument("--keep", action="store_true", help="leave provider and gateway running until Ctrl-C")
+    given = parser.parse_args(arguments)
+    return Options(
+        learn=given.sessions, held_out=given.held_out, turns=given.turns, budget_usd=given.budget_usd,
+        seed=given.seed, parallel=given.parallel, port=given.port, latency_scale=given.latency_scale,
+        exploration_floor=given.exploration, folder=given.folder, keep=given.keep, training=given.training,
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
+    return number
+
+
+class Show:
+    """The demo's story on a stage that stands."""
+
+    def __init__(self, options: Options, stage: Stage, narrator: Narrator) -> None:
+        self._options, self._stage, self._narrator = options, stage, narrator
+        self._admin = httpx.Client(
+            base_url=stage.gateway_url, headers={"Authorization": f"Bearer {stage.master_key}"}, timeout=60.0
+        )
+        self._key = ""
+        self._complaints: list[str] = []
+
+    def run(self) -> list[str]:
+        """Play it all; answer what went wrong."""
+        with self._admin:
+            self._key = self._open_account()
+            learning, held_out = self._conversations("learn", self._options.learn), self._held_out()
+            self._play("learn", "auto", learning, "learning sessions under the rule")
+            promoted = self._train()
+            labels = self._compare(held_out, promoted)
+            self._report(labels, promoted)
+            self._settle_up()
+        return self._complaints
+
+    def _conversations(self, split: str, count: int) -> list[Conversation]:
+        options = self._options
+        return [make_conversation(options.seed, split, index, options.turns) for index in range(count)]
+
+    def _held_out(self) -> list[Conversation]:
+        return self._conversations("held-out", self._options.held_out)
+
+    def _open_account(self) -> str:
+        """A tenant with money and a key to spend it: what an operator does on the first day."""
+        tenant = self._ask("POST", "/admin/tenants", {"name": "demo", "budget_usd": "100", "max_session_usd": "1"})
+        key = self._ask("POST", "/admin/keys", {"tenant_id": tenant["id"], "role": "service"})
+        self._narrator.say(f"tenant {tenant['id']} and a key for it were made")
+        return str(key["key"])
+
+    def _play(self, label: str, model: str, conversations: Sequence[Conversation], title: str) -> Tally:
+        options = self._options
+        self._narrator.say(f"{title}: {len(conversations)} sessions of {options.turns} turns")
+        bill = Playbill(label, model, conversations, options.budget_usd, options.parallel)
+        with self._narrator.progress(title, len(conversations) * options.turns) as advance:
+            tally = asyncio.run(
+                play(bill, base_url=self._stage.gateway_url, api_key=self._key, advance=advance)
+            )
+        for complaint in sorted(set(tally.unexpected or [])):
+            self._complaints.append(f"{label}: {complaint}, {(tally.unexpected or []).count(complaint)} times")
+        return tally
+
+    def _train(self) -> str | None:
+        """One night of `seqroute-train`; the promoted policy's id, None when the gate said no."""
+        self._narrator.say("seqroute-train nightly: log -> relabel -> fit -> evaluate off-policy -> gate -> publish")
+        arguments = ["train", "nightly", "--config", str(self._stage.config)]
+        if self._options.training is not None:
+            arguments += ["--training", str(self._options.training.absolute())]
+        process = command(self._stage, "nightly", arguments)
+        with process:
+            for line in process.stdout or ():
+                self._narrator.say(f"  {line.rstrip()}")
+        if process.returncode != 0:
+            log = self._stage.folder / "nightly.log"
+            raise StageError(f"seqroute-train nightly ended with status {process.returncode}: {last_line(log)}")
+        newest = results.newest_policy(self._stage.database)
+        if newest is None or newest[1] != "champion":
+            self._narrator.say("the gate did not promote the new policy; the rule goes on serving")
+            return None
+        self._wait_for(newest[0])
+        self._narrator.say(f"the running gateway has taken up {newest[0]}")
+        return newest[0]
+
+    def _compare(self, held_out: Sequence[Conversation], promoted: str | None) -> list[tuple[str, str]]:
+        """The same new conversations under each contender; (label, name) in the order of the table."""
+        labels = [("before", "before: rule")]
+        if promoted is not None:
+            self._play("after", "auto", held_out, "new sessions under the learned policy")
+            self._ask("POST", "/admin/policies/rollback", {})
+            self._wait_for(None)
+            self._narrator.say("rolled back, so that the rule meets the same sessions")
+        self._play("before", "auto", held_out, "the same new sessions under the rule")
+        if promoted is not None:
+            self._ask("POST", f"/admin/policies/{promoted}/promote", {})
+            self._wait_for(promoted)
+            labels.append(("after", "after: learned"))
+        for label, model in (("weakest", WEAKEST), ("strongest", STRONGEST)):
+            self._play(label, model, held_out, f"the same new sessions with {model} pinned")
+            labels.append((label, f"always {model}"))
+        return labels
+
+    def _wait_for(self, policy_id: str | None) -> None:
+        """Until the running gateway decides with this policy (None: a rule), asked by dry runs that cost nothing."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Question 1. Compute 1 + 1."}]}
+        deadline = time.monotonic() + RELOAD_TIMEOUT_S
+        serving = ""
+        while time.monotonic() < deadline:
+            reply = self._admin.post("/v1/route", json=body, headers={"Authorization": f"Bearer {self._key}"})
+            serving = reply.headers.get("x-seqroute-policy", "")
+            if serving == policy_id or (policy_id is None and serving.startswith("rule:")):
+                return
+            time.sleep(0.2)
+        wanted = policy_id or "the rule"
+        raise StageError(f"the gateway did not take up {wanted} within {RELOAD_TIMEOUT_S:.0f} s, it serves {serving!r}")
+
+    def _report(self, labels: Sequence[tuple[str, str]], promoted: str | None) -> None:
+        passes = {label: results.read_pass(self._stage.database, label) for label, _ in labels}
+        for label, played in passes.items():
+            if played.graded != played.answered:
+                self._complaints.append(f"{label}: {played.answered} answers, but {played.graded} grades stored")
+        header, lines = results.rows([(f"{name}", passes[label]) for label, name in labels])
+        self._narrator.console.print()
+        self._narrator.table(header, lines)
+        self._narrator.console.print()
+        if promoted is not None:
+            gain = results.paired(passes["after"], passes["before"])
+            better = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not certainly different"
+            self._narrator.say(
+                f"learned minus rule, same sessions: {gain.mean:+.3f} quality per turn "
+                f"(95 % {gain.low:+.3f} to {gain.high:+.3f}): {better}"
+            )
+        self._narrator.say(f"the gate: {gate_words(results.newest_policy(self._stage.database))}")
+
+    def _settle_up(self) -> None:
+        """The audit of every ledger invariant, and our books against the provider's."""
+        process = command(self._stage, "audit", ["gateway", "audit", "--config", str(self._stage.config)])
+        words = (process.communicate()[0] or "").strip().splitlines()
+        self._narrator.say(f"seqroute audit: {words[-1] if words else 'it said nothing'}")
+        if process.returncode != 0:
+            self._complaints.append(f"seqroute audit ended with status {process.returncode}")
+        billed = int(httpx.get(f"{self._stage.provider_url}/__bill").json()["total_nano_usd"])
+        totals = results.ledger_totals(self._stage.database)
+        self._narrator.say(
+            f"provider billed {usd(billed)} USD, ledger settled {usd(totals['settled'])} USD, "
+            f"still reserved {usd(totals['reserved'])} USD"
+        )
+        if billed != totals["settled"] or totals["reserved"]:
+            self._complaints.append("the provider's bill and the ledger disagree")
+        self._narrator.say(f"gateway {self._stage.gateway_url}, dashboard {self._stage.gateway_url}/ui")
+        self._narrator.say(f"look around: seqroute sessions list --config {self._stage.config}")
+
+    def _ask(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        reply = self._admin.request(method, path, json=body)
+        if reply.status_code >= 300:
+            raise StageError(f"{method} {path}: expected success, got {reply.status_code} {reply.text[:300]}")
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+
+def gate_words(newest: tuple[str, str, str] | None) -> str:
+    """What the gate said of the newest policy, in its own words."""
+    if newest is None:
+        return "no policy was published"
+    policy_id, stage, report = newest
+    reasons = json.loads(report).get("reasons") or []
+    return f"{policy_id} is {stage}" + (f": {'; '.join(map(str, reasons))}" if reasons else "")
+
+
+def usd(nanousd: int) -> str:
+    return f"{nanousd / 10**9:.9f}"
+
+
+def _keep(stage: Stage, narrator: Narrator) -> None:
+    narrator.say(f"provider and gateway stay up until Ctrl-C; try: curl {stage.gateway_url}/metrics")
+    while True:
+        time.sleep(3600)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Plays conversations through the gateway with the official SDK, several at once, and grades every answer.
+
+The client knows only what any client knows: a base URL, a key, a session id, a budget. It asks for `auto` (or pins one
+model), reads the answer, has it graded by the task's checker and posts the score.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+from openai import AsyncOpenAI
+
+from demo.conversations import Conversation
+from demo.tasks import INSTRUCTIONS, grade
+
+MAX_TOKENS = 400
+"""What the client allows an answer to cost at most. Few answers are longer, and those lose their last line."""
+
+FEEDBACK_NAME = "graded"
+
+
+@dataclass(frozen=True, slots=True)
+class Playbill:
+    """One pass over a list of conversations.
+
+    `label` begins every session id of the pass; `model` is `auto` or a model's name; `budget_usd` is scaled by each
+    conversation's purse.
+    """
+
+    label: str
+    model: str
+    conversations: Sequence[Conversation]
+    budget_usd: float
+    parallel: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the client saw, for the progress line and the exit status; the table comes from the database."""
+
+    turns: int = 0
+    refused: int = 0
+    policies: set[str] | None = None
+    unexpected: list[str] | None = None
+
+    def note(self, policy: str | None) -> None:
+        self.turns += 1
+        self.policies = (self.policies or set()) | ({policy} if policy else set())
+
+    def complain(self, what: str) -> None:
+        self.unexpected = [*(self.unexpected or []), what]
+
+
+async def play(playbill: Playbill, *, base_url: str, api_key: str, advance: Callable[[int], None]) -> Tally:
+    """Play the whole pass. `advance` is told how many turns have passed since the last call, refused ones included."""
+    tally = Tally()
+    waiting: asyncio.Queue[tuple[int, Conversation]] = asyncio.Queue()
+    for numbered in enumerate(playbill.conversations):
+        waiting.put_nowait(numbered)
+    client = AsyncOpenAI(base_url=f"{base_url}/v1", api_key=api_key, max_retries=2, timeout=120.0)
+    signals = httpx.AsyncClient(
+        base_url=f"{base_url}/v1", headers={"Authorization": f"Bearer {api_key}"}, timeout=60.0
+    )
+
+    async def player() -> None:
+        while not waiting.empty():
+            index, conversation = waiting.get_nowait()
+            await _play_one(playbill, index, conversation, client, signals, tally, advance)
+
+    async with client, signals, asyncio.TaskGroup() as group:
+        for _ in range(min(playbill.parallel, len(playbill.conversations))):
+            group.create_task(player())
+    return tally
+
+
+async def _play_one(
+    playbill: Playbill, index: int, conversation: Conversation, client: AsyncOpenAI, signals: httpx.AsyncClient,
+    tally: Tally, advance: Callable[[int], None],
+) -> None:  # fmt: skip
+    """One session, turn by turn, until its end or its money's."""
+    messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}]
+    turns = len(conversation.tasks)
+    headers = {
+        "X-Session-Id": f"{playbill.label}-{index:04d}",
+        "X-Session-Budget-USD": f"{playbill.budget_usd * conversation.purse:.6f}",
+        "X-Session-Expected-Turns": str(turns),
+    }
+    for turn, task in enumerate(conversation.tasks):
+        messages.append({"role": "user", "content": conversation.user_message(turn)})
+        closing = {"X-Session-End": "true"} if turn == turns - 1 else {}
+        try:
+            answer, decision_id, policy = await _ask(
+                client, playbill.model, messages, headers | closing, stream=(index + turn) % 3 == 0
+            )
+        except openai.APIStatusError as error:
+            if error.status_code == 402:
+                tally.refused += 1
+            else:
+                tally.complain(f"status {error.status_code}, code {_code(error)}")
+            advance(turns - turn)
+            return
+        messages.append({"role": "assistant", "content": answer})
+        tally.note(policy)
+        score = grade(task, answer)
+        reply = await signals.post(
+            "/feedback", json={"decision_id": decision_id, "score": score, "name": FEEDBACK_NAME}
+        )
+        if reply.status_code >= 300:
+            tally.complain(f"feedback: status {reply.status_code}")
+        advance(1)
+
+
+async def _ask(
+    client: AsyncOpenAI, model: str, messages: list[Any], headers: dict[str, str], *, stream: bool
+) -> tuple[str, str, str | None]:
+    """One turn: the answer's text, the decision's id and the policy that made it."""
+    completions = client.chat.completions.with_raw_response
+    if not stream:
+        raw = await completions.create(
+            model=model, messages=messages, max_tokens=MAX_TOKENS, extra_headers=headers
+        )
+        text = raw.parse().choices[0].message.content or ""
+        return text, raw.headers["x-seqroute-decision-id"], raw.headers.get("x-seqroute-policy")
+    opened = await completions.create(
+        model=model, messages=messages, max_tokens=MAX_TOKENS, extra_headers=headers, stream=True
+    )
+    parts = [chunk.choices[0].delta.content or "" async for chunk in opened.parse() if chunk.choices]
+    return "".join(parts), opened.headers["x-seqroute-decision-id"], opened.headers.get("x-seqroute-policy")
+
+
+def _code(error: openai.APIStatusError) -> str:
+    body = error.body
+    return str(body.get("code")) if isinstance(body, dict) else "none"

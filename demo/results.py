@@ -1,0 +1,177 @@
+"""The demo's table: every number in it is read from the gateway's database, nothing from the client's memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.player import FEEDBACK_NAME
+
+NANOUSD_PER_USD = 10**9
+RESAMPLES = 4000
+
+_SESSIONS = """
+SELECT s.session_id, COALESCE(s.expected_turns, s.turns), s.spent_nanousd, s.granted_nanousd,
+       COUNT(d.decision_id), COALESCE(SUM(f.score), 0), COUNT(f.score)
+FROM sessions s
+LEFT JOIN decisions d ON d.tenant_id = s.tenant_id AND d.session_id = s.session_id
+    AND d.status IN ('completed', 'truncated')
+LEFT JOIN feedback f ON f.decision_id = d.decision_id AND f.name = :feedback
+WHERE s.session_id LIKE :label || '-%'
+GROUP BY s.tenant_id, s.session_id
+ORDER BY s.session_id
+"""
+
+_MODELS = """
+SELECT session_id, model, policy_id, input_tokens, cached_tokens FROM decisions
+WHERE session_id LIKE :label || '-%' AND status IN ('completed', 'truncated') ORDER BY session_id, turn, created_at_ms
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass as the database has it. Arrays have one entry per session, in the order of their ids.
+
+    `quality` is the mean score over the turns that were planned: an unanswered turn earns 0. `unanswered` counts them.
+    """
+
+    label: str
+    policies: tuple[str, ...]
+    models: dict[str, int]
+    quality: NDArray[np.float64]
+    spent_usd: NDArray[np.float64]
+    budget_usd: NDArray[np.float64]
+    unanswered: NDArray[np.int64]
+    answered: int
+    graded: int
+    score: float
+    switches: int
+    input_tokens: int
+    cached_tokens: int
+
+    @property
+    def sessions(self) -> int:
+        return len(self.quality)
+
+    @property
+    def bankrupt(self) -> int:
+        """Sessions whose money ended before their turns did."""
+        return int((self.unanswered > 0).sum())
+
+    @property
+    def points_per_usd(self) -> float:
+        """Graded turns' worth of quality for one dollar."""
+        return self.score / float(self.spent_usd.sum()) if self.spent_usd.sum() > 0 else float("nan")
+
+    @property
+    def cached_share(self) -> float:
+        """The share of prompt tokens that were billed at the cached price."""
+        return self.cached_tokens / self.input_tokens if self.input_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with the 95 % interval of a bootstrap over sessions."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def read_pass(database: Path, label: str) -> Pass:
+    """The sessions whose ids begin with `label-`."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
+        sessions = connection.execute(_SESSIONS, {"label": label, "feedback": FEEDBACK_NAME}).fetchall()
+        decisions = connection.execute(_MODELS, {"label": label}).fetchall()
+    models: dict[str, int] = {}
+    for _, model, *_rest in decisions:
+        models[model] = models.get(model, 0) + 1
+    switches = sum(
+        1 for before, after in pairwise(decisions) if before[0] == after[0] and before[1] != after[1]
+    )
+    planned = np.array([row[1] for row in sessions], np.int64)
+    answered = np.array([row[4] for row in sessions], np.int64)
+    score = np.array([row[5] for row in sessions], np.float64)
+    return Pass(
+        label=label,
+        policies=tuple(sorted({policy for _, _, policy, _, _ in decisions})),
+        models=dict(sorted(models.items(), key=lambda item: -item[1])),
+        quality=score / np.maximum(planned, 1),
+        spent_usd=np.array([row[2] / NANOUSD_PER_USD for row in sessions], np.float64),
+        budget_usd=np.array([row[3] / NANOUSD_PER_USD for row in sessions], np.float64),
+        unanswered=np.maximum(planned - answered, 0),
+        answered=int(answered.sum()),
+        graded=sum(row[6] for row in sessions),
+        score=float(score.sum()),
+        switches=switches,
+        input_tokens=sum(row[3] or 0 for row in decisions),
+        cached_tokens=sum(row[4] or 0 for row in decisions),
+    )
+
+
+def ledger_totals(database: Path) -> dict[str, int]:
+    """Nano-USD over all sessions: what was settled, what is still reserved, what a provider billed beyond a hold."""
+    statement = "SELECT SUM(spent_nanousd), SUM(reserved_nanousd), SUM(overage_nanousd) FROM sessions"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
+        spent, reserved, overage = connection.execute(statement).fetchone()
+    return {"settled": spent or 0, "reserved": reserved or 0, "overage": overage or 0}
+
+
+def newest_policy(database: Path) -> tuple[str, str, str] | None:
+    """(policy_id, stage, report as JSON) of the policy that was written last; None before the first."""
+    statement = "SELECT policy_id, stage, report FROM policies ORDER BY created_at_ms DESC, policy_id DESC LIMIT 1"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
+        row = connection.execute(statement).fetchone()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:
+    """The mean of one value per session, resampling sessions."""
+    if len(values) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def paired(after: Pass, before: Pass) -> Interval:
+    """The difference in quality between two passes over the same conversations, session by session."""
+    return bootstrap(after.quality - before.quality)
+
+
+def rows(passes: Sequence[tuple[str, Pass]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and lines of the table, as text."""
+    header: tuple[str, ...] = (
+        "policy", "sessions", "turns", "quality (95 %)", "USD per session (95 %)", "points per USD", "bankrupt",
+        "switches", "cached", "models",
+    )  # fmt: skip
+    lines: list[tuple[str, ...]] = []
+    for name, played in passes:
+        quality, cost = bootstrap(played.quality), bootstrap(played.spent_usd)
+        lines.append(
+            (
+                name,
+                str(played.sessions),
+                str(played.answered),
+                f"{quality.mean:.3f} ({quality.low:.3f} to {quality.high:.3f})",
+                f"{cost.mean:.5f} ({cost.low:.5f} to {cost.high:.5f})",
+                f"{played.points_per_usd:,.0f}",
+                f"{played.bankrupt} of {played.sessions}",
+                f"{played.switches / max(1, played.sessions):.1f}",
+                f"{played.cached_share:.0%}",
+                _shares(played.models),
+            )
+        )
+    return header, lines
+
+
+def _shares(models: dict[str, int]) -> str:
+    total = sum(models.values())
+    return ", ".join(f"{name.removeprefix('sim-')} {count / total:.0%}" for name, count in models.items())

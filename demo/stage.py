@@ -1,0 +1,173 @@
+"""The processes of the demo: a simulated provider, a gateway in front of it, and the commands that act on its files.
+
+Everything lies in one work folder (`var/demo` by default): the generated gateway.yaml, the SQLite file, the policies,
+the logs. The folder carries a mark, so that a new run only ever clears what an earlier run made.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+from demo.models import MODELS, SimulatedModel
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = ".seqroute-demo"
+START_TIMEOUT_S = 120.0
+
+
+class StageError(Exception):
+    """A part of the demo did not do what it should; the message says which, and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A provider and a gateway that answer. URLs without a trailing slash; the gateway's has no `/v1`."""
+
+    folder: Path
+    config: Path
+    database: Path
+    gateway_url: str
+    provider_url: str
+    master_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Casting:
+    """How the stage is set: port 0 takes a free one."""
+
+    folder: Path
+    port: int
+    seed: int
+    latency_scale: float
+    exploration_floor: float
+
+
+@contextmanager
+def set_stage(casting: Casting) -> Iterator[Stage]:
+    """Start provider and gateway, wait until both answer, and stop them at the end. Raises StageError."""
+    folder = prepare_folder(casting.folder)
+    provider_port, gateway_port = free_port(), casting.port or free_port()
+    provider_url, gateway_url = f"http://127.0.0.1:{provider_port}", f"http://127.0.0.1:{gateway_port}"
+    config = folder / "gateway.yaml"
+    config.write_text(gateway_config(f"{provider_url}/v1", casting.exploration_floor))
+    provider = ["demo.provider", "--port", str(provider_port), "--seed", str(casting.seed)]
+    provider += ["--latency-scale", str(casting.latency_scale)]
+    gateway = ["gateway", "serve", "--config", str(config), "--port", str(gateway_port), "--log-level", "warning"]
+    with (
+        running("provider", provider, folder, f"{provider_url}/v1/models"),
+        running("gateway", gateway, folder, f"{gateway_url}/readyz"),
+    ):
+        master_key = (folder / "seqroute.master-key").read_text().strip()
+        yield Stage(folder, config, folder / "seqroute.db", gateway_url, provider_url, master_key)
+
+
+def prepare_folder(folder: Path) -> Path:
+    """An empty work folder that carries our mark. Raises StageError rather than clear a folder that is not ours."""
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise StageError(f"{folder}: expected an empty folder or one of an earlier demo, found other files")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("Made by the demo of seqroute, which clears this folder when it runs again.\n")
+    return folder
+
+
+def gateway_config(provider_base: str, exploration_floor: float) -> str:
+    """The configuration of the demo's gateway, as YAML."""
+    return yaml.safe_dump(
+        {
+            "model_list": [_entry(model, provider_base) for model in MODELS],
+            "general_settings": {"database_url": "sqlite:///seqroute.db"},
+            "session_settings": {"default_budget_usd": 0.01, "max_budget_usd": 1.0},
+            "policy_settings": {"directory": "policies", "mode": "on", "exploration_floor": exploration_floor},
+        },
+        sort_keys=False,
+    )
+
+
+def _entry(model: SimulatedModel, provider_base: str) -> dict[str, object]:
+    return {
+        "model_name": model.name,
+        "litellm_params": {"model": f"openai/{model.name}", "api_base": provider_base, "api_key": "sk-simulated"},
+        "model_info": {
+            "input_cost_per_token": _per_token(model.input_usd_per_mtok),
+            "output_cost_per_token": _per_token(model.output_usd_per_mtok),
+            "cache_read_input_token_cost": _per_token(model.cached_input_usd_per_mtok),
+            "max_input_tokens": model.max_input_tokens,
+            "max_output_tokens": model.max_output_tokens,
+            "supports_function_calling": True,
+            "supports_response_schema": True,
+            "quality_prior": model.quality_prior,
+        },
+    }
+
+
+def _per_token(usd_per_mtok: float) -> float:
+    """USD per token with no more digits than the list price has."""
+    return round(usd_per_mtok / 1e6, 12)
+
+
+@contextmanager
+def running(name: str, arguments: Sequence[str], folder: Path, ready_url: str) -> Iterator[None]:
+    """A Python module as a process of its own, from its first good answer until the block ends."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_until_ready(name, ready_url, process, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StageError(f"the {name} ended with status {process.returncode}: {last_line(log)} (see {log})")
+        try:
+            if httpx.get(url, timeout=5.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise StageError(f"the {name} did not answer at {url} within {START_TIMEOUT_S:.0f} s (see {log})")
+
+
+def command(stage: Stage, name: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Start one of the project's command lines in the work folder; stdout and stderr come back as text."""
+    log = (stage.folder / f"{name}.log").open("w")
+    with log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it wrote nothing"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
