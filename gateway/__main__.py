@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from gateway.commands import serving
+from gateway.commands import accounts, decisions, serving
 from gateway.commands.console import BAD_INPUT, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -28,6 +28,14 @@ def build() -> typer.Typer:
     app.command("serve")(serving.serve)
     app.command("check-config")(serving.check_config)
     app.command("migrate")(serving.migrate)
+    app.add_typer(accounts.tenants_app, name="tenants")
+    app.add_typer(accounts.keys_app, name="keys")
+    app.add_typer(accounts.sessions_app, name="sessions")
+    app.add_typer(decisions.policies_app, name="policies")
+    app.add_typer(decisions.decisions_app, name="decisions")
+    app.command("explain")(decisions.explain)
+    app.command("report")(decisions.report)
+    app.command("audit")(decisions.audit)
     app.command("demo", context_settings=PASS_ON)(serving.demo)
     return app
 
@@ -45,7 +53,11 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except typer.TyperException as error:
-        return _fail([" ".join(error.format_message().split())], BAD_INPUT)
+        message = error.format_message()
+        if message.startswith("Usage: "):  # a group without a command: it shows what it has
+            print(message)
+            return BAD_INPUT
+        return _fail([" ".join(message.split())], BAD_INPUT)
     except KeyboardInterrupt:
         return 130
     return status if isinstance(status, int) else 0

@@ -101,7 +101,7 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
     except DatabaseStartError as error:
         raise CommandError(f"database: {error}", status=BROKEN) from error
     except GatewayError as error:
-        raise CommandError(f"{error.param}: {error.message}" if error.param else error.message) from error
+        raise CommandError(error.message) from error
     except DBAPIError as error:
         raise CommandError(f"database: {type(error.orig).__name__}: {first_line(error.orig)}", status=BROKEN) from error
 
