@@ -63,7 +63,8 @@ class Narrator:
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
-        self.console.print(f"[{time.monotonic() - self._began:6.1f} s] {line}", markup=False, highlight=False)
+        after = f"[{time.monotonic() - self._began:6.1f} s]"
+        self.console.print(f"{after} {line}", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -97,21 +97,17 @@ async def _play_one(
             answer, decision_id, policy = await _ask(
                 client, playbill.model, messages, headers | closing, stream=(index + turn) % 3 == 0
             )
-        except openai.APIStatusError as error:
-            if error.status_code == 402:
+        except openai.APIError as error:
+            if isinstance(error, openai.APIStatusError) and error.status_code == 402:
                 tally.refused += 1
             else:
-                tally.complain(f"status {error.status_code}, code {_code(error)}")
+                tally.complain(_described(error))
             advance(turns - turn)
             return
         messages.append({"role": "assistant", "content": answer})
         tally.note(policy)
         score = grade(task, answer)
-        reply = await signals.post(
-            "/feedback", json={"decision_id": decision_id, "score": score, "name": FEEDBACK_NAME}
-        )
-        if reply.status_code >= 300:
-            tally.complain(f"feedback: status {reply.status_code}")
+        await _post_score(signals, decision_id, score, tally)
         advance(1)
 
 
@@ -133,6 +129,19 @@ async def _ask(
     return "".join(parts), opened.headers["x-seqroute-decision-id"], opened.headers.get("x-seqroute-policy")
 
 
-def _code(error: openai.APIStatusError) -> str:
-    body = error.body
-    return str(body.get("code")) if isinstance(body, dict) else "none"
+async def _post_score(signals: httpx.AsyncClient, decision_id: str, score: float, tally: Tally) -> None:
+    body = {"decision_id": decision_id, "score": score, "name": FEEDBACK_NAME}
+    try:
+        reply = await signals.post("/feedback", json=body)
+    except httpx.TransportError as error:
+        tally.complain(f"feedback: {type(error).__name__}")
+        return
+    if reply.status_code >= 300:
+        tally.complain(f"feedback: status {reply.status_code}")
+
+
+def _described(error: openai.APIError) -> str:
+    """What went wrong in a few words; a stream that broke has no status of its own."""
+    code = error.body.get("code") if isinstance(error.body, dict) else None
+    status = error.status_code if isinstance(error, openai.APIStatusError) else "none"
+    return f"{type(error).__name__}, status {status}, code {code}"
