@@ -20,7 +20,6 @@ import httpx
 
 from gateway.arguments import outgoing_messages, outgoing_params
 from gateway.chunks import ChunkSource, LitellmSource, UpstreamStream, WireSource
-from gateway.errors import InvalidRequest
 from gateway.faults import BrokenFault, CallRefused, ConnectFault, FailedFault, UpstreamFault, fault_from_status
 from gateway.replies import Reply, native_reply, translated_reply
 from gateway.wire import EXCHANGE, BoundedTransport, Exchange, retry_after_s, timeout_fault, uninterrupted, wire_fault
@@ -70,8 +69,8 @@ class Call:
     stream_timeout_s: float = 60.0
     idle_timeout_s: float = 60.0
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    options: Mapping[str, str] = field(default_factory=dict)
-    """The operator's provider options: api_version, organization, and the like. Never the caller's."""
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The operator's own arguments for LiteLLM (api_version, organization, aws_..., vertex_...), never the caller's."""
 
 
 class Upstream:
@@ -118,21 +117,22 @@ class Upstream:
         arguments, native = self._arguments(call, stream=False)
         exchange = Exchange()
         mark = EXCHANGE.set(exchange)
+        response, fault = None, None
         try:
             async with asyncio.timeout(call.timeout_s) as limit:
                 response = await self._litellm.acompletion(**arguments)
         except TimeoutError:
-            raise timeout_fault(exchange, limit.expired()) from None
+            fault = timeout_fault(exchange, limit.expired())
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
-            if not (native and exchange.whole and exchange.status == 200):
-                raise self._fault(exchange, error) from None
-            # The answer came whole; what LiteLLM could not make of it, we read ourselves.
-            return native_reply(exchange)
+            fault = self._fault(exchange, error)
         finally:
             EXCHANGE.reset(mark)
             await uninterrupted(exchange.close())
+        # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
         if native and exchange.whole and exchange.status == 200:
             return native_reply(exchange)
+        if fault is not None:
+            raise fault
         return translated_reply(exchange, response)
 
     async def open_stream(self, call: Call) -> UpstreamStream:
@@ -142,20 +142,26 @@ class Upstream:
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         mark = EXCHANGE.set(exchange)
         stream: UpstreamStream | None = None
+        fault: UpstreamFault | None = None
+        started = False
         try:
             async with asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
                 response = await self._litellm.acompletion(**arguments)
                 stream = UpstreamStream(self._source(response, native, exchange, call, deadline), exchange)
                 await stream.read_ahead()
-        except BaseException as error:
-            await uninterrupted(exchange.close() if stream is None else stream.aclose())
-            if isinstance(error, TimeoutError):
-                raise timeout_fault(exchange, limit.expired()) from None
-            if isinstance(error, UpstreamFault) or not isinstance(error, Exception):
-                raise
-            raise self._fault(exchange, error) from None
+            started = True
+        except TimeoutError:
+            fault = timeout_fault(exchange, limit.expired())
+        except UpstreamFault as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 - as in `complete`
+            fault = self._fault(exchange, error)
         finally:
             EXCHANGE.reset(mark)
+            if not started:
+                await uninterrupted(exchange.close() if stream is None else stream.aclose())
+        if fault is not None or stream is None:
+            raise fault or BrokenFault("the provider's answer was not a stream")
         return stream
 
     def _source(self, response: Any, native: bool, exchange: Exchange, call: Call, deadline: float) -> ChunkSource:
@@ -171,9 +177,8 @@ class Upstream:
             raise RuntimeError("Upstream.start() was not awaited")
         model, provider = self._provider(call)
         native = provider in _OPENAI_PROVIDERS
-        arguments = outgoing_params(call.params)
+        arguments: dict[str, Any] = {**call.options, **outgoing_params(call.params)}
         arguments["messages"] = outgoing_messages(call.messages, by_reference=native)
-        arguments |= {name: value for name, value in call.options.items() if name in ("api_version", "organization")}
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": stream}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True, "drop_params": False}
         arguments["timeout"] = httpx.Timeout(_SDK_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S) if native else _SDK_TIMEOUT_S
@@ -193,10 +198,13 @@ class Upstream:
     def _provider(self, call: Call) -> tuple[str, str]:
         try:
             model, provider, _, _ = self._litellm.get_llm_provider(
-                model=call.litellm_model, api_base=call.api_base, api_key=call.api_key or _NO_KEY
+                model=call.litellm_model,
+                custom_llm_provider=call.options.get("custom_llm_provider"),
+                api_base=call.api_base,
+                api_key=call.api_key or _NO_KEY,
             )
-        except Exception as error:  # noqa: BLE001 - its text would repeat our arguments
-            raise CallRefused(f"no provider is known for the model ({type(error).__name__})") from None
+        except Exception:  # noqa: BLE001 - its text would repeat our arguments
+            raise CallRefused("no provider is known for the model") from None
         return model, provider
 
     def _openai_client(self, call: Call) -> Any:
@@ -217,8 +225,8 @@ class Upstream:
 
     def _fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
         """What happened, from the wire first and from LiteLLM's exception where the wire says nothing."""
-        if isinstance(error, UpstreamFault | InvalidRequest):
-            raise error
+        if isinstance(error, UpstreamFault):
+            return error
         code = self._known_code(error)
         if exchange.status >= 400:
             return fault_from_status(exchange.status, retry_after_s(exchange.headers), code)
