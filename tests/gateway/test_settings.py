@@ -193,7 +193,8 @@ def test_a_price_per_million_tokens_is_taken_for_the_slip_that_it_is(write: Writ
 @pytest.mark.parametrize(
     "key",
     ["sk-1234", "sk-short", "notsk-Zq8rT2mLw5Vn9Kc3Xb7", "sk-change-me-please-change-me",
-     "sk-aaaaaaaaaaaaaaaaaaaaaaaaaa", "sk-1234567890123456789012345", "sk-your-master-key-goes-here", "sk-Zq8rT2 mLw5Vn9Kc3Xb7Hd1"],
+     "sk-aaaaaaaaaaaaaaaaaaaaaaaaaa", "sk-1234567890123456789012345", "sk-your-master-key-goes-here",
+     "sk-Zq8rT2 mLw5Vn9Kc3Xb7Hd1"],
 )  # fmt: skip
 def test_a_weak_master_key_stops_the_start_and_is_not_repeated(write: Write, key: str) -> None:
     path = write(MINIMAL + f"general_settings: {{master_key: '{key}'}}\n")
