@@ -302,6 +302,7 @@ class _Answer:
 
     def _completion(self) -> dict[str, Any]:
         if self.mode.startswith("inband"):
+            self.attempt.prompt_tokens = self.attempt.output_tokens = 0
             return {"error": {"message": "overloaded", "code": 502}}
         if self.mode == "empty":
             return {"id": "x", "object": "chat.completion", "choices": []}
@@ -446,8 +447,8 @@ class _Answer:
     def _event(self, chunk: Mapping[str, Any]) -> bytes:
         if self.mode != "crlf":
             return _event(chunk)
-        ending = (b"\r\n", b"\r", b"\n")[self.attempt.output_tokens % 3]
-        return b"event: message" + ending + b"data:" + json.dumps(chunk).encode() + ending + ending
+        line_end = (b"\r\n", b"\r", b"\n")[self.attempt.output_tokens % 3]
+        return b"event: message" + line_end + b"data:" + json.dumps(chunk).encode() + line_end + line_end
 
     def _chunk(self, delta: Mapping[str, Any], *, finish: str | None = None, index: int = 0) -> dict[str, Any]:
         return {
