@@ -12,6 +12,7 @@ Money features are ratios: scaling all prices and budgets by c and lambda by 1/c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,9 @@ TEXT_SCALE = np.float32(8.0)
 """A unit vector of 256 entries has entries of about 1/16; the network reads them at about 1/2."""
 
 _TINY_USD = 1e-9
-_Q05, _Q50, _Q95, _Q99 = (COST_LEVELS.index(p) for p in (0.05, 0.5, 0.95, 0.99))
+_SPREAD = tuple(COST_LEVELS.index(level) for level in (0.05, 0.5, 0.95, 0.99))
+_Q95, _Q99 = _SPREAD[2:]
+_LOG_1000 = math.log(1000.0)
 
 
 def _masses() -> NDArray[np.float64]:
@@ -200,23 +203,23 @@ def _session_row(observation: Observation) -> FloatArray:
     input_tokens = max((c.input_tokens for c in observation.candidates), default=0)
     return np.array(
         [
-            np.log1p(s.turn) / 3.0,
+            math.log1p(s.turn) / 3.0,
             float(s.turn == 0),
             float(declared),
-            np.log1p(declared_left) / 3.0,
-            np.log1p(max(s.tokens_so_far, 0)) / 12.0,
-            np.log1p(max(input_tokens, 0)) / 12.0,
-            np.log1p(max(s.failures, 0)),
-            np.log1p(max(s.regenerations, 0)),
-            np.log1p(max(s.tool_errors, 0)),
+            math.log1p(declared_left) / 3.0,
+            math.log1p(max(s.tokens_so_far, 0)) / 12.0,
+            math.log1p(max(input_tokens, 0)) / 12.0,
+            math.log1p(max(s.failures, 0)),
+            math.log1p(max(s.regenerations, 0)),
+            math.log1p(max(s.tool_errors, 0)),
             float(s.last_quality is not None),
             s.last_quality if s.last_quality is not None else 0.0,
             float(s.mean_quality is not None),
             s.mean_quality if s.mean_quality is not None else 0.0,
-            np.log1p(max(since, 0.0)) / 10.0 if since is not None else 0.0,
+            math.log1p(max(since, 0.0)) / 10.0 if since is not None else 0.0,
             float(since is not None and since < CACHE_WINDOW_S),
             float(s.tool_loop),
-            np.log1p(len(observation.candidates)) / 3.0,
+            math.log1p(len(observation.candidates)) / 3.0,
         ],
         np.float32,
     )
@@ -233,33 +236,30 @@ def _candidate_rows(observation: Observation, quantiles_usd: FloatArray) -> Floa
         ],
         np.float64,
     )
-    prior, price_in, price_out, price_cached, limit, tokens, out, warm, last, failing, latency = raw.T
+    prior, price_in, _, price_cached, limit, tokens, out, warm, last, failing, latency = raw.T
     mean = np.maximum(expected_cost_usd(quantiles_usd).astype(np.float64), _TINY_USD)
-    relative = np.log(np.maximum(quantiles_usd[:, (_Q05, _Q50, _Q95, _Q99)], _TINY_USD) / mean[:, None])
-    tokens_seen = np.maximum(tokens, 1.0)
-    rows = np.column_stack(
-        [
-            prior,
-            prior - prior.max(initial=0.0),
-            np.log10(price_in + 1e-3) / 3.0,
-            np.log10(price_out + 1e-3) / 3.0,
-            price_cached / np.maximum(price_in, 1e-9),
-            np.log1p(limit) / 14.0,
-            np.clip(tokens / np.maximum(limit, 1.0), 0.0, 2.0),
-            np.log1p(out) / 10.0,
-            np.clip(warm / tokens_seen, 0.0, 1.0),
-            last,
-            np.log10(mean) / 3.0 + 1.0,
-            np.log(mean / mean.min()) / 5.0,
-            np.log(mean / mean.max()) / 5.0,
-            np.clip(relative, -6.0, 6.0) / 3.0,
-            np.clip((tokens - warm) * np.maximum(price_in - price_cached, 0.0) * 1e-6 / mean, 0.0, 1.0),
-            np.clip(failing, 0.0, 1.0),
-            np.log1p(np.maximum(latency, 0.0)) / 4.0,
-        ]
-    )
-    clipped: FloatArray = np.clip(rows, -5.0, 5.0).astype(np.float32)
-    return clipped
+    log_mean = np.log(mean)
+    spread = np.log(np.maximum(quantiles_usd[:, _SPREAD], _TINY_USD)) - log_mean[:, None]
+    rows = np.empty((len(raw), CANDIDATE_DIM))
+    columns = rows.T
+    columns[0] = prior
+    columns[1] = prior - prior.max(initial=0.0)
+    columns[2:4] = np.log10(raw.T[1:3] + 1e-3) / 3.0
+    columns[4] = price_cached / np.maximum(price_in, 1e-9)
+    columns[5] = np.log1p(limit) / 14.0
+    columns[6] = np.minimum(tokens / np.maximum(limit, 1.0), 2.0)
+    columns[7] = np.log1p(out) / 10.0
+    columns[8] = np.minimum(warm / np.maximum(tokens, 1.0), 1.0)
+    columns[9] = last
+    columns[10] = log_mean / _LOG_1000 + 1.0
+    columns[11] = (log_mean - log_mean.min()) / 5.0
+    columns[12] = (log_mean - log_mean.max()) / 5.0
+    columns[13:17] = np.minimum(np.maximum(spread, -6.0), 6.0).T / 3.0
+    columns[17] = np.minimum((tokens - warm) * np.maximum(price_in - price_cached, 0.0) * 1e-6 / mean, 1.0)
+    columns[18] = np.minimum(failing, 1.0)
+    columns[19] = np.log1p(np.maximum(latency, 0.0)) / 4.0
+    rows = np.minimum(np.maximum(rows, -5.0), 5.0)
+    return rows.astype(np.float32)
 
 
 def _log_ratio(numerator: Any, denominator: Any, xp: Any) -> Any:

@@ -6,6 +6,7 @@ and `lambda_per_usd` have shape (...). Serving calls with no leading axis, repla
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ CACHE_MIN_TOKENS = 1024
 """Providers keep prompts in their cache from about a thousand tokens on."""
 
 _Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
-_PLAN_STEPS = 4
-"""A cache remembers one turn, so a plan's gain per turn has settled after a few; later turns add the same again."""
-_PRICE_STEPS = np.concatenate([[0.0], np.geomspace(1e-3, 1e4, 48)])
+_PLAN_STEPS = 6
+"""By then a plan's gain per turn has settled; later turns add the gain of the model it has settled on."""
+_PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
+"""Prices of money tried by `resolve`, in quality per cost range of the candidates."""
 
 
 class Plan(NamedTuple):
@@ -118,13 +120,18 @@ def later_plan(
     saved = price * (cold_usd - warm_usd) / spread
     value = np.zeros(offered.shape)
     spend = np.zeros(offered.shape)
-    last_turns = float(turns.max(initial=0.0))
-    for step in range(min(int(np.ceil(last_turns)), _PLAN_STEPS)):
+    longest = float(turns.max(initial=0.0))
+    gain, gain_usd = value, spend
+    for step in range(min(math.ceil(longest), _PLAN_STEPS)):
         backed_up, spent = _soft_backup(offered + value / spread, saved, cold_usd + spend, warm_usd + spend)
-        final = step == _PLAN_STEPS - 1
-        weight = np.maximum(turns - step, 0.0) if final else np.clip(turns - step, 0.0, 1.0)
-        value = value + weight * (spread * backed_up - value)
-        spend = spend + weight * (spent - spend)
+        gain, gain_usd = spread * backed_up - value, spent - spend
+        weight = np.clip(turns - step, 0.0, 1.0)
+        value, spend = value + weight * gain, spend + weight * gain_usd
+    if longest > _PLAN_STEPS:
+        settled = np.argmax(np.where(mask, value, -np.inf), axis=-1)[..., None]
+        more = np.maximum(turns - _PLAN_STEPS, 0.0)
+        value = value + more * np.take_along_axis(gain, settled, axis=-1)
+        spend = spend + more * np.take_along_axis(gain_usd, settled, axis=-1)
     return Plan(value, spend)
 
 
@@ -135,7 +142,8 @@ def resolve(
     """The lowest price of money, not under the floor, at which this turn and the later ones cost what is left.
 
     Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is found anew, so
-    what was saved or lost so far is spread over what is to come. Where even the highest price tried overspends, the
+    what was saved or lost so far is spread over what is to come. This turn counts as one of the session's tasks; only
+    the scores look at its own quality. Where even the highest price tried overspends, the
     highest is taken: the cheapest candidate. `mask` marks what later turns may choose too.
     """
     floor = np.asarray(lambda_floor_per_usd, float)
@@ -149,20 +157,34 @@ def resolve(
         later_quality[..., None, :], cold_usd[..., None, :], warm_usd[..., None, :], mask[..., None, :], later_turns,
         prices, spread,
     )
-    scores = quality[..., None, :] - prices[..., None] * mean_cost_usd[..., None, :] + plan.value
-    choice = np.argmax(np.where(mask[..., None, :], scores, -np.inf), axis=-1)[..., None]
-    spend = np.take_along_axis(mean_cost_usd[..., None, :] + plan.spend_usd, choice, axis=-1)[..., 0]
-    within = spend <= np.asarray(remaining_usd, float)[..., None]
-    found = np.where(within.any(axis=-1), np.argmax(within, axis=-1), prices.shape[-1] - 1)[..., None]
-    at = found[..., None]
-    return Resolved(
-        np.take_along_axis(prices, found, axis=-1)[..., 0],
-        np.take_along_axis(scores, at, axis=-2)[..., 0, :],
-        Plan(
-            np.take_along_axis(plan.value, at, axis=-2)[..., 0, :],
-            np.take_along_axis(plan.spend_usd, at, axis=-2)[..., 0, :],
-        ),
-    )
+    spend_usd = _expected_total(later_quality, mean_cost_usd, mask, prices, plan, spread)
+    within = spend_usd <= np.asarray(remaining_usd, float)[..., None]
+    dearer = np.where(within.any(axis=-1), np.argmax(within, axis=-1), prices.shape[-1] - 1)[..., None]
+    freer = np.maximum(dearer - 1, 0)
+    # Between the last price that overspends and the first that does not, spend is taken to fall in a straight line.
+    over = np.take_along_axis(spend_usd, freer, axis=-1) - np.asarray(remaining_usd, float)[..., None]
+    under = np.asarray(remaining_usd, float)[..., None] - np.take_along_axis(spend_usd, dearer, axis=-1)
+    share = np.where((over > 0.0) & (under >= 0.0), over / np.maximum(over + under, 1e-300), 1.0)
+
+    def between(values: Floats) -> Floats:
+        low, high = (np.take_along_axis(values, at[..., None], axis=-2)[..., 0, :] for at in (freer, dearer))
+        return np.asarray(low + share * (high - low))
+
+    price = between(prices[..., None])
+    found = Plan(between(plan.value), between(plan.spend_usd))
+    return Resolved(price[..., 0], quality - price * mean_cost_usd + found.value, found)
+
+
+def _expected_total(
+    later_quality: Floats, mean_cost_usd: Floats, mask: Bools, prices: Floats, plan: Plan, spread: float
+) -> Floats:
+    """Expected spend of this and all later turns at every price, this turn's task not yet looked at: (..., L)."""
+    terms = later_quality[..., None, :] - prices[..., None] * mean_cost_usd[..., None, :] + plan.value
+    terms = np.where(mask[..., None, :], terms, -np.inf) / spread
+    weights = np.exp(terms - np.max(terms, axis=-1, keepdims=True))
+    totals = mean_cost_usd[..., None, :] + plan.spend_usd
+    expected: Floats = (weights * totals).sum(axis=-1) / weights.sum(axis=-1)
+    return expected
 
 
 def lower_confidence_scores(

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from policy.exploration import GREEDY, Exploration, action_probabilities, draw
+from policy.mdp import PolicyFault
+
+
+def test_near_ties_share_the_floor_by_hand() -> None:
+    found = action_probabilities(np.array([0.5, 0.49, 0.1]), np.ones(3, bool), Exploration(floor=0.1, tolerance=0.02))
+    assert found == pytest.approx([0.95, 0.05, 0.0])
+
+
+def test_without_a_near_tie_the_floor_is_a_softmax_by_hand() -> None:
+    exploration = Exploration(floor=0.1, tolerance=0.01, temperature=0.1)
+    found = action_probabilities(np.array([0.5, 0.4]), np.ones(2, bool), exploration)
+    other = 0.1 * np.exp(-1) / (1 + np.exp(-1))
+    assert found == pytest.approx([1 - other, other])
+
+
+def test_greedy_takes_the_first_of_equals_and_nothing_masked_is_ever_drawn() -> None:
+    scores = np.array([9.0, 0.5, 0.5])
+    mask = np.array([False, True, True])
+    assert action_probabilities(scores, mask, GREEDY).tolist() == [0.0, 1.0, 0.0]
+    explored = action_probabilities(scores, mask, Exploration(floor=1.0))
+    assert explored.tolist() == [0.0, 0.5, 0.5]
+    assert {draw(explored, u) for u in np.linspace(0, 0.999999, 101)} == {1, 2}
+
+
+def test_a_masked_score_that_is_not_finite_is_no_fault_and_an_allowed_one_is() -> None:
+    scores = np.array([np.nan, 0.5])
+    assert action_probabilities(scores, np.array([False, True]), GREEDY).tolist() == [0.0, 1.0]
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(PolicyFault, match="finite"):
+            action_probabilities(np.array([bad, 0.5]), np.array([True, True]), GREEDY)
+    with pytest.raises(PolicyFault, match="no candidate"):
+        action_probabilities(scores, np.array([False, False]), GREEDY)
+
+
+def test_draws_come_as_often_as_their_probability_says() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = np.array([0.0, 0.2, 0.0, 0.75, 0.05], np.float32)
+    drawn = np.bincount([draw(probabilities, float(u)) for u in rng.random(20_000)], minlength=5) / 20_000
+    assert drawn == pytest.approx(probabilities, abs=0.01)
+    assert drawn[0] == drawn[2] == 0.0
+
+
+def test_the_edges_of_the_uniform_draw_stay_inside() -> None:
+    probabilities = np.array([0.0, 1 / 3, 1 / 3, 1 / 3, 0.0], np.float32)
+    assert draw(probabilities, 0.0) == 1
+    assert draw(probabilities, np.nextafter(1.0, 0.0)) == 3
+    for outside in (1.0, -1e-9, float("nan")):
+        with pytest.raises(PolicyFault, match="uniform"):
+            draw(probabilities, outside)
+
+
+@pytest.mark.parametrize("settings", [{"floor": -0.1}, {"floor": 1.1}, {"temperature": 0.0}, {"tolerance": -1.0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        Exploration(**settings)
