@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
+from gateway.arguments import ALLOWED_PARAMS
 from gateway.errors import InvalidRequest
-from gateway.settings import Limits
+from gateway.settings import LimitSettings
 
-# OpenAI's documented parameters, each with the check its value must pass; None leaves the value to the provider.
 # https://platform.openai.com/docs/api-reference/chat/create
 _NUMBER_RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
@@ -23,18 +23,11 @@ _NUMBER_RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
 }
-_PASSED = frozenset(
-    {
-        "temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "n", "logit_bias", "logprobs",
-        "top_logprobs", "response_format", "seed", "tools", "tool_choice", "parallel_tool_calls", "functions",
-        "function_call", "user", "safety_identifier", "prompt_cache_key", "modalities", "audio", "prediction",
-        "reasoning_effort", "verbosity", "web_search_options", "service_tier", "top_k", "min_p", "repetition_penalty",
-    }
-)  # fmt: skip
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SESSION_FIELDS = ("session_id", "litellm_session_id")
 _PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
 MAX_OUTPUT_TOKENS = 10_000_000
+MAX_MESSAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ class ChatRequest:
         return orjson.dumps([system, self.params.get("tools"), first_user], option=orjson.OPT_SORT_KEYS)
 
 
-def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
+def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Check a chat-completions body. Raises InvalidRequest naming the parameter that is wrong."""
     fields = parse_object(body, limits)
     model = _string(fields, "model", required=True)
@@ -83,7 +76,7 @@ def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
     include_usage = _boolean(options, "include_usage", "stream_options.include_usage")
     if options and not stream:
         raise InvalidRequest("stream_options: only allowed when stream is true", param="stream_options")
-    n = _integer(fields, "n", 1, limits.n) or 1
+    n = _integer(fields, "n", 1, limits.choices) or 1
     new_style = "max_completion_tokens" in fields and fields["max_completion_tokens"] is not None
     max_tokens_param = "max_completion_tokens" if new_style else "max_tokens"
     max_tokens = _integer(fields, max_tokens_param, 1, MAX_OUTPUT_TOKENS)
@@ -100,7 +93,7 @@ def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
     return ChatRequest(
         model=model,
         messages=tuple(messages),
-        params={name: fields[name] for name in _PASSED if fields.get(name) is not None and name != "n"}
+        params={name: fields[name] for name in ALLOWED_PARAMS if fields.get(name) is not None and name != "n"}
         | ({"n": n} if n > 1 else {}),
         stream=stream,
         include_usage=include_usage,
@@ -116,7 +109,7 @@ def parse_chat(body: bytes, limits: Limits) -> ChatRequest:
     )
 
 
-def parse_object(body: bytes, limits: Limits) -> dict[str, Any]:
+def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:
     """Parse a JSON object of bounded depth. Raises InvalidRequest."""
     try:
         fields = orjson.loads(body)
@@ -139,11 +132,11 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
-def _messages(value: object, limits: Limits) -> list[dict[str, Any]]:
+def _messages(value: object, limits: LimitSettings) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         raise InvalidRequest("messages: expected a list with at least one message", param="messages")
-    if len(value) > limits.messages:
-        raise InvalidRequest(f"messages: expected at most {limits.messages}, got {len(value)}", param="messages")
+    if len(value) > MAX_MESSAGES:
+        raise InvalidRequest(f"messages: expected at most {MAX_MESSAGES}, got {len(value)}", param="messages")
     for index, message in enumerate(value):
         _message(message, f"messages[{index}]")
     return value
@@ -195,6 +188,9 @@ def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _tools(fields: Mapping[str, Any]) -> list[Any]:
+    choice = fields.get("tool_choice")
+    if choice is not None and not isinstance(choice, str | dict):
+        raise InvalidRequest("tool_choice: expected a string or an object", param="tool_choice")
     tools = fields.get("tools")
     if tools is None:
         return []
@@ -207,9 +203,6 @@ def _tools(fields: Mapping[str, Any]) -> list[Any]:
         if tool["type"] == "function" and not (isinstance(function, dict) and isinstance(function.get("name"), str)):
             name = f"tools[{index}].function.name"
             raise InvalidRequest(f"{name}: expected a string", param=name)
-    choice = fields.get("tool_choice")
-    if choice is not None and not isinstance(choice, str | dict):
-        raise InvalidRequest("tool_choice: expected a string or an object", param="tool_choice")
     return tools
 
 
@@ -242,7 +235,8 @@ def _capabilities(
     kinds = {part.get("type") for part in _parts(messages)}
     if "image_url" in kinds:
         needed.add("vision")
-    if "input_audio" in kinds or "audio" in (fields.get("modalities") or []):
+    modalities = fields.get("modalities")
+    if "input_audio" in kinds or (isinstance(modalities, list) and "audio" in modalities):
         needed.add("audio")
     return frozenset(needed)
 

@@ -1,6 +1,7 @@
 """Every error a client can meet, in one tree; `as_body` gives OpenAI's JSON shape.
 
     GatewayError
+    +-- InternalError            500   a defect of ours
     +-- InvalidRequest           400   malformed or out of range; before any reservation
     +-- InvalidApiKey            401
     +-- SessionBudgetExceeded    402
@@ -39,7 +40,11 @@ class GatewayError(Exception):
     type: ClassVar[str] = "server_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None,
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
@@ -52,6 +57,10 @@ class GatewayError(Exception):
         """OpenAI's error object; `details` adds fields of ours beside the four fixed ones."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error | self.details}
+
+
+class InternalError(GatewayError):
+    """A defect of the gateway; never the answer to what a client sent."""
 
 
 class InvalidRequest(GatewayError):

@@ -1,0 +1,367 @@
+"""The one place where the parts meet: every object of the gateway is made here and handed to who needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway import catalog, tenants
+from gateway.admin import Admin
+from gateway.auth import DEFAULT_TENANT, Authenticator
+from gateway.background import Background
+from gateway.breaker import Breaker
+from gateway.catalog import Catalog
+from gateway.clock import Clock, NewId, Uniform, now_ms, time_ordered_ids
+from gateway.db import Database
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    InternalError,
+    LedgerUnavailable,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+)
+from gateway.forecast import OutputForecast
+from gateway.health import Health, Lifecycle, Metrics
+from gateway.http import error_response
+from gateway.leases import Leases
+from gateway.ledger import Ledger
+from gateway.master_key import with_stored_master_key
+from gateway.money import NANOUSD_PER_USD
+from gateway.observe import Observer
+from gateway.policies import PolicyBoard
+from gateway.router import Router
+from gateway.settings import Settings
+from gateway.settling import Settling
+from gateway.sweeper import sweep_forever
+from gateway.tokens import TokenCounter
+from gateway.turn import Turns
+from gateway.upstream import Upstream
+from gateway.views import Views
+
+_log = logging.getLogger("seqroute.app")
+DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
+"""The purse of `default`, which the master key spends: enough to start with, and still a limit."""
+RETRY_S = 0.5
+POLICY_POLL_S = 1.0
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a running gateway consists of; tests reach in here."""
+
+    settings: Settings
+    catalog: Catalog
+    database: Database
+    ledger: Ledger
+    upstream: Upstream
+    turns: Turns
+    leases: Leases
+    background: Background
+    policies: PolicyBoard
+    lifecycle: Lifecycle
+    metrics: Metrics
+    tokens: TokenCounter
+    clock: Clock
+    uniform: Uniform
+
+
+def from_environment() -> ASGIApp:
+    """uvicorn's factory: the gateway of the file that SEQROUTE_CONFIG names."""
+    settings, models = catalog.load(Path(os.environ.get("SEQROUTE_CONFIG", "gateway.yaml")), os.environ)
+    return build(with_stored_master_key(settings).settings, models)
+
+
+def build(
+    settings: Settings,
+    models: Catalog,
+    *,
+    upstream: Upstream | None = None,
+    clock: Clock = time.time,
+    uniform: Uniform | None = None,
+    new_id: NewId | None = None,
+) -> ASGIApp:
+    """Make the gateway. `settings.general.master_key` must be set."""
+    parts, routes = assemble(
+        settings,
+        models,
+        upstream=upstream or Upstream(),
+        clock=clock,
+        uniform=uniform or random.SystemRandom().random,
+        new_id=new_id or time_ordered_ids(clock),
+    )
+    app = Starlette(
+        routes=routes,
+        lifespan=lambda _: running(parts),
+        exception_handlers={GatewayError: _answer_error, HTTPException: _answer_http_error, Exception: _answer_crash},
+    )
+    app.state.parts = parts
+    return Admission(app, parts.lifecycle, settings.limits.parallel_requests)
+
+
+def assemble(
+    settings: Settings, models: Catalog, *, upstream: Upstream, clock: Clock, uniform: Uniform, new_id: NewId
+) -> tuple[Parts, list[BaseRoute]]:
+    """Every object and every route; nothing is started yet."""
+    assert settings.general.master_key is not None, "the caller provides a master key"
+    metrics, lifecycle, background = Metrics(), Lifecycle(), Background()
+    tokens = TokenCounter()
+    database = Database(settings.general.database_url.reveal(), serving=True)
+    ledger = Ledger(database, clock=clock)
+    leases = Leases(ledger, clock, ttl_s=settings.timings.hold_ttl_s)
+    authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
+    policies = PolicyBoard(settings.policy, database)
+
+    def current_catalog() -> Catalog:
+        return parts.catalog
+
+    router = Router(
+        settings.policy,
+        policies.rule,
+        policies.lineup,
+        monotonic=time.perf_counter,
+        on_fault=metrics.policy_faults.inc,
+    )
+    forecast = OutputForecast()
+    settling = Settling(ledger=ledger, leases=leases, tokens=tokens, forecast=forecast, metrics=metrics, clock=clock)
+    turns = Turns(
+        settings=settings,
+        catalog=current_catalog,
+        ledger=ledger,
+        authenticator=authenticator,
+        router=router,
+        observer=Observer(),
+        upstream=upstream,
+        tokens=tokens,
+        forecast=forecast,
+        breaker=Breaker(clock, allowed_fails=settings.router.allowed_fails, cooldown_s=settings.router.cooldown_s),
+        leases=leases,
+        settling=settling,
+        background=background,
+        metrics=metrics,
+        clock=clock,
+        new_id=new_id,
+        uniform=uniform,
+    )
+    parts = Parts(
+        settings=settings,
+        catalog=models,
+        database=database,
+        ledger=ledger,
+        upstream=upstream,
+        turns=turns,
+        leases=leases,
+        background=background,
+        policies=policies,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        tokens=tokens,
+        clock=clock,
+        uniform=uniform,
+    )
+    views = Views(
+        settings=settings,
+        catalog=current_catalog,
+        database=database,
+        authenticator=authenticator,
+        clock=clock,
+        new_id=new_id,
+    )
+    admin = Admin(
+        settings=settings, database=database, authenticator=authenticator, policies=policies, clock=clock, new_id=new_id
+    )
+
+    def refresh(target: Metrics) -> None:
+        target.live_holds.set(leases.count)
+        target.unresolved.set(ledger.unresolved)
+
+    return parts, [*_routes(turns, views), *admin.routes(), *_health_routes(Health(lifecycle, metrics, refresh))]
+
+
+def _routes(turns: Turns, views: Views) -> list[BaseRoute]:
+    """The tenant's routes, with and without `/v1`."""
+    table: list[tuple[str, Callable[[Request], Any], str]] = [
+        ("/chat/completions", turns.chat, "POST"),
+        ("/route", turns.route, "POST"),
+        ("/feedback", views.feedback, "POST"),
+        ("/models", views.models, "GET"),
+        ("/models/{model_id:path}", views.model, "GET"),
+        ("/sessions/{session_id}", views.session, "GET"),
+        ("/sessions/{session_id}", views.change_session, "POST"),
+        ("/decisions/{decision_id}", views.decision, "GET"),
+    ]
+    return [Route(prefix + path, endpoint, methods=[verb]) for prefix in ("/v1", "") for path, endpoint, verb in table]
+
+
+def _health_routes(health: Health) -> list[BaseRoute]:
+    return [Route("/livez", health.livez), Route("/readyz", health.readyz), Route("/metrics", health.metrics)]
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[None]:
+    """Start what has to be started, keep the loops going, and at the end bring all money to rest."""
+    await parts.database.start()
+    await parts.upstream.start()
+    await parts.tokens.start()
+    loops = [
+        asyncio.create_task(_bring_up(parts)),
+        asyncio.create_task(parts.leases.run()),
+        asyncio.create_task(_poll_policies(parts)),
+        asyncio.create_task(
+            sweep_forever(
+                parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
+            )
+        ),
+    ]
+    restore = _on_terminate(parts.lifecycle)
+    try:
+        yield
+    finally:
+        parts.lifecycle.draining = True
+        restore()
+        unfinished = await parts.background.drain(parts.settings.timings.drain_s)
+        if unfinished:
+            _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await parts.upstream.close()
+        await parts.tokens.close()
+        await parts.ledger.close()
+        await parts.database.close()
+
+
+async def _bring_up(parts: Parts) -> None:
+    """Make the ledger ready, however long the database takes to be there; then keep readiness true to it."""
+    while not parts.lifecycle.started:
+        try:
+            await parts.ledger.start()
+            await parts.database.write(
+                lambda c: tenants.ensure_tenant(
+                    c,
+                    DEFAULT_TENANT,
+                    DEFAULT_TENANT,
+                    budget_nanousd=DEFAULT_TENANT_BUDGET_NANOUSD,
+                    actor="start",
+                    now_ms=now_ms(parts.clock),
+                )
+            )
+            await parts.policies.refresh()
+            parts.lifecycle.started = parts.lifecycle.ledger_up = True
+        except LedgerUnavailable:
+            _log.warning("waiting for the database")
+            await asyncio.sleep(RETRY_S)
+
+
+async def _poll_policies(parts: Parts) -> None:
+    """Notice a published policy within a second; also the heartbeat that readiness follows."""
+    failures = 0
+    while True:
+        await asyncio.sleep(POLICY_POLL_S)
+        if not parts.lifecycle.started:
+            continue
+        try:
+            await parts.policies.refresh()
+            failures = 0
+        except LedgerUnavailable:
+            failures += 1
+        # One slow answer is no outage: readiness that flaps would take every replica out at once.
+        parts.lifecycle.ledger_up = failures < 2
+
+
+def _on_terminate(lifecycle: Lifecycle) -> Callable[[], None]:
+    """Turn readiness off at once on SIGTERM, then do what the server does; returns the undoing of it."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        return lambda: None  # whoever embeds the gateway handles its signals
+
+    def drain(number: int, frame: Any) -> None:
+        lifecycle.draining = True
+        before(number, frame)
+
+    def restore() -> None:
+        if signal.getsignal(signal.SIGTERM) is drain:
+            signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, drain)
+    return restore
+
+
+class Admission:
+    """Pure ASGI, outermost: refuses work while draining or beyond the parallel limit, before reading any of it."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, parallel_limit: int) -> None:
+        self.app = app
+        self._lifecycle = lifecycle
+        self._parallel_limit = parallel_limit
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ("/livez", "/readyz", "/metrics"):
+            await self.app(scope, receive, send)
+            return
+        refusal = self._refusal()
+        if refusal is not None:
+            await error_response(refusal)(scope, receive, send)
+            return
+        self._active += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._active -= 1
+
+    def _refusal(self) -> GatewayError | None:
+        if self._lifecycle.draining:
+            return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
+        if not self._lifecycle.started:
+            return LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
+        if self._active >= self._parallel_limit:
+            return Overloaded("too many requests at once; try again", headers={"Retry-After": "1"})
+        return None
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    return error_response(error)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return error_response(
+            MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
+        )
+    return error_response(NotFound("no such route"))
+
+
+async def _answer_crash(request: Request, error: Exception) -> Response:
+    """A defect of ours: the client learns that it happened, the log where."""
+    return error_response(InternalError("internal error"))
+
+
+def app_parts(app: ASGIApp) -> Parts:
+    """The parts of a gateway made by `build`, for programs that embed it and for tests."""
+    assert isinstance(app, Admission)
+    assert isinstance(app.app, Starlette)
+    state: Mapping[str, Any] = app.app.state._state
+    found = state["parts"]
+    assert isinstance(found, Parts)
+    return found

@@ -1,0 +1,189 @@
+"""Who calls: the key decides the tenant, always.
+
+Keys are looked up by their SHA-256; the whole hash is the cache key. The master key is the admin and calls the API as
+the tenant `default`. A key of role `service` may act for other tenants by header, and open them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from gateway import keys, tenants
+from gateway.clock import Clock, NewId, now_ms
+from gateway.db import Database
+from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest
+from gateway.headers import read_budget
+from gateway.sessions import SESSION_ID
+from gateway.settings import Secret
+from gateway.tenants import Tenant
+
+DEFAULT_TENANT = "default"
+MASTER_KEY_ID = "key_master"
+CACHE_S = 2.0
+"""How long a looked-up key is believed; a revocation reaches every replica within this time."""
+CACHE_KEYS = 10_000
+MAX_KEY_CHARS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller and the tenant that pays."""
+
+    tenant_id: str
+    key_id: str
+    role: str
+    has_budget: bool
+    key_models: frozenset[str] | None
+    tenant_models: frozenset[str] | None = None
+    max_session_nanousd: int | None = None
+    outage: str = "closed"
+    store_text: bool = False
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+
+class Authenticator:
+    """Turns request headers into a Caller. Holds a short cache of looked-up keys."""
+
+    def __init__(self, database: Database, master_key: Secret, clock: Clock, new_id: NewId) -> None:
+        self._database = database
+        self._master_sha256 = keys.key_digest(master_key.reveal())
+        self._clock = clock
+        self._new_id = new_id
+        self._cache: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Who may spend: any key but a read-only one. Raises InvalidApiKey, Forbidden, InvalidRequest."""
+        caller = await self.reader(headers)
+        if caller.role == "read-only":
+            raise Forbidden("this key may read, not spend")
+        return caller
+
+    async def reader(self, headers: Mapping[str, str]) -> Caller:
+        """Who calls, whatever the role; acting for another tenant when the headers say so and the key may."""
+        caller = await self._own(headers)
+        wanted = headers.get("x-tenant-id")
+        budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")
+        if wanted is None and budget_nanousd is None:
+            return caller
+        if caller.role != "service":
+            raise Forbidden("X-Tenant-Id and X-Tenant-Budget-USD need a key of role service")
+        if wanted is None:
+            raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id beside it", param="X-Tenant-Id")
+        if not SESSION_ID.fullmatch(wanted):
+            raise InvalidRequest("X-Tenant-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Tenant-Id")
+        return await self._acting_for(caller, wanted, budget_nanousd)
+
+    async def admin(self, headers: Mapping[str, str]) -> Caller:
+        """The master key or a key of role admin. Raises InvalidApiKey, Forbidden."""
+        caller = await self._own(headers)
+        if not caller.is_admin:
+            raise Forbidden("this needs the master key or a key of role admin")
+        return caller
+
+    def forget(self) -> None:
+        """Drop the cache: the next call of every key is looked up (after a change made here)."""
+        self._cache.clear()
+
+    async def _own(self, headers: Mapping[str, str]) -> Caller:
+        digest = keys.key_digest(_bearer(headers))
+        now_s = self._clock()
+        cached = self._cache.get(digest)
+        if cached is not None and cached[0] > now_s:
+            return cached[1]
+        if hmac.compare_digest(digest, self._master_sha256):
+            caller = await self._database.read(self._master)
+        else:
+            caller = await self._database.read(lambda connection: self._looked_up(connection, digest))
+        self._remember(digest, caller)
+        return caller
+
+    def _remember(self, digest: bytes, caller: Caller) -> None:
+        self._cache[digest] = (self._clock() + CACHE_S, caller)
+        self._cache.move_to_end(digest)
+        if len(self._cache) > CACHE_KEYS:
+            self._cache.popitem(last=False)
+
+    def _looked_up(self, connection: Connection, digest: bytes) -> Caller:
+        owner = keys.lookup_key(connection, digest)
+        if owner is None or not owner.key.usable(now_ms(self._clock)):
+            raise _unknown_key()
+        key = owner.key
+        return _paying(
+            Caller(
+                tenant_id=key.tenant_id,
+                key_id=key.key_id,
+                role=key.role,
+                has_budget=key.balance is not None,
+                key_models=_names(key.models),
+            ),
+            owner.tenant,
+        )
+
+    def _master(self, connection: Connection) -> Caller:
+        tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
+        return _paying(
+            Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None),
+            tenant,
+        )
+
+    async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
+        """The same key, paying from another tenant's purse; an unknown tenant is opened."""
+        digest = hashlib.sha256(f"{caller.key_id}\0{wanted}".encode()).digest()
+        cached = self._cache.get(digest)
+        if budget_nanousd is None and cached is not None and cached[0] > self._clock():
+            return cached[1]
+
+        def open_tenant(connection: Connection) -> Tenant:
+            at_ms = now_ms(self._clock)
+            found = tenants.find_tenant(connection, wanted) or tenants.find_tenant_by_name(connection, wanted)
+            if found is None:
+                found = tenants.ensure_tenant(
+                    connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0, actor=caller.key_id,
+                    now_ms=at_ms,
+                )  # fmt: skip
+            if budget_nanousd is None or budget_nanousd == found.balance.granted_nanousd:
+                return found
+            changes = {"budget_nanousd": budget_nanousd}
+            return tenants.patch_tenant(connection, found.tenant_id, changes, actor=caller.key_id, now_ms=at_ms)
+
+        acting = _paying(caller, await self._database.write(open_tenant))
+        self._remember(digest, acting)
+        return acting
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    """The key of `Authorization: Bearer ...` (or Anthropic's `x-api-key`). Raises InvalidApiKey."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    key = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise _unknown_key()
+    return key
+
+
+def _unknown_key() -> InvalidApiKey:
+    return InvalidApiKey("invalid API key: expected Authorization: Bearer sk-...")
+
+
+def _paying(caller: Caller, tenant: Tenant) -> Caller:
+    """The caller with this tenant's purse and rules."""
+    return replace(
+        caller,
+        tenant_id=tenant.tenant_id,
+        tenant_models=_names(tenant.models),
+        max_session_nanousd=tenant.max_session_nanousd,
+        outage=tenant.outage,
+        store_text=tenant.store_text,
+    )
+
+
+def _names(models: Sequence[str] | None) -> frozenset[str] | None:
+    return None if models is None else frozenset(models)

@@ -1,0 +1,66 @@
+"""Which deployments are healthy: a deployment that keeps failing rests for `cooldown_s`.
+
+State of one process; each replica finds out for itself, which costs it at most `allowed_fails` calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from gateway.catalog import Deployment
+from gateway.clock import Clock
+
+WINDOW_S = 60.0
+RECENT_CALLS = 50
+
+
+class Breaker:
+    """Counts failures per deployment and answers which may be tried."""
+
+    def __init__(self, clock: Clock, *, allowed_fails: int, cooldown_s: float) -> None:
+        self._clock = clock
+        self._allowed_fails = allowed_fails
+        self._cooldown_s = cooldown_s
+        self._failed_at_s: dict[str, deque[float]] = {}
+        self._resting_until_s: dict[str, float] = {}
+        self._recent: dict[str, deque[tuple[bool, float]]] = {}
+
+    def record(self, deployment_id: str, *, failed: bool, latency_s: float) -> None:
+        """Note how a call went. Only faults of the provider count, never a client's bad request."""
+        self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS)).append((failed, latency_s))
+        if not failed:
+            self._failed_at_s.pop(deployment_id, None)
+            self._resting_until_s.pop(deployment_id, None)
+            return
+        now_s = self._clock()
+        times = self._failed_at_s.setdefault(deployment_id, deque(maxlen=self._allowed_fails + 1))
+        times.append(now_s)
+        if len(times) > self._allowed_fails and now_s - times[0] <= WINDOW_S:
+            self._resting_until_s[deployment_id] = now_s + self._cooldown_s
+
+    def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
+        """The deployments not resting; after its rest one is tried again."""
+        now_s = self._clock()
+        return [d for d in deployments if self._resting_until_s.get(d.deployment_id, 0.0) <= now_s]
+
+    def failure_rate(self, deployments: Sequence[Deployment]) -> float:
+        """Share of the recent calls of a model group that failed; 0 when nothing was called yet."""
+        calls = [call for d in deployments for call in self._recent.get(d.deployment_id, ())]
+        return sum(failed for failed, _ in calls) / len(calls) if calls else 0.0
+
+    def latency_s(self, deployments: Sequence[Deployment]) -> float:
+        """Mean latency of the recent successful calls of a model group; 0 when there is none."""
+        times = [s for d in deployments for failed, s in self._recent.get(d.deployment_id, ()) if not failed]
+        return sum(times) / len(times) if times else 0.0
+
+
+def pick_deployment(healthy: Sequence[Deployment], uniform: Callable[[], float]) -> Deployment:
+    """Draw one of a load-balanced group in proportion to the weights."""
+    total = sum(d.weight for d in healthy)
+    target = uniform() * total
+    for deployment in healthy:
+        target -= deployment.weight
+        if target < 0:
+            return deployment
+    return healthy[-1]

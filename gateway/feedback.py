@@ -1,0 +1,180 @@
+"""Quality signals from outside: three dialects in, one shape stored, once per (decision, source, name).
+
+Ours `{decision_id|completion_id|session_id, score}`; TensorZero's `{inference_id|episode_id, metric_name, value}`
+(https://www.tensorzero.com/docs/gateway/api-reference/feedback); Portkey's `{trace_id, value: -10..10, weight}`
+(https://portkey.ai/docs/product/observability/feedback). A score lands on 0..1 and is clipped there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from gateway import tables
+from gateway.errors import InvalidRequest, NotFound
+
+MAX_COMMENT = 2000
+_LABEL_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One score about a decision (by its id or its completion's id) or about a whole session."""
+
+    target: Literal["decision", "completion", "session"]
+    target_id: str
+    source: str
+    name: str
+    score: float
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    feedback_id: str
+    decision_id: str | None
+    session_id: str
+    new: bool
+    """False when this (decision, source, name) had been scored before: the first score stands."""
+
+
+def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
+    """Recognise the dialect and put the score on 0..1. Raises InvalidRequest naming the field."""
+    if "metric_name" in fields or "inference_id" in fields or "episode_id" in fields:
+        return _tensorzero(fields, key_id)
+    if "trace_id" in fields:
+        return _portkey(fields, key_id)
+    named = [name for name in ("decision_id", "completion_id", "session_id") if fields.get(name) is not None]
+    if len(named) != 1:
+        raise InvalidRequest(
+            "decision_id: expected exactly one of decision_id, completion_id, session_id", param="decision_id"
+        )
+    target: dict[str, Literal["decision", "completion", "session"]] = {
+        "decision_id": "decision",
+        "completion_id": "completion",
+        "session_id": "session",
+    }
+    return Signal(
+        target=target[named[0]],
+        target_id=_text(fields, named[0], 128),
+        source=_text(fields, "source", _LABEL_LENGTH) if fields.get("source") is not None else key_id,
+        name=_text(fields, "name", _LABEL_LENGTH) if fields.get("name") is not None else "score",
+        score=_clip(_finite(fields.get("score"), "score")),
+        comment=_comment(fields.get("comment")),
+    )
+
+
+def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
+    """Write a signal of this tenant, once. Raises NotFound for an unknown or foreign decision or session."""
+    decision_id, session_id = _resolve(connection, signal, tenant_id)
+    f = tables.feedback
+    identity = {
+        "tenant_id": tenant_id,
+        "session_id": session_id,
+        "decision_id": decision_id or "",
+        "source": signal.source,
+        "name": signal.name,
+    }
+    # The session row is locked first, so that two copies of one signal cannot both find none.
+    touch_session = update(tables.sessions).where(
+        tables.sessions.c.tenant_id == tenant_id, tables.sessions.c.session_id == session_id
+    )
+    connection.execute(touch_session.values(updated_at_ms=now_ms))
+    before = connection.execute(select(f.c.feedback_id).where(*(f.c[k] == v for k, v in identity.items()))).scalar()
+    if before is not None:
+        return Stored(feedback_id=before, decision_id=decision_id, session_id=session_id, new=False)
+    connection.execute(
+        insert(f).values(
+            feedback_id=feedback_id, score=signal.score, comment=signal.comment, created_at_ms=now_ms, **identity
+        )
+    )
+    connection.execute(
+        touch_session.values(
+            quality_count=tables.sessions.c.quality_count + 1,
+            quality_sum=tables.sessions.c.quality_sum + signal.score,
+            last_quality=signal.score,
+        )
+    )
+    return Stored(feedback_id=feedback_id, decision_id=decision_id, session_id=session_id, new=True)
+
+
+def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str]:
+    """(decision id or None, session id) of what the signal is about."""
+    d, s = tables.decisions, tables.sessions
+    if signal.target != "session":
+        column = d.c.decision_id if signal.target == "decision" else d.c.completion_id
+        found = connection.execute(
+            select(d.c.decision_id, d.c.session_id).where(column == signal.target_id, d.c.tenant_id == tenant_id)
+        ).first()
+        if found is not None:
+            return found.decision_id, found.session_id
+        if signal.target == "decision":
+            raise NotFound("decision_id: no such decision", param="decision_id")
+    session = connection.execute(
+        select(s.c.session_id).where(s.c.session_id == signal.target_id, s.c.tenant_id == tenant_id)
+    ).scalar()
+    if session is None:
+        raise NotFound(f"{signal.target}_id: no such {signal.target}", param=f"{signal.target}_id")
+    return None, session
+
+
+def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:
+    target: Literal["completion", "session"] = "completion" if fields.get("inference_id") is not None else "session"
+    field = "inference_id" if target == "completion" else "episode_id"
+    value = fields.get("value")
+    name = _text(fields, "metric_name", _LABEL_LENGTH)
+    if isinstance(value, str):
+        raise InvalidRequest(
+            "value: expected true, false or a number; comments and demonstrations carry no score", param="value"
+        )
+    return Signal(
+        target=target,
+        target_id=_text(fields, field, 128),
+        source=key_id,
+        name=name,
+        score=float(value) if isinstance(value, bool) else _clip(_finite(value, "value")),
+        comment=None,
+    )
+
+
+def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
+    """-10..10 becomes 0..1; a weight below 1 draws the score towards the neutral middle."""
+    value = _finite(fields.get("value"), "value")
+    weight = _clip(_finite(fields.get("weight", 1.0), "weight"))
+    return Signal(
+        target="completion",
+        target_id=_text(fields, "trace_id", 128),
+        source=key_id,
+        name="portkey",
+        score=0.5 + weight * (_clip((value + 10.0) / 20.0) - 0.5),
+        comment=None,
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str, length: int) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not 1 <= len(value) <= length or "\0" in value:
+        raise InvalidRequest(f"{name}: expected a string of 1 to {length} characters", param=name)
+    return value
+
+
+def _comment(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > MAX_COMMENT or "\0" in value:
+        raise InvalidRequest(f"comment: expected a string of at most {MAX_COMMENT} characters", param="comment")
+    return value
+
+
+def _finite(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(f"{name}: expected a finite number, got {type(value).__name__}", param=name)
+    return float(value)
+
+
+def _clip(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -1,0 +1,85 @@
+"""Liveness, readiness and metrics: what an orchestrator and Prometheus ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.http import json_response
+
+
+class Metrics:
+    """Counters of one worker, in a registry of their own. No label takes a value a client can choose."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.turns = Counter(
+            "seqroute_turns_total", "Turns by model and how they ended.", ("model", "status"), registry=self.registry
+        )
+        self.refused = Counter(
+            "seqroute_refused_total", "Requests refused, by error code.", ("code",), registry=self.registry
+        )
+        self.spent = Counter(
+            "seqroute_spent_usd_total", "Settled cost in USD, by model.", ("model",), registry=self.registry
+        )
+        self.policy_faults = Counter(
+            "seqroute_policy_faults_total", "Decisions that fell back to the rule.", registry=self.registry
+        )
+        self.alarms = Counter(
+            "seqroute_money_alarms_total", "Bills beyond what was held, or beyond belief.", ("kind",),
+            registry=self.registry,
+        )  # fmt: skip
+        self.decision_seconds = Histogram(
+            "seqroute_decision_seconds", "Features and policy of one turn.",
+            buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05), registry=self.registry,
+        )  # fmt: skip
+        self.turn_seconds = Histogram(
+            "seqroute_turn_seconds", "Turns from request to settlement.",
+            buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300), registry=self.registry,
+        )  # fmt: skip
+        self.live_holds = Gauge("seqroute_live_holds", "Holds of calls under way.", registry=self.registry)
+        self.unresolved = Gauge(
+            "seqroute_unposted_bills", "Bills waiting for the database to come back.", registry=self.registry
+        )
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where this worker stands: starting, serving, draining; and whether its ledger answered last time."""
+
+    started: bool = False
+    draining: bool = False
+    ledger_up: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.started and self.ledger_up and not self.draining
+
+
+class Health:
+    """The three routes that need no key."""
+
+    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, refresh: Callable[[Metrics], None]) -> None:
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._refresh = refresh
+
+    async def livez(self, request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        """200 while turns can be served; 503 with the reason while starting, draining or without a ledger."""
+        state = self._lifecycle
+        if state.ready:
+            return json_response({"status": "ok"})
+        reason = "draining" if state.draining else "starting" if not state.started else "ledger_unavailable"
+        return json_response({"status": reason}, 503, {"Retry-After": "1"})
+
+    async def metrics(self, request: Request) -> Response:
+        self._refresh(self._metrics)
+        return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

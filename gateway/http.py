@@ -1,0 +1,66 @@
+"""HTTP's edges: reading a bounded body, and turning errors into OpenAI-shaped JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType, http_status
+from gateway.money import usd_string
+from gateway.settings import LimitSettings
+
+
+async def read_body(request: Request, limits: LimitSettings) -> bytes:
+    """The body, read no further than the cap allows. Raises RequestTooLarge, UnsupportedMediaType, InvalidRequest."""
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise UnsupportedMediaType("Content-Type: expected application/json", param="Content-Type")
+    if request.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        raise UnsupportedMediaType("Content-Encoding: compressed bodies are not accepted", param="Content-Encoding")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limits.body_bytes:
+        raise RequestTooLarge(f"body: expected at most {limits.body_bytes} bytes")
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limits.body_bytes:
+                raise RequestTooLarge(f"body: expected at most {limits.body_bytes} bytes")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise InvalidRequest("body: the connection closed before the body was complete") from None
+    return b"".join(chunks)
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")
+
+
+def error_response(error: GatewayError) -> Response:
+    return json_response(error.as_body(), http_status(error), error.headers)
+
+
+async def handle_gateway_error(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for the whole tree of gateway errors."""
+    assert isinstance(error, GatewayError)
+    return error_response(error)
+
+
+def query_integer(request: Request, name: str, default: int, high: int) -> int:
+    """A bounded integer query parameter. Raises InvalidRequest."""
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= high):
+        raise InvalidRequest(f"{name}: expected an integer from 1 to {high}", param=name)
+    return int(value)
+
+
+def money_fields(name: str, nanousd: int | None) -> dict[str, Any]:
+    """Money twice, as the contract wants it: `<name>_nano_usd` and `<name>_usd`."""
+    from_nano = None if nanousd is None else usd_string(nanousd)
+    return {f"{name}_nano_usd": nanousd, f"{name}_usd": from_nano}

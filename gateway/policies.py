@@ -1,0 +1,169 @@
+"""The policies table: which policy is champion, canary, shadow; and the slot that serves what it says.
+
+Stages change here, by the CLI, the admin API or the nightly job; every replica polls the table and follows within
+about a second. At most one champion, canary and shadow exist at a time; without a champion the rule serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from sqlalchemy import Connection, Row, insert, select, update
+
+from gateway.db import Database
+from gateway.errors import InvalidRequest, NotFound
+from gateway.settings import PolicySettings
+from gateway.tables import policies, policy_events
+from policy.exploration import Exploration
+from policy.reload import Lineup, PolicySlot, Reference, Served, Wanted
+
+_log = logging.getLogger("seqroute.policies")
+Stage = Literal["champion", "canary", "shadow"]
+_SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """One row of the table; `report` is the gate's verdict with its numbers."""
+
+    policy_id: str
+    kind: str
+    stage: str
+    path: str | None
+    manifest_sha256: str | None
+    report: Mapping[str, Any]
+    created_at_ms: int
+    staged_at_ms: int
+
+
+class PolicyBoard:
+    """Keeps this worker's slot in step with the table."""
+
+    def __init__(self, settings: PolicySettings, database: Database) -> None:
+        self._database = database
+        self._slot = PolicySlot(settings.directory, Exploration(floor=settings.exploration_floor))
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> Served:
+        return self._slot.rule
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for every staged policy that does not serve."""
+        return self._problems
+
+    def lineup(self) -> Lineup:
+        return self._slot.lineup
+
+    async def refresh(self) -> None:
+        """Make the slot what the table says; a policy that is off is logged once and the old one stays."""
+        wanted = await self._database.read(wanted_policies)
+        done = await asyncio.to_thread(self._slot.refresh, wanted)
+        if done.changed:
+            _log.info("policy %s serves", self._slot.lineup.champion.policy.policy_id)
+        for problem in done.problems:
+            if problem not in self._problems:
+                _log.error("policy not served: %s", problem)
+        self._problems = done.problems
+
+
+def wanted_policies(connection: Connection) -> Wanted:
+    """The staged policies of the table."""
+    rows = connection.execute(
+        select(policies.c.stage, policies.c.policy_id, policies.c.manifest_sha256).where(
+            policies.c.stage.in_(_SERVING_STAGES)
+        )
+    )
+    staged = {row.stage: Reference(row.policy_id, row.manifest_sha256) for row in rows}
+    return Wanted(champion=staged.get("champion"), canary=staged.get("canary"), shadow=staged.get("shadow"))
+
+
+def list_policies(connection: Connection, limit: int = 200) -> list[PolicyRecord]:
+    """Newest first."""
+    query = select(policies).order_by(policies.c.staged_at_ms.desc(), policies.c.policy_id).limit(limit)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def get_policy(connection: Connection, policy_id: str) -> PolicyRecord:
+    """Raises NotFound."""
+    row = connection.execute(select(policies).where(policies.c.policy_id == policy_id)).first()
+    if row is None:
+        raise NotFound("policy: no such policy")
+    return _record(row)
+
+
+def stage_policy(
+    connection: Connection, policy_id: str, stage: Stage, *, actor: str, now_ms: int, action: str | None = None
+) -> PolicyRecord:
+    """Put a policy on a stage; whoever stood there steps back. Raises NotFound, InvalidRequest."""
+    record = get_policy(connection, policy_id)
+    if record.stage == stage:
+        return record
+    step_back = "retired" if stage == "champion" else "candidate"
+    holders = update(policies).where(policies.c.stage == stage)
+    connection.execute(holders.values(stage=step_back, staged_at_ms=now_ms))
+    connection.execute(
+        update(policies).where(policies.c.policy_id == policy_id).values(stage=stage, staged_at_ms=now_ms)
+    )
+    note_event(connection, policy_id, action or stage, actor, now_ms)
+    return get_policy(connection, policy_id)
+
+
+def roll_back(connection: Connection, *, actor: str, now_ms: int) -> PolicyRecord | None:
+    """Undo the newest promotion: the champion retires and the one before it serves again; None: the rule serves.
+
+    Raises InvalidRequest when there is no champion.
+    """
+    rows = list_policies(connection)
+    champion = next((r for r in rows if r.stage == "champion"), None)
+    if champion is None:
+        raise InvalidRequest("policies: no champion to roll back; the rule serves already")
+    connection.execute(
+        update(policies).where(policies.c.policy_id == champion.policy_id).values(stage="rejected", staged_at_ms=now_ms)
+    )
+    note_event(connection, champion.policy_id, "rollback", actor, now_ms)
+    before = next((r for r in rows if r.stage == "retired"), None)
+    if before is None:
+        return None
+    return stage_policy(connection, before.policy_id, "champion", actor=actor, now_ms=now_ms, action="reinstate")
+
+
+def note_event(
+    connection: Connection, policy_id: str, action: str, actor: str, now_ms: int, note: str | None = None
+) -> None:
+    connection.execute(
+        insert(policy_events).values(policy_id=policy_id, action=action, actor=actor, note=note, created_at_ms=now_ms)
+    )
+
+
+def describe(record: PolicyRecord) -> dict[str, Any]:
+    """A policy as the admin API and `seqroute policies` show it."""
+    return {
+        "policy_id": record.policy_id,
+        "kind": record.kind,
+        "stage": record.stage,
+        "path": record.path,
+        "manifest_sha256": record.manifest_sha256,
+        "report": dict(record.report),
+        "created_at_ms": record.created_at_ms,
+        "staged_at_ms": record.staged_at_ms,
+    }
+
+
+def _record(row: Row[Any]) -> PolicyRecord:
+    return PolicyRecord(
+        policy_id=row.policy_id,
+        kind=row.kind,
+        stage=row.stage,
+        path=row.path,
+        manifest_sha256=row.manifest_sha256,
+        report=orjson.loads(row.report),
+        created_at_ms=row.created_at_ms,
+        staged_at_ms=row.staged_at_ms,
+    )

@@ -1,0 +1,155 @@
+"""Asks a policy, and always gets an answer: the one that serves this session, else the rule, in the same turn.
+
+Which policy serves follows `policy_settings.mode`: `off` the rule; `shadow` the rule, the champion's choice is only
+logged; `canary` the champion on a sticky share of the sessions; `on` the champion everywhere. A policy staged as
+canary or shadow is on trial beside the champion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gateway.decisions import Shadow
+from gateway.guard import Wish
+from gateway.headers import TurnHeaders
+from gateway.settings import PolicySettings
+from policy.baselines import LAMBDA_PRESETS, Cheapest
+from policy.guarded import Guarded
+from policy.mdp import Decision, Observation, Policy, PolicyFault
+from policy.reload import Lineup, Served
+
+POLICY_FAULT = "policy-fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    decision: Decision
+    shadow: Shadow | None
+
+
+class Router:
+    """Picks the policy for a session and makes its fault harmless. `lineup` gives the policies of this moment."""
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        rule: Served,
+        lineup: Callable[[], Lineup],
+        *,
+        monotonic: Callable[[], float],
+        on_fault: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._lineup = lineup
+        self._monotonic = monotonic
+        self._on_fault = on_fault
+        self._rule = rule
+        self._guarded: dict[str, tuple[Policy, Guarded]] = {}
+
+    def lambda_per_usd(self, wish: Wish, asked: TurnHeaders) -> float:
+        """What a dollar must buy at this turn: the header's, else the preset's, else the default."""
+        if asked.lambda_per_usd is not None:
+            return asked.lambda_per_usd
+        if wish.preset is not None:
+            return self._lineup().champion.lambda_presets.get(wish.preset, LAMBDA_PRESETS[wish.preset])
+        return self._settings.default_lambda
+
+    def decide(self, observation: Observation, uniform: float, wish: Wish, session_key: str) -> Routed:
+        """One decision. Never raises for a policy's sake; at least one candidate must be feasible."""
+        if wish.pinned is not None:
+            return Routed(forced(observation, "pinned"), None)
+        if observation.mask.sum() == 1:
+            return Routed(forced(observation, forced_reason(observation)), None)
+        lineup = self._lineup()
+        serving, reason = self._serving(lineup, session_key)
+        decision = self._decided(serving, observation, uniform)
+        if decision.reason == POLICY_FAULT:
+            self._on_fault()
+        elif reason is not None and decision.reason == "policy":
+            decision = replace(decision, reason=reason)
+        return Routed(decision, self._shadowed(lineup, serving, observation, uniform))
+
+    def _serving(self, lineup: Lineup, session_key: str) -> tuple[Served, str | None]:
+        """The policy of this session, and the reason to log for a plain choice of its, if not `policy`."""
+        mode = self._settings.mode
+        if mode == "off":
+            return self._rule, "policy-off"
+        if mode == "shadow":
+            return self._rule, "shadow"
+        chosen_few = share(session_key) < self._settings.canary_fraction
+        if lineup.canary is not None and chosen_few:
+            return lineup.canary, None
+        if mode == "canary" and not chosen_few:
+            return self._rule, None
+        return lineup.champion, None
+
+    def _decided(self, served: Served, observation: Observation, uniform: float) -> Decision:
+        try:
+            return self._guard(served).decide(observation, uniform)
+        except PolicyFault:  # the rule itself: the cheapest candidate is always there
+            return forced(observation, POLICY_FAULT)
+
+    def _guard(self, served: Served) -> Guarded:
+        """The policy with the rule behind it; made anew when another checkpoint serves under the name."""
+        known = self._guarded.get(served.policy.policy_id)
+        if known is not None and known[0] is served.policy:
+            return known[1]
+        behind = Cheapest() if served is self._rule else self._rule.policy
+        guarded = Guarded(
+            served.policy,
+            behind,
+            deadline_s=self._settings.decision_deadline_ms / 1000,
+            clock=self._monotonic,
+        )
+        if len(self._guarded) > 16:
+            self._guarded.clear()
+        self._guarded[served.policy.policy_id] = (served.policy, guarded)
+        return guarded
+
+    def _shadowed(self, lineup: Lineup, serving: Served, observation: Observation, uniform: float) -> Shadow | None:
+        """What the policy on trial would have done; its failure is invisible to the turn."""
+        trial = lineup.champion if self._settings.mode == "shadow" else lineup.shadow
+        if trial is None or trial is serving:
+            return None
+        decision = self._decided(trial, observation, uniform)
+        if decision.reason == POLICY_FAULT:
+            return None
+        return Shadow(policy_id=trial.policy.policy_id, model=observation.candidates[decision.action].name)
+
+
+def forced(observation: Observation, reason: str) -> Decision:
+    """The decision when there is nothing to decide: the cheapest feasible candidate with probability one."""
+    costs = np.array([c.cost_max_usd if c.feasible else np.inf for c in observation.candidates])
+    action = int(np.argmin(costs))
+    probabilities = np.zeros(len(costs), np.float32)
+    probabilities[action] = 1.0
+    unknown = np.full(len(costs), np.nan, np.float32)
+    return Decision(
+        action=action,
+        propensity=1.0,
+        policy_id="rule:forced",
+        reason=reason,
+        probabilities=probabilities,
+        quality=np.array([c.quality_prior for c in observation.candidates], np.float32),
+        q_quality=unknown,
+        q_cost_usd=unknown,
+    )
+
+
+def forced_reason(observation: Observation) -> str:
+    """Why only one candidate was left."""
+    reasons = [c.why_not for c in observation.candidates if not c.feasible]
+    if any("tool loop" in reason for reason in reasons):
+        return "tool-loop"
+    if any("afford" in reason for reason in reasons):
+        return "only-affordable"
+    return "capability" if reasons else "policy"
+
+
+def share(session_key: str) -> float:
+    """A session's fixed place in [0, 1): the same on every replica, so that a canary's sessions stay with it."""
+    return int.from_bytes(hashlib.sha256(session_key.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,271 @@
+"""Where the money of a call comes to rest: every way it can end resolves its hold once and completes its decision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway import cost, outcome, sessions
+from gateway.clock import Clock, now_ms
+from gateway.errors import LedgerUnavailable
+from gateway.faults import UpstreamFault
+from gateway.forecast import OutputForecast
+from gateway.health import Metrics
+from gateway.http import json_response
+from gateway.idempotency import Transcript, kept_answer
+from gateway.leases import Leases
+from gateway.ledger import Ledger
+from gateway.money import NANOUSD_PER_USD
+from gateway.operations import Answer, Release, Resolved, Settle
+from gateway.replies import Reply
+from gateway.scene import Bound, settled
+from gateway.sse import DONE_FRAME, data_frame, seqroute_frame
+from gateway.streaming import StreamEnd
+from gateway.tokens import TokenCounter
+from gateway.usage import ReportedUsage, Usage
+
+_log = logging.getLogger("seqroute.settling")
+CHECKPOINT_MARGIN = 1.1
+CHECKPOINT_TOKENS = 64
+"""What a provider may have generated since the last checkpoint, beyond what was received."""
+
+
+class Settling:
+    """Resolves holds. Its coroutines are run as detached tasks, so that no cancellation of a request ends them."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        leases: Leases,
+        tokens: TokenCounter,
+        forecast: OutputForecast,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
+        self._leases = leases
+        self._tokens = tokens
+        self._forecast = forecast
+        self._metrics = metrics
+        self._clock = clock
+
+    async def reply(self, bound: Bound, reply: Reply) -> Response:
+        """The bill of a whole answer, and the answer."""
+        own_count = 0
+        if not isinstance(reply.usage, Usage):
+            own_count = self._tokens.estimate_text(outcome.generated_text(reply.body))
+        bill = bill_of(bound, reply.usage, own_count)
+        self._learn(bound, bill, reply.finish_reason)
+        signals = outcome.implicit_signals(
+            bound.scene.chat, bound.scene.memory, reply.body.get("choices") or [], reply.finish_reason
+        )
+        columns = self._columns(
+            bound,
+            bill,
+            status="completed",
+            finish_reason=reply.finish_reason,
+            signals=signals,
+            response_text=outcome.stored_answer(reply.body) if bound.scene.caller.store_text else None,
+        )
+        body = outcome.answered_body(reply.body, bound.decision_id, bound.model)
+        if bill.usage_source == "estimated":
+            body["usage"] = outcome.estimated_usage(bill.usage)
+        report = bound.report(bill)
+        resolved = await self._settle(
+            bound,
+            bill,
+            columns,
+            failed=False,
+            signals=signals,
+            answer=None
+            if bound.scene.idempotency is None
+            else kept_answer(json_response(body, 200, report.as_headers())),
+        )
+        return json_response(body, 200, settled(report, resolved).as_headers())
+
+    async def stream(
+        self, bound: Bound, end: StreamEnd, usage_chunk: dict[str, Any] | None, transcript: Transcript | None
+    ) -> list[bytes]:
+        """The bill of a stream that ended in any way, and its last frames."""
+        own_count = 0 if isinstance(end.usage, Usage) else self._tokens.estimate_text(end.text)
+        bill = bill_of(bound, end.usage, own_count)
+        if end.ending == "finished":
+            self._learn(bound, bill, end.finish_reason)
+        status = {"finished": "completed", "failed": "truncated", "client_left": "cancelled"}[end.ending]
+        fault = end.fault.answer() if end.fault is not None else None
+        signals = outcome.implicit_signals(bound.scene.chat, bound.scene.memory, [], end.finish_reason)
+        columns = self._columns(
+            bound,
+            bill,
+            status=status,
+            finish_reason=end.finish_reason,
+            signals=signals,
+            error_code=fault.code if fault else None,
+            response_text=end.text if bound.scene.caller.store_text else None,
+        )
+        report = bound.report(bill)
+        frames: list[bytes] = []
+        if fault is None and bound.scene.chat.include_usage:
+            usage_chunk = usage_chunk or outcome.usage_chunk(bound.decision_id, bound.model, bill.usage, self._clock())
+            frames.append(data_frame(usage_chunk | {"seqroute": report.as_object()}))
+        if fault is not None:
+            frames.append(data_frame(fault.as_body()))
+        answer = None
+        if transcript is not None and end.ending == "finished" and not transcript.overflowed:
+            kept = transcript.whole() + b"".join(frames) + seqroute_frame(report.as_object()) + DONE_FRAME
+            answer = Answer(200, report.as_headers() | {"content-type": "text/event-stream; charset=utf-8"}, kept)
+        resolved = await self._settle(
+            bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
+        )
+        final = settled(report, resolved)
+        if fault is None and bound.scene.chat.include_usage:
+            assert usage_chunk is not None
+            frames = [data_frame(usage_chunk | {"seqroute": final.as_object()})]
+        ending = [DONE_FRAME] if fault is None else []
+        return [*frames, seqroute_frame(final.as_object()), *ending]
+
+    async def abandoned(self, bound: Bound) -> None:
+        """The client left before a whole answer came: what the provider did until then is estimated."""
+        bill = likely_bill(bound)
+        columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
+        await self._settle(bound, bill, columns, failed=True, signals={}, answer=None)
+
+    async def failed(self, bound: Bound, fault: UpstreamFault, *, final: bool) -> None:
+        """A failed attempt: released when the provider cannot have billed, else settled at an estimate."""
+        code = fault.answer().code
+        if not fault.dispatched:
+            await self.release(bound, status="failed" if final else None, error_code=code)
+            return
+        bill = likely_bill(bound)
+        columns = self._columns(
+            bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
+        )
+        await self._settle(
+            bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=None
+        )
+
+    async def release(self, bound: Bound, *, status: str | None, error_code: str) -> None:
+        """Give the hold back; `status` None leaves the decision pending for its next attempt."""
+        self._leases.drop(bound.hold_id)
+        now = now_ms(self._clock)
+        columns = None if status is None else {
+            "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
+            "latency_ms": now - bound.scene.started_ms, "signals": '{"upstream_failure":true}',
+        }  # fmt: skip
+        self._metrics.turns.labels(bound.model, status or "retried").inc()
+        await self._ledger.release(Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None))
+
+    async def _settle(
+        self,
+        bound: Bound,
+        bill: cost.Settlement,
+        columns: dict[str, Any] | None,
+        *,
+        failed: bool,
+        signals: Mapping[str, bool],
+        answer: Answer | None,
+    ) -> Resolved | None:
+        """Post the bill, complete the decision and update the session's memory, in one transaction.
+
+        None when the database is away: the ledger goes on posting it, and the answer that was paid for is given.
+        """
+        self._leases.drop(bound.hold_id)
+        scene, model = bound.scene, bound.model
+        memory = sessions.remember(
+            scene.memory,
+            model=model,
+            messages=scene.chat.messages,
+            prompt_tokens=columns["input_tokens"] if columns else 0,
+            output_tokens=columns["output_tokens"] if columns else 0,
+            failed=failed,
+            regenerated="regenerates" in signals,
+            tool_error="invalid_tool_json" in signals,
+            at_ms=now_ms(self._clock),
+        )
+        self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
+        self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
+        if bill.alarm:
+            self._metrics.alarms.labels(bill.alarm).inc()
+            _log.error("model %s: %s at settlement", model, bill.alarm)
+        try:
+            return await self._ledger.settle(
+                Settle(
+                    hold_id=bound.hold_id,
+                    amount_nanousd=bill.amount_nanousd,
+                    usage_source=bill.usage_source,
+                    now_ms=now_ms(self._clock),
+                    decision=columns,
+                    session_memory=memory.to_json(),
+                    close_session=scene.asked.end_session and columns is not None,
+                    answer=answer,
+                )
+            )
+        except LedgerUnavailable:
+            _log.warning("the bill of %s waits for the database", bound.hold_id)
+            return None
+
+    def _columns(
+        self,
+        bound: Bound,
+        bill: cost.Settlement,
+        *,
+        status: str,
+        finish_reason: str | None,
+        signals: Mapping[str, bool],
+        error_code: str | None = None,
+        response_text: str | None = None,
+    ) -> dict[str, Any]:
+        now = now_ms(self._clock)
+        return outcome.completed_columns(
+            decision_id=bound.decision_id,
+            status=status,
+            usage=bill.usage,
+            usage_source=bill.usage_source,
+            latency_ms=now - bound.scene.started_ms,
+            first_byte_ms=None if bound.first_byte_ms is None else bound.first_byte_ms - bound.scene.started_ms,
+            finish_reason=finish_reason,
+            error_code=error_code,
+            signals=signals,
+            response_text=response_text,
+            now_ms=now,
+        )
+
+    def _learn(self, bound: Bound, bill: cost.Settlement, finish_reason: str | None) -> None:
+        """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
+        if bill.usage_source == "reported" and finish_reason != "length":
+            self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n)
+
+    def checkpoint_nanousd(self, bound: Bound, output_tokens: int) -> int:
+        """What the sweeper shall post if this process dies now: what was received and a margin, or a likely bill."""
+        estimate_ = bound.choice.estimate
+        if not bound.scene.chat.stream:
+            return estimate_.likely_nanousd
+        tokens = math.ceil(output_tokens * CHECKPOINT_MARGIN) + CHECKPOINT_TOKENS
+        received = cost.worst_case_nanousd(
+            estimate_.option.model.prices, bound.scene.prompt.estimate, tokens, n=1, images=bound.scene.chat.images
+        )
+        return min(received, estimate_.hold_nanousd)
+
+
+def bill_of(bound: Bound, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
+    """What the provider's report comes to; `output_tokens` is our own count for when it reported nothing."""
+    estimate_ = bound.choice.estimate
+    return cost.settlement(
+        estimate_.option.model.prices,
+        reported,
+        held_nanousd=estimate_.hold_nanousd,
+        prompt_tokens=bound.scene.prompt.estimate,
+        output_tokens=output_tokens,
+        images=bound.scene.chat.images,
+    )
+
+
+def likely_bill(bound: Bound) -> cost.Settlement:
+    """What a call without an answer is charged when the provider may have billed it."""
+    estimate_ = bound.choice.estimate
+    return cost.estimated(estimate_.likely_nanousd, prompt_tokens=bound.scene.prompt.estimate)

@@ -1,0 +1,446 @@
+"""The path of a request, top to bottom; the only way to money.
+
+    caller   = authenticate(headers)                     401
+    chat     = parse(body)                               400, before any money
+    scene    = the session, the prompt's tokens, which models may answer
+    bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded
+    reply    = the provider's answer                     no transaction open across the call
+    receipt  = settle, decision completed                one transaction
+    respond
+
+One atomic phase on each side of the foreign call and none across it, so the ledger and the training log cannot
+disagree. Whatever ends the call - an answer, an error, a client that leaves, a cancellation - resolves its hold once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gateway import guard, outcome, sessions
+from gateway.auth import Authenticator, Caller
+from gateway.background import Background
+from gateway.breaker import Breaker, pick_deployment
+from gateway.catalog import Catalog, Deployment
+from gateway.chat import ChatRequest, parse_chat
+from gateway.chunks import UpstreamStream
+from gateway.clock import Clock, NewId, Uniform, now_ms
+from gateway.decisions import pending_row
+from gateway.errors import InvalidRequest, NotFound
+from gateway.estimates import available, estimate
+from gateway.faults import CallRefused, RejectedFault, UpstreamFault
+from gateway.forecast import OutputForecast
+from gateway.headers import TurnHeaders, read_turn_headers
+from gateway.health import Metrics
+from gateway.http import json_response, read_body
+from gateway.idempotency import KEPT_MS, Transcript, answer_again, answer_or_raise
+from gateway.leases import Leases
+from gateway.ledger import Ledger
+from gateway.money import usd_string
+from gateway.observe import Observer
+from gateway.operations import IdempotencyClaim, Refused, Reserve, Reserved, ReserveOutcome, SessionTerms
+from gateway.router import Router
+from gateway.scene import Bound, Choice, Scene, exhausted
+from gateway.settings import Settings
+from gateway.settling import Settling
+from gateway.sse import data_frame
+from gateway.streaming import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
+from gateway.tokens import TokenCounter
+from gateway.upstream import Call, Upstream
+from policy.features import encode
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left; nobody reads it."""
+RESERVE_TRIES = 4
+"""How often a turn that lost the race for the last money decides again with what is left."""
+
+
+class Turns:
+    """Serves chat turns. Everything it needs is handed to it; nothing is kept between turns but what those keep."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Callable[[], Catalog],
+        ledger: Ledger,
+        authenticator: Authenticator,
+        router: Router,
+        observer: Observer,
+        upstream: Upstream,
+        tokens: TokenCounter,
+        forecast: OutputForecast,
+        breaker: Breaker,
+        leases: Leases,
+        settling: Settling,
+        background: Background,
+        metrics: Metrics,
+        clock: Clock,
+        new_id: NewId,
+        uniform: Uniform,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._ledger = ledger
+        self._authenticator = authenticator
+        self._router = router
+        self._observer = observer
+        self._upstream = upstream
+        self._tokens = tokens
+        self._forecast = forecast
+        self._breaker = breaker
+        self._leases = leases
+        self._settling = settling
+        self._background = background
+        self._metrics = metrics
+        self._clock = clock
+        self._new_id = new_id
+        self._uniform = uniform
+
+    async def chat(self, request: Request) -> ASGIApp:
+        """`POST /chat/completions`, the whole of it."""
+        caller = await self._authenticator.caller(request.headers)
+        chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
+        asked = read_turn_headers(request.headers)
+        claim = self._claim(chat, asked)
+        replayed = await self._replayed(caller, claim)
+        if replayed is not None:
+            return replayed
+        scene = await self._scene(caller, chat, asked, claim, request)
+        bound = await self._decide_and_reserve(scene)
+        if isinstance(bound, Response):
+            return bound
+        if chat.stream:
+            return await self._stream(bound)
+        try:
+            return await run_until_disconnect(request.receive, self._complete(bound))
+        except ClientLeft:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def route(self, request: Request) -> Response:
+        """`POST /route`: the decision for a chat body with every candidate; reserves and spends nothing."""
+        caller = await self._authenticator.caller(request.headers)
+        chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
+        scene = await self._scene(caller, chat, read_turn_headers(request.headers), None, request)
+        choice = self._decide(scene, scene.left_nanousd)
+        return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
+
+    # -- before the money ------------------------------------------------------------------------------------------
+
+    async def _scene(
+        self, caller: Caller, chat: ChatRequest, asked: TurnHeaders, claim: IdempotencyClaim | None, request: Request
+    ) -> Scene:
+        """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
+        settings = self._settings
+        session_id = sessions.identify(
+            request.headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers
+        )
+        wish = guard.read_wish(chat.model, self._catalog())
+        standing, prompt = await asyncio.gather(
+            self._ledger.standing(caller.tenant_id, session_id), self._tokens.count(chat.messages, chat.params)
+        )
+        if standing is None:
+            raise NotFound("tenant: no such tenant")
+        row = standing.session
+        memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
+        locked = (chat.open_tool_loop or chat.provider_bound) and memory.last_model in self._catalog().models
+        options = guard.feasible(
+            chat,
+            wish,
+            self._catalog(),
+            self._breaker,
+            allow_lists=(caller.tenant_models, caller.key_models),
+            bound_to=memory.last_model if locked else None,
+            prompt_tokens=prompt.estimate,
+        )
+        guard.refuse_when_none(options)
+        return Scene(
+            caller=caller,
+            chat=chat,
+            asked=asked,
+            wish=wish,
+            session_id=session_id,
+            row=row,
+            memory=memory,
+            tenant=standing.tenant,
+            prompt=prompt,
+            options=options,
+            terms=self._terms(caller, asked),
+            idempotency=claim,
+            started_ms=now_ms(self._clock),
+        )
+
+    def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
+        """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
+        settings = self._settings.session
+        most = settings.max_budget_nanousd
+        if caller.max_session_nanousd is not None:
+            most = caller.max_session_nanousd
+        wanted = asked.session_budget_nanousd
+        if wanted is not None and wanted > most:
+            raise InvalidRequest(
+                f"X-Session-Budget-USD: expected at most {usd_string(most)}, what this tenant allows for a session",
+                param="X-Session-Budget-USD",
+            )
+        return SessionTerms(
+            default_nanousd=min(settings.default_budget_nanousd, most),
+            ceiling_nanousd=wanted,
+            expected_turns=asked.expected_turns,
+            max_turns=settings.max_turns,
+        )
+
+    def _claim(self, chat: ChatRequest, asked: TurnHeaders) -> IdempotencyClaim | None:
+        if asked.idempotency_key is None:
+            return None
+        return IdempotencyClaim(
+            key=asked.idempotency_key,
+            body_sha256=chat.body_sha256,
+            expires_at_ms=now_ms(self._clock) + KEPT_MS,
+        )
+
+    async def _replayed(self, caller: Caller, claim: IdempotencyClaim | None) -> Response | None:
+        """The earlier answer to this idempotency key, if there is one."""
+        if claim is None:
+            return None
+        found = await self._ledger.idempotent(caller.tenant_id, claim.key, claim.body_sha256)
+        return None if found is None else answer_again(found)
+
+    # -- decide, reserve -------------------------------------------------------------------------------------------
+
+    def _decide(self, scene: Scene, left_nanousd: int) -> Choice:
+        """One decision under `left_nanousd`. Raises a 402 when no feasible model is affordable."""
+        over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
+        estimates = [
+            estimate(
+                option,
+                scene.chat,
+                scene.memory,
+                self._forecast,
+                self._breaker,
+                prompt_tokens=scene.prompt.estimate,
+                prompt_tokens_bound=scene.prompt.bound,
+                available_nanousd=left_nanousd,
+                over_budget=over_budget,
+                at_ms=scene.started_ms,
+            )
+            for option in scene.options
+        ]
+        if not any(e.view.feasible for e in estimates):
+            least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
+            raise exhausted(scene, left_nanousd, least)
+        started_s = self._clock()
+        observation = self._observer.observe(
+            scene.chat,
+            scene.memory,
+            scene.row,
+            scene.tenant,
+            estimates,
+            budget_nanousd=scene.budget_nanousd,
+            left_nanousd=left_nanousd,
+            expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
+            lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked),
+            at_ms=scene.started_ms,
+        )
+        uniform = self._uniform()
+        routed = self._router.decide(observation, uniform, scene.wish, f"{scene.caller.tenant_id}/{scene.session_id}")
+        self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
+        return Choice(
+            observation=observation,
+            encoded=encode(observation),
+            routed=routed,
+            estimate=estimates[routed.decision.action],
+            uniform=uniform,
+        )
+
+    async def _decide_and_reserve(self, scene: Scene) -> Bound | Response:
+        """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
+        left_nanousd = scene.left_nanousd
+        for _ in range(RESERVE_TRIES):
+            choice = self._decide(scene, left_nanousd)
+            decision_id = self._new_id("dec")
+            row = pending_row(
+                choice.observation,
+                choice.encoded,
+                choice.routed.decision,
+                uniform=choice.uniform,
+                requested_model=scene.chat.model,
+                endpoint="chat",
+                request_text=outcome.stored_request(scene.chat) if scene.caller.store_text else None,
+                shadow=choice.routed.shadow,
+                now_ms=scene.started_ms,
+            )
+            answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
+            if isinstance(answer, Bound):
+                return answer
+            if isinstance(answer, Refused):
+                left_nanousd = available([left_nanousd, answer.balance.available_nanousd])
+                continue
+            return answer_or_raise(answer)
+        raise exhausted(scene, left_nanousd, choice.estimate.hold_nanousd)
+
+    async def _reserve(
+        self,
+        scene: Scene,
+        choice: Choice,
+        decision_id: str,
+        row: dict[str, Any] | None,
+        deployments: Sequence[Deployment],
+    ) -> Bound | ReserveOutcome:
+        """Hold the worst case of one attempt; `row` logs the decision with it (None: a further attempt)."""
+        hold_id = self._new_id("hold")
+        reserved = await self._ledger.reserve(
+            Reserve(
+                hold_id=hold_id,
+                attempt_id=self._new_id("att"),
+                decision_id=decision_id,
+                tenant_id=scene.caller.tenant_id,
+                session_id=scene.session_id,
+                key_id=scene.caller.key_id if scene.caller.has_budget else None,
+                model=choice.estimate.view.name,
+                amount_nanousd=choice.estimate.hold_nanousd,
+                now_ms=now_ms(self._clock),
+                expires_at_ms=self._leases.expiry_ms(),
+                terms=scene.terms,
+                decision=row,
+                idempotency=scene.idempotency if row is not None else None,
+            )
+        )
+        if not isinstance(reserved, Reserved):
+            return reserved
+        return Bound(
+            scene=scene,
+            choice=choice,
+            decision_id=decision_id,
+            hold_id=hold_id,
+            deployment=pick_deployment(deployments, self._uniform),
+            session=reserved.session,
+            tenant=reserved.tenant,
+        )
+
+    # -- the foreign call ------------------------------------------------------------------------------------------
+
+    async def _complete(self, bound: Bound) -> Response:
+        """An answer in one piece. Every failed attempt resolves its own hold before the next one reserves."""
+        for tries_left in range(self._tries() - 1, -1, -1):
+            try:
+                await self._dispatch(bound)
+                started_s = self._clock()
+                reply = await self._upstream.complete(self._call(bound))
+            except UpstreamFault as fault:
+                bound = await self._next_attempt(bound, fault, tries_left)
+                continue
+            except asyncio.CancelledError:
+                self._background.spawn(self._settling.abandoned(bound))
+                raise
+            self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=self._clock() - started_s)
+            answered: Response = await self._background.spawn(self._settling.reply(bound, reply))
+            return answered
+        raise AssertionError("the last attempt either returns or raises")
+
+    async def _stream(self, bound: Bound) -> ASGIApp:
+        """A streamed answer. Faults before the first chunk are retried like unary ones; later ones end the stream."""
+        for tries_left in range(self._tries() - 1, -1, -1):
+            try:
+                await self._dispatch(bound)
+                started_s = self._clock()
+                stream = await self._upstream.open_stream(self._call(bound))
+            except UpstreamFault as fault:
+                bound = await self._next_attempt(bound, fault, tries_left)
+                continue
+            except asyncio.CancelledError:
+                self._background.spawn(self._settling.abandoned(bound))
+                raise
+            self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=self._clock() - started_s)
+            return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
+        raise AssertionError("the last attempt either returns or raises")
+
+    def _tries(self) -> int:
+        return 1 + min(self._settings.router.num_retries, 2)
+
+    async def _dispatch(self, bound: Bound) -> None:
+        """Say, before the call, that money may now be spent: after a crash this hold is never taken for unused."""
+        checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
+        try:
+            await self._ledger.mark_dispatched(bound.hold_id, checkpoint_nanousd)
+        except BaseException:
+            self._background.spawn(self._settling.release(bound, status="cancelled", error_code="not_dispatched"))
+            raise
+        self._leases.take(bound.hold_id, checkpoint_nanousd)
+
+    def _call(self, bound: Bound) -> Call:
+        chat, deployment = bound.scene.chat, bound.deployment
+        return Call(
+            litellm_model=deployment.litellm_model,
+            messages=chat.messages,
+            api_base=deployment.api_base,
+            api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
+            params=chat.params,
+            max_tokens=bound.choice.estimate.max_tokens,
+            max_tokens_param=chat.max_tokens_param,
+            stream=chat.stream,
+            timeout_s=deployment.timeout_s,
+            stream_timeout_s=deployment.stream_timeout_s,
+            idle_timeout_s=self._settings.timings.upstream_idle_s,
+            extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
+            options={name: value.reveal() for name, value in deployment.provider_params.items()}
+            | {
+                name: value
+                for name, value in (("api_version", deployment.api_version), ("organization", deployment.organization))
+                if value is not None
+            },
+        )
+
+    async def _next_attempt(self, bound: Bound, fault: UpstreamFault, tries_left: int) -> Bound:
+        """Resolve a failed attempt's hold; then a new hold for the next attempt, or the fault as the answer."""
+        faulty = not isinstance(fault, RejectedFault | CallRefused)
+        self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
+        again = fault.retryable and tries_left > 0
+        await self._background.spawn(self._settling.failed(bound, fault, final=not again))
+        if not again:
+            raise fault.answer()
+        healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
+        others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
+        reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, others)
+        if not isinstance(reserved, Bound):
+            # The failed attempt's row stays pending; the sweeper's tidying closes a decision without an open hold.
+            raise fault.answer()
+        return reserved
+
+    def _pumped(self, bound: Bound, stream: UpstreamStream) -> ASGIApp:
+        """Hand the stream to a pump of its own, which settles whatever happens to the client."""
+        usage_chunks: list[dict[str, Any]] = []
+        name = outcome.completion_id(bound.decision_id)
+        transcript = Transcript() if bound.scene.idempotency is not None else None
+
+        def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
+            chunk = {**chunk, "id": name, "model": bound.model}
+            if chunk.get("usage") and not chunk.get("choices"):
+                usage_chunks[:] = [chunk]
+                return None
+            if not bound.scene.chat.include_usage:
+                chunk.pop("usage", None)
+            if transcript is not None:
+                transcript.add(data_frame(chunk))
+            return chunk
+
+        def on_progress(output_tokens: int) -> None:
+            self._leases.progress(bound.hold_id, self._settling.checkpoint_nanousd(bound, output_tokens))
+
+        async def on_end(end: StreamEnd) -> list[bytes]:
+            return await self._settling.stream(bound, end, usage_chunks[0] if usage_chunks else None, transcript)
+
+        pump = StreamPump(
+            stream,
+            on_chunk=on_chunk,
+            on_progress=on_progress,
+            on_end=on_end,
+            spawn=self._background.spawn,
+            buffer_bytes=self._settings.limits.stream_buffer_bytes,
+        )
+        return EventStreamResponse(pump, bound.report().as_headers())

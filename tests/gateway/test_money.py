@@ -1,0 +1,43 @@
+"""Money is integers; parsing rounds in the direction that never lets a budget grow or a bill shrink."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.money import (
+    MAX_NANOUSD,
+    MoneyError,
+    femtousd_from_usd,
+    nanousd_from_femtousd,
+    nanousd_from_usd,
+    usd_string,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "nanousd"),
+    [("0", 0), ("1", 10**9), ("0.1", 10**8), (0.1, 10**8), ("5e-3", 5_000_000), ("0.0000000019", 1), (2, 2 * 10**9)],
+)
+def test_a_decimal_amount_becomes_nanousd_rounded_down(text: str | float, nanousd: int) -> None:
+    assert nanousd_from_usd(text) == nanousd
+
+
+@pytest.mark.parametrize("bad", ["", "a lot", "-1", "NaN", "Infinity", "1e400", "9" * 65, True, "4700000000"])
+def test_what_is_no_amount_is_refused(bad: str | bool) -> None:
+    with pytest.raises(MoneyError):
+        nanousd_from_usd(bad)
+
+
+def test_a_price_finer_than_a_nano_keeps_its_fraction_until_the_sum() -> None:
+    cached = femtousd_from_usd(3.75e-8)
+    assert cached == 37_500_000
+    assert nanousd_from_femtousd(3 * cached) == 113  # 112.5, rounded up once
+    assert nanousd_from_femtousd(0) == 0
+
+
+@given(st.integers(0, MAX_NANOUSD))
+def test_the_string_of_an_amount_reads_back_as_the_same_amount(nanousd: int) -> None:
+    assert nanousd_from_usd(usd_string(nanousd)) == nanousd
+    assert Decimal(usd_string(-nanousd)) == -Decimal(nanousd) / 10**9
