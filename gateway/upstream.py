@@ -11,7 +11,8 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,10 +85,12 @@ class Upstream:
         self._http: httpx.AsyncClient | None = None
         self._openai_clients: dict[tuple[str | None, str | None, str | None], Any] = {}
         self._openai: Any = None
+        self._internal_call: Any = None
 
     async def start(self) -> None:
         if self._litellm is None:
             self._litellm, self._openai = await asyncio.to_thread(_import_litellm)
+        self._internal_call = importlib.import_module("litellm._internal_context").is_internal_call
         transports = importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport")
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
         inner = transports.LiteLLMAiohttpTransport(client=self._new_session)
@@ -116,17 +119,15 @@ class Upstream:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
         arguments, native = self._arguments(call, stream=False)
         exchange = Exchange()
-        mark = EXCHANGE.set(exchange)
         response, fault = None, None
         try:
-            async with asyncio.timeout(call.timeout_s) as limit:
+            async with self._recorded(exchange), asyncio.timeout(call.timeout_s) as limit:
                 response = await self._litellm.acompletion(**arguments)
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
             fault = self._fault(exchange, error)
         finally:
-            EXCHANGE.reset(mark)
             await uninterrupted(exchange.close())
         # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
         if native and exchange.whole and exchange.status == 200:
@@ -140,12 +141,11 @@ class Upstream:
         arguments, native = self._arguments(call, stream=True)
         exchange = Exchange()
         deadline = asyncio.get_running_loop().time() + call.timeout_s
-        mark = EXCHANGE.set(exchange)
         stream: UpstreamStream | None = None
         fault: UpstreamFault | None = None
         started = False
         try:
-            async with asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
+            async with self._recorded(exchange), asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
                 response = await self._litellm.acompletion(**arguments)
                 stream = UpstreamStream(self._source(response, native, exchange, call, deadline), exchange)
                 await stream.read_ahead()
@@ -157,12 +157,22 @@ class Upstream:
         except Exception as error:  # noqa: BLE001 - as in `complete`
             fault = self._fault(exchange, error)
         finally:
-            EXCHANGE.reset(mark)
             if not started:
                 await uninterrupted(exchange.close() if stream is None else stream.aclose())
         if fault is not None or stream is None:
             raise fault or BrokenFault("the provider's answer was not a stream")
         return stream
+
+    @asynccontextmanager
+    async def _recorded(self, exchange: Exchange) -> AsyncIterator[None]:
+        """Within, the transport writes into `exchange`, and LiteLLM takes the call for one of its own inner calls:
+        it keeps no logs of those, starts no logging worker and runs no callbacks."""
+        mark, inner = EXCHANGE.set(exchange), self._internal_call.set(True)
+        try:
+            yield
+        finally:
+            EXCHANGE.reset(mark)
+            self._internal_call.reset(inner)
 
     def _source(self, response: Any, native: bool, exchange: Exchange, call: Call, deadline: float) -> ChunkSource:
         completion_stream = getattr(response, "completion_stream", None)
