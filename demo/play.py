@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +120,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         description="Sessions through the gateway, a night of learning, and the same kind of sessions again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--sessions", type=_positive, default=260, help="sessions to learn from")
+    parser.add_argument("--sessions", type=_positive, default=320, help="sessions to learn from")
     parser.add_argument("--held-out", type=_positive, default=60, help="new sessions to compare the policies on")
     parser.add_argument("--turns", type=_positive, default=8, help="turns of every session")
     parser.add_argument("--budget-usd", type=float, default=0.014, help="what an average session may spend")
@@ -212,13 +211,14 @@ class Show:
         if process.returncode != 0:
             log = self._stage.folder / "nightly.log"
             raise StageError(f"seqroute-train nightly ended with status {process.returncode}: {last_line(log)}")
-        newest = results.newest_policy(self._stage.database)
-        if newest is None or newest[1] != "champion":
-            self._narrator.say("the gate did not promote the new policy; the rule goes on serving")
+        trained = results.trained_policies(self._stage.database)
+        if not trained or trained[0].stage != "champion":
+            self._narrator.say("the gate did not promote a new policy; the rule goes on serving")
             return None
-        self._wait_for(newest[0])
-        self._narrator.say(f"the running gateway has taken up {newest[0]}")
-        return newest[0]
+        champion = trained[0].policy_id
+        self._wait_for(champion)
+        self._narrator.say(f"the running gateway has taken up {champion}")
+        return champion
 
     def _compare(self, held_out: Sequence[Conversation], promoted: str | None) -> list[tuple[str, str]]:
         """The same new conversations under each contender; (label, name) in the order of the table."""
@@ -268,7 +268,8 @@ class Show:
                 f"learned minus rule, same sessions: {gain.mean:+.3f} quality per turn "
                 f"(95 % {gain.low:+.3f} to {gain.high:+.3f}): {better}"
             )
-        self._narrator.say(f"the gate: {gate_words(results.newest_policy(self._stage.database))}")
+        for line in gate_words(results.trained_policies(self._stage.database)):
+            self._narrator.say(f"the gate: {line}")
 
     def _settle_up(self) -> None:
         """The audit of every ledger invariant, and our books against the provider's."""
@@ -296,13 +297,10 @@ class Show:
         return answer
 
 
-def gate_words(newest: tuple[str, str, str] | None) -> str:
-    """What the gate said of the newest policy, in its own words."""
-    if newest is None:
-        return "no policy was published"
-    policy_id, stage, report = newest
-    reasons = json.loads(report).get("reasons") or []
-    return f"{policy_id} is {stage}" + (f": {'; '.join(map(str, reasons))}" if reasons else "")
+def gate_words(trained: Sequence[results.PolicyRow]) -> list[str]:
+    """The gate's verdict in its own words, each reason once, and where it left every policy."""
+    reasons = dict.fromkeys(reason for row in trained for reason in row.reasons)
+    return [*reasons, *(f"{row.policy_id} is {row.stage}" for row in trained)] or ["no policy was written"]
 
 
 def usd(nanousd: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -124,12 +125,21 @@ def ledger_totals(database: Path) -> dict[str, int]:
     return {"settled": spent or 0, "reserved": reserved or 0, "overage": overage or 0}
 
 
-def newest_policy(database: Path) -> tuple[str, str, str] | None:
-    """(policy_id, stage, report as JSON) of the policy that was written last; None before the first."""
-    statement = "SELECT policy_id, stage, report FROM policies ORDER BY created_at_ms DESC, policy_id DESC LIMIT 1"
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A trained policy as the database has it; `reasons` are the gate's words."""
+
+    policy_id: str
+    stage: str
+    reasons: tuple[str, ...]
+
+
+def trained_policies(database: Path) -> list[PolicyRow]:
+    """Every policy that training wrote, the champion first, then the newest."""
+    statement = "SELECT policy_id, stage, report FROM policies ORDER BY stage <> 'champion', created_at_ms DESC"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
-        row = connection.execute(statement).fetchone()
-    return None if row is None else (row[0], row[1], row[2])
+        found = connection.execute(statement).fetchall()
+    return [PolicyRow(row[0], row[1], tuple(map(str, json.loads(row[2]).get("reasons") or ()))) for row in found]
 
 
 def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:
