@@ -111,10 +111,11 @@ class OpeConfig:
 
     bootstrap: int = 2000
     """Resamples of whole sessions."""
-    weight_cap: float = 20.0
-    """Importance ratios of a single turn above this are cut (bias towards the model, bounded variance)."""
-    budget_multiples: tuple[float, ...] = (1.0,)
-    """The logged budgets times these are evaluated; 1 is the budgets as they were."""
+    weight_cap: float = 100.0
+    """Importance ratios of a single turn above this are cut (bias towards the model, bounded variance). An action
+    logged with a probability below its inverse does not count as overlap."""
+    max_sessions: int = 5_000
+    """Held-out sessions beyond these are not played: every policy decides one by one, as it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ class GateConfig:
     min_ess_fraction: float = 0.05
     min_ess: float = 40.0
     """Effective sample size floors, in turns, of the candidate's importance weights."""
-    min_overlap: float = 0.9
-    """Share of the candidate's probability that lies on actions the log could have taken."""
+    min_overlap: float = 0.8
+    """Share of the candidate's probability that lies on actions the log took often enough to know them."""
     max_starved_increase: float = 0.02
     """How much more often a session may starve than under the incumbent: a point estimate beyond this refuses."""
     min_gain: float = 0.0

@@ -88,9 +88,12 @@ def effective_sample_size(weights: F64) -> float:
     return float(np.sum(weights)) ** 2 / square if square > 0 else 0.0
 
 
-def overlap(target: F64, behaviour: F64, valid: Bools) -> float:
-    """The evaluated policy's mean probability on actions the log could have taken: (S, T, K), (S, T, K), (S, T)."""
-    covered = np.sum(np.where(behaviour > 0, target, 0.0), axis=-1)
+def overlap(target: F64, behaviour: F64, valid: Bools, least: float = 0.0) -> float:
+    """The evaluated policy's mean probability on actions that the log took with probability above `least`.
+
+    target and behaviour (S, T, K), valid (S, T).
+    """
+    covered = np.sum(np.where(behaviour > least, target, 0.0), axis=-1)
     return float(covered[valid].mean()) if valid.any() else 0.0
 
 

@@ -21,7 +21,8 @@ GOOD = Evidence(
 def test_a_certain_gain_is_promoted_with_its_numbers() -> None:
     verdict = judge([GOOD], CONFIG)
     assert (verdict.outcome, verdict.candidate) == ("promote", "resolving")
-    assert "+0.0500" in verdict.reasons[0] and "300" in verdict.reasons[0]
+    assert "+0.0500" in verdict.reasons[0]
+    assert "300" in verdict.reasons[0]
 
 
 def test_of_two_that_pass_the_better_lower_bound_serves() -> None:
@@ -39,7 +40,8 @@ def test_an_uncertain_gain_is_not_enough_data_and_says_how_much_would_be() -> No
 
 def test_a_loss_keeps_the_incumbent() -> None:
     verdict = judge([replace(GOOD, gain=Interval(-0.02, -0.05, 0.01))], CONFIG)
-    assert verdict.outcome == "keep" and "not above 0" in verdict.reasons[0]
+    assert verdict.outcome == "keep"
+    assert "not above 0" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -53,12 +55,14 @@ def test_a_loss_keeps_the_incumbent() -> None:
 )
 def test_each_floor_alone_refuses(worse: Evidence, word: str) -> None:
     verdict = judge([worse], CONFIG)
-    assert verdict.outcome == "keep" and word in verdict.reasons[0]
+    assert verdict.outcome == "keep"
+    assert word in verdict.reasons[0]
 
 
 def test_too_few_sessions_promote_nothing_however_large_the_gain() -> None:
     verdict = judge([replace(GOOD, sessions=12, gain=Interval(0.5, 0.4, 0.6))], CONFIG)
-    assert verdict.outcome == "not enough data" and verdict.reasons[0].startswith("not enough data: 12 of about 100 ")
+    assert verdict.outcome == "not enough data"
+    assert verdict.reasons[0].startswith("not enough data: 12 of about 100 ")
 
 
 def test_no_candidate_keeps_the_incumbent() -> None:

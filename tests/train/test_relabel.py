@@ -63,7 +63,9 @@ def test_drawn_terms_stay_within_their_ranges_and_the_books_balance() -> None:
     drawn = draw_terms(jax.random.key(1), left, spent, jnp.tile(jnp.array([1.0, 4.0]), (500, 1)),
                        jnp.ones((500, 2), bool), config)
     per_turn = drawn.remaining_usd / drawn.turns_left
-    assert (per_turn >= config.budget_low * 1.0 * 0.999).all() and (per_turn <= config.budget_high * 4.0 * 1.001).all()
-    assert (drawn.turns_left >= 1).all() and (drawn.turns_left <= left).all()
+    assert (per_turn >= config.budget_low * 1.0 * 0.999).all()
+    assert (per_turn <= config.budget_high * 4.0 * 1.001).all()
+    assert (drawn.turns_left >= 1).all()
+    assert (drawn.turns_left <= left).all()
     assert jnp.allclose(drawn.budget_usd - drawn.remaining_usd, spent)
     assert 0.2 < float((drawn.lambda_per_usd == 0).mean()) < 0.4

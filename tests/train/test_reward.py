@@ -12,7 +12,8 @@ CONFIG = RewardConfig(weights={"thumb": 3.0, "spam": 0.0}, implicit={"regenerate
 
 def test_scores_of_the_turn_are_averaged_by_weight() -> None:
     found = label([Signal("u", "thumb", 1.0), Signal("judge", "score", 0.6)], [], {}, CONFIG)
-    assert math.isclose(found.score, (3 * 1.0 + 0.6) / 4) and found.kind == "turn"
+    assert math.isclose(found.score, (3 * 1.0 + 0.6) / 4)
+    assert found.kind == "turn"
 
 
 def test_a_session_score_stands_for_turns_without_their_own() -> None:
@@ -26,4 +27,5 @@ def test_the_worst_implicit_signal_counts_when_nobody_spoke() -> None:
 
 def test_silence_is_unlabelled_not_zero() -> None:
     found = label([Signal("bot", "spam", 0.0)], [], {"regenerated": False}, CONFIG)
-    assert math.isnan(found.score) and found.kind == "none"
+    assert math.isnan(found.score)
+    assert found.kind == "none"

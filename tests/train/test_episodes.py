@@ -1,0 +1,104 @@
+"""The log as episodes: what is read, what is left out and counted, and how sessions are divided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from gateway import tables
+from gateway.db import transaction
+from policy.baselines import Resolving
+from policy.exploration import Exploration
+from policy.features import FEATURE_VERSION
+from tests.train.synthetic import NOW_MS, write_log
+from train.config import TrainConfig
+from train.episodes import Episodes, LogReport, read_episodes, split_by_session
+from train.fit import tenant_weights
+
+EXPLORING = Resolving(exploration=Exploration(floor=0.2, tolerance=0.5))
+
+
+def a_log(folder: Path, sessions: int = 12, **options: object) -> str:
+    url = f"sqlite:///{folder}/log.db"
+    with transaction(url) as connection:
+        tables.metadata.create_all(connection)
+        write_log(connection, EXPLORING, sessions, seed=1, **options)  # type: ignore[arg-type]
+    return url
+
+
+def read(url: str, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
+    with transaction(url, read_only=True) as connection:
+        return read_episodes(connection, config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+
+
+def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path: Path) -> None:
+    url = a_log(tmp_path)
+    episodes, report = read(url)
+    with transaction(url, read_only=True) as connection:
+        rows = connection.execute(sa.select(tables.decisions).order_by(tables.decisions.c.decision_id)).mappings().all()
+        query = sa.select(tables.feedback.c.decision_id, tables.feedback.c.score)
+        scores = {row[0]: row[1] for row in connection.execute(query)}
+    assert (episodes.sessions, episodes.turns) == (12, len(rows))
+    assert report.labels == {"turn": len(rows)}
+    assert episodes.cost_usd[episodes.valid] * 1e9 == pytest.approx([row["cost_nanousd"] for row in rows])
+    assert episodes.reward[episodes.valid].tolist() == [scores[row["decision_id"]] for row in rows]
+    assert episodes.propensity[episodes.valid] == pytest.approx([row["propensity"] for row in rows])
+    assert episodes.probabilities[episodes.valid].sum(axis=-1) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"status": "failed"}, "failed"), ({"status": "truncated"}, "truncated"), ({"status": "orphaned"}, "orphaned"),
+        ({"reason": "pinned"}, "pinned"), ({"reason": "fallback"}, "fallback"),
+        ({"feature_version": 99}, "features of version 99"), ({"features": b"", "action": 9}, "malformed"),
+    ],
+)
+def test_turns_that_teach_nothing_are_left_out_and_counted(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    url = a_log(tmp_path)
+    before = read(url)[0].turns
+    with transaction(url) as connection:
+        connection.execute(sa.update(tables.decisions).where(tables.decisions.c.turn == 1).values(change))
+    episodes, report = read(url)
+    assert report.excluded == {reason: 12}
+    assert episodes.turns == before - 12
+
+
+def test_ungraded_turns_have_no_score(tmp_path: Path) -> None:
+    episodes, report = read(a_log(tmp_path, graded=0.5))
+    assert np.isnan(episodes.reward[episodes.valid]).sum() == report.labels["none"] > 0
+
+
+def test_a_session_is_wholly_on_one_side_and_always_on_the_same(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, sessions=40))
+    training, untouched = split_by_session(episodes, 0.4, seed=7)
+    assert set(training.session_ids).isdisjoint(untouched.session_ids)
+    assert set(training.session_ids) | set(untouched.session_ids) == set(episodes.session_ids)
+    assert 8 <= untouched.sessions <= 24
+    grown, _ = split_by_session(episodes.take(np.arange(20)), 0.4, seed=7)
+    assert set(grown.session_ids) <= set(training.session_ids)
+
+
+def test_the_digest_names_the_data(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path))
+    assert episodes.digest() == read(f"sqlite:///{tmp_path}/log.db")[0].digest()
+    assert episodes.digest() != episodes.take(np.arange(11)).digest()
+
+
+def test_one_tenant_cannot_outweigh_its_cap(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, tenant_of=lambda i: "ten_a" if i else "ten_b"))
+    weights = tenant_weights(episodes, cap=0.5)
+    loud = np.array([tenant == "ten_a" for tenant in episodes.tenant_ids])
+    share = episodes.lengths[loud].sum() / episodes.turns
+    assert weights[loud] == pytest.approx(0.5 / share)
+    assert weights[~loud] == pytest.approx(1.0)
+
+
+def test_an_empty_log_is_read_as_no_sessions(tmp_path: Path) -> None:
+    episodes, report = read(a_log(tmp_path, sessions=0))
+    assert (episodes.sessions, report.turns) == (0, 0)

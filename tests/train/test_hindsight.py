@@ -1,0 +1,67 @@
+"""A policy sent through the log sees what the gateway would have shown it, and pays its own bills."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policy.baselines import Cheapest, Fixed, Resolving
+from policy.exploration import Exploration
+from policy.features import encode
+from tests.train.test_episodes import EXPLORING, a_log, read
+from train.episodes import Episodes
+from train.hindsight import observed, play, probabilities_as_logged
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> Episodes:
+    return read(a_log(tmp_path, sessions=25))[0]
+
+
+def test_the_observation_rebuilt_from_the_log_encodes_to_what_was_logged(episodes: Episodes) -> None:
+    for i, j in ((0, 0), (3, 2), (24, 3)):
+        seen = observed(
+            episodes, i, j, remaining_usd=float(episodes.remaining_usd[i, j]),
+            budget_usd=float(episodes.budget_usd[i, j]), as_logged=True,
+        )
+        encoded = encode(seen)
+        assert encoded.state == pytest.approx(episodes.state[i, j], abs=1e-4)
+        assert encoded.candidates == pytest.approx(episodes.candidates[i, j], abs=1e-3)
+        assert encoded.mask.tolist() == episodes.offered[i, j].tolist()
+
+
+def test_the_behaviour_policy_recomputes_to_its_logged_probabilities(episodes: Episodes) -> None:
+    found = probabilities_as_logged(EXPLORING, episodes)
+    assert found[episodes.valid] == pytest.approx(episodes.probabilities[episodes.valid], abs=1e-3)
+
+
+def test_a_policy_that_does_what_the_log_did_pays_the_real_bills(episodes: Episodes) -> None:
+    grades = np.full(episodes.mask.shape, 0.5)
+    always = int(episodes.model[0, 0, episodes.action[0, 0]])
+    played = play(Fixed(episodes.models[always]), episodes, grades, seed=0, weight_cap=1e9)
+    same = (played.probabilities.argmax(-1) == episodes.action) & episodes.valid
+    assert same.any()
+    assert played.cost_usd[same] == pytest.approx(episodes.cost_usd[same], rel=1e-6)
+
+
+def test_an_empty_purse_starves_the_rest_of_the_session(episodes: Episodes) -> None:
+    grades = np.full(episodes.mask.shape, 0.5)
+    rich = play(Cheapest(), episodes, grades, seed=0, weight_cap=100.0)
+    poor = play(Cheapest(), episodes, grades, seed=0, weight_cap=100.0, budget_multiple=0.03)
+    assert not rich.starved.any()
+    assert poor.starved.all()
+    assert poor.logged.v.sum() < rich.logged.v.sum()
+    assert (poor.spent_usd <= episodes.budget_usd[:, 0] * 0.03 + 1e-12).all()
+
+
+def test_the_same_seed_plays_the_same_and_ungraded_turns_are_not_zero(episodes: Episodes) -> None:
+    grades = np.full(episodes.mask.shape, 0.5)
+    half = replace(episodes, reward=np.where(np.arange(6)[: episodes.reward.shape[1]] % 2, np.nan, episodes.reward))
+    policy = Resolving(exploration=Exploration(floor=0.1))
+    first, again = (play(policy, half, grades, seed=3, weight_cap=100.0) for _ in range(2))
+    assert first.score.tolist() == again.score.tolist()
+    assert np.isfinite(first.score).all()
+    assert first.score.sum() > 0

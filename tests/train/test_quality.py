@@ -1,0 +1,56 @@
+"""The reward model: hand-worked ridge, cross-fitting, and shrinkage to nothing when nothing can be learnt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train.config import QualityConfig
+from train.quality import fit_quality, ridge
+
+
+def test_ridge_in_both_forms_by_hand() -> None:
+    # (1 + 4 + 5) w = 2 + 8, and the dual: x' 5 / (5 + 5).
+    assert ridge(np.array([[1.0], [2.0]]), np.array([2.0, 4.0]), 5.0) == pytest.approx([1.0])
+    assert ridge(np.array([[1.0, 2.0]]), np.array([5.0]), 5.0) == pytest.approx([0.5, 1.0])
+
+
+def world(rows: int, informative: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(5)
+    states = generator.standard_normal((rows, 6))
+    models = generator.integers(0, 2, rows)
+    chance = np.where(models == 1, 0.9, np.where(states[:, 0] > 0, 0.1, 0.9)) if informative else np.full(rows, 0.5)
+    return states, models, (generator.random(rows) < chance).astype(float), generator.integers(0, 5, rows)
+
+
+def test_it_learns_which_turns_the_weak_model_fails() -> None:
+    model, _ = fit_quality(*world(800, True), np.array([0.5, 0.5]), QualityConfig())
+    hard, easy = model.predict(np.array([[1.5, 0, 0, 0, 0, 0], [-1.5, 0, 0, 0, 0, 0]]))
+    assert hard[0] < 0.3 < 0.75 < easy[0]
+    assert hard[1] > 0.75
+
+
+def test_noise_is_shrunk_to_the_means() -> None:
+    model, out_of_fold = fit_quality(*world(400, False), np.array([0.5, 0.5]), QualityConfig())
+    assert np.abs(model.predict(np.random.default_rng(1).standard_normal((50, 6))) - model.means).max() < 0.1
+    assert np.abs(out_of_fold - 0.5).mean() < 0.1
+
+
+def test_a_model_never_seen_keeps_its_prior() -> None:
+    states, models, scores, groups = world(200, True)
+    model, _ = fit_quality(states, models, scores, groups, np.array([0.5, 0.5, 0.77]), QualityConfig())
+    assert model.means[2] == pytest.approx(0.77)
+
+
+def test_out_of_fold_predictions_do_not_depend_on_the_rows_own_scores() -> None:
+    states, models, scores, groups = world(120, True)
+    config = QualityConfig(penalties=(10.0,))
+    _, before = fit_quality(states, models, scores, groups, np.array([0.5, 0.5]), config)
+    changed = scores.copy()
+    changed[groups == 2] = 1 - changed[groups == 2]
+    _, after = fit_quality(states, models, changed, groups, np.array([0.5, 0.5]), config)
+    # Only the pooled slope, one number per model, may move what fold 2 is told about itself.
+    ratio = (after - after.mean(0))[groups == 2][:, 1].std() / (before - before.mean(0))[groups == 2][:, 1].std()
+    order = np.corrcoef(before[groups == 2][:, 0], after[groups == 2][:, 0])[0, 1]
+    assert order > 0.99
+    assert 0.0 <= ratio <= 1.5

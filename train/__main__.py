@@ -1,0 +1,217 @@
+"""`seqroute-train`: from the decision log to a better policy. Commands import what they need when they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from datetime import date as calendar_date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+    from train.config import TrainConfig
+
+BAD_INPUT = 2
+Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
+Training = Annotated[
+    Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
+
+
+class CommandError(Exception):
+    """What a user can mend: one line, what was found, what was expected, where."""
+
+
+def nightly(
+    config: Config = Path("gateway.yaml"),
+    date: Annotated[str | None, typer.Option(help="Date of the run, YYYY-MM-DD (default: today, UTC).")] = None,
+    seed: Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Run although this date has run, or runs.")] = False,
+    runs: Annotated[Path | None, typer.Option(help="Folder of step results (default: runs, by the config).")] = None,
+    training: Training = None,
+    as_json: AsJson = False,
+) -> int:
+    """Read the log, relabel, fit, evaluate off-policy, gate, and publish what passes. Made for cron."""
+    settings, chosen = _settings(config), _training(training, seed)
+    from train.nightly import Nightly, run
+
+    with _Progress() as progress:
+        job = Nightly(
+            database_url=settings.general.database_url.reveal(),
+            policies=settings.policy,
+            runs=runs or settings.path.parent / "runs",
+            run_date=_date(date),
+            now_ms=_now_ms,
+            force=force,
+            progress=progress.show,
+        )
+        report = run(job, chosen)
+    _print(report, as_json)
+    return 0
+
+
+def fit(
+    run: Annotated[Path, typer.Option(help="Folder to write the candidates and the step's result to.")],
+    config: Config = Path("gateway.yaml"),
+    seed: Seed = None,
+    training: Training = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit and tune candidates on the training part of the log; nothing is published."""
+    settings, chosen = _settings(config), _training(training, seed)
+    from train import steps
+
+    with _Progress() as progress:
+        result = steps.fit(settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show)
+    _print(result, as_json)
+    return 0
+
+
+def evaluate(
+    run: Annotated[Path, typer.Option(help="Folder that `fit` wrote.")],
+    config: Config = Path("gateway.yaml"),
+    seed: Seed = None,
+    training: Training = None,
+    as_json: AsJson = False,
+) -> int:
+    """Evaluate the candidates of a `fit` on the untouched part of the log, and say what the gate would."""
+    settings, chosen = _settings(config), _training(training, seed)
+    from train import steps
+
+    with _Progress() as progress:
+        result = steps.evaluate(
+            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show
+        )
+    _print(result, as_json)
+    return 0
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="seqroute-train", help="From the decision log to a better policy.", add_completion=False,
+        rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    )
+    for command in (nightly, fit, evaluate):
+        app.command(command.__name__)(command)
+    return app
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line; answer its exit status. What a user can mend is said in one line each on stderr."""
+    try:
+        status = build()(list(arguments) or ["--help"], prog_name="seqroute-train", standalone_mode=False)
+    except CommandError as error:
+        return _fail(str(error))
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        return _fail(" ".join(error.format_message().split()))
+    except KeyboardInterrupt:
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+class _Progress:
+    """A bar on a terminal, nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._step = ""
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: str, done: int, total: int) -> None:
+        if self._bar is None:
+            return
+        if step != self._step:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task, self._step = self._bar.add_task(step, total=total or None), step
+        self._bar.update(self._task, completed=done, total=total or None)
+
+
+def _settings(path: Path) -> Settings:
+    from gateway.section import SettingsError
+    from gateway.settings import load_settings
+
+    try:
+        return load_settings(path, os.environ)
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+
+
+def _training(path: Path | None, seed: int | None) -> TrainConfig:
+    import yaml
+
+    from train.config import ConfigError, from_mapping
+
+    values: object = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise CommandError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+    if not isinstance(values, Mapping):
+        raise CommandError(f"{path}: expected a mapping, found {type(values).__name__}")
+    try:
+        return from_mapping(values, seed)
+    except ConfigError as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def _date(text: str | None) -> str:
+    if text is None:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return calendar_date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise CommandError(f'--date: expected YYYY-MM-DD, got "{text}"') from error
+
+
+def _now_ms() -> int:
+    return int(datetime.now(UTC).timestamp() * 1000)
+
+
+def _print(report: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+        return
+    from train.words import describe
+
+    for line in describe(report):
+        print(line)
+
+
+def _fail(text: str) -> int:
+    print(text, file=sys.stderr)
+    return BAD_INPUT
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What could serve tomorrow: the learned policy, and the heuristics over the learnt quality, each tuned on the log.
+
+Tuning plays the training part only, with out-of-fold grades. The best tuned heuristic and the learned policy go to
+the gate; every further one would widen all their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.actor import policy_from
+from policy.checkpoint import Loaded, Recipe
+from policy.exploration import Exploration
+from policy.mdp import Policy
+from train.config import TrainConfig
+from train.episodes import Episodes
+from train.fit import Fitted
+from train.hindsight import play
+from train.presets import calibrate_presets, learn_horizon
+
+F64 = NDArray[np.float64]
+
+GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
+    "resolving": {"reserve": (0.5, 1.0), "spread": (0.1, 0.2), "margin": (0.9, 1.0)},
+    "pacing": {"factor": (0.7, 1.0, 1.5), "reserve": (0.5, 1.0)},
+    "tuned-lambda": {"reserve": (1.0,)},
+}
+"""Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
+LAMBDA_GRID = (0.0, 0.05, 0.15, 0.5, 1.5)
+TUNING_SESSIONS = 120
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe with the score per turn and the starved share that chose it."""
+
+    recipe: Recipe
+    score: float
+    starved: float
+
+
+def propose(
+    fitted: Fitted, training: Episodes, grades: F64, config: TrainConfig, run_id: str
+) -> tuple[list[Tuned], dict[str, Any]]:
+    """The candidates for the gate, and what tuning saw. grades (S, T, K) are out of fold."""
+    base = Recipe(
+        policy_id=run_id,
+        lambda_presets=calibrate_presets(training, grades),
+        horizon=learn_horizon(training.lengths),
+        average_quality=dict(zip(training.models, (float(x) for x in fitted.quality.means), strict=True)),
+        sizes=fitted.sizes,
+    )
+    few = np.arange(min(training.sessions, TUNING_SESSIONS))
+    sample, sample_grades = training.take(few), grades[few]
+    seen: dict[str, Any] = {}
+    best: dict[str, Tuned] = {}
+    for rule, grid in GRIDS.items():
+        named = replace(base, policy_id=f"{run_id}-{rule}", rule=rule)
+        policy = build(named, fitted.params)
+        trials = [
+            judge(replace(named, rule_parameters=numbers), with_numbers(policy, numbers), sample, sample_grades, config)
+            for numbers in settings(rule, grid, sample)
+        ]
+        best[rule] = max(trials, key=lambda trial: (trial.score - trial.starved * 0.01, -trials.index(trial)))
+        seen[rule] = [
+            {"parameters": dict(t.recipe.rule_parameters), "score": t.score, "starved": t.starved} for t in trials
+        ]
+    heuristic = max((best[rule] for rule in GRIDS if rule != "learned"), key=lambda trial: trial.score)
+    return [best["learned"], heuristic], seen
+
+
+def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episodes) -> list[dict[str, float]]:
+    """Every combination of the grid."""
+    values = dict(grid)
+    if rule == "tuned-lambda":
+        bill = float(episodes.cost_usd[episodes.valid].mean()) if episodes.turns else 1e-3
+        values["lambda_per_usd"] = tuple(min(x / max(bill, 1e-9), 1e9) for x in LAMBDA_GRID)
+    return [dict(zip(values, numbers, strict=True)) for numbers in product(*values.values())]
+
+
+def with_numbers(policy: Policy, numbers: Mapping[str, float]) -> Policy:
+    """The same policy, network compiled and all, with other numbers: rules are frozen dataclasses."""
+    changed: Policy = replace(policy, **numbers)  # type: ignore[type-var]
+    return changed
+
+
+def judge(recipe: Recipe, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig) -> Tuned:
+    """Play one recipe, greedily, and read its score per turn by the grades alone: tuning compares, no more."""
+    played = play(policy, episodes, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
+    return Tuned(recipe, float(played.logged.v.sum() / max(episodes.turns, 1)), float(played.starved.mean()))
+
+
+def build(recipe: Recipe, params: Any, exploration: Exploration | None = None) -> Policy:
+    """The very object that the gateway would make of this recipe after publishing."""
+    arrays = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    return policy_from(Loaded(recipe, arrays, {}, ""), exploration or Exploration())
+
+
+def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
+    """Grades of valid turns (N, K) back in place, (S, T, K)."""
+    placed = np.zeros(episodes.mask.shape)
+    placed[episodes.valid] = flat
+    return placed

@@ -1,0 +1,242 @@
+"""The nightly run: read log, split, relabel and fit, evaluate off-policy, gate, publish.
+
+Pure in (log, config, key) up to the publishing. Each step's result lies in runs/<run_id>/<step>.json; a run that died
+is taken up where it stopped, as long as log and config are still the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.db import transaction
+from gateway.settings import PolicySettings
+from policy.actor import policy_from
+from policy.baselines import builtin_rules
+from policy.checkpoint import CheckpointError, load
+from policy.exploration import Exploration
+from policy.features import FEATURE_VERSION
+from policy.mdp import Policy
+from policy.reload import DEFAULT_RULE
+from train import artifacts
+from train.candidates import grades_by_turn, propose
+from train.claim import Claim, ClaimLost, Taken, claim, finish
+from train.config import TrainConfig
+from train.episodes import Episodes, LogReport, read_episodes, split_by_session
+from train.evaluate import as_json, evaluate
+from train.fit import Fitted, fit, grade
+from train.gate import Evidence, Verdict, judge
+from train.ope import Interval
+from train.publish import promote, reject, serving_champion, with_report, write_folder
+from train.runs import RunFolder, finite
+
+F64 = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+STALE_AFTER_MS = 2 * 3_600_000
+"""A run that has shown no end for two hours is taken to be dead: training takes minutes."""
+MIN_TURNS_TO_FIT = 40
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """Where and when: everything of a run that is not its data, config or key."""
+
+    database_url: str
+    policies: PolicySettings
+    runs: Path
+    run_date: str
+    now_ms: Callable[[], int]
+    force: bool = False
+    progress: Progress | None = None
+    clock_s: Callable[[], float] = field(default=time.monotonic)
+
+    def step(self, name: str, done: int = 0, total: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(name, done, total)
+
+
+def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
+    """One night. Returns the report; it is also in runs/<run_id>/report.json."""
+    held = _claim(job)
+    if isinstance(held, Taken):
+        return {"outcome": "already " + ("ran" if held.state == "done" else "running"), "run_id": held.run_id,
+                "date": job.run_date}
+    try:
+        report = _run_claimed(job, config, held)
+    except ClaimLost:
+        raise
+    except BaseException:
+        with transaction(job.database_url) as connection:
+            finish(connection, held, "failed", job.now_ms())
+        raise
+    return report
+
+
+def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, Any]:
+    began_s = job.clock_s()
+    job.step("read")
+    episodes, log = read_log(job, config)
+    folder = RunFolder(job.runs / held.run_id, identity(episodes, config))
+    training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+    sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
+    folder.write("log", finite(log) | sizes)
+    if training.turns < MIN_TURNS_TO_FIT or not untouched.turns:
+        verdict, evaluation, fitting = too_little(episodes, config), {}, {}
+    else:
+        fitting = folder.read("fit") or fit_candidates(job, config, folder, held.run_id, training)
+        evaluation = folder.read("evaluation") or evaluate_candidates(
+            job, config, folder, training, untouched, fitting["candidates"]
+        )
+        verdict = judge([evidence_from(item) for item in evaluation["evidence"]], config.gate)
+    folder.write("gate", finite(verdict))
+    report: dict[str, Any] = finite(
+        {
+            "run_id": held.run_id, "date": job.run_date, "outcome": verdict.outcome, "candidate": verdict.candidate,
+            "reasons": list(verdict.reasons), "log": finite(log), **sizes, "fit": fitting, "evaluation": evaluation,
+            "config": asdict(config), "seconds": round(job.clock_s() - began_s, 1),
+        }
+    )
+    publish(job, folder, held, verdict, report, fitting)
+    folder.write("report", report)
+    return report
+
+
+def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
+    with transaction(job.database_url, read_only=True) as connection:
+        return read_episodes(connection, config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+
+
+def fit_candidates(
+    job: Nightly, config: TrainConfig, folder: RunFolder, run_id: str, training: Episodes
+) -> dict[str, Any]:
+    """Fit the network on the training part, tune the rules over it, keep the candidates in the run's folder."""
+    fitted: Fitted = fit(
+        training, config, jax.random.key(config.seed), lambda done, total: job.step("fit", done, total)
+    )
+    job.step("tune")
+    tuned, tried = propose(fitted, training, training_grades(training, config), config, run_id)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    artifacts.keep(folder.path, [item.recipe for item in tuned], fitted.params, fitted.quality)
+    result = {
+        "candidates": [item.recipe.policy_id for item in tuned],
+        "tuning": tried,
+        "lambda_presets": dict(tuned[0].recipe.lambda_presets),
+        "hazard": list(tuned[0].recipe.horizon.hazard),
+        "quality_model": {
+            "out_of_fold_error": fitted.quality.out_of_fold_error,
+            "slope": dict(zip(training.models, fitted.quality.slope.tolist(), strict=True)),
+            "mean_quality": dict(zip(training.models, fitted.quality.means.tolist(), strict=True)),
+            "graded_turns": dict(zip(training.models, fitted.quality.rows.tolist(), strict=True)),
+        },
+        "curve": list(fitted.curve),
+    }
+    folder.write("fit", result)
+    return result
+
+
+def evaluate_candidates(
+    job: Nightly, config: TrainConfig, folder: RunFolder, training: Episodes, untouched: Episodes, names: list[str]
+) -> dict[str, Any]:
+    """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on."""
+    job.step("evaluate")
+    exploration = Exploration(floor=job.policies.exploration_floor)
+    candidates = {
+        loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in artifacts.candidates(folder.path, names)
+    }
+    incumbent, note = serving_policy(job, exploration)
+    quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
+    played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
+    index = np.maximum(played.model[played.valid], 0)
+    grades = grades_by_turn(
+        played, np.take_along_axis(quality.predict(played.state[played.valid].astype(np.float64)), index, axis=1)
+    )
+    found = evaluate(candidates, incumbent, played, grades, training, training_grades(training, config), config)
+    result = as_json(found) | {"incumbent": note, "evidence": finite(found.evidence)}
+    folder.write("evaluation", result)
+    return result
+
+
+def training_grades(training: Episodes, config: TrainConfig) -> F64:
+    """Out-of-fold grades of every candidate at every turn of the training part, (S, T, K)."""
+    return grades_by_turn(training, grade(training, config)[1])
+
+
+def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict[str, Any]]:
+    """The incumbent as it serves: the champion; the rule where there is none, or where it cannot be read."""
+    rules = builtin_rules(exploration)
+    with transaction(job.database_url, read_only=True) as connection:
+        champion = serving_champion(connection)
+    if champion is None:
+        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE}
+    policy_id, sha256 = champion
+    if policy_id in rules:
+        return rules[policy_id], {"policy_id": policy_id}
+    try:
+        return policy_from(load(job.policies.directory / policy_id, sha256=sha256), exploration), {
+            "policy_id": policy_id
+        }
+    except CheckpointError as error:
+        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE, "note": f"{policy_id} does not serve: {error}"}
+
+
+def publish(
+    job: Nightly, folder: RunFolder, held: Claim, verdict: Verdict, report: Mapping[str, Any],
+    fitting: Mapping[str, Any],
+) -> None:
+    """Close the run; when the verdict says so, with a new champion in the same transaction."""
+    job.step("publish")
+    short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
+        "gain": report["evaluation"].get("gain", {})
+    }
+    loaded = artifacts.candidates(folder.path, fitting.get("candidates", []))
+    chosen = next((item for item in loaded if item.recipe.policy_id == verdict.candidate), None)
+    sha256 = ""
+    if chosen is not None:
+        sha256 = write_folder(job.policies.directory, with_report(chosen.recipe, short), chosen.params)
+    with transaction(job.database_url) as connection:
+        finish(connection, held, "done", job.now_ms())
+        for item in loaded:
+            if item is chosen:
+                path = job.policies.directory / item.recipe.policy_id
+                promote(connection, item.recipe, path, sha256, short, now_ms=job.now_ms())
+            else:
+                reject(connection, item.recipe, short, now_ms=job.now_ms())
+
+
+def too_little(episodes: Episodes, config: TrainConfig) -> Verdict:
+    reason = f"not enough data: {episodes.sessions:,} of about {needed_sessions(config):,} sessions in the log"
+    return Verdict("not enough data", None, (reason,))
+
+
+def needed_sessions(config: TrainConfig) -> int:
+    """Sessions in the log of which the held-out part is what the gate asks for at least."""
+    return int(np.ceil(config.gate.min_sessions / config.log.holdout_fraction))
+
+
+def identity(episodes: Episodes, config: TrainConfig) -> str:
+    """Names data, config and key: what a step's result belongs to."""
+    return f"{episodes.digest()}-{config.digest()}-{config.seed}"
+
+
+def evidence_from(item: Mapping[str, Any]) -> Evidence:
+    """Evidence as it was written to evaluation.json."""
+    values = dict(item)
+    for name in ("gain", "second_opinion"):
+        values[name] = Interval(**values[name])
+    return Evidence(**values)
+
+
+def _claim(job: Nightly) -> Claim | Taken:
+    run_id = f"{job.run_date}-{job.now_ms() % 10**8:08d}"
+    with transaction(job.database_url) as connection:
+        return claim(
+            connection, job.run_date, run_id, now_ms=job.now_ms(), stale_after_ms=STALE_AFTER_MS, force=job.force
+        )

@@ -1,0 +1,47 @@
+"""A report in plain words, for a terminal or a mail from cron."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """The lines a person wants first: the verdict, why, and what it stands on."""
+    return list(_lines(report))
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    head = f"nightly {report['date']}" if "date" in report else "training"
+    yield f"{head}: {report.get('outcome', 'fitted')}" + (f" {report['candidate']}" if report.get("candidate") else "")
+    for reason in report.get("reasons", []):
+        yield f"  {reason}"
+    log = report.get("log")
+    if log:
+        yield f"log: {log['sessions']:,} sessions, {log['turns']:,} turns; labels {_counts(log['labels'])}"
+        if log["excluded"]:
+            yield f"left out: {_counts(log['excluded'])}"
+        yield f"models: {_counts(log['models'])}; policies: {_counts(log['policies'])}"
+    evaluation = report.get("evaluation") or {}
+    if evaluation:
+        yield (
+            f"evaluated on {evaluation['sessions']:,} untouched sessions; the log itself earned "
+            f"{evaluation['behaviour']['mean']:.3f} per turn"
+        )
+        yield f"{'policy':<44}{'score per turn':>24}{'USD per turn':>14}{'starved':>9}{'ESS':>7}"
+        for name, row in evaluation["policies"].items():
+            score = row["score"]
+            shown = f"{evaluation['incumbent']['policy_id']} (incumbent)" if name == "incumbent" else name
+            yield (
+                f"{shown:<44}{score['mean']:>9.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+                f"{row['cost_usd_per_turn']['mean']:>14.6f}{row['starved_rate']:>9.1%}{row['effective_turns']:>7.0f}"
+            )
+    fitting = report.get("fit") or report
+    for policy_id in fitting.get("candidates", []):
+        yield f"candidate: {policy_id}"
+    if "seconds" in report:
+        yield f"took {report['seconds']:.0f} s"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda kv: -kv[1])) or "none"
