@@ -49,7 +49,6 @@ _OPENAI_PROVIDERS = frozenset({"openai", "custom_openai"})
 _NO_KEY = "none"
 """Sent where a deployment has an address but no key, so that no key out of the environment goes to that address."""
 _SDK_TIMEOUT_S = 3600.0
-_CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +76,16 @@ class Call:
 class Upstream:
     """All providers of this process. `start` imports LiteLLM (seconds), `close` gives every connection back."""
 
-    def __init__(self, *, max_connections: int = 512, max_connections_per_host: int = 256) -> None:
+    def __init__(
+        self, *, max_connections: int = 512, max_connections_per_host: int = 256, connect_timeout_s: float = 10.0
+    ) -> None:
         self._max_connections = max_connections
         self._max_connections_per_host = max_connections_per_host
+        self._timeout = httpx.Timeout(_SDK_TIMEOUT_S, connect=connect_timeout_s)
         self._litellm: Any = None
         self._handler: Any = None
         self._http: httpx.AsyncClient | None = None
-        self._openai_clients: dict[tuple[str | None, str | None, str | None], Any] = {}
+        self._openai_clients: dict[tuple[str | None, str | None], Any] = {}
         self._openai: Any = None
         self._internal_call: Any = None
 
@@ -94,9 +96,8 @@ class Upstream:
         transports = importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport")
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
         inner = transports.LiteLLMAiohttpTransport(client=self._new_session)
-        timeout = httpx.Timeout(_SDK_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        self._http = httpx.AsyncClient(transport=BoundedTransport(inner), timeout=timeout, follow_redirects=False)
-        self._handler = handlers.AsyncHTTPHandler(timeout=timeout)
+        self._http = httpx.AsyncClient(transport=BoundedTransport(inner), timeout=self._timeout, follow_redirects=False)
+        self._handler = handlers.AsyncHTTPHandler(timeout=self._timeout)
         await self._handler.client.aclose()
         self._handler.client = self._http
 
@@ -118,7 +119,7 @@ class Upstream:
     async def complete(self, call: Call) -> Reply:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
         arguments, native = self._arguments(call, stream=False)
-        exchange = Exchange()
+        exchange = Exchange(organization=call.options.get("organization"))
         response, fault = None, None
         try:
             async with self._recorded(exchange), asyncio.timeout(call.timeout_s) as limit:
@@ -139,7 +140,7 @@ class Upstream:
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
         arguments, native = self._arguments(call, stream=True)
-        exchange = Exchange()
+        exchange = Exchange(organization=call.options.get("organization"))
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         stream: UpstreamStream | None = None
         fault: UpstreamFault | None = None
@@ -191,7 +192,9 @@ class Upstream:
         arguments["messages"] = outgoing_messages(call.messages, by_reference=native)
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": stream}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True, "drop_params": False}
-        arguments["timeout"] = httpx.Timeout(_SDK_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S) if native else _SDK_TIMEOUT_S
+        # Callers cannot name MCP servers (gateway.arguments), and the check for them would import their package.
+        arguments["_skip_mcp_handler"] = True
+        arguments["timeout"] = self._timeout if native else _SDK_TIMEOUT_S
         if call.max_tokens is not None:
             arguments[call.max_tokens_param] = call.max_tokens
         if stream:
@@ -219,13 +222,12 @@ class Upstream:
 
     def _openai_client(self, call: Call) -> Any:
         """One SDK client per address and key; all share one connection pool."""
-        wanted = (call.api_base, call.api_key, call.options.get("organization"))
+        wanted = (call.api_base, call.api_key)
         client = self._openai_clients.get(wanted)
         if client is None:
             client = self._openai.AsyncOpenAI(
                 base_url=call.api_base or "https://api.openai.com/v1",
                 api_key=call.api_key or (_NO_KEY if call.api_base else os.environ.get("OPENAI_API_KEY", _NO_KEY)),
-                organization=call.options.get("organization"),
                 max_retries=0,
                 http_client=self._http,
                 timeout=_SDK_TIMEOUT_S,

@@ -28,13 +28,17 @@ MAX_ANSWER_BYTES = 64 * 2**20
 
 USER_AGENT = "seqroute"
 
-_SDK_HEADERS = ("x-stainless-",)
+_SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
 
 
 @dataclass(slots=True)
 class Exchange:
-    """What happened on the wire for one call. `reached` turns true once the request may be in the provider's hands."""
+    """What happened on the wire for one call. `reached` turns true once the request may be in the provider's hands.
 
+    `organization` is the operator's; LiteLLM and the SDK would take one out of the environment.
+    """
+
+    organization: str | None = None
     attempts: int = 0
     reached: bool = False
     status: int = 0
@@ -71,7 +75,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol("one call may send one request", request=request)
         exchange.reached = True
         try:
-            response = await self._inner.handle_async_request(_outgoing(request))
+            response = await self._inner.handle_async_request(_outgoing(request, exchange.organization))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             exchange.failure = type(error)
             exchange.reached = not _never_sent(error)
@@ -123,7 +127,7 @@ class _RecordedStream(httpx.AsyncByteStream):
         await self._inner.aclose()
 
 
-def _outgoing(request: httpx.Request) -> httpx.Request:
+def _outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
     """A copy with our headers only: the SDK still looks for its own in the original."""
     headers = [(name, value) for name, value in request.headers.items() if not name.startswith(_SDK_HEADERS)]
     outgoing = httpx.Request(
@@ -131,6 +135,8 @@ def _outgoing(request: httpx.Request) -> httpx.Request:
     )
     if isinstance(request.stream, httpx.ByteStream):
         outgoing.read()
+    if organization is not None:
+        outgoing.headers["openai-organization"] = organization
     outgoing.headers["user-agent"] = USER_AGENT
     # A compressed answer could unpack to a thousand times its size in one step.
     outgoing.headers["accept-encoding"] = "identity"

@@ -384,9 +384,9 @@ class _Answer:
             call = _tool_call()
             head = call | {"index": 0, "function": call["function"] | {"arguments": ""}}
             yield self._event(self._chunk({"tool_calls": [head]}))
-            for piece in ('{"city":', ' "Berlin"}'):
+            for part in ('{"city":', ' "Berlin"}'):
                 self._generated(self.attempt.output_tokens + 1)
-                yield self._event(self._chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}))
+                yield self._event(self._chunk({"tool_calls": [{"index": 0, "function": {"arguments": part}}]}))
             return
         broken = self.mode in ("rst", "half", "nofinish", "inband-mid", "badjson", "stall", "nul")
         for number, word in enumerate(() if self.mode == "empty" else self._words()):
