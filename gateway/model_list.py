@@ -53,6 +53,13 @@ PROVIDER_PARAMS = (
 )  # fmt: skip
 """How to reach and enter a cloud provider: passed to LiteLLM as they are, all treated as secrets."""
 
+PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "rpm": "Deployment.rpm",
+    "tpm": "Deployment.tpm",
+    "order": "Deployment.order",
+}
+"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+
 _CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
 
 
@@ -132,6 +139,9 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     info_section = section.section("model_info")
     params = _read_params(params_section, credentials)
     info = _read_info(info_section, _read_prices(params_section, info_section))
+    for key in PARAMS_WITHOUT_EFFECT:
+        if params_section.has(key):
+            section.findings.warn(params_section.path(key), "is checked, but has no effect in this version")
     params_section.finish(litellm_keys.LITELLM_PARAMS)
     info_section.finish(litellm_keys.MODEL_INFO)
     section.finish()

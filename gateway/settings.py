@@ -37,6 +37,13 @@ ENVIRONMENT_OVERRIDES: Mapping[str, str] = {
 }
 """Environment variable -> the key of `general_settings` it replaces. (SEQROUTE_CONFIG names the file itself.)"""
 
+ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "fallbacks": "RouterSettings.fallbacks",
+    "default_fallbacks": "RouterSettings.default_fallbacks",
+    "context_window_fallbacks": "RouterSettings.context_window_fallbacks",
+}
+"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+
 MIN_MASTER_KEY_CHARS = 24
 _WELL_KNOWN = re.compile(
     r"sk-(?:1234\d*|test|master|secret|admin|password|litellm)?(?:[-_]?(?:master[-_]?)?key)?", re.IGNORECASE
@@ -355,6 +362,10 @@ def _read_router(router: Section, litellm: Section) -> RouterSettings:
         model_group_alias=_read_aliases(router),
         drop_params=litellm.flag("drop_params", default.drop_params) is True,
     )
+    for section in (router, litellm):
+        for key in ROUTER_KEYS_WITHOUT_EFFECT:
+            if section.has(key):
+                section.findings.warn(section.path(key), "is checked, but has no effect in this version")
     router.finish(litellm_keys.ROUTER_SETTINGS)
     litellm.finish(litellm_keys.LITELLM_SETTINGS)
     return settings

@@ -110,7 +110,14 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
     assert router.fallbacks == router.context_window_fallbacks == {"gpt-4o": ("gpt-4o",)}
     assert router.model_group_alias == {"best": "gpt-4o", "hidden-one": "gpt-4o"}
     assert router.drop_params is False
-    assert settings.warnings == ()
+    assert [warning.partition(": is checked, but has no effect")[0] for warning in settings.warnings] == [
+        "gateway.yaml: model_list[0].litellm_params.rpm",
+        "gateway.yaml: model_list[0].litellm_params.tpm",
+        "gateway.yaml: model_list[0].litellm_params.order",
+        "gateway.yaml: router_settings.fallbacks",
+        "gateway.yaml: router_settings.context_window_fallbacks",
+        "gateway.yaml: litellm_settings.fallbacks",
+    ]
 
 
 def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:

@@ -1,0 +1,179 @@
+"""The reference pages are complete and true: every setting, command, option and route stands there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from gateway import app as gateway_app
+from gateway import catalog, model_list
+from gateway.__main__ import build
+from gateway.clock import time_ordered_ids
+from gateway.master_key import with_stored_master_key
+from gateway.section import Section
+from gateway.settings import ENVIRONMENT_OVERRIDES
+from gateway.upstream import Upstream
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def sections(page: str) -> dict[str, str]:
+    """Heading of level 2 or 3 -> the text below it."""
+    parts = re.split(r"^##+ (.+)$", (DOCS / page).read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def listed_keys(text: str) -> set[str]:
+    return set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))
+
+
+# Configuration.
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Block -> the keys that the reader asks for, taken down while it reads a file with every block."""
+    found: dict[str, set[str]] = {}
+    take = Section._take
+
+    def taking(self: Section, key: str) -> Any:
+        block = re.sub(r"^[^:]*(: )?", "", self.where)
+        block = re.sub(r"\[\d+]", "", block) or "Top level"
+        found.setdefault(block, set()).add(key)
+        return take(self, key)
+
+    monkeypatch.setattr(Section, "_take", taking)
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o-mini, litellm_credential_name: c}}]\n"
+        "credential_list: [{credential_name: c, credential_values: {}}]\n"
+    )
+    catalog.load(path, {})
+    return found
+
+
+def test_every_setting_is_documented_and_every_documented_setting_is_read(asked: dict[str, set[str]]) -> None:
+    page = sections("configuration.md")
+    documented = {
+        block: listed_keys(page[block])
+        for block in ("general_settings", "router_settings", "litellm_settings", "session_settings", "policy_settings",
+                      "model_list", "credential_list")
+    }  # fmt: skip
+    assert documented == {block: asked[block] for block in documented}
+    assert listed_keys(page["Top level"]) == asked["Top level"] | {"include"}
+
+
+def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> None:
+    page = sections("configuration.md")
+    params = page["model_list.litellm_params"]
+    named = listed_keys(params) | set(re.findall(r"`(\w+)`[,.]", params.partition("Passed to LiteLLM")[2]))
+    assert named == asked["model_list.litellm_params"] | {"base_url"}
+    info = listed_keys(page["model_list.model_info"])
+    prices = {key for key in info if "cost" in key}
+    assert info - prices == asked["model_list.model_info"]
+    assert all(model_list.PRICE_KEY.fullmatch(key) or key in model_list.UNIT_PRICE_KEYS for key in prices)
+    assert set(model_list.PROVIDER_PARAMS) <= named
+
+
+def test_every_environment_variable_is_documented() -> None:
+    listed = listed_keys(sections("configuration.md")["Environment variables"])
+    assert listed == {*ENVIRONMENT_OVERRIDES, "SEQROUTE_CONFIG"}
+
+
+def test_the_shipped_configuration_needs_no_environment() -> None:
+    settings, models = catalog.load(ROOT / "gateway.yaml", {})
+    assert settings.warnings == models.warnings == ()
+    assert models.candidates
+
+
+# Commands.
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, child in getattr(command, "commands", {}).items():
+        if hasattr(child, "commands"):
+            yield from commands(child, (*path, name))
+        else:
+            yield (*path, name), child
+
+
+def test_every_command_and_option_is_documented() -> None:
+    page = sections("cli.md")
+    missing = []
+    for path, command in commands(typer.main.get_command(build())):
+        heading = "seqroute " + " ".join(path)
+        if heading not in page:
+            missing.append(heading)
+            continue
+        for parameter in command.params:
+            for option in (o for o in parameter.opts if o.startswith("--")):
+                if option not in ("--config", "--json", "--help") and f"`{option}" not in page[heading]:
+                    missing.append(f"{heading} {option}")
+    assert missing == []
+
+
+# HTTP.
+
+
+def test_every_route_is_documented(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o-mini}}]\n")
+    settings, models = catalog.load(path, {})
+    _, routes = gateway_app.assemble(
+        with_stored_master_key(settings).settings, models, upstream=Upstream(), clock=lambda: 0.0, uniform=lambda: 0.5,
+        new_id=time_ordered_ids(lambda: 0.0),
+    )  # fmt: skip
+    served = {
+        f"{verb} {re.sub(r'{(w*)[^}]*}', '{}', str(getattr(route, 'path', '')).removeprefix('/v1'))}"
+        for route in routes
+        for verb in (getattr(route, "methods", None) or ())
+        if verb != "HEAD"
+    }
+    page = (DOCS / "http.md").read_text()
+    written = {
+        f"{verb} {re.sub(r'{[^}]*}', '{}', where.removeprefix('/v1'))}"
+        for verb, where in re.findall(r"^\| `(GET|POST|PATCH|PUT|DELETE) (/[^`]*)` \|", page, flags=re.MULTILINE)
+    }
+    assert written == served
+
+
+# All pages.
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_commands_shown_in_the_pages_exist() -> None:
+    known = {path[:1] for path, _ in commands(typer.main.get_command(build()))}
+    unknown = [
+        f"{page.relative_to(ROOT)}: seqroute {word}"
+        for page in [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "gateway.yaml"]
+        for word in re.findall(r"(?:^\s*|`|\$ )seqroute ([a-z][a-z-]+)", page.read_text(), flags=re.MULTILINE)
+        if (word,) not in known
+    ]
+    assert unknown == []
+
+
+def test_make_targets_shown_in_the_pages_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    unknown = [
+        f"{page.relative_to(ROOT)}: make {word}"
+        for page in [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
+        for word in re.findall(r"(?:^\s+|`|\$ )make ([a-z]+)", page.read_text(), flags=re.MULTILINE)
+        if word not in targets
+    ]
+    assert unknown == []
