@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from gateway.clock import Clock, now_ms
 from gateway.db import Database
 from gateway.errors import LedgerUnavailable
+from gateway.ledger_postgres import PostgresLedger
 from gateway.ledger_records import SessionRow, Standing, UnknownHold, checked_reserve, checked_settle, outcome_columns
 from gateway.ledger_sqlite import SqliteLedger
 from gateway.operations import (
@@ -57,7 +58,7 @@ class LedgerBackend(Protocol):
     def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]: ...
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]: ...
     def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]: ...
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[None]: ...
+    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]: ...
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]: ...
     def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]: ...
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]: ...
@@ -86,7 +87,8 @@ class Ledger:
     def _choose(self) -> LedgerBackend:
         if self._database.sqlite is not None:
             return SqliteLedger(self._database.sqlite)
-        raise NotImplementedError("Postgres")
+        assert self._database.postgres is not None
+        return PostgresLedger(self._database.postgres, max_waiting=self._database.max_waiting)
 
     @property
     def unresolved(self) -> int:
@@ -138,8 +140,15 @@ class Ledger:
         return await self._answer(future)
 
     async def mark_dispatched(self, hold_id: str, checkpoint_nanousd: int) -> None:
-        """From the moment this returns, a crash of this process costs `checkpoint_nanousd` instead of nothing."""
-        await self._answer(self._backend.mark_dispatched(MarkDispatched(hold_id, max(0, checkpoint_nanousd))))
+        """From the moment this returns, a crash of this process costs `checkpoint_nanousd` instead of nothing.
+
+        Raises LedgerUnavailable when the lease ran out meanwhile: the money is no longer held, so the call must not go.
+        """
+        op = MarkDispatched(hold_id, max(0, checkpoint_nanousd))
+        if not await self._answer(self._backend.mark_dispatched(op)):
+            raise LedgerUnavailable(
+                "the reservation ran out before the call could leave; try again", headers={"Retry-After": "1"}
+            )
 
     async def checkpoint(self, points: Sequence[Checkpoint]) -> None:
         """Raise what the sweeper would post, and extend the leases of streams that are alive."""

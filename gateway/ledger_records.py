@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, update
+
 from gateway.money import MAX_NANOUSD
 from gateway.operations import Balance, Reserve, Settle
-from gateway.tables import decisions
+from gateway.tables import decisions, holds, idempotency
 
-DECISION_COLUMNS: tuple[str, ...] = tuple(column.name for column in decisions.columns)
+DECISION_COLUMNS: tuple[str, ...] = tuple(str(column.name) for column in decisions.columns)
 
 LEDGER_COLUMNS = frozenset(
     {
@@ -51,6 +53,12 @@ OUTCOME_COLUMNS: tuple[str, ...] = (
     "completed_at_ms",
 )
 """Columns that a settle or release may set."""
+
+SESSION_FACTS: tuple[str, ...] = (
+    "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
+    "created_at_ms", "updated_at_ms",
+)  # fmt: skip
+"""Columns of `sessions`, beside the balance, that a SessionRow carries under the same names."""
 
 _DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals": "{}"}
 
@@ -122,14 +130,42 @@ def decision_row(op: Reserve) -> dict[str, Any]:
 
 
 def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a settle or release sets; columns the ledger computes itself are left to it. Raises ValueError."""
+    """What a settle or release sets; None leaves a column as it is. Raises ValueError.
+
+    Columns that the ledger computes itself are left to it.
+    """
     if not decision:
         return {}
-    outcome = {name: storable(value) for name, value in decision.items() if name not in LEDGER_COLUMNS}
+    outcome = {
+        name: storable(value) for name, value in decision.items() if name not in LEDGER_COLUMNS and value is not None
+    }
     unknown = set(outcome) - set(OUTCOME_COLUMNS)
     if unknown:
         raise ValueError(f"settle: not an outcome of a decision: {sorted(unknown)}")
     return outcome
+
+
+def abandon() -> Update:
+    """Decisions whose process died between two attempts: still pending, long ago, and nothing is held for them."""
+    return (
+        update(decisions)
+        .where(
+            decisions.c.status == "pending",
+            decisions.c.created_at_ms <= bindparam("before"),
+            ~exists().where(holds.c.decision_id == decisions.c.decision_id, holds.c.state == "open"),
+        )
+        .values(status="orphaned", error_code="abandoned", completed_at_ms=bindparam("now"))
+    )
+
+
+def forget() -> Delete:
+    """Idempotency rows past their day, and claims whose first request never ended."""
+    unanswered = and_(
+        idempotency.c.status.is_(None),
+        idempotency.c.created_at_ms <= bindparam("before"),
+        ~exists().where(holds.c.decision_id == idempotency.c.decision_id, holds.c.state == "open"),
+    )
+    return delete(idempotency).where(or_(idempotency.c.expires_at_ms <= bindparam("now"), unanswered))
 
 
 def storable(value: Any) -> Any:

@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from gateway.db_sqlite import Cursor, SqliteDatabase
 from gateway.ledger_records import (
     DECISION_COLUMNS,
+    SESSION_FACTS,
     SessionRow,
     Standing,
     UnknownHold,
+    abandon,
     decision_row,
+    forget,
     outcome_columns,
 )
 from gateway.operations import (
@@ -71,10 +74,6 @@ def _balance_of(table: Table) -> list[ColumnElement[int]]:
     return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
 
 
-_SESSION_FACTS = (
-    "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
-    "created_at_ms", "updated_at_ms",
-)  # fmt: skip
 _HERE = and_(sessions.c.tenant_id == bindparam("tenant"), sessions.c.session_id == bindparam("session"))
 _THIS_HOLD = holds.c.hold_id == bindparam("hold")
 
@@ -98,7 +97,7 @@ STANDING = _sql(
         *_balance_of(tenants),
         sessions.c.session_id,
         *_balance_of(sessions),
-        *(sessions.c[name] for name in _SESSION_FACTS),
+        *(sessions.c[name] for name in SESSION_FACTS),
     )
     .select_from(
         tenants.outerjoin(
@@ -303,31 +302,8 @@ DUE_TENANTS = _sql(
 DUE_KEYS = _sql(
     select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
 )
-ABANDON = _sql(
-    update(decisions)
-    .where(
-        decisions.c.status == "pending",
-        decisions.c.created_at_ms <= bindparam("before"),
-        ~select(holds.c.hold_id)
-        .where(holds.c.decision_id == decisions.c.decision_id, holds.c.state == "open")
-        .exists(),
-    )
-    .values(status="orphaned", error_code="abandoned", completed_at_ms=bindparam("now"))
-)
-FORGET = _sql(
-    delete(idempotency).where(
-        or_(
-            idempotency.c.expires_at_ms <= bindparam("now"),
-            and_(
-                idempotency.c.status.is_(None),
-                idempotency.c.created_at_ms <= bindparam("before"),
-                ~select(holds.c.hold_id)
-                .where(holds.c.decision_id == idempotency.c.decision_id, holds.c.state == "open")
-                .exists(),
-            ),
-        )
-    )
-)
+ABANDON = _sql(abandon())
+FORGET = _sql(forget())
 
 
 @lru_cache(maxsize=64)
@@ -659,8 +635,10 @@ def sweep_hold(cursor: Cursor, op: SweepHold) -> str | None:
     return kind
 
 
-def mark_dispatched(cursor: Cursor, op: MarkDispatched) -> None:
+def mark_dispatched(cursor: Cursor, op: MarkDispatched) -> bool:
+    """False when the hold is no longer open."""
     cursor.execute(MARK, {"hold": op.hold_id, "checkpoint": op.checkpoint_nanousd})
+    return cursor.rowcount == 1
 
 
 def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...]) -> None:
@@ -709,7 +687,7 @@ def standing_from_row(tenant_id: str, row: Any) -> Standing:
     tenant = Balance(*row[:4])
     if row[4] is None:
         return Standing(tenant, None)
-    told = dict(zip(_SESSION_FACTS, row[9:], strict=True))
+    told = dict(zip(SESSION_FACTS, row[9:], strict=True))
     return Standing(tenant, SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant))
 
 
@@ -921,7 +899,7 @@ class SqliteLedger:
         run = release_again if again else release
         return self._database.writer.submit(lambda c: run(c, op), must=True)
 
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[None]:
+    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
         return self._database.writer.submit(lambda c: mark_dispatched(c, op), soft=True)
 
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:

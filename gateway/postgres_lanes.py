@@ -1,0 +1,314 @@
+"""A few threads, each with its own connection, that carry groups of ledger operations to Postgres.
+
+Operations wait in one line per tenant, and a tenant has at most one group on its way: a locked tenant row holds up its
+own line and nobody else's. A group is one round trip and one transaction (a single simple-protocol message, so nothing
+depends on the server connection staying ours: pgbouncer's transaction mode is enough). Nothing here is ever cancelled
+by a caller; a server that hangs is cut off by the watch.
+
+A connection that dies during COMMIT leaves it open whether the group was committed. Every operation can be told apart
+by its ids, so the group is sent once more, marked `again`, and each operation finds out by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import errors
+from sqlalchemy.engine import URL
+
+from gateway.db_postgres import LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS, connect_arguments, cut, is_outage, unavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_GROUP = 64
+MAX_PER_LINE = 512
+HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
+STALE_S = 8.0
+"""An operation that waited longer than any caller waits is answered, not executed (unless it ends a hold)."""
+SLOW_S = 10.0
+"""After a lock timeout a tenant's groups go through the slow lane for this long."""
+RETRY_CONNECT_S = 0.25
+
+GROUP = (
+    f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_MS}', true);"
+    " SELECT seqroute_apply(%s, %s, %s, %s::jsonb)::text"
+)
+_TRY_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+_NOT_MIGRATED = (errors.UndefinedFunction, errors.UndefinedTable, errors.UndefinedColumn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One operation: the JSON the function is sent, and what its answer becomes. `must`: it ends a hold."""
+
+    op: str
+    read: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+    since_s: float
+    must: bool
+
+
+class Line:
+    """The operations of one tenant (or of all marks, or all reads) that wait, in order."""
+
+    __slots__ = ("jobs", "key", "locking", "moving", "slow_until_s", "tenant_id")
+
+    def __init__(self, key: str, tenant_id: str | None, locking: bool) -> None:
+        self.key = key
+        self.tenant_id = tenant_id
+        self.locking = locking
+        self.jobs: deque[Job] = deque()
+        self.moving = False
+        self.slow_until_s = 0.0
+
+
+Outcome = tuple[Job, Any, BaseException | None]
+
+
+class PostgresLanes:
+    """Started inside the event loop that submits."""
+
+    def __init__(self, url: URL, *, lanes: int = 4, max_waiting: int = 2_048) -> None:
+        self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._lane_count = lanes
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._idle = asyncio.Event()
+        self._lines: dict[str, Line] = {}
+        self._guard = threading.Lock()
+        self._ready: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        self._slow: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        self._lanes: list[_Lane] = []
+        self._watch: asyncio.Task[None] | None = None
+        self._closed = True
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._idle.set()
+        self._lanes = [_Lane(self, self._conninfo, self._ready, f"ledger-{n}") for n in range(self._lane_count)]
+        self._lanes.append(_Lane(self, self._conninfo, self._slow, "ledger-slow"))
+        self._watch = asyncio.create_task(self._cut_hanging())
+
+    async def close(self) -> None:
+        """Let the lines run empty, bounded by what one group may take, then stop the threads."""
+        if self._closed:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HANG_S):
+                await self._idle.wait()
+        self._closed = True
+        for lane in self._lanes:
+            lane.ready.put(None)
+        await asyncio.gather(*(self._loop.run_in_executor(None, lane.thread.join) for lane in self._lanes))
+        assert self._watch is not None
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
+
+    def submit(
+        self,
+        key: str,
+        op: dict[str, Any],
+        read: Callable[[Any], Any],
+        *,
+        tenant_id: str | None,
+        locking: bool,
+        must: bool = False,
+    ) -> asyncio.Future[Any]:
+        """Put an operation into the line `key`. `must`: taken beyond the caps, since refusing it frees nothing."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(unavailable("it is closed"))
+            return future
+        sent = orjson.dumps(op).decode()
+        with self._guard:
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = Line(key, tenant_id, locking)
+            grace = 8 if must else 1
+            if self._waiting >= self._max_waiting * grace or len(line.jobs) >= MAX_PER_LINE * grace:
+                future.set_exception(unavailable("too many operations are waiting"))
+                return future
+            self._waiting += 1
+            self._idle.clear()
+            line.jobs.append(Job(sent, read, future, time.monotonic(), must))
+            if not line.moving:
+                line.moving = True
+                self._queue_of(line).put(line)
+        return future
+
+    def take(self, line: Line) -> list[Job]:
+        """The next group of a line; the line stays "moving" until `give_back`."""
+        with self._guard:
+            return [line.jobs.popleft() for _ in range(min(len(line.jobs), MAX_GROUP))]
+
+    def give_back(self, line: Line) -> None:
+        with self._guard:
+            if line.jobs:
+                self._queue_of(line).put(line)
+                return
+            line.moving = False
+            if line.slow_until_s < time.monotonic():
+                self._lines.pop(line.key, None)
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._answer, outcomes)
+        except RuntimeError:  # the loop was closed under us; nobody is waiting any more
+            return
+
+    def _queue_of(self, line: Line) -> queue.SimpleQueue[Line | None]:
+        return self._slow if line.slow_until_s > time.monotonic() else self._ready
+
+    def _answer(self, outcomes: list[Outcome]) -> None:
+        self._waiting -= len(outcomes)
+        if self._waiting == 0:
+            self._idle.set()
+        for job, result, error in outcomes:
+            if job.future.cancelled():
+                continue
+            if error is not None:
+                job.future.set_exception(error)
+                continue
+            try:
+                job.future.set_result(job.read(result))
+            except Exception as unread:  # noqa: BLE001 - an answer nobody can read belongs to the one who asked
+                job.future.set_exception(unread)
+
+    async def _cut_hanging(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            for lane in self._lanes:
+                lane.cut_if_hanging(time.monotonic())
+
+
+class _Lane:
+    """One thread and its connection."""
+
+    def __init__(self, lanes: PostgresLanes, conninfo: str, ready: queue.SimpleQueue[Line | None], name: str) -> None:
+        self.ready = ready
+        self._lanes = lanes
+        self._conninfo = conninfo
+        self._connection: psycopg.Connection[Any] | None = None
+        self._busy_since_s: float | None = None
+        self._down_until_s = 0.0
+        self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self.thread.start()
+
+    def cut_if_hanging(self, now_s: float) -> None:
+        since_s = self._busy_since_s
+        if since_s is not None and now_s - since_s > HANG_S:
+            cut(self._connection)
+
+    def _serve(self) -> None:
+        while (line := self.ready.get()) is not None:
+            jobs = self._lanes.take(line)
+            try:
+                outcomes = self._carry(line, jobs)
+            except Exception as error:
+                logger.exception("ledger: a group failed in an unforeseen way")
+                outcomes = [(job, None, error) for job in jobs]
+            self._lanes.deliver(outcomes)
+            self._lanes.give_back(line)
+        self._disconnect()
+
+    def _carry(self, line: Line, jobs: Sequence[Job], *, again: bool = False) -> list[Outcome]:
+        stale_before_s = time.monotonic() - STALE_S
+        stale = [job for job in jobs if job.since_s < stale_before_s and not job.must]
+        outcomes: list[Outcome] = [(job, None, unavailable("it waited too long")) for job in stale]
+        fresh = [job for job in jobs if job.must or job.since_s >= stale_before_s]
+        if not fresh:
+            return outcomes
+        try:
+            answers = self._apply_surely(line, fresh, again=again)
+        except _NOT_MIGRATED as error:
+            logger.error('the database has not this version\'s schema: run "seqroute migrate"')
+            return outcomes + [(job, None, _outage(error)) for job in fresh]
+        except psycopg.Error as error:
+            if is_outage(error):
+                if isinstance(error, errors.LockNotAvailable):
+                    line.slow_until_s = time.monotonic() + SLOW_S
+                return outcomes + [(job, None, _outage(error)) for job in fresh]
+            if len(fresh) == 1:
+                return [*outcomes, (fresh[0], None, error)]
+            # One operation is wrong in itself: find it, and commit the others.
+            for job in fresh:
+                outcomes += self._carry(line, [job], again=True)
+            return outcomes
+        return outcomes + [(job, answer, None) for job, answer in zip(fresh, answers, strict=True)]
+
+    def _apply_surely(self, line: Line, jobs: Sequence[Job], *, again: bool) -> list[Any]:
+        """Apply the group; once more on a new connection when the first one died under it."""
+        ops = f"[{','.join(job.op for job in jobs)}]"
+        for attempts_left in (2, 1, 0):
+            try:
+                return self._apply(line, ops, again=again)
+            except _TRY_AGAIN:
+                if attempts_left == 0:
+                    raise
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                lost = self._connection is None or self._connection.closed
+                if not lost or attempts_left < 2:
+                    raise
+                self._disconnect()
+            again = True
+        raise AssertionError("the last attempt either returns or raises")
+
+    def _apply(self, line: Line, ops: str, *, again: bool) -> list[Any]:
+        self._busy_since_s = time.monotonic()
+        try:
+            connection = self._connected()
+            with psycopg.ClientCursor(connection) as cursor:
+                cursor.execute(GROUP, (line.tenant_id, line.locking, again, ops))
+                cursor.nextset()
+                row = cursor.fetchone()
+            assert row is not None
+            answers = orjson.loads(row[0])
+            assert isinstance(answers, list)
+            return answers
+        except errors.ReadOnlySqlTransaction:
+            self._disconnect()  # a failover left us on a replica: the next connection finds the new primary
+            raise
+        finally:
+            self._busy_since_s = None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        if time.monotonic() < self._down_until_s:
+            raise psycopg.OperationalError("down a moment ago")
+        self._connection = None
+        try:
+            self._connection = psycopg.connect(self._conninfo, autocommit=True, **connect_arguments())
+        except psycopg.Error:
+            self._down_until_s = time.monotonic() + RETRY_CONNECT_S
+            raise
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _outage(error: BaseException) -> Exception:
+    outage = unavailable("the database does not answer")
+    outage.__cause__ = error
+    return outage

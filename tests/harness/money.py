@@ -1,0 +1,197 @@
+"""A started ledger over a database, and operations with only the numbers that a test is about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gateway import keys, tenants
+from gateway.db import Database
+from gateway.ledger import Ledger
+from gateway.operations import (
+    Answer,
+    IdempotencyClaim,
+    Refused,
+    Release,
+    Reserve,
+    Reserved,
+    ReserveOutcome,
+    SessionTerms,
+    Settle,
+    UsageSource,
+)
+from tests.harness.auditor import assert_ledger_sound
+
+START_MS = 1_800_000_000_000
+"""2027-01-15T08:00:00Z: any fixed moment."""
+TTL_MS = 60_000
+FAR_NANOUSD = 10**12
+
+
+@dataclass
+class Hands:
+    """Clock and ids that a test moves and reads."""
+
+    at_ms: int = START_MS
+    numbers: Any = field(default_factory=lambda: count(1))
+
+    def clock(self) -> float:
+        return self.at_ms / 1000
+
+    def new_id(self, prefix: str) -> str:
+        return f"{prefix}_{next(self.numbers):06d}"
+
+
+@dataclass
+class Bench:
+    """A ledger with one tenant `acme`, and short words for its operations."""
+
+    database: Database
+    ledger: Ledger
+    hands: Hands
+
+    async def tenant(self, tenant_id: str, budget_nanousd: int = FAR_NANOUSD, **more: Any) -> tenants.Tenant:
+        def make(connection: Connection) -> tenants.Tenant:
+            return tenants.create_tenant(
+                connection,
+                tenant_id,
+                tenant_id,
+                budget_nanousd=budget_nanousd,
+                actor="test",
+                now_ms=self.hands.at_ms,
+                **more,
+            )
+
+        return await self.database.write(make)
+
+    async def show(self, tenant_id: str = "acme") -> tenants.Tenant:
+        return await self.database.read(lambda connection: tenants.get_tenant(connection, tenant_id))
+
+    async def key(self, tenant_id: str = "acme", **more: Any) -> keys.Key:
+        def make(connection: Connection) -> keys.Key:
+            key_id = self.hands.new_id("key")
+            return keys.create_key(connection, key_id, tenant_id, actor="test", now_ms=self.hands.at_ms, **more).key
+
+        return await self.database.write(make)
+
+    def asking(
+        self,
+        amount_nanousd: int,
+        *,
+        session: str = "s1",
+        tenant: str = "acme",
+        ceiling: int | None = None,
+        default: int = FAR_NANOUSD,
+        key: str | None = None,
+        ttl_ms: int = TTL_MS,
+        decision: str | None = None,
+        claim: IdempotencyClaim | None = None,
+        max_turns: int | None = None,
+        row: Mapping[str, Any] | None = None,
+    ) -> Reserve:
+        """`decision`: the id of an earlier decision that this is a further attempt of."""
+        return Reserve(
+            hold_id=self.hands.new_id("hold"),
+            attempt_id=self.hands.new_id("att"),
+            decision_id=decision or self.hands.new_id("dec"),
+            tenant_id=tenant,
+            session_id=session,
+            key_id=key,
+            model="small",
+            amount_nanousd=amount_nanousd,
+            now_ms=self.hands.at_ms,
+            expires_at_ms=self.hands.at_ms + ttl_ms,
+            terms=SessionTerms(default_nanousd=default, ceiling_nanousd=ceiling, max_turns=max_turns),
+            decision=None if decision is not None else DECISION | dict(row or {}),
+            idempotency=claim,
+        )
+
+    async def reserve(self, amount_nanousd: int, **more: Any) -> tuple[Reserve, ReserveOutcome]:
+        op = self.asking(amount_nanousd, **more)
+        return op, await self.ledger.reserve(op)
+
+    async def held(self, amount_nanousd: int, *, dispatch: int | None = None, **more: Any) -> Reserve:
+        """A reservation that must succeed; `dispatch` marks it as dispatched with that checkpoint."""
+        op, outcome = await self.reserve(amount_nanousd, **more)
+        assert isinstance(outcome, Reserved), outcome
+        if dispatch is not None:
+            await self.ledger.mark_dispatched(op.hold_id, dispatch)
+        return op
+
+    def bill(self, op: Reserve, amount_nanousd: int, source: UsageSource = "reported", **more: Any) -> Settle:
+        decision = {"status": "completed", "finish_reason": "stop"} | dict(more.pop("decision", {}))
+        return Settle(op.hold_id, amount_nanousd, source, self.hands.at_ms, decision=decision, **more)
+
+    def back(self, op: Reserve, *, answer: Answer | None = None, drop: bool = True) -> Release:
+        return Release(
+            op.hold_id, self.hands.at_ms, decision={"status": "failed"}, answer=answer, drop_idempotency=drop
+        )
+
+
+DECISION: dict[str, Any] = {
+    "requested_model": "auto",
+    "feature_version": 1,
+    "features": b"\x00\x01\xff\x80",
+    "candidate_features": b"\x00" * 8,
+    "candidates": "[]",
+    "lambda_per_usd": 0.1,
+    "action": 0,
+    "propensity": 0.25,
+    "uniform": 0.7,
+    "policy_id": "resolving",
+    "reason": "policy",
+}
+
+
+@asynccontextmanager
+async def open_bench(
+    url: str, *, budget_nanousd: int = FAR_NANOUSD, audit: bool = True, serving: bool = False, **database: Any
+) -> AsyncIterator[Bench]:
+    """A started bench; when the test is through, every invariant of the ledger is checked over its database."""
+    bench = await start_bench(url, serving=serving, **database)
+    try:
+        await bench.tenant("acme", budget_nanousd)
+        yield bench
+        if audit:
+            await assert_ledger_sound(bench.database, at_ms=bench.hands.at_ms)
+    finally:
+        await stop_bench(bench)
+
+
+@asynccontextmanager
+async def replica(url: str, first: Bench) -> AsyncIterator[Bench]:
+    """A second gateway's ledger on the same database, with the same clock and ids."""
+    bench = await start_bench(url, hands=first.hands)
+    try:
+        yield bench
+    finally:
+        await stop_bench(bench)
+
+
+async def start_bench(url: str, *, serving: bool = False, hands: Hands | None = None, **database: Any) -> Bench:
+    hands = hands or Hands()
+    opened = Database(url, serving=serving, **database)
+    await opened.start()
+    ledger = Ledger(opened, clock=hands.clock)
+    await ledger.start()
+    return Bench(opened, ledger, hands)
+
+
+async def stop_bench(bench: Bench) -> None:
+    await bench.ledger.close()
+    await bench.database.close()
+
+
+async def race(*coroutines: Any) -> list[Any]:
+    return list(await asyncio.gather(*coroutines))
+
+
+def admitted(outcomes: list[tuple[Reserve, ReserveOutcome]]) -> list[Reserve]:
+    assert all(isinstance(outcome, Reserved | Refused) for _, outcome in outcomes)
+    return [op for op, outcome in outcomes if isinstance(outcome, Reserved)]
