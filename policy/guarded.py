@@ -97,10 +97,13 @@ def check_decision(observation: Observation, decision: Decision) -> None:
         raise PolicyFault("the action is not feasible")
     if probabilities.shape != mask.shape or not np.isfinite(probabilities).all() or (probabilities < 0.0).any():
         raise PolicyFault("the probabilities are not a distribution over the candidates")
+    for values in (decision.quality, decision.q_quality, decision.q_cost_usd):
+        if np.shape(values) != mask.shape:
+            raise PolicyFault("the values are not one per candidate")
     if abs(float(probabilities.sum(dtype=np.float64)) - 1.0) > PROPENSITY_TOLERANCE:
         raise PolicyFault("the probabilities do not add up to 1")
     if (probabilities[~mask] > 0.0).any():
         raise PolicyFault("a candidate that is not feasible has a probability")
     executed = float(probabilities[decision.action])
-    if executed <= 0.0 or abs(executed - decision.propensity) > PROPENSITY_TOLERANCE:
+    if executed <= 0.0 or not abs(executed - decision.propensity) <= PROPENSITY_TOLERANCE:  # NaN fails too
         raise PolicyFault("the propensity is not the probability of the executed action")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from policy import text
+from policy.mdp import FloatArray
+from policy.text import TEXT_DIM
 
 
 @pytest.mark.parametrize("words", ["", "   \n", "\ud800", "日本語の質問です", "x" * 100_000, "\x00\x01", "🙂" * 3000])
@@ -49,8 +51,8 @@ def test_older_turns_of_a_conversation_weigh_half_as_much_each() -> None:
 
 
 def test_another_embedder_may_take_the_default_ones_place() -> None:
-    def constant(words: str) -> text.FloatArray:
-        return np.full(text.TEXT_DIM, len(words), np.float32)
+    def constant(text: str) -> FloatArray:
+        return np.full(TEXT_DIM, len(text), np.float32)
 
     assert text.embed_conversation(["ab"], constant) == pytest.approx(np.full(text.TEXT_DIM, 1 / 16))
 
