@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save as dump_safetensors
+
+from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
+from policy.features import Horizon
+from policy.parameters import Sizes, parameter_shapes
+
+SMALL = Sizes(hidden=4, joint=3, members=2)
+
+
+def tree(fill: float = 0.5) -> dict[str, dict[str, Any]]:
+    params: dict[str, dict[str, Any]] = {}
+    for path, shape in parameter_shapes(SMALL).items():
+        layer, leaf = path.split("/")
+        params.setdefault(layer, {})[leaf] = np.full(shape, fill, np.float32)
+    return params
+
+
+def recipe(**changes: Any) -> Recipe:
+    settings: dict[str, Any] = {"policy_id": "p1", "sizes": SMALL} | changes
+    return Recipe(**settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(tmp_path / "p1", recipe(), tree())
+    return tmp_path / "p1"
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    given = recipe(
+        rule="resolving", rule_parameters={"spread": 0.2}, lambda_presets={"cheap": 9.0, "balanced": 3.0, "best": 0.0},
+        horizon=Horizon((0.1, 0.5)), average_quality={"gpt": 0.7}, report={"gate": {"passed": True}})
+    digest = save(tmp_path / "p1", given, tree(0.25))
+    loaded = load(tmp_path / "p1", sha256=digest)
+    assert loaded.recipe == given
+    assert loaded.sha256 == digest == hashlib.sha256((tmp_path / "p1" / MANIFEST).read_bytes()).hexdigest()
+    assert set(loaded.params) == set(tree())
+    assert (loaded.params["heads"]["kernel"] == 0.25).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p1"]
+
+
+def test_a_checkpoint_is_written_once(folder: Path) -> None:
+    with pytest.raises(FileExistsError, match="once"):
+        save(folder, recipe(), tree())
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / "p1", recipe(), tree())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [
+    {"policy_id": "other"}, {"rule": "unheard-of"}, {"rule_parameters": {"pessimism": float("nan")}},
+    {"rule_parameters": {"exec": 1.0}}, {"rule_parameters": {"reserve": -1.0}}, {"lambda_presets": {"cheap": 1.0}},
+    {"horizon": Horizon(())}, {"horizon": Horizon((2.0,))}, {"average_quality": {"m": 1.5}},
+    {"report": {"x": float("inf")}}, {"report": {"x": object()}},
+])
+def test_nothing_is_saved_that_would_not_load(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError):
+        save(tmp_path / "p1", recipe(**changes), tree())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("policy_id", ["../escape", ".hidden", "a/b", "", "x" * 129, "a\nb"])
+def test_ids_that_are_no_plain_folder_names_are_refused(tmp_path: Path, policy_id: str) -> None:
+    with pytest.raises((CheckpointError, FileExistsError)):
+        save(tmp_path / "base" / policy_id, recipe(policy_id=policy_id), tree())
+
+
+def resigned(folder: Path, body: bytes) -> None:
+    """Put other tensors under a manifest that vouches for them: an attacker who can write both files."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest |= {"params_sha256": hashlib.sha256(body).hexdigest(), "params_bytes": len(body)}
+    (folder / PARAMS).write_bytes(body)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def with_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def attack(folder: Path) -> None:
+        flat = {f"{a}/{b}": v for a, leaves in tree().items() for b, v in leaves.items()}
+        change(flat)
+        resigned(folder, dump_safetensors(flat))
+    return attack
+
+
+def with_manifest(**changes: Any) -> Callable[[Path], object]:
+    def attack(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+    return attack
+
+
+def with_text(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / MANIFEST).write_text(text)
+
+
+def swap_for_link(name: str) -> Callable[[Path], object]:
+    def attack(folder: Path) -> None:
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+    return attack
+
+
+def swap_for_pipe(folder: Path) -> None:
+    (folder / PARAMS).unlink()
+    os.mkfifo(folder / PARAMS)
+
+
+def swap_for_folder(folder: Path) -> None:
+    (folder / PARAMS).unlink()
+    (folder / PARAMS).mkdir()
+
+
+def flip_one_byte(folder: Path) -> None:
+    body = bytearray((folder / PARAMS).read_bytes())
+    body[-1] ^= 1
+    (folder / PARAMS).write_bytes(body)
+
+
+def truncate(folder: Path) -> None:
+    (folder / PARAMS).write_bytes((folder / PARAMS).read_bytes()[:-8])
+
+
+def grow_sparse(name: str, size: int) -> Callable[[Path], object]:
+    def attack(folder: Path) -> None:
+        with (folder / name).open("r+b") as file:
+            file.truncate(size)
+    return attack
+
+
+def header_of_petabytes(folder: Path) -> None:
+    head = json.dumps({"heads/bias": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]}}).encode()
+    resigned(folder, len(head).to_bytes(8, "little") + head)
+
+
+ATTACKS: dict[str, Callable[[Path], object]] = {
+    "a flipped byte": flip_one_byte,
+    "a truncated file": truncate,
+    "a huge sparse file": grow_sparse(PARAMS, 1 << 40),
+    "a huge manifest": grow_sparse(MANIFEST, 1 << 30),
+    "a link for the parameters": swap_for_link(PARAMS),
+    "a link for the manifest": swap_for_link(MANIFEST),
+    "a named pipe": swap_for_pipe,
+    "a folder for a file": swap_for_folder,
+    "an extra file": lambda folder: (folder / "payload.pkl").write_bytes(b"cos\nsystem\n"),
+    "a missing file": lambda folder: (folder / PARAMS).unlink(),
+    "a header that claims petabytes": header_of_petabytes,
+    "a pickle for tensors": lambda folder: resigned(folder, b"\x80\x04cos\nsystem\n(S'true'\ntR."),
+    "no bytes at all": lambda folder: resigned(folder, b""),
+    "float64": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"].astype(np.float64)})),
+    "int32": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"].astype(np.int32)})),
+    "another shape": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"][:, :1].copy()})),
+    "a missing tensor": with_tensors(lambda flat: flat.pop("heads/bias")),
+    "an extra tensor": with_tensors(lambda flat: flat.update({"extra/bias": np.zeros(1, np.float32)})),
+    "a NaN": with_tensors(lambda flat: flat["heads/bias"].fill(np.nan)),
+    "an infinity": with_tensors(lambda flat: flat["heads/bias"].fill(np.inf)),
+    "another feature version": with_manifest(feature_version=99),
+    "a feature version of another type": with_manifest(feature_version=True),
+    "another text version": with_manifest(text_version="bert"),
+    "another format": with_manifest(format="seqroute-policy-9"),
+    "another policy's manifest": with_manifest(policy_id="p2"),
+    "an unknown rule": with_manifest(rule="eval"),
+    "a rule that is no text": with_manifest(rule=["learned"]),
+    "an unknown field": with_manifest(import_this="os"),
+    "sizes beyond reason": with_manifest(sizes={"hidden": 10**9}),
+    "sizes of other features": with_manifest(sizes={"state_dim": 7, "hidden": 4, "joint": 3, "members": 2}),
+    "sizes that are no object": with_manifest(sizes=[1, 2]),
+    "a wrong digest type": with_manifest(params_sha256=None),
+    "a hazard that is no list": with_manifest(hazard="1"),
+    "a boolean hazard": with_manifest(hazard=[True]),
+    "a report that is no object": with_manifest(report="x"),
+    "presets of huge integers": with_manifest(lambda_presets={"cheap": 10**400, "balanced": 1, "best": 0}),
+    "NaN in JSON": with_text('{"format": NaN}'),
+    "a duplicate field": with_text('{"format": 1, "format": 2}'),
+    "deep nesting": with_text("[" * 200_000),
+    "a long integer": with_text("9" * 10_000),
+    "a list": with_text("[]"),
+    "no UTF-8": lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe\x00{"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_a_hostile_checkpoint_is_refused_in_one_line(folder: Path, attack: Callable[[Path], object]) -> None:
+    attack(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_link_for_the_folder_and_a_folder_that_is_not_there_are_refused(folder: Path) -> None:
+    (folder.parent / "p2").symlink_to(folder)
+    with pytest.raises(CheckpointError):
+        load(folder.parent / "p2")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(folder.parent / "gone")
+
+
+def test_a_manifest_that_the_table_does_not_know_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load(folder, sha256="0" * 64)
+
+
+def test_the_command_prints_the_manifest_or_one_line_and_fails(folder: Path) -> None:
+    command = [sys.executable, "-m", "policy.checkpoint"]
+    good = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["policy_id"] == "p1"
+    flip_one_byte(folder)
+    bad = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (1, "", 1)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
