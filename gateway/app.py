@@ -29,6 +29,7 @@ from gateway.background import Background
 from gateway.breaker import Breaker
 from gateway.catalog import Catalog
 from gateway.clock import Clock, NewId, Uniform, now_ms, time_ordered_ids
+from gateway.configuration import Configuration, LiveConfiguration
 from gateway.db import Database
 from gateway.errors import (
     Draining,
@@ -69,7 +70,7 @@ class Parts:
     """What a running gateway consists of; tests reach in here."""
 
     settings: Settings
-    catalog: Catalog
+    configuration: LiveConfiguration
     database: Database
     ledger: Ledger
     upstream: Upstream
@@ -87,13 +88,14 @@ class Parts:
 def from_environment() -> ASGIApp:
     """uvicorn's factory: the gateway of the file that SEQROUTE_CONFIG names."""
     settings, models = catalog.load(Path(os.environ.get("SEQROUTE_CONFIG", "gateway.yaml")), os.environ)
-    return build(with_stored_master_key(settings).settings, models)
+    return build(with_stored_master_key(settings).settings, models, environ=os.environ)
 
 
 def build(
     settings: Settings,
     models: Catalog,
     *,
+    environ: Mapping[str, str] | None = None,
     upstream: Upstream | None = None,
     clock: Clock = time.time,
     uniform: Uniform | None = None,
@@ -103,6 +105,7 @@ def build(
     parts, routes = assemble(
         settings,
         models,
+        environ=environ or {},
         upstream=upstream or Upstream(),
         clock=clock,
         uniform=uniform or random.SystemRandom().random,
@@ -118,7 +121,14 @@ def build(
 
 
 def assemble(
-    settings: Settings, models: Catalog, *, upstream: Upstream, clock: Clock, uniform: Uniform, new_id: NewId
+    settings: Settings,
+    models: Catalog,
+    *,
+    environ: Mapping[str, str],
+    upstream: Upstream,
+    clock: Clock,
+    uniform: Uniform,
+    new_id: NewId,
 ) -> tuple[Parts, list[BaseRoute]]:
     """Every object and every route; nothing is started yet."""
     assert settings.general.master_key is not None, "the caller provides a master key"
@@ -130,11 +140,13 @@ def assemble(
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
     policies = PolicyBoard(settings.policy, database)
 
-    def current_catalog() -> Catalog:
-        return parts.catalog
+    configuration = LiveConfiguration(Configuration(settings, models), environ)
+
+    def current() -> Configuration:
+        return configuration.current
 
     router = Router(
-        settings.policy,
+        lambda: current().settings.policy,
         policies.rule,
         policies.lineup,
         monotonic=time.perf_counter,
@@ -143,8 +155,7 @@ def assemble(
     forecast = OutputForecast()
     settling = Settling(ledger=ledger, leases=leases, tokens=tokens, forecast=forecast, metrics=metrics, clock=clock)
     turns = Turns(
-        settings=settings,
-        catalog=current_catalog,
+        configuration=current,
         ledger=ledger,
         authenticator=authenticator,
         router=router,
@@ -152,7 +163,7 @@ def assemble(
         upstream=upstream,
         tokens=tokens,
         forecast=forecast,
-        breaker=Breaker(clock, allowed_fails=settings.router.allowed_fails, cooldown_s=settings.router.cooldown_s),
+        breaker=Breaker(clock, lambda: current().settings.router),
         leases=leases,
         settling=settling,
         background=background,
@@ -163,7 +174,7 @@ def assemble(
     )
     parts = Parts(
         settings=settings,
-        catalog=models,
+        configuration=configuration,
         database=database,
         ledger=ledger,
         upstream=upstream,
@@ -178,8 +189,7 @@ def assemble(
         uniform=uniform,
     )
     views = Views(
-        settings=settings,
-        catalog=current_catalog,
+        configuration=current,
         database=database,
         authenticator=authenticator,
         clock=clock,
@@ -225,18 +235,20 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         asyncio.create_task(_bring_up(parts)),
         asyncio.create_task(parts.leases.run()),
         asyncio.create_task(_poll_policies(parts)),
+        asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(
             sweep_forever(
                 parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
             )
         ),
     ]
-    restore = _on_terminate(parts.lifecycle)
+    restore = (_on_terminate(parts.lifecycle), parts.configuration.on_hangup())
     try:
         yield
     finally:
         parts.lifecycle.draining = True
-        restore()
+        for undo in restore:
+            undo()
         unfinished = await parts.background.drain(parts.settings.timings.drain_s)
         if unfinished:
             _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)

@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 
 from gateway.catalog import Deployment
 from gateway.clock import Clock
+from gateway.settings import RouterSettings
 
 WINDOW_S = 60.0
 RECENT_CALLS = 50
+MOST_FAILS = 1000
 
 
 class Breaker:
     """Counts failures per deployment and answers which may be tried."""
 
-    def __init__(self, clock: Clock, *, allowed_fails: int, cooldown_s: float) -> None:
+    def __init__(self, clock: Clock, settings: Callable[[], RouterSettings]) -> None:
         self._clock = clock
-        self._allowed_fails = allowed_fails
-        self._cooldown_s = cooldown_s
+        self._settings = settings
         self._failed_at_s: dict[str, deque[float]] = {}
         self._resting_until_s: dict[str, float] = {}
         self._recent: dict[str, deque[tuple[bool, float]]] = {}
@@ -33,11 +34,12 @@ class Breaker:
             self._failed_at_s.pop(deployment_id, None)
             self._resting_until_s.pop(deployment_id, None)
             return
-        now_s = self._clock()
-        times = self._failed_at_s.setdefault(deployment_id, deque(maxlen=self._allowed_fails + 1))
+        now_s, settings = self._clock(), self._settings()
+        times = self._failed_at_s.setdefault(deployment_id, deque(maxlen=MOST_FAILS))
         times.append(now_s)
-        if len(times) > self._allowed_fails and now_s - times[0] <= WINDOW_S:
-            self._resting_until_s[deployment_id] = now_s + self._cooldown_s
+        recent = sum(now_s - at_s <= WINDOW_S for at_s in times)
+        if recent > settings.allowed_fails:
+            self._resting_until_s[deployment_id] = now_s + settings.cooldown_s
 
     def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
         """The deployments not resting; after its rest one is tried again."""

@@ -36,7 +36,7 @@ class Router:
 
     def __init__(
         self,
-        settings: PolicySettings,
+        settings: Callable[[], PolicySettings],
         rule: Served,
         lineup: Callable[[], Lineup],
         *,
@@ -56,7 +56,7 @@ class Router:
             return asked.lambda_per_usd
         if wish.preset is not None:
             return self._lineup().champion.lambda_presets.get(wish.preset, LAMBDA_PRESETS[wish.preset])
-        return self._settings.default_lambda
+        return self._settings().default_lambda
 
     def decide(self, observation: Observation, uniform: float, wish: Wish, session_key: str) -> Routed:
         """One decision. Never raises for a policy's sake; at least one candidate must be feasible."""
@@ -75,12 +75,12 @@ class Router:
 
     def _serving(self, lineup: Lineup, session_key: str) -> tuple[Served, str | None]:
         """The policy of this session, and the reason to log for a plain choice of its, if not `policy`."""
-        mode = self._settings.mode
+        mode = self._settings().mode
         if mode == "off":
             return self._rule, "policy-off"
         if mode == "shadow":
             return self._rule, "shadow"
-        chosen_few = share(session_key) < self._settings.canary_fraction
+        chosen_few = share(session_key) < self._settings().canary_fraction
         if lineup.canary is not None and chosen_few:
             return lineup.canary, None
         if mode == "canary" and not chosen_few:
@@ -102,7 +102,7 @@ class Router:
         guarded = Guarded(
             served.policy,
             behind,
-            deadline_s=self._settings.decision_deadline_ms / 1000,
+            deadline_s=self._settings().decision_deadline_ms / 1000,
             clock=self._monotonic,
         )
         if len(self._guarded) > 16:
@@ -112,7 +112,7 @@ class Router:
 
     def _shadowed(self, lineup: Lineup, serving: Served, observation: Observation, uniform: float) -> Shadow | None:
         """What the policy on trial would have done; its failure is invisible to the turn."""
-        trial = lineup.champion if self._settings.mode == "shadow" else lineup.shadow
+        trial = lineup.champion if self._settings().mode == "shadow" else lineup.shadow
         if trial is None or trial is serving:
             return None
         decision = self._decided(trial, observation, uniform)

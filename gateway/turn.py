@@ -31,6 +31,7 @@ from gateway.catalog import Catalog, Deployment
 from gateway.chat import ChatRequest, parse_chat
 from gateway.chunks import UpstreamStream
 from gateway.clock import Clock, NewId, Uniform, now_ms
+from gateway.configuration import Configuration
 from gateway.decisions import pending_row
 from gateway.errors import InvalidRequest, NotFound
 from gateway.estimates import available, estimate
@@ -67,8 +68,7 @@ class Turns:
     def __init__(
         self,
         *,
-        settings: Settings,
-        catalog: Callable[[], Catalog],
+        configuration: Callable[[], Configuration],
         ledger: Ledger,
         authenticator: Authenticator,
         router: Router,
@@ -85,8 +85,7 @@ class Turns:
         new_id: NewId,
         uniform: Uniform,
     ) -> None:
-        self._settings = settings
-        self._catalog = catalog
+        self._configuration = configuration
         self._ledger = ledger
         self._authenticator = authenticator
         self._router = router
@@ -102,6 +101,13 @@ class Turns:
         self._clock = clock
         self._new_id = new_id
         self._uniform = uniform
+
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
+    def _catalog(self) -> Catalog:
+        return self._configuration().catalog
 
     async def chat(self, request: Request) -> ASGIApp:
         """`POST /chat/completions`, the whole of it."""

@@ -14,14 +14,15 @@ from gateway.auth import Authenticator
 from gateway.catalog import Catalog, Model
 from gateway.chat import parse_object
 from gateway.clock import Clock, NewId, now_ms
+from gateway.configuration import Configuration
 from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
 from gateway.guard import AUTO, PRESETS
 from gateway.headers import MAX_EXPECTED_TURNS
 from gateway.http import json_response, money_fields, read_body
+from gateway.ledger_records import SessionRow
 from gateway.money import MoneyError, nanousd_from_usd
 from gateway.settings import Settings
-from gateway.ledger_records import SessionRow
 
 _SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
 
@@ -30,15 +31,26 @@ class Views:
     """Routes of a tenant's own things."""
 
     def __init__(
-        self, *, settings: Settings, catalog: Callable[[], Catalog], database: Database, authenticator: Authenticator,
-        clock: Clock, new_id: NewId,
-    ) -> None:  # fmt: skip
-        self._settings = settings
-        self._catalog = catalog
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        database: Database,
+        authenticator: Authenticator,
+        clock: Clock,
+        new_id: NewId,
+    ) -> None:
+        self._configuration = configuration
         self._database = database
         self._authenticator = authenticator
         self._clock = clock
         self._new_id = new_id
+
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
+    def _catalog(self) -> Catalog:
+        return self._configuration().catalog
 
     async def models(self, request: Request) -> Response:
         """`GET /models`: the catalogue as this key may use it, plus `auto`."""
