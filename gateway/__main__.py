@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from gateway.commands import accounts, decisions, serving
+from gateway.commands import accounts, decisions, importing, serving
 from gateway.commands.console import BAD_INPUT, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -36,6 +36,7 @@ def build() -> typer.Typer:
     app.command("explain")(decisions.explain)
     app.command("report")(decisions.report)
     app.command("audit")(decisions.audit)
+    app.command("import-litellm")(importing.import_litellm)
     app.command("demo", context_settings=PASS_ON)(serving.demo)
     return app
 

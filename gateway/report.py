@@ -33,7 +33,7 @@ class _ModelTally:
 class _Baseline:
     turns: int = 0
     predicted_nanousd: int = 0
-    kept_nanousd: int = 0
+    billed_nanousd: int = 0
     quality_sum: float = 0.0
     quality_turns: int = 0
 
@@ -105,12 +105,10 @@ def _tally(log: _Log, row: Any, score: float | None) -> None:
         baseline = log.baselines[name]
         baseline.turns += 1
         baseline.predicted_nanousd += candidate["cost_nano_usd"]
+        baseline.billed_nanousd += row.cost_nanousd
         if candidate.get("quality") is not None:
             baseline.quality_sum += candidate["quality"]
             baseline.quality_turns += 1
-    for name, baseline in log.baselines.items():
-        if name not in by_name:
-            baseline.kept_nanousd += row.cost_nanousd
     # What a next turn like this one would cost at least: below it the session can go no further.
     cheapest = min((candidate["cost_nano_usd"] for candidate in candidates), default=None)
     key = (row.tenant_id, row.session_id)
@@ -142,7 +140,8 @@ def _baseline_rows(log: _Log) -> list[dict[str, Any]]:
     rows = []
     for name, baseline in log.baselines.items():
         missing = log.answered_turns - baseline.turns
-        estimate = round(baseline.predicted_nanousd * scale) + baseline.kept_nanousd
+        # Turns that this model was no candidate for keep what they really cost.
+        estimate = round(baseline.predicted_nanousd * scale) + log.billed_nanousd - baseline.billed_nanousd
         rows.append(
             {
                 "always": name,

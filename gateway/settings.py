@@ -119,8 +119,6 @@ class LimitSettings:
     header_bytes: int = 32 * 2**10
     json_depth: int = 64
     choices: int = 8
-    receive_timeout_s: float = 10.0
-    request_timeout_s: float = 600.0
     stream_buffer_bytes: int = 256 * 2**10
     parallel_requests: int = 512
 
@@ -290,12 +288,6 @@ def _read_limits(section: Section) -> LimitSettings:
         header_bytes=section.integer("max_header_bytes", default.header_bytes, minimum=1024, maximum=2**20),
         json_depth=section.integer("max_json_depth", default.json_depth, minimum=8, maximum=500),
         choices=section.integer("max_choices", default.choices, minimum=1, maximum=128),
-        receive_timeout_s=section.number(
-            "receive_timeout_seconds", default.receive_timeout_s, minimum=0.1, maximum=600
-        ),
-        request_timeout_s=section.number(
-            "request_timeout_seconds", default.request_timeout_s, minimum=0.1, maximum=86400
-        ),
         stream_buffer_bytes=section.integer(
             "stream_buffer_bytes", default.stream_buffer_bytes, minimum=4096, maximum=2**26
         ),

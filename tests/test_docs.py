@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import typer.main
+from starlette.applications import Starlette
 
 from gateway import app as gateway_app
 from gateway import catalog, model_list
 from gateway.__main__ import build
-from gateway.clock import time_ordered_ids
 from gateway.master_key import with_stored_master_key
 from gateway.section import Section
 from gateway.settings import ENVIRONMENT_OVERRIDES
-from gateway.upstream import Upstream
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -125,13 +124,12 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o-mini}}]\n")
     settings, models = catalog.load(path, {})
-    _, routes = gateway_app.assemble(
-        with_stored_master_key(settings).settings, models, upstream=Upstream(), clock=lambda: 0.0, uniform=lambda: 0.5,
-        new_id=time_ordered_ids(lambda: 0.0),
-    )  # fmt: skip
+    built = gateway_app.build(with_stored_master_key(settings).settings, models)
+    assert isinstance(built, gateway_app.Admission)
+    assert isinstance(built.app, Starlette)
     served = {
         f"{verb} {re.sub(r'{(w*)[^}]*}', '{}', str(getattr(route, 'path', '')).removeprefix('/v1'))}"
-        for route in routes
+        for route in built.app.routes
         for verb in (getattr(route, "methods", None) or ())
         if verb != "HEAD"
     }

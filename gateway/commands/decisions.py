@@ -142,7 +142,7 @@ def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
     sweep_s = read_settings(config, environment()).settings.timings.sweep_s
     with opened(config, read_only=True) as connection:
-        found = ledger_audit.check(connection, now_ms=int(time.time() * 1000), grace_ms=int(2000 * sweep_s))
+        found = ledger_audit.audit(connection, now_ms=int(time.time() * 1000), grace_ms=int(2000 * sweep_s))
         violations = [str(violation) for violation in found]
     if as_json:
         show_one({"ok": not violations, "violations": violations}, as_json=True)
