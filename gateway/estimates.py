@@ -59,7 +59,7 @@ def estimate(
 ) -> Estimate:
     """Cost law of one candidate under the balances of this moment."""
     model = option.model
-    room = max(model.max_input_tokens - prompt_tokens_bound, LEAST_OUTPUT_TOKENS)
+    room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
     limit = min(model.max_output_tokens, chat.max_tokens or model.max_output_tokens, room)
     quantiles = forecast.quantiles(model.name, limit)
     likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
@@ -115,14 +115,17 @@ def _hold(
 ) -> tuple[int, int]:
     """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
     prices = option.model.prices
+    audio = "audio" in chat.capabilities
 
     def worst(tokens: int) -> int:
-        return cost.worst_case_nanousd(prices, prompt_tokens_bound, tokens, n=chat.n, images=chat.images)
+        return cost.worst_case_nanousd(prices, prompt_tokens_bound, tokens, n=chat.n, images=chat.images, audio=audio)
 
     def affordable(nanousd: int) -> int:
         return min(
             limit,
-            cost.affordable_output_tokens(prices, prompt_tokens_bound, nanousd, n=chat.n, images=chat.images),
+            cost.affordable_output_tokens(
+                prices, prompt_tokens_bound, nanousd, n=chat.n, images=chat.images, audio=audio
+            ),
         )
 
     wanted, needed = worst(limit), worst(likely)
