@@ -42,8 +42,10 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup ## Measure, print tables (bench/README.md says what and how)
-	@$(PY) -m bench
+bench: setup ## Measure, print tables (BENCH=ledger for one of them)
+	@for file in bench/$(or $(BENCH),*).py; do \
+	  name=$$(basename $$file .py); case $$name in _*) continue;; esac; \
+	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name; done
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock, with hashes
 	@$(UV_COMPILE) --group setup -o requirements/setup.lock
