@@ -17,7 +17,7 @@ import orjson
 from gateway.faults import BrokenFault, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
 from gateway.sse import Event, EventReader, EventTooLarge
 from gateway.usage import ReportedUsage, usage_from_openai
-from gateway.wire import Exchange, retry_after_s, uninterrupted, wire_fault
+from gateway.wire import Exchange, RecordedStream, retry_after_s, uninterrupted, wire_fault
 
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
@@ -97,9 +97,9 @@ class ChunkSource:
 class WireSource(ChunkSource):
     """OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets."""
 
-    def __init__(self, response: httpx.Response, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
-        self._pieces = response.aiter_raw()
-        self._response = response
+    def __init__(self, answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+        self._pieces = aiter(answer)
+        self._answer = answer
         self._exchange = exchange
         self._idle_timeout_s = idle_timeout_s
         self._deadline = deadline
@@ -121,7 +121,7 @@ class WireSource(ChunkSource):
             await self._read()
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        await self._answer.aclose()
 
     async def _read(self) -> None:
         """Read until a whole line came: a single byte now and then is no sign of life."""
@@ -209,7 +209,7 @@ class LitellmSource(ChunkSource):
         for choice in payload.get("choices") or ():
             if choice.get("finish_reason") and not self._really_finished():
                 del choice["finish_reason"]
-        return payload
+        return payload if any(_says_something(choice) for choice in payload["choices"]) else await self.next_chunk()
 
     async def aclose(self) -> None:
         await self._wrapper.aclose()
@@ -248,7 +248,7 @@ class _Tap:
             chunk = await asyncio.to_thread(next, self._plain, None)
             if chunk is None:
                 raise StopAsyncIteration
-        self._note(chunk if isinstance(chunk, dict) else getattr(chunk, "__dict__", {}))
+        self._note(chunk)
         return chunk
 
     async def aclose(self) -> None:
@@ -258,12 +258,22 @@ class _Tap:
             if pending is not None:
                 await pending
 
-    def _note(self, chunk: Mapping[str, Any]) -> None:
-        usage = chunk.get("usage")
+    def _note(self, chunk: Any) -> None:
+        usage = _member(chunk, "usage")
         if usage is not None:
             self.usage = usage if isinstance(usage, dict) else usage.model_dump(exclude_none=True)
-        if chunk.get("finish_reason") or chunk.get("is_finished"):
+        if _member(chunk, "finish_reason") or _member(chunk, "is_finished"):
             self.finished = True
-        for choice in chunk.get("choices") or ():
-            if getattr(choice, "finish_reason", None):
+        for choice in _member(chunk, "choices") or ():
+            if _member(choice, "finish_reason"):
                 self.finished = True
+
+
+def _member(value: Any, name: str) -> Any:
+    """LiteLLM's providers give dicts here and objects there."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _says_something(choice: Mapping[str, Any]) -> bool:
+    """False for the empty chunks that LiteLLM's wrapper adds at the end."""
+    return bool(choice.get("finish_reason") or choice.get("delta"))

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,11 +45,18 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
     "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
 }
 
-# What LiteLLM itself sends through the OpenAI SDK; for these the raw answer is OpenAI's dialect already.
+# What LiteLLM sends through the OpenAI SDK, so that it wants one of its clients.
 _OPENAI_PROVIDERS = frozenset({"openai", "custom_openai"})
+# Providers that fetch a picture by its address themselves and are given it as it is.
+_BY_REFERENCE = _OPENAI_PROVIDERS | {
+    "azure", "deepinfra", "fireworks_ai", "groq", "hosted_vllm", "openrouter", "together_ai", "xai",
+}  # fmt: skip
+# Providers with OpenAI's path but content of their own (lists of parts where text is expected).
+_TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
 _NO_KEY = "none"
 """Sent where a deployment has an address but no key, so that no key out of the environment goes to that address."""
 _SDK_TIMEOUT_S = 3600.0
+DEFAULT_AZURE_API_VERSION = "2024-10-21"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class Upstream:
         self._litellm: Any = None
         self._handler: Any = None
         self._http: httpx.AsyncClient | None = None
-        self._openai_clients: dict[tuple[str | None, str | None], Any] = {}
+        self._sdk_clients: dict[tuple[str | None, ...], Any] = {}
         self._openai: Any = None
         self._internal_call: Any = None
 
@@ -105,7 +113,7 @@ class Upstream:
         if self._http is not None:
             await self._http.aclose()
         self._http, self._handler = None, None
-        self._openai_clients.clear()
+        self._sdk_clients.clear()
 
     def _new_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
@@ -118,7 +126,7 @@ class Upstream:
 
     async def complete(self, call: Call) -> Reply:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
-        arguments, native = self._arguments(call, stream=False)
+        arguments, provider = self._arguments(call, stream=False)
         exchange = Exchange(organization=call.options.get("organization"))
         response, fault = None, None
         try:
@@ -131,7 +139,7 @@ class Upstream:
         finally:
             await uninterrupted(exchange.close())
         # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
-        if native and exchange.whole and exchange.status == 200:
+        if exchange.whole and _is_plain(call, provider, exchange):
             return native_reply(exchange)
         if fault is not None:
             raise fault
@@ -139,7 +147,7 @@ class Upstream:
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
-        arguments, native = self._arguments(call, stream=True)
+        arguments, provider = self._arguments(call, stream=True)
         exchange = Exchange(organization=call.options.get("organization"))
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         stream: UpstreamStream | None = None
@@ -148,7 +156,7 @@ class Upstream:
         try:
             async with self._recorded(exchange), asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
                 response = await self._litellm.acompletion(**arguments)
-                stream = UpstreamStream(self._source(response, native, exchange, call, deadline), exchange)
+                stream = UpstreamStream(self._source(response, provider, exchange, call, deadline), exchange)
                 await stream.read_ahead()
             started = True
         except TimeoutError:
@@ -175,26 +183,25 @@ class Upstream:
             EXCHANGE.reset(mark)
             self._internal_call.reset(inner)
 
-    def _source(self, response: Any, native: bool, exchange: Exchange, call: Call, deadline: float) -> ChunkSource:
-        completion_stream = getattr(response, "completion_stream", None)
-        raw = getattr(completion_stream, "response", None)
-        if native and isinstance(raw, httpx.Response) and exchange.status == 200:
-            return WireSource(raw, exchange, call.idle_timeout_s, deadline)
+    def _source(self, response: Any, provider: str, exchange: Exchange, call: Call, deadline: float) -> ChunkSource:
+        answer = exchange.answer
+        if answer is not None and not answer.begun and _is_plain(call, provider, exchange):
+            return WireSource(answer, exchange, call.idle_timeout_s, deadline)
         return LitellmSource(response, call.idle_timeout_s, deadline, self._fault, exchange)
 
-    def _arguments(self, call: Call, *, stream: bool) -> tuple[dict[str, Any], bool]:
-        """LiteLLM's keyword arguments, and whether the answer comes in OpenAI's own dialect."""
+    def _arguments(self, call: Call, *, stream: bool) -> tuple[dict[str, Any], str]:
+        """LiteLLM's keyword arguments, and its name of the provider."""
         if self._litellm is None or self._http is None:
             raise RuntimeError("Upstream.start() was not awaited")
         model, provider = self._provider(call)
-        native = provider in _OPENAI_PROVIDERS
+        by_sdk = provider in _OPENAI_PROVIDERS or provider == "azure"
         arguments: dict[str, Any] = {**call.options, **outgoing_params(call.params)}
-        arguments["messages"] = outgoing_messages(call.messages, by_reference=native)
+        arguments["messages"] = outgoing_messages(call.messages, by_reference=provider in _BY_REFERENCE)
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": stream}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True, "drop_params": False}
         # Callers cannot name MCP servers (gateway.arguments), and the check for them would import their package.
         arguments["_skip_mcp_handler"] = True
-        arguments["timeout"] = self._timeout if native else _SDK_TIMEOUT_S
+        arguments["timeout"] = self._timeout if by_sdk else _SDK_TIMEOUT_S
         if call.max_tokens is not None:
             arguments[call.max_tokens_param] = call.max_tokens
         if stream:
@@ -205,8 +212,8 @@ class Upstream:
             arguments["api_key"] = call.api_key or _NO_KEY
         if call.extra_headers:
             arguments["extra_headers"] = dict(call.extra_headers)
-        arguments["client"] = self._openai_client(call) if native else self._handler
-        return arguments, native
+        arguments["client"] = self._sdk_client(call, provider) if by_sdk else self._handler
+        return arguments, provider
 
     def _provider(self, call: Call) -> tuple[str, str]:
         try:
@@ -220,19 +227,27 @@ class Upstream:
             raise CallRefused("no provider is known for the model") from None
         return model, provider
 
-    def _openai_client(self, call: Call) -> Any:
+    def _sdk_client(self, call: Call, provider: str) -> Any:
         """One SDK client per address and key; all share one connection pool."""
-        wanted = (call.api_base, call.api_key)
-        client = self._openai_clients.get(wanted)
+        wanted = (provider, call.api_base, call.api_key, call.options.get("api_version"))
+        client = self._sdk_clients.get(wanted)
         if client is None:
-            client = self._openai.AsyncOpenAI(
-                base_url=call.api_base or "https://api.openai.com/v1",
-                api_key=call.api_key or (_NO_KEY if call.api_base else os.environ.get("OPENAI_API_KEY", _NO_KEY)),
-                max_retries=0,
-                http_client=self._http,
-                timeout=_SDK_TIMEOUT_S,
-            )
-            self._openai_clients[wanted] = client
+            keyless = _NO_KEY if call.api_base else os.environ.get("OPENAI_API_KEY", _NO_KEY)
+            common = {
+                "api_key": call.api_key or keyless,
+                "max_retries": 0,
+                "http_client": self._http,
+                "timeout": _SDK_TIMEOUT_S,
+            }
+            if provider == "azure":
+                client = self._openai.AsyncAzureOpenAI(
+                    azure_endpoint=call.api_base,
+                    api_version=call.options.get("api_version", DEFAULT_AZURE_API_VERSION),
+                    **common,
+                )
+            else:
+                client = self._openai.AsyncOpenAI(base_url=call.api_base or "https://api.openai.com/v1", **common)
+            self._sdk_clients[wanted] = client
         return client
 
     def _fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
@@ -263,10 +278,22 @@ class Upstream:
         return "content_filter" if isinstance(error, self._litellm.ContentPolicyViolationError) else ""
 
 
+def _is_plain(call: Call, provider: str, exchange: Exchange) -> bool:
+    """Whether the provider's words are given as they came. LiteLLM emulates schemas with tools for some providers, and
+    must undo that itself."""
+    emulated = "response_format" in call.params and provider not in _OPENAI_PROVIDERS | {"azure"}
+    return exchange.speaks_openai and provider not in _TRANSLATED and not emulated
+
+
 def _import_litellm() -> tuple[Any, Any]:
     for name, value in LITELLM_ENVIRONMENT.items():
         os.environ[name] = value
-    litellm: Any = importlib.import_module("litellm")
+    with warnings.catch_warnings():
+        # About its own types, when they are built: here rather than in the middle of the first call.
+        warnings.simplefilter("ignore")
+        litellm: Any = importlib.import_module("litellm")
+        for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
+            answer().model_dump()
     litellm.disable_hf_tokenizer_download = True
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -40,13 +40,19 @@ class Exchange:
 
     organization: str | None = None
     attempts: int = 0
+    path: str = ""
     reached: bool = False
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     whole: bool = False
     failure: type[BaseException] | None = None
-    answer: httpx.AsyncByteStream | None = None
+    answer: RecordedStream | None = None
+
+    @property
+    def speaks_openai(self) -> bool:
+        """Whether what came back is a chat completion in OpenAI's own dialect, whole or still to be read."""
+        return self.status == 200 and self.path.endswith("/chat/completions")
 
     async def close(self) -> None:
         """Let go of the connection; a half-read answer closes it."""
@@ -55,6 +61,7 @@ class Exchange:
 
 
 EXCHANGE: ContextVar[Exchange | None] = ContextVar("seqroute_exchange", default=None)
+"""The exchange of the call that this task is making."""
 
 
 class AnswerTooLarge(httpx.ReadError):
@@ -73,6 +80,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         exchange.attempts += 1
         if exchange.attempts > 1:
             raise httpx.UnsupportedProtocol("one call may send one request", request=request)
+        exchange.path = request.url.path
         exchange.reached = True
         try:
             response = await self._inner.handle_async_request(_outgoing(request, exchange.organization))
@@ -84,13 +92,12 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
         inner_stream = response.stream
         assert isinstance(inner_stream, httpx.AsyncByteStream)
-        exchange.answer = inner_stream
         encoding = exchange.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             exchange.failure = AnswerTooLarge
             await inner_stream.aclose()
             raise AnswerTooLarge("expected an uncompressed answer", request=request)
-        exchange.answer = _RecordedStream(inner_stream, exchange, self._max_answer_bytes)
+        exchange.answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes)
         return httpx.Response(
             status_code=response.status_code, headers=response.headers, stream=exchange.answer, request=request
         )
@@ -99,7 +106,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-class _RecordedStream(httpx.AsyncByteStream):
+class RecordedStream(httpx.AsyncByteStream):
     """Passes the answer on, keeps a copy of an unstreamed one, and stops at the limit."""
 
     def __init__(self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int) -> None:
@@ -107,9 +114,11 @@ class _RecordedStream(httpx.AsyncByteStream):
         self._exchange = exchange
         self._max_bytes = max_bytes
         self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
+        self.begun = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         received = 0
+        self.begun = True
         try:
             async for piece in self._inner:
                 received += len(piece)

@@ -182,7 +182,7 @@ async def test_a_picture_goes_to_the_provider_by_reference_and_nobody_here_fetch
     assert elsewhere.accepted_connections == 0
 
 
-@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "mistral/m", "groq/llama"])
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "mistral/m"])
 async def test_other_dialects_take_pictures_inline_only(
     upstream: Upstream, provider: FaultUpstream, elsewhere: FaultUpstream, model: str
 ) -> None:
