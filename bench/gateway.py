@@ -25,7 +25,10 @@ import aiohttp
 import psutil
 import yaml
 
-BODY: Mapping[str, object] = {"model": "small", "messages": [{"role": "user", "content": "What is the capital of France? " * 4}]}
+BODY: Mapping[str, object] = {
+    "model": "small",
+    "messages": [{"role": "user", "content": "What is the capital of France? " * 4}],
+}
 AUTO_BODY: Mapping[str, object] = {**BODY, "model": "auto"}
 START_TIMEOUT_S = 90.0
 
@@ -41,7 +44,7 @@ class Round:
         return self.latencies_ms[min(int(share * len(self.latencies_ms)), len(self.latencies_ms) - 1)]
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turns", type=int, default=200, help="turns per round and client count")
@@ -99,7 +102,9 @@ async def _measure(provider: str, gateway: str, key: str, gateway_pid: int, opti
                   f"turns ({slope:+.2f} MiB per 10,000)")  # fmt: skip
 
 
-async def _round(client: aiohttp.ClientSession, base: str, body: Mapping[str, object], turns: int, clients: int) -> Round:
+async def _round(
+    client: aiohttp.ClientSession, base: str, body: Mapping[str, object], turns: int, clients: int
+) -> Round:
     latencies: list[float] = []
     left = iter(range(turns))
 
@@ -174,4 +179,4 @@ def _config(folder: Path, provider_port: int, key: str, postgres_url: str | None
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
