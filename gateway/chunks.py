@@ -221,10 +221,24 @@ class LitellmSource(ChunkSource):
 
     def _last_usage(self) -> dict[str, Any] | None:
         """One closing chunk with what the provider reported, if it did; then the end."""
-        if self._usage_given or self._tap is None or self._tap.usage is None:
+        if self._usage_given:
             return None
         self._usage_given = True
-        return {"object": "chat.completion.chunk", "choices": [], "usage": self._tap.usage}
+        usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(self._exchange.body))
+        return None if usage is None else {"object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+
+def _usage_in(tail: bytes) -> dict[str, Any] | None:
+    """The usage at the end of a stream in OpenAI's dialect; LiteLLM drops it in a chunk without choices."""
+    for line in reversed(tail.split(b"\n")):
+        if line.startswith(b"data:") and b'"usage"' in line:
+            try:
+                chunk = orjson.loads(line[5:])
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
+                return dict(chunk["usage"])
+    return None
 
 
 class _Tap:

@@ -26,6 +26,8 @@ _log = logging.getLogger("seqroute.wire")
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer, whole or streamed, that is read at all."""
 
+KEPT_TAIL_BYTES = 8_192
+
 USER_AGENT = "seqroute"
 
 _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
@@ -45,6 +47,7 @@ class Exchange:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
+    """A whole answer, or the last KEPT_TAIL_BYTES of a streamed one."""
     whole: bool = False
     failure: type[BaseException] | None = None
     answer: RecordedStream | None = None
@@ -107,7 +110,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
 
 
 class RecordedStream(httpx.AsyncByteStream):
-    """Passes the answer on, keeps a copy of an unstreamed one, and stops at the limit."""
+    """Passes the answer on, keeps a copy (of a stream its tail), and stops at the limit."""
 
     def __init__(self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int) -> None:
         self._inner = inner
@@ -124,8 +127,9 @@ class RecordedStream(httpx.AsyncByteStream):
                 received += len(piece)
                 if received > self._max_bytes:
                     raise AnswerTooLarge(f"expected an answer of at most {self._max_bytes} bytes")
-                if not self._streamed:
-                    self._exchange.body += piece
+                self._exchange.body += piece
+                if self._streamed and len(self._exchange.body) > 2 * KEPT_TAIL_BYTES:
+                    del self._exchange.body[:-KEPT_TAIL_BYTES]
                 yield piece
         except httpx.HTTPError as error:
             self._exchange.failure = type(error)

@@ -63,6 +63,8 @@ class Attempt:
     cut: bool = False
     started_s: float = 0.0
     ended_s: float | None = None
+    tag: str = ""
+    """The last message's text, by which an auditor joins this attempt to a client's turn."""
 
 
 @dataclass(slots=True)
@@ -212,6 +214,7 @@ class _Answer:
             reasoning_tokens=int(options.get("reasoning", 0)),
             max_tokens=self.limit,
             started_s=upstream.now_s(),
+            tag=_tag(body.get("messages")),
         )
         upstream.bill.append(self.attempt)
 
@@ -266,7 +269,7 @@ class _Answer:
         return True
 
     async def _gzip_bomb(self) -> bool:
-        squeezed = gzip.compress(b'{"choices": [' + b" " * 50_000_000 + b"]}")
+        squeezed = gzip.compress(b'{"choices": [' + b" " * 10_000_000 + b"]}", compresslevel=1)
         kind = "text/event-stream" if self.attempt.stream else "application/json"
         await _send(self.writer, 200, squeezed, kind, {"content-encoding": "gzip"})
         return True
@@ -493,6 +496,11 @@ class _Answer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         return False
+
+
+def _tag(messages: Any) -> str:
+    content = messages[-1].get("content") if isinstance(messages, list) and messages else None
+    return content[:200] if isinstance(content, str) else ""
 
 
 def _tool_call() -> dict[str, Any]:
