@@ -48,7 +48,8 @@ class Options:
     parallel: int
     port: int
     latency_scale: float
-    exploration_floor: float
+    exploration: float
+    exploration_after: float
     folder: Path
     keep: bool
     training: Path | None
@@ -94,16 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; answer its exit status: 0, or 1 when any part did not do what it should."""
     options = parse(arguments)
     narrator = Narrator(Console())
-    casting = Casting(
-        options.folder, options.port, options.seed, options.latency_scale, options.exploration_floor
-    )
+    casting = Casting(options.folder, options.port, options.seed, options.latency_scale)
     try:
         narrator.say(f"starting a simulated provider and a gateway in {options.folder}")
         with set_stage(casting) as stage:
-            narrator.say(f"the gateway answers at {stage.gateway_url}/v1, the provider at {stage.provider_url}/v1")
             complaints = Show(options, stage, narrator).run()
-            if options.keep:
-                _keep(stage, narrator)
     except StageError as error:
         print(f"seqroute demo: {error}", file=sys.stderr)
         return 1
@@ -120,7 +116,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         description="Sessions through the gateway, a night of learning, and the same kind of sessions again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--sessions", type=_positive, default=320, help="sessions to learn from")
+    parser.add_argument("--sessions", type=_positive, default=300, help="sessions to learn from")
     parser.add_argument("--held-out", type=_positive, default=60, help="new sessions to compare the policies on")
     parser.add_argument("--turns", type=_positive, default=8, help="turns of every session")
     parser.add_argument("--budget-usd", type=float, default=0.014, help="what an average session may spend")
@@ -128,9 +124,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--parallel", type=_positive, default=12, help="sessions played at once")
     parser.add_argument("--port", type=int, default=0, help="of the gateway; 0 takes a free one")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="0: the provider answers at once")
-    parser.add_argument(
-        "--exploration", type=float, default=0.3, help="exploration floor of the demo's gateway, for every policy alike"
-    )
+    parser.add_argument("--exploration", type=float, default=0.5, help="exploration floor while learning")
+    parser.add_argument("--exploration-after", type=float, default=0.02, help="the floor when policies are compared")
     parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="where everything is written")
     parser.add_argument("--training", type=Path, default=None, help="a training file for `seqroute-train nightly`")
     parser.add_argument("--keep", action="store_true", help="leave provider and gateway running until Ctrl-C")
@@ -138,7 +133,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
     return Options(
         learn=given.sessions, held_out=given.held_out, turns=given.turns, budget_usd=given.budget_usd,
         seed=given.seed, parallel=given.parallel, port=given.port, latency_scale=given.latency_scale,
-        exploration_floor=given.exploration, folder=given.folder, keep=given.keep, training=given.training,
+        exploration=given.exploration, exploration_after=given.exploration_after,
+        folder=given.folder, keep=given.keep, training=given.training,
     )  # fmt: skip
 
 
@@ -154,33 +150,37 @@ class Show:
 
     def __init__(self, options: Options, stage: Stage, narrator: Narrator) -> None:
         self._options, self._stage, self._narrator = options, stage, narrator
-        self._admin = httpx.Client(
-            base_url=stage.gateway_url, headers={"Authorization": f"Bearer {stage.master_key}"}, timeout=60.0
-        )
+        self._admin = httpx.Client(base_url=stage.gateway_url, timeout=60.0)
         self._key = ""
         self._complaints: list[str] = []
 
     def run(self) -> list[str]:
         """Play it all; answer what went wrong."""
+        options, stage = self._options, self._stage
         with self._admin:
-            self._key = self._open_account()
-            learning, held_out = self._conversations("learn", self._options.learn), self._held_out()
-            self._play("learn", "auto", learning, "learning sessions under the rule")
-            promoted = self._train()
-            labels = self._compare(held_out, promoted)
-            self._report(labels, promoted)
-            self._settle_up()
+            with stage.gateway(options.exploration):
+                self._key = self._open_account()
+                learning = self._conversations("learn", options.learn)
+                self._play("learn", "auto", learning, "learning sessions under the rule")
+                promoted = self._train()
+            with stage.gateway(options.exploration_after):
+                self._narrator.say(f"the gateway was restarted with exploration {options.exploration_after:g}")
+                labels = self._compare(self._conversations("held-out", options.held_out), promoted)
+                self._report(labels, promoted)
+                self._settle_up()
+                if options.keep:
+                    self._keep()
         return self._complaints
 
     def _conversations(self, split: str, count: int) -> list[Conversation]:
         options = self._options
         return [make_conversation(options.seed, split, index, options.turns) for index in range(count)]
 
-    def _held_out(self) -> list[Conversation]:
-        return self._conversations("held-out", self._options.held_out)
-
     def _open_account(self) -> str:
         """A tenant with money and a key to spend it: what an operator does on the first day."""
+        stage = self._stage
+        self._narrator.say(f"the gateway answers at {stage.gateway_url}/v1, the provider at {stage.provider_url}/v1")
+        self._admin.headers["Authorization"] = f"Bearer {stage.master_key()}"
         tenant = self._ask("POST", "/admin/tenants", {"name": "demo", "budget_usd": "100", "max_session_usd": "1"})
         key = self._ask("POST", "/admin/keys", {"tenant_id": tenant["id"], "role": "service"})
         self._narrator.say(f"tenant {tenant['id']} and a key for it were made")
@@ -245,7 +245,7 @@ class Show:
         serving = ""
         while time.monotonic() < deadline:
             reply = self._admin.post("/v1/route", json=body, headers={"Authorization": f"Bearer {self._key}"})
-            serving = reply.headers.get("x-seqroute-policy", "")
+            serving = str(reply.json().get("policy")) if reply.status_code == 200 else f"status {reply.status_code}"
             if serving == policy_id or (policy_id is None and serving.startswith("rule:")):
                 return
             time.sleep(0.2)
@@ -289,6 +289,12 @@ class Show:
         self._narrator.say(f"gateway {self._stage.gateway_url}, dashboard {self._stage.gateway_url}/ui")
         self._narrator.say(f"look around: seqroute sessions list --config {self._stage.config}")
 
+    def _keep(self) -> None:
+        url = self._stage.gateway_url
+        self._narrator.say(f"provider and gateway stay up until Ctrl-C; try: curl {url}/metrics")
+        while True:
+            time.sleep(3600)
+
     def _ask(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         reply = self._admin.request(method, path, json=body)
         if reply.status_code >= 300:
@@ -305,12 +311,6 @@ def gate_words(trained: Sequence[results.PolicyRow]) -> list[str]:
 
 def usd(nanousd: int) -> str:
     return f"{nanousd / 10**9:.9f}"
-
-
-def _keep(stage: Stage, narrator: Narrator) -> None:
-    narrator.say(f"provider and gateway stay up until Ctrl-C; try: curl {stage.gateway_url}/metrics")
-    while True:
-        time.sleep(3600)
 
 
 if __name__ == "__main__":

@@ -32,44 +32,54 @@ class StageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A provider and a gateway that answer. URLs without a trailing slash; the gateway's has no `/v1`."""
+    """A provider that answers, and the place of a gateway. URLs have no trailing slash, and no `/v1`."""
 
     folder: Path
-    config: Path
-    database: Path
     gateway_url: str
     provider_url: str
-    master_key: str
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "gateway.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "seqroute.db"
+
+    def master_key(self) -> str:
+        """The key that the gateway made at its first start."""
+        return (self.folder / "seqroute.master-key").read_text().strip()
+
+    @contextmanager
+    def gateway(self, exploration_floor: float) -> Iterator[None]:
+        """`seqroute serve` with so much exploration, from its first good answer until the block ends."""
+        self.config.write_text(gateway_config(f"{self.provider_url}/v1", exploration_floor))
+        port = self.gateway_url.rsplit(":", 1)[1]
+        arguments = ["gateway", "serve", "--config", str(self.config), "--port", port, "--log-level", "warning"]
+        with running("gateway", arguments, self.folder, f"{self.gateway_url}/readyz"):
+            yield
 
 
 @dataclass(frozen=True, slots=True)
 class Casting:
-    """How the stage is set: port 0 takes a free one."""
+    """How the stage is set: `port` is the gateway's, 0 takes a free one."""
 
     folder: Path
     port: int
     seed: int
     latency_scale: float
-    exploration_floor: float
 
 
 @contextmanager
 def set_stage(casting: Casting) -> Iterator[Stage]:
-    """Start provider and gateway, wait until both answer, and stop them at the end. Raises StageError."""
+    """An empty work folder and a provider that answers; the provider stops at the end. Raises StageError."""
     folder = prepare_folder(casting.folder)
     provider_port, gateway_port = free_port(), casting.port or free_port()
-    provider_url, gateway_url = f"http://127.0.0.1:{provider_port}", f"http://127.0.0.1:{gateway_port}"
-    config = folder / "gateway.yaml"
-    config.write_text(gateway_config(f"{provider_url}/v1", casting.exploration_floor))
-    provider = ["demo.provider", "--port", str(provider_port), "--seed", str(casting.seed)]
-    provider += ["--latency-scale", str(casting.latency_scale)]
-    gateway = ["gateway", "serve", "--config", str(config), "--port", str(gateway_port), "--log-level", "warning"]
-    with (
-        running("provider", provider, folder, f"{provider_url}/v1/models"),
-        running("gateway", gateway, folder, f"{gateway_url}/readyz"),
-    ):
-        master_key = (folder / "seqroute.master-key").read_text().strip()
-        yield Stage(folder, config, folder / "seqroute.db", gateway_url, provider_url, master_key)
+    stage = Stage(folder, f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{provider_port}")
+    arguments = ["demo.provider", "--port", str(provider_port), "--seed", str(casting.seed)]
+    arguments += ["--latency-scale", str(casting.latency_scale)]
+    with running("provider", arguments, folder, f"{stage.provider_url}/v1/models"):
+        yield stage
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -122,7 +132,7 @@ def _per_token(usd_per_mtok: float) -> float:
 def running(name: str, arguments: Sequence[str], folder: Path, ready_url: str) -> Iterator[None]:
     """A Python module as a process of its own, from its first good answer until the block ends."""
     log = folder / f"{name}.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
         )
