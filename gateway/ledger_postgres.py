@@ -1,6 +1,6 @@
 """The ledger on Postgres: operations become JSON for `seqroute_apply`, and its answers become our values again.
 
-Marks, checkpoints and reads take no tenant lock and travel in lines of their own, beside the tenants' lines.
+Marks, checkpoints and reads take no tenant lock and travel in a line of their own, beside the tenants' lines.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from gateway.postgres_lanes import PostgresLanes
 from gateway.tables import holds, keys, tenants
 
 REMEMBERED_HOLDS = 100_000
-SOFT, READS = "\x00soft", "\x00reads"
+BESIDE = "\x00beside"
+"""The line of everything that locks no tenant: marks, checkpoints, reads."""
 
 
 class PostgresLedger:
@@ -118,7 +119,7 @@ class PostgresLedger:
 
     def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
         sent = {"op": "mark", "hold_id": op.hold_id, "amount": op.checkpoint_nanousd}
-        return self._lanes.submit(SOFT, sent, bool, tenant_id=None, locking=False)
+        return self._lanes.submit(BESIDE, sent, bool, locking=False)
 
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
         """One future for all; the last point's answer stands for the group it travelled in."""
@@ -130,7 +131,7 @@ class PostgresLedger:
                 "amount": point.checkpoint_nanousd,
                 "expires_at_ms": point.expires_at_ms,
             }
-            futures.append(self._lanes.submit(SOFT, sent, bool, tenant_id=None, locking=False))
+            futures.append(self._lanes.submit(BESIDE, sent, bool, locking=False))
         return asyncio.ensure_future(_all(futures))
 
     def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
@@ -146,14 +147,14 @@ class PostgresLedger:
 
     def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[Standing | None]:
         sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
-        return self._lanes.submit(READS, sent, lambda row: _standing(tenant_id, row), tenant_id=None, locking=False)
+        return self._lanes.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
 
     def idempotent(
         self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
         sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key, "now_ms": now_ms}
         return self._lanes.submit(
-            READS, sent, lambda row: None if row is None else _claim(row, body_sha256), tenant_id=None, locking=False
+            BESIDE, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
         )
 
     async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
@@ -199,7 +200,7 @@ class PostgresLedger:
     ) -> asyncio.Future[Any]:
         """Into the tenant's line. A hold of unknown tenant travels alone: the function looks the tenant up."""
         key = tenant_id if tenant_id is not None else f"\x00hold:{hold_id}"
-        return self._lanes.submit(key, sent, read, tenant_id=tenant_id, locking=True, must=must)
+        return self._lanes.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
 
     def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
         if "status" in outcome:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, update
+from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, select, tuple_, update
 
 from gateway.money import MAX_NANOUSD
 from gateway.operations import Balance, Reserve, Settle
@@ -146,16 +146,21 @@ def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def abandon() -> Update:
-    """Decisions whose process died between two attempts: still pending, long ago, and nothing is held for them."""
-    return (
-        update(decisions)
+    """Decisions whose process died between two attempts: still pending, long ago, and nothing is held for them.
+
+    Rows that somebody is working on are passed over (on Postgres), so this never waits for a turn or makes one wait.
+    """
+    lost = (
+        select(decisions.c.decision_id)
         .where(
             decisions.c.status == "pending",
             decisions.c.created_at_ms <= bindparam("before"),
             ~exists().where(holds.c.decision_id == decisions.c.decision_id, holds.c.state == "open"),
         )
-        .values(status="orphaned", error_code="abandoned", completed_at_ms=bindparam("now"))
+        .with_for_update(skip_locked=True)
     )
+    ended = {"status": "orphaned", "error_code": "abandoned", "completed_at_ms": bindparam("now")}
+    return update(decisions).where(decisions.c.decision_id.in_(lost)).values(ended)
 
 
 def forget() -> Delete:
@@ -165,7 +170,12 @@ def forget() -> Delete:
         idempotency.c.created_at_ms <= bindparam("before"),
         ~exists().where(holds.c.decision_id == idempotency.c.decision_id, holds.c.state == "open"),
     )
-    return delete(idempotency).where(or_(idempotency.c.expires_at_ms <= bindparam("now"), unanswered))
+    past = (
+        select(idempotency.c.tenant_id, idempotency.c.idempotency_key)
+        .where(or_(idempotency.c.expires_at_ms <= bindparam("now"), unanswered))
+        .with_for_update(skip_locked=True)
+    )
+    return delete(idempotency).where(tuple_(idempotency.c.tenant_id, idempotency.c.idempotency_key).in_(past))
 
 
 def storable(value: Any) -> Any:

@@ -1,9 +1,12 @@
 """A few threads, each with its own connection, that carry groups of ledger operations to Postgres.
 
-Operations wait in one line per tenant, and a tenant has at most one group on its way: a locked tenant row holds up its
-own line and nobody else's. A group is one round trip and one transaction (a single simple-protocol message, so nothing
-depends on the server connection staying ours: pgbouncer's transaction mode is enough). Nothing here is ever cancelled
-by a caller; a server that hangs is cut off by the watch.
+Operations wait in one line per tenant. A group takes what is waiting in several lines, as one round trip and one
+transaction: many tenants share an fsync, as many turns of one tenant do. A line is on its way at most once at a time.
+A tenant whose row somebody else has locked is left out ("busy"), and tried again in a group of its own that waits; so
+a locked tenant holds up its own line and nobody else's. After a lock timeout its groups go through a lane of their own.
+
+A group is a single simple-protocol message, so nothing depends on the server connection staying ours: pgbouncer's
+transaction mode is enough. Nothing here is ever cancelled by a caller; a server that hangs is cut off by the watch.
 
 A connection that dies during COMMIT leaves it open whether the group was committed. Every operation can be told apart
 by its ids, so the group is sent once more, marked `again`, and each operation finds out by itself.
@@ -36,6 +39,8 @@ MAX_PER_LINE = 512
 HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
 STALE_S = 8.0
 """An operation that waited longer than any caller waits is answered, not executed (unless it ends a hold)."""
+SHARES = 2
+"""A group takes this part of the lines that are ready: large groups amortise the fsync, several use the cores."""
 SLOW_S = 10.0
 """After a lock timeout a tenant's groups go through the slow lane for this long."""
 RETRY_CONNECT_S = 0.25
@@ -46,6 +51,7 @@ GROUP = (
     f" set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_MS}', true);"
     " SELECT seqroute_apply(%s, %s, %s, %s::jsonb)::text"
 )
+BUSY = ["busy"]
 _TRY_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 _NOT_MIGRATED = (errors.UndefinedFunction, errors.UndefinedTable, errors.UndefinedColumn)
 
@@ -62,16 +68,16 @@ class Job:
 
 
 class Line:
-    """The operations of one tenant (or of all marks, or all reads) that wait, in order."""
+    """The operations of one tenant (or all that lock no tenant) that wait, in order."""
 
-    __slots__ = ("jobs", "key", "locking", "moving", "slow_until_s", "tenant_id")
+    __slots__ = ("alone", "jobs", "key", "locking", "moving", "slow_until_s")
 
-    def __init__(self, key: str, tenant_id: str | None, locking: bool) -> None:
+    def __init__(self, key: str, locking: bool) -> None:
         self.key = key
-        self.tenant_id = tenant_id
         self.locking = locking
         self.jobs: deque[Job] = deque()
         self.moving = False
+        self.alone = False
         self.slow_until_s = 0.0
 
 
@@ -128,7 +134,6 @@ class PostgresLanes:
         op: dict[str, Any],
         read: Callable[[Any], Any],
         *,
-        tenant_id: str | None,
         locking: bool,
         must: bool = False,
     ) -> asyncio.Future[Any]:
@@ -141,7 +146,7 @@ class PostgresLanes:
         with self._guard:
             line = self._lines.get(key)
             if line is None:
-                line = self._lines[key] = Line(key, tenant_id, locking)
+                line = self._lines[key] = Line(key, locking)
             grace = 8 if must else 1
             if self._waiting >= self._max_waiting * grace or len(line.jobs) >= MAX_PER_LINE * grace:
                 future.set_exception(unavailable("too many operations are waiting"))
@@ -154,13 +159,35 @@ class PostgresLanes:
                 self._queue_of(line).put(line)
         return future
 
-    def take(self, line: Line) -> list[Job]:
-        """The next group of a line; the line stays "moving" until `give_back`."""
+    def take(self, ready: queue.SimpleQueue[Line | None], first: Line) -> list[tuple[Line, list[Job]]]:
+        """The next group: the jobs of `first`, and of its fair share of the other lines that are ready."""
         with self._guard:
-            return [line.jobs.popleft() for _ in range(min(len(line.jobs), MAX_GROUP))]
+            taken = [(first, self._next_jobs(first, MAX_GROUP))]
+            room = MAX_GROUP - len(taken[0][1])
+            if not first.locking or first.alone:
+                return taken
+            for _ in range(-(-ready.qsize() // SHARES)):
+                if room <= 0:
+                    break
+                try:
+                    line = ready.get_nowait()
+                except queue.Empty:
+                    break
+                if line is None or line.alone or not line.locking:
+                    ready.put(line)
+                    continue
+                taken.append((line, self._next_jobs(line, room)))
+                room -= len(taken[-1][1])
+            return taken
 
-    def give_back(self, line: Line) -> None:
+    def _next_jobs(self, line: Line, most: int) -> list[Job]:
+        return [line.jobs.popleft() for _ in range(min(len(line.jobs), most))]
+
+    def give_back(self, line: Line, busy: Sequence[Job] = ()) -> None:
+        """A line's group is through. Jobs whose tenant was busy go to the line's head, and next time alone."""
         with self._guard:
+            line.jobs.extendleft(reversed(busy))
+            line.alone = bool(busy)
             if line.jobs:
                 self._queue_of(line).put(line)
                 return
@@ -218,48 +245,67 @@ class _Lane:
             cut(self._connection)
 
     def _serve(self) -> None:
-        while (line := self.ready.get()) is not None:
-            jobs = self._lanes.take(line)
+        while (first := self.ready.get()) is not None:
+            group = self._lanes.take(self.ready, first)
             try:
-                outcomes = self._carry(line, jobs)
+                outcomes, busy = self._carry(group)
             except Exception as error:
                 logger.exception("ledger: a group failed in an unforeseen way")
-                outcomes = [(job, None, error) for job in jobs]
+                outcomes, busy = [(job, None, error) for _, jobs in group for job in jobs], {}
             self._lanes.deliver(outcomes)
-            self._lanes.give_back(line)
+            for line, _ in group:
+                self._lanes.give_back(line, busy.get(line.key, ()))
         self._disconnect()
 
-    def _carry(self, line: Line, jobs: Sequence[Job], *, again: bool = False) -> list[Outcome]:
+    def _carry(self, group: Sequence[tuple[Line, list[Job]]]) -> tuple[list[Outcome], dict[str, list[Job]]]:
+        """Outcomes of all that was answered, and the jobs whose tenant was busy, by line."""
         stale_before_s = time.monotonic() - STALE_S
-        stale = [job for job in jobs if job.since_s < stale_before_s and not job.must]
-        outcomes: list[Outcome] = [(job, None, unavailable("it waited too long")) for job in stale]
-        fresh = [job for job in jobs if job.must or job.since_s >= stale_before_s]
+        outcomes: list[Outcome] = []
+        fresh: list[tuple[Line, Job]] = []
+        for line, jobs in group:
+            for job in jobs:
+                if job.since_s < stale_before_s and not job.must:
+                    outcomes.append((job, None, unavailable("it waited too long")))
+                else:
+                    fresh.append((line, job))
         if not fresh:
-            return outcomes
+            return outcomes, {}
+        answered = self._answers(fresh, wait=len(group) == 1 and group[0][0].alone, again=False)
+        busy: dict[str, list[Job]] = {}
+        for (line, job), (answer, error) in zip(fresh, answered, strict=True):
+            if answer == BUSY:
+                busy.setdefault(line.key, []).append(job)
+            else:
+                outcomes.append((job, answer, error))
+        return outcomes, busy
+
+    def _answers(
+        self, fresh: Sequence[tuple[Line, Job]], *, wait: bool, again: bool
+    ) -> list[tuple[Any, Exception | None]]:
+        """An answer or an error for each job. A group that the database refuses is taken apart."""
         try:
-            answers = self._apply_surely(line, fresh, again=again)
+            answers = self._apply_surely([job for _, job in fresh], locking=fresh[0][0].locking, wait=wait, again=again)
         except _NOT_MIGRATED as error:
-            logger.error('the database has not this version\'s schema: run "seqroute migrate"')
-            return outcomes + [(job, None, _outage(error)) for job in fresh]
+            logger.error("the database has not this version's schema: run `seqroute migrate`")
+            return [(None, _outage(error)) for _ in fresh]
         except psycopg.Error as error:
             if is_outage(error):
                 if isinstance(error, errors.LockNotAvailable):
-                    line.slow_until_s = time.monotonic() + SLOW_S
-                return outcomes + [(job, None, _outage(error)) for job in fresh]
+                    for line, _ in fresh:
+                        line.slow_until_s = time.monotonic() + SLOW_S
+                return [(None, _outage(error)) for _ in fresh]
             if len(fresh) == 1:
-                return [*outcomes, (fresh[0], None, error)]
+                return [(None, error)]
             # One operation is wrong in itself: find it, and commit the others.
-            for job in fresh:
-                outcomes += self._carry(line, [job], again=True)
-            return outcomes
-        return outcomes + [(job, answer, None) for job, answer in zip(fresh, answers, strict=True)]
+            return [answer for pair in fresh for answer in self._answers([pair], wait=wait, again=True)]
+        return [(answer, None) for answer in answers]
 
-    def _apply_surely(self, line: Line, jobs: Sequence[Job], *, again: bool) -> list[Any]:
+    def _apply_surely(self, jobs: Sequence[Job], *, locking: bool, wait: bool, again: bool) -> list[Any]:
         """Apply the group; once more on a new connection when the first one died under it."""
         ops = f"[{','.join(job.op for job in jobs)}]"
         for attempts_left in (2, 1, 0):
             try:
-                return self._apply(line, ops, again=again)
+                return self._apply(ops, locking=locking, wait=wait, again=again)
             except _TRY_AGAIN:
                 if attempts_left == 0:
                     raise
@@ -271,12 +317,12 @@ class _Lane:
             again = True
         raise AssertionError("the last attempt either returns or raises")
 
-    def _apply(self, line: Line, ops: str, *, again: bool) -> list[Any]:
+    def _apply(self, ops: str, *, locking: bool, wait: bool, again: bool) -> list[Any]:
         self._busy_since_s = time.monotonic()
         try:
             connection = self._connected()
             with psycopg.ClientCursor(connection) as cursor:
-                cursor.execute(GROUP, (line.tenant_id, line.locking, again, ops))
+                cursor.execute(GROUP, (locking, wait, again, ops))
                 cursor.nextset()
                 row = cursor.fetchone()
             assert row is not None

@@ -2,12 +2,13 @@
 
 They say what `gateway/ledger_sqlite.py` says in Python, branch by branch; one test suite runs against both.
 
-Lock order: the tenant's row first, for the whole group; then its sessions, keys and holds. Whoever moves a tenant's
-money holds that one lock,
-  so two transactions can never wait for each other in a circle. Marks and checkpoints take no
-tenant lock and never wait: a hold that is locked is being resolved, and needs no checkpoint any more.
+Lock order: a tenant's row first; then its sessions, keys and holds. Whoever moves a tenant's money holds that one lock.
+A group may carry operations of several tenants, one tenant after the other; it then takes their locks without waiting
+(SKIP LOCKED) and answers "busy" for a tenant that somebody else is moving: such operations come again in a group of
+their own, which waits (`p_wait`) and holds nothing else. So no transaction ever waits while it holds what another waits
+for. Marks and checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
 
-The tenant's row is read once and written once per group, however many turns the group carries.
+A tenant's row is read once and written once per group, however many of its turns the group carries.
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ END $$
 """
 
 APPLY = """
-CREATE OR REPLACE FUNCTION seqroute_apply(p_tenant text, p_locking boolean, p_again boolean,
-  p_ops jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION seqroute_apply(p_locking boolean, p_wait boolean, p_again boolean, p_ops jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
   o record;
@@ -48,6 +48,10 @@ DECLARE
   result jsonb;
   v_found boolean;
   v_again boolean;
+  v_tenant text;
+  v_locked text;
+  v_first boolean := true;
+  v_busy boolean := false;
   v_granted bigint;
   v_turn int;
   v_available bigint;
@@ -61,17 +65,10 @@ DECLARE
   v_row decisions%ROWTYPE;
   v_was tenants%ROWTYPE;
 BEGIN
-  IF p_locking THEN
-    IF current_setting('synchronous_commit') = 'off' THEN
-      PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
-    IF p_tenant IS NULL THEN
-      SELECT x.tenant_id INTO p_tenant FROM holds x WHERE x.hold_id = p_ops->0->>'hold_id';
-    END IF;
-    SELECT * INTO t FROM tenants x WHERE x.tenant_id = p_tenant FOR UPDATE;
-    v_was := t;
-  ELSE
+  IF NOT p_locking THEN
     PERFORM set_config('synchronous_commit', 'off', true);
+  ELSIF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
   END IF;
 
   FOR o IN SELECT * FROM jsonb_to_recordset(p_ops) AS x(
@@ -84,6 +81,36 @@ BEGIN
   LOOP
     result := NULL;
     v_again := p_again OR COALESCE(o.again, false);
+
+    IF p_locking THEN
+      v_tenant := o.tenant_id;
+      IF v_tenant IS NULL THEN
+        SELECT x.tenant_id INTO v_tenant FROM holds x WHERE x.hold_id = o.hold_id;
+      END IF;
+      IF v_first OR v_tenant IS DISTINCT FROM v_locked THEN
+        IF t IS DISTINCT FROM v_was THEN
+          UPDATE tenants x SET reserved_nanousd = t.reserved_nanousd, spent_nanousd = t.spent_nanousd,
+            overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms
+          WHERE x.tenant_id = t.tenant_id;
+        END IF;
+        v_first := false;
+        v_locked := v_tenant;
+        v_busy := false;
+        IF p_wait THEN
+          SELECT * INTO t FROM tenants x WHERE x.tenant_id = v_tenant FOR UPDATE;
+        ELSE
+          SELECT * INTO t FROM tenants x WHERE x.tenant_id = v_tenant FOR UPDATE SKIP LOCKED;
+          IF NOT FOUND THEN
+            v_busy := EXISTS (SELECT FROM tenants x WHERE x.tenant_id = v_tenant);
+          END IF;
+        END IF;
+        v_was := t;
+      END IF;
+      IF v_busy THEN
+        results := array_append(results, '["busy"]'::jsonb);
+        CONTINUE;
+      END IF;
+    END IF;
 
     IF o.op IN ('settle', 'release', 'sweep') THEN
       SELECT * INTO h FROM holds x WHERE x.hold_id = o.hold_id FOR UPDATE;
@@ -423,7 +450,7 @@ BEGIN
     results := array_append(results, result);
   END LOOP;
 
-  IF p_locking AND t IS DISTINCT FROM v_was THEN
+  IF t IS DISTINCT FROM v_was THEN
     UPDATE tenants x SET reserved_nanousd = t.reserved_nanousd, spent_nanousd = t.spent_nanousd,
       overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms
     WHERE x.tenant_id = t.tenant_id;

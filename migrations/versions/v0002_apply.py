@@ -26,5 +26,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
-    op.execute("DROP FUNCTION seqroute_apply(text, boolean, boolean, jsonb)")
+    op.execute("DROP FUNCTION seqroute_apply(boolean, boolean, boolean, jsonb)")
     op.execute("DROP FUNCTION seqroute_next_reset(text, bigint)")
