@@ -32,6 +32,7 @@ from policy.features import (
     CANDIDATE_DIM,
     DEFAULT_HORIZON,
     MAX_CANDIDATES,
+    Encoded,
     Horizon,
     available_usd,
     encode,
@@ -46,86 +47,90 @@ SERVED_SHAPES: tuple[int, ...] = (MAX_CANDIDATES // 2, MAX_CANDIDATES)
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The network's heads for one observation, float32, (E, K) each; rows outside `considered` (K,) are zero."""
+    """What the network says of one observation, the ensemble's means, float32 (K,); NaN where it did not look.
+
+    `scores` are the lower-confidence scores that decide (`planning.lower_confidence_scores`).
+    """
 
     turn_quality: FloatArray
     q_quality: FloatArray
     q_cost_usd: FloatArray
-    considered: BoolArray
+    scores: FloatArray
 
 
 class NetworkValues:
     """The network of one checkpoint, compiled once for each of SERVED_SHAPES; `compilations` stays at their number."""
 
-    def __init__(self, params: dict[str, dict[str, FloatArray]], horizon: Horizon = DEFAULT_HORIZON) -> None:
+    def __init__(
+        self, params: dict[str, dict[str, FloatArray]], horizon: Horizon = DEFAULT_HORIZON, *, pessimism: float = 0.5,
+        shrinkage: float = 1.0,
+    ) -> None:
         constants: network.Params = jax.tree.map(jnp.asarray, params)
         self._horizon = horizon
         self.compilations = 0
 
-        def forward(state: Any, rows: Any, money: Any, quantiles: Any, mask: Any) -> Any:
-            self.compilations += 1  # runs when traced, not when called: one shape, one trace
-            heads = network.heads(constants, state, rows, money[0], money[1], money[2], money[3], quantiles, mask)
-            return jnp.stack([heads.turn_quality, heads.q_quality, heads.q_cost_usd])
+        def forward(state: Any, rows: Any, money: Any, quantiles: Any, masks: Any) -> Any:
+            self.compilations += 1  # runs when traced, not when called
+            considered, allowed = masks
+            heads = network.heads(constants, state, rows, money[0], money[1], money[2], money[3], quantiles, considered)
+            scores = planning.lower_confidence_scores(
+                heads.q_quality, heads.q_cost_usd, allowed, money[3], pessimism, shrinkage, xp=jnp
+            )
+            means = (heads.turn_quality, heads.q_quality, heads.q_cost_usd)
+            return jnp.stack([*(head.mean(axis=0) for head in means), scores])
 
         self._forward = jax.jit(forward)
 
-    def values(self, observation: Observation, lambda_per_usd: float) -> Values:
-        """Evaluate the considered candidates. Raises PolicyFault when anything going in or out is not finite."""
-        try:
-            encoded = encode(observation)
-        except ValueError as error:
-            raise PolicyFault("the observation cannot be encoded") from error
-        rows = shortlist(encoded.mask, encoded.cost_quantiles_usd)
+    def values(self, observation: Observation, encoded: Encoded, allowed: BoolArray) -> Values:
+        """Evaluate the considered candidates; `allowed` (K,) is what the shield leaves of them.
+
+        Raises PolicyFault when anything going in or out is not finite.
+        """
+        rows = shortlist(encoded.mask, allowed, encoded.cost_quantiles_usd)
         count = len(rows)
-        padded = next(shape for shape in SERVED_SHAPES if count <= shape)
+        padded = SERVED_SHAPES[0] if count <= SERVED_SHAPES[0] else SERVED_SHAPES[1]
         candidates = np.zeros((padded, CANDIDATE_DIM), np.float32)
         quantiles = np.zeros((padded, len(COST_LEVELS)), np.float32)
-        mask = np.zeros(padded, np.bool_)
+        masks = np.zeros((2, padded), np.bool_)
         candidates[:count], quantiles[:count] = encoded.candidates[rows], encoded.cost_quantiles_usd[rows]
-        mask[:count] = True
+        masks[0, :count], masks[1, :count] = True, allowed[rows]
         session = observation.session
         money = np.array(
-            [available_usd(session), session.budget_usd, turns_left(observation, self._horizon), lambda_per_usd],
+            [available_usd(session), session.budget_usd, turns_left(observation, self._horizon),
+             observation.lambda_per_usd],
             np.float32,
         )
-        found = np.asarray(self._forward(encoded.state, candidates, money, quantiles, mask))[:, :, :count]
+        found = np.asarray(self._forward(encoded.state, candidates, money, quantiles, masks))[:, :count]
         if not (np.isfinite(money).all() and np.isfinite(found).all()):
             raise PolicyFault("money, horizon, lambda or the network's answer is not finite")
-        spread = np.zeros((*found.shape[:2], len(encoded.mask)), np.float32)
-        spread[:, :, rows] = found
-        considered = np.zeros(len(encoded.mask), np.bool_)
-        considered[rows] = True
-        return Values(spread[0], spread[1], spread[2], considered)
+        spread = np.full((4, len(encoded.mask)), np.nan, np.float32)
+        spread[:, rows] = found
+        return Values(*spread)
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedPolicy:
     """argmax Q_quality - lambda Q_cost by lower confidence, behind the shield, explored with exact propensity.
 
-    `reserve` scales the money kept for later turns (`planning.shielded`), `pessimism` counts the ensemble's standard
-    deviations, `shrinkage` is the out-of-fold slope of predicted differences.
+    `reserve` scales the money kept for later turns (`planning.shielded`).
     """
 
     policy_id: str
     network: NetworkValues
     horizon: Horizon = DEFAULT_HORIZON
     reserve: float = 1.0
-    pessimism: float = 0.5
-    shrinkage: float = 1.0
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        price = observation.lambda_per_usd
-        values = self.network.values(observation, price)
-        mask = shielded(observation, self.reserve, self.horizon) & values.considered
-        scores = planning.lower_confidence_scores(
-            values.q_quality, values.q_cost_usd, mask, price, self.pessimism, self.shrinkage
-        )
+        encoded = encoded_or_fault(observation)
+        mask = shielded(observation, self.reserve, self.horizon, encoded.cost_quantiles_usd)
+        values = self.network.values(observation, encoded, mask)
         return decided(
-            self.policy_id, observation, scores, mask, self.exploration, uniform,
-            quality=shown(values.turn_quality, values.considered), q_quality=shown(values.q_quality, values.considered),
-            q_cost_usd=shown(values.q_cost_usd, values.considered),
-            info={"lambda_per_usd": price, "turns_left": turns_left(observation, self.horizon)},
+            self.policy_id, observation, values.scores, mask & ~np.isnan(values.scores), self.exploration, uniform,
+            quality=values.turn_quality, q_quality=values.q_quality, q_cost_usd=values.q_cost_usd,
+            info={
+                "lambda_per_usd": observation.lambda_per_usd, "turns_left": turns_left(observation, self.horizon),
+            },
         )
 
 
@@ -142,11 +147,12 @@ class NetworkQuality:
     prior: QualityModel = PriorQuality()  # noqa: RUF009 - frozen
 
     def predict(self, observation: Observation) -> FloatArray:
-        values = self.network.values(observation, observation.lambda_per_usd)
-        mean = values.turn_quality.mean(axis=0)
-        centre = mean[values.considered].mean()
-        shrunk = np.clip(centre + self.shrinkage * (mean - centre), 0.0, 1.0)
-        return np.where(values.considered, shrunk, self.prior.predict(observation)).astype(np.float32)
+        encoded = encoded_or_fault(observation)
+        quality = self.network.values(observation, encoded, encoded.mask).turn_quality
+        seen = ~np.isnan(quality)
+        centre = quality[seen].mean()
+        shrunk = np.clip(centre + self.shrinkage * (quality - centre), 0.0, 1.0)
+        return np.where(seen, shrunk, self.prior.predict(observation)).astype(np.float32)
 
     def average(self, observation: Observation) -> FloatArray:
         priors = self.prior.average(observation)
@@ -163,8 +169,9 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
     if recipe.rule == "cheapest":
         return Cheapest(**shared)
     if recipe.rule == "learned":
-        values = NetworkValues(loaded.params, recipe.horizon)
-        return LearnedPolicy(network=values, horizon=recipe.horizon, shrinkage=shrinkage, **numbers, **shared)
+        pessimism = numbers.pop("pessimism", 0.5)
+        values = NetworkValues(loaded.params, recipe.horizon, pessimism=pessimism, shrinkage=shrinkage)
+        return LearnedPolicy(network=values, horizon=recipe.horizon, **numbers, **shared)
     if numbers.pop("network_quality", 1.0):
         values = NetworkValues(loaded.params, recipe.horizon)
         shared["quality"] = NetworkQuality(values, dict(recipe.average_quality), shrinkage)
@@ -181,19 +188,25 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
     return Resolving(cache_aware=cache_aware, **numbers, **shared)
 
 
-def shortlist(mask: BoolArray, cost_quantiles_usd: FloatArray) -> NDArray[np.intp]:
+def shortlist(mask: BoolArray, allowed: BoolArray, cost_quantiles_usd: FloatArray) -> NDArray[np.intp]:
     """Which candidates the network looks at: the feasible ones; of more than fit, an even spread over their costs.
 
-    Indices in the catalogue's order. The cheapest and the dearest are always among them.
+    What the shield allows comes first. Indices in the catalogue's order; the cheapest allowed is always among them.
     """
     rows = np.flatnonzero(mask)
     if len(rows) <= MAX_CANDIDATES:
         return rows
-    by_cost = rows[np.argsort(expected_cost_usd(cost_quantiles_usd[rows]), kind="stable")]
-    return np.sort(by_cost[np.linspace(0, len(rows) - 1, MAX_CANDIDATES).round().astype(np.intp)])
+    by_cost = rows[np.lexsort((expected_cost_usd(cost_quantiles_usd[rows]), ~allowed[rows]))]
+    most = max(MAX_CANDIDATES, int(allowed[rows].sum()))
+    return np.sort(by_cost[np.linspace(0, most - 1, MAX_CANDIDATES).round().astype(np.intp)])
 
 
-def shown(members: FloatArray, considered: BoolArray) -> FloatArray:
-    """The ensemble's mean for the log, (K,); NaN where the network did not look."""
-    return np.where(considered, members.mean(axis=0), np.nan).astype(np.float32)
-
+def encoded_or_fault(observation: Observation) -> Encoded:
+    """`features.encode`; an observation that cannot be encoded is a fault, as is one with nothing to choose from."""
+    try:
+        encoded = encode(observation)
+    except ValueError as error:
+        raise PolicyFault("the observation cannot be encoded") from error
+    if not encoded.mask.any():
+        raise PolicyFault("no candidate is feasible")
+    return encoded

@@ -163,10 +163,11 @@ class Resolving:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        mask = shielded(observation, self.reserve, self.horizon)
+        quantiles = cost_quantiles_usd(observation)
+        mask = shielded(observation, self.reserve, self.horizon, quantiles)
         quality = self.quality.predict(observation)
-        costs = mean_costs_usd(observation)
-        cold, warm = cache_costs_usd(observation) if self.cache_aware else (costs, costs)
+        costs = np.asarray(expected_cost_usd(quantiles), np.float32)
+        cold, warm = cache_costs_usd(observation, costs) if self.cache_aware else (costs, costs)
         turns = turns_left(observation, self.horizon)
         found = planning.resolve(
             quality, self.quality.average(observation), costs, cold, warm, observation.mask,
@@ -221,14 +222,20 @@ def feasible(observation: Observation) -> BoolArray:
     return mask
 
 
-def shielded(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
-    """The feasible candidates that leave enough for the later turns; the cheapest when none does."""
+def shielded(
+    observation: Observation, reserve: float, horizon: Horizon, quantiles_usd: FloatArray | None = None
+) -> BoolArray:
+    """The feasible candidates that leave enough for the later turns; the cheapest when none does.
+
+    `quantiles_usd` (K, 15) are the observation's, when the caller has them as an array already.
+    """
     mask = feasible(observation)
     if reserve <= 0.0:
         return mask
+    if quantiles_usd is None:
+        quantiles_usd = cost_quantiles_usd(observation)
     return planning.shielded(
-        cost_quantiles_usd(observation), mask, available_usd(observation.session), turns_left(observation, horizon),
-        reserve,
+        quantiles_usd, mask, available_usd(observation.session), turns_left(observation, horizon), reserve
     )
 
 
@@ -250,7 +257,7 @@ def mean_costs_usd(observation: Observation) -> FloatArray:
     return np.asarray(expected_cost_usd(cost_quantiles_usd(observation)), np.float32)
 
 
-def cache_costs_usd(observation: Observation) -> tuple[Floats, Floats]:
+def cache_costs_usd(observation: Observation, costs_usd: FloatArray) -> tuple[Floats, Floats]:
     """Expected cost of a turn like this one on a cold and on a warm prompt cache, (K,) each."""
     rows = np.array(
         [
@@ -259,7 +266,7 @@ def cache_costs_usd(observation: Observation) -> tuple[Floats, Floats]:
         ],
         np.float64,
     )
-    return planning.cache_costs(mean_costs_usd(observation), *rows.T)
+    return planning.cache_costs(costs_usd, *rows.T)
 
 
 def _reason(observation: Observation, mask: Bools) -> str:

@@ -127,6 +127,8 @@ def encode(observation: Observation) -> Encoded:
     state = np.concatenate([observation.text * TEXT_SCALE, observation.text_stats, session]).astype(np.float32)
     if not (np.isfinite(state).all() and np.isfinite(candidates).all() and np.isfinite(quantiles).all()):
         raise ValueError("an observation must be finite")
+    if (quantiles < 0.0).any():
+        raise ValueError("a cost must not be negative")
     return Encoded(state, candidates, quantiles, observation.mask)
 
 

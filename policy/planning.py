@@ -114,24 +114,26 @@ def later_plan(
     (McFadden 1978; the soft Bellman equation of entropy-regularised RL). Shapes (..., K), `later_turns` and
     `lambda_per_usd` (...); fractions of a turn count as fractions.
     """
-    price = lambda_per_usd[..., None]
+    price = lambda_per_usd[..., None] / spread  # values are kept in units of `spread`
     turns = np.maximum(np.asarray(later_turns, float), 0.0)[..., None]
-    offered = np.where(mask, quality - price * cold_usd, -np.inf) / spread
-    saved = price * (cold_usd - warm_usd) / spread
-    value = np.zeros(offered.shape)
-    spend = np.zeros(offered.shape)
+    offered = np.where(mask, quality / spread - price * cold_usd, -np.inf)
+    discount = cold_usd - warm_usd
+    saved = price * discount
     longest = float(turns.max(initial=0.0))
-    gain, gain_usd = value, spend
-    for step in range(min(math.ceil(longest), _PLAN_STEPS)):
-        backed_up, spent = _soft_backup(offered + value / spread, saved, cold_usd + spend, warm_usd + spend)
-        gain, gain_usd = spread * backed_up - value, spent - spend
-        weight = np.clip(turns - step, 0.0, 1.0)
+    value = spend = gain = gain_usd = np.zeros(offered.shape)
+    # Without a cache to remember, every later turn is like the first.
+    steps = min(math.ceil(longest), _PLAN_STEPS) if discount.any() else min(math.ceil(longest), 1)
+    for step in range(steps):
+        backed_up, spent = _soft_backup(offered + value, saved, cold_usd + spend, warm_usd + spend)
+        gain, gain_usd = backed_up - value, spent - spend
+        weight = np.minimum(np.maximum(turns - step, 0.0), 1.0)
         value, spend = value + weight * gain, spend + weight * gain_usd
-    if longest > _PLAN_STEPS:
+    if longest > steps:
+        more = np.maximum(turns - steps, 0.0)
         settled = np.argmax(np.where(mask, value, -np.inf), axis=-1)[..., None]
-        more = np.maximum(turns - _PLAN_STEPS, 0.0)
         value = value + more * np.take_along_axis(gain, settled, axis=-1)
         spend = spend + more * np.take_along_axis(gain_usd, settled, axis=-1)
+    value = spread * value
     return Plan(value, spend)
 
 
@@ -158,17 +160,19 @@ def resolve(
         prices, spread,
     )
     spend_usd = _expected_total(later_quality, mean_cost_usd, mask, prices, plan, spread)
-    within = spend_usd <= np.asarray(remaining_usd, float)[..., None]
-    dearer = np.where(within.any(axis=-1), np.argmax(within, axis=-1), prices.shape[-1] - 1)[..., None]
-    freer = np.maximum(dearer - 1, 0)
+    left = np.asarray(remaining_usd, float)[..., None]
+    within = spend_usd <= left
+    tried = np.arange(prices.shape[-1])
+    dearer = np.where(within.any(axis=-1), within.argmax(axis=-1), tried[-1])[..., None]
+    last_over, first_within = tried == dearer - 1, tried == dearer
     # Between the last price that overspends and the first that does not, spend is taken to fall in a straight line.
-    over = np.take_along_axis(spend_usd, freer, axis=-1) - np.asarray(remaining_usd, float)[..., None]
-    under = np.asarray(remaining_usd, float)[..., None] - np.take_along_axis(spend_usd, dearer, axis=-1)
-    share = np.where((over > 0.0) & (under >= 0.0), over / np.maximum(over + under, 1e-300), 1.0)
+    over = (spend_usd * last_over).sum(axis=-1, keepdims=True) - left
+    under = left - (spend_usd * first_within).sum(axis=-1, keepdims=True)
+    share = np.where((dearer > 0) & (under >= 0.0), over / np.maximum(over + under, 1e-300), 1.0)
+    weights = last_over * (1.0 - share) + first_within * share
 
     def between(values: Floats) -> Floats:
-        low, high = (np.take_along_axis(values, at[..., None], axis=-2)[..., 0, :] for at in (freer, dearer))
-        return np.asarray(low + share * (high - low))
+        return np.asarray((weights[..., None, :] @ values)[..., 0, :])
 
     price = between(prices[..., None])
     found = Plan(between(plan.value), between(plan.spend_usd))
@@ -188,41 +192,37 @@ def _expected_total(
 
 
 def lower_confidence_scores(
-    q_quality: Floats, q_cost_usd: Floats, mask: Bools, lambda_per_usd: ArrayLike, pessimism: float, shrinkage: float
-) -> Floats:
+    q_quality: Any, q_cost_usd: Any, mask: Any, lambda_per_usd: Any, pessimism: Any, shrinkage: Any, *, xp: Any = np
+) -> Any:
     """An ensemble's Q_quality - lambda * Q_cost, where only what the members agree on counts: (..., E, K) -> (..., K).
 
     Differences of quality between candidates are shrunk by the out-of-fold slope `shrinkage`, and `pessimism` standard
     deviations (over members, of a candidate's advantage over the allowed ones' mean) are taken off. What all
-    candidates share moves none of them.
+    candidates share moves none of them. NumPy, or traced by JAX (`xp`) as part of the served decision.
     """
-    count = np.maximum(mask.sum(axis=-1, keepdims=True), 1)
-    price = np.asarray(lambda_per_usd, float)[..., None]
+    count = xp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+    price = xp.asarray(lambda_per_usd)[..., None]
 
-    def advantage(values: Floats, allowed: Bools, among: Any) -> Floats:
-        over: Floats = values - np.where(allowed, values, 0.0).sum(axis=-1, keepdims=True) / among
-        return over
+    def advantage(values: Any, allowed: Any, among: Any) -> Any:
+        return values - xp.where(allowed, values, 0.0).sum(axis=-1, keepdims=True) / among
 
     members = q_quality - price[..., None] * q_cost_usd
     doubt = advantage(members, mask[..., None, :], count[..., None, :]).std(axis=-2)
     quality = q_quality.mean(axis=-2)
     shared = quality - advantage(quality, mask, count)
-    scores: Floats = shared + shrinkage * (quality - shared) - price * q_cost_usd.mean(axis=-2) - pessimism * doubt
-    return scores
+    return shared + shrinkage * (quality - shared) - price * q_cost_usd.mean(axis=-2) - pessimism * doubt
 
 
 def _soft_backup(terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats) -> tuple[Floats, Floats]:
     """log-sum-exp over j of terms_j + [j = k] saved_k, and the mean total under its softmax; both for every k.
 
-    One pass over the candidates instead of one per pair: only j = k differs.
+    One pass over the candidates instead of one per pair: only j = k differs. `saved` is not negative.
     """
-    most = np.max(terms, axis=-1, keepdims=True)
-    weights = np.exp(terms - most)
-    stay = terms - most + saved
-    others = np.maximum(weights.sum(axis=-1, keepdims=True) - weights, 0.0)
-    with np.errstate(divide="ignore"):
-        total = np.logaddexp(np.log(others), stay)
-    moved = weights * cold_total
-    moved_sum = np.maximum(moved.sum(axis=-1, keepdims=True) - moved, 0.0)
-    spent = np.exp(stay - total) * warm_total + np.exp(-total) * moved_sum
-    return most + total, spent
+    most = terms.max(axis=-1, keepdims=True)
+    moves = np.exp(terms - most)
+    stays = np.exp(np.minimum(terms - most + saved, 600.0))
+    total = (moves.sum(axis=-1, keepdims=True) - moves) + stays
+    total = np.maximum(total, 1e-300)
+    moved = moves * cold_total
+    spent: Floats = ((moved.sum(axis=-1, keepdims=True) - moved) + stays * warm_total) / total
+    return most + np.log(total), spent

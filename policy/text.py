@@ -34,22 +34,23 @@ _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30f
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
-def _word_set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
 _CODE = re.compile(r"[{};]|=>|==|\(\)")
 _MATH = re.compile(r"\d\s?[-+*/^=<>]\s?\d|[%^]|\\[a-z]{3,5}\b")
 _LIST = re.compile(r"^[ \t]{0,8}(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
-_CODE_WORDS = _word_set(
+_CODE_WORDS = (
     "def class return import function const let var select insert void public static bug exception traceback "
     "python javascript sql rust java c++ regex api code"
 )
-_REASONING_WORDS = _word_set(
+_REASONING_WORDS = (
     "why prove derive explain analyze analyse compare debug optimize optimise plan design calculate solve step steps "
     "reason show because warum erkl\u00e4re beweise pourquoi explique explica demuestra"
 )
-_WRITING_WORDS = _word_set("write draft rewrite translate summarize summarise story essay poem email blog")
+_WRITING_WORDS = "write draft rewrite translate summarize summarise story essay poem email blog"
+_WORD_KINDS = {
+    word: kind
+    for kind, words in enumerate((_CODE_WORDS, _REASONING_WORDS, _WRITING_WORDS))
+    for word in words.split()
+}
 _DIGITS = str.maketrans("123456789", "000000000")  # the shape of a number matters, its value almost never recurs
 _SYMBOLS = "{}[]()<>=+-*/\\^_|&#$@~`"
 
@@ -68,7 +69,8 @@ def embed(text: str) -> FloatArray:
     tokens = _TOKEN.findall(_both_ends(text).lower().translate(_DIGITS))
     if not tokens:
         return np.zeros(TEXT_DIM, np.float32)
-    words = np.fromiter((zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in tokens), np.uint32, len(tokens))
+    encoded = "\n".join(tokens).encode("utf-8", "surrogatepass").split(b"\n")
+    words = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(tokens))
     pairs = _mixed(words[:-1] * np.uint32(0x9E3779B1) + words[1:])
     hashes = np.concatenate([_mixed(words), pairs])
     signs = np.where(hashes & np.uint32(1 << 16), 1.0, -1.0)
@@ -112,7 +114,11 @@ def stats(
     questions = read.count("?") + read.count("\uff1f")
     non_ascii = 0 if ascii_only else len(read) - len(read.encode("ascii", "ignore"))
     chars, solid = max(len(read), 1), max(len(read) - space, 1)
-    plain_words = [word.strip(".,:;!?()\"'`*") for word in words]
+    kinds = [0, 0, 0]
+    for word in words:
+        kind = _WORD_KINDS.get(word.strip(".,:;!?()\"'`*"))
+        if kind is not None:
+            kinds[kind] += 1
     return np.array(
         [
             _log_scaled(len(text), 12.0),
@@ -127,11 +133,11 @@ def stats(
             0.0 if ascii_only else len(_CJK.findall(read)) / chars,
             _log_scaled(questions, 3.0),
             float("```" in read),
-            _log_scaled(len(_CODE.findall(read)) + sum(w in _CODE_WORDS for w in plain_words), 5.0),
+            _log_scaled(len(_CODE.findall(read)) + kinds[0], 5.0),
             _log_scaled(len(_MATH.findall(read)), 4.0),
             _log_scaled(len(_LIST.findall(read)), 4.0),
-            _log_scaled(sum(w in _REASONING_WORDS for w in plain_words), 3.0),
-            _log_scaled(sum(w in _WRITING_WORDS for w in plain_words), 3.0),
+            _log_scaled(kinds[1], 3.0),
+            _log_scaled(kinds[2], 3.0),
             float(len(words) < 6 and history_chars > 0),
             _log_scaled(history_chars, 12.0),
             _log_scaled(tools, 4.0),

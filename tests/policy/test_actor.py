@@ -126,12 +126,14 @@ def test_of_more_candidates_than_rows_an_even_spread_over_costs_is_considered() 
     costs = np.arange(40.0)[::-1, None] * np.ones((1, 15))
     mask = np.ones(40, bool)
     mask[0] = False  # the dearest
-    rows = shortlist(mask, costs.astype(np.float32))
+    rows = shortlist(mask, mask, costs.astype(np.float32))
     assert len(rows) == 16
     assert rows[0] == 1
     assert rows[-1] == 39
     assert np.diff(rows).max() <= 3
-    assert shortlist(np.array([False, True]), costs[:2].astype(np.float32)).tolist() == [1]
+    few = np.arange(40) > 30
+    assert set(np.flatnonzero(few)) <= set(shortlist(mask, few, costs.astype(np.float32)).tolist())
+    assert shortlist(mask[:2], mask[:2], costs[:2].astype(np.float32)).tolist() == [1]
 
 
 @pytest.mark.parametrize(("rule", "numbers", "kind"), [

@@ -16,7 +16,8 @@ SMALL = Sizes(hidden=4, joint=3, members=2)
 PRESETS = {"cheap": 7.0, "balanced": 2.0, "best": 0.0}
 
 
-def publish(directory: Path, policy_id: str, rule: str = "learned") -> Reference:
+def publish(directory: Path, policy_id: str, rule: str = "cheapest") -> Reference:
+    """A whole checkpoint; most tests let it decide by a rule, since compiling the network is slow."""
     params: dict[str, dict[str, Any]] = {}
     for path, shape in parameter_shapes(SMALL).items():
         layer, leaf = path.split("/")
@@ -28,8 +29,8 @@ def publish(directory: Path, policy_id: str, rule: str = "learned") -> Reference
 def test_the_default_rule_serves_until_a_champion_is_wanted(tmp_path: Path) -> None:
     slot = PolicySlot(tmp_path, Exploration(0.1))
     assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
-    assert slot.refresh(Wanted()) .changed is False
-    wanted = Wanted(champion=publish(tmp_path, "p1"))
+    assert slot.refresh(Wanted()).changed is False
+    wanted = Wanted(champion=publish(tmp_path, "p1", "learned"))
     refreshed = slot.refresh(wanted)
     assert (refreshed.changed, refreshed.problems) == (True, ())
     champion = slot.lineup.champion
@@ -116,7 +117,7 @@ def test_a_policy_that_answers_nonsense_at_warm_up_never_serves(tmp_path: Path) 
 
 def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Path) -> None:
     slot = PolicySlot(tmp_path)
-    references = [publish(tmp_path, "p1"), publish(tmp_path, "p2", "resolving")]
+    references = [publish(tmp_path, "p1"), publish(tmp_path, "p2")]
     view, stop, mixed = synthetic_observation(4), threading.Event(), []
 
     def serve() -> None:
@@ -129,7 +130,7 @@ def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Pa
     threads = [threading.Thread(target=serve) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for k in range(6):
+    for k in range(40):
         slot.refresh(Wanted(champion=references[k % 2]))
     stop.set()
     for thread in threads:
