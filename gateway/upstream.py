@@ -56,6 +56,7 @@ _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
 _NO_KEY = "none"
 """Sent where a deployment has an address but no key, so that no key out of the environment goes to that address."""
 _SDK_TIMEOUT_S = 3600.0
+_WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 DEFAULT_AZURE_API_VERSION = "2024-10-21"
 
 
@@ -108,6 +109,26 @@ class Upstream:
         self._handler = handlers.AsyncHTTPHandler(timeout=self._timeout)
         await self._handler.client.aclose()
         self._handler.client = self._http
+
+        await self._warm_up()
+
+    async def _warm_up(self) -> None:
+        """One call of each kind that goes nowhere: LiteLLM imports much of itself in the middle of its first call."""
+        answer = {"id": "w", "object": "chat.completion", "created": 1, "model": "w", "choices": [_WARM_CHOICE]}
+
+        def answered(request: httpx.Request) -> httpx.Response:
+            if b'"stream":true' in request.content.replace(b" ", b""):
+                return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: [DONE]\n\n")
+            return httpx.Response(200, json=answer)
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answered)) as nowhere:
+            client = self._openai.AsyncOpenAI(base_url="http://nowhere.invalid", api_key=_NO_KEY, http_client=nowhere)
+            for stream in (False, True):
+                arguments = {"model": "w", "custom_llm_provider": "openai", "api_key": _NO_KEY, "client": client}
+                async with self._recorded(Exchange()):
+                    await self._litellm.acompletion(
+                        messages=[{"role": "user", "content": "w"}], stream=stream, max_retries=0, **arguments
+                    )
 
     async def close(self) -> None:
         if self._http is not None:

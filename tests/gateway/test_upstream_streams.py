@@ -170,8 +170,9 @@ async def test_an_error_as_the_last_event_is_no_proper_end(upstream: Upstream, p
 async def test_a_failure_before_the_first_chunk_fails_the_opening(
     upstream: Upstream, provider: FaultUpstream, mode: str, kind: type[UpstreamFault], retryable: bool
 ) -> None:
+    wait_s = 0.5 if kind is TimeoutFault else 10.0
     with pytest.raises(kind) as caught:
-        await upstream.open_stream(call(provider, mode, stream_timeout_s=0.5))
+        await upstream.open_stream(call(provider, mode, stream_timeout_s=wait_s))
     assert caught.value.retryable is retryable
     assert len(provider.bill) == 1
     assert caught.value.__cause__ is None
@@ -256,7 +257,9 @@ wrapped = pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprec
 
 
 @wrapped
-@pytest.mark.parametrize("model", ["mistral/ok", "groq/ok", "deepseek/ok", "hosted_vllm/ok", "together_ai/ok"])
+@pytest.mark.parametrize(
+    "model", ["mistral/ok:usage=always", "groq/ok", "deepseek/ok", "hosted_vllm/ok", "together_ai/ok"]
+)
 async def test_providers_behind_litellms_own_dialects_stream_through_it(
     upstream: Upstream, provider: FaultUpstream, model: str
 ) -> None:

@@ -203,6 +203,7 @@ class _Answer:
         self.first_s = float(options.get("first", 5.0 if self.mode == "slow-first-byte" else 0.0))
         self.after = int(options.get("after", 3))
         self.n = int(body.get("n") or 1)
+        self.usage_unasked = options.get("usage") == "always"
         messages = json.dumps(body.get("messages", []), ensure_ascii=False)
         self.attempt = Attempt(
             attempt_id=len(upstream.bill),
@@ -417,7 +418,7 @@ class _Answer:
     async def _usage_events(self) -> AsyncIterator[bytes]:
         usage = self._usage()
         options = self.body.get("stream_options") or {}
-        if usage is None or not options.get("include_usage"):
+        if usage is None or not (options.get("include_usage") or self.usage_unasked):
             return
         closing = self._chunk({}) | {"choices": []}
         if self.mode == "dup-usage":
