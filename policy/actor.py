@@ -61,10 +61,7 @@ class Values:
 class NetworkValues:
     """The network of one checkpoint, compiled once for each of SERVED_SHAPES; `compilations` stays at their number."""
 
-    def __init__(
-        self, params: dict[str, dict[str, FloatArray]], horizon: Horizon = DEFAULT_HORIZON, *, pessimism: float = 0.5,
-        shrinkage: float = 1.0,
-    ) -> None:
+    def __init__(self, params: dict[str, dict[str, FloatArray]], horizon: Horizon = DEFAULT_HORIZON) -> None:
         constants: network.Params = jax.tree.map(jnp.asarray, params)
         self._horizon = horizon
         self.compilations = 0
@@ -74,14 +71,17 @@ class NetworkValues:
             considered, allowed = masks
             heads = network.heads(constants, state, rows, money[0], money[1], money[2], money[3], quantiles, considered)
             scores = planning.lower_confidence_scores(
-                heads.q_quality, heads.q_cost_usd, allowed, money[3], pessimism, shrinkage, xp=jnp
+                heads.q_quality, heads.q_cost_usd, allowed, money[3], money[4], money[5], xp=jnp
             )
             means = (heads.turn_quality, heads.q_quality, heads.q_cost_usd)
             return jnp.stack([*(head.mean(axis=0) for head in means), scores])
 
         self._forward = jax.jit(forward)
 
-    def values(self, observation: Observation, encoded: Encoded, allowed: BoolArray) -> Values:
+    def values(
+        self, observation: Observation, encoded: Encoded, allowed: BoolArray, pessimism: float = 0.0,
+        shrinkage: float = 1.0,
+    ) -> Values:
         """Evaluate the considered candidates; `allowed` (K,) is what the shield leaves of them.
 
         Raises PolicyFault when anything going in or out is not finite.
@@ -97,7 +97,7 @@ class NetworkValues:
         session = observation.session
         money = np.array(
             [available_usd(session), session.budget_usd, turns_left(observation, self._horizon),
-             observation.lambda_per_usd],
+             observation.lambda_per_usd, pessimism, shrinkage],
             np.float32,
         )
         found = np.asarray(self._forward(encoded.state, candidates, money, quantiles, masks))[:, :count]
@@ -112,19 +112,22 @@ class NetworkValues:
 class LearnedPolicy:
     """argmax Q_quality - lambda Q_cost by lower confidence, behind the shield, explored with exact propensity.
 
-    `reserve` scales the money kept for later turns (`planning.shielded`).
+    `reserve` scales the money kept for later turns (`planning.shielded`), `pessimism` counts the ensemble's standard
+    deviations, `shrinkage` is the out-of-fold slope of predicted differences (`planning.lower_confidence_scores`).
     """
 
     policy_id: str
     network: NetworkValues
     horizon: Horizon = DEFAULT_HORIZON
     reserve: float = 1.0
+    pessimism: float = 0.5
+    shrinkage: float = 1.0
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
         encoded = encoded_or_fault(observation)
         mask = shielded(observation, self.reserve, self.horizon, encoded.cost_quantiles_usd)
-        values = self.network.values(observation, encoded, mask)
+        values = self.network.values(observation, encoded, mask, self.pessimism, self.shrinkage)
         return decided(
             self.policy_id, observation, values.scores, mask & ~np.isnan(values.scores), self.exploration, uniform,
             quality=values.turn_quality, q_quality=values.q_quality, q_cost_usd=values.q_cost_usd,
@@ -169,9 +172,8 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
     if recipe.rule == "cheapest":
         return Cheapest(**shared)
     if recipe.rule == "learned":
-        pessimism = numbers.pop("pessimism", 0.5)
-        values = NetworkValues(loaded.params, recipe.horizon, pessimism=pessimism, shrinkage=shrinkage)
-        return LearnedPolicy(network=values, horizon=recipe.horizon, **numbers, **shared)
+        values = NetworkValues(loaded.params, recipe.horizon)
+        return LearnedPolicy(network=values, horizon=recipe.horizon, shrinkage=shrinkage, **numbers, **shared)
     if numbers.pop("network_quality", 1.0):
         values = NetworkValues(loaded.params, recipe.horizon)
         shared["quality"] = NetworkQuality(values, dict(recipe.average_quality), shrinkage)
