@@ -57,10 +57,10 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def problem(self, where: str, text: str) -> None:
-        self.problems.append(f"{where}: {text}")
+        self.problems.append(_one_line(f"{where}: {text}"))
 
     def warn(self, where: str, text: str) -> None:
-        self.warnings.append(f"{where}: {text}")
+        self.warnings.append(_one_line(f"{where}: {text}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +308,11 @@ def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
             continue
         entries[key] = value if isinstance(value, Located) else Located(f"{located.where}{separator}{key}", value)
     return entries
+
+
+def _one_line(text: str) -> str:
+    """Keys and file names are shown as they are, but no terminal code or line break of theirs gets through."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _as_decimal(value: object) -> Decimal | None:

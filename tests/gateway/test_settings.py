@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 
+import hypothesis
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.settings import (
     GeneralSettings,
@@ -380,3 +385,39 @@ def test_an_address_with_a_query_or_another_scheme_is_refused(write: Write) -> N
             "gateway.yaml: model_list[0].litellm_params.api_base: expected http(s)://host[:port][/path]"
             " without query or fragment",
         )
+
+
+_KEYS = st.sampled_from(
+    "model_list model_name litellm_params model_info model api_key api_base rpm weight timeout extra_headers include"
+    " credential_list credential_name credential_values litellm_credential_name input_cost_per_token max_tokens mode"
+    " supports_vision quality_prior general_settings master_key database_url sweep_seconds router_settings num_retries"
+    " fallbacks model_group_alias litellm_settings drop_params session_settings default_budget_usd idle_timeout"
+    " id_headers over_budget policy_settings directory canary_fraction nonsense".split()
+)
+_SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4),
+    st.sampled_from(["os.environ/SET", "os.environ/UNSET", "os.environ/", "1e-7", "30m", "auto", "sqlite:///x.db"]),
+)  # fmt: skip
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=8
+)
+_BLOCKS = st.dictionaries(_KEYS, _VALUES, max_size=6)
+_ENTRIES = st.fixed_dictionaries({}, optional={"model_name": _VALUES, "litellm_params": _BLOCKS, "model_info": _BLOCKS})
+_DOCUMENTS = st.fixed_dictionaries(
+    {"model_list": st.lists(_ENTRIES | _VALUES, max_size=3)},
+    optional={
+        "general_settings": _BLOCKS, "router_settings": _BLOCKS, "session_settings": _BLOCKS,
+        "policy_settings": _BLOCKS, "litellm_settings": _BLOCKS, "credential_list": _VALUES, "include": _VALUES,
+        "nonsense": _VALUES,
+    },
+)  # fmt: skip
+
+
+@given(document=_DOCUMENTS)
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_no_file_whatsoever_crashes_the_reader(document: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gateway.yaml"
+        path.write_text(yaml.safe_dump(document))
+        problems = read_settings(path, {"SET": "value"}).problems
+    assert all("\n" not in problem and ": " in problem for problem in problems)
