@@ -76,6 +76,15 @@ class Narrator:
             task = bar.add_task(title, total=total)
             yield lambda turns: bar.advance(task, turns)
 
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[None]:
+        """A sign of life for work that tells nothing of its progress."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(title):
+            yield
+
     def table(self, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         if self.console.is_terminal:
             table = Table(*header, title="on sessions that training never saw")
@@ -204,8 +213,7 @@ class Show:
         arguments = ["train", "nightly", "--config", str(self._stage.config)]
         if self._options.training is not None:
             arguments += ["--training", str(self._options.training.absolute())]
-        process = command(self._stage, "nightly", arguments)
-        with process:
+        with self._narrator.waiting("training"), command(self._stage, "nightly", arguments) as process:
             for line in process.stdout or ():
                 self._narrator.say(f"  {line.rstrip()}")
         if process.returncode != 0:
