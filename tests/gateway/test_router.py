@@ -1,0 +1,258 @@
+"""Which policy answers a session, what is logged of it, and that no fault of a policy reaches the turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.guard import Wish
+from gateway.headers import TurnHeaders
+from gateway.router import POLICY_FAULT, Router, forced, forced_reason, share
+from gateway.settings import PolicySettings
+from policy.baselines import LAMBDA_PRESETS, Cheapest, Random, Strongest
+from policy.mdp import Decision, Observation, PolicyFault
+from policy.reload import Lineup, Reference, Served
+from tests.policy.observations import candidate, observation
+
+ANY, PINNED = Wish(None, None), Wish("big", None)
+SMALL, BIG = candidate("small", 0.001, 0.6), candidate("big", 0.01, 0.9)
+BOTH = observation([SMALL, BIG])
+NOTHING_ASKED = TurnHeaders(None, None, False, None, None)
+
+
+def served(policy: Any, **presets: float) -> Served:
+    return Served(policy, Reference(policy.policy_id), presets)
+
+
+RULE = served(Cheapest(policy_id="rule:behind"))
+CHAMPION = served(Strongest(policy_id="champion"))
+CANARY = served(Strongest(policy_id="canary"))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A policy that does what `act` does."""
+
+    act: Callable[[], Any]
+    policy_id: str = "broken"
+
+    def decide(self, observed: Observation, uniform: float) -> Decision:
+        answer: Decision = self.act()
+        return answer
+
+
+@dataclass
+class Faults:
+    count: int = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def router(lineup: Lineup, on_fault: Callable[[], None] = lambda: None, rule: Served = RULE, **settings: Any) -> Router:
+    chosen = PolicySettings(**settings)
+    return Router(lambda: chosen, rule, lambda: lineup, monotonic=lambda: 0.0, on_fault=on_fault)
+
+
+def decide(subject: Router, observed: Observation = BOTH, wish: Wish = ANY, key: str = "t/s") -> Any:
+    return subject.decide(observed, 0.5, wish, key).decision
+
+
+# -- forced ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_is_executed_with_probability_one_and_says_so() -> None:
+    only_big = observation([replace(SMALL, feasible=False, why_not="not the pinned model"), BIG])
+    decision = decide(router(Lineup(CHAMPION)), only_big, PINNED)
+    assert (decision.action, decision.reason, decision.propensity, decision.policy_id) == (
+        1, "pinned", 1.0, "rule:forced",
+    )  # fmt: skip
+    assert decision.probabilities.tolist() == [0.0, 1.0]
+    assert np.isnan(decision.q_quality).all()
+    assert decision.quality.tolist() == pytest.approx([0.6, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("why_not", "reason"),
+    [
+        (["tool loop on another model"], "tool-loop"),
+        (["not affordable"], "only-affordable"),
+        (["lacks tools"], "capability"),
+        (["context too small"], "capability"),
+        (["unhealthy"], "capability"),
+        (["lacks tools", "not affordable"], "only-affordable"),
+        (["not affordable", "tool loop on another model"], "tool-loop"),
+        ([], "policy"),
+    ],
+)
+def test_when_one_is_left_the_reason_says_what_took_the_others(why_not: list[str], reason: str) -> None:
+    others = [replace(SMALL, feasible=False, why_not=why) for why in why_not]
+    seen = observation([*others, BIG])
+    assert forced_reason(seen) == reason
+    decision = decide(router(Lineup(served(Broken(lambda: 1 / 0)))), seen)
+    assert (decision.action, decision.reason, decision.propensity) == (len(others), reason, 1.0)
+
+
+@given(st.lists(st.tuples(st.floats(1e-9, 10.0), st.booleans()), min_size=1, max_size=8))
+def test_a_forced_choice_is_the_cheapest_feasible_one(candidates: list[tuple[float, bool]]) -> None:
+    views = [replace(candidate(f"m{k}", cost), feasible=may) for k, (cost, may) in enumerate(candidates)]
+    if not any(may for _, may in candidates):
+        return
+    action = forced(observation(views), "x").action
+    assert views[action].feasible
+    assert views[action].cost_max_usd == min(v.cost_max_usd for v in views if v.feasible)
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy_id", "reason", "shadow"),
+    [
+        ("off", "rule:behind", "policy-off", None),
+        ("shadow", "rule:behind", "shadow", "champion"),
+        ("on", "champion", "policy", None),
+    ],
+)
+def test_the_mode_decides_who_serves_and_what_is_logged(
+    mode: str, policy_id: str, reason: str, shadow: str | None
+) -> None:
+    routed = router(Lineup(CHAMPION), mode=mode).decide(BOTH, 0.5, ANY, "t/s")
+    assert (routed.decision.policy_id, routed.decision.reason) == (policy_id, reason)
+    assert (routed.shadow.policy_id if routed.shadow else None) == shadow
+
+
+def test_a_shadow_s_choice_is_logged_beside_the_champion_s() -> None:
+    routed = router(Lineup(RULE, shadow=CHAMPION)).decide(BOTH, 0.5, ANY, "t/s")
+    assert BOTH.candidates[routed.decision.action].name == "small"
+    assert routed.shadow is not None
+    assert (routed.shadow.policy_id, routed.shadow.model) == ("champion", "big")
+
+
+def test_a_shadow_that_fails_is_invisible_and_counts_as_no_fault() -> None:
+    faults = Faults()
+    routed = router(Lineup(CHAMPION, shadow=served(Broken(lambda: 1 / 0))), faults).decide(BOTH, 0.5, ANY, "t/s")
+    assert (routed.decision.policy_id, routed.decision.reason, routed.shadow) == ("champion", "policy", None)
+    assert faults.count == 0
+
+
+def test_exploration_keeps_its_own_reason_whatever_the_mode() -> None:
+    exploring = served(Random(policy_id="rule:behind"))
+    subject = router(Lineup(CHAMPION), rule=exploring, mode="off")
+    reasons = {subject.decide(BOTH, uniform, ANY, "t/s").decision.reason for uniform in (0.01, 0.99)}
+    assert reasons <= {"policy-off", "explore"}
+    assert "explore" in reasons
+
+
+def test_a_session_stays_with_its_share_and_shares_are_near_the_fraction() -> None:
+    keys = [f"ten_1/session-{number}" for number in range(4_000)]
+    assert all(share(key) == share(key) and 0.0 <= share(key) < 1.0 for key in keys)
+    # 4,000 draws at 0.1 lie within 0.1 +- 0.02 but for one time in 10,000.
+    assert abs(sum(share(key) < 0.1 for key in keys) / len(keys) - 0.1) < 0.02
+
+
+def test_in_canary_mode_the_canary_s_sessions_and_only_they_meet_the_new_policy() -> None:
+    subject = router(Lineup(CHAMPION, canary=CANARY), mode="canary", canary_fraction=0.3)
+    for number in range(200):
+        key = f"t/{number}"
+        expected = "canary" if share(key) < 0.3 else "rule:behind"
+        assert decide(subject, key=key).policy_id == expected
+
+
+def test_in_canary_mode_without_a_canary_the_champion_is_on_trial() -> None:
+    subject = router(Lineup(CHAMPION), mode="canary", canary_fraction=0.3)
+    served_by = {decide(subject, key=f"t/{number}").policy_id for number in range(100)}
+    assert served_by == {"champion", "rule:behind"}
+
+
+def test_while_the_champion_serves_a_canary_takes_its_share_of_it() -> None:
+    subject = router(Lineup(CHAMPION, canary=CANARY), canary_fraction=0.3)
+    for number in range(200):
+        expected = "canary" if share(f"t/{number}") < 0.3 else "champion"
+        assert decide(subject, key=f"t/{number}").policy_id == expected
+
+
+# -- the price of quality ----------------------------------------------------------------------------------------------
+
+
+def test_lambda_comes_from_the_header_then_the_preset_then_the_default() -> None:
+    subject = router(Lineup(served(Strongest(policy_id="c"), cheap=40.0)), default_lambda=3.0)
+    assert subject.lambda_per_usd(Wish(None, "cheap"), replace(NOTHING_ASKED, lambda_per_usd=0.0)) == 0.0
+    assert subject.lambda_per_usd(Wish(None, "cheap"), NOTHING_ASKED) == 40.0
+    assert subject.lambda_per_usd(Wish(None, "balanced"), NOTHING_ASKED) == LAMBDA_PRESETS["balanced"]
+    assert subject.lambda_per_usd(ANY, NOTHING_ASKED) == 3.0
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def infeasible_choice() -> Decision:
+    return replace(Strongest().decide(BOTH, 0.5), action=7)
+
+
+def wrong_propensity() -> Decision:
+    return replace(Strongest().decide(BOTH, 0.5), propensity=0.3)
+
+
+def fault() -> Decision:
+    raise PolicyFault("no")
+
+
+@pytest.mark.parametrize("act", [lambda: 1 / 0, fault, infeasible_choice, wrong_propensity, lambda: None])
+def test_a_fault_is_answered_by_the_rule_in_the_same_turn_and_counted(act: Callable[[], Any]) -> None:
+    faults = Faults()
+    decision = decide(router(Lineup(served(Broken(act))), faults))
+    assert (BOTH.candidates[decision.action].name, decision.reason) == ("small", POLICY_FAULT)
+    assert decision.policy_id == "rule:behind"
+    assert decision.propensity == decision.probabilities[decision.action] == 1.0
+    assert faults.count == 1
+
+
+def test_when_the_rule_faults_too_the_cheapest_feasible_model_answers() -> None:
+    broken = served(Broken(fault, "rule:broken"))
+    decision = decide(router(Lineup(served(Broken(fault))), rule=broken))
+    assert (decision.action, decision.reason, decision.propensity) == (0, POLICY_FAULT, 1.0)
+
+
+def test_a_late_answer_is_a_fault_and_a_new_deadline_holds_from_the_next_turn() -> None:
+    now = [0.0]
+    settings = [PolicySettings(decision_deadline_ms=50.0)]
+
+    def slow() -> Decision:
+        now[0] += 0.06
+        return Strongest(policy_id="slow").decide(BOTH, 0.5)
+
+    lineup = Lineup(served(Broken(slow, "slow")))
+    subject = Router(lambda: settings[0], RULE, lambda: lineup, monotonic=lambda: now[0], on_fault=lambda: None)
+    assert decide(subject).reason == POLICY_FAULT
+    settings[0] = PolicySettings(decision_deadline_ms=100.0)
+    assert decide(subject).policy_id == "slow"
+
+
+def test_another_checkpoint_under_the_same_name_is_judged_anew() -> None:
+    broken = Lineup(served(Broken(fault, "same")))
+    good = Lineup(served(Strongest(policy_id="same")))
+    lineup = [broken]
+    subject = Router(PolicySettings, RULE, lambda: lineup[0], monotonic=lambda: 0.0, on_fault=lambda: None)
+    for _ in range(10):
+        assert decide(subject).reason == POLICY_FAULT
+    lineup[0] = good
+    assert decide(subject).policy_id == "same"
+
+
+# -- what is logged ----------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.sampled_from(["off", "shadow", "canary", "on"]))
+def test_the_logged_propensity_is_the_probability_of_the_executed_action(uniform: float, mode: str) -> None:
+    subject = router(Lineup(served(Random(policy_id="champion"))), mode=mode)
+    decision = subject.decide(BOTH, uniform, ANY, "t/s").decision
+    assert decision.propensity == pytest.approx(decision.probabilities[decision.action])
+    assert decision.probabilities.sum() == pytest.approx(1.0)
+    assert BOTH.mask[decision.action]

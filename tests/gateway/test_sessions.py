@@ -1,0 +1,150 @@
+"""Which session a turn belongs to, and what a provider has of it in its cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import sessions
+from gateway.errors import InvalidRequest
+from gateway.sessions import ALIAS_HEADERS, SESSION_ID, SessionMemory, adopted, identify, remember, warm_tokens
+
+ASKED: list[dict[str, Any]] = [{"role": "user", "content": "why is the sky blue?"}]
+ANSWERED = [*ASKED, {"role": "assistant", "content": "scattering"}, {"role": "user", "content": "and red?"}]
+
+
+def remembered(memory: SessionMemory | None = None, **changes: Any) -> SessionMemory:
+    turn: dict[str, Any] = {
+        "model": "small", "messages": ASKED, "prompt_tokens": 100, "output_tokens": 20, "failed": False,
+        "regenerated": False, "tool_error": False, "at_ms": 1_000,
+    }  # fmt: skip
+    return remember(memory or SessionMemory(), **(turn | changes))
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["s", "A.b_c:d-9", "x" * 128])
+def test_our_own_header_is_taken_as_it_is(value: str) -> None:
+    assert identify({"x-session-id": value, "session_id": "other"}, "hint", b"", "key_1") == value
+
+
+@pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a/b", "{{7*7}}", "a\n", "ü", "${jndi:x}", "%s"])
+def test_our_own_header_outside_its_alphabet_is_refused_by_name(value: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        identify({"x-session-id": value}, None, b"", "key_1")
+    assert refused.value.param == "X-Session-Id"
+
+
+@pytest.mark.parametrize("name", ALIAS_HEADERS)
+def test_every_alias_names_the_session_before_the_body_does(name: str) -> None:
+    assert identify({name: "their-id"}, "from-the-body", b"", "key_1") == "their-id"
+
+
+def test_the_aliases_are_the_documented_ones() -> None:
+    documented = (
+        "x-litellm-session-id x-litellm-trace-id x-portkey-trace-id Helicone-Session-Id x-bf-session-id "
+        "agent-session-id X-Model-Affinity x-conversation-id x-claude-code-session-id session_id session-id thread-id "
+        "conversation_id x-opencode-session x-session-affinity X-Amp-Thread-Id x-grok-conv-id"
+    )
+    assert {name.lower() for name in documented.split()} == set(ALIAS_HEADERS)
+
+
+def test_the_operator_s_own_headers_come_before_the_built_in_aliases_and_after_ours() -> None:
+    headers = {"x-flow": "flow-1", "session_id": "other"}
+    assert identify(headers, None, b"", "key_1", ["X-Flow"]) == "flow-1"
+    assert identify(headers | {"x-session-id": "mine"}, None, b"", "key_1", ["X-Flow"]) == "mine"
+
+
+def test_an_empty_alias_names_nothing() -> None:
+    assert identify({"session_id": "", "thread-id": "t"}, None, b"", "key_1") == "t"
+    assert identify({"session_id": ""}, "hint", b"", "key_1") == "hint"
+
+
+@given(st.text(max_size=300))
+def test_an_adopted_id_is_always_well_formed_and_stays_what_it_was_if_it_can(value: str) -> None:
+    own = adopted(value)
+    assert SESSION_ID.fullmatch(own)
+    assert own == value or not SESSION_ID.fullmatch(value)
+    assert adopted(value) == own
+
+
+def test_two_malformed_ids_stay_two_sessions() -> None:
+    assert adopted("user 1/π") != adopted("user 2/π")
+
+
+def test_a_fingerprint_depends_on_the_key_and_the_opening_and_nothing_else() -> None:
+    first = identify({}, None, b"opening", "key_1")
+    assert SESSION_ID.fullmatch(first)
+    assert identify({"user-agent": "x"}, None, b"opening", "key_1") == first
+    assert identify({}, None, b"opening", "key_2") != first
+    assert identify({}, None, b"another", "key_1") != first
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_survives_its_json() -> None:
+    memory = remembered(remembered(), model="big", tool_error=True, at_ms=2_000)
+    assert SessionMemory.from_json(memory.to_json()) == memory
+    assert SessionMemory.from_json("{}") == SessionMemory()
+
+
+def test_turns_add_up() -> None:
+    memory = remembered(remembered(regenerated=True), prompt_tokens=50, output_tokens=5, failed=True, tool_error=True)
+    assert memory.tokens_so_far == 175
+    assert (memory.failures, memory.regenerations, memory.tool_errors) == (1, 1, 1)
+
+
+def test_the_next_turn_is_warm_on_the_model_that_read_the_same_beginning() -> None:
+    memory = remembered()
+    assert warm_tokens(memory, "small", ANSWERED, 1_500) == 100
+    assert warm_tokens(memory, "big", ANSWERED, 1_500) == 0
+
+
+def test_an_edited_beginning_is_cold() -> None:
+    edited = [{"role": "user", "content": "why is the sky black?"}, *ANSWERED[1:]]
+    assert warm_tokens(remembered(), "small", edited, 1_500) == 0
+    assert warm_tokens(remembered(messages=ANSWERED), "small", ASKED, 1_500) == 0
+
+
+def test_a_cache_is_warm_for_five_minutes_and_not_a_millisecond_longer() -> None:
+    memory = remembered(at_ms=1_000)
+    assert warm_tokens(memory, "small", ANSWERED, 301_000) == 100
+    assert warm_tokens(memory, "small", ANSWERED, 301_001) == 0
+
+
+def test_a_failed_turn_warms_nothing_and_old_prefixes_are_dropped() -> None:
+    assert remembered(failed=True).warm == {}
+    memory = remembered(remembered(at_ms=0), model="big", at_ms=300_001)
+    assert set(memory.warm) == {"big"}
+
+
+def test_each_model_keeps_its_own_prefix() -> None:
+    memory = remembered(remembered(), model="big", messages=ANSWERED, prompt_tokens=130, at_ms=2_000)
+    longer = [*ANSWERED, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
+    assert warm_tokens(memory, "small", longer, 2_000) == 100
+    assert warm_tokens(memory, "big", longer, 2_000) == 130
+
+
+def test_a_view_averages_the_scores_and_counts_seconds() -> None:
+    memory = replace(remembered(at_ms=1_000), failures=2)
+    seen = sessions.view(
+        memory, turn=3, expected_turns=9, budget_usd=1.0, remaining_usd=0.5, tenant_remaining_usd=9.0, spent_usd=0.5,
+        quality_count=2, quality_sum=1.5, last_quality=0.5, tool_loop=True, at_ms=3_500,
+    )  # fmt: skip
+    assert seen.mean_quality == 0.75
+    assert seen.seconds_since_last == 2.5
+    assert (seen.last_model, seen.failures, seen.tool_loop, seen.turn) == ("small", 2, True, 3)
+
+
+def test_a_first_turn_has_no_past() -> None:
+    seen = sessions.view(
+        SessionMemory(), turn=0, expected_turns=None, budget_usd=1.0, remaining_usd=1.0, tenant_remaining_usd=9.0,
+        spent_usd=0.0, quality_count=0, quality_sum=0.0, last_quality=None, tool_loop=False, at_ms=5,
+    )  # fmt: skip
+    assert (seen.mean_quality, seen.last_model, seen.seconds_since_last) == (None, None, None)

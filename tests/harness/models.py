@@ -1,0 +1,53 @@
+"""Catalogue entries and chat requests for tests: plausible by default, every part replaceable.
+
+Prices are USD per million tokens, so that a token of `1.0` costs 1,000 nano-USD.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.catalog import Catalog, Deployment, Model
+from gateway.chat import ChatRequest, parse_chat
+from gateway.prices import Prices
+from gateway.settings import LimitSettings
+
+FEMTOUSD_PER_MTOK_USD = 10**9
+
+
+def prices(input_usd: float = 1.0, output_usd: float = 2.0, **more: Any) -> Prices:
+    """`more` are fields of Prices in femto-USD."""
+    return Prices(round(input_usd * FEMTOUSD_PER_MTOK_USD), round(output_usd * FEMTOUSD_PER_MTOK_USD), **more)
+
+
+def deployment(deployment_id: str = "small#0", billed: Prices | None = None, **changes: Any) -> Deployment:
+    fields: dict[str, Any] = {
+        "deployment_id": deployment_id, "litellm_model": "openai/small", "prices": billed or prices(),
+        "api_base": "http://provider.invalid/v1", "api_key": None, "api_version": None, "organization": None,
+        "timeout_s": 10.0, "stream_timeout_s": 10.0, "weight": 1.0, "order": 0, "rpm": None, "tpm": None,
+        "extra_headers": {}, "provider_params": {},
+    }  # fmt: skip
+    return Deployment(**(fields | changes))
+
+
+def model(name: str = "small", charged: Prices | None = None, **changes: Any) -> Model:
+    """A chat model with one deployment `NAME#0` at the same prices."""
+    charged = charged or prices()
+    fields: dict[str, Any] = {
+        "name": name, "mode": "chat", "prices": charged, "max_input_tokens": 100_000, "max_output_tokens": 4_000,
+        "capabilities": frozenset({"tools", "response_schema"}), "quality_prior": 0.6,
+        "deployments": (deployment(f"{name}#0", charged),),
+    }  # fmt: skip
+    return Model(**(fields | changes))
+
+
+def catalog(*models: Model, **aliases: str) -> Catalog:
+    return Catalog({m.name: m for m in models}, aliases, digest="test")
+
+
+def chat(messages: Any = "hello", **fields: Any) -> ChatRequest:
+    """A parsed body; a string is the one user message."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    return parse_chat(json.dumps({"model": "auto", "messages": messages} | fields).encode(), LimitSettings())
