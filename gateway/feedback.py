@@ -16,9 +16,12 @@ from sqlalchemy import Connection, insert, select, update
 
 from gateway import tables
 from gateway.errors import InvalidRequest, NotFound
+from gateway.sessions import adopted
 
 MAX_COMMENT = 2000
 _LABEL_LENGTH = 64
+_ID_LENGTH = 1024
+"""Longer than any id of ours: another system's id of a session may be anything, and is hashed where we store it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
     }
     return Signal(
         target=target[named[0]],
-        target_id=_text(fields, named[0], 128),
+        target_id=_text(fields, named[0], _ID_LENGTH),
         source=_text(fields, "source", _LABEL_LENGTH) if fields.get("source") is not None else key_id,
         name=_text(fields, "name", _LABEL_LENGTH) if fields.get("name") is not None else "score",
         score=_clip(_finite(fields.get("score"), "score")),
@@ -103,19 +106,24 @@ def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: s
 
 
 def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str]:
-    """(decision id or None, session id) of what the signal is about."""
+    """(decision id or None, session id) of what the signal is about.
+
+    What other systems call the id of an inference or a trace may be a completion's id, a decision's or a session's.
+    """
     d, s = tables.decisions, tables.sessions
     if signal.target != "session":
-        column = d.c.decision_id if signal.target == "decision" else d.c.completion_id
+        named = d.c.decision_id == signal.target_id
+        if signal.target == "completion":
+            named |= d.c.completion_id == signal.target_id
         found = connection.execute(
-            select(d.c.decision_id, d.c.session_id).where(column == signal.target_id, d.c.tenant_id == tenant_id)
+            select(d.c.decision_id, d.c.session_id).where(named, d.c.tenant_id == tenant_id)
         ).first()
         if found is not None:
             return found.decision_id, found.session_id
         if signal.target == "decision":
             raise NotFound("decision_id: no such decision", param="decision_id")
     session = connection.execute(
-        select(s.c.session_id).where(s.c.session_id == signal.target_id, s.c.tenant_id == tenant_id)
+        select(s.c.session_id).where(s.c.session_id == adopted(signal.target_id), s.c.tenant_id == tenant_id)
     ).scalar()
     if session is None:
         raise NotFound(f"{signal.target}_id: no such {signal.target}", param=f"{signal.target}_id")
@@ -133,7 +141,7 @@ def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:
         )
     return Signal(
         target=target,
-        target_id=_text(fields, field, 128),
+        target_id=_text(fields, field, _ID_LENGTH),
         source=key_id,
         name=name,
         score=float(value) if isinstance(value, bool) else _clip(_finite(value, "value")),
@@ -147,7 +155,7 @@ def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
     weight = _clip(_finite(fields.get("weight", 1.0), "weight"))
     return Signal(
         target="completion",
-        target_id=_text(fields, "trace_id", 128),
+        target_id=_text(fields, "trace_id", _ID_LENGTH),
         source=key_id,
         name="portkey",
         score=0.5 + weight * (_clip((value + 10.0) / 20.0) - 0.5),

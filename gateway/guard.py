@@ -81,7 +81,7 @@ def refuse_when_none(options: Sequence[Option]) -> None:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == "not allowed" for reason in decisive):
         raise NotFound("model: no such model for this key", param="model")
-    needs = sorted({reason for reason in decisive if reason})
+    needs = sorted({reason for reason in decisive if reason}) or ["it is no chat model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
 
 

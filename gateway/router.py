@@ -48,7 +48,7 @@ class Router:
         self._monotonic = monotonic
         self._on_fault = on_fault
         self._rule = rule
-        self._guarded: dict[str, tuple[Policy, Guarded]] = {}
+        self._guarded: dict[str, tuple[Policy, float, Guarded]] = {}
 
     def lambda_per_usd(self, wish: Wish, asked: TurnHeaders) -> float:
         """What a dollar must buy at this turn: the header's, else the preset's, else the default."""
@@ -94,20 +94,16 @@ class Router:
             return forced(observation, POLICY_FAULT)
 
     def _guard(self, served: Served) -> Guarded:
-        """The policy with the rule behind it; made anew when another checkpoint serves under the name."""
+        """The policy with the rule behind it; made anew for another checkpoint of the name or another deadline."""
+        deadline_s = self._settings().decision_deadline_ms / 1000
         known = self._guarded.get(served.policy.policy_id)
-        if known is not None and known[0] is served.policy:
-            return known[1]
+        if known is not None and known[0] is served.policy and known[1] == deadline_s:
+            return known[2]
         behind = Cheapest() if served is self._rule else self._rule.policy
-        guarded = Guarded(
-            served.policy,
-            behind,
-            deadline_s=self._settings().decision_deadline_ms / 1000,
-            clock=self._monotonic,
-        )
+        guarded = Guarded(served.policy, behind, deadline_s=deadline_s, clock=self._monotonic)
         if len(self._guarded) > 16:
             self._guarded.clear()
-        self._guarded[served.policy.policy_id] = (served.policy, guarded)
+        self._guarded[served.policy.policy_id] = (served.policy, deadline_s, guarded)
         return guarded
 
     def _shadowed(self, lineup: Lineup, serving: Served, observation: Observation, uniform: float) -> Shadow | None:
