@@ -187,9 +187,6 @@ class LitellmSource(ChunkSource):
         self._fault = fault
         self._exchange = exchange
         self._tap: _Tap | None = None
-        if getattr(wrapper, "completion_stream", None) is not None:
-            self._tap = _Tap(wrapper.completion_stream)
-            wrapper.completion_stream = self._tap
         self._chunks = aiter(wrapper)
         self._usage_given = False
 
@@ -197,6 +194,8 @@ class LitellmSource(ChunkSource):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(min(loop.time() + self._idle_timeout_s, self._deadline)):
+                if self._tap is None:
+                    await self._tap_in()
                 chunk = await anext(self._chunks)
         except StopAsyncIteration:
             return self._last_usage()
@@ -214,10 +213,16 @@ class LitellmSource(ChunkSource):
     async def aclose(self) -> None:
         await self._wrapper.aclose()
 
+    async def _tap_in(self) -> None:
+        """Put the tap between LiteLLM's wrapper and the provider's stream, which it may not even have opened yet."""
+        if self._wrapper.completion_stream is None:
+            await self._wrapper.fetch_stream()
+        self._tap = self._wrapper.completion_stream = _Tap(self._wrapper.completion_stream)
+
     def _really_finished(self) -> bool:
-        return bool(getattr(self._wrapper, "received_finish_reason", None)) or (
-            self._tap is not None and self._tap.finished
-        )
+        said = bool(getattr(self._wrapper, "received_finish_reason", None))
+        tapped = self._tap is not None and self._tap.finished
+        return (said or tapped) and self._exchange.finish_was_sent
 
     def _last_usage(self) -> dict[str, Any] | None:
         """One closing chunk with what the provider reported, if it did; then the end."""

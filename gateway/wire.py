@@ -26,7 +26,7 @@ _log = logging.getLogger("seqroute.wire")
 MAX_ANSWER_BYTES = 64 * 2**20
 """The largest answer, whole or streamed, that is read at all."""
 
-KEPT_TAIL_BYTES = 8_192
+KEPT_TAIL_BYTES = 32 * 1024
 
 USER_AGENT = "seqroute"
 
@@ -56,6 +56,11 @@ class Exchange:
     def speaks_openai(self) -> bool:
         """Whether what came back is a chat completion in OpenAI's own dialect, whole or still to be read."""
         return self.status == 200 and self.path.endswith("/chat/completions")
+
+    @property
+    def finish_was_sent(self) -> bool:
+        """Whether a stream of Gemini's dialect said that it finished: LiteLLM says so on every chunk of it."""
+        return "streamGenerateContent" not in self.path or b'"finishReason"' in self.body
 
     async def close(self) -> None:
         """Let go of the connection; a half-read answer closes it."""

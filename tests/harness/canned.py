@@ -1,0 +1,59 @@
+"""A provider that answers every request with the same bytes: for dialects that FaultUpstream does not speak."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(slots=True)
+class CannedProvider:
+    """`async with CannedProvider(json_answer(...)) as provider:`; `received` holds (path, body) of every request."""
+
+    answer: bytes
+    port: int = 0
+    received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    _server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        length = next(int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length"))
+        self.received.append((head[0].split(" ")[1], json.loads(await reader.readexactly(length))))
+        writer.write(self.answer)
+        await writer.drain()
+        writer.close()
+
+
+def json_answer(body: dict[str, Any]) -> bytes:
+    raw = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw
+
+
+def event_answer(*events: dict[str, Any], whole: bool = True) -> bytes:
+    """An event stream; one that is not `whole` lacks the end of its transfer encoding: the connection breaks."""
+    pieces = [
+        (f"event: {event['type']}\n" if "type" in event else "").encode()
+        + b"data: "
+        + json.dumps(event).encode()
+        + b"\n\n"
+        for event in events
+    ]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + chunks + (b"0\r\n\r\n" if whole else b"")
