@@ -71,10 +71,14 @@ def unavailable(reason: str, retry_after_s: int = 1) -> LedgerUnavailable:
     )
 
 
+_OUTAGES = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
+"""SQLITE_BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB."""
+
+
 def is_outage(error: BaseException) -> bool:
-    """Whether a driver error means "cannot answer now" rather than "this operation is wrong"."""
+    """Whether a driver error means "cannot answer now" rather than "this statement is wrong"."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(cause, (driver.OperationalError, driver.InternalError)) or type(cause) is driver.DatabaseError
+    return isinstance(cause, driver.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OUTAGES
 
 
 def open_connection(path: str, *, query_only: bool = False, create: bool = True) -> Any:
@@ -167,7 +171,7 @@ class SqliteThread:
     """A thread that owns a connection. `submit` never blocks the event loop, and what was submitted always runs."""
 
     def __init__(self, connection: Any, *, read_only: bool, max_waiting: int, name: str) -> None:
-        self._connection = connection
+        self.connection = connection
         self._read_only = read_only
         self._max_waiting = max_waiting
         self._engine = core_engine(connection, begin="BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -226,7 +230,7 @@ class SqliteThread:
 
     def _serve(self) -> None:
         core = self._engine.connect()
-        cursor = self._connection.cursor()
+        cursor = self.connection.cursor()
         try:
             carry: _Job | None = None
             while True:
@@ -244,7 +248,7 @@ class SqliteThread:
         finally:
             core.close()
             self._engine.dispose()
-            self._connection.close()
+            self.connection.close()
 
     def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
         """All grouped jobs that are waiting now, up to the first that wants a transaction of its own."""
@@ -292,7 +296,7 @@ class SqliteThread:
         try:
             results: list[tuple[_Job, Any, BaseException | None]] = [(job, job.run(cursor), None) for job in group]
         except Exception as error:
-            cursor.execute("ROLLBACK") if self._connection.in_transaction else None
+            cursor.execute("ROLLBACK") if self.connection.in_transaction else None
             if isinstance(error, driver.Error) and is_outage(error):
                 raise
             # One operation was refused by the database or is wrong in itself: find it, and commit the others.
@@ -316,8 +320,8 @@ class SqliteThread:
 
     def _ensure_idle(self) -> None:
         """After a failed commit the transaction may still be open; the next group must not join it."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
 
     def _deliver(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> None:
         try:

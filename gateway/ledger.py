@@ -95,13 +95,18 @@ class Ledger:
         """Settles and releases that wait for the database to come back."""
         return len(self._unresolved)
 
+    @property
+    def undoing(self) -> int:
+        """Reservations whose caller left, on their way to being released."""
+        return len(self._undoing)
+
     async def start(self) -> None:
         await self._backend.start()
 
     async def close(self) -> None:
         """Carry what is under way to its end, try once more what an outage held up, and stop."""
         if self._undoing:
-            await asyncio.wait(self._undoing, timeout=self._answer_timeout_s)
+            await asyncio.wait(self._undoing, timeout=ANSWER_TIMEOUT_S)
         if self._repeater is not None:
             self._repeater.cancel()
             await asyncio.wait([self._repeater])

@@ -8,6 +8,7 @@ The same laws are written down for Postgres in the migrations' `apply_function`;
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from gateway.db_sqlite import Cursor, SqliteDatabase
+from gateway.errors import LedgerUnavailable
 from gateway.ledger_records import (
     DECISION_COLUMNS,
     SESSION_FACTS,
@@ -946,4 +948,6 @@ class SqliteLedger:
         """Nothing of its own: the database's threads serve it."""
 
     async def close(self) -> None:
-        """Nothing of its own."""
+        """Wait until everything submitted before is committed."""
+        with contextlib.suppress(LedgerUnavailable):
+            await self._database.writer.submit(lambda _: None, must=True)

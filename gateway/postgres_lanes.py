@@ -39,8 +39,6 @@ MAX_PER_LINE = 512
 HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
 STALE_S = 8.0
 """An operation that waited longer than any caller waits is answered, not executed (unless it ends a hold)."""
-SHARES = 2
-"""A group takes this part of the lines that are ready: large groups amortise the fsync, several use the cores."""
 SLOW_S = 10.0
 """After a lock timeout a tenant's groups go through the slow lane for this long."""
 RETRY_CONNECT_S = 0.25
@@ -160,13 +158,13 @@ class PostgresLanes:
         return future
 
     def take(self, ready: queue.SimpleQueue[Line | None], first: Line) -> list[tuple[Line, list[Job]]]:
-        """The next group: the jobs of `first`, and of its fair share of the other lines that are ready."""
+        """The next group: the jobs of `first`, and of the other lines that are ready."""
         with self._guard:
             taken = [(first, self._next_jobs(first, MAX_GROUP))]
             room = MAX_GROUP - len(taken[0][1])
             if not first.locking or first.alone:
                 return taken
-            for _ in range(-(-ready.qsize() // SHARES)):
+            for _ in range(ready.qsize()):
                 if room <= 0:
                     break
                 try:

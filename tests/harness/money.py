@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -165,9 +165,9 @@ async def open_bench(
 
 
 @asynccontextmanager
-async def replica(url: str, first: Bench) -> AsyncIterator[Bench]:
-    """A second gateway's ledger on the same database, with the same clock and ids."""
-    bench = await start_bench(url, hands=first.hands)
+async def replica(url: str, hands: Hands) -> AsyncIterator[Bench]:
+    """Another gateway's ledger on a database that has its tenant already, with the clock and ids of `hands`."""
+    bench = await start_bench(url, hands=hands)
     try:
         yield bench
     finally:
@@ -186,6 +186,13 @@ async def start_bench(url: str, *, serving: bool = False, hands: Hands | None = 
 async def stop_bench(bench: Bench) -> None:
     await bench.ledger.close()
     await bench.database.close()
+
+
+async def until(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Wait for something that happens in the background; TimeoutError when it does not."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the thing waited for knows nothing of this test
+            await asyncio.sleep(0.02)
 
 
 async def race(*coroutines: Any) -> list[Any]:
