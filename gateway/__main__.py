@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from gateway.commands import accounts, decisions, importing, serving
+from gateway.commands import accounts, decisions, importing, serving, sessions
 from gateway.commands.console import BAD_INPUT, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -30,7 +30,7 @@ def build() -> typer.Typer:
     app.command("migrate")(serving.migrate)
     app.add_typer(accounts.tenants_app, name="tenants")
     app.add_typer(accounts.keys_app, name="keys")
-    app.add_typer(accounts.sessions_app, name="sessions")
+    app.add_typer(sessions.sessions_app, name="sessions")
     app.add_typer(decisions.policies_app, name="policies")
     app.add_typer(decisions.decisions_app, name="decisions")
     app.command("explain")(decisions.explain)

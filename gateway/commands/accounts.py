@@ -1,4 +1,4 @@
-"""tenants, keys, sessions: who may spend, with what, and on which conversation."""
+"""tenants and keys: who may spend, and with what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from gateway.commands.console import (
     ConfigOption,
     JsonOption,
     amount_nanousd,
-    environment,
     moment,
     opened,
     say,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gateway.keys import Key
-    from gateway.ledger_records import SessionRow
     from gateway.tenants import Tenant
 
 ACTOR = "cli"
@@ -36,9 +34,6 @@ tenants_app = typer.Typer(
 )
 keys_app = typer.Typer(
     help="API keys of a tenant: create, list, rotate, revoke.", rich_markup_mode=None, no_args_is_help=True
-)
-sessions_app = typer.Typer(
-    help="Sessions and their budgets: list, show, change, close.", rich_markup_mode=None, no_args_is_help=True
 )
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]
@@ -60,16 +55,6 @@ _TENANT_COLUMNS = (
     "outage",
 )
 _KEY_COLUMNS = ("id", "prefix", "tenant_id", "role", "models", "budget_usd", "remaining_usd", "expires", "revoked")
-_SESSION_COLUMNS = (
-    "session_id",
-    "state",
-    "turns",
-    "budget_usd",
-    "spent_usd",
-    "reserved_usd",
-    "remaining_usd",
-    "updated",
-)
 
 
 @tenants_app.command("create")
@@ -101,7 +86,7 @@ def create_tenant(
             outage=outage,
             store_text=store_text,
             actor=ACTOR,
-            now_ms=_now_ms(),
+            now_ms=now_ms(),
         )
     show_one(_tenant_row(tenant), as_json=as_json)
 
@@ -167,7 +152,7 @@ def change_tenant(
         raise CommandError("tenants change: expected at least one of --name, --budget-usd, --window, ...")
     with opened(config) as connection:
         found = find_tenant(connection, tenant)
-        after = tenants.patch_tenant(connection, found.tenant_id, changes, actor=ACTOR, now_ms=_now_ms())
+        after = tenants.patch_tenant(connection, found.tenant_id, changes, actor=ACTOR, now_ms=now_ms())
     show_one(_tenant_row(after), as_json=as_json)
 
 
@@ -187,7 +172,7 @@ def grant_tenant(
     with opened(config) as connection:
         found = find_tenant(connection, tenant)
         after = tenants.grant_to_tenant(
-            connection, found.tenant_id, -amount if take_back else amount, actor=ACTOR, now_ms=_now_ms()
+            connection, found.tenant_id, -amount if take_back else amount, actor=ACTOR, now_ms=now_ms()
         )
     show_one(_tenant_row(after), as_json=as_json)
 
@@ -207,18 +192,18 @@ def create_key(
     from gateway import keys
 
     with opened(config) as connection:
-        now_ms = _now_ms()
+        at_ms = now_ms()
         made = keys.create_key(
             connection,
             _new_id("key"),
             find_tenant(connection, tenant).tenant_id,
             role=role,
             models=_models(models),
-            expires_at_ms=_later_ms("--expires", expires, now_ms),
+            expires_at_ms=_later_ms("--expires", expires, at_ms),
             budget_nanousd=amount_nanousd("--budget-usd", budget_usd),
             window=window,
             actor=ACTOR,
-            now_ms=now_ms,
+            now_ms=at_ms,
         )
     say("keep it: only its SHA-256 is stored, so it cannot be shown again")
     show_one({"key": made.secret, **_key_row(made.key)}, as_json=as_json)
@@ -250,7 +235,7 @@ def revoke_key(
 
     with opened(config) as connection:
         key_id = keys.find_key_id(connection, key) if key.startswith("sk-") else key
-        row = _key_row(keys.revoke_key(connection, key_id, actor=ACTOR, now_ms=_now_ms()))
+        row = _key_row(keys.revoke_key(connection, key_id, actor=ACTOR, now_ms=now_ms()))
     show_one(row, as_json=as_json)
 
 
@@ -264,100 +249,19 @@ def rotate_key(
     """Give a key a new secret; id, budget and rights stay."""
     from gateway import keys
 
-    now_ms = _now_ms()
-    ends_ms = _later_ms("--grace", grace, now_ms)
+    at_ms = now_ms()
+    ends_ms = _later_ms("--grace", grace, at_ms)
     with opened(config) as connection:
         made = keys.rotate_key(
             connection,
             key_id,
             _new_id("key"),
             actor=ACTOR,
-            now_ms=now_ms,
-            grace_ms=0 if ends_ms is None else ends_ms - now_ms,
+            now_ms=at_ms,
+            grace_ms=0 if ends_ms is None else ends_ms - at_ms,
         )
     say("keep it: only its SHA-256 is stored, so it cannot be shown again")
     show_one({"key": made.secret, **_key_row(made.key)}, as_json=as_json)
-
-
-@sessions_app.command("list")
-def list_sessions(
-    tenant: TenantOption = DEFAULT_TENANT,
-    state: Annotated[str | None, typer.Option(help="Only open or closed ones.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """A tenant's sessions, the one used last first."""
-    from gateway import session_accounts
-
-    if state not in (None, "open", "closed"):
-        raise CommandError(f'--state: expected open or closed, got "{state}"')
-    with opened(config, read_only=True) as connection:
-        tenant_id = find_tenant(connection, tenant).tenant_id
-        rows = [
-            _session_row(row) for row in session_accounts.list_sessions(connection, tenant_id, state=state, limit=limit)
-        ]
-    show(rows, _SESSION_COLUMNS, as_json=as_json, empty="no sessions yet")
-
-
-@sessions_app.command("show")
-def show_session(
-    session_id: str, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """One session."""
-    from gateway import session_accounts
-
-    with opened(config, read_only=True) as connection:
-        row = session_accounts.get_session(connection, find_tenant(connection, tenant).tenant_id, session_id)
-    show_one(_session_row(row), as_json=as_json)
-
-
-@sessions_app.command("change")
-def change_session(
-    session_id: str,
-    tenant: TenantOption = DEFAULT_TENANT,
-    budget_usd: Annotated[str | None, typer.Option(help="Raise or lower the session's ceiling.")] = None,
-    expected_turns: Annotated[int | None, typer.Option(min=1, max=100_000, help="How many turns it will have.")] = None,
-    state: Annotated[str | None, typer.Option(help="open or closed.")] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Open a session, change its budget or horizon, close it or open it again."""
-    from gateway import session_accounts
-    from gateway.settings import read_settings
-
-    defaults = read_settings(config, environment()).settings.session
-    with opened(config) as connection:
-        row = session_accounts.change_session(
-            connection,
-            find_tenant(connection, tenant).tenant_id,
-            session_id,
-            default_nanousd=defaults.default_budget_nanousd,
-            budget_nanousd=amount_nanousd("--budget-usd", budget_usd),
-            expected_turns=expected_turns,
-            state=state,
-            actor=ACTOR,
-            now_ms=_now_ms(),
-        )
-    show_one(_session_row(row), as_json=as_json)
-
-
-@sessions_app.command("close")
-def close_session(
-    session_id: str, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Let a session take no further turns."""
-    from gateway import session_accounts
-
-    with opened(config) as connection:
-        tenant_id = find_tenant(connection, tenant).tenant_id
-        session_accounts.get_session(connection, tenant_id, session_id)
-        row = session_accounts.change_session(
-            connection, tenant_id, session_id, default_nanousd=0, state="closed", actor=ACTOR, now_ms=_now_ms()
-        )
-    show_one(_session_row(row), as_json=as_json)
 
 
 def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
@@ -411,30 +315,11 @@ def _key_row(key: Key) -> dict[str, Any]:
     }
 
 
-def _session_row(session: SessionRow) -> dict[str, Any]:
-    from gateway.http import money_fields
-
-    balance = session.balance
-    return {
-        "session_id": session.session_id,
-        "tenant_id": session.tenant_id,
-        "state": session.state,
-        "turns": session.turns,
-        "expected_turns": session.expected_turns,
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
-        "created": moment(session.created_at_ms),
-        "updated": moment(session.updated_at_ms),
-    }
-
-
 def _models(text: str | None) -> list[str] | None:
     return None if text is None or text == "all" else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _later_ms(name: str, text: str | None, now_ms: int) -> int | None:
+def _later_ms(name: str, text: str | None, at_ms: int) -> int | None:
     from gateway.section import parse_duration_s
 
     if text is None:
@@ -442,7 +327,7 @@ def _later_ms(name: str, text: str | None, now_ms: int) -> int | None:
     seconds = parse_duration_s(text)
     if seconds is None or seconds <= 0:
         raise CommandError(f'{name}: expected a duration like "90d" or "12h", got "{text[:40]}"')
-    return now_ms + int(seconds * 1000)
+    return at_ms + int(seconds * 1000)
 
 
 def _new_id(prefix: str) -> str:
@@ -451,5 +336,6 @@ def _new_id(prefix: str) -> str:
     return time_ordered_ids(time.time)(prefix)
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The wall clock, as every table stores it."""
     return int(time.time() * 1000)

@@ -22,9 +22,7 @@ from gateway.commands.console import (
 )
 
 decisions_app = typer.Typer(help="The log of decisions: list, show.", rich_markup_mode=None, no_args_is_help=True)
-policies_app = typer.Typer(
-    help="Who decides: list, show, promote, canary, shadow, rollback.", rich_markup_mode=None
-)
+policies_app = typer.Typer(help="Who decides: list, show, promote, canary, shadow, rollback.", rich_markup_mode=None)
 
 DecisionArgument = Annotated[
     str, typer.Argument(metavar="DECISION_ID", help="As in the header x-seqroute-decision-id.")

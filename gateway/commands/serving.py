@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,6 +66,8 @@ def serve(
 def _run(settings: Settings, host: str, port: int, workers: int, log_level: str) -> None:
     import uvicorn
 
+    # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
+    signal.signal(signal.SIGTERM, _stopped)
     uvicorn.run(
         "gateway.app:from_environment",
         factory=True,
@@ -83,6 +87,10 @@ def _run(settings: Settings, host: str, port: int, workers: int, log_level: str)
         server_header=False,
         proxy_headers=False,
     )
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
