@@ -5,13 +5,14 @@ Every test ends with the auditor: the ledger's invariants, and the provider's bi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.harness.gateway import Served, config, serving
+from tests.harness.processes import Nursery
 from tests.harness.upstream import FaultUpstream
 
 MODES = {
@@ -50,3 +51,10 @@ async def stage(tmp_path: Path, database_url: str) -> AsyncIterator[Stage]:
         async with serving(path) as gateway:
             yield Stage(gateway, provider)
             await gateway.ledger_matches(provider)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts gateway processes quickly; see `tests.harness.processes`."""
+    with Nursery() as started:
+        yield started

@@ -1,0 +1,93 @@
+"""Starts gateways by fork: importing LiteLLM and JAX costs seconds, and a crash test starts hundreds of processes.
+
+A child is a process like any other: a session of its own, its own log, `seqroute` with the arguments it was given. It
+reads one JSON object per line (`arguments`, `environ`, `log`, `limits`) and writes `{"started": pid}` for each, and
+`{"ended": pid, "code": status}` when a child is gone (negative: the signal that ended it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+PRELOADED = ("gateway.app", "gateway.commands.serving", "migrations.upgrade", "litellm", "policy.actor", "uvicorn")
+_PR_SET_PDEATHSIG = 1
+
+
+def serve() -> None:
+    """Until standard input ends: start what is asked for, tell what has ended. Children die with this process."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    _say({"ready": os.getpid()})
+    pending = b""
+    while True:
+        readable, _, _ = select.select([0], [], [], 0.02)
+        if readable:
+            read = os.read(0, 65536)
+            if not read:
+                return
+            *lines, pending = (pending + read).split(b"\n")
+            for line in lines:
+                _say({"started": _start(json.loads(line))})
+        _reap()
+
+
+def _start(order: Mapping[str, Any]) -> int:
+    process_id = os.fork()
+    if process_id:
+        return process_id
+    code = 70
+    try:
+        code = _be(order)
+    finally:
+        os._exit(code)
+
+
+def _be(order: Mapping[str, Any]) -> int:
+    """The child: nothing of the nursery is left but its imports."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.clear()
+    os.environ.update(order["environ"])
+    for name, most in order["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
+    command = importlib.import_module("gateway.__main__")
+    try:
+        code: int = command.run(order["arguments"])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    return code
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            process_id, status = os.waitpid(-1, os.WNOHANG)
+            if process_id == 0:
+                return
+            _say({"ended": process_id, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _say(message: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()
