@@ -56,6 +56,7 @@ class Settling:
 
     async def reply(self, bound: Bound, reply: Reply) -> Response:
         """The bill of a whole answer, and the answer."""
+        self._leases.drop(bound.hold_id)  # first of all: should anything below raise, the sweeper finds the hold
         own_count = 0
         if not isinstance(reply.usage, Usage):
             own_count = self._tokens.estimate_text(outcome.generated_text(reply.body))
@@ -92,6 +93,7 @@ class Settling:
         self, bound: Bound, end: StreamEnd, usage_chunk: dict[str, Any] | None, transcript: Transcript | None
     ) -> list[bytes]:
         """The bill of a stream that ended in any way, and its last frames."""
+        self._leases.drop(bound.hold_id)
         own_count = 0 if isinstance(end.usage, Usage) else self._tokens.estimate_text(end.text)
         bill = bill_of(bound, end.usage, own_count)
         if end.ending == "finished":
@@ -247,7 +249,7 @@ class Settling:
             return estimate_.likely_nanousd
         tokens = math.ceil(output_tokens * CHECKPOINT_MARGIN) + CHECKPOINT_TOKENS
         received = cost.worst_case_nanousd(
-            estimate_.option.model.prices, bound.scene.prompt.estimate, tokens, n=1, images=bound.scene.chat.images
+            bound.deployment.prices, bound.scene.prompt.estimate, tokens, n=1, images=bound.scene.chat.images
         )
         return min(received, estimate_.hold_nanousd)
 
@@ -256,7 +258,7 @@ def bill_of(bound: Bound, reported: ReportedUsage, output_tokens: int) -> cost.S
     """What the provider's report comes to; `output_tokens` is our own count for when it reported nothing."""
     estimate_ = bound.choice.estimate
     return cost.settlement(
-        estimate_.option.model.prices,
+        bound.deployment.prices,
         reported,
         held_nanousd=estimate_.hold_nanousd,
         prompt_tokens=bound.scene.prompt.estimate,
