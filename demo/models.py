@@ -71,5 +71,5 @@ MODELS: tuple[SimulatedModel, ...] = (
 SLOPE = 0.10
 """How sharply a model fails beyond its ability: P(right) = CEILING * sigmoid((ability - difficulty) / SLOPE)."""
 
-CEILING = 0.98
+CEILING = 0.96
 """Nobody is always right."""

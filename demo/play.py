@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Narrator:
         after = f"[{time.monotonic() - self._began:6.1f} s]"
         self.console.print(f"{after} {line}", markup=False, highlight=False, soft_wrap=True)
 
-    @contextmanager
+    @contextlib.contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         if not self.console.is_terminal:
             yield lambda turns: None
@@ -76,7 +77,7 @@ class Narrator:
             task = bar.add_task(title, total=total)
             yield lambda turns: bar.advance(task, turns)
 
-    @contextmanager
+    @contextlib.contextmanager
     def waiting(self, title: str) -> Iterator[None]:
         """A sign of life for work that tells nothing of its progress."""
         if not self.console.is_terminal:
@@ -104,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; answer its exit status: 0, or 1 when any part did not do what it should."""
     options = parse(arguments)
     narrator = Narrator(Console())
+    # A demo that is told to stop must not leave a provider and a gateway behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     casting = Casting(options.folder, options.port, options.seed, options.latency_scale)
     try:
         narrator.say(f"starting a simulated provider and a gateway in {options.folder}")
@@ -230,9 +233,9 @@ class Show:
 
     def _compare(self, held_out: Sequence[Conversation], promoted: str | None) -> list[tuple[str, str]]:
         """The same new conversations under each contender; (label, name) in the order of the table."""
-        labels = [("before", "before: rule")]
+        labels = [("before", "before training")]
         if promoted is not None:
-            self._play("after", "auto", held_out, "new sessions under the learned policy")
+            self._play("after", "auto", held_out, "new sessions under the promoted policy")
             self._ask("POST", "/admin/policies/rollback", {})
             self._wait_for(None)
             self._narrator.say("rolled back, so that the rule meets the same sessions")
@@ -240,7 +243,7 @@ class Show:
         if promoted is not None:
             self._ask("POST", f"/admin/policies/{promoted}/promote", {})
             self._wait_for(promoted)
-            labels.append(("after", "after: learned"))
+            labels.append(("after", "after training"))
         for label, model in (("weakest", WEAKEST), ("strongest", STRONGEST)):
             self._play(label, model, held_out, f"the same new sessions with {model} pinned")
             labels.append((label, f"always {model}"))
@@ -265,7 +268,7 @@ class Show:
         for label, played in passes.items():
             if played.graded != played.answered:
                 self._complaints.append(f"{label}: {played.answered} answers, but {played.graded} grades stored")
-        header, lines = results.rows([(f"{name}", passes[label]) for label, name in labels])
+        header, lines = results.rows([(name, passes[label]) for label, name in labels])
         self._narrator.console.print()
         self._narrator.table(header, lines)
         self._narrator.console.print()
@@ -273,7 +276,7 @@ class Show:
             gain = results.paired(passes["after"], passes["before"])
             better = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not certainly different"
             self._narrator.say(
-                f"learned minus rule, same sessions: {gain.mean:+.3f} quality per turn "
+                f"after minus before, same sessions: {gain.mean:+.3f} quality per turn "
                 f"(95 % {gain.low:+.3f} to {gain.high:+.3f}): {better}"
             )
         for line in gate_words(results.trained_policies(self._stage.database)):
@@ -281,8 +284,8 @@ class Show:
 
     def _settle_up(self) -> None:
         """The audit of every ledger invariant, and our books against the provider's."""
-        process = command(self._stage, "audit", ["gateway", "audit", "--config", str(self._stage.config)])
-        words = (process.communicate()[0] or "").strip().splitlines()
+        with command(self._stage, "audit", ["gateway", "audit", "--config", str(self._stage.config)]) as process:
+            words = (process.communicate()[0] or "").strip().splitlines()
         self._narrator.say(f"seqroute audit: {words[-1] if words else 'it said nothing'}")
         if process.returncode != 0:
             self._complaints.append(f"seqroute audit ended with status {process.returncode}")
@@ -294,14 +297,17 @@ class Show:
         )
         if billed != totals["settled"] or totals["reserved"]:
             self._complaints.append("the provider's bill and the ledger disagree")
-        self._narrator.say(f"gateway {self._stage.gateway_url}, dashboard {self._stage.gateway_url}/ui")
-        self._narrator.say(f"look around: seqroute sessions list --config {self._stage.config}")
+        config = shown(self._stage.config)
+        self._narrator.say(f"look around: seqroute sessions list --config {config}; seqroute report --config {config}")
+        if not self._options.keep:
+            self._narrator.say(f"start it again: seqroute serve --config {config}, then http://127.0.0.1:4000/metrics")
 
     def _keep(self) -> None:
-        url = self._stage.gateway_url
-        self._narrator.say(f"provider and gateway stay up until Ctrl-C; try: curl {url}/metrics")
-        while True:
-            time.sleep(3600)
+        """Stay until the user has seen enough; nothing more is played."""
+        self._narrator.say(f"provider and gateway stay up until Ctrl-C: {self._stage.gateway_url}/metrics")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
 
     def _ask(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         reply = self._admin.request(method, path, json=body)
@@ -315,6 +321,11 @@ def gate_words(trained: Sequence[results.PolicyRow]) -> list[str]:
     """The gate's verdict in its own words, each reason once, and where it left every policy."""
     reasons = dict.fromkeys(reason for row in trained for reason in row.reasons)
     return [*reasons, *(f"{row.policy_id} is {row.stage}" for row in trained)] or ["no policy was written"]
+
+
+def shown(path: Path) -> Path:
+    """A path as the user would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def usd(nanousd: int) -> str:

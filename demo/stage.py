@@ -162,13 +162,19 @@ def _wait_until_ready(name: str, url: str, process: subprocess.Popen[bytes], log
     raise StageError(f"the {name} did not answer at {url} within {START_TIMEOUT_S:.0f} s (see {log})")
 
 
-def command(stage: Stage, name: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """Start one of the project's command lines in the work folder; stdout and stderr come back as text."""
-    log = (stage.folder / f"{name}.log").open("w")
-    with log:
-        return subprocess.Popen(
+@contextmanager
+def command(stage: Stage, name: str, arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """One of the project's command lines: stdout to be read, stderr in a log; over when the block is."""
+    with (stage.folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
         )
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def last_line(log: Path) -> str:

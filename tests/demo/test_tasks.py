@@ -139,11 +139,11 @@ def test_what_cannot_be_worked_out_is_refused_by_name(text: str) -> None:
 
 
 def test_dearer_general_models_are_right_more_often_and_the_coder_codes() -> None:
-    """By hand: at difficulty = ability, P(right) is half of the ceiling .98."""
+    """By hand: at difficulty = ability, P(right) is half of the ceiling .96."""
     by_name = {model.name: model for model in MODELS}
     for kind in KINDS:
         nano, large = by_name["sim-nano"], by_name["sim-large"]
-        assert chance_of_right(nano, kind, nano.ability[kind]) == pytest.approx(0.49)
+        assert chance_of_right(nano, kind, nano.ability[kind]) == pytest.approx(0.48)
         assert chance_of_right(large, kind, 0.9) > chance_of_right(nano, kind, 0.9) + 0.5
     assert chance_of_right(by_name["sim-coder"], "code", 0.8) > chance_of_right(by_name["sim-mid"], "code", 0.8) + 0.5
 
