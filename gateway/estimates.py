@@ -31,7 +31,7 @@ HOLD_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One model at this turn. `max_tokens` is what the provider will be told; `clamped` when that is less than asked."""
+    """One model at this turn. `max_tokens` is what the provider is told; `clamped`: that is less than was asked."""
 
     option: Option
     view: CandidateView
@@ -56,14 +56,20 @@ def estimate(
     available_nanousd: int,
     over_budget: Literal["degrade", "refuse"],
     at_ms: int,
+    contended: bool = False,
 ) -> Estimate:
-    """Cost law of one candidate under the balances of this moment."""
+    """Cost law of one candidate under the balances of this moment.
+
+    `contended`: turns under way hold money of the same session or tenant, so others may be asking right now.
+    """
     model = option.model
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
     limit = min(model.max_output_tokens, chat.max_tokens or model.max_output_tokens, room)
     quantiles = forecast.quantiles(model.name, limit)
     likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
-    max_tokens, hold = _hold(option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget)
+    max_tokens, hold = _hold(
+        option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget, contended
+    )
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
     prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
@@ -112,6 +118,7 @@ def _hold(
     prompt_tokens_bound: int,
     available_nanousd: int,
     over_budget: Literal["degrade", "refuse"],
+    contended: bool,
 ) -> tuple[int, int]:
     """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
     prices = option.model.prices
@@ -135,6 +142,9 @@ def _hold(
         return tokens, worst(tokens)
     least = min(limit, LEAST_OUTPUT_TOKENS)
     tokens = affordable(available_nanousd)
+    if contended:
+        # The rest of a session is not for the first of its parallel turns alone: each takes half of what is left.
+        tokens = max(affordable(available_nanousd // 2), min(tokens, least))
     if over_budget == "refuse" or tokens < least:
         return 0, worst(least if over_budget == "degrade" else likely)
     return tokens, worst(tokens)

@@ -58,6 +58,11 @@ class Scene:
         """What this turn can spend by the last read; the reservation is the authority."""
         return available([self.session_left_nanousd, self.tenant.available_nanousd])
 
+    @property
+    def contended(self) -> bool:
+        """Whether turns under way hold money of this session or tenant by the last read."""
+        return self.tenant.reserved_nanousd > 0 or (self.row is not None and self.row.balance.reserved_nanousd > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -111,8 +116,11 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
-def exhausted(scene: Scene, left_nanousd: int, least_nanousd: int) -> GatewayError:
-    """402: says how much is left, where, what the cheapest way would need, and how to raise it."""
+def exhausted(scene: Scene, left_nanousd: int, least_nanousd: int, *, contended: bool) -> GatewayError:
+    """402: says how much is left, where, what the cheapest way would need, and how to raise it.
+
+    With `contended` also when to ask again: turns under way hold money that comes back with their bills.
+    """
     kind: type[GatewayError] = SessionBudgetExceeded
     whose, how = "session", "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"
     if scene.tenant.available_nanousd < scene.session_left_nanousd:
@@ -120,7 +128,7 @@ def exhausted(scene: Scene, left_nanousd: int, least_nanousd: int) -> GatewayErr
     return kind(
         f"the {whose}'s budget has {usd_string(left_nanousd)} USD left; the cheapest capable model needs "
         f"{usd_string(least_nanousd)} USD for this turn; {how}",
-        headers={"x-should-retry": "false"},
+        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if contended else {}),
         details={
             "session_id": scene.session_id,
             "remaining_nano_usd": left_nanousd,

@@ -134,7 +134,7 @@ class Turns:
         caller = await self._authenticator.caller(request.headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         scene = await self._scene(caller, chat, read_turn_headers(request.headers), None, request)
-        choice = self._decide(scene, scene.left_nanousd)
+        choice = self._decide(scene, scene.left_nanousd, scene.contended)
         return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     # -- before the money ------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class Turns:
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
-    def _decide(self, scene: Scene, left_nanousd: int) -> Choice:
+    def _decide(self, scene: Scene, left_nanousd: int, contended: bool) -> Choice:
         """One decision under `left_nanousd`. Raises a 402 when no feasible model is affordable."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
         estimates = [
@@ -234,12 +234,13 @@ class Turns:
                 available_nanousd=left_nanousd,
                 over_budget=over_budget,
                 at_ms=scene.started_ms,
+                contended=contended,
             )
             for option in scene.options
         ]
         if not any(e.view.feasible for e in estimates):
             least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
-            raise exhausted(scene, left_nanousd, least)
+            raise exhausted(scene, left_nanousd, least, contended=contended)
         started_s = self._clock()
         observation = self._observer.observe(
             scene.chat,
@@ -266,9 +267,9 @@ class Turns:
 
     async def _decide_and_reserve(self, scene: Scene) -> Bound | Response:
         """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
-        left_nanousd = scene.left_nanousd
+        left_nanousd, contended = scene.left_nanousd, scene.contended
         for _ in range(RESERVE_TRIES):
-            choice = self._decide(scene, left_nanousd)
+            choice = self._decide(scene, left_nanousd, contended)
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -286,9 +287,10 @@ class Turns:
                 return answer
             if isinstance(answer, Refused):
                 left_nanousd = available([left_nanousd, answer.balance.available_nanousd])
+                contended = contended or answer.pending
                 continue
             return answer_or_raise(answer)
-        raise exhausted(scene, left_nanousd, choice.estimate.hold_nanousd)
+        raise exhausted(scene, left_nanousd, choice.estimate.hold_nanousd, contended=contended)
 
     async def _reserve(
         self,

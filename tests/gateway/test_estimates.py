@@ -35,6 +35,7 @@ def estimated(
     over_budget: Literal["degrade", "refuse"] = "degrade",
     why_not: str = "",
     at_ms: int = 0,
+    contended: bool = False,
     request: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Estimate:
@@ -43,6 +44,7 @@ def estimated(
         option, chat(**(request or {})), memory or SessionMemory(), OutputForecast(),
         Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
         available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
+        contended=contended,
     )  # fmt: skip
 
 
@@ -76,6 +78,15 @@ def test_the_likely_answer_is_held_even_when_it_is_more_than_a_quarter() -> None
 def test_the_last_money_buys_a_shorter_answer() -> None:
     found = estimated(left_nanousd=2_201_999)
     assert (found.max_tokens, found.hold_nanousd, found.view.feasible) == (100, 2_200_000, True)
+
+
+def test_of_the_last_money_each_parallel_turn_takes_half() -> None:
+    """2,600,000 is the prompt's 2,000,000 and 300 tokens; half of it does not buy the prompt: the least is held."""
+    least = 2_000_000 + LEAST_OUTPUT_TOKENS * 2_000
+    assert estimated(left_nanousd=2_600_000, contended=True).hold_nanousd == least
+    assert estimated(left_nanousd=5_000_000, contended=True).max_tokens == 250
+    assert estimated(left_nanousd=5_000_000).max_tokens == 1_500
+    assert not estimated(left_nanousd=least - 1, contended=True).view.feasible
 
 
 def test_the_last_money_is_not_spent_on_half_an_answer_when_the_operator_says_refuse() -> None:
@@ -181,11 +192,12 @@ def test_a_hold_covers_every_bill_of_a_call_that_keeps_to_max_tokens(
     assert bill_nanousd(charged, usage) <= found.hold_nanousd
 
 
-@given(charged=PRICES, left=MONEY, request=ASKED, over_budget=st.sampled_from(["degrade", "refuse"]))
+@given(charged=PRICES, left=MONEY, request=ASKED, over_budget=st.sampled_from(["degrade", "refuse"]),
+       contended=st.booleans())  # fmt: skip
 def test_a_hold_never_exceeds_what_is_left_when_the_model_is_feasible_and_always_does_when_it_is_not(
-    charged: Prices, left: int, request: dict[str, int], over_budget: Any
+    charged: Prices, left: int, request: dict[str, int], over_budget: Any, contended: bool
 ) -> None:
-    found = estimated(charged=charged, left_nanousd=left, request=request, over_budget=over_budget)
+    found = estimated(charged=charged, left_nanousd=left, request=request, over_budget=over_budget, contended=contended)
     if found.view.feasible:
         assert found.hold_nanousd <= left
         assert 1 <= found.max_tokens <= min(request.get("max_tokens", 4_000), 4_000)
