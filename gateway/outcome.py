@@ -1,4 +1,4 @@
-"""What came of a turn, as pure functions: the body a client sees, the signals, the columns of the completed decision."""
+"""What came of a turn, as pure functions: the body a client sees, signals, the columns of the completed decision."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gateway.usage import Usage
 from policy.mdp import Observation
 
 MAX_STORED_TEXT = 1_000_000
+MAX_FINISH_REASON = 32
 
 
 def completion_id(decision_id: str) -> str:
@@ -34,8 +35,8 @@ def implicit_signals(
     chat: ChatRequest, memory: SessionMemory, choices: Sequence[Mapping[str, Any]], finish_reason: str | None
 ) -> dict[str, bool]:
     """Quality signals nobody has to send. `regenerates` speaks of the turn before, the others of this one."""
-    messages = [choice.get("message") or {} for choice in choices]
-    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    messages = [message for choice in choices if isinstance(message := choice.get("message"), Mapping)]
+    calls = [call for message in messages for call in _listed(message.get("tool_calls"))]
     signals = {
         "regenerates": memory.last_request is not None and memory.last_request == messages_digest(chat.messages),
         "invalid_tool_json": any(not _is_json_object(_arguments(call)) for call in calls),
@@ -59,7 +60,10 @@ def completed_columns(
     response_text: str | None,
     now_ms: int,
 ) -> dict[str, Any]:
-    """The columns of `decisions` that the settlement completes; `usage` is the provider's or our own count."""
+    """The columns of `decisions` that the settlement completes; `usage` is the provider's or our own count.
+
+    What a provider said is cut to what a column holds: no answer may keep its bill from being posted.
+    """
     return {
         "completion_id": completion_id(decision_id),
         "status": status,
@@ -69,10 +73,10 @@ def completed_columns(
         "output_tokens": usage.output_tokens,
         "latency_ms": latency_ms,
         "first_byte_ms": first_byte_ms,
-        "finish_reason": None if finish_reason is None else finish_reason[:32],
+        "finish_reason": _storable(finish_reason, MAX_FINISH_REASON) if isinstance(finish_reason, str) else None,
         "error_code": error_code,
         "signals": orjson.dumps(signals).decode(),
-        "response_text": response_text,
+        "response_text": None if response_text is None else _storable(response_text, MAX_STORED_TEXT),
         "completed_at_ms": now_ms,
     }
 
@@ -88,7 +92,7 @@ def stored_answer(body: Mapping[str, Any]) -> str:
 
 def generated_text(body: Mapping[str, Any]) -> str:
     """Everything generated in a whole answer, for a count where usage is missing."""
-    messages = [choice.get("message") for choice in body.get("choices") or ()]
+    messages = [choice.get("message") for choice in _listed(body.get("choices"))]
     return "".join(text for message in messages if isinstance(message, Mapping) for text in generated_texts(message))
 
 
@@ -132,8 +136,19 @@ def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: E
     }
 
 
-def _arguments(call: Mapping[str, Any]) -> object:
-    return (call.get("function") or {}).get("arguments")
+def _listed(value: object) -> list[Any]:
+    """What a provider should have sent as a list."""
+    return value if isinstance(value, list) else []
+
+
+def _storable(text: str, length: int) -> str:
+    """Postgres has no NUL in text."""
+    return text.replace("\0", "")[:length]
+
+
+def _arguments(call: object) -> object:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    return function.get("arguments") if isinstance(function, Mapping) else None
 
 
 def _is_json_object(arguments: object) -> bool:

@@ -267,7 +267,8 @@ def generated_texts(message: Mapping[str, Any]) -> Iterable[str]:
     for name in ("content", "refusal", "reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
             yield message[name]
-    calls = [*(message.get("tool_calls") or ()), {"function": message.get("function_call")}]
+    made = message.get("tool_calls")
+    calls = [*(made if isinstance(made, list) else ()), {"function": message.get("function_call")}]
     for call in calls:
         function = call.get("function") or call.get("custom") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
