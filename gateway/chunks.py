@@ -69,16 +69,19 @@ class UpstreamStream:
         await uninterrupted(self._source.aclose(), self._exchange.close())
 
     def _note(self, chunk: Mapping[str, Any]) -> None:
-        reported = usage_from_openai(chunk.get("usage"))
+        usage = chunk.get("usage")
+        reported = usage_from_openai(usage) if isinstance(usage, dict) else None
         if reported is not None:
             self.usage = reported
         model = chunk.get("model")
         if isinstance(model, str) and model:
             self.provider_model = model
         for choice in chunk.get("choices") or ():
-            index = choice.get("index") or 0
-            if choice.get("finish_reason"):
-                self.finish_reason = choice["finish_reason"]
+            index = choice.get("index")
+            index = index if isinstance(index, int) else 0
+            finish = choice.get("finish_reason")
+            if isinstance(finish, str) and finish:
+                self.finish_reason = finish
                 self._unfinished.discard(index)
             elif self.finish_reason is None:
                 self._unfinished.add(index)
@@ -156,8 +159,8 @@ class WireSource(ChunkSource):
             raise BrokenFault("the provider sent an event that is not a chat chunk")
         if chunk.get("error") or event.name == b"error":
             raise self._in_band(chunk.get("error"))
-        choices = chunk.get("choices", [])
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        choices = chunk["choices"] = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
             raise BrokenFault("the provider sent an event that is not a chat chunk")
         self._answered = self._answered or bool(choices)
         return chunk
@@ -170,6 +173,11 @@ class WireSource(ChunkSource):
         if isinstance(status, int) and 400 <= status < 600:
             return fault_from_status(status, retry_after_s(self._exchange.headers))
         return FailedFault("the provider reported an error instead of an answer", status=502)
+
+
+def _is_choice(choice: object) -> bool:
+    """A choice whose delta, where it has one, is an object: what clients read next."""
+    return isinstance(choice, dict) and isinstance(choice.setdefault("delta", {}), dict)
 
 
 class LitellmSource(ChunkSource):

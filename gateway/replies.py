@@ -31,15 +31,19 @@ def native_reply(exchange: Exchange) -> Reply:
     if isinstance(body, dict) and body.get("error"):
         raise FailedFault("the provider reported an error instead of an answer", status=502)
     choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+    if not isinstance(choices, list) or not choices or not all(_is_choice(choice) for choice in choices):
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
     usage = body.get("usage")
     return Reply(
         body=body,
         usage=usage_from_openai(usage if isinstance(usage, dict) else None),
-        finish_reason=choices[0].get("finish_reason"),
+        finish_reason=finish if isinstance(finish := choices[0].get("finish_reason"), str) else None,
         provider_model=body.get("model") if isinstance(body.get("model"), str) else None,
     )
+
+
+def _is_choice(choice: object) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
 
 
 def translated_reply(exchange: Exchange, response: Any) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -159,3 +160,28 @@ async def test_azure_is_called_with_its_own_path_and_key(upstream: Upstream) -> 
         reply = await upstream.complete(wanted)
     assert reply.usage == Usage(3, 4)
     assert provider.received[0][0] == "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
+
+
+ODD_CHUNKS: list[Any] = [
+    {"choices": "none"}, {"choices": [None]}, {"choices": [[]]}, {"choices": [{"delta": "text"}]}, {"choices": {}},
+    {"choices": [{"index": [], "delta": {"role": 7}, "finish_reason": {}}]}, {"usage": "many"}, {"usage": [1]},
+    {"choices": None, "model": 3}, {"choices": [{"delta": {"tool_calls": 5}}]}, [], 7, None, "text",
+    {"usage": {"prompt_tokens": {"a": 1}, "prompt_tokens_details": []}}, {"error": 0, "choices": []}, {"error": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_CHUNKS, ids=str)
+async def test_no_shape_of_a_chunk_or_an_answer_is_more_than_a_fault(upstream: Upstream, odd: Any) -> None:
+    good = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+    async with CannedProvider(raw_events(good, odd)) as provider:
+        with pytest.raises(UpstreamFault):
+            await read(upstream, call(provider, "openai/x", stream=True))
+    async with CannedProvider(json_answer(odd)) as provider:
+        with pytest.raises(UpstreamFault):
+            await upstream.complete(call(provider, "openai/x"))
+
+
+def raw_events(*events: Any) -> bytes:
+    lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(lines)
+    return head + lines

@@ -40,7 +40,7 @@ class CannedProvider:
         writer.close()
 
 
-def json_answer(body: dict[str, Any]) -> bytes:
+def json_answer(body: Any) -> bytes:
     raw = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw
 
