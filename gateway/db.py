@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection, create_engine, text
@@ -111,6 +112,8 @@ def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
     if path and not wal_reset_safe:
         lock.acquire()
     try:
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         raw = open_connection(path)
         engine = core_engine(raw, begin="BEGIN" if read_only else "BEGIN IMMEDIATE")
         try:

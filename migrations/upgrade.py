@@ -36,6 +36,12 @@ def upgrade(url: str, revision: str = "head") -> str:
         return current_revision(connection) or ""
 
 
+def downgrade(url: str, revision: str) -> None:
+    """Undo migrations down to `revision` ("base": all of them). For development; data goes with the tables."""
+    with transaction(url) as connection:
+        command.downgrade(_configuration(connection), revision)
+
+
 def current_revision(connection: Connection) -> str | None:
     """The revision a database is at; None when it was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()
