@@ -142,6 +142,21 @@ def expected_cost_usd(cost_quantiles_usd: Any, xp: Any = np) -> Any:
     return xp.sum(cost_quantiles_usd * COST_MASSES, axis=-1)
 
 
+def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = np) -> Any:
+    """What n later turns on the cheapest candidate cost at most, nineteen times of twenty: (...,), 0 without any.
+
+        R(n) = n * mean + sqrt(n) * (q95 - mean)
+
+    q95 for one turn, and for many far less than n * q95: bills that are not all high together average out.
+    Shapes: (..., K, 15), (..., K), (...).
+    """
+    mean, q95 = expected_cost_usd(cost_quantiles_usd, xp), cost_quantiles_usd[..., _Q95]
+    later = xp.maximum(later_turns, 0.0)[..., None]
+    needed = later * mean + xp.sqrt(later) * xp.maximum(q95 - mean, 0.0)
+    least = xp.min(xp.where(mask, needed, 1e9), axis=-1)
+    return xp.where(xp.any(mask, axis=-1), least, 0.0)
+
+
 def money_features(
     remaining_usd: Any, budget_usd: Any, turns_left: Any, lambda_per_usd: Any, cost_quantiles_usd: Any,
     mask: Any = None, *, xp: Any = np,
@@ -153,17 +168,16 @@ def money_features(
     """
     mean = expected_cost_usd(cost_quantiles_usd, xp)
     allowed = xp.ones(mean.shape, bool) if mask is None else mask
-    q95, q99 = cost_quantiles_usd[..., _Q95], cost_quantiles_usd[..., _Q99]
+    q99 = cost_quantiles_usd[..., _Q99]
     some = xp.any(allowed, axis=-1)
     cheapest = xp.where(some, xp.min(xp.where(allowed, mean, 1e9), axis=-1), 0.0)
-    cheapest_q95 = xp.where(some, xp.min(xp.where(allowed, q95, 1e9), axis=-1), 0.0)
     dearest = xp.max(xp.where(allowed, mean, 0.0), axis=-1)
     zeros = xp.zeros_like(cheapest)  # broadcasts what was given once to the shape of the batch
     turns = xp.maximum(xp.asarray(turns_left, dtype=mean.dtype), 1.0) + zeros
     remaining = xp.clip(xp.asarray(remaining_usd, dtype=mean.dtype), 0.0, 1e9) + zeros
     budget = xp.maximum(xp.asarray(budget_usd, dtype=mean.dtype), _TINY_USD) + zeros
     price = xp.asarray(lambda_per_usd, dtype=mean.dtype) + zeros
-    rate, later_reserve = remaining / turns, (turns - 1.0) * cheapest_q95
+    rate, later_reserve = remaining / turns, reserve_usd(cost_quantiles_usd, allowed, turns - 1.0, xp)
 
     money = xp.stack(
         [

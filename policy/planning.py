@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from policy.features import reserve_usd
 from policy.mdp import COST_LEVELS
 
 Floats = NDArray[np.floating[Any]]
@@ -20,7 +21,7 @@ Bools = NDArray[np.bool_]
 CACHE_MIN_TOKENS = 1024
 """Providers keep prompts in their cache from about a thousand tokens on."""
 
-_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
+_Q99 = COST_LEVELS.index(0.99)
 _PLAN_STEPS = 6
 """By then a plan's gain per turn has settled; later turns add the gain of the model it has settled on."""
 _PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
@@ -70,18 +71,17 @@ def shielded(
 ) -> Bools:
     """Candidates after which the remaining turns can still be answered; never none of `mask` (nobody is starved).
 
-    Allowed when  q99(this call) + reserve * (turns left - 1) * q95(cheapest)  fits into what is left; `reserve` is
-    calibrated (1: as stated; 0: only this call must fit). When nothing fits, the cheapest alone stays.
-    cost_quantiles_usd is (..., K, 15).
+    Allowed when  q99(this call) + reserve * R(turns left - 1)  fits into what is left, R being
+    `features.reserve_usd`; `reserve` is calibrated (1: as stated; 0: only this call must fit). When nothing fits, the
+    cheapest alone stays. cost_quantiles_usd is (..., K, 15).
     """
-    q95, q99 = cost_quantiles_usd[..., _Q95], cost_quantiles_usd[..., _Q99]
-    cheapest_q95 = np.min(np.where(mask, q95, np.inf), axis=-1)
-    cheapest_q95 = np.where(np.isfinite(cheapest_q95), cheapest_q95, 0.0)
-    later_usd = reserve * np.maximum(np.asarray(turns_left, float) - 1.0, 0.0) * cheapest_q95
+    q99 = cost_quantiles_usd[..., _Q99]
+    later_usd: Floats = reserve * reserve_usd(cost_quantiles_usd, mask, np.asarray(turns_left, float) - 1.0)
     fits = mask & (q99 + later_usd[..., None] <= np.asarray(remaining_usd, float)[..., None])
     order = np.where(mask, q99, np.inf)
     cheapest = mask & (np.arange(mask.shape[-1]) == np.argmin(order, axis=-1)[..., None])
-    return np.where(fits.any(axis=-1, keepdims=True), fits, cheapest)
+    allowed: Bools = np.where(fits.any(axis=-1, keepdims=True), fits, cheapest)
+    return allowed
 
 
 def cache_costs(

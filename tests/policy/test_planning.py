@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policy import planning
+from policy import features, planning
 
 TWO = np.array([True, True])
 
@@ -29,7 +29,7 @@ def quantiles(*costs: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("remaining", "turns", "reserve", "expected"), [
-    (7.0, 4.0, 1.0, [True, True]),    # 4 now + 3 later turns of 1
+    (7.01, 4.0, 1.0, [True, True]),   # 4 now + 3 later turns of 1
     (6.9, 4.0, 1.0, [True, False]),
     (4.0, 4.0, 0.0, [True, True]),    # only this call must fit
     (3.9, 4.0, 0.0, [True, False]),
@@ -43,12 +43,20 @@ def test_the_shield_keeps_enough_for_the_turns_to_come(
     assert planning.shielded(quantiles(1.0, 4.0), TWO, remaining, turns, reserve).tolist() == expected
 
 
+def test_the_reserve_for_later_turns_averages_their_bills_by_hand() -> None:
+    # one candidate: 1 USD but for the top 7.5 % at 9 (levels .95 and up), mean 1.6; q95 is 9
+    tail = np.array([[1.0] * 11 + [9.0] * 4])
+    one, four, none = (float(features.reserve_usd(tail, np.array([True]), np.array(n))) for n in (1.0, 4.0, 0.0))
+    assert (one, four, none) == pytest.approx((9.0, 4 * 1.6 + 2 * 7.4, 0.0), abs=1e-5)
+    assert float(features.reserve_usd(tail, np.array([False]), np.array(3.0))) == 0.0
+
+
 def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
     heavy = np.array([[1.0] * 13 + [6.0, 8.0], [2.0] * 15])  # q99 of the first is 6
     assert planning.shielded(heavy, TWO, 5.0, 1.0, 1.0).tolist() == [False, True]
     assert planning.shielded(quantiles(1.0, 4.0), np.array([False, True]), 0.1, 3.0, 1.0).tolist() == [False, True]
     batch = planning.shielded(
-        np.stack([quantiles(1.0, 4.0)] * 2), np.array([[True, True]] * 2), np.array([7.0, 6.0]), np.array([4.0, 4.0]),
+        np.stack([quantiles(1.0, 4.0)] * 2), np.array([[True, True]] * 2), np.array([7.01, 6.0]), np.array([4.0, 4.0]),
         1.0)
     assert batch.tolist() == [[True, True], [True, False]]
 
