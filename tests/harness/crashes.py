@@ -32,7 +32,7 @@ async def keep_asking(client: Client, seed: int, stop: asyncio.Event, *, tries: 
             stream=stream,
             session=f"s{draw.randrange(20)}",
             leave_after_s=leave_after_s,
-            tries=tries if leave_after_s is None else 1,
+            tries=tries,
         )
         await asyncio.sleep(draw.uniform(0.0, 0.02))
 
