@@ -6,8 +6,8 @@ the gate; every further one would widen all their intervals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -29,13 +29,12 @@ F64 = NDArray[np.float64]
 
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
-    "resolving": {"reserve": (0.5, 1.0), "spread": (0.1, 0.2), "margin": (0.9, 1.0)},
-    "pacing": {"factor": (0.7, 1.0, 1.5), "reserve": (0.5, 1.0)},
+    "resolving": {"reserve": (1.0,), "spread": (0.1, 0.2), "margin": (0.9, 1.0)},
+    "pacing": {"factor": (1.0, 1.5, 2.5), "reserve": (1.0,)},
     "tuned-lambda": {"reserve": (1.0,)},
 }
 """Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
-LAMBDA_GRID = (0.0, 0.05, 0.15, 0.5, 1.5)
-TUNING_SESSIONS = 120
+LAMBDA_GRID = (0.0, 0.05, 0.15, 0.5)
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,15 @@ def propose(
         average_quality=dict(zip(training.models, (float(x) for x in fitted.quality.means), strict=True)),
         sizes=fitted.sizes,
     )
-    few = np.arange(min(training.sessions, TUNING_SESSIONS))
+    few = np.arange(min(training.sessions, config.ope.tuning_sessions))
     sample, sample_grades = training.take(few), grades[few]
     seen: dict[str, Any] = {}
     best: dict[str, Tuned] = {}
     for rule, grid in GRIDS.items():
         named = replace(base, policy_id=f"{run_id}-{rule}", rule=rule)
-        policy = build(named, fitted.params)
         trials = [
-            judge(replace(named, rule_parameters=numbers), with_numbers(policy, numbers), sample, sample_grades, config)
-            for numbers in settings(rule, grid, sample)
+            judge(recipe, policy, sample, sample_grades, config)
+            for recipe, policy in variants(named, fitted.params, settings(rule, grid, sample))
         ]
         best[rule] = max(trials, key=lambda trial: (trial.score - trial.starved * 0.01, -trials.index(trial)))
         seen[rule] = [
@@ -86,10 +84,17 @@ def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episode
     return [dict(zip(values, numbers, strict=True)) for numbers in product(*values.values())]
 
 
-def with_numbers(policy: Policy, numbers: Mapping[str, float]) -> Policy:
-    """The same policy, network compiled and all, with other numbers: rules are frozen dataclasses."""
-    changed: Policy = replace(policy, **numbers)  # type: ignore[type-var]
-    return changed
+def variants(recipe: Recipe, params: Any, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
+    """The recipe with each set of numbers, as a policy. Where the policy is a dataclass that holds the numbers, its
+    compiled network serves them all; where the numbers are compiled in, each is built anew."""
+    built: Any = build(replace(recipe, rule_parameters=trials[0]), params)
+    names = {item.name for item in fields(built)} if is_dataclass(built) else set()
+    for numbers in trials:
+        tried = replace(recipe, rule_parameters=numbers)
+        if set(numbers) <= names:
+            yield tried, replace(built, **numbers)
+        else:
+            yield tried, build(tried, params)
 
 
 def judge(recipe: Recipe, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig) -> Tuned:

@@ -13,6 +13,7 @@ from gateway.db import transaction
 from policy.baselines import Resolving
 from policy.exploration import Exploration
 from policy.features import FEATURE_VERSION
+from policy.mdp import Policy
 from tests.train.synthetic import NOW_MS, write_log
 from train.config import TrainConfig
 from train.episodes import Episodes, LogReport, read_episodes, split_by_session
@@ -21,11 +22,11 @@ from train.fit import tenant_weights
 EXPLORING = Resolving(exploration=Exploration(floor=0.2, tolerance=0.5))
 
 
-def a_log(folder: Path, sessions: int = 12, **options: object) -> str:
+def a_log(folder: Path, sessions: int = 12, policy: Policy = EXPLORING, **options: object) -> str:
     url = f"sqlite:///{folder}/log.db"
     with transaction(url) as connection:
         tables.metadata.create_all(connection)
-        write_log(connection, EXPLORING, sessions, seed=1, **options)  # type: ignore[arg-type]
+        write_log(connection, policy, sessions, seed=1, **options)  # type: ignore[arg-type]
     return url
 
 

@@ -16,6 +16,7 @@ from gateway import tables
 from gateway.db import transaction
 from gateway.policies import wanted_policies
 from gateway.settings import PolicySettings
+from policy.baselines import Random
 from policy.checkpoint import load
 from tests.train.synthetic import NOW_MS
 from tests.train.test_episodes import a_log
@@ -25,10 +26,15 @@ from train.nightly import STALE_AFTER_MS, Nightly, run
 from train.words import describe
 
 SMALL = TrainConfig(
-    fit=FitConfig(steps=400, batch_size=64, hidden=32, joint=32, members=2), ope=OpeConfig(bootstrap=300)
+    fit=FitConfig(steps=400, batch_size=64, hidden=32, joint=32, members=2),
+    ope=OpeConfig(bootstrap=300, tuning_sessions=40),
 )
-TINY = replace(SMALL, fit=replace(SMALL.fit, steps=100), gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0,
-                                                                         min_ess_fraction=0.0, min_gain=-1.0))
+TINY = replace(
+    SMALL,
+    fit=replace(SMALL.fit, steps=100),
+    ope=OpeConfig(bootstrap=100, tuning_sessions=3),
+    gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),
+)
 
 
 def night(url: str, folder: Path, **changes: object) -> Nightly:
@@ -51,7 +57,7 @@ def run_state(url: str) -> tuple[str, int]:
 
 
 def test_a_night_learns_what_the_priors_hide_and_publishes_it_once(tmp_path: Path) -> None:
-    url = a_log(tmp_path, sessions=320)
+    url = a_log(tmp_path, sessions=320, policy=Random())
     report = run(night(url, tmp_path), SMALL)
     assert report["outcome"] == "promote", report["reasons"]
     policy_id = champion(url)
@@ -78,8 +84,8 @@ def test_too_little_data_is_a_verdict_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_few_sessions_are_refused_however_large_the_gain(tmp_path: Path) -> None:
-    url = a_log(tmp_path, sessions=60)
-    report = run(night(url, tmp_path), replace(SMALL, fit=TINY.fit))
+    url = a_log(tmp_path, sessions=40)
+    report = run(night(url, tmp_path), replace(TINY, gate=GateConfig()))
     assert report["outcome"] == "not enough data"
     assert champion(url) is None
     with transaction(url, read_only=True) as connection:
@@ -103,7 +109,7 @@ t.run(t.night(sys.argv[1], Path(sys.argv[2]), progress=die), t.TINY)
 
 @pytest.mark.parametrize("stage", ["evaluate", "publish"])
 def test_a_killed_run_leaves_nothing_visible_and_is_taken_up_where_it_stopped(tmp_path: Path, stage: str) -> None:
-    url = a_log(tmp_path, sessions=40)
+    url = a_log(tmp_path, sessions=30)
     died = subprocess.run([sys.executable, "-c", KILLED, url, str(tmp_path), stage], check=False, timeout=200)
     assert died.returncode == -signal.SIGKILL
     assert champion(url) is None
@@ -123,7 +129,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up_where_it_stopped(tm
 
 def test_a_folder_without_a_row_is_invisible_and_does_not_hinder_the_next_try(tmp_path: Path) -> None:
     # Killed between the folder and the transaction.
-    url = a_log(tmp_path, sessions=40)
+    url = a_log(tmp_path, sessions=30)
 
     def die(url: str) -> int:
         if (tmp_path / "policies").exists():

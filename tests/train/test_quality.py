@@ -9,8 +9,8 @@ from train.config import QualityConfig
 from train.quality import fit_quality, ridge
 
 
-def test_ridge_in_both_forms_by_hand() -> None:
-    # (1 + 4 + 5) w = 2 + 8, and the dual: x' 5 / (5 + 5).
+def test_ridge_by_hand() -> None:
+    # (1 + 4 + 5) w = 2 + 8; and with more columns than rows, x' 5 / (5 + 5).
     assert ridge(np.array([[1.0], [2.0]]), np.array([2.0, 4.0]), 5.0) == pytest.approx([1.0])
     assert ridge(np.array([[1.0, 2.0]]), np.array([5.0]), 5.0) == pytest.approx([0.5, 1.0])
 
