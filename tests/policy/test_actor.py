@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from policy import network
+from policy import network, planning
 from policy.actor import SERVED_SHAPES, LearnedPolicy, NetworkQuality, NetworkValues, policy_from, shortlist
 from policy.baselines import Pacing, Resolving, Strongest, Threshold, TunedLambda
 from policy.checkpoint import Recipe, load, save
 from policy.exploration import Exploration
+from policy.features import encode
 from policy.guarded import check_decision
 from policy.mdp import PolicyFault
 from policy.parameters import Sizes
@@ -167,3 +168,19 @@ def test_a_rules_quality_comes_from_the_network_shrunk_and_its_averages_from_the
     assert half[1] - half[0] == pytest.approx((plain[1] - plain[0]) / 2, rel=1e-4)
     assert half[:2].mean() == pytest.approx(plain[:2].mean(), rel=1e-4)
     assert NetworkQuality(values, {"known": 0.66}).average(view) == pytest.approx([0.66, 0.8, 0.5])
+
+
+def test_what_jax_serves_is_what_numpy_computes_from_the_heads() -> None:
+    policy = learned(7, pessimism=1.5, shrinkage=0.6)
+    view = observation([candidate("a", 0.001, 0.4), candidate("b", 0.01, 0.7), candidate("c", 0.03, 0.9)],
+                       lambda_per_usd=3.0, remaining_usd=0.5)
+    encoded = encode(view)
+    heads = jax.jit(network.heads)(
+        numpy_params(7), encoded.state, encoded.candidates, np.float32(0.5), np.float32(1.0), np.float32(4.0),
+        np.float32(3.0), encoded.cost_quantiles_usd, encoded.mask)
+    expected = planning.lower_confidence_scores(
+        np.asarray(heads.q_quality), np.asarray(heads.q_cost_usd), encoded.mask, 3.0, 1.5, 0.6)
+    values = policy.network.values(view, encoded, encoded.mask, 1.5, 0.6)
+    assert values.scores == pytest.approx(expected, abs=1e-4)
+    assert values.q_cost_usd == pytest.approx(np.asarray(heads.q_cost_usd).mean(axis=0), rel=1e-4)
+    assert policy.decide(view, 0.0).action == int(np.argmax(expected))
