@@ -86,15 +86,17 @@ class Narrator:
         with self.console.status(title):
             yield
 
-    def table(self, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    def table(self, sheet: results.Sheet) -> None:
+        self.console.print()
         if self.console.is_terminal:
-            table = Table(*header, title="on sessions that training never saw")
-            for line in lines:
+            table = Table(*sheet.header, box=None, header_style="bold", pad_edge=False)
+            for line in sheet.lines:
                 table.add_row(*line)
             self.console.print(table)
             return
-        widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-        for row in [header, *lines]:
+        rows = [sheet.header, *sheet.lines]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(sheet.header))]
+        for row in rows:
             self.console.print(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(),
                 markup=False, highlight=False, soft_wrap=True,
@@ -246,7 +248,7 @@ class Show:
             labels.append(("after", "after training"))
         for label, model in (("weakest", WEAKEST), ("strongest", STRONGEST)):
             self._play(label, model, held_out, f"the same new sessions with {model} pinned")
-            labels.append((label, f"always {model}"))
+            labels.append((label, f"only {model}"))
         return labels
 
     def _wait_for(self, policy_id: str | None) -> None:
@@ -268,9 +270,9 @@ class Show:
         for label, played in passes.items():
             if played.graded != played.answered:
                 self._complaints.append(f"{label}: {played.answered} answers, but {played.graded} grades stored")
-        header, lines = results.rows([(name, passes[label]) for label, name in labels])
-        self._narrator.console.print()
-        self._narrator.table(header, lines)
+        contenders = [(name, passes[label]) for label, name in labels]
+        self._narrator.table(results.outcome_sheet(contenders))
+        self._narrator.table(results.conduct_sheet(contenders))
         self._narrator.console.print()
         if promoted is not None:
             gain = results.paired(passes["after"], passes["before"])
@@ -298,7 +300,7 @@ class Show:
         if billed != totals["settled"] or totals["reserved"]:
             self._complaints.append("the provider's bill and the ledger disagree")
         config = shown(self._stage.config)
-        self._narrator.say(f"look around: seqroute sessions list --config {config}; seqroute report --config {config}")
+        self._narrator.say(f"look around: seqroute sessions list --tenant demo --config {config}")
         if not self._options.keep:
             self._narrator.say(f"start it again: seqroute serve --config {config}, then http://127.0.0.1:4000/metrics")
 

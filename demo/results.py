@@ -156,30 +156,48 @@ def paired(after: Pass, before: Pass) -> Interval:
     return bootstrap(after.quality - before.quality)
 
 
-def rows(passes: Sequence[tuple[str, Pass]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and lines of the table, as text."""
-    header: tuple[str, ...] = (
-        "policy", "sessions", "turns", "quality (95 %)", "USD per session (95 %)", "points per USD", "bankrupt",
-        "switches", "cached", "models",
-    )  # fmt: skip
-    lines: list[tuple[str, ...]] = []
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table as text: a header and lines of as many cells."""
+
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def outcome_sheet(passes: Sequence[tuple[str, Pass]]) -> Sheet:
+    """What each contender earned and what it cost; narrow enough for a terminal of 80 columns."""
+    header = ("policy", "quality (95 %)", "cents/session (95 %)", "points/USD", "bankrupt")
+    lines = []
     for name, played in passes:
-        quality, cost = bootstrap(played.quality), bootstrap(played.spent_usd)
+        quality, cents = bootstrap(played.quality), bootstrap(100.0 * played.spent_usd)
         lines.append(
             (
                 name,
-                str(played.sessions),
-                str(played.answered),
-                f"{quality.mean:.3f} ({quality.low:.3f} to {quality.high:.3f})",
-                f"{cost.mean:.5f} ({cost.low:.5f} to {cost.high:.5f})",
+                f"{quality.mean:.3f} ({quality.low:.3f}-{quality.high:.3f})",
+                f"{cents.mean:.3f} ({cents.low:.3f}-{cents.high:.3f})",
                 f"{played.points_per_usd:,.0f}",
                 f"{played.bankrupt} of {played.sessions}",
+            )
+        )
+    return Sheet(header, tuple(lines))
+
+
+def conduct_sheet(passes: Sequence[tuple[str, Pass]]) -> Sheet:
+    """How each contender went about it: turns answered, changes of model per session, cache, who answered."""
+    header = ("policy", "turns", "switches", "cached", "who answered")
+    return Sheet(
+        header,
+        tuple(
+            (
+                name,
+                str(played.answered),
                 f"{played.switches / max(1, played.sessions):.1f}",
                 f"{played.cached_share:.0%}",
                 _shares(played.models),
             )
-        )
-    return header, lines
+            for name, played in passes
+        ),
+    )
 
 
 def _shares(models: dict[str, int]) -> str:

@@ -83,10 +83,12 @@ def test_totals_are_those_of_all_sessions(database: Path) -> None:
 
 
 def test_the_table_has_a_line_for_each_pass_and_a_cell_for_each_column(database: Path) -> None:
-    header, lines = results.rows([("rule", results.read_pass(database, "a"))])
-    assert [len(line) for line in lines] == [len(header)]
-    assert lines[0][:3] == ("rule", "2", "4")
-    assert "1 of 2" in lines[0]
+    contenders = [("rule", results.read_pass(database, "a"))]
+    outcome, conduct = results.outcome_sheet(contenders), results.conduct_sheet(contenders)
+    assert [len(line) for line in outcome.lines] == [len(outcome.header)]
+    assert outcome.lines[0][0] == "rule"
+    assert outcome.lines[0][-1] == "1 of 2"
+    assert conduct.lines == (("rule", "4", "0.5", "25%", "nano 50%, large 50%"),)
 
 
 def test_a_pass_that_was_never_played_is_empty_not_an_error(database: Path) -> None:
