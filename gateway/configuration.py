@@ -1,18 +1,20 @@
 """The configuration that is in force, and how it changes while the gateway serves.
 
 SIGHUP or a change of a file reads everything again. A bad file changes nothing: its problems are logged and what was
-in force stays. The database, the master key, timings and limits are fixed at the start; a change of those is named
-in the log and waits for a restart.
+in force stays. The database, the master key, timings, limits, the policies' folder and the exploration floor are fixed
+at the start; a change of those is named in the log and waits for a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from watchfiles import awatch
 
@@ -21,6 +23,8 @@ from gateway.settings import Settings, SettingsError
 
 _log = logging.getLogger("seqroute.configuration")
 _FIXED = ("general", "timings", "limits")
+_FIXED_OF_POLICY = ("directory", "exploration_floor")
+LOOK_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,37 @@ class LiveConfiguration:
         for name in _FIXED:
             if getattr(settings, name) != getattr(before, name):
                 _log.warning("%s_settings changed: this waits for a restart", name)
+        for name in _FIXED_OF_POLICY:
+            if getattr(settings.policy, name) != getattr(before.policy, name):
+                _log.warning("policy_settings.%s changed: this waits for a restart", name)
         kept = {name: getattr(before, name) for name in _FIXED}
-        self.current = Configuration(replace(settings, **kept), catalog)
+        policy = replace(settings.policy, **{name: getattr(before.policy, name) for name in _FIXED_OF_POLICY})
+        self.current = Configuration(replace(settings, **kept, policy=policy), catalog)
         _log.info("configuration reloaded: %d models, catalogue %s", len(catalog.models), catalog.digest[:12])
         return True
 
     async def follow(self) -> None:
-        """Reload whenever a file changes, until cancelled."""
+        """Reload whenever a file changes, until cancelled.
+
+        Folders are watched and the files in them looked at: editors and deployment tools put a new file in the old
+        one's place, or turn a symbolic link, and a watch on the old file would never hear of it. A look every
+        LOOK_S finds what no watch tells, as on network file systems.
+        """
         files = self.current.settings.files
-        if not files:
-            return
-        async for _ in awatch(*files, recursive=False, debounce=300):
-            await asyncio.to_thread(self.reload)
+        seen = await asyncio.to_thread(_stamps, files)
+        while files:
+            folders = {file.parent for file in files}
+            watch = awatch(
+                *folders, watch_filter=None, recursive=False, debounce=300, rust_timeout=LOOK_S * 1000,
+                yield_on_timeout=True,
+            )  # fmt: skip
+            async with contextlib.aclosing(watch) as looks:
+                async for _ in looks:
+                    before, seen = seen, await asyncio.to_thread(_stamps, files)
+                    if seen != before and await asyncio.to_thread(self.reload) and self.current.settings.files != files:
+                        break
+            # Other files count now; they may have changed again before this watch began, so the first look reads them.
+            files, seen = self.current.settings.files, []
 
     def on_hangup(self) -> Callable[[], None]:
         """Reload on SIGHUP; returns the undoing of it. Nothing in a thread: whoever embeds us handles signals."""
@@ -76,3 +99,16 @@ class LiveConfiguration:
             loop.remove_signal_handler(signal.SIGHUP)
 
         return undo
+
+
+def _stamps(files: Sequence[Path]) -> list[object]:
+    """Differs when the content of a file may; a file that is not there counts as a state of its own."""
+    stamps: list[object] = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((status.st_mtime_ns, status.st_ino, status.st_size))
+    return stamps
