@@ -23,9 +23,11 @@ from train.relabel import Turns
 
 Array = jax.Array
 Progress = Callable[[int, int], None]
+Carry = tuple[Params, Params, optax.OptState]
 
 COMPILER = {"xla_backend_optimization_level": 1}
 """Steps are as fast as at the default level, and compiling takes half as long where cores are shared."""
+PAD_ROWS = 256
 CHUNK_STEPS = 100
 """Gradient steps between two looks at the progress bar; one compiled scan."""
 
@@ -53,10 +55,10 @@ def fit(episodes: Episodes, config: TrainConfig, key: Array, progress: Progress 
     return Fitted(params, sizes, quality, curve, episodes.turns)
 
 
+@partial(jax.jit, static_argnames="sizes", compiler_options=COMPILER)
 def initial(key: Array, sizes: Sizes) -> Params:
     """Fresh parameters, compiled as one: a dozen small compilations take ten times as long."""
-    params: Params = jax.jit(lambda key: network.init(key, sizes), compiler_options=COMPILER)(key)
-    return params
+    return network.init(key, sizes)
 
 
 def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
@@ -122,7 +124,17 @@ def device_turns(
     )
     per_session = tenant_weights(episodes, config.log.tenant_weight_cap)
     per_turn = np.broadcast_to(per_session[:, None], valid.shape)[valid]
-    return turns, jnp.asarray(np.cumsum(per_turn), jnp.float32)
+    return padded(turns, jnp.asarray(np.cumsum(per_turn), jnp.float32))
+
+
+def padded(turns: Turns, cdf: Array) -> tuple[Turns, Array]:
+    """Rows repeated up to a round number, never drawn: logs of about a size share one compilation."""
+    missing = -len(cdf) % PAD_ROWS
+
+    def grown(x: Array) -> Array:
+        return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
+
+    return Turns(*(grown(x) for x in turns)), grown(cdf)
 
 
 def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -143,36 +155,47 @@ def train(
     progress: Progress | None = None,
 ) -> tuple[Params, tuple[dict[str, float], ...]]:
     """Adam on the CQL loss, in compiled scans of CHUNK_STEPS. Same data, config and key: the same parameters."""
-    steps = max(CHUNK_STEPS, config.steps - config.steps % CHUNK_STEPS)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 20, steps),
-            weight_decay=config.weight_decay,
-        ),
-    )
-    masses = jnp.asarray(COST_MASSES)
-
-    def step(carry: Any, step_key: Array, turns: Turns, cdf: Array) -> tuple[Any, Any]:
-        params, target, state = carry
-        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
-        (_, info), gradient = jax.value_and_grad(loss, has_aux=True)(params, target, batch, config, relabel)
-        updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, polyak(target, params, config.polyak), state), info
-
-    @partial(jax.jit, donate_argnums=0, compiler_options=COMPILER)
-    def chunk(carry: Any, keys: Array, turns: Turns, cdf: Array) -> tuple[Any, Any]:
-        carry, infos = jax.lax.scan(lambda c, k: step(c, k, turns, cdf), carry, keys)
-        return carry, jax.tree.map(jnp.mean, infos)
-
+    steps = whole_chunks(config.steps)
     target = jax.tree.map(jnp.copy, params)
-    carry = (params, target, optimizer.init(params))
+    carry = (params, target, optimizer(config).init(params))
     curve = []
     for start in range(0, steps, CHUNK_STEPS):
         keys = jax.random.split(jax.random.fold_in(key, start), CHUNK_STEPS)
-        carry, info = chunk(carry, keys, turns, cdf)
+        carry, info = chunk(carry, keys, turns, cdf, config, relabel)
         curve.append({"step": float(start + CHUNK_STEPS)} | {name: float(value) for name, value in info.items()})
         if progress is not None:
             progress(start + CHUNK_STEPS, steps)
     return carry[0], tuple(curve)
+
+
+@partial(jax.jit, static_argnames=("config", "relabel"), donate_argnames="carry", compiler_options=COMPILER)
+def chunk(
+    carry: Carry, keys: Array, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig
+) -> tuple[Carry, dict[str, Array]]:
+    """As many steps as there are keys. One compilation serves every fit of the same shapes and config."""
+    masses = jnp.asarray(COST_MASSES)
+
+    def step(carry: Carry, step_key: Array) -> tuple[Carry, dict[str, Array]]:
+        params, target, state = carry
+        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
+        (_, info), gradient = jax.value_and_grad(loss, has_aux=True)(params, target, batch, config, relabel)
+        updates, state = optimizer(config).update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, polyak(target, params, config.polyak), state), info
+
+    carry, infos = jax.lax.scan(step, carry, keys)
+    return carry, jax.tree.map(jnp.mean, infos)
+
+
+def optimizer(config: FitConfig) -> optax.GradientTransformation:
+    """AdamW with clipped gradients and a cosine decay after a short warm-up."""
+    steps = whole_chunks(config.steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 20, steps)
+    return optax.chain(
+        optax.clip_by_global_norm(config.gradient_clip), optax.adamw(rate, weight_decay=config.weight_decay)
+    )
+
+
+def whole_chunks(steps: int) -> int:
+    """Steps rounded down to whole chunks, one at least."""
+    return max(CHUNK_STEPS, steps - steps % CHUNK_STEPS)
