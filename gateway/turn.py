@@ -15,9 +15,9 @@ disagree. Whatever ends the call - an answer, an error, a client that leaves, a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,7 +33,7 @@ from gateway.chunks import UpstreamStream
 from gateway.clock import Clock, NewId, Uniform, now_ms
 from gateway.configuration import Configuration
 from gateway.decisions import pending_row
-from gateway.errors import InvalidRequest, NotFound
+from gateway.errors import GatewayError, InvalidRequest, NotFound
 from gateway.estimates import available, estimate
 from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
@@ -56,6 +56,7 @@ from gateway.tokens import TokenCounter
 from gateway.upstream import Call, Upstream
 from policy.features import encode
 
+T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it."""
 RESERVE_TRIES = 4
@@ -334,38 +335,34 @@ class Turns:
     # -- the foreign call ------------------------------------------------------------------------------------------
 
     async def _complete(self, bound: Bound) -> Response:
-        """An answer in one piece. Every failed attempt resolves its own hold before the next one reserves."""
-        for tries_left in range(self._tries() - 1, -1, -1):
-            try:
-                await self._dispatch(bound)
-                started_s = self._clock()
-                reply = await self._upstream.complete(self._call(bound))
-            except UpstreamFault as fault:
-                bound = await self._next_attempt(bound, fault, tries_left)
-                continue
-            except asyncio.CancelledError:
-                self._background.spawn(self._settling.abandoned(bound))
-                raise
-            self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=self._clock() - started_s)
-            answered: Response = await self._background.spawn(self._settling.reply(bound, reply))
-            return answered
-        raise AssertionError("the last attempt either returns or raises")
+        """An answer in one piece."""
+        bound, reply = await self._reached(bound, self._upstream.complete)
+        return await self._background.run(self._settling.reply(bound, reply))
 
     async def _stream(self, bound: Bound) -> ASGIApp:
-        """A streamed answer. Faults before the first chunk are retried like unary ones; later ones end the stream."""
+        """A streamed answer: its first chunk is there when this returns; what fails later ends the stream."""
+        bound, stream = await self._reached(bound, self._upstream.open_stream)
+        return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
+
+    async def _reached(self, bound: Bound, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Bound, T]:
+        """Call the provider, and again where that cannot pay twice. Every attempt that fails resolves its own hold."""
         for tries_left in range(self._tries() - 1, -1, -1):
+            await self._dispatch(bound)
+            started_s = self._clock()
             try:
-                await self._dispatch(bound)
-                started_s = self._clock()
-                stream = await self._upstream.open_stream(self._call(bound))
+                answer = await send(self._call(bound))
             except UpstreamFault as fault:
                 bound = await self._next_attempt(bound, fault, tries_left)
-                continue
-            except asyncio.CancelledError:
+            except GatewayError as error:  # refused on our side of the wire: nothing was sent
+                await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
+                raise
+            except BaseException:  # cancelled, or a defect of ours: the provider may be at work
                 self._background.spawn(self._settling.abandoned(bound))
                 raise
-            self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=self._clock() - started_s)
-            return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
+            else:
+                latency_s = self._clock() - started_s
+                self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=latency_s)
+                return bound, answer
         raise AssertionError("the last attempt either returns or raises")
 
     def _tries(self) -> int:
@@ -409,7 +406,7 @@ class Turns:
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
         again = fault.retryable and tries_left > 0
-        await self._background.spawn(self._settling.failed(bound, fault, final=not again))
+        await self._background.run(self._settling.failed(bound, fault, final=not again))
         if not again:
             raise fault.answer()
         healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))

@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from gateway.errors import InvalidRequest
 from tests.e2e.conftest import Stage
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
@@ -254,3 +255,25 @@ async def test_one_idempotency_key_means_one_call_one_charge_and_the_same_answer
     replay = await client.chat.completions.create(model="slow", messages=HELLO, stream=True, extra_headers=slow_headers)
     assert [c.choices[0].delta.content async for c in replay if c.choices] == text
     assert len(stage.provider.bill) == 2
+
+
+async def test_whatever_ends_a_call_resolves_its_hold(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await client_of(stage)
+
+    def ending(error: Exception) -> None:
+        async def complete(call: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(stage.gateway.parts.upstream, "complete", complete)
+
+    ending(InvalidRequest("messages[0]: this provider takes pictures inline only", param="messages[0]"))
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.chat.completions.create(model="small", messages=HELLO)
+    assert refused.value.param == "messages[0]"
+    ending(RuntimeError("a defect"))
+    with pytest.raises(openai.InternalServerError) as broken:
+        await client.chat.completions.create(model="small", messages=HELLO)
+    assert "defect" not in broken.value.response.text
+    await stage.gateway.settled()
+    kinds = [e["kind"] for e in await stage.gateway.entries() if e["hold_id"]]
+    assert kinds == ["reserve", "release", "reserve", "settle"]
