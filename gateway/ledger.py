@@ -75,20 +75,21 @@ class LedgerBackend(Protocol):
 class Ledger:
     """Made once for a started Database; `start` before the first turn, `close` after the last."""
 
-    def __init__(self, database: Database, *, clock: Clock, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        backend: LedgerBackend | None = None,
+    ) -> None:
+        """`backend`: what carries the operations instead of the database's own, for a simulation."""
+        self._backend = backend_of(database) if backend is None else backend
         self._clock = clock
         self._answer_timeout_s = answer_timeout_s
-        self._backend: LedgerBackend = self._choose()
         self._unresolved: dict[str, Settle | Release] = {}
         self._repeater: asyncio.Task[None] | None = None
         self._undoing: set[asyncio.Task[None]] = set()
-
-    def _choose(self) -> LedgerBackend:
-        if self._database.sqlite is not None:
-            return SqliteLedger(self._database.sqlite)
-        assert self._database.postgres is not None
-        return PostgresLedger(self._database.postgres, max_waiting=self._database.max_waiting)
 
     @property
     def unresolved(self) -> int:
@@ -245,6 +246,14 @@ class Ledger:
         except UnknownHold:
             logger.error("hold %s does not exist any more; its bill cannot be posted", op.hold_id)
         self._unresolved.pop(op.hold_id, None)
+
+
+def backend_of(database: Database) -> LedgerBackend:
+    """What carries operations to this database."""
+    if database.sqlite is not None:
+        return SqliteLedger(database.sqlite)
+    assert database.postgres is not None
+    return PostgresLedger(database.postgres, max_waiting=database.max_waiting)
 
 
 __all__ = ["Ledger", "LedgerBackend", "SessionRow", "Standing", "UnknownHold"]

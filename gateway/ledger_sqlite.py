@@ -712,6 +712,23 @@ def claim_from_row(row: Any, body_sha256: bytes) -> Replay | InFlight | BodyMism
     return Replay(row[2], json.loads(row[3]), bytes(row[4]))
 
 
+def find_due(cursor: Cursor, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
+    """Holds whose lease ran out, and windows that ended."""
+    bounds = {"now": now_ms, "most": limit}
+    late = [row[0] for row in cursor.execute(DUE_HOLDS, bounds).fetchall()]
+    resets = [ResetWindow(row[0], None, now_ms) for row in cursor.execute(DUE_TENANTS, bounds).fetchall()]
+    resets += [ResetWindow(row[0], row[1], now_ms) for row in cursor.execute(DUE_KEYS, bounds).fetchall()]
+    return late, resets
+
+
+def tidy(cursor: Cursor, now_ms: int, before_ms: int) -> tuple[int, int]:
+    """Close decisions that were abandoned between two attempts, and forget idempotency rows past their day."""
+    cursor.execute(ABANDON, {"now": now_ms, "before": before_ms})
+    abandoned = cursor.rowcount
+    cursor.execute(FORGET, {"now": now_ms, "before": before_ms})
+    return abandoned, cursor.rowcount
+
+
 def _claimed(
     cursor: Cursor, tenant_id: str, claim: IdempotencyClaim | None, now_ms: int, decision_id: str
 ) -> Replay | InFlight | BodyMismatch | None:
@@ -922,27 +939,10 @@ class SqliteLedger:
         return self._database.reader.submit(lambda c: claim_state(c, tenant_id, key, body_sha256, now_ms))
 
     async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        """Holds whose lease ran out, and windows that ended."""
-
-        def find(cursor: Cursor) -> tuple[list[str], list[ResetWindow]]:
-            bounds = {"now": now_ms, "most": limit}
-            late = [row[0] for row in cursor.execute(DUE_HOLDS, bounds).fetchall()]
-            resets = [ResetWindow(row[0], None, now_ms) for row in cursor.execute(DUE_TENANTS, bounds).fetchall()]
-            resets += [ResetWindow(row[0], row[1], now_ms) for row in cursor.execute(DUE_KEYS, bounds).fetchall()]
-            return late, resets
-
-        return await asyncio.shield(self._database.reader.submit(find))
+        return await asyncio.shield(self._database.reader.submit(lambda c: find_due(c, now_ms, limit)))
 
     async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]:
-        """Decisions that were abandoned between two attempts, and idempotency rows nobody needs any more."""
-
-        def clean(cursor: Cursor) -> tuple[int, int]:
-            cursor.execute(ABANDON, {"now": now_ms, "before": before_ms})
-            abandoned = cursor.rowcount
-            cursor.execute(FORGET, {"now": now_ms, "before": before_ms})
-            return abandoned, cursor.rowcount
-
-        return await asyncio.shield(self._database.writer.submit(clean))
+        return await asyncio.shield(self._database.writer.submit(lambda c: tidy(c, now_ms, before_ms)))
 
     async def start(self) -> None:
         """Nothing of its own: the database's threads serve it."""

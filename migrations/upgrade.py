@@ -19,7 +19,8 @@ HERE = Path(__file__).parent
 PERCENT = "%"
 
 
-def _configuration(connection: Connection | None = None) -> Config:
+def configuration(connection: Connection | None = None) -> Config:
+    """Alembic's configuration, with the connection that `env.py` migrates through."""
     configuration = Config()
     configuration.set_main_option("script_location", str(HERE).replace(PERCENT, PERCENT * 2))
     configuration.attributes["connection"] = connection
@@ -32,14 +33,14 @@ def upgrade(url: str, revision: str = "head") -> str:
     Raises DatabaseStartError or the driver's error when the database cannot be opened.
     """
     with transaction(url) as connection:
-        command.upgrade(_configuration(connection), revision)
+        command.upgrade(configuration(connection), revision)
         return current_revision(connection) or ""
 
 
 def downgrade(url: str, revision: str) -> None:
     """Undo migrations down to `revision` ("base": all of them). For development; data goes with the tables."""
     with transaction(url) as connection:
-        command.downgrade(_configuration(connection), revision)
+        command.downgrade(configuration(connection), revision)
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -49,6 +50,6 @@ def current_revision(connection: Connection) -> str | None:
 
 def newest_revision() -> str:
     """The revision this code expects."""
-    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    head = ScriptDirectory.from_config(configuration()).get_current_head()
     assert head is not None
     return head

@@ -1,0 +1,452 @@
+"""A seeded simulation of turns over the ledger, with faults: who leaves, what fails around a commit, who crashes.
+
+    python -m tests.harness.simulator --seeds 0:10000        (a failing seed prints the command that repeats it)
+
+Everything runs in one thread on virtual time: the real ledger and the real SQLite operations, on a database in memory,
+between a simulated client and a simulated upstream that keeps its own bill. Each seed draws its own rates of faults
+(a swarm), and two phases: in *safety* faults are on; in *liveness* they are off, and within a lease and two sweeps
+nothing may be held any more. Then the books are compared: I1 to I8 of the ledger's contract.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import selectors
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from alembic import command
+from sqlalchemy import Connection, text
+
+from gateway import db_sqlite, keys, ledger_sqlite, tenants
+from gateway.audit import audit
+from gateway.db import Database
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import Ledger
+from gateway.ledger_records import Standing
+from gateway.operations import (
+    BodyMismatch,
+    Checkpoint,
+    InFlight,
+    MarkDispatched,
+    Release,
+    Replay,
+    Reserve,
+    Reserved,
+    ReserveOutcome,
+    ResetWindow,
+    Resolved,
+    SessionTerms,
+    Settle,
+    SweepHold,
+)
+from migrations.upgrade import configuration
+from tests.harness.money import DECISION
+
+T = TypeVar("T")
+
+START_MS = 1_800_000_000_000
+LEASE_MS = 30_000
+SWEEP_S = 5.0
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        super().__init__(_NoWait(self))
+
+    def time(self) -> float:
+        return self._now_s
+
+    def pass_time(self, seconds: float) -> None:
+        self._now_s += seconds
+
+
+class _NoWait(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is not None and timeout > 0:
+            self._loop.pass_time(timeout)
+        elif not ready and timeout is None:
+            raise RuntimeError("deadlock: everybody waits for something that never comes")
+        return ready
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """What one seed is like."""
+
+    sessions: int
+    clients: int
+    turns: int
+    session_nanousd: int
+    tenant_nanousd: int
+    key_nanousd: int | None
+    window: str | None
+    leave: float
+    fail_before: float
+    fail_after: float
+    crash: float
+    overbill: float
+    stall: float
+    silence: float
+
+    @classmethod
+    def draw(cls, dice: random.Random) -> Swarm:
+        def rate(most: float) -> float:
+            return dice.choice((0.0, dice.uniform(0, most)))
+
+        return cls(
+            sessions=dice.randint(1, 6),
+            clients=dice.randint(1, 12),
+            turns=dice.randint(1, 12),
+            session_nanousd=dice.choice((300, 2_000, 10**9)),
+            tenant_nanousd=dice.choice((500, 5_000, 10**9)),
+            key_nanousd=dice.choice((None, None, 700, 10**9)),
+            window=dice.choice((None, "1h", "1d")),
+            leave=rate(0.5),
+            fail_before=rate(0.4),
+            fail_after=rate(0.4),
+            crash=rate(0.3),
+            overbill=rate(0.3),
+            stall=rate(0.3),
+            silence=rate(0.3),
+        )
+
+
+Fate = Literal["reserved", "dispatched", "acknowledged", "crashed"]
+
+
+@dataclass
+class Call:
+    """One attempt as client and upstream know it: what was billed, and what the client was told."""
+
+    hold_id: str
+    amount_nanousd: int
+    fate: Fate = "reserved"
+    billed_nanousd: int = 0
+    settled_nanousd: int | None = None
+
+
+@dataclass
+class World:
+    """Client history and upstream bill."""
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    number: int = 0
+
+    def new_id(self, prefix: str) -> str:
+        self.number += 1
+        return f"{prefix}_{self.number:06d}"
+
+
+class InlineBackend:
+    """The SQLite operations on one connection, each in its own transaction, answered a few steps or moments later.
+
+    Around a commit it fails as a database does: before (nothing happened) or after (it did, and nobody was told).
+    """
+
+    def __init__(self, connection: Any, dice: random.Random, swarm: Swarm) -> None:
+        self._cursor = connection.cursor()
+        self._dice = dice
+        self._swarm = swarm
+        self.faults = True
+
+    def _submit(self, run: Callable[[Any], T]) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        stalls = self.faults and self._dice.random() < self._swarm.stall
+        loop.call_later(self._dice.uniform(0, 20.0 if stalls else 0.01), self._execute, run, future)
+        return future
+
+    def _execute(self, run: Callable[[Any], T], future: asyncio.Future[T]) -> None:
+        if self.faults and self._dice.random() < self._swarm.fail_before:
+            self._fail(future, LedgerUnavailable("simulated: before the commit"))
+            return
+        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            result = run(self._cursor)
+        except Exception as error:  # noqa: BLE001 - it goes to the one who asked
+            self._cursor.execute("ROLLBACK")
+            self._fail(future, error)
+            return
+        self._cursor.execute("COMMIT")
+        if self.faults and self._dice.random() < self._swarm.fail_after:
+            self._fail(future, LedgerUnavailable("simulated: after the commit"))
+        elif not future.cancelled():
+            asyncio.get_running_loop().call_later(self._dice.uniform(0, 0.01), _resolve, future, result)
+
+    def _fail(self, future: asyncio.Future[Any], error: Exception) -> None:
+        if not future.cancelled():
+            future.set_exception(error)
+            future.exception()  # whoever left does not read it; that is no defect here
+
+    def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
+        return self._submit(lambda c: ledger_sqlite.reserve(c, op))
+
+    def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
+        run = ledger_sqlite.settle_again if again else ledger_sqlite.settle
+        return self._submit(lambda c: run(c, op))
+
+    def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]:
+        run = ledger_sqlite.release_again if again else ledger_sqlite.release
+        return self._submit(lambda c: run(c, op))
+
+    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
+        return self._submit(lambda c: ledger_sqlite.mark_dispatched(c, op))
+
+    def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
+        return self._submit(lambda c: ledger_sqlite.checkpoint(c, points))
+
+    def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
+        return self._submit(lambda c: ledger_sqlite.sweep_hold(c, op))
+
+    def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
+        return self._submit(lambda c: ledger_sqlite.reset_window(c, op))
+
+    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[Standing | None]:
+        return self._submit(lambda c: ledger_sqlite.standing(c, tenant_id, session_id))
+
+    def idempotent(
+        self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
+    ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
+        return self._submit(lambda c: ledger_sqlite.claim_state(c, tenant_id, key, body_sha256, now_ms))
+
+    async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
+        return await asyncio.shield(self._submit(lambda c: ledger_sqlite.find_due(c, now_ms, limit)))
+
+    async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]:
+        return await asyncio.shield(self._submit(lambda c: ledger_sqlite.tidy(c, now_ms, before_ms)))
+
+    async def start(self) -> None:
+        """It is there."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+def _resolve(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+class Simulation:
+    """One seed: `run` raises AssertionError when a law is broken."""
+
+    def __init__(self, seed: int, connection: Any) -> None:
+        self.dice = random.Random(seed)
+        self.swarm = Swarm.draw(self.dice)
+        self.world = World()
+        self.engine = db_sqlite.core_engine(connection, begin="BEGIN IMMEDIATE")
+        self.backend = InlineBackend(connection, random.Random(seed + 1), self.swarm)
+        self.background: set[asyncio.Task[Any]] = set()
+        self.key_id: str | None = None
+
+    def now_ms(self) -> int:
+        return START_MS + int(asyncio.get_running_loop().time() * 1000)
+
+    async def run(self) -> None:
+        self._open_tenant()
+        self.ledger = Ledger(Database("sqlite://"), clock=lambda: self.now_ms() / 1000, backend=self.backend)
+        sweeper = asyncio.create_task(self._sweep_for_ever())
+        clients = [asyncio.create_task(self._client()) for _ in range(self.swarm.clients)]
+        await asyncio.gather(*clients)
+        # Liveness: faults stop; a lease and two sweeps later nothing may be held, and every bill is posted.
+        self.backend.faults = False
+        await asyncio.sleep(LEASE_MS / 1000 + 2 * SWEEP_S + 25)
+        sweeper.cancel()
+        await asyncio.gather(sweeper, *self.background, return_exceptions=True)
+        assert self.ledger.unresolved == 0, "a bill is still waiting though the database is back"
+        assert self.ledger.undoing == 0
+        await self.ledger.close()
+        self._compare_books()
+
+    def _core(self, run: Callable[[Connection], T]) -> T:
+        with self.engine.begin() as core:
+            return run(core)
+
+    def _open_tenant(self) -> None:
+        def make(core: Connection) -> None:
+            tenants.create_tenant(
+                core,
+                "acme",
+                "acme",
+                budget_nanousd=self.swarm.tenant_nanousd,
+                window=self.swarm.window,
+                actor="sim",
+                now_ms=START_MS,
+            )
+            if self.swarm.key_nanousd is not None:
+                self.key_id = keys.create_key(
+                    core,
+                    "key_1",
+                    "acme",
+                    budget_nanousd=self.swarm.key_nanousd,
+                    actor="sim",
+                    now_ms=START_MS,
+                    entropy=self.dice.randbytes,
+                ).key.key_id
+
+        self._core(make)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with suppress(LedgerUnavailable):
+                await self.ledger.sweep(self.now_ms())
+            await asyncio.sleep(SWEEP_S)
+
+    async def _client(self) -> None:
+        for _ in range(self.swarm.turns):
+            turn = asyncio.create_task(self._turn(f"s{self.dice.randrange(self.swarm.sessions)}"))
+            if self.dice.random() < self.swarm.leave:
+                await asyncio.sleep(self.dice.uniform(0, 0.2))
+                turn.cancel()
+            with suppress(asyncio.CancelledError, LedgerUnavailable):
+                await turn
+            if self.dice.random() < 0.1:
+                await asyncio.sleep(self.dice.uniform(0, 3_000))
+
+    async def _turn(self, session_id: str) -> None:
+        """The shape of the request path: hold, mark, call, bill. Once dispatched, the bill is posted whoever leaves."""
+        hold_id = self.world.new_id("hold")
+        amount = self.dice.choice((0, 10, 50, 250))
+        outcome = await self.ledger.reserve(
+            Reserve(
+                hold_id,
+                self.world.new_id("att"),
+                self.world.new_id("dec"),
+                "acme",
+                session_id,
+                self.key_id,
+                "small",
+                amount,
+                self.now_ms(),
+                self.now_ms() + LEASE_MS,
+                SessionTerms(self.swarm.session_nanousd),
+                DECISION,
+            )
+        )
+        if not isinstance(outcome, Reserved):
+            return
+        call = self.world.calls[hold_id] = Call(hold_id, amount)
+        if self.dice.random() < self.swarm.crash / 2:
+            call.fate = "crashed"
+            return
+        try:
+            await self.ledger.mark_dispatched(hold_id, amount // 4)
+        except BaseException:
+            self._spawn(self._give_back(call))
+            raise
+        call.fate = "dispatched"
+        await self._call_upstream(call)
+
+    async def _call_upstream(self, call: Call) -> None:
+        """Streams for a while; the bill grows with it. A crash stops everything here without a word."""
+        try:
+            for step in range(self.dice.randint(1, 4)):
+                # A process that is stopped for a while loses its leases, and finds its holds resolved when it wakes.
+                silent = self.dice.random() < self.swarm.silence
+                await asyncio.sleep(self.dice.uniform(20, 60) if silent else self.dice.uniform(0, 8))
+                call.billed_nanousd = max(call.billed_nanousd, call.amount_nanousd * (step + 1) // 4)
+                if self.dice.random() < self.swarm.crash / 4:
+                    call.fate = "crashed"
+                    return
+                with suppress(LedgerUnavailable):
+                    point = Checkpoint(call.hold_id, call.billed_nanousd, self.now_ms() + LEASE_MS)
+                    await self.ledger.checkpoint([point])
+            if self.dice.random() < self.swarm.overbill:
+                call.billed_nanousd = call.amount_nanousd + self.dice.randint(1, 100)
+        finally:
+            if call.fate != "crashed":
+                await asyncio.shield(self._spawn(self._settle(call)))
+
+    async def _settle(self, call: Call) -> None:
+        call.settled_nanousd = call.billed_nanousd
+        with suppress(LedgerUnavailable):
+            await self.ledger.settle(
+                Settle(call.hold_id, call.billed_nanousd, "reported", self.now_ms(), {"status": "completed"})
+            )
+            call.fate = "acknowledged"
+
+    async def _give_back(self, call: Call) -> None:
+        with suppress(LedgerUnavailable):
+            await self.ledger.release(Release(call.hold_id, self.now_ms(), {"status": "cancelled"}))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+        return task
+
+    def _compare_books(self) -> None:
+        """Ledger against client history and upstream bill."""
+        broken = self._core(lambda core: audit(core, now_ms=self.now_ms(), grace_ms=0))
+        assert broken == [], "\n".join(map(str, broken))
+        rows = self._core(lambda core: {row.hold_id: row for row in core.execute(text("SELECT * FROM holds"))})
+        assert all(row.state != "open" for row in rows.values()), "a hold is open after its lease and two sweeps"
+        for call in self.world.calls.values():
+            row = rows[call.hold_id]
+            if call.settled_nanousd is None:
+                assert row.posted_nanousd <= row.amount_nanousd, f"{call}: an orphan is never billed above its hold"
+                continue
+            # The bill was handed to the ledger: it is posted, exactly, or what the sweeper had posted if that was more.
+            swept = row.late or row.state in ("expired", "orphaned")
+            least, most = call.settled_nanousd, max(call.settled_nanousd, call.amount_nanousd if swept else 0)
+            assert least <= row.posted_nanousd <= most, f"{call}: posted {row.posted_nanousd} as {row.state}"
+        overage = self._core(
+            lambda core: core.execute(text("SELECT count(*) FROM ledger_entries WHERE kind = 'overage'")).scalar_one()
+        )
+        if not self.swarm.overbill and not any(row.late for row in rows.values()):
+            assert overage == 0, "an overage though the upstream never billed above a hold"
+
+
+def template() -> Any:
+    """A connection to a migrated, empty database in memory, to start every seed from."""
+    connection = db_sqlite.driver.connect(":memory:", isolation_level=None)
+    engine = db_sqlite.core_engine(connection, begin="BEGIN IMMEDIATE")
+    with engine.begin() as core:
+        command.upgrade(configuration(core), "head")
+    return connection
+
+
+def simulate(seed: int, empty: Any) -> None:
+    """Run one seed on a copy of the database `empty`. Raises AssertionError."""
+    connection = db_sqlite.driver.connect(":memory:", isolation_level=None)
+    empty.backup(connection)
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(Simulation(seed, connection).run())
+    finally:
+        connection.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0:1000", help="first:last, the last not included")
+    first, last = map(int, parser.parse_args().seeds.split(":"))
+    empty = template()
+    failed = 0
+    for seed in range(first, last):
+        try:
+            simulate(seed, empty)
+        except Exception as error:  # noqa: BLE001 - every way to fail is a finding
+            failed += 1
+            print(f"seed {seed}: {type(error).__name__}: {error}")
+            print(f"  again: python -m tests.harness.simulator --seeds {seed}:{seed + 1}")
+    print(f"{last - first} seeds, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
