@@ -63,6 +63,7 @@ DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
 """The purse of `default`, which the master key spends: enough to start with, and still a limit."""
 RETRY_S = 0.5
 POLICY_POLL_S = 1.0
+HEARTBEAT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -286,17 +287,26 @@ async def _bring_up(parts: Parts) -> None:
 async def _poll_policies(parts: Parts) -> None:
     """Notice a published policy within a second; also the heartbeat that readiness follows."""
     failures = 0
-    while True:
-        await asyncio.sleep(POLICY_POLL_S)
-        if not parts.lifecycle.started:
-            continue
-        try:
-            await parts.policies.refresh()
-            failures = 0
-        except LedgerUnavailable:
+    refresh: asyncio.Task[None] | None = None
+    try:
+        while True:
+            await asyncio.sleep(POLICY_POLL_S)
+            if not parts.lifecycle.started:
+                continue
+            # A frozen database gives no answer, not even an error: silence counts as one. One question at a time.
+            refresh = refresh or asyncio.create_task(parts.policies.refresh())
+            await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
             failures += 1
-        # One slow answer is no outage: readiness that flaps would take every replica out at once.
-        parts.lifecycle.ledger_up = failures < 2
+            if refresh.done():
+                asked, refresh = refresh, None
+                with contextlib.suppress(LedgerUnavailable):
+                    asked.result()
+                    failures = 0
+            # One slow answer is no outage: readiness that flaps would take every replica out at once.
+            parts.lifecycle.ledger_up = failures < 2
+    finally:
+        if refresh is not None:
+            refresh.cancel()
 
 
 def _on_terminate(lifecycle: Lifecycle) -> Callable[[], None]:
