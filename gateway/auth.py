@@ -6,8 +6,10 @@ the tenant `default`. A key of role `service` may act for other tenants by heade
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from sqlalchemy import Connection
 from gateway import keys, tenants
 from gateway.clock import Clock, NewId, now_ms
 from gateway.db import Database
-from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest
+from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.headers import read_budget
 from gateway.sessions import SESSION_ID
 from gateway.settings import Secret
@@ -28,6 +30,8 @@ MASTER_KEY_ID = "key_master"
 CACHE_S = 2.0
 """How long a looked-up key is believed; a revocation reaches every replica within this time."""
 CACHE_KEYS = 10_000
+LOOKUP_TIMEOUT_S = 5.0
+"""A database that is silent is an outage, 503; reports may take longer than a caller waits for its key."""
 MAX_KEY_CHARS = 512
 
 
@@ -99,41 +103,44 @@ class Authenticator:
         cached = self._cache.get(digest)
         if cached is not None and cached[0] > now_s:
             return cached[1]
-        if hmac.compare_digest(digest, self._master_sha256):
-            caller = await self._database.read(self._master)
-        else:
-            caller = await self._database.read(lambda connection: self._looked_up(connection, digest))
-        self._remember(digest, caller)
+        master = hmac.compare_digest(digest, self._master_sha256)
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                caller, ends_s = await self._database.read(
+                    self._master if master else lambda connection: self._looked_up(connection, digest)
+                )
+        except TimeoutError as error:
+            raise LedgerUnavailable(
+                "the key cannot be looked up now; try again", headers={"Retry-After": "2"}
+            ) from error
+        self._remember(digest, caller, ends_s)
         return caller
 
-    def _remember(self, digest: bytes, caller: Caller) -> None:
-        self._cache[digest] = (self._clock() + CACHE_S, caller)
+    def _remember(self, digest: bytes, caller: Caller, ends_s: float = math.inf) -> None:
+        self._cache[digest] = (min(self._clock() + CACHE_S, ends_s), caller)
         self._cache.move_to_end(digest)
         if len(self._cache) > CACHE_KEYS:
             self._cache.popitem(last=False)
 
-    def _looked_up(self, connection: Connection, digest: bytes) -> Caller:
+    def _looked_up(self, connection: Connection, digest: bytes) -> tuple[Caller, float]:
+        """The owner of a usable key, and when the key ends."""
         owner = keys.lookup_key(connection, digest)
         if owner is None or not owner.key.usable(now_ms(self._clock)):
             raise _unknown_key()
         key = owner.key
-        return _paying(
-            Caller(
-                tenant_id=key.tenant_id,
-                key_id=key.key_id,
-                role=key.role,
-                has_budget=key.balance is not None,
-                key_models=_names(key.models),
-            ),
-            owner.tenant,
+        caller = Caller(
+            tenant_id=key.tenant_id,
+            key_id=key.key_id,
+            role=key.role,
+            has_budget=key.balance is not None,
+            key_models=_names(key.models),
         )
+        return _paying(caller, owner.tenant), math.inf if key.expires_at_ms is None else key.expires_at_ms / 1000
 
-    def _master(self, connection: Connection) -> Caller:
+    def _master(self, connection: Connection) -> tuple[Caller, float]:
         tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
-        return _paying(
-            Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None),
-            tenant,
-        )
+        caller = Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None)
+        return _paying(caller, tenant), math.inf
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
         """The same key, paying from another tenant's purse; an unknown tenant is opened."""
@@ -146,10 +153,15 @@ class Authenticator:
             at_ms = now_ms(self._clock)
             found = tenants.find_tenant(connection, wanted) or tenants.find_tenant_by_name(connection, wanted)
             if found is None:
-                found = tenants.ensure_tenant(
-                    connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0, actor=caller.key_id,
-                    now_ms=at_ms,
-                )  # fmt: skip
+                try:
+                    found = tenants.create_tenant(
+                        connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0,
+                        actor=caller.key_id, now_ms=at_ms,
+                    )  # fmt: skip
+                except InvalidRequest:  # another turn of this new tenant opened it since we looked
+                    found = tenants.find_tenant_by_name(connection, wanted)
+                    if found is None:
+                        raise
             if budget_nanousd is None or budget_nanousd == found.balance.granted_nanousd:
                 return found
             changes = {"budget_nanousd": budget_nanousd}
