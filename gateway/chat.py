@@ -150,11 +150,10 @@ def _message(message: object, where: str) -> None:
         raise InvalidRequest(f"{where}.role: expected one of {', '.join(sorted(_ROLES))}", param=f"{where}.role")
     content = message.get("content")
     calls = message.get("tool_calls")
-    if calls is not None:
-        if not isinstance(calls, list) or not all(
-            isinstance(c, dict) and isinstance(c.get("function", {}), dict) for c in calls
-        ):
-            raise InvalidRequest(f"{where}.tool_calls: expected a list of objects", param=f"{where}.tool_calls")
+    if calls is not None and not (
+        isinstance(calls, list) and all(isinstance(c, dict) and isinstance(c.get("function", {}), dict) for c in calls)
+    ):
+        raise InvalidRequest(f"{where}.tool_calls: expected a list of objects", param=f"{where}.tool_calls")
     if role == "tool" and not isinstance(message.get("tool_call_id"), str):
         raise InvalidRequest(f"{where}.tool_call_id: expected a string", param=f"{where}.tool_call_id")
     if content is None:
