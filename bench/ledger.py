@@ -64,7 +64,13 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
     def open_tenants(connection: Connection) -> None:
         for n in range(payers):
             tenants.create_tenant(
-                connection, f"{name}-{payers}-{n}", f"{name}-{payers}-{n}", budget_nanousd=FAR_NANOUSD, actor="bench", now_ms=1)
+                connection,
+                f"{name}-{payers}-{n}",
+                f"{name}-{payers}-{n}",
+                budget_nanousd=FAR_NANOUSD,
+                actor="bench",
+                now_ms=1,
+            )
 
     await database.write(open_tenants)
     numbers = count()
@@ -76,16 +82,42 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
             tenant = f"{name}-{payers}-{n % payers}"
             hold_id = f"hold_{name}_{payers}_{next(numbers):012d}"
             started_s = time.perf_counter()
-            outcome = await ledger.reserve(Reserve(
-                hold_id, f"att_{hold_id}", f"dec_{hold_id}", tenant, f"s{n // payers % SESSIONS_PER_TENANT}", None, "small", 1_000, 1,
-                10**15, SessionTerms(FAR_NANOUSD // 1000), decision_row()))
+            outcome = await ledger.reserve(
+                Reserve(
+                    hold_id,
+                    f"att_{hold_id}",
+                    f"dec_{hold_id}",
+                    tenant,
+                    f"s{n // payers % SESSIONS_PER_TENANT}",
+                    None,
+                    "small",
+                    1_000,
+                    1,
+                    10**15,
+                    SessionTerms(FAR_NANOUSD // 1000),
+                    decision_row(),
+                )
+            )
             reserved_s = time.perf_counter()
             assert isinstance(outcome, Reserved)
             await ledger.mark_dispatched(hold_id, 100)
             marked_s = time.perf_counter()
-            await ledger.settle(Settle(hold_id, 500, "reported", 2, {
-                "status": "completed", "finish_reason": "stop", "input_tokens": 900, "output_tokens": 200,
-                "latency_ms": 800}, session_memory='{"last_model":"small"}'))
+            await ledger.settle(
+                Settle(
+                    hold_id,
+                    500,
+                    "reported",
+                    2,
+                    {
+                        "status": "completed",
+                        "finish_reason": "stop",
+                        "input_tokens": 900,
+                        "output_tokens": 200,
+                        "latency_ms": 800,
+                    },
+                    session_memory='{"last_model":"small"}',
+                )
+            )
             reserve_s.append(reserved_s - started_s)
             settle_s.append(time.perf_counter() - marked_s)
 
@@ -103,15 +135,28 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
     await database.close()
     assert_url_sound(url)
     return Figures(
-        name, payers, clients, turns, round(turns / elapsed_s, 1),
-        *(round(percentile(values, level), 2) for values in (reserve_s, settle_s) for level in (0.5, 0.99)))
+        name,
+        payers,
+        clients,
+        turns,
+        round(turns / elapsed_s, 1),
+        *(round(percentile(values, level), 2) for values in (reserve_s, settle_s) for level in (0.5, 0.99)),
+    )
 
 
 def decision_row() -> dict[str, object]:
     return {
-        "requested_model": "auto", "feature_version": 1, "features": FEATURES, "candidate_features": FEATURES,
+        "requested_model": "auto",
+        "feature_version": 1,
+        "features": FEATURES,
+        "candidate_features": FEATURES,
         "candidates": json.dumps([{"model": f"model-{n}", "feasible": True, "probability": 0.25} for n in range(4)]),
-        "lambda_per_usd": 0.1, "action": 0, "propensity": 0.25, "uniform": 0.7, "policy_id": "resolving", "reason": "policy",
+        "lambda_per_usd": 0.1,
+        "action": 0,
+        "propensity": 0.25,
+        "uniform": 0.7,
+        "policy_id": "resolving",
+        "reason": "policy",
     }
 
 

@@ -1,7 +1,6 @@
 """The ledger's operations on SQLite: plain functions of a cursor, run in groups by the writer thread.
 
-Statements are built with SQLAlchemy Core and compiled once to text; executing Core itself would cost more than the
-fsync it rides on. Each function reads, decides, and only then writes, so a refusal leaves nothing behind.
+Each function reads, decides, and only then writes, so a refusal leaves nothing behind.
 The same laws are written down for Postgres in the migrations' `apply_function`; tests run one suite against both.
 """
 
@@ -10,25 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects import sqlite as sqlite_dialect
-
+from gateway import ledger_statements as sql
 from gateway.db_sqlite import Cursor, SqliteDatabase
 from gateway.errors import LedgerUnavailable
 from gateway.ledger_records import (
-    DECISION_COLUMNS,
     SESSION_FACTS,
     SessionRow,
     Standing,
     UnknownHold,
-    abandon,
     decision_row,
-    forget,
     outcome_columns,
 )
 from gateway.operations import (
@@ -51,276 +43,7 @@ from gateway.operations import (
     SweepHold,
     TenantMissing,
 )
-from gateway.tables import decisions, holds, idempotency, keys, ledger_entries, sessions, tenants
 from gateway.windows import next_reset_ms
-
-_DIALECT = sqlite_dialect.dialect(paramstyle="named")
-
-
-def _sql(statement: Executable) -> str:
-    """The statement as text with named parameters; constants of our own code are written into it."""
-    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-    text = str(compiled)
-    for name, value in compiled.params.items():
-        if value is not None:
-            literal = str(value) if isinstance(value, int) else f"'{value}'"
-            text = re.sub(rf":{name}\b", literal, text)
-    return text
-
-
-def _all_columns(table: Table, names: tuple[str, ...]) -> str:
-    return _sql(insert(table).values({name: bindparam(name) for name in names}))
-
-
-def _balance_of(table: Table) -> list[ColumnElement[int]]:
-    return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
-
-
-_HERE = and_(sessions.c.tenant_id == bindparam("tenant"), sessions.c.session_id == bindparam("session"))
-_THIS_HOLD = holds.c.hold_id == bindparam("hold")
-
-TENANT = _sql(
-    select(*_balance_of(tenants), tenants.c.max_session_nanousd, tenants.c.reset_at_ms).where(
-        tenants.c.tenant_id == bindparam("tenant")
-    )
-)
-SESSION = _sql(
-    select(
-        *_balance_of(sessions),
-        sessions.c.state,
-        sessions.c.turns,
-        sessions.c.expected_turns,
-        sessions.c.last_decision_id,
-    ).where(_HERE)
-)
-KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
-STANDING = _sql(
-    select(
-        *_balance_of(tenants),
-        sessions.c.session_id,
-        *_balance_of(sessions),
-        *(sessions.c[name] for name in SESSION_FACTS),
-    )
-    .select_from(
-        tenants.outerjoin(
-            sessions, and_(sessions.c.tenant_id == tenants.c.tenant_id, sessions.c.session_id == bindparam("session"))
-        )
-    )
-    .where(tenants.c.tenant_id == bindparam("tenant"))
-)
-HOLD = _sql(
-    select(
-        holds.c.tenant_id,
-        holds.c.session_id,
-        holds.c.key_id,
-        holds.c.decision_id,
-        holds.c.attempt_id,
-        holds.c.model,
-        holds.c.amount_nanousd,
-        holds.c.state,
-        holds.c.dispatched,
-        holds.c.checkpoint_nanousd,
-        holds.c.posted_nanousd,
-        holds.c.late,
-        holds.c.expires_at_ms,
-    ).where(_THIS_HOLD)
-)
-OPEN_SESSION = _all_columns(
-    sessions, ("tenant_id", "session_id", "granted_nanousd", "expected_turns", "created_at_ms", "updated_at_ms")
-)
-RESERVE_ON_SESSION = _sql(
-    update(sessions)
-    .where(_HERE)
-    .values(
-        granted_nanousd=bindparam("granted"),
-        reserved_nanousd=sessions.c.reserved_nanousd + bindparam("amount"),
-        turns=sessions.c.turns + bindparam("new_turns"),
-        last_decision_id=func.coalesce(bindparam("decision"), sessions.c.last_decision_id),
-        expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
-        updated_at_ms=bindparam("now"),
-    )
-)
-_MOVE = {
-    "reserved_nanousd": bindparam("reserved", type_=holds.c.amount_nanousd.type),
-    "spent_nanousd": bindparam("spent", type_=holds.c.amount_nanousd.type),
-    "overage_nanousd": bindparam("overage", type_=holds.c.amount_nanousd.type),
-}
-
-
-def _moves(table: Table) -> dict[str, Any]:
-    return {name: table.c[name] + value for name, value in _MOVE.items()}
-
-
-MOVE_TENANT = _sql(update(tenants).where(tenants.c.tenant_id == bindparam("tenant")).values(_moves(tenants)))
-MOVE_KEY = _sql(update(keys).where(keys.c.key_id == bindparam("key")).values(_moves(keys)))
-MOVE_SESSION = _sql(
-    update(sessions)
-    .where(_HERE)
-    .values(
-        {
-            **_moves(sessions),
-            "updated_at_ms": bindparam("now"),
-            "memory": func.coalesce(bindparam("memory"), sessions.c.memory),
-            "state": func.coalesce(bindparam("state"), sessions.c.state),
-        }
-    )
-)
-ADD_HOLD = _all_columns(
-    holds,
-    (
-        "hold_id",
-        "tenant_id",
-        "session_id",
-        "key_id",
-        "decision_id",
-        "attempt_id",
-        "model",
-        "amount_nanousd",
-        "state",
-        "expires_at_ms",
-        "created_at_ms",
-    ),
-)
-ADD_ENTRY = _all_columns(
-    ledger_entries,
-    (
-        "kind",
-        "scope",
-        "amount_nanousd",
-        "granted_delta_nanousd",
-        "reserved_delta_nanousd",
-        "spent_delta_nanousd",
-        "overage_delta_nanousd",
-        "tenant_id",
-        "session_id",
-        "key_id",
-        "hold_id",
-        "attempt_id",
-        "decision_id",
-        "model",
-        "usage_source",
-        "actor",
-        "created_at_ms",
-    ),
-)
-ADD_DECISION = _all_columns(decisions, DECISION_COLUMNS)
-RESOLVE_HOLD = _sql(
-    update(holds)
-    .where(_THIS_HOLD)
-    .values(
-        state=bindparam("new_state"),
-        posted_nanousd=bindparam("posted"),
-        late=bindparam("new_late"),
-        resolved_at_ms=func.coalesce(holds.c.resolved_at_ms, bindparam("now")),
-    )
-)
-DECISION_TURN = _sql(select(decisions.c.turn).where(decisions.c.decision_id == bindparam("decision")))
-MARK = _sql(
-    update(holds)
-    .where(_THIS_HOLD, holds.c.state == "open")
-    .values(
-        dispatched=1,
-        checkpoint_nanousd=func.min(
-            func.max(holds.c.checkpoint_nanousd, bindparam("checkpoint")), holds.c.amount_nanousd
-        ),
-    )
-)
-CHECKPOINT = _sql(
-    update(holds)
-    .where(_THIS_HOLD, holds.c.state == "open")
-    .values(
-        dispatched=1,
-        checkpoint_nanousd=func.min(
-            func.max(holds.c.checkpoint_nanousd, bindparam("checkpoint")), holds.c.amount_nanousd
-        ),
-        expires_at_ms=func.max(holds.c.expires_at_ms, bindparam("expires")),
-    )
-)
-CLAIM = _sql(
-    select(
-        idempotency.c.body_sha256,
-        idempotency.c.decision_id,
-        idempotency.c.status,
-        idempotency.c.headers,
-        idempotency.c.body,
-        idempotency.c.expires_at_ms,
-    ).where(idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim"))
-)
-DROP_CLAIM = _sql(
-    delete(idempotency).where(
-        idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim")
-    )
-)
-MAKE_CLAIM = _all_columns(
-    idempotency, ("tenant_id", "idempotency_key", "body_sha256", "decision_id", "created_at_ms", "expires_at_ms")
-)
-ANSWER_CLAIM = _sql(
-    update(idempotency)
-    .where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
-    .values(status=bindparam("answer_status"), headers=bindparam("answer_headers"), body=bindparam("answer_body"))
-)
-DROP_OPEN_CLAIM = _sql(
-    delete(idempotency).where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
-)
-LOST_DECISION = _sql(
-    update(decisions)
-    .where(decisions.c.decision_id == bindparam("decision"))
-    .values(
-        cost_nanousd=func.coalesce(decisions.c.cost_nanousd, 0) + bindparam("cost"),
-        usage_source=func.coalesce(decisions.c.usage_source, bindparam("source")),
-        remaining_after_nanousd=bindparam("remaining"),
-    )
-)
-LOSE_DECISION = _sql(
-    update(decisions)
-    .where(decisions.c.decision_id == bindparam("decision"), decisions.c.status == "pending")
-    .values(status="orphaned", error_code=bindparam("error"), completed_at_ms=bindparam("now"))
-)
-RESET_TENANT = _sql(
-    select(*_balance_of(tenants), tenants.c.window, tenants.c.reset_at_ms).where(
-        tenants.c.tenant_id == bindparam("tenant")
-    )
-)
-RESET_KEY = _sql(select(*_balance_of(keys), keys.c.window, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
-NEXT_TENANT_WINDOW = _sql(
-    update(tenants)
-    .where(tenants.c.tenant_id == bindparam("tenant"), tenants.c.reset_at_ms == bindparam("old"))
-    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
-)
-NEXT_KEY_WINDOW = _sql(
-    update(keys)
-    .where(keys.c.key_id == bindparam("key"), keys.c.reset_at_ms == bindparam("old"))
-    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
-)
-DUE_HOLDS = _sql(
-    select(holds.c.hold_id)
-    .where(holds.c.state == "open", holds.c.expires_at_ms <= bindparam("now"))
-    .order_by(holds.c.expires_at_ms)
-    .limit(bindparam("most"))
-)
-DUE_TENANTS = _sql(
-    select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
-)
-DUE_KEYS = _sql(
-    select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
-)
-ABANDON = _sql(abandon())
-FORGET = _sql(forget())
-
-
-@lru_cache(maxsize=64)
-def _settle_decision(columns: tuple[str, ...]) -> str:
-    return _sql(
-        update(decisions)
-        .where(decisions.c.decision_id == bindparam("the_decision"))
-        .values(
-            {
-                **{name: bindparam(name) for name in columns},
-                "cost_nanousd": func.coalesce(decisions.c.cost_nanousd, 0) + bindparam("cost"),
-                "remaining_after_nanousd": bindparam("remaining"),
-            }
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,10 +70,10 @@ def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
     if claimed is not None:
         return claimed
     _reset_tenant(cursor, op.tenant_id, op.now_ms)
-    tenant = cursor.execute(TENANT, {"tenant": op.tenant_id}).fetchone()
+    tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
     if tenant is None:
         return TenantMissing(op.tenant_id)
-    session = cursor.execute(SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
+    session = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
     if session is not None and op.decision is not None:
         if session[4] == "closed":
             return SessionClosed("closed")
@@ -379,7 +102,7 @@ def reserve_again(cursor: Cursor, op: Reserve) -> ReserveOutcome:
     hold = _find_hold(cursor, op.hold_id)
     if hold is None or hold.attempt_id != op.attempt_id:
         return reserve(cursor, op)
-    turn = cursor.execute(DECISION_TURN, {"decision": op.decision_id}).fetchone()
+    turn = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
     session, tenant = _balances(cursor, op.tenant_id, op.session_id)
     return Reserved(turn[0] if turn else 0, session, tenant)
 
@@ -402,12 +125,12 @@ def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int
 
 def _key_account(cursor: Cursor, op: Reserve) -> Balance | None:
     """The key's own account; None when it spends its tenant's money freely."""
-    row = cursor.execute(KEY, {"key": op.key_id}).fetchone()
+    row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
     if row is None or not row[4]:
         return None
     if row[5] is not None and row[5] <= op.now_ms:
         reset_window(cursor, ResetWindow(op.tenant_id, op.key_id, op.now_ms))
-        row = cursor.execute(KEY, {"key": op.key_id}).fetchone()
+        row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
     return Balance(*row[:4])
 
 
@@ -418,7 +141,7 @@ def _hold(
     place = {"tenant": op.tenant_id, "session": op.session_id}
     if session is None:
         cursor.execute(
-            OPEN_SESSION,
+            sql.OPEN_SESSION,
             {
                 "tenant_id": op.tenant_id,
                 "session_id": op.session_id,
@@ -456,7 +179,7 @@ def _hold(
         model=op.model,
     )
     cursor.execute(
-        ADD_HOLD,
+        sql.ADD_HOLD,
         {
             "hold_id": op.hold_id,
             "tenant_id": op.tenant_id,
@@ -478,12 +201,12 @@ def _hold(
         row["previous_decision_id"] = session[7] if session is not None else None
         row["session_budget_nanousd"] = before.granted_nanousd
         row["remaining_before_nanousd"] = before.available_nanousd
-        cursor.execute(ADD_DECISION, row)
+        cursor.execute(sql.ADD_DECISION, row)
     else:
-        known = cursor.execute(DECISION_TURN, {"decision": op.decision_id}).fetchone()
+        known = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
         turn = known[0] if known else turn
     cursor.execute(
-        RESERVE_ON_SESSION,
+        sql.RESERVE_ON_SESSION,
         place
         | {
             "granted": before.granted_nanousd,
@@ -495,11 +218,11 @@ def _hold(
         },
     )
     if key_id is not None:
-        cursor.execute(MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
-    cursor.execute(MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
+        cursor.execute(sql.MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
+    cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
     if op.idempotency is not None:
         cursor.execute(
-            MAKE_CLAIM,
+            sql.MAKE_CLAIM,
             {
                 "tenant_id": op.tenant_id,
                 "idempotency_key": op.idempotency.key,
@@ -537,7 +260,7 @@ def settle(cursor: Cursor, op: Settle) -> Resolved:
         state="closed" if op.close_session else None,
     )
     cursor.execute(
-        RESOLVE_HOLD,
+        sql.RESOLVE_HOLD,
         {"hold": hold.hold_id, "new_state": "settled", "posted": op.amount_nanousd, "new_late": 0, "now": op.now_ms},
     )
     _close_decision(cursor, hold, op, op.amount_nanousd, session)
@@ -550,7 +273,7 @@ def _late(cursor: Cursor, hold: _Hold, op: Settle) -> Resolved:
     session, tenant = _balances(cursor, hold.tenant_id, hold.session_id)
     room = [session.available_nanousd, tenant.available_nanousd]
     if hold.key_id is not None:
-        room.append(Balance(*cursor.execute(KEY, {"key": hold.key_id}).fetchone()[:4]).available_nanousd)
+        room.append(Balance(*cursor.execute(sql.KEY, {"key": hold.key_id}).fetchone()[:4]).available_nanousd)
     fits = max(0, min(owed, *room))
     overage = owed - fits
     _turn_entry(cursor, "late_post", fits, op.now_ms, hold, spent=fits, source=op.usage_source)
@@ -566,7 +289,7 @@ def _late(cursor: Cursor, hold: _Hold, op: Settle) -> Resolved:
         state="closed" if op.close_session else None,
     )
     cursor.execute(
-        RESOLVE_HOLD,
+        sql.RESOLVE_HOLD,
         {
             "hold": hold.hold_id,
             "new_state": hold.state,
@@ -596,11 +319,11 @@ def release(cursor: Cursor, op: Release) -> Resolved:
     _turn_entry(cursor, "release", hold.amount_nanousd, op.now_ms, hold, reserved=-hold.amount_nanousd)
     session, tenant = _move(cursor, hold, op.now_ms, reserved=-hold.amount_nanousd)
     cursor.execute(
-        RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": "released", "posted": 0, "new_late": 0, "now": op.now_ms}
+        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": "released", "posted": 0, "new_late": 0, "now": op.now_ms}
     )
     _close_decision(cursor, hold, op, 0, session)
     if op.answer is None and op.drop_idempotency:
-        cursor.execute(DROP_OPEN_CLAIM, {"decision": hold.decision_id})
+        cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return Resolved("release", 0, session, tenant)
 
 
@@ -625,45 +348,46 @@ def sweep_hold(cursor: Cursor, op: SweepHold) -> str | None:
     _turn_entry(cursor, kind, amount, op.now_ms, hold, reserved=-hold.amount_nanousd, spent=posted, source=source)
     session, _ = _move(cursor, hold, op.now_ms, reserved=-hold.amount_nanousd, spent=posted)
     cursor.execute(
-        RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": state, "posted": posted, "new_late": 0, "now": op.now_ms}
+        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": state, "posted": posted, "new_late": 0, "now": op.now_ms}
     )
     cursor.execute(
-        LOST_DECISION,
+        sql.LOST_DECISION,
         {"decision": hold.decision_id, "cost": posted, "source": source, "remaining": session.available_nanousd},
     )
-    cursor.execute(LOSE_DECISION, {"decision": hold.decision_id, "error": state, "now": op.now_ms})
+    cursor.execute(sql.LOSE_DECISION, {"decision": hold.decision_id, "error": state, "now": op.now_ms})
     # The first answer will never come: the client's next try may run, it is not held off for a day.
-    cursor.execute(DROP_OPEN_CLAIM, {"decision": hold.decision_id})
+    cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return kind
 
 
 def mark_dispatched(cursor: Cursor, op: MarkDispatched) -> bool:
     """False when the hold is no longer open."""
-    cursor.execute(MARK, {"hold": op.hold_id, "checkpoint": op.checkpoint_nanousd})
+    cursor.execute(sql.MARK, {"hold": op.hold_id, "checkpoint": op.checkpoint_nanousd})
     return cursor.rowcount == 1
 
 
 def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...]) -> None:
     for point in points:
         cursor.execute(
-            CHECKPOINT, {"hold": point.hold_id, "checkpoint": point.checkpoint_nanousd, "expires": point.expires_at_ms}
+            sql.CHECKPOINT,
+            {"hold": point.hold_id, "checkpoint": point.checkpoint_nanousd, "expires": point.expires_at_ms},
         )
 
 
 def reset_window(cursor: Cursor, op: ResetWindow) -> bool:
     """Spent and overage start again at zero; what is reserved stays reserved. True when this call did it."""
     if op.key_id is None:
-        row = cursor.execute(RESET_TENANT, {"tenant": op.tenant_id}).fetchone()
+        row = cursor.execute(sql.RESET_TENANT, {"tenant": op.tenant_id}).fetchone()
     else:
-        row = cursor.execute(RESET_KEY, {"key": op.key_id}).fetchone()
+        row = cursor.execute(sql.RESET_KEY, {"key": op.key_id}).fetchone()
     if row is None or row[4] is None or row[5] is None or row[5] > op.now_ms:
         return False
     _, _, spent, overage, window, old = row
     new = next_reset_ms(window, op.now_ms)
     if op.key_id is None:
-        cursor.execute(NEXT_TENANT_WINDOW, {"tenant": op.tenant_id, "old": old, "new": new})
+        cursor.execute(sql.NEXT_TENANT_WINDOW, {"tenant": op.tenant_id, "old": old, "new": new})
     else:
-        cursor.execute(NEXT_KEY_WINDOW, {"key": op.key_id, "old": old, "new": new})
+        cursor.execute(sql.NEXT_KEY_WINDOW, {"key": op.key_id, "old": old, "new": new})
     _entry(
         cursor,
         "reset",
@@ -680,12 +404,12 @@ def reset_window(cursor: Cursor, op: ResetWindow) -> bool:
 
 
 def standing(cursor: Cursor, tenant_id: str, session_id: str) -> Standing | None:
-    row = cursor.execute(STANDING, {"tenant": tenant_id, "session": session_id}).fetchone()
+    row = cursor.execute(sql.STANDING, {"tenant": tenant_id, "session": session_id}).fetchone()
     return None if row is None else standing_from_row(tenant_id, row)
 
 
 def standing_from_row(tenant_id: str, row: Any) -> Standing:
-    """`row` in the order of STANDING."""
+    """`row` in the order of sql.STANDING."""
     tenant = Balance(*row[:4])
     if row[4] is None:
         return Standing(tenant, None)
@@ -697,14 +421,14 @@ def claim_state(
     cursor: Cursor, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
 ) -> Replay | InFlight | BodyMismatch | None:
     """What is known about an idempotency key; None when it is free."""
-    row = cursor.execute(CLAIM, {"tenant": tenant_id, "claim": key}).fetchone()
+    row = cursor.execute(sql.CLAIM, {"tenant": tenant_id, "claim": key}).fetchone()
     if row is None or row[5] <= now_ms:
         return None
     return claim_from_row(row, body_sha256)
 
 
 def claim_from_row(row: Any, body_sha256: bytes) -> Replay | InFlight | BodyMismatch:
-    """`row` in the order of CLAIM."""
+    """`row` in the order of sql.CLAIM."""
     if bytes(row[0]) != body_sha256:
         return BodyMismatch(row[1])
     if row[2] is None:
@@ -715,17 +439,17 @@ def claim_from_row(row: Any, body_sha256: bytes) -> Replay | InFlight | BodyMism
 def find_due(cursor: Cursor, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
     """Holds whose lease ran out, and windows that ended."""
     bounds = {"now": now_ms, "most": limit}
-    late = [row[0] for row in cursor.execute(DUE_HOLDS, bounds).fetchall()]
-    resets = [ResetWindow(row[0], None, now_ms) for row in cursor.execute(DUE_TENANTS, bounds).fetchall()]
-    resets += [ResetWindow(row[0], row[1], now_ms) for row in cursor.execute(DUE_KEYS, bounds).fetchall()]
+    late = [row[0] for row in cursor.execute(sql.DUE_HOLDS, bounds).fetchall()]
+    resets = [ResetWindow(row[0], None, now_ms) for row in cursor.execute(sql.DUE_TENANTS, bounds).fetchall()]
+    resets += [ResetWindow(row[0], row[1], now_ms) for row in cursor.execute(sql.DUE_KEYS, bounds).fetchall()]
     return late, resets
 
 
 def tidy(cursor: Cursor, now_ms: int, before_ms: int) -> tuple[int, int]:
     """Close decisions that were abandoned between two attempts, and forget idempotency rows past their day."""
-    cursor.execute(ABANDON, {"now": now_ms, "before": before_ms})
+    cursor.execute(sql.ABANDON, {"now": now_ms, "before": before_ms})
     abandoned = cursor.rowcount
-    cursor.execute(FORGET, {"now": now_ms, "before": before_ms})
+    cursor.execute(sql.FORGET, {"now": now_ms, "before": before_ms})
     return abandoned, cursor.rowcount
 
 
@@ -734,24 +458,24 @@ def _claimed(
 ) -> Replay | InFlight | BodyMismatch | None:
     if claim is None:
         return None
-    row = cursor.execute(CLAIM, {"tenant": tenant_id, "claim": claim.key}).fetchone()
+    row = cursor.execute(sql.CLAIM, {"tenant": tenant_id, "claim": claim.key}).fetchone()
     if row is None:
         return None
     if row[5] <= now_ms:
-        cursor.execute(DROP_CLAIM, {"tenant": tenant_id, "claim": claim.key})
+        cursor.execute(sql.DROP_CLAIM, {"tenant": tenant_id, "claim": claim.key})
         return None
     return claim_from_row(row, claim.body_sha256)
 
 
 def _reset_tenant(cursor: Cursor, tenant_id: str, now_ms: int) -> None:
     """A turn at the boundary does not wait for the sweeper to start the new window."""
-    due = cursor.execute(TENANT, {"tenant": tenant_id}).fetchone()
+    due = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
     if due is not None and due[5] is not None and due[5] <= now_ms:
         reset_window(cursor, ResetWindow(tenant_id, None, now_ms))
 
 
 def _find_hold(cursor: Cursor, hold_id: str) -> _Hold | None:
-    row = cursor.execute(HOLD, {"hold": hold_id}).fetchone()
+    row = cursor.execute(sql.HOLD, {"hold": hold_id}).fetchone()
     return None if row is None else _Hold(hold_id, *row)
 
 
@@ -763,8 +487,8 @@ def _require_hold(cursor: Cursor, hold_id: str) -> _Hold:
 
 
 def _balances(cursor: Cursor, tenant_id: str, session_id: str) -> tuple[Balance, Balance]:
-    session = cursor.execute(SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
-    tenant = cursor.execute(TENANT, {"tenant": tenant_id}).fetchone()
+    session = cursor.execute(sql.SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
+    tenant = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
     return Balance(*session[:4]), Balance(*tenant[:4])
 
 
@@ -786,13 +510,13 @@ def _move(
     """Add the same deltas to session, key and tenant; answer the new balances of session and tenant."""
     deltas = {"reserved": reserved, "spent": spent, "overage": overage}
     cursor.execute(
-        MOVE_SESSION,
+        sql.MOVE_SESSION,
         deltas
         | {"tenant": hold.tenant_id, "session": hold.session_id, "now": now_ms, "memory": memory, "state": state},
     )
     if hold.key_id is not None:
-        cursor.execute(MOVE_KEY, deltas | {"key": hold.key_id})
-    cursor.execute(MOVE_TENANT, deltas | {"tenant": hold.tenant_id})
+        cursor.execute(sql.MOVE_KEY, deltas | {"key": hold.key_id})
+    cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id})
     return _balances(cursor, hold.tenant_id, hold.session_id)
 
 
@@ -804,12 +528,12 @@ def _close_decision(cursor: Cursor, hold: _Hold, op: Settle | Release, cost: int
         outcome.setdefault("completed_at_ms", op.now_ms)
     names = tuple(sorted(outcome))
     cursor.execute(
-        _settle_decision(names),
+        sql.settle_decision(names),
         outcome | {"the_decision": hold.decision_id, "cost": cost, "remaining": session.available_nanousd},
     )
     if op.answer is not None:
         cursor.execute(
-            ANSWER_CLAIM,
+            sql.ANSWER_CLAIM,
             {
                 "decision": hold.decision_id,
                 "answer_status": op.answer.status,
@@ -872,7 +596,7 @@ def _entry(
     actor: str | None = None,
 ) -> None:
     cursor.execute(
-        ADD_ENTRY,
+        sql.ADD_ENTRY,
         {
             "kind": kind,
             "scope": scope,

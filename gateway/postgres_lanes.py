@@ -127,13 +127,7 @@ class PostgresLanes:
         await asyncio.wait([self._watch])
 
     def submit(
-        self,
-        key: str,
-        op: dict[str, Any],
-        read: Callable[[Any], Any],
-        *,
-        locking: bool,
-        must: bool = False,
+        self, key: str, op: dict[str, Any], read: Callable[[Any], Any], *, locking: bool, must: bool = False
     ) -> asyncio.Future[Any]:
         """Put an operation into the line `key`. `must`: taken beyond the caps, since refusing it frees nothing."""
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -106,14 +106,7 @@ def create_tenant(
 
 
 def ensure_tenant(
-    connection: Connection,
-    tenant_id: str,
-    name: str,
-    *,
-    budget_nanousd: int,
-    actor: str,
-    now_ms: int,
-    **more: Any,
+    connection: Connection, tenant_id: str, name: str, *, budget_nanousd: int, actor: str, now_ms: int, **more: Any
 ) -> Tenant:
     """The tenant of this id, made now when there is none: the master key's `default`, and a service key's tenants."""
     found = find_tenant(connection, tenant_id)

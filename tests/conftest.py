@@ -10,15 +10,34 @@ from pathlib import Path
 import pytest
 
 from migrations.upgrade import upgrade
+from tests.harness.pgbouncer import find_pgbouncer
 from tests.harness.postgres import PostgresServer, TestDatabases, find_binaries
 
 POSTGRES_URL = "SEQROUTE_TEST_POSTGRES_URL"
 
 
-def pytest_report_header() -> str:
-    """Which Postgres the tests run on; it is never left out in silence."""
+NO_PGBOUNCER = "pgbouncer: absent, so tests/e2e/test_pgbouncer.py does not run (apt-get install pgbouncer)"
+
+
+def pytest_report_header() -> list[str]:
+    """Which Postgres and which pgbouncer the tests run on; neither is ever left out in silence."""
     given = os.environ.get(POSTGRES_URL)
-    return f"postgres: {'the server of ' + POSTGRES_URL if given else find_binaries() / 'postgres'}"
+    bouncer = find_pgbouncer()
+    return [
+        f"postgres: {'the server of ' + POSTGRES_URL if given else find_binaries() / 'postgres'}",
+        NO_PGBOUNCER if bouncer is None else f"pgbouncer: {bouncer}",
+    ]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """What needs pgbouncer is collected where there is one."""
+    return True if collection_path.name == "test_pgbouncer.py" and find_pgbouncer() is None else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Also at the end, where it is read: what this machine could not try."""
+    if find_pgbouncer() is None:
+        terminalreporter.write_line(NO_PGBOUNCER, yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -231,9 +231,7 @@ async def test_what_was_never_dispatched_expires_and_costs_nothing(database_url:
         assert (await bench.show()).balance.spent_nanousd == 70
 
 
-async def test_an_orphan_costs_its_last_checkpoint_and_a_late_bill_the_difference_once(
-    database_url: str,
-) -> None:
+async def test_an_orphan_costs_its_last_checkpoint_and_a_late_bill_the_difference_once(database_url: str) -> None:
     async with open_bench(database_url) as bench:
         op = await bench.held(600, ceiling=1_000, dispatch=100)
         await bench.ledger.checkpoint([Checkpoint(op.hold_id, 250, START_MS + 2 * TTL_MS)])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway import ledger_sqlite
+from gateway import ledger_sqlite, ledger_statements
 from gateway.ledger import Ledger
 from tests.harness.simulator import simulate, template
 
@@ -42,9 +42,9 @@ def never_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_the_session_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    move = ledger_sqlite.MOVE_SESSION.replace("spent_nanousd + :spent", "spent_nanousd + 0")
-    assert move != ledger_sqlite.MOVE_SESSION
-    monkeypatch.setattr(ledger_sqlite, "MOVE_SESSION", move)
+    move = ledger_statements.MOVE_SESSION.replace("spent_nanousd + :spent", "spent_nanousd + 0")
+    assert move != ledger_statements.MOVE_SESSION
+    monkeypatch.setattr(ledger_statements, "MOVE_SESSION", move)
 
 
 def posts_late_bills_whole(monkeypatch: pytest.MonkeyPatch) -> None:
