@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench lock clean
+.PHONY: help setup demo serve test soak check format bench lock clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -30,6 +30,11 @@ serve: $(VENV)/.run-installed ## Serve gateway.yaml on port 4000 (CONFIG=..., PO
 
 test: setup ## All tests, a real Postgres included (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
+
+SEED ?= 1
+SIZE ?= 1
+soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 SIZE=1, 100 is the release; PARTS=vortex)
+	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS))
 
 check: setup ## Lint, format, types, import contracts, docs
 	@$(BIN)/ruff check .
