@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gateway import guard, sessions
@@ -14,11 +15,34 @@ from gateway.estimates import Estimate, available
 from gateway.headers import TurnHeaders, TurnReport
 from gateway.ledger import SessionRow
 from gateway.money import usd_string
-from gateway.operations import Balance, IdempotencyClaim, Resolved, SessionTerms
+from gateway.operations import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
 from gateway.router import Routed
 from gateway.tokens import PromptTokens
 from policy.features import Encoded
 from policy.mdp import Observation
+
+# A key's own budget is the operator's to raise, as its tenant's is; clients know these two codes.
+_EXHAUSTED: Mapping[AccountKind, tuple[type[GatewayError], str]] = {
+    "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
+    "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
+    "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What a turn can spend, the account that leaves it no more, and whether parallel turns spend from it too."""
+
+    left_nanousd: int
+    account: AccountKind
+    contended: bool
+
+    def after(self, refused: Refused) -> Purse:
+        """The purse as a refused reservation found it."""
+        contended = self.contended or refused.pending
+        if refused.balance.available_nanousd >= self.left_nanousd:
+            return replace(self, contended=contended)
+        return Purse(available([refused.balance.available_nanousd]), refused.account, contended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +78,16 @@ class Scene:
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
 
     @property
-    def left_nanousd(self) -> int:
-        """What this turn can spend by the last read; the reservation is the authority."""
-        return available([self.session_left_nanousd, self.tenant.available_nanousd])
-
-    @property
     def contended(self) -> bool:
         """Whether turns under way hold money of this session or tenant by the last read."""
         return self.tenant.reserved_nanousd > 0 or (self.row is not None and self.row.balance.reserved_nanousd > 0)
+
+    @property
+    def purse(self) -> Purse:
+        """What this turn can spend by the last read; the reservation is the authority."""
+        session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
+        account: AccountKind = "tenant" if tenant < session else "session"
+        return Purse(available([session, tenant]), account, self.contended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +142,20 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
-def exhausted(scene: Scene, left_nanousd: int, least_nanousd: int, *, contended: bool) -> GatewayError:
+def exhausted(scene: Scene, purse: Purse, least_nanousd: int) -> GatewayError:
     """402: says how much is left, where, what the cheapest way would need, and how to raise it.
 
-    With `contended` also when to ask again: turns under way hold money that comes back with their bills.
+    While others spend from it also when to ask again: turns under way hold money that comes back with their bills.
     """
-    kind: type[GatewayError] = SessionBudgetExceeded
-    whose, how = "session", "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"
-    if scene.tenant.available_nanousd < scene.session_left_nanousd:
-        kind, whose, how = TenantBudgetExceeded, "tenant", "ask the operator to raise the tenant's budget"
+    kind, how = _EXHAUSTED[purse.account]
     return kind(
-        f"the {whose}'s budget has {usd_string(left_nanousd)} USD left; the cheapest capable model needs "
+        f"the {purse.account}'s budget has {usd_string(purse.left_nanousd)} USD left; the cheapest capable model needs "
         f"{usd_string(least_nanousd)} USD for this turn; {how}",
-        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if contended else {}),
+        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if purse.contended else {}),
         details={
             "session_id": scene.session_id,
-            "remaining_nano_usd": left_nanousd,
-            "remaining_usd": usd_string(left_nanousd),
+            "remaining_nano_usd": purse.left_nanousd,
+            "remaining_usd": usd_string(purse.left_nanousd),
             "needed_nano_usd": least_nanousd,
             "needed_usd": usd_string(least_nanousd),
         },

@@ -34,7 +34,7 @@ from gateway.clock import Clock, NewId, Uniform, now_ms
 from gateway.configuration import Configuration
 from gateway.decisions import pending_row
 from gateway.errors import GatewayError, InvalidRequest, NotFound
-from gateway.estimates import available, estimate
+from gateway.estimates import estimate
 from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
 from gateway.headers import TurnHeaders, read_turn_headers
@@ -47,7 +47,7 @@ from gateway.money import usd_string
 from gateway.observe import Observer
 from gateway.operations import IdempotencyClaim, Refused, Reserve, Reserved, ReserveOutcome, SessionTerms
 from gateway.router import Router
-from gateway.scene import Bound, Choice, Scene, exhausted
+from gateway.scene import Bound, Choice, Purse, Scene, exhausted
 from gateway.settings import Settings
 from gateway.settling import Settling
 from gateway.sse import data_frame
@@ -135,7 +135,7 @@ class Turns:
         caller = await self._authenticator.caller(request.headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         scene = await self._scene(caller, chat, read_turn_headers(request.headers), None, request)
-        choice = self._decide(scene, scene.left_nanousd, scene.contended)
+        choice = self._decide(scene, scene.purse)
         return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     # -- before the money ------------------------------------------------------------------------------------------
@@ -220,8 +220,8 @@ class Turns:
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
-    def _decide(self, scene: Scene, left_nanousd: int, contended: bool) -> Choice:
-        """One decision under `left_nanousd`. Raises a 402 when no feasible model is affordable."""
+    def _decide(self, scene: Scene, purse: Purse) -> Choice:
+        """One decision under what is left in `purse`. Raises a 402 when no feasible model is affordable."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
         estimates = [
             estimate(
@@ -232,16 +232,16 @@ class Turns:
                 self._breaker,
                 prompt_tokens=scene.prompt.estimate,
                 prompt_tokens_bound=scene.prompt.bound,
-                available_nanousd=left_nanousd,
+                available_nanousd=purse.left_nanousd,
                 over_budget=over_budget,
                 at_ms=scene.started_ms,
-                contended=contended,
+                contended=purse.contended,
             )
             for option in scene.options
         ]
         if not any(e.view.feasible for e in estimates):
             least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
-            raise exhausted(scene, left_nanousd, least, contended=contended)
+            raise exhausted(scene, purse, least)
         started_s = self._clock()
         observation = self._observer.observe(
             scene.chat,
@@ -250,7 +250,7 @@ class Turns:
             scene.tenant,
             estimates,
             budget_nanousd=scene.budget_nanousd,
-            left_nanousd=left_nanousd,
+            left_nanousd=purse.left_nanousd,
             expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
             lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked),
             at_ms=scene.started_ms,
@@ -268,9 +268,9 @@ class Turns:
 
     async def _decide_and_reserve(self, scene: Scene) -> Bound | Response:
         """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
-        left_nanousd, contended = scene.left_nanousd, scene.contended
+        purse = scene.purse
         for _ in range(RESERVE_TRIES):
-            choice = self._decide(scene, left_nanousd, contended)
+            choice = self._decide(scene, purse)
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -287,11 +287,10 @@ class Turns:
             if isinstance(answer, Bound):
                 return answer
             if isinstance(answer, Refused):
-                left_nanousd = available([left_nanousd, answer.balance.available_nanousd])
-                contended = contended or answer.pending
+                purse = purse.after(answer)
                 continue
             return answer_or_raise(answer)
-        raise exhausted(scene, left_nanousd, choice.estimate.hold_nanousd, contended=contended)
+        raise exhausted(scene, purse, choice.estimate.hold_nanousd)
 
     async def _reserve(
         self,
