@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 SAFE_VERSION = (3, 51, 3)
 BUSY_TIMEOUT_MS = 5_000
+REPORT_THREADS = 2
 MAX_GROUP = 256
 """Operations of one commit: enough to amortise the fsync, few enough that the first caller is not kept waiting."""
 
@@ -349,15 +350,20 @@ def _translated(error: Exception) -> Exception:
 
 
 class SqliteDatabase:
-    """The file, its writer thread, and (when the library is safe with two connections) a reader thread."""
+    """The file, its writer thread, and (when the library is safe with several connections) reader threads.
+
+    The ledger's reads have a thread of their own: a report that reads for seconds must not hold up a turn.
+    """
 
     def __init__(self, path: str, *, serving: bool, max_waiting: int) -> None:
         self.path = path
         self._exclusive = serving or not wal_reset_safe
         self._max_waiting = max_waiting
         self._lock = FileLock(path)
+        self._threads: list[SqliteThread] = []
         self.writer: SqliteThread
         self.reader: SqliteThread
+        self.reports: list[SqliteThread]
 
     async def start(self) -> None:
         if self.path:
@@ -365,31 +371,37 @@ class SqliteDatabase:
             if self._exclusive:
                 self._lock.acquire()
         try:
-            self.writer = SqliteThread(
-                open_connection(self.path), read_only=False, max_waiting=self._max_waiting, name="sqlite-writer"
-            )
-            self.reader = self.writer
+            self.writer = self._open("sqlite-writer", read_only=False)
             if self.path and wal_reset_safe:
-                self.reader = SqliteThread(
-                    open_connection(self.path, query_only=True),
-                    read_only=True,
-                    max_waiting=self._max_waiting,
-                    name="sqlite-reader",
-                )
-        except driver.Error as error:
-            self._lock.release()
+                self.reader = self._open("sqlite-reader", read_only=True)
+                self.reports = [self._open(f"sqlite-report-{n}", read_only=True) for n in range(REPORT_THREADS)]
+            else:
+                self.reader = self.writer
+                self.reports = [self.writer]
+        except (driver.Error, DatabaseStartError) as error:
+            await self.close()
+            if isinstance(error, DatabaseStartError):
+                raise
             raise DatabaseStartError(
                 f"{self.path}: cannot be opened as a SQLite database ({type(error).__name__})"
             ) from error
 
+    def _open(self, name: str, *, read_only: bool) -> SqliteThread:
+        connection = open_connection(self.path, query_only=read_only)
+        thread = SqliteThread(connection, read_only=read_only, max_waiting=self._max_waiting, name=name)
+        self._threads.append(thread)
+        return thread
+
     async def close(self) -> None:
-        if self.reader is not self.writer:
-            await self.reader.close()
-        await self.writer.close()
+        """Finish what was submitted, the writer last, and give the file up."""
+        for thread in reversed(self._threads):
+            await thread.close()
+        self._threads.clear()
         self._lock.release()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
-        return await asyncio.shield(self.reader.transact(run))
+        idlest = min(self.reports, key=lambda thread: thread.waiting)
+        return await asyncio.shield(idlest.transact(run))
 
     async def write(self, run: Callable[[Connection], T]) -> T:
         return await asyncio.shield(self.writer.transact(run))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,6 +233,19 @@ async def test_a_killed_gateway_loses_nothing_it_acknowledged(sqlite_url: str, l
         spent = (await bench.show()).balance
         assert spent.reserved_nanousd == 0
         assert spent.spent_nanousd >= 7 * len(settled)
+
+
+async def test_a_long_report_holds_up_no_turn(sqlite_url: str) -> None:
+    async with open_bench(sqlite_url) as bench:
+        await bench.held(10)
+        go_on = threading.Event()
+        reports = [asyncio.create_task(bench.database.read(lambda _: go_on.wait(30))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(bench.ledger.session("acme", "s1"), 10) is not None
+        await asyncio.wait_for(bench.held(10), 10)
+        assert not any(report.done() for report in reports)
+        go_on.set()
+        assert await asyncio.gather(*reports) == [True, True]
 
 
 async def test_reserved_means_the_group_was_committed(sqlite_url: str) -> None:

@@ -26,6 +26,7 @@ from gateway.operations import (
     TenantMissing,
 )
 from gateway.tables import decisions
+from gateway.tenants import grant_to_tenant
 from tests.harness.auditor import assert_ledger_sound
 from tests.harness.money import START_MS, TTL_MS, Bench, admitted, open_bench, race, replica
 
@@ -338,6 +339,52 @@ async def test_two_replicas_share_one_budget(postgres_url: str) -> None:
     async with open_bench(postgres_url, budget_nanousd=1_000) as one, replica(postgres_url, one.hands) as two:
         outcomes = await race(*(bench.reserve(50, session=f"s{n % 3}") for n in range(100) for bench in (one, two)))
         assert len(admitted(outcomes)) == 20
+
+
+async def test_three_replicas_dispatch_exactly_twenty_of_two_hundred(postgres_url: str) -> None:
+    async with (
+        open_bench(postgres_url) as one,
+        replica(postgres_url, one.hands) as two,
+        replica(postgres_url, one.hands) as three,
+    ):
+        for repeat in range(5):
+            session = f"s{repeat}"
+            outcomes = await race(
+                *((one, two, three)[n % 3].reserve(50, session=session, ceiling=1_000) for n in range(200))
+            )
+            assert len(admitted(outcomes)) == 20
+
+
+async def test_turns_sweeps_grants_and_reports_in_every_order_never_deadlock(postgres_url: str) -> None:
+    async with open_bench(postgres_url) as one, replica(postgres_url, one.hands) as two:
+        names = ["acme", "bell", "cyan"]
+        for name in names[1:]:
+            await one.tenant(name, 10**9)
+
+        async def turns(bench: Bench, order: list[str]) -> None:
+            for n in range(30):
+                op = await bench.held(10, tenant=order[n % 3], session=f"s{n % 2}", ttl_ms=0 if n % 5 == 0 else TTL_MS)
+                await bench.ledger.checkpoint([Checkpoint(op.hold_id, 5, bench.hands.at_ms)])
+                assert (await bench.ledger.settle(bench.bill(op, 8))).kind in ("settle", "late_post")
+
+        async def sweeps(bench: Bench) -> None:
+            for _ in range(15):
+                await bench.ledger.sweep(bench.hands.at_ms)
+
+        async def grants(bench: Bench) -> None:
+            for n in range(30):
+                await bench.database.write(
+                    partial(grant_to_tenant, tenant_id=names[n % 3], change_nanousd=1, actor="test", now_ms=START_MS)
+                )
+
+        await race(
+            *(turns(bench, order) for bench in (one, two) for order in (names, names[::-1], names[1:] + names[:1])),
+            *(work(bench) for work in (sweeps, grants) for bench in (one, two)),
+        )
+        deadlocks = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert await one.database.read(lambda connection: connection.execute(deadlocks).scalar_one()) == 0
+        spent = [(await one.show(name)).balance for name in names]
+        assert [(balance.reserved_nanousd, balance.spent_nanousd) for balance in spent] == [(0, 60 * 8)] * 3
 
 
 # -- idempotency keys ---------------------------------------------------------------------------------------------
