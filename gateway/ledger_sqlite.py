@@ -69,8 +69,11 @@ def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
     claimed = _claimed(cursor, op.tenant_id, op.idempotency, op.now_ms, op.decision_id)
     if claimed is not None:
         return claimed
-    _reset_tenant(cursor, op.tenant_id, op.now_ms)
     tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
+    if tenant is not None and tenant[5] is not None and tenant[5] <= op.now_ms:
+        # A turn at the boundary does not wait for the sweeper to start the new window.
+        reset_window(cursor, ResetWindow(op.tenant_id, None, op.now_ms))
+        tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
     if tenant is None:
         return TenantMissing(op.tenant_id)
     session = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
@@ -467,13 +470,6 @@ def _claimed(
     return claim_from_row(row, claim.body_sha256)
 
 
-def _reset_tenant(cursor: Cursor, tenant_id: str, now_ms: int) -> None:
-    """A turn at the boundary does not wait for the sweeper to start the new window."""
-    due = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
-    if due is not None and due[5] is not None and due[5] <= now_ms:
-        reset_window(cursor, ResetWindow(tenant_id, None, now_ms))
-
-
 def _find_hold(cursor: Cursor, hold_id: str) -> _Hold | None:
     row = cursor.execute(sql.HOLD, {"hold": hold_id}).fetchone()
     return None if row is None else _Hold(hold_id, *row)
@@ -509,15 +505,14 @@ def _move(
 ) -> tuple[Balance, Balance]:
     """Add the same deltas to session, key and tenant; answer the new balances of session and tenant."""
     deltas = {"reserved": reserved, "spent": spent, "overage": overage}
-    cursor.execute(
-        sql.MOVE_SESSION,
-        deltas
-        | {"tenant": hold.tenant_id, "session": hold.session_id, "now": now_ms, "memory": memory, "state": state},
-    )
+    place = {"tenant": hold.tenant_id, "session": hold.session_id}
+    (session,) = cursor.execute(
+        sql.MOVE_SESSION, deltas | place | {"now": now_ms, "memory": memory, "state": state}
+    ).fetchall()
     if hold.key_id is not None:
         cursor.execute(sql.MOVE_KEY, deltas | {"key": hold.key_id})
-    cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id})
-    return _balances(cursor, hold.tenant_id, hold.session_id)
+    (tenant,) = cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id}).fetchall()
+    return Balance(*session), Balance(*tenant)
 
 
 def _close_decision(cursor: Cursor, hold: _Hold, op: Settle | Release, cost: int, session: Balance) -> None:

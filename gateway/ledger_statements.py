@@ -112,7 +112,12 @@ def _moves(table: Table) -> dict[str, Any]:
     return {name: table.c[name] + value for name, value in _MOVE.items()}
 
 
-MOVE_TENANT = _sql(update(tenants).where(tenants.c.tenant_id == bindparam("tenant")).values(_moves(tenants)))
+MOVE_TENANT = _sql(
+    update(tenants)
+    .where(tenants.c.tenant_id == bindparam("tenant"))
+    .values(_moves(tenants))
+    .returning(*_balance_of(tenants))
+)
 MOVE_KEY = _sql(update(keys).where(keys.c.key_id == bindparam("key")).values(_moves(keys)))
 MOVE_SESSION = _sql(
     update(sessions)
@@ -125,6 +130,7 @@ MOVE_SESSION = _sql(
             "state": func.coalesce(bindparam("state"), sessions.c.state),
         }
     )
+    .returning(*_balance_of(sessions))
 )
 ADD_HOLD = _all_columns(
     holds,
