@@ -7,7 +7,7 @@ the tenant's row lock before it touches an account of that tenant: the one lock 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,23 +79,28 @@ def checked_amount(amount_nanousd: object, param: str) -> int:
     return amount_nanousd
 
 
-def checked_window(window: str | None, param: str, now_ms: int) -> int | None:
+MAX_WINDOW_CHARS = 16
+
+
+def checked_window(window: object, param: str, now_ms: int) -> int | None:
     """When the window's first period ends; None without a window. Raises InvalidRequest."""
     if window is None:
         return None
     try:
+        if not isinstance(window, str) or len(window) > MAX_WINDOW_CHARS:
+            raise ValueError('expected a window like "12h", "30d" or "1mo"')
         parse_window(window)
     except ValueError as error:
         raise InvalidRequest(f"{param}: {error}", param=param) from None
     return next_reset_ms(window, now_ms)
 
 
-def checked_models(models: Sequence[str] | None, param: str) -> str | None:
+def checked_models(models: object, param: str) -> str | None:
     """The JSON that is stored for an allow-list of models; None: every model."""
     if models is None:
         return None
-    names: list[object] = list(models)
-    if isinstance(models, str) or not all(isinstance(name, str) and 0 < len(name) <= 256 for name in names):
+    names: list[object] = list(models) if isinstance(models, list | tuple) else [None]
+    if not all(isinstance(name, str) and 0 < len(name) <= 256 and "\0" not in name for name in names):
         raise InvalidRequest(f"{param}: expected a list of model names", param=param)
     return json.dumps(names)
 

@@ -86,6 +86,9 @@ class Admin:
             raise InvalidRequest(
                 f"{unknown[0][:64]}: expected one of {', '.join(sorted(allowed))}", param=unknown[0][:64]
             )
+        for name, value in fields.items():
+            if isinstance(value, str) and "\0" in value:
+                raise InvalidRequest(f"{name}: expected text without NUL", param=name)
         return fields
 
     # -- tenants and keys ------------------------------------------------------------------------------------------

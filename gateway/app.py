@@ -35,6 +35,7 @@ from gateway.errors import (
     Draining,
     GatewayError,
     InternalError,
+    InvalidRequest,
     LedgerUnavailable,
     MethodNotAllowed,
     NotFound,
@@ -48,6 +49,7 @@ from gateway.ledger import Ledger
 from gateway.master_key import with_stored_master_key
 from gateway.money import NANOUSD_PER_USD
 from gateway.observe import Observer
+from gateway.outage import OutageBooks
 from gateway.policies import PolicyBoard
 from gateway.router import Router
 from gateway.settings import Settings
@@ -74,6 +76,7 @@ class Parts:
     configuration: LiveConfiguration
     database: Database
     ledger: Ledger
+    outage: OutageBooks
     upstream: Upstream
     turns: Turns
     leases: Leases
@@ -117,6 +120,7 @@ def build(
         lifespan=lambda _: running(parts),
         exception_handlers={GatewayError: _answer_error, HTTPException: _answer_http_error, Exception: _answer_crash},
     )
+    app.router.redirect_slashes = False  # an address with a slash too many is unknown, in the words of every error
     app.state.parts = parts
     return Admission(app, parts.lifecycle, settings.limits.parallel_requests)
 
@@ -137,6 +141,9 @@ def assemble(
     tokens = TokenCounter()
     database = Database(settings.general.database_url.reveal(), serving=True)
     ledger = Ledger(database, clock=clock)
+    outage = OutageBooks(
+        settings.policy.directory / "outage", cap_nanousd=settings.limits.outage_cap_nanousd, clock=clock, new_id=new_id
+    )
     leases = Leases(ledger, clock, ttl_s=settings.timings.hold_ttl_s)
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
     policies = PolicyBoard(settings.policy, database)
@@ -158,6 +165,7 @@ def assemble(
     turns = Turns(
         configuration=current,
         ledger=ledger,
+        outage=outage,
         authenticator=authenticator,
         router=router,
         observer=Observer(),
@@ -178,6 +186,7 @@ def assemble(
         configuration=configuration,
         database=database,
         ledger=ledger,
+        outage=outage,
         upstream=upstream,
         turns=turns,
         leases=leases,
@@ -253,6 +262,8 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         unfinished = await parts.background.drain(parts.settings.timings.drain_s)
         if unfinished:
             _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
+        with contextlib.suppress(LedgerUnavailable):
+            await parts.outage.post(parts.ledger, parts.database)
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
@@ -302,6 +313,7 @@ async def _poll_policies(parts: Parts) -> None:
                 with contextlib.suppress(LedgerUnavailable):
                     asked.result()
                     failures = 0
+                    await parts.outage.post(parts.ledger, parts.database)
             # One slow answer is no outage: readiness that flaps would take every replica out at once.
             parts.lifecycle.ledger_up = failures < 2
     finally:
@@ -340,7 +352,7 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in ("/livez", "/readyz", "/metrics"):
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal()
+        refusal = self._refusal(scope)
         if refusal is not None:
             await error_response(refusal)(scope, receive, send)
             return
@@ -350,13 +362,15 @@ class Admission:
         finally:
             self._active -= 1
 
-    def _refusal(self) -> GatewayError | None:
+    def _refusal(self, scope: Scope) -> GatewayError | None:
         if self._lifecycle.draining:
             return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
         if not self._lifecycle.started:
             return LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
         if self._active >= self._parallel_limit:
             return Overloaded("too many requests at once; try again", headers={"Retry-After": "1"})
+        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            return InvalidRequest("the address: expected no NUL, which no id has and no database takes")
         return None
 
 
