@@ -1,0 +1,315 @@
+"""The operator's routes: closed to every other role, exact in money, and left with a trail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import insert
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from gateway.app import Admission, build
+from gateway.catalog import load
+from gateway.db import transaction
+from gateway.tables import audit_trail, keys, policies
+from tests.harness.stages import HELLO, Play, playing, session, turn
+
+PUBLIC = {"/livez", "/readyz", "/metrics"}
+"""What needs no key. A new route that shall need none has to be named here."""
+
+
+def routes(play: Play) -> list[tuple[str, str]]:
+    """(method, path) of every route the application has, path parameters filled in."""
+    app = build(*load(play.path, {}))
+    assert isinstance(app, Admission)
+    assert isinstance(app.app, Starlette)
+    found = []
+    for route in app.app.routes:
+        assert isinstance(route, Route), f"{route}: a kind of route that this walk does not know"
+        path = route.path
+        for parameter in route.param_convertors:
+            path = path.replace("{" + parameter + ":path}", "x").replace("{" + parameter + "}", "x")
+        found += [(method, path) for method in sorted(route.methods or ())]
+    return found
+
+
+async def asked(http: httpx.AsyncClient, method: str, path: str) -> int:
+    content = b"{}" if method in ("POST", "PATCH", "PUT") else None
+    answer = await http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+    return answer.status_code
+
+
+async def key_of_role(play: Play, tenant_id: str, role: str) -> str:
+    async with play.gateway.http() as http:
+        made = await http.post("/admin/keys", json={"tenant_id": tenant_id, "role": role})
+    key: str = made.json()["key"]
+    return key
+
+
+async def test_every_route_but_the_public_ones_is_closed_to_strangers_and_admin_to_every_other_role(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        table = routes(play)
+        assert len(table) > 40
+        tenant_id, tenant_key = await play.gateway.tenant("acme")
+        before = await play.gateway.entries()
+        async with httpx.AsyncClient(base_url=play.gateway.url) as stranger:
+            open_to_all = {path for method, path in table if await asked(stranger, method, path) != 401}
+        assert open_to_all == PUBLIC
+        for role in ("tenant", "service", "read-only"):
+            key = tenant_key if role == "tenant" else await key_of_role(play, tenant_id, role)
+            async with play.gateway.http(key) as http:
+                for method, path in table:
+                    changes = role == "read-only" and method not in ("GET", "HEAD")
+                    if changes or path.removeprefix("/v1").startswith("/admin"):
+                        assert await asked(http, method, path) == 403, (role, method, path)
+        assert await play.gateway.entries() == before
+        async with play.gateway.http(await key_of_role(play, tenant_id, "admin")) as http:
+            for method, path in table:
+                assert await asked(http, method, path) not in (401, 403, 500), (method, path)
+
+
+async def test_unknown_routes_and_methods_answer_in_openai_s_shape(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        for method, path, status, code in (
+            ("GET", "/nope", 404, "not_found"),
+            ("GET", "/v1/", 404, "not_found"),
+            ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+            ("DELETE", "/v1/sessions/s", 405, "method_not_allowed"),
+            ("PUT", "/admin/tenants", 405, "method_not_allowed"),
+            ("OPTIONS", "/admin/tenants", 405, "method_not_allowed"),
+            ("TRACE", "/v1/models", 405, "method_not_allowed"),
+            ("POST", "/v1/chat/completions/", 404, "not_found"),
+            ("GET", "/admin/tenants/", 404, "not_found"),
+            ("POST", "/admin/policies/p/explode", 404, "not_found"),
+        ):
+            answer = await http.request(method, path)
+            assert answer.status_code == status, (method, path, answer.status_code)
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert error["code"] == code
+            assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_liveness_readiness_and_metrics(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        async with play.gateway.http() as http:
+            await turn(http, headers=session("a-session-of-nobody-s-business"))
+        async with httpx.AsyncClient(base_url=play.gateway.url) as http:
+            assert (await http.get("/livez")).json() == {"status": "ok"}
+            assert (await http.get("/readyz")).json() == {"status": "ok"}
+            text = (await http.get("/metrics")).text
+            assert 'seqroute_turns_total{model="small",status="completed"} 1.0' in text
+            assert "seqroute_live_holds 0.0" in text
+            assert "nobody-s-business" not in text
+            play.gateway.parts.lifecycle.draining = True
+            try:
+                assert (await http.get("/livez")).status_code == 200
+                ready = await http.get("/readyz")
+                assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+                refused = await http.post("/v1/chat/completions", json={"model": "auto", "messages": HELLO})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+                assert refused.headers["Retry-After"] == "1"
+            finally:
+                play.gateway.parts.lifecycle.draining = False
+
+
+async def test_a_tenant_s_life_over_http_is_exact_in_money_and_leaves_a_trail(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        wanted = {
+            "name": "acme", "budget_usd": "2.5", "budget_duration": "30d", "max_session_usd": 0.1, "models": ["small"],
+            "outage": "open", "store_text": True,
+        }  # fmt: skip
+        made = (await http.post("/admin/tenants", json=wanted)).json()
+        tenant_id = made["id"]
+        assert (made["budget_nano_usd"], made["spent_nano_usd"], made["remaining_usd"]) == (2_500_000_000, 0, "2.5")
+        assert (made["models"], made["outage"], made["store_text"]) == (["small"], "open", True)
+        key = (await http.post("/admin/keys", json={"tenant_id": tenant_id})).json()
+        assert key["key"].startswith("sk-")
+        async with play.gateway.http(key["key"]) as client:
+            spent = round(float((await turn(client)).headers["x-seqroute-cost-usd"]) * 1e9)
+        shown = (await http.get(f"/admin/tenants/{tenant_id}")).json()
+        assert (shown["spent_nano_usd"], shown["remaining_nano_usd"]) == (spent, 2_500_000_000 - spent)
+        changed = (await http.patch(f"/admin/tenants/{tenant_id}", json={"budget_usd": "3", "models": None})).json()
+        assert (changed["budget_usd"], changed["models"], changed["max_session_usd"]) == ("3", None, "0.1")
+        below = await http.patch(f"/admin/tenants/{tenant_id}", json={"budget_usd": "0"})
+        assert (below.status_code, below.json()["error"]["param"]) == (400, "budget_usd")
+        shown = (await http.get(f"/admin/tenants/{tenant_id}")).json()
+        assert shown["budget_usd"] == "3"
+        assert "acme" in {t["name"] for t in (await http.get("/admin/tenants")).json()["data"]}
+        trail = [row["action"] for row in play.rows(audit_trail) if row["subject"] in (tenant_id, key["id"])]
+        assert trail == ["tenant.create", "key.create", "tenant.change"]
+        [listed] = (await http.get("/admin/keys", params={"tenant": tenant_id})).json()["data"]
+        assert listed["key_prefix"] == key["key"][:8]
+        assert "key" not in listed
+        [stored] = play.rows(keys)
+        assert key["key"].encode() not in b"".join(v for v in stored.values() if isinstance(v, bytes))
+
+
+BAD_TENANTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "name"),
+    ({"name": "x"}, "budget_usd"),
+    ({"name": "", "budget_usd": 1}, "name"),
+    ({"name": 5, "budget_usd": 1}, "name"),
+    ({"name": "n" * 129, "budget_usd": 1}, "name"),
+    ({"name": "a\0b", "budget_usd": 1}, "name"),
+    ({"name": "x", "budget_usd": -1}, "budget_usd"),
+    ({"name": "x", "budget_usd": "NaN"}, "budget_usd"),
+    ({"name": "x", "budget_usd": 2**63}, "budget_usd"),
+    ({"name": "x", "budget_usd": True}, "budget_usd"),
+    ({"name": "x", "budget_usd": [1]}, "budget_usd"),
+    ({"name": "x", "budget_usd": 1, "max_session_usd": "lots"}, "max_session_usd"),
+    ({"name": "x", "budget_usd": 1, "budget_duration": "soon"}, "budget_duration"),
+    ({"name": "x", "budget_usd": 1, "budget_duration": 30}, "budget_duration"),
+    ({"name": "x", "budget_usd": 1, "budget_duration": "30d" + 50 * " "}, "budget_duration"),
+    ({"name": "x", "budget_usd": 1, "models": "small"}, "models"),
+    ({"name": "x", "budget_usd": 1, "models": [5]}, "models"),
+    ({"name": "x", "budget_usd": 1, "models": ["a\0b"]}, "models"),
+    ({"name": "x", "budget_usd": 1, "outage": "wide"}, "outage"),
+    ({"name": "x", "budget_usd": 1, "store_text": "yes"}, "store_text"),
+    ({"name": "x", "budget_usd": 1, "spent_nano_usd": 0}, "spent_nano_usd"),
+    ({"name": "x", "budget_usd": 1, "id": "ten_mine"}, "id"),
+    ({"name": "x", "budget_usd": 1, "created_at_ms": 5}, "created_at_ms"),
+    ({"name": "default", "budget_usd": 1}, "name"),
+]
+
+
+async def test_a_bad_tenant_is_refused_by_its_field_and_nothing_is_made(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        tenant_id, _ = await play.gateway.tenant("acme")
+        before = await play.gateway.entries()
+        for fields, param in BAD_TENANTS:
+            answer = await http.post("/admin/tenants", json=fields)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), fields
+            if len(fields) > 1:
+                changes = {name: value for name, value in fields.items() if name == param}
+                answer = await http.patch(f"/admin/tenants/{tenant_id}", json=changes)
+                assert answer.status_code == 400, changes
+        assert len((await http.get("/admin/tenants")).json()["data"]) == 2
+        assert await play.gateway.entries() == before
+
+
+BAD_KEYS: list[tuple[dict[str, Any], int, str | None]] = [
+    ({}, 400, "tenant_id"),
+    ({"tenant_id": 5}, 400, "tenant_id"),
+    ({"tenant_id": "ten_nosuch"}, 404, None),
+    ({"tenant_id": "a\0b"}, 400, "tenant_id"),
+    ({"tenant_id": "default", "role": "root"}, 400, "role"),
+    ({"tenant_id": "default", "role": ["admin"]}, 400, "role"),
+    ({"tenant_id": "default", "expires": "yesterday"}, 400, "expires"),
+    ({"tenant_id": "default", "expires": "2001-01-01"}, 400, "expires"),
+    ({"tenant_id": "default", "expires": "0001-01-01T00:00:00+14:00"}, 400, "expires"),
+    ({"tenant_id": "default", "expires": 1e300}, 400, "expires"),
+    ({"tenant_id": "default", "expires": True}, 400, "expires"),
+    ({"tenant_id": "default", "models": {"a": 1}}, 400, "models"),
+    ({"tenant_id": "default", "models": 5}, 400, "models"),
+    ({"tenant_id": "default", "budget_usd": "-5"}, 400, "budget_usd"),
+    ({"tenant_id": "default", "budget_duration": "30d"}, 400, "budget_duration"),
+    ({"tenant_id": "default", "key": "sk-mine"}, 400, "key"),
+    ({"tenant_id": "default", "is_admin": True}, 400, "is_admin"),
+]
+
+
+async def test_a_bad_key_is_refused_by_its_field_and_nothing_is_made(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        for fields, status, param in BAD_KEYS:
+            answer = await http.post("/admin/keys", json=fields)
+            assert answer.status_code == status, (fields, answer.text)
+            assert param is None or answer.json()["error"]["param"] == param
+        for body in ({}, {"id": "key_nosuch"}, {"id": "a\0b"}, {"key": "sk-none"}, {"id": "x", "key": "y"}, {"id": 5}):
+            for path in ("/admin/keys/revoke", "/admin/keys/rotate"):
+                answer = await http.post(path, json=body)
+                assert answer.status_code in (400, 404), (path, body, answer.text)
+        assert play.rows(keys) == []
+
+
+STRANGE = [
+    "%00",
+    "a%00b",
+    "' OR 1=1 --",
+    "%F0%9F%99%82",
+    "x" * 3000,
+    "..%2f..%2fetc",
+    "%ff",
+    "{{7*7}}",
+    "a;b",
+    "%0d%0a",
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+async def test_strange_ids_and_queries_are_unknown_and_never_a_fault(
+    tmp_path: Path, database_url: str, prefix: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        for strange in STRANGE:
+            for path in ("/sessions/", "/decisions/", "/models/", "/admin/tenants/"):
+                answer = await http.get(prefix + path + strange)
+                assert answer.status_code in (400, 404), (path, strange, answer.text)
+                assert "7*7" not in answer.text
+            answer = await http.patch(f"{prefix}/admin/tenants/{strange}", json={"budget_usd": 1})
+            assert answer.status_code in (400, 404), (strange, answer.text)
+            answer = await http.post(f"{prefix}/admin/policies/{strange}/promote", json={})
+            assert answer.status_code in (400, 404), (strange, answer.text)
+            for query in ("session", "tenant", "hold"):
+                answer = await http.get(f"{prefix}/admin/ledger?{query}={strange}")
+                assert answer.status_code == (400 if "%00" in strange else 200), (query, strange)
+                assert answer.json().get("data") in ([], None)
+            answer = await http.get(f"{prefix}/admin/keys?tenant={strange}")
+            assert answer.status_code == (400 if "%00" in strange else 200), strange
+            assert (await http.get(f"{prefix}/admin/ledger?limit={strange}")).status_code == 400
+
+
+async def test_the_ledger_is_shown_oldest_first_and_by_session_tenant_and_hold(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play:
+        tenant_id, key = await play.gateway.tenant("acme")
+        async with play.gateway.http(key) as http:
+            for name in ("a", "b", "a"):
+                await turn(http, headers=session(name))
+        rows = await play.gateway.entries(tenant=tenant_id)
+        assert [r["kind"] for r in rows] == [
+            "grant", "grant", "reserve", "settle", "grant", "reserve", "settle", "reserve", "settle",
+        ]  # fmt: skip
+        names = {
+            "hold_id", "attempt_id", "kind", "amount_nano_usd", "session_id", "tenant_id", "decision_id", "model",
+            "usage_source", "created_at",
+        }  # fmt: skip
+        assert names <= set(rows[2])
+        of_a = await play.gateway.entries(session="a")
+        assert [r["kind"] for r in of_a] == ["grant", "reserve", "settle", "reserve", "settle"]
+        held = await play.gateway.entries(hold=of_a[1]["hold_id"])
+        assert [r["kind"] for r in held] == ["reserve", "settle"]
+        assert [r["kind"] for r in await play.gateway.entries(session="a", limit=2)] == ["grant", "reserve"]
+        assert await play.gateway.entries(session="c") == []
+
+
+async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        with transaction(play.url) as connection:
+            for policy_id in ("rule:cheapest", "rule:strongest"):
+                connection.execute(
+                    insert(policies).values(
+                        policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=1, staged_at_ms=1
+                    )
+                )
+        assert (await http.get("/admin/policies")).json()["serving"] == "rule:resolving"
+        for policy_id in ("rule:cheapest", "rule:strongest"):
+            assert (await http.post(f"/admin/policies/{policy_id}/promote")).json()["stage"] == "champion"
+            assert (await http.get("/admin/policies")).json()["serving"] == policy_id
+            assert (await turn(http, "auto")).headers["x-seqroute-policy"] == policy_id
+        assert (await turn(http, "auto")).json()["model"] == "big"
+        back = await http.post("/admin/policies/rollback")
+        assert back.json()["champion"]["policy_id"] == "rule:cheapest"
+        assert (await turn(http, "auto")).json()["model"] == "small"
+        assert (await http.post("/admin/policies/rollback")).json() == {"champion": None}
+        assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "rule:resolving"
+        assert (await http.post("/admin/policies/rollback")).status_code == 400
+        assert (await http.post("/admin/policies/nope/promote")).status_code == 404
