@@ -78,16 +78,13 @@ class Scene:
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
 
     @property
-    def contended(self) -> bool:
-        """Whether turns under way hold money of this session or tenant by the last read."""
-        return self.tenant.reserved_nanousd > 0 or (self.row is not None and self.row.balance.reserved_nanousd > 0)
-
-    @property
     def purse(self) -> Purse:
         """What this turn can spend by the last read; the reservation is the authority."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
         account: AccountKind = "tenant" if tenant < session else "session"
-        return Purse(available([session, tenant]), account, self.contended)
+        # Only the account that binds counts: another session's hold on a rich tenant takes nothing from this turn.
+        binding = self.tenant if account == "tenant" else None if self.row is None else self.row.balance
+        return Purse(available([session, tenant]), account, binding is not None and binding.reserved_nanousd > 0)
 
 
 @dataclass(frozen=True, slots=True)

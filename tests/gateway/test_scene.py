@@ -54,12 +54,19 @@ def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tenant", "account"),
-    [(Balance(50, 0, 0), "tenant"), (Balance(70, 0, 0), "session"), (Balance(90, 1, 0), "session")],
+    ("tenant", "account", "contended"),
+    [
+        (Balance(50, 0, 0), "tenant", False),
+        (Balance(70, 0, 0), "session", False),
+        (Balance(70, 20, 0), "tenant", True),
+        (Balance(900, 20, 0), "session", False),
+    ],
 )
-def test_the_account_with_the_least_left_is_the_one_that_binds(tenant: Balance, account: AccountKind) -> None:
+def test_the_account_with_the_least_left_binds_and_only_holds_on_that_one_contend(
+    tenant: Balance, account: AccountKind, contended: bool
+) -> None:
     found = scene(tenant=tenant, terms=SessionTerms(default_nanousd=70)).purse
-    assert (found.account, found.contended) == (account, tenant.reserved_nanousd > 0)
+    assert (found.account, found.contended) == (account, contended)
 
 
 def test_a_refusal_lowers_the_purse_to_what_it_found_and_never_raises_it() -> None:
