@@ -10,12 +10,13 @@ from gateway.auth import Caller
 from gateway.catalog import Deployment
 from gateway.chat import ChatRequest
 from gateway.cost import Settlement
-from gateway.errors import GatewayError, SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import GatewayError, LedgerUnavailable, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.estimates import Estimate, available
 from gateway.headers import TurnHeaders, TurnReport
 from gateway.ledger import SessionRow
 from gateway.money import usd_string
 from gateway.operations import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
+from gateway.outage import OutageBooks
 from gateway.router import Routed
 from gateway.tokens import PromptTokens
 from policy.features import Encoded
@@ -62,6 +63,8 @@ class Scene:
     terms: SessionTerms
     idempotency: IdempotencyClaim | None
     started_ms: int
+    outage: OutageBooks | None = None
+    """Where this turn's money is kept when the ledger is unavailable and its tenant is served all the same."""
 
     @property
     def budget_nanousd(self) -> int:
@@ -144,6 +147,10 @@ def exhausted(scene: Scene, purse: Purse, least_nanousd: int) -> GatewayError:
 
     While others spend from it also when to ask again: turns under way hold money that comes back with their bills.
     """
+    if scene.outage is not None:
+        return LedgerUnavailable(
+            "the ledger is unavailable, and what may be spent without it is used up", headers={"Retry-After": "5"}
+        )
     kind, how = _EXHAUSTED[purse.account]
     return kind(
         f"the {purse.account}'s budget has {usd_string(purse.left_nanousd)} USD left; the cheapest capable model needs "

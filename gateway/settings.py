@@ -121,6 +121,7 @@ class LimitSettings:
     choices: int = 8
     stream_buffer_bytes: int = 256 * 2**10
     parallel_requests: int = 512
+    outage_cap_nanousd: int = NANOUSD_PER_USD
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,7 @@ def _read_limits(section: Section) -> LimitSettings:
         parallel_requests=section.integer(
             "global_max_parallel_requests", default.parallel_requests, minimum=1, maximum=10**6
         ),
+        outage_cap_nanousd=section.usd("outage_cap_usd", default.outage_cap_nanousd),
     )
 
 

@@ -160,7 +160,9 @@ class Settling:
             "latency_ms": now - bound.scene.started_ms, "signals": '{"upstream_failure":true}',
         }  # fmt: skip
         self._metrics.turns.labels(bound.model, status or "retried").inc()
-        await self._ledger.release(Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None))
+        await (bound.scene.outage or self._ledger).release(
+            Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None)
+        )
 
     async def _settle(
         self,
@@ -195,7 +197,7 @@ class Settling:
             self._metrics.alarms.labels(bill.alarm).inc()
             _log.error("model %s: %s at settlement", model, bill.alarm)
         try:
-            return await self._ledger.settle(
+            return await (scene.outage or self._ledger).settle(
                 Settle(
                     hold_id=bound.hold_id,
                     amount_nanousd=bill.amount_nanousd,

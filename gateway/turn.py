@@ -33,7 +33,7 @@ from gateway.chunks import UpstreamStream
 from gateway.clock import Clock, NewId, Uniform, now_ms
 from gateway.configuration import Configuration
 from gateway.decisions import pending_row
-from gateway.errors import GatewayError, InvalidRequest, NotFound
+from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
 from gateway.estimates import estimate
 from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
@@ -42,10 +42,11 @@ from gateway.health import Metrics
 from gateway.http import json_response, read_body
 from gateway.idempotency import KEPT_MS, Transcript, answer_again, answer_or_raise
 from gateway.leases import Leases
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, Standing
 from gateway.money import usd_string
 from gateway.observe import Observer
 from gateway.operations import IdempotencyClaim, Refused, Reserve, Reserved, ReserveOutcome, SessionTerms
+from gateway.outage import OutageBooks
 from gateway.router import Router
 from gateway.scene import Bound, Choice, Purse, Scene, exhausted
 from gateway.settings import Settings
@@ -71,6 +72,7 @@ class Turns:
         *,
         configuration: Callable[[], Configuration],
         ledger: Ledger,
+        outage: OutageBooks,
         authenticator: Authenticator,
         router: Router,
         observer: Observer,
@@ -88,6 +90,7 @@ class Turns:
     ) -> None:
         self._configuration = configuration
         self._ledger = ledger
+        self._outage = outage
         self._authenticator = authenticator
         self._router = router
         self._observer = observer
@@ -149,8 +152,8 @@ class Turns:
             request.headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers
         )
         wish = guard.read_wish(chat.model, self._catalog())
-        standing, prompt = await asyncio.gather(
-            self._ledger.standing(caller.tenant_id, session_id), self._tokens.count(chat.messages, chat.params)
+        (standing, outage), prompt = await asyncio.gather(
+            self._standing(caller, session_id, claim), self._tokens.count(chat.messages, chat.params)
         )
         if standing is None:
             raise NotFound("tenant: no such tenant")
@@ -181,7 +184,25 @@ class Turns:
             terms=self._terms(caller, asked),
             idempotency=claim,
             started_ms=now_ms(self._clock),
+            outage=outage,
         )
+
+    async def _standing(
+        self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
+    ) -> tuple[Standing | None, OutageBooks | None]:
+        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it.
+
+        An idempotency key cannot be kept without the ledger, so a turn that has one waits for it.
+        """
+        may_open = claim is None and self._outage.allows(caller.outage)
+        if not (may_open and self._outage.noticed):
+            try:
+                return await self._ledger.standing(caller.tenant_id, session_id), None
+            except LedgerUnavailable:
+                self._outage.notice()
+                if not may_open:
+                    raise
+        return Standing(self._outage.purse, None), self._outage
 
     def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
         """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
@@ -302,7 +323,7 @@ class Turns:
     ) -> Bound | ReserveOutcome:
         """Hold the worst case of one attempt; `row` logs the decision with it (None: a further attempt)."""
         hold_id = self._new_id("hold")
-        reserved = await self._ledger.reserve(
+        reserved = await (scene.outage or self._ledger).reserve(
             Reserve(
                 hold_id=hold_id,
                 attempt_id=self._new_id("att"),
@@ -371,11 +392,12 @@ class Turns:
         """Say, before the call, that money may now be spent: after a crash this hold is never taken for unused."""
         checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
         try:
-            await self._ledger.mark_dispatched(bound.hold_id, checkpoint_nanousd)
+            await (bound.scene.outage or self._ledger).mark_dispatched(bound.hold_id, checkpoint_nanousd)
         except BaseException:
             self._background.spawn(self._settling.release(bound, status="cancelled", error_code="not_dispatched"))
             raise
-        self._leases.take(bound.hold_id, checkpoint_nanousd)
+        if bound.scene.outage is None:
+            self._leases.take(bound.hold_id, checkpoint_nanousd)
 
     def _call(self, bound: Bound) -> Call:
         chat, deployment = bound.scene.chat, bound.deployment

@@ -27,14 +27,14 @@ async def keep_asking(client: Client, seed: int, stop: asyncio.Event, *, tries: 
     while not stop.is_set():
         model, stream = draw.choice(KINDS)
         leave_after_s = draw.uniform(0.0, 0.4) if draw.random() < 0.1 else None
-        await client.turn(
+        turn = await client.turn(
             model,
             stream=stream,
             session=f"s{draw.randrange(20)}",
             leave_after_s=leave_after_s,
             tries=tries,
         )
-        await asyncio.sleep(draw.uniform(0.0, 0.02))
+        await asyncio.sleep(draw.uniform(0.0, 0.02) if turn.fate != "refused" else 0.1)
 
 
 async def crash_rounds(
