@@ -8,6 +8,7 @@ canary or shadow is on trial beside the champion.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -95,11 +96,13 @@ class Router:
 
     def _guard(self, served: Served) -> Guarded:
         """The policy with the rule behind it; made anew for another checkpoint of the name or another deadline."""
-        deadline_s = self._settings().decision_deadline_ms / 1000
+        on_rule = served is self._rule
+        # The deadline buys the rule's answer in place of a late one; the rule itself has nobody better behind it.
+        deadline_s = math.inf if on_rule else self._settings().decision_deadline_ms / 1000
         known = self._guarded.get(served.policy.policy_id)
         if known is not None and known[0] is served.policy and known[1] == deadline_s:
             return known[2]
-        behind = Cheapest() if served is self._rule else self._rule.policy
+        behind = Cheapest() if on_rule else self._rule.policy
         guarded = Guarded(served.policy, behind, deadline_s=deadline_s, clock=self._monotonic)
         if len(self._guarded) > 16:
             self._guarded.clear()
