@@ -29,12 +29,12 @@ F64 = NDArray[np.float64]
 
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
-    "resolving": {"reserve": (1.0,), "spread": (0.1, 0.2), "margin": (0.9, 1.0)},
-    "pacing": {"factor": (1.0, 1.5, 2.5), "reserve": (1.0,)},
+    "resolving": {"reserve": (1.0,), "spread": (0.1, 0.2), "margin": (1.0,)},
+    "pacing": {"factor": (1.0, 2.0), "reserve": (1.0,)},
     "tuned-lambda": {"reserve": (1.0,)},
 }
 """Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
-LAMBDA_GRID = (0.0, 0.05, 0.15, 0.5)
+LAMBDA_GRID = (0.0, 0.05, 0.15)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class OpeConfig:
     weight_cap: float = 100.0
     """Importance ratios of a single turn above this are cut (bias towards the model, bounded variance). An action
     logged with a probability below its inverse does not count as overlap."""
-    tuning_sessions: int = 120
+    tuning_sessions: int = 60
     """Sessions of the training part that the rules' numbers are tuned on."""
     max_sessions: int = 5_000
     """Held-out sessions beyond these are not played: every policy decides one by one, as it serves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Evaluation:
 
 def evaluate(
     candidates: Mapping[str, Policy], incumbent: Policy, untouched: Episodes, grades: F64, training: Episodes,
-    training_grades: F64, config: TrainConfig,
+    training_grades: F64, tuned_scores: Mapping[str, float], config: TrainConfig,
 ) -> Evaluation:
     """Judge every candidate and the incumbent; `grades` (S, T, K) are predictions for the untouched part by a reward
     model that never saw it. FQE is fitted on the training part."""
@@ -70,8 +70,11 @@ def evaluate(
     turns = untouched.lengths.astype(np.float64)
     judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
     evidence = tuple(
-        compare(name, played[name], played["incumbent"], sequential[name], sequential["incumbent"], judged[name],
-                judged["incumbent"], turns, below, config)
+        replace(
+            compare(name, played[name], played["incumbent"], sequential[name], sequential["incumbent"], judged[name],
+                    judged["incumbent"], turns, below, config),
+            tuned_score=tuned_scores.get(name, 0.0),
+        )
         for name in candidates
     )
     return Evaluation(

@@ -32,6 +32,8 @@ class Evidence:
     overlap: float
     starved_rate: float
     incumbent_starved_rate: float
+    tuned_score: float = 0.0
+    """Score per turn on the training part, by the reward model: decides among candidates that all pass."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Verdict:
 
 
 def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
-    """The candidate with the best lower bound, if one passes every test; else why none does."""
+    """A candidate that passes every test, if there is one; else why none does.
+
+    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse.
+    """
     if not evidence:
         return Verdict("keep", None, ("there is no candidate",))
     passed = [item for item in evidence if not objections(item, config)]
     if passed:
-        best = max(passed, key=lambda item: item.gain.low)
+        best = max(passed, key=lambda item: (item.tuned_score, item.gain.low))
         return Verdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
     best = max(evidence, key=lambda item: (item.gain.mean, item.name))
     reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))

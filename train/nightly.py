@@ -124,7 +124,8 @@ def fit_candidates(
     job.step("tune")
     tuned, tried = propose(fitted, training, training_grades(training, config), config, run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
-    artifacts.keep(folder.path, [item.recipe for item in tuned], fitted.params, fitted.quality)
+    recipes = [with_report(item.recipe, {"tuned_score": item.score}) for item in tuned]
+    artifacts.keep(folder.path, recipes, fitted.params, fitted.quality)
     result = {
         "candidates": [item.recipe.policy_id for item in tuned],
         "tuning": tried,
@@ -148,9 +149,9 @@ def evaluate_candidates(
     """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on."""
     job.step("evaluate")
     exploration = Exploration(floor=job.policies.exploration_floor)
-    candidates = {
-        loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in artifacts.candidates(folder.path, names)
-    }
+    kept = artifacts.candidates(folder.path, names)
+    candidates = {loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in kept}
+    tuned_scores = {loaded.recipe.policy_id: float(loaded.recipe.report["tuned_score"]) for loaded in kept}
     incumbent, note = serving_policy(job, exploration)
     quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
     played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
@@ -158,7 +159,11 @@ def evaluate_candidates(
     grades = grades_by_turn(
         played, np.take_along_axis(quality.predict(played.state[played.valid].astype(np.float64)), index, axis=1)
     )
-    found = evaluate(candidates, incumbent, played, grades, training, training_grades(training, config), config)
+    fitted_on = training.take(np.arange(min(training.sessions, config.ope.max_sessions)))
+    found = evaluate(
+        candidates, incumbent, played, grades, fitted_on, training_grades(training, config)[: fitted_on.sessions],
+        tuned_scores, config,
+    )
     result = as_json(found) | {"incumbent": note, "evidence": finite(found.evidence)}
     folder.write("evaluation", result)
     return result

@@ -25,9 +25,11 @@ def test_a_certain_gain_is_promoted_with_its_numbers() -> None:
     assert "300" in verdict.reasons[0]
 
 
-def test_of_two_that_pass_the_better_lower_bound_serves() -> None:
-    better = replace(GOOD, name="learned", gain=Interval(0.045, 0.03, 0.06))
-    assert judge([GOOD, better], CONFIG).candidate == "learned"
+def test_of_two_that_pass_the_training_part_chooses_not_the_luckier_estimate() -> None:
+    tuned = replace(GOOD, tuned_score=0.8)
+    lucky = replace(GOOD, name="learned", gain=Interval(0.09, 0.06, 0.12), tuned_score=0.7)
+    assert judge([tuned, lucky], CONFIG).candidate == "resolving"
+    assert judge([replace(tuned, overlap=0.1), lucky], CONFIG).candidate == "learned"
 
 
 def test_an_uncertain_gain_is_not_enough_data_and_says_how_much_would_be() -> None:
