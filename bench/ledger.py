@@ -135,7 +135,7 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
     await database.close()
     assert_url_sound(url)
     return Figures(
-        name,
+        name.rstrip("0123456789"),
         payers,
         clients,
         turns,

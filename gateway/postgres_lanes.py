@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -283,8 +284,11 @@ class _Lane:
         except psycopg.Error as error:
             if is_outage(error):
                 if isinstance(error, errors.LockNotAvailable):
-                    for line, _ in fresh:
-                        line.slow_until_s = time.monotonic() + SLOW_S
+                    lines = [list(jobs) for _, jobs in groupby(fresh, key=lambda pair: pair[0].key)]
+                    if len(lines) > 1:
+                        # Somebody holds a row of one of these tenants: the others must not wait for it.
+                        return [answer for jobs in lines for answer in self._answers(jobs, wait=wait, again=True)]
+                    fresh[0][0].slow_until_s = time.monotonic() + SLOW_S
                 return [(None, _outage(error)) for _ in fresh]
             if len(fresh) == 1:
                 return [(None, error)]

@@ -153,6 +153,20 @@ async def test_a_locked_tenant_is_503_and_the_others_do_not_notice(postgres_url:
         assert isinstance((await until_it_works(lambda: bench.reserve(1, tenant="locked")))[1], Reserved)
 
 
+async def test_a_locked_session_takes_no_other_tenant_down_with_it(postgres_url: str) -> None:
+    async with open_bench(postgres_url) as bench:
+        names = [f"t{n}" for n in range(12)]
+        for name in names:
+            await bench.tenant(name)
+        await bench.held(1)
+        with psycopg.connect(postgres_url) as blocker:
+            blocker.execute("SELECT * FROM sessions WHERE tenant_id = 'acme' FOR UPDATE")
+            asked = [bench.reserve(1), *(bench.reserve(1, tenant=name) for name in names)]
+            answers = await within(2 * ANSWER_S, asyncio.gather(*asked, return_exceptions=True))
+            assert isinstance(answers[0], LedgerUnavailable)
+            assert all(isinstance(answer, tuple) and isinstance(answer[1], Reserved) for answer in answers[1:])
+
+
 async def test_a_schema_that_is_not_migrated_is_an_outage_not_a_crash(postgres_server: PostgresServer) -> None:
     bench = await start_bench(postgres_server.url("postgres"))
     try:
