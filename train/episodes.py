@@ -130,6 +130,7 @@ def read_episodes(
     """
     rows = _decision_rows(connection, config, now_ms)
     of_turn, of_session = _signals(connection, config, now_ms)
+    regenerated = {row["previous_decision_id"] for row in rows if _object(row["signals"]).get("regenerates")}
     excluded: Counter[str] = Counter()
     sessions: dict[tuple[str, str], _Session] = {}
     labels: Counter[str] = Counter()
@@ -140,8 +141,9 @@ def read_episodes(
             excluded[reason or "malformed"] += 1
             continue
         key = (row["tenant_id"], row["session_id"])
+        implicit = _object(row["signals"]) | {"regenerated": row["decision_id"] in regenerated}
         turn["label"] = label(
-            of_turn.get(row["decision_id"], ()), of_session.get(key, ()), _object(row["signals"]), config.reward
+            of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward
         )
         labels[turn["label"].kind] += 1
         sessions.setdefault(key, _Session(*key)).turns.append(turn)
@@ -185,7 +187,7 @@ def _decision_rows(connection: sa.Connection, config: TrainConfig, now_ms: int) 
         d.c.decision_id, d.c.tenant_id, d.c.session_id, d.c.turn, d.c.feature_version, d.c.features,
         d.c.candidate_features, d.c.candidates, d.c.lambda_per_usd, d.c.session_budget_nanousd,
         d.c.remaining_before_nanousd, d.c.expected_turns, d.c.model, d.c.action, d.c.propensity, d.c.policy_id,
-        d.c.reason, d.c.status, d.c.cost_nanousd, d.c.signals,
+        d.c.reason, d.c.status, d.c.cost_nanousd, d.c.signals, d.c.previous_decision_id,
     )
     query = (
         sa.select(*wanted)

@@ -103,3 +103,19 @@ def test_one_tenant_cannot_outweigh_its_cap(tmp_path: Path) -> None:
 def test_an_empty_log_is_read_as_no_sessions(tmp_path: Path) -> None:
     episodes, report = read(a_log(tmp_path, sessions=0))
     assert (episodes.sessions, report.turns) == (0, 0)
+
+
+def test_a_regeneration_speaks_of_the_turn_before_it(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=1)
+    with transaction(url) as connection:
+        d = tables.decisions
+        ids = connection.execute(sa.select(d.c.decision_id).order_by(d.c.turn)).scalars().all()
+        connection.execute(sa.delete(tables.feedback))
+        connection.execute(
+            sa.update(d)
+            .where(d.c.decision_id == ids[1])
+            .values(signals='{"regenerates": true}', previous_decision_id=ids[0])
+        )
+    episodes, report = read(url)
+    assert report.labels["implicit"] == 1
+    assert episodes.reward[0, 0] == pytest.approx(0.2)
