@@ -141,7 +141,7 @@ def read_episodes(
             excluded[reason or "malformed"] += 1
             continue
         key = (row["tenant_id"], row["session_id"])
-        implicit = _object(row["signals"]) | {"regenerated": row["decision_id"] in regenerated}
+        implicit = {**_object(row["signals"]), "regenerated": row["decision_id"] in regenerated}
         turn["label"] = label(
             of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward
         )
