@@ -249,7 +249,13 @@ def _session_hint(fields: Mapping[str, Any]) -> str | None:
     metadata = fields.get("metadata") if isinstance(fields.get("metadata"), dict) else {}
     candidates = [fields.get(name) for name in _SESSION_FIELDS]
     candidates += [metadata.get("session_id"), metadata.get("user_id")] if metadata else []
-    candidates += [fields.get("tensorzero::episode_id"), fields.get("conversation"), fields.get("prompt_cache_key")]
+    conversation = fields.get("conversation")
+    candidates += [
+        fields.get("tensorzero::episode_id"),
+        conversation.get("id") if isinstance(conversation, dict) else conversation,
+        fields.get("previous_response_id"),
+        fields.get("prompt_cache_key"),
+    ]
     return next((value for value in candidates if isinstance(value, str) and value), None)
 
 

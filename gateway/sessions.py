@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import orjson
@@ -38,6 +38,7 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-amp-thread-id",
     "x-grok-conv-id",
 )
+MAX_ANSWERED = 16
 PROMPT_CACHE_S = 300.0
 """Providers drop a prompt cache about five minutes after its last use."""
 
@@ -53,6 +54,15 @@ class WarmPrefix:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A turn that `model` answered: the digest of its `messages` messages."""
+
+    messages: int
+    digest: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionMemory:
     """What the next turn's observation needs; stored as JSON beside the session's balance."""
 
@@ -65,12 +75,17 @@ class SessionMemory:
     regenerations: int = 0
     tool_errors: int = 0
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
+    answered: tuple[Answered, ...] = ()
+    """The newest turns, oldest first: agents run helpers under one session id, each with a conversation of its own."""
 
     @classmethod
     def from_json(cls, text: str) -> SessionMemory:
-        fields = orjson.loads(text)
-        warm = {model: WarmPrefix(**prefix) for model, prefix in fields.pop("warm", {}).items()}
-        return cls(**fields, warm=warm)
+        """Read what `to_json` wrote; what a newer version added is left out, so that replicas of both can serve."""
+        stored = orjson.loads(text)
+        values = {name.name: stored[name.name] for name in fields(cls) if name.name in stored}
+        values["warm"] = {model: WarmPrefix(**prefix) for model, prefix in values.get("warm", {}).items()}
+        values["answered"] = tuple(Answered(**turn) for turn in values.get("answered", ()))
+        return cls(**values)
 
     def to_json(self) -> str:
         return orjson.dumps(self).decode()
@@ -111,6 +126,15 @@ def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[st
     return prefix.tokens if messages_digest(messages[: prefix.messages]) == prefix.digest else 0
 
 
+def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The model that answered the longest beginning of this conversation, else the one of the session's last turn."""
+    longest_first = sorted(enumerate(memory.answered), key=lambda placed: (placed[1].messages, placed[0]), reverse=True)
+    for _, turn in longest_first:
+        if turn.messages < len(messages) and messages_digest(messages[: turn.messages]) == turn.digest:
+            return turn.model
+    return memory.last_model
+
+
 def remember(
     memory: SessionMemory,
     *,
@@ -126,7 +150,9 @@ def remember(
     """The memory after a turn on `model`."""
     digest = messages_digest(messages)
     warm = {m: w for m, w in memory.warm.items() if at_ms - w.at_ms <= PROMPT_CACHE_S * 1000}
+    answered = memory.answered
     if not failed:
+        answered = (*answered, Answered(len(messages), digest, model))[-MAX_ANSWERED:]
         warm[model] = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
     return replace(
         memory,
@@ -138,6 +164,7 @@ def remember(
         regenerations=memory.regenerations + regenerated,
         tool_errors=memory.tool_errors + tool_error,
         warm=warm,
+        answered=answered,
     )
 
 

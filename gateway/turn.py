@@ -159,14 +159,14 @@ class Turns:
             raise NotFound("tenant: no such tenant")
         row = standing.session
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
-        locked = (chat.open_tool_loop or chat.provider_bound) and memory.last_model in self._catalog().models
+        bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
         options = guard.feasible(
             chat,
             wish,
             self._catalog(),
             self._breaker,
             allow_lists=(caller.tenant_models, caller.key_models),
-            bound_to=memory.last_model if locked else None,
+            bound_to=bound_to if bound_to in self._catalog().models else None,
             prompt_tokens=prompt.estimate,
         )
         guard.refuse_when_none(options)

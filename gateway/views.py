@@ -22,6 +22,7 @@ from gateway.headers import MAX_EXPECTED_TURNS
 from gateway.http import json_response, money_fields, read_body
 from gateway.ledger_records import SessionRow
 from gateway.money import MoneyError, nanousd_from_usd
+from gateway.sessions import SESSION_ID
 from gateway.settings import Settings
 
 _SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
@@ -94,6 +95,8 @@ class Views:
         if state not in (None, "closed", "open"):
             raise InvalidRequest("state: expected closed", param="state")
         session_id = request.path_params["session_id"]
+        if not SESSION_ID.fullmatch(session_id):
+            raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")
 
         def change(connection: Connection) -> SessionRow:
             return session_accounts.change_session(

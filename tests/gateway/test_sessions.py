@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from gateway import sessions
 from gateway.errors import InvalidRequest
-from gateway.sessions import ALIAS_HEADERS, SESSION_ID, SessionMemory, adopted, identify, remember, warm_tokens
+from gateway.sessions import (
+    ALIAS_HEADERS,
+    MAX_ANSWERED,
+    SESSION_ID,
+    SessionMemory,
+    adopted,
+    answered_by,
+    identify,
+    remember,
+    warm_tokens,
+)
 
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "why is the sky blue?"}]
 ANSWERED = [*ASKED, {"role": "assistant", "content": "scattering"}, {"role": "user", "content": "and red?"}]
@@ -92,6 +102,7 @@ def test_memory_survives_its_json() -> None:
     memory = remembered(remembered(), model="big", tool_error=True, at_ms=2_000)
     assert SessionMemory.from_json(memory.to_json()) == memory
     assert SessionMemory.from_json("{}") == SessionMemory()
+    assert SessionMemory.from_json('{"failures": 2, "of_a_newer_version": [1]}') == SessionMemory(failures=2)
 
 
 def test_turns_add_up() -> None:
@@ -129,6 +140,31 @@ def test_each_model_keeps_its_own_prefix() -> None:
     longer = [*ANSWERED, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
     assert warm_tokens(memory, "small", longer, 2_000) == 100
     assert warm_tokens(memory, "big", longer, 2_000) == 130
+
+
+def test_a_conversation_was_answered_by_the_model_that_saw_its_longest_beginning() -> None:
+    helper: list[dict[str, Any]] = [{"role": "user", "content": "a helper's question"}]
+    memory = remembered(remembered(model="small"), model="big", messages=helper)
+    assert answered_by(memory, ANSWERED) == "small"
+    assert answered_by(memory, [*helper, *ANSWERED]) == "big"
+    longer = [*ANSWERED, {"role": "assistant", "content": "x"}]
+    assert answered_by(remembered(memory, model="mid", messages=ANSWERED), longer) == "mid"
+    unknown: list[dict[str, Any]] = [{"role": "user", "content": "another"}]
+    assert answered_by(memory, unknown) == memory.last_model == "big"
+    assert answered_by(SessionMemory(), unknown) is None
+    assert answered_by(remembered(model="small", failed=True), ANSWERED) == "small"
+
+
+def test_the_same_beginning_again_counts_for_the_newest_answer() -> None:
+    assert answered_by(remembered(remembered(model="small"), model="big"), ANSWERED) == "big"
+
+
+def test_the_memory_of_answered_turns_is_bounded() -> None:
+    memory = SessionMemory()
+    for number in range(3 * MAX_ANSWERED):
+        memory = remembered(memory, messages=[{"role": "user", "content": str(number)}])
+    assert len(memory.answered) == MAX_ANSWERED
+    assert len(memory.to_json()) < 4_000
 
 
 def test_a_view_averages_the_scores_and_counts_seconds() -> None:
