@@ -63,13 +63,8 @@ def main() -> None:
         ]  # fmt: skip
         processes = [subprocess.Popen(command, env=environment) for command in commands]
         try:
-            await _measure(
-                f"http://127.0.0.1:{provider_port}/v1",
-                f"http://127.0.0.1:{gateway_port}",
-                key,
-                processes[1].pid,
-                options,
-            )
+            urls = f"http://127.0.0.1:{provider_port}/v1", f"http://127.0.0.1:{gateway_port}"
+            asyncio.run(_measure(*urls, key, processes[1].pid, options))
         finally:
             for process in processes:
                 process.terminate()

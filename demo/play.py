@@ -1,12 +1,12 @@
 """`seqroute demo`: sessions through the gateway, a night of learning, and the same kind of sessions again.
 
-    1. a simulated provider and a gateway on SQLite start; a tenant and a key are made
-    2. learning sessions are played under the rule that needs no training; every answer is graded
-    3. `seqroute-train nightly` turns that log into a policy, and its gate decides whether it may serve
-    4. the running gateway takes the new policy up
-    5. new sessions, which training never saw, are played under the new policy and under the rule, and with the
-       weakest and the strongest model pinned
-    6. the table, the audit and the bill: every number out of the database
+1. a simulated provider and a gateway on SQLite start; a tenant and a key are made
+2. learning sessions are played under the rule that needs no training; every answer is graded
+3. `seqroute-train nightly` turns that log into a policy, and its gate decides whether it may serve
+4. the running gateway takes the new policy up
+5. new sessions, which training never saw, are played under the new policy and under the rule, and with the
+   weakest and the strongest model pinned
+6. the table, the audit and the bill: every number out of the database
 """
 
 from __future__ import annotations
@@ -205,9 +205,7 @@ class Show:
         self._narrator.say(f"{title}: {len(conversations)} sessions of {options.turns} turns")
         bill = Playbill(label, model, conversations, options.budget_usd, options.parallel)
         with self._narrator.progress(title, len(conversations) * options.turns) as advance:
-            tally = asyncio.run(
-                play(bill, base_url=self._stage.gateway_url, api_key=self._key, advance=advance)
-            )
+            tally = asyncio.run(play(bill, base_url=self._stage.gateway_url, api_key=self._key, advance=advance))
         for complaint in sorted(set(tally.unexpected or [])):
             self._complaints.append(f"{label}: {complaint}, {(tally.unexpected or []).count(complaint)} times")
         return tally

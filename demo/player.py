@@ -63,9 +63,7 @@ async def play(playbill: Playbill, *, base_url: str, api_key: str, advance: Call
     for numbered in enumerate(playbill.conversations):
         waiting.put_nowait(numbered)
     client = AsyncOpenAI(base_url=f"{base_url}/v1", api_key=api_key, max_retries=2, timeout=120.0)
-    signals = httpx.AsyncClient(
-        base_url=f"{base_url}/v1", headers={"Authorization": f"Bearer {api_key}"}, timeout=60.0
-    )
+    signals = httpx.AsyncClient(base_url=f"{base_url}/v1", headers={"Authorization": f"Bearer {api_key}"}, timeout=60.0)
 
     async def player() -> None:
         while not waiting.empty():
@@ -117,9 +115,7 @@ async def _ask(
     """One turn: the answer's text, the decision's id and the policy that made it."""
     completions = client.chat.completions.with_raw_response
     if not stream:
-        raw = await completions.create(
-            model=model, messages=messages, max_tokens=MAX_TOKENS, extra_headers=headers
-        )
+        raw = await completions.create(model=model, messages=messages, max_tokens=MAX_TOKENS, extra_headers=headers)
         text = raw.parse().choices[0].message.content or ""
         return text, raw.headers["x-seqroute-decision-id"], raw.headers.get("x-seqroute-policy")
     opened = await completions.create(

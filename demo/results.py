@@ -94,9 +94,7 @@ def read_pass(database: Path, label: str) -> Pass:
     models: dict[str, int] = {}
     for _, model, *_rest in decisions:
         models[model] = models.get(model, 0) + 1
-    switches = sum(
-        1 for before, after in pairwise(decisions) if before[0] == after[0] and before[1] != after[1]
-    )
+    switches = sum(1 for before, after in pairwise(decisions) if before[0] == after[0] and before[1] != after[1])
     planned = np.array([row[1] for row in sessions], np.int64)
     answered = np.array([row[4] for row in sessions], np.int64)
     score = np.array([row[5] for row in sessions], np.float64)

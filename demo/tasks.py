@@ -22,14 +22,45 @@ INSTRUCTIONS = (
 """The system message of every session."""
 
 ITEMS = (
-    "brass hinge", "copper pipe", "steel bolt", "oak board", "glass pane", "rubber seal", "cotton rope", "clay tile",
-    "zinc bucket", "iron nail", "wool blanket", "cork plug", "paper roll", "wax candle", "tin kettle", "pine shelf",
-    "leather strap", "marble slab", "nylon net", "velvet curtain", "bamboo pole", "chalk box", "felt pad", "lead dot",
+    "brass hinge",
+    "copper pipe",
+    "steel bolt",
+    "oak board",
+    "glass pane",
+    "rubber seal",
+    "cotton rope",
+    "clay tile",
+    "zinc bucket",
+    "iron nail",
+    "wool blanket",
+    "cork plug",
+    "paper roll",
+    "wax candle",
+    "tin kettle",
+    "pine shelf",
+    "leather strap",
+    "marble slab",
+    "nylon net",
+    "velvet curtain",
+    "bamboo pole",
+    "chalk box",
+    "felt pad",
+    "lead dot",
 )
 CITIES = ("Lyon", "Graz", "Porto", "Turku", "Gdansk", "Bergen")
 SURNAMES = ("Lopez", "Novak", "Okafor", "Tanaka", "Weber", "Silva", "Murray", "Haddad")
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 )
 THINGS = ("crates", "barrels", "parcels", "pallets", "bales")

@@ -79,7 +79,11 @@ class NetworkValues:
         self._forward = jax.jit(forward)
 
     def values(
-        self, observation: Observation, encoded: Encoded, allowed: BoolArray, pessimism: float = 0.0,
+        self,
+        observation: Observation,
+        encoded: Encoded,
+        allowed: BoolArray,
+        pessimism: float = 0.0,
         shrinkage: float = 1.0,
     ) -> Values:
         """Evaluate the considered candidates; `allowed` (K,) is what the shield leaves of them.
@@ -96,8 +100,14 @@ class NetworkValues:
         masks[0, :count], masks[1, :count] = True, allowed[rows]
         session = observation.session
         money = np.array(
-            [available_usd(session), session.budget_usd, turns_left(observation, self._horizon),
-             observation.lambda_per_usd, pessimism, shrinkage],
+            [
+                available_usd(session),
+                session.budget_usd,
+                turns_left(observation, self._horizon),
+                observation.lambda_per_usd,
+                pessimism,
+                shrinkage,
+            ],
             np.float32,
         )
         found = np.asarray(self._forward(encoded.state, candidates, money, quantiles, masks))[:, :count]
@@ -129,10 +139,18 @@ class LearnedPolicy:
         mask = shielded(observation, self.reserve, self.horizon, encoded.cost_quantiles_usd)
         values = self.network.values(observation, encoded, mask, self.pessimism, self.shrinkage)
         return decided(
-            self.policy_id, observation, values.scores, mask & ~np.isnan(values.scores), self.exploration, uniform,
-            quality=values.turn_quality, q_quality=values.q_quality, q_cost_usd=values.q_cost_usd,
+            self.policy_id,
+            observation,
+            values.scores,
+            mask & ~np.isnan(values.scores),
+            self.exploration,
+            uniform,
+            quality=values.turn_quality,
+            q_quality=values.q_quality,
+            q_cost_usd=values.q_cost_usd,
             info={
-                "lambda_per_usd": observation.lambda_per_usd, "turns_left": turns_left(observation, self.horizon),
+                "lambda_per_usd": observation.lambda_per_usd,
+                "turns_left": turns_left(observation, self.horizon),
             },
         )
 

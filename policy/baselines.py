@@ -115,7 +115,13 @@ class TunedLambda:
         price = observation.lambda_per_usd if self.lambda_per_usd is None else self.lambda_per_usd
         scores = planning.lagrangian_scores(quality, mean_costs_usd(observation), price)
         return decided(
-            self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality,
+            self.policy_id,
+            observation,
+            scores,
+            mask,
+            self.exploration,
+            uniform,
+            quality=quality,
             info={"lambda_per_usd": price},
         )
 
@@ -139,7 +145,13 @@ class Pacing:
             quality, mean_costs_usd(observation), mask, available_usd(observation.session), turns, self.factor
         )
         return decided(
-            self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality,
+            self.policy_id,
+            observation,
+            scores,
+            mask,
+            self.exploration,
+            uniform,
+            quality=quality,
             info={"turns_left": turns},
         )
 
@@ -170,14 +182,29 @@ class Resolving:
         cold, warm = cache_costs_usd(observation, costs) if self.cache_aware else (costs, costs)
         turns = turns_left(observation, self.horizon)
         found = planning.resolve(
-            quality, self.quality.average(observation), costs, cold, warm, observation.mask,
-            self.margin * available_usd(observation.session), turns, observation.lambda_per_usd, self.spread,
+            quality,
+            self.quality.average(observation),
+            costs,
+            cold,
+            warm,
+            observation.mask,
+            self.margin * available_usd(observation.session),
+            turns,
+            observation.lambda_per_usd,
+            self.spread,
         )
         price = float(found.lambda_per_usd)
         later_quality = found.plan.value + price * found.plan.spend_usd
         return decided(
-            self.policy_id, observation, found.scores, mask, self.exploration, uniform, quality=quality,
-            q_quality=quality + later_quality, q_cost_usd=costs + found.plan.spend_usd,
+            self.policy_id,
+            observation,
+            found.scores,
+            mask,
+            self.exploration,
+            uniform,
+            quality=quality,
+            q_quality=quality + later_quality,
+            q_cost_usd=costs + found.plan.spend_usd,
             info={"lambda_per_usd": price, "turns_left": turns},
         )
 
@@ -185,15 +212,27 @@ class Resolving:
 def builtin_rules(exploration: Exploration = GREEDY) -> dict[str, Policy]:
     """The rules that an operator may promote by id without a checkpoint."""
     rules: tuple[Policy, ...] = (
-        Resolving(exploration=exploration), Pacing(exploration=exploration), TunedLambda(exploration=exploration),
-        Strongest(exploration=exploration), Cheapest(exploration=exploration), Random(),
+        Resolving(exploration=exploration),
+        Pacing(exploration=exploration),
+        TunedLambda(exploration=exploration),
+        Strongest(exploration=exploration),
+        Cheapest(exploration=exploration),
+        Random(),
     )
     return {rule.policy_id: rule for rule in rules}
 
 
 def decided(
-    policy_id: str, observation: Observation, scores: Floats, mask: Bools, exploration: Exploration, uniform: float,
-    *, quality: Floats | None = None, q_quality: Floats | None = None, q_cost_usd: Floats | None = None,
+    policy_id: str,
+    observation: Observation,
+    scores: Floats,
+    mask: Bools,
+    exploration: Exploration,
+    uniform: float,
+    *,
+    quality: Floats | None = None,
+    q_quality: Floats | None = None,
+    q_cost_usd: Floats | None = None,
     info: dict[str, float] | None = None,
 ) -> Decision:
     """Scores and what may be chosen, as a decision: the draw, its probability and its reason."""

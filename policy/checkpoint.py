@@ -49,10 +49,23 @@ RULES: Mapping[str, frozenset[str]] = {
 """What a checkpoint may decide by, and the numbers each rule takes; `policy.actor.policy_from` gives their defaults."""
 
 _POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_FIELDS = frozenset({
-    "format", "policy_id", "feature_version", "text_version", "rule", "rule_parameters", "lambda_presets", "hazard",
-    "average_quality", "sizes", "params_sha256", "params_bytes", "report",
-})
+_FIELDS = frozenset(
+    {
+        "format",
+        "policy_id",
+        "feature_version",
+        "text_version",
+        "rule",
+        "rule_parameters",
+        "lambda_presets",
+        "hazard",
+        "average_quality",
+        "sizes",
+        "params_sha256",
+        "params_bytes",
+        "report",
+    }
+)
 
 
 class CheckpointError(ValueError):
@@ -93,16 +106,27 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
 
     Raises CheckpointError for what `load` would refuse, and FileExistsError when the folder is there.
     """
-    flat = {f"{layer}/{leaf}": np.ascontiguousarray(value) for layer, leaves in params.items()
-            for leaf, value in leaves.items()}
+    flat = {
+        f"{layer}/{leaf}": np.ascontiguousarray(value)
+        for layer, leaves in params.items()
+        for leaf, value in leaves.items()
+    }
     _check_tensors(flat, recipe.sizes)
     body = dump_safetensors(flat)
     manifest = {
-        "format": FORMAT, "policy_id": recipe.policy_id, "feature_version": FEATURE_VERSION,
-        "text_version": TEXT_VERSION, "rule": recipe.rule, "rule_parameters": dict(recipe.rule_parameters),
-        "lambda_presets": dict(recipe.lambda_presets), "hazard": list(recipe.horizon.hazard),
-        "average_quality": dict(recipe.average_quality), "sizes": asdict(recipe.sizes), "report": dict(recipe.report),
-        "params_sha256": hashlib.sha256(body).hexdigest(), "params_bytes": len(body),
+        "format": FORMAT,
+        "policy_id": recipe.policy_id,
+        "feature_version": FEATURE_VERSION,
+        "text_version": TEXT_VERSION,
+        "rule": recipe.rule,
+        "rule_parameters": dict(recipe.rule_parameters),
+        "lambda_presets": dict(recipe.lambda_presets),
+        "hazard": list(recipe.horizon.hazard),
+        "average_quality": dict(recipe.average_quality),
+        "sizes": asdict(recipe.sizes),
+        "report": dict(recipe.report),
+        "params_sha256": hashlib.sha256(body).hexdigest(),
+        "params_bytes": len(body),
     }
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
@@ -207,7 +231,9 @@ def _refuse_constant(name: str) -> Any:
 def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     """The manifest as a Recipe. Raises CheckpointError with the field that is wrong."""
     for name, expected in (
-        ("format", FORMAT), ("feature_version", FEATURE_VERSION), ("text_version", TEXT_VERSION),
+        ("format", FORMAT),
+        ("feature_version", FEATURE_VERSION),
+        ("text_version", TEXT_VERSION),
         ("policy_id", folder_name),
     ):
         if type(manifest[name]) is not type(expected) or manifest[name] != expected:
@@ -235,8 +261,14 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     if sizes != Sizes(hidden=sizes.hidden, joint=sizes.joint, members=sizes.members):
         raise CheckpointError(f"{MANIFEST}: sizes: not those of feature version {FEATURE_VERSION}")
     return Recipe(
-        folder_name, rule, parameters, presets, Horizon(tuple(float(h) for h in hazard)),
-        _numbers(manifest, "average_quality", most=1.0), sizes, manifest["report"],
+        folder_name,
+        rule,
+        parameters,
+        presets,
+        Horizon(tuple(float(h) for h in hazard)),
+        _numbers(manifest, "average_quality", most=1.0),
+        sizes,
+        manifest["report"],
     )
 
 
@@ -248,8 +280,12 @@ def _numbers(manifest: dict[str, Any], name: str, *, most: float) -> dict[str, f
 
 
 def _within(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most \
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and least <= value <= most
         and math.isfinite(value)
+    )
 
 
 def _check_tensors(flat: Mapping[str, Any], sizes: Sizes) -> None:

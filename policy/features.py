@@ -28,22 +28,64 @@ CACHE_WINDOW_S = 300.0
 """Providers drop a prompt cache after about five minutes without use."""
 
 SESSION_FEATURES: tuple[str, ...] = (
-    "turn", "first_turn", "horizon_declared", "declared_turns_left", "log_tokens_so_far", "log_input_tokens",
-    "failures", "regenerations", "tool_errors", "last_quality_known", "last_quality", "mean_quality_known",
-    "mean_quality", "log_seconds_since_last", "cache_window_open", "tool_loop", "log_candidates",
+    "turn",
+    "first_turn",
+    "horizon_declared",
+    "declared_turns_left",
+    "log_tokens_so_far",
+    "log_input_tokens",
+    "failures",
+    "regenerations",
+    "tool_errors",
+    "last_quality_known",
+    "last_quality",
+    "mean_quality_known",
+    "mean_quality",
+    "log_seconds_since_last",
+    "cache_window_open",
+    "tool_loop",
+    "log_candidates",
 )
 CANDIDATE_FEATURES: tuple[str, ...] = (
-    "quality_prior", "prior_below_best", "log_input_price", "log_output_price", "cached_price_ratio",
-    "log_context_limit", "context_used", "log_output_tokens", "warm_share", "served_last", "log_mean_cost",
-    "cost_above_cheapest", "cost_below_dearest", "spread_q05", "spread_q50", "spread_q95", "spread_q99",
-    "switch_price", "failure_rate", "log_latency",
+    "quality_prior",
+    "prior_below_best",
+    "log_input_price",
+    "log_output_price",
+    "cached_price_ratio",
+    "log_context_limit",
+    "context_used",
+    "log_output_tokens",
+    "warm_share",
+    "served_last",
+    "log_mean_cost",
+    "cost_above_cheapest",
+    "cost_below_dearest",
+    "spread_q05",
+    "spread_q50",
+    "spread_q95",
+    "spread_q99",
+    "switch_price",
+    "failure_rate",
+    "log_latency",
 )
 MONEY_FEATURES: tuple[str, ...] = (
-    "remaining_share", "rate_to_cheapest", "rate_to_dearest", "rate_position", "turns_left", "lambda_cheapest",
-    "lambda_dearest", "reserve_slack",
+    "remaining_share",
+    "rate_to_cheapest",
+    "rate_to_dearest",
+    "rate_position",
+    "turns_left",
+    "lambda_cheapest",
+    "lambda_dearest",
+    "reserve_slack",
 )
 CANDIDATE_MONEY_FEATURES: tuple[str, ...] = (
-    "rate_to_cost", "cost_share", "tail_share", "chance_over", "slack_after", "lambda_cost", "lambda_extra",
+    "rate_to_cost",
+    "cost_share",
+    "tail_share",
+    "chance_over",
+    "slack_after",
+    "lambda_cost",
+    "lambda_extra",
     "extra_share",
 )
 STATE_DIM = TEXT_DIM + STATS_DIM + len(SESSION_FEATURES)
@@ -158,8 +200,14 @@ def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = 
 
 
 def money_features(
-    remaining_usd: Any, budget_usd: Any, turns_left: Any, lambda_per_usd: Any, cost_quantiles_usd: Any,
-    mask: Any = None, *, xp: Any = np,
+    remaining_usd: Any,
+    budget_usd: Any,
+    turns_left: Any,
+    lambda_per_usd: Any,
+    cost_quantiles_usd: Any,
+    mask: Any = None,
+    *,
+    xp: Any = np,
 ) -> tuple[Any, Any]:
     """What depends on money and lambda: (..., MONEY_DIM) and (..., K, CANDIDATE_MONEY_DIM).
 
@@ -245,9 +293,19 @@ def _candidate_rows(observation: Observation, quantiles_usd: FloatArray) -> Floa
     """(K, CANDIDATE_DIM). Prices enter as log10 USD per million tokens, costs relative to the catalogue's range."""
     raw = np.array(
         [
-            (c.quality_prior, c.input_usd_per_mtok, c.output_usd_per_mtok, c.cached_input_usd_per_mtok,
-             c.context_limit_tokens, c.input_tokens, c.output_tokens_mean, c.warm_tokens, c.served_last,
-             c.failure_rate, c.latency_s)
+            (
+                c.quality_prior,
+                c.input_usd_per_mtok,
+                c.output_usd_per_mtok,
+                c.cached_input_usd_per_mtok,
+                c.context_limit_tokens,
+                c.input_tokens,
+                c.output_tokens_mean,
+                c.warm_tokens,
+                c.served_last,
+                c.failure_rate,
+                c.latency_s,
+            )
             for c in observation.candidates
         ],
         np.float64,

@@ -35,7 +35,13 @@ class Guarded:
     """
 
     def __init__(
-        self, policy: Policy, rule: Policy, *, deadline_s: float, clock: Callable[[], float], patience: int = 5,
+        self,
+        policy: Policy,
+        rule: Policy,
+        *,
+        deadline_s: float,
+        clock: Callable[[], float],
+        patience: int = 5,
         rest: int = 100,
     ) -> None:
         self._policy = policy

@@ -19,7 +19,21 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 COST_LEVELS: tuple[float, ...] = (
-    0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.995,
 )
 """Probability levels of every cost quantile: the tail matters more than the mean (replay: 15 levels beat 5)."""
 

@@ -67,8 +67,15 @@ def init(key: Array, sizes: Sizes = Sizes()) -> Params:  # noqa: B008 - frozen
 
 
 def apply(
-    params: Params, state: Array, candidates: Array, remaining_usd: Array, budget_usd: Array, turns_left: Array,
-    lambda_per_usd: Array, cost_quantiles_usd: Array, mask: Array,
+    params: Params,
+    state: Array,
+    candidates: Array,
+    remaining_usd: Array,
+    budget_usd: Array,
+    turns_left: Array,
+    lambda_per_usd: Array,
+    cost_quantiles_usd: Array,
+    mask: Array,
 ) -> tuple[Array, Array]:
     """(q_quality (E, K), q_cost_usd (E, K)) of one observation; `jax.vmap` it for a batch.
 
@@ -82,8 +89,15 @@ def apply(
 
 
 def heads(
-    params: Params, state: Array, candidates: Array, remaining_usd: Array, budget_usd: Array, turns_left: Array,
-    lambda_per_usd: Array, cost_quantiles_usd: Array, mask: Array,
+    params: Params,
+    state: Array,
+    candidates: Array,
+    remaining_usd: Array,
+    budget_usd: Array,
+    turns_left: Array,
+    lambda_per_usd: Array,
+    cost_quantiles_usd: Array,
+    mask: Array,
 ) -> Heads:
     """As `apply`, with the parts that the values are made of."""
     money, candidate_money = money_features(
@@ -109,7 +123,9 @@ def heads(
     # softplus(x + .54) is 1 at 0: at first a later turn is taken to cost what the candidates cost on average.
     later_cost_usd = jnp.where(mask, jax.nn.softplus(raw[..., 2] + 0.5413) * unit_usd, 0.0)
     return Heads(
-        turn_quality, later_quality, turn_quality + later_turns * later_quality,
+        turn_quality,
+        later_quality,
+        turn_quality + later_turns * later_quality,
         cost_now + later_turns * later_cost_usd,
     )
 

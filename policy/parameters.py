@@ -42,7 +42,9 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
         "heads": (sizes.joint, HEADS),
     }
     norms = {
-        "trunk_0_norm": sizes.hidden, "trunk_1_norm": sizes.hidden, "joint_0_norm": sizes.joint,
+        "trunk_0_norm": sizes.hidden,
+        "trunk_1_norm": sizes.hidden,
+        "joint_0_norm": sizes.joint,
         "joint_1_norm": sizes.joint,
     }
     shapes: dict[str, tuple[int, ...]] = {}

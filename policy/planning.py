@@ -85,8 +85,12 @@ def shielded(
 
 
 def cache_costs(
-    mean_cost_usd: ArrayLike, input_tokens: ArrayLike, warm_tokens: ArrayLike, input_usd_per_mtok: ArrayLike,
-    cached_input_usd_per_mtok: ArrayLike, min_tokens: int = CACHE_MIN_TOKENS,
+    mean_cost_usd: ArrayLike,
+    input_tokens: ArrayLike,
+    warm_tokens: ArrayLike,
+    input_usd_per_mtok: ArrayLike,
+    cached_input_usd_per_mtok: ArrayLike,
+    min_tokens: int = CACHE_MIN_TOKENS,
 ) -> tuple[Floats, Floats]:
     """Expected cost of a turn like this one on a cold and on a warm cache, each (..., K).
 
@@ -100,7 +104,12 @@ def cache_costs(
 
 
 def later_plan(
-    quality: Floats, cold_usd: Floats, warm_usd: Floats, mask: Bools, later_turns: ArrayLike, lambda_per_usd: Floats,
+    quality: Floats,
+    cold_usd: Floats,
+    warm_usd: Floats,
+    mask: Bools,
+    later_turns: ArrayLike,
+    lambda_per_usd: Floats,
     spread: float,
 ) -> Plan:
     """Value and spend of the turns to come, by the model that serves now: soft backward induction.
@@ -138,8 +147,16 @@ def later_plan(
 
 
 def resolve(
-    quality: Floats, later_quality: Floats, mean_cost_usd: Floats, cold_usd: Floats, warm_usd: Floats, mask: Bools,
-    remaining_usd: ArrayLike, turns_left: ArrayLike, lambda_floor_per_usd: ArrayLike, spread: float,
+    quality: Floats,
+    later_quality: Floats,
+    mean_cost_usd: Floats,
+    cold_usd: Floats,
+    warm_usd: Floats,
+    mask: Bools,
+    remaining_usd: ArrayLike,
+    turns_left: ArrayLike,
+    lambda_floor_per_usd: ArrayLike,
+    spread: float,
 ) -> Resolved:
     """The lowest price of money, not under the floor, at which this turn and the later ones cost what is left.
 
@@ -156,8 +173,13 @@ def resolve(
     prices = floor[..., None] + _PRICE_STEPS * unit[..., None]  # (..., L)
     later_turns = np.broadcast_to(np.asarray(turns_left, float)[..., None] - 1.0, prices.shape)
     plan = later_plan(
-        later_quality[..., None, :], cold_usd[..., None, :], warm_usd[..., None, :], mask[..., None, :], later_turns,
-        prices, spread,
+        later_quality[..., None, :],
+        cold_usd[..., None, :],
+        warm_usd[..., None, :],
+        mask[..., None, :],
+        later_turns,
+        prices,
+        spread,
     )
     spend_usd = _expected_total(later_quality, mean_cost_usd, mask, prices, plan, spread)
     left = np.asarray(remaining_usd, float)[..., None]

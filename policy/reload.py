@@ -165,18 +165,40 @@ def synthetic_observation(count: int) -> Observation:
     """A plausible first turn over `count` candidates whose prices grow threefold."""
     candidates = tuple(
         CandidateView(
-            name=f"model-{k}", input_usd_per_mtok=0.1 * 1.5**k, cached_input_usd_per_mtok=0.01 * 1.5**k,
-            output_usd_per_mtok=0.4 * 1.5**k, quality_prior=0.5 + 0.4 * k / count, context_limit_tokens=128_000,
-            input_tokens=400, warm_tokens=0, output_tokens_mean=250.0,
+            name=f"model-{k}",
+            input_usd_per_mtok=0.1 * 1.5**k,
+            cached_input_usd_per_mtok=0.01 * 1.5**k,
+            output_usd_per_mtok=0.4 * 1.5**k,
+            quality_prior=0.5 + 0.4 * k / count,
+            context_limit_tokens=128_000,
+            input_tokens=400,
+            warm_tokens=0,
+            output_tokens_mean=250.0,
             cost_quantiles_usd=tuple(1e-4 * 1.5**k * (0.2 + 3.0 * level) for level in COST_LEVELS),
-            cost_max_usd=1e-3 * 1.5**k, served_last=False, failure_rate=0.0, latency_s=0.5, feasible=True,
+            cost_max_usd=1e-3 * 1.5**k,
+            served_last=False,
+            failure_rate=0.0,
+            latency_s=0.5,
+            feasible=True,
         )
         for k in range(count)
     )
     session = SessionView(
-        turn=0, expected_turns=None, budget_usd=1.0, remaining_usd=1.0, tenant_remaining_usd=100.0, spent_usd=0.0,
-        tokens_so_far=0, failures=0, regenerations=0, tool_errors=0, last_quality=None, mean_quality=None,
-        last_model=None, seconds_since_last=None, tool_loop=False,
+        turn=0,
+        expected_turns=None,
+        budget_usd=1.0,
+        remaining_usd=1.0,
+        tenant_remaining_usd=100.0,
+        spent_usd=0.0,
+        tokens_so_far=0,
+        failures=0,
+        regenerations=0,
+        tool_errors=0,
+        last_quality=None,
+        mean_quality=None,
+        last_model=None,
+        seconds_since_last=None,
+        tool_loop=False,
     )
     text, stats = np.zeros(TEXT_DIM, np.float32), np.zeros(STATS_DIM, np.float32)
     return Observation(text, stats, session, candidates, 1.0)

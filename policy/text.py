@@ -23,9 +23,27 @@ TEXT_CAP_CHARS = 4096
 """Longer text is read at both ends: the task stands at the start, the question often at the end."""
 
 STAT_NAMES: tuple[str, ...] = (
-    "log_chars", "log_words", "word_length", "log_lines", "digit_share", "upper_share", "punctuation_share",
-    "symbol_share", "non_ascii_share", "cjk_share", "question_marks", "code_fence", "code_marks", "math_marks",
-    "list_items", "reasoning_words", "writing_words", "short_followup", "log_history_chars", "tools", "images",
+    "log_chars",
+    "log_words",
+    "word_length",
+    "log_lines",
+    "digit_share",
+    "upper_share",
+    "punctuation_share",
+    "symbol_share",
+    "non_ascii_share",
+    "cjk_share",
+    "question_marks",
+    "code_fence",
+    "code_marks",
+    "math_marks",
+    "list_items",
+    "reasoning_words",
+    "writing_words",
+    "short_followup",
+    "log_history_chars",
+    "tools",
+    "images",
     "json_output",
 )
 STATS_DIM = len(STAT_NAMES)
@@ -47,9 +65,7 @@ _REASONING_WORDS = (
 )
 _WRITING_WORDS = "write draft rewrite translate summarize summarise story essay poem email blog"
 _WORD_KINDS = {
-    word: kind
-    for kind, words in enumerate((_CODE_WORDS, _REASONING_WORDS, _WRITING_WORDS))
-    for word in words.split()
+    word: kind for kind, words in enumerate((_CODE_WORDS, _REASONING_WORDS, _WRITING_WORDS)) for word in words.split()
 }
 _DIGITS = str.maketrans("123456789", "000000000")  # the shape of a number matters, its value almost never recurs
 _SYMBOLS = "{}[]()<>=+-*/\\^_|&#$@~`"
@@ -152,8 +168,17 @@ def _character_classes() -> NDArray[np.intp]:
     """Class of every latin-1 character: other, space, digit, upper case, symbol, punctuation."""
     return np.array(
         [
-            1 if c.isspace() else 2 if c.isdigit() else 3 if c.isupper() else 4 if c in _SYMBOLS
-            else 0 if c.isalnum() else 5
+            1
+            if c.isspace()
+            else 2
+            if c.isdigit()
+            else 3
+            if c.isupper()
+            else 4
+            if c in _SYMBOLS
+            else 0
+            if c.isalnum()
+            else 5
             for c in map(chr, range(256))
         ],
         np.intp,

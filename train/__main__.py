@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
-Training = Annotated[
-    Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")
-]
+Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
 
@@ -97,8 +95,12 @@ def evaluate(
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
-        name="seqroute-train", help="From the decision log to a better policy.", add_completion=False,
-        rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+        name="seqroute-train",
+        help="From the decision log to a better policy.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
     )
     for command in (nightly, fit, evaluate):
         app.command(command.__name__)(command)

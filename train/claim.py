@@ -62,9 +62,9 @@ def claim(
         return Taken(row.run_id, row.state)
     kept_id = run_id if row.state == "done" else row.run_id
     connection.execute(
-        sa.update(t).where(*_key(run_date)).values(
-            run_id=kept_id, fence=row.fence + 1, state="running", started_at_ms=now_ms, finished_at_ms=None
-        )
+        sa.update(t)
+        .where(*_key(run_date))
+        .values(run_id=kept_id, fence=row.fence + 1, state="running", started_at_ms=now_ms, finished_at_ms=None)
     )
     return Claim(run_date, kept_id, row.fence + 1, True)
 
@@ -73,9 +73,9 @@ def finish(connection: sa.Connection, held: Claim, state: Literal["done", "faile
     """Close the run. Raises ClaimLost when it is no longer ours."""
     t = tables.nightly_runs
     closed = connection.execute(
-        sa.update(t).where(*_key(held.run_date), t.c.fence == held.fence, t.c.state == "running").values(
-            state=state, finished_at_ms=now_ms
-        )
+        sa.update(t)
+        .where(*_key(held.run_date), t.c.fence == held.fence, t.c.state == "running")
+        .values(state=state, finished_at_ms=now_ms)
     )
     if closed.rowcount != 1:
         raise ClaimLost(f"nightly {held.run_date}: fence {held.fence} is no longer the newest, nothing was published")

@@ -23,7 +23,10 @@ class RewardConfig:
     """Weight of a feedback name or source in the mean; 1 when not named, 0 to ignore it."""
     implicit: Mapping[str, float] = field(
         default_factory=lambda: {
-            "regenerated": 0.2, "invalid_tool_json": 0.0, "refusal": 0.1, "truncated": 0.3,
+            "regenerated": 0.2,
+            "invalid_tool_json": 0.0,
+            "refusal": 0.1,
+            "truncated": 0.3,
         }
     )
     """What an implicit signal says of an answer nobody scored; several: the worst counts. The gateway logs them by

@@ -32,7 +32,13 @@ class Batch(NamedTuple):
 
 
 def double_q_target(
-    score: Array, bill_usd: Array, ended: Array, online: Heads, target: Heads, lambda_per_usd: Array, mask: Array,
+    score: Array,
+    bill_usd: Array,
+    ended: Array,
+    online: Heads,
+    target: Heads,
+    lambda_per_usd: Array,
+    mask: Array,
     lower_confidence: float = 0.0,
 ) -> tuple[Array, Array]:
     """Targets of quality and cost to go, each (E,): the online network picks the next action, the target values it.
@@ -73,9 +79,7 @@ def polyak(target: Params, online: Params, step: float) -> Params:
     return updated
 
 
-def draw_batch(
-    key: Array, turns: Turns, masses: Array, cdf: Array, fit: FitConfig, relabel: RelabelConfig
-) -> Batch:
+def draw_batch(key: Array, turns: Turns, masses: Array, cdf: Array, fit: FitConfig, relabel: RelabelConfig) -> Batch:
     """Recorded turns drawn by their sessions' weights (`cdf` (N,)), each under money of its own."""
     keys = jax.random.split(key, 4)
     drawn = jax.random.uniform(keys[0], (fit.batch_size,)) * cdf[-1]
@@ -105,14 +109,19 @@ def draw_backed_up(key: Array, now: Turns, counterfactual_fraction: float) -> Ar
 def look(params: Params, turn: Turns, terms: Terms, mask: Array) -> Heads:
     """The network's values of one turn under given money; `mask` is what the gateway would offer then."""
     return heads(
-        params, turn.state, turn.candidates, terms.remaining_usd, terms.budget_usd, terms.turns_left,
-        terms.lambda_per_usd, turn.cost_quantiles_usd, mask,
+        params,
+        turn.state,
+        turn.candidates,
+        terms.remaining_usd,
+        terms.budget_usd,
+        terms.turns_left,
+        terms.lambda_per_usd,
+        turn.cost_quantiles_usd,
+        mask,
     )
 
 
-def loss(
-    params: Params, target: Params, batch: Batch, fit: FitConfig, relabel: RelabelConfig
-) -> tuple[Array, Info]:
+def loss(params: Params, target: Params, batch: Batch, fit: FitConfig, relabel: RelabelConfig) -> tuple[Array, Info]:
     """TD error of quality and cost to go, error of the turn's own quality, and the conservative term."""
     books = after_bill(batch.now.grades, batch.bills_usd, batch.terms, relabel)
     parts = jax.vmap(partial(_losses_of_one, params, target, fit))(
@@ -121,14 +130,24 @@ def loss(
     td_quality, td_cost, turn_quality, conservative = (part.mean() for part in parts)
     total = td_quality + fit.cost_weight * td_cost + fit.turn_weight * turn_quality + fit.alpha * conservative
     return total, {
-        "critic/td_quality": td_quality, "critic/td_cost": td_cost, "critic/turn_quality": turn_quality,
-        "critic/conservative": conservative, "critic/loss": total,
+        "critic/td_quality": td_quality,
+        "critic/td_cost": td_cost,
+        "critic/turn_quality": turn_quality,
+        "critic/conservative": conservative,
+        "critic/loss": total,
     }
 
 
 def _losses_of_one(
-    params: Params, target: Params, fit: FitConfig, now: Turns, following: Turns, terms: Terms, books: Afterwards,
-    bills_usd: Array, backed_up: Array,
+    params: Params,
+    target: Params,
+    fit: FitConfig,
+    now: Turns,
+    following: Turns,
+    terms: Terms,
+    books: Afterwards,
+    bills_usd: Array,
+    backed_up: Array,
 ) -> tuple[Array, Array, Array, Array]:
     a, horizon = backed_up, jnp.maximum(terms.turns_left, 1.0)
     within = affordable(now.cost_quantiles_usd, now.mask, terms.remaining_usd)
@@ -141,7 +160,13 @@ def _losses_of_one(
     online = look(jax.lax.stop_gradient(params), following, next_terms, next_mask)
     valued = look(target, following, next_terms, next_mask)
     quality, cost_usd = double_q_target(
-        books.score[a], bills_usd[a], books.ended[a], online, valued, terms.lambda_per_usd, next_mask,
+        books.score[a],
+        bills_usd[a],
+        books.ended[a],
+        online,
+        valued,
+        terms.lambda_per_usd,
+        next_mask,
         fit.lower_confidence,
     )
     unit_usd = jnp.sum(jnp.where(mask, mean_costs(now.cost_quantiles_usd), 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -142,9 +142,7 @@ def read_episodes(
             continue
         key = (row["tenant_id"], row["session_id"])
         implicit = {**_object(row["signals"]), "regenerated": row["decision_id"] in regenerated}
-        turn["label"] = label(
-            of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward
-        )
+        turn["label"] = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
         labels[turn["label"].kind] += 1
         sessions.setdefault(key, _Session(*key)).turns.append(turn)
     kept = [sessions[key] for key in sorted(sessions)]
@@ -184,10 +182,27 @@ def _decision_rows(connection: sa.Connection, config: TrainConfig, now_ms: int) 
         .subquery()
     )
     wanted = (
-        d.c.decision_id, d.c.tenant_id, d.c.session_id, d.c.turn, d.c.feature_version, d.c.features,
-        d.c.candidate_features, d.c.candidates, d.c.lambda_per_usd, d.c.session_budget_nanousd,
-        d.c.remaining_before_nanousd, d.c.expected_turns, d.c.model, d.c.action, d.c.propensity, d.c.policy_id,
-        d.c.reason, d.c.status, d.c.cost_nanousd, d.c.signals, d.c.previous_decision_id,
+        d.c.decision_id,
+        d.c.tenant_id,
+        d.c.session_id,
+        d.c.turn,
+        d.c.feature_version,
+        d.c.features,
+        d.c.candidate_features,
+        d.c.candidates,
+        d.c.lambda_per_usd,
+        d.c.session_budget_nanousd,
+        d.c.remaining_before_nanousd,
+        d.c.expected_turns,
+        d.c.model,
+        d.c.action,
+        d.c.propensity,
+        d.c.policy_id,
+        d.c.reason,
+        d.c.status,
+        d.c.cost_nanousd,
+        d.c.signals,
+        d.c.previous_decision_id,
     )
     query = (
         sa.select(*wanted)
@@ -204,9 +219,11 @@ def _signals(
     """Feedback by decision, and by session where it is about the whole session."""
     f = tables.feedback
     since = now_ms - int(config.log.since_days * MS_PER_DAY)
-    query = sa.select(f.c.tenant_id, f.c.session_id, f.c.decision_id, f.c.source, f.c.name, f.c.score).where(
-        f.c.created_at_ms >= since
-    ).order_by(f.c.feedback_id)
+    query = (
+        sa.select(f.c.tenant_id, f.c.session_id, f.c.decision_id, f.c.source, f.c.name, f.c.score)
+        .where(f.c.created_at_ms >= since)
+        .order_by(f.c.feedback_id)
+    )
     of_turn: dict[str, list[Signal]] = defaultdict(list)
     of_session: dict[tuple[str, str], list[Signal]] = defaultdict(list)
     for tenant_id, session_id, decision_id, source, name, score in connection.execute(query):

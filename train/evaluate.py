@@ -52,8 +52,14 @@ class Evaluation:
 
 
 def evaluate(
-    candidates: Mapping[str, Policy], incumbent: Policy, untouched: Episodes, grades: F64, training: Episodes,
-    training_grades: F64, tuned_scores: Mapping[str, float], config: TrainConfig,
+    candidates: Mapping[str, Policy],
+    incumbent: Policy,
+    untouched: Episodes,
+    grades: F64,
+    training: Episodes,
+    training_grades: F64,
+    tuned_scores: Mapping[str, float],
+    config: TrainConfig,
 ) -> Evaluation:
     """Judge every candidate and the incumbent; `grades` (S, T, K) are predictions for the untouched part by a reward
     model that never saw it. FQE is fitted on the training part."""
@@ -64,15 +70,24 @@ def evaluate(
         for name, policy in known.items()
     }
     sequential = {
-        name: reweighed(policy, untouched, grades, training, training_grades, config)
-        for name, policy in known.items()
+        name: reweighed(policy, untouched, grades, training, training_grades, config) for name, policy in known.items()
     }
     turns = untouched.lengths.astype(np.float64)
     judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
     evidence = tuple(
         replace(
-            compare(name, played[name], played["incumbent"], sequential[name], sequential["incumbent"], judged[name],
-                    judged["incumbent"], turns, below, config),
+            compare(
+                name,
+                played[name],
+                played["incumbent"],
+                sequential[name],
+                sequential["incumbent"],
+                judged[name],
+                judged["incumbent"],
+                turns,
+                below,
+                config,
+            ),
             tuned_score=tuned_scores.get(name, 0.0),
         )
         for name in candidates
@@ -81,8 +96,11 @@ def evaluate(
         sessions=untouched.sessions,
         turns=untouched.turns,
         behaviour=ope.bootstrap(
-            played["incumbent"].logged.reward.sum(axis=1, where=untouched.valid), config.ope.bootstrap, 0.025,
-            config.seed, turns,
+            played["incumbent"].logged.reward.sum(axis=1, where=untouched.valid),
+            config.ope.bootstrap,
+            0.025,
+            config.seed,
+            turns,
         ),
         policies=judged,
         evidence=evidence,
@@ -133,8 +151,15 @@ def describe(
 
 
 def compare(
-    name: str, candidate: Played, incumbent: Played, candidate_sequential: Mapping[str, F64],
-    incumbent_sequential: Mapping[str, F64], judged: Judged, judged_incumbent: Judged, turns: F64, below: float,
+    name: str,
+    candidate: Played,
+    incumbent: Played,
+    candidate_sequential: Mapping[str, F64],
+    incumbent_sequential: Mapping[str, F64],
+    judged: Judged,
+    judged_incumbent: Judged,
+    turns: F64,
+    below: float,
     config: TrainConfig,
 ) -> Evidence:
     """Paired by session: both saw the same users, and the same luck in their draws."""
@@ -175,7 +200,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "gain": {
             item.name: {
-                **ope.summary(item.gain), "sd_per_session": item.gain_sd,
+                **ope.summary(item.gain),
+                "sd_per_session": item.gain_sd,
                 "second_opinion": ope.summary(item.second_opinion),
             }
             for item in evaluation.evidence

@@ -49,9 +49,7 @@ def fit(episodes: Episodes, config: TrainConfig, key: Array, progress: Progress 
     turns, weights = device_turns(episodes, grades, config)
     sizes = Sizes(hidden=config.fit.hidden, joint=config.fit.joint, members=config.fit.members)
     init_key, train_key = jax.random.split(key)
-    params, curve = train(
-        initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress
-    )
+    params, curve = train(initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress)
     return Fitted(params, sizes, quality, curve, episodes.turns)
 
 
@@ -151,7 +149,12 @@ def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[n
 
 
 def train(
-    params: Params, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig, key: Array,
+    params: Params,
+    turns: Turns,
+    cdf: Array,
+    config: FitConfig,
+    relabel: RelabelConfig,
+    key: Array,
     progress: Progress | None = None,
 ) -> tuple[Params, tuple[dict[str, float], ...]]:
     """Adam on the CQL loss, in compiled scans of CHUNK_STEPS. Same data, config and key: the same parameters."""

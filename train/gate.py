@@ -81,9 +81,7 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     if item.overlap < config.min_overlap:
         found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
     if item.starved_rate - item.incumbent_starved_rate > config.max_starved_increase:
-        found.append(
-            f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}"
-        )
+        found.append(f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}")
     return tuple(found)
 
 

@@ -91,8 +91,12 @@ def probabilities_as_logged(policy: Policy, episodes: Episodes) -> F64:
     for i in range(s):
         for j in range(int(episodes.lengths[i])):
             seen = observed(
-                episodes, i, j, remaining_usd=float(episodes.remaining_usd[i, j]),
-                budget_usd=float(episodes.budget_usd[i, j]), as_logged=True,
+                episodes,
+                i,
+                j,
+                remaining_usd=float(episodes.remaining_usd[i, j]),
+                budget_usd=float(episodes.budget_usd[i, j]),
+                as_logged=True,
             )
             found[i, j, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
     return found

@@ -67,8 +67,11 @@ def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
     """One night. Returns the report; it is also in runs/<run_id>/report.json."""
     held = _claim(job)
     if isinstance(held, Taken):
-        return {"outcome": "already " + ("ran" if held.state == "done" else "running"), "run_id": held.run_id,
-                "date": job.run_date}
+        return {
+            "outcome": "already " + ("ran" if held.state == "done" else "running"),
+            "run_id": held.run_id,
+            "date": job.run_date,
+        }
     try:
         report = _run_claimed(job, config, held)
     except ClaimLost:
@@ -99,9 +102,17 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     folder.write("gate", finite(verdict))
     report: dict[str, Any] = finite(
         {
-            "run_id": held.run_id, "date": job.run_date, "outcome": verdict.outcome, "candidate": verdict.candidate,
-            "reasons": list(verdict.reasons), "log": finite(log), **sizes, "fit": fitting, "evaluation": evaluation,
-            "config": asdict(config), "seconds": round(job.clock_s() - began_s, 1),
+            "run_id": held.run_id,
+            "date": job.run_date,
+            "outcome": verdict.outcome,
+            "candidate": verdict.candidate,
+            "reasons": list(verdict.reasons),
+            "log": finite(log),
+            **sizes,
+            "fit": fitting,
+            "evaluation": evaluation,
+            "config": asdict(config),
+            "seconds": round(job.clock_s() - began_s, 1),
         }
     )
     publish(job, folder, held, verdict, report, fitting)
@@ -161,8 +172,14 @@ def evaluate_candidates(
     )
     fitted_on = training.take(np.arange(min(training.sessions, config.ope.max_sessions)))
     found = evaluate(
-        candidates, incumbent, played, grades, fitted_on, training_grades(training, config)[: fitted_on.sessions],
-        tuned_scores, config,
+        candidates,
+        incumbent,
+        played,
+        grades,
+        fitted_on,
+        training_grades(training, config)[: fitted_on.sessions],
+        tuned_scores,
+        config,
     )
     result = as_json(found) | {"incumbent": note, "evidence": finite(found.evidence)}
     folder.write("evaluation", result)
@@ -193,7 +210,11 @@ def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict
 
 
 def publish(
-    job: Nightly, folder: RunFolder, held: Claim, verdict: Verdict, report: Mapping[str, Any],
+    job: Nightly,
+    folder: RunFolder,
+    held: Claim,
+    verdict: Verdict,
+    report: Mapping[str, Any],
     fitting: Mapping[str, Any],
 ) -> None:
     """Close the run; when the verdict says so, with a new champion in the same transaction."""

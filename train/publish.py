@@ -66,15 +66,26 @@ def with_report(recipe: Recipe, report: Mapping[str, Any]) -> Recipe:
 
 
 def _insert(
-    connection: sa.Connection, recipe: Recipe, stage: str, path: str | None, sha256: str | None,
-    report: Mapping[str, Any], now_ms: int,
+    connection: sa.Connection,
+    recipe: Recipe,
+    stage: str,
+    path: str | None,
+    sha256: str | None,
+    report: Mapping[str, Any],
+    now_ms: int,
 ) -> None:
     p = tables.policies
     connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage == "rejected"))
     connection.execute(
         sa.insert(p).values(
-            policy_id=recipe.policy_id, kind=recipe.rule, stage=stage, path=path, manifest_sha256=sha256,
-            report=json.dumps(report), created_at_ms=now_ms, staged_at_ms=now_ms,
+            policy_id=recipe.policy_id,
+            kind=recipe.rule,
+            stage=stage,
+            path=path,
+            manifest_sha256=sha256,
+            report=json.dumps(report),
+            created_at_ms=now_ms,
+            staged_at_ms=now_ms,
         )
     )
 

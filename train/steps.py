@@ -25,7 +25,11 @@ from train.runs import RunFolder, finite
 
 
 def fit(
-    database_url: str, policies: PolicySettings, config: TrainConfig, folder: Path, now_ms: Callable[[], int],
+    database_url: str,
+    policies: PolicySettings,
+    config: TrainConfig,
+    folder: Path,
+    now_ms: Callable[[], int],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Read, split, fit and tune into `folder`; the same as those steps of a nightly run."""
@@ -40,7 +44,11 @@ def fit(
 
 
 def evaluate(
-    database_url: str, policies: PolicySettings, config: TrainConfig, folder: Path, now_ms: Callable[[], int],
+    database_url: str,
+    policies: PolicySettings,
+    config: TrainConfig,
+    folder: Path,
+    now_ms: Callable[[], int],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate what `fit` left in `folder` against what serves now; nothing is published.
@@ -51,11 +59,12 @@ def evaluate(
     episodes, log = read_log(job, config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
     names = sorted(path.name for path in (folder / "candidates").iterdir())
-    found = evaluate_candidates(
-        job, config, RunFolder(folder, identity(episodes, config)), training, untouched, names
-    )
+    found = evaluate_candidates(job, config, RunFolder(folder, identity(episodes, config)), training, untouched, names)
     verdict = judge([evidence_from(item) for item in found["evidence"]], config.gate)
     return {
-        "outcome": verdict.outcome, "candidate": verdict.candidate, "reasons": list(verdict.reasons),
-        "log": finite(log), "evaluation": found,
+        "outcome": verdict.outcome,
+        "candidate": verdict.candidate,
+        "reasons": list(verdict.reasons),
+        "log": finite(log),
+        "evaluation": found,
     }

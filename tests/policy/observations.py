@@ -15,19 +15,42 @@ from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
 def candidate(name: str = "small", cost_usd: float = 0.001, prior: float = 0.6, **changes: Any) -> CandidateView:
     """A model whose turn costs exactly `cost_usd` (every quantile), unless `cost_quantiles_usd` is given."""
     view = CandidateView(
-        name=name, input_usd_per_mtok=1.0, cached_input_usd_per_mtok=0.1, output_usd_per_mtok=4.0, quality_prior=prior,
-        context_limit_tokens=128_000, input_tokens=500, warm_tokens=0, output_tokens_mean=200.0,
-        cost_quantiles_usd=(cost_usd,) * len(COST_LEVELS), cost_max_usd=cost_usd * 4, served_last=False,
-        failure_rate=0.0, latency_s=0.8, feasible=True,
+        name=name,
+        input_usd_per_mtok=1.0,
+        cached_input_usd_per_mtok=0.1,
+        output_usd_per_mtok=4.0,
+        quality_prior=prior,
+        context_limit_tokens=128_000,
+        input_tokens=500,
+        warm_tokens=0,
+        output_tokens_mean=200.0,
+        cost_quantiles_usd=(cost_usd,) * len(COST_LEVELS),
+        cost_max_usd=cost_usd * 4,
+        served_last=False,
+        failure_rate=0.0,
+        latency_s=0.8,
+        feasible=True,
     )
     return replace(view, **changes)
 
 
 def session(**changes: Any) -> SessionView:
     view = SessionView(
-        turn=0, expected_turns=4, budget_usd=1.0, remaining_usd=1.0, tenant_remaining_usd=100.0, spent_usd=0.0,
-        tokens_so_far=0, failures=0, regenerations=0, tool_errors=0, last_quality=None, mean_quality=None,
-        last_model=None, seconds_since_last=None, tool_loop=False,
+        turn=0,
+        expected_turns=4,
+        budget_usd=1.0,
+        remaining_usd=1.0,
+        tenant_remaining_usd=100.0,
+        spent_usd=0.0,
+        tokens_so_far=0,
+        failures=0,
+        regenerations=0,
+        tool_errors=0,
+        last_quality=None,
+        mean_quality=None,
+        last_model=None,
+        seconds_since_last=None,
+        tool_loop=False,
     )
     return replace(view, **changes)
 
@@ -51,19 +74,33 @@ def random_observation(rng: np.random.Generator, most_candidates: int = 12) -> O
         tokens = int(10 ** rng.uniform(1, 4.5))
         scale = float(10 ** rng.uniform(-6, -1))
         quantiles = np.sort(scale * rng.lognormal(0.0, 1.0, len(COST_LEVELS)))
-        candidates.append(candidate(
-            name=f"model-{k}", prior=float(rng.random()), input_usd_per_mtok=price_in,
-            cached_input_usd_per_mtok=price_in * discount, output_usd_per_mtok=price_in * 4, input_tokens=tokens,
-            warm_tokens=int(tokens * rng.random()), cost_quantiles_usd=tuple(float(q) for q in quantiles),
-            served_last=bool(rng.random() < 0.3), feasible=bool(mask[k]),
-        ))
+        candidates.append(
+            candidate(
+                name=f"model-{k}",
+                prior=float(rng.random()),
+                input_usd_per_mtok=price_in,
+                cached_input_usd_per_mtok=price_in * discount,
+                output_usd_per_mtok=price_in * 4,
+                input_tokens=tokens,
+                warm_tokens=int(tokens * rng.random()),
+                cost_quantiles_usd=tuple(float(q) for q in quantiles),
+                served_last=bool(rng.random() < 0.3),
+                feasible=bool(mask[k]),
+            )
+        )
     turn = int(rng.integers(0, 12))
     budget = float(10 ** rng.uniform(-4, 1))
     return observation(
-        candidates, lambda_per_usd=float(rng.choice([0.0, 1.0, 30.0, 1e4])), turn=turn, words=f"task {turn} explain?",
-        expected_turns=None if rng.random() < 0.5 else int(rng.integers(1, 16)), budget_usd=budget,
-        remaining_usd=budget * float(rng.random()), tokens_so_far=int(rng.integers(0, 10_000)),
-        failures=int(rng.integers(0, 3)), last_quality=None if rng.random() < 0.5 else float(rng.random()),
+        candidates,
+        lambda_per_usd=float(rng.choice([0.0, 1.0, 30.0, 1e4])),
+        turn=turn,
+        words=f"task {turn} explain?",
+        expected_turns=None if rng.random() < 0.5 else int(rng.integers(1, 16)),
+        budget_usd=budget,
+        remaining_usd=budget * float(rng.random()),
+        tokens_so_far=int(rng.integers(0, 10_000)),
+        failures=int(rng.integers(0, 3)),
+        last_quality=None if rng.random() < 0.5 else float(rng.random()),
     )
 
 

@@ -137,14 +137,17 @@ def test_of_more_candidates_than_rows_an_even_spread_over_costs_is_considered() 
     assert shortlist(mask[:2], mask[:2], costs[:2].astype(np.float32)).tolist() == [1]
 
 
-@pytest.mark.parametrize(("rule", "numbers", "kind"), [
-    ("learned", {"reserve": 0.5, "pessimism": 1.0, "shrinkage": 0.7}, LearnedPolicy),
-    ("resolving", {"reserve": 2.0, "spread": 0.2, "cache_aware": 0.0, "margin": 0.9}, Resolving),
-    ("pacing", {"factor": 1.3, "network_quality": 0.0}, Pacing),
-    ("tuned-lambda", {"lambda_per_usd": 3.0}, TunedLambda),
-    ("threshold", {"threshold": 0.2}, Threshold),
-    ("strongest", {}, Strongest),
-])
+@pytest.mark.parametrize(
+    ("rule", "numbers", "kind"),
+    [
+        ("learned", {"reserve": 0.5, "pessimism": 1.0, "shrinkage": 0.7}, LearnedPolicy),
+        ("resolving", {"reserve": 2.0, "spread": 0.2, "cache_aware": 0.0, "margin": 0.9}, Resolving),
+        ("pacing", {"factor": 1.3, "network_quality": 0.0}, Pacing),
+        ("tuned-lambda", {"lambda_per_usd": 3.0}, TunedLambda),
+        ("threshold", {"threshold": 0.2}, Threshold),
+        ("strongest", {}, Strongest),
+    ],
+)
 def test_a_checkpoint_serves_by_the_rule_it_names(
     tmp_path: Path, rule: str, numbers: dict[str, float], kind: type
 ) -> None:
@@ -161,8 +164,9 @@ def test_a_checkpoint_serves_by_the_rule_it_names(
 
 def test_a_rules_quality_comes_from_the_network_shrunk_and_its_averages_from_the_log() -> None:
     values = compiled(0)
-    view = observation([candidate("known", 0.001, 0.2), candidate("new", 0.01, 0.8),
-                        candidate("off", 0.01, 0.5, feasible=False)])
+    view = observation(
+        [candidate("known", 0.001, 0.2), candidate("new", 0.01, 0.8), candidate("off", 0.01, 0.5, feasible=False)]
+    )
     plain = NetworkQuality(values, {"known": 0.66}).predict(view)
     half = NetworkQuality(values, {"known": 0.66}, shrinkage=0.5).predict(view)
     assert half[1] - half[0] == pytest.approx((plain[1] - plain[0]) / 2, rel=1e-4)
@@ -172,14 +176,26 @@ def test_a_rules_quality_comes_from_the_network_shrunk_and_its_averages_from_the
 
 def test_what_jax_serves_is_what_numpy_computes_from_the_heads() -> None:
     policy = learned(7, pessimism=1.5, shrinkage=0.6)
-    view = observation([candidate("a", 0.001, 0.4), candidate("b", 0.01, 0.7), candidate("c", 0.03, 0.9)],
-                       lambda_per_usd=3.0, remaining_usd=0.5)
+    view = observation(
+        [candidate("a", 0.001, 0.4), candidate("b", 0.01, 0.7), candidate("c", 0.03, 0.9)],
+        lambda_per_usd=3.0,
+        remaining_usd=0.5,
+    )
     encoded = encode(view)
     heads = jax.jit(network.heads)(
-        numpy_params(7), encoded.state, encoded.candidates, np.float32(0.5), np.float32(1.0), np.float32(4.0),
-        np.float32(3.0), encoded.cost_quantiles_usd, encoded.mask)
+        numpy_params(7),
+        encoded.state,
+        encoded.candidates,
+        np.float32(0.5),
+        np.float32(1.0),
+        np.float32(4.0),
+        np.float32(3.0),
+        encoded.cost_quantiles_usd,
+        encoded.mask,
+    )
     expected = planning.lower_confidence_scores(
-        np.asarray(heads.q_quality), np.asarray(heads.q_cost_usd), encoded.mask, 3.0, 1.5, 0.6)
+        np.asarray(heads.q_quality), np.asarray(heads.q_cost_usd), encoded.mask, 3.0, 1.5, 0.6
+    )
     values = policy.network.values(view, encoded, encoded.mask, 1.5, 0.6)
     assert values.scores == pytest.approx(expected, abs=1e-4)
     assert values.q_cost_usd == pytest.approx(np.asarray(heads.q_cost_usd).mean(axis=0), rel=1e-4)

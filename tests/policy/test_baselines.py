@@ -14,16 +14,20 @@ from tests.policy.observations import candidate, observation, permuted, random_o
 
 EXPLORING = Exploration(floor=0.1)
 POLICIES: list[Policy] = [
-    baselines.Cheapest(exploration=EXPLORING), baselines.Fixed("model-1", exploration=EXPLORING),
-    baselines.Strongest(exploration=EXPLORING), baselines.Random(), baselines.Threshold(0.1, exploration=EXPLORING),
-    baselines.TunedLambda(exploration=EXPLORING), baselines.TunedLambda(3.0, reserve=1.0, exploration=EXPLORING),
-    baselines.Pacing(exploration=EXPLORING), baselines.Resolving(exploration=EXPLORING),
+    baselines.Cheapest(exploration=EXPLORING),
+    baselines.Fixed("model-1", exploration=EXPLORING),
+    baselines.Strongest(exploration=EXPLORING),
+    baselines.Random(),
+    baselines.Threshold(0.1, exploration=EXPLORING),
+    baselines.TunedLambda(exploration=EXPLORING),
+    baselines.TunedLambda(3.0, reserve=1.0, exploration=EXPLORING),
+    baselines.Pacing(exploration=EXPLORING),
+    baselines.Resolving(exploration=EXPLORING),
     baselines.Resolving(cache_aware=False, reserve=0.0),
 ]
 IDS = [f"{k}-{p.policy_id}" for k, p in enumerate(POLICIES)]
 
-SMALL, MIDDLE, LARGE = (
-    candidate("small", 0.001, 0.5), candidate("middle", 0.01, 0.7), candidate("large", 0.1, 0.95))
+SMALL, MIDDLE, LARGE = (candidate("small", 0.001, 0.5), candidate("middle", 0.01, 0.7), candidate("large", 0.1, 0.95))
 
 
 def chosen(policy: Policy, view: Observation, uniform: float = 0.0) -> str:
@@ -147,8 +151,12 @@ def test_cost_quantiles_that_are_no_costs_are_a_fault() -> None:
 
 def test_a_hard_turn_widens_the_gap_between_weak_and_strong() -> None:
     easy = observation([SMALL, LARGE], words="hi")
-    hard = observation([SMALL, LARGE], words="Prove step by step why x = 3 * 7 and explain: " + "reason " * 300,
-                       failures=2, last_quality=0.1)
+    hard = observation(
+        [SMALL, LARGE],
+        words="Prove step by step why x = 3 * 7 and explain: " + "reason " * 300,
+        failures=2,
+        last_quality=0.1,
+    )
     assert difficulty(easy) < 0.2 < 0.8 < difficulty(hard)
     gaps = [float(np.subtract(*PriorQuality().predict(v)[::-1])) for v in (easy, hard)]
     assert gaps[1] > gaps[0] + 0.1

@@ -41,8 +41,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     given = recipe(
-        rule="resolving", rule_parameters={"spread": 0.2}, lambda_presets={"cheap": 9.0, "balanced": 3.0, "best": 0.0},
-        horizon=Horizon((0.1, 0.5)), average_quality={"gpt": 0.7}, report={"gate": {"passed": True}})
+        rule="resolving",
+        rule_parameters={"spread": 0.2},
+        lambda_presets={"cheap": 9.0, "balanced": 3.0, "best": 0.0},
+        horizon=Horizon((0.1, 0.5)),
+        average_quality={"gpt": 0.7},
+        report={"gate": {"passed": True}},
+    )
     digest = save(tmp_path / "p1", given, tree(0.25))
     loaded = load(tmp_path / "p1", sha256=digest)
     assert loaded.recipe == given
@@ -67,12 +72,22 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("changes", [
-    {"policy_id": "other"}, {"rule": "unheard-of"}, {"rule_parameters": {"pessimism": float("nan")}},
-    {"rule_parameters": {"exec": 1.0}}, {"rule_parameters": {"reserve": -1.0}}, {"lambda_presets": {"cheap": 1.0}},
-    {"horizon": Horizon(())}, {"horizon": Horizon((2.0,))}, {"average_quality": {"m": 1.5}},
-    {"report": {"x": float("inf")}}, {"report": {"x": object()}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy_id": "other"},
+        {"rule": "unheard-of"},
+        {"rule_parameters": {"pessimism": float("nan")}},
+        {"rule_parameters": {"exec": 1.0}},
+        {"rule_parameters": {"reserve": -1.0}},
+        {"lambda_presets": {"cheap": 1.0}},
+        {"horizon": Horizon(())},
+        {"horizon": Horizon((2.0,))},
+        {"average_quality": {"m": 1.5}},
+        {"report": {"x": float("inf")}},
+        {"report": {"x": object()}},
+    ],
+)
 def test_nothing_is_saved_that_would_not_load(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
         save(tmp_path / "p1", recipe(**changes), tree())
@@ -98,6 +113,7 @@ def with_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path],
         flat = {f"{a}/{b}": v for a, leaves in tree().items() for b, v in leaves.items()}
         change(flat)
         resigned(folder, dump_safetensors(flat))
+
     return attack
 
 
@@ -105,6 +121,7 @@ def with_manifest(**changes: Any) -> Callable[[Path], object]:
     def attack(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
     return attack
 
 
@@ -116,6 +133,7 @@ def swap_for_link(name: str) -> Callable[[Path], object]:
     def attack(folder: Path) -> None:
         (folder / name).rename(folder.parent / name)
         (folder / name).symlink_to(folder.parent / name)
+
     return attack
 
 
@@ -143,6 +161,7 @@ def grow_sparse(name: str, size: int) -> Callable[[Path], object]:
     def attack(folder: Path) -> None:
         with (folder / name).open("r+b") as file:
             file.truncate(size)
+
     return attack
 
 

@@ -28,10 +28,16 @@ def test_the_masses_of_the_quantile_levels_cover_all_of_the_distribution() -> No
 
 
 def test_rows_come_from_prices_and_catalogue_alone() -> None:
-    encoded = features.encode(observation([
-        candidate("a", 0.001, prior=0.5, input_tokens=1000, warm_tokens=250),
-        candidate("b", 0.01, prior=0.9, served_last=True, input_usd_per_mtok=10.0, cached_input_usd_per_mtok=5.0),
-    ]))
+    encoded = features.encode(
+        observation(
+            [
+                candidate("a", 0.001, prior=0.5, input_tokens=1000, warm_tokens=250),
+                candidate(
+                    "b", 0.01, prior=0.9, served_last=True, input_usd_per_mtok=10.0, cached_input_usd_per_mtok=5.0
+                ),
+            ]
+        )
+    )
     assert encoded.candidates.shape == (2, features.CANDIDATE_DIM)
     assert encoded.state.shape == (features.STATE_DIM,)
     assert column(encoded, "quality_prior") == pytest.approx([0.5, 0.9])
@@ -55,8 +61,14 @@ def test_a_models_name_changes_nothing() -> None:
 
 def test_money_and_lambda_are_not_in_what_is_logged_as_state() -> None:
     view = observation([candidate(), candidate("b", 0.01)], remaining_usd=1.0, budget_usd=2.0, lambda_per_usd=1.0)
-    poorer = observation([candidate(), candidate("b", 0.01)], remaining_usd=0.1, budget_usd=0.2, lambda_per_usd=9.0,
-                         spent_usd=0.1, tenant_remaining_usd=0.05)
+    poorer = observation(
+        [candidate(), candidate("b", 0.01)],
+        remaining_usd=0.1,
+        budget_usd=0.2,
+        lambda_per_usd=9.0,
+        spent_usd=0.1,
+        tenant_remaining_usd=0.05,
+    )
     assert np.array_equal(features.encode(view).state, features.encode(poorer).state)
     assert np.array_equal(features.encode(view).candidates, features.encode(poorer).candidates)
 
@@ -78,8 +90,13 @@ def test_random_observations_encode_to_finite_numbers_of_sane_size() -> None:
         view = random_observation(rng)
         encoded = features.encode(view)
         money, rows = features.money_features(
-            view.session.remaining_usd, view.session.budget_usd, 3.0, view.lambda_per_usd,
-            encoded.cost_quantiles_usd, encoded.mask)
+            view.session.remaining_usd,
+            view.session.budget_usd,
+            3.0,
+            view.lambda_per_usd,
+            encoded.cost_quantiles_usd,
+            encoded.mask,
+        )
         for array in (encoded.state, encoded.candidates, money, rows):
             assert np.isfinite(array).all()
             assert np.abs(array).max() < 10.0
@@ -183,6 +200,8 @@ def test_available_money_is_the_least_of_session_and_tenant_and_never_negative()
 
 
 def test_rules_features_and_reload_import_without_jax() -> None:
-    lines = "import sys, policy.baselines, policy.features, policy.guarded, policy.reload, policy.checkpoint\n" \
-            "assert not {'jax', 'flax'} & set(sys.modules)"
+    lines = (
+        "import sys, policy.baselines, policy.features, policy.guarded, policy.reload, policy.checkpoint\n"
+        "assert not {'jax', 'flax'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", lines], check=True)

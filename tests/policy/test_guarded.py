@@ -33,6 +33,7 @@ class Scripted:
 def raising(error: Exception) -> Callable[[], Decision]:
     def answer() -> Decision:
         raise error
+
     return answer
 
 
@@ -50,8 +51,10 @@ def test_a_good_decision_passes_untouched() -> None:
     assert guard.faults.last == ""
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), PolicyFault("x"), MemoryError(), RecursionError(),
-                                   AssertionError(), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("secret"), PolicyFault("x"), MemoryError(), RecursionError(), AssertionError(), ZeroDivisionError()],
+)
 def test_any_exception_gives_the_rules_choice_in_the_same_turn(error: Exception) -> None:
     guard, _ = guarded(raising(error))
     decision = guard.decide(VIEW, 0.5)
@@ -59,24 +62,27 @@ def test_any_exception_gives_the_rules_choice_in_the_same_turn(error: Exception)
     assert guard.faults.last == type(error).__name__
 
 
-@pytest.mark.parametrize("bad", [
-    replace(GOOD, action=2),  # infeasible
-    replace(GOOD, action=-1),
-    replace(GOOD, action=3),
-    replace(GOOD, action=True),
-    replace(GOOD, action=0.0),  # type: ignore[arg-type]
-    replace(GOOD, propensity=0.5),
-    replace(GOOD, propensity=float("nan")),
-    replace(GOOD, probabilities=np.array([0.5, 0.5], np.float32), propensity=0.5),
-    replace(GOOD, probabilities=np.array([0.9, 0.0, 0.1], np.float32), propensity=0.9),
-    replace(GOOD, probabilities=np.array([0.7, 0.2, 0.0], np.float32), propensity=0.7),
-    replace(GOOD, probabilities=np.array([1.5, -0.5, 0.0], np.float32), propensity=1.5),
-    replace(GOOD, probabilities=np.array([np.nan, 1.0, 0.0], np.float32), propensity=np.nan),
-    replace(GOOD, probabilities=np.array([0.0, 1.0, 0.0], np.float32), propensity=0.0),
-    replace(GOOD, q_quality=np.zeros(7, np.float32)),
-    None,
-    "a",
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        replace(GOOD, action=2),  # infeasible
+        replace(GOOD, action=-1),
+        replace(GOOD, action=3),
+        replace(GOOD, action=True),
+        replace(GOOD, action=0.0),  # type: ignore[arg-type]
+        replace(GOOD, propensity=0.5),
+        replace(GOOD, propensity=float("nan")),
+        replace(GOOD, probabilities=np.array([0.5, 0.5], np.float32), propensity=0.5),
+        replace(GOOD, probabilities=np.array([0.9, 0.0, 0.1], np.float32), propensity=0.9),
+        replace(GOOD, probabilities=np.array([0.7, 0.2, 0.0], np.float32), propensity=0.7),
+        replace(GOOD, probabilities=np.array([1.5, -0.5, 0.0], np.float32), propensity=1.5),
+        replace(GOOD, probabilities=np.array([np.nan, 1.0, 0.0], np.float32), propensity=np.nan),
+        replace(GOOD, probabilities=np.array([0.0, 1.0, 0.0], np.float32), propensity=0.0),
+        replace(GOOD, q_quality=np.zeros(7, np.float32)),
+        None,
+        "a",
+    ],
+)
 def test_an_adversarial_decision_is_never_executed(bad: Any) -> None:
     guard, _ = guarded(lambda: bad)
     decision = guard.decide(VIEW, 0.5)

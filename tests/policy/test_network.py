@@ -29,7 +29,12 @@ def perturbed(seed: int = 0) -> network.Params:
 
 
 def evaluated(
-    params: network.Params, view: Observation, padding: int = 0, *, remaining: float = 0.5, turns: float = 4.0,
+    params: network.Params,
+    view: Observation,
+    padding: int = 0,
+    *,
+    remaining: float = 0.5,
+    turns: float = 4.0,
     price: float = 2.0,
 ) -> network.Heads:
     encoded = encode(view)
@@ -38,9 +43,15 @@ def evaluated(
         return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
 
     found: network.Heads = HEADS(
-        params, jnp.asarray(encoded.state), jnp.asarray(padded(encoded.candidates)), jnp.float32(remaining),
-        jnp.float32(1.0), jnp.float32(turns), jnp.float32(price),
-        jnp.asarray(padded(encoded.cost_quantiles_usd)), jnp.asarray(padded(encoded.mask)),
+        params,
+        jnp.asarray(encoded.state),
+        jnp.asarray(padded(encoded.candidates)),
+        jnp.float32(remaining),
+        jnp.float32(1.0),
+        jnp.float32(turns),
+        jnp.float32(price),
+        jnp.asarray(padded(encoded.cost_quantiles_usd)),
+        jnp.asarray(padded(encoded.mask)),
     )
     return found
 
@@ -63,7 +74,8 @@ def test_an_untrained_network_believes_the_priors_and_knows_this_turns_cost() ->
         assert np.asarray(heads.turn_quality[member]) == pytest.approx([0.5, 0.7, 0.9], abs=0.05)
         assert np.asarray(heads.q_quality[member]) == pytest.approx([2.6, 2.8, 3.0], abs=0.15)
         assert np.asarray(heads.q_cost_usd[member]) == pytest.approx(
-            np.array([0.001, 0.01, 0.05]) + 3 * mean_cost, rel=0.03)
+            np.array([0.001, 0.01, 0.05]) + 3 * mean_cost, rel=0.03
+        )
 
 
 def test_on_the_last_turn_values_to_go_are_this_turns() -> None:
@@ -89,7 +101,8 @@ def test_the_order_of_the_candidates_does_not_matter() -> None:
         one, other = evaluated(params, view, padding), evaluated(params, permuted(view, order), padding)
         for found, expected in ((one.q_quality, other.q_quality), (one.q_cost_usd, other.q_cost_usd)):
             assert np.asarray(found)[:, order] == pytest.approx(
-                np.asarray(expected)[:, : len(order)], abs=1e-4, rel=1e-4)
+                np.asarray(expected)[:, : len(order)], abs=1e-4, rel=1e-4
+            )
 
 
 def test_members_differ_and_money_and_lambda_are_seen() -> None:
@@ -102,8 +115,16 @@ def test_members_differ_and_money_and_lambda_are_seen() -> None:
 
 def test_apply_is_the_values_of_heads_and_maps_over_a_batch() -> None:
     params, encoded = perturbed(4), encode(VIEW)
-    one = (encoded.state, encoded.candidates, np.float32(0.5), np.float32(1.0), np.float32(4.0), np.float32(2.0),
-           encoded.cost_quantiles_usd, encoded.mask)
+    one = (
+        encoded.state,
+        encoded.candidates,
+        np.float32(0.5),
+        np.float32(1.0),
+        np.float32(4.0),
+        np.float32(2.0),
+        encoded.cost_quantiles_usd,
+        encoded.mask,
+    )
     batch = [np.stack([part] * 3) for part in one]
     q_quality, q_cost = jax.jit(jax.vmap(network.apply, in_axes=(None, *[0] * 8)))(params, *batch)
     heads = evaluated(params, VIEW)
@@ -117,8 +138,16 @@ def test_gradients_are_finite_even_when_nothing_may_be_chosen() -> None:
 
     def loss(params: network.Params, mask: jax.Array) -> jax.Array:
         quality, cost = network.apply(
-            params, jnp.asarray(encoded.state), jnp.asarray(encoded.candidates), jnp.float32(0.0), jnp.float32(0.0),
-            jnp.float32(3.0), jnp.float32(0.0), jnp.asarray(encoded.cost_quantiles_usd), mask)
+            params,
+            jnp.asarray(encoded.state),
+            jnp.asarray(encoded.candidates),
+            jnp.float32(0.0),
+            jnp.float32(0.0),
+            jnp.float32(3.0),
+            jnp.float32(0.0),
+            jnp.asarray(encoded.cost_quantiles_usd),
+            mask,
+        )
         return jnp.sum(quality) + jnp.sum(cost)
 
     for mask in (jnp.zeros(3, bool), jnp.ones(3, bool)):

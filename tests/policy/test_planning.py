@@ -28,15 +28,18 @@ def quantiles(*costs: float) -> np.ndarray:
     return np.array([[c] * 15 for c in costs])
 
 
-@pytest.mark.parametrize(("remaining", "turns", "reserve", "expected"), [
-    (7.01, 4.0, 1.0, [True, True]),   # 4 now + 3 later turns of 1
-    (6.9, 4.0, 1.0, [True, False]),
-    (4.0, 4.0, 0.0, [True, True]),    # only this call must fit
-    (3.9, 4.0, 0.0, [True, False]),
-    (9.9, 4.0, 2.0, [True, False]),   # 4 + 2 * 3
-    (0.5, 4.0, 1.0, [True, False]),   # nothing fits: the cheapest stays, nobody is starved
-    (4.0, 1.0, 1.0, [True, True]),    # the last turn needs no reserve
-])
+@pytest.mark.parametrize(
+    ("remaining", "turns", "reserve", "expected"),
+    [
+        (7.01, 4.0, 1.0, [True, True]),  # 4 now + 3 later turns of 1
+        (6.9, 4.0, 1.0, [True, False]),
+        (4.0, 4.0, 0.0, [True, True]),  # only this call must fit
+        (3.9, 4.0, 0.0, [True, False]),
+        (9.9, 4.0, 2.0, [True, False]),  # 4 + 2 * 3
+        (0.5, 4.0, 1.0, [True, False]),  # nothing fits: the cheapest stays, nobody is starved
+        (4.0, 1.0, 1.0, [True, True]),  # the last turn needs no reserve
+    ],
+)
 def test_the_shield_keeps_enough_for_the_turns_to_come(
     remaining: float, turns: float, reserve: float, expected: list[bool]
 ) -> None:
@@ -56,8 +59,12 @@ def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
     assert planning.shielded(heavy, TWO, 5.0, 1.0, 1.0).tolist() == [False, True]
     assert planning.shielded(quantiles(1.0, 4.0), np.array([False, True]), 0.1, 3.0, 1.0).tolist() == [False, True]
     batch = planning.shielded(
-        np.stack([quantiles(1.0, 4.0)] * 2), np.array([[True, True]] * 2), np.array([7.01, 6.0]), np.array([4.0, 4.0]),
-        1.0)
+        np.stack([quantiles(1.0, 4.0)] * 2),
+        np.array([[True, True]] * 2),
+        np.array([7.01, 6.0]),
+        np.array([4.0, 4.0]),
+        1.0,
+    )
     assert batch.tolist() == [[True, True], [True, False]]
 
 
@@ -87,8 +94,9 @@ def test_without_a_cache_later_turns_add_up_in_whole_and_in_part() -> None:
         assert plan.spend_usd == pytest.approx(turns * one.spend_usd)
 
 
-def brute_force(quality: np.ndarray, cold: np.ndarray, warm: np.ndarray, turns: int, price: float, spread: float) -> \
-        tuple[np.ndarray, np.ndarray]:
+def brute_force(
+    quality: np.ndarray, cold: np.ndarray, warm: np.ndarray, turns: int, price: float, spread: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The soft Bellman equation pair by pair."""
     count = len(quality)
     value, spend = np.zeros(count), np.zeros(count)
@@ -98,7 +106,9 @@ def brute_force(quality: np.ndarray, cold: np.ndarray, warm: np.ndarray, turns: 
         weights = np.exp(terms - terms.max(axis=1, keepdims=True))
         chosen = weights / weights.sum(axis=1, keepdims=True)
         value, spend = (
-            spread * (np.log(weights.sum(axis=1)) + terms.max(axis=1)), (chosen * (cost + spend[None, :])).sum(axis=1))
+            spread * (np.log(weights.sum(axis=1)) + terms.max(axis=1)),
+            (chosen * (cost + spend[None, :])).sum(axis=1),
+        )
     return value, spend
 
 
@@ -178,7 +188,8 @@ def test_resolving_many_sessions_at_once_is_resolving_each() -> None:
     together = planning.resolve(quality, quality, cost, cost, 0.4 * cost, mask, left, turns, np.zeros(6), 0.1)
     for k in range(6):
         alone = planning.resolve(
-            quality[k], quality[k], cost[k], cost[k], 0.4 * cost[k], mask[k], left[k], turns[k], 0.0, 0.1)
+            quality[k], quality[k], cost[k], cost[k], 0.4 * cost[k], mask[k], left[k], turns[k], 0.0, 0.1
+        )
         assert together.lambda_per_usd[k] == pytest.approx(float(alone.lambda_per_usd))
         assert together.scores[k][mask[k]] == pytest.approx(alone.scores[mask[k]])
 

@@ -63,8 +63,13 @@ def test_a_broken_champion_leaves_the_old_one_and_is_read_again_only_when_it_cha
 def test_a_missing_folder_a_wrong_digest_and_a_hostile_id_change_nothing(tmp_path: Path) -> None:
     slot = PolicySlot(tmp_path)
     publish(tmp_path, "p1")
-    for reference in (Reference("gone"), Reference("p1", "0" * 64), Reference("../p1"), Reference("rule:unknown"),
-                      Reference("")):
+    for reference in (
+        Reference("gone"),
+        Reference("p1", "0" * 64),
+        Reference("../p1"),
+        Reference("rule:unknown"),
+        Reference(""),
+    ):
         refreshed = slot.refresh(Wanted(champion=reference))
         assert (refreshed.changed, len(refreshed.problems)) == (False, 1)
         assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE

@@ -45,7 +45,8 @@ def test_older_turns_of_a_conversation_weigh_half_as_much_each() -> None:
     a, b = text.embed("first question"), text.embed("second one entirely different")
     expected = b + 0.5 * a
     assert text.embed_conversation(["first question", "second one entirely different"]) == pytest.approx(
-        expected / np.linalg.norm(expected), abs=1e-6)
+        expected / np.linalg.norm(expected), abs=1e-6
+    )
     assert not text.embed_conversation([]).any()
     assert not text.embed_conversation(["", " "]).any()
 
@@ -69,9 +70,19 @@ def test_a_foreign_embedding_is_projected_keeping_angles() -> None:
 
 
 def test_stats_read_what_they_name() -> None:
-    found = dict(zip(text.STAT_NAMES, text.stats(
-        "Why? Explain:\n```\ndef f(): return 1+2;\n```\n- ÄÖ", history_chars=50, tools=2, images=1, json_output=True),
-        strict=True))
+    found = dict(
+        zip(
+            text.STAT_NAMES,
+            text.stats(
+                "Why? Explain:\n```\ndef f(): return 1+2;\n```\n- ÄÖ",
+                history_chars=50,
+                tools=2,
+                images=1,
+                json_output=True,
+            ),
+            strict=True,
+        )
+    )
     assert found["question_marks"] == pytest.approx(np.log1p(1) / 3)
     assert found["code_fence"] == 1.0
     assert found["code_marks"] == pytest.approx(np.log1p(4) / 5)  # "()", ";", "def", "return"

@@ -63,26 +63,53 @@ def observe(
 ) -> Observation:
     candidates = tuple(
         CandidateView(
-            name=m.name, input_usd_per_mtok=m.usd_per_mtok, cached_input_usd_per_mtok=m.usd_per_mtok / 10,
-            output_usd_per_mtok=m.usd_per_mtok, quality_prior=m.quality_prior, context_limit_tokens=100_000,
-            input_tokens=200, warm_tokens=0, output_tokens_mean=250.0, cost_quantiles_usd=cost_quantiles_usd(m),
-            cost_max_usd=cost_quantiles_usd(m)[-1], served_last=m.name == last, failure_rate=0.0, latency_s=0.5,
+            name=m.name,
+            input_usd_per_mtok=m.usd_per_mtok,
+            cached_input_usd_per_mtok=m.usd_per_mtok / 10,
+            output_usd_per_mtok=m.usd_per_mtok,
+            quality_prior=m.quality_prior,
+            context_limit_tokens=100_000,
+            input_tokens=200,
+            warm_tokens=0,
+            output_tokens_mean=250.0,
+            cost_quantiles_usd=cost_quantiles_usd(m),
+            cost_max_usd=cost_quantiles_usd(m)[-1],
+            served_last=m.name == last,
+            failure_rate=0.0,
+            latency_s=0.5,
             feasible=cost_quantiles_usd(m)[-1] <= remaining_usd,
         )
         for m in MODELS
     )
     session = SessionView(
-        turn=turn, expected_turns=turns, budget_usd=budget_usd, remaining_usd=remaining_usd,
-        tenant_remaining_usd=1.0, spent_usd=budget_usd - remaining_usd, tokens_so_far=450 * turn, failures=0,
-        regenerations=0, tool_errors=0, last_quality=None, mean_quality=None, last_model=last,
-        seconds_since_last=None if turn == 0 else 5.0, tool_loop=False,
+        turn=turn,
+        expected_turns=turns,
+        budget_usd=budget_usd,
+        remaining_usd=remaining_usd,
+        tenant_remaining_usd=1.0,
+        spent_usd=budget_usd - remaining_usd,
+        tokens_so_far=450 * turn,
+        failures=0,
+        regenerations=0,
+        tool_errors=0,
+        last_quality=None,
+        mean_quality=None,
+        last_model=last,
+        seconds_since_last=None if turn == 0 else 5.0,
+        tool_loop=False,
     )
     return Observation(embed(task.text), stats(task.text), session, candidates, 0.0)
 
 
 def write_log(
-    connection: sa.Connection, policy: Policy, sessions: int, seed: int, *, graded: float = 1.0,
-    tenant_of: Callable[[int], str] = lambda i: "ten_a", budget_usd: float = 0.008,
+    connection: sa.Connection,
+    policy: Policy,
+    sessions: int,
+    seed: int,
+    *,
+    graded: float = 1.0,
+    tenant_of: Callable[[int], str] = lambda i: "ten_a",
+    budget_usd: float = 0.008,
 ) -> list[float]:
     """Play sessions of 4 to 6 turns; returns each session's true mean expected quality. Creates no tables."""
     generator = np.random.default_rng(seed)
@@ -105,22 +132,41 @@ def write_log(
             score = float(generator.random() < chance)
             scores.append(chance)
             row = pending_row(
-                seen, encode(seen), decision, uniform=uniform, requested_model="auto", endpoint="chat",
-                request_text=None, shadow=None, now_ms=START_MS + 60_000 * i + 1_000 * turn,
+                seen,
+                encode(seen),
+                decision,
+                uniform=uniform,
+                requested_model="auto",
+                endpoint="chat",
+                request_text=None,
+                shadow=None,
+                now_ms=START_MS + 60_000 * i + 1_000 * turn,
             )
             decision_id = f"dec_{seed}_{i:06d}_{turn}"
             row |= {
-                "decision_id": decision_id, "tenant_id": tenant_of(i), "session_id": f"s{seed}-{i:06d}", "turn": turn,
-                "previous_decision_id": previous, "session_budget_nanousd": round(budget_usd * NANOUSD_PER_USD),
-                "remaining_before_nanousd": round(remaining * NANOUSD_PER_USD), "reserved_nanousd": cost,
-                "status": "completed", "cost_nanousd": cost, "usage_source": "reported",
+                "decision_id": decision_id,
+                "tenant_id": tenant_of(i),
+                "session_id": f"s{seed}-{i:06d}",
+                "turn": turn,
+                "previous_decision_id": previous,
+                "session_budget_nanousd": round(budget_usd * NANOUSD_PER_USD),
+                "remaining_before_nanousd": round(remaining * NANOUSD_PER_USD),
+                "reserved_nanousd": cost,
+                "status": "completed",
+                "cost_nanousd": cost,
+                "usage_source": "reported",
             }
             connection.execute(sa.insert(tables.decisions).values(row))
             if generator.random() < graded:
                 connection.execute(
                     sa.insert(tables.feedback).values(
-                        feedback_id=f"fb_{decision_id}", tenant_id=tenant_of(i), session_id=f"s{seed}-{i:06d}",
-                        decision_id=decision_id, source="checker", name="score", score=score,
+                        feedback_id=f"fb_{decision_id}",
+                        tenant_id=tenant_of(i),
+                        session_id=f"s{seed}-{i:06d}",
+                        decision_id=decision_id,
+                        source="checker",
+                        name="score",
+                        score=score,
                         created_at_ms=START_MS + 60_000 * i + 1_000 * turn + 500,
                     )
                 )

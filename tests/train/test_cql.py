@@ -22,7 +22,12 @@ BOTH = jnp.array([True, True])
 
 def backup(lambda_per_usd: float, mask: object = BOTH, ended: bool = False) -> tuple[float, float]:
     quality, cost = double_q_target(
-        jnp.float32(0.5), jnp.float32(2.0), jnp.bool_(ended), ONLINE, TARGET, jnp.float32(lambda_per_usd),
+        jnp.float32(0.5),
+        jnp.float32(2.0),
+        jnp.bool_(ended),
+        ONLINE,
+        TARGET,
+        jnp.float32(lambda_per_usd),
         jnp.asarray(mask),
     )
     return float(quality[0]), float(cost[0])

@@ -53,9 +53,13 @@ def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"status": "failed"}, "failed"), ({"status": "truncated"}, "truncated"), ({"status": "orphaned"}, "orphaned"),
-        ({"reason": "pinned"}, "pinned"), ({"reason": "fallback"}, "fallback"),
-        ({"feature_version": 99}, "features of version 99"), ({"features": b"", "action": 9}, "malformed"),
+        ({"status": "failed"}, "failed"),
+        ({"status": "truncated"}, "truncated"),
+        ({"status": "orphaned"}, "orphaned"),
+        ({"reason": "pinned"}, "pinned"),
+        ({"reason": "fallback"}, "fallback"),
+        ({"feature_version": 99}, "features of version 99"),
+        ({"features": b"", "action": 9}, "malformed"),
     ],
 )
 def test_turns_that_teach_nothing_are_left_out_and_counted(

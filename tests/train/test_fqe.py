@@ -14,8 +14,11 @@ from train.fqe import fitted_q_evaluation, values
 def two_sessions() -> Episodes:
     episodes = blank_episodes(("a", "b"), ("t", "t"), ("m0", "m1"), ("p",), (2, 2, 2, 1, 1))
     return replace(
-        episodes, valid=np.ones((2, 2), np.bool_), mask=np.ones((2, 2, 2), np.bool_),
-        cost_quantiles_usd=np.ones((2, 2, 2, 15), np.float32), remaining_usd=np.full((2, 2), 10.0, np.float32),
+        episodes,
+        valid=np.ones((2, 2), np.bool_),
+        mask=np.ones((2, 2, 2), np.bool_),
+        cost_quantiles_usd=np.ones((2, 2, 2, 15), np.float32),
+        remaining_usd=np.full((2, 2), 10.0, np.float32),
         model=np.tile(np.array([0, 1], np.int32), (2, 2, 1)),
     )
 

@@ -12,8 +12,15 @@ from train.ope import Interval
 
 CONFIG = GateConfig(confidence=0.95, min_sessions=100, min_ess=40, min_ess_fraction=0.05)
 GOOD = Evidence(
-    name="resolving", sessions=300, turns=1500, gain=Interval(0.05, 0.02, 0.08), gain_sd=0.3,
-    second_opinion=Interval(0.04, -0.03, 0.11), effective_turns=400, overlap=1.0, starved_rate=0.01,
+    name="resolving",
+    sessions=300,
+    turns=1500,
+    gain=Interval(0.05, 0.02, 0.08),
+    gain_sd=0.3,
+    second_opinion=Interval(0.04, -0.03, 0.11),
+    effective_turns=400,
+    overlap=1.0,
+    starved_rate=0.01,
     incumbent_starved_rate=0.01,
 )
 

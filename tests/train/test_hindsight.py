@@ -24,8 +24,12 @@ def episodes(tmp_path: Path) -> Episodes:
 def test_the_observation_rebuilt_from_the_log_encodes_to_what_was_logged(episodes: Episodes) -> None:
     for i, j in ((0, 0), (3, 2), (24, 3)):
         seen = observed(
-            episodes, i, j, remaining_usd=float(episodes.remaining_usd[i, j]),
-            budget_usd=float(episodes.budget_usd[i, j]), as_logged=True,
+            episodes,
+            i,
+            j,
+            remaining_usd=float(episodes.remaining_usd[i, j]),
+            budget_usd=float(episodes.budget_usd[i, j]),
+            as_logged=True,
         )
         encoded = encode(seen)
         assert encoded.state == pytest.approx(episodes.state[i, j], abs=1e-4)

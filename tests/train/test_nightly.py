@@ -38,9 +38,7 @@ TINY = replace(
 
 
 def night(url: str, folder: Path, **changes: object) -> Nightly:
-    job = Nightly(
-        url, PolicySettings(directory=folder / "policies"), folder / "runs", "2025-10-09", lambda: NOW_MS
-    )
+    job = Nightly(url, PolicySettings(directory=folder / "policies"), folder / "runs", "2025-10-09", lambda: NOW_MS)
     return replace(job, **changes)  # type: ignore[arg-type]
 
 

@@ -60,8 +60,9 @@ def test_drawn_terms_stay_within_their_ranges_and_the_books_balance() -> None:
     config = RelabelConfig()
     left = jnp.asarray(np.random.default_rng(0).integers(1, 7, 500), jnp.float32)
     spent = jnp.full(500, 2.0)
-    drawn = draw_terms(jax.random.key(1), left, spent, jnp.tile(jnp.array([1.0, 4.0]), (500, 1)),
-                       jnp.ones((500, 2), bool), config)
+    drawn = draw_terms(
+        jax.random.key(1), left, spent, jnp.tile(jnp.array([1.0, 4.0]), (500, 1)), jnp.ones((500, 2), bool), config
+    )
     per_turn = drawn.remaining_usd / drawn.turns_left
     assert (per_turn >= config.budget_low * 1.0 * 0.999).all()
     assert (per_turn <= config.budget_high * 4.0 * 1.001).all()
