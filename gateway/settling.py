@@ -160,9 +160,12 @@ class Settling:
             "latency_ms": now - bound.scene.started_ms, "signals": '{"upstream_failure":true}',
         }  # fmt: skip
         self._metrics.turns.labels(bound.model, status or "retried").inc()
-        await (bound.scene.outage or self._ledger).release(
-            Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None)
-        )
+        try:
+            await (bound.scene.outage or self._ledger).release(
+                Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None)
+            )
+        except LedgerUnavailable:
+            _log.warning("the release of %s waits for the database", bound.hold_id)
 
     async def _settle(
         self,

@@ -426,12 +426,12 @@ class Turns:
         """Resolve a failed attempt's hold; then a new hold for the next attempt, or the fault as the answer."""
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
-        again = fault.retryable and tries_left > 0
+        healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
+        others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
+        again = fault.retryable and tries_left > 0 and bool(others)
         await self._background.run(self._settling.failed(bound, fault, final=not again))
         if not again:
             raise fault.answer()
-        healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
-        others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
         reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, others)
         if not isinstance(reserved, Bound):
             # The failed attempt's row stays pending; the sweeper's tidying closes a decision without an open hold.
