@@ -192,8 +192,11 @@ class StreamPump:
     def _end(self, reader: asyncio.Task[None]) -> StreamEnd:
         fault: UpstreamFault | None = None
         ending: Ending = "finished"
-        if reader.cancelled():
+        if reader.cancelled() and self._left:
             ending = "client_left"
+        elif reader.cancelled():
+            # Some cancel scope below us went astray: the client is still there, and must not be told of a real end.
+            ending, fault = "failed", BrokenFault("the stream was stopped inside the gateway")
         elif (error := reader.exception()) is not None:
             ending = "failed"
             fault = error if isinstance(error, UpstreamFault) else BrokenFault("the stream failed in the gateway")
