@@ -124,6 +124,11 @@ class StreamPump:
         if self._reader is not None:
             self._reader.cancel()
 
+    def stop(self) -> None:
+        """The process must end: stop the provider, settle, and tell the client, who is still there, with an error."""
+        if not self._closed and self._reader is not None:
+            self._reader.cancel()
+
     async def wait(self) -> None:
         """Until `on_end` has run."""
         await asyncio.shield(self._task)
@@ -195,7 +200,7 @@ class StreamPump:
         if reader.cancelled() and self._left:
             ending = "client_left"
         elif reader.cancelled():
-            # Some cancel scope below us went astray: the client is still there, and must not be told of a real end.
+            # Stopped, or a cancel scope below us went astray: the client is there, and is told of no end that was not.
             ending, fault = "failed", BrokenFault("the stream was stopped inside the gateway")
         elif (error := reader.exception()) is not None:
             ending = "failed"

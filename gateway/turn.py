@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
+from weakref import WeakSet
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -105,6 +106,7 @@ class Turns:
         self._clock = clock
         self._new_id = new_id
         self._uniform = uniform
+        self.live_streams: WeakSet[StreamPump] = WeakSet()
 
     @property
     def _settings(self) -> Settings:
@@ -469,4 +471,5 @@ class Turns:
             spawn=self._background.spawn,
             buffer_bytes=self._settings.limits.stream_buffer_bytes,
         )
+        self.live_streams.add(pump)
         return EventStreamResponse(pump, bound.report().as_headers())

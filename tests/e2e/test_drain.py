@@ -64,7 +64,8 @@ async def test_a_stream_longer_than_the_drain_is_cut_with_an_error_and_settled(
         running = asyncio.create_task(client.turn("long", stream=True))
         await s.until(lambda: bool(s.provider.bill) and s.provider.bill[0].output_tokens > 5)
         replica.terminate()
-        assert (await running).fate in ("failed", "unknown")
+        cut = await running
+        assert (cut.fate, cut.code) == ("failed", "upstream_error")
         await replica.ended(timeout_s=15)
         assert s.open_holds() == 0
         verdict = await s.judge()

@@ -4,7 +4,7 @@
     make soak SEED=7 SIZE=1 PARTS=vortex
 
 SIZE=100 is the release: 1,000 kills of a gateway, 100 crashes of Postgres, 1,000 departures, 10,000 answers lost
-around a commit, 50 crowds of 200 on three replicas, 10,000 seeds of the simulator, half an hour of random harm. What
+around a commit, 50 crowds of 200 on three replicas, 10,000 seeds of each simulator, half an hour of random harm. What
 fails says which seed, which commit and which command repeat it.
 """
 
@@ -34,6 +34,7 @@ from tests.harness.ground import Ground, ground
 from tests.harness.postgres import PostgresServer, TestDatabases
 from tests.harness.processes import Nursery, Replica
 from tests.harness.simulator import simulate, template
+from tests.harness.turn_simulator import simulate_turns
 
 MODELS = {
     "words": "ok:tokens=30,delay=0.01",
@@ -265,12 +266,17 @@ async def _harm(
 
 
 async def seeds(plan: Plan) -> str:
-    """The ledger's simulator; a failing seed raises with the command that repeats it."""
+    """The simulators of the ledger and of the request path."""
     empty = template()
     count = 100 * plan.size
     for seed in range(plan.seed, plan.seed + count):
-        await asyncio.to_thread(simulate, seed, empty)
-    return f"{count} seeds clean"
+        try:
+            await asyncio.to_thread(simulate, seed, empty)
+            await asyncio.to_thread(simulate_turns, seed, empty)
+        except Exception as error:
+            again = f"python -m tests.harness.simulator --seeds {seed}:{seed + 1}; the same of turn_simulator"
+            raise AssertionError(f"seed {seed}: {error} ({again})") from error
+    return f"{count} seeds of the ledger and {count} of the request path clean"
 
 
 async def _load(
