@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.arguments import ALLOWED_PARAMS
+from gateway.arguments import ALLOWED_PARAMS, outgoing_messages, outgoing_params
 from gateway.errors import InvalidRequest
 from gateway.settings import LimitSettings
 
@@ -23,11 +23,31 @@ _NUMBER_RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
 }
+_TYPES: Mapping[str, Any] = {
+    "user": str, "safety_identifier": str, "prompt_cache_key": str, "reasoning_effort": str, "verbosity": str,
+    "audio": dict, "logit_bias": dict, "modalities": list, "functions": list, "tool_choice": str | dict,
+    "function_call": str | dict,
+}  # fmt: skip
+_MESSAGE_TYPES: Mapping[str, Any] = {
+    "name": str, "refusal": str, "reasoning_content": str, "encrypted_content": str, "tool_call_id": str,
+    "tool_calls": list, "function_call": dict, "audio": dict, "cache_control": dict, "thinking_blocks": list,
+    "reasoning_items": list,
+}  # fmt: skip
+_FUNCTION_TYPES: Mapping[str, Any] = {"description": str, "parameters": dict, "strict": bool}
+_CALL_TYPES: Mapping[str, Any] = {"id": str, "type": str, "function": dict, "custom": dict}
+_CALLED_TYPES: Mapping[str, Any] = {"name": str, "arguments": str, "input": str}
+_INNER_TYPES: Mapping[str, Any] = {
+    "url": str, "detail": str, "format": str, "data": str, "file_data": str, "filename": str, "file_id": str,
+}  # fmt: skip
+_WORDS: Mapping[Any, str] = {
+    str: "a string", dict: "an object", list: "a list", bool: "true or false", str | dict: "a string or an object",
+}  # fmt: skip
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SESSION_FIELDS = ("session_id", "litellm_session_id")
 _PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
 MAX_OUTPUT_TOKENS = 10_000_000
 MAX_MESSAGES = 10_000
+MAX_TOOLS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +104,26 @@ def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
         _number(fields, name, low, high)
     _integer(fields, "top_logprobs", 0, 20)
     _integer(fields, "seed", -(2**63), 2**63 - 1)
+    _integer(fields, "top_k", -1, 2**31)
+    _number(fields, "min_p", 0.0, 1.0)
+    _number(fields, "repetition_penalty", 0.0, 10.0)
     _boolean(fields, "logprobs")
     _boolean(fields, "parallel_tool_calls")
+    _typed(fields, _TYPES)
     _stop(fields.get("stop"))
+    _entries(fields)
+    _choice(fields.get("tool_choice"))
     tools = _tools(fields)
     response_format = _response_format(fields.get("response_format"))
+    params = {name: fields[name] for name in ALLOWED_PARAMS if fields.get(name) is not None and name != "n"}
+    # What may not leave the house is refused here, before any money; what does leave is built again for its provider.
+    outgoing_params(params)
+    outgoing_messages(messages, by_reference=True)
     images = sum(1 for part in _parts(messages) if part.get("type") == "image_url")
     return ChatRequest(
         model=model,
         messages=tuple(messages),
-        params={name: fields[name] for name in ALLOWED_PARAMS if fields.get(name) is not None and name != "n"}
-        | ({"n": n} if n > 1 else {}),
+        params=params | ({"n": n} if n > 1 else {}),
         stream=stream,
         include_usage=include_usage,
         n=n,
@@ -146,15 +175,14 @@ def _message(message: object, where: str) -> None:
     if not isinstance(message, dict):
         raise InvalidRequest(f"{where}: expected an object", param=where)
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(f"{where}.role: expected one of {', '.join(sorted(_ROLES))}", param=f"{where}.role")
+    _typed(message, _MESSAGE_TYPES, f"{where}.")
     content = message.get("content")
     calls = message.get("tool_calls")
-    if calls is not None and not (
-        isinstance(calls, list) and all(isinstance(c, dict) and isinstance(c.get("function", {}), dict) for c in calls)
-    ):
-        raise InvalidRequest(f"{where}.tool_calls: expected a list of objects", param=f"{where}.tool_calls")
-    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+    for position, call in enumerate(calls or ()):
+        _tool_call(call, f"{where}.tool_calls[{position}]")
+    if role == "tool" and message.get("tool_call_id") is None:
         raise InvalidRequest(f"{where}.tool_call_id: expected a string", param=f"{where}.tool_call_id")
     if content is None:
         if role == "assistant" and (calls or message.get("function_call") or message.get("refusal")):
@@ -168,16 +196,29 @@ def _message(message: object, where: str) -> None:
         _part(part, f"{where}.content[{position}]")
 
 
+def _tool_call(call: object, where: str) -> None:
+    if not isinstance(call, dict):
+        raise InvalidRequest(f"{where}: expected an object", param=where)
+    _typed(call, _CALL_TYPES, f"{where}.")
+    for kind in ("function", "custom"):
+        _typed(call.get(kind) or {}, _CALLED_TYPES, f"{where}.{kind}.")
+
+
 def _part(part: object, where: str) -> None:
-    if not isinstance(part, dict) or part.get("type") not in _PART_TYPES:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PART_TYPES:
         raise InvalidRequest(f"{where}.type: expected one of {', '.join(sorted(_PART_TYPES))}", param=f"{where}.type")
-    kind = part["type"]
-    if kind == "text" and not isinstance(part.get("text"), str):
-        raise InvalidRequest(f"{where}.text: expected a string", param=f"{where}.text")
-    if kind == "image_url":
-        image = part.get("image_url")
-        if not isinstance(image, dict) or not isinstance(image.get("url"), str):
-            raise InvalidRequest(f"{where}.image_url.url: expected a string", param=f"{where}.image_url.url")
+    _typed(part, {"cache_control": dict}, f"{where}.")
+    inner = part.get(kind)
+    if kind in ("text", "refusal"):
+        if not isinstance(inner, str):
+            raise InvalidRequest(f"{where}.{kind}: expected a string", param=f"{where}.{kind}")
+        return
+    if not isinstance(inner, dict):
+        raise InvalidRequest(f"{where}.{kind}: expected an object", param=f"{where}.{kind}")
+    _typed(inner, _INNER_TYPES, f"{where}.{kind}.")
+    if kind == "image_url" and inner.get("url") is None:
+        raise InvalidRequest(f"{where}.image_url.url: expected a string", param=f"{where}.image_url.url")
 
 
 def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -187,22 +228,49 @@ def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _tools(fields: Mapping[str, Any]) -> list[Any]:
-    choice = fields.get("tool_choice")
-    if choice is not None and not isinstance(choice, str | dict):
-        raise InvalidRequest("tool_choice: expected a string or an object", param="tool_choice")
     tools = fields.get("tools")
     if tools is None:
         return []
-    if not isinstance(tools, list) or len(tools) > 128:
-        raise InvalidRequest("tools: expected a list of at most 128 tools", param="tools")
+    if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
+        raise InvalidRequest(f"tools: expected a list of at most {MAX_TOOLS} tools", param="tools")
     for index, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
             raise InvalidRequest(f"tools[{index}].type: expected a string", param=f"tools[{index}].type")
-        if tool["type"] == "function" and not (isinstance(function, dict) and isinstance(function.get("name"), str)):
-            name = f"tools[{index}].function.name"
-            raise InvalidRequest(f"{name}: expected a string", param=name)
+        if tool["type"] in ("function", "custom"):
+            _function(tool.get(tool["type"]), f"tools[{index}].{tool['type']}")
     return tools
+
+
+def _entries(fields: Mapping[str, Any]) -> None:
+    """What is inside the lists and objects that are passed on as they are."""
+    functions = fields.get("functions") or ()
+    if len(functions) > MAX_TOOLS:
+        raise InvalidRequest(f"functions: expected at most {MAX_TOOLS}, got {len(functions)}", param="functions")
+    for index, function in enumerate(functions):
+        _function(function, f"functions[{index}]")
+    if not all(isinstance(name, str) for name in fields.get("modalities") or ()):
+        raise InvalidRequest("modalities: expected a list of strings", param="modalities")
+    biases = (fields.get("logit_bias") or {}).values()
+    if not all(isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in biases):
+        raise InvalidRequest("logit_bias: expected numbers from -100 to 100", param="logit_bias")
+
+
+def _choice(choice: object) -> None:
+    if not isinstance(choice, dict):
+        return
+    named = [kind for kind in ("function", "custom") if isinstance(choice.get(kind), dict)]
+    if choice.get("type") not in ("auto", "none", "required", "function", "custom") or (
+        choice["type"] in ("function", "custom") and named != [choice["type"]]
+    ):
+        raise InvalidRequest('tool_choice: expected {"type": "function", "function": {"name"}}', param="tool_choice")
+    for kind in named:
+        _function(choice[kind], f"tool_choice.{kind}")
+
+
+def _function(function: object, where: str) -> None:
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"{where}.name: expected a string", param=f"{where}.name")
+    _typed(function, _FUNCTION_TYPES, f"{where}.")
 
 
 def _response_format(value: object) -> dict[str, Any] | None:
@@ -212,6 +280,11 @@ def _response_format(value: object) -> dict[str, Any] | None:
         raise InvalidRequest(
             "response_format.type: expected text, json_object or json_schema", param="response_format.type"
         )
+    if value["type"] == "json_schema":
+        where, schema = "response_format.json_schema", value.get("json_schema")
+        if not isinstance(schema, dict):
+            raise InvalidRequest(f"{where}: expected an object", param=where)
+        _typed(schema, {"name": str, "schema": dict, **_FUNCTION_TYPES}, f"{where}.")
     return value
 
 
@@ -257,6 +330,14 @@ def _session_hint(fields: Mapping[str, Any]) -> str | None:
         fields.get("prompt_cache_key"),
     ]
     return next((value for value in candidates if isinstance(value, str) and value), None)
+
+
+def _typed(fields: Mapping[str, Any], types: Mapping[str, Any], where: str = "") -> None:
+    """Each field that is there has its type."""
+    for name, kind in types.items():
+        value = fields.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest(f"{where}{name}: expected {_WORDS[kind]}", param=f"{where}{name}")
 
 
 def _string(fields: Mapping[str, Any], name: str, *, required: bool = False) -> str:
