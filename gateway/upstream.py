@@ -78,6 +78,8 @@ class Call:
     stream_timeout_s: float = 60.0
     idle_timeout_s: float = 60.0
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    drop_params: bool = False
+    """Leave out OpenAI parameters that the model's provider does not take, instead of refusing the call."""
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The operator's own arguments for LiteLLM (api_version, organization, aws_..., vertex_...), never the caller's."""
 
@@ -219,7 +221,8 @@ class Upstream:
         arguments: dict[str, Any] = {**call.options, **outgoing_params(call.params)}
         arguments["messages"] = outgoing_messages(call.messages, by_reference=provider in _BY_REFERENCE)
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": stream}
-        arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True, "drop_params": False}
+        arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True}
+        arguments["drop_params"] = call.drop_params and self._may_drop(call, model, provider)
         # Callers cannot name MCP servers (gateway.arguments), and the check for them would import their package.
         arguments["_skip_mcp_handler"] = True
         arguments["timeout"] = self._timeout if by_sdk else _SDK_TIMEOUT_S
@@ -235,6 +238,12 @@ class Upstream:
             arguments["extra_headers"] = dict(call.extra_headers)
         arguments["client"] = self._sdk_client(call, provider) if by_sdk else self._handler
         return arguments, provider
+
+    def _may_drop(self, call: Call, model: str, provider: str) -> bool:
+        """What must not be dropped in silence: the limit that the reservation rests on, and what shapes the answer."""
+        known = self._litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ()
+        needed = {name for name in ("tools", "response_format") if name in call.params}
+        return needed | ({call.max_tokens_param} if call.max_tokens is not None else set()) <= set(known)
 
     def _provider(self, call: Call) -> tuple[str, str]:
         try:
