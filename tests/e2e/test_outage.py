@@ -206,3 +206,41 @@ async def test_a_full_disk_under_sqlite_means_503_and_recovery_when_there_is_roo
         assert verdict.orphaned <= 1
         with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as raw:
             assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_server_without_a_free_connection_means_503_and_service_when_one_is_free(
+    tmp_path: Path, nursery: Nursery
+) -> None:
+    server = PostgresServer({"max_connections": "25"})
+    try:
+        await asyncio.to_thread(server.start)
+        url = database_of(server)
+        async with ground(tmp_path, nursery, url, modes=MODELS) as scene:
+            replica = await scene.fleet.start()
+            client = await scene.client()
+            assert (await client.turn("words")).fate == "ok"
+            await asyncio.to_thread(server.stop, "immediate")
+            await asyncio.to_thread(server.start)
+            greedy = await asyncio.to_thread(take_every_connection, url)
+            calls = len(scene.provider.bill)
+            asked = await asyncio.gather(*(client.turn("words", session=f"s{n}") for n in range(10)))
+            refused = [turn for turn in asked if turn.fate != "ok"]
+            assert {(turn.status, turn.code) for turn in refused} <= {(503, "ledger_unavailable")}
+            assert len(scene.provider.bill) - calls == len(asked) - len(refused)
+            for connection in greedy:
+                connection.close()
+            assert await replica.answering("/readyz", 200) <= BACK_WITHIN_S
+            assert (await client.turn("words")).fate == "ok"
+            await scene.judge()
+    finally:
+        server.destroy()
+
+
+def take_every_connection(url: str) -> list[psycopg.Connection[Any]]:
+    """Connect until the server says that there are too many clients."""
+    taken: list[psycopg.Connection[Any]] = []
+    while True:
+        try:
+            taken.append(psycopg.connect(url, connect_timeout=2))
+        except psycopg.OperationalError:
+            return taken
