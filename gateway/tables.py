@@ -130,8 +130,12 @@ holds = Table(
     CheckConstraint("(state = 'open') = (resolved_at_ms IS NULL)", name="holds_resolved_once"),
     Index("holds_by_decision", "decision_id"),
 )
-Index("holds_open_by_expiry", holds.c.expires_at_ms, sqlite_where=holds.c.state == "open",
-      postgresql_where=holds.c.state == "open")
+Index(
+    "holds_open_by_expiry",
+    holds.c.expires_at_ms,
+    sqlite_where=holds.c.state == "open",
+    postgresql_where=holds.c.state == "open",
+)
 
 ledger_entries = Table(
     "ledger_entries",
@@ -166,11 +170,22 @@ ledger_entries = Table(
     Index("ledger_entries_by_hold", "hold_id"),
 )
 # At most one entry of each kind per hold; and exactly one of the terminal kinds, whatever races.
-Index("ledger_entries_once", ledger_entries.c.hold_id, ledger_entries.c.kind, unique=True,
-      sqlite_where=ledger_entries.c.hold_id.is_not(None), postgresql_where=ledger_entries.c.hold_id.is_not(None))
+Index(
+    "ledger_entries_once",
+    ledger_entries.c.hold_id,
+    ledger_entries.c.kind,
+    unique=True,
+    sqlite_where=ledger_entries.c.hold_id.is_not(None),
+    postgresql_where=ledger_entries.c.hold_id.is_not(None),
+)
 _TERMINAL = ledger_entries.c.kind.in_(("settle", "release", "expire", "orphan_post"))
-Index("ledger_entries_one_terminal", ledger_entries.c.hold_id, unique=True,
-      sqlite_where=_TERMINAL, postgresql_where=_TERMINAL)
+Index(
+    "ledger_entries_one_terminal",
+    ledger_entries.c.hold_id,
+    unique=True,
+    sqlite_where=_TERMINAL,
+    postgresql_where=_TERMINAL,
+)
 
 decisions = Table(
     "decisions",
@@ -229,8 +244,12 @@ decisions = Table(
 )
 
 # The sweeper looks for decisions whose process died between two attempts; nearly all rows are not pending.
-Index("decisions_pending", decisions.c.created_at_ms, sqlite_where=decisions.c.status == "pending",
-      postgresql_where=decisions.c.status == "pending")
+Index(
+    "decisions_pending",
+    decisions.c.created_at_ms,
+    sqlite_where=decisions.c.status == "pending",
+    postgresql_where=decisions.c.status == "pending",
+)
 
 feedback = Table(
     "feedback",
@@ -264,8 +283,13 @@ policies = Table(
         "stage IN ('candidate', 'shadow', 'canary', 'champion', 'retired', 'rejected')", name="policies_stage"
     ),
 )
-Index("policies_one_champion", policies.c.stage, unique=True,
-      sqlite_where=policies.c.stage == "champion", postgresql_where=policies.c.stage == "champion")
+Index(
+    "policies_one_champion",
+    policies.c.stage,
+    unique=True,
+    sqlite_where=policies.c.stage == "champion",
+    postgresql_where=policies.c.stage == "champion",
+)
 
 policy_events = Table(
     "policy_events",
