@@ -229,9 +229,9 @@ async def test_a_server_without_a_free_connection_means_503_and_service_when_one
             assert len(scene.provider.bill) - calls == len(asked) - len(refused)
             for connection in greedy:
                 connection.close()
-            # The server frees a slot when its process has ended, and readiness may never have noticed: so ask for turns.
+            # A slot is free when its backend has ended, which readiness may never have noticed: so ask for turns.
             async with asyncio.timeout(BACK_WITHIN_S):
-                while (await client.turn("words")).fate != "ok":
+                while (await client.turn("words")).fate != "ok":  # noqa: ASYNC110 - asking is the point
                     await asyncio.sleep(0.1)
             assert replica.alive
             await scene.judge()
