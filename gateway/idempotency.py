@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import orjson
 from starlette.responses import Response
 
 from gateway.errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
@@ -42,6 +45,18 @@ class Transcript:
 def kept_answer(response: Response) -> Answer:
     """A whole answer, to be given again for a day."""
     return Answer(response.status_code, {**response.headers}, bytes(response.body))
+
+
+def kept_stream(transcript: Transcript, last: bytes, headers: Mapping[str, str]) -> Answer:
+    """A stream as its client saw it, `last` being its closing frames; of a very long one only that it was."""
+    if transcript.overflowed:
+        too_long = InvalidRequest(
+            f"Idempotency-Key: the answer was longer than the {MAX_TRANSCRIPT_BYTES} bytes kept; use a new key",
+            param="Idempotency-Key",
+        )
+        return Answer(too_long.status, {"content-type": "application/json"}, orjson.dumps(too_long.as_body()))
+    kept = {**headers, "content-type": "text/event-stream; charset=utf-8"}
+    return Answer(200, kept, transcript.whole() + last)
 
 
 def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:

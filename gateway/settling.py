@@ -15,8 +15,8 @@ from gateway.errors import LedgerUnavailable
 from gateway.faults import UpstreamFault
 from gateway.forecast import OutputForecast
 from gateway.health import Metrics
-from gateway.http import json_response
-from gateway.idempotency import Transcript, kept_answer
+from gateway.http import error_response, json_response
+from gateway.idempotency import Transcript, kept_answer, kept_stream
 from gateway.leases import Leases
 from gateway.ledger import Ledger
 from gateway.money import NANOUSD_PER_USD
@@ -117,10 +117,11 @@ class Settling:
             frames.append(data_frame(usage_chunk | {"seqroute": report.as_object()}))
         if fault is not None:
             frames.append(data_frame(fault.as_body()))
+        ending = [DONE_FRAME] if fault is None else []
         answer = None
-        if transcript is not None and end.ending == "finished" and not transcript.overflowed:
-            kept = transcript.whole() + b"".join(frames) + seqroute_frame(report.as_object()) + DONE_FRAME
-            answer = Answer(200, report.as_headers() | {"content-type": "text/event-stream; charset=utf-8"}, kept)
+        if transcript is not None and end.ending != "client_left":
+            last = [*frames, seqroute_frame(report.as_object()), *ending]
+            answer = kept_stream(transcript, b"".join(last), report.as_headers())
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
@@ -128,7 +129,6 @@ class Settling:
         if fault is None and bound.scene.chat.include_usage:
             assert usage_chunk is not None
             frames = [data_frame(usage_chunk | {"seqroute": final.as_object()})]
-        ending = [DONE_FRAME] if fault is None else []
         return [*frames, seqroute_frame(final.as_object()), *ending]
 
     async def abandoned(self, bound: Bound) -> None:
@@ -138,8 +138,12 @@ class Settling:
         await self._settle(bound, bill, columns, failed=True, signals={}, answer=None)
 
     async def failed(self, bound: Bound, fault: UpstreamFault, *, final: bool) -> None:
-        """A failed attempt: released when the provider cannot have billed, else settled at an estimate."""
-        code = fault.answer().code
+        """A failed attempt: released when the provider cannot have billed, else settled at an estimate.
+
+        What may have been billed is not called again under its idempotency key: the failure is its answer.
+        """
+        error = fault.answer()
+        code = error.code
         if not fault.dispatched:
             await self.release(bound, status="failed" if final else None, error_code=code)
             return
@@ -147,8 +151,9 @@ class Settling:
         columns = self._columns(
             bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
         )
+        answer = kept_answer(error_response(error)) if final and bound.scene.idempotency is not None else None
         await self._settle(
-            bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=None
+            bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
         )
 
     async def release(self, bound: Bound, *, status: str | None, error_code: str) -> None:

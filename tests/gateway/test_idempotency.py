@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
 from gateway.http import json_response
-from gateway.idempotency import MAX_TRANSCRIPT_BYTES, Transcript, answer_again, answer_or_raise, kept_answer
+from gateway.idempotency import (
+    MAX_TRANSCRIPT_BYTES,
+    Transcript,
+    answer_again,
+    answer_or_raise,
+    kept_answer,
+    kept_stream,
+)
 from gateway.operations import BodyMismatch, InFlight, Replay, ReserveOutcome, SessionClosed, TenantMissing
 
 
@@ -69,3 +76,15 @@ def test_a_stream_too_long_to_keep_keeps_nothing() -> None:
     transcript.add(b"z")
     assert transcript.overflowed
     assert transcript.whole() == b""
+
+
+def test_a_stream_is_kept_as_its_client_saw_it_and_of_one_too_long_only_that() -> None:
+    transcript = Transcript()
+    transcript.add(b"data: {}\n\n")
+    kept = kept_stream(transcript, b"data: [DONE]\n\n", {"x-seqroute-model": "small"})
+    assert (kept.status, kept.body) == (200, b"data: {}\n\ndata: [DONE]\n\n")
+    assert kept.headers == {"x-seqroute-model": "small", "content-type": "text/event-stream; charset=utf-8"}
+    transcript.add(b"x" * MAX_TRANSCRIPT_BYTES)
+    kept = kept_stream(transcript, b"data: [DONE]\n\n", {})
+    assert kept.status == 400
+    assert b"use a new key" in kept.body
