@@ -28,8 +28,11 @@ demo: $(VENV)/.run-installed ## The whole story: gateway, simulated provider, se
 serve: $(VENV)/.run-installed ## Serve gateway.yaml on port 4000 (CONFIG=..., PORT=...)
 	@exec $(BIN)/seqroute serve --config $(CONFIG) --port $(PORT)
 
-test: setup ## All tests, a real Postgres included (ARGS="-k name" for some)
-	@$(PY) -m pytest $(ARGS)
+test: setup ## The tests, a real Postgres included (ARGS="-k name" for some)
+	@$(PY) -m pytest -m "not faults" $(ARGS)
+
+faults: setup ## The proofs with real processes killed, cut off and restarted: some minutes, best on a quiet machine
+	@$(PY) -m pytest -m faults $(ARGS)
 
 SEED ?= 1
 SIZE ?= 1

@@ -12,6 +12,8 @@ from tests.harness.crashes import crash_rounds
 from tests.harness.ground import Ground, ground
 from tests.harness.processes import TTL_AND_TWO_SWEEPS_S, Nursery
 
+pytestmark = pytest.mark.faults
+
 MODELS = {
     "words": "ok:tokens=30,delay=0.01",
     "slow": "ok:tokens=400,delay=0.02",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.harness.departures import departures
 from tests.harness.ground import ground
 from tests.harness.processes import Nursery
+
+pytestmark = pytest.mark.faults
 
 MODELS = {"slow": "ok:tokens=400,delay=0.01"}
 LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "120"}

@@ -11,6 +11,8 @@ from tests.harness.crashes import keep_asking
 from tests.harness.ground import ground
 from tests.harness.processes import Nursery
 
+pytestmark = pytest.mark.faults
+
 MODELS = {"words": "ok:tokens=30,delay=0.01", "slow": "ok:tokens=40,delay=0.1", "whole": "ok:tokens=20,delay=0.1"}
 
 

@@ -6,12 +6,15 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.test_outage import database_of
 from tests.harness.auditor import billed_nanousd
 from tests.harness.ground import Ground, ground
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Nursery, Replica
+
+pytestmark = pytest.mark.faults
 
 MODELS = {"words": "ok:tokens=30,delay=0.01", "slow": "ok:tokens=60,delay=0.05"}
 CAP_USD = "0.01"

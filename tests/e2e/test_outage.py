@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from migrations.upgrade import upgrade
 from tests.harness.crashes import keep_asking
@@ -19,6 +20,8 @@ from tests.harness.faultproxy import FaultProxy
 from tests.harness.ground import Ground, ground
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Nursery
+
+pytestmark = pytest.mark.faults
 
 MODELS = {"words": "ok:tokens=30,delay=0.01", "slow": "ok:tokens=40,delay=0.1"}
 BACK_WITHIN_S = 5.0

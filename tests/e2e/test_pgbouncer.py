@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.harness.crashes import keep_asking
 from tests.harness.crowds import crowd
 from tests.harness.ground import ground
 from tests.harness.pgbouncer import pgbouncer
 from tests.harness.processes import Nursery
+
+pytestmark = pytest.mark.faults
 
 MODELS = {"held": "ok:tokens=40,delay=0.1", "words": "ok:tokens=30,delay=0.01"}
 

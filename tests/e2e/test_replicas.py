@@ -6,10 +6,13 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.harness.crowds import crowd
 from tests.harness.ground import ground
 from tests.harness.processes import Nursery, clean_environ
+
+pytestmark = pytest.mark.faults
 
 MODELS = {"held": "ok:tokens=40,delay=0.1", "words": "ok:tokens=30,delay=0.01", "agent": "ok:tokens=50,delay=0.02"}
 LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}
