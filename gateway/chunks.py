@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import orjson
@@ -87,17 +87,15 @@ class UpstreamStream:
                 self._unfinished.add(index)
 
 
-class ChunkSource:
+class ChunkSource(Protocol):
     """Where chunks come from: None at the end of the wire."""
 
-    async def next_chunk(self) -> dict[str, Any] | None:
-        raise NotImplementedError
+    async def next_chunk(self) -> dict[str, Any] | None: ...
 
-    async def aclose(self) -> None:
-        raise NotImplementedError
+    async def aclose(self) -> None: ...
 
 
-class WireSource(ChunkSource):
+class WireSource:
     """OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets."""
 
     def __init__(self, answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
@@ -180,7 +178,7 @@ def _is_choice(choice: object) -> bool:
     return isinstance(choice, dict) and isinstance(choice.setdefault("delta", {}), dict)
 
 
-class LitellmSource(ChunkSource):
+class LitellmSource:
     """Providers with another dialect: LiteLLM's chunks, with the truth taken from below its wrapper.
 
     The wrapper invents a final `stop` and a usage when the provider gave none; `_Tap` sees what really came.
