@@ -110,7 +110,7 @@ def build(recipe: Recipe, params: Any, exploration: Exploration | None = None) -
 
 
 def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
-    """Grades of valid turns (N, K) back in place, (S, T, K)."""
+    """Grades of valid turns (N, K) back in place, (S, T, K); real ones where every action was graded."""
     placed = np.zeros(episodes.mask.shape)
     placed[episodes.valid] = flat
-    return placed
+    return np.where(np.isfinite(episodes.scores), episodes.scores, placed)

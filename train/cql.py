@@ -87,7 +87,7 @@ def draw_batch(key: Array, turns: Turns, masses: Array, cdf: Array, fit: FitConf
     now = gather(turns, rows)
     following = gather(turns, jnp.minimum(rows + 1, len(cdf) - 1))
     terms = draw_terms(keys[1], now.left, now.spent_usd, mean_costs(now.cost_quantiles_usd), now.mask, relabel)
-    bills_usd = draw_bills(keys[2], now.cost_quantiles_usd, masses, now.action, now.bill_usd)
+    bills_usd = draw_bills(keys[2], now.cost_quantiles_usd, masses, now.bills_usd)
     return Batch(now, following, terms, bills_usd, draw_backed_up(keys[3], now, fit.counterfactual_fraction))
 
 

@@ -25,6 +25,7 @@ from train.reward import Label, Signal, label
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MS_PER_DAY = 86_400_000
@@ -38,7 +39,12 @@ PINNED_REASONS = frozenset({"pinned", "fallback"})
 
 @dataclass(frozen=True)
 class Episodes:
-    """Sessions as arrays. `reward` is NaN where nobody graded the turn; `actions` are indices into the candidates."""
+    """Sessions as arrays. `reward` is NaN where nobody graded the turn; `actions` are indices into the candidates.
+
+    A log knows the grade and the bill of the logged action alone. Where others are known too (every model was asked),
+    `scores` and `bills_usd` hold them. `task` names what was asked: turns of one task are never on both sides of a
+    cross-fit, whatever session they stand in; -1 where a session's turns are its own.
+    """
 
     session_ids: tuple[str, ...]
     tenant_ids: tuple[str, ...]
@@ -61,6 +67,9 @@ class Episodes:
     lambda_per_usd: F32  # (S, T)
     expected_turns: I32  # (S, T), 0 when the client declared none
     policy: I32  # (S, T) index into `policy_ids`
+    scores: F32  # (S, T, K) grades of any action, NaN where not known
+    bills_usd: F32  # (S, T, K) bills of any action, NaN where not known
+    task: I64  # (S, T)
     policy_ids: tuple[str, ...] = ()
 
     @property
@@ -75,6 +84,16 @@ class Episodes:
     def lengths(self) -> I32:
         """Turns of each session, (S,)."""
         return np.asarray(self.valid.sum(axis=1), np.int32)
+
+    def known_scores(self) -> F32:
+        """Every grade there is, (S, T, K): `scores`, and `reward` at the logged action; NaN elsewhere."""
+        at = np.arange(self.mask.shape[-1]) == self.action[..., None]
+        return np.where(at & np.isfinite(self.reward)[..., None], self.reward[..., None], self.scores)
+
+    def known_bills_usd(self) -> F32:
+        """Every bill there is, (S, T, K): `bills_usd`, and `cost_usd` at the logged action; NaN elsewhere."""
+        at = np.arange(self.mask.shape[-1]) == self.action[..., None]
+        return np.where(at, self.cost_usd[..., None], self.bills_usd)
 
     def take(self, rows: NDArray[np.int64] | Bools) -> Episodes:
         """Some sessions of these."""
@@ -345,6 +364,9 @@ def blank_episodes(
         lambda_per_usd=np.zeros((s, t), np.float32),
         expected_turns=np.zeros((s, t), np.int32),
         policy=np.zeros((s, t), np.int32),
+        scores=np.full((s, t, k), np.nan, np.float32),
+        bills_usd=np.full((s, t, k), np.nan, np.float32),
+        task=np.full((s, t), -1, np.int64),
     )
 
 

@@ -63,23 +63,16 @@ def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.nda
     """The reward model, and every candidate's grade at every valid turn (N, K), out of fold."""
     valid = episodes.valid
     states = episodes.state[valid].astype(np.float64)
-    models = chosen_models(episodes)
-    reward = episodes.reward[valid].astype(np.float64)
-    graded = np.isfinite(reward)
-    groups = np.broadcast_to(folds_of(episodes, config.quality.folds, config.seed)[:, None], valid.shape)[valid]
+    models = np.maximum(episodes.model[valid], 0)
+    known = np.where(episodes.model[valid] >= 0, episodes.known_scores()[valid], np.nan).astype(np.float64)
+    row, candidate = np.nonzero(np.isfinite(known))
+    groups = folds_of(episodes, config.quality.folds, config.seed)[valid]
     quality, out_of_fold = fit_quality(
-        states[graded], models[graded], reward[graded], groups[graded], model_priors(episodes), config.quality
+        states[row], models[row, candidate], known[row, candidate], groups[row], model_priors(episodes), config.quality
     )
     everywhere = quality.predict(states)
-    everywhere[graded] = out_of_fold
-    index = np.maximum(episodes.model[valid], 0)
-    return quality, np.take_along_axis(everywhere, index, axis=1)
-
-
-def chosen_models(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Index of the model that served each valid turn, (N,)."""
-    picked = np.take_along_axis(episodes.model, episodes.action[..., None], axis=-1)[..., 0]
-    return picked[episodes.valid].astype(np.int64)
+    everywhere[row] = out_of_fold
+    return quality, np.take_along_axis(everywhere, models, axis=1)
 
 
 def model_priors(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -96,14 +89,9 @@ def device_turns(
 ) -> tuple[Turns, Array]:
     """Valid turns in order, on the device (vectors in float16), and the cumulative sampling weights (N,)."""
     valid = episodes.valid
-    reward = episodes.reward[valid]
-    real = np.isfinite(reward)
-    action = episodes.action[valid]
-    rows = np.arange(len(action))
-    graded = np.zeros(grades.shape, np.float32)
-    graded[rows, action] = real
-    scores = grades.astype(np.float32)
-    scores[rows, action] = np.where(real, reward, scores[rows, action])
+    known = episodes.known_scores()[valid]
+    graded = np.isfinite(known).astype(np.float32)
+    scores = np.where(graded > 0, known, grades).astype(np.float32)
     weights = np.where(graded > 0, 1.0, config.fit.imputed_weight).astype(np.float32)
     spent = np.cumsum(episodes.cost_usd, axis=1) - episodes.cost_usd
     left = (episodes.lengths[:, None] - np.arange(valid.shape[1])[None, :]).astype(np.float32)
@@ -112,8 +100,8 @@ def device_turns(
         candidates=jnp.asarray(episodes.candidates[valid], jnp.float16),
         cost_quantiles_usd=jnp.asarray(episodes.cost_quantiles_usd[valid], jnp.float32),
         mask=jnp.asarray(episodes.mask[valid]),
-        action=jnp.asarray(action),
-        bill_usd=jnp.asarray(episodes.cost_usd[valid]),
+        action=jnp.asarray(episodes.action[valid]),
+        bills_usd=jnp.asarray(episodes.known_bills_usd()[valid]),
         grades=jnp.asarray(scores),
         weights=jnp.asarray(weights),
         graded=jnp.asarray(graded),

@@ -2,8 +2,8 @@
 
 The policy is the object that the gateway serves, asked with the observation the gateway would have built. What the
 user said is taken from the log; what is left, and which model's prompt cache is warm, follow from what the policy
-itself did. A turn's score is the doubly robust estimate for that turn; its bill is the real one where the policy does
-what the log did, else a draw from the candidate's cost law.
+itself did. A turn's score is the doubly robust estimate for that turn; its bill is the real one where the log knows it,
+else a draw from the candidate's cost law.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def play(
     starved = np.zeros(s, np.bool_)
     answered = np.zeros((s, t), np.bool_)
     cumulative = np.cumsum(COST_MASSES)
+    known_bills_usd = episodes.known_bills_usd()
     for i in range(s):
         # The same draws for every policy: differences between policies are not differences of luck.
         name = session_fraction(episodes.tenant_ids[i], episodes.session_ids[i], seed)
@@ -65,7 +66,9 @@ def play(
                 break
             decision = policy.decide(seen, float(uniforms[j, 0]))
             probabilities[i, j, : len(seen.candidates)] = decision.probabilities
-            bill_usd = _bill(episodes, i, j, decision.action, cumulative, float(uniforms[j, 1]))
+            bill_usd = float(known_bills_usd[i, j, decision.action])
+            if not np.isfinite(bill_usd):
+                bill_usd = _drawn_bill(episodes.cost_quantiles_usd[i, j, decision.action], cumulative, uniforms[j, 1])
             cost_usd[i, j] = min(bill_usd, purse_usd)
             purse_usd = max(purse_usd - bill_usd, 0.0)
             answered[i, j] = True
@@ -175,9 +178,9 @@ def _candidate(
     )
 
 
-def _bill(episodes: Episodes, i: int, j: int, action: int, cumulative: NDArray[np.floating[Any]], u: float) -> float:
-    """The real bill of the logged action; of another, the quantile of its cost law at u."""
-    if action == int(episodes.action[i, j]):
-        return float(episodes.cost_usd[i, j])
-    level = min(int(np.searchsorted(cumulative, u, side="right")), len(cumulative) - 1)
-    return float(episodes.cost_quantiles_usd[i, j, action, level])
+def _drawn_bill(
+    quantiles_usd: NDArray[np.floating[Any]], cumulative: NDArray[np.floating[Any]], uniform: float
+) -> float:
+    """The quantile of a cost law (15,) at `uniform`."""
+    level = min(int(np.searchsorted(cumulative, uniform, side="right")), len(cumulative) - 1)
+    return float(quantiles_usd[level])

@@ -93,9 +93,15 @@ def fit_quality(
 
 
 def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
-    """The fold of every session, (S,): by hash, so that siblings of a session never part."""
+    """The fold of every turn, (S, T): by hash of its task where that has a name, else of its session.
+
+    Siblings never part: what a cross-fitted model is asked about it has not seen anywhere.
+    """
     names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
-    return np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
+    of_session = np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
+    tasks, where = np.unique(episodes.task, return_inverse=True)
+    of_task = np.array([int(session_fraction("task", str(t), seed + 1) * folds) for t in tasks], np.int64)
+    return np.where(episodes.task >= 0, of_task[where].reshape(episodes.task.shape), of_session[:, None])
 
 
 def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: int) -> Moments:

@@ -26,7 +26,8 @@ class Turns(NamedTuple):
     """Recorded turns, flat and on the device; N turns, K candidates. Row i + 1 follows row i unless `left` is 1.
 
     `grades` (N, K) are scores in [0, 1] with their weights (N, K); `graded` marks real grades, the others are the
-    reward model's. `left` (N,) counts the recorded turns from this one on. `bill_usd` (N,) is the logged action's.
+    reward model's. `left` (N,) counts the recorded turns from this one on. `bills_usd` (N, K) are real bills, NaN where
+    none is known.
     """
 
     state: Array
@@ -34,7 +35,7 @@ class Turns(NamedTuple):
     cost_quantiles_usd: Array
     mask: Array
     action: Array
-    bill_usd: Array
+    bills_usd: Array
     grades: Array
     weights: Array
     graded: Array
@@ -87,16 +88,15 @@ def log_uniform(key: Array, low: Array, high: Array) -> Array:
     return jnp.exp(jax.random.uniform(key, low.shape, minval=0.0, maxval=1.0) * jnp.log(high / low)) * low
 
 
-def draw_bills(key: Array, cost_quantiles_usd: Array, masses: Array, action: Array, bill_usd: Array) -> Array:
-    """What each candidate would bill, (B, K): the logged action its real bill, the others a draw of their cost law.
+def draw_bills(key: Array, cost_quantiles_usd: Array, masses: Array, bills_usd: Array) -> Array:
+    """What each candidate would bill, (B, K): its real bill where that is known, else a draw of its cost law.
 
     One of the 15 quantiles by its mass at every step: in expectation the backup over all of them, at the price of one.
     """
     batch, candidates, levels = cost_quantiles_usd.shape
     chosen = jax.random.choice(key, levels, (batch, candidates), p=masses)
     drawn = jnp.take_along_axis(cost_quantiles_usd, chosen[..., None], axis=-1)[..., 0]
-    logged = jax.nn.one_hot(action, candidates, dtype=bool)
-    return jnp.where(logged, bill_usd[:, None], drawn)
+    return jnp.where(jnp.isnan(bills_usd), drawn, bills_usd)
 
 
 def after_bill(score: Array, bill_usd: Array, terms: Terms, config: RelabelConfig) -> Afterwards:

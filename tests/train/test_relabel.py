@@ -38,10 +38,10 @@ def test_spending_all_on_the_last_turn_starves_nobody() -> None:
     assert books.ended[0].tolist() == [True, True, True]
 
 
-def test_the_logged_action_keeps_its_real_bill_and_others_draw_from_their_law() -> None:
+def test_a_known_bill_stays_and_others_draw_from_their_law() -> None:
     quantiles = jnp.broadcast_to(jnp.arange(1.0, 16.0), (2000, 2, 15))
-    action, bill = jnp.zeros(2000, int), jnp.full(2000, 99.0)
-    bills = np.asarray(draw_bills(jax.random.key(0), quantiles, jnp.asarray(COST_MASSES), action, bill))
+    known = jnp.tile(jnp.array([99.0, jnp.nan]), (2000, 1))
+    bills = np.asarray(draw_bills(jax.random.key(0), quantiles, jnp.asarray(COST_MASSES), known))
     assert (bills[:, 0] == 99.0).all()
     assert set(np.unique(bills[:, 1])) <= set(range(1, 16))
     assert bills[:, 1].mean() == pytest.approx(float(np.arange(1.0, 16.0) @ COST_MASSES), abs=0.25)
