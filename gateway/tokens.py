@@ -86,7 +86,7 @@ class TokenCounter:
 
     async def start(self) -> None:
         if self._loading is None:
-            self._loading = asyncio.get_running_loop().run_in_executor(self._executor, _load_tokenizer)
+            self._loading = asyncio.get_running_loop().run_in_executor(self._executor, load_tokenizer)
         self._tokenizer = await self._loading
 
     async def close(self) -> None:
@@ -221,7 +221,8 @@ class _ByteTokenizer:
         return [0] * -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-def _load_tokenizer() -> _Tokenizer:
+def load_tokenizer() -> _Tokenizer:
+    """The vocabulary inside the litellm package, or bytes where there is none; half a second the first time."""
     folder = _vocabulary_folder()
     if folder is None:
         _log.warning("no o200k vocabulary in the litellm package: prompts are counted by their bytes")

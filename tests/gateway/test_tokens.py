@@ -37,7 +37,7 @@ async def counter() -> AsyncIterator[TokenCounter]:
 
 @pytest.fixture(scope="module")
 def o200k() -> tiktoken.Encoding:
-    tokens._load_tokenizer()
+    tokens.load_tokenizer()
     return tiktoken.get_encoding("o200k_base")
 
 

@@ -3,10 +3,14 @@
 A child is a process like any other: a session of its own, its own log, `seqroute` with the arguments it was given. It
 reads one JSON object per line (`arguments`, `environ`, `log`, `limits`) and writes `{"started": pid}` for each, and
 `{"ended": pid, "code": status}` when a child is gone (negative: the signal that ended it).
+
+A gateway loads hundreds of modules only when it starts or answers for the first time. A rehearsal in a child tells
+which, and this process imports them too: the children inherit code and a vocabulary, never a thread or a connection.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import importlib
@@ -16,8 +20,15 @@ import resource
 import select
 import signal
 import sys
+import tempfile
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from gateway.tokens import load_tokenizer
+from tests.harness.gateway import config, serving
+from tests.harness.upstream import FaultUpstream
 
 PRELOADED = ("gateway.app", "gateway.commands.serving", "migrations.upgrade", "litellm", "policy.actor", "uvicorn")
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +38,10 @@ def serve() -> None:
     """Until standard input ends: start what is asked for, tell what has ended. Children die with this process."""
     for name in PRELOADED:
         importlib.import_module(name)
+    for name in _rehearsed():
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            importlib.import_module(name)
+    load_tokenizer()
     _say({"ready": os.getpid()})
     pending = b""
     while True:
@@ -39,6 +54,37 @@ def serve() -> None:
             for line in lines:
                 _say({"started": _start(json.loads(line))})
         _reap()
+
+
+def _rehearsed() -> list[str]:
+    """The modules that a gateway has loaded after its first answer."""
+    reading, writing = os.pipe()
+    process_id = os.fork()
+    if process_id == 0:
+        code = 1
+        try:
+            os.dup2(2, 1)
+            asyncio.run(_rehearse())
+            with os.fdopen(writing, "w") as told:
+                told.write(json.dumps(sorted(sys.modules)))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as heard:
+        names: list[str] = json.loads(heard.read())
+    os.waitpid(process_id, 0)
+    return names
+
+
+async def _rehearse() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with FaultUpstream() as provider, serving(config(Path(folder), provider.url)) as gateway:
+            for stream in (False, True):
+                question = {"model": "auto", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+                async with gateway.http() as http:
+                    answer = await http.post("/v1/chat/completions", json=question)
+                    assert answer.status_code == 200, answer.text
 
 
 def _start(order: Mapping[str, Any]) -> int:
