@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway import ledger_sqlite, ledger_statements
+from gateway import ledger_sqlite, ledger_sqlite_reserve, ledger_sqlite_resolve, ledger_statements
 from gateway.ledger import Ledger
 from tests.harness.simulator import simulate, template
 
@@ -48,14 +48,14 @@ def forgets_the_session_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def posts_late_bills_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    late = ledger_sqlite._late
+    late = ledger_sqlite_resolve._late
 
     def whole(cursor: Any, hold: Any, op: Any) -> Any:
         return late(
             cursor, type(hold)(**{name: getattr(hold, name) for name in hold.__slots__} | {"posted_nanousd": 0}), op
         )
 
-    monkeypatch.setattr(ledger_sqlite, "_late", whole)
+    monkeypatch.setattr(ledger_sqlite_resolve, "_late", whole)
 
 
 @pytest.mark.parametrize("sabotage", [forgets_bills, never_sweeps, forgets_the_session_s_share, posts_late_bills_whole])
@@ -71,7 +71,7 @@ def test_a_sabotaged_ledger_is_found_out(
 def test_a_seed_repeats_itself(empty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed makes the same history, step by step: a failing one can be looked at."""
     histories: list[list[tuple[str, int]]] = []
-    reserve = ledger_sqlite.reserve
+    reserve = ledger_sqlite_reserve.reserve
 
     for _ in range(2):
         history: list[tuple[str, int]] = []

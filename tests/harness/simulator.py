@@ -23,27 +23,19 @@ from typing import Any, Literal, TypeVar
 from alembic import command
 from sqlalchemy import Connection, text
 
-from gateway import db_sqlite, keys, ledger_sqlite, tenants
+from gateway import db_sqlite, keys, tenants
 from gateway.audit import audit
 from gateway.db import Database
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import Ledger
-from gateway.ledger_records import Standing
+from gateway.ledger_sqlite import SqliteLedger
 from gateway.operations import (
-    BodyMismatch,
     Checkpoint,
-    InFlight,
-    MarkDispatched,
     Release,
-    Replay,
     Reserve,
     Reserved,
-    ReserveOutcome,
-    ResetWindow,
-    Resolved,
     SessionTerms,
     Settle,
-    SweepHold,
 )
 from migrations.upgrade import configuration
 from tests.harness.money import DECISION
@@ -151,8 +143,8 @@ class World:
         return f"{prefix}_{self.number:06d}"
 
 
-class InlineBackend:
-    """The SQLite operations on one connection, each in its own transaction, answered a few steps or moments later.
+class InlineThreads:
+    """Both threads of a SQLite database on one connection: each operation is a transaction, answered a moment later.
 
     Around a commit it fails as a database does: before (nothing happened) or after (it did, and nobody was told).
     """
@@ -163,7 +155,13 @@ class InlineBackend:
         self._swarm = swarm
         self.faults = True
 
-    def _submit(self, run: Callable[[Any], T]) -> asyncio.Future[T]:
+    @property
+    def writer(self) -> InlineThreads:
+        return self
+
+    reader = writer
+
+    def submit(self, run: Callable[[Any], T], **_: Any) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         stalls = self.faults and self._dice.random() < self._swarm.stall
@@ -192,49 +190,6 @@ class InlineBackend:
             future.set_exception(error)
             future.exception()  # whoever left does not read it; that is no defect here
 
-    def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
-        return self._submit(lambda c: ledger_sqlite.reserve(c, op))
-
-    def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
-        run = ledger_sqlite.settle_again if again else ledger_sqlite.settle
-        return self._submit(lambda c: run(c, op))
-
-    def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]:
-        run = ledger_sqlite.release_again if again else ledger_sqlite.release
-        return self._submit(lambda c: run(c, op))
-
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
-        return self._submit(lambda c: ledger_sqlite.mark_dispatched(c, op))
-
-    def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
-        return self._submit(lambda c: ledger_sqlite.checkpoint(c, points))
-
-    def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
-        return self._submit(lambda c: ledger_sqlite.sweep_hold(c, op))
-
-    def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
-        return self._submit(lambda c: ledger_sqlite.reset_window(c, op))
-
-    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[Standing | None]:
-        return self._submit(lambda c: ledger_sqlite.standing(c, tenant_id, session_id))
-
-    def idempotent(
-        self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
-    ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
-        return self._submit(lambda c: ledger_sqlite.claim_state(c, tenant_id, key, body_sha256, now_ms))
-
-    async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        return await asyncio.shield(self._submit(lambda c: ledger_sqlite.find_due(c, now_ms, limit)))
-
-    async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]:
-        return await asyncio.shield(self._submit(lambda c: ledger_sqlite.tidy(c, now_ms, before_ms)))
-
-    async def start(self) -> None:
-        """It is there."""
-
-    async def close(self) -> None:
-        """Nothing to end."""
-
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:
     if not future.done():
@@ -249,7 +204,7 @@ class Simulation:
         self.swarm = Swarm.draw(self.dice)
         self.world = World()
         self.engine = db_sqlite.core_engine(connection, begin="BEGIN IMMEDIATE")
-        self.backend = InlineBackend(connection, random.Random(seed + 1), self.swarm)
+        self.threads = InlineThreads(connection, random.Random(seed + 1), self.swarm)
         self.background: set[asyncio.Task[Any]] = set()
         self.key_id: str | None = None
 
@@ -258,12 +213,14 @@ class Simulation:
 
     async def run(self) -> None:
         self._open_tenant()
-        self.ledger = Ledger(Database("sqlite://"), clock=lambda: self.now_ms() / 1000, backend=self.backend)
+        self.ledger = Ledger(
+            Database("sqlite://"), clock=lambda: self.now_ms() / 1000, backend=SqliteLedger(self.threads)
+        )
         sweeper = asyncio.create_task(self._sweep_for_ever())
         clients = [asyncio.create_task(self._client()) for _ in range(self.swarm.clients)]
         await asyncio.gather(*clients)
         # Liveness: faults stop; a lease and two sweeps later nothing may be held, and every bill is posted.
-        self.backend.faults = False
+        self.threads.faults = False
         await asyncio.sleep(LEASE_MS / 1000 + 2 * SWEEP_S + 25)
         sweeper.cancel()
         await asyncio.gather(sweeper, *self.background, return_exceptions=True)

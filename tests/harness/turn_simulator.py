@@ -40,6 +40,7 @@ from gateway.health import Metrics
 from gateway.http import error_response
 from gateway.leases import Leases
 from gateway.ledger import Ledger
+from gateway.ledger_sqlite import SqliteLedger
 from gateway.observe import Observer
 from gateway.outage import OutageBooks
 from gateway.replies import Reply
@@ -51,7 +52,7 @@ from gateway.turn import Turns
 from gateway.upstream import Call, Upstream
 from gateway.usage import Usage
 from tests.harness.models import catalog, deployment, model
-from tests.harness.simulator import LEASE_MS, START_MS, SWEEP_S, InlineBackend, Swarm, VirtualLoop, template
+from tests.harness.simulator import LEASE_MS, START_MS, SWEEP_S, InlineThreads, Swarm, VirtualLoop, template
 
 T = TypeVar("T")
 
@@ -238,8 +239,8 @@ class TurnSimulation:
         self.dice = random.Random(seed)
         self.swarm = swarm or TurnSwarm.draw(self.dice)
         self.engine = db_sqlite.core_engine(connection, begin="BEGIN IMMEDIATE")
-        self.backend = InlineBackend(connection, random.Random(seed + 1), Swarm.draw(self.dice))
-        self.backend.faults = faults
+        self.threads = InlineThreads(connection, random.Random(seed + 1), Swarm.draw(self.dice))
+        self.threads.faults = faults
         self.provider = SimulatedProvider(random.Random(seed + 2), self.swarm)
         self.provider.faults = faults
         self.seen: list[Seen] = []
@@ -256,7 +257,7 @@ class TurnSimulation:
         small = model(deployments=(deployment("small#0"), deployment("small#1")))
         settings = Settings(models=(), router=RouterSettings(num_retries=1), session=SessionSettings(10**9, 10**10))
         configuration = Configuration(settings, catalog(small))
-        self.ledger = Ledger(Database("sqlite://"), clock=self.clock, backend=self.backend)
+        self.ledger = Ledger(Database("sqlite://"), clock=self.clock, backend=SqliteLedger(self.threads))
         self.leases = Leases(self.ledger, self.clock, ttl_s=LEASE_MS / 1000)
         self.background = Background()
         metrics, forecast = Metrics(), OutputForecast()
@@ -297,7 +298,7 @@ class TurnSimulation:
 
     async def rest(self, loops: list[asyncio.Task[None]]) -> None:
         """Liveness: faults stop, and after a lease and two sweeps nothing is held, running or unposted."""
-        self.backend.faults = self.provider.faults = False
+        self.threads.faults = self.provider.faults = False
         assert await self.background.drain(1_000) == 0, "a settlement never ended"
         await asyncio.sleep(LEASE_MS / 1000 + 2 * SWEEP_S + 25)
         for loop in loops:
