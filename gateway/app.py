@@ -224,6 +224,7 @@ def _routes(turns: Turns, views: Views) -> list[BaseRoute]:
         ("/chat/completions", turns.chat, "POST"),
         ("/route", turns.route, "POST"),
         ("/feedback", views.feedback, "POST"),
+        ("/router/outcomes", views.feedback, "POST"),
         ("/models", views.models, "GET"),
         ("/models/{model_id:path}", views.model, "GET"),
         ("/sessions/{session_id}", views.session, "GET"),

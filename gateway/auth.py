@@ -26,6 +26,8 @@ from gateway.settings import Secret
 from gateway.tenants import Tenant
 
 DEFAULT_TENANT = "default"
+JUDGE_TENANT = "judge"
+"""Pays for the gateway's own judge (gateway/judge.py); the only tenant whose turns nobody asked for."""
 MASTER_KEY_ID = "key_master"
 CACHE_S = 2.0
 """How long a looked-up key is believed; a revocation reaches every replica within this time."""
@@ -54,6 +56,16 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
+
+    @property
+    def origin(self) -> str | None:
+        """Why a turn of this caller's teaches nothing: the judge's own, or an operator's; None for a client's.
+
+        The master key is a client too: it calls as the tenant `default`, and is all that a small installation has.
+        """
+        if self.tenant_id == JUDGE_TENANT:
+            return "judge"
+        return "admin" if self.is_admin and self.key_id != MASTER_KEY_ID else None
 
 
 class Authenticator:

@@ -39,6 +39,8 @@ def pending_row(
     request_text: str | None,
     shadow: Shadow | None,
     now_ms: int,
+    origin: str | None = None,
+    exploration_floor: float | None = None,
 ) -> dict[str, Any]:
     """The columns known before dispatch; the ledger adds ids, turn and balances in the same transaction."""
     return {
@@ -60,6 +62,8 @@ def pending_row(
         "shadow_model": shadow.model if shadow else None,
         "request_text": request_text,
         "created_at_ms": now_ms,
+        "origin": origin,
+        "exploration_floor": exploration_floor,
     }
 
 
@@ -128,6 +132,8 @@ def explain(row: Mapping[str, Any]) -> dict[str, Any]:
         "shadow_policy": row["shadow_policy_id"],
         "shadow_model": row["shadow_model"],
         "feature_version": row["feature_version"],
+        "origin": row["origin"] or "client",
+        "exploration_floor": row["exploration_floor"],
         "created_at_ms": row["created_at_ms"],
         "candidates": orjson.loads(row["candidates"]),
     }

@@ -1,13 +1,13 @@
-"""Quality signals from outside: three dialects in, one shape stored, once per (decision, source, name).
+"""Quality signals from outside: four dialects in, one shape stored, once per (decision, source, name).
 
 Ours `{decision_id|completion_id|session_id, score}`; TensorZero's `{inference_id|episode_id, metric_name, value}`
 (https://www.tensorzero.com/docs/gateway/api-reference/feedback); Portkey's `{trace_id, value: -10..10, weight}`
-(https://portkey.ai/docs/product/observability/feedback). A score lands on 0..1 and is clipped there.
+(https://portkey.ai/docs/product/observability/feedback); vLLM semantic router's `{replay_id, target, verdict, score}`
+(its `POST /v1/router/outcomes`). A score lands on 0..1 and is clipped there; what nobody can have meant is refused.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +19,12 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.sessions import adopted
 
 MAX_COMMENT = 2000
+MOST = 1e6
+"""A number beyond this is a timestamp or a defect, not a score that left its scale."""
+JUDGE = "judge"
+"""The source of the gateway's own judge (gateway/judge.py): nobody else signs with it."""
+VERDICTS: Mapping[str, float] = {"good_fit": 1.0, "overprovisioned": 1.0, "underpowered": 0.25, "failed": 0.0}
+"""What a semantic router's verdict says of the *answer*: one by too strong a model is a good answer, if a dear one."""
 _LABEL_LENGTH = 64
 _ID_LENGTH = 1024
 """Longer than any id of ours: another system's id of a session may be anything, and is hashed where we store it."""
@@ -26,23 +32,26 @@ _ID_LENGTH = 1024
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One score about a decision (by its id or its completion's id) or about a whole session."""
+    """One score about a decision (by its id or its completion's id) or about a whole session.
+
+    `score` None: words without a score (TensorZero's comments and demonstrations), checked and not kept.
+    """
 
     target: Literal["decision", "completion", "session"]
     target_id: str
     source: str
     name: str
-    score: float
+    score: float | None
     comment: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    feedback_id: str
+    feedback_id: str | None
     decision_id: str | None
     session_id: str
     new: bool
-    """False when this (decision, source, name) had been scored before: the first score stands."""
+    """False when this (decision, source, name) had been scored before, or when there was no score to keep."""
 
 
 def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
@@ -51,6 +60,8 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
         return _tensorzero(fields, key_id)
     if "trace_id" in fields:
         return _portkey(fields, key_id)
+    if "replay_id" in fields:
+        return _semantic_router(fields, key_id)
     named = [name for name in ("decision_id", "completion_id", "session_id") if fields.get(name) is not None]
     if len(named) != 1:
         raise InvalidRequest(
@@ -64,7 +75,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
     return Signal(
         target=target[named[0]],
         target_id=_text(fields, named[0], _ID_LENGTH),
-        source=_text(fields, "source", _LABEL_LENGTH) if fields.get("source") is not None else key_id,
+        source=_source(fields, key_id),
         name=_text(fields, "name", _LABEL_LENGTH) if fields.get("name") is not None else "score",
         score=_clip(_finite(fields.get("score"), "score")),
         comment=_comment(fields.get("comment")),
@@ -74,6 +85,8 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
 def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
     """Write a signal of this tenant, once. Raises NotFound for an unknown or foreign decision or session."""
     decision_id, session_id = _resolve(connection, signal, tenant_id)
+    if signal.score is None:
+        return Stored(feedback_id=None, decision_id=decision_id, session_id=session_id, new=False)
     f = tables.feedback
     identity = {
         "tenant_id": tenant_id,
@@ -133,20 +146,35 @@ def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[st
 def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:
     target: Literal["completion", "session"] = "completion" if fields.get("inference_id") is not None else "session"
     field = "inference_id" if target == "completion" else "episode_id"
-    value = fields.get("value")
     name = _text(fields, "metric_name", _LABEL_LENGTH)
-    if isinstance(value, str):
-        raise InvalidRequest(
-            "value: expected true, false or a number; comments and demonstrations carry no score", param="value"
-        )
     return Signal(
         target=target,
         target_id=_text(fields, field, _ID_LENGTH),
         source=key_id,
         name=name,
-        score=float(value) if isinstance(value, bool) else _clip(_finite(value, "value")),
+        score=None if name in _UNSCORED else _clip(_flag_or_number(fields.get("value"))),
         comment=None,
     )
+
+
+_UNSCORED = frozenset({"comment", "demonstration"})
+"""TensorZero's two metrics whose value is text. A demonstration is an answer: kept, it would be stored prompt text."""
+_FLAGS: Mapping[str, float] = {"true": 1.0, "false": 0.0}
+
+
+def _flag_or_number(value: object) -> float:
+    """A boolean or float metric, also where a client sends it as text."""
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _FLAGS:
+            return _FLAGS[word]
+        try:
+            value = float(word) if len(word) <= 32 else value
+        except ValueError:
+            raise InvalidRequest("value: expected a number, true or false, got other text", param="value") from None
+    return _finite(value, "value")
 
 
 def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
@@ -161,6 +189,35 @@ def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
         score=0.5 + weight * (_clip((value + 10.0) / 20.0) - 0.5),
         comment=None,
     )
+
+
+def _semantic_router(fields: Mapping[str, Any], key_id: str) -> Signal:
+    """A verdict of a fixed set, with a score that wins when there is one. Only verdicts on the model are about answers;
+    the others (`target` route, policy, provider, ...) are taken and not kept."""
+    verdict = fields.get("verdict")
+    if not isinstance(verdict, str) or verdict not in VERDICTS:
+        raise InvalidRequest(f"verdict: expected one of {', '.join(VERDICTS)}", param="verdict")
+    given = fields.get("score")
+    score = VERDICTS[verdict] if given is None else _clip(_finite(given, "score"))
+    target = "model" if fields.get("target") is None else _text(fields, "target", _LABEL_LENGTH)
+    return Signal(
+        target="completion",
+        target_id=_text(fields, "replay_id", _ID_LENGTH),
+        source=_source(fields, key_id),
+        name="verdict",
+        score=score if target == "model" else None,
+        comment=_comment(fields.get("reason")),
+    )
+
+
+def _source(fields: Mapping[str, Any], key_id: str) -> str:
+    """Who scored, where the client says so; else its key."""
+    if fields.get("source") is None:
+        return key_id
+    source = _text(fields, "source", _LABEL_LENGTH)
+    if source == JUDGE:
+        raise InvalidRequest(f'source: "{JUDGE}" is the gateway\'s own, expected another', param="source")
+    return source
 
 
 def _text(fields: Mapping[str, Any], name: str, length: int) -> str:
@@ -179,8 +236,10 @@ def _comment(value: object) -> str | None:
 
 
 def _finite(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(f"{name}: expected a finite number, got {type(value).__name__}", param=name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{name}: expected a number, got {type(value).__name__}", param=name)
+    if not -MOST <= value <= MOST:  # NaN fails too; so does a whole number that no float holds
+        raise InvalidRequest(f"{name}: expected a finite number, at most {MOST:.0f} either way", param=name)
     return float(value)
 
 

@@ -1,8 +1,8 @@
-"""What came of a turn, as pure functions: the body a client sees, signals, the columns of the completed decision."""
+"""What came of a turn, as pure functions: the body a client sees, the columns of the completed decision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -12,7 +12,6 @@ from gateway.decisions import describe_candidates
 from gateway.estimates import Estimate
 from gateway.money import usd_string
 from gateway.router import Routed
-from gateway.sessions import SessionMemory, messages_digest
 from gateway.streaming import generated_texts
 from gateway.usage import Usage
 from policy.mdp import Observation
@@ -29,21 +28,6 @@ def completion_id(decision_id: str) -> str:
 def answered_body(body: Mapping[str, Any], decision_id: str, model: str) -> dict[str, Any]:
     """The provider's body under our id, with the catalogue's name of the model that really answered."""
     return {**body, "id": completion_id(decision_id), "model": model}
-
-
-def implicit_signals(
-    chat: ChatRequest, memory: SessionMemory, choices: Sequence[Mapping[str, Any]], finish_reason: str | None
-) -> dict[str, bool]:
-    """Quality signals nobody has to send. `regenerates` speaks of the turn before, the others of this one."""
-    messages = [message for choice in choices if isinstance(message := choice.get("message"), Mapping)]
-    calls = [call for message in messages for call in _listed(message.get("tool_calls"))]
-    signals = {
-        "regenerates": memory.last_request is not None and memory.last_request == messages_digest(chat.messages),
-        "invalid_tool_json": any(not _is_json_object(_arguments(call)) for call in calls),
-        "truncated": finish_reason == "length",
-        "refusal": finish_reason == "content_filter" or any(message.get("refusal") for message in messages),
-    }
-    return {name: True for name, value in signals.items() if value}
 
 
 def completed_columns(
@@ -144,17 +128,3 @@ def _listed(value: object) -> list[Any]:
 def _storable(text: str, length: int) -> str:
     """Postgres has no NUL in text."""
     return text.replace("\0", "")[:length]
-
-
-def _arguments(call: object) -> object:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    return function.get("arguments") if isinstance(function, Mapping) else None
-
-
-def _is_json_object(arguments: object) -> bool:
-    if not isinstance(arguments, str):
-        return False
-    try:
-        return isinstance(orjson.loads(arguments or "{}"), dict)
-    except orjson.JSONDecodeError:
-        return False

@@ -23,6 +23,7 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.operations import Answer, Release, Resolved, Settle
 from gateway.replies import Reply
 from gateway.scene import Bound, settled
+from gateway.signals import StreamedAnswer, implicit_signals
 from gateway.sse import DONE_FRAME, data_frame, seqroute_frame
 from gateway.streaming import StreamEnd
 from gateway.tokens import TokenCounter
@@ -62,7 +63,7 @@ class Settling:
             own_count = self._tokens.estimate_text(outcome.generated_text(reply.body))
         bill = bill_of(bound, reply.usage, own_count)
         self._learn(bound, bill, reply.finish_reason)
-        signals = outcome.implicit_signals(
+        signals = implicit_signals(
             bound.scene.chat, bound.scene.memory, reply.body.get("choices") or [], reply.finish_reason
         )
         columns = self._columns(
@@ -90,7 +91,12 @@ class Settling:
         return json_response(body, 200, settled(report, resolved).as_headers())
 
     async def stream(
-        self, bound: Bound, end: StreamEnd, usage_chunk: dict[str, Any] | None, transcript: Transcript | None
+        self,
+        bound: Bound,
+        end: StreamEnd,
+        usage_chunk: dict[str, Any] | None,
+        transcript: Transcript | None,
+        heard: StreamedAnswer,
     ) -> list[bytes]:
         """The bill of a stream that ended in any way, and its last frames."""
         self._leases.drop(bound.hold_id)
@@ -100,7 +106,11 @@ class Settling:
             self._learn(bound, bill, end.finish_reason)
         status = {"finished": "completed", "failed": "truncated", "client_left": "cancelled"}[end.ending]
         fault = end.fault.answer() if end.fault is not None else None
-        signals = outcome.implicit_signals(bound.scene.chat, bound.scene.memory, [], end.finish_reason)
+        # What a broken stream says of its tool calls is only that it broke.
+        whole = heard.choices() if end.ending == "finished" else []
+        signals = implicit_signals(bound.scene.chat, bound.scene.memory, whole, end.finish_reason)
+        if end.ending == "failed":
+            signals["upstream_failure"] = True
         columns = self._columns(
             bound,
             bill,
@@ -145,7 +155,7 @@ class Settling:
         error = fault.answer()
         code = error.code
         if not fault.dispatched:
-            await self.release(bound, status="failed" if final else None, error_code=code)
+            await self.release(bound, status="failed" if final else None, error_code=code, upstream_failure=True)
             return
         bill = likely_bill(bound)
         columns = self._columns(
@@ -156,13 +166,16 @@ class Settling:
             bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
         )
 
-    async def release(self, bound: Bound, *, status: str | None, error_code: str) -> None:
+    async def release(
+        self, bound: Bound, *, status: str | None, error_code: str, upstream_failure: bool = False
+    ) -> None:
         """Give the hold back; `status` None leaves the decision pending for its next attempt."""
         self._leases.drop(bound.hold_id)
         now = now_ms(self._clock)
+        signals = '{"upstream_failure":true}' if upstream_failure else "{}"
         columns = None if status is None else {
             "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
-            "latency_ms": now - bound.scene.started_ms, "signals": '{"upstream_failure":true}',
+            "latency_ms": now - bound.scene.started_ms, "signals": signals,
         }  # fmt: skip
         self._metrics.turns.labels(bound.model, status or "retried").inc()
         try:

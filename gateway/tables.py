@@ -234,6 +234,8 @@ decisions = Table(
     Column("response_text", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge": nothing to learn from
+    Column("exploration_floor", Float),  # in force at this turn, 0 when exploration was off; null: nobody noted it
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(
         "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')", name="decisions_status"
@@ -266,6 +268,16 @@ feedback = Table(
     CheckConstraint("score >= 0 AND score <= 1", name="feedback_score"),
     UniqueConstraint("tenant_id", "session_id", "decision_id", "source", "name", name="feedback_once"),
     Index("feedback_by_decision", "decision_id"),
+)
+
+exploration_days = Table(
+    "exploration_days",
+    metadata,
+    # What exploration was expected to cost on a day (UTC), all replicas together; gateway/exploring.py adds to it.
+    Column("day", String(10), primary_key=True),
+    Column("extra_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("quality_given_up", Float, nullable=False, server_default="0"),
+    CheckConstraint("extra_nanousd >= 0", name="exploration_days_not_negative"),
 )
 
 policies = Table(

@@ -52,6 +52,7 @@ from gateway.router import Router
 from gateway.scene import Bound, Choice, Purse, Scene, exhausted
 from gateway.settings import Settings
 from gateway.settling import Settling
+from gateway.signals import StreamedAnswer
 from gateway.sse import data_frame
 from gateway.streaming import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
 from gateway.tokens import TokenCounter
@@ -305,6 +306,7 @@ class Turns:
                 request_text=outcome.stored_request(scene.chat) if scene.caller.store_text else None,
                 shadow=choice.routed.shadow,
                 now_ms=scene.started_ms,
+                origin=scene.caller.origin,
             )
             answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
             if isinstance(answer, Bound):
@@ -446,9 +448,11 @@ class Turns:
         usage_chunks: list[dict[str, Any]] = []
         name = outcome.completion_id(bound.decision_id)
         transcript = Transcript() if bound.scene.idempotency is not None else None
+        heard = StreamedAnswer()
 
         def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
             chunk = {**chunk, "id": name, "model": bound.model}
+            heard.note(chunk)
             if chunk.get("usage") and not chunk.get("choices"):
                 usage_chunks[:] = [chunk]
                 return None
@@ -462,7 +466,7 @@ class Turns:
             self._leases.progress(bound.hold_id, self._settling.checkpoint_nanousd(bound, output_tokens))
 
         async def on_end(end: StreamEnd) -> list[bytes]:
-            return await self._settling.stream(bound, end, usage_chunks[0] if usage_chunks else None, transcript)
+            return await self._settling.stream(bound, end, usage_chunks[0] if usage_chunks else None, transcript, heard)
 
         pump = StreamPump(
             stream,

@@ -24,13 +24,14 @@ class RewardConfig:
     implicit: Mapping[str, float] = field(
         default_factory=lambda: {
             "regenerated": 0.2,
+            "edited": 0.35,
             "invalid_tool_json": 0.0,
             "refusal": 0.1,
             "truncated": 0.3,
         }
     )
     """What an implicit signal says of an answer nobody scored; several: the worst counts. The gateway logs them by
-    these names; `regenerated` is read off the next turn's `regenerates`."""
+    these names; `regenerated` and `edited` are read off the next turn's `regenerates` and `edits`."""
 
 
 @dataclass(frozen=True, slots=True)

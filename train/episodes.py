@@ -144,12 +144,13 @@ def read_episodes(
 ) -> tuple[Episodes, LogReport]:
     """The training log, newest sessions first cut, then in order of their ids.
 
-    Excluded and counted: turns that are pending, failed, truncated, cancelled or orphaned; pinned turns and fallbacks;
-    turns logged with other features; rows whose vectors do not have the shape they claim.
+    Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
+    orphaned; pinned turns and fallbacks; turns logged with other features; rows whose vectors do not have the shape
+    they claim.
     """
     rows = _decision_rows(connection, config, now_ms)
     of_turn, of_session = _signals(connection, config, now_ms)
-    regenerated = {row["previous_decision_id"] for row in rows if _object(row["signals"]).get("regenerates")}
+    said_after = _said_after(rows)
     excluded: Counter[str] = Counter()
     sessions: dict[tuple[str, str], _Session] = {}
     labels: Counter[str] = Counter()
@@ -160,7 +161,7 @@ def read_episodes(
             excluded[reason or "malformed"] += 1
             continue
         key = (row["tenant_id"], row["session_id"])
-        implicit = {**_object(row["signals"]), "regenerated": row["decision_id"] in regenerated}
+        implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
         turn["label"] = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
         labels[turn["label"].kind] += 1
         sessions.setdefault(key, _Session(*key)).turns.append(turn)
@@ -178,6 +179,8 @@ def read_episodes(
 
 def why_excluded(row: Mapping[str, Any], feature_version: int) -> str:
     """The reason this turn teaches nothing, or "" when it is learnt from."""
+    if row["origin"] is not None:
+        return str(row["origin"])
     if row["status"] != "completed":
         return str(row["status"])
     if row["reason"] in PINNED_REASONS:
@@ -222,6 +225,7 @@ def _decision_rows(connection: sa.Connection, config: TrainConfig, now_ms: int) 
         d.c.cost_nanousd,
         d.c.signals,
         d.c.previous_decision_id,
+        d.c.origin,
     )
     query = (
         sa.select(*wanted)
@@ -252,6 +256,21 @@ def _signals(
         else:
             of_session[(tenant_id, session_id)].append(signal)
     return of_turn, of_session
+
+
+_OF_THE_TURN_BEFORE = {"regenerates": "regenerated", "edits": "edited"}
+"""What the next turn says of this one, and the name it then has among this one's signals."""
+
+
+def _said_after(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
+    """By decision: the signals that its next turn brought."""
+    found: dict[str, dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        signals = _object(row["signals"])
+        for seen, name in _OF_THE_TURN_BEFORE.items():
+            if signals.get(seen) and row["previous_decision_id"]:
+                found[row["previous_decision_id"]][name] = True
+    return found
 
 
 def _object(text: str) -> Mapping[str, object]:

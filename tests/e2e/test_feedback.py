@@ -1,4 +1,4 @@
-"""Feedback as clients of three gateways send it, and what the next turn makes of it."""
+"""Feedback as clients of four gateways send it, and what the next turn makes of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.tables import decisions, feedback, sessions
 from tests.harness.stages import HELLO, playing, seqroute, session, turn
 
 
-async def test_three_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, database_url: str) -> None:
+async def test_four_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, database_url: str) -> None:
     async with playing(tmp_path, database_url) as play:
         tenant_id, key = await play.gateway.tenant("acme")
         async with play.gateway.http(key) as http:
@@ -27,15 +27,24 @@ async def test_three_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, 
                 stored = (await http.post("/v1/feedback", json=body)).json()
                 assert (stored["name"], stored["score"], stored["stored"]) == (name, score, True), body
                 assert (stored["decision_id"], stored["session_id"]) == (decision, "s")
+            outcome = {"replay_id": decision, "source": "agent", "target": "model", "verdict": "underpowered"}
+            stored = (await http.post("/v1/router/outcomes", json=outcome)).json()
+            assert (stored["name"], stored["score"], stored["decision_id"]) == ("verdict", 0.25, decision)
+            words = {"inference_id": decision, "metric_name": "comment", "value": "well put"}
+            unscored = (await http.post("/feedback", json=words)).json()
+            assert (unscored["stored"], unscored["score"], unscored["feedback_id"]) == (False, None, None)
             whole = (await http.post("/feedback", json={"session_id": "s", "score": 0.75})).json()
             assert (whole["decision_id"], whole["session_id"]) == (None, "s")
             rows = play.rows(feedback)
-            assert {(r["name"], r["score"]) for r in rows} == {(n, s) for n, _, s in bodies} | {("score", 0.75)}
+            assert {(r["name"], r["score"]) for r in rows} == {(n, s) for n, _, s in bodies} | {
+                ("score", 0.75),
+                ("verdict", 0.25),
+            }
             assert {r["tenant_id"] for r in rows} == {tenant_id}
             [row] = play.rows(sessions)
             assert (row["quality_count"], row["quality_sum"], row["last_quality"]) == (
-                6,
-                0.25 + 1 + 1 + 0.5 + 0.375 + 0.75,
+                7,
+                0.25 + 1 + 1 + 0.5 + 0.375 + 0.25 + 0.75,
                 0.75,
             )
 

@@ -1,4 +1,4 @@
-"""Quality signals: three dialects on one scale, stored once, by the owner only."""
+"""Quality signals: four dialects on one scale, stored once, by the owner only."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ def test_our_own_dialect_names_one_target_and_may_name_source_and_comment() -> N
     assert full == Signal("session", "s", "ci", "tests", 0.0, "red")
 
 
-@pytest.mark.parametrize(("score", "stored"), [(1.7, 1.0), (-3, 0.0), (1e9, 1.0), (-0.0, 0.0)])
+@pytest.mark.parametrize(("score", "stored"), [(1.7, 1.0), (-3, 0.0), (1e6, 1.0), (-0.0, 0.0)])
 def test_a_score_beyond_the_scale_is_clipped_to_it(score: float, stored: float) -> None:
     assert signal(decision_id="d", score=score).score == stored
 
 
-@pytest.mark.parametrize(("value", "score"), [(True, 1.0), (False, 0.0), (0.7, 0.7), (12, 1.0)])
+@pytest.mark.parametrize(
+    ("value", "score"),
+    [(True, 1.0), (False, 0.0), (0.7, 0.7), (12, 1.0), ("true", 1.0), (" False ", 0.0), ("0.25", 0.25)],
+)
 def test_tensorzero_s_dialect_is_read_as_it_is(value: object, score: float) -> None:
     body = {"inference_id": "chatcmpl-1", "metric_name": "solved", "value": value, "tags": {"a": "b"}}
     assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", KEY, "solved", score, None)
@@ -60,6 +63,28 @@ def test_portkey_s_scale_becomes_ours_and_its_weight_draws_to_the_middle(
     assert read_signal(body, KEY) == Signal("completion", "t-1", KEY, "portkey", score, None)
 
 
+@pytest.mark.parametrize("metric", ["comment", "demonstration"])
+def test_tensorzero_s_words_are_taken_and_carry_no_score(metric: str) -> None:
+    body = {"inference_id": "chatcmpl-1", "metric_name": metric, "value": "nicely put"}
+    assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", KEY, metric, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "score"),
+    [
+        ({"target": "model", "verdict": "good_fit"}, 1.0),
+        ({"target": "model", "verdict": "overprovisioned"}, 1.0),
+        ({"target": "model", "verdict": "underpowered"}, 0.25),
+        ({"verdict": "failed"}, 0.0),
+        ({"target": "model", "verdict": "good_fit", "score": 0.9}, 0.9),
+        ({"target": "policy", "verdict": "failed", "score": 0.1}, None),
+    ],
+)
+def test_a_semantic_router_s_verdict_on_the_model_is_a_score(fields: dict[str, Any], score: float | None) -> None:
+    body = {"replay_id": "chatcmpl-1", "source": "agent", "target_ref": "m", "reason": "why", **fields}
+    assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", "agent", "verdict", score, "why")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -73,13 +98,23 @@ def test_portkey_s_scale_becomes_ours_and_its_weight_draws_to_the_middle(
         ({"decision_id": "d", "score": True}, "score"),
         ({"decision_id": "d", "score": float("nan")}, "score"),
         ({"decision_id": "d", "score": float("inf")}, "score"),
+        ({"decision_id": "d", "score": 1.1e6}, "score"),
+        ({"decision_id": "d", "score": -(10**400)}, "score"),
+        ({"decision_id": "d", "score": 1, "source": "judge"}, "source"),
+        ({"inference_id": "i", "metric_name": "m", "value": "nan"}, "value"),
+        ({"inference_id": "i", "metric_name": "m", "value": "1e300"}, "value"),
+        ({"replay_id": "r", "verdict": "great"}, "verdict"),
+        ({"replay_id": "r", "verdict": ["failed"]}, "verdict"),
+        ({"replay_id": "r", "verdict": "failed", "score": "bad"}, "score"),
+        ({"replay_id": "", "verdict": "failed"}, "replay_id"),
+        ({"replay_id": "r", "verdict": "failed", "source": "judge"}, "source"),
         ({"decision_id": "d", "score": 1, "name": ""}, "name"),
         ({"decision_id": "d", "score": 1, "name": "n" * 65}, "name"),
         ({"decision_id": "d", "score": 1, "source": 5}, "source"),
         ({"decision_id": "d", "score": 1, "comment": "c" * 2001}, "comment"),
         ({"decision_id": "d", "score": 1, "comment": "\0"}, "comment"),
         ({"inference_id": "i", "value": 1.0}, "metric_name"),
-        ({"inference_id": "i", "metric_name": "comment", "value": "nice"}, "value"),
+        ({"inference_id": "i", "metric_name": "solved", "value": "nice"}, "value"),
         ({"inference_id": "i", "metric_name": "m"}, "value"),
         ({"metric_name": "m", "value": 1}, "episode_id"),
         ({"trace_id": "t", "value": "up"}, "value"),
@@ -99,7 +134,7 @@ JSON = st.recursive(
 )
 FIELDS = st.sampled_from(
     "decision_id completion_id session_id score name source comment inference_id episode_id metric_name value trace_id "
-    "weight metadata tags tenant_id".split()
+    "weight metadata tags tenant_id replay_id verdict target reason".split()
 )
 
 
@@ -109,7 +144,7 @@ def test_whatever_the_body_holds_a_signal_is_on_the_scale_or_refused(fields: dic
         found = read_signal(fields, KEY)
     except InvalidRequest:
         return
-    assert 0.0 <= found.score <= 1.0
+    assert found.score is None or 0.0 <= found.score <= 1.0
     assert found.target_id
     assert "\0" not in found.target_id + found.name + found.source + (found.comment or "")
 
@@ -159,7 +194,7 @@ async def test_a_score_is_stored_once_for_each_source_and_name_and_the_first_one
             assert (by_completion.new, by_completion.decision_id) == (False, "dec_1")
             assert store(connection, signal(decision_id="dec_1", score=1, name="tests"), "a", "fb_4", 8).new
             assert store(connection, signal(session_id="s", score=0.5), "a", "fb_5", 9).new
-            assert store(connection, signal(session_id="s", score=0.5, source="judge"), "a", "fb_6", 9).new
+            assert store(connection, signal(session_id="s", score=0.5, source="ci"), "a", "fb_6", 9).new
 
         await database.write(write)
         rows = await database.read(lambda c: c.execute(select(tables.feedback)).all())

@@ -1,4 +1,4 @@
-"""What came of a turn: signals nobody has to send, and columns that no provider's words can break."""
+"""What came of a turn: columns that no provider's words can break."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import outcome
-from gateway.sessions import SessionMemory, messages_digest
+from gateway.sessions import SessionMemory
+from gateway.signals import implicit_signals
 from gateway.usage import Usage
 from tests.harness.models import chat
-
-FRESH = SessionMemory()
-
-
-def call(arguments: object) -> dict[str, Any]:
-    return {"message": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}}
-
-
-def signals(*choices: Any, finish: Any = "stop", memory: SessionMemory = FRESH) -> dict[str, bool]:
-    return outcome.implicit_signals(chat(), memory, choices, finish)
 
 
 def columns(**changes: Any) -> dict[str, Any]:
@@ -43,29 +34,6 @@ def test_the_body_is_the_provider_s_under_our_id_and_the_catalogue_s_name() -> N
     assert body == {"id": "chatcmpl-1", "model": "small", "choices": [1]}
 
 
-def test_an_ordinary_answer_signals_nothing() -> None:
-    assert signals({"message": {"content": "hi"}}) == {}
-    assert signals(call('{"city": "Berlin"}'), finish="tool_calls") == {}
-    assert signals(call("")) == {}
-
-
-@pytest.mark.parametrize("arguments", ['{"city": ', "[1]", '"x"', "NaN", None, {"city": "Berlin"}, 5])
-def test_tool_arguments_that_are_no_json_object_are_a_signal(arguments: object) -> None:
-    assert signals(call(arguments)) == {"invalid_tool_json": True}
-
-
-def test_truncation_and_refusal_are_signals() -> None:
-    assert signals(finish="length") == {"truncated": True}
-    assert signals(finish="content_filter") == {"refusal": True}
-    assert signals({"message": {"refusal": "no"}}) == {"refusal": True}
-
-
-def test_the_same_messages_again_are_a_regeneration() -> None:
-    memory = SessionMemory(last_request=messages_digest(chat().messages))
-    assert signals(memory=memory) == {"regenerates": True}
-    assert outcome.implicit_signals(chat("another"), memory, [], "stop") == {}
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
     lambda inner: (
@@ -83,7 +51,7 @@ JSON = st.recursive(
 @given(st.lists(st.dictionaries(st.sampled_from(["message", "index"]), JSON, max_size=2), max_size=3), JSON)
 def test_no_shape_of_an_answer_stops_its_settlement(choices: list[dict[str, Any]], finish_reason: Any) -> None:
     """A provider is free to send nonsense; the money of its call must come to rest all the same."""
-    found = signals(*choices, finish=finish_reason)
+    found = implicit_signals(chat(), SessionMemory(), choices, finish_reason)
     assert all(found.values())
     body = {"choices": choices}
     assert isinstance(outcome.generated_text(body), str)

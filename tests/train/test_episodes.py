@@ -15,7 +15,7 @@ from policy.exploration import Exploration
 from policy.features import FEATURE_VERSION
 from policy.mdp import Policy
 from tests.train.synthetic import NOW_MS, write_log
-from train.config import TrainConfig
+from train.config import RewardConfig, TrainConfig
 from train.episodes import Episodes, LogReport, read_episodes, split_by_session
 from train.fit import tenant_weights
 
@@ -58,6 +58,10 @@ def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path:
         ({"status": "orphaned"}, "orphaned"),
         ({"reason": "pinned"}, "pinned"),
         ({"reason": "fallback"}, "fallback"),
+        ({"status": "pending"}, "pending"),
+        ({"status": "cancelled"}, "cancelled"),
+        ({"origin": "judge"}, "judge"),
+        ({"origin": "admin", "status": "failed"}, "admin"),
         ({"feature_version": 99}, "features of version 99"),
         ({"features": b"", "action": 9}, "malformed"),
     ],
@@ -109,7 +113,8 @@ def test_an_empty_log_is_read_as_no_sessions(tmp_path: Path) -> None:
     assert (episodes.sessions, report.turns) == (0, 0)
 
 
-def test_a_regeneration_speaks_of_the_turn_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signal", "score"), [("regenerates", 0.2), ("edits", 0.35)])
+def test_a_regeneration_or_an_edit_speaks_of_the_turn_before_it(tmp_path: Path, signal: str, score: float) -> None:
     url = a_log(tmp_path, sessions=1)
     with transaction(url) as connection:
         d = tables.decisions
@@ -118,8 +123,21 @@ def test_a_regeneration_speaks_of_the_turn_before_it(tmp_path: Path) -> None:
         connection.execute(
             sa.update(d)
             .where(d.c.decision_id == ids[1])
-            .values(signals='{"regenerates": true}', previous_decision_id=ids[0])
+            .values(signals=f'{{"{signal}": true}}', previous_decision_id=ids[0])
         )
     episodes, report = read(url)
     assert report.labels["implicit"] == 1
-    assert episodes.reward[0, 0] == pytest.approx(0.2)
+    assert episodes.reward[0, 0] == pytest.approx(score)
+
+
+def test_rewards_are_recomputed_for_an_old_log_under_another_setting(tmp_path: Path) -> None:
+    """Signals are stored, not scores: what they are worth may be decided later."""
+    url = a_log(tmp_path, sessions=1)
+    with transaction(url) as connection:
+        connection.execute(sa.delete(tables.feedback))
+        connection.execute(sa.update(tables.decisions).values(signals='{"truncated": true}'))
+    for worth in (0.3, 0.9):
+        config = TrainConfig(reward=RewardConfig(implicit={"truncated": worth}))
+        episodes, report = read(url, config)
+        assert report.labels == {"implicit": episodes.turns}
+        assert episodes.reward[episodes.valid] == pytest.approx(worth)

@@ -69,3 +69,19 @@ def test_the_same_seed_plays_the_same_and_ungraded_turns_are_not_zero(episodes: 
     assert first.score.tolist() == again.score.tolist()
     assert np.isfinite(first.score).all()
     assert first.score.sum() > 0
+
+
+def test_turns_that_nobody_graded_count_by_the_corrected_reward_model_not_as_zero(episodes: Episodes) -> None:
+    """By hand: the model says .5 everywhere, a third of the turns is graded and scored .9. The graded turns' error of
+    .4 speaks for all: .5 + .4 = .9. With silence as zero it would have been .3."""
+    grades = np.full(episodes.mask.shape, 0.5)
+    third = np.cumsum(episodes.valid).reshape(episodes.valid.shape) % 3 == 0
+    cheapest = replace(  # a log of the very policy that is judged: every ratio is one
+        episodes,
+        action=np.zeros_like(episodes.action),
+        propensity=np.ones_like(episodes.propensity),
+        reward=np.where(third, 0.9, np.nan).astype(np.float32),
+    )
+    played = play(Cheapest(), cheapest, grades, seed=0, weight_cap=100.0)
+    assert played.logged.ratio[episodes.valid].tolist() == [1.0] * episodes.turns
+    assert played.score.sum() / episodes.turns == pytest.approx(0.9, abs=1e-6)
