@@ -41,6 +41,7 @@ from gateway.errors import (
     NotFound,
     Overloaded,
 )
+from gateway.exploring import ExplorationBudget
 from gateway.forecast import OutputForecast
 from gateway.health import Health, Lifecycle, Metrics
 from gateway.http import error_response
@@ -84,6 +85,7 @@ class Parts:
     leases: Leases
     background: Background
     policies: PolicyBoard
+    exploring: ExplorationBudget
     lifecycle: Lifecycle
     metrics: Metrics
     tokens: TokenCounter
@@ -162,6 +164,7 @@ def assemble(
         monotonic=time.perf_counter,
         on_fault=metrics.policy_faults.inc,
     )
+    exploring = ExplorationBudget(lambda: current().settings.policy.exploration_nanousd_per_day, clock)
     forecast = OutputForecast()
     settling = Settling(ledger=ledger, leases=leases, tokens=tokens, forecast=forecast, metrics=metrics, clock=clock)
     turns = Turns(
@@ -177,6 +180,7 @@ def assemble(
         breaker=Breaker(clock, lambda: current().settings.router),
         leases=leases,
         settling=settling,
+        exploring=exploring,
         background=background,
         metrics=metrics,
         clock=clock,
@@ -194,6 +198,7 @@ def assemble(
         leases=leases,
         background=background,
         policies=policies,
+        exploring=exploring,
         lifecycle=lifecycle,
         metrics=metrics,
         tokens=tokens,
@@ -214,6 +219,8 @@ def assemble(
     def refresh(target: Metrics) -> None:
         target.live_holds.set(leases.count)
         target.unresolved.set(ledger.unresolved)
+        target.exploration_today.set(exploring.today.extra_nanousd / NANOUSD_PER_USD)
+        target.exploring.set(exploring.allows())
 
     return parts, [*_routes(turns, views), *admin.routes(), *_health_routes(Health(lifecycle, metrics, refresh))]
 
@@ -268,6 +275,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
             _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
         with contextlib.suppress(LedgerUnavailable):
             await parts.outage.post(parts.ledger, parts.database)
+            await parts.exploring.share(parts.database)
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
@@ -318,6 +326,7 @@ async def _poll_policies(parts: Parts) -> None:
                     asked.result()
                     failures = 0
                     await parts.outage.post(parts.ledger, parts.database)
+                    await parts.exploring.share(parts.database)
             # One slow answer is no outage: readiness that flaps would take every replica out at once.
             parts.lifecycle.ledger_up = failures < 2
     finally:

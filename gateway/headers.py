@@ -24,6 +24,8 @@ class TurnHeaders:
     end_session: bool
     lambda_per_usd: float | None
     idempotency_key: str | None
+    explore: bool | None = None
+    """May the session's turns be left to chance from here on? None: as before."""
 
 
 def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
@@ -37,6 +39,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
         end_session=_flag(headers.get("x-session-end")),
+        explore=_explore(headers.get("x-route-explore")),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),
         idempotency_key=key,
     )
@@ -126,6 +129,14 @@ def _flag(value: str | None) -> bool:
     if value.lower() in ("true", "1"):
         return True
     raise InvalidRequest("X-Session-End: expected true or false", param="X-Session-End")
+
+
+def _explore(value: str | None) -> bool | None:
+    if value is None:
+        return None
+    if value.lower() in ("off", "on"):
+        return value.lower() == "on"
+    raise InvalidRequest("X-Route-Explore: expected off or on", param="X-Route-Explore")
 
 
 def _lambda(value: str | None) -> float | None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.http import json_response
+from policy.exploration import Price
 
 
 class Metrics:
@@ -30,6 +31,21 @@ class Metrics:
         self.policy_faults = Counter(
             "seqroute_policy_faults_total", "Decisions that fell back to the rule.", registry=self.registry
         )
+        self.exploration_usd = Counter(
+            "seqroute_exploration_expected_usd_total", "What exploring was expected to cost beyond the best choices.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.exploration_quality = Counter(
+            "seqroute_exploration_expected_quality_total", "Quality that exploring was expected to give up, in points.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.exploration_today = Gauge(
+            "seqroute_exploration_today_usd", "Expected cost of exploring since midnight UTC, all replicas together.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.exploring = Gauge(
+            "seqroute_exploring", "1 while the day's exploration budget has anything left.", registry=self.registry
+        )
         self.alarms = Counter(
             "seqroute_money_alarms_total", "Bills beyond what was held, or beyond belief.", ("kind",),
             registry=self.registry,
@@ -46,6 +62,11 @@ class Metrics:
         self.unresolved = Gauge(
             "seqroute_unposted_bills", "Bills waiting for the database to come back.", registry=self.registry
         )
+
+    def explored(self, paid: Price) -> None:
+        """Count what one turn's chance was expected to cost."""
+        self.exploration_usd.inc(paid.extra_usd)
+        self.exploration_quality.inc(paid.quality)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ class Observer:
         expected_turns: int | None,
         lambda_per_usd: float,
         at_ms: int,
+        explore: bool = True,
     ) -> Observation:
         """The observation of one turn. `left_nanousd` is what the turn can spend: session, tenant and key at least."""
         user_texts = [message_text(m) for m in chat.messages if m["role"] == "user"]
@@ -68,6 +69,7 @@ class Observer:
             session=session,
             candidates=tuple(e.view for e in estimates),
             lambda_per_usd=lambda_per_usd,
+            explore=explore,
         )
 
     def _embed(self, text: str) -> FloatArray:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Select, func, select
 
 from gateway.money import usd_string
-from gateway.tables import decisions, feedback, ledger_entries, sessions, tenants
+from gateway.tables import decisions, exploration_days, feedback, ledger_entries, sessions, tenants
 
 CHUNK_ROWS = 1_000
 
@@ -67,6 +68,7 @@ def report(connection: Connection, *, tenant_id: str | None = None, since_ms: in
         "estimated_turns": log.estimated_turns,
         **_money("spent", spent_nanousd),
         **_money("overage", _overage(connection, tenant_id, since_ms)),
+        **({} if tenant_id is not None else _exploration(connection, since_ms)),
         "tenants": _tenant_rows(connection, tenant_id),
         "models": _model_rows(log),
         "baselines": _baseline_rows(log),
@@ -193,6 +195,16 @@ def _overage(connection: Connection, tenant_id: str | None, since_ms: int | None
         ledger_entries.c.kind == "overage"
     )
     return _count(connection, _scoped(query, ledger_entries, tenant_id, since_ms))
+
+
+def _exploration(connection: Connection, since_ms: int | None) -> dict[str, Any]:
+    """What exploring was expected to cost on the days since, of all tenants together: whole days (UTC)."""
+    days = exploration_days.c
+    query = select(func.coalesce(func.sum(days.extra_nanousd), 0), func.coalesce(func.sum(days.quality_given_up), 0.0))
+    if since_ms is not None:
+        query = query.where(days.day >= datetime.fromtimestamp(since_ms / 1000, UTC).date().isoformat())
+    extra_nanousd, quality = connection.execute(query).one()
+    return {**_money("exploration", int(extra_nanousd)), "exploration_quality_given_up": float(quality)}
 
 
 def _scoped(query: Select[Any], table: Any, tenant_id: str | None, since_ms: int | None) -> Select[Any]:

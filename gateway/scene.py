@@ -67,6 +67,11 @@ class Scene:
     """Where this turn's money is kept when the ledger is unavailable and its tenant is served all the same."""
 
     @property
+    def explores(self) -> bool:
+        """Whether this session lets its turns be left to chance: what its client said last."""
+        return self.memory.explores if self.asked.explore is None else self.asked.explore
+
+    @property
     def budget_nanousd(self) -> int:
         """The session's ceiling as this turn's header sets it."""
         if self.terms.ceiling_nanousd is not None:

@@ -74,6 +74,8 @@ class SessionMemory:
     failures: int = 0
     regenerations: int = 0
     tool_errors: int = 0
+    explores: bool = True
+    """False: the client asked that nothing of this session is left to chance (X-Route-Explore: off)."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
     answered: tuple[Answered, ...] = ()
     """The newest turns, oldest first: agents run helpers under one session id, each with a conversation of its own."""

@@ -67,12 +67,16 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """Which policy decides, and how freely. `default_lambda` is quality (0..1 scale) one dollar must buy."""
+    """Which policy decides, and how freely. `default_lambda` is quality (0..1 scale) one dollar must buy.
+
+    `exploration_nanousd_per_day` is what exploring may be expected to cost beyond the best choices, over all replicas.
+    """
 
     directory: Path = Path("policies")
     mode: str = "on"
     canary_fraction: float = 0.1
     exploration_floor: float = 0.02
+    exploration_nanousd_per_day: int = 10 * NANOUSD_PER_USD
     default_lambda: float = 1.0
     decision_deadline_ms: float = 50.0
 
@@ -326,6 +330,7 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
         mode=section.choice("mode", default.mode, ("off", "shadow", "canary", "on")),
         canary_fraction=section.number("canary_fraction", default.canary_fraction, maximum=1.0),
         exploration_floor=section.number("exploration_floor", default.exploration_floor, maximum=0.5),
+        exploration_nanousd_per_day=section.usd("exploration_usd_per_day", default.exploration_nanousd_per_day),
         default_lambda=section.number("default_lambda", default.default_lambda, maximum=1e6),
         decision_deadline_ms=section.number(
             "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0

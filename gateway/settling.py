@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -202,7 +203,7 @@ class Settling:
         self._leases.drop(bound.hold_id)
         scene, model = bound.scene, bound.model
         memory = sessions.remember(
-            scene.memory,
+            replace(scene.memory, explores=scene.explores),
             model=model,
             messages=scene.chat.messages,
             prompt_tokens=columns["input_tokens"] if columns else 0,

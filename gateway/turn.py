@@ -36,6 +36,7 @@ from gateway.configuration import Configuration
 from gateway.decisions import pending_row
 from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
 from gateway.estimates import estimate
+from gateway.exploring import ExplorationBudget
 from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
 from gateway.headers import TurnHeaders, read_turn_headers
@@ -84,6 +85,7 @@ class Turns:
         breaker: Breaker,
         leases: Leases,
         settling: Settling,
+        exploring: ExplorationBudget,
         background: Background,
         metrics: Metrics,
         clock: Clock,
@@ -102,6 +104,7 @@ class Turns:
         self._breaker = breaker
         self._leases = leases
         self._settling = settling
+        self._exploring = exploring
         self._background = background
         self._metrics = metrics
         self._clock = clock
@@ -278,6 +281,7 @@ class Turns:
             expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
             lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked),
             at_ms=scene.started_ms,
+            explore=scene.explores and self._exploring.allows(),
         )
         uniform = self._uniform()
         routed = self._router.decide(observation, uniform, scene.wish, f"{scene.caller.tenant_id}/{scene.session_id}")
@@ -307,9 +311,11 @@ class Turns:
                 shadow=choice.routed.shadow,
                 now_ms=scene.started_ms,
                 origin=scene.caller.origin,
+                exploration_floor=self._settings.policy.exploration_floor if choice.observation.explore else 0.0,
             )
             answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
             if isinstance(answer, Bound):
+                self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
                 return answer
             if isinstance(answer, Refused):
                 purse = purse.after(answer)

@@ -236,7 +236,7 @@ def decided(
     info: dict[str, float] | None = None,
 ) -> Decision:
     """Scores and what may be chosen, as a decision: the draw, its probability and its reason."""
-    probabilities = action_probabilities(scores, mask, exploration)
+    probabilities = action_probabilities(scores, mask, exploration if observation.explore else GREEDY)
     action = draw(probabilities, uniform)
     best = int(np.argmax(np.where(mask, scores, -np.inf)))
     unknown = np.full(mask.shape, np.nan, np.float32)

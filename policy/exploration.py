@@ -2,13 +2,15 @@
 
     p(a) = (1 - floor) * [a is the best] + floor * u(a)
 
-`u` is uniform over the near-ties of the best, where trying costs nothing; without a near-tie it is a softmax over what
-is allowed. The logged propensity is the number the draw used, after every mask.
+`u` is proportional to exp(-(gap - tolerance)+ / temperature): the near-ties of the best share alike, since trying them
+costs nothing, and what is worse by more than the tolerance is tried the more rarely the worse it is, near-ties or not.
+The logged propensity is the number the draw used, after every mask.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +48,8 @@ def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, explorat
         raise PolicyFault("a score is not finite")
     probabilities = np.zeros(shown.shape)
     if exploration.floor > 0.0:
-        near = shown >= shown[best] - exploration.tolerance
-        tried = near.astype(np.float64) if near.sum() > 1 else np.exp((shown - shown[best]) / exploration.temperature)
+        beyond = np.maximum(shown[best] - shown - exploration.tolerance, 0.0)
+        tried = np.exp(-beyond / exploration.temperature)
         probabilities = exploration.floor * tried / tried.sum()
     probabilities[best] += 1.0 - exploration.floor
     probabilities[probabilities < _NEVER] = 0.0
@@ -62,3 +64,23 @@ def draw(probabilities: FloatArray, uniform: float) -> int:
     cumulative = np.cumsum(probabilities, dtype=np.float64)
     action = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     return min(action, int(np.flatnonzero(probabilities)[-1]))
+
+
+class Price(NamedTuple):
+    """What exploring is expected to cost one turn, against taking the most probable candidate; neither is negative."""
+
+    extra_usd: float
+    quality: float
+
+
+def price(probabilities: FloatArray, cost_usd: NDArray[np.floating], quality: NDArray[np.floating]) -> Price:
+    """sum_a p(a) (cost(a) - cost(best))+ and (sum_a p(a) (quality(best) - quality(a)))+, all (K,); best = argmax p.
+
+    Trying something cheaper saves no money here: a budget for exploring is not refilled by luck. Where a policy says
+    nothing of quality (NaN), none is counted as given up.
+    """
+    best = int(np.argmax(probabilities))
+    p = np.asarray(probabilities, np.float64)
+    dearer = np.maximum(np.asarray(cost_usd, np.float64) - float(cost_usd[best]), 0.0)
+    worse = np.nan_to_num(float(quality[best]) - np.asarray(quality, np.float64), nan=0.0)
+    return Price(float(p @ dearer), max(0.0, float(p @ worse)))

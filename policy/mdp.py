@@ -91,7 +91,7 @@ class Observation:
     """Everything a policy may look at for one turn. `text` is the featurizer's vector of shape (text_dim,).
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
-    dollar must buy at this turn.
+    dollar must buy at this turn. `explore` False: the best candidate is taken with probability one.
     """
 
     text: FloatArray
@@ -99,6 +99,7 @@ class Observation:
     session: SessionView
     candidates: tuple[CandidateView, ...]
     lambda_per_usd: float
+    explore: bool = True
 
     @property
     def mask(self) -> BoolArray:

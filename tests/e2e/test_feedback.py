@@ -115,3 +115,19 @@ async def test_the_next_turn_sees_the_scores_and_a_regeneration_is_noticed(tmp_p
         clamped = await turn(http, headers=session("t"), max_tokens=3, messages=[*HELLO, *HELLO])
         explained = (await http.get(f"/v1/decisions/{seqroute(clamped, 'decision-id')}")).json()
         assert (explained["signals"], explained["finish_reason"]) == ({"truncated": True}, "length")
+
+
+async def test_a_session_that_opts_out_is_left_to_no_chance_until_it_opts_in(tmp_path: Path, sqlite_url: str) -> None:
+    policy = {"exploration_floor": 0.5}
+    async with playing(tmp_path, sqlite_url, policy=policy) as play, play.gateway.http() as http:
+        floors = []
+        for name, asked in (("s", None), ("s", "off"), ("s", None), ("t", None), ("s", "on"), ("s", None)):
+            extra = {} if asked is None else {"X-Route-Explore": asked}
+            answer = await turn(http, "auto", headers=session(name) | extra)
+            explained = (await http.get(f"/v1/decisions/{seqroute(answer, 'decision-id')}")).json()
+            floors.append(explained["exploration_floor"])
+            if floors[-1] == 0.0:
+                assert explained["probability"] == 1.0
+        assert floors == [0.5, 0.0, 0.0, 0.5, 0.5, 0.5]
+        refused = await turn(http, "auto", headers={"X-Route-Explore": "maybe"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Route-Explore")

@@ -34,6 +34,7 @@ from gateway.breaker import Breaker
 from gateway.configuration import Configuration
 from gateway.db import Database
 from gateway.errors import GatewayError, LedgerUnavailable
+from gateway.exploring import ExplorationBudget
 from gateway.faults import BrokenFault, ConnectFault, FailedFault, TimeoutFault
 from gateway.forecast import OutputForecast
 from gateway.health import Metrics
@@ -279,6 +280,7 @@ class TurnSimulation:
                 ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
                 clock=self.clock,
             ),
+            exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
             background=self.background,
             metrics=metrics,
             clock=self.clock,

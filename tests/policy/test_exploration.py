@@ -1,22 +1,53 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from policy.exploration import GREEDY, Exploration, action_probabilities, draw
+from policy.baselines import Strongest
+from policy.exploration import GREEDY, Exploration, Price, action_probabilities, draw, price
 from policy.mdp import PolicyFault
+from tests.policy.observations import candidate, observation
 
 
 def test_near_ties_share_the_floor_by_hand() -> None:
+    # The third is worse by .4, .38 beyond the tolerance: exp(-.38 / .05) = .0005 of a near-tie's share.
     found = action_probabilities(np.array([0.5, 0.49, 0.1]), np.ones(3, bool), Exploration(floor=0.1, tolerance=0.02))
-    assert found == pytest.approx([0.95, 0.05, 0.0])
+    assert found == pytest.approx([0.95, 0.05, 0.0], abs=5e-5)
+    assert found[2] == pytest.approx(0.1 * np.exp(-7.6) / (2 + np.exp(-7.6)), rel=1e-4)
 
 
-def test_without_a_near_tie_the_floor_is_a_softmax_by_hand() -> None:
+def test_what_is_worse_is_tried_more_rarely_by_hand() -> None:
     exploration = Exploration(floor=0.1, tolerance=0.01, temperature=0.1)
     found = action_probabilities(np.array([0.5, 0.4]), np.ones(2, bool), exploration)
-    other = 0.1 * np.exp(-1) / (1 + np.exp(-1))
+    other = 0.1 * np.exp(-0.9) / (1 + np.exp(-0.9))
     assert found == pytest.approx([1 - other, other])
+
+
+def test_a_near_tie_takes_nobody_else_s_chance() -> None:
+    """Support: with a twin of the best in the catalogue a third candidate is still tried."""
+    scores, allowed = np.array([0.5, 0.5, 0.4]), np.ones(3, bool)
+    assert action_probabilities(scores, allowed, Exploration(floor=0.1))[2] > 1e-3
+
+
+def test_the_price_of_exploring_by_hand() -> None:
+    probabilities = np.array([0.9, 0.04, 0.06], np.float32)
+    paid = price(probabilities, np.array([0.002, 0.012, 0.001]), np.array([0.8, 0.9, 0.3]))
+    assert paid.extra_usd == pytest.approx(0.04 * 0.010)  # the cheaper third refunds nothing
+    assert paid.quality == pytest.approx(0.06 * 0.5 - 0.04 * 0.1)
+    assert price(np.array([0.0, 1.0], np.float32), np.array([1.0, 2.0]), np.array([0.1, 0.2])) == Price(0.0, 0.0)
+    unknown = np.array([np.nan, np.nan, np.nan])
+    assert price(probabilities, np.zeros(3), unknown) == Price(0.0, 0.0)
+
+
+def test_a_turn_that_opted_out_takes_the_best_with_probability_one() -> None:
+    seen = observation([candidate("a", prior=0.8), candidate("b", prior=0.8)])
+    policy = Strongest(exploration=Exploration(floor=0.5))
+    assert policy.decide(seen, 0.0).propensity == pytest.approx(0.75)
+    for uniform in (0.0, 0.5, 0.999):
+        decision = policy.decide(replace(seen, explore=False), uniform)
+        assert (decision.action, decision.propensity, decision.reason) == (0, 1.0, "policy")
 
 
 def test_greedy_takes_the_first_of_equals_and_nothing_masked_is_ever_drawn() -> None:
