@@ -1,4 +1,4 @@
-"""How long answers will be: quantiles of output tokens per model, learnt while serving.
+"""How long answers will be and how fast they come: output tokens per model and per second, learnt while serving.
 
 Answer lengths are close to log-normal with a heavy tail, so the running mean and variance of log tokens give every
 quantile. A prior stands for the first answers; each model's own evidence then outweighs it. Forecasts size holds
@@ -17,9 +17,12 @@ PRIOR_MEAN_LOG = math.log(220.0)
 PRIOR_VARIANCE_LOG = 1.0
 PRIOR_ANSWERS = 8.0
 """How many answers the prior is worth."""
+PRIOR_TOKENS_PER_S = 80.0
+"""What hosted models of 2026 generate; worth one answer of evidence."""
 MEMORY_ANSWERS = 500.0
 """Older answers fade: beyond this many the forecast follows the model's present habits."""
 
+_LONG = COST_LEVELS.index(0.98)
 _NORMAL_SCORES: tuple[float, ...] = tuple(NormalDist().inv_cdf(level) for level in COST_LEVELS)
 
 
@@ -28,16 +31,18 @@ class _Evidence:
     weight: float
     mean_log: float
     variance_log: float
+    speed_weight: float = 1.0
+    mean_log_speed: float = math.log(PRIOR_TOKENS_PER_S)
 
 
 class OutputForecast:
-    """Per-model answer lengths seen by this process; `observe` after a turn, `quantiles` before one."""
+    """Per-model lengths and speeds of answers seen by this process; `observe` after a turn, the rest before one."""
 
     def __init__(self) -> None:
         self._evidence: dict[str, _Evidence] = {}
 
-    def observe(self, model: str, output_tokens: int) -> None:
-        """Learn from one complete answer (a truncated one says nothing about length)."""
+    def observe(self, model: str, output_tokens: int, seconds: float = 0.0) -> None:
+        """Learn from one complete answer (a truncated one says nothing about length); 0 seconds: speed unknown."""
         if output_tokens <= 0:
             return
         value = math.log(output_tokens)
@@ -48,6 +53,16 @@ class OutputForecast:
         seen.mean_log += step * delta
         seen.variance_log = max((1.0 - step) * (seen.variance_log + step * delta * delta), 0.01)
         seen.weight = weight
+        if seconds > 0:
+            seen.speed_weight = min(seen.speed_weight + 1.0, MEMORY_ANSWERS)
+            seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
+
+    def generated(self, model: str, seconds: float, limit_tokens: int) -> int:
+        """Output tokens that a call has likely cost after `seconds`: time at the model's speed, within its lengths."""
+        seen = self._evidence.get(model)
+        speed = PRIOR_TOKENS_PER_S if seen is None else math.exp(seen.mean_log_speed)
+        longest = self.quantiles(model, limit_tokens)[_LONG]
+        return math.ceil(min(max(seconds, 0.0) * speed, longest))
 
     def quantiles(self, model: str, limit_tokens: int) -> tuple[float, ...]:
         """Output tokens at policy.mdp.COST_LEVELS, none above `limit_tokens`."""

@@ -117,6 +117,8 @@ class Bound:
     deployment: Deployment
     session: Balance
     tenant: Balance
+    sent_ms: int = 0
+    """When this attempt was dispatched."""
     first_byte_ms: int | None = None
 
     @property

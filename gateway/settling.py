@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from gateway.forecast import OutputForecast
 from gateway.health import Metrics
 from gateway.http import error_response, json_response
 from gateway.idempotency import Transcript, kept_answer, kept_stream
-from gateway.leases import Leases
+from gateway.leases import CHECKPOINT_S, Leases
 from gateway.ledger import Ledger
 from gateway.money import NANOUSD_PER_USD
 from gateway.operations import Answer, Release, Resolved, Settle
@@ -31,9 +30,6 @@ from gateway.tokens import TokenCounter
 from gateway.usage import ReportedUsage, Usage
 
 _log = logging.getLogger("seqroute.settling")
-CHECKPOINT_MARGIN = 1.1
-CHECKPOINT_TOKENS = 64
-"""What a provider may have generated since the last checkpoint, beyond what was received."""
 
 
 class Settling:
@@ -61,7 +57,7 @@ class Settling:
         self._leases.drop(bound.hold_id)  # first of all: should anything below raise, the sweeper finds the hold
         own_count = 0
         if not isinstance(reply.usage, Usage):
-            own_count = self._tokens.estimate_text(outcome.generated_text(reply.body))
+            own_count = await self._tokens.count_generated(outcome.generated_text(reply.body))
         bill = bill_of(bound, reply.usage, own_count)
         self._learn(bound, bill, reply.finish_reason)
         signals = implicit_signals(
@@ -101,7 +97,7 @@ class Settling:
     ) -> list[bytes]:
         """The bill of a stream that ended in any way, and its last frames."""
         self._leases.drop(bound.hold_id)
-        own_count = 0 if isinstance(end.usage, Usage) else self._tokens.estimate_text(end.text)
+        own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
         bill = bill_of(bound, end.usage, own_count)
         if end.ending == "finished":
             self._learn(bound, bill, end.finish_reason)
@@ -144,7 +140,7 @@ class Settling:
 
     async def abandoned(self, bound: Bound) -> None:
         """The client left before a whole answer came: what the provider did until then is estimated."""
-        bill = likely_bill(bound)
+        bill = self._silent_bill(bound)
         columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
         await self._settle(bound, bill, columns, failed=True, signals={}, answer=None)
 
@@ -158,7 +154,7 @@ class Settling:
         if not fault.dispatched:
             await self.release(bound, status="failed" if final else None, error_code=code, upstream_failure=True)
             return
-        bill = likely_bill(bound)
+        bill = self._silent_bill(bound)
         columns = self._columns(
             bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
         )
@@ -264,18 +260,26 @@ class Settling:
     def _learn(self, bound: Bound, bill: cost.Settlement, finish_reason: str | None) -> None:
         """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
         if bill.usage_source == "reported" and finish_reason != "length":
-            self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n)
+            self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n, self._seconds(bound))
 
     def checkpoint_nanousd(self, bound: Bound, output_tokens: int) -> int:
-        """What the sweeper shall post if this process dies now: what was received and a margin, or a likely bill."""
+        """What the sweeper shall post if this process dies now: what was received and what comes until the next
+        checkpoint; of a whole answer, whose progress nobody sees, a likely bill."""
         estimate_ = bound.choice.estimate
         if not bound.scene.chat.stream:
             return estimate_.likely_nanousd
-        tokens = math.ceil(output_tokens * CHECKPOINT_MARGIN) + CHECKPOINT_TOKENS
-        received = cost.worst_case_nanousd(
-            bound.deployment.prices, bound.scene.prompt.estimate, tokens, n=1, images=bound.scene.chat.images
-        )
-        return min(received, estimate_.hold_nanousd)
+        margin = self._forecast.generated(bound.model, CHECKPOINT_S, estimate_.max_tokens) * bound.scene.chat.n
+        return own_bill(bound, output_tokens + margin).amount_nanousd
+
+    def _silent_bill(self, bound: Bound) -> cost.Settlement:
+        """A call without an answer, though the provider may bill it: the time it had, at the model's speed."""
+        most = bound.choice.estimate.max_tokens
+        generated = self._forecast.generated(bound.model, self._seconds(bound), most) * bound.scene.chat.n
+        return own_bill(bound, generated)
+
+    def _seconds(self, bound: Bound) -> float:
+        """How long this attempt has been with the provider."""
+        return max(0.0, now_ms(self._clock) - bound.sent_ms) / 1000
 
 
 def bill_of(bound: Bound, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
@@ -291,7 +295,6 @@ def bill_of(bound: Bound, reported: ReportedUsage, output_tokens: int) -> cost.S
     )
 
 
-def likely_bill(bound: Bound) -> cost.Settlement:
-    """What a call without an answer is charged when the provider may have billed it."""
-    estimate_ = bound.choice.estimate
-    return cost.estimated(estimate_.likely_nanousd, prompt_tokens=bound.scene.prompt.estimate)
+def own_bill(bound: Bound, output_tokens: int) -> cost.Settlement:
+    """The bill for our own count of what was generated, within the hold; marked as estimated."""
+    return bill_of(bound, None, output_tokens)

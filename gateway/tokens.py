@@ -35,7 +35,6 @@ import tiktoken
 _log = logging.getLogger("seqroute.tokens")
 
 INLINE_BYTES = 4_096
-SAMPLED_CHARACTERS = 32_768
 BYTES_PER_TOKEN = 4
 REMEMBERED_TEXTS = 8_192
 REMEMBERED_FROM_BYTES = 256
@@ -137,15 +136,9 @@ class TokenCounter:
             known += counted
         return known
 
-    def estimate_text(self, text: str) -> int:
-        """About how many tokens a provider generated for `text`, at once: a long one is extrapolated from its start."""
-        if not text:
-            return 0
-        if self._tokenizer is None:
-            return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
-        start = text[:SAMPLED_CHARACTERS]
-        counted = len(self._tokenizer.encode_ordinary(start))
-        return counted if len(start) == len(text) else counted * len(text) // len(start)
+    async def count_generated(self, text: str) -> int:
+        """About how many tokens a provider generated for `text`."""
+        return (await self.count_texts([text])).estimate
 
     def _count_all(self, texts: Iterable[str]) -> list[PromptTokens]:
         assert self._tokenizer is not None

@@ -379,6 +379,7 @@ class Turns:
         for tries_left in range(self._tries() - 1, -1, -1):
             await self._dispatch(bound)
             started_s = self._clock()
+            bound = replace(bound, sent_ms=int(started_s * 1000))
             try:
                 answer = await send(self._call(bound))
             except UpstreamFault as fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -18,7 +19,7 @@ from gateway.ledger import Ledger
 from gateway.operations import Balance, Release, Resolved, Settle
 from gateway.replies import Reply
 from gateway.scene import Bound
-from gateway.settling import CHECKPOINT_TOKENS, Settling, bill_of, likely_bill
+from gateway.settling import Settling, bill_of
 from gateway.tokens import TokenCounter
 from gateway.usage import Usage, UsageFault
 from tests.gateway.turns import LEFT, bound
@@ -85,11 +86,20 @@ def test_impossible_usage_costs_the_hold_and_raises_an_alarm() -> None:
     assert (bill.amount_nanousd, bill.alarm) == (HELD, "implausible_usage")
 
 
-def test_a_call_without_an_answer_is_charged_a_likely_bill_within_its_hold() -> None:
-    bill = likely_bill(bound(prompt_tokens=100))
-    # the prompt and the prior's median answer of 220 tokens
-    assert bill.amount_nanousd == pytest.approx(100 * 1_000 + 220 * 2_000, abs=1)
-    assert bill.usage_source == "estimated"
+async def test_a_call_without_an_answer_is_charged_the_time_it_had_at_the_model_s_speed() -> None:
+    made, books, _ = settling()
+    # The clock stands at 2.0 s: half a second at the prior's 80 tokens a second.
+    await made.abandoned(replace(bound(prompt_tokens=100), sent_ms=1_500))
+    [settle] = books.settled
+    assert (settle.amount_nanousd, settle.usage_source) == (100 * 1_000 + 40 * 2_000, "estimated")
+
+
+async def test_a_call_that_hung_for_long_is_charged_no_more_than_was_held() -> None:
+    made, books, _ = settling()
+    turn = replace(bound(prompt_tokens=100, max_tokens=30), sent_ms=-(10**9))
+    await made.abandoned(turn)
+    [settle] = books.settled
+    assert settle.amount_nanousd == 100 * 1_000 + 30 * 2_000 <= turn.choice.estimate.hold_nanousd
 
 
 @given(st.integers(0, 100_000))
@@ -102,10 +112,10 @@ def test_a_stream_s_checkpoint_covers_what_was_received_and_stays_within_the_hol
     assert checkpoint <= made.checkpoint_nanousd(turn, received + 1)
 
 
-def test_checkpoints_add_a_tenth_and_64_tokens_and_a_whole_answer_s_is_the_likely_bill() -> None:
+def test_checkpoints_add_a_second_of_generation_and_a_whole_answer_s_is_the_likely_bill() -> None:
     made, _, _ = settling()
     turn = bound(prompt_tokens=100, stream=True)
-    assert made.checkpoint_nanousd(turn, 100) == 100 * 1_000 + (111 + CHECKPOINT_TOKENS) * 2_000
+    assert made.checkpoint_nanousd(turn, 100) == 100 * 1_000 + (100 + 80) * 2_000
     whole = bound(prompt_tokens=100)
     assert made.checkpoint_nanousd(whole, 100) == whole.choice.estimate.likely_nanousd
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import socket
@@ -107,7 +108,7 @@ async def test_the_estimate_is_o200ks(counter: TokenCounter, o200k: tiktoken.Enc
     text = "How many tokens has this sentence?"
     counted = await counter.count([{"role": "user", "content": text}], {})
     assert counted.estimate == len(o200k.encode_ordinary(text)) + 4 + 3
-    assert counter.estimate_text(text) == len(o200k.encode_ordinary(text))
+    assert await counter.count_generated(text) == len(o200k.encode_ordinary(text))
 
 
 async def test_large_prompts_count_the_same_as_small_ones(counter: TokenCounter) -> None:
@@ -163,11 +164,18 @@ async def test_audio_and_files_are_weighed_by_their_size(counter: TokenCounter) 
     assert by_id.bound >= 100_000
 
 
-async def test_a_long_answer_is_estimated_from_its_start(counter: TokenCounter) -> None:
-    short = counter.estimate_text("ten words or so make up this rather plain sentence. " * 100)
-    long = counter.estimate_text("ten words or so make up this rather plain sentence. " * 10_000)
-    assert long == pytest.approx(100 * short, rel=0.01)
-    assert counter.estimate_text("") == 0
+async def test_a_long_answer_is_counted_whole_and_not_on_the_event_loop(
+    counter: TokenCounter, o200k: tiktoken.Encoding
+) -> None:
+    text = "".join(f"sentence {number} of a rather long answer. " for number in range(5_000))
+    counting = asyncio.ensure_future(counter.count_generated(text))
+    turns_of_the_loop = 0
+    while not counting.done():
+        await asyncio.sleep(0)
+        turns_of_the_loop += 1
+    assert counting.result() == len(o200k.encode_ordinary(text))
+    assert turns_of_the_loop > 1
+    assert await counter.count_generated("") == 0
 
 
 async def test_nothing_is_fetched_and_litellm_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +195,7 @@ async def test_without_a_vocabulary_bytes_are_counted(monkeypatch: pytest.Monkey
     counter = TokenCounter()
     counted = await counter.count([{"role": "user", "content": "12345678"}], {})
     assert counted == PromptTokens(3 + 4 + 2, 32 + 12 + 9)
-    assert counter.estimate_text("12345678") == 2
+    assert await counter.count_generated("12345678") == 2
     await counter.close()
 
 

@@ -14,7 +14,7 @@ from pydantic.warnings import PydanticDeprecatedSince211
 from gateway.faults import BrokenFault, FailedFault, RejectedFault, ThrottledFault, TimeoutFault, UpstreamFault
 from gateway.upstream import Call, Upstream, UpstreamStream
 from gateway.usage import Usage, UsageFault
-from tests.harness.upstream import FaultUpstream
+from tests.harness.upstream import FaultUpstream, words
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ async def text_of(stream: UpstreamStream) -> str:
     return "".join(pieces)
 
 
-def words(count: int) -> str:
-    return "".join(f"w{number} " for number in range(count))
+def said(count: int) -> str:
+    return "".join(words(count))
 
 
 @pytest.mark.parametrize("mode", ["ok", "crlf", "bom", "1xx", "nodone", "dup-usage", "long"])
@@ -61,7 +61,7 @@ async def test_a_stream_that_ends_properly_gives_everything(
     upstream: Upstream, provider: FaultUpstream, mode: str
 ) -> None:
     stream = await upstream.open_stream(call(provider, mode))
-    assert await text_of(stream) == words(provider.bill[0].output_tokens)
+    assert await text_of(stream) == said(provider.bill[0].output_tokens)
     assert stream.ended_properly
     assert stream.finish_reason == "stop"
     assert stream.usage == Usage(provider.bill[0].prompt_tokens, provider.bill[0].output_tokens)
@@ -70,7 +70,7 @@ async def test_a_stream_that_ends_properly_gives_everything(
 
 async def test_characters_cut_in_two_by_the_network_come_whole(upstream: Upstream, provider: FaultUpstream) -> None:
     text = await text_of(await upstream.open_stream(call(provider, "split-utf8")))
-    assert text == "".join(f"w{number} ä€🙂" for number in range(20))
+    assert text == "".join(word + "ä€🙂" for word in words(20))
 
 
 async def test_chunks_come_as_the_provider_sent_them(upstream: Upstream, provider: FaultUpstream) -> None:
@@ -91,7 +91,7 @@ async def test_several_choices_keep_their_numbers(upstream: Upstream, provider: 
         for choice in chunk["choices"]:
             texts[choice["index"]] += choice["delta"].get("content") or ""
             finished |= {choice["index"]} if choice["finish_reason"] else set()
-    assert texts == dict.fromkeys(range(3), words(4))
+    assert texts == dict.fromkeys(range(3), said(4))
     assert finished == {0, 1, 2}
     assert stream.usage == Usage(provider.bill[0].prompt_tokens, 12)
 
@@ -109,7 +109,7 @@ async def test_usage_is_only_what_the_provider_said(
     upstream: Upstream, provider: FaultUpstream, mode: str, usage: object
 ) -> None:
     stream = await upstream.open_stream(call(provider, mode))
-    assert await text_of(stream) == words(20)
+    assert await text_of(stream) == said(20)
     assert stream.usage == usage
 
 
@@ -135,8 +135,8 @@ async def test_a_stream_that_breaks_gives_what_came_and_then_fails(
     with pytest.raises(kind) as caught:
         async for chunk in stream:
             received += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-    assert words(20).startswith(received)
-    assert received.startswith(words(3))
+    assert said(20).startswith(received)
+    assert received.startswith(said(3))
     assert not stream.ended_properly
     assert caught.value.dispatched
     assert not caught.value.retryable
@@ -244,7 +244,7 @@ async def test_the_pool_is_whole_after_many_cut_and_failed_streams(provider: Fau
     handles = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         await asyncio.gather(*(one() for _ in range(20)))
-    assert await text_of(await upstream.open_stream(call(provider, "ok"))) == words(20)
+    assert await text_of(await upstream.open_stream(call(provider, "ok"))) == said(20)
     await _settled()
     assert len(os.listdir("/proc/self/fd")) <= handles + 5
     assert len(asyncio.all_tasks()) <= 12
@@ -264,7 +264,7 @@ async def test_providers_behind_litellms_own_dialects_stream_through_it(
     upstream: Upstream, provider: FaultUpstream, model: str
 ) -> None:
     stream = await upstream.open_stream(call(provider, "", litellm_model=model))
-    assert await text_of(stream) == words(20)
+    assert await text_of(stream) == said(20)
     assert stream.ended_properly
     assert stream.finish_reason == "stop"
     assert stream.usage == Usage(provider.bill[0].prompt_tokens, 20)
@@ -299,7 +299,7 @@ async def test_a_cut_is_a_cut_there_too(upstream: Upstream, provider: FaultUpstr
 @pytest.mark.parametrize("model", ["mistral/nousage", "groq/nousage", "deepseek/nousage", "hosted_vllm/nousage"])
 async def test_no_usage_is_invented_there_either(upstream: Upstream, provider: FaultUpstream, model: str) -> None:
     stream = await upstream.open_stream(call(provider, "", litellm_model=model))
-    assert await text_of(stream) == words(20)
+    assert await text_of(stream) == said(20)
     assert stream.usage is None
     reply = await upstream.complete(call(provider, "", litellm_model=model))
     assert reply.usage is None

@@ -65,13 +65,15 @@ class Verdict:
     orphaned: int
     overshoot_nanousd: int
     estimate_error: float
-    """Of estimated turns that were dispatched: |posted - billed| over billed, summed."""
+    """Of turns that were settled at an estimate: |posted - billed| over billed, summed."""
+    orphan_error: float
+    """The same of turns that a sweeper posted, from the last checkpoint of a process that died."""
 
     def as_line(self) -> str:
         return (
             f"turns {self.turns}, acknowledged {self.acknowledged}, provider calls {self.attempts}, "
             f"settled to the exact bill {self.settled_exactly}, estimated {self.estimated} "
-            f"(off by {self.estimate_error:.1%}), orphans posted {self.orphaned}, "
+            f"(off by {self.estimate_error:.1%}), orphans posted {self.orphaned} (off by {self.orphan_error:.1%}), "
             f"overshoot {self.overshoot_nanousd} nano-USD, broken laws {len(self.broken)}"
         )
 
@@ -114,7 +116,7 @@ def compare(url: str, turns: Sequence[Turn], bill: Sequence[Attempt]) -> Verdict
         books[tag].holds.append(hold)
     if overshoot_nanousd:
         broken.append(f"overage entries of {overshoot_nanousd} nano-USD, though the provider honours max_tokens")
-    counts = dict.fromkeys(("exact", "estimated", "orphaned", "off", "off_of"), 0)
+    counts = dict.fromkeys(("exact", "estimated", "orphaned", "off", "off_of", "lost", "lost_of"), 0)
     for tag, book in books.items():
         broken.extend(f"{tag}: {fault}" for fault in _judge(book, counts))
     return Verdict(
@@ -127,6 +129,7 @@ def compare(url: str, turns: Sequence[Turn], bill: Sequence[Attempt]) -> Verdict
         orphaned=counts["orphaned"],
         overshoot_nanousd=overshoot_nanousd,
         estimate_error=counts["off"] / counts["off_of"] if counts["off_of"] else 0.0,
+        orphan_error=counts["lost"] / counts["lost_of"] if counts["lost_of"] else 0.0,
     )
 
 
@@ -158,16 +161,17 @@ def _judge(book: Books, counts: dict[str, int]) -> Iterable[str]:
     if len(called) > 1 and any(turn.tries > 1 or len(book.turns) > 1 for turn in book.turns) and _one_key(book):
         yield f"I8: one idempotency key, {len(called)} answered calls"
     all_sources = {source for hold in book.holds for source in hold["sources"]}
-    counts["orphaned"] += sum(hold["state"] == "orphaned" for hold in book.holds)
+    orphans = sum(hold["state"] == "orphaned" for hold in book.holds)
+    counts["orphaned"] += orphans
     exact = bool(all_sources) and all_sources <= {"settle:reported"}
     if exact and posted != billed:
         yield f"I5: settled {posted} on reports, the provider billed {billed}"
     if exact:
         counts["exact"] += 1
     elif posted and called:
-        counts["estimated"] += 1
-        counts["off"] += abs(posted - billed)
-        counts["off_of"] += billed
+        counts["estimated"] += not orphans
+        counts["lost" if orphans else "off"] += abs(posted - billed)
+        counts["lost_of" if orphans else "off_of"] += billed
     yield from _acknowledged(book, posted, called)
 
 

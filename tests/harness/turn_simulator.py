@@ -223,7 +223,8 @@ class SimulatedTokens:
         await asyncio.sleep(0)
         return PromptTokens(PROMPT_TOKENS, 2 * PROMPT_TOKENS)
 
-    def estimate_text(self, generated: str) -> int:
+    async def count_generated(self, generated: str) -> int:
+        await asyncio.sleep(0)
         return len(generated.split())
 
 

@@ -6,8 +6,8 @@ The *mode* is the requested model's name (after the last `/`), with options behi
 
 A mode can also be set for a model name from outside (`POST /__mode {"model": ..., "mode": ...}`), so that a black box
 can be made to fail without changing its configuration. `GET /__bill` tells what every attempt generated, whether the
-caller cut the connection and when, and how many connections are open. Every token is one word, so whoever counts the
-words of an answer knows what the provider generated.
+caller cut the connection and when, and how many connections are open. Every token is one common English word, so
+whoever counts the words of an answer knows what the provider generated, and so does OpenAI's tokenizer.
 
     async with FaultUpstream() as provider: ...            # in process, on a free port
     python -m tests.harness.upstream --port 8080            # as a process
@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import re
 import socket
 import struct
 import time
@@ -39,9 +40,17 @@ STATUS_MODES = {
     "e429-absurd": 429, "e429-negative": 429, "e429-missing": 429, "e429-ms": 429, "e429-garbage": 429, "e500": 500,
     "e502": 502, "e503": 503, "e504": 504, "redirect": 307,
 }  # fmt: skip
+VOCABULARY = (
+    "the of and to in is that for it as was with be by on not he his but at are this have from which or had they you "
+    "were her all she there would their we him been has when who will no more if out so said what up its about into "
+    "than them can only other time new some could these two may first then do any like my now over such our man me"
+).split()
 _RETRY_AFTER = {
     "e429": "7", "e429-absurd": "999999999999", "e429-negative": "-5", "e429-garbage": "soon", "e503": "3",
 }  # fmt: skip
+
+
+_PIECES = re.compile(r"[A-Za-z]+|[0-9]{1,3}|[^\sA-Za-z0-9]")
 
 
 @dataclass(slots=True)
@@ -204,13 +213,12 @@ class _Answer:
         self.after = int(options.get("after", 3))
         self.n = int(body.get("n") or 1)
         self.usage_unasked = options.get("usage") == "always"
-        messages = json.dumps(body.get("messages", []), ensure_ascii=False)
         self.attempt = Attempt(
             attempt_id=len(upstream.bill),
             model=self.model,
             mode=self.mode,
             stream=bool(body.get("stream")),
-            prompt_tokens=int(options.get("prompt", 1 + len(messages) // 5)),
+            prompt_tokens=int(options.get("prompt", _prompt_tokens(body.get("messages")))),
             cached_tokens=int(options.get("cached", 0)),
             reasoning_tokens=int(options.get("reasoning", 0)),
             max_tokens=self.limit,
@@ -466,7 +474,7 @@ class _Answer:
     # --- books
 
     def _words(self) -> list[str]:
-        return [f"w{number} " for number in range(self.tokens)]
+        return words(self.tokens)
 
     def _generated(self, output_tokens: int) -> None:
         self.attempt.output_tokens = output_tokens
@@ -497,6 +505,19 @@ class _Answer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         return False
+
+
+def words(count: int) -> list[str]:
+    """What the provider generates: one token each."""
+    return [" " + VOCABULARY[number % len(VOCABULARY)] for number in range(count)]
+
+
+def _prompt_tokens(messages: Any) -> int:
+    """As OpenAI counts: three for the request, four around each message, and words, digits by threes, punctuation."""
+    listed = messages if isinstance(messages, list) else []
+    contents = [message.get("content") for message in listed if isinstance(message, dict)]
+    texts = [text if isinstance(text, str) else json.dumps(text) for text in contents]
+    return 3 + 4 * len(listed) + sum(len(_PIECES.findall(text)) for text in texts)
 
 
 def _tag(messages: Any) -> str:
