@@ -92,6 +92,49 @@ def evaluate(
     return 0
 
 
+def replay(
+    data: Annotated[list[Path], typer.Option("--data", help="Folder of graded answers; may be given several times.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File to write rows, summary and fronts to.")],
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (hours).")] = "quick",
+    seed: Annotated[int, typer.Option(help="Of the split, the sessions and the fits.")] = 0,
+    models: Annotated[str, typer.Option(help="The catalogue, a,b,c (default: all, or the front when many).")] = "",
+    policies: Annotated[str, typer.Option(help="Report these policies alone, a,b,c.")] = "",
+    turns: Annotated[str, typer.Option(help="Turns of a session, 4,8,...; random is one of them.")] = "",
+    phi: Annotated[str, typer.Option(help="Budgets between the weakest (0) and the strongest (1), .2,.5,...")] = "",
+    ordering: Annotated[str, typer.Option(help="iid, by-topic, easy-first, hard-first, late-burst.")] = "",
+    mode: Annotated[str, typer.Option(help="cut, degrade.")] = "",
+    base_context: Annotated[str, typer.Option(help="Tokens before the first turn of the prompt-cache cells.")] = "",
+) -> int:
+    """Play composed sessions of graded answers with every policy, and write what each earned."""
+    from train.replay.cells import PRESETS, OptionError, narrowed
+    from train.replay.data import DataError
+    from train.replay.run import Options, run
+
+    if preset not in PRESETS:
+        raise CommandError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        grid = narrowed(
+            PRESETS[preset](),
+            turns=_words(turns),
+            phis=_words(phi),
+            modes=_words(mode),
+            orderings=_words(ordering),
+            base_contexts=_words(base_context),
+        )
+        with _Progress() as progress:
+            options = Options(tuple(data), grid, preset, _words(models), _words(policies), seed, progress.show)
+            report = run(options)
+    except (DataError, OptionError) as error:
+        raise CommandError(str(error)) from error
+    json_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    print(f"{len(report['rows']):,} rows in {json_file}")
+    return 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -102,7 +145,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=True,
     )
-    for command in (nightly, fit, evaluate):
+    for command in (nightly, fit, evaluate, replay):
         app.command(command.__name__)(command)
     return app
 

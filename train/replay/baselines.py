@@ -1,0 +1,204 @@
+"""The rules that a learned policy must beat, vectorised over sessions, each tuned on the training half.
+
+All know what `ours` may know: predicted quality, the cost law, the purse, and the turns left as declared or learnt.
+`reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any other number,
+so a baseline starves only where starving pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy import planning
+from policy.planning import Floats
+from train.replay.world import Board, Played, Rule, Turn
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Numbers = Mapping[str, float]
+
+RESERVES = (0.0, 1.0)
+LAMBDA_STEPS = np.concatenate([[0.0], np.geomspace(0.02, 200.0, 25)])
+"""Prices of money tried, in quality per mean cost of the strongest model."""
+PACING_FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6, 3.5, 5.0, 8.0)
+SLACKS = (0.6, 0.75, 0.85, 0.95, 1.05, 1.2, 1.4, 1.7)
+THRESHOLDS = (-0.1, -0.05, 0.0, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.23, 0.28, 0.34, 0.4, 0.5, 0.6, 0.7)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two models that name a catalogue's range: the cheapest, and the dearest of the best (`ends`)."""
+
+    weak: int
+    strong: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """A rule with numbers still to choose: every combination of `grid` is a rule. No grid: nothing to tune."""
+
+    name: str
+    make: Callable[[Numbers], Rule]
+    grid: Mapping[str, Sequence[float]]
+
+    def settings(self) -> list[dict[str, float]]:
+        return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+
+
+@dataclass(frozen=True)
+class TunedRule:
+    """A family at the numbers that did best on the training half, and how well it did there."""
+
+    name: str
+    rule: Rule
+    numbers: Numbers
+    training_quality: float
+
+
+def ends(average: F64, average_cost_usd: F64, tolerance: float = 0.01) -> Ends:
+    """The cheapest model (the better of equals), and of those within `tolerance` of the best quality the dearest."""
+    weak = int(np.lexsort((-average, np.round(np.log(average_cost_usd), 2)))[0])
+    best = np.flatnonzero(average >= average.max() - tolerance)
+    return Ends(weak, int(best[np.argmax(average_cost_usd[best])]))
+
+
+def families(board: Board, bank: Bank, named: Ends) -> list[Family]:
+    """All of them for one board. `bank` is what the training half expects of a turn."""
+    unit = 1.0 / bank.mean_usd[named.strong]
+    lambdas = tuple(float(step) * unit for step in LAMBDA_STEPS)
+    models = tuple(float(k) for k in range(board.shape[2]))
+    return [
+        Family("weakest", lambda _: fixed(named.weak), {}),
+        Family("strongest", lambda _: strongest(named.strong), {}),
+        Family("best-fixed", lambda x: fixed(int(x["model"])), {"model": models}),
+        Family("random", lambda _: uniformly, {}),
+        Family("threshold", lambda x: threshold(named, x["threshold"], x["reserve"]),
+               {"threshold": THRESHOLDS, "reserve": RESERVES}),
+        Family("tuned-lambda", lambda x: tuned_lambda(x["lambda_per_usd"], x["reserve"]),
+               {"lambda_per_usd": lambdas, "reserve": RESERVES}),
+        Family("pacing", lambda x: pacing(x["factor"], x["reserve"]), {"factor": PACING_FACTORS, "reserve": RESERVES}),
+        Family("re-solving", lambda x: resolving(bank, x["slack"], x["reserve"]),
+               {"slack": SLACKS, "reserve": RESERVES}),
+    ]  # fmt: skip
+
+
+def tune(family: Family, play: Callable[[Rule], Played]) -> TunedRule:
+    """The numbers of the best mean quality per turn on the training half; of equals, those that starve fewer."""
+    found: list[tuple[float, float, int]] = []
+    settings = family.settings()
+    for i, numbers in enumerate(settings):
+        played = play(family.make(numbers))
+        found.append((round(quality_per_turn(played), 9), -float(played.starved.mean()), -i))
+    best = max(found)
+    numbers = settings[-best[2]]
+    return TunedRule(family.name, family.make(numbers), numbers, best[0])
+
+
+def quality_per_turn(played: Played) -> float:
+    """Mean over all turns; an unanswered one counts 0."""
+    return float(played.quality[played.valid].mean())
+
+
+# The rules.
+
+
+def fixed(model: int) -> Rule:
+    """One model; the cheapest that is offered where it is not."""
+    return lambda turn: np.where(turn.mask[:, model], model, cheapest(turn))
+
+
+def strongest(model: int) -> Rule:
+    """The strongest until the money is gone; then the best on average of what is offered."""
+    return lambda turn: np.where(turn.mask[:, model], model, _best(turn.board.average[None, :], turn.mask))
+
+
+def uniformly(turn: Turn) -> I64:
+    """Every offered model with the same probability."""
+    place = np.floor(turn.uniform * turn.mask.sum(axis=1))
+    return np.asarray(np.argmax(np.cumsum(turn.mask, axis=1) > place[:, None], axis=1))
+
+
+def threshold(named: Ends, least_gain: float, reserve: float) -> Rule:
+    """RouteLLM (arXiv 2406.18665): the strong model where it is expected to win by `least_gain`, else the weak one."""
+
+    def rule(turn: Turn) -> I64:
+        mask = shielded(turn, reserve)
+        gain = turn.quality[:, named.strong] - turn.quality[:, named.weak]
+        wanted = np.where(gain >= least_gain, named.strong, named.weak)
+        allowed = np.take_along_axis(mask, wanted[:, None], axis=1)[:, 0]
+        return np.where(allowed, wanted, cheapest(turn))
+
+    return rule
+
+
+def tuned_lambda(lambda_per_usd: float, reserve: float) -> Rule:
+    """argmax quality - lambda * cost at one lambda."""
+    return lambda turn: _best(turn.quality - lambda_per_usd * turn.mean_usd, shielded(turn, reserve))
+
+
+def pacing(factor: float, reserve: float) -> Rule:
+    """The best within `factor` times an even share of what is left."""
+
+    def rule(turn: Turn) -> I64:
+        mask = shielded(turn, reserve)
+        scores = planning.pacing_scores(turn.quality, turn.mean_usd, mask, turn.remaining_usd, turn.turns_left, factor)
+        return _best(scores, mask)
+
+    return rule
+
+
+def resolving(bank: Bank, slack: float, reserve: float) -> Rule:
+    """Re-solving (Jasin & Kumar 2012): the lambda at which a turn is expected to spend `slack` times what is left per
+    turn left, found anew each turn; then argmax quality - lambda * cost."""
+
+    def rule(turn: Turn) -> I64:
+        price = bank.price(slack * turn.remaining_usd / np.maximum(turn.turns_left, 1.0))
+        return _best(turn.quality - price[:, None] * turn.mean_usd, shielded(turn, reserve))
+
+    return rule
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What a turn costs at each price of money, on the training half's predictions: `spend_usd` falls with `prices`."""
+
+    prices: F64  # (L,)
+    spend_usd: F64  # (L,)
+    mean_usd: F64  # (K,)
+
+    def price(self, spend_usd: F64) -> F64:
+        """The price of money at which a turn is expected to spend so much, (N,); interpolated, 0 where all fits."""
+        return np.interp(spend_usd, self.spend_usd[::-1], self.prices[::-1])
+
+
+def make_bank(quality: F64, cost_usd: F64, strong: int) -> Bank:
+    """From predicted quality and expected cost of training prompts, both (N, K)."""
+    mean_usd = cost_usd.mean(axis=0)
+    prices = np.concatenate([[0.0], np.geomspace(1e-3, 1e4, 120)]) / mean_usd[strong]
+    spend = np.empty(len(prices))
+    for i, price in enumerate(prices):
+        choice = np.argmax(quality - price * cost_usd, axis=1)
+        spend[i] = np.take_along_axis(cost_usd, choice[:, None], axis=1).mean()
+    return Bank(prices, np.minimum.accumulate(spend), mean_usd)
+
+
+def shielded(turn: Turn, reserve: float) -> Bools:
+    """The offered candidates that leave the reserve for later turns; the cheapest where none does."""
+    if reserve <= 0.0:
+        return turn.mask
+    return planning.shielded(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
+
+
+def cheapest(turn: Turn) -> I64:
+    """Of least expected cost among the offered."""
+    return np.asarray(np.argmin(np.where(turn.mask, turn.mean_usd, np.inf), axis=1))
+
+
+def _best(scores: Floats, mask: Bools) -> I64:
+    return np.asarray(np.argmax(np.where(mask, scores, -np.inf), axis=1))

@@ -1,0 +1,251 @@
+"""Folders of graded answers as arrays: prompts x models of quality, cost and tokens. docs/replay.md gives the format.
+
+DataError    what a user can mend: which file, what was found, what was expected
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+FILES = ("prompts.parquet", "outcomes.parquet", "models.parquet")
+CHARS_PER_TOKEN = 4.0
+
+
+class DataError(ValueError):
+    """A folder that cannot be replayed; the message names the file, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One source: P prompts answered by M models. Rows of one `task` are the turns of one conversation, in order.
+
+    `quality` in 0..1, `cost_usd` and `out_tokens` are (P, M), without gaps. `text` is "" and `embedding` None where
+    the source has none. Prices are USD per million tokens, (M,).
+    """
+
+    source: str
+    models: tuple[str, ...]
+    usd_in_per_m: F64
+    usd_out_per_m: F64
+    task: I64  # (P,) index into `task_ids`
+    task_ids: tuple[str, ...]
+    turn: I64  # (P,)
+    group: I64  # (P,) index into `groups`
+    groups: tuple[str, ...]
+    n_chars: F64  # (P,)
+    n_tokens: F64  # (P,)
+    text: tuple[str, ...]
+    embedding: F32 | None  # (P, E)
+    quality: F64
+    cost_usd: F64
+    out_tokens: F64
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> int:
+        return len(self.task)
+
+    def with_models(self, names: Sequence[str]) -> Graded:
+        """The same prompts with these models only, in this order. Raises DataError for a name that is not there."""
+        unknown = [name for name in names if name not in self.models]
+        if unknown:
+            raise DataError(f"{self.source}: no model {unknown[0]!r}; there are {', '.join(self.models)}")
+        at = np.array([self.models.index(name) for name in names], np.int64)
+        return _replaced(
+            self,
+            models=tuple(names),
+            usd_in_per_m=self.usd_in_per_m[at],
+            usd_out_per_m=self.usd_out_per_m[at],
+            quality=self.quality[:, at],
+            cost_usd=self.cost_usd[:, at],
+            out_tokens=self.out_tokens[:, at],
+        )
+
+
+def read_folder(folder: Path) -> list[Graded]:
+    """Every source of one folder, by name. Prompts that not every model answered are left out, with a note."""
+    tables = {name: _table(folder / name) for name in FILES}
+    prompts, outcomes, models = (tables[name] for name in FILES)
+    _require(folder / FILES[0], prompts, ("task_id",))
+    _require(folder / FILES[1], outcomes, ("task_id", "model", "quality"))
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()[:16]
+    fallback = folder.name
+    sources = sorted(set(_words(prompts, "source", fallback)))
+    return [
+        _source(folder, source, _of(prompts, source), _of(outcomes, source), _of(models, source), digest)
+        for source in sources
+    ]
+
+
+def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table, digest: str) -> Graded:
+    task_names = _words(prompts, "task_id", "")
+    turn = _numbers(prompts, "turn", 0.0).astype(np.int64)
+    names = sorted(set(_words(outcomes, "model", "")))
+    place = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
+    if len(place) < len(task_names):
+        raise DataError(f"{folder / FILES[0]}: {len(task_names) - len(place)} rows repeat a task_id and turn")
+    price_in, price_out = _prices(folder, prices, names)
+    grid = _grid(folder, outcomes, place, names, price_in, price_out)
+    whole = np.isfinite(grid["quality"]).all(axis=1) & np.isfinite(grid["cost_usd"]).all(axis=1)
+    # A conversation with a gap is no conversation: all its turns go.
+    broken = {task_names[i] for i in np.flatnonzero(~whole)}
+    keep = np.array([name not in broken for name in task_names], np.bool_)
+    if keep.sum() < 4:
+        raise DataError(
+            f"{folder / FILES[1]}: {source}: {int(keep.sum())} prompts were answered by every model, need 4"
+        )
+    kept = np.flatnonzero(keep)
+    # Turns of a conversation stand together and in order.
+    task_ids = tuple(dict.fromkeys(task_names[i] for i in kept))
+    task_at = {name: i for i, name in enumerate(task_ids)}
+    task = np.array([task_at[task_names[i]] for i in kept], np.int64)
+    kept, task = (x[np.lexsort((turn[kept], task))] for x in (kept, task))
+    group_names = _words(prompts, "group", "")
+    groups = tuple(sorted({group_names[i] for i in kept}))
+    text = tuple(_words(prompts, "text", "")[i] for i in kept)
+    n_chars = _numbers(prompts, "n_chars", np.nan)[kept]
+    n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
+    n_tokens = _numbers(prompts, "n_tok", np.nan)[kept]
+    notes = [] if keep.all() else [f"{int((~keep).sum())} of {len(keep)} prompts left out: not answered by every model"]
+    return Graded(
+        source=source,
+        models=tuple(names),
+        usd_in_per_m=price_in,
+        usd_out_per_m=price_out,
+        task=task,
+        task_ids=task_ids,
+        turn=turn[kept],
+        group=np.array([groups.index(group_names[i]) for i in kept], np.int64),
+        groups=groups,
+        n_chars=n_chars,
+        n_tokens=np.where(np.isfinite(n_tokens), n_tokens, np.ceil(n_chars / CHARS_PER_TOKEN)),
+        text=text,
+        embedding=_embedding(folder / FILES[0], prompts, kept),
+        quality=np.clip(grid["quality"][kept], 0.0, 1.0),
+        cost_usd=grid["cost_usd"][kept],
+        out_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["out_tok"][kept], 0.0),
+        digest=digest,
+        notes=tuple(notes),
+    )
+
+
+def _grid(
+    folder: Path,
+    outcomes: pa.Table,
+    place: Mapping[tuple[str, int], int],
+    names: Sequence[str],
+    price_in: F64,
+    price_out: F64,
+) -> dict[str, F64]:
+    """(P, M) arrays of what every model did on every prompt, NaN where it was not asked; of several draws the first."""
+    model_at = {name: i for i, name in enumerate(names)}
+    keys = zip(_words(outcomes, "task_id", ""), _numbers(outcomes, "turn", 0.0).astype(int).tolist(), strict=True)
+    row = np.array([place.get(key, -1) for key in keys], np.int64)
+    column = np.array([model_at[name] for name in _words(outcomes, "model", "")], np.int64)
+    known = np.flatnonzero(row >= 0)[::-1]  # written last to first: the first draw stays
+    if not len(known):
+        raise DataError(f"{folder / FILES[1]}: no row belongs to a prompt of {FILES[0]}")
+    quality = _numbers(outcomes, "quality", np.nan)
+    if np.nanmin(quality) < -1e-6 or np.nanmax(quality) > 1 + 1e-6:
+        raise DataError(
+            f"{folder / FILES[1]}: quality: expected 0 to 1, found {np.nanmin(quality):g} to {np.nanmax(quality):g}"
+        )
+    in_tok, out_tok = _numbers(outcomes, "in_tok", np.nan), _numbers(outcomes, "out_tok", np.nan)
+    cost = _numbers(outcomes, "cost_usd", np.nan)
+    cost = np.where(np.isfinite(cost), cost, (in_tok * price_in[column] + out_tok * price_out[column]) * 1e-6)
+    if np.isfinite(cost).any() and np.nanmin(cost) < 0.0:
+        raise DataError(f"{folder / FILES[1]}: cost_usd: expected 0 or more, found {np.nanmin(cost):g}")
+    if not np.isfinite(cost).any():
+        raise DataError(f"{folder / FILES[1]}: expected cost_usd, or in_tok and out_tok with prices in {FILES[2]}")
+    grid = {}
+    for name, values in (("quality", quality), ("cost_usd", cost), ("out_tok", out_tok)):
+        grid[name] = np.full((len(place), len(names)), np.nan)
+        grid[name][row[known], column[known]] = values[known]
+    return grid
+
+
+def _prices(folder: Path, table: pa.Table, names: Sequence[str]) -> tuple[F64, F64]:
+    """USD per million input and output tokens of every model. Raises DataError for a model without a price."""
+    _require(folder / FILES[2], table, ("model", "usd_in_per_m", "usd_out_per_m"))
+    listed = _words(table, "model", "")
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise DataError(f"{folder / FILES[2]}: no price for model {missing[0]!r}, which {FILES[1]} has answers of")
+    at = [listed.index(name) for name in names]
+    price_in, price_out = (_numbers(table, name, np.nan)[at] for name in ("usd_in_per_m", "usd_out_per_m"))
+    if not (np.isfinite(price_in).all() and np.isfinite(price_out).all()):
+        raise DataError(f"{folder / FILES[2]}: expected a number for every usd_in_per_m and usd_out_per_m")
+    return price_in, price_out
+
+
+def _embedding(path: Path, prompts: pa.Table, kept: I64) -> F32 | None:
+    """(P, E), a row of zeros where one prompt has none; None where no prompt has any."""
+    if "embedding" not in prompts.column_names:
+        return None
+    rows: list[Any] = [prompts["embedding"][int(i)].as_py() for i in kept]
+    lengths = {len(row) for row in rows if row is not None}
+    if not lengths:
+        return None
+    if len(lengths) > 1:
+        raise DataError(f"{path}: embedding: expected one length, found {sorted(lengths)}")
+    width = lengths.pop()
+    found = np.array([row if row is not None else [0.0] * width for row in rows], np.float32)
+    if not np.isfinite(found).all():
+        raise DataError(f"{path}: embedding: expected finite numbers")
+    return found
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; a data folder holds {', '.join(FILES)}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__})") from error
+
+
+def _require(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
+
+
+def _of(table: pa.Table, source: str) -> pa.Table:
+    """The rows of one source; all of them in a table that names none."""
+    if "source" not in table.column_names:
+        return table
+    return table.filter(pa.array([name == source for name in table["source"].to_pylist()], pa.bool_()))
+
+
+def _words(table: pa.Table, column: str, missing: str) -> list[str]:
+    if column not in table.column_names:
+        return [missing] * table.num_rows
+    return [missing if value is None else str(value) for value in table[column].to_pylist()]
+
+
+def _numbers(table: pa.Table, column: str, missing: float) -> F64:
+    if column not in table.column_names:
+        return np.full(table.num_rows, missing)
+    values = table[column].to_pylist()
+    try:
+        return np.array([missing if value is None else float(value) for value in values], np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"column {column!r}: expected numbers, found {type(values[0]).__name__}") from error
+
+
+def _replaced(graded: Graded, **changes: Any) -> Graded:
+    return Graded(**{name: changes.get(name, getattr(graded, name)) for name in Graded.__dataclass_fields__})
