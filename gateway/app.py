@@ -142,6 +142,7 @@ def assemble(
     """Every object and every route; nothing is started yet."""
     assert settings.general.master_key is not None, "the caller provides a master key"
     metrics, lifecycle, background = Metrics(), Lifecycle(), Background()
+    upstream.on_call = lambda lane: metrics.upstream_calls.labels(lane).inc()
     tokens = TokenCounter()
     database = Database(settings.general.database_url.reveal(), serving=True)
     ledger = Ledger(database, clock=clock)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from gateway.errors import InvalidRequest
 
 # OpenAI's documented chat parameters, less what would change the price or the payer: `service_tier` (priority costs
@@ -49,19 +51,21 @@ _CACHE_CONTROL = ("type", "ttl")
 def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The allow-listed part of `params`, shaped for LiteLLM; sampling extras go into `extra_body`.
 
+    Schemas are copies: LiteLLM rewrites them for a provider, and the next attempt may be another provider's.
+
     Raises InvalidRequest for a tool that is neither a function nor a custom tool: provider tools and MCP servers
     would be run, and billed, outside of what was reserved.
     """
     outgoing: dict[str, Any] = {name: params[name] for name in _PLAIN if params.get(name) is not None}
     if params.get("tools"):
-        outgoing["tools"] = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(params["tools"])]
+        outgoing["tools"] = _copied([_tool(tool, f"tools[{index}]") for index, tool in enumerate(params["tools"])])
     if params.get("functions"):
-        outgoing["functions"] = [_picked(function, _FUNCTION) for function in params["functions"]]
+        outgoing["functions"] = _copied([_picked(function, _FUNCTION) for function in params["functions"]])
     for name in ("tool_choice", "function_call"):
         if params.get(name) is not None:
             outgoing[name] = _choice(params[name], name)
     if params.get("response_format") is not None:
-        outgoing["response_format"] = _response_format(params["response_format"])
+        outgoing["response_format"] = _copied(_response_format(params["response_format"]))
     if isinstance(params.get("audio"), Mapping):
         outgoing["audio"] = _picked(params["audio"], ("voice", "format"))
     extra = {name: params[name] for name in _EXTRA if isinstance(params.get(name), int | float)}
@@ -172,3 +176,7 @@ def _response_format(value: Any) -> dict[str, Any]:
 
 def _picked(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: fields[name] for name in names if fields.get(name) is not None}
+
+
+def _copied(schema: Any) -> Any:
+    return orjson.loads(orjson.dumps(schema))

@@ -60,6 +60,7 @@ class Deployment:
     tpm: int | None
     extra_headers: Mapping[str, Secret]
     provider_params: Mapping[str, Secret]
+    lane: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +272,7 @@ def _model(
                 tpm=params.tpm,
                 extra_headers=params.extra_headers or {},
                 provider_params=params.provider_params or {},
+                lane=info.lane or router.lane,
             ),
         ),
     )

@@ -17,7 +17,7 @@ import orjson
 from gateway.faults import BrokenFault, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
 from gateway.sse import Event, EventReader, EventTooLarge
 from gateway.usage import ReportedUsage, usage_from_openai
-from gateway.wire import Exchange, RecordedStream, retry_after_s, uninterrupted, wire_fault
+from gateway.wire import Answer, Exchange, retry_after_s, uninterrupted, wire_fault
 
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
@@ -98,7 +98,7 @@ class ChunkSource(Protocol):
 class WireSource:
     """OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets."""
 
-    def __init__(self, answer: RecordedStream, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+    def __init__(self, answer: Answer, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         self._pieces = aiter(answer)
         self._answer = answer
         self._exchange = exchange
@@ -200,8 +200,6 @@ class LitellmSource:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(min(loop.time() + self._idle_timeout_s, self._deadline)):
-                if self._tap is None:
-                    await self._tap_in()
                 chunk = await anext(self._chunks)
         except StopAsyncIteration:
             return self._last_usage()
@@ -219,8 +217,9 @@ class LitellmSource:
     async def aclose(self) -> None:
         await self._wrapper.aclose()
 
-    async def _tap_in(self) -> None:
-        """Put the tap between LiteLLM's wrapper and the provider's stream, which it may not even have opened yet."""
+    async def open(self) -> None:
+        """Before the first chunk: put the tap between LiteLLM's wrapper and the provider's stream, which it may not
+        even have asked for yet."""
         if self._wrapper.completion_stream is None:
             await self._wrapper.fetch_stream()
         self._tap = self._wrapper.completion_stream = _Tap(self._wrapper.completion_stream)

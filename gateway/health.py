@@ -28,6 +28,10 @@ class Metrics:
         self.spent = Counter(
             "seqroute_spent_usd_total", "Settled cost in USD, by model.", ("model",), registry=self.registry
         )
+        self.upstream_calls = Counter(
+            "seqroute_upstream_calls_total", "Calls of providers, by the lane they took.", ("lane",),
+            registry=self.registry,
+        )  # fmt: skip
         self.policy_faults = Counter(
             "seqroute_policy_faults_total", "Decisions that fell back to the rule.", registry=self.registry
         )

@@ -19,6 +19,8 @@ MAX_MODEL_NAME_CHARS = 256
 MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
 """10,000 USD per million tokens: beyond it the file gives a price per million where one per token is meant."""
 
+LANES = ("auto", "thin", "litellm")
+"""`auto`: the thin lane where both do the same; `litellm`: never; `thin`: refuse what the thin lane cannot carry."""
 MODES = ("chat", "completion", "responses", "embedding")
 
 PRICE_KEY = re.compile(
@@ -101,6 +103,7 @@ class ModelInfo:
     prices_usd: Mapping[str, Decimal]
     capabilities: Mapping[str, bool]
     quality_prior: float | None
+    lane: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +278,7 @@ def _read_info(section: Section, prices_usd: Mapping[str, Decimal]) -> ModelInfo
         prices_usd=prices_usd,
         capabilities=capabilities,
         quality_prior=None if quality is None else float(quality),
+        lane=section.choice("lane", "", LANES) or None,
     )
 
 

@@ -25,7 +25,7 @@ class Reply:
 def native_reply(exchange: Exchange) -> Reply:
     """The provider's own JSON."""
     try:
-        body = orjson.loads(bytes(exchange.body))
+        body = orjson.loads(exchange.body)
     except orjson.JSONDecodeError:
         raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
     if isinstance(body, dict) and body.get("error"):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gateway import litellm_keys
 from gateway.configfile import read_document
-from gateway.model_list import ModelEntry, ModelInfo, ModelParams, read_model_list
+from gateway.model_list import LANES, ModelEntry, ModelInfo, ModelParams, read_model_list
 from gateway.money import NANOUSD_PER_USD
 from gateway.section import Findings, Located, Secret, Section, SettingsError
 
@@ -95,6 +95,7 @@ class RouterSettings:
     context_window_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model_group_alias: Mapping[str, str] = field(default_factory=dict)
     drop_params: bool = True
+    lane: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +361,7 @@ def _read_router(router: Section, litellm: Section) -> RouterSettings:
         | _read_fallbacks(router, "context_window_fallbacks"),
         model_group_alias=_read_aliases(router),
         drop_params=litellm.flag("drop_params", default.drop_params) is True,
+        lane=router.choice("lane", default.lane, LANES),
     )
     for section in (router, litellm):
         for key in ROUTER_KEYS_WITHOUT_EFFECT:

@@ -426,6 +426,7 @@ class Turns:
             idle_timeout_s=self._settings.timings.upstream_idle_s,
             extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
             drop_params=self._settings.router.drop_params,
+            lane=deployment.lane,
             options={name: value.reveal() for name, value in deployment.provider_params.items()}
             | {
                 name: value

@@ -1,8 +1,9 @@
-"""The HTTP transport under LiteLLM's clients: one request per call, bounded answers, and the truth of what happened.
+"""What really went over the wire, and the HTTP transport under LiteLLM's clients that records it.
 
 LiteLLM blurs what a bill depends on: it retries behind one's back, reports missing usage as zero and a cut stream as
 `stop`, and turns every failure into one of its own. So each call carries an `Exchange` (through a context variable,
-because no argument survives LiteLLM's layers), and the transport writes into it what really went over the wire.
+because no argument survives LiteLLM's layers), and the transport writes into it what happened: one request per call,
+bounded answers. `gateway.pool` writes the same for the calls that do not go through LiteLLM's clients.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 import aiohttp
 import httpx
 
-from gateway.faults import MAX_RETRY_AFTER_S, BrokenFault, ConnectFault, TimeoutFault, UpstreamFault
+from gateway.faults import (
+    MAX_RETRY_AFTER_S,
+    BrokenFault,
+    ConnectFault,
+    FailedFault,
+    TimeoutFault,
+    UpstreamFault,
+    fault_from_status,
+)
 
 _log = logging.getLogger("seqroute.wire")
 
@@ -31,6 +41,16 @@ KEPT_TAIL_BYTES = 32 * 1024
 USER_AGENT = "seqroute"
 
 _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
+
+
+class Answer(Protocol):
+    """The body of an answer; its iterator raises httpx.HTTPError when the wire breaks. `begun`: it was asked for."""
+
+    begun: bool
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -50,7 +70,7 @@ class Exchange:
     """A whole answer, or the last KEPT_TAIL_BYTES of a streamed one."""
     whole: bool = False
     failure: type[BaseException] | None = None
-    answer: RecordedStream | None = None
+    answer: Answer | None = None
 
     @property
     def speaks_openai(self) -> bool:
@@ -132,9 +152,7 @@ class RecordedStream(httpx.AsyncByteStream):
                 received += len(piece)
                 if received > self._max_bytes:
                     raise AnswerTooLarge(f"expected an answer of at most {self._max_bytes} bytes")
-                self._exchange.body += piece
-                if self._streamed and len(self._exchange.body) > 2 * KEPT_TAIL_BYTES:
-                    del self._exchange.body[:-KEPT_TAIL_BYTES]
+                kept(self._exchange.body, piece, self._streamed)
                 yield piece
         except httpx.HTTPError as error:
             self._exchange.failure = type(error)
@@ -143,6 +161,13 @@ class RecordedStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def kept(body: bytearray, piece: bytes, streamed: bool) -> None:
+    """Add to the copy of an answer; of a stream only the tail stays."""
+    body += piece
+    if streamed and len(body) > 2 * KEPT_TAIL_BYTES:
+        del body[:-KEPT_TAIL_BYTES]
 
 
 def _outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
@@ -186,6 +211,19 @@ def wire_fault(exchange: Exchange) -> UpstreamFault:
     if issubclass(failure, AnswerTooLarge):
         return BrokenFault("the provider's answer was too large or compressed")
     return BrokenFault("the connection to the provider broke off")
+
+
+def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
+    """What went wrong, as far as the wire tells; `code` is what LiteLLM made of an error's words. None: nothing."""
+    if exchange.status >= 400:
+        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code)
+    if exchange.attempts and not exchange.reached:
+        return ConnectFault("the provider could not be reached")
+    if exchange.failure is not None:
+        return wire_fault(exchange)
+    if 300 <= exchange.status < 400:
+        return FailedFault("the provider redirected to another address", status=exchange.status)
+    return None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -22,6 +22,7 @@ from gateway.faults import (
 )
 from gateway.upstream import Call, Upstream
 from gateway.usage import Usage, UsageFault
+from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
 
 KEY = "sk-canary-7f3a9c"
@@ -33,9 +34,9 @@ async def provider() -> AsyncIterator[FaultUpstream]:
         yield provider
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
+@pytest.fixture(params=LANES)
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
+    upstream = OnLane(request.param)
     await upstream.start()
     yield upstream
     await upstream.close()

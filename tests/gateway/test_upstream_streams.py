@@ -14,6 +14,7 @@ from pydantic.warnings import PydanticDeprecatedSince211
 from gateway.faults import BrokenFault, FailedFault, RejectedFault, ThrottledFault, TimeoutFault, UpstreamFault
 from gateway.upstream import Call, Upstream, UpstreamStream
 from gateway.usage import Usage, UsageFault
+from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream, words
 
 
@@ -23,9 +24,9 @@ async def provider() -> AsyncIterator[FaultUpstream]:
         yield provider
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
+@pytest.fixture(params=LANES)
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
+    upstream = OnLane(request.param)
     await upstream.start()
     yield upstream
     await upstream.close()

@@ -1,0 +1,28 @@
+"""The same tests on both lanes: an upstream whose calls are made to take one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.lanes import PLAIN_PROVIDERS
+from gateway.upstream import Call, Reply, Upstream, UpstreamStream
+
+LANES = ("thin", "litellm")
+
+
+class OnLane(Upstream):
+    """Calls take `lane`; those of providers that have no thin lane take LiteLLM's in any case."""
+
+    def __init__(self, lane: str) -> None:
+        super().__init__()
+        self._lane = lane
+
+    def _placed(self, call: Call) -> Call:
+        plain = call.litellm_model.partition("/")[0] in PLAIN_PROVIDERS
+        return replace(call, lane=self._lane if plain else "auto")
+
+    async def complete(self, call: Call) -> Reply:
+        return await super().complete(self._placed(call))
+
+    async def open_stream(self, call: Call) -> UpstreamStream:
+        return await super().open_stream(self._placed(call))
