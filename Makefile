@@ -50,15 +50,17 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup ## Measure, print tables (BENCH=ledger for one of them)
-	@for file in bench/$(or $(BENCH),*).py; do \
-	  name=$$(basename $$file .py); case $$name in _*) continue;; esac; \
-	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name; done
+# What builds environments or gigabytes, or needs a quiet machine for long, runs only when named.
+BENCHES = decision ledger startup memory
+bench: setup ## Measure, print tables (BENCH=peers beside LiteLLM Proxy and Portkey; bench/README.md lists them)
+	@for name in $(or $(BENCH),$(BENCHES)); do \
+	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name $(ARGS); done
 
 lock: setup ## Resolve the dependencies anew into requirements/*.lock, with hashes
 	@$(UV_COMPILE) --group setup -o requirements/setup.lock
 	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
 	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
+	@$(UV_COMPILE) --group peers -o requirements/peers.lock
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

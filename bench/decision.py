@@ -1,4 +1,4 @@
-"""How long a decision takes: `python bench/decision.py [--candidates 8] [--rounds 2000] [--json]`.
+"""How long a decision takes: `python -m bench.decision [--candidates 8] [--rounds 2000] [--json]`.
 
 Times each part on one thread, in milliseconds: text features, encoding, the default rule, the learned policy with the
 network at its served size. Targets: a decision under .5 ms without text, under 1 ms with it.
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from policy import features, text
 from policy.baselines import Resolving, TunedLambda

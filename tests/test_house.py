@@ -246,6 +246,7 @@ def locked(name: str) -> dict[str, str]:
         ("run", PYPROJECT["project"]["dependencies"]),
         ("dev", PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]),
         ("setup", PYPROJECT["dependency-groups"]["setup"]),
+        ("peers", PYPROJECT["dependency-groups"]["peers"]),
     ],
 )
 def test_the_locks_are_in_step_with_pyproject(lock: str, wanted: list[str]) -> None:
@@ -268,7 +269,9 @@ def test_what_runs_is_locked_alike_for_development() -> None:
 def test_litellm_is_pinned_exactly_and_comes_without_its_proxy() -> None:
     (requirement,) = [line for line in PYPROJECT["project"]["dependencies"] if line.startswith("litellm")]
     assert re.fullmatch(r"litellm==\d+\.\d+\.\d+", requirement)
-    assert not {"litellm-enterprise", "litellm-proxy-extras"} & set(locked("dev"))
+    assert requirement in PYPROJECT["dependency-groups"]["peers"]
+    for lock in ("dev", "peers"):
+        assert not {"litellm-enterprise", "litellm-proxy-extras"} & set(locked(lock))
 
 
 def test_no_package_runs_code_at_every_interpreter_start() -> None:

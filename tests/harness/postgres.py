@@ -150,6 +150,12 @@ class PostgresServer:
         for process_id in self._process_ids():
             os.kill(process_id, signal.SIGCONT)
 
+    @property
+    def process_id(self) -> int:
+        """Of the postmaster; every other process of the server is its child."""
+        assert self._process is not None
+        return self._process.pid
+
     def _process_ids(self) -> list[int]:
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()

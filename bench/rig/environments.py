@@ -1,0 +1,79 @@
+"""The peers' environments, built from the registries into a folder that git ignores, by hash and once per lock.
+
+`requirements/peers.lock` holds LiteLLM Proxy (without the extra that brings proprietary code) and what the two Python
+yardsticks run on; `portkey/package-lock.json` holds Portkey's gateway. What cannot be built is reported by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS_LOCK = ROOT / "requirements" / "peers.lock"
+PORTKEY = Path(__file__).parent / "portkey"
+BUILD_TIMEOUT_S = 900
+
+
+class NotBuilt(Exception):
+    """An environment could not be built; says which command failed, and how."""
+
+
+def cache_folder() -> Path:
+    """`.bench` beside the code, or where SEQROUTE_BENCH_CACHE says."""
+    return Path(os.environ.get("SEQROUTE_BENCH_CACHE") or ROOT / ".bench").absolute()
+
+
+def python_environment(cache: Path) -> Path:
+    """The `bin` folder of the Python peers' environment, built if it is not there. Raises NotBuilt."""
+    folder = cache / f"peers-{_digest(PEERS_LOCK)}"
+    if _is_whole(folder):
+        return folder / "bin"
+    uv = Path(sys.executable).with_name("uv")
+    python = folder / "bin" / "python"
+    _run([str(uv), "venv", "--quiet", "--python", sys.executable, str(folder)])
+    _run([str(uv), "pip", "install", "--quiet", "--python", str(python), "--compile-bytecode", "--require-hashes",
+          "-r", str(PEERS_LOCK)])  # fmt: skip
+    _mark_whole(folder)
+    return folder / "bin"
+
+
+def portkey_server(cache: Path) -> Path:
+    """The script that starts Portkey's gateway, installed if it is not there. Raises NotBuilt."""
+    folder = cache / f"portkey-{_digest(PORTKEY / 'package-lock.json')}"
+    if not _is_whole(folder):
+        for tool in ("node", "npm"):
+            if shutil.which(tool) is None:
+                raise NotBuilt(f"Portkey's gateway needs {tool} on PATH, found none")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(PORTKEY / name, folder / name)
+        _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+        _mark_whole(folder)
+    return folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+
+
+def _digest(lock: Path) -> str:
+    return hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / ".whole").exists()
+
+
+def _mark_whole(folder: Path) -> None:
+    (folder / ".whole").touch()
+
+
+def _run(command: Sequence[str], folder: Path | None = None) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotBuilt(f"{' '.join(command[:3])}: {error}") from error
+    if done.returncode != 0:
+        raise NotBuilt(f"{' '.join(command[:3])}: {(done.stderr or done.stdout).strip()[-400:]}")
