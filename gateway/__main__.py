@@ -37,6 +37,7 @@ def build() -> typer.Typer:
     app.command("report")(decisions.report)
     app.command("audit")(decisions.audit)
     app.command("import-litellm")(importing.import_litellm)
+    app.command("export", context_settings=PASS_ON)(decisions.export)
     app.command("demo", context_settings=PASS_ON)(serving.demo)
     return app
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from train.errors import InputError
+
 if TYPE_CHECKING:
     from gateway.settings import Settings
     from train.config import TrainConfig
@@ -21,11 +23,14 @@ BAD_INPUT = 2
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
+LogFolder = Annotated[
+    Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the database's own log.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
 
 
-class CommandError(Exception):
-    """What a user can mend: one line, what was found, what was expected, where."""
+class CommandError(InputError):
+    """Found by the command line itself."""
 
 
 def nightly(
@@ -35,6 +40,7 @@ def nightly(
     force: Annotated[bool, typer.Option("--force", help="Run although this date has run, or runs.")] = False,
     runs: Annotated[Path | None, typer.Option(help="Folder of step results (default: runs, by the config).")] = None,
     training: Training = None,
+    log: LogFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Read the log, relabel, fit, evaluate off-policy, gate, and publish what passes. Made for cron."""
@@ -49,6 +55,7 @@ def nightly(
             run_date=_date(date),
             now_ms=_now_ms,
             force=force,
+            log=log,
             progress=progress.show,
         )
         report = run(job, chosen)
@@ -61,6 +68,7 @@ def fit(
     config: Config = Path("gateway.yaml"),
     seed: Seed = None,
     training: Training = None,
+    log: LogFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Fit and tune candidates on the training part of the log; nothing is published."""
@@ -68,7 +76,9 @@ def fit(
     from train import steps
 
     with _Progress() as progress:
-        result = steps.fit(settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show)
+        result = steps.fit(
+            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show, log
+        )
     _print(result, as_json)
     return 0
 
@@ -78,6 +88,7 @@ def evaluate(
     config: Config = Path("gateway.yaml"),
     seed: Seed = None,
     training: Training = None,
+    log: LogFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Evaluate the candidates of a `fit` on the untouched part of the log, and say what the gate would."""
@@ -86,7 +97,7 @@ def evaluate(
 
     with _Progress() as progress:
         result = steps.evaluate(
-            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show
+            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show, log
         )
     _print(result, as_json)
     return 0
@@ -135,6 +146,38 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; days that are final stay.")],
+    config: Config = Path("gateway.yaml"),
+    since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD, UTC (default: the log's first).")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant, by name or id.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="With the texts that tenants let us store.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write the decision log as Parquet, one file a day and table; go on where an earlier export stopped."""
+    from train.export import Export
+    from train.export import export as write
+
+    url = _database_url(config)
+    job = Export(
+        database_url=url,
+        folder=out,
+        now_ms=_now_ms(),
+        since=None if since is None else calendar_date.fromisoformat(_date(since, "--since")),
+        tenant_id=None if tenant is None else _tenant(url, tenant),
+        with_text=text,
+    )
+    with _Progress() as progress:
+        done = write(job, progress.show)
+    if as_json:
+        print(json.dumps(done, indent=1, sort_keys=True))
+        return 0
+    for table, days in done["written"].items():
+        print(f"{out}/{table}: {sum(days.values()):,} rows of {len(days)} days written")
+    print(f"{done['final_already']} files were final already")
+    return 0
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -145,7 +188,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=True,
     )
-    for command in (nightly, fit, evaluate, replay):
+    for command in (nightly, fit, evaluate, replay, export):
         app.command(command.__name__)(command)
     return app
 
@@ -154,7 +197,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command line; answer its exit status. What a user can mend is said in one line each on stderr."""
     try:
         status = build()(list(arguments) or ["--help"], prog_name="seqroute-train", standalone_mode=False)
-    except CommandError as error:
+    except InputError as error:
         return _fail(str(error))
     except typer.Abort:
         return 130
@@ -206,6 +249,17 @@ def _settings(path: Path) -> Settings:
         raise CommandError("\n".join(error.problems)) from error
 
 
+def _database_url(path: Path) -> str:
+    """Only that: an export needs none of the providers' keys."""
+    from gateway.section import SettingsError
+    from gateway.settings import read_database_url
+
+    try:
+        return read_database_url(path, os.environ).reveal()
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+
+
 def _training(path: Path | None, seed: int | None) -> TrainConfig:
     import yaml
 
@@ -225,13 +279,24 @@ def _training(path: Path | None, seed: int | None) -> TrainConfig:
         raise CommandError(f"{path}: {error}") from error
 
 
-def _date(text: str | None) -> str:
+def _date(text: str | None, option: str = "--date") -> str:
     if text is None:
         return datetime.now(UTC).date().isoformat()
     try:
         return calendar_date.fromisoformat(text).isoformat()
     except ValueError as error:
-        raise CommandError(f'--date: expected YYYY-MM-DD, got "{text}"') from error
+        raise CommandError(f'{option}: expected YYYY-MM-DD, got "{text}"') from error
+
+
+def _tenant(url: str, name: str) -> str:
+    from gateway import tenants
+    from gateway.db import transaction
+
+    with transaction(url, read_only=True) as connection:
+        found = tenants.find_tenant(connection, name) or tenants.find_tenant_by_name(connection, name)
+    if found is None:
+        raise CommandError(f'--tenant: expected a name or an id, found no tenant "{name}"')
+    return found.tenant_id
 
 
 def _now_ms() -> int:

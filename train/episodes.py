@@ -11,16 +11,16 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from gateway import tables
 from gateway.money import NANOUSD_PER_USD
 from policy.mdp import COST_LEVELS
 from train.config import TrainConfig
+from train.log import Log, Score
 from train.reward import Label, Signal, label
 
 F32 = NDArray[np.float32]
@@ -139,33 +139,35 @@ class _Session:
     turns: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_episodes(
-    connection: sa.Connection, config: TrainConfig, *, feature_version: int, now_ms: int
-) -> tuple[Episodes, LogReport]:
-    """The training log, newest sessions first cut, then in order of their ids.
+def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms: int) -> tuple[Episodes, LogReport]:
+    """The training log, newest sessions first cut, then in order of their ids; streamed a session at a time.
 
     Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
     orphaned; pinned turns and fallbacks; turns logged with other features; rows whose vectors do not have the shape
     they claim.
     """
-    rows = _decision_rows(connection, config, now_ms)
-    of_turn, of_session = _signals(connection, config, now_ms)
-    said_after = _said_after(rows)
+    since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
+    of_turn, of_session = _signals(log.feedback(since_ms))
     excluded: Counter[str] = Counter()
-    sessions: dict[tuple[str, str], _Session] = {}
     labels: Counter[str] = Counter()
-    for row in rows:
-        reason = why_excluded(row, feature_version)
-        turn = None if reason else _decoded(row)
-        if turn is None:
-            excluded[reason or "malformed"] += 1
-            continue
-        key = (row["tenant_id"], row["session_id"])
-        implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
-        turn["label"] = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
-        labels[turn["label"].kind] += 1
-        sessions.setdefault(key, _Session(*key)).turns.append(turn)
-    kept = [sessions[key] for key in sorted(sessions)]
+    kept: list[_Session] = []
+    rows = log.decisions(since_ms, config.log.max_sessions)
+    for key, group in groupby(rows, key=lambda row: (str(row["tenant_id"]), str(row["session_id"]))):
+        session, together = _Session(*key), list(group)
+        said_after = _said_after(together)
+        for row in together:
+            reason = why_excluded(row, feature_version)
+            turn = None if reason else _decoded(row)
+            if turn is None:
+                excluded[reason or "malformed"] += 1
+                continue
+            implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
+            turn["label"] = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
+            labels[turn["label"].kind] += 1
+            session.turns.append(turn)
+        if session.turns:
+            kept.append(session)
+    kept.sort(key=lambda session: (session.tenant_id, session.session_id))
     episodes = _padded(kept)
     return episodes, LogReport(
         sessions=episodes.sessions,
@@ -192,69 +194,15 @@ def why_excluded(row: Mapping[str, Any], feature_version: int) -> str:
     return ""
 
 
-def _decision_rows(connection: sa.Connection, config: TrainConfig, now_ms: int) -> list[Mapping[str, Any]]:
-    d = tables.decisions
-    since = now_ms - int(config.log.since_days * MS_PER_DAY)
-    newest = (
-        sa.select(d.c.tenant_id, d.c.session_id, sa.func.max(d.c.created_at_ms).label("at"))
-        .where(d.c.created_at_ms >= since)
-        .group_by(d.c.tenant_id, d.c.session_id)
-        .order_by(sa.desc("at"), d.c.tenant_id, d.c.session_id)
-        .limit(config.log.max_sessions)
-        .subquery()
-    )
-    wanted = (
-        d.c.decision_id,
-        d.c.tenant_id,
-        d.c.session_id,
-        d.c.turn,
-        d.c.feature_version,
-        d.c.features,
-        d.c.candidate_features,
-        d.c.candidates,
-        d.c.lambda_per_usd,
-        d.c.session_budget_nanousd,
-        d.c.remaining_before_nanousd,
-        d.c.expected_turns,
-        d.c.model,
-        d.c.action,
-        d.c.propensity,
-        d.c.policy_id,
-        d.c.reason,
-        d.c.status,
-        d.c.cost_nanousd,
-        d.c.signals,
-        d.c.previous_decision_id,
-        d.c.origin,
-    )
-    query = (
-        sa.select(*wanted)
-        .join(newest, sa.and_(d.c.tenant_id == newest.c.tenant_id, d.c.session_id == newest.c.session_id))
-        .where(d.c.created_at_ms >= since)
-        .order_by(d.c.tenant_id, d.c.session_id, d.c.turn, d.c.decision_id)
-    )
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _signals(
-    connection: sa.Connection, config: TrainConfig, now_ms: int
-) -> tuple[dict[str, list[Signal]], dict[tuple[str, str], list[Signal]]]:
+def _signals(scores: Iterable[Score]) -> tuple[dict[str, list[Signal]], dict[tuple[str, str], list[Signal]]]:
     """Feedback by decision, and by session where it is about the whole session."""
-    f = tables.feedback
-    since = now_ms - int(config.log.since_days * MS_PER_DAY)
-    query = (
-        sa.select(f.c.tenant_id, f.c.session_id, f.c.decision_id, f.c.source, f.c.name, f.c.score)
-        .where(f.c.created_at_ms >= since)
-        .order_by(f.c.feedback_id)
-    )
     of_turn: dict[str, list[Signal]] = defaultdict(list)
     of_session: dict[tuple[str, str], list[Signal]] = defaultdict(list)
-    for tenant_id, session_id, decision_id, source, name, score in connection.execute(query):
-        signal = Signal(source, name, score)
-        if decision_id:
-            of_turn[decision_id].append(signal)
+    for score in scores:
+        if score.decision_id:
+            of_turn[score.decision_id].append(score.signal)
         else:
-            of_session[(tenant_id, session_id)].append(signal)
+            of_session[(score.tenant_id, score.session_id)].append(score.signal)
     return of_turn, of_session
 
 

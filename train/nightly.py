@@ -33,6 +33,7 @@ from train.episodes import Episodes, LogReport, read_episodes, split_by_session
 from train.evaluate import as_json, evaluate
 from train.fit import Fitted, fit, grade
 from train.gate import Evidence, Verdict, judge
+from train.log import DatabaseLog, ParquetLog
 from train.ope import Interval
 from train.publish import promote, reject, serving_champion, with_report, write_folder
 from train.runs import RunFolder, finite
@@ -55,6 +56,8 @@ class Nightly:
     run_date: str
     now_ms: Callable[[], int]
     force: bool = False
+    log: Path | None = None
+    """The folder of an export to read instead of the database's own log."""
     progress: Progress | None = None
     clock_s: Callable[[], float] = field(default=time.monotonic)
 
@@ -121,8 +124,10 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
 
 
 def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
+    if job.log is not None:
+        return read_episodes(ParquetLog(job.log), config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
     with transaction(job.database_url, read_only=True) as connection:
-        return read_episodes(connection, config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+        return read_episodes(DatabaseLog(connection), config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
 
 
 def fit_candidates(

@@ -31,16 +31,17 @@ def fit(
     folder: Path,
     now_ms: Callable[[], int],
     progress: Progress | None = None,
+    log: Path | None = None,
 ) -> dict[str, Any]:
     """Read, split, fit and tune into `folder`; the same as those steps of a nightly run."""
-    job = Nightly(database_url, policies, folder.parent, "", now_ms, progress=progress)
-    episodes, log = read_log(job, config)
+    job = Nightly(database_url, policies, folder.parent, "", now_ms, progress=progress, log=log)
+    episodes, read = read_log(job, config)
     training, _ = split_by_session(episodes, config.log.holdout_fraction, config.seed)
     if training.turns < MIN_TURNS_TO_FIT:
         reason = f"not enough data: {episodes.sessions:,} of about {needed_sessions(config):,} sessions in the log"
-        return {"outcome": "not enough data", "reasons": [reason], "log": finite(log)}
+        return {"outcome": "not enough data", "reasons": [reason], "log": finite(read)}
     run = RunFolder(folder, identity(episodes, config))
-    return {"log": finite(log), "fit": fit_candidates(job, config, run, folder.name, training)}
+    return {"log": finite(read), "fit": fit_candidates(job, config, run, folder.name, training)}
 
 
 def evaluate(
@@ -50,13 +51,14 @@ def evaluate(
     folder: Path,
     now_ms: Callable[[], int],
     progress: Progress | None = None,
+    log: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate what `fit` left in `folder` against what serves now; nothing is published.
 
     The log may have grown since; the split is by session, so what was untouched still is.
     """
-    job = Nightly(database_url, policies, folder.parent, "", now_ms, progress=progress)
-    episodes, log = read_log(job, config)
+    job = Nightly(database_url, policies, folder.parent, "", now_ms, progress=progress, log=log)
+    episodes, read = read_log(job, config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
     names = sorted(path.name for path in (folder / "candidates").iterdir())
     found = evaluate_candidates(job, config, RunFolder(folder, identity(episodes, config)), training, untouched, names)
@@ -65,6 +67,6 @@ def evaluate(
         "outcome": verdict.outcome,
         "candidate": verdict.candidate,
         "reasons": list(verdict.reasons),
-        "log": finite(log),
+        "log": finite(read),
         "evaluation": found,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Annotated, Any
 
@@ -131,6 +133,15 @@ def report(
     for title, rows in tables.items():
         print(f"\n{title}" + (" (estimated from the log)" if title == "baselines" else ""))
         show(rows, money_columns(rows), as_json=False, empty="nothing yet")
+
+
+def export(context: typer.Context) -> None:
+    """Write the decision log as partitioned Parquet, for training elsewhere; `seqroute export --help` has the options.
+
+    Serving never loads what writes Parquet: the trainer does it, in a process of its own.
+    """
+    finished = subprocess.run([sys.executable, "-m", "train", "export", *context.args], check=False)
+    raise typer.Exit(finished.returncode)
 
 
 def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:

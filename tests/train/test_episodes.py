@@ -18,6 +18,7 @@ from tests.train.synthetic import NOW_MS, write_log
 from train.config import RewardConfig, TrainConfig
 from train.episodes import Episodes, LogReport, read_episodes, split_by_session
 from train.fit import tenant_weights
+from train.log import DatabaseLog
 
 EXPLORING = Resolving(exploration=Exploration(floor=0.2, tolerance=0.5))
 
@@ -32,7 +33,7 @@ def a_log(folder: Path, sessions: int = 12, policy: Policy = EXPLORING, **option
 
 def read(url: str, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
     with transaction(url, read_only=True) as connection:
-        return read_episodes(connection, config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+        return read_episodes(DatabaseLog(connection), config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
 
 
 def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path: Path) -> None:
