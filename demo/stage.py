@@ -100,7 +100,12 @@ def gateway_config(provider_base: str, exploration_floor: float) -> str:
             "model_list": [_entry(model, provider_base) for model in MODELS],
             "general_settings": {"database_url": "sqlite:///seqroute.db"},
             "session_settings": {"default_budget_usd": 0.01, "max_budget_usd": 1.0},
-            "policy_settings": {"directory": "policies", "mode": "on", "exploration_floor": exploration_floor},
+            "policy_settings": {
+                "directory": "policies",
+                "mode": "on",
+                "publish": "champion",
+                "exploration_floor": exploration_floor,
+            },
         },
         sort_keys=False,
     )

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway import audit, keys, policies, tenants
+from gateway import audit, keys, policies, tenants, trials
 from gateway.auth import Authenticator, Caller
 from gateway.chat import parse_object
 from gateway.clock import Clock, NewId, now_ms
@@ -20,7 +20,7 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.http import json_response, money_fields, query_integer, read_body
 from gateway.keys import Key
 from gateway.money import MoneyError, nanousd_from_usd
-from gateway.policies import PolicyBoard, Stage
+from gateway.policies import PolicyBoard
 from gateway.settings import Settings
 from gateway.tables import ledger_entries
 from gateway.tenants import Tenant
@@ -31,7 +31,6 @@ _TENANT_FIELDS: Mapping[str, str] = {
     "name": "name", "budget_usd": "budget_nanousd", "budget_duration": "window",
     "max_session_usd": "max_session_nanousd", "models": "models", "outage": "outage", "store_text": "store_text",
 }  # fmt: skip
-_STAGES: Mapping[str, Stage] = {"promote": "champion", "pin": "champion", "shadow": "shadow", "canary": "canary"}
 _KEY_FIELDS = frozenset({"tenant_id", "role", "models", "expires", "budget_usd", "budget_duration"})
 
 
@@ -64,7 +63,8 @@ class Admin:
             ("GET", "/admin/audit", self.audit),
             ("GET", "/admin/policies", self.list_policies),
             ("POST", "/admin/policies/rollback", self.roll_back),
-            ("POST", "/admin/policies/{policy_id}/{action}", self.stage_policy),
+            ("GET", "/admin/policies/{policy_id}", self.show_policy),
+            ("POST", "/admin/policies/{policy_id}/{action}", self.act_on_policy),
         ]
         return [
             Route(prefix + path, self._guarded(handler), methods=[verb])
@@ -210,18 +210,25 @@ class Admin:
             "problems": list(self._policies.problems),
         }
 
-    async def stage_policy(self, request: Request, caller: Caller) -> object:
-        """`POST /admin/policies/{id}/promote|shadow|canary|pin`."""
+    async def show_policy(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/policies/{id}`: with the gate's report, how its trial stands, and what happened to it."""
+        policy_id = request.path_params["policy_id"]
+        return await self._database.read(
+            lambda c: trials.describe_policy(c, policy_id, self._settings.policy, now_ms(self._clock))
+        )
+
+    async def act_on_policy(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/policies/{id}/promote|shadow|canary|pin|unpin|rollback`."""
         policy_id, action = request.path_params["policy_id"], request.path_params["action"]
-        stage = _STAGES.get(action)
-        if stage is None:
+        if action not in policies.ACTIONS:
             raise NotFound("no such route")
         staged = await self._database.write(
-            lambda c: policies.stage_policy(
-                c, policy_id, stage, actor=caller.key_id, now_ms=now_ms(self._clock), action=action
-            )
+            lambda c: policies.act_on(c, policy_id, action, actor=caller.key_id, now_ms=now_ms(self._clock))
         )
         await self._policies.refresh()
+        if action == "rollback":
+            return {"champion": None if staged is None else policies.describe(staged)}
+        assert staged is not None
         return policies.describe(staged)
 
     async def roll_back(self, request: Request, caller: Caller) -> object:

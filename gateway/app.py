@@ -57,6 +57,7 @@ from gateway.settings import Settings
 from gateway.settling import Settling
 from gateway.sweeper import sweep_forever
 from gateway.tokens import TokenCounter
+from gateway.trials import watch_forever
 from gateway.turn import Turns
 from gateway.upstream import Upstream
 from gateway.views import Views
@@ -258,6 +259,16 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         asyncio.create_task(_poll_policies(parts)),
         asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(_end_streams_in_time(parts)),
+        asyncio.create_task(
+            watch_forever(
+                parts.database,
+                lambda: parts.configuration.current.settings.policy,
+                clock=parts.clock,
+                uniform=parts.uniform,
+                on_end=lambda action: parts.metrics.trials.labels(action).inc(),
+                ready=lambda: parts.lifecycle.ledger_up,
+            )
+        ),
         asyncio.create_task(
             sweep_forever(
                 parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s

@@ -22,10 +22,10 @@ from policy.mdp import Decision, Observation
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a policy that does not serve would have done."""
+    """What a policy that does not serve would have done; None: it should have served, and could not."""
 
     policy_id: str
-    model: str
+    model: str | None
 
 
 def pending_row(

@@ -50,6 +50,10 @@ class Metrics:
         self.exploring = Gauge(
             "seqroute_exploring", "1 while the day's exploration budget has anything left.", registry=self.registry
         )
+        self.trials = Counter(
+            "seqroute_policy_trials_total", "Trials of a policy that this replica ended, by what was done.",
+            ("action",), registry=self.registry,
+        )  # fmt: skip
         self.alarms = Counter(
             "seqroute_money_alarms_total", "Bills beyond what was held, or beyond belief.", ("kind",),
             registry=self.registry,

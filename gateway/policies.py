@@ -1,7 +1,8 @@
 """The policies table: which policy is champion, canary, shadow; and the slot that serves what it says.
 
-Stages change here, by the CLI, the admin API or the nightly job; every replica polls the table and follows within
-about a second. At most one champion, canary and shadow exist at a time; without a champion the rule serves.
+Stages change here, by the CLI, the admin API, the nightly job or a trial's end; every replica polls the table and
+follows within about a second. At most one champion, canary and shadow exist at a time; without a champion the rule
+serves. A champion that is pinned is replaced by people only.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
 from gateway.settings import PolicySettings
 from gateway.tables import policies, policy_events
+from policy.baselines import builtin_rules
 from policy.exploration import Exploration
 from policy.reload import Lineup, PolicySlot, Reference, Served, Wanted
 
 _log = logging.getLogger("seqroute.policies")
 Stage = Literal["champion", "canary", "shadow"]
+ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
 
 
@@ -39,6 +42,7 @@ class PolicyRecord:
     report: Mapping[str, Any]
     created_at_ms: int
     staged_at_ms: int
+    pinned: bool = False
 
 
 class PolicyBoard:
@@ -98,48 +102,148 @@ def get_policy(connection: Connection, policy_id: str) -> PolicyRecord:
     return _record(row)
 
 
+def holder_of(connection: Connection, stage: str) -> PolicyRecord | None:
+    """The policy that stands on a stage; of several the one that came last."""
+    query = select(policies).where(policies.c.stage == stage).order_by(policies.c.staged_at_ms.desc()).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else _record(row)
+
+
+def champion_of(connection: Connection) -> PolicyRecord | None:
+    """None: the rule serves."""
+    return holder_of(connection, "champion")
+
+
 def stage_policy(
-    connection: Connection, policy_id: str, stage: Stage, *, actor: str, now_ms: int, action: str | None = None
+    connection: Connection,
+    policy_id: str,
+    stage: Stage,
+    *,
+    actor: str,
+    now_ms: int,
+    action: str | None = None,
+    note: str | None = None,
 ) -> PolicyRecord:
-    """Put a policy on a stage; whoever stood there steps back. Raises NotFound, InvalidRequest."""
+    """Put a policy on a stage; whoever stood there steps back, and a pin ends. Raises NotFound, InvalidRequest.
+
+    A built-in rule needs no checkpoint: its row is made when it is first staged.
+    """
+    _know_rule(connection, policy_id, now_ms)
     record = get_policy(connection, policy_id)
     if record.stage == stage:
         return record
+    if record.stage == "rejected" and record.path is None and policy_id not in builtin_rules():
+        raise InvalidRequest(f"policy {policy_id}: the gate refused it, and its checkpoint was not kept")
     step_back = "retired" if stage == "champion" else "candidate"
     holders = update(policies).where(policies.c.stage == stage)
-    connection.execute(holders.values(stage=step_back, staged_at_ms=now_ms))
+    connection.execute(holders.values(stage=step_back, staged_at_ms=now_ms, pinned=0))
     connection.execute(
-        update(policies).where(policies.c.policy_id == policy_id).values(stage=stage, staged_at_ms=now_ms)
+        update(policies).where(policies.c.policy_id == policy_id).values(stage=stage, staged_at_ms=now_ms, pinned=0)
     )
-    note_event(connection, policy_id, action or stage, actor, now_ms)
+    note_event(connection, policy_id, action or stage, actor, now_ms, note)
     return get_policy(connection, policy_id)
 
 
-def roll_back(connection: Connection, *, actor: str, now_ms: int) -> PolicyRecord | None:
-    """Undo the newest promotion: the champion retires and the one before it serves again; None: the rule serves.
+def pin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
+    """Make a policy the champion, and keep nightly runs and trials from replacing it. Raises NotFound."""
+    stage_policy(connection, policy_id, "champion", actor=actor, now_ms=now_ms, action="promote")
+    return _set_pin(connection, policy_id, True, actor, now_ms)
+
+
+def unpin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
+    """End a pin; the policy serves on until a better one comes. Raises NotFound."""
+    return _set_pin(connection, policy_id, False, actor, now_ms)
+
+
+def _set_pin(connection: Connection, policy_id: str, pinned: bool, actor: str, now_ms: int) -> PolicyRecord:
+    changed = connection.execute(
+        update(policies)
+        .where(policies.c.policy_id == policy_id, policies.c.pinned == int(not pinned))
+        .values(pinned=int(pinned))
+    )
+    if changed.rowcount:
+        note_event(connection, policy_id, "pin" if pinned else "unpin", actor, now_ms)
+    return get_policy(connection, policy_id)
+
+
+def act_on(connection: Connection, policy_id: str, action: str, *, actor: str, now_ms: int) -> PolicyRecord | None:
+    """What people ask for, by its name in ACTIONS; a rollback answers with the champion after it.
+
+    Raises NotFound, also for an unknown action, and InvalidRequest.
+    """
+    if action == "pin":
+        return pin_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+    if action == "unpin":
+        return unpin_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+    if action == "rollback":
+        if get_policy(connection, policy_id).stage == "champion":
+            return roll_back(connection, actor=actor, now_ms=now_ms)
+        reject_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+        return champion_of(connection)
+    stages: Mapping[str, Stage] = {"promote": "champion", "canary": "canary", "shadow": "shadow"}
+    if action not in stages:
+        raise NotFound(f"policy: expected one of {', '.join(ACTIONS)}")
+    return stage_policy(connection, policy_id, stages[action], actor=actor, now_ms=now_ms, action=action)
+
+
+def roll_back(connection: Connection, *, actor: str, now_ms: int, note: str | None = None) -> PolicyRecord | None:
+    """Undo the newest promotion: the champion is rejected and the one before it serves again; None: the rule serves.
 
     Raises InvalidRequest when there is no champion.
     """
-    rows = list_policies(connection)
-    champion = next((r for r in rows if r.stage == "champion"), None)
+    champion = champion_of(connection)
     if champion is None:
         raise InvalidRequest("policies: no champion to roll back; the rule serves already")
-    connection.execute(
-        update(policies).where(policies.c.policy_id == champion.policy_id).values(stage="rejected", staged_at_ms=now_ms)
-    )
-    note_event(connection, champion.policy_id, "rollback", actor, now_ms)
-    before = next((r for r in rows if r.stage == "retired"), None)
+    reject_policy(connection, champion.policy_id, actor=actor, now_ms=now_ms, note=note)
+    before = holder_of(connection, "retired")
     if before is None:
         return None
     return stage_policy(connection, before.policy_id, "champion", actor=actor, now_ms=now_ms, action="reinstate")
+
+
+def reject_policy(
+    connection: Connection, policy_id: str, *, actor: str, now_ms: int, note: str | None = None
+) -> PolicyRecord:
+    """Take a policy off its stage for good (a promotion by hand brings it back). Raises NotFound."""
+    get_policy(connection, policy_id)
+    connection.execute(
+        update(policies)
+        .where(policies.c.policy_id == policy_id)
+        .values(stage="rejected", staged_at_ms=now_ms, pinned=0)
+    )
+    note_event(connection, policy_id, "rollback", actor, now_ms, note)
+    return get_policy(connection, policy_id)
 
 
 def note_event(
     connection: Connection, policy_id: str, action: str, actor: str, now_ms: int, note: str | None = None
 ) -> None:
     connection.execute(
-        insert(policy_events).values(policy_id=policy_id, action=action, actor=actor, note=note, created_at_ms=now_ms)
+        insert(policy_events).values(
+            policy_id=policy_id, action=action, actor=actor, note=note[:2000] if note else None, created_at_ms=now_ms
+        )
     )
+
+
+def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list[dict[str, Any]]:
+    """What happened to a policy, newest first."""
+    e = policy_events.c
+    query = select(e.action, e.actor, e.note, e.created_at_ms).where(e.policy_id == policy_id)
+    return [
+        {"action": row.action, "actor": row.actor, "note": row.note, "created_at_ms": row.created_at_ms}
+        for row in connection.execute(query.order_by(e.event_id.desc()).limit(limit))
+    ]
+
+
+def _know_rule(connection: Connection, policy_id: str, now_ms: int) -> None:
+    if policy_id not in builtin_rules():
+        return
+    if connection.execute(select(policies.c.policy_id).where(policies.c.policy_id == policy_id)).first() is None:
+        connection.execute(
+            insert(policies).values(
+                policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=now_ms, staged_at_ms=now_ms
+            )
+        )
 
 
 def describe(record: PolicyRecord) -> dict[str, Any]:
@@ -148,6 +252,7 @@ def describe(record: PolicyRecord) -> dict[str, Any]:
         "policy_id": record.policy_id,
         "kind": record.kind,
         "stage": record.stage,
+        "pinned": record.pinned,
         "path": record.path,
         "manifest_sha256": record.manifest_sha256,
         "report": dict(record.report),
@@ -166,4 +271,5 @@ def _record(row: Row[Any]) -> PolicyRecord:
         report=orjson.loads(row.report),
         created_at_ms=row.created_at_ms,
         staged_at_ms=row.staged_at_ms,
+        pinned=bool(row.pinned),
     )

@@ -70,7 +70,9 @@ class Router:
         decision = self._decided(serving, observation, uniform)
         if decision.reason == POLICY_FAULT:
             self._on_fault()
-        elif reason is not None and decision.reason == "policy":
+            # A canary's faults are its own, though the rule answered: the log says whose turn it was.
+            return Routed(decision, Shadow(policy_id=serving.policy.policy_id, model=None))
+        if reason is not None and decision.reason == "policy":
             decision = replace(decision, reason=reason)
         return Routed(decision, self._shadowed(lineup, serving, observation, uniform))
 

@@ -75,6 +75,9 @@ class PolicySettings:
     directory: Path = Path("policies")
     mode: str = "on"
     canary_fraction: float = 0.1
+    publish: str = "canary"
+    auto_promote: bool = True
+    canary_hours: float = 24.0
     exploration_floor: float = 0.02
     exploration_nanousd_per_day: int = 10 * NANOUSD_PER_USD
     default_lambda: float = 1.0
@@ -330,6 +333,9 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
         directory=folder / (section.text("directory") or default.directory),
         mode=section.choice("mode", default.mode, ("off", "shadow", "canary", "on")),
         canary_fraction=section.number("canary_fraction", default.canary_fraction, maximum=1.0),
+        publish=section.choice("publish", default.publish, ("shadow", "canary", "champion")),
+        auto_promote=section.flag("auto_promote", default.auto_promote) is not False,
+        canary_hours=section.number("canary_hours", default.canary_hours, maximum=8760.0),
         exploration_floor=section.number("exploration_floor", default.exploration_floor, maximum=0.5),
         exploration_nanousd_per_day=section.usd("exploration_usd_per_day", default.exploration_nanousd_per_day),
         default_lambda=section.number("default_lambda", default.default_lambda, maximum=1e6),

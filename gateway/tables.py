@@ -289,6 +289,7 @@ policies = Table(
     Column("path", Text),
     Column("manifest_sha256", String(64)),
     Column("report", Text, nullable=False, server_default="{}"),  # JSON: the gate's verdict and its numbers
+    Column("pinned", Integer, nullable=False, server_default="0"),  # 1: only people replace this champion
     Column("created_at_ms", BigInteger, nullable=False),
     Column("staged_at_ms", BigInteger, nullable=False),
     CheckConstraint(

@@ -35,7 +35,7 @@ from train.fit import Fitted, fit, grade
 from train.gate import Evidence, Verdict, judge
 from train.log import DatabaseLog, ParquetLog
 from train.ope import Interval
-from train.publish import promote, reject, serving_champion, with_report, write_folder
+from train.publish import Published, publish, reject, serving_champion, with_report, write_folder
 from train.runs import RunFolder, finite
 
 F64 = NDArray[np.float64]
@@ -118,7 +118,9 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
             "seconds": round(job.clock_s() - began_s, 1),
         }
     )
-    publish(job, folder, held, verdict, report, fitting)
+    published = close(job, folder, held, verdict, report, fitting)
+    if published is not None:
+        report["published"] = finite(asdict(published))
     folder.write("report", report)
     return report
 
@@ -214,15 +216,15 @@ def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict
         return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE, "note": f"{policy_id} does not serve: {error}"}
 
 
-def publish(
+def close(
     job: Nightly,
     folder: RunFolder,
     held: Claim,
     verdict: Verdict,
     report: Mapping[str, Any],
     fitting: Mapping[str, Any],
-) -> None:
-    """Close the run; when the verdict says so, with a new champion in the same transaction."""
+) -> Published | None:
+    """Close the run; when the verdict says so, with a published policy in the same transaction."""
     job.step("publish")
     short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
         "gain": report["evaluation"].get("gain", {})
@@ -232,14 +234,17 @@ def publish(
     sha256 = ""
     if chosen is not None:
         sha256 = write_folder(job.policies.directory, with_report(chosen.recipe, short), chosen.params)
+    published = None
     with transaction(job.database_url) as connection:
         finish(connection, held, "done", job.now_ms())
         for item in loaded:
             if item is chosen:
                 path = job.policies.directory / item.recipe.policy_id
-                promote(connection, item.recipe, path, sha256, short, now_ms=job.now_ms())
+                stage = job.policies.publish
+                published = publish(connection, item.recipe, path, sha256, short, stage=stage, now_ms=job.now_ms())
             else:
                 reject(connection, item.recipe, short, now_ms=job.now_ms())
+    return published
 
 
 def too_little(episodes: Episodes, config: TrainConfig) -> Verdict:

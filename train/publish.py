@@ -1,4 +1,4 @@
-"""Make a policy the champion: the folder first, whole and synced; then, in one transaction, the row that makes it seen.
+"""Publish a policy: the folder first, whole and synced; then, in one transaction, the row that makes it seen.
 
 A process that dies in between leaves a folder that no row names: no gateway ever loads it.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from gateway import tables
+from gateway.policies import Stage, champion_of, holder_of, note_event, stage_policy
 from policy.checkpoint import CheckpointError, Recipe, load, save
 
 ACTOR = "nightly"
+TRIAL_MS = 7 * 86_400_000
+"""A canary or shadow keeps its place for a week: a new one every night would never let any trial end."""
 
 
 def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]]) -> str:
@@ -34,24 +37,52 @@ def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[s
     return save(target, recipe, params)
 
 
-def promote(
-    connection: sa.Connection, recipe: Recipe, path: Path, sha256: str, report: Mapping[str, Any], *, now_ms: int
-) -> None:
-    """Inside the caller's transaction: the old champion retires, this policy is champion, both are noted."""
-    p = tables.policies
-    retired = connection.execute(sa.select(p.c.policy_id).where(p.c.stage == "champion")).scalars().all()
-    connection.execute(sa.update(p).where(p.c.stage == "champion").values(stage="retired", staged_at_ms=now_ms))
-    _insert(connection, recipe, "champion", str(path), sha256, report, now_ms)
-    for policy_id in retired:
-        _note(connection, policy_id, "retire", f"replaced by {recipe.policy_id}", now_ms)
-    _note(connection, recipe.policy_id, "champion", "; ".join(report.get("reasons", [])), now_ms)
+@dataclass(frozen=True)
+class Published:
+    """Where a policy that passed the gate went, and why not further: the pin, or a canary whose trial is not over."""
+
+    stage: str
+    note: str = ""
+
+
+def publish(
+    connection: sa.Connection,
+    recipe: Recipe,
+    path: Path,
+    sha256: str,
+    report: Mapping[str, Any],
+    *,
+    stage: str,
+    now_ms: int,
+) -> Published:
+    """Inside the caller's transaction: the row, on the stage asked for (`shadow`, `canary` or `champion`) where nothing
+    forbids it, else as a waiting candidate that the next night judges again."""
+    _insert(connection, recipe, "candidate", str(path), sha256, report, now_ms)
+    hindrance = hindrance_of(connection, stage, now_ms)
+    if hindrance:
+        _note(connection, recipe.policy_id, "candidate", hindrance, now_ms)
+        return Published("candidate", hindrance)
+    asked: Stage = "champion" if stage == "champion" else "canary" if stage == "canary" else "shadow"
+    reasons = "; ".join(report.get("reasons", []))
+    stage_policy(connection, recipe.policy_id, asked, actor=ACTOR, now_ms=now_ms, note=reasons)
+    return Published(asked)
+
+
+def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:
+    """Why no policy may be put on this stage by a job; "" when one may."""
+    champion = champion_of(connection)
+    if champion is not None and champion.pinned:
+        return f"{champion.policy_id} is pinned"
+    holder = holder_of(connection, stage) if stage != "champion" else None
+    if holder is not None and now_ms - holder.staged_at_ms < TRIAL_MS:
+        return f"the trial of {holder.policy_id} is not over"
+    return ""
 
 
 def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None:
     """(policy id, manifest's SHA-256) of the champion; None while the rule serves."""
-    p = tables.policies
-    row = connection.execute(sa.select(p.c.policy_id, p.c.manifest_sha256).where(p.c.stage == "champion")).first()
-    return None if row is None else (row[0], row[1])
+    champion = champion_of(connection)
+    return None if champion is None else (champion.policy_id, champion.manifest_sha256)
 
 
 def reject(connection: sa.Connection, recipe: Recipe, report: Mapping[str, Any], *, now_ms: int) -> None:
@@ -75,7 +106,7 @@ def _insert(
     now_ms: int,
 ) -> None:
     p = tables.policies
-    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage == "rejected"))
+    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage.in_(("rejected", "candidate"))))
     connection.execute(
         sa.insert(p).values(
             policy_id=recipe.policy_id,
@@ -91,8 +122,4 @@ def _insert(
 
 
 def _note(connection: sa.Connection, policy_id: str, action: str, note: str, now_ms: int) -> None:
-    connection.execute(
-        sa.insert(tables.policy_events).values(
-            policy_id=policy_id, action=action, actor=ACTOR, note=note[:2000] or None, created_at_ms=now_ms
-        )
-    )
+    note_event(connection, policy_id, action, ACTOR, now_ms, note or None)

@@ -16,6 +16,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{head}: {report.get('outcome', 'fitted')}" + (f" {report['candidate']}" if report.get("candidate") else "")
     for reason in report.get("reasons", []):
         yield f"  {reason}"
+    published = report.get("published")
+    if published:
+        yield f"  published as {published['stage']}" + (f": {published['note']}" if published["note"] else "")
     log = report.get("log")
     if log:
         yield f"log: {log['sessions']:,} sessions, {log['turns']:,} turns; labels {_counts(log['labels'])}"

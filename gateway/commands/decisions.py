@@ -24,7 +24,9 @@ from gateway.commands.console import (
 )
 
 decisions_app = typer.Typer(help="The log of decisions: list, show.", rich_markup_mode=None, no_args_is_help=True)
-policies_app = typer.Typer(help="Who decides: list, show, promote, canary, shadow, rollback.", rich_markup_mode=None)
+policies_app = typer.Typer(
+    help="Who decides: list, show, promote, canary, shadow, pin, unpin, rollback.", rich_markup_mode=None
+)
 
 DecisionArgument = Annotated[
     str, typer.Argument(metavar="DECISION_ID", help="As in the header x-seqroute-decision-id.")
@@ -43,7 +45,7 @@ _DECISION_COLUMNS = (
     "created",
 )
 _CANDIDATE_COLUMNS = ("model", "feasible", "why_not", "probability", "quality", "cost_usd", "q_quality", "q_cost")
-_POLICY_COLUMNS = ("policy_id", "kind", "stage", "staged", "created")
+_POLICY_COLUMNS = ("policy_id", "kind", "stage", "pinned", "staged", "created")
 
 
 @decisions_app.command("list")
@@ -151,7 +153,7 @@ def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
     sweep_s = read_settings(config, environment()).settings.timings.sweep_s
     with opened(config, read_only=True) as connection:
-        found = ledger_audit.audit(connection, now_ms=int(time.time() * 1000), grace_ms=int(2000 * sweep_s))
+        found = ledger_audit.audit(connection, now_ms=_now_ms(), grace_ms=int(2000 * sweep_s))
         violations = [str(violation) for violation in found]
     if as_json:
         show_one({"ok": not violations, "violations": violations}, as_json=True)
@@ -175,55 +177,84 @@ def list_policies(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = F
 
 @policies_app.command("show")
 def show_policy(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """One policy with the gate's report."""
-    from gateway import policies
+    """One policy: the gate's report, how its trial stands by now, and what happened to it."""
+    from gateway import trials
+    from gateway.settings import read_settings
 
+    settings = read_settings(config, environment()).settings.policy
     with opened(config, read_only=True) as connection:
-        row = _policy_row(policies.get_policy(connection, policy))
-    show_one(row, as_json=as_json)
+        row = trials.describe_policy(connection, policy, settings, _now_ms())
+    show_one(row | {"created": moment(row["created_at_ms"]), "staged": moment(row["staged_at_ms"])}, as_json=as_json)
 
 
-def _stage(policy: str, stage: Any, action: str, config: Any, as_json: bool) -> None:
+def _act(policy: str, action: str, config: Any, as_json: bool) -> None:
     from gateway import policies
 
     with opened(config) as connection:
-        record = policies.stage_policy(
-            connection, policy, stage, actor=ACTOR, now_ms=int(time.time() * 1000), action=action
-        )
-    show_one(_policy_row(record), as_json=as_json)
+        record = policies.act_on(connection, policy, action, actor=ACTOR, now_ms=_now_ms())
+    _show_serving(record, as_json)
+
+
+def _show_serving(record: Any, as_json: bool) -> None:
+    if record is not None:
+        show_one(_policy_row(record), as_json=as_json)
+        return
+    say("no earlier champion: the rule decides")
+    if as_json:
+        show_one({"policy_id": None}, as_json=True)
 
 
 @policies_app.command("promote")
 def promote(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Let this policy decide; the champion retires. Gateways follow within seconds."""
-    _stage(policy, "champion", "promote", config, as_json)
+    _act(policy, "promote", config, as_json)
 
 
 @policies_app.command("canary")
 def canary(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Let it decide a share of the sessions (policy_settings.canary_fraction)."""
-    _stage(policy, "canary", "canary", config, as_json)
+    _act(policy, "canary", config, as_json)
 
 
 @policies_app.command("shadow")
 def shadow(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Log what it would have done, and let it do nothing."""
-    _stage(policy, "shadow", "shadow", config, as_json)
+    _act(policy, "shadow", config, as_json)
+
+
+@policies_app.command("pin")
+def pin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Promote it, and let neither nightly runs nor trials replace it until `unpin`."""
+    _act(policy, "pin", config, as_json)
+
+
+@policies_app.command("unpin")
+def unpin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """End a pin: the policy serves on until a better one comes."""
+    _act(policy, "unpin", config, as_json)
 
 
 @policies_app.command("rollback")
-def rollback(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+def rollback(
+    policy: Annotated[
+        str | None, typer.Argument(metavar="[POLICY_ID]", help="Take this one off its stage (default: the champion).")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
     """Take the champion off and reinstate the one before it; the rule, when there was none."""
     from gateway import policies
 
-    with opened(config) as connection:
-        record = policies.roll_back(connection, actor=ACTOR, now_ms=int(time.time() * 1000))
-    if record is None:
-        say("no earlier champion: the rule decides")
-        if as_json:
-            show_one({"policy_id": None}, as_json=True)
+    if policy is not None:
+        _act(policy, "rollback", config, as_json)
         return
-    show_one(_policy_row(record), as_json=as_json)
+    with opened(config) as connection:
+        record = policies.roll_back(connection, actor=ACTOR, now_ms=_now_ms())
+    _show_serving(record, as_json)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _policy_row(record: Any) -> dict[str, Any]:

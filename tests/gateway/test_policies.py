@@ -14,8 +14,10 @@ from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
 from gateway.policies import (
     PolicyBoard,
+    act_on,
     describe,
     get_policy,
+    list_events,
     list_policies,
     roll_back,
     stage_policy,
@@ -108,8 +110,8 @@ async def test_a_policy_is_shown_with_its_report(sqlite_url: str) -> None:
     async with table(sqlite_url, a="champion") as database:
         record = await database.read(lambda c: get_policy(c, "a"))
         assert describe(record) == {
-            "policy_id": "a", "kind": "learned", "stage": "champion", "path": None, "manifest_sha256": "ab",
-            "report": {}, "created_at_ms": 0, "staged_at_ms": 0,
+            "policy_id": "a", "kind": "learned", "stage": "champion", "pinned": False, "path": None,
+            "manifest_sha256": "ab", "report": {}, "created_at_ms": 0, "staged_at_ms": 0,
         }  # fmt: skip
 
 
@@ -126,10 +128,50 @@ async def test_a_champion_without_a_checkpoint_leaves_the_rule_serving_and_is_na
         assert len([r for r in caplog.records if "policy not served" in r.message]) == 1
 
 
-async def test_a_built_in_rule_may_be_champion(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_built_in_rule_may_be_champion_without_having_been_published(sqlite_url: str, tmp_path: Path) -> None:
     async with table(sqlite_url) as database:
-        row = {"policy_id": "rule:cheapest", "kind": "rule", "stage": "champion", "created_at_ms": 1, "staged_at_ms": 1}
-        await write(database, lambda c: c.execute(insert(policies).values(**row)).rowcount)
+        await write(database, lambda c: stage_policy(c, "rule:cheapest", "champion", actor="x", now_ms=1))
         board = PolicyBoard(PolicySettings(directory=tmp_path), database)
         await board.refresh()
         assert board.lineup().champion.policy.policy_id == "rule:cheapest"
+
+
+async def test_a_pin_holds_until_it_is_ended_or_somebody_promotes_another(database_url: str) -> None:
+    async with table(database_url, a="champion", b="candidate") as database:
+
+        async def act(name: str, action: str, at_ms: int) -> bool:
+            done = await write(database, lambda c: act_on(c, name, action, actor="cli", now_ms=at_ms))
+            return done is not None and done.pinned
+
+        assert await act("b", "pin", 10)
+        assert await act("b", "pin", 11)
+        assert not await act("b", "unpin", 12)
+        assert await act("b", "pin", 13)
+        assert not await act("a", "promote", 14)
+        assert not (await database.read(lambda c: get_policy(c, "b"))).pinned
+        assert await stages(database) == {"a": "champion", "b": "retired"}
+        events = await database.read(lambda c: list_events(c, "b"))
+        assert [event["action"] for event in events] == ["pin", "unpin", "pin", "promote"]
+
+
+async def test_a_canary_is_taken_off_without_touching_the_champion(sqlite_url: str) -> None:
+    async with table(sqlite_url, a="champion", b="canary") as database:
+        champion = await write(database, lambda c: act_on(c, "b", "rollback", actor="cli", now_ms=10))
+        assert champion is not None
+        assert champion.policy_id == "a"
+        assert await stages(database) == {"a": "champion", "b": "rejected"}
+
+
+async def test_the_champion_before_is_found_behind_any_number_of_refused_candidates(sqlite_url: str) -> None:
+    many = {f"night_{number}": "rejected" for number in range(250)}
+    async with table(sqlite_url, a="retired", **many) as database:
+        await write(database, lambda c: stage_policy(c, "rule:cheapest", "champion", actor="x", now_ms=1_000))
+        back = await write(database, lambda c: roll_back(c, actor="x", now_ms=1_001))
+        assert back is not None
+        assert back.policy_id == "a"
+
+
+async def test_a_policy_whose_checkpoint_was_not_kept_cannot_be_promoted(sqlite_url: str) -> None:
+    async with table(sqlite_url, a="rejected") as database:
+        with pytest.raises(InvalidRequest, match="not kept"):
+            await write(database, lambda c: stage_policy(c, "a", "champion", actor="x", now_ms=1))

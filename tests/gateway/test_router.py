@@ -135,6 +135,27 @@ def test_a_shadow_s_choice_is_logged_beside_the_champion_s() -> None:
     assert (routed.shadow.policy_id, routed.shadow.model) == ("champion", "big")
 
 
+@given(st.floats(0.0, 1.0, exclude_max=True), st.integers(0, 10_000), st.sampled_from(["canary", "on"]))
+def test_a_shadow_never_changes_what_is_done(uniform: float, session: int, mode: str) -> None:
+    champion, trial = served(Random(policy_id="champion")), served(Random(policy_id="trial"))
+    alone = router(Lineup(champion, canary=CANARY), mode=mode).decide(BOTH, uniform, ANY, f"t/{session}")
+    beside = router(Lineup(champion, canary=CANARY, shadow=trial), mode=mode)
+    watched = beside.decide(BOTH, uniform, ANY, f"t/{session}")
+    assert (watched.decision.action, watched.decision.policy_id, watched.decision.reason) == (
+        alone.decision.action, alone.decision.policy_id, alone.decision.reason,
+    )  # fmt: skip
+    assert watched.decision.probabilities.tolist() == alone.decision.probabilities.tolist()
+    assert watched.shadow is not None
+
+
+def test_a_fault_is_logged_with_whose_turn_it_was() -> None:
+    lineup = Lineup(CHAMPION, canary=served(Broken(lambda: 1 / 0, "canary")), shadow=CHAMPION)
+    routed = router(lineup, canary_fraction=1.0).decide(BOTH, 0.5, ANY, "t/s")
+    assert (routed.decision.policy_id, routed.decision.reason) == ("rule:behind", POLICY_FAULT)
+    assert routed.shadow is not None
+    assert (routed.shadow.policy_id, routed.shadow.model) == ("canary", None)
+
+
 def test_a_shadow_that_fails_is_invisible_and_counts_as_no_fault() -> None:
     faults = Faults()
     routed = router(Lineup(CHAMPION, shadow=served(Broken(lambda: 1 / 0))), faults).decide(BOTH, 0.5, ANY, "t/s")

@@ -14,15 +14,16 @@ import sqlalchemy as sa
 
 from gateway import tables
 from gateway.db import transaction
-from gateway.policies import wanted_policies
+from gateway.policies import get_policy, pin_policy, wanted_policies
 from gateway.settings import PolicySettings
 from policy.baselines import Random
-from policy.checkpoint import load
+from policy.checkpoint import Recipe, load
 from tests.train.synthetic import NOW_MS
 from tests.train.test_episodes import a_log
 from train.claim import Claim, ClaimLost, Taken, claim, finish
 from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
 from train.nightly import STALE_AFTER_MS, Nightly, run
+from train.publish import TRIAL_MS, publish
 from train.words import describe
 
 SMALL = TrainConfig(
@@ -38,7 +39,13 @@ TINY = replace(
 
 
 def night(url: str, folder: Path, **changes: object) -> Nightly:
-    job = Nightly(url, PolicySettings(directory=folder / "policies"), folder / "runs", "2025-10-09", lambda: NOW_MS)
+    job = Nightly(
+        url,
+        PolicySettings(directory=folder / "policies", publish="champion"),
+        folder / "runs",
+        "2025-10-09",
+        lambda: NOW_MS,
+    )
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
@@ -158,3 +165,25 @@ def test_of_two_runs_on_a_date_one_is_effective(tmp_path: Path) -> None:
         assert claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=False) == Taken("a", "done")
         afresh = claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=True)
     assert afresh == Claim("2025-10-09", "d", 3, True)
+
+
+@pytest.mark.parametrize(("asked", "stage"), [("canary", "canary"), ("shadow", "shadow"), ("champion", "champion")])
+def test_what_passes_the_gate_goes_where_the_settings_say(tmp_path: Path, asked: str, stage: str) -> None:
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        found = publish(connection, Recipe("new"), tmp_path, "ab", {}, stage=asked, now_ms=1)
+        assert (found.stage, found.note) == (stage, "")
+        assert get_policy(connection, "new").stage == stage
+
+
+def test_a_pin_or_a_trial_under_way_lets_a_new_policy_wait(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        publish(connection, Recipe("first"), tmp_path, "ab", {}, stage="canary", now_ms=0)
+        second = publish(connection, Recipe("second"), tmp_path, "ab", {}, stage="canary", now_ms=1)
+        assert (second.stage, second.note) == ("candidate", "the trial of first is not over")
+        assert publish(connection, Recipe("third"), tmp_path, "ab", {}, stage="canary", now_ms=TRIAL_MS).note == ""
+        pin_policy(connection, "rule:resolving", actor="cli", now_ms=2)
+        fourth = publish(connection, Recipe("fourth"), tmp_path, "ab", {}, stage="champion", now_ms=3)
+        assert (fourth.stage, fourth.note) == ("candidate", "rule:resolving is pinned")
+        assert get_policy(connection, "fourth").stage == "candidate"
