@@ -134,6 +134,9 @@ class Turns:
             return bound
         if chat.stream:
             return await self._stream(bound)
+        if claim is not None:
+            # Who named the call will ask for its answer again: cancelled now, it would be called and paid for twice.
+            return await self._background.run(self._complete(bound))
         try:
             return await run_until_disconnect(request.receive, self._complete(bound))
         except ClientLeft:

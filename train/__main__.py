@@ -178,6 +178,82 @@ def export(
     return 0
 
 
+def rollout(
+    tasks: Annotated[Path, typer.Option(help="JSONL of tasks; see docs/rollout.md.")],
+    max_usd: Annotated[str, typer.Option(help="The most that it may cost; the ledger refuses what goes beyond.")],
+    config: Config = Path("gateway.yaml"),
+    out: Annotated[Path, typer.Option(help="Folder of the journal and of the result.")] = Path("rollout"),
+    depth: Annotated[int, typer.Option(min=1, max=64, help="Turns of a conversation at most.")] = 4,
+    branches: Annotated[str, typer.Option(help='Answers continued at every state: "all", or a number drawn.')] = "1",
+    models: Annotated[str | None, typer.Option(help="Comma-separated; default: every chat model.")] = None,
+    judge: Annotated[str | None, typer.Option(help="The model that grades what only a judge can.")] = None,
+    user: Annotated[str | None, typer.Option(help="The model that plays the user beyond a task's own turns.")] = None,
+    gateway: Annotated[str | None, typer.Option(help="URL of a running gateway; default: one is started.")] = None,
+    name: Annotated[str | None, typer.Option(help="The `source` of the data (default: the folder's name).")] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Calls at a time.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Of an answer, where the task says nothing.")] = 1024,
+    check_seconds: Annotated[int, typer.Option(min=1, help="Processor time of one check.")] = 5,
+    check_megabytes: Annotated[int, typer.Option(min=64, help="Memory of one check.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the branches and the order of the tasks.")] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Play graded multi-turn tasks through every model, as counterfactual trees, under a hard dollar cap."""
+    import asyncio
+    import time
+    import uuid
+
+    from gateway.catalog import load
+    from gateway.master_key import with_stored_master_key
+    from gateway.section import SettingsError
+    from train.rollout.checks import Limits
+    from train.rollout.journal import JournalError
+    from train.rollout.purse import GatewayRefused
+    from train.rollout.report import describe
+    from train.rollout.run import Rollout, RolloutError, cap, plan_for, run
+    from train.rollout.tasks import TaskError, read_tasks
+
+    try:
+        settings, catalog = load(config, os.environ)
+        found = read_tasks(tasks)
+        plan = plan_for(
+            found,
+            catalog,
+            models=tuple(models.split(",")) if models else (),
+            depth=depth,
+            branches=branches,
+            seed=seed,
+            max_tokens=max_tokens,
+            judge=judge,
+            user=user,
+        )
+        key = with_stored_master_key(settings).settings.general.master_key
+        assert key is not None
+        with _Progress() as progress:
+            job = Rollout(
+                folder=out,
+                source=name or out.resolve().name,
+                config=config,
+                url=gateway,
+                master_key=key.reveal(),
+                max_usd=cap(max_usd),
+                parallel=parallel,
+                limits=Limits(cpu_s=check_seconds, memory_bytes=check_megabytes * 2**20),
+                now_s=time.time,
+                new_id=lambda: uuid.uuid4().hex[:16],
+                progress=lambda done, total: progress.show("rollout", done, total),
+            )
+            report = asyncio.run(run(job, plan, found, catalog))
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+    except (TaskError, RolloutError, JournalError, GatewayRefused) as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        _print(report, as_json)
+    else:
+        print("\n".join(describe(report)))
+    return 0
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -188,7 +264,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=True,
     )
-    for command in (nightly, fit, evaluate, replay, export):
+    for command in (nightly, fit, evaluate, replay, rollout, export):
         app.command(command.__name__)(command)
     return app
 

@@ -1,0 +1,149 @@
+"""One rollout: tasks in, a folder of graded counterfactual sessions out, never more than the cap spent.
+
+tasks   = read the file                               what is wrong with it is said before anything is spent
+gateway = the one at `url`, or one of our own         the only way to money
+purse   = a tenant with exactly the cap, and a key    the ledger refuses what goes beyond
+trees   = play                                        journalled call by call, taken up after a kill
+folder  = prompts, outcomes, models, tree
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gateway.catalog import Catalog
+from gateway.money import MoneyError, nanousd_from_usd, usd_string
+from train.rollout.caller import Caller, Sleep
+from train.rollout.checks import Limits
+from train.rollout.folder import write_folder
+from train.rollout.journal import Journal
+from train.rollout.play import Progress, Walk, play
+from train.rollout.purse import open_purse, spent_nanousd
+from train.rollout.report import summary
+from train.rollout.serving import own_gateway
+from train.rollout.tasks import Task, kinds_of
+from train.rollout.tree import Plan
+
+CALL_TIMEOUT_S = 900.0
+
+
+class RolloutError(Exception):
+    """Options that do not fit together: what was found, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Where and with what. `url` None: a gateway of our own, by `config`. `now_s` is Unix time, `new_id`
+    makes a name nobody has."""
+
+    folder: Path
+    source: str
+    config: Path
+    url: str | None
+    master_key: str
+    max_usd: str
+    parallel: int
+    limits: Limits
+    now_s: Callable[[], float]
+    new_id: Callable[[], str]
+    sleep: Sleep = asyncio.sleep
+    progress: Progress | None = None
+
+
+def plan_for(
+    tasks: tuple[Task, ...],
+    catalog: Catalog,
+    *,
+    models: tuple[str, ...],
+    depth: int,
+    branches: str,
+    seed: int,
+    max_tokens: int,
+    judge: str | None,
+    user: str | None,
+) -> Plan:
+    """The options, checked against catalogue and tasks. Raises RolloutError.
+
+    Without `models`: every chat model but judge and user, who would grade and answer themselves.
+    """
+    known = [model.name for model in catalog.candidates]
+    for name in (*models, *(x for x in (judge, user) if x is not None)):
+        if name not in known:
+            raise RolloutError(f'"{name}": expected a chat model of the configuration, one of {", ".join(known)}')
+    chosen = models or tuple(name for name in known if name not in (judge, user))
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise RolloutError(f"expected at least two different models to compare, got {', '.join(chosen) or 'none'}")
+    if "judge" in kinds_of(tasks) and judge is None:
+        raise RolloutError("--judge: expected a model, for tasks whose check is a judge")
+    wanted = len(chosen) if branches == "all" else int(branches) if branches.isdecimal() else 0
+    if not 1 <= wanted <= len(chosen):
+        raise RolloutError(f"--branches: expected all or a number from 1 to {len(chosen)}, got {branches}")
+    return Plan(chosen, depth, wanted, seed, max_tokens, judge, user)
+
+
+def cap(text: str) -> str:
+    """The cap as the ledger writes amounts. Raises RolloutError."""
+    try:
+        nanousd = nanousd_from_usd(text)
+    except MoneyError as error:
+        raise RolloutError(f"--max-usd: {error}") from error
+    if nanousd <= 0:
+        raise RolloutError(f"--max-usd: expected more than 0, got {text}")
+    return usd_string(nanousd)
+
+
+async def run(rollout: Rollout, plan: Plan, tasks: tuple[Task, ...], catalog: Catalog) -> dict[str, Any]:
+    """Play, write the folder, and say what came of it. Raises JournalError and GatewayRefused."""
+    with Journal(rollout.folder, plan.identity(tasks)) as journal:
+        account = _account(journal, rollout.new_id)
+        async with (
+            _gateway(rollout) as url,
+            _client(url, rollout.master_key) as admin,
+            open_purse(admin, account, rollout.max_usd, rollout.now_s()) as purse,
+            _client(url, purse.key) as http,
+        ):
+            caller = Caller(
+                http,
+                journal,
+                max_usd=rollout.max_usd,
+                max_tokens=plan.max_tokens,
+                parallel=rollout.parallel,
+                sleep=rollout.sleep,
+            )
+            walk = Walk(plan, caller, journal, rollout.limits, rollout.parallel, rollout.progress)
+            trees = await play(plan.shuffled(tasks), walk)
+            spent = await spent_nanousd(admin, purse)
+    written = write_folder(rollout.folder, rollout.source, trees, plan, catalog.models)
+    return summary(rollout.folder, account, rollout.max_usd, spent, caller.out_of_money, plan, trees, written)
+
+
+def _account(journal: Journal, new_id: Callable[[], str]) -> str:
+    """The tenant's name, chosen once and written down before it is opened."""
+    found = journal.find("rollout", "account")
+    if found is None:
+        found = {"tenant": f"rollout-{new_id()}"}
+        journal.write("rollout", "account", found)
+    return str(found["tenant"])
+
+
+@contextlib.asynccontextmanager
+async def _gateway(rollout: Rollout) -> AsyncIterator[str]:
+    if rollout.url is not None:
+        yield rollout.url.rstrip("/").removesuffix("/v1")
+        return
+    async with own_gateway(rollout.config, rollout.folder / "gateway.log") as url:
+        yield url
+
+
+def _client(url: str, key: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=200)
+    return httpx.AsyncClient(
+        base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=CALL_TIMEOUT_S, limits=limits
+    )

@@ -1,0 +1,141 @@
+"""The counterfactual tree of a task: at every state each model answers, and some of the answers are continued.
+
+A state is a task and the models that answered its earlier turns. Every model is asked at every state that is visited,
+so all actions are graded there; `branches` of the answers, drawn without replacement, become states of the next turn.
+So a state of turn t is visited with probability (branches / models) ** t, and that is known for every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from train.rollout.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is played. `branches` answers of a state are continued; `judge` and `user` are models of the catalogue."""
+
+    models: tuple[str, ...]
+    depth: int
+    branches: int
+    seed: int
+    max_tokens: int
+    judge: str | None = None
+    user: str | None = None
+
+    def identity(self, tasks: tuple[Task, ...]) -> str:
+        """Names tasks and plan: a journal can be taken up by exactly these."""
+        described = [
+            [self.models, self.depth, self.branches, self.seed, self.max_tokens, self.judge, self.user],
+            [[t.task_id, t.group, t.system, [[u.user, u.check] for u in t.turns], t.persona, t.check, t.parameters]
+             for t in tasks],
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(described, sort_keys=True, default=dict).encode()).hexdigest()[:32]
+
+    def shuffled(self, tasks: tuple[Task, ...]) -> list[Task]:
+        """Shuffled by the seed: where the money ends early, what was played is still a fair sample of the file."""
+        return Random(f"{self.seed} order").sample(tasks, len(tasks))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A moment of a conversation: `path` are the models that answered the turns before, oldest first."""
+
+    task: Task
+    path: tuple[str, ...] = ()
+
+    @property
+    def turn(self) -> int:
+        return len(self.path)
+
+    def name(self, model: str | None = None) -> str:
+        """A short id of the state, or of one model's answer at it; the same in every run."""
+        named = [self.task.task_id, *self.path, *([] if model is None else [model])]
+        kind = "state" if model is None else "node"
+        return hashlib.sha256(json.dumps([kind, named]).encode()).hexdigest()[:24]
+
+    def after(self, model: str) -> State:
+        return State(self.task, (*self.path, model))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One model's answer at a state, and what it cost. Token counts are the provider's."""
+
+    text: str
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    billed_nanousd: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """An answer with its score in [0, 1]."""
+
+    answer: Answer
+    score: float
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Visited:
+    """A state as it was played: what the user said, and who answered what."""
+
+    state: State
+    user: str
+    graded: dict[str, Graded] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Played:
+    """The tree of one task. `whole`: nothing is missing but answers that a provider failed to give."""
+
+    task: Task
+    visited: list[Visited] = field(default_factory=list)
+    failed: int = 0
+    whole: bool = True
+
+
+def continued(plan: Plan, state: State) -> tuple[str, ...]:
+    """The models whose answers at `state` are continued, in the order they were drawn; () at the last turn."""
+    if state.turn + 1 >= state.task.length(plan.depth, plan.user is not None):
+        return ()
+    return tuple(Random(f"{plan.seed} {state.name()}").sample(plan.models, plan.branches))
+
+
+def spine(plan: Plan, task: Task) -> tuple[State, ...]:
+    """One state per turn along the first-drawn branches: a uniformly drawn session, with every model asked in it."""
+    states = [State(task)]
+    while following := continued(plan, states[-1]):
+        states.append(states[-1].after(following[0]))
+    return tuple(states)
+
+
+def visit_probability(plan: Plan, turn: int) -> float:
+    """The probability that a given state of this turn is visited."""
+    return (plan.branches / len(plan.models)) ** turn
+
+
+def planned_answers(plan: Plan, task: Task) -> int:
+    """Answers of a whole tree: K (1 + n + n^2 + ...), K models, n branches."""
+    turns = task.length(plan.depth, plan.user is not None)
+    return sum(len(plan.models) * plan.branches**turn for turn in range(turns))
+
+
+def conversation(task: Task, before: list[dict[str, str]], user: str) -> list[dict[str, str]]:
+    """The messages that are sent at a state; `before` is what was said since the system message."""
+    system = [] if task.system is None else [{"role": "system", "content": task.system}]
+    return [*(system if not before else []), *before, {"role": "user", "content": user}]
+
+
+def as_record(answer: Answer) -> Mapping[str, Any]:
+    """An answer as the journal keeps it."""
+    return {name: getattr(answer, name) for name in Answer.__dataclass_fields__}
