@@ -7,7 +7,7 @@ sees exactly what the served policy saw; `propensity` is the probability of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from gateway import tables
 from gateway.money import NANOUSD_PER_USD, usd_string
 from policy.features import FEATURE_VERSION, Encoded
 from policy.mdp import Decision, Observation
+
+NOT_ALLOWED = "not allowed"
+"""Why a model outside the allow-list of tenant or key is no candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
     return rows
 
 
+def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a tenant may see of the candidates: no name of a model that it may not use."""
+    return [candidate for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+
+
 def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Mapping[str, Any] | None:
     """One decision of a tenant (of any tenant when None), or None; a foreign id looks like an unknown one."""
     row = tables.decisions
@@ -98,8 +106,9 @@ def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Map
     return None if found is None else dict(found)
 
 
-def explain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`GET /v1/decisions/{id}` and `seqroute explain`: why this model."""
+def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
+    """`GET /v1/decisions/{id}` and `seqroute explain`: why this model. `whole`: for an operator, every candidate."""
+    candidates = orjson.loads(row["candidates"])
     before, after = row["remaining_before_nanousd"], row["remaining_after_nanousd"]
     return {
         "decision_id": row["decision_id"],
@@ -135,7 +144,7 @@ def explain(row: Mapping[str, Any]) -> dict[str, Any]:
         "origin": row["origin"] or "client",
         "exploration_floor": row["exploration_floor"],
         "created_at_ms": row["created_at_ms"],
-        "candidates": orjson.loads(row["candidates"]),
+        "candidates": candidates if whole else visible(candidates),
     }
 
 

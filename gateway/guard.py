@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gateway.breaker import Breaker
 from gateway.catalog import Catalog, Deployment, Model
 from gateway.chat import ChatRequest
+from gateway.decisions import NOT_ALLOWED
 from gateway.errors import InvalidRequest, NotFound, UpstreamError
 
 AUTO = "auto"
@@ -79,7 +80,7 @@ def refuse_when_none(options: Sequence[Option]) -> None:
     decisive = [reason for reason in reasons if reason not in ("not the pinned model", "tool loop on another model")]
     if "unhealthy" in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
-    if decisive and all(reason == "not allowed" for reason in decisive):
+    if decisive and all(reason == NOT_ALLOWED for reason in decisive):
         raise NotFound("model: no such model for this key", param="model")
     needs = sorted({reason for reason in decisive if reason}) or ["it is no chat model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
@@ -95,7 +96,7 @@ def _why_not(
     prompt_tokens: int,
 ) -> str:
     if any(allowed is not None and model.name not in allowed for allowed in allow_lists):
-        return "not allowed"
+        return NOT_ALLOWED
     if wish.pinned is not None and model.name != wish.pinned:
         return "not the pinned model"
     missing = chat.capabilities - model.capabilities

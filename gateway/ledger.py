@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from gateway import session_accounts
 from gateway.clock import Clock, now_ms
 from gateway.db import Database
 from gateway.errors import LedgerUnavailable
@@ -84,6 +85,7 @@ class Ledger:
         backend: LedgerBackend | None = None,
     ) -> None:
         """`backend`: what carries the operations instead of the database's own, for a simulation."""
+        self._database = database
         self._backend = backend_of(database) if backend is None else backend
         self._clock = clock
         self._answer_timeout_s = answer_timeout_s
@@ -168,6 +170,10 @@ class Ledger:
     async def session(self, tenant_id: str, session_id: str) -> SessionRow | None:
         found = await self.standing(tenant_id, session_id)
         return None if found is None else found.session
+
+    async def newest_after(self, tenant_id: str, fingerprint: str) -> str | None:
+        """The newest session that began anew under a fingerprint, if any did."""
+        return await self._database.read(lambda c: session_accounts.newest_after(c, tenant_id, fingerprint))
 
     async def tenant(self, tenant_id: str) -> Balance | None:
         found = await self.standing(tenant_id, "")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, select, tuple_, update
 
 from gateway.money import MAX_NANOUSD
@@ -59,6 +60,9 @@ SESSION_FACTS: tuple[str, ...] = (
     "created_at_ms", "updated_at_ms",
 )  # fmt: skip
 """Columns of `sessions`, beside the balance, that a SessionRow carries under the same names."""
+
+MAX_ANSWERED = 16
+"""Turns of a session that it remembers the model of."""
 
 _DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals": "{}"}
 
@@ -143,6 +147,24 @@ def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"settle: not an outcome of a decision: {sorted(unknown)}")
     return outcome
+
+
+def remembered(stored: str, news: str) -> str:
+    """A session's memory after a turn, both JSON: `news` says what to `add` to counters, what to `set`, which `warm`
+    prefixes are new and which turns were `answered` (the last MAX_ANSWERED are kept).
+
+    The ledger merges where it settles, so that turns of one session that run beside each other all leave their mark.
+    Postgres has the same law as `seqroute_remember`. News without `add` replace everything: a gateway of the version
+    before sends its whole memory.
+    """
+    fresh = orjson.loads(news)
+    if "add" not in fresh:
+        return news
+    memory = orjson.loads(stored)
+    added = {name: memory.get(name, 0) + number for name, number in fresh["add"].items()}
+    answered = [*memory.get("answered", ()), *fresh["answered"]][-MAX_ANSWERED:]
+    warm = memory.get("warm", {}) | fresh["warm"]
+    return orjson.dumps(memory | fresh["set"] | added | {"warm": warm, "answered": answered}).decode()
 
 
 def abandon() -> Update:

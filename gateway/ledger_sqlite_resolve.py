@@ -9,7 +9,7 @@ import json
 
 from gateway import ledger_statements as sql
 from gateway.db_sqlite import Cursor
-from gateway.ledger_records import outcome_columns
+from gateway.ledger_records import outcome_columns, remembered
 from gateway.ledger_sqlite_rows import Hold, balances, find_hold, move, require_hold, turn_entry
 from gateway.operations import Balance, Checkpoint, MarkDispatched, Release, Resolved, Settle, SweepHold
 
@@ -35,7 +35,7 @@ def settle(cursor: Cursor, op: Settle) -> Resolved:
         reserved=-hold.amount_nanousd,
         spent=op.amount_nanousd,
         overage=overage,
-        memory=op.session_memory,
+        memory=_memory_after(cursor, hold, op.session_memory),
         state="closed" if op.close_session else None,
     )
     cursor.execute(
@@ -64,7 +64,7 @@ def _late(cursor: Cursor, hold: Hold, op: Settle) -> Resolved:
         op.now_ms,
         spent=owed,
         overage=overage,
-        memory=op.session_memory,
+        memory=_memory_after(cursor, hold, op.session_memory),
         state="closed" if op.close_session else None,
     )
     cursor.execute(
@@ -155,6 +155,13 @@ def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...]) -> None:
 
 def _already(cursor: Cursor, hold: Hold) -> Resolved:
     return Resolved("already", 0, *balances(cursor, hold.tenant_id, hold.session_id))
+
+
+def _memory_after(cursor: Cursor, hold: Hold, news: str | None) -> str | None:
+    if news is None:
+        return None
+    (stored,) = cursor.execute(sql.MEMORY, {"tenant": hold.tenant_id, "session": hold.session_id}).fetchone()
+    return remembered(stored, news)
 
 
 def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int, session: Balance) -> None:

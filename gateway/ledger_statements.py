@@ -54,6 +54,7 @@ SESSION = _sql(
         sessions.c.last_decision_id,
     ).where(_HERE)
 )
+MEMORY = _sql(select(sessions.c.memory).where(_HERE))
 KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
 STANDING = _sql(
     select(

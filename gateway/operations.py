@@ -144,7 +144,8 @@ class Answer:
 class Settle:
     """Turn a hold into its bill. `decision` holds decision columns to set (status, tokens, latency, finish...).
 
-    `session_memory` replaces the session's memory JSON when given. `close_session` closes it in the same transaction.
+    `session_memory` is what the turn adds to the session's memory (`ledger_records.remembered`). `close_session` closes
+    it in the same transaction.
     """
 
     hold_id: str

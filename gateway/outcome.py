@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.chat import ChatRequest
-from gateway.decisions import describe_candidates
+from gateway.decisions import describe_candidates, visible
 from gateway.estimates import Estimate
 from gateway.money import usd_string
 from gateway.router import Routed
@@ -116,7 +116,7 @@ def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: E
         "reserve_nano_usd": chosen.hold_nanousd,
         "reserve_usd": usd_string(chosen.hold_nanousd),
         "max_tokens": chosen.max_tokens,
-        "candidates": describe_candidates(observation, decision),
+        "candidates": visible(describe_candidates(observation, decision)),
     }
 
 

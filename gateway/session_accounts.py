@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, text, update
 
 from gateway.accounts import balance_of, change_grant, checked_amount, leave_trail, lock_tenant
 from gateway.errors import InvalidRequest, NotFound
@@ -21,6 +21,20 @@ def get_session(connection: Connection, tenant_id: str, session_id: str) -> Sess
     if row is None:
         raise NotFound("session: no such session")
     return _from_row(row, tenant)
+
+
+def newest_after(connection: Connection, tenant_id: str, fingerprint: str) -> str | None:
+    """The newest session that began anew under a fingerprint (`sessions.next_of`); None: there was only one."""
+    # "." and "/" are neighbours in ASCII; Postgres compares by bytes only with operators of their own.
+    above, below = (">", "<") if connection.dialect.name == "sqlite" else ("~>~", "~<~")
+    name = sessions.c.session_id
+    query = select(name).where(
+        sessions.c.tenant_id == tenant_id,
+        text("substr(session_id, 1, 3) = 'fp:'"),
+        name.bool_op(above)(f"{fingerprint}."),
+        name.bool_op(below)(f"{fingerprint}/"),
+    )
+    return connection.execute(query.order_by(name.desc()).limit(1)).scalar_one_or_none()
 
 
 def list_sessions(

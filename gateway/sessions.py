@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import orjson
 
 from gateway.errors import InvalidRequest
+from gateway.ledger_records import SessionRow
 from policy.mdp import SessionView
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -38,9 +39,16 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-amp-thread-id",
     "x-grok-conv-id",
 )
-MAX_ANSWERED = 16
 PROMPT_CACHE_S = 300.0
 """Providers drop a prompt cache about five minutes after its last use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How a turn names its session; a fingerprint stands for the newest conversation that opened alike."""
+
+    session_id: str
+    fingerprint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +90,42 @@ class SessionMemory:
 
     @classmethod
     def from_json(cls, text: str) -> SessionMemory:
-        """Read what `to_json` wrote; what a newer version added is left out, so that replicas of both can serve."""
+        """Read what the ledger merged; what a newer version added is left out, so that replicas of both can serve."""
         stored = orjson.loads(text)
         values = {name.name: stored[name.name] for name in fields(cls) if name.name in stored}
         values["warm"] = {model: WarmPrefix(**prefix) for model, prefix in values.get("warm", {}).items()}
         values["answered"] = tuple(Answered(**turn) for turn in values.get("answered", ()))
         return cls(**values)
 
-    def to_json(self) -> str:
-        return orjson.dumps(self).decode()
-
 
 def identify(
     headers: Mapping[str, str], hint: str | None, opening: bytes, key_id: str, extra_headers: Sequence[str] = ()
-) -> str:
-    """The session id of a turn; the first match wins. Raises InvalidRequest for a bad value in our own header."""
+) -> Name:
+    """The session of a turn; the first match wins. Raises InvalidRequest for a bad value in our own header."""
     own = headers.get(OWN_HEADER)
     if own is not None:
         if not SESSION_ID.fullmatch(own):
             raise InvalidRequest("X-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Session-Id")
-        return own
+        return Name(own)
     for name in (*extra_headers, *ALIAS_HEADERS):
         value = headers.get(name.lower())
         if value:
-            return adopted(value)
+            return Name(adopted(value))
     if hint:
-        return adopted(hint)
-    return "fp:" + hashlib.sha256(key_id.encode() + b"\0" + opening).hexdigest()[:40]
+        return Name(adopted(hint))
+    return Name("fp:" + hashlib.sha256(key_id.encode() + b"\0" + opening).hexdigest()[:40], fingerprint=True)
+
+
+def is_over(row: SessionRow, idle_timeout_s: float, at_ms: int) -> bool:
+    """Whether a conversation that opens alike is another one: the last was closed, or nothing happened for long."""
+    idle = at_ms - row.updated_at_ms > idle_timeout_s * 1000 and row.balance.reserved_nanousd == 0
+    return idle or row.state == "closed"
+
+
+def next_of(session_id: str) -> str:
+    """The session after `session_id` under the same fingerprint: two replicas that ask begin the same one."""
+    fingerprint, _, number = session_id.partition(".")
+    return f"{fingerprint}.{int(number or 0) + 1:06d}"
 
 
 def adopted(value: str) -> str:
@@ -137,8 +154,7 @@ def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) ->
     return memory.last_model
 
 
-def remember(
-    memory: SessionMemory,
+def news(
     *,
     model: str,
     messages: Sequence[Mapping[str, Any]],
@@ -148,26 +164,24 @@ def remember(
     regenerated: bool,
     tool_error: bool,
     at_ms: int,
-) -> SessionMemory:
-    """The memory after a turn on `model`."""
+    explores: bool = True,
+) -> str:
+    """What a turn on `model` adds to its session's memory, as `ledger_records.remembered` merges it."""
     digest = messages_digest(messages)
-    warm = {m: w for m, w in memory.warm.items() if at_ms - w.at_ms <= PROMPT_CACHE_S * 1000}
-    answered = memory.answered
-    if not failed:
-        answered = (*answered, Answered(len(messages), digest, model))[-MAX_ANSWERED:]
-        warm[model] = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
-    return replace(
-        memory,
-        last_model=model,
-        last_at_ms=at_ms,
-        last_request=digest,
-        tokens_so_far=memory.tokens_so_far + prompt_tokens + output_tokens,
-        failures=memory.failures + failed,
-        regenerations=memory.regenerations + regenerated,
-        tool_errors=memory.tool_errors + tool_error,
-        warm=warm,
-        answered=answered,
-    )
+    added = {
+        "tokens_so_far": prompt_tokens + output_tokens,
+        "failures": int(failed),
+        "regenerations": int(regenerated),
+        "tool_errors": int(tool_error),
+    }
+    warm = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
+    told = {
+        "add": added,
+        "set": {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores},
+        "warm": {} if failed else {model: warm},
+        "answered": [] if failed else [Answered(len(messages), digest, model)],
+    }
+    return orjson.dumps(told).decode()
 
 
 def view(

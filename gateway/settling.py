@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
 from gateway import cost, outcome, sessions
 from gateway.clock import Clock, now_ms
-from gateway.errors import LedgerUnavailable
+from gateway.errors import LedgerUnavailable, UpstreamError
 from gateway.faults import UpstreamFault
 from gateway.forecast import OutputForecast
 from gateway.health import Metrics
@@ -126,8 +125,10 @@ class Settling:
             frames.append(data_frame(fault.as_body()))
         ending = [DONE_FRAME] if fault is None else []
         answer = None
-        if transcript is not None and end.ending != "client_left":
-            last = [*frames, seqroute_frame(report.as_object()), *ending]
+        if transcript is not None:
+            # The retry of a client that left finds what there was, and that it was cut: never a second call.
+            cut = [data_frame(_cut_short().as_body())] if end.ending == "client_left" else []
+            last = [*frames, *cut, seqroute_frame(report.as_object()), *(() if cut else ending)]
             answer = kept_stream(transcript, b"".join(last), report.as_headers())
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
@@ -142,7 +143,8 @@ class Settling:
         """The client left before a whole answer came: what the provider did until then is estimated."""
         bill = self._silent_bill(bound)
         columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
-        await self._settle(bound, bill, columns, failed=True, signals={}, answer=None)
+        answer = None if bound.scene.idempotency is None else kept_answer(error_response(_cut_short()))
+        await self._settle(bound, bill, columns, failed=True, signals={}, answer=answer)
 
     async def failed(self, bound: Bound, fault: UpstreamFault, *, final: bool) -> None:
         """A failed attempt: released when the provider cannot have billed, else settled at an estimate.
@@ -198,8 +200,8 @@ class Settling:
         """
         self._leases.drop(bound.hold_id)
         scene, model = bound.scene, bound.model
-        memory = sessions.remember(
-            replace(scene.memory, explores=scene.explores),
+        news = sessions.news(
+            explores=scene.explores,
             model=model,
             messages=scene.chat.messages,
             prompt_tokens=columns["input_tokens"] if columns else 0,
@@ -222,7 +224,7 @@ class Settling:
                     usage_source=bill.usage_source,
                     now_ms=now_ms(self._clock),
                     decision=columns,
-                    session_memory=memory.to_json(),
+                    session_memory=news,
                     close_session=scene.asked.end_session and columns is not None,
                     answer=answer,
                 )
@@ -298,3 +300,8 @@ def bill_of(bound: Bound, reported: ReportedUsage, output_tokens: int) -> cost.S
 def own_bill(bound: Bound, output_tokens: int) -> cost.Settlement:
     """The bill for our own count of what was generated, within the hold; marked as estimated."""
     return bill_of(bound, None, output_tokens)
+
+
+def _cut_short() -> UpstreamError:
+    """What a retry under the same idempotency key is told of an answer that was cut with its client."""
+    return UpstreamError("the first request's connection was closed before this answer's end; use another key")

@@ -157,12 +157,12 @@ class Turns:
     ) -> Scene:
         """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
         settings = self._settings
-        session_id = sessions.identify(
+        name = sessions.identify(
             request.headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers
         )
         wish = guard.read_wish(chat.model, self._catalog())
-        (standing, outage), prompt = await asyncio.gather(
-            self._standing(caller, session_id, claim), self._tokens.count(chat.messages, chat.params)
+        (session_id, standing, outage), prompt = await asyncio.gather(
+            self._resumed(caller, name, claim), self._tokens.count(chat.messages, chat.params)
         )
         if standing is None:
             raise NotFound("tenant: no such tenant")
@@ -195,6 +195,26 @@ class Turns:
             started_ms=now_ms(self._clock),
             outage=outage,
         )
+
+    async def _resumed(
+        self, caller: Caller, name: sessions.Name, claim: IdempotencyClaim | None
+    ) -> tuple[str, Standing | None, OutageBooks | None]:
+        """The session that this turn continues; a fingerprint begins anew after a pause or a close."""
+        session_id = name.session_id
+        standing, outage = await self._standing(caller, session_id, claim)
+        if not name.fingerprint or standing is None or not self._over(standing):
+            return session_id, standing, outage
+        newest = await self._ledger.newest_after(caller.tenant_id, session_id)
+        if newest is not None:
+            session_id = newest
+            standing, outage = await self._standing(caller, session_id, claim)
+            if standing is None or not self._over(standing):
+                return session_id, standing, outage
+        return sessions.next_of(session_id), Standing(standing.tenant, None), outage
+
+    def _over(self, standing: Standing) -> bool:
+        row, idle_s = standing.session, self._settings.session.idle_timeout_s
+        return row is not None and sessions.is_over(row, idle_s, now_ms(self._clock))
 
     async def _standing(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None

@@ -122,7 +122,7 @@ class Views:
         row = await self._database.read(lambda c: decisions.find(c, decision_id, tenant_id))
         if row is None:
             raise NotFound("decision: no such decision")
-        return json_response(decisions.explain(row))
+        return json_response(decisions.explain(row, whole=caller.is_admin))
 
     async def feedback(self, request: Request) -> Response:
         """`POST /feedback`: one quality signal, stored once."""

@@ -35,6 +35,28 @@ BEGIN
 END $$
 """
 
+REMEMBER = """
+CREATE OR REPLACE FUNCTION seqroute_remember(stored text, news text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+  memory jsonb := stored::jsonb;
+  fresh jsonb := news::jsonb;
+  added jsonb;
+BEGIN
+  IF fresh IS NULL THEN
+    RETURN stored;
+  ELSIF NOT fresh ? 'add' THEN
+    RETURN news;
+  END IF;
+  SELECT jsonb_object_agg(x.key, COALESCE((memory->>x.key)::bigint, 0) + x.value::bigint) INTO added
+  FROM jsonb_each_text(fresh->'add') x;
+  RETURN memory || (fresh->'set') || added || jsonb_build_object(
+    'warm', COALESCE(memory->'warm', '{}') || (fresh->'warm'),
+    'answered', jsonb_path_query_array(COALESCE(memory->'answered', '[]') || (fresh->'answered'),
+      '$[last - 15 to last]'));
+END $$
+"""
+
 APPLY = """
 CREATE OR REPLACE FUNCTION seqroute_apply(p_locking boolean, p_wait boolean, p_again boolean, p_ops jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
@@ -340,7 +362,7 @@ BEGIN
         END IF;
         UPDATE sessions x SET reserved_nanousd = x.reserved_nanousd - v_available,
           spent_nanousd = x.spent_nanousd + v_owed, overage_nanousd = x.overage_nanousd + v_over,
-          memory = COALESCE(o.memory, x.memory),
+          memory = seqroute_remember(x.memory, o.memory),
           state = CASE WHEN o.close_session THEN 'closed' ELSE x.state END, updated_at_ms = o.now_ms
         WHERE x.tenant_id = h.tenant_id AND x.session_id = h.session_id RETURNING * INTO s;
         IF h.key_id IS NOT NULL THEN

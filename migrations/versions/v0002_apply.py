@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.apply_function import APPLY, NEXT_RESET
+from migrations.apply_function import APPLY, NEXT_RESET, REMEMBER
 
 revision = "0002"
 down_revision = "0001"
@@ -18,7 +18,7 @@ depends_on = None
 def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
-    for statement in (NEXT_RESET, APPLY):
+    for statement in (NEXT_RESET, REMEMBER, APPLY):
         # The driver must not look for parameters: PL/pgSQL has percent signs of its own.
         op.get_bind().execution_options(no_parameters=True).exec_driver_sql(statement)
 
@@ -27,4 +27,5 @@ def downgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     op.execute("DROP FUNCTION seqroute_apply(boolean, boolean, boolean, jsonb)")
+    op.execute("DROP FUNCTION IF EXISTS seqroute_remember(text, text)")
     op.execute("DROP FUNCTION seqroute_next_reset(text, bigint)")

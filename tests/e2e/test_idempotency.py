@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gateway.tables import decisions
-from tests.harness.stages import playing, seqroute, session, turn
+from tests.harness.stages import HELLO, playing, seqroute, session, turn
 
 KEY = {"Idempotency-Key": "order-1"}
 
@@ -94,6 +95,51 @@ async def test_a_failure_that_cost_nothing_frees_its_key_and_one_that_may_have_c
             assert len(play.provider.bill) == calls, (model, stream)
             assert '"error"' in again.text
             assert "[DONE]" not in again.text
+
+
+async def test_a_client_that_leaves_a_whole_answer_finds_it_under_its_key_and_pays_once(
+    tmp_path: Path, database_url: str
+) -> None:
+    modes = {"slow": "ok:tokens=20,delay=0.05"}
+    async with playing(tmp_path, database_url, modes=modes) as play, play.gateway.http() as http:
+        asked = asyncio.ensure_future(turn(http, "slow", headers=KEY | session("s")))
+        await until(lambda: bool(play.provider.bill) and play.provider.bill[0].output_tokens > 2)
+        asked.cancel()
+        await asyncio.wait([asked])
+        async with asyncio.timeout(20):
+            while (again := await turn(http, "slow", headers=KEY | session("s"))).status_code == 409:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert (again.status_code, again.headers["x-seqroute-replayed"]) == (200, "true")
+        assert again.json()["usage"]["completion_tokens"] == 20
+        [attempt] = play.provider.bill
+        assert (attempt.finished, attempt.cut) == (True, False)
+
+
+async def test_a_client_that_leaves_a_stream_finds_what_there_was_and_that_it_was_cut(
+    tmp_path: Path, database_url: str
+) -> None:
+    modes = {"slow": "ok:tokens=400,delay=0.02"}
+    async with playing(tmp_path, database_url, modes=modes) as play, play.gateway.http() as http:
+        body = {"model": "slow", "messages": HELLO, "stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body, headers=KEY | session("s")) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: {") and '" of"' in line:
+                    break
+        await until(lambda: play.provider.bill[0].cut)
+        await play.gateway.settled()
+        again = await turn(http, "slow", headers=KEY | session("s"), stream=True)
+        assert (again.status_code, again.headers["x-seqroute-replayed"]) == (200, "true")
+        assert '"content":" the"' in again.text
+        assert '"error"' in again.text
+        assert "[DONE]" not in again.text
+        assert len(play.provider.bill) == 1
+        assert (await http.get("/v1/sessions/s")).json()["turns"] == 1
+
+
+async def until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not happened():  # noqa: ASYNC110 - what a provider does has no event here
+            await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_free_by_its_key(tmp_path: Path, sqlite_url: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from gateway.db import transaction
 from gateway.sessions import ALIAS_HEADERS, adopted
 from gateway.tables import decisions, sessions
 from tests.harness.stages import HELLO, playing, seqroute, session, turn
@@ -256,3 +258,28 @@ async def test_a_tool_loop_stays_with_the_model_that_opened_it_while_another_age
             ]
             answer = await turn(http, "auto@best", loop, headers=names, tools=TOOLS)
             assert (answer.json()["model"], seqroute(answer, "reason")) == ("tools", "tool-loop"), stream
+
+
+async def test_a_conversation_that_opens_alike_after_the_idle_timeout_or_a_close_begins_anew(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Without an id of the client's; who names a session continues it, however long it was quiet."""
+
+    def grow_older(by_ms: int) -> None:
+        with transaction(play.url) as connection:
+            connection.execute(update(sessions).values(updated_at_ms=sessions.c.updated_at_ms - by_ms))
+
+    async with playing(tmp_path, database_url, session={"idle_timeout": "30m"}) as play, play.gateway.http() as http:
+        first = seqroute(await turn(http), "session-id")
+        assert first.startswith("fp:")
+        grow_older(1_700_000)
+        assert seqroute(await turn(http), "session-id") == first
+        grow_older(1_800_001)
+        fresh = [seqroute(await turn(http), "session-id") for _ in range(2)]
+        assert fresh == [f"{first}.000001"] * 2
+        assert (await http.post("/v1/route", json={"model": "small", "messages": HELLO})).json()["turn"] == 2
+        assert (await http.post(f"/v1/sessions/{fresh[0]}", json={"state": "closed"})).status_code == 200
+        assert seqroute(await turn(http), "session-id") == f"{first}.000002"
+        assert seqroute(await turn(http, headers=session(first)), "session-id") == first
+        turns = {row["session_id"]: row["turns"] for row in play.rows(sessions)}
+        assert turns == {first: 3, f"{first}.000001": 2, f"{first}.000002": 1}

@@ -281,3 +281,20 @@ async def test_one_tenant_s_flood_does_not_keep_another_from_its_answers(tmp_pat
             await asyncio.gather(*flood)
         assert [a.status_code for a in answers] == [200] * 5
         assert {task.result().status_code for task in flood} <= {200, 402}
+
+
+async def test_models_that_a_tenant_may_not_use_are_named_to_its_operator_alone(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        _, key = await play.gateway.tenant("acme", models=["small"])
+        async with play.gateway.http(key) as acme, play.gateway.http() as operator:
+            dry_run = await acme.post("/v1/route", json={"model": "auto", "messages": HELLO})
+            answered = await turn(acme, "auto")
+            shown = await acme.get(f"/v1/decisions/{seqroute(answered, 'decision-id')}")
+            for told in (dry_run.json(), shown.json()):
+                assert [candidate["model"] for candidate in told["candidates"]] == ["small"]
+            assert "big" not in dry_run.text + shown.text
+            whole = (await operator.get(f"/v1/decisions/{seqroute(answered, 'decision-id')}")).json()
+            verdicts = [(candidate["model"], candidate["why_not"]) for candidate in whole["candidates"]]
+            assert verdicts == [("small", None), ("big", "not allowed")]

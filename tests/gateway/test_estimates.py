@@ -14,11 +14,11 @@ from gateway.estimates import LEAST_OUTPUT_TOKENS, Estimate, available, estimate
 from gateway.forecast import OutputForecast
 from gateway.guard import Option
 from gateway.prices import Prices, PriceTier
-from gateway.sessions import SessionMemory, remember
+from gateway.sessions import SessionMemory
 from gateway.settings import RouterSettings
 from gateway.usage import Usage
 from policy.mdp import COST_LEVELS
-from tests.harness.models import chat, model, prices
+from tests.harness.models import chat, model, prices, remember
 
 # The prior's answer is 220 tokens in the median and 1,715 at the 98th percentile: 220 * exp(2.0537...), rounded up.
 MEDIAN_TOKENS, LIKELY_TOKENS = 220, 1_716

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
+from gateway import sessions
 from gateway.accounts import list_entries
 from gateway.keys import get_key
 from gateway.ledger import UnknownHold
+from gateway.ledger_records import remembered
 from gateway.operations import (
     Answer,
     Balance,
@@ -187,6 +189,28 @@ async def test_the_session_remembers_what_the_last_bill_told_it(database_url: st
         assert (session.balance, session.tenant.spent_nanousd) == (Balance(1_000, 0, 60), 60)
         assert (session.memory, session.turns, session.state) == ('{"last_model":"small"}', 1, "open")
         assert (session.created_at_ms, session.updated_at_ms) == (START_MS, START_MS + 5)
+
+
+async def test_turns_of_one_session_beside_each_other_are_all_remembered(database_url: str) -> None:
+    """Each brings only its own news; both databases merge them by the same law, the newest last."""
+    async with open_bench(database_url) as bench:
+        told = "{}"
+        for number in range(25):
+            op = await bench.held(100, ceiling=10**9)
+            news = sessions.news(
+                model=f"m{number % 3}", messages=[{"role": "user", "content": f"helper {number}"}], prompt_tokens=10,
+                output_tokens=number, failed=number % 5 == 0, regenerated=number == 1, tool_error=number == 2,
+                at_ms=number,
+            )  # fmt: skip
+            told = remembered(told, news)
+            await bench.ledger.settle(bench.bill(op, 1, session_memory=news))
+        session = await bench.ledger.session("acme", "s1")
+        assert session is not None
+        assert sessions.SessionMemory.from_json(session.memory) == sessions.SessionMemory.from_json(told)
+        memory = sessions.SessionMemory.from_json(session.memory)
+        # 0 to 24: 25 prompts of 10 tokens, 300 tokens of answers; every fifth failed; of 20 answered, 16 are kept.
+        assert (memory.tokens_so_far, memory.failures, memory.regenerations, memory.tool_errors) == (550, 5, 1, 1)
+        assert (len(memory.answered), memory.last_at_ms, set(memory.warm)) == (16, 24, {"m0", "m1", "m2"})
 
 
 async def test_text_that_a_database_cannot_hold_is_made_to_fit(database_url: str) -> None:

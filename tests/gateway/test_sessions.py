@@ -5,23 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import sessions
 from gateway.errors import InvalidRequest
+from gateway.ledger_records import MAX_ANSWERED
+from gateway.ledger_records import remembered as merged
+from gateway.operations import Balance
 from gateway.sessions import (
     ALIAS_HEADERS,
-    MAX_ANSWERED,
     SESSION_ID,
+    Name,
     SessionMemory,
     adopted,
     answered_by,
     identify,
-    remember,
     warm_tokens,
 )
+from tests.gateway.turns import session_row
+from tests.harness.models import remember
 
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "why is the sky blue?"}]
 ANSWERED = [*ASKED, {"role": "assistant", "content": "scattering"}, {"role": "user", "content": "and red?"}]
@@ -40,7 +45,7 @@ def remembered(memory: SessionMemory | None = None, **changes: Any) -> SessionMe
 
 @pytest.mark.parametrize("value", ["s", "A.b_c:d-9", "x" * 128])
 def test_our_own_header_is_taken_as_it_is(value: str) -> None:
-    assert identify({"x-session-id": value, "session_id": "other"}, "hint", b"", "key_1") == value
+    assert identify({"x-session-id": value, "session_id": "other"}, "hint", b"", "key_1") == Name(value)
 
 
 @pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a/b", "{{7*7}}", "a\n", "ü", "${jndi:x}", "%s"])
@@ -52,7 +57,7 @@ def test_our_own_header_outside_its_alphabet_is_refused_by_name(value: str) -> N
 
 @pytest.mark.parametrize("name", ALIAS_HEADERS)
 def test_every_alias_names_the_session_before_the_body_does(name: str) -> None:
-    assert identify({name: "their-id"}, "from-the-body", b"", "key_1") == "their-id"
+    assert identify({name: "their-id"}, "from-the-body", b"", "key_1") == Name("their-id")
 
 
 def test_the_aliases_are_the_documented_ones() -> None:
@@ -66,13 +71,13 @@ def test_the_aliases_are_the_documented_ones() -> None:
 
 def test_the_operator_s_own_headers_come_before_the_built_in_aliases_and_after_ours() -> None:
     headers = {"x-flow": "flow-1", "session_id": "other"}
-    assert identify(headers, None, b"", "key_1", ["X-Flow"]) == "flow-1"
-    assert identify(headers | {"x-session-id": "mine"}, None, b"", "key_1", ["X-Flow"]) == "mine"
+    assert identify(headers, None, b"", "key_1", ["X-Flow"]) == Name("flow-1")
+    assert identify(headers | {"x-session-id": "mine"}, None, b"", "key_1", ["X-Flow"]) == Name("mine")
 
 
 def test_an_empty_alias_names_nothing() -> None:
-    assert identify({"session_id": "", "thread-id": "t"}, None, b"", "key_1") == "t"
-    assert identify({"session_id": ""}, "hint", b"", "key_1") == "hint"
+    assert identify({"session_id": "", "thread-id": "t"}, None, b"", "key_1") == Name("t")
+    assert identify({"session_id": ""}, "hint", b"", "key_1") == Name("hint")
 
 
 @given(st.text(max_size=300))
@@ -89,10 +94,25 @@ def test_two_malformed_ids_stay_two_sessions() -> None:
 
 def test_a_fingerprint_depends_on_the_key_and_the_opening_and_nothing_else() -> None:
     first = identify({}, None, b"opening", "key_1")
-    assert SESSION_ID.fullmatch(first)
+    assert SESSION_ID.fullmatch(first.session_id)
+    assert first.fingerprint
     assert identify({"user-agent": "x"}, None, b"opening", "key_1") == first
     assert identify({}, None, b"opening", "key_2") != first
     assert identify({}, None, b"another", "key_1") != first
+
+
+def test_a_fingerprint_s_session_is_over_when_it_was_closed_or_quiet_for_longer_than_the_timeout() -> None:
+    quiet = session_row(Balance(100, 0, 5), updated_at_ms=1_000)
+    assert not sessions.is_over(quiet, 30.0, 31_000)
+    assert sessions.is_over(quiet, 30.0, 31_001)
+    assert not sessions.is_over(session_row(Balance(100, 7, 5), updated_at_ms=1_000), 30.0, 10**9)
+    assert sessions.is_over(session_row(Balance(100, 0, 5), updated_at_ms=1_000, state="closed"), 30.0, 1_000)
+
+
+def test_the_next_session_of_a_fingerprint_counts_on() -> None:
+    assert sessions.next_of("fp:ab") == "fp:ab.000001"
+    assert sessions.next_of("fp:ab.000009") == "fp:ab.000010"
+    assert SESSION_ID.fullmatch(sessions.next_of("fp:" + "f" * 40))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -100,7 +120,7 @@ def test_a_fingerprint_depends_on_the_key_and_the_opening_and_nothing_else() -> 
 
 def test_memory_survives_its_json() -> None:
     memory = remembered(remembered(), model="big", tool_error=True, at_ms=2_000)
-    assert SessionMemory.from_json(memory.to_json()) == memory
+    assert SessionMemory.from_json(orjson.dumps(memory).decode()) == memory
     assert SessionMemory.from_json("{}") == SessionMemory()
     assert SessionMemory.from_json('{"failures": 2, "of_a_newer_version": [1]}') == SessionMemory(failures=2)
 
@@ -129,10 +149,31 @@ def test_a_cache_is_warm_for_five_minutes_and_not_a_millisecond_longer() -> None
     assert warm_tokens(memory, "small", ANSWERED, 301_001) == 0
 
 
-def test_a_failed_turn_warms_nothing_and_old_prefixes_are_dropped() -> None:
+def test_a_failed_turn_warms_nothing() -> None:
     assert remembered(failed=True).warm == {}
-    memory = remembered(remembered(at_ms=0), model="big", at_ms=300_001)
-    assert set(memory.warm) == {"big"}
+    assert remembered(failed=True).answered == ()
+
+
+def test_turns_that_ran_beside_each_other_are_both_remembered_in_the_order_of_their_bills() -> None:
+    """Both began with the same memory; each brings only its own news."""
+    helper: list[dict[str, Any]] = [{"role": "user", "content": "a helper's question"}]
+    before = "{}"
+    one = sessions.news(
+        model="small", messages=ASKED, prompt_tokens=100, output_tokens=20, failed=False, regenerated=False,
+        tool_error=False, at_ms=1_000,
+    )  # fmt: skip
+    two = sessions.news(
+        model="big", messages=helper, prompt_tokens=7, output_tokens=3, failed=False, regenerated=True,
+        tool_error=False, at_ms=1_001,
+    )  # fmt: skip
+    memory = SessionMemory.from_json(merged(merged(before, one), two))
+    assert (memory.tokens_so_far, memory.regenerations, memory.last_model) == (130, 1, "big")
+    assert (answered_by(memory, ANSWERED), answered_by(memory, [*helper, *ANSWERED])) == ("small", "big")
+    assert set(memory.warm) == {"small", "big"}
+
+
+def test_the_whole_memory_that_an_older_gateway_sends_replaces_what_there_was() -> None:
+    assert merged('{"failures": 2, "last_model": "small"}', '{"failures": 1}') == '{"failures": 1}'
 
 
 def test_each_model_keeps_its_own_prefix() -> None:
@@ -164,7 +205,7 @@ def test_the_memory_of_answered_turns_is_bounded() -> None:
     for number in range(3 * MAX_ANSWERED):
         memory = remembered(memory, messages=[{"role": "user", "content": str(number)}])
     assert len(memory.answered) == MAX_ANSWERED
-    assert len(memory.to_json()) < 4_000
+    assert len(orjson.dumps(memory)) < 4_000
 
 
 def test_a_view_averages_the_scores_and_counts_seconds() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions import SessionMemory, remember
+from gateway.sessions import SessionMemory
 from gateway.signals import KEPT_ARGUMENTS, StreamedAnswer, implicit_signals
-from tests.harness.models import chat
+from tests.harness.models import chat, remember
 
 WEATHER = {
     "type": "function",

@@ -8,9 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
+
 from gateway.catalog import Catalog, Deployment, Model
 from gateway.chat import ChatRequest, parse_chat
+from gateway.ledger_records import remembered
 from gateway.prices import Prices
+from gateway.sessions import SessionMemory, news
 from gateway.settings import LimitSettings
 
 FEMTOUSD_PER_MTOK_USD = 10**9
@@ -51,3 +55,8 @@ def chat(messages: Any = "hello", **fields: Any) -> ChatRequest:
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     return parse_chat(json.dumps({"model": "auto", "messages": messages} | fields).encode(), LimitSettings())
+
+
+def remember(memory: SessionMemory, **turn: Any) -> SessionMemory:
+    """The memory after a turn, as the ledger merges it."""
+    return SessionMemory.from_json(remembered(orjson.dumps(memory).decode(), news(**turn)))
