@@ -133,7 +133,16 @@ def replay(
             base_contexts=_words(base_context),
         )
         with _Progress() as progress:
-            options = Options(tuple(data), grid, preset, _words(models), _words(policies), seed, progress.show)
+            options = Options(
+                folders=tuple(data),
+                grid=grid,
+                preset=preset,
+                models=_words(models),
+                policies=_words(policies),
+                seed=seed,
+                workers=len(os.sched_getaffinity(0)),
+                progress=progress.show,
+            )
             report = run(options)
     except (DataError, OptionError) as error:
         raise CommandError(str(error)) from error

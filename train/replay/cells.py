@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
 from train.replay.baselines import Ends, ends
 from train.replay.data import Graded
 from train.replay.sessions import ORDERINGS
@@ -44,8 +45,17 @@ class Grid:
     orderings: tuple[str, ...]
     contexts: tuple[Context, ...]
     training_sessions: int
+    """Sessions of the training half that every baseline is tuned on, in each cell."""
     test_sessions: int
     resamples: int
+    log_sessions: int
+    """Sessions of the log that `ours` is fitted on, and of either log of a night."""
+    night_sessions: int
+    night_per_cell: bool
+    """Whether candidates are tuned and gated for every cell, or once for all cells of a catalogue."""
+    sweep_sessions: int
+    """Test sessions of the fronts and the starvation curves."""
+    training: TrainConfig
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,13 @@ def quick() -> Grid:
         training_sessions=250,
         test_sessions=400,
         resamples=400,
+        log_sessions=240,
+        night_sessions=110,
+        night_per_cell=False,
+        sweep_sessions=120,
+        training=TrainConfig(
+            fit=FitConfig(steps=500), ope=OpeConfig(bootstrap=500, tuning_sessions=30), gate=GateConfig(min_sessions=50)
+        ),
     )
 
 
@@ -81,6 +98,11 @@ def full() -> Grid:
         training_sessions=400,
         test_sessions=600,
         resamples=1000,
+        log_sessions=600,
+        night_sessions=250,
+        night_per_cell=True,
+        sweep_sessions=300,
+        training=TrainConfig(),
     )
 
 

@@ -37,6 +37,7 @@ PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 STACKED_PENALTIES = (30.0, 300.0, 3000.0)
 NEIGHBOURS = 30
 GROUP_STRENGTH = 10.0
+PRIOR_STEP = 0.05
 TINY_USD = 1e-9
 
 
@@ -50,6 +51,13 @@ class Predictions:
     average: F64
     average_cost_usd: F64
     r2: float
+
+    def of(self, models: Sequence[int]) -> Predictions:
+        """Those of some models."""
+        at = np.asarray(models, np.int64)
+        return Predictions(
+            self.quality[:, at], self.cost_quantiles_usd[:, at], self.average[at], self.average_cost_usd[at], self.r2
+        )
 
     @property
     def cost_usd(self) -> F64:
@@ -72,6 +80,34 @@ def predict(graded: Graded, seen: Vectors, training: I64, seed: int) -> Predicti
         average_cost_usd=graded.cost_usd[training].mean(axis=0),
         r2=r2,
     )
+
+
+def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequence[int]) -> Predictions:
+    """Predictions where nothing was ever seen of `model`, which has prices and a prior; `known` are the others.
+
+    Its quality on a prompt is the prior (the true mean to the next PRIOR_STEP, as an operator would write it) plus how
+    far the others deviate from theirs: difficulty learnt from other models ranks a newcomer nearly as well as its own
+    data. Its cost law is the others' with their prices divided out.
+    """
+    others = predictions.of(known)
+    prior = float(np.round(predictions.average[model] / PRIOR_STEP) * PRIOR_STEP)
+    shared = (others.quality - others.average).mean(axis=1)
+    out = graded.out_tokens[:, known].mean()
+    spent = others.average_cost_usd - out * graded.usd_out_per_m[known] * 1e-6
+    read = np.maximum(spent / np.maximum(graded.usd_in_per_m[known] * 1e-6, 1e-12), 0.0)
+    tokens_in = float(np.median(np.where(graded.usd_in_per_m[known] > 0, read, 0.0)))
+
+    def price(at: Sequence[int]) -> F64:
+        each = tokens_in * graded.usd_in_per_m[at] + out * graded.usd_out_per_m[at]
+        return np.maximum(np.asarray(each, np.float64), TINY_USD)
+
+    logs = np.log(np.maximum(others.cost_quantiles_usd, TINY_USD)) - np.log(price(known))[:, None]
+    quality, law = predictions.quality.copy(), predictions.cost_quantiles_usd.copy()
+    average, cost = predictions.average.copy(), predictions.average_cost_usd.copy()
+    quality[:, model], average[model] = np.clip(prior + shared, 0.0, 1.0), prior
+    law[:, model] = np.exp(logs.mean(axis=1)) * price([model])
+    cost[model] = float(expected_cost_usd(law[:, model]).mean())
+    return Predictions(quality, law, average, cost, predictions.r2)
 
 
 def stacked(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F64, float]:

@@ -36,7 +36,7 @@ class Entry:
     lambda_per_usd: float | None = None
     training_quality: float | None = None
     baseline: bool = False
-    numbers: Mapping[str, float] | None = None
+    numbers: Mapping[str, Any] | None = None
 
 
 class Resampled:

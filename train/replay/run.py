@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from policy.baselines import Resolving
-from policy.features import Horizon
-from train.presets import learn_horizon
-from train.replay.baselines import Bank, Ends, TunedRule, ends, families, make_bank, tune
-from train.replay.cells import RANDOM, Cell, Grid, budgets_usd, catalogues, cells, phi_of, session_cost_usd
+from train.replay.cells import Cell, Grid, cells, middle
+from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
-from train.replay.predictors import Predictions, predict
-from train.replay.report import Entry, Resampled, rows
-from train.replay.served import as_rule
-from train.replay.sessions import Sessions, compose, group_difficulty
-from train.replay.split import Halves, halves
-from train.replay.vectors import Vectors, vectors
-from train.replay.world import Board, Played, Rule, make_board, play
+from train.replay.ours import Learned, Served, learn, night
+from train.replay.study import Sets, Study, compose_sets, stages, studies
+from train.replay.summary import summary
+from train.replay.sweeps import fronts, make_sweep, starvation
 
-I64 = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 
 FORMAT = "seqroute-replay/1"
-DEFAULT_RULE = "gateway-default"
+VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to play. Empty `models` and `policies` mean the defaults and all."""
+    """What to play. Empty `models` and `policies` mean the defaults and all. `workers` processes share the sources."""
 
     folders: tuple[Path, ...]
     grid: Grid
@@ -41,6 +35,7 @@ class Options:
     models: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     seed: int = 0
+    workers: int = 1
     progress: Progress | None = None
 
     def step(self, name: str, done: int, total: int) -> None:
@@ -48,121 +43,104 @@ class Options:
             self.progress(name, done, total)
 
 
-@dataclass(frozen=True)
-class Study:
-    """One catalogue of one source, ready to be played: what is known of it, from the training half alone."""
+class Part(NamedTuple):
+    """What one catalogue brings to the output."""
 
-    graded: Graded
-    halves: Halves
-    seen: Vectors
-    predictions: Predictions
-    named: Ends
-    difficulty: NDArray[np.float64]
-    bank: Bank
-    seed: int
-    resampled: Resampled
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Composed sessions of either half for one number of turns, and the horizon that the training sessions teach."""
-
-    training: Board
-    test: Board
-    horizon: Horizon
+    rows: list[dict[str, Any]]
+    points: list[dict[str, Any]]
+    learnt: dict[str, Any]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Play everything. Returns the output as docs/replay.md gives it. Deterministic given data and seed."""
     sources = [graded for folder in options.folders for graded in read_folder(folder)]
-    played = cells(options.grid)
-    found: list[dict[str, Any]] = []
-    for graded in sources:
-        for study in studies(graded, options):
-            label = f"{graded.source}, {len(study.graded.models)} models"
-            sets = {turns: compose_sets(study, options.grid, turns) for turns in {cell.turns for cell in played}}
-            for done, cell in enumerate(played):
-                options.step(label, done, len(played))
-                found += play_cell(study, sets[cell.turns], cell, options)
-    return {"meta": meta(options, sources), "rows": found}
-
-
-def studies(graded: Graded, options: Options) -> Iterator[Study]:
-    """The catalogues of one source, each with its predictions."""
-    split = halves(graded, options.seed)
-    seen = vectors(graded, split.training)
-    resampled = Resampled(len(graded.task_ids), options.grid.resamples, options.seed)
-    for chosen in catalogues(graded, split.training, options.models):
-        predictions = predict(chosen, seen, split.training, options.seed)
-        named = ends(predictions.average, predictions.average_cost_usd)
-        yield Study(
-            graded=chosen,
-            halves=split,
-            seen=seen,
-            predictions=predictions,
-            named=named,
-            difficulty=group_difficulty(chosen, split.training, named.weak),
-            bank=make_bank(predictions.quality[split.training], predictions.cost_usd[split.training], named.strong),
-            seed=options.seed,
-            resampled=resampled,
-        )
-
-
-def compose_sets(study: Study, grid: Grid, turns: int | None) -> Sets:
-    """The same sessions for every budget, mode and context: what differs between cells is not luck."""
-    training = composed(study, study.halves.training, grid.training_sessions, turns, grid.orderings, part=1)
-    test = composed(study, study.halves.test, grid.test_sessions, turns, grid.orderings, part=2)
-    return Sets(
-        training=make_board(study.graded, study.predictions, training),
-        test=make_board(study.graded, study.predictions, test),
-        horizon=learn_horizon(training.lengths),
-    )
-
-
-def composed(
-    study: Study, prompts: I64, count: int, turns: int | None, orderings: Sequence[str], *, part: int
-) -> Sessions:
-    generator = np.random.default_rng([study.seed, part, turns or 0])
-    return compose(
-        study.graded,
-        prompts,
-        study.difficulty,
-        sessions=count,
-        turns=turns,
-        generator=generator,
-        orderings=orderings,
-    )
-
-
-def play_cell(study: Study, sets: Sets, cell: Cell, options: Options) -> list[dict[str, Any]]:
-    """All policies under one purse, tuned on the training half, measured on the other."""
-    training, test = sets.training.within(cell.context), sets.test.within(cell.context)
-    cost = study.predictions.average_cost_usd
-    training_usd = budgets_usd(training, cost, study.named, cell.phi)
-    test_usd = budgets_usd(test, cost, study.named, cell.phi)
-
-    def on_training(rule: Rule) -> Played:
-        return play(training, rule, training_usd, cell.mode, sets.horizon, study.seed + 1)
-
-    def on_test(rule: Rule) -> Played:
-        return play(test, rule, test_usd, cell.mode, sets.horizon, study.seed + 2)
-
-    tuned = [tune(family, on_training) for family in families(training, study.bank, study.named)]
-    entries = [_baseline(rule, on_test(rule.rule)) for rule in tuned if _wanted(rule.name, options)]
-    if _wanted(DEFAULT_RULE, options):
-        policy = Resolving(horizon=sets.horizon)
-        entries.append(Entry(DEFAULT_RULE, on_test(as_rule(policy, study.seen)), 0.0))
-    described = {
-        "source": study.graded.source,
-        "models": ",".join(study.graded.models),
-        "turns": cell.turns or RANDOM,
-        "phi": round(phi_of(test_usd, session_cost_usd(test, cost), study.named), 6),
-        "budget": "phi" if cell.phi is not None else "warm-mid",
-        "mode": cell.mode,
-        "base_context": cell.context.base_tokens,
-        "cached_price": cell.context.cached_price,
+    parts = list(each_part(sources, options))
+    rows = [row for part in parts for row in part.rows]
+    points = [point for part in parts for point in part.points]
+    return {
+        "meta": meta(options, sources) | {"learnt": [part.learnt for part in parts]},
+        "rows": rows,
+        "summary": summary(rows, points),
+        "front": points,
     }
-    return rows(entries, test.sessions, study.graded.task, study.resampled, study.named.strong, described)
+
+
+def each_part(sources: Sequence[Graded], options: Options) -> Iterator[Part]:
+    """Every catalogue of every source, in order; side by side where there are several workers."""
+    if options.workers <= 1 or len(sources) <= 1:
+        for graded in sources:
+            for study in studies(graded, options.grid, options.models, options.seed):
+                yield play_study(study, options)
+        return
+    quiet = _without_progress(options)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=spawn, initializer=_one_core) as pool:
+        # The longest first: the last one to end then ends soon after the others.
+        order = sorted(range(len(sources)), key=lambda i: -sources[i].prompts * len(sources[i].models))
+        waiting = {pool.submit(play_source, sources[i], quiet): i for i in order}
+        found: dict[int, list[Part]] = {}
+        for done, future in enumerate(as_completed(waiting), 1):
+            found[waiting[future]] = future.result()
+            options.step("sources", done, len(sources))
+    for i in range(len(sources)):
+        yield from found[i]
+
+
+def play_source(graded: Graded, options: Options) -> list[Part]:
+    return [play_study(study, options) for study in studies(graded, options.grid, options.models, options.seed)]
+
+
+def play_study(study: Study, options: Options) -> Part:
+    """One catalogue: learn, spend a night, play every cell, sweep the fronts."""
+    grid, played = options.grid, cells(options.grid)
+    label = f"{study.graded.source}, {len(study.graded.models)} models"
+    sets = {turns: compose_sets(study, grid, turns) for turns in dict.fromkeys(cell.turns for cell in played)}
+    options.step(f"{label}: learn", 0, 1)
+    learned = learn(study, grid, grid.turns[0])
+    shared = (
+        None if grid.night_per_cell else night(study, grid, learned, [c for c in played if c.turns == grid.turns[0]])
+    )
+    rows: list[dict[str, Any]] = []
+    for done, cell in enumerate(played):
+        options.step(label, done, len(played))
+        served = shared or night(study, grid, learned, [cell])
+        rows += play_cell(contest(study, sets, cell, learned, served), options.policies)
+    points = []
+    if shared is None:
+        shared = night(study, grid, learned, [cell for cell in played if cell.context.cached_price == 1.0][:1])
+    sweep = make_sweep(study, sets[grid.turns[0]], grid.sweep_sessions, grid.turns[0])
+    options.step(f"{label}: fronts", 0, 1)
+    points = [*fronts(sweep, shared), *starvation(sweep, shared)]
+    options.step(f"{label}: newcomer", 0, 1)
+    rows += newcomer_part(study, sets, learned, shared, options)
+    learnt = {
+        "source": study.graded.source,
+        "models": list(study.graded.models),
+        "weakest": study.graded.models[study.named.weak],
+        "strongest": study.graded.models[study.named.strong],
+        "predictor": study.seen.kind,
+        "predictor_r2": round(study.predictions.r2, 4),
+        "gate": shared.outcome,
+        "serves": shared.candidate,
+    }
+    return Part(rows, points, learnt)
+
+
+def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, served: Served) -> Contest:
+    training, test = stages(study, sets[cell.turns], cell)
+    return Contest(study, cell, training, test, learned, served)
+
+
+def newcomer_part(
+    study: Study, sets: dict[int | None, Sets], learned: Learned, served: Served, options: Options
+) -> list[dict[str, Any]]:
+    """The middle model withheld from everything, in the first plain cell: where there are three models or more."""
+    if len(study.graded.models) < 3:
+        return []
+    cell = next(cell for cell in cells(options.grid) if cell.phi is not None)
+    return newcomer_rows(
+        contest(study, sets, cell, learned, served), middle(study.average_cost_usd), options.grid, options.policies
+    )
 
 
 def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
@@ -170,6 +148,8 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
         "format": FORMAT,
         "preset": options.preset,
         "seed": options.seed,
+        "grid": asdict(options.grid),
+        "versions": {name: metadata.version(name) for name in VERSIONS_OF},
         "sources": [
             {"source": g.source, "prompts": g.prompts, "models": list(g.models), "digest": g.digest, "notes": g.notes}
             for g in sources
@@ -177,16 +157,11 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
-def _baseline(tuned: TunedRule, played: Played) -> Entry:
-    return Entry(
-        tuned.name,
-        played,
-        tuned.numbers.get("lambda_per_usd"),
-        tuned.training_quality,
-        baseline=True,
-        numbers=tuned.numbers,
-    )
+def _without_progress(options: Options) -> Options:
+    values = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+    return Options(**(values | {"progress": None, "workers": 1}))
 
 
-def _wanted(policy: str, options: Options) -> bool:
-    return not options.policies or policy in options.policies
+def _one_core() -> None:
+    """One process, one core: XLA's own threads would only get in the way of the other processes'."""
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

@@ -3,64 +3,175 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
+from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
 from train.replay import cells
 from train.replay.cells import Grid, narrowed
+from train.replay.data import read_folder
+from train.replay.predictors import predict
 from train.replay.run import Options, run
+from train.replay.split import halves
+from train.replay.vectors import vectors
 
-BASELINES = {"weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"}
+POLICIES = {
+    *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
+    *("behaviour-cloning", "gateway-default", "ours", "ours-ungated", "dp-predicted", "dp-perfect", "knapsack"),
+}
+KNOWING = {"dp-perfect", "knapsack"}
+COLUMNS = {
+    *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "policy", "lambda"),
+    *("quality", "quality_lo", "quality_hi", "diff_vs_best_tuned", "diff_lo", "diff_hi"),
+    *("cost_usd", "starved_rate", "bankrupt_rate", "switches", "strong_share"),
+}
 
 
 def small_grid() -> Grid:
     grid = narrowed(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
-    return replace(grid, training_sessions=15, test_sessions=15, resamples=20)
+    training = TrainConfig(
+        fit=FitConfig(steps=100, batch_size=32, hidden=16, joint=8, members=2),
+        ope=OpeConfig(bootstrap=50, tuning_sessions=4),
+        gate=GateConfig(min_sessions=5),
+    )
+    return replace(
+        grid,
+        training_sessions=15,
+        test_sessions=15,
+        resamples=20,
+        log_sessions=18,
+        night_sessions=9,
+        sweep_sessions=10,
+        training=training,
+    )
 
 
 def report(folder: Path) -> dict[str, Any]:
     return run(Options((folder,), small_grid()))
 
 
-@pytest.mark.parametrize("content", ["text", "embedding", "none"])
-def test_every_policy_is_reported_in_every_cell_and_ordering(tmp_path: Path, content: str) -> None:
-    found = report(write_folder(tmp_path, content=content))
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def found(toy: Path) -> dict[str, Any]:
+    return report(toy)
+
+
+def test_every_policy_is_reported_in_every_cell_and_ordering(found: dict[str, Any]) -> None:
     by_cell: dict[tuple[Any, ...], set[str]] = {}
     for row in found["rows"]:
-        key = tuple(row[name] for name in ("models", "mode", "base_context", "ordering"))
-        by_cell.setdefault(key, set()).add(row["policy"])
+        assert row.keys() >= COLUMNS
+        if row["new_model"] is None:
+            key = tuple(row[name] for name in ("models", "mode", "base_context", "ordering"))
+            by_cell.setdefault(key, set()).add(row["policy"])
     assert len(by_cell) == 2 * 3 * 6  # catalogue and pair; cut, degrade and cache; five orderings and all together
-    assert all(policies >= BASELINES for policies in by_cell.values())
+    assert all(policies >= POLICIES for policies in by_cell.values())
 
 
-def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path)
-    assert json.dumps(report(folder)) == json.dumps(report(folder))
+def test_the_summary_has_cells_fronts_and_the_newcomer(found: dict[str, Any]) -> None:
+    assert {line["kind"] for line in found["summary"]} == {"cells", "front", "newcomer"}
+    assert {point["figure"] for point in found["front"]} == {"cost-quality", "quality-starvation"}
+    assert {"fixed", "tuned-lambda", "pacing", "re-solving", "ours"} <= {point["policy"] for point in found["front"]}
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found))
 
 
-def test_the_command_writes_the_file_and_names_what_it_cannot_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_knowing_all_beforehand_is_never_worse(found: dict[str, Any]) -> None:
+    """The knapsack's bills are rounded down: it is a bound for every policy on the same sessions."""
+    best: dict[tuple[Any, ...], float] = {}
+    rows = [row for row in found["rows"] if row["new_model"] is None]
+    cell = ("models", "mode", "base_context", "ordering")
+    for row in rows:
+        if row["policy"] == "knapsack":
+            best[tuple(row[name] for name in cell)] = row["quality"]
+    assert all(row["quality"] <= best[tuple(row[name] for name in cell)] + 1e-9 for row in rows)
+
+
+def test_the_same_seed_gives_the_same_output_and_grades_of_the_test_half_move_no_decision(
+    toy: Path, found: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Shuffled test grades: the same money is spent on the same models by all that do not claim to know them."""
+    shuffled = rewritten(toy, tmp_path, lambda held, generator: shuffle(held, "quality", generator))
+    again = report(shuffled)
+    conduct = ("cost_usd", "starved_rate", "switches", "strong_share", "training_quality", "numbers")
+    differing = 0
+    for one, other in zip(found["rows"], again["rows"], strict=True):
+        if one["policy"] not in KNOWING:
+            assert [one[name] for name in conduct] == [other[name] for name in conduct]
+            differing += one["quality"] != other["quality"]
+    assert differing > 0
+    assert found["meta"]["learnt"] == again["meta"]["learnt"]
+
+
+@pytest.mark.parametrize("content", ["text", "embedding", "none"])
+def test_nothing_of_the_test_half_reaches_a_prediction(tmp_path: Path, content: str) -> None:
+    def everything(held: dict[str, list[Any]], generator: np.random.Generator) -> None:
+        shuffle(held, "quality", generator)
+        held["cost_usd"] = [value * 3.0 for value in held["cost_usd"]]
+
+    folder = write_folder(tmp_path / "toy", content=content)
+    both = [predicted(folder), predicted(rewritten(folder, tmp_path / "other", everything))]
+    for name in ("quality", "cost_quantiles_usd", "average", "average_cost_usd"):
+        assert getattr(both[0], name).tolist() == getattr(both[1], name).tolist()
+
+
+def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cells.PRESETS, "quick", small_grid)
     out = tmp_path / "out.json"
-    arguments = ["replay", "--data", str(tmp_path / "nothing"), "--json", str(out)]
-    assert run_command(arguments) == 2
+    arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40, models=("large", "small")))]
+    arguments += ["--json", str(out), "--mode", "cut", "--ordering", "iid", "--base-context", "1500", "--turns", "2"]
+    assert run_command([*arguments, "--policies", "weakest,ours"]) == 0
+    written = json.loads(out.read_text())
+    assert {row["policy"] for row in written["rows"]} == {"weakest", "ours"}
+    assert written["meta"]["seed"] == 0
+
+
+def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out.json")
+    assert run_command(["replay", "--data", str(tmp_path / "nothing"), "--json", out]) == 2
     assert "prompts.parquet: not found" in capsys.readouterr().err
-    arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40)), "--json", str(out)]
-    arguments += ["--turns", "2", "--phi", ".5", "--mode", "cut", "--ordering", "iid", "--base-context", "1500"]
-    assert run_command([*arguments, "--policies", "weakest,strongest"]) == 0
-    assert {row["policy"] for row in json.loads(out.read_text())["rows"]} == {"weakest", "strongest"}
-
-
-def test_an_option_outside_of_what_there_is_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path)
-    start = ["replay", "--data", str(folder), "--json", str(tmp_path / "out.json")]
+    start = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=20)), "--json", out]
     for option, word in (("--mode", "cap"), ("--turns", "many"), ("--phi", "x"), ("--preset", "slow")):
         assert run_command([*start, option, word]) == 2
         assert f"{option}: expected" in capsys.readouterr().err
     assert run_command([*start, "--models", "small,huge"]) == 2
     assert "no model 'huge'; there are large, medium, small" in capsys.readouterr().err
+
+
+def rewritten(folder: Path, target: Path, change: Callable[[dict[str, list[Any]], np.random.Generator], None]) -> Path:
+    """A copy whose outcomes on the test half are changed."""
+    (graded,) = read_folder(folder)
+    test = {graded.task_ids[graded.task[i]] for i in halves(graded, 0).test}
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("prompts", "models"):
+        (target / f"{name}.parquet").write_bytes((folder / f"{name}.parquet").read_bytes())
+    table = pq.read_table(folder / "outcomes.parquet")
+    columns = table.to_pydict()
+    at = [i for i, task in enumerate(columns["task_id"]) if task in test]
+    held = {name: [values[i] for i in at] for name, values in columns.items()}
+    change(held, np.random.default_rng(5))
+    for name, values in columns.items():
+        for i, value in zip(at, held[name], strict=True):
+            values[i] = value
+    pq.write_table(table.from_pydict(columns), target / "outcomes.parquet")
+    return target
+
+
+def shuffle(held: dict[str, list[Any]], column: str, generator: np.random.Generator) -> None:
+    held[column] = [held[column][i] for i in generator.permutation(len(held[column]))]
+
+
+def predicted(folder: Path) -> Any:
+    (graded,) = read_folder(folder)
+    split = halves(graded, 0)
+    return predict(graded, vectors(graded, split.training), split.training, 0)

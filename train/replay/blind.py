@@ -1,0 +1,34 @@
+"""A served policy that is not told of the prompt cache: what knowing of it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from policy.mdp import CandidateView, Decision, Observation, Policy
+
+
+@dataclass(frozen=True)
+class Blind:
+    """`policy`, asked as if every prompt were read at the list price. The world bills the cached price all the same."""
+
+    policy: Policy
+
+    @property
+    def policy_id(self) -> str:
+        return f"{self.policy.policy_id}-blind"
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        cold = tuple(_cold(candidate) for candidate in observation.candidates)
+        return self.policy.decide(replace(observation, candidates=cold), uniform)
+
+
+def _cold(candidate: CandidateView) -> CandidateView:
+    saved_usd = candidate.warm_tokens * (candidate.input_usd_per_mtok - candidate.cached_input_usd_per_mtok) * 1e-6
+    return replace(
+        candidate,
+        cached_input_usd_per_mtok=candidate.input_usd_per_mtok,
+        warm_tokens=0,
+        served_last=False,
+        cost_quantiles_usd=tuple(quantile + saved_usd for quantile in candidate.cost_quantiles_usd),
+        cost_max_usd=candidate.cost_max_usd + saved_usd,
+    )

@@ -1,0 +1,159 @@
+"""One catalogue of one source, ready to be played: what the training half says, sessions of either half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.features import Horizon
+from train.presets import learn_horizon
+from train.replay.baselines import Bank, Ends, ends, make_bank
+from train.replay.cells import Cell, Grid, budgets_usd, catalogues
+from train.replay.data import Graded
+from train.replay.predictors import Predictions, newcomer, predict
+from train.replay.report import Resampled
+from train.replay.sessions import Sessions, compose, group_difficulty
+from train.replay.split import Halves, halves
+from train.replay.vectors import Vectors, vectors
+from train.replay.world import Board, Mode, Played, Rule, make_board, play
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Study:
+    """`seen` are the prompts' vectors, `predictions` what may be predicted of them, `bank` what a turn is expected to
+    cost at each price of money. `average_cost_usd` (K,) sets budgets; it knows a newcomer's too."""
+
+    graded: Graded
+    halves: Halves
+    seen: Vectors
+    predictions: Predictions
+    named: Ends
+    difficulty: F64
+    bank: Bank
+    average_cost_usd: F64
+    resampled: Resampled
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Composed sessions of either half for one number of turns, and the horizon that the training sessions teach."""
+
+    training: Board
+    test: Board
+    horizon: Horizon
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Sessions under one purse in one mode: where a rule is played."""
+
+    board: Board
+    budget_usd: F64  # (S,)
+    mode: Mode
+    horizon: Horizon
+    seed: int
+
+    def play(self, rule: Rule) -> Played:
+        return play(self.board, rule, self.budget_usd, self.mode, self.horizon, self.seed)
+
+
+def studies(graded: Graded, grid: Grid, models: Sequence[str], seed: int) -> Iterator[Study]:
+    """The catalogues of one source, each with its predictions."""
+    split = halves(graded, seed)
+    seen = vectors(graded, split.training)
+    resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
+    for chosen in catalogues(graded, split.training, models):
+        predictions = predict(chosen, seen, split.training, seed)
+        yield _study(chosen, split, seen, predictions, predictions.average_cost_usd, resampled, seed)
+
+
+def with_newcomer(study: Study, model: int) -> Study:
+    """The same catalogue, where nothing was ever seen of one model: it has its prices and a prior."""
+    known = [k for k in range(len(study.graded.models)) if k != model]
+    predictions = newcomer(study.graded, study.predictions, model, known)
+    return _study(
+        study.graded, study.halves, study.seen, predictions, study.average_cost_usd, study.resampled, study.seed
+    )
+
+
+def without_model(study: Study, model: int) -> Study:
+    """The catalogue less one model; its sessions and budgets stay as they are."""
+    known = [k for k in range(len(study.graded.models)) if k != model]
+    graded = study.graded.with_models([study.graded.models[k] for k in known])
+    predictions = study.predictions.of(known)
+    cost = study.average_cost_usd[known]
+    return _study(graded, study.halves, study.seen, predictions, cost, study.resampled, study.seed)
+
+
+def compose_sets(study: Study, grid: Grid, turns: int | None) -> Sets:
+    """The same sessions for every budget, mode and context: what differs between cells is not luck."""
+    training = composed(study, study.halves.training, grid.training_sessions, turns, grid.orderings, part=1)
+    test = composed(study, study.halves.test, grid.test_sessions, turns, grid.orderings, part=2)
+    return Sets(
+        training=make_board(study.graded, study.predictions, training),
+        test=make_board(study.graded, study.predictions, test),
+        horizon=learn_horizon(training.lengths),
+    )
+
+
+def composed(
+    study: Study, prompts: I64, count: int, turns: int | None, orderings: Sequence[str], *, part: int
+) -> Sessions:
+    generator = np.random.default_rng([study.seed, part, turns or 0])
+    return compose(
+        study.graded,
+        prompts,
+        study.difficulty,
+        sessions=count,
+        turns=turns,
+        generator=generator,
+        orderings=orderings,
+    )
+
+
+def stages(study: Study, sets: Sets, cell: Cell) -> tuple[Stage, Stage]:
+    """(training stage, test stage) of one cell."""
+    made = []
+    for part, board in enumerate((sets.training, sets.test)):
+        weighed = board.within(cell.context)
+        budget = budgets_usd(weighed, study.average_cost_usd, study.named, cell.phi)
+        made.append(Stage(weighed, budget, cell.mode, sets.horizon, study.seed + 1 + part))
+    return made[0], made[1]
+
+
+def re_boarded(stage: Stage, study: Study) -> Stage:
+    """The same sessions and purses as another study of the same prompts sees them."""
+    board = make_board(study.graded, study.predictions, stage.board.sessions, stage.board.context)
+    return replace(stage, board=board)
+
+
+def _study(
+    graded: Graded,
+    split: Halves,
+    seen: Vectors,
+    predictions: Predictions,
+    average_cost_usd: F64,
+    resampled: Resampled,
+    seed: int,
+) -> Study:
+    named = ends(predictions.average, average_cost_usd)
+    at = split.training
+    return Study(
+        graded=graded,
+        halves=split,
+        seen=seen,
+        predictions=predictions,
+        named=named,
+        difficulty=group_difficulty(graded, at, named.weak),
+        bank=make_bank(predictions.quality[at], predictions.cost_usd[at], named.strong),
+        average_cost_usd=average_cost_usd,
+        resampled=resampled,
+        seed=seed,
+    )

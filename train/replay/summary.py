@@ -1,0 +1,134 @@
+"""The whole run in a few lines: every policy over all cells, the fronts' areas, and what a newcomer is worth."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.replay.report import MIXED
+from train.replay.sessions import ORDERINGS
+from train.replay.sweeps import FRONT
+
+Row = Mapping[str, Any]
+ALL = "all"
+
+
+def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
+    """`kind` says what a line is about: `cells` (a policy over cells), `front` (a policy's front), `newcomer`."""
+    return [*over_cells(rows), *of_fronts(points), *newcomers(rows)]
+
+
+def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A policy against the best tuned baseline, over cells of all orderings together; by source and in all.
+
+    `below` counts the cells where its whole interval is below, `above` those where it is above. Budgets (`phi`) and
+    prompt-cache cells (`cache`) apart.
+    """
+    whole = [row for row in rows if row["new_model"] is None and row["ordering"] == _together(rows)]
+    found = []
+    for cells in ("phi", "cache"):
+        of_kind = [row for row in whole if (row["budget"] == "phi") == (cells == "phi")]
+        for source in (ALL, *sorted({row["source"] for row in of_kind})):
+            chosen = [row for row in of_kind if source in (ALL, row["source"])]
+            for policy, mine in _grouped(chosen, "policy"):
+                found.append({"kind": "cells", "cells": cells, "source": source, "policy": policy, **_means(mine)})
+    return found
+
+
+def of_fronts(points: Sequence[Row]) -> list[dict[str, Any]]:
+    """For every catalogue and policy: the area under its front, and its least cost at the strongest model's quality.
+
+    Costs in units of the dearest fixed model; the area is the mean over costs from 0 to 1 of the best quality that was
+    to be had for no more. `saving` is None where a policy never reaches that quality.
+    """
+    found = []
+    fronts = [point for point in points if point["figure"] == FRONT]
+    for (source, models), mine in _grouped(fronts, "source", "models"):
+        fixed = [point for point in mine if point["policy"] == "fixed"]
+        strong = max(fixed, key=lambda point: float(point["quality"]))
+        dearest = max(float(point["cost_usd"]) for point in fixed)
+        for policy, of_policy in _grouped(mine, "policy"):
+            cost = np.array([float(point["cost_usd"]) for point in of_policy]) / max(dearest, 1e-12)
+            quality = np.array([float(point["quality"]) for point in of_policy])
+            reached = cost[quality >= float(strong["quality"]) - 1e-9]
+            least = float(reached.min()) * dearest / float(strong["cost_usd"]) if len(reached) else None
+            found.append(
+                {
+                    "kind": "front",
+                    "source": source,
+                    "models": models,
+                    "policy": policy,
+                    "area": round(hypervolume(cost, quality), 6),
+                    "saving": None if least is None else round(1.0 - least, 6),
+                }
+            )
+    return found
+
+
+def hypervolume(cost: np.ndarray[Any, np.dtype[np.float64]], quality: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Area that (cost, quality) points dominate within cost 0..1, quality from 0 up (Zitzler & Thiele 1998)."""
+    order = np.argsort(cost, kind="stable")
+    best = np.maximum.accumulate(quality[order])
+    edges = np.append(np.minimum(cost[order], 1.0), 1.0)
+    return float(np.sum(np.diff(edges) * best))
+
+
+def newcomers(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What share of the gap between a model not offered and one fully trained is won by its price and prior alone."""
+    chosen = [row for row in rows if row["new_model"] is not None and row["ordering"] == _together(rows)]
+    found = []
+    for (source, models, model), mine in _grouped(chosen, "source", "models", "new_model"):
+        quality = {
+            name: float(np.mean([row["quality"] for row in mine if row["policy"] == name]))
+            for name in ("ours-not-offered", "ours", "ours-trained")
+        }
+        gap = quality["ours-trained"] - quality["ours-not-offered"]
+        found.append(
+            {
+                "kind": "newcomer",
+                "source": source,
+                "models": models,
+                "new_model": model,
+                **{name: round(value, 6) for name, value in quality.items()},
+                "gap": round(gap, 6),
+                "won": round((quality["ours"] - quality["ours-not-offered"]) / gap, 6) if gap > 1e-9 else None,
+            }
+        )
+    return found
+
+
+def _means(rows: Sequence[Row]) -> dict[str, Any]:
+    difference = [float(row["diff_vs_best_tuned"]) for row in rows]
+    return {
+        "n_cells": len(rows),
+        "quality": _rounded(row["quality"] for row in rows),
+        "diff_vs_best_tuned": _rounded(difference),
+        "worst_diff": round(min(difference), 6),
+        "diff_vs_best_on_test": _rounded(row["diff_vs_best_on_test"] for row in rows),
+        "below": sum(float(row["diff_hi"]) < 0.0 for row in rows),
+        "above": sum(float(row["diff_lo"]) > 0.0 for row in rows),
+        "starved_rate": _rounded(row["starved_rate"] for row in rows),
+        "bankrupt_rate": _rounded(row["bankrupt_rate"] for row in rows),
+        "switches": _rounded(row["switches"] for row in rows),
+    }
+
+
+def _rounded(values: Iterable[Any]) -> float:
+    return round(float(np.mean([float(value) for value in values])), 6)
+
+
+def _together(rows: Sequence[Row]) -> str:
+    """The name of all orderings together; of a run with one ordering, that one."""
+    present = {row["ordering"] for row in rows}
+    return MIXED if MIXED in present or not present else min(present, key=ORDERINGS.index)
+
+
+def _grouped(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
+    """Rows by the values of some columns, in the order in which they first occur."""
+    found: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)].append(row)
+    return list(found.items())

@@ -1,0 +1,131 @@
+"""Whole fronts instead of points: cost against quality, and quality against starvation.
+
+A rule that is driven by a price of money is swept over lambda under a purse that hardly binds, one that paces what is
+left is swept over the budget itself: either way a policy's own dial, from cheap to good. The starvation curves sweep
+the shield's reserve under one tight budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import Policy
+from train.replay import baselines
+from train.replay.baselines import LAMBDA_STEPS
+from train.replay.cells import RANDOM, budgets_usd
+from train.replay.ours import Served
+from train.replay.served import as_rule
+from train.replay.sessions import Sessions
+from train.replay.study import Sets, Stage, Study
+from train.replay.world import Board, Rule, make_board
+
+F64 = NDArray[np.float64]
+
+FRONT_PHIS = (0.03, 0.08, 0.2, 0.4, 0.7, 1.0)
+LOOSE_PHI = 1.5
+TIGHT_PHI = 0.35
+RESERVES = (0.0, 0.25, 0.5, 1.0, 2.0)
+FRONT, STARVATION = "cost-quality", "quality-starvation"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Test sessions of one study for fronts; `described` are the columns that all points share."""
+
+    study: Study
+    sets: Sets
+    board: Board
+    described: dict[str, Any]
+
+    def stage(self, phi: float) -> Stage:
+        budget = budgets_usd(self.board, self.study.average_cost_usd, self.study.named, phi)
+        return Stage(self.board, budget, "cut", self.sets.horizon, self.study.seed + 3)
+
+    def point(self, figure: str, policy: str, dial: str, value: float, stage: Stage, rule: Rule) -> dict[str, Any]:
+        """One played point with its interval."""
+        played = stage.play(rule)
+        valid = played.valid
+        task = self.study.graded.task[self.board.sessions.rows[valid]]
+        means = self.study.resampled.means(task, played.quality[valid][:, None])[:, 0]
+        low, high = np.quantile(means, (0.025, 0.975))
+        return {
+            **self.described,
+            "figure": figure,
+            "policy": policy,
+            "dial": dial,
+            "value": float(f"{value:.6g}"),
+            "quality": round(float(played.quality[valid].mean()), 6),
+            "quality_lo": round(float(low), 6),
+            "quality_hi": round(float(high), 6),
+            "cost_usd": float(f"{played.cost_usd.sum(axis=1).mean():.6g}"),
+            "starved_rate": round(float(played.starved.mean()), 6),
+            "bankrupt_rate": round(float(played.bankrupt.mean()), 6),
+        }
+
+
+def make_sweep(study: Study, sets: Sets, sessions: int, turns: int | None) -> Sweep:
+    drawn = sets.test.sessions
+    few = Sessions(drawn.rows[:sessions], drawn.declared[:sessions], drawn.ordering[:sessions])
+    described = {
+        "source": study.graded.source,
+        "models": ",".join(study.graded.models),
+        "turns": turns or RANDOM,
+        "mode": "cut",
+    }
+    return Sweep(study, sets, make_board(study.graded, study.predictions, few), described)
+
+
+def fronts(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
+    """Cost against quality, every policy over its own dial."""
+    study, loose = sweep.study, sweep.stage(LOOSE_PHI)
+    for k, name in enumerate(study.graded.models):
+        yield sweep.point(FRONT, "fixed", f"model {name}", float(k), loose, baselines.fixed(k))
+    unit = 1.0 / study.bank.mean_usd[study.named.strong]
+    for step in LAMBDA_STEPS[::2]:
+        rule = baselines.tuned_lambda(step * unit, 0.0)
+        yield sweep.point(FRONT, "tuned-lambda", "lambda", step * unit, loose, rule)
+    for least in baselines.THRESHOLDS[::2]:
+        rule = baselines.threshold(study.named, least, 0.0)
+        yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)
+    for phi in FRONT_PHIS:
+        stage = sweep.stage(phi)
+        for name, rule in _budget_driven(study, served):
+            yield sweep.point(FRONT, name, "phi", phi, stage, rule)
+
+
+def starvation(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
+    """Quality against starved sessions as the shield's reserve grows, under a tight budget in mode `cut`."""
+    study, tight = sweep.study, sweep.stage(TIGHT_PHI)
+    for reserve in RESERVES:
+        rules = [
+            ("re-solving", baselines.resolving(study.bank, 1.0, reserve)),
+            ("pacing", baselines.pacing(1.0, reserve)),
+        ]
+        for name, policy in (("ours", served.gated), ("ours-ungated", served.ungated)):
+            varied = with_reserve(policy, reserve)
+            if varied is not None:
+                rules.append((name, as_rule(varied, study.seen)))
+        for name, rule in rules:
+            yield sweep.point(STARVATION, name, "reserve", reserve, tight, rule)
+
+
+def with_reserve(policy: Policy, reserve: float) -> Policy | None:
+    """The policy at another setting of its shield; None for one without."""
+    names = getattr(policy, "__dataclass_fields__", {})  # those with numbers of their own are dataclasses
+    changed: Any = policy
+    return replace(changed, reserve=reserve) if "reserve" in names else None
+
+
+def _budget_driven(study: Study, served: Served) -> list[tuple[str, Rule]]:
+    return [
+        ("strongest", baselines.strongest(study.named.strong)),
+        ("pacing", baselines.pacing(1.0, 1.0)),
+        ("re-solving", baselines.resolving(study.bank, 1.0, 1.0)),
+        ("ours", as_rule(served.gated, study.seen)),
+        ("ours-ungated", as_rule(served.ungated, study.seen)),
+    ]
