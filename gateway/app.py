@@ -20,10 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gateway import catalog, tenants
 from gateway.admin import Admin
+from gateway.admission import Admission
 from gateway.auth import DEFAULT_TENANT, Authenticator
 from gateway.background import Background
 from gateway.breaker import Breaker
@@ -32,14 +33,11 @@ from gateway.clock import Clock, NewId, Uniform, now_ms, time_ordered_ids
 from gateway.configuration import Configuration, LiveConfiguration
 from gateway.db import Database
 from gateway.errors import (
-    Draining,
     GatewayError,
     InternalError,
-    InvalidRequest,
     LedgerUnavailable,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
 )
 from gateway.exploring import ExplorationBudget
 from gateway.forecast import OutputForecast
@@ -127,7 +125,9 @@ def build(
     )
     app.router.redirect_slashes = False  # an address with a slash too many is unknown, in the words of every error
     app.state.parts = parts
-    return Admission(app, parts.lifecycle, settings.limits.parallel_requests)
+    turns = parts.turns
+    direct = {("POST", prefix + "/chat/completions"): turns.chat for prefix in ("/v1", "")}
+    return Admission(app, parts.lifecycle, settings.limits.parallel_requests, direct)
 
 
 def assemble(
@@ -371,41 +371,6 @@ def _on_terminate(lifecycle: Lifecycle) -> Callable[[], None]:
 
     signal.signal(signal.SIGTERM, drain)
     return restore
-
-
-class Admission:
-    """Pure ASGI, outermost: refuses work while draining or beyond the parallel limit, before reading any of it."""
-
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, parallel_limit: int) -> None:
-        self.app = app
-        self._lifecycle = lifecycle
-        self._parallel_limit = parallel_limit
-        self._active = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in ("/livez", "/readyz", "/metrics"):
-            await self.app(scope, receive, send)
-            return
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await error_response(refusal)(scope, receive, send)
-            return
-        self._active += 1
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self._active -= 1
-
-    def _refusal(self, scope: Scope) -> GatewayError | None:
-        if self._lifecycle.draining:
-            return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
-        if not self._lifecycle.started:
-            return LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
-        if self._active >= self._parallel_limit:
-            return Overloaded("too many requests at once; try again", headers={"Retry-After": "1"})
-        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-            return InvalidRequest("the address: expected no NUL, which no id has and no database takes")
-        return None
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

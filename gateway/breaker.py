@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gateway.catalog import Deployment
 from gateway.clock import Clock
@@ -15,6 +16,14 @@ from gateway.settings import RouterSettings
 WINDOW_S = 60.0
 RECENT_CALLS = 50
 MOST_FAILS = 1000
+
+
+class _Sums(NamedTuple):
+    """Of a deployment's recent calls, added up once per call: every decision asks for every model."""
+
+    calls: int
+    answered: int
+    seconds: float
 
 
 class Breaker:
@@ -26,10 +35,14 @@ class Breaker:
         self._failed_at_s: dict[str, deque[float]] = {}
         self._resting_until_s: dict[str, float] = {}
         self._recent: dict[str, deque[tuple[bool, float]]] = {}
+        self._sums: dict[str, _Sums] = {}
 
     def record(self, deployment_id: str, *, failed: bool, latency_s: float) -> None:
         """Note how a call went. Only faults of the provider count, never a client's bad request."""
-        self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS)).append((failed, latency_s))
+        recent_calls = self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS))
+        recent_calls.append((failed, latency_s))
+        answered = [seconds for broken, seconds in recent_calls if not broken]
+        self._sums[deployment_id] = _Sums(len(recent_calls), len(answered), sum(answered))
         if not failed:
             self._failed_at_s.pop(deployment_id, None)
             self._resting_until_s.pop(deployment_id, None)
@@ -48,13 +61,18 @@ class Breaker:
 
     def failure_rate(self, deployments: Sequence[Deployment]) -> float:
         """Share of the recent calls of a model group that failed; 0 when nothing was called yet."""
-        calls = [call for d in deployments for call in self._recent.get(d.deployment_id, ())]
-        return sum(failed for failed, _ in calls) / len(calls) if calls else 0.0
+        sums = self._of(deployments)
+        calls = sum(each.calls for each in sums)
+        return 1.0 - sum(each.answered for each in sums) / calls if calls else 0.0
 
     def latency_s(self, deployments: Sequence[Deployment]) -> float:
         """Mean latency of the recent successful calls of a model group; 0 when there is none."""
-        times = [s for d in deployments for failed, s in self._recent.get(d.deployment_id, ()) if not failed]
-        return sum(times) / len(times) if times else 0.0
+        sums = self._of(deployments)
+        answered = sum(each.answered for each in sums)
+        return sum(each.seconds for each in sums) / answered if answered else 0.0
+
+    def _of(self, deployments: Sequence[Deployment]) -> list[_Sums]:
+        return [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
 
 
 def pick_deployment(healthy: Sequence[Deployment], uniform: Callable[[], float]) -> Deployment:

@@ -36,6 +36,11 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     return b"".join(chunks)
 
 
+def header_map(request: Request) -> dict[str, str]:
+    """The headers by their lower-case names, the first of each name: one look-up is one step, not a walk."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
+
+
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")
 

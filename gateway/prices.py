@@ -7,7 +7,7 @@ falls back to the plain one of its direction: an uncached, untiered model needs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
 MAX_FEMTOUSD = 10**18
@@ -86,32 +86,33 @@ class Prices:
     image_femtousd: int = 0
     request_femtousd: int = 0
     tiers: tuple[PriceTier, ...] = ()
+    _steps: tuple[tuple[int, Rates], ...] = field(init=False, repr=False, compare=False)
+    """(prompt tokens that it begins above, rates) of every tier, the plain prices first: made once, read every turn."""
 
     def __post_init__(self) -> None:
         _check_amounts(self)
         thresholds = [tier.above_prompt_tokens for tier in self.tiers]
         if any(later <= earlier for earlier, later in pairwise(thresholds)):
             raise ValueError(f"expected price tiers in ascending order of above_prompt_tokens, got {thresholds}")
+        chosen: dict[str, int | None] = {name: getattr(self, name) for name in _TOKEN_PRICES}
+        steps = [(-1, self._completed(chosen))]
+        for tier in self.tiers:
+            chosen |= {name: price for name in _TOKEN_PRICES if (price := getattr(tier, name)) is not None}
+            steps.append((tier.above_prompt_tokens, self._completed(chosen)))
+        object.__setattr__(self, "_steps", tuple(steps))
 
     def at(self, prompt_tokens: int) -> Rates:
         """The rates of a call whose whole prompt (cached tokens included) has `prompt_tokens`."""
-        chosen: dict[str, int | None] = {name: getattr(self, name) for name in _TOKEN_PRICES}
-        for tier in self.tiers:
-            if prompt_tokens <= tier.above_prompt_tokens:
+        found = self._steps[0][1]
+        for above, rates in self._steps[1:]:
+            if prompt_tokens <= above:
                 break
-            for name in _TOKEN_PRICES:
-                price = getattr(tier, name)
-                if price is not None:
-                    chosen[name] = price
-        return self._completed(chosen)
+            found = rates
+        return found
 
-    def reachable(self, prompt_tokens_bound: int) -> tuple[Rates, ...]:
+    def reachable(self, prompt_tokens_bound: int) -> list[Rates]:
         """The rates of every tier that a prompt of at most `prompt_tokens_bound` tokens can fall into."""
-        return self.at(0), *(
-            self.at(tier.above_prompt_tokens + 1)
-            for tier in self.tiers
-            if prompt_tokens_bound > tier.above_prompt_tokens
-        )
+        return [rates for above, rates in self._steps if prompt_tokens_bound > above]
 
     def _completed(self, chosen: dict[str, int | None]) -> Rates:
         input_femtousd, output_femtousd = chosen["input_femtousd"] or 0, chosen["output_femtousd"] or 0
@@ -135,13 +136,15 @@ class Prices:
         )
 
 
-_TOKEN_PRICES = tuple(field.name for field in fields(PriceTier) if field.name != "above_prompt_tokens")
+_TOKEN_PRICES = tuple(entry.name for entry in fields(PriceTier) if entry.name != "above_prompt_tokens")
 
 
 def _check_amounts(prices: Prices | PriceTier) -> None:
-    for field in fields(prices):
-        value = getattr(prices, field.name)
-        if value is None or field.name == "tiers":
+    for entry in fields(prices):
+        if not entry.init or entry.name == "tiers":
+            continue
+        value = getattr(prices, entry.name)
+        if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_FEMTOUSD:
-            raise ValueError(f"{field.name}: expected an integer from 0 to {MAX_FEMTOUSD}, got {value!r}")
+            raise ValueError(f"{entry.name}: expected an integer from 0 to {MAX_FEMTOUSD}, got {value!r}")

@@ -321,25 +321,34 @@ class ClientLeft(Exception):
 
 
 async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, cancelled as soon as the client disconnects; the body must have been read already.
+    """Await `work`, cancelled as soon as the client disconnects; the body must have been read already.
 
     Waits until a cancelled `work` has cleaned up. Raises ClientLeft when the client left first.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        working.cancel()
-        await asyncio.wait({working})
-        if not working.cancelled() and working.exception() is None:
-            return working.result()
-        raise ClientLeft
-    finally:
-        for task in (working, watching):
+    task = asyncio.current_task()
+    assert task is not None
+    waiting, left = True, False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal left
+        if waiting:
+            left = True
             task.cancel()
-        await asyncio.wait({working, watching})
+
+    watching = asyncio.ensure_future(_disconnected(receive))
+    watching.add_done_callback(leave)
+    try:
+        return await work
+    except (asyncio.CancelledError, Exception):
+        # Somebody else's cancellation beside ours goes on.
+        if left and task.cancelling() == 1:
+            raise ClientLeft from None
+        raise
+    finally:
+        waiting = False
+        watching.cancel()
+        if left:
+            task.uncancel()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -14,8 +14,7 @@ disagree. Whatever ends the call - an answer, an error, a client that leaves, a 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakSet
@@ -41,7 +40,7 @@ from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
 from gateway.headers import TurnHeaders, read_turn_headers
 from gateway.health import Metrics
-from gateway.http import json_response, read_body
+from gateway.http import header_map, json_response, read_body
 from gateway.idempotency import KEPT_MS, Transcript, answer_again, answer_or_raise
 from gateway.leases import Leases
 from gateway.ledger import Ledger, Standing
@@ -121,14 +120,15 @@ class Turns:
 
     async def chat(self, request: Request) -> ASGIApp:
         """`POST /chat/completions`, the whole of it."""
-        caller = await self._authenticator.caller(request.headers)
+        headers = header_map(request)
+        caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
-        asked = read_turn_headers(request.headers)
+        asked = read_turn_headers(headers)
         claim = self._claim(chat, asked)
         replayed = await self._replayed(caller, claim)
         if replayed is not None:
             return replayed
-        scene = await self._scene(caller, chat, asked, claim, request)
+        scene = await self._scene(caller, chat, asked, claim, headers)
         bound = await self._decide_and_reserve(scene)
         if isinstance(bound, Response):
             return bound
@@ -144,26 +144,29 @@ class Turns:
 
     async def route(self, request: Request) -> Response:
         """`POST /route`: the decision for a chat body with every candidate; reserves and spends nothing."""
-        caller = await self._authenticator.caller(request.headers)
+        headers = header_map(request)
+        caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
-        scene = await self._scene(caller, chat, read_turn_headers(request.headers), None, request)
+        scene = await self._scene(caller, chat, read_turn_headers(headers), None, headers)
         choice = self._decide(scene, scene.purse)
         return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     # -- before the money ------------------------------------------------------------------------------------------
 
     async def _scene(
-        self, caller: Caller, chat: ChatRequest, asked: TurnHeaders, claim: IdempotencyClaim | None, request: Request
+        self,
+        caller: Caller,
+        chat: ChatRequest,
+        asked: TurnHeaders,
+        claim: IdempotencyClaim | None,
+        headers: Mapping[str, str],
     ) -> Scene:
         """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
         settings = self._settings
-        name = sessions.identify(
-            request.headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers
-        )
+        name = sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers)
         wish = guard.read_wish(chat.model, self._catalog())
-        (session_id, standing, outage), prompt = await asyncio.gather(
-            self._resumed(caller, name, claim), self._tokens.count(chat.messages, chat.params)
-        )
+        prompt = await self._tokens.count(chat.messages, chat.params)
+        session_id, standing, outage = await self._resumed(caller, name, claim)
         if standing is None:
             raise NotFound("tenant: no such tenant")
         row = standing.session

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from gateway import app as gateway_app
 from gateway import catalog, model_list
 from gateway.__main__ import build
+from gateway.admission import Admission
 from gateway.master_key import with_stored_master_key
 from gateway.section import Section
 from gateway.settings import ENVIRONMENT_OVERRIDES
@@ -125,7 +126,7 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     path.write_text("model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o-mini}}]\n")
     settings, models = catalog.load(path, {})
     built = gateway_app.build(with_stored_master_key(settings).settings, models)
-    assert isinstance(built, gateway_app.Admission)
+    assert isinstance(built, Admission)
     assert isinstance(built.app, Starlette)
     served = {
         f"{verb} {re.sub(r'{(w*)[^}]*}', '{}', str(getattr(route, 'path', '')).removeprefix('/v1'))}"

@@ -66,6 +66,8 @@ def serve(
 def _run(settings: Settings, host: str, port: int, workers: int, log_level: str) -> None:
     import uvicorn
 
+    from gateway.protocol import BoundedHttp
+
     # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
     signal.signal(signal.SIGTERM, _stopped)
     uvicorn.run(
@@ -78,8 +80,8 @@ def _run(settings: Settings, host: str, port: int, workers: int, log_level: str)
         access_log=False,
         lifespan="on",
         ws="none",
-        # httptools takes headers of any size (100 MB in one request); h11 stops at the limit.
-        http="h11",
+        http=BoundedHttp,
+        # The limit that BoundedHttp keeps, too.
         h11_max_incomplete_event_size=settings.limits.header_bytes,
         timeout_keep_alive=KEEP_ALIVE_S,
         # Without it uvicorn waits for ever for the last stream.

@@ -11,7 +11,8 @@ from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gateway.app import Admission, build
+from gateway.admission import Admission
+from gateway.app import build
 from gateway.catalog import load
 from gateway.db import transaction
 from gateway.tables import audit_trail, keys, policies

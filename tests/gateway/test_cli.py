@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from gateway.__main__ import run
+from gateway.protocol import BoundedHttp
 
 CONFIG = """
 model_list:
@@ -202,7 +203,7 @@ def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(
     assert key_file.read_text().strip() not in ran.err
     assert str(key_file) in ran.err
     assert (started["app"], started["factory"]) == ("gateway.app:from_environment", True)
-    assert (started["port"], started["http"], started["workers"]) == (4123, "h11", 1)
+    assert (started["port"], started["http"], started["workers"]) == (4123, BoundedHttp, 1)
     assert (started["timeout_graceful_shutdown"], started["server_header"]) == (3, False)
     assert started["h11_max_incomplete_event_size"] == 32_768
     assert cli("audit").status == 0

@@ -25,6 +25,7 @@ from openai import AsyncOpenAI
 
 from gateway.app import Parts, app_parts, build
 from gateway.catalog import load
+from gateway.protocol import BoundedHttp
 from migrations.upgrade import upgrade
 from tests.harness.upstream import FaultUpstream
 
@@ -161,7 +162,7 @@ async def serving(path: Path) -> AsyncIterator[Served]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
         server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", lifespan="on", log_level="warning", timeout_graceful_shutdown=10)
+            uvicorn.Config(app, http=BoundedHttp, lifespan="on", log_level="warning", timeout_graceful_shutdown=10)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
