@@ -52,7 +52,8 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: T
     d, f = decisions.c, feedback.c
     # A decision that the policy owed and could not make carries its id as the shadow's: its faults are its own.
     owed = and_(d.reason == "policy-fault", d.shadow_policy_id == policy_id)
-    ended = and_(d.status.in_(("completed", "failed", "truncated")), d.reason != "pinned")
+    users = and_(d.reason != "pinned", d.origin.is_(None))
+    ended = and_(d.status.in_(("completed", "failed", "truncated")), users)
     turns = (
         select(
             d.tenant_id,

@@ -42,8 +42,9 @@ class LogConfig:
     """Older decisions are left out: prices, models and users have moved on."""
     holdout_fraction: float = 0.4
     """Sessions kept untouched for evaluation, chosen by a hash of their ids."""
-    tenant_weight_cap: float = 1.0
-    """The largest share of the total weight one tenant may have; 1 is no cap."""
+    tenant_weight_cap: float = 0.25
+    """A tenant with a larger share of the turns than this is weighed as if it had this share, in the fit and in the
+    gate: one loud or poisoned tenant does not decide for the others. 1 is no cap."""
     max_sessions: int = 100_000
     """The newest so many sessions are read: bounds memory."""
 

@@ -13,8 +13,9 @@ from policy.mdp import Policy
 from train import ope
 from train.config import TrainConfig
 from train.episodes import Episodes
+from train.fit import tenant_weights
 from train.fqe import fitted_q_evaluation, values
-from train.gate import Evidence, tail
+from train.gate import Evidence, normal_quantile, tail
 from train.hindsight import Played, play, probabilities_as_logged
 from train.ope import Interval, Logged
 
@@ -84,6 +85,8 @@ def evaluate(
                 sequential["incumbent"],
                 judged[name],
                 judged["incumbent"],
+                untouched,
+                grades,
                 turns,
                 below,
                 config,
@@ -158,26 +161,64 @@ def compare(
     incumbent_sequential: Mapping[str, F64],
     judged: Judged,
     judged_incumbent: Judged,
+    untouched: Episodes,
+    grades: F64,
     turns: F64,
     below: float,
     config: TrainConfig,
 ) -> Evidence:
-    """Paired by session: both saw the same users, and the same luck in their draws."""
-    difference = candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)
+    """Paired by session: both saw the same users, and the same luck in their draws. No tenant outweighs its cap."""
+    shares = tenant_weights(untouched, config.log.tenant_weight_cap)
+    turns = turns * shares
+    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
     second = candidate_sequential["per_decision_weighted_is"] - incumbent_sequential["per_decision_weighted_is"]
-    per_turn = difference / max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
+    mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
+    sd = gain_sd(candidate, incumbent, untouched, grades, shares, turns, config) / mean_turns
+    gain = ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns)
     return Evidence(
         name=name,
         sessions=len(difference),
-        turns=int(turns.sum()),
-        gain=ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns),
-        gain_sd=float(per_turn.std()) if len(per_turn) else float("nan"),
-        second_opinion=ope.bootstrap(second, config.ope.bootstrap, below, config.seed, turns),
+        turns=untouched.turns,
+        gain=ope.widened(gain, sd, len(difference), normal_quantile(1.0 - below)),
+        gain_sd=sd,
+        second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns),
         effective_turns=judged.effective_turns,
         overlap=judged.overlap,
         starved_rate=judged.starved_rate,
         incumbent_starved_rate=judged_incumbent.starved_rate,
     )
+
+
+def gain_sd(
+    candidate: Played,
+    incumbent: Played,
+    untouched: Episodes,
+    grades: F64,
+    shares: F64,
+    turns: F64,
+    config: TrainConfig,
+) -> float:
+    """Standard deviation of a session's difference about the mean gain: as it was seen, or as the propensities say it
+    must be where that is more. shares, turns (S,)."""
+    if not untouched.sessions:
+        return float("nan")
+    seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
+    modelled = np.where(untouched.valid, candidate.logged.v - incumbent.logged.v, 0.0).sum(axis=1) * shares
+    graded = np.isfinite(untouched.reward) & untouched.valid
+    noise = ope.known_noise(
+        candidate.probabilities,
+        incumbent.probabilities,
+        untouched.probabilities.astype(np.float64),
+        grades,
+        untouched.valid,
+        config.ope.weight_cap,
+    )
+    noise = noise * shares**2 / max(float(graded.sum()) / max(untouched.turns, 1), 1e-9)
+
+    def variance(values: F64) -> float:
+        return float(np.var(values - values.sum() / max(float(turns.sum()), 1e-9) * turns))
+
+    return float(np.sqrt(max(variance(seen), variance(modelled) + float(noise.mean()))))
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def padded(turns: Turns, cdf: Array) -> tuple[Turns, Array]:
 
 
 def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Weight of each session, (S,): 1, or less for a tenant whose turns exceed `cap` of all."""
+    """Weight of each session, (S,): 1, or less for a tenant whose turns exceed `cap` of all; a tenant alone has 1."""
     lengths = episodes.lengths.astype(np.float64)
     total = lengths.sum()
     names = np.asarray(episodes.tenant_ids)
@@ -133,7 +133,7 @@ def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[n
         mine = names == name
         share = lengths[mine].sum() / max(total, 1.0)
         weights[mine] = min(1.0, cap / share) if share > 0 else 1.0
-    return weights
+    return weights / max(float(weights.max(initial=0.0)), 1e-12) if len(weights) else weights
 
 
 def train(

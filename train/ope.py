@@ -6,6 +6,7 @@ the estimate, so that differences can be paired and whole sessions resampled. ga
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,6 +116,26 @@ def bootstrap(values: F64, resamples: int, tail: float, seed: int, weights: F64 
         means[start : start + size] = values[drawn].sum(axis=1) / divisor[drawn].sum(axis=1)
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(values.sum() / divisor.sum()), float(low), float(high))
+
+
+def known_noise(target: F64, other: F64, behaviour: F64, grades: F64, valid: Bools, weight_cap: float) -> F64:
+    """Variance that the draws of the log give each session's difference of doubly robust scores, (S,).
+
+    sum_t sum_a mu(a) (min(pi(a)/mu(a), cap) - min(pi'(a)/mu(a), cap))^2 q(a) (1 - q(a)); arrays (S, T, K). The
+    propensities are known, and a score in [0, 1] with mean q varies by q (1 - q) at most. A sample in which a rare
+    action was hardly drawn looks certain; this does not.
+    """
+    chance = np.maximum(behaviour, 1e-12)
+    apart = np.minimum(target / chance, weight_cap) - np.minimum(other / chance, weight_cap)
+    likely = np.clip(grades, 0.1, 0.9)  # no grade is so sure that it leaves no doubt
+    noise = np.where(behaviour > 0, behaviour * apart**2 * likely * (1.0 - likely), 0.0)
+    return np.asarray(noise.sum(axis=(1, 2), where=valid[..., None]))
+
+
+def widened(interval: Interval, sd: float, count: int, quantile: float) -> Interval:
+    """The interval, or the normal one of a mean over `count` with this sd on the side where that reaches further."""
+    reach = quantile * sd / math.sqrt(max(count, 1))
+    return Interval(interval.mean, min(interval.low, interval.mean - reach), max(interval.high, interval.mean + reach))
 
 
 def summary(interval: Interval) -> dict[str, Any]:
