@@ -43,6 +43,7 @@ from gateway.exploring import ExplorationBudget
 from gateway.forecast import OutputForecast
 from gateway.health import Health, Lifecycle, Metrics
 from gateway.http import error_response
+from gateway.judge import Judge
 from gateway.leases import Leases
 from gateway.ledger import Ledger
 from gateway.master_key import with_stored_master_key
@@ -85,6 +86,7 @@ class Parts:
     background: Background
     policies: PolicyBoard
     exploring: ExplorationBudget
+    judge: Judge
     lifecycle: Lifecycle
     metrics: Metrics
     tokens: TokenCounter
@@ -168,7 +170,18 @@ def assemble(
     )
     exploring = ExplorationBudget(lambda: current().settings.policy.exploration_nanousd_per_day, clock)
     forecast = OutputForecast()
-    settling = Settling(ledger=ledger, leases=leases, tokens=tokens, forecast=forecast, metrics=metrics, clock=clock)
+    judge = Judge(
+        lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id
+    )
+    settling = Settling(
+        ledger=ledger,
+        leases=leases,
+        tokens=tokens,
+        forecast=forecast,
+        metrics=metrics,
+        clock=clock,
+        on_answer=judge.offer,
+    )
     turns = Turns(
         configuration=current,
         ledger=ledger,
@@ -201,6 +214,7 @@ def assemble(
         background=background,
         policies=policies,
         exploring=exploring,
+        judge=judge,
         lifecycle=lifecycle,
         metrics=metrics,
         tokens=tokens,
@@ -275,6 +289,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
             )
         ),
     ]
+    judging = asyncio.create_task(parts.judge.run(parts.turns.own_turn))
     restore = (_on_terminate(parts.lifecycle), parts.configuration.on_hangup())
     try:
         yield
@@ -282,6 +297,8 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         parts.lifecycle.draining = True
         for undo in restore:
             undo()
+        judging.cancel()  # first: its turns are nobody's answer, and what one may have cost is settled below
+        await asyncio.gather(judging, return_exceptions=True)
         unfinished = await parts.background.drain(parts.settings.timings.drain_s)
         if unfinished:
             _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)

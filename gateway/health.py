@@ -35,6 +35,10 @@ class Metrics:
         self.policy_faults = Counter(
             "seqroute_policy_faults_total", "Decisions that fell back to the rule.", registry=self.registry
         )
+        self.judged = Counter(
+            "seqroute_judged_total", "Answers drawn for the judge, by what came of it.", ("outcome",),
+            registry=self.registry,
+        )  # fmt: skip
         self.exploration_usd = Counter(
             "seqroute_exploration_expected_usd_total", "What exploring was expected to cost beyond the best choices.",
             registry=self.registry,

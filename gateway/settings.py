@@ -20,10 +20,9 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.section import Findings, Located, Secret, Section, SettingsError
 
 __all__ = [
-    "Draft", "GeneralSettings", "LimitSettings", "ModelEntry", "ModelInfo", "ModelParams", "PolicySettings",
-    "RouterSettings", "Secret", "SessionSettings", "Settings", "SettingsError", "TimingSettings", "load_settings",
-    "read_database_url",
-    "read_settings",
+    "Draft", "GeneralSettings", "JudgeSettings", "LimitSettings", "ModelEntry", "ModelInfo", "ModelParams",
+    "PolicySettings", "RouterSettings", "Secret", "SessionSettings", "Settings", "SettingsError", "TimingSettings",
+    "load_settings", "read_database_url", "read_settings",
 ]  # fmt: skip
 
 DEFAULT_DATABASE_URL = "sqlite:///seqroute.db"
@@ -45,6 +44,7 @@ ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
 """Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
 
 MIN_MASTER_KEY_CHARS = 24
+MAX_RUBRIC_CHARS = 20_000
 _WELL_KNOWN = re.compile(
     r"sk-(?:1234\d*|test|master|secret|admin|password|litellm)?(?:[-_]?(?:master[-_]?)?key)?", re.IGNORECASE
 )
@@ -66,6 +66,16 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """A model that grades a share of the answers (gateway/judge.py). `rubric` "": the one that is shipped."""
+
+    model: str
+    sample: float = 0.02
+    budget_nanousd_per_day: int = NANOUSD_PER_USD
+    rubric: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """Which policy decides, and how freely. `default_lambda` is quality (0..1 scale) one dollar must buy.
 
@@ -82,6 +92,7 @@ class PolicySettings:
     exploration_nanousd_per_day: int = 10 * NANOUSD_PER_USD
     default_lambda: float = 1.0
     decision_deadline_ms: float = 50.0
+    judge: JudgeSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +195,7 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
     document.finish(litellm_keys.TOP_LEVEL, known=("include",))
     if models:
         _check_references(router, models, document)
+        _check_judge(policy.judge, models, document)
     return Draft(
         settings=Settings(
             models=models,
@@ -342,9 +354,40 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
         decision_deadline_ms=section.number(
             "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0
         ),
+        judge=_read_judge(section.section("judge"), folder),
     )
     section.finish()
     return policy
+
+
+def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
+    """None when no model is named: nothing is judged."""
+    model, rubric = section.text("model"), section.text("rubric")
+    text = ""
+    if rubric is not None:
+        try:
+            text = (folder / rubric).read_text(encoding="utf-8")[:MAX_RUBRIC_CHARS].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            section.findings.problem(
+                section.path("rubric"), f"expected a readable text file, got {type(error).__name__} at {rubric}"
+            )
+    default = JudgeSettings("")
+    settings = JudgeSettings(
+        model=model or "",
+        sample=section.number("sample", default.sample, maximum=1.0),
+        budget_nanousd_per_day=section.usd("budget_usd_per_day", default.budget_nanousd_per_day),
+        rubric=text,
+    )
+    if model is None and any(section.names()):
+        section.findings.problem(section.path("model"), "expected the model of model_list that judges")
+    section.finish()
+    return None if model is None else settings
+
+
+def _check_judge(judge: JudgeSettings | None, models: tuple[ModelEntry, ...], document: Section) -> None:
+    if judge is not None and judge.model not in {entry.model_name for entry in models}:
+        section = document.section("policy_settings").section("judge")
+        section.findings.problem(section.path("model"), f'expected a model of model_list, got "{judge.model}"')
 
 
 def _read_router(router: Section, litellm: Section) -> RouterSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -29,6 +29,8 @@ from gateway.tokens import TokenCounter
 from gateway.usage import ReportedUsage, Usage
 
 _log = logging.getLogger("seqroute.settling")
+OnAnswer = Callable[[Bound, str], None]
+"""Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
 
 
 class Settling:
@@ -43,6 +45,7 @@ class Settling:
         forecast: OutputForecast,
         metrics: Metrics,
         clock: Clock,
+        on_answer: OnAnswer = lambda bound, text: None,
     ) -> None:
         self._ledger = ledger
         self._leases = leases
@@ -50,6 +53,7 @@ class Settling:
         self._forecast = forecast
         self._metrics = metrics
         self._clock = clock
+        self._on_answer = on_answer
 
     async def reply(self, bound: Bound, reply: Reply) -> Response:
         """The bill of a whole answer, and the answer."""
@@ -84,6 +88,7 @@ class Settling:
             if bound.scene.idempotency is None
             else kept_answer(json_response(body, 200, report.as_headers())),
         )
+        self._on_answer(bound, outcome.generated_text(reply.body))
         return json_response(body, 200, settled(report, resolved).as_headers())
 
     async def stream(
@@ -133,6 +138,8 @@ class Settling:
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
+        if end.ending == "finished":
+            self._on_answer(bound, end.text)
         final = settled(report, resolved)
         if fault is None and bound.scene.chat.include_usage:
             assert usage_chunk is not None

@@ -151,6 +151,16 @@ class Turns:
         choice = self._decide(scene, scene.purse)
         return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
+    async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
+        """A whole turn of the gateway's own, one to a session, by the same way and the same ledger as any other."""
+        chat = parse_chat(body, self._settings.limits)
+        headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
+        bound = await self._decide_and_reserve(
+            await self._scene(caller, chat, read_turn_headers(headers), None, headers)
+        )
+        answer = bound if isinstance(bound, Response) else await self._complete(bound)
+        return bytes(answer.body)
+
     # -- before the money ------------------------------------------------------------------------------------------
 
     async def _scene(

@@ -13,8 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.money import NANOUSD_PER_USD
 from gateway.settings import (
     GeneralSettings,
+    JudgeSettings,
     Secret,
     Settings,
     SettingsError,
@@ -421,3 +423,18 @@ def test_no_file_whatsoever_crashes_the_reader(document: dict[str, object]) -> N
         path.write_text(yaml.safe_dump(document))
         problems = read_settings(path, {"SET": "value"}).problems
     assert all("\n" not in problem and ": " in problem for problem in problems)
+
+
+def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "rubric.txt").write_text("be strict\n")
+    path = write(MINIMAL + "policy_settings: {judge: {model: small, sample: 0.5, rubric: rubric.txt}}\n")
+    judge = load_settings(path, {}).policy.judge
+    assert judge == JudgeSettings("small", 0.5, NANOUSD_PER_USD, "be strict")
+    assert load_settings(write(MINIMAL), {}).policy.judge is None
+    bad = "policy_settings: {judge: {model: nobody, sample: 2, rubric: none.txt}}\n"
+    problems = problems_of(write(MINIMAL + bad))
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "policy_settings.judge.rubric", "policy_settings.judge.sample", "policy_settings.judge.model",
+    ]  # fmt: skip
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {judge: {sample: 0.5}}\n"))
+    assert "judge.model: expected the model of model_list" in problem

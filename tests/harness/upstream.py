@@ -33,7 +33,7 @@ STREAM_MODES = (
     "ok", "tools", "oknousage", "nousage", "zero", "neg", "huge", "dup-usage", "nodone", "nofinish", "nofinish-done",
     "inband-first", "inband-mid", "inband-last", "rst", "half", "badjson", "stall", "drip", "slow-first-byte", "long",
     "10mb-line", "crlf", "split-utf8", "bom", "comments", "nul", "html", "gzip-bomb", "1xx", "overrun", "wrongtype",
-    "empty",
+    "empty", "judge",
 )  # fmt: skip
 STATUS_MODES = {
     "e400": 400, "e401echo": 401, "e403": 403, "e404": 404, "e413": 413, "e422": 422, "e429": 429, "e429-date": 429,
@@ -320,6 +320,8 @@ class _Answer:
             return {"id": "x", "object": "chat.completion", "choices": []}
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._words())}
         finish = None if self.mode == "nofinish" else self.finish
+        if self.mode == "judge":
+            message["content"] = 'I looked at it. {"score": 0.75}'
         if self.mode == "tools":
             message, finish = {"role": "assistant", "content": None, "tool_calls": [_tool_call()]}, "tool_calls"
         completion = {
