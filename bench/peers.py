@@ -220,7 +220,7 @@ def _ratio(by_name: Mapping[str, Sequence[Run]], name: str, streams: bool) -> st
         return ""
     rates = [[run.events_per_s if streams else run.requests_per_s for run in pair] for pair in both]
     found = paired([our for our, _ in rates], [their for _, their in rates])
-    return f"{found.median:.2f} ({found.least:.2f}-{found.most:.2f})"
+    return found.text(2)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ class Arena:
 
         `database_url` names a database to use instead of a fresh one. Raises NotBuilt, NotStarted and RunFailed.
         """
-        fresh = self.fresh_database if not database_url else lambda: database_url
-        recipe = contender(Stage(self.provider_port, self.folder, cache_folder(), fresh, workers))
+        stage = Stage(self.provider_port, self.folder, cache_folder(), self.fresh_database, workers, database_url)
+        recipe = contender(stage)
         server = None
         if recipe.command:
             server = await Server.start(

@@ -26,13 +26,17 @@ MODELS = (("small", 1), ("middle", 4), ("large", 16))
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a recipe needs: the provider's port, a folder to write into, the cache of environments, a fresh Postgres."""
+    """What a recipe needs: the provider's port, a folder to write into, the cache of environments, a fresh Postgres.
+
+    `database_url` names a database that is there already, to use instead of a fresh one.
+    """
 
     provider_port: int
     folder: Path
     cache: Path
     postgres: Callable[[], str]
     workers: int = 1
+    database_url: str = ""
 
     @property
     def provider_url(self) -> str:
@@ -106,17 +110,19 @@ def portkey(stage: Stage) -> Recipe:
     return Recipe(Target(port, "ok", headers), command, plain_environment() | {"NODE_ENV": "production"}, "/")
 
 
-def seqroute(database: str) -> Contender:
+def seqroute(database: str, lane: str = "thin") -> Contender:
     """This gateway with everything on: key, session, features, decision, hold, settlement, durable log.
 
-    `database` is `sqlite` or `postgres`; on SQLite one file, on Postgres a fresh database.
+    `database` is `sqlite` (one file) or `postgres` (a fresh database); `lane` is `thin` or `litellm`, how calls reach
+    the provider.
     """
 
     def recipe(stage: Stage) -> Recipe:
         port, key = free_port(), "sk-" + secrets.token_urlsafe(32)
-        url = stage.postgres() if database == "postgres" else f"sqlite:///{stage.folder / f'{port}.db'}"
+        fresh = stage.postgres if database == "postgres" else lambda: f"sqlite:///{stage.folder / f'{port}.db'}"
+        url = stage.database_url or fresh()
         path = stage.folder / f"seqroute-{port}.yaml"
-        path.write_text(yaml.safe_dump(gateway_config(stage, url, key)))
+        path.write_text(yaml.safe_dump(gateway_config(stage, url, key, lane)))
         command = (sys.executable, "-m", "gateway", "serve", "--config", str(path), "--port", str(port),
                    "--workers", str(stage.workers), "--log-level", "error")  # fmt: skip
         environment = plain_environment() | {"PYTHONPATH": str(ROOT)}
@@ -127,7 +133,7 @@ def seqroute(database: str) -> Contender:
     return recipe
 
 
-def gateway_config(stage: Stage, database_url: str, key: str) -> dict[str, object]:
+def gateway_config(stage: Stage, database_url: str, key: str, lane: str) -> dict[str, object]:
     """Three deployments of the fake provider at three prices, and sessions that never run out of money."""
     return {
         "model_list": [
@@ -145,6 +151,7 @@ def gateway_config(stage: Stage, database_url: str, key: str) -> dict[str, objec
             for name, factor in MODELS
         ],
         "general_settings": {"master_key": key, "database_url": database_url},
+        "router_settings": {"lane": lane},
         "session_settings": {"default_budget_usd": 1},
         "policy_settings": {"directory": str(stage.folder / "policies")},
     }
@@ -158,6 +165,8 @@ CONTENDERS: Mapping[str, Contender] = {
     "portkey": portkey,
     "seqroute-sqlite": seqroute("sqlite"),
     "seqroute-postgres": seqroute("postgres"),
+    "seqroute-sqlite-litellm": seqroute("sqlite", "litellm"),
+    "seqroute-postgres-litellm": seqroute("postgres", "litellm"),
 }
 
 

@@ -16,6 +16,8 @@ class Spread:
     most: float
 
     def text(self, digits: int = 0) -> str:
+        if self.least == self.most:
+            return f"{self.median:,.{digits}f}"
         return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.most:,.{digits}f})"
 
 
