@@ -187,6 +187,34 @@ def export(
     return 0
 
 
+def frontier(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for frontier.svg, .png and .json.")],
+    config: Config = Path("gateway.yaml"),
+    tenant: Annotated[str | None, typer.Option(help="Only sessions of this tenant, by name or id.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Draw the candidates of this `fit` too.")] = None,
+    quality: Annotated[float | None, typer.Option(help="Which budget does this quality per turn need?")] = None,
+    sessions: Annotated[int, typer.Option(min=20, help="Sessions that are played at most.")] = 400,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here instead.")] = None,
+    seed: Seed = None,
+    training: Training = None,
+    log: LogFolder = None,
+) -> int:
+    """Draw quality against cost over lambda and over budgets, with intervals, for the sessions of the log."""
+    settings, chosen = _settings(config), _training(training, seed)
+    from train.frontier_run import Wanted, describe, of_log, write
+    from train.nightly import Nightly
+
+    url = settings.general.database_url.reveal()
+    wanted = Wanted(None if tenant is None else _tenant(url, tenant), run, sessions, quality)
+    with _Progress() as progress:
+        job = Nightly(url, settings.policy, out, "", _now_ms, log=log, progress=progress.show)
+        report = of_log(job, chosen, wanted)
+    files = write(report, out, json_file)
+    print("\n".join(describe(report)))
+    print(f"written: {', '.join(str(path) for path in files)}")
+    return 0
+
+
 def rollout(
     tasks: Annotated[Path, typer.Option(help="JSONL of tasks; see docs/rollout.md.")],
     max_usd: Annotated[str, typer.Option(help="The most that it may cost; the ledger refuses what goes beyond.")],
@@ -215,47 +243,43 @@ def rollout(
     from gateway.master_key import with_stored_master_key
     from gateway.section import SettingsError
     from train.rollout.checks import Limits
-    from train.rollout.journal import JournalError
-    from train.rollout.purse import GatewayRefused
     from train.rollout.report import describe
-    from train.rollout.run import Rollout, RolloutError, cap, plan_for, run
-    from train.rollout.tasks import TaskError, read_tasks
+    from train.rollout.run import Rollout, cap, plan_for, run
+    from train.rollout.tasks import read_tasks
 
     try:
         settings, catalog = load(config, os.environ)
-        found = read_tasks(tasks)
-        plan = plan_for(
-            found,
-            catalog,
-            models=tuple(models.split(",")) if models else (),
-            depth=depth,
-            branches=branches,
-            seed=seed,
-            max_tokens=max_tokens,
-            judge=judge,
-            user=user,
-        )
         key = with_stored_master_key(settings).settings.general.master_key
-        assert key is not None
-        with _Progress() as progress:
-            job = Rollout(
-                folder=out,
-                source=name or out.resolve().name,
-                config=config,
-                url=gateway,
-                master_key=key.reveal(),
-                max_usd=cap(max_usd),
-                parallel=parallel,
-                limits=Limits(cpu_s=check_seconds, memory_bytes=check_megabytes * 2**20),
-                now_s=time.time,
-                new_id=lambda: uuid.uuid4().hex[:16],
-                progress=lambda done, total: progress.show("rollout", done, total),
-            )
-            report = asyncio.run(run(job, plan, found, catalog))
     except SettingsError as error:
         raise CommandError("\n".join(error.problems)) from error
-    except (TaskError, RolloutError, JournalError, GatewayRefused) as error:
-        raise CommandError(str(error)) from error
+    assert key is not None
+    found = read_tasks(tasks)
+    plan = plan_for(
+        found,
+        catalog,
+        models=tuple(models.split(",")) if models else (),
+        depth=depth,
+        branches=branches,
+        seed=seed,
+        max_tokens=max_tokens,
+        judge=judge,
+        user=user,
+    )
+    with _Progress() as progress:
+        job = Rollout(
+            folder=out,
+            source=name or out.resolve().name,
+            config=config,
+            url=gateway,
+            master_key=key.reveal(),
+            max_usd=cap(max_usd),
+            parallel=parallel,
+            limits=Limits(cpu_s=check_seconds, memory_bytes=check_megabytes * 2**20),
+            now_s=time.time,
+            new_id=lambda: uuid.uuid4().hex[:16],
+            progress=lambda done, total: progress.show("rollout", done, total),
+        )
+        report = asyncio.run(run(job, plan, found, catalog))
     if as_json:
         _print(report, as_json)
     else:
@@ -273,7 +297,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=True,
     )
-    for command in (nightly, fit, evaluate, replay, rollout, export):
+    for command in (nightly, fit, evaluate, frontier, replay, rollout, export):
         app.command(command.__name__)(command)
     return app
 

@@ -12,6 +12,8 @@ F64 = NDArray[np.float64]
 
 PRIOR_HAZARD, PRIOR_SESSIONS = 1.0 / 6.0, 5.0
 MAX_TURNS = 64
+PRESET_SHARES = {"cheap": 0.1, "balanced": 0.5}
+"""How far from the cheapest bill to that of quality alone a preset may go, on a log scale; `best` goes all the way."""
 
 
 def learn_horizon(lengths: NDArray[np.integer]) -> Horizon:
@@ -44,7 +46,7 @@ def calibrate_presets(episodes: Episodes, grades: F64) -> dict[str, float]:
     bills = np.array([_mean_bill(quality, costs, mask, price) for price in prices])
     spread = np.log(max(bills[0], 1e-12) / max(least, 1e-12))
     found = {}
-    for name, share in (("cheap", 0.1), ("balanced", 0.5)):
+    for name, share in PRESET_SHARES.items():
         target = least * np.exp(share * spread)
         within = np.flatnonzero(bills <= target * (1 + 1e-9))
         found[name] = float(min(prices[within[0]] if len(within) else prices[-1], 1e9))

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from train.errors import InputError
+
 NAME = "journal.jsonl"
 
 
-class JournalError(Exception):
+class JournalError(InputError):
     """The folder holds another rollout, or another process writes to it."""
 
 

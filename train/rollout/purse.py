@@ -12,11 +12,13 @@ from typing import Any
 
 import httpx
 
+from train.errors import InputError
+
 KEY_LIVES_S = 7 * 86400
 """A key that a killed rollout leaves behind dies by itself."""
 
 
-class GatewayRefused(Exception):
+class GatewayRefused(InputError):
     """The gateway did not do what it was asked; the message has its words."""
 
 

@@ -20,6 +20,7 @@ import httpx
 
 from gateway.catalog import Catalog
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
+from train.errors import InputError
 from train.rollout.caller import Caller, Sleep
 from train.rollout.checks import Limits
 from train.rollout.folder import write_folder
@@ -34,7 +35,7 @@ from train.rollout.tree import Plan
 CALL_TIMEOUT_S = 900.0
 
 
-class RolloutError(Exception):
+class RolloutError(InputError):
     """Options that do not fit together: what was found, what was expected."""
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.errors import InputError
+
 KINDS = ("exact", "regex", "json_schema", "python", "judge")
 _TASK_KEYS = frozenset({"id", "group", "system", "turns", "user", "check", "parameters"})
 _TURN_KEYS = frozenset({"user", "check"})
@@ -26,7 +28,7 @@ _RESERVED_PARAMETERS = frozenset({"model", "messages", "stream", "n", "user"})
 ID = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
 
-class TaskError(ValueError):
+class TaskError(InputError):
     """A line that is no task: which file, which line, what was found and what was expected."""
 
 

@@ -1,0 +1,84 @@
+"""The front as a picture: quality against what a session costs, and quality and starvation against its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+FORMATS = ("svg", "png")
+COLOURS = ("#0b6e99", "#b3541e", "#4b7f52", "#7d3c98", "#8a6d1f")
+Point = Mapping[str, Any]
+
+
+def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """frontier.svg and frontier.png. The same report gives the same bytes of SVG."""
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    front, budget = figure.subplots(1, 2)
+    starved = budget.twinx()
+    for colour, policy in zip(COLOURS * len(report["policies"]), report["policies"], strict=False):
+        _curve(front, policy["lambda_sweep"], "cost_usd", colour, policy["policy"])
+        _presets(front, policy["presets"], colour)
+        _curve(budget, policy["budget_sweep"], "budget_usd", colour, policy["policy"])
+        _starved(starved, policy["budget_sweep"], colour)
+    for model in report["models"]:
+        front.errorbar(*_place(model), **_bars(model), fmt="s", color="#555555", ms=4, lw=0.8)
+        name = model["policy"].removeprefix("only ")
+        front.annotate(name, _place(model), textcoords="offset points", xytext=(5, -9), fontsize=7)
+    _label(front, "USD per session", "lambda swept, budgets of the log")
+    _label(budget, "budget of every session, USD", "budgets swept, lambda 0; dotted: sessions starved")
+    starved.set_ylim(0, 1)
+    starved.set_ylabel("sessions starved")
+    meta = report["meta"]
+    figure.suptitle(f"{meta['sessions']:,} sessions nothing was fitted on, 95 % intervals", fontsize=9)
+    paths = [folder / f"frontier.{kind}" for kind in FORMATS]
+    for path in paths:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _curve(axes: Axes, points: Sequence[Point], across: str, colour: str, name: str) -> None:
+    ordered = sorted(points, key=lambda point: _across(point, across))
+    x = [_across(point, across) for point in ordered]
+    axes.plot(x, [p["quality"]["mean"] for p in ordered], "o-", color=colour, ms=3, lw=1.2, label=name)
+    low, high = ([p["quality"][end] for p in ordered] for end in ("low", "high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _presets(axes: Axes, presets: Mapping[str, Point], colour: str) -> None:
+    for name, point in presets.items():
+        axes.plot(*_place(point), "D", color=colour, ms=6, mfc="white")
+        axes.annotate(f"@{name}", _place(point), textcoords="offset points", xytext=(5, 5), fontsize=8, color=colour)
+
+
+def _starved(axes: Axes, points: Sequence[Point], colour: str) -> None:
+    axes.plot([p["budget_usd"] for p in points], [p["starved_rate"]["mean"] for p in points], ":", color=colour, lw=1)
+
+
+def _label(axes: Axes, across: str, title: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel(across)
+    axes.set_ylabel("quality per turn")
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _across(point: Point, name: str) -> float:
+    value = point[name]
+    return float(value["mean"] if isinstance(value, Mapping) else value)
+
+
+def _place(point: Point) -> tuple[float, float]:
+    return point["cost_usd"]["mean"], point["quality"]["mean"]
+
+
+def _bars(point: Point) -> dict[str, Any]:
+    cost, quality = point["cost_usd"], point["quality"]
+    return {
+        "xerr": [[max(cost["mean"] - cost["low"], 0.0)], [max(cost["high"] - cost["mean"], 0.0)]],
+        "yerr": [[max(quality["mean"] - quality["low"], 0.0)], [max(quality["high"] - quality["mean"], 0.0)]],
+    }
