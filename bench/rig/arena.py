@@ -45,13 +45,17 @@ class Entry:
 
 
 class Arena:
-    """Linux with at least one core; with a single one everything shares it, and `shared` says so."""
+    """Linux with at least one core; with a single one everything shares it.
 
-    def __init__(self, folder: Path) -> None:
+    `spread`: servers and database run on every core, not on one each.
+    """
+
+    def __init__(self, folder: Path, *, spread: bool = False) -> None:
         self.folder = folder
         cores = sorted(os.sched_getaffinity(0))
-        self.load_core, self.server_core = cores[0], cores[-1]
-        self.shared = self.load_core == self.server_core
+        self.load_cores = {cores[0]}
+        self.server_cores = set(cores) if spread else {cores[-1]}
+        self._database_cores = set(cores) if spread else self.load_cores
         self.provider_port = free_port()
         self.postgres: PostgresServer | None = None
         self._databases: TestDatabases | None = None
@@ -59,12 +63,12 @@ class Arena:
         self._provider: Server | None = None
 
     async def __aenter__(self) -> Self:
-        processes.pin(0, self.load_core)
+        processes.pin(0, self.load_cores)
         processes.prefer(os.getpid())
         command = (sys.executable, "-m", "bench.rig.provider", "--port", str(self.provider_port))
         environment = plain_environment() | {"PYTHONPATH": str(ROOT)}
         self._provider = await Server.start(
-            "provider", command, environment, core=self.load_core, log=self.folder / "provider.log",
+            "provider", command, environment, cores=self.load_cores, log=self.folder / "provider.log",
             port=self.provider_port, ready="/",
         )  # fmt: skip
         return self
@@ -81,10 +85,8 @@ class Arena:
     async def pace(self, *, delay_ms: float = 0, gap_ms: float = 0, chunks: int = 200) -> None:
         await set_pace(self.provider_port, delay_ms=delay_ms, gap_ms=gap_ms, chunks=chunks)
 
-    async def enter(
-        self, name: str, contender: Contender, *, workers: int = 1, core: int | None = -1, database_url: str = ""
-    ) -> Entry:
-        """Start a contender on the servers' core (`core` None: on any), warm it up, freeze it.
+    async def enter(self, name: str, contender: Contender, *, workers: int = 1, database_url: str = "") -> Entry:
+        """Start a contender on the servers' cores, warm it up, freeze it.
 
         `database_url` names a database to use instead of a fresh one. Raises NotBuilt, NotStarted and RunFailed.
         """
@@ -93,13 +95,11 @@ class Arena:
         server = None
         if recipe.command:
             server = await Server.start(
-                name, recipe.command, recipe.environment, core=self.server_core if core == -1 else core,
-                log=self.folder / f"{name}.log", port=recipe.target.port, ready=recipe.ready,
-                headers=recipe.ready_headers,
+                name, recipe.command, recipe.environment, cores=self.server_cores, log=self.folder / f"{name}.log",
+                port=recipe.target.port, ready=recipe.ready, headers=recipe.ready_headers,
             )  # fmt: skip
         idle_mib = processes.resident_mib(server.process_id) if server else 0.0
-        if self.postgres is not None:
-            processes.pin_family(self.postgres.process_id, self.load_core)
+        self._prefer_database()
         entry = Entry(name, recipe.target, server, idle_mib)
         self._entries.append(entry)
         await self.pace()
@@ -114,9 +114,7 @@ class Arena:
         if entry.server is not None:
             entry.server.thaw()
         await asyncio.sleep(SETTLE_S)
-        if self.postgres is not None:
-            # Every connection's process is a session of its own; those of this entry are there by now.
-            processes.pin_family(self.postgres.process_id, self.load_core)
+        self._prefer_database()
         try:
             yield
         finally:
@@ -137,6 +135,11 @@ class Arena:
             return used
 
         return read
+
+    def _prefer_database(self) -> None:
+        """Again for every turn: each connection's process is a session of its own."""
+        if self.postgres is not None:
+            processes.prefer_family(self.postgres.process_id, self._database_cores)
 
     def fresh_database(self) -> str:
         """The URL of an empty, migrated database. The server is started with the first, on the load's core."""

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 START_TIMEOUT_S = 120.0
@@ -36,12 +36,12 @@ class Server:
 
     @classmethod
     async def start(
-        cls, name: str, command: Sequence[str], environment: Mapping[str, str], *, core: int | None, log: Path,
-        port: int, ready: str, headers: Mapping[str, str] | None = None, folder: Path | None = None,
+        cls, name: str, command: Sequence[str], environment: Mapping[str, str], *, cores: Set[int], log: Path,
+        port: int, ready: str, headers: Mapping[str, str] | None = None,
     ) -> Server:  # fmt: skip
-        """Start pinned to `core` (None: anywhere), and wait until `GET ready` is answered 200. Raises NotStarted."""
+        """Start pinned to `cores`, and wait until `GET ready` is answered 200. Raises NotStarted."""
         started_s = time.perf_counter()
-        process = _spawn(command, environment, core, log, folder)
+        process = _spawn(command, environment, cores, log)
         prefer(process.pid)
         server = cls(name, process, log)
         try:
@@ -82,7 +82,7 @@ class Server:
 
 
 def _spawn(
-    command: Sequence[str], environment: Mapping[str, str], core: int | None, log: Path, folder: Path | None
+    command: Sequence[str], environment: Mapping[str, str], cores: Set[int], log: Path
 ) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -92,14 +92,13 @@ def _spawn(
             stderr=out,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            cwd=folder,
-            preexec_fn=None if core is None else lambda: pin(0, core),
+            preexec_fn=lambda: pin(0, cores),
         )
 
 
-def pin(process_id: int, core: int) -> None:
-    """0 is the calling process."""
-    os.sched_setaffinity(process_id, {core})
+def pin(process_id: int, cores: Set[int]) -> None:
+    """To these cores; children inherit it. 0 is the calling process."""
+    os.sched_setaffinity(process_id, cores)
 
 
 def prefer(process_id: int) -> bool:
@@ -115,13 +114,13 @@ def prefer(process_id: int) -> bool:
     return True
 
 
-def pin_family(process_id: int, core: int) -> None:
-    """Pin and prefer a process and all its children, with their threads."""
+def prefer_family(process_id: int, cores: Set[int]) -> None:
+    """Give a process and all its children precedence, and pin them with their threads."""
     for member in family(process_id):
         prefer(member)
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{member}/task"):
-                pin(int(thread), core)
+                pin(int(thread), cores)
 
 
 def family(process_id: int) -> list[int]:

@@ -1,0 +1,158 @@
+"""What more workers and replicas bring on one Postgres, and what the database takes of it.
+
+    python -m bench.workers [--rounds 3] [--window 3] [--json FILE]
+
+One worker, two workers of one `seqroute serve`, and three replicas, all on one database and free to run on any core;
+the load generator and the provider keep to one. On a machine with few cores the sum is bounded by them: the last
+columns say what each part costs, which is what `bench.queueing` and docs/scaling.md count with. The write-ahead log
+and the growth of the database are read from Postgres.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psycopg
+import uvloop
+
+from bench.rig.arena import Arena, Entry
+from bench.rig.contenders import seqroute
+from bench.rig.figures import percentile, spread
+from bench.rig.load import Sample, closed
+from bench.rig.results import machine
+from bench.rig.tables import print_table
+
+PROCESSES = ("server", "postgres", "provider", "load")
+CLIENTS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """`replicas` processes of `seqroute serve`, each with so many workers."""
+
+    name: str
+    replicas: int
+    workers: int
+
+
+ARRANGEMENTS = (
+    Arrangement("1 worker", 1, 1),
+    Arrangement("2 workers", 1, 2),
+    Arrangement("3 replicas", 3, 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One round of one arrangement. CPU milliseconds are per turn; bytes are per turn too."""
+
+    arrangement: str
+    turns_per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: Mapping[str, float]
+    cores_used: float
+    wal_bytes: float
+    stored_bytes: float
+
+
+async def measure(rounds: int, window_s: float) -> list[Measured]:
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with Arena(Path(folder), spread=True) as arena:
+            teams = {}
+            for arrangement in ARRANGEMENTS:
+                url = arena.fresh_database()
+                teams[arrangement.name] = url, [
+                    await arena.enter(
+                        f"{arrangement.name} {number}", seqroute("postgres"), workers=arrangement.workers,
+                        database_url=url,
+                    )
+                    for number in range(arrangement.replicas)
+                ]  # fmt: skip
+            for number in range(rounds):
+                for name, (url, team) in teams.items():
+                    found.append(await _round(arena, name, url, team, window_s, f"workers-{number}"))
+    return found
+
+
+async def _round(arena: Arena, name: str, url: str, team: Sequence[Entry], window_s: float, label: str) -> Measured:
+    """All of a team at once, the clients shared out among them."""
+    async with AsyncExitStack() as held:
+        for entry in team:
+            await held.enter_async_context(arena.turn_of(entry))
+        before = _database_bytes(url)
+        samples = await asyncio.gather(
+            *(
+                closed(
+                    entry.target, clients=CLIENTS // len(team), window_s=window_s, meter=arena.meter(entry),
+                    label=f"{label}-{at}",
+                )
+                for at, entry in enumerate(team)
+            )
+        )  # fmt: skip
+        after = _database_bytes(url)
+    # What ran on before and after the window wrote too: the turns of all of it are counted by the database.
+    wrote = max(after[2] - before[2], 1)
+    latencies = sorted(ms for sample in samples for ms in sample.latencies_ms)
+    turns = len(latencies)
+    elapsed_s = max(sample.elapsed_s for sample in samples)
+    cpu_s = _cpu(samples)
+    return Measured(
+        name, turns / elapsed_s, percentile(latencies, 0.5), percentile(latencies, 0.99),
+        {who: 1000 * used / turns for who, used in cpu_s.items()}, sum(cpu_s.values()) / elapsed_s,
+        (after[0] - before[0]) / wrote, (after[1] - before[1]) / wrote,
+    )  # fmt: skip
+
+
+def _cpu(samples: Sequence[Sample]) -> dict[str, float]:
+    """Each sample has a server of its own; database, provider and load are the same in all."""
+    shared = {who: max(sample.cpu_s.get(who, 0.0) for sample in samples) for who in PROCESSES}
+    return shared | {"server": sum(sample.cpu_s["server"] for sample in samples)}
+
+
+def _database_bytes(url: str) -> tuple[int, int, int]:
+    """Bytes of write-ahead log so far (of the whole server), bytes of this database, its decisions."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn, pg_database_size(current_database()), "
+            "(SELECT count(*) FROM decisions)"
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--window", type=float, default=3.0, help="seconds of a round")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = uvloop.run(measure(options.rounds, options.window))
+    print(f"{CLIENTS} clients, {len(os.sched_getaffinity(0))} core for the load, {os.cpu_count()} in all")
+    heads = ["", "turns/s", "p50 ms", "p99 ms", *(f"{who} CPU ms" for who in PROCESSES), "cores used", "WAL kB", "kB"]
+    rows = []
+    for arrangement in ARRANGEMENTS:
+        own = [round_ for round_ in found if round_.arrangement == arrangement.name]
+        columns = [
+            [m.turns_per_s for m in own], [m.p50_ms for m in own], [m.p99_ms for m in own],
+            *([m.cpu_ms[who] for m in own] for who in PROCESSES),
+            [m.cores_used for m in own], [m.wal_bytes / 1000 for m in own], [m.stored_bytes / 1000 for m in own],
+        ]  # fmt: skip
+        digits = (0, 1, 0, 2, 2, 2, 2, 2, 1, 1)
+        rows.append([arrangement.name, *(spread(c).text(d) for c, d in zip(columns, digits, strict=True))])
+    print_table("on one Postgres, per turn", heads, rows)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "rounds": [asdict(m) for m in found]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
