@@ -1,0 +1,208 @@
+"""From one measured worker to a fleet: a simulation of the queues, checked against the measurement it came from.
+
+    python -m bench.peers --preset full --json peers.json; python -m bench.ledger --json > ledger.json
+    python -m bench.queueing --peers peers.json --ledger ledger.json [--per-s 10000] [--tenants 1000] [--stripes 1]
+
+First one worker: two figures (what a turn costs in CPU at 32 clients, how long it takes at one) are put in, and the
+rates and latencies at all other numbers of clients come out beside the measured ones. Then a fleet, in an open system:
+for each arrival rate the workers and the database's cores that keep both below 70 %, how busy the row of the largest
+tenant is, and what a turn takes beyond its provider.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bench.rig import results
+from bench.rig.queues import Result, Simulation, Station, Visit
+from bench.rig.results import Case, Run
+from bench.rig.tables import print_table
+
+VARIATION = 0.5
+"""Coefficient of variation of every service time: between constant (0) and exponential (1)."""
+AIM = 0.7
+"""How busy workers and database may be: beyond it the p99 of a queue grows out of hand."""
+LEDGER_OPERATIONS = 2
+"""A turn waits for its tenant's row twice: to reserve and to settle."""
+GROUP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Of one turn. `alone_ms` is all that one client waits for beyond the worker's CPU: commits and round trips."""
+
+    worker_ms: float
+    alone_ms: float
+    database_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A tenant's row: operations that wait for it commit as one group, which costs `commit_ms` and `each_ms` apiece."""
+
+    commit_ms: float
+    each_ms: float
+
+    @property
+    def most_turns_per_s(self) -> float:
+        """When every group is full."""
+        return GROUP / (self.commit_ms + GROUP * self.each_ms) * 1000 / LEDGER_OPERATIONS
+
+
+def costs_of(runs: Sequence[Run]) -> Costs:
+    """Medians over the rounds of one contender. Raises ValueError when a case that is needed was not measured."""
+    busy, alone = _where(runs, Case("unary", 32, 0)), _where(runs, Case("unary", 1, 0))
+    worker_ms = statistics.median(run.cpu_per_request_ms() for run in busy)
+    alone_ms = statistics.median(run.p50_ms - run.cpu_per_request_ms() for run in alone)
+    database_ms = statistics.median(run.cpu_per_request_ms("postgres") for run in busy)
+    return Costs(worker_ms, max(alone_ms, 0.0), database_ms)
+
+
+def row_of(figures: Sequence[Mapping[str, Any]]) -> Row:
+    """From `bench.ledger` on Postgres with one tenant: one client waits for a commit and one operation; many clients
+    fill the groups, so that their rate is GROUP operations per commit and GROUP operations.
+
+    Raises ValueError when one of the two is missing.
+    """
+    one = [f for f in figures if f["database"] == "postgres" and f["tenants"] == 1]
+    alone = [f["reserve_p50_ms"] for f in one if f["clients"] == 1]
+    full = [f["turns_per_s"] for f in one if f["clients"] >= GROUP]
+    if not alone or not full:
+        raise ValueError(f"ledger: expected Postgres with one tenant and 1 and {GROUP} clients, got {len(one)} lines")
+    group_ms = GROUP * 1000 / (LEDGER_OPERATIONS * max(full))
+    each_ms = max((group_ms - alone[0]) / (GROUP - 1), 0.0)
+    return Row(max(alone[0] - each_ms, 0.0), each_ms)
+
+
+def _where(runs: Sequence[Run], case: Case) -> list[Run]:
+    found = [run for run in runs if run.case == case]
+    if not found:
+        raise ValueError(f"expected a measurement of {case.name}, found none")
+    return found
+
+
+def one_worker(costs: Costs, case: Case, rng: Random) -> Result:
+    """The worker before and after the provider, and around each of the two commits."""
+    part_s, commit_s = costs.worker_ms / 3000, costs.alone_ms / 2000
+    visits = [
+        Visit("worker", part_s), Visit("commit", commit_s), Visit("provider", case.delay_ms / 1000),
+        Visit("worker", part_s), Visit("commit", commit_s), Visit("worker", part_s),
+    ]  # fmt: skip
+    stations = [Station("worker"), Station("commit", servers=None), Station("provider", servers=None)]
+    simulation = Simulation(stations, lambda _: visits, rng, VARIATION)
+    if case.kind == "rate":
+        return simulation.arriving(case.per_s, seconds=120)
+    return simulation.closed(case.clients, seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What serves: so many workers and database cores, and tenants of unequal size (Zipf), each with its row.
+
+    `stripes` divides every tenant's row into so many.
+    """
+
+    workers: int
+    database_cores: int
+    tenants: int
+    stripes: int = 1
+
+
+def largest_share(tenants: int) -> float:
+    """Of the largest of so many tenants whose sizes fall as 1/rank."""
+    return 1 / sum(1 / rank for rank in range(1, tenants + 1))
+
+
+def fleet_for(costs: Costs, per_s: float, tenants: int, stripes: int) -> Fleet:
+    """As many workers and cores as keep both below the aim."""
+    workers = math.ceil(per_s * costs.worker_ms / 1000 / AIM)
+    return Fleet(workers, max(1, math.ceil(per_s * costs.database_ms / 1000 / AIM)), tenants, stripes)
+
+
+def simulate(fleet: Fleet, costs: Costs, row: Row, per_s: float, rng: Random, *, turns: int = 40_000) -> Result:
+    """An open system without the provider's time: what comes out is what a turn takes beyond it."""
+    stations = [Station(f"worker {n}") for n in range(fleet.workers)]
+    stations.append(Station("database", servers=fleet.database_cores))
+    for tenant in range(fleet.tenants):
+        for stripe in range(fleet.stripes):
+            stations.append(Station(f"row {tenant} {stripe}", batch=GROUP, setup_s=row.commit_ms / 1000))
+    shares = list(accumulate(largest_share(fleet.tenants) / rank for rank in range(1, fleet.tenants + 1)))
+
+    def visits(draw: Random) -> list[Visit]:
+        worker = Visit(f"worker {draw.randrange(fleet.workers)}", costs.worker_ms / 3000)
+        tenant = min(bisect(shares, draw.random()), fleet.tenants - 1)
+        locked = Visit(f"row {tenant} {draw.randrange(fleet.stripes)}", row.each_ms / 1000)
+        database = Visit("database", costs.database_ms / 1000 / LEDGER_OPERATIONS)
+        return [worker, database, locked, worker, database, locked, worker]
+
+    return Simulation(stations, visits, rng, VARIATION).arriving(per_s, seconds=turns / per_s)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, required=True, help="JSON of bench.peers with one and 32 clients")
+    parser.add_argument("--ledger", type=Path, required=True, help="JSON of bench.ledger")
+    parser.add_argument("--per-s", type=float, default=10_000, help="turns per second to reach")
+    parser.add_argument("--tenants", type=int, default=1_000)
+    parser.add_argument("--stripes", type=int, default=1, help="rows that share one tenant's money")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    runs = results.read(options.peers)
+    for contender in ("seqroute-sqlite", "seqroute-postgres"):
+        ours = [run for run in runs if run.contender == contender]
+        if ours:
+            _compare(contender, ours, options.seed)
+    ours = [run for run in runs if run.contender == "seqroute-postgres"]
+    _grow(costs_of(ours), row_of(json.loads(options.ledger.read_text())), options)
+
+
+def _compare(contender: str, runs: Sequence[Run], seed: int) -> None:
+    costs = costs_of(runs)
+    print(f"\n{contender}: {costs.worker_ms:.2f} ms of a worker's CPU a turn, {costs.alone_ms:.2f} ms of waiting alone")
+    rows = []
+    for case in dict.fromkeys(run.case for run in runs if run.case.kind != "stream"):
+        measured, found = _where(runs, case), one_worker(costs, case, Random(seed))
+        columns = [
+            (statistics.median(run.requests_per_s for run in measured), found.per_s, 0),
+            (statistics.median(run.p50_ms for run in measured), found.p50_ms, 1),
+            (statistics.median(run.p99_ms for run in measured), found.p99_ms, 1),
+        ]
+        cells = [f"{value:,.{digits}f}" for seen, said, digits in columns for value in (seen, said)]
+        rows.append([case.name, *cells, f"{columns[0][1] / columns[0][0]:.2f}"])
+    heads = ["", "turns/s", "simulated", "p50 ms", "simulated", "p99 ms", "simulated", "turns/s, simulated / measured"]
+    print_table("one worker", heads, rows)
+
+
+def _grow(costs: Costs, row: Row, options: argparse.Namespace) -> None:
+    share = largest_share(options.tenants)
+    print(
+        f"\none tenant's row: a commit of {row.commit_ms:.2f} ms and {row.each_ms:.2f} ms an operation, so at most "
+        f"{row.most_turns_per_s:,.0f} turns/s; the largest of {options.tenants} tenants has {share:.1%} of all"
+    )
+    rows = []
+    for part in (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0):
+        per_s = options.per_s * part
+        fleet = fleet_for(costs, per_s, options.tenants, options.stripes)
+        found = simulate(fleet, costs, row, per_s, Random(options.seed))
+        workers = statistics.mean(busy for name, busy in found.busy.items() if name.startswith("worker"))
+        hottest = max(busy for name, busy in found.busy.items() if name.startswith("row"))
+        rows.append([
+            f"{per_s:,.0f} turns/s", str(fleet.workers), f"{workers:.0%}", str(fleet.database_cores),
+            f"{found.busy['database']:.0%}", f"{hottest:.0%}", f"{found.p50_ms:,.1f}", f"{found.p99_ms:,.1f}",
+        ])  # fmt: skip
+    heads = ["", "workers", "busy", "database cores", "busy", "largest tenant's row busy", "added p50 ms", "p99 ms"]
+    print_table(f"a fleet, {options.stripes} row{'s' * (options.stripes > 1)} a tenant", heads, rows)
+
+
+if __name__ == "__main__":
+    main()
