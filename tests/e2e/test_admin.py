@@ -314,3 +314,24 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
         assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "rule:resolving"
         assert (await http.post("/admin/policies/rollback")).status_code == 400
         assert (await http.post("/admin/policies/nope/promote")).status_code == 404
+
+
+async def test_no_route_reaches_a_provider_when_the_budget_is_used_up(tmp_path: Path, sqlite_url: str) -> None:
+    """Every route there is, streamed and not: one that calls providers beside the budget would be found here."""
+    async with playing(tmp_path, sqlite_url) as play:
+        _, key = await play.gateway.tenant("broke", budget_usd="0")
+        refused = set()
+        async with play.gateway.http(key) as http:
+            for method, path in routes(play):
+                for stream in (False, True):
+                    for more in ({}, {"Idempotency-Key": f"{path}-{stream}"}):
+                        body = {
+                            "model": "auto", "messages": HELLO, "input": "hello", "prompt": "hello", "max_tokens": 5,
+                            "stream": stream,
+                        }  # fmt: skip
+                        answer = await http.request(method, path, json=body, headers=session("s") | more)
+                        assert answer.status_code < 500, (method, path, answer.text)
+                        if answer.status_code == 402:
+                            refused.add(path)
+        assert play.provider.bill == []
+        assert {"/v1/chat/completions", "/chat/completions"} <= refused

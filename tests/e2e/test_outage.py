@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from migrations.upgrade import upgrade
+from tests.harness.clients import Client
 from tests.harness.crashes import keep_asking
 from tests.harness.faultproxy import FaultProxy
 from tests.harness.ground import Ground, ground
@@ -24,7 +25,18 @@ from tests.harness.processes import Nursery
 pytestmark = pytest.mark.faults
 
 MODELS = {"words": "ok:tokens=30,delay=0.01", "slow": "ok:tokens=40,delay=0.1"}
-BACK_WITHIN_S = 5.0
+BACK_WITHIN_S = 30.0
+"""A bound for never: the promised five seconds are measured by `make soak`, on a machine that is not busy."""
+
+
+async def acknowledged(scene: Ground, client: Client, more: int) -> None:
+    """Until the client has that many more whole answers than now."""
+
+    def count() -> int:
+        return sum(turn.fate == "ok" for turn in client.history)
+
+    wanted = count() + more
+    await scene.until(lambda: count() >= wanted, timeout_s=120)
 
 
 def database_of(server: PostgresServer) -> str:
@@ -80,12 +92,12 @@ async def test_crashes_of_the_database_under_load_lose_no_acknowledged_turn(
         stop = asyncio.Event()
         load = [asyncio.create_task(keep_asking(client, seed, stop)) for seed in range(8)]
         for _ in range(3):
-            await asyncio.sleep(1.5)
+            await acknowledged(scene, client, 10)
             await asyncio.to_thread(postgres_server.stop, "immediate")
-            await asyncio.sleep(0.5)
+            await scene.until(lambda: client.history[-1].fate in ("refused", "unknown"), timeout_s=60)
             await asyncio.to_thread(postgres_server.start)
             assert await replica.answering("/readyz", 200) <= BACK_WITHIN_S
-        await asyncio.sleep(1.0)
+        await acknowledged(scene, client, 10)
         stop.set()
         await asyncio.gather(*load)
         statuses = {(turn.status, turn.code) for turn in client.history if turn.fate == "refused"}
@@ -146,14 +158,13 @@ async def test_a_slow_and_lossy_network_to_the_database_costs_time_and_never_mon
         stop = asyncio.Event()
         load = [asyncio.create_task(keep_asking(client, seed, stop, tries=5)) for seed in range(8)]
         proxy.lose_answers, proxy.lose_requests, proxy.latency_s = 0.05, 0.02, 0.01
-        await asyncio.sleep(6.0)
+        await acknowledged(scene, client, 25)
+        await scene.until(lambda: proxy.lost_answers > 20, timeout_s=120)
         proxy.half_close()
-        await asyncio.sleep(0.5)
+        await acknowledged(scene, client, 5)
         proxy.heal()
-        await asyncio.sleep(0.5)
         stop.set()
         await asyncio.gather(*load)
-        assert proxy.lost_answers > 20
         verdict = await scene.judge()
         assert verdict.acknowledged > 20
         assert {turn.code for turn in client.history if turn.fate == "refused"} <= {"ledger_unavailable"}

@@ -27,10 +27,12 @@ from gateway.operations import (
     SessionClosed,
     TenantMissing,
 )
+from gateway.sweeper import BATCH
 from gateway.tables import decisions
 from gateway.tenants import grant_to_tenant
 from tests.harness.auditor import assert_ledger_sound
 from tests.harness.money import START_MS, TTL_MS, Bench, admitted, open_bench, race, replica
+from tests.harness.resets import reset_together
 
 SHA_A, SHA_B = b"\xaa" * 32, b"\xbb" * 32
 
@@ -460,3 +462,14 @@ async def test_an_answer_that_failed_for_good_may_be_stored_with_the_release(dat
         op = await bench.held(100, claim=claim)
         await bench.ledger.release(bench.back(op, answer=Answer(502, {}, b"{}")))
         assert (await bench.reserve(100, claim=claim))[1] == Replay(502, {}, b"{}")
+
+
+async def test_budgets_whose_windows_end_together_begin_anew_once_each_whichever_gateway_sweeps(
+    database_url: str,
+) -> None:
+    """More than one batch of the sweeper; `make soak PARTS=resets SIZE=100` does it with 10,000."""
+    if database_url.startswith("sqlite"):
+        figures = await reset_together(database_url, budgets=60, turns=5)
+    else:
+        figures = await reset_together(database_url, budgets=BATCH + 60, turns=20)
+    assert figures.resets == sum(figures.by_each) > 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -18,22 +17,21 @@ from gateway.ledger import UnknownHold
 from gateway.operations import Balance, Reserved
 from gateway.postgres_lanes import MAX_PER_LINE
 from migrations.upgrade import upgrade
+from tests.harness.faultproxy import FaultProxy, Way
 from tests.harness.money import START_MS, TTL_MS, Bench, open_bench, start_bench, stop_bench, until
 from tests.harness.postgres import PostgresServer
-from tests.harness.proxy import TcpProxy, Verdict
 
 T = TypeVar("T")
 ANSWER_S = 10.0
 
 
 @pytest.fixture
-def proxied(postgres_url: str) -> Iterator[tuple[TcpProxy, str]]:
+async def proxied(postgres_url: str) -> AsyncIterator[tuple[FaultProxy, str]]:
     """A fault-injecting proxy before the database, and the URL that leads through it."""
     url = make_url(postgres_url)
     assert url.port is not None
-    proxy = TcpProxy(url.port)
-    yield proxy, url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-    proxy.close()
+    async with FaultProxy("127.0.0.1", url.port) as proxy:
+        yield proxy, url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
 
 
 async def within(seconds: float, awaitable: Awaitable[T]) -> T:
@@ -176,55 +174,89 @@ async def test_a_schema_that_is_not_migrated_is_an_outage_not_a_crash(postgres_s
         await stop_bench(bench)
 
 
+async def test_a_server_that_became_a_standby_is_503_and_its_promotion_brings_service_back(
+    postgres_server: PostgresServer,
+) -> None:
+    """A failover: the address leads to a server that may only be read. No balance of it decides anything."""
+    url = postgres_server.url("postgres")
+    upgrade(url)
+
+    def become(mode: str) -> None:
+        with psycopg.connect(url, autocommit=True) as operator:
+            operator.execute(f"ALTER SYSTEM SET default_transaction_read_only = {mode}")
+            operator.execute("SELECT pg_reload_conf()")
+
+    async with open_bench(url) as bench:
+        held = await bench.held(100)
+        await asyncio.to_thread(become, "on")
+
+        async def refused() -> bool:
+            try:
+                await within(ANSWER_S, bench.reserve(1))
+            except LedgerUnavailable as error:
+                return error.headers["Retry-After"].isdigit()
+            return False
+
+        async with asyncio.timeout(ANSWER_S):
+            while not await refused():  # noqa: ASYNC110 - the reload of a server has no event here
+                await asyncio.sleep(0.02)
+        before = (await bench.show()).balance
+        with pytest.raises(LedgerUnavailable):
+            await within(ANSWER_S, bench.ledger.settle(bench.bill(held, 40)))
+        await asyncio.to_thread(become, "off")
+        await until_it_works(lambda: bench.reserve(7), seconds=ANSWER_S)
+        await until(lambda: bench.ledger.unresolved == 0, seconds=ANSWER_S)
+        balance = (await bench.show()).balance
+        assert balance.spent_nanousd == 40
+        assert balance.reserved_nanousd == before.reserved_nanousd - 100 + 7
+
+
 # -- ambiguous commits --------------------------------------------------------------------------------------------
 
 
-def once(
-    direction: Literal["request", "reply"], marker: bytes
-) -> Callable[[Literal["request", "reply"], bytes], Verdict]:
+def once(direction: Way, marker: bytes) -> Callable[[Way, bytes], bool]:
     """Cut the connection at the first group: before the server sees it, or when its answer (the commit) comes back."""
-    armed = threading.Event()
-    done = threading.Event()
+    armed = done = False
 
-    def judge(way: Literal["request", "reply"], data: bytes) -> Verdict:
-        if way == "request" and marker in data:
-            armed.set()
-        if way == direction and armed.is_set() and not done.is_set():
-            done.set()
-            return "cut"
-        return "pass"
+    def loses(way: Way, data: bytes) -> bool:
+        nonlocal armed, done
+        armed = armed or (way == "request" and marker in data)
+        if way != direction or not armed or done:
+            return False
+        done = True
+        return True
 
-    return judge
+    return loses
 
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
 async def test_a_connection_that_dies_around_commit_leaves_exactly_one_outcome(
-    proxied: tuple[TcpProxy, str], direction: Literal["request", "reply"]
+    proxied: tuple[FaultProxy, str], direction: Way
 ) -> None:
     proxy, url = proxied
     async with open_bench(url, budget_nanousd=1_000) as bench:
-        proxy.judge = once(direction, b"seqroute_apply")
+        proxy.loses = once(direction, b"seqroute_apply")
         op, reserved = await within(ANSWER_S, bench.reserve(600, ceiling=800))
         assert reserved == Reserved(0, Balance(800, 600, 0), Balance(1_000, 600, 0))
-        proxy.judge = once(direction, b"seqroute_apply")
+        proxy.loses = once(direction, b"seqroute_apply")
         settled = await within(ANSWER_S, bench.ledger.settle(bench.bill(op, 700)))
         assert (settled.kind, settled.overage_nanousd, settled.session) == ("settle", 100, Balance(800, 0, 700, 100))
         other = await bench.held(50)
-        proxy.judge = once(direction, b"seqroute_apply")
+        proxy.loses = once(direction, b"seqroute_apply")
         released = await within(ANSWER_S, bench.ledger.release(bench.back(other)))
         assert released.kind == "release"
 
 
-async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[TcpProxy, str]) -> None:
+async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[FaultProxy, str]) -> None:
     proxy, url = proxied
     dice = random.Random(20_260_418)
 
-    def judge(direction: Literal["request", "reply"], data: bytes) -> Verdict:
-        return "cut" if dice.random() < 0.06 else "pass"
+    def loses(way: Way, data: bytes) -> bool:
+        return dice.random() < 0.06
 
     async with open_bench(url) as bench:
         await bench.held(0)
-        proxy.judge = judge
+        proxy.loses = loses
         billed: list[int] = []
 
         async def client(number: int) -> None:
@@ -239,7 +271,7 @@ async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[TcpPro
                     assert (await bench.ledger.settle(bench.bill(op, turn + 1))).kind == "settle"
 
         await within(120, asyncio.gather(*(client(number) for number in range(25))))
-        proxy.judge = lambda direction, data: "pass"
+        proxy.heal()
         await until(lambda: bench.ledger.unresolved == 0, seconds=20)
         await until_it_works(lambda: bench.ledger.sweep(START_MS + TTL_MS))
         assert (await bench.show()).balance == Balance(

@@ -10,6 +10,7 @@ It stands between a gateway and its database, or between a gateway and a provide
         proxy.refusing = True          new connections are reset at once
         proxy.lose_answers = 0.01      each answer, with this probability, never arrives: the connection dies instead
         proxy.lose_requests = 0.01     the same before the request has arrived
+        proxy.loses = lambda way, data: ...   decides by itself what is lost, beside these rates
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import contextlib
 import random
 import socket
 import struct
-from typing import Self
+from collections.abc import Callable
+from typing import Literal, Self
 
 PIECE_BYTES = 65536
+Way = Literal["request", "reply"]
 
 
 class FaultProxy:
@@ -40,6 +43,7 @@ class FaultProxy:
         self.refusing = False
         self.lose_answers = 0.0
         self.lose_requests = 0.0
+        self.loses: Callable[[Way, bytes], bool] = lambda way, data: False
         self.lost_answers = 0
         self.accepted = 0
 
@@ -83,6 +87,7 @@ class FaultProxy:
         """No faults from now on."""
         self.latency_s = self.lose_answers = self.lose_requests = 0.0
         self.refusing = self.silent = False
+        self.loses = lambda way, data: False
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -98,8 +103,8 @@ class FaultProxy:
             link = _Link(writer, to_writer)
             self._links.add(link)
             try:
-                up = self._pump(reader, to_writer, link, answers=False)
-                down = self._pump(to_reader, writer, link, answers=True)
+                up = self._pump(reader, to_writer, link, "request")
+                down = self._pump(to_reader, writer, link, "reply")
                 await asyncio.gather(up, down)
             finally:
                 self._links.discard(link)
@@ -110,17 +115,15 @@ class FaultProxy:
         finally:
             self._tasks.discard(task)
 
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, link: _Link, *, answers: bool
-    ) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, link: _Link, way: Way) -> None:
         with contextlib.suppress(OSError):
             while piece := await source.read(PIECE_BYTES):
                 if self.latency_s:
                     await asyncio.sleep(self.latency_s)
                 await self._flowing.wait()
-                loss = self.lose_answers if answers else self.lose_requests
-                if loss and self._random.random() < loss:
-                    self.lost_answers += answers
+                loss = self.lose_answers if way == "reply" else self.lose_requests
+                if (loss and self._random.random() < loss) or self.loses(way, piece):
+                    self.lost_answers += way == "reply"
                     link.reset()
                     return
                 sink.write(piece)

@@ -138,9 +138,23 @@ class Replica:
                 await asyncio.sleep(0.01)
         return code
 
-    async def serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Until it is ready for turns."""
+    async def serving(self, workers: int = 1, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Until it is ready for turns, every worker of it: the one that starts last takes its share of them too."""
         await self.answering("/readyz", 200, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            while workers > 1 and self._connected() < workers:  # noqa: ASYNC110 - other processes have no event here
+                await asyncio.sleep(0.05)
+        for _ in range(10 * (workers - 1)):
+            await self.answering("/readyz", 200, timeout_s)
+
+    def _connected(self) -> int:
+        """Workers that have opened their database, the last thing before they are ready."""
+        with contextlib.suppress(psutil.Error):
+            return sum(
+                any(link.status == psutil.CONN_ESTABLISHED for link in psutil.Process(worker).net_connections("tcp"))
+                for worker in self.workers()
+            )
+        return 0
 
     async def answering(self, path: str, status: int, timeout_s: float = START_TIMEOUT_S) -> float:
         """Until `path` answers `status`; the seconds that took."""
@@ -205,7 +219,7 @@ class Fleet:
         replica = Replica(self._nursery, process_id, port, log)
         self.replicas.append(replica)
         if ready:
-            await replica.serving()
+            await replica.serving(workers)
         return replica
 
     @property

@@ -4,7 +4,8 @@
     make soak SEED=7 SIZE=1 PARTS=vortex
 
 SIZE=100 is the release: 1,000 kills of a gateway, 100 crashes of Postgres, 1,000 departures, 10,000 answers lost
-around a commit, 50 crowds of 200 on three replicas, 10,000 seeds of each simulator, half an hour of random harm. What
+around a commit, 50 crowds of 200 on three replicas, 10,000 budgets that reset at once, 10,000 seeds of each simulator,
+half an hour of random harm. What
 fails says which seed, which commit and which command repeat it.
 """
 
@@ -33,6 +34,7 @@ from tests.harness.faultproxy import FaultProxy
 from tests.harness.ground import Ground, ground
 from tests.harness.postgres import PostgresServer, TestDatabases
 from tests.harness.processes import Nursery, Replica
+from tests.harness.resets import reset_together
 from tests.harness.simulator import simulate, template
 from tests.harness.turn_simulator import simulate_turns
 
@@ -265,6 +267,18 @@ async def _harm(
     return name
 
 
+async def resets(plan: Plan) -> str:
+    """Budgets whose windows end at the same moment, under two sweeping gateways and turns that go on."""
+    with plan.database() as url:
+        figures = await reset_together(url, budgets=100 * plan.size, turns=200)
+    assert figures.resets == 100 * plan.size == sum(figures.by_each), figures
+    calm_s, busy_s = (sorted(took)[int(0.99 * len(took))] for took in (figures.calm_s, figures.busy_s))
+    return (
+        f"{figures.resets} windows turned over once each by two gateways {tuple(figures.by_each)}; p99 of turns "
+        f"{1000 * calm_s:.0f} ms before, {1000 * busy_s:.0f} ms meanwhile ({busy_s / calm_s:.1f} times)"
+    )
+
+
 async def seeds(plan: Plan) -> str:
     """The simulators of the ledger and of the request path."""
     empty = template()
@@ -298,6 +312,7 @@ PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, str]]] = {
     "ambiguity": ambiguity,
     "drain": drain,
     "rolling": rolling,
+    "resets": resets,
     "seeds": seeds,
     "vortex": vortex,
 }
