@@ -115,6 +115,7 @@ def replay(
     ordering: Annotated[str, typer.Option(help="iid, by-topic, easy-first, hard-first, late-burst.")] = "",
     mode: Annotated[str, typer.Option(help="cut, degrade.")] = "",
     base_context: Annotated[str, typer.Option(help="Tokens before the first turn of the prompt-cache cells.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Folder for the fronts and starvation curves, SVG and PNG.")] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay.cells import PRESETS, OptionError, narrowed
@@ -148,6 +149,10 @@ def replay(
         raise CommandError(str(error)) from error
     json_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"{len(report['rows']):,} rows in {json_file}")
+    if plot is not None:
+        from train.replay.plots import draw
+
+        print(f"{len(draw(report['front'], plot))} pictures in {plot}")
     return 0
 
 

@@ -83,8 +83,9 @@ def read_folder(folder: Path) -> list[Graded]:
     _require(folder / FILES[0], prompts, ("task_id",))
     _require(folder / FILES[1], outcomes, ("task_id", "model", "quality"))
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()[:16]
-    fallback = folder.name
-    sources = sorted(set(_words(prompts, "source", fallback)))
+    if "source" not in prompts.column_names:
+        return [_source(folder, folder.name, prompts, outcomes, models, digest)]
+    sources = sorted(set(_words(prompts, "source", folder.name)))
     return [
         _source(folder, source, _of(prompts, source), _of(outcomes, source), _of(models, source), digest)
         for source in sources
