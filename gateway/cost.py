@@ -41,6 +41,41 @@ class Settlement:
         return self.usage.output_tokens
 
 
+class CostBounds:
+    """What a call of one kind can cost at worst, as a function of its answers' length.
+
+    `prompt_tokens_bound`: its prompt has at most that many tokens; `n` answers; `audio`: in either direction. Made once
+    per call and asked several times: worst(t) and affordable(budget) are exact inverses.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(
+        self, prices: Prices, prompt_tokens_bound: int, *, n: int = 1, images: int = 0, audio: bool = False
+    ) -> None:
+        # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
+        self._lines = [
+            (_fixed_femtousd(rates, prompt_tokens_bound, images, audio), n * _output_femtousd(rates, audio))
+            for rates in prices.reachable(prompt_tokens_bound)
+        ]
+
+    def worst_nanousd(self, max_output_tokens: int) -> int:
+        """The most that it can cost when every answer has at most `max_output_tokens`."""
+        return nanousd_from_femtousd(max([fixed + max_output_tokens * per_token for fixed, per_token in self._lines]))
+
+    def affordable_output_tokens(self, budget_nanousd: int) -> int:
+        """The largest `max_output_tokens` whose worst case fits `budget_nanousd`; 0 also when not even the prompt fits,
+        UNLIMITED_TOKENS when answers are free."""
+        budget_femtousd = budget_nanousd * FEMTOUSD_PER_NANOUSD
+        tokens = UNLIMITED_TOKENS
+        for fixed, per_token in self._lines:
+            if budget_femtousd < fixed:
+                return 0
+            if per_token:
+                tokens = min(tokens, (budget_femtousd - fixed) // per_token)
+        return tokens
+
+
 def worst_case_nanousd(
     prices: Prices,
     prompt_tokens_bound: int,
@@ -50,34 +85,8 @@ def worst_case_nanousd(
     images: int = 0,
     audio: bool = False,
 ) -> int:
-    """The most that a call can cost whose prompt has at most `prompt_tokens_bound` tokens and whose `n` answers have at
-    most `max_output_tokens` each. `audio`: the call may carry audio in either direction."""
-    return nanousd_from_femtousd(
-        max(
-            _fixed_femtousd(rates, prompt_tokens_bound, images, audio)
-            + n * max_output_tokens * _output_femtousd(rates, audio)
-            for rates in prices.reachable(prompt_tokens_bound)
-        )
-    )
-
-
-def affordable_output_tokens(
-    prices: Prices, prompt_tokens_bound: int, budget_nanousd: int, *, n: int = 1, images: int = 0, audio: bool = False
-) -> int:
-    """The largest `max_output_tokens` whose worst case fits `budget_nanousd`; 0 also when not even the prompt fits.
-
-    Exact inverse of `worst_case_nanousd`; UNLIMITED_TOKENS when answers are free.
-    """
-    budget_femtousd = budget_nanousd * FEMTOUSD_PER_NANOUSD
-    tokens = UNLIMITED_TOKENS
-    for rates in prices.reachable(prompt_tokens_bound):
-        left_femtousd = budget_femtousd - _fixed_femtousd(rates, prompt_tokens_bound, images, audio)
-        if left_femtousd < 0:
-            return 0
-        per_token_femtousd = n * _output_femtousd(rates, audio)
-        if per_token_femtousd:
-            tokens = min(tokens, left_femtousd // per_token_femtousd)
-    return tokens
+    """`CostBounds.worst_nanousd`, for who asks once."""
+    return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio).worst_nanousd(max_output_tokens)
 
 
 def prompt_cost_nanousd(prices: Prices, prompt_tokens: int, *, cached_tokens: int = 0, images: int = 0) -> int:

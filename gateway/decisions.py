@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 from sqlalchemy import Connection, select
 
@@ -73,8 +74,9 @@ def pending_row(
 def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
     """Every candidate with mask, probability, predicted quality and cost, as the contract names the fields."""
     rows = []
-    for index, candidate in enumerate(observation.candidates):
-        quantiles = [round(usd * NANOUSD_PER_USD) for usd in candidate.cost_quantiles_usd]
+    usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
+    nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
+    for index, (candidate, quantiles) in enumerate(zip(observation.candidates, nanousd, strict=True)):
         rows.append(
             {
                 "model": candidate.name,

@@ -73,7 +73,8 @@ def estimate(
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
     prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
-    costs = tuple((prompt_femto + output_femto * tokens * chat.n) / FEMTOUSD_PER_USD for tokens in quantiles)
+    output_femto *= chat.n
+    costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
     rates = model.prices.at(prompt_tokens)
     view = CandidateView(
         name=model.name,
@@ -121,19 +122,13 @@ def _hold(
     contended: bool,
 ) -> tuple[int, int]:
     """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
-    prices = option.model.prices
-    audio = "audio" in chat.capabilities
-
-    def worst(tokens: int) -> int:
-        return cost.worst_case_nanousd(prices, prompt_tokens_bound, tokens, n=chat.n, images=chat.images, audio=audio)
+    bounds = cost.CostBounds(
+        option.model.prices, prompt_tokens_bound, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
+    )
+    worst = bounds.worst_nanousd
 
     def affordable(nanousd: int) -> int:
-        return min(
-            limit,
-            cost.affordable_output_tokens(
-                prices, prompt_tokens_bound, nanousd, n=chat.n, images=chat.images, audio=audio
-            ),
-        )
+        return min(limit, bounds.affordable_output_tokens(nanousd))
 
     wanted, needed = worst(limit), worst(likely)
     target = min(wanted, max(needed, available_nanousd // HOLD_SHARE))

@@ -33,6 +33,8 @@ class _Evidence:
     variance_log: float
     speed_weight: float = 1.0
     mean_log_speed: float = math.log(PRIOR_TOKENS_PER_S)
+    quantiles: tuple[float, ...] = ()
+    """At COST_LEVELS, without a limit; worked out when first asked for."""
 
 
 class OutputForecast:
@@ -53,6 +55,7 @@ class OutputForecast:
         seen.mean_log += step * delta
         seen.variance_log = max((1.0 - step) * (seen.variance_log + step * delta * delta), 0.01)
         seen.weight = weight
+        seen.quantiles = ()
         if seconds > 0:
             seen.speed_weight = min(seen.speed_weight + 1.0, MEMORY_ANSWERS)
             seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
@@ -67,9 +70,14 @@ class OutputForecast:
     def quantiles(self, model: str, limit_tokens: int) -> tuple[float, ...]:
         """Output tokens at policy.mdp.COST_LEVELS, none above `limit_tokens`."""
         seen = self._evidence.get(model)
-        mean, deviation = (
-            (PRIOR_MEAN_LOG, math.sqrt(PRIOR_VARIANCE_LOG))
-            if seen is None
-            else (seen.mean_log, math.sqrt(seen.variance_log))
-        )
-        return tuple(min(math.exp(mean + deviation * score), float(limit_tokens)) for score in _NORMAL_SCORES)
+        if seen is not None and not seen.quantiles:
+            seen.quantiles = _quantiles(seen.mean_log, seen.variance_log)
+        limit = float(limit_tokens)
+        return tuple([min(tokens, limit) for tokens in (_PRIOR if seen is None else seen.quantiles)])
+
+
+def _quantiles(mean_log: float, variance_log: float) -> tuple[float, ...]:
+    return tuple(math.exp(mean_log + math.sqrt(variance_log) * score) for score in _NORMAL_SCORES)
+
+
+_PRIOR = _quantiles(PRIOR_MEAN_LOG, PRIOR_VARIANCE_LOG)

@@ -33,6 +33,7 @@ _BY_REFERENCE = frozenset(
         "together_ai", "xai",
     }
 )  # fmt: skip
+_MAX_PROVIDERS = 1024
 
 
 class Upstream:
@@ -55,6 +56,7 @@ class Upstream:
         self._thin: ThinLane | None = None
         self._acompletion: LitellmLane | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._providers: dict[tuple[str | None, ...], tuple[str, str]] = {}
 
     async def start(self) -> None:
         if self._litellm is None:
@@ -142,6 +144,11 @@ class Upstream:
         return self._acompletion.sending(call, model, provider, *_outgoing(call, provider))
 
     def _provider(self, call: Call) -> tuple[str, str]:
+        """LiteLLM's names of model and provider."""
+        wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base)
+        known = self._providers.get(wanted)
+        if known is not None:
+            return known
         try:
             model, provider, _, _ = self._litellm.get_llm_provider(
                 model=call.litellm_model,
@@ -151,6 +158,9 @@ class Upstream:
             )
         except Exception:  # noqa: BLE001 - its text would repeat our arguments
             raise CallRefused("no provider is known for the model") from None
+        if len(self._providers) >= _MAX_PROVIDERS:
+            self._providers.clear()
+        self._providers[wanted] = model, provider
         return model, provider
 
 

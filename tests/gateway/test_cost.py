@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.cost import (
     UNLIMITED_TOKENS,
-    affordable_output_tokens,
+    CostBounds,
     bill_nanousd,
     estimated,
     prompt_cost_nanousd,
@@ -124,13 +124,13 @@ def test_worst_case_with_audio_takes_the_price_of_audio() -> None:
 
 def test_the_clamp_of_an_exact_budget_is_exact() -> None:
     budget = worst_case_nanousd(SMALL, 1_000, 77)
-    assert affordable_output_tokens(SMALL, 1_000, budget) == 77
-    assert affordable_output_tokens(SMALL, 1_000, budget - 1) == 76
-    assert affordable_output_tokens(SMALL, 1_000, 149_999) == 0
+    assert CostBounds(SMALL, 1_000).affordable_output_tokens(budget) == 77
+    assert CostBounds(SMALL, 1_000).affordable_output_tokens(budget - 1) == 76
+    assert CostBounds(SMALL, 1_000).affordable_output_tokens(149_999) == 0
 
 
 def test_a_free_answer_is_not_limited() -> None:
-    assert affordable_output_tokens(Prices(0, 0), 10**6, 0) == UNLIMITED_TOKENS
+    assert CostBounds(Prices(0, 0), 10**6).affordable_output_tokens(0) == UNLIMITED_TOKENS
 
 
 @given(
@@ -144,7 +144,7 @@ def test_a_free_answer_is_not_limited() -> None:
 def test_affordable_is_the_exact_inverse_of_the_worst_case(
     prices: Prices, bound: int, budget: int, n: int, images: int, audio: bool
 ) -> None:
-    tokens = affordable_output_tokens(prices, bound, budget, n=n, images=images, audio=audio)
+    tokens = CostBounds(prices, bound, n=n, images=images, audio=audio).affordable_output_tokens(budget)
     if tokens:
         assert worst_case_nanousd(prices, bound, tokens, n=n, images=images, audio=audio) <= budget
     if tokens < UNLIMITED_TOKENS:
