@@ -292,6 +292,34 @@ def rollout(
     return 0
 
 
+def import_logs(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL transcripts, or LiteLLM spend logs (JSONL, CSV).")
+    ],
+    config: Config = Path("gateway.yaml"),
+    shadow: Annotated[bool, typer.Option("--shadow", help="Put the policy on trial; it never serves by this.")] = False,
+    seed: Seed = None,
+    training: Training = None,
+    as_json: AsJson = False,
+) -> int:
+    """A policy before the first request: learn from other programs' logs what they can teach, and say what not."""
+    from gateway.catalog import load
+    from gateway.section import SettingsError
+    from train.importing import Import, describe
+    from train.importing import import_logs as run
+
+    try:
+        settings, catalog = load(config, os.environ)
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+    url = settings.general.database_url.reveal()
+    with _Progress() as progress:
+        job = Import(file, catalog, url, settings.policy.directory, _now_ms(), shadow)
+        report = run(job, _training(training, seed), progress.show)
+    print(json.dumps(report, indent=1, sort_keys=True) if as_json else "\n".join(describe(report)))
+    return 0
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -304,6 +332,7 @@ def build() -> typer.Typer:
     )
     for command in (nightly, fit, evaluate, frontier, replay, rollout, export):
         app.command(command.__name__)(command)
+    app.command("import-logs")(import_logs)
     return app
 
 

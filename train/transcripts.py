@@ -1,0 +1,179 @@
+"""Logs that other programs wrote, as turns: OpenAI transcripts in JSONL, LiteLLM's spend logs in JSONL or CSV.
+
+    {"messages": [...], "model", "usage": {"prompt_tokens", "completion_tokens"}, "score"?, "session_id"?, "cost_usd"?}
+    LiteLLM_SpendLogs: session_id, model, model_group, prompt_tokens, completion_tokens, spend, startTime, status, ...
+
+What is no turn is left out and counted by its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from train.errors import InputError
+
+MAX_LINE_CHARS = 16 * 2**20
+_CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "litellm_completion"})
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedTurn:
+    """One call. `score`, `cost_usd` None: nobody said. `user_texts`: oldest first, none where texts are not logged."""
+
+    session: str
+    moment: float
+    names: tuple[str, ...]
+    """What the log calls the model, the best name first."""
+    prompt_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    score: float | None
+    user_texts: tuple[str, ...]
+    history_chars: int
+    tools: int
+
+
+def read_transcripts(path: Path) -> tuple[list[LoggedTurn], Counter[str]]:
+    """Turns in the order of the file, and what was left out. Raises InputError when the file cannot be read at all."""
+    turns: list[LoggedTurn] = []
+    left_out: Counter[str] = Counter()
+    try:
+        for number, record in enumerate(_records(path)):
+            found = "no JSON object" if record is None else read_turn(record, float(number))
+            if isinstance(found, str):
+                left_out[found] += 1
+            else:
+                turns.append(found)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected JSONL or CSV in UTF-8 ({type(error).__name__})") from error
+    return turns, left_out
+
+
+def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
+    """One record as a turn, or the reason why it is none."""
+    spend_log = "spend" in record or "startTime" in record
+    if spend_log and str(record.get("status") or "success") != "success":
+        return "failed"
+    if spend_log and str(record.get("cache_hit") or "").lower() == "true":
+        return "answered from a cache"
+    if str(record.get("call_type") or "") not in _CHAT_CALLS:
+        return "no chat call"
+    names = tuple(str(record[key]) for key in ("model_group", "model", "model_id") if record.get(key))
+    if not names:
+        return "no model"
+    usage = record.get("usage")
+    counts = usage if isinstance(usage, Mapping) else record
+    prompt, output = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+    if prompt is None or output is None or output == 0:
+        return "no usage"
+    messages = _messages(record.get("messages"))
+    users = [_text(m) for m in messages if m.get("role") == "user"]
+    return LoggedTurn(
+        session=_session(record, messages, order),
+        moment=_moment(record, order),
+        names=names,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        cost_usd=_number(record.get("spend" if spend_log else "cost_usd")),
+        score=_score(record.get("score")),
+        user_texts=tuple(users[-3:]),
+        history_chars=sum(len(_text(m)) for m in messages[:-1]),
+        tools=len(record["tools"]) if isinstance(record.get("tools"), list) else 0,
+    )
+
+
+def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
+    """Each row or line as a mapping; None for a line that is none."""
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            csv.field_size_limit(MAX_LINE_CHARS)
+            yield from csv.DictReader(file)
+            return
+        for line in file:
+            if line.strip():
+                yield _object(line)
+
+
+def _object(line: str) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(line) if len(line) <= MAX_LINE_CHARS else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _session(record: Mapping[str, Any], messages: list[Mapping[str, Any]], order: float) -> str:
+    """The session the log names, else how the conversation opens, else one of its own."""
+    for key in ("session_id", "litellm_session_id", "conversation_id", "trace_id"):
+        if record.get(key):
+            return str(record[key])
+    first = next((i for i, m in enumerate(messages) if m.get("role") == "user"), None)
+    if first is None:
+        return f"line {order:.0f}"
+    opening = messages[: first + 1]
+    return "opening " + hashlib.sha256(json.dumps(opening, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _moment(record: Mapping[str, Any], order: float) -> float:
+    """When the call began, in seconds; a log without times is in order."""
+    for key in ("startTime", "created_at", "created"):
+        value = record.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        if isinstance(value, str) and value:
+            try:
+                at = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            except ValueError:
+                continue
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    return order
+
+
+def _messages(value: object) -> list[Mapping[str, Any]]:
+    """LiteLLM stores messages as JSON, as JSON in text, or not at all."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return []
+    return [m for m in value if isinstance(m, Mapping)] if isinstance(value, list) else []
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+def _number(value: object) -> float | None:
+    """A number that is finite and not negative, also written as text (CSV)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or number > 1e9 else int(number)
+
+
+def _score(value: object) -> float | None:
+    if isinstance(value, bool):
+        return float(value)
+    number = _number(value)
+    return None if number is None else min(1.0, number)
