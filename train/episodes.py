@@ -147,11 +147,11 @@ def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms
     they claim.
     """
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
-    of_turn, of_session = _signals(log.feedback(since_ms))
+    of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
     excluded: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     kept: list[_Session] = []
-    rows = log.decisions(since_ms, config.log.max_sessions)
+    rows = log.decisions(since_ms, now_ms, config.log.max_sessions)
     for key, group in groupby(rows, key=lambda row: (str(row["tenant_id"]), str(row["session_id"]))):
         session, together = _Session(*key), list(group)
         said_after = _said_after(together)

@@ -1,7 +1,7 @@
 """Where the log is read from: the database that serves, or the Parquet that `seqroute export` wrote. The same rows.
 
-    Log.decisions(since_ms, max_sessions)   rows of the newest sessions, one session after the other, turns in order
-    Log.feedback(since_ms)                  every score, in the order of the ids
+    Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions, one after the other, turns in order
+    Log.feedback(since_ms, until_ms)                  every score, in the order of the ids
 
 Both are streamed: what is held at once is a batch of rows, never the log.
 """
@@ -44,11 +44,11 @@ class Score(NamedTuple):
 
 
 class Log(Protocol):
-    """The log since some moment."""
+    """The log between two moments, the later one included."""
 
-    def decisions(self, since_ms: int, max_sessions: int) -> Iterator[Row]: ...
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]: ...
 
-    def feedback(self, since_ms: int) -> Iterator[Score]: ...
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]: ...
 
 
 class LogError(InputError):
@@ -61,11 +61,11 @@ class DatabaseLog:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
-    def decisions(self, since_ms: int, max_sessions: int) -> Iterator[Row]:
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
         d = tables.decisions
         newest = (
             sa.select(d.c.tenant_id, d.c.session_id, sa.func.max(d.c.created_at_ms).label("at"))
-            .where(d.c.created_at_ms >= since_ms)
+            .where(d.c.created_at_ms.between(since_ms, until_ms))
             .group_by(d.c.tenant_id, d.c.session_id)
             .order_by(sa.desc("at"), d.c.tenant_id, d.c.session_id)
             .limit(max_sessions)
@@ -74,17 +74,17 @@ class DatabaseLog:
         query = (
             sa.select(*(d.c[name] for name in DECISION_COLUMNS))
             .join(newest, sa.and_(d.c.tenant_id == newest.c.tenant_id, d.c.session_id == newest.c.session_id))
-            .where(d.c.created_at_ms >= since_ms)
+            .where(d.c.created_at_ms.between(since_ms, until_ms))
             .order_by(*(d.c[name] for name in ORDER))
         )
         for row in self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings():
             yield dict(row)
 
-    def feedback(self, since_ms: int) -> Iterator[Score]:
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         f = tables.feedback
         query = (
             sa.select(f.c.tenant_id, f.c.session_id, f.c.decision_id, f.c.source, f.c.name, f.c.score)
-            .where(f.c.created_at_ms >= since_ms)
+            .where(f.c.created_at_ms.between(since_ms, until_ms))
             .order_by(f.c.feedback_id)
         )
         for tenant_id, session_id, decision_id, source, name, score in self._connection.execute(
@@ -105,15 +105,15 @@ class ParquetLog:
         if not (folder / "decisions").is_dir():
             raise LogError(f'{folder}: expected the folder of an export, with "decisions" in it')
 
-    def decisions(self, since_ms: int, max_sessions: int) -> Iterator[Row]:
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
         files = self._files("decisions")
-        newest = self._newest(files, since_ms, max_sessions)
+        newest = self._newest(files, since_ms, until_ms, max_sessions)
         streams = [rows(file, DECISION_COLUMNS) for file in files]
         for row in heapq.merge(*streams, key=lambda row: tuple(row[name] for name in ORDER)):
-            if row["created_at_ms"] >= since_ms and (row["tenant_id"], row["session_id"]) in newest:
+            if since_ms <= row["created_at_ms"] <= until_ms and (row["tenant_id"], row["session_id"]) in newest:
                 yield row
 
-    def feedback(self, since_ms: int) -> Iterator[Score]:
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         names = (
             "feedback_id", "tenant_id", "session_id", "decision_id", "source", "name", "score", "created_at_ms",
         )  # fmt: skip
@@ -122,16 +122,16 @@ class ParquetLog:
                                        Signal(row["source"], row["name"], row["score"])))
             for file in self._files("feedback")
             for row in rows(file, names)
-            if row["created_at_ms"] >= since_ms
+            if since_ms <= row["created_at_ms"] <= until_ms
         ]  # fmt: skip
         yield from (score for _, score in sorted(found, key=lambda item: item[0]))
 
-    def _newest(self, files: list[Path], since_ms: int, max_sessions: int) -> set[tuple[str, str]]:
+    def _newest(self, files: list[Path], since_ms: int, until_ms: int, max_sessions: int) -> set[tuple[str, str]]:
         """The sessions with the newest turns, as the database would choose them."""
         last: dict[tuple[str, str], int] = {}
         for file in files:
             for row in rows(file, ("tenant_id", "session_id", "created_at_ms")):
-                if row["created_at_ms"] >= since_ms:
+                if since_ms <= row["created_at_ms"] <= until_ms:
                     key = (row["tenant_id"], row["session_id"])
                     last[key] = max(last.get(key, 0), row["created_at_ms"])
         if len(last) <= max_sessions:

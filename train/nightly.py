@@ -6,9 +6,10 @@ is taken up where it stopped, as long as log and config are still the same.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gateway.db import transaction
 from gateway.settings import PolicySettings
 from policy.actor import policy_from
 from policy.baselines import builtin_rules
-from policy.checkpoint import CheckpointError, load
+from policy.checkpoint import CheckpointError, Loaded, load
 from policy.exploration import Exploration
 from policy.features import FEATURE_VERSION
 from policy.mdp import Policy
@@ -35,7 +36,8 @@ from train.fit import Fitted, fit, grade
 from train.gate import Evidence, Verdict, judge
 from train.log import DatabaseLog, ParquetLog
 from train.ope import Interval
-from train.publish import Published, publish, reject, serving_champion, with_report, write_folder
+from train.page import page
+from train.publish import Published, publish, reject, serving_champion, waiting_policies, with_report, write_folder
 from train.runs import RunFolder, finite
 
 F64 = NDArray[np.float64]
@@ -44,6 +46,8 @@ Progress = Callable[[str, int, int], None]
 STALE_AFTER_MS = 2 * 3_600_000
 """A run that has shown no end for two hours is taken to be dead: training takes minutes."""
 MIN_TURNS_TO_FIT = 40
+MOST_WAITING = 2
+"""Every further candidate widens the intervals of all."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,11 @@ def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
 def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, Any]:
     began_s = job.clock_s()
     job.step("read")
-    episodes, log = read_log(job, config)
-    folder = RunFolder(job.runs / held.run_id, identity(episodes, config))
+    folder = RunFolder(job.runs / held.run_id, f"{held.run_id}-{config.digest()}-{config.seed}")
+    # A gateway goes on logging: a run that is taken up again reads what there was when it began.
+    begun = folder.read("begun") or {"now_ms": job.now_ms()}
+    folder.write("begun", begun)
+    episodes, log = read_log(replace(job, now_ms=lambda: int(begun["now_ms"])), config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
     sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
     folder.write("log", finite(log) | sizes)
@@ -99,7 +106,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     else:
         fitting = folder.read("fit") or fit_candidates(job, config, folder, held.run_id, training)
         evaluation = folder.read("evaluation") or evaluate_candidates(
-            job, config, folder, training, untouched, fitting["candidates"]
+            job, config, folder, training, untouched, fitting["candidates"], waiting_candidates(job)
         )
         verdict = judge([evidence_from(item) for item in evaluation["evidence"]], config.gate)
     folder.write("gate", finite(verdict))
@@ -122,6 +129,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     if published is not None:
         report["published"] = finite(asdict(published))
     folder.write("report", report)
+    folder.write_text("report.html", page(report))
     return report
 
 
@@ -162,14 +170,24 @@ def fit_candidates(
 
 
 def evaluate_candidates(
-    job: Nightly, config: TrainConfig, folder: RunFolder, training: Episodes, untouched: Episodes, names: list[str]
+    job: Nightly,
+    config: TrainConfig,
+    folder: RunFolder,
+    training: Episodes,
+    untouched: Episodes,
+    names: list[str],
+    waiting: Sequence[Loaded] = (),
 ) -> dict[str, Any]:
-    """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on."""
+    """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on.
+
+    `waiting` are policies of earlier nights, or of operators, that ask to serve too; what they were fitted on may hold
+    sessions that are untouched here, so one of them is taken only where no fresh candidate passes.
+    """
     job.step("evaluate")
     exploration = Exploration(floor=job.policies.exploration_floor)
-    kept = artifacts.candidates(folder.path, names)
+    kept = [*artifacts.candidates(folder.path, names), *waiting]
     candidates = {loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in kept}
-    tuned_scores = {loaded.recipe.policy_id: float(loaded.recipe.report["tuned_score"]) for loaded in kept}
+    tuned_scores = {item.recipe.policy_id: float(item.recipe.report.get("tuned_score", 0.0)) for item in kept}
     incumbent, note = serving_policy(job, exploration)
     quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
     played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
@@ -188,9 +206,24 @@ def evaluate_candidates(
         tuned_scores,
         config,
     )
-    result = as_json(found) | {"incumbent": note, "evidence": finite(found.evidence)}
+    result = as_json(found) | {
+        "incumbent": note,
+        "evidence": finite(found.evidence),
+        "waiting": [item.recipe.policy_id for item in waiting],
+    }
     folder.write("evaluation", result)
     return result
+
+
+def waiting_candidates(job: Nightly) -> list[Loaded]:
+    """The newest policies on the stage `candidate` whose checkpoints verify."""
+    with transaction(job.database_url, read_only=True) as connection:
+        found = waiting_policies(connection, MOST_WAITING)
+    kept = []
+    for policy_id, sha256 in found:
+        with contextlib.suppress(CheckpointError):
+            kept.append(load(job.policies.directory / policy_id, sha256=sha256))
+    return kept
 
 
 def training_grades(training: Episodes, config: TrainConfig) -> F64:
@@ -230,6 +263,7 @@ def close(
         "gain": report["evaluation"].get("gain", {})
     }
     loaded = artifacts.candidates(folder.path, fitting.get("candidates", []))
+    loaded += [load(job.policies.directory / name) for name in report["evaluation"].get("waiting", [])]
     chosen = next((item for item in loaded if item.recipe.policy_id == verdict.candidate), None)
     sha256 = ""
     if chosen is not None:

@@ -85,6 +85,18 @@ def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None
     return None if champion is None else (champion.policy_id, champion.manifest_sha256)
 
 
+def waiting_policies(connection: sa.Connection, most: int) -> list[tuple[str, str]]:
+    """(policy id, manifest's SHA-256) of the newest policies that wait as candidates."""
+    p = tables.policies
+    query = (
+        sa.select(p.c.policy_id, p.c.manifest_sha256)
+        .where(p.c.stage == "candidate", p.c.manifest_sha256.is_not(None))
+        .order_by(p.c.created_at_ms.desc(), p.c.policy_id)
+        .limit(most)
+    )
+    return [(row.policy_id, row.manifest_sha256) for row in connection.execute(query)]
+
+
 def reject(connection: sa.Connection, recipe: Recipe, report: Mapping[str, Any], *, now_ms: int) -> None:
     """Note a candidate that the gate refused, so that `seqroute policies list` can say why."""
     _insert(connection, recipe, "rejected", None, None, report, now_ms)

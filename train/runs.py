@@ -19,15 +19,19 @@ class RunFolder:
     identity: str = ""
 
     def write(self, step: str, result: Mapping[str, Any]) -> None:
-        """Write `<step>.json`: to a temporary name, synced, then renamed."""
+        """Write `<step>.json`."""
+        content = {"identity": self.identity, **finite(result)}
+        self.write_text(f"{step}.json", json.dumps(content, indent=1, sort_keys=True))
+
+    def write_text(self, name: str, content: str) -> None:
+        """Write a file whole or not at all: to a temporary name, synced, then renamed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        target = self.path / f"{step}.json"
-        partial = self.path / f".{step}.json.{os.getpid()}"
+        partial = self.path / f".{name}.{os.getpid()}"
         with partial.open("w", encoding="utf-8") as file:
-            json.dump({"identity": self.identity, **finite(result)}, file, indent=1, sort_keys=True)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(target)
+        partial.replace(self.path / name)
 
     def read(self, step: str) -> dict[str, Any] | None:
         """A finished step's result, or None when it is missing or belongs to other data, config or key."""
