@@ -18,8 +18,11 @@ from policy import features, text
 from policy.baselines import Resolving, TunedLambda
 from policy.exploration import Exploration
 from policy.guarded import Guarded, check_decision
+from policy.kernel import KernelQuality
 from policy.mdp import Observation
+from policy.planned import Planned
 from policy.reload import synthetic_observation
+from policy.valuetable import ValueTable
 
 SHORT = "Write a Python function that merges two sorted lists, and explain why it is linear. " * 2
 LONG = "The quick brown fox jumps over 13 lazy dogs; def f(x): return x + 1. Why? " * 30
@@ -36,6 +39,33 @@ def learned(exploration: Exploration) -> Callable[[Observation], object]:
     policy = LearnedPolicy("bench", NetworkValues(params), exploration=exploration)
     guarded = Guarded(policy, Resolving(), deadline_s=1.0, clock=time.perf_counter)
     return lambda observation: guarded.decide(observation, 0.5)
+
+
+def planned(exploration: Exploration, candidates: int) -> Planned:
+    """The planner at its default sizes: 512 landmarks, 16 turns, 40 purses, 5 contexts, 4 prices of money."""
+    names, r = tuple(f"model-{k}" for k in range(candidates)), 512
+    f32 = np.float32
+    quality = KernelQuality(
+        models=names,
+        centre=np.zeros(features.STATE_DIM, f32),
+        scale=np.ones(features.STATE_DIM, f32),
+        landmarks=np.random.default_rng(0).standard_normal((r, features.STATE_DIM)).astype(f32),
+        width=np.full(1, 100.0, f32),
+        means=np.full(candidates, 0.5, f32),
+        weights=np.zeros((r, candidates + 1), f32),
+        offset=np.zeros(candidates + 1, f32),
+    )
+    purses = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 39)])
+    values = np.broadcast_to(purses, (4, 5, candidates + 1, 17, 40)).astype(f32)
+    table = ValueTable(
+        models=names,
+        list_usd=np.ones(candidates, f32),
+        lambdas_per_usd=np.array([0.0, 1.0, 10.0, 100.0], f32),
+        contexts_tokens=np.array([0.0, 2e3, 8e3, 32e3, 128e3], f32),
+        purses_usd=purses.astype(f32),
+        values=values,
+    )
+    return Planned("bench", quality, table, exploration=exploration)
 
 
 def timed(call: Callable[[], object], rounds: int) -> dict[str, float]:
@@ -61,6 +91,7 @@ def main() -> None:
     exploration = Exploration(0.05)
     resolving, greedy = Resolving(exploration=exploration), TunedLambda(exploration=exploration)
     network = learned(exploration)
+    planner = planned(exploration, options.candidates)
     decision = resolving.decide(observation, 0.5)
 
     def with_text(words: str) -> object:
@@ -73,6 +104,7 @@ def main() -> None:
         "check of a decision": lambda: check_decision(observation, decision),
         "decide: tuned lambda": lambda: greedy.decide(observation, 0.5),
         "decide: re-solving": lambda: resolving.decide(observation, 0.5),
+        "decide: planner": lambda: planner.decide(observation, 0.5),
         "decide: learned, guarded": lambda: network(observation),
         f"decide: learned, with text of {len(SHORT)} chars": lambda: with_text(SHORT),
         f"decide: learned, with text of {len(LONG)} chars": lambda: with_text(LONG),

@@ -38,8 +38,11 @@ from policy.features import (
     encode,
     expected_cost_usd,
 )
+from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, BoolArray, Decision, FloatArray, Observation, Policy, PolicyFault
+from policy.planned import Planned
 from policy.quality import PriorQuality, QualityModel
+from policy.valuetable import ValueTable
 
 SERVED_SHAPES: tuple[int, ...] = (MAX_CANDIDATES // 2, MAX_CANDIDATES)
 """Most catalogues are small, and half the rows are a fifth of the time."""
@@ -192,9 +195,15 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
     if recipe.rule == "learned":
         values = NetworkValues(loaded.params, recipe.horizon)
         return LearnedPolicy(network=values, horizon=recipe.horizon, shrinkage=shrinkage, **numbers, **shared)
-    if numbers.pop("network_quality", 1.0):
+    reads_parameters = bool(numbers.pop("network_quality", 1.0))
+    if recipe.models:
+        shared["quality"] = KernelQuality.from_arrays(recipe.models, loaded.params["quality"])
+    elif reads_parameters:
         values = NetworkValues(loaded.params, recipe.horizon)
         shared["quality"] = NetworkQuality(values, dict(recipe.average_quality), shrinkage)
+    if recipe.rule == "planned":
+        table = ValueTable.from_arrays(recipe.models, loaded.params["values"])
+        return Planned(table=table, horizon=recipe.horizon, **numbers, **shared)
     if recipe.rule == "strongest":
         return Strongest(**shared)
     if recipe.rule == "threshold":

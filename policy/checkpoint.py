@@ -28,9 +28,11 @@ from safetensors.numpy import save as dump_safetensors
 
 from policy.baselines import LAMBDA_PRESETS
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
+from policy.kernel import MAX_MODELS, KernelQuality
 from policy.mdp import FloatArray
 from policy.parameters import Sizes, parameter_shapes
 from policy.text import TEXT_VERSION
+from policy.valuetable import ValueTable
 
 FORMAT = "seqroute-policy-1"
 MANIFEST, PARAMS = "manifest.json", "params.safetensors"
@@ -39,6 +41,7 @@ MAX_PARAMS_BYTES = 256 << 20
 
 RULES: Mapping[str, frozenset[str]] = {
     "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
+    "planned": frozenset({"starved_penalty"}),
     "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "network_quality", "shrinkage"}),
     "pacing": frozenset({"factor", "reserve", "network_quality", "shrinkage"}),
     "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "network_quality", "shrinkage"}),
@@ -68,6 +71,9 @@ _FIELDS = frozenset(
 )
 
 
+_OPTIONAL_FIELDS = frozenset({"models"})
+
+
 class CheckpointError(ValueError):
     """A checkpoint that must not serve; the message is one line: what was found, what was expected, where."""
 
@@ -78,7 +84,8 @@ class Recipe:
 
     `rule` names one of RULES and `rule_parameters` its numbers; `average_quality` is the mean graded quality by model
     name, which replaces the catalogue's prior for the models that the log knows; `report` is free JSON (the gate's
-    verdict).
+    verdict). With `models` the parameters are no network's but a reward model (policy/kernel.py, "quality/...") and,
+    for the planner, a value table (policy/valuetable.py, "values/...") over these models.
     """
 
     policy_id: str
@@ -89,11 +96,13 @@ class Recipe:
     average_quality: Mapping[str, float] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
     report: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A verified checkpoint: `params` is `network.Params` as float32 NumPy arrays; `sha256` that of the manifest."""
+    """A verified checkpoint: `params` is `network.Params` as float32 NumPy arrays, or {"quality": ..., "values": ...};
+    `sha256` that of the manifest."""
 
     recipe: Recipe
     params: dict[str, dict[str, FloatArray]]
@@ -111,7 +120,7 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
         for layer, leaves in params.items()
         for leaf, value in leaves.items()
     }
-    _check_tensors(flat, recipe.sizes)
+    _check_tensors(flat, recipe)
     body = dump_safetensors(flat)
     manifest = {
         "format": FORMAT,
@@ -127,7 +136,7 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
         "report": dict(recipe.report),
         "params_sha256": hashlib.sha256(body).hexdigest(),
         "params_bytes": len(body),
-    }
+    } | ({"models": list(recipe.models)} if recipe.models else {})
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -170,7 +179,7 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
         flat = parse_safetensors(body)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{PARAMS}: not a safetensors file") from error
-    _check_tensors(flat, recipe.sizes)
+    _check_tensors(flat, recipe)
     params: dict[str, dict[str, FloatArray]] = {}
     for path, value in flat.items():
         layer, leaf = path.split("/")
@@ -211,8 +220,12 @@ def _parse_manifest(text: bytes) -> dict[str, Any]:
         manifest = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{MANIFEST}: not plain JSON") from error
-    if not isinstance(manifest, dict) or set(manifest) != _FIELDS:
-        found = sorted(set(manifest) ^ _FIELDS) if isinstance(manifest, dict) else type(manifest).__name__
+    if not isinstance(manifest, dict) or set(manifest) - _OPTIONAL_FIELDS != _FIELDS:
+        found = (
+            sorted((set(manifest) - _OPTIONAL_FIELDS) ^ _FIELDS)
+            if isinstance(manifest, dict)
+            else type(manifest).__name__
+        )
         raise CheckpointError(f"{MANIFEST}: missing or unknown fields: {found}"[:300])
     return manifest
 
@@ -269,7 +282,20 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
         _numbers(manifest, "average_quality", most=1.0),
         sizes,
         manifest["report"],
+        _models(manifest, rule),
     )
+
+
+def _models(manifest: dict[str, Any], rule: str) -> tuple[str, ...]:
+    """The models of tables; none where the parameters are a network's."""
+    names = manifest.get("models", [])
+    if not isinstance(names, list) or len(names) > MAX_MODELS or not all(isinstance(n, str) and n for n in names):
+        raise CheckpointError(f"{MANIFEST}: models: expected at most {MAX_MODELS} names")
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"{MANIFEST}: models: a name stands twice")
+    if (rule == "planned" and not names) or (rule == "learned" and names):
+        raise CheckpointError(f"{MANIFEST}: models: not those of a {rule} policy")
+    return tuple(names)
 
 
 def _numbers(manifest: dict[str, Any], name: str, *, most: float) -> dict[str, float]:
@@ -288,9 +314,12 @@ def _within(value: Any, least: float, most: float) -> bool:
     )
 
 
-def _check_tensors(flat: Mapping[str, Any], sizes: Sizes) -> None:
+def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
     """Exactly the known tree: names, float32, shapes, all finite."""
-    expected = parameter_shapes(sizes)
+    if recipe.models:
+        _check_tables(flat, recipe)
+        return
+    expected = parameter_shapes(recipe.sizes)
     if set(flat) != set(expected):
         raise CheckpointError(f"{PARAMS}: missing or unknown tensors: {sorted(set(flat) ^ set(expected))}"[:300])
     for path, shape in expected.items():
@@ -299,6 +328,26 @@ def _check_tensors(flat: Mapping[str, Any], sizes: Sizes) -> None:
             raise CheckpointError(f"{PARAMS}: {path}: expected float32 {shape}, found {value.dtype} {value.shape}")
         if not np.isfinite(value).all():
             raise CheckpointError(f"{PARAMS}: {path}: a value is not finite")
+
+
+def _check_tables(flat: Mapping[str, Any], recipe: Recipe) -> None:
+    """A reward model, and a value table where the rule plans with one."""
+    for path, value in flat.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise CheckpointError(f"{PARAMS}: {path}: expected finite float32"[:300])
+    parts: dict[str, dict[str, Any]] = {}
+    for path, value in flat.items():
+        part, _, name = path.partition("/")
+        parts.setdefault(part, {})[name] = value
+    wanted = {"quality", "values"} if recipe.rule == "planned" else {"quality"}
+    if set(parts) != wanted:
+        raise CheckpointError(f"{PARAMS}: expected {sorted(wanted)}, found {sorted(parts)}"[:300])
+    try:
+        KernelQuality.from_arrays(recipe.models, parts["quality"])
+        if "values" in parts:
+            ValueTable.from_arrays(recipe.models, parts["values"])
+    except ValueError as error:
+        raise CheckpointError(f"{PARAMS}: {error}"[:300]) from error
 
 
 def _write_synced(path: Path, content: bytes) -> None:

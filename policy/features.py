@@ -159,19 +159,27 @@ def encode(observation: Observation) -> Encoded:
     quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
     if quantiles.ndim != 2 or quantiles.shape[1] != len(COST_LEVELS):
         raise ValueError(f"expected cost quantiles of shape (candidates, {len(COST_LEVELS)}), got {quantiles.shape}")
+    state = encode_state(observation)
+    candidates = _candidate_rows(observation, quantiles)
+    if not (np.isfinite(candidates).all() and np.isfinite(quantiles).all()):
+        raise ValueError("an observation must be finite")
+    if (quantiles < 0.0).any():
+        raise ValueError("a cost must not be negative")
+    return Encoded(state, candidates, quantiles, observation.mask)
+
+
+def encode_state(observation: Observation) -> FloatArray:
+    """The part of `encode` that no candidate enters, (STATE_DIM,): text, its statistics, the session. Raises as it."""
     if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
         raise ValueError(
             f"expected text ({TEXT_DIM},) and text_stats ({STATS_DIM},), "
             f"got {observation.text.shape} and {observation.text_stats.shape}"
         )
-    candidates = _candidate_rows(observation, quantiles)
     session = _session_row(observation)
     state = np.concatenate([observation.text * TEXT_SCALE, observation.text_stats, session]).astype(np.float32)
-    if not (np.isfinite(state).all() and np.isfinite(candidates).all() and np.isfinite(quantiles).all()):
+    if not np.isfinite(state).all():
         raise ValueError("an observation must be finite")
-    if (quantiles < 0.0).any():
-        raise ValueError("a cost must not be negative")
-    return Encoded(state, candidates, quantiles, observation.mask)
+    return state
 
 
 def available_usd(session: SessionView) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from policy.checkpoint import Loaded, Recipe, load, save
-from train.quality import QualityModel
+from train.candidates import as_arrays
+from train.quality import QualityModel, Space
 
 QUALITY = "quality.npz"
 
 
-def keep(folder: Path, recipes: Sequence[Recipe], params: Any, quality: QualityModel) -> None:
+def keep(
+    folder: Path, policies: Sequence[tuple[Recipe, Mapping[str, Mapping[str, Any]]]], quality: QualityModel
+) -> None:
     """Write candidates/<policy_id>/ and quality.npz, replacing what an earlier try left."""
     shutil.rmtree(folder / "candidates", ignore_errors=True)
-    for recipe in recipes:
-        arrays = {
-            layer: {leaf: np.asarray(x, np.float32) for leaf, x in leaves.items()} for layer, leaves in params.items()
-        }
-        save(folder / "candidates" / recipe.policy_id, recipe, arrays)
-    np.savez(folder / QUALITY, allow_pickle=False, **asdict(quality))
+    for recipe, params in policies:
+        save(folder / "candidates" / recipe.policy_id, recipe, as_arrays(params))
+    values = asdict(quality)
+    np.savez(folder / QUALITY, allow_pickle=False, **values.pop("space"), **values)
 
 
 def candidates(folder: Path, policy_ids: Sequence[str]) -> list[Loaded]:
@@ -36,9 +37,10 @@ def quality_model(folder: Path, models: int, features: int) -> QualityModel:
     """The reward model that `keep` wrote. Raises ValueError when its shapes are not those of this log."""
     with np.load(folder / QUALITY, allow_pickle=False) as arrays:
         found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
-    if found["means"].shape != (models,) or found["centre"].shape != (features,):
+    space = Space(**{name: found.pop(name) for name in Space.__dataclass_fields__})
+    if found["means"].shape != (models,) or space.centre.shape != (features,):
         raise ValueError(
             f"{QUALITY}: expected {models} models and {features} features, "
-            f"found {found['means'].shape} and {found['centre'].shape}"
+            f"found {found['means'].shape} and {space.centre.shape}"
         )
-    return QualityModel(**found | {"out_of_fold_error": float(found["out_of_fold_error"])})
+    return QualityModel(space=space, **found | {"out_of_fold_error": float(found["out_of_fold_error"])})

@@ -1,7 +1,7 @@
-"""What could serve tomorrow: the learned policy, and the heuristics over the learnt quality, each tuned on the log.
+"""What could serve tomorrow: planner, network, and the heuristics over the learnt quality, each tuned on the log.
 
-Tuning plays the training part only, with out-of-fold grades. The best tuned heuristic and the learned policy go to
-the gate; every further one would widen all their intervals.
+Tuning plays the training part only, with out-of-fold grades. To the gate go the planner at its best and at its
+calibrated setting, the network and the best heuristic; every further one would widen all their intervals.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +22,12 @@ from train.config import TrainConfig
 from train.episodes import Episodes
 from train.fit import Fitted
 from train.hindsight import play
+from train.plan import draw_samples, tabulate
 from train.presets import calibrate_presets, learn_horizon
 
 F64 = NDArray[np.float64]
+
+Params = Mapping[str, Mapping[str, Any]]
 
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
@@ -39,9 +41,10 @@ LAMBDA_GRID = (0.0, 0.05, 0.15)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A recipe with the score per turn and the starved share that chose it."""
+    """A recipe and its parameters, with the score per turn and the starved share that chose it."""
 
     recipe: Recipe
+    params: Params
     score: float
     starved: float
 
@@ -59,20 +62,57 @@ def propose(
     )
     few = np.arange(min(training.sessions, config.ope.tuning_sessions))
     sample, sample_grades = training.take(few), grades[few]
-    seen: dict[str, Any] = {}
-    best: dict[str, Tuned] = {}
+    tables = replace(base, models=training.models)
+    quality = fitted.quality.served(training.models).arrays()
+    tried: dict[str, list[Tuned]] = {
+        "planned": [
+            judge(recipe, params, build(recipe, params), sample, sample_grades, config)
+            for recipe, params in plans(
+                replace(tables, policy_id=f"{run_id}-planned"), quality, training, grades, config
+            )
+        ]
+    }
     for rule, grid in GRIDS.items():
-        named = replace(base, policy_id=f"{run_id}-{rule}", rule=rule)
-        trials = [
-            judge(recipe, policy, sample, sample_grades, config)
-            for recipe, policy in variants(named, fitted.params, settings(rule, grid, sample))
+        of, params = (base, fitted.params) if rule == "learned" else (tables, {"quality": quality})
+        named = replace(of, policy_id=f"{run_id}-{rule}", rule=rule)
+        tried[rule] = [
+            judge(recipe, params, policy, sample, sample_grades, config)
+            for recipe, policy in variants(named, params, settings(rule, grid, sample))
         ]
-        best[rule] = max(trials, key=lambda trial: (trial.score - trial.starved * 0.01, -trials.index(trial)))
-        seen[rule] = [
-            {"parameters": dict(t.recipe.rule_parameters), "score": t.score, "starved": t.starved} for t in trials
-        ]
+    best = {
+        rule: max(trials, key=lambda t: (t.score - t.starved * 0.01, -trials.index(t)))
+        for rule, trials in tried.items()
+    }
     heuristic = max((best[rule] for rule in GRIDS if rule != "learned"), key=lambda trial: trial.score)
-    return [best["learned"], heuristic], seen
+    chosen = [best["planned"], best["learned"], heuristic]
+    calibrated = least_starving(tried["planned"], config.plan.most_starved)
+    if calibrated is not best["planned"]:
+        recipe = replace(calibrated.recipe, policy_id=f"{run_id}-planned-calibrated")
+        chosen.insert(1, replace(calibrated, recipe=recipe))
+    seen = {
+        rule: [{"parameters": dict(t.recipe.rule_parameters), "score": t.score, "starved": t.starved} for t in trials]
+        for rule, trials in tried.items()
+    }
+    return chosen, seen
+
+
+def plans(
+    recipe: Recipe, quality: Mapping[str, Any], training: Episodes, grades: F64, config: TrainConfig
+) -> Iterator[tuple[Recipe, Params]]:
+    """The planner with a value table for each of `config.plan.starved_penalties`."""
+    samples = draw_samples(training, grades, config.plan)
+    for penalty in config.plan.starved_penalties:
+        table = tabulate(samples, config.plan, penalty)
+        tried = replace(recipe, rule="planned", rule_parameters={"starved_penalty": penalty})
+        yield tried, {"quality": quality, "values": table.arrays()}
+
+
+def least_starving(trials: Sequence[Tuned], most_starved: float) -> Tuned:
+    """The best score among those that starve no more than so many sessions; where none does, whoever starves fewest."""
+    within = [trial for trial in trials if trial.starved <= most_starved]
+    if within:
+        return max(within, key=lambda trial: trial.score)
+    return min(trials, key=lambda trial: (trial.starved, -trial.score))
 
 
 def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episodes) -> list[dict[str, float]]:
@@ -84,7 +124,7 @@ def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episode
     return [dict(zip(values, numbers, strict=True)) for numbers in product(*values.values())]
 
 
-def variants(recipe: Recipe, params: Any, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
+def variants(recipe: Recipe, params: Params, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
     """The recipe with each set of numbers, as a policy. Where the policy is a dataclass that holds the numbers, its
     compiled network serves them all; where the numbers are compiled in, each is built anew."""
     built: Any = build(replace(recipe, rule_parameters=trials[0]), params)
@@ -97,16 +137,23 @@ def variants(recipe: Recipe, params: Any, trials: Sequence[Mapping[str, float]])
             yield tried, build(tried, params)
 
 
-def judge(recipe: Recipe, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig) -> Tuned:
+def judge(
+    recipe: Recipe, params: Params, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig
+) -> Tuned:
     """Play one recipe, greedily, and read its score per turn by the grades alone: tuning compares, no more."""
     played = play(policy, episodes, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
-    return Tuned(recipe, float(played.logged.v.sum() / max(episodes.turns, 1)), float(played.starved.mean()))
+    return Tuned(recipe, params, float(played.logged.v.sum() / max(episodes.turns, 1)), float(played.starved.mean()))
 
 
-def build(recipe: Recipe, params: Any, exploration: Exploration | None = None) -> Policy:
+def build(recipe: Recipe, params: Params, exploration: Exploration | None = None) -> Policy:
     """The very object that the gateway would make of this recipe after publishing."""
-    arrays = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    arrays = as_arrays(params)
     return policy_from(Loaded(recipe, arrays, {}, ""), exploration or Exploration())
+
+
+def as_arrays(params: Params) -> dict[str, dict[str, Any]]:
+    """The parameters as a checkpoint holds them."""
+    return {layer: {leaf: np.asarray(x, np.float32) for leaf, x in leaves.items()} for layer, leaves in params.items()}
 
 
 def grades_by_turn(episodes: Episodes, flat: F64) -> F64:

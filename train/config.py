@@ -102,14 +102,38 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class QualityConfig:
-    """The reward model (train/quality.py): ridge regression by candidate, with shrinkage."""
+    """The reward model (train/quality.py): kernel ridge regression by candidate, with shrinkage."""
 
     folds: int = 5
     """Cross-fitting: a session is graded by a model that did not see it."""
-    penalties: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    penalties: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
     """Ridge penalties to choose from, by out-of-fold error."""
+    landmarks: int = 512
+    """Turns of the log that the kernel compares with."""
+    width: float = 0.7
+    """Of the Gaussian kernel, in median squared distances between turns."""
     prior_strength: float = 4.0
     """How many observations the catalogue's prior quality of a model counts for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConfig:
+    """The planner's value table (train/plan.py)."""
+
+    samples: int = 128
+    """Turns of the log that stand for a later turn."""
+    turns: int = 16
+    """Later turns that the table reaches; more are taken to be like these."""
+    purses: int = 40
+    """Points of the money axis, geometric."""
+    contexts_tokens: tuple[float, ...] = (0.0, 2000.0, 8000.0, 32000.0, 128000.0)
+    """Lengths of conversation: bookkeeping, so the log need not have seen them. The first must be 0."""
+    lambdas: tuple[float, ...] = (0.03, 0.15, 0.75)
+    """Prices of money beside 0, in quality per mean bill."""
+    starved_penalties: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)
+    """What a lost answer counts beside being lost: a table for each, of which tuning keeps two."""
+    most_starved: float = 0.01
+    """Share of sessions that the calibrated setting may starve on the training part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +176,7 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     relabel: RelabelConfig = field(default_factory=RelabelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     ope: OpeConfig = field(default_factory=OpeConfig)

@@ -22,8 +22,6 @@ from train.ope import Logged
 
 F64 = NDArray[np.float64]
 
-_SESSION = {name: TEXT_DIM + STATS_DIM + i for i, name in enumerate(SESSION_FEATURES)}
-_ROW = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 _AFFORDABLE_LEVEL = 12
 """Index of the .98 quantile: the purse must hold it, as the gateway's reservation would ask."""
 
@@ -113,9 +111,8 @@ def observed(
     Unless `as_logged`, a candidate is feasible when the log's guard let it pass for other reasons than money and the
     purse holds its cost.
     """
-    state = episodes.state[i, j].astype(np.float64)
     expected = int(episodes.expected_turns[i, j])
-    value = {name: float(state[at]) for name, at in _SESSION.items()}
+    value = dict(zip(SESSION_FEATURES, episodes.state[i, j, TEXT_DIM + STATS_DIM :].tolist(), strict=True))
     input_tokens = round(np.expm1(value["log_input_tokens"] * 12.0))
     shown = int((episodes.model[i, j] >= 0).sum())
     candidates = tuple(
@@ -150,9 +147,9 @@ def observed(
 def _candidate(
     episodes: Episodes, i: int, j: int, k: int, input_tokens: int, remaining_usd: float | None
 ) -> CandidateView:
-    row = {name: float(episodes.candidates[i, j, k, at]) for name, at in _ROW.items()}
+    row = dict(zip(CANDIDATE_FEATURES, episodes.candidates[i, j, k].tolist(), strict=True))
     price_in = 10.0 ** (row["log_input_price"] * 3.0) - 1e-3
-    quantiles = tuple(float(q) for q in episodes.cost_quantiles_usd[i, j, k])
+    quantiles = tuple(episodes.cost_quantiles_usd[i, j, k].tolist())
     capable = bool(episodes.mask[i, j, k])
     if remaining_usd is None:
         feasible = bool(episodes.offered[i, j, k])

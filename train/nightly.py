@@ -150,8 +150,8 @@ def fit_candidates(
     job.step("tune")
     tuned, tried = propose(fitted, training, training_grades(training, config), config, run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
-    recipes = [with_report(item.recipe, {"tuned_score": item.score}) for item in tuned]
-    artifacts.keep(folder.path, recipes, fitted.params, fitted.quality)
+    kept = [(with_report(item.recipe, {"tuned_score": item.score}), item.params) for item in tuned]
+    artifacts.keep(folder.path, kept, fitted.quality)
     result = {
         "candidates": [item.recipe.policy_id for item in tuned],
         "tuning": tried,

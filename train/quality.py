@@ -1,10 +1,13 @@
-"""The reward model: what score would this candidate have earned at this turn? Ridge regression in two stages.
+"""The reward model: what score would this candidate have earned at this turn? Kernel ridge regression in two stages.
 
 With a few hundred sessions of bandit feedback a network memorises noise; a closed-form, cross-fitted, shrunken model
 does not. It grades the actions that were not taken and the turns that nobody graded, is the direct-method part of the
-doubly robust estimates, and is what the network is distilled from.
+doubly robust estimates, serves behind the planning rules, and is what the network is distilled from.
 
-score(x, k) = mean_k + slope * (shared difficulty(x) scaled per model + own part_k(x)),  clipped to [0, 1].
+    score(x, k) = mean_k + a_k * shared difficulty(x) + b_k * own part_k(x),    clipped to [0, 1]
+
+with both parts linear in Nystrom features of a Gaussian kernel. a_k and b_k are the slopes that out-of-fold predictions
+support: a model's own part, what differences between models are made of, is shrunk apart from the level all share.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.kernel import KernelQuality, kernel
+from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
 from train.episodes import Episodes, session_fraction
 
@@ -22,25 +27,63 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MIN_ROWS_FOR_OWN_PART = 20
+SLOPE_STRENGTH = 2.0
+"""Predicted variance (sum of squares) that the pooled slopes count for in each model's."""
+SESSION_WEIGHT = 0.3
+"""Of the session's features in the kernel, beside 1 for the text and 1 for its statistics."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Nystrom features: R landmarks of D scaled state entries, `whiten` (R, R) = K(Z, Z)^(-1/2)."""
+
+    centre: F64  # (D,)
+    scale: F64  # (D,)
+    landmarks: F64  # (R, D)
+    width: F64  # (1,)
+    whiten: F64  # (R, R)
+
+    def features(self, states: NDArray[np.floating]) -> F64:
+        """(N, D) -> (N, R + 1); a constant is last."""
+        near = kernel((states - self.centre) * self.scale, self.landmarks, float(self.width[0]))
+        return np.column_stack([near @ self.whiten, np.ones(len(states))])
 
 
 @dataclass(frozen=True)
 class QualityModel:
-    """`means` (M,), `shared` (D+1,), `own` (M, D+2); M models, D features. `slope` shrinks (0: means only)."""
+    """`means` (M,), `shared` (R + 1,), `own` (M, R + 1); M models. `slope` (M, 2) shrinks the two parts apart."""
 
-    centre: F64
-    scale: F64
+    space: Space
     means: F64
     shared: F64
     own: F64
-    slope: F64  # (M,)
+    slope: F64
+    pooled: F64  # (2,)
     out_of_fold_error: float
     rows: I64  # (M,) graded turns each model was fitted on
 
     def predict(self, states: NDArray[np.floating]) -> F64:
         """Expected score of every model, (N, M), for states (N, D)."""
-        x = _design(states, self.centre, self.scale)
-        return np.clip(self.means + self.slope * _deviations(x, self.shared, self.own), 0.0, 1.0)
+        x = self.space.features(states)
+        deviations = self.slope[:, 0] * (x @ self.shared)[:, None] + self.slope[:, 1] * (x @ self.own.T)
+        return np.asarray(np.clip(self.means + deviations, 0.0, 1.0))
+
+    def served(self, models: tuple[str, ...]) -> KernelQuality:
+        """The same function with everything linear folded into one matrix: what a checkpoint holds."""
+        columns = np.vstack(
+            [self.slope[:, :1] * self.shared + self.slope[:, 1:] * self.own, self.pooled[0] * self.shared[None]]
+        )
+        space = self.space
+        return KernelQuality(
+            models=models,
+            centre=space.centre.astype(np.float32),
+            scale=space.scale.astype(np.float32),
+            landmarks=space.landmarks.astype(np.float32),
+            width=space.width.astype(np.float32),
+            means=self.means.astype(np.float32),
+            weights=(space.whiten @ columns[:, :-1].T).astype(np.float32),
+            offset=columns[:, -1].astype(np.float32),
+        )
 
 
 class Moments(NamedTuple):
@@ -58,6 +101,14 @@ class Moments(NamedTuple):
         return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+class Parts(NamedTuple):
+    """Out-of-fold, (N, M) each: what is predicted of all models alike, of each beyond it, and the means it adds to."""
+
+    shared: F64
+    own: F64
+    means: F64
+
+
 def fit_quality(
     states: NDArray[np.floating], models: I64, scores: F64, groups: I64, priors: F64, config: QualityConfig
 ) -> tuple[QualityModel, F64]:
@@ -68,28 +119,56 @@ def fit_quality(
     """
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
-    centre, scale = _standard(states)
-    x = _design(states, centre, scale)
+    space = fit_space(states, int(config.landmarks), config.width)
+    x = space.features(states)
     by_fold = {int(fold): moments(x, models, scores, groups == fold, len(priors)) for fold in np.unique(groups)}
     everything = moments(x, models, scores, np.ones(len(models), np.bool_), len(priors))
-    best: tuple[float, float, F64, F64] | None = None
+    best: tuple[float, float, F64, F64, F64] | None = None
     for penalty in config.penalties:
-        deviations = np.zeros((len(models), len(priors)))
-        means = np.tile(priors, (len(models), 1)).astype(np.float64)
-        for fold, held_out in by_fold.items():
-            held = groups == fold
-            fold_means, shared, own = _solve(everything.less(held_out), priors, penalty, config)
-            deviations[held], means[held] = _deviations(x[held], shared, own), fold_means
-        slopes = _slopes(deviations, means, models, scores, len(priors))
-        predicted = np.clip(means + slopes * deviations, 0.0, 1.0)
+        parts = _out_of_fold(x, groups, by_fold, everything, priors, penalty, config)
+        slopes, pooled = _slopes(parts, models, scores)
+        predicted = np.clip(parts.means + slopes[:, 0] * parts.shared + slopes[:, 1] * parts.own, 0.0, 1.0)
         error = float(np.mean((predicted[np.arange(len(models)), models] - scores) ** 2)) if len(models) else 0.0
         if best is None or error < best[0]:
-            best = (error, penalty, slopes, predicted)
+            best = (error, penalty, slopes, pooled, predicted)
     assert best is not None
-    error, penalty, slopes, predicted = best
-    final_means, shared, own = _solve(everything, priors, penalty, config)
+    error, penalty, slopes, pooled, predicted = best
+    means, shared, own = _solve(everything, priors, penalty, config)
     rows = everything.rows.astype(np.int64)
-    return QualityModel(centre, scale, final_means, shared, own, slopes, error, rows), predicted
+    return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
+
+
+def fit_space(states: NDArray[np.floating], landmarks: int, width: float) -> Space:
+    """Scales and landmarks from the states alone; no score is looked at.
+
+    The text keeps its shape (its columns are one vector's) and varies by 1 in all; each of the other features varies
+    alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. `width` is in median squared distances.
+    """
+    d = states.shape[1]
+    if not len(states):
+        return Space(np.zeros(d), np.zeros(d), np.zeros((1, d)), np.ones(1), np.eye(1))
+    centre, deviation = states.mean(axis=0).astype(np.float64), states.std(axis=0).astype(np.float64)
+    scale = np.zeros(d)
+    text = slice(0, min(TEXT_DIM, d))
+    scale[text] = 1.0 / max(float(np.linalg.norm(deviation[text])), 1e-6)
+    for block, weight in (
+        (slice(TEXT_DIM, TEXT_DIM + STATS_DIM), 1.0),
+        (slice(TEXT_DIM + STATS_DIM, d), SESSION_WEIGHT),
+    ):
+        varies = deviation[block] > 1e-6  # a constant feature says nothing
+        scale[block] = np.where(varies, weight / np.maximum(deviation[block], 1e-6), 0.0) / np.sqrt(
+            max(varies.sum(), 1)
+        )
+    scaled = (states - centre) * scale
+    distinct = np.unique(np.round(scaled, 4), axis=0, return_index=True)[1]
+    chosen = np.random.default_rng(0).permutation(np.sort(distinct))[:landmarks]
+    z = scaled[np.sort(chosen)]
+    apart = np.maximum((z * z).sum(1)[:, None] + (z * z).sum(1) - 2.0 * z @ z.T, 0.0)
+    typical = float(np.median(apart[~np.eye(len(z), dtype=bool)])) if len(z) > 1 else 1.0
+    spread = width * max(typical, 1e-6)
+    values, vectors = np.linalg.eigh(kernel(z, z, spread))
+    whiten = (vectors / np.sqrt(np.maximum(values, 1e-4))) @ vectors.T
+    return Space(centre, scale, z, np.array([spread]), whiten)
 
 
 def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
@@ -116,42 +195,57 @@ def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: in
     return Moments(xx, xy, number, total)
 
 
+def _out_of_fold(
+    x: F64,
+    groups: I64,
+    by_fold: dict[int, Moments],
+    everything: Moments,
+    priors: F64,
+    penalty: float,
+    config: QualityConfig,
+) -> Parts:
+    shape = (len(x), len(priors))
+    parts = Parts(np.zeros(shape), np.zeros(shape), np.tile(priors, (len(x), 1)).astype(np.float64))
+    for fold, held_out in by_fold.items():
+        held = groups == fold
+        means, shared, own = _solve(everything.less(held_out), priors, penalty, config)
+        parts.means[held] = means
+        parts.shared[held] = (x[held] @ shared)[:, None]
+        parts.own[held] = x[held] @ own.T
+    return parts
+
+
 def _solve(seen: Moments, priors: F64, penalty: float, config: QualityConfig) -> tuple[F64, F64, F64]:
-    """(means (M,), shared (d,), own (M, d + 1)): what all models share, then what each has of its own beyond that."""
+    """(means (M,), shared (d,), own (M, d)): what all models share, then what each has of its own beyond that."""
     means = (config.prior_strength * priors + seen.y) / (config.prior_strength + seen.rows)
     residual = seen.xy - means[:, None] * seen.xx[:, :, -1]  # the last column of x is the constant
     shared = ridge_from_moments(seen.xx.sum(axis=0), residual.sum(axis=0), penalty)
-    own = np.zeros((len(priors), len(shared) + 1))
-    own[:, -1] = 1.0
+    own = np.zeros((len(priors), len(shared)))
     for k in np.flatnonzero(seen.rows >= MIN_ROWS_FOR_OWN_PART):
-        explained = seen.xx[k] @ shared
-        gain = _slope(float(shared @ residual[k]), float(shared @ explained), 1.0, 1.0)
-        own[k, -1] = gain
-        own[k, :-1] = ridge_from_moments(seen.xx[k], residual[k] - gain * explained, penalty)
+        own[k] = ridge_from_moments(seen.xx[k], residual[k] - seen.xx[k] @ shared, penalty)
     return means, shared, own
 
 
-def _deviations(x: F64, shared: F64, own: F64) -> F64:
-    return np.asarray(np.column_stack([x, x @ shared]) @ own.T)
+def _slopes(parts: Parts, models: I64, scores: F64) -> tuple[F64, F64]:
+    """Out-of-fold regression of what happened on the two predicted parts: per model (M, 2), and pooled (2,).
 
-
-def _slopes(deviations: F64, means: F64, models: I64, scores: F64, count: int) -> F64:
-    """Out-of-fold regression slope of what happened on what was predicted, per model, pooled where data are few."""
-    rows = np.arange(len(models))
-    predicted, happened = deviations[rows, models], scores - means[rows, models]
-    pooled = _slope(float(predicted @ happened), float(predicted @ predicted), 1.0, 0.0)
-    slopes = np.full(count, pooled)
+    A model's slopes are pulled to the pooled ones, and those, where nothing is predicted, to (1, 0). Within [0, 1.5].
+    """
+    rows, count = np.arange(len(models)), parts.means.shape[1]
+    predicted = np.stack([parts.shared[rows, models], parts.own[rows, models]], axis=1)
+    happened = scores - parts.means[rows, models]
+    pooled = np.clip(_pulled(predicted, happened, np.array([1.0, 0.0]), 1e-3), 0.0, 1.5)
+    slopes = np.tile(pooled, (count, 1))
     for k in range(count):
         own = models == k
-        slopes[k] = _slope(float(predicted[own] @ happened[own]), float(predicted[own] @ predicted[own]), pooled, 2.0)
-    return np.asarray(np.clip(slopes, 0.0, 1.2))
+        slopes[k] = _pulled(predicted[own], happened[own], pooled, SLOPE_STRENGTH)
+    return np.clip(slopes, 0.0, 1.5), pooled
 
 
-def _slope(product: float, energy: float, default: float, prior_weight: float) -> float:
-    """Least squares through the origin, x'y / x'x, pulled to `default` with the weight of so many units of x'x."""
-    if energy <= 0:
-        return default
-    return (product + prior_weight * default) / (energy + prior_weight)
+def _pulled(x: F64, y: F64, default: F64, strength: float) -> F64:
+    """argmin_w |y - x w|^2 + strength |w - default|^2."""
+    gram = x.T @ x + strength * np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(gram, x.T @ y + strength * default))
 
 
 def ridge(x: F64, y: F64, penalty: float) -> F64:
@@ -162,15 +256,3 @@ def ridge(x: F64, y: F64, penalty: float) -> F64:
 def ridge_from_moments(xx: F64, xy: F64, penalty: float) -> F64:
     """As `ridge`, from x'x (d, d) and x'y (d,)."""
     return np.asarray(np.linalg.solve(xx + penalty * np.eye(len(xy)), xy))
-
-
-def _standard(states: NDArray[np.floating]) -> tuple[F64, F64]:
-    if not len(states):
-        return np.zeros(states.shape[1]), np.ones(states.shape[1])
-    centre, scale = states.mean(axis=0).astype(np.float64), states.std(axis=0).astype(np.float64)
-    return centre, np.where(scale > 1e-6, scale, np.inf)  # a constant feature says nothing
-
-
-def _design(states: NDArray[np.floating], centre: F64, scale: F64) -> F64:
-    standard = np.clip((states - centre) / scale, -5.0, 5.0)
-    return np.column_stack([standard, np.ones(len(states))])

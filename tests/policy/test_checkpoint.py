@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as dump_safetensors
 
+from policy.actor import policy_from
 from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
-from policy.features import Horizon
+from policy.features import STATE_DIM, Horizon
 from policy.parameters import Sizes, parameter_shapes
+from policy.planned import Planned
+from tests.policy.observations import candidate, observation
 
 SMALL = Sizes(hidden=4, joint=3, members=2)
 
@@ -246,3 +249,66 @@ def test_the_command_prints_the_manifest_or_one_line_and_fails(folder: Path) -> 
     bad = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (1, "", 1)
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def tables() -> dict[str, dict[str, Any]]:
+    quality = {
+        "centre": np.zeros(STATE_DIM),
+        "scale": np.ones(STATE_DIM),
+        "landmarks": np.zeros((2, STATE_DIM)),
+        "width": np.ones(1),
+        "means": np.array([0.5, 0.8]),
+        "weights": np.zeros((2, 3)),
+        "offset": np.zeros(3),
+    }
+    values = {
+        "list_usd": np.ones(2),
+        "lambdas_per_usd": np.zeros(1),
+        "contexts_tokens": np.zeros(1),
+        "purses_usd": np.array([0.0, 1.0]),
+        "values": np.zeros((1, 1, 3, 2, 2)),
+    }
+    return {
+        part: {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+        for part, arrays in (("quality", quality), ("values", values))
+    }
+
+
+PLANNED = {"rule": "planned", "rule_parameters": {"starved_penalty": 0.3}, "models": ("small", "large")}
+
+
+def test_a_planner_is_stored_as_tables_and_serves_from_them(tmp_path: Path) -> None:
+    save(tmp_path / "p1", recipe(**PLANNED), tables())
+    loaded = load(tmp_path / "p1")
+    assert loaded.recipe == recipe(**PLANNED)
+    policy = policy_from(loaded)
+    assert isinstance(policy, Planned)
+    assert policy.starved_penalty == 0.3
+    seen = observation([candidate("large", 0.2, prior=0.1), candidate("small", 0.1, prior=0.1)])
+    assert policy.decide(seen, 0.5).quality == pytest.approx([0.8, 0.5])
+
+
+def test_a_heuristic_may_read_the_reward_model_alone(tmp_path: Path) -> None:
+    given = recipe(rule="pacing", rule_parameters={"factor": 2.0}, models=("small", "large"))
+    save(tmp_path / "p1", given, {"quality": tables()["quality"]})
+    decided = policy_from(load(tmp_path / "p1")).decide(observation([candidate("large", 0.2)]), 0.5)
+    assert decided.quality == pytest.approx([0.8])
+
+
+@pytest.mark.parametrize(
+    ("changes", "params"),
+    [
+        (PLANNED | {"models": ()}, tree()),
+        (PLANNED | {"models": ("small", "small")}, tables()),
+        (PLANNED | {"models": ("small",)}, tables()),
+        (PLANNED, {"quality": tables()["quality"]}),
+        (PLANNED, tables() | {"more": {"x": np.zeros(1, np.float32)}}),
+        (PLANNED | {"rule": "learned", "rule_parameters": {}}, tables()),
+        (PLANNED, tables() | {"values": tables()["values"] | {"list_usd": np.full(2, np.nan, np.float32)}}),
+    ],
+)
+def test_tables_that_do_not_fit_their_models_are_refused(
+    tmp_path: Path, changes: dict[str, Any], params: dict[str, dict[str, Any]]
+) -> None:
+    with pytest.raises(CheckpointError):
+        save(tmp_path / "p1", recipe(**changes), params)

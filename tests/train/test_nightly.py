@@ -21,7 +21,7 @@ from policy.checkpoint import Recipe, load
 from tests.train.synthetic import NOW_MS
 from tests.train.test_episodes import a_log
 from train.claim import Claim, ClaimLost, Taken, claim, finish
-from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
+from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, TrainConfig
 from train.nightly import STALE_AFTER_MS, Nightly, run
 from train.publish import TRIAL_MS, publish
 from train.words import describe
@@ -32,6 +32,7 @@ SMALL = TrainConfig(
 )
 TINY = replace(
     SMALL,
+    plan=PlanConfig(samples=16, turns=4, purses=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
     fit=replace(SMALL.fit, steps=100),
     ope=OpeConfig(bootstrap=100, tuning_sessions=3),
     gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),

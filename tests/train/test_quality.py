@@ -49,8 +49,8 @@ def test_out_of_fold_predictions_do_not_depend_on_the_rows_own_scores() -> None:
     changed = scores.copy()
     changed[groups == 2] = 1 - changed[groups == 2]
     _, after = fit_quality(states, models, changed, groups, np.array([0.5, 0.5]), config)
-    # Only the pooled slope, one number per model, may move what fold 2 is told about itself.
+    # Only the slopes, two numbers per model, may move what fold 2 is told about itself.
     ratio = (after - after.mean(0))[groups == 2][:, 1].std() / (before - before.mean(0))[groups == 2][:, 1].std()
     order = np.corrcoef(before[groups == 2][:, 0], after[groups == 2][:, 0])[0, 1]
     assert order > 0.99
-    assert 0.0 <= ratio <= 1.5
+    assert 0.0 <= ratio <= 2.0

@@ -88,13 +88,13 @@ def night(study: Study, grid: Grid, learned: Learned, cells: Sequence[Cell]) -> 
     held = joined([one_log(study, grid, untouched, cell, each, 201 + i)[0] for i, cell in enumerate(cells)])
     grades = grades_by_turn(training, grade(training, config)[1])
     tuned, _ = propose(learned.fitted, training, grades, config, "replay")
-    policies = {item.recipe.policy_id: build(item.recipe, learned.fitted.params, GREEDY) for item in tuned}
+    policies = {item.recipe.policy_id: build(item.recipe, item.params, GREEDY) for item in tuned}
     scores = {item.recipe.policy_id: item.score for item in tuned}
     incumbent = Resolving(horizon=learned.horizon)
     known = learned.fitted.quality.predict(held.state[held.valid].astype(np.float64))
     found = evaluate(policies, incumbent, held, grades_by_turn(held, known), training, grades, scores, config)
     verdict = judge(found.evidence, config.gate)
-    ungated = next(policies[item.recipe.policy_id] for item in tuned if item.recipe.rule == "learned")
+    ungated = next(policies[item.recipe.policy_id] for item in tuned if item.recipe.rule == "planned")
     gated = incumbent if verdict.candidate is None else policies[verdict.candidate]
     return Served(gated, ungated, verdict.outcome, verdict.candidate or incumbent.policy_id)
 

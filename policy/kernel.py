@@ -1,0 +1,112 @@
+"""A learnt reward model that serves: what each model is expected to score at this turn.
+
+    score(x, k) = mean_k + offset_k + sum_r exp(-|s(x) - z_r|^2 / width) w_rk,    clipped to [0, 1]
+
+s scales the state, z_r are landmarks out of the log (Nystrom features of a Gaussian kernel: Williams & Seeger 2001),
+the weights are a ridge regression's (train/quality.py). The last column is the difficulty that all models share: what
+the log does not know is at its prior, moved by how far the known ones' priors were off, bent by that difficulty.
+NumPy alone: some tens of microseconds, and no JAX to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.features import STATE_DIM, encode_state
+from policy.mdp import FloatArray, Observation, PolicyFault
+
+MAX_LANDMARKS = 1024
+MAX_MODELS = 256
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelQuality:
+    """`policy.quality.QualityModel`. R landmarks, M models; weights (R, M + 1), offset (M + 1,): difficulty is last."""
+
+    models: tuple[str, ...]
+    centre: F32  # (STATE_DIM,)
+    scale: F32  # (STATE_DIM,)
+    landmarks: F32  # (R, STATE_DIM), scaled
+    width: F32  # (1,)
+    means: F32  # (M,)
+    weights: F32  # (R, M + 1)
+    offset: F32  # (M + 1,)
+
+    def predict(self, observation: Observation) -> FloatArray:
+        try:
+            state = encode_state(observation)
+        except ValueError as error:
+            raise PolicyFault("the observation cannot be encoded") from error
+        deviations = self.deviations(state)
+        found: FloatArray = np.clip(
+            self._levels(observation) + deviations[self._columns(observation)], 0.0, 1.0, dtype=np.float32
+        )
+        return found
+
+    def average(self, observation: Observation) -> FloatArray:
+        found: FloatArray = np.clip(self._levels(observation), 0.0, 1.0, dtype=np.float32)
+        return found
+
+    def deviations(self, state: NDArray[np.floating]) -> F32:
+        """How far this turn is from each model's mean, (M + 1,); the last entry is the shared difficulty's."""
+        near = kernel((state - self.centre) * self.scale, self.landmarks, float(self.width[0]))
+        return np.asarray(near @ self.weights + self.offset, np.float32)
+
+    def arrays(self) -> dict[str, F32]:
+        """What a checkpoint stores, by name; `from_arrays` is the inverse."""
+        return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> KernelQuality:
+        """Raises ValueError when names or shapes are not those of one reward model."""
+        if set(arrays) != set(_ARRAYS):
+            raise ValueError(f"quality: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
+        landmarks = arrays["landmarks"]
+        rows = len(landmarks) if landmarks.ndim == 2 else 0
+        m = len(models)
+        if not (1 <= rows <= MAX_LANDMARKS and 1 <= m <= MAX_MODELS):
+            raise ValueError(f"quality: expected 1 to {MAX_LANDMARKS} landmarks and 1 to {MAX_MODELS} models")
+        expected = {
+            "centre": (STATE_DIM,),
+            "scale": (STATE_DIM,),
+            "landmarks": (rows, STATE_DIM),
+            "width": (1,),
+            "means": (m,),
+            "weights": (rows, m + 1),
+            "offset": (m + 1,),
+        }
+        for name, shape in expected.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"quality/{name}: expected {shape}, found {arrays[name].shape}")
+        if not float(arrays["width"][0]) > 0.0:
+            raise ValueError("quality/width: expected a positive number")
+        return cls(models, **{name: arrays[name] for name in _ARRAYS})
+
+    def _columns(self, observation: Observation) -> list[int]:
+        known = {name: k for k, name in enumerate(self.models)}
+        return [known.get(c.name, len(self.models)) for c in observation.candidates]
+
+    def _levels(self, observation: Observation) -> NDArray[np.float64]:
+        """Mean quality of every candidate; a newcomer's prior is moved as far as the known ones' were off."""
+        columns = np.array(self._columns(observation))
+        priors = np.array([c.quality_prior for c in observation.candidates], np.float64)
+        known = columns < len(self.models)
+        if not known.any():
+            return priors
+        means = self.means[np.minimum(columns, len(self.models) - 1)].astype(np.float64)
+        return np.asarray(np.where(known, means, priors + (means - priors)[known].mean()))
+
+
+_ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset")
+
+
+def kernel(scaled: NDArray[np.floating], landmarks: NDArray[np.floating], width: float) -> NDArray[np.floating]:
+    """exp(-|x - z|^2 / width) of scaled states (..., D) and landmarks (R, D): (..., R)."""
+    squares = np.sum(scaled * scaled, axis=-1, keepdims=True) + np.sum(landmarks * landmarks, axis=-1)
+    found: NDArray[np.floating] = np.exp(-np.maximum(squares - 2.0 * (scaled @ landmarks.T), 0.0) / width)
+    return found

@@ -1,0 +1,58 @@
+"""The planner: this turn's quality and the worth of what each bill would leave, over the whole cost law.
+
+    argmax_k  sum over the quantiles of k's bill of
+              [it fits] (quality_k + V(purse - bill, k warm)) - [it does not] penalty
+
+Dynamic programming with a learnt value function (policy/valuetable.py), this turn done exactly: the tail of a bill, the
+prompt cache that k would leave warm and the turns that an empty purse loses are all in it, so that no shield stands
+before it. `starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policy.baselines import cost_quantiles_usd, decided, feasible, turns_left
+from policy.exploration import GREEDY, Exploration
+from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
+from policy.mdp import Decision, Observation
+from policy.quality import QualityModel
+from policy.valuetable import ValueTable, bill_scores, context_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """`table` must have been learnt with this `starved_penalty`."""
+
+    policy_id: str
+    quality: QualityModel
+    table: ValueTable
+    starved_penalty: float = 0.0
+    horizon: Horizon = DEFAULT_HORIZON
+    exploration: Exploration = GREEDY
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        mask = feasible(observation)
+        quantiles = cost_quantiles_usd(observation).astype(np.float64)
+        quality = self.quality.predict(observation)
+        purse, price = available_usd(observation.session), observation.lambda_per_usd
+        later_turns = max(turns_left(observation, self.horizon) - 1.0, 0.0)
+        after = np.maximum(purse - quantiles, 0.0)
+        later = self.table.later(observation.candidates, after, later_turns, price, context_tokens(observation))
+        scores = bill_scores(quality, quantiles, later, purse, price, self.starved_penalty)
+        costs = expected_cost_usd(quantiles)
+        # Of equals the cheaper: what is left over is the tenant's.
+        scores = scores - 1e-7 * costs / max(float(costs.max()), 1e-12)
+        return decided(
+            self.policy_id,
+            observation,
+            scores,
+            mask,
+            self.exploration,
+            uniform,
+            quality=quality,
+            q_quality=scores,
+            info={"lambda_per_usd": price, "turns_left": later_turns + 1.0},
+        )

@@ -1,0 +1,145 @@
+"""What money left is worth: the value of the later turns, by the purse after this bill. Learnt by train/plan.py.
+
+    V(lambda, context, last, n, m) = expected quality - lambda * spend of the n turns to come, with m USD left for them,
+                                     so many tokens of conversation to read, and the prompt cache of model `last` warm
+
+A table over all five, interpolated linearly; the last entry of `last` stands for a model that the table does not know,
+whose cache is taken to be cold. Scale-free: when list prices move by a common factor, money is read in old prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.features import COST_MASSES
+from policy.kernel import MAX_MODELS
+from policy.mdp import CandidateView, Observation
+from policy.text import STAT_NAMES
+
+MAX_CELLS = 8_000_000
+CHARS_PER_TOKEN = 4.0
+_LOG_CHARS, _LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueTable:
+    """K models, P prices of money, C contexts, N turns, B purses. The axes rise; `purses_usd` begins with 0."""
+
+    models: tuple[str, ...]
+    list_usd: F32  # (K,) input plus output price when the table was learnt, USD per million tokens
+    lambdas_per_usd: F32  # (P,)
+    contexts_tokens: F32  # (C,)
+    purses_usd: F32  # (B,)
+    values: F32  # (P, C, K + 1, N + 1, B)
+
+    def later(
+        self,
+        candidates: Sequence[CandidateView],
+        after_usd: F64,
+        turns: float,
+        lambda_per_usd: float,
+        context_tokens: float,
+    ) -> F64:
+        """Value of `turns` later turns for each candidate serving now and each purse left, (K', L) -> (K', L).
+
+        `after_usd` (K', L) is not negative. More turns than the table has are its last row, repeated in proportion.
+        """
+        known = {name: k for k, name in enumerate(self.models)}
+        rows = np.array([known.get(c.name, len(self.models)) for c in candidates])
+        scale = self._price_scale(candidates, rows)
+        most = self.values.shape[3] - 1
+        repeated = max(turns / most, 1.0)
+        plane = _between(self.values, self.lambdas_per_usd, lambda_per_usd * scale)
+        plane = _between(plane, self.contexts_tokens, context_tokens)
+        plane = _between(np.moveaxis(plane, 1, 0), np.arange(most + 1.0), turns / repeated)  # (K + 1, B)
+        return np.asarray(repeated * self._at(plane[rows], after_usd / (scale * repeated)))
+
+    def arrays(self) -> dict[str, F32]:
+        """What a checkpoint stores, by name; `from_arrays` is the inverse."""
+        return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> ValueTable:
+        """Raises ValueError when names, shapes or the order of an axis are not those of one table."""
+        if set(arrays) != set(_ARRAYS):
+            raise ValueError(f"values: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
+        values = arrays["values"]
+        if values.ndim != 5 or values.size > MAX_CELLS or not 1 <= len(models) <= MAX_MODELS:
+            raise ValueError(f"values/values: expected 5 axes and at most {MAX_CELLS} cells, found {values.shape}")
+        axes = ("lambdas_per_usd", "contexts_tokens", None, None, "purses_usd")
+        for at, name in enumerate(axes):
+            if name is None:
+                continue
+            axis = arrays[name]
+            if axis.shape != (values.shape[at],) or axis[0] != 0.0 or not (np.diff(axis) > 0.0).all():
+                raise ValueError(f"values/{name}: expected {values.shape[at]} rising numbers from 0")
+        if values.shape[2] != len(models) + 1 or values.shape[3] < 2 or values.shape[4] < 2:
+            raise ValueError(
+                f"values/values: expected {len(models) + 1} models, turns and purses, found {values.shape}"
+            )
+        if arrays["list_usd"].shape != (len(models),) or not (arrays["list_usd"] > 0.0).all():
+            raise ValueError(f"values/list_usd: expected {len(models)} positive prices")
+        return cls(models, **{name: arrays[name] for name in _ARRAYS})
+
+    def _price_scale(self, candidates: Sequence[CandidateView], rows: NDArray[np.intp]) -> float:
+        """How much dearer the known models have become, as a geometric mean; 1 where none is known or free now."""
+        ratios = [
+            (c.input_usd_per_mtok + c.output_usd_per_mtok) / float(self.list_usd[row])
+            for c, row in zip(candidates, rows, strict=True)
+            if row < len(self.models) and c.input_usd_per_mtok + c.output_usd_per_mtok > 0.0
+        ]
+        return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
+
+    def _at(self, values: F32, purses_usd: F64) -> F64:
+        """Row k of values (K', B) at purses (K', L); above the last purse the last value."""
+        axis = self.purses_usd.astype(np.float64)
+        low = np.clip(np.searchsorted(axis, purses_usd, side="right") - 1, 0, len(axis) - 2)
+        share = np.minimum((purses_usd - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
+        row = np.arange(len(values))[:, None]
+        return np.asarray((1.0 - share) * values[row, low] + share * values[row, low + 1])
+
+
+_ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "values")
+
+
+def bill_scores(
+    quality: NDArray[np.floating],
+    cost_quantiles_usd: NDArray[np.floating],
+    later: NDArray[np.floating],
+    available_usd: float,
+    lambda_per_usd: float,
+    starved_penalty: float,
+) -> F64:
+    """Expected worth of each candidate over its whole cost law, (K,).
+
+        sum_l mass_l ([bill_l <= available] (quality + later_l) - [bill_l > available] penalty
+                      - lambda min(bill_l, available))
+
+    quality (K,), quantiles and later values (K, L). An answer dearer than the purse is lost, and the purse with it.
+    """
+    paid = np.minimum(cost_quantiles_usd, available_usd)
+    kept = cost_quantiles_usd <= available_usd
+    worth = np.where(kept, quality[:, None] + later, -starved_penalty) - lambda_per_usd * paid
+    return np.asarray(worth @ COST_MASSES.astype(np.float64))
+
+
+def context_tokens(observation: Observation) -> float:
+    """Tokens of the conversation before this turn's own text (its length from the statistics), not negative."""
+    tokens = max((c.input_tokens for c in observation.candidates), default=0)
+    chars = float(np.expm1(observation.text_stats[_LOG_CHARS] * _LOG_CHARS_SCALE))
+    return max(tokens - chars / CHARS_PER_TOKEN, 0.0)
+
+
+def _between(values: F32, axis: NDArray[np.floating], at: float) -> F32:
+    """Linear interpolation along the first axis of `values`; held constant beyond both ends."""
+    if len(axis) == 1:
+        return np.asarray(values[0])
+    low = min(max(int(np.searchsorted(axis, at, side="right")) - 1, 0), len(axis) - 2)
+    share = min(max((at - float(axis[low])) / float(axis[low + 1] - axis[low]), 0.0), 1.0)
+    return np.asarray((1.0 - share) * values[low] + share * values[low + 1], np.float32)

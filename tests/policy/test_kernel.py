@@ -1,0 +1,78 @@
+"""The reward model that serves: one kernel row, one matrix, and a place for models that the log does not know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policy.features import STATE_DIM
+from policy.kernel import KernelQuality, kernel
+from policy.mdp import PolicyFault
+from tests.policy.observations import candidate, observation
+
+
+def model(**changes: object) -> KernelQuality:
+    """One landmark that every state stands on: kernel 1. small is .5 + .1, large .8 - .2, difficulty -.3."""
+    made = KernelQuality(
+        models=("small", "large"),
+        centre=np.zeros(STATE_DIM, np.float32),
+        scale=np.zeros(STATE_DIM, np.float32),
+        landmarks=np.zeros((1, STATE_DIM), np.float32),
+        width=np.ones(1, np.float32),
+        means=np.array([0.5, 0.8], np.float32),
+        weights=np.array([[0.1, -0.2, -0.3]], np.float32),
+        offset=np.zeros(3, np.float32),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_kernel_is_one_at_a_landmark_and_falls_with_the_squared_distance() -> None:
+    # |(3, 4)|^2 = 25, width 10: exp(-2.5).
+    found = kernel(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]]), 10.0)
+    assert found[:, 0] == pytest.approx([1.0, np.exp(-2.5)])
+
+
+def test_known_models_are_found_by_name_in_any_order() -> None:
+    seen = observation([candidate("large", prior=0.1), candidate("small", prior=0.1)])
+    assert model().predict(seen) == pytest.approx([0.6, 0.6])
+    assert model().average(seen) == pytest.approx([0.8, 0.5])
+
+
+def test_a_newcomer_is_its_prior_moved_as_the_known_ones_were_and_bent_by_shared_difficulty() -> None:
+    # Priors of the known were .1 too high on average: (.6 - .5 + .9 - .8) / 2. The newcomer: .7 - .1 - .3.
+    seen = observation([candidate("small", prior=0.6), candidate("large", prior=0.9), candidate("new", prior=0.7)])
+    assert model().average(seen)[2] == pytest.approx(0.6)
+    assert model().predict(seen)[2] == pytest.approx(0.3)
+
+
+def test_where_no_model_is_known_the_priors_stand() -> None:
+    seen = observation([candidate("new", prior=0.7)])
+    assert model().average(seen) == pytest.approx([0.7])
+    assert model().predict(seen) == pytest.approx([0.4])
+
+
+def test_predictions_stay_between_0_and_1() -> None:
+    seen = observation([candidate("small")])
+    assert model(offset=np.full(3, 5.0, np.float32)).predict(seen) == pytest.approx([1.0])
+    assert model(offset=np.full(3, -5.0, np.float32)).predict(seen) == pytest.approx([0.0])
+
+
+def test_arrays_come_back_and_foreign_shapes_are_refused() -> None:
+    made = model()
+    arrays = made.arrays()
+    back = KernelQuality.from_arrays(made.models, arrays)
+    assert all((back.arrays()[name] == value).all() for name, value in arrays.items())
+    with pytest.raises(ValueError, match="quality/weights"):
+        KernelQuality.from_arrays(("small",), arrays | {"means": arrays["means"][:1]})
+    with pytest.raises(ValueError, match="width"):
+        KernelQuality.from_arrays(made.models, arrays | {"width": np.zeros(1, np.float32)})
+    with pytest.raises(ValueError, match="missing or unknown"):
+        KernelQuality.from_arrays(made.models, {})
+
+
+def test_an_observation_of_foreign_features_is_a_fault() -> None:
+    seen = observation([candidate("small")])
+    with pytest.raises(PolicyFault, match="encoded"):
+        model().predict(replace(seen, text=np.zeros(3, np.float32)))
