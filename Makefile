@@ -36,8 +36,9 @@ faults: setup ## The proofs with real processes killed, cut off and restarted: s
 
 SEED ?= 1
 SIZE ?= 1
-soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 SIZE=1, 100 is the release; PARTS=vortex)
-	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS))
+soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 SIZE=1, 100 is the release; PARTS=vortex, SEEDS=0:10000)
+	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS)) \
+	  $(if $(SEEDS),--seeds $(SEEDS))
 
 check: setup ## Lint, format, types, import contracts, docs
 	@$(BIN)/ruff check .

@@ -28,6 +28,9 @@ from gateway.commands.console import (
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
+WORKER_SILENCE_S = 60
+"""A worker that says nothing for this long is killed. uvicorn's five seconds take a busy machine for a hang: they kill
+workers that are still starting, for ever, and the streams of those that serve."""
 KEEP_ALIVE_S = 75
 """Longer than the idle time of common client pools, so that the client closes first and no request is lost."""
 
@@ -86,6 +89,7 @@ def _run(settings: Settings, host: str, port: int, workers: int, log_level: str)
         timeout_keep_alive=KEEP_ALIVE_S,
         # Without it uvicorn waits for ever for the last stream.
         timeout_graceful_shutdown=max(1, math.ceil(settings.timings.drain_s)),
+        timeout_worker_healthcheck=WORKER_SILENCE_S,
         server_header=False,
         proxy_headers=False,
     )

@@ -206,6 +206,8 @@ def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(
     assert (started["port"], started["http"], started["workers"]) == (4123, BoundedHttp, 1)
     assert (started["timeout_graceful_shutdown"], started["server_header"]) == (3, False)
     assert started["h11_max_incomplete_event_size"] == 32_768
+    # A worker that a busy machine keeps from answering is slow, not dead: uvicorn would kill it after five seconds.
+    assert started["timeout_worker_healthcheck"] == 60
     assert cli("audit").status == 0
 
 

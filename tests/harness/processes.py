@@ -29,7 +29,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 TIMINGS: Mapping[str, str] = {
     "SEQROUTE_HOLD_TTL_SECONDS": "2",
     "SEQROUTE_SWEEP_SECONDS": "0.5",
@@ -57,8 +57,13 @@ class Nursery:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        if not self._ready.wait(START_TIMEOUT_S):
-            raise RuntimeError("the nursery did not start")
+        ends_s = time.monotonic() + START_TIMEOUT_S
+        while not self._ready.wait(0.2):
+            code = self._process.poll()
+            if code is not None:
+                raise RuntimeError(f"the nursery ended with {code} before it was ready; it says why above")
+            if time.monotonic() > ends_s:
+                raise RuntimeError(f"the nursery was not ready in {START_TIMEOUT_S:g} s")
         return self
 
     def __exit__(self, *_: object) -> None:

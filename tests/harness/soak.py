@@ -2,6 +2,7 @@
 
     make soak SEED=1 SIZE=10            every part, a tenth of the release's size
     make soak SEED=7 SIZE=1 PARTS=vortex
+    make soak SEEDS=0:10000             the simulators alone
 
 SIZE=100 is the release: 1,000 kills of a gateway, 100 crashes of Postgres, 1,000 departures, 10,000 answers lost
 around a commit, 50 crowds of 200 on three replicas, 10,000 budgets that reset at once, 10,000 seeds of each simulator,
@@ -57,6 +58,8 @@ class Plan:
     nursery: Nursery
     server: PostgresServer
     databases: TestDatabases
+    seeds: range
+    """Of the simulators."""
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
@@ -282,15 +285,14 @@ async def resets(plan: Plan) -> str:
 async def seeds(plan: Plan) -> str:
     """The simulators of the ledger and of the request path."""
     empty = template()
-    count = 100 * plan.size
-    for seed in range(plan.seed, plan.seed + count):
+    for seed in plan.seeds:
         try:
             await asyncio.to_thread(simulate, seed, empty)
             await asyncio.to_thread(simulate_turns, seed, empty)
         except Exception as error:
             again = f"python -m tests.harness.simulator --seeds {seed}:{seed + 1}; the same of turn_simulator"
             raise AssertionError(f"seed {seed}: {error} ({again})") from error
-    return f"{count} seeds of the ledger and {count} of the request path clean"
+    return f"{len(plan.seeds)} seeds of the ledger and as many of the request path clean, from {plan.seeds.start} on"
 
 
 async def _load(
@@ -322,8 +324,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, default=1, help="100 is the release's size")
+    parser.add_argument("--seeds", help="first:last: the simulators alone, with these")
     parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
     arguments = parser.parse_args()
+    first, last = arguments.seed, arguments.seed + 100 * arguments.size
+    if arguments.seeds:
+        first, last = map(int, arguments.seeds.split(":"))
+        arguments.parts = "seeds"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     folder = Path(tempfile.mkdtemp(prefix="seqroute-soak-"))
     server = PostgresServer()
@@ -332,7 +339,7 @@ def main() -> int:
         server.start()
         databases = TestDatabases(server.url("postgres"), upgrade)
         with Nursery() as nursery:
-            plan = Plan(arguments.seed, arguments.size, folder, nursery, server, databases)
+            plan = Plan(arguments.seed, arguments.size, folder, nursery, server, databases, range(first, last))
             for name in arguments.parts.split(","):
                 started_s = time.monotonic()
                 try:
