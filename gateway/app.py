@@ -237,6 +237,7 @@ def assemble(
         configuration=current,
         database=database,
         authenticator=authenticator,
+        metrics=metrics,
         clock=clock,
         new_id=new_id,
     )

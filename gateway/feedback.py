@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
 from sqlalchemy import Connection, insert, select, update
 
 from gateway import tables
@@ -52,6 +53,8 @@ class Stored:
     session_id: str
     new: bool
     """False when this (decision, source, name) had been scored before, or when there was no score to keep."""
+    predicted_quality: float | None = None
+    """What the policy had predicted for the answer that is scored, where it predicts any."""
 
 
 def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
@@ -84,7 +87,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
 
 def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
     """Write a signal of this tenant, once. Raises NotFound for an unknown or foreign decision or session."""
-    decision_id, session_id = _resolve(connection, signal, tenant_id)
+    decision_id, session_id, predicted = _resolve(connection, signal, tenant_id)
     if signal.score is None:
         return Stored(feedback_id=None, decision_id=decision_id, session_id=session_id, new=False)
     f = tables.feedback
@@ -115,11 +118,11 @@ def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: s
             last_quality=signal.score,
         )
     )
-    return Stored(feedback_id=feedback_id, decision_id=decision_id, session_id=session_id, new=True)
+    return Stored(feedback_id, decision_id, session_id, True, predicted)
 
 
-def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str]:
-    """(decision id or None, session id) of what the signal is about.
+def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str, float | None]:
+    """(decision id or None, session id, predicted quality) of what the signal is about.
 
     What other systems call the id of an inference or a trace may be a completion's id, a decision's or a session's.
     """
@@ -129,10 +132,10 @@ def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[st
         if signal.target == "completion":
             named |= d.c.completion_id == signal.target_id
         found = connection.execute(
-            select(d.c.decision_id, d.c.session_id).where(named, d.c.tenant_id == tenant_id)
+            select(d.c.decision_id, d.c.session_id, d.c.candidates, d.c.action).where(named, d.c.tenant_id == tenant_id)
         ).first()
         if found is not None:
-            return found.decision_id, found.session_id
+            return found.decision_id, found.session_id, _predicted(found.candidates, found.action)
         if signal.target == "decision":
             raise NotFound("decision_id: no such decision", param="decision_id")
     session = connection.execute(
@@ -140,7 +143,14 @@ def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[st
     ).scalar()
     if session is None:
         raise NotFound(f"{signal.target}_id: no such {signal.target}", param=f"{signal.target}_id")
-    return None, session
+    return None, session, None
+
+
+def _predicted(candidates: str, action: int) -> float | None:
+    """The quality that was predicted for the chosen candidate; None where the policy has no such number."""
+    listed = orjson.loads(candidates)
+    quality = listed[action].get("quality") if 0 <= action < len(listed) else None
+    return float(quality) if isinstance(quality, int | float) else None
 
 
 def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:

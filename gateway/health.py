@@ -35,6 +35,14 @@ class Metrics:
         self.policy_faults = Counter(
             "seqroute_policy_faults_total", "Decisions that fell back to the rule.", registry=self.registry
         )
+        self.cost_ratio = Histogram(
+            "seqroute_cost_ratio", "Bill of a whole answer over what was predicted for it, by model.", ("model",),
+            buckets=(0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 4, 8), registry=self.registry,
+        )  # fmt: skip
+        self.quality_error = Histogram(
+            "seqroute_quality_error", "Score that feedback brought minus the quality predicted for that answer.",
+            buckets=(-0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1), registry=self.registry,
+        )  # fmt: skip
         self.judged = Counter(
             "seqroute_judged_total", "Answers drawn for the judge, by what came of it.", ("outcome",),
             registry=self.registry,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gateway import guard, sessions
 from gateway.auth import Caller
 from gateway.catalog import Deployment
@@ -19,7 +21,7 @@ from gateway.operations import AccountKind, Balance, IdempotencyClaim, Refused, 
 from gateway.outage import OutageBooks
 from gateway.router import Routed
 from gateway.tokens import PromptTokens
-from policy.features import Encoded
+from policy.features import Encoded, expected_cost_usd
 from policy.mdp import Observation
 
 # A key's own budget is the operator's to raise, as its tenant's is; clients know these two codes.
@@ -104,6 +106,12 @@ class Choice:
     routed: Routed
     estimate: Estimate
     uniform: float
+
+    @property
+    def expected_usd(self) -> float:
+        """What the chosen model's cost law expected of this turn."""
+        quantiles = self.observation.candidates[self.routed.decision.action].cost_quantiles_usd
+        return float(expected_cost_usd(np.asarray(quantiles)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,9 @@ class Settling:
 
     def _learn(self, bound: Bound, bill: cost.Settlement, finish_reason: str | None) -> None:
         """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
+        predicted_usd = bound.choice.expected_usd
+        if bill.usage_source == "reported" and predicted_usd > 0:
+            self._metrics.cost_ratio.labels(bound.model).observe(bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd)
         if bill.usage_source == "reported" and finish_reason != "length":
             self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n, self._seconds(bound))
 

@@ -19,6 +19,7 @@ from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
 from gateway.guard import AUTO, PRESETS
 from gateway.headers import MAX_EXPECTED_TURNS
+from gateway.health import Metrics
 from gateway.http import json_response, money_fields, read_body
 from gateway.ledger_records import SessionRow
 from gateway.money import MoneyError, nanousd_from_usd
@@ -37,12 +38,14 @@ class Views:
         configuration: Callable[[], Configuration],
         database: Database,
         authenticator: Authenticator,
+        metrics: Metrics,
         clock: Clock,
         new_id: NewId,
     ) -> None:
         self._configuration = configuration
         self._database = database
         self._authenticator = authenticator
+        self._metrics = metrics
         self._clock = clock
         self._new_id = new_id
 
@@ -133,6 +136,8 @@ class Views:
         stored = await self._database.write(
             lambda c: feedback.store(c, signal, caller.tenant_id, made, now_ms(self._clock))
         )
+        if stored.new and stored.predicted_quality is not None and signal.score is not None:
+            self._metrics.quality_error.observe(signal.score - stored.predicted_quality)
         return json_response(
             {
                 "feedback_id": stored.feedback_id,

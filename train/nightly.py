@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from train import artifacts
 from train.candidates import grades_by_turn, propose
 from train.claim import Claim, ClaimLost, Taken, claim, finish
 from train.config import TrainConfig
+from train.drift import health
 from train.episodes import Episodes, LogReport, read_episodes, split_by_session
 from train.evaluate import as_json, evaluate
 from train.fit import Fitted, fit, grade
 from train.gate import Evidence, Verdict, judge
-from train.log import DatabaseLog, ParquetLog
+from train.log import DatabaseLog, Log, ParquetLog
 from train.ope import Interval
 from train.page import page
 from train.publish import Published, publish, reject, serving_champion, waiting_policies, with_report, write_folder
@@ -97,7 +98,8 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     # A gateway goes on logging: a run that is taken up again reads what there was when it began.
     begun = folder.read("begun") or {"now_ms": job.now_ms()}
     folder.write("begun", begun)
-    episodes, log = read_log(replace(job, now_ms=lambda: int(begun["now_ms"])), config)
+    then = replace(job, now_ms=lambda: int(begun["now_ms"]))
+    episodes, log = read_log(then, config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
     sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
     folder.write("log", finite(log) | sizes)
@@ -118,6 +120,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
             "candidate": verdict.candidate,
             "reasons": list(verdict.reasons),
             "log": finite(log),
+            "health": read_health(then),
             **sizes,
             "fit": fitting,
             "evaluation": evaluation,
@@ -134,10 +137,24 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
 
 
 def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
+    with opened_log(job) as log:
+        return read_episodes(log, config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+
+
+def read_health(job: Nightly) -> dict[str, Any]:
+    """What drifted in the last day, for the report."""
+    with opened_log(job) as log:
+        return health(log, job.now_ms())
+
+
+@contextlib.contextmanager
+def opened_log(job: Nightly) -> Iterator[Log]:
+    """The log this run reads: an export's, or the database's in one snapshot."""
     if job.log is not None:
-        return read_episodes(ParquetLog(job.log), config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+        yield ParquetLog(job.log)
+        return
     with transaction(job.database_url, read_only=True) as connection:
-        return read_episodes(DatabaseLog(connection), config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+        yield DatabaseLog(connection)
 
 
 def fit_candidates(

@@ -25,6 +25,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         if log["excluded"]:
             yield f"left out: {_counts(log['excluded'])}"
         yield f"models: {_counts(log['models'])}; policies: {_counts(log['policies'])}"
+    for note in (report.get("health") or {}).get("notes", []):
+        yield f"health: {note}"
     evaluation = report.get("evaluation") or {}
     if evaluation:
         yield (
