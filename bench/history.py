@@ -43,12 +43,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the SQLite files are made; a temporary folder without it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = {name: uvloop.run(_measure(name, options)) for name in options.databases.split(",")}
-    for name, pairs in found.items():
+    told: dict[str, object] = {}
+    for name in options.databases.split(","):
+        pairs = uvloop.run(_measure(name, options))
         _report(name, options.decisions, pairs)
-    if options.json:
-        told = {name: [[asdict(run) for run in pair] for pair in pairs] for name, pairs in found.items()}
-        options.json.write_text(json.dumps({"machine": machine(), "decisions": options.decisions, "runs": told}))
+        told[name] = [[asdict(run) for run in pair] for pair in pairs]
+        if options.json:
+            options.json.write_text(json.dumps({"machine": machine(), "decisions": options.decisions, "runs": told}))
 
 
 async def _measure(database: str, options: argparse.Namespace) -> list[tuple[Run, Run]]:
