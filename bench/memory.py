@@ -23,11 +23,11 @@ from bench.rig.load import closed
 from bench.rig.processes import resident_mib
 
 CLIENTS = 16
-WINDOW_S = 2.0
+WINDOW_S = 5.0
 
 
 async def measure(turns: int, database: str) -> list[tuple[int, float]]:
-    """Turns so far and MiB, about every two seconds."""
+    """Turns so far and MiB, about every five seconds."""
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder)) as arena:
             entry = await arena.enter("seqroute", seqroute(database))

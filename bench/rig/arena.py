@@ -64,6 +64,8 @@ class Arena:
 
     async def __aenter__(self) -> Self:
         processes.pin(0, self.load_cores)
+        # The terminal's session is ours too: it gets back what it had.
+        self._preferred_before = processes.preference(os.getpid())
         processes.prefer(os.getpid())
         command = (sys.executable, "-m", "bench.rig.provider", "--port", str(self.provider_port))
         environment = plain_environment() | {"PYTHONPATH": str(ROOT)}
@@ -81,6 +83,7 @@ class Arena:
             self._provider.stop()
         if self.postgres is not None:
             self.postgres.destroy()
+        processes.prefer(os.getpid(), self._preferred_before)
 
     async def pace(self, *, delay_ms: float = 0, gap_ms: float = 0, chunks: int = 200) -> None:
         await set_pace(self.provider_port, delay_ms=delay_ms, gap_ms=gap_ms, chunks=chunks)

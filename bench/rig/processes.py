@@ -101,17 +101,22 @@ def pin(process_id: int, cores: Set[int]) -> None:
     os.sched_setaffinity(process_id, cores)
 
 
-def prefer(process_id: int) -> bool:
-    """Give a session precedence over what else the machine does; False where that is not allowed or not there.
+def prefer(process_id: int, nice: int = -20) -> None:
+    """Give a session precedence over what else the machine does, where that is possible and allowed.
 
     Linux groups processes by session before it looks at `nice`, so that a niced job in another session takes as much
     of a core as the measured server does.
     """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process_id}/autogroup").write_text(str(nice))
+
+
+def preference(process_id: int) -> int:
+    """The nice value of a process's session; 0 where the kernel has none."""
     try:
-        Path(f"/proc/{process_id}/autogroup").write_text("-20")
-    except OSError:
-        return False
-    return True
+        return int(Path(f"/proc/{process_id}/autogroup").read_text().rpartition(" ")[2])
+    except (OSError, ValueError):
+        return 0
 
 
 def prefer_family(process_id: int, cores: Set[int]) -> None:
