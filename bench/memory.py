@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ async def measure(turns: int, database: str) -> list[tuple[int, float]]:
                         label=f"memory-{len(marks)}",
                     )  # fmt: skip
                     marks.append((marks[-1][0] + len(sample.latencies_ms), resident_mib(entry.server.process_id)))
+                    print(f"{marks[-1][0]:>8,} turns {marks[-1][1]:7.1f} MiB", file=sys.stderr, flush=True)
     return marks
 
 
@@ -63,8 +65,6 @@ def main() -> None:
     if options.json:
         print(json.dumps({"database": options.database, "marks": marks, "slope_mib_per_10k": slope}))
         return
-    for turns, mib in marks[:: max(1, len(marks) // 10)]:
-        print(f"{turns:>8,} turns {mib:7.1f} MiB")
     print(f"{marks[-1][0]:>8,} turns {marks[-1][1]:7.1f} MiB; {slope:+.2f} MiB per 10,000 turns in the second half")
 
 
