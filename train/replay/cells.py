@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
+from train.published import PublishedConfig
 from train.replay.baselines import Ends, ends
 from train.replay.data import Graded
 from train.replay.sessions import ORDERINGS
@@ -56,6 +57,7 @@ class Grid:
     sweep_sessions: int
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
+    published: PublishedConfig
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def quick() -> Grid:
         training=TrainConfig(
             fit=FitConfig(steps=500), ope=OpeConfig(bootstrap=500, tuning_sessions=30), gate=GateConfig(min_sessions=50)
         ),
+        published=PublishedConfig(steps=600),
     )
 
 
@@ -103,6 +106,7 @@ def full() -> Grid:
         night_per_cell=True,
         sweep_sessions=300,
         training=TrainConfig(),
+        published=PublishedConfig(steps=6000),
     )
 
 

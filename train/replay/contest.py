@@ -10,7 +10,7 @@ import numpy as np
 
 from policy.baselines import Resolving
 from policy.mdp import Policy
-from train.replay import bounds
+from train.replay import bounds, cited
 from train.replay.baselines import families, quality_per_turn, tune
 from train.replay.blind import Blind
 from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
@@ -37,7 +37,12 @@ class Contest:
 
 def play_cell(contest: Contest, policies: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of one cell. `policies` () is all; baselines are played anyway, since the best of them is the measure."""
-    entries = [*baseline_entries(contest), *learned_entries(contest), *bound_entries(contest)]
+    entries = [
+        *baseline_entries(contest),
+        *published_entries(contest),
+        *learned_entries(contest),
+        *bound_entries(contest),
+    ]
     study = contest.study
     found = rows(
         entries,
@@ -92,8 +97,19 @@ def learned_entries(contest: Contest) -> Iterator[Entry]:
     yield _served(contest, DEFAULT_RULE, Resolving(horizon=contest.test.horizon))
     yield _served(contest, "ours", served.gated)
     yield _served(contest, "ours-ungated", served.ungated)
+    yield _served(contest, "ours-calibrated", served.calibrated)
     if contest.cell.context.cached_price < 1.0:
         yield _served(contest, "ours-blind", Blind(served.gated))
+
+
+def published_entries(contest: Contest) -> Iterator[Entry]:
+    """SeqRoute as published, at lambda 0 and at the best lambda that bankrupts hardly any training session."""
+    published, seen = contest.learned.published, contest.study.seen
+    unit = 1.0 / contest.study.bank.mean_usd[contest.study.named.strong]
+    yield Entry("published", contest.test.play(cited.rule(published, seen, 0.0)), 0.0)
+    safe = cited.safest_worth(published, seen, unit, contest.training.play)
+    played = contest.test.play(cited.rule(published, seen, safe.lambda_per_usd))
+    yield Entry("published-safe", played, safe.lambda_per_usd, safe.training_quality)
 
 
 def bound_entries(contest: Contest) -> Iterator[Entry]:

@@ -18,13 +18,14 @@ from policy.baselines import Resolving
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
-from train.candidates import build, grades_by_turn, propose
+from train.candidates import build, grades_by_turn, plans, propose
 from train.config import TrainConfig
 from train.episodes import Episodes
 from train.evaluate import evaluate
 from train.fit import Fitted, fit, grade
 from train.gate import judge
 from train.presets import learn_horizon
+from train.published import Published, fit_published
 from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
@@ -44,19 +45,23 @@ class Learned:
 
     fitted: Fitted
     clone: Clone
+    published: Published
     horizon: Horizon
     config: TrainConfig
 
 
 @dataclass(frozen=True)
 class Served:
-    """The policies of a night: `gated` serves (the default rule where the gate kept it), `ungated` is the learned one.
+    """The policies of a night: `gated` serves (the default rule where the gate kept it), `ungated` is the planner.
 
+    `calibrated` is the planner at the setting that starves hardly anybody, `curve` the planner at every penalty tried.
     `outcome` and `candidate` are the gate's words.
     """
 
     gated: Policy
     ungated: Policy
+    calibrated: Policy
+    curve: tuple[tuple[float, Policy], ...]
     outcome: str
     candidate: str
 
@@ -76,7 +81,8 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
     plain, board = logs[len(TRAINING_PHIS) // 2]
     left = turns_left(board.sessions, horizon)
     cloned = clone(plain, board, study.seen, left, study.predictions.average_cost_usd)
-    return Learned(fitted, cloned, horizon, config)
+    published = fit_published(episodes, grid.published, study.seed)
+    return Learned(fitted, cloned, published, horizon, config)
 
 
 def night(study: Study, grid: Grid, learned: Learned, cells: Sequence[Cell]) -> Served:
@@ -94,9 +100,14 @@ def night(study: Study, grid: Grid, learned: Learned, cells: Sequence[Cell]) -> 
     known = learned.fitted.quality.predict(held.state[held.valid].astype(np.float64))
     found = evaluate(policies, incumbent, held, grades_by_turn(held, known), training, grades, scores, config)
     verdict = judge(found.evidence, config.gate)
-    ungated = next(policies[item.recipe.policy_id] for item in tuned if item.recipe.rule == "planned")
+    planners = [item for item in tuned if item.recipe.rule == "planned"]
+    ungated, calibrated = (policies[planners[i].recipe.policy_id] for i in (0, -1))
+    curve = tuple(
+        (recipe.rule_parameters["starved_penalty"], build(recipe, params, GREEDY))
+        for recipe, params in plans(planners[0].recipe, planners[0].params["quality"], training, grades, config)
+    )
     gated = incumbent if verdict.candidate is None else policies[verdict.candidate]
-    return Served(gated, ungated, verdict.outcome, verdict.candidate or incumbent.policy_id)
+    return Served(gated, ungated, calibrated, curve, verdict.outcome, verdict.candidate or incumbent.policy_id)
 
 
 def parts(study: Study) -> tuple[I64, I64]:

@@ -105,12 +105,11 @@ def play_study(study: Study, options: Options) -> Part:
         options.step(label, done, len(played))
         served = shared or night(study, grid, learned, [cell])
         rows += play_cell(contest(study, sets, cell, learned, served), options.policies)
-    points = []
     if shared is None:
         shared = night(study, grid, learned, [cell for cell in played if cell.context.cached_price == 1.0][:1])
     sweep = make_sweep(study, sets[grid.turns[0]], grid.sweep_sessions, grid.turns[0])
     options.step(f"{label}: fronts", 0, 1)
-    points = [*fronts(sweep, shared), *starvation(sweep, shared)]
+    points = [*fronts(sweep, learned, shared), *starvation(sweep, shared)]
     options.step(f"{label}: newcomer", 0, 1)
     rows += newcomer_part(study, sets, learned, shared, options)
     learnt = {

@@ -17,8 +17,8 @@ ALL = "all"
 
 
 def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
-    """`kind` says what a line is about: `cells` (a policy over cells), `front` (a policy's front), `newcomer`."""
-    return [*over_cells(rows), *of_fronts(points), *newcomers(rows)]
+    """`kind` says what a line is about: a policy over `cells`, ours `against` each other, a `front`, a `newcomer`."""
+    return [*over_cells(rows), *against(rows), *of_fronts(points), *newcomers(rows)]
 
 
 def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -35,6 +35,26 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
             chosen = [row for row in of_kind if source in (ALL, row["source"])]
             for policy, mine in _grouped(chosen, "policy"):
                 found.append({"kind": "cells", "cells": cells, "source": source, "policy": policy, **_means(mine)})
+    return found
+
+
+def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
+    """How much better `policy` is than each other one, in the mean over the cells that both played."""
+    columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
+    found = []
+    for cells in ("phi", "cache"):
+        quality: dict[str, dict[Any, float]] = defaultdict(dict)
+        for row in rows:
+            plain = row["new_model"] is None and row["ordering"] == _together(rows)
+            if plain and (row["budget"] == "phi") == (cells == "phi"):
+                quality[row["policy"]][tuple(row[name] for name in columns)] = float(row["quality"])
+        for other in quality if policy in quality else ():
+            both = quality[policy].keys() & quality[other].keys()
+            mean = float(np.mean([quality[policy][cell] - quality[other][cell] for cell in sorted(both, key=str)]))
+            found.append(
+                {"kind": "against", "cells": cells, "policy": policy, "other": other, "n_cells": len(both)}
+                | {"diff": round(mean, 6)}
+            )
     return found
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.mdp import Policy
-from train.replay import baselines
+from train.replay import baselines, cited
 from train.replay.baselines import LAMBDA_STEPS
 from train.replay.cells import RANDOM, budgets_usd
-from train.replay.ours import Served
+from train.replay.ours import Learned, Served
 from train.replay.served import as_rule
 from train.replay.sessions import Sessions
 from train.replay.study import Sets, Stage, Study
@@ -80,7 +80,7 @@ def make_sweep(study: Study, sets: Sets, sessions: int, turns: int | None) -> Sw
     return Sweep(study, sets, make_board(study.graded, study.predictions, few), described)
 
 
-def fronts(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
+def fronts(sweep: Sweep, learned: Learned, served: Served) -> Iterator[dict[str, Any]]:
     """Cost against quality, every policy over its own dial."""
     study, loose = sweep.study, sweep.stage(LOOSE_PHI)
     for k, name in enumerate(study.graded.models):
@@ -89,6 +89,8 @@ def fronts(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
     for step in LAMBDA_STEPS[::2]:
         rule = baselines.tuned_lambda(step * unit, 0.0)
         yield sweep.point(FRONT, "tuned-lambda", "lambda", step * unit, loose, rule)
+        cited_rule = cited.rule(learned.published, study.seen, step * unit)
+        yield sweep.point(FRONT, "published", "lambda", step * unit, loose, cited_rule)
     for least in baselines.THRESHOLDS[::2]:
         rule = baselines.threshold(study.named, least, 0.0)
         yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)
@@ -99,19 +101,22 @@ def fronts(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
 
 
 def starvation(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
-    """Quality against starved sessions as the shield's reserve grows, under a tight budget in mode `cut`."""
+    """Quality against starved sessions under a tight budget in mode `cut`: as the shield's reserve grows, and for the
+    planner as a lost answer counts for more."""
     study, tight = sweep.study, sweep.stage(TIGHT_PHI)
     for reserve in RESERVES:
         rules = [
             ("re-solving", baselines.resolving(study.bank, 1.0, reserve)),
             ("pacing", baselines.pacing(1.0, reserve)),
         ]
-        for name, policy in (("ours", served.gated), ("ours-ungated", served.ungated)):
-            varied = with_reserve(policy, reserve)
-            if varied is not None:
-                rules.append((name, as_rule(varied, study.seen)))
+        varied = with_reserve(served.gated, reserve)
+        if varied is not None:
+            rules.append(("ours", as_rule(varied, study.seen)))
         for name, rule in rules:
             yield sweep.point(STARVATION, name, "reserve", reserve, tight, rule)
+    for penalty, policy in served.curve:
+        rule = as_rule(policy, study.seen)
+        yield sweep.point(STARVATION, "ours-ungated", "starved_penalty", penalty, tight, rule)
 
 
 def with_reserve(policy: Policy, reserve: float) -> Policy | None:

@@ -15,6 +15,7 @@ import pytest
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
 from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
+from train.published import PublishedConfig
 from train.replay import cells
 from train.replay.cells import Grid, narrowed
 from train.replay.data import read_folder
@@ -25,7 +26,8 @@ from train.replay.vectors import vectors
 
 POLICIES = {
     *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
-    *("behaviour-cloning", "gateway-default", "ours", "ours-ungated", "dp-predicted", "dp-perfect", "knapsack"),
+    *("behaviour-cloning", "published", "published-safe", "gateway-default", "ours", "ours-ungated", "ours-calibrated"),
+    *("dp-predicted", "dp-perfect", "knapsack"),
 }
 KNOWING = {"dp-perfect", "knapsack"}
 COLUMNS = {
@@ -51,6 +53,7 @@ def small_grid() -> Grid:
         night_sessions=9,
         sweep_sessions=10,
         training=training,
+        published=PublishedConfig(widths=(16, 8), steps=50),
     )
 
 
@@ -80,10 +83,11 @@ def test_every_policy_is_reported_in_every_cell_and_ordering(found: dict[str, An
 
 
 def test_the_summary_has_cells_fronts_and_the_newcomer(found: dict[str, Any]) -> None:
-    assert {line["kind"] for line in found["summary"]} == {"cells", "front", "newcomer"}
+    assert {line["kind"] for line in found["summary"]} == {"cells", "against", "front", "newcomer"}
     assert {point["figure"] for point in found["front"]} == {"cost-quality", "quality-starvation"}
-    assert {"fixed", "tuned-lambda", "pacing", "re-solving", "ours"} <= {point["policy"] for point in found["front"]}
-    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found))
+    shown = {point["policy"] for point in found["front"]}
+    assert {"fixed", "tuned-lambda", "published", "pacing", "re-solving", "ours"} <= shown
+    json.dumps(found, allow_nan=False)
 
 
 def test_knowing_all_beforehand_is_never_worse(found: dict[str, Any]) -> None:
