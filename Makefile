@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test soak check format bench lock clean
+.PHONY: help setup demo serve test soak soak-loop check format bench lock clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ SIZE ?= 1
 soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 SIZE=1, 100 is the release; PARTS=vortex, SEEDS=0:10000)
 	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS))
+
+soak-loop: setup ## A simulated month of the learning loop against known truth (SEED=1 SIZE=1; 10 for 100,000 decisions)
+	@$(PY) -m tests.harness.soak_loop --seed $(SEED) --size $(SIZE)
 
 check: setup ## Lint, format, types, import contracts, docs
 	@$(BIN)/ruff check .
