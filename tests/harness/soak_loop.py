@@ -48,7 +48,7 @@ F64 = NDArray[np.float64]
 POISONED = "ten_0"
 POISON_DAYS = range(10, 17)
 POISON_SHARE = 0.3
-PLANTED = tuple(range(2, 30, 3))
+PLANTED = tuple(range(0, 30, 3))
 LOOK_EVERY = 40
 """Sessions between two looks at the canary."""
 

@@ -1,4 +1,4 @@
-"""The learning loop over a few simulated days; `make soak-loop` is the same over thirty."""
+"""The learning loop over a simulated day; `make soak-loop` is the same over thirty."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_the_same_seed_plays_the_same_session_and_the_world_changes_as_it_says()
 
 
 @pytest.mark.timeout(900)
-def test_three_days_serve_no_planted_policy_and_log_what_was_drawn(tmp_path: Path) -> None:
-    made = month(1, Size(days=3, sessions=60, duels=10), tmp_path)
+def test_a_day_and_its_night_serve_no_planted_policy_and_log_what_was_drawn(tmp_path: Path) -> None:
+    made = month(1, Size(days=1, sessions=170, duels=10), tmp_path)
     found = {finding.name: finding for finding in findings(made)}
     assert found["bad policies planted, served"].shown == "1, 0"
     assert found["propensities recomputed, largest error"].kept
     assert found["days with more sessions than the canary's share"].kept
-    assert len([line for line in made.verdicts if line.startswith("night")]) == 3
+    assert len([line for line in made.verdicts if line.startswith("night")]) == 1
     with transaction(made.url, read_only=True) as connection:
-        assert get_policy(connection, f"planted-{PLANTED[0]:02d}").stage in ("rejected", "candidate")
+        assert get_policy(connection, f"planted-{PLANTED[0]:02d}").stage == "rejected"
