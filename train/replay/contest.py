@@ -39,6 +39,7 @@ def play_cell(contest: Contest, policies: tuple[str, ...]) -> list[dict[str, Any
     """Rows of one cell. `policies` () is all; baselines are played anyway, since the best of them is the measure."""
     entries = [
         *baseline_entries(contest),
+        cloned_entry(contest),
         *published_entries(contest),
         *learned_entries(contest),
         *bound_entries(contest),
@@ -86,9 +87,13 @@ def baseline_entries(contest: Contest) -> Iterator[Entry]:
             baseline=True,
             numbers=tuned.numbers,
         )
-    cloned = contest.learned.clone.rule(study.seen)
-    earned = quality_per_turn(training.play(cloned))
-    yield Entry("behaviour-cloning", test.play(cloned), training_quality=earned, baseline=True)
+
+
+def cloned_entry(contest: Contest) -> Entry:
+    """What the log's policy did, imitated."""
+    cloned = contest.learned.clone.rule(contest.study.seen)
+    earned = quality_per_turn(contest.training.play(cloned))
+    return Entry("behaviour-cloning", contest.test.play(cloned), training_quality=earned, baseline=True)
 
 
 def learned_entries(contest: Contest) -> Iterator[Entry]:
@@ -143,7 +148,7 @@ def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str,
     smaller = re_boarded(contest.test, absent)
     known = [k for k in range(len(contest.study.graded.models)) if k != model]
     entries = [
-        *(entry for entry in baseline_entries(there) if entry.policy != "behaviour-cloning"),
+        *baseline_entries(there),
         _served(there, "ours", served.gated),
         Entry("ours-not-offered", renamed(smaller.play(as_rule(served.gated, absent.seen)), known), 0.0),
         Entry("ours-trained", contest.test.play(as_rule(contest.served.gated, contest.study.seen)), 0.0),
