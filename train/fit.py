@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
 from policy import network
 from policy.features import COST_MASSES
@@ -18,6 +19,7 @@ from policy.parameters import Sizes
 from train.config import FitConfig, RelabelConfig, TrainConfig
 from train.cql import Params, draw_batch, loss, polyak
 from train.episodes import Episodes
+from train.mesh import everywhere, split
 from train.quality import QualityModel, fit_quality, folds_of
 from train.relabel import Turns
 
@@ -43,13 +45,24 @@ class Fitted:
     transitions: int
 
 
-def fit(episodes: Episodes, config: TrainConfig, key: Array, progress: Progress | None = None) -> Fitted:
-    """Grade what was not graded, then learn values-to-go by CQL under relabelled budgets."""
+def fit(
+    episodes: Episodes,
+    config: TrainConfig,
+    key: Array,
+    progress: Progress | None = None,
+    batch_sharding: NamedSharding | None = None,
+) -> Fitted:
+    """Grade what was not graded, then learn values-to-go by CQL under relabelled budgets.
+
+    `batch_sharding` (train/mesh.py) splits every step over devices; without it one device does all.
+    """
     quality, grades = grade(episodes, config)
     turns, weights = device_turns(episodes, grades, config)
     sizes = Sizes(hidden=config.fit.hidden, joint=config.fit.joint, members=config.fit.members)
     init_key, train_key = jax.random.split(key)
-    params, curve = train(initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress)
+    params, curve = train(
+        initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress, batch_sharding
+    )
     return Fitted(params, sizes, quality, curve, episodes.turns)
 
 
@@ -144,31 +157,44 @@ def train(
     relabel: RelabelConfig,
     key: Array,
     progress: Progress | None = None,
+    batch_sharding: NamedSharding | None = None,
 ) -> tuple[Params, tuple[dict[str, float], ...]]:
     """Adam on the CQL loss, in compiled scans of CHUNK_STEPS. Same data, config and key: the same parameters."""
     steps = whole_chunks(config.steps)
     target = jax.tree.map(jnp.copy, params)
     carry = (params, target, optimizer(config).init(params))
+    if batch_sharding is not None:
+        carry, turns, cdf = everywhere((carry, turns, cdf), batch_sharding)
     curve = []
     for start in range(0, steps, CHUNK_STEPS):
         keys = jax.random.split(jax.random.fold_in(key, start), CHUNK_STEPS)
-        carry, info = chunk(carry, keys, turns, cdf, config, relabel)
+        if batch_sharding is not None:
+            keys = everywhere(keys, batch_sharding)
+        carry, info = chunk(carry, keys, turns, cdf, config, relabel, batch_sharding)
         curve.append({"step": float(start + CHUNK_STEPS)} | {name: float(value) for name, value in info.items()})
         if progress is not None:
             progress(start + CHUNK_STEPS, steps)
     return carry[0], tuple(curve)
 
 
-@partial(jax.jit, static_argnames=("config", "relabel"), donate_argnames="carry", compiler_options=COMPILER)
+@partial(
+    jax.jit, static_argnames=("config", "relabel", "batch_sharding"), donate_argnames="carry", compiler_options=COMPILER
+)
 def chunk(
-    carry: Carry, keys: Array, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig
+    carry: Carry,
+    keys: Array,
+    turns: Turns,
+    cdf: Array,
+    config: FitConfig,
+    relabel: RelabelConfig,
+    batch_sharding: NamedSharding | None = None,
 ) -> tuple[Carry, dict[str, Array]]:
     """As many steps as there are keys. One compilation serves every fit of the same shapes and config."""
     masses = jnp.asarray(COST_MASSES)
 
     def step(carry: Carry, step_key: Array) -> tuple[Carry, dict[str, Array]]:
         params, target, state = carry
-        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
+        batch = split(draw_batch(step_key, turns, masses, cdf, config, relabel), batch_sharding)
         (_, info), gradient = jax.value_and_grad(loss, has_aux=True)(params, target, batch, config, relabel)
         updates, state = optimizer(config).update(gradient, state, params)
         params = optax.apply_updates(params, updates)

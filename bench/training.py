@@ -1,0 +1,125 @@
+"""How fast the trainer is: `python -m bench.training [--sessions 10000] [--steps 200] [--devices 1,2,4,8]`.
+
+Composes sessions of four turns and two models, relabelled under budgets as the paper's 10,000 are (2.38 M transitions),
+and prints: transitions a second on the fly (terms drawn in the compiled step) and materialised (the published
+baseline), the most memory, and the same fit over forced host devices, each in a process of its own, with the largest
+difference of a parameter from one device's. Forced devices share the same cores: they show sameness, not speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+import numpy as np
+
+from policy.features import CANDIDATE_DIM, STATE_DIM
+from policy.mdp import COST_LEVELS
+from train.config import FitConfig, QualityConfig, TrainConfig
+from train.episodes import Episodes, blank_episodes
+from train.fit import fit
+from train.mesh import data_parallel
+from train.published import PublishedConfig, largest_budget_usd, relabelled
+
+TURNS, MODELS = 4, 2
+PATHS = 16
+"""10,000 sessions under five budgets, truncated, make 2.38 M transitions with about so many paths a session."""
+
+
+def composed(sessions: int) -> Episodes:
+    """Random turns with every model graded: what a step costs does not depend on what they say."""
+    generator = np.random.default_rng(0)
+    names = [str(i) for i in range(sessions)]
+    blank = blank_episodes(
+        names, ["t"] * sessions, ("small", "large"), ("p",), (sessions, TURNS, MODELS, STATE_DIM, CANDIDATE_DIM)
+    )
+    shape = (sessions, TURNS, MODELS)
+    scores = generator.random(shape).astype(np.float32)
+    bills_usd = (np.array([1e-4, 1e-3]) * generator.lognormal(0.0, 0.5, shape)).astype(np.float32)
+    every = np.ones(shape, np.bool_)
+    return replace(
+        blank,
+        valid=every[..., 0],
+        state=generator.standard_normal((sessions, TURNS, STATE_DIM), np.float32),
+        mask=every,
+        offered=every,
+        model=np.tile(np.arange(MODELS, dtype=np.int32), (sessions, TURNS, 1)),
+        cost_quantiles_usd=np.repeat(bills_usd[..., None], len(COST_LEVELS), axis=-1),
+        reward=scores[..., 0],
+        cost_usd=bills_usd[..., 0],
+        scores=scores,
+        bills_usd=bills_usd,
+    )
+
+
+def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict[str, Any]:
+    """One fit in this process; the parameters go to `kept`."""
+    episodes = composed(sessions)
+    config = TrainConfig(fit=FitConfig(steps=steps), quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=64))
+    marks: list[float] = []
+    sharding = data_parallel(devices) if devices > 1 else None
+    fitted = fit(episodes, config, jax.random.key(0), lambda done, total: marks.append(time.perf_counter()), sharding)
+    if kept is not None:
+        np.savez(kept, *(np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)))
+    # The first chunk compiles; the others are timed.
+    rate = config.fit.batch_size * 100 * (len(marks) - 1) / (marks[-1] - marks[0]) if len(marks) > 1 else float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"devices": devices, "transitions_per_s": rate, "peak_gib": peak}
+
+
+def materialised(sessions: int) -> dict[str, Any]:
+    """Relabelling beforehand, as published: how many transitions, how long, how large."""
+    episodes = composed(sessions)
+    began = time.perf_counter()
+    rows = relabelled(episodes, largest_budget_usd(episodes), PublishedConfig(paths=PATHS), 0)
+    seconds = time.perf_counter() - began
+    return {
+        "transitions": len(rows.row),
+        "seconds": seconds,
+        "mib": sum(np.asarray(column).nbytes for column in rows) / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--devices", default="1,2,4,8")
+    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.keep is not None:
+        print(json.dumps(measured(options.sessions, options.steps, int(options.devices), options.keep)))
+        return
+    found = materialised(options.sessions)
+    print(f"materialised: {found['transitions']:,} transitions in {found['seconds']:.1f} s, {found['mib']:.0f} MiB")
+    with TemporaryDirectory() as folder:
+        first: list[np.ndarray] | None = None
+        for devices in options.devices.split(","):
+            kept = Path(folder) / f"{devices}.npz"
+            command = [sys.executable, "-m", "bench.training", "--devices", devices, "--keep", str(kept)]
+            command += ["--sessions", str(options.sessions), "--steps", str(options.steps)]
+            flags = f"--xla_force_host_platform_device_count={devices}"
+            done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, check=True)
+            row = json.loads(done.stdout)
+            with np.load(kept) as arrays:
+                leaves = [arrays[name] for name in arrays.files]
+            first = leaves if first is None else first
+            apart = max(float(np.abs(a - b).max()) for a, b in zip(first, leaves, strict=True))
+            print(
+                f"{devices} devices: {row['transitions_per_s']:,.0f} transitions/s on the fly, "
+                f"peak {row['peak_gib']:.1f} GiB, parameters within {apart:.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()
