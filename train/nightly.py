@@ -176,7 +176,7 @@ def fit_candidates(
         "hazard": list(tuned[0].recipe.horizon.hazard),
         "quality_model": {
             "out_of_fold_error": fitted.quality.out_of_fold_error,
-            "slope": dict(zip(training.models, fitted.quality.slope.tolist(), strict=True)),
+            "slope": dict(zip(training.models, fitted.quality.slope[:, 1].tolist(), strict=True)),
             "mean_quality": dict(zip(training.models, fitted.quality.means.tolist(), strict=True)),
             "graded_turns": dict(zip(training.models, fitted.quality.rows.tolist(), strict=True)),
         },
