@@ -148,7 +148,7 @@ async def test_a_full_disk_is_503_and_space_brings_the_bill_back(sqlite_url: str
             for _ in range(200):
                 await bench.held(1, row={"request_text": "x" * 4_000})
         with pytest.raises(LedgerUnavailable):
-            await bench.ledger.settle(bench.bill(op, 40, session_memory="m" * 200_000))
+            await bench.ledger.settle(bench.bill(op, 40, session_memory='{"set": {"note": "%s"}}' % ("m" * 200_000)))
         connection.execute("PRAGMA max_page_count = 1000000")
         await until(lambda: bench.ledger.unresolved == 0, seconds=5)
         assert (await bench.show()).balance.spent_nanousd == 40

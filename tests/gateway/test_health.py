@@ -41,4 +41,4 @@ async def test_metrics_are_prometheus_text_refreshed_when_asked_for() -> None:
 
 def test_no_label_takes_a_value_that_a_client_can_choose() -> None:
     labels = {label for collector in vars(Metrics()).values() for label in getattr(collector, "_labelnames", ())}
-    assert labels <= {"model", "status", "code", "kind", "lane", "action"}
+    assert labels <= {"model", "status", "code", "kind", "lane", "action", "outcome"}
