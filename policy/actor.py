@@ -1,7 +1,7 @@
 """A checkpoint at work: the learned policy, and rules that read the network's quality. Importing this imports JAX.
 
-The jitted function closes over the parameters and has two shapes for ever (SERVED_SHAPES rows, padding masked), so
-after the warm-up nothing compiles. Everything around it, masks and draw included, is the NumPy that the rules use.
+The jitted function has two shapes for ever (SERVED_SHAPES rows, padding masked), so after the warm-up nothing compiles.
+Everything around it, masks and draw included, is the NumPy that the rules use.
 """
 
 from __future__ import annotations
@@ -61,25 +61,27 @@ class Values:
     scores: FloatArray
 
 
+@jax.jit
+def forward(params: network.Params, state: Any, rows: Any, money: Any, quantiles: Any, masks: Any) -> Any:
+    """The fields of `Values` for padded rows, (4, K). money (6,); masks (2, K): considered, allowed.
+
+    The parameters are arguments: one compilation serves every checkpoint of the same sizes.
+    """
+    considered, allowed = masks
+    heads = network.heads(params, state, rows, money[0], money[1], money[2], money[3], quantiles, considered)
+    scores = planning.lower_confidence_scores(
+        heads.q_quality, heads.q_cost_usd, allowed, money[3], money[4], money[5], xp=jnp
+    )
+    means = (heads.turn_quality, heads.q_quality, heads.q_cost_usd)
+    return jnp.stack([*(head.mean(axis=0) for head in means), scores])
+
+
 class NetworkValues:
-    """The network of one checkpoint, compiled once for each of SERVED_SHAPES; `compilations` stays at their number."""
+    """The network of one checkpoint; compiled once for each of SERVED_SHAPES, unless its sizes were served before."""
 
     def __init__(self, params: dict[str, dict[str, FloatArray]], horizon: Horizon = DEFAULT_HORIZON) -> None:
-        constants: network.Params = jax.tree.map(jnp.asarray, params)
+        self._params: network.Params = jax.tree.map(jnp.asarray, params)
         self._horizon = horizon
-        self.compilations = 0
-
-        def forward(state: Any, rows: Any, money: Any, quantiles: Any, masks: Any) -> Any:
-            self.compilations += 1  # runs when traced, not when called
-            considered, allowed = masks
-            heads = network.heads(constants, state, rows, money[0], money[1], money[2], money[3], quantiles, considered)
-            scores = planning.lower_confidence_scores(
-                heads.q_quality, heads.q_cost_usd, allowed, money[3], money[4], money[5], xp=jnp
-            )
-            means = (heads.turn_quality, heads.q_quality, heads.q_cost_usd)
-            return jnp.stack([*(head.mean(axis=0) for head in means), scores])
-
-        self._forward = jax.jit(forward)
 
     def values(
         self,
@@ -113,7 +115,7 @@ class NetworkValues:
             ],
             np.float32,
         )
-        found = np.asarray(self._forward(encoded.state, candidates, money, quantiles, masks))[:, :count]
+        found = np.asarray(forward(self._params, encoded.state, candidates, money, quantiles, masks))[:, :count]
         if not (np.isfinite(money).all() and np.isfinite(found).all()):
             raise PolicyFault("money, horizon, lambda or the network's answer is not finite")
         spread = np.full((4, len(encoded.mask)), np.nan, np.float32)

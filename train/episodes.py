@@ -168,14 +168,16 @@ def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms
         if session.turns:
             kept.append(session)
     kept.sort(key=lambda session: (session.tenant_id, session.session_id))
+    policies = Counter(turn["policy_id"] for session in kept for turn in session.turns)
+    models = Counter(turn["names"][turn["action"]] for session in kept for turn in session.turns)
     episodes = _padded(kept)
     return episodes, LogReport(
         sessions=episodes.sessions,
         turns=episodes.turns,
         excluded=dict(excluded),
         labels=dict(labels),
-        policies=dict(Counter(turn["policy_id"] for session in kept for turn in session.turns)),
-        models=dict(Counter(turn["names"][turn["action"]] for session in kept for turn in session.turns)),
+        policies=dict(policies),
+        models=dict(models),
     )
 
 
@@ -262,14 +264,14 @@ def _number(value: object) -> float:
 
 
 def _padded(sessions: Sequence[_Session]) -> Episodes:
-    turns = [turn for session in sessions for turn in session.turns]
-    models = tuple(sorted({name for turn in turns for name in turn["names"]}))
-    policy_ids = tuple(sorted({turn["policy_id"] for turn in turns}))
+    """The sessions as arrays. Their turns are let go as they are placed: the log is never held twice."""
+    models = tuple(sorted({name for session in sessions for turn in session.turns for name in turn["names"]}))
+    policy_ids = tuple(sorted({turn["policy_id"] for session in sessions for turn in session.turns}))
     s = len(sessions)
     t = max((len(session.turns) for session in sessions), default=1)
-    k = max((len(turn["names"]) for turn in turns), default=1)
-    d = turns[0]["state"].size if turns else 1
-    c = turns[0]["candidates"].shape[1] if turns else 1
+    k = max((len(turn["names"]) for session in sessions for turn in session.turns), default=1)
+    d = sessions[0].turns[0]["state"].size if sessions else 1
+    c = sessions[0].turns[0]["candidates"].shape[1] if sessions else 1
     e = blank_episodes(
         tuple(x.session_id for x in sessions), tuple(x.tenant_id for x in sessions), models, policy_ids, (s, t, k, d, c)
     )
@@ -296,6 +298,7 @@ def _padded(sessions: Sequence[_Session]) -> Episodes:
             for name in ("cost_usd", "remaining_usd", "budget_usd", "lambda_per_usd", "expected_turns"):
                 getattr(e, name)[i, j] = turn[name]
             e.policy[i, j] = policy_index[turn["policy_id"]]
+        session.turns.clear()
     return e
 
 

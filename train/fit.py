@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
+from numpy.typing import NDArray
 
 from policy import network
 from policy.features import COST_MASSES
@@ -29,7 +30,7 @@ Carry = tuple[Params, Params, optax.OptState]
 
 COMPILER = {"xla_backend_optimization_level": 1}
 """Steps are as fast as at the default level, and compiling takes half as long where cores are shared."""
-PAD_ROWS = 256
+PAD_ROWS = 1024
 CHUNK_STEPS = 100
 """Gradient steps between two looks at the progress bar; one compiled scan."""
 
@@ -108,32 +109,34 @@ def device_turns(
     weights = np.where(graded > 0, 1.0, config.fit.imputed_weight).astype(np.float32)
     spent = np.cumsum(episodes.cost_usd, axis=1) - episodes.cost_usd
     left = (episodes.lengths[:, None] - np.arange(valid.shape[1])[None, :]).astype(np.float32)
-    turns = Turns(
-        state=jnp.asarray(episodes.state[valid], jnp.float16),
-        candidates=jnp.asarray(episodes.candidates[valid], jnp.float16),
-        cost_quantiles_usd=jnp.asarray(episodes.cost_quantiles_usd[valid], jnp.float32),
-        mask=jnp.asarray(episodes.mask[valid]),
-        action=jnp.asarray(episodes.action[valid]),
-        bills_usd=jnp.asarray(episodes.known_bills_usd()[valid]),
-        grades=jnp.asarray(scores),
-        weights=jnp.asarray(weights),
-        graded=jnp.asarray(graded),
-        spent_usd=jnp.asarray(spent[valid], jnp.float32),
-        left=jnp.asarray(left[valid]),
-    )
     per_session = tenant_weights(episodes, config.log.tenant_weight_cap)
     per_turn = np.broadcast_to(per_session[:, None], valid.shape)[valid]
-    return padded(turns, jnp.asarray(np.cumsum(per_turn), jnp.float32))
+    missing = padded_rows(episodes.turns) - episodes.turns
+
+    def device(x: NDArray[Any], dtype: Any = None) -> Array:
+        # Rows repeated, never drawn: logs of about a size share one compilation.
+        return jnp.asarray(np.pad(x.astype(dtype or x.dtype), [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge"))
+
+    turns = Turns(
+        state=device(episodes.state[valid], np.float16),
+        candidates=device(episodes.candidates[valid], np.float16),
+        cost_quantiles_usd=device(episodes.cost_quantiles_usd[valid], np.float32),
+        mask=device(episodes.mask[valid]),
+        action=device(episodes.action[valid]),
+        bills_usd=device(episodes.known_bills_usd()[valid]),
+        grades=device(scores),
+        weights=device(weights),
+        graded=device(graded),
+        spent_usd=device(spent[valid], np.float32),
+        left=device(left[valid]),
+    )
+    return turns, device(np.cumsum(per_turn), np.float32)
 
 
-def padded(turns: Turns, cdf: Array) -> tuple[Turns, Array]:
-    """Rows repeated up to a round number, never drawn: logs of about a size share one compilation."""
-    missing = -len(cdf) % PAD_ROWS
-
-    def grown(x: Array) -> Array:
-        return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-
-    return Turns(*(grown(x) for x in turns)), grown(cdf)
+def padded_rows(rows: int) -> int:
+    """The next of the sizes that are compiled for: steps of a quarter of the size, of PAD_ROWS at least."""
+    step = max(PAD_ROWS, (1 << rows.bit_length()) // 8)
+    return rows + -rows % step
 
 
 def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:

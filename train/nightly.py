@@ -101,10 +101,11 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     then = replace(job, now_ms=lambda: int(begun["now_ms"]))
     episodes, log = read_log(then, config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+    del episodes  # both parts are copies: a long log is not held twice
     sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
     folder.write("log", finite(log) | sizes)
     if training.turns < MIN_TURNS_TO_FIT or not untouched.turns:
-        verdict, evaluation, fitting = too_little(episodes, config), {}, {}
+        verdict, evaluation, fitting = too_little(log.sessions, config), {}, {}
     else:
         fitting = folder.read("fit") or fit_candidates(job, config, folder, held.run_id, training)
         evaluation = folder.read("evaluation") or evaluate_candidates(
@@ -298,8 +299,8 @@ def close(
     return published
 
 
-def too_little(episodes: Episodes, config: TrainConfig) -> Verdict:
-    reason = f"not enough data: {episodes.sessions:,} of about {needed_sessions(config):,} sessions in the log"
+def too_little(sessions: int, config: TrainConfig) -> Verdict:
+    reason = f"not enough data: {sessions:,} of about {needed_sessions(config):,} sessions in the log"
     return Verdict("not enough data", None, (reason,))
 
 

@@ -39,9 +39,10 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
         yield _heading("Candidates on untouched sessions")
         yield _candidates(evaluation)
         yield _gains(evaluation)
-    if report.get("drift"):
+    if report.get("health"):
         yield _heading("Drift and health")
-        yield _drift(report["drift"])
+        # A finding's note says all of it; the findings themselves are for machines.
+        yield _section({name: value for name, value in report["health"].items() if name != "findings"})
     log = report.get("log") or {}
     if log:
         yield _heading("What was learnt from")
@@ -96,12 +97,16 @@ def _gains(evaluation: Mapping[str, Any]) -> str:
     return _table(("gain over the incumbent", "doubly robust", "per-decision weighted IS"), rows)
 
 
-def _drift(found: Any) -> str:
-    """Whatever the drift section holds: findings as a list, mappings as tables."""
+def _section(found: Any) -> str:
+    """Whatever a section holds: notes as a list, mappings as tables."""
     if isinstance(found, Mapping):
-        plain = [(str(name), value) for name, value in found.items() if not isinstance(value, Mapping | list)]
+        plain = [
+            (str(name).replace("_", " "), value)
+            for name, value in found.items()
+            if not isinstance(value, Mapping | list)
+        ]
         nested = [
-            f"<h3>{escape(str(name).replace('_', ' '))}</h3>{_drift(value)}"
+            f"<h3>{escape(str(name).replace('_', ' '))}</h3>{_section(value)}"
             for name, value in found.items()
             if isinstance(value, Mapping | list) and value
         ]

@@ -41,7 +41,7 @@ from policy.mdp import Policy
 from policy.parameters import Sizes, parameter_shapes
 from policy.reload import DEFAULT_RULE, PolicySlot
 from tests.harness.month_world import DAY_MS, LAMBDA_PER_USD, START_MS, Outcome, greedy, plan, play
-from train.config import FitConfig, GateConfig, LogConfig, OpeConfig, TrainConfig
+from train.config import FitConfig, GateConfig, LogConfig, OpeConfig, PlanConfig, TrainConfig
 from train.nightly import Nightly, run
 
 F64 = NDArray[np.float64]
@@ -67,7 +67,8 @@ class Size:
 NIGHT = TrainConfig(
     log=LogConfig(since_days=8.0, max_sessions=1_600),
     fit=FitConfig(steps=200, batch_size=64, hidden=32, joint=32, members=2),
-    ope=OpeConfig(bootstrap=400, tuning_sessions=30, max_sessions=300),
+    plan=PlanConfig(samples=64, turns=6, contexts_tokens=(0.0, 2000.0)),
+    ope=OpeConfig(bootstrap=400, tuning_sessions=20, max_sessions=220),
     gate=GateConfig(min_sessions=60, max_starved_increase=0.05),
 )
 """A night's settings, small enough for thirty nights in minutes."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from policy import network, planning
+from policy import actor, network, planning
 from policy.actor import SERVED_SHAPES, LearnedPolicy, NetworkQuality, NetworkValues, policy_from, shortlist
 from policy.baselines import Pacing, Resolving, Strongest, Threshold, TunedLambda
 from policy.checkpoint import Recipe, load, save
@@ -54,15 +55,39 @@ def test_propensities_recomputed_from_the_observation_are_those_logged() -> None
         assert float(decision.probabilities[view.mask].sum(dtype=np.float64)) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_nothing_compiles_after_the_first_call_of_each_shape() -> None:
+def test_nothing_compiles_after_the_first_call_of_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = counted_forward(monkeypatch)
     policy = LearnedPolicy("fresh", NetworkValues(numpy_params(2)))
     rng = np.random.default_rng(2)
     for count in SERVED_SHAPES:
         policy.decide(observation([candidate(str(k), 0.001 * (k + 1)) for k in range(count)]), 0.5)
-    assert policy.network.compilations == len(SERVED_SHAPES)
+    assert traced == list(SERVED_SHAPES)
     for _ in range(60):
         policy.decide(random_observation(rng, most_candidates=30), float(rng.random()))
-    assert policy.network.compilations == len(SERVED_SHAPES)
+    assert traced == list(SERVED_SHAPES)
+
+
+def test_the_next_checkpoint_of_the_same_sizes_compiles_nothing_and_answers_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced = counted_forward(monkeypatch)
+    seen = observation([candidate("a", 0.001), candidate("b", 0.002)])
+    answers = [LearnedPolicy("p", NetworkValues(numpy_params(seed))).decide(seen, 0.5).q_quality for seed in (3, 4)]
+    assert traced == [SERVED_SHAPES[0]]
+    assert not np.allclose(answers[0], answers[1])
+
+
+def counted_forward(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every shape that is traced from here on: a jitted function runs its Python only to be compiled."""
+    traced: list[int] = []
+    untraced = inspect.unwrap(actor.forward)
+
+    def forward(params: Any, state: Any, rows: Any, money: Any, quantiles: Any, masks: Any) -> Any:
+        traced.append(len(rows))
+        return untraced(params, state, rows, money, quantiles, masks)
+
+    monkeypatch.setattr(actor, "forward", jax.jit(forward))
+    return traced
 
 
 def test_the_order_of_the_catalogue_does_not_matter_to_the_learned_policy() -> None:

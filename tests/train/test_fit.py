@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.train.test_episodes import a_log, read
 from train.config import FitConfig, TrainConfig
-from train.fit import fit
+from train.fit import fit, padded_rows
 from train.presets import calibrate_presets, learn_horizon
 
 TINY = TrainConfig(fit=FitConfig(steps=100, batch_size=32, hidden=16, joint=16, members=2))
@@ -35,6 +35,12 @@ def test_the_loss_falls_and_every_parameter_stays_finite(tmp_path: Path) -> None
     fitted = fit(episodes, replace(TINY, fit=replace(TINY.fit, steps=300)), jax.random.key(0))
     assert fitted.curve[-1]["critic/loss"] < fitted.curve[0]["critic/loss"]
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(fitted.params))
+
+
+def test_logs_of_about_a_size_have_one_shape_and_grow_by_a_quarter_at_most() -> None:
+    assert [padded_rows(n) for n in (1, 1_024, 1_025, 4_097)] == [1_024, 1_024, 2_048, 5_120]
+    # 2^18 / 4 = 65,536: seven of them hold 450,000.
+    assert padded_rows(450_000) == 458_752
 
 
 def test_the_horizon_is_the_share_that_ends_at_each_turn() -> None:

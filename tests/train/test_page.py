@@ -35,7 +35,13 @@ REPORT: dict[str, Any] = {
         },
         "gain": {"run-learned": {**SCORE, "second_opinion": {"mean": None, "low": None, "high": None}}},
     },
-    "drift": {"findings": ["prices of sim-mid fell"], "latency": [{"model": "a&b", "ratio": 3.0}]},
+    "health": {
+        "recent_sessions": 120,
+        "compared": True,
+        "calibration": {"cost_ratio": 3.0, "quality_bias": None},
+        "findings": [{"kind": "price", "text": "prices of sim-mid fell"}],
+        "notes": ["prices of sim-mid fell", "a&b is new"],
+    },
     "config": {"seed": 0},
 }  # fmt: skip
 
@@ -58,7 +64,8 @@ def text(made: str) -> str:
 def test_the_page_has_verdict_numbers_exclusions_and_drift() -> None:
     shown = text(page(REPORT))
     for part in ("promote run-learned", "gain +0.0500", "published as canary", "0.5000 [0.2500, 0.7500]", "unknown",
-                 "rule:resolving (incumbent)", "failed", "prices of sim-mid fell", "1,234", "1.0%"):  # fmt: skip
+                 "rule:resolving (incumbent)", "failed", "prices of sim-mid fell", "a&amp;b is new", "1,234", "1.0%",
+                 "quality bias"):  # fmt: skip
         assert part in shown
 
 
