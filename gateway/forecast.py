@@ -72,8 +72,10 @@ class OutputForecast:
         seen = self._evidence.get(model)
         if seen is not None and not seen.quantiles:
             seen.quantiles = _quantiles(seen.mean_log, seen.variance_log)
+        unlimited = _PRIOR if seen is None else seen.quantiles
         limit = float(limit_tokens)
-        return tuple([min(tokens, limit) for tokens in (_PRIOR if seen is None else seen.quantiles)])
+        # They ascend: where the last is within the limit, all are.
+        return unlimited if unlimited[-1] <= limit else tuple([min(tokens, limit) for tokens in unlimited])
 
 
 def _quantiles(mean_log: float, variance_log: float) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ The caller caches per conversation prefix: the functions here are pure.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -203,4 +204,4 @@ def _both_ends(text: str) -> str:
 
 
 def _log_scaled(count: int, log_scale: float) -> float:
-    return float(np.log1p(max(count, 0)) / log_scale)
+    return math.log1p(max(count, 0)) / log_scale
