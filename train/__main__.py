@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from datetime import date as calendar_date
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from train.bar import Bar
 from train.errors import InputError
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
     from train.config import TrainConfig
+    from train.nightly import Nightly
 
 BAD_INPUT = 2
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
@@ -25,6 +28,9 @@ Training = Annotated[Path | None, typer.Option("--training", help="YAML with tra
 Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
 LogFolder = Annotated[
     Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the database's own log.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Use this replay folder instead of a gateway's log.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
 
@@ -47,7 +53,7 @@ def nightly(
     settings, chosen = _settings(config), _training(training, seed)
     from train.nightly import Nightly, run
 
-    with _Progress() as progress:
+    with Bar() as progress:
         job = Nightly(
             database_url=settings.general.database_url.reveal(),
             policies=settings.policy,
@@ -69,16 +75,15 @@ def fit(
     seed: Seed = None,
     training: Training = None,
     log: LogFolder = None,
+    data: DataFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Fit and tune candidates on the training part of the log; nothing is published."""
-    settings, chosen = _settings(config), _training(training, seed)
+    chosen = _training(training, seed, data)
     from train import steps
 
-    with _Progress() as progress:
-        result = steps.fit(
-            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show, log
-        )
+    with Bar() as progress:
+        result = steps.fit(_step_job(config, run.parent, log, data, progress), chosen, run, data)
     _print(result, as_json)
     return 0
 
@@ -89,16 +94,15 @@ def evaluate(
     seed: Seed = None,
     training: Training = None,
     log: LogFolder = None,
+    data: DataFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Evaluate the candidates of a `fit` on the untouched part of the log, and say what the gate would."""
-    settings, chosen = _settings(config), _training(training, seed)
+    chosen = _training(training, seed, data)
     from train import steps
 
-    with _Progress() as progress:
-        result = steps.evaluate(
-            settings.general.database_url.reveal(), settings.policy, chosen, run, _now_ms, progress.show, log
-        )
+    with Bar() as progress:
+        result = steps.evaluate(_step_job(config, run.parent, log, data, progress), chosen, run, data)
     _print(result, as_json)
     return 0
 
@@ -133,7 +137,7 @@ def replay(
             orderings=_words(ordering),
             base_contexts=_words(base_context),
         )
-        with _Progress() as progress:
+        with Bar() as progress:
             options = Options(
                 folders=tuple(data),
                 grid=grid,
@@ -181,7 +185,7 @@ def export(
         tenant_id=None if tenant is None else _tenant(url, tenant),
         with_text=text,
     )
-    with _Progress() as progress:
+    with Bar() as progress:
         done = write(job, progress.show)
     if as_json:
         print(json.dumps(done, indent=1, sort_keys=True))
@@ -198,22 +202,25 @@ def frontier(
     tenant: Annotated[str | None, typer.Option(help="Only sessions of this tenant, by name or id.")] = None,
     run: Annotated[Path | None, typer.Option(help="Draw the candidates of this `fit` too.")] = None,
     quality: Annotated[float | None, typer.Option(help="Which budget does this quality per turn need?")] = None,
-    sessions: Annotated[int, typer.Option(min=20, help="Sessions that are played at most.")] = 400,
+    sessions: Annotated[
+        int | None, typer.Option(min=20, help="Sessions that are played at most (default 400; of a folder 60).")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here instead.")] = None,
     seed: Seed = None,
     training: Training = None,
     log: LogFolder = None,
+    data: DataFolder = None,
 ) -> int:
     """Draw quality against cost over lambda and over budgets, with intervals, for the sessions of the log."""
-    settings, chosen = _settings(config), _training(training, seed)
-    from train.frontier_run import Wanted, describe, of_log, write
-    from train.nightly import Nightly
+    chosen = _training(training, seed, data)
+    if data is not None and tenant is not None:
+        raise CommandError("--tenant: a replay folder has no tenants; expected one of --tenant and --data")
+    from train.frontier_run import Wanted, describe, frontier_of, write
 
-    url = settings.general.database_url.reveal()
-    wanted = Wanted(None if tenant is None else _tenant(url, tenant), run, sessions, quality)
-    with _Progress() as progress:
-        job = Nightly(url, settings.policy, out, "", _now_ms, log=log, progress=progress.show)
-        report = of_log(job, chosen, wanted)
+    with Bar() as progress:
+        job = _step_job(config, out, log, data, progress)
+        tenant_id = None if tenant is None else _tenant(job.database_url, tenant)
+        report = frontier_of(job, chosen, Wanted(tenant_id, run, sessions, quality, data))
     files = write(report, out, json_file)
     print("\n".join(describe(report)))
     print(f"written: {', '.join(str(path) for path in files)}")
@@ -240,51 +247,29 @@ def rollout(
     as_json: AsJson = False,
 ) -> int:
     """Play graded multi-turn tasks through every model, as counterfactual trees, under a hard dollar cap."""
-    import asyncio
-    import time
-    import uuid
-
-    from gateway.catalog import load
-    from gateway.master_key import with_stored_master_key
-    from gateway.section import SettingsError
-    from train.rollout.checks import Limits
+    from train.rollout.command import play
     from train.rollout.report import describe
-    from train.rollout.run import Rollout, cap, plan_for, run
-    from train.rollout.tasks import read_tasks
 
-    try:
-        settings, catalog = load(config, os.environ)
-        key = with_stored_master_key(settings).settings.general.master_key
-    except SettingsError as error:
-        raise CommandError("\n".join(error.problems)) from error
-    assert key is not None
-    found = read_tasks(tasks)
-    plan = plan_for(
-        found,
-        catalog,
-        models=tuple(models.split(",")) if models else (),
-        depth=depth,
-        branches=branches,
-        seed=seed,
-        max_tokens=max_tokens,
-        judge=judge,
-        user=user,
-    )
-    with _Progress() as progress:
-        job = Rollout(
-            folder=out,
+    with Bar() as progress:
+        report = play(
+            tasks,
+            config,
+            out,
+            max_usd=max_usd,
+            gateway=gateway,
             source=name or out.resolve().name,
-            config=config,
-            url=gateway,
-            master_key=key.reveal(),
-            max_usd=cap(max_usd),
             parallel=parallel,
-            limits=Limits(cpu_s=check_seconds, memory_bytes=check_megabytes * 2**20),
-            now_s=time.time,
-            new_id=lambda: uuid.uuid4().hex[:16],
+            check_seconds=check_seconds,
+            check_megabytes=check_megabytes,
             progress=lambda done, total: progress.show("rollout", done, total),
+            models=tuple(models.split(",")) if models else (),
+            depth=depth,
+            branches=branches,
+            seed=seed,
+            max_tokens=max_tokens,
+            judge=judge,
+            user=user,
         )
-        report = asyncio.run(run(job, plan, found, catalog))
     if as_json:
         _print(report, as_json)
     else:
@@ -313,11 +298,25 @@ def import_logs(
     except SettingsError as error:
         raise CommandError("\n".join(error.problems)) from error
     url = settings.general.database_url.reveal()
-    with _Progress() as progress:
+    with Bar() as progress:
         job = Import(file, catalog, url, settings.policy.directory, _now_ms(), shadow)
         report = run(job, _training(training, seed), progress.show)
     print(json.dumps(report, indent=1, sort_keys=True) if as_json else "\n".join(describe(report)))
     return 0
+
+
+def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, progress: Bar) -> Nightly:
+    """For a step on its own. A replay folder needs no gateway."""
+    from gateway.settings import PolicySettings
+    from train.nightly import Nightly
+
+    if data is not None and log is not None:
+        raise CommandError("--log: expected one of --log and --data, found both")
+    if data is not None:
+        return Nightly("", PolicySettings(), runs, "", _now_ms, progress=progress.show)
+    settings = _settings(config)
+    url = settings.general.database_url.reveal()
+    return Nightly(url, settings.policy, runs, "", _now_ms, log=log, progress=progress.show)
 
 
 def build() -> typer.Typer:
@@ -351,37 +350,6 @@ def run_command(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-class _Progress:
-    """A bar on a terminal, nothing in a pipe."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._step = ""
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, step: str, done: int, total: int) -> None:
-        if self._bar is None:
-            return
-        if step != self._step:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task, self._step = self._bar.add_task(step, total=total or None), step
-        self._bar.update(self._task, completed=done, total=total or None)
-
-
 def _settings(path: Path) -> Settings:
     from gateway.section import SettingsError
     from gateway.settings import load_settings
@@ -403,11 +371,16 @@ def _database_url(path: Path) -> str:
         raise CommandError("\n".join(error.problems)) from error
 
 
-def _training(path: Path | None, seed: int | None) -> TrainConfig:
+def _training(path: Path | None, seed: int | None, data: Path | None = None) -> TrainConfig:
+    """The settings of the file; without one the defaults, for a replay folder those of replay's quick preset."""
     import yaml
 
     from train.config import ConfigError, from_mapping
 
+    if path is None and data is not None:
+        from train.replay.cells import quick
+
+        return replace(quick().training, seed=seed or 0)
     values: object = {}
     if path is not None:
         try:

@@ -42,6 +42,8 @@ class Fitted:
     params: Params
     sizes: Sizes
     quality: QualityModel
+    grades: np.ndarray[Any, np.dtype[np.float64]]
+    """(N, K): every candidate at every valid turn, out of fold."""
     curve: tuple[dict[str, float], ...]
     transitions: int
 
@@ -64,7 +66,7 @@ def fit(
     params, curve = train(
         initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress, batch_sharding
     )
-    return Fitted(params, sizes, quality, curve, episodes.turns)
+    return Fitted(params, sizes, quality, grades, curve, episodes.turns)
 
 
 @partial(jax.jit, static_argnames="sizes", compiler_options=COMPILER)

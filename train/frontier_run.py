@@ -12,24 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.actor import policy_from
-from policy.baselines import LAMBDA_PRESETS
+from policy.baselines import LAMBDA_PRESETS, builtin_rules
 from policy.checkpoint import load
 from policy.exploration import GREEDY
 from policy.mdp import Policy
-from train import artifacts, frontier
+from policy.reload import DEFAULT_RULE
+from train import artifacts, frontier, steps
 from train.candidates import grades_by_turn
+from train.composed import LOOSE_PHI
 from train.config import TrainConfig
-from train.episodes import Episodes, split_by_session
+from train.episodes import Episodes
 from train.errors import InputError
 from train.fit import grade
 from train.frontier import Outcome, Resampled, Sample, Setting
 from train.frontier_plot import draw
-from train.nightly import Nightly, read_log, serving_policy
+from train.nightly import Nightly, serving_policy
 from train.presets import PRESET_SHARES
+from train.steps import candidate_names, material
 
 F64 = NDArray[np.float64]
 
 LEAST_SESSIONS = 20
+LOG_SESSIONS, FOLDER_SESSIONS = 400, 60
+"""Played at most where nothing was said: every policy decides one turn at a time, as it serves."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,23 @@ class Contender:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for. `tenant_id` None: all. `run`: what `seqroute-train fit` left, to be drawn too."""
+    """What the user asked for. `tenant_id` None: all. `run`: what `seqroute-train fit` left, to be drawn too. `data`: a
+    replay folder instead of the log."""
 
     tenant_id: str | None
     run: Path | None
-    sessions: int
+    sessions: int | None
     quality: float | None
+    data: Path | None = None
 
 
-def of_log(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, Any]:
-    """The front of a tenant's own log. Raises InputError when there is too little of it."""
+def frontier_of(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, Any]:
+    """The front of a log or a replay folder. Raises InputError when there is too little of it."""
+    if wanted.data is not None:
+        return _of_folder(job, config, wanted, wanted.data)
     job.step("read")
-    episodes, _ = read_log(job, config)
-    training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+    found = material(job, config)
+    untouched = found.untouched
     if wanted.tenant_id is not None:
         untouched = untouched.take(np.array([t == wanted.tenant_id for t in untouched.tenant_ids], np.bool_))
     if untouched.sessions < LEAST_SESSIONS:
@@ -62,34 +71,50 @@ def of_log(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, Any]:
             f"the log: expected at least {LEAST_SESSIONS} sessions held out for evaluation, found {untouched.sessions}"
         )
     job.step("grade")
-    sample = sampled(training, untouched, config, wanted.sessions)
-    return drawn(job, contenders(job, wanted.run), sample, wanted.quality, {"tenant": wanted.tenant_id})
+    sample = sampled(found.training, untouched, config, LOG_SESSIONS if wanted.sessions is None else wanted.sessions)
+    policies = [_serving(job), *_candidates(wanted.run)]
+    return drawn(job, policies, sample, wanted.quality, {"tenant": wanted.tenant_id})
+
+
+def _of_folder(job: Nightly, config: TrainConfig, wanted: Wanted, data: Path) -> dict[str, Any]:
+    """The default rule and what a fit makes of the folder, on prompts that the fit did not see."""
+    sessions = FOLDER_SESSIONS if wanted.sessions is None else wanted.sessions
+    found = steps.material(job, config, data, phis=(LOOSE_PHI,), untouched_sessions=sessions)
+    run = wanted.run or job.runs / "fit"
+    if wanted.run is None:
+        fitted = steps.fit_on(found, job, config, run)
+        if "reasons" in fitted:
+            raise InputError(f"{data}: {fitted['reasons'][0]}")
+    rule = Contender(builtin_rules(GREEDY)[DEFAULT_RULE], LAMBDA_PRESETS)
+    sample = sampled(found.training, found.untouched, config, sessions)
+    return drawn(job, [rule, *_candidates(run)], sample, wanted.quality, {"folder": data.name})
 
 
 def sampled(training: Episodes, untouched: Episodes, config: TrainConfig, sessions: int) -> Sample:
     """At most so many untouched sessions, graded by a reward model that never saw them; known grades stay."""
-    quality, _ = grade(training, config)
     played = untouched.take(np.arange(min(untouched.sessions, sessions)))
+    known = played.scores.astype(np.float64)
+    if np.isfinite(known[played.valid]).all():
+        return Sample(played, np.nan_to_num(known), config.seed, config.ope.weight_cap)
+    quality, _ = grade(training, config)
     index = np.maximum(played.model[played.valid], 0)
     predicted = quality.predict(played.state[played.valid].astype(np.float64))
     grades = grades_by_turn(played, np.take_along_axis(predicted, index, axis=1))
-    known = played.scores.astype(np.float64)
     return Sample(played, np.where(np.isfinite(known), known, grades), config.seed, config.ope.weight_cap)
 
 
-def contenders(job: Nightly, run: Path | None) -> list[Contender]:
-    """What serves now, without exploration; and the candidates of a run."""
+def _serving(job: Nightly) -> Contender:
+    """What serves now, without exploration."""
     policy, note = serving_policy(job, GREEDY)
     checkpoint = job.policies.directory / str(note["policy_id"])
-    presets = load(checkpoint).recipe.lambda_presets if checkpoint.is_dir() else LAMBDA_PRESETS
-    found = [Contender(policy, presets)]
-    if run is not None:
-        names = sorted(path.name for path in (run / "candidates").iterdir()) if (run / "candidates").is_dir() else []
-        if not names:
-            raise InputError(f"--run: expected a folder that `seqroute-train fit` wrote, found no candidates in {run}")
-        kept = artifacts.candidates(run, names)
-        found += [Contender(policy_from(loaded, GREEDY), loaded.recipe.lambda_presets) for loaded in kept]
-    return found
+    return Contender(policy, load(checkpoint).recipe.lambda_presets if checkpoint.is_dir() else LAMBDA_PRESETS)
+
+
+def _candidates(run: Path | None) -> list[Contender]:
+    if run is None:
+        return []
+    kept = artifacts.candidates(run, candidate_names(run))
+    return [Contender(policy_from(loaded, GREEDY), loaded.recipe.lambda_presets) for loaded in kept]
 
 
 def drawn(
@@ -97,7 +122,7 @@ def drawn(
 ) -> dict[str, Any]:
     """Play every sweep and put the report together."""
     lambdas, budgets = frontier.lambda_settings(sample.episodes), frontier.budget_settings(sample.episodes)
-    total = len(sample.episodes.models) + len(policies) * (len(lambdas) + len(budgets) + len(PRESET_SHARES) + 1)
+    total = len(sample.episodes.models) + len(policies) * (len(lambdas) + len(budgets))
     done = iter(range(1, total + 1))
     job.step("play", 0, total)
 
@@ -111,7 +136,7 @@ def drawn(
         over_lambda = frontier.sweep(contender.policy, lambdas, sample, step)
         over_budget = frontier.sweep(contender.policy, budgets, sample, step)
         presets = {
-            name: frontier.sweep(contender.policy, [Setting(price)], sample, step)[0]
+            name: over_lambda[0] if price == 0 else frontier.outcome(contender.policy, Setting(price), sample)
             for name, price in contender.presets.items()
         }
         found.append(_policy(contender, over_lambda, over_budget, presets, quality, resampled))

@@ -166,7 +166,7 @@ def fit_candidates(
         training, config, jax.random.key(config.seed), lambda done, total: job.step("fit", done, total)
     )
     job.step("tune")
-    tuned, tried = propose(fitted, training, training_grades(training, config), config, run_id)
+    tuned, tried = propose(fitted, training, grades_by_turn(training, fitted.grades), config, run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     kept = [(with_report(item.recipe, {"tuned_score": item.score}), item.params) for item in tuned]
     artifacts.keep(folder.path, kept, fitted.quality)
@@ -195,18 +195,20 @@ def evaluate_candidates(
     untouched: Episodes,
     names: list[str],
     waiting: Sequence[Loaded] = (),
+    against: tuple[Policy, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on.
 
     `waiting` are policies of earlier nights, or of operators, that ask to serve too; what they were fitted on may hold
-    sessions that are untouched here, so one of them is taken only where no fresh candidate passes.
+    sessions that are untouched here, so one of them is taken only where no fresh candidate passes. `against` takes the
+    place of what serves now, with a note on it.
     """
     job.step("evaluate")
     exploration = Exploration(floor=job.policies.exploration_floor)
     kept = [*artifacts.candidates(folder.path, names), *waiting]
     candidates = {loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in kept}
     tuned_scores = {item.recipe.policy_id: float(item.recipe.report.get("tuned_score", 0.0)) for item in kept}
-    incumbent, note = serving_policy(job, exploration)
+    incumbent, note = against or serving_policy(job, exploration)
     quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
     played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
     index = np.maximum(played.model[played.valid], 0)

@@ -23,7 +23,7 @@ from train.frontier import (
     least_budget,
     presets_of,
 )
-from train.frontier_run import Wanted, describe, of_log, sampled, write
+from train.frontier_run import Wanted, describe, frontier_of, sampled, write
 from train.nightly import Nightly, read_log
 
 CONFIG = TrainConfig(ope=OpeConfig(bootstrap=100))
@@ -86,7 +86,7 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     url = a_log(tmp_path, sessions=120, policy=Random())
     job = Nightly(url, PolicySettings(directory=tmp_path / "policies"), tmp_path / "runs", "", lambda: NOW_MS)
     seen: list[tuple[str, int, int]] = []
-    report = of_log(replace(job, progress=lambda *at: seen.append(at)), CONFIG, replace(ALL, tenant_id="ten_a"))
+    report = frontier_of(replace(job, progress=lambda *at: seen.append(at)), CONFIG, replace(ALL, tenant_id="ten_a"))
     assert seen[-1][1] == seen[-1][2] > 0
     (policy,) = report["policies"]
     assert policy["policy"] == Resolving().policy_id
@@ -98,7 +98,7 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     assert budgets[-1]["starved_rate"]["mean"] == 0.0
     for point_ in [*policy["lambda_sweep"], *budgets, *report["models"]]:
         assert point_["quality"]["low"] <= point_["quality"]["mean"] <= point_["quality"]["high"]
-    assert of_log(job, CONFIG, ALL) | {"meta": None} == report | {"meta": None}
+    assert frontier_of(job, CONFIG, ALL) | {"meta": None} == report | {"meta": None}
 
     files = write(report, tmp_path / "out", None)
     assert sorted(path.name for path in files) == ["frontier.json", "frontier.png", "frontier.svg"]
@@ -111,11 +111,11 @@ def test_too_few_sessions_are_no_front(tmp_path: Path) -> None:
     url = a_log(tmp_path, sessions=30, policy=Random())
     job = Nightly(url, PolicySettings(directory=tmp_path / "policies"), tmp_path / "runs", "", lambda: NOW_MS)
     with pytest.raises(InputError, match="expected at least 20 sessions held out"):
-        of_log(job, CONFIG, ALL)
+        frontier_of(job, CONFIG, ALL)
     (tmp_path / "more").mkdir()
     url = a_log(tmp_path / "more", sessions=80, policy=Random())
     with pytest.raises(InputError, match="found 0"):
-        of_log(replace(job, database_url=url), CONFIG, replace(ALL, tenant_id="ten_other"))
+        frontier_of(replace(job, database_url=url), CONFIG, replace(ALL, tenant_id="ten_other"))
 
 
 def test_sweeps_span_what_the_log_offers_and_known_grades_stay(tmp_path: Path) -> None:
