@@ -88,21 +88,29 @@ def families(board: Board, bank: Bank, named: Ends) -> list[Family]:
     ]  # fmt: skip
 
 
-def tune(family: Family, play: Callable[[Rule], Played]) -> TunedRule:
-    """The numbers of the best mean quality per turn on the training half; of equals, those that starve fewer."""
-    found: list[tuple[float, float, int]] = []
+def tune(family: Family, play: Callable[[Rule], Played], counted: Bools | None = None) -> tuple[TunedRule, TunedRule]:
+    """The numbers of the best mean quality per turn on the training half; of equals, those that starve fewer.
+
+    Twice: by all turns, and by the turns `counted` (S, T) alone, for whoever must not have seen the others.
+    """
     settings = family.settings()
-    for i, numbers in enumerate(settings):
-        played = play(family.make(numbers))
-        found.append((round(quality_per_turn(played), 9), -float(played.starved.mean()), -i))
-    best = max(found)
-    numbers = settings[-best[2]]
-    return TunedRule(family.name, family.make(numbers), numbers, best[0])
+    tried = [play(family.make(numbers)) for numbers in settings]
+
+    def best(counts: Bools | None) -> TunedRule:
+        found = [
+            (round(quality_per_turn(played, counts), 9), -float(played.starved.mean()), -i)
+            for i, played in enumerate(tried)
+        ]
+        quality, _, at = max(found)
+        return TunedRule(family.name, family.make(settings[-at]), settings[-at], quality)
+
+    return best(None), best(counted)
 
 
-def quality_per_turn(played: Played) -> float:
-    """Mean over all turns; an unanswered one counts 0."""
-    return float(played.quality[played.valid].mean())
+def quality_per_turn(played: Played, counted: Bools | None = None) -> float:
+    """Mean over all turns, or those `counted` (S, T); an unanswered one counts 0."""
+    chosen = played.valid if counted is None else played.valid & counted
+    return float(played.quality[chosen].mean()) if chosen.any() else 0.0
 
 
 # The rules.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
+from train.config import PlanConfig, TrainConfig
 from train.published import PublishedConfig
 from train.replay.baselines import Ends, ends
 from train.replay.data import Graded
@@ -50,10 +50,11 @@ class Grid:
     test_sessions: int
     resamples: int
     log_sessions: int
-    """Sessions of the log that `ours` is fitted on, and of either log of a night."""
-    night_sessions: int
-    night_per_cell: bool
-    """Whether candidates are tuned and gated for every cell, or once for all cells of a catalogue."""
+    """Sessions of each log that `ours` is fitted on."""
+    tuning_sessions: int
+    """Sessions that the planner's penalty is chosen by: enough to see one in a hundred starve."""
+    gate_sessions: int
+    """Sessions of the gate's own prompts, in each cell."""
     sweep_sessions: int
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
@@ -73,20 +74,18 @@ class Cell:
 def quick() -> Grid:
     return Grid(
         turns=(8,),
-        phis=(0.2, 0.35, 0.7),
+        phis=(0.2, 0.5),
         modes=("cut", "degrade"),
         orderings=ORDERINGS,
         contexts=(_growing(8000, 0.1),),
-        training_sessions=250,
-        test_sessions=400,
+        training_sessions=200,
+        test_sessions=200,
         resamples=400,
-        log_sessions=240,
-        night_sessions=110,
-        night_per_cell=False,
-        sweep_sessions=120,
-        training=TrainConfig(
-            fit=FitConfig(steps=500), ope=OpeConfig(bootstrap=500, tuning_sessions=30), gate=GateConfig(min_sessions=50)
-        ),
+        log_sessions=150,
+        tuning_sessions=300,
+        gate_sessions=120,
+        sweep_sessions=40,
+        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0), lambdas=(0.15,))),
         published=PublishedConfig(steps=600),
     )
 
@@ -102,8 +101,8 @@ def full() -> Grid:
         test_sessions=600,
         resamples=1000,
         log_sessions=600,
-        night_sessions=250,
-        night_per_cell=True,
+        tuning_sessions=600,
+        gate_sessions=400,
         sweep_sessions=300,
         training=TrainConfig(),
         published=PublishedConfig(steps=6000),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,38 +10,46 @@ import numpy as np
 
 from policy.baselines import Resolving
 from policy.mdp import Policy
+from train.config import GateConfig
 from train.replay import bounds, cited
 from train.replay.baselines import families, quality_per_turn, tune
 from train.replay.blind import Blind
 from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
-from train.replay.ours import Learned, Served, learn, night
+from train.replay.gating import Gate, verdict
+from train.replay.ours import Learned, Planners, learn, parts
 from train.replay.report import Entry, rows
 from train.replay.served import as_rule
 from train.replay.study import Stage, Study, re_boarded, with_newcomer, without_model
-from train.replay.world import Played
+from train.replay.world import Played, Rule
 
 DEFAULT_RULE = "gateway-default"
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One cell of one study with its two stages and what `ours` serves there."""
+    """One cell of one study with its two stages, the gate's own sessions, and what was learnt."""
 
     study: Study
     cell: Cell
     training: Stage
     test: Stage
+    gate: Stage
     learned: Learned
-    served: Served
+    gate_config: GateConfig
+
+    @property
+    def planners(self) -> Planners:
+        return self.learned.planners[self.cell.context]
 
 
 def play_cell(contest: Contest, policies: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of one cell. `policies` () is all; baselines are played anyway, since the best of them is the measure."""
+    baselines, rules = baseline_entries(contest)
     entries = [
-        *baseline_entries(contest),
+        *baselines,
         cloned_entry(contest),
         *published_entries(contest),
-        *learned_entries(contest),
+        *learned_entries(contest, rules),
         *bound_entries(contest),
     ]
     study = contest.study
@@ -74,19 +82,28 @@ def described(contest: Contest) -> dict[str, Any]:
     }
 
 
-def baseline_entries(contest: Contest) -> Iterator[Entry]:
-    """Every baseline at the numbers that did best on the training half."""
+def baseline_entries(contest: Contest) -> tuple[list[Entry], dict[str, Rule]]:
+    """Every baseline at the numbers that did best on the training half; and the same families as candidates of the
+    gate, at the numbers that did best on the turns whose prompts the gate does not keep."""
     study, training, test = contest.study, contest.training, contest.test
+    fitting, _ = parts(study)
+    counted = np.isin(training.board.sessions.rows, fitting)
+    entries, candidates = [], {}
     for family in families(training.board, study.bank, study.named):
-        tuned = tune(family, training.play)
-        yield Entry(
-            tuned.name,
-            test.play(tuned.rule),
-            tuned.numbers.get("lambda_per_usd"),
-            tuned.training_quality,
-            baseline=True,
-            numbers=tuned.numbers,
+        tuned, fair = tune(family, training.play, counted)
+        entries.append(
+            Entry(
+                tuned.name,
+                test.play(tuned.rule),
+                tuned.numbers.get("lambda_per_usd"),
+                tuned.training_quality,
+                baseline=True,
+                numbers=tuned.numbers,
+            )
         )
+        if family.grid:
+            candidates[tuned.name] = fair.rule
+    return entries, candidates
 
 
 def cloned_entry(contest: Contest) -> Entry:
@@ -96,15 +113,32 @@ def cloned_entry(contest: Contest) -> Entry:
     return Entry("behaviour-cloning", contest.test.play(cloned), training_quality=earned, baseline=True)
 
 
-def learned_entries(contest: Contest) -> Iterator[Entry]:
-    """The objects that the gateway would serve."""
-    served = contest.served
-    yield _served(contest, DEFAULT_RULE, Resolving(horizon=contest.test.horizon))
-    yield _served(contest, "ours", served.gated)
-    yield _served(contest, "ours-ungated", served.ungated)
-    yield _served(contest, "ours-calibrated", served.calibrated)
+def learned_entries(contest: Contest, rules: Mapping[str, Rule]) -> Iterator[Entry]:
+    """What the gateway would serve: what passed the gate, and the planner whatever the gate says."""
+    seen, test = contest.study.seen, contest.test
+    incumbent = as_rule(Resolving(horizon=contest.learned.horizon), seen)
+    planner = contest.planners.best
+    candidates = dict(rules) | {planner.policy_id: as_rule(planner, seen)}
+    gate = Gate(contest.gate.board, contest.study.graded.task, contest.study.resampled, contest.gate_config)
+    found = verdict(
+        gate, contest.gate.play(incumbent), {name: contest.gate.play(rule) for name, rule in candidates.items()}
+    )
+    default, planned = test.play(incumbent), _planned(contest, "ours-ungated", planner)
+    yield Entry(DEFAULT_RULE, default, 0.0)
+    if found.candidate is None:
+        gated = default
+    else:
+        gated = planned.played if found.candidate == planner.policy_id else test.play(candidates[found.candidate])
+    yield Entry("ours", gated, 0.0, numbers={"gate": found.outcome, "serves": found.candidate or DEFAULT_RULE})
+    yield planned
+    calibrated = contest.planners.calibrated
+    yield (
+        replace(planned, policy="ours-calibrated")
+        if calibrated is planner
+        else _planned(contest, "ours-calibrated", calibrated)
+    )
     if contest.cell.context.cached_price < 1.0:
-        yield _served(contest, "ours-blind", Blind(served.gated))
+        yield _planned(contest, "ours-blind", Blind(planner))
 
 
 def published_entries(contest: Contest) -> Iterator[Entry]:
@@ -129,29 +163,28 @@ def bound_entries(contest: Contest) -> Iterator[Entry]:
     yield Entry("knapsack", bounds.knapsack(test.board, test.budget_usd))
 
 
-def _served(contest: Contest, name: str, policy: Policy) -> Entry:
+def _planned(contest: Contest, name: str, policy: Policy) -> Entry:
     played = contest.test.play(as_rule(policy, contest.study.seen))
-    return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id, "gate": contest.served.outcome})
+    return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id})
 
 
 def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str, ...]) -> list[dict[str, Any]]:
     """The cell again with one model withheld from all training: it joins by its prices and a prior.
 
-    `ours` was trained without it and is now offered it; `ours-not-offered` is not, `ours-trained` knew it all along.
-    Purse and sessions are the same for all three.
+    The planner was trained without it and is now offered it (`ours`); `ours-not-offered` is not, `ours-trained` knew
+    it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
-    learned = learn(absent, grid, contest.cell.turns)
-    served = night(absent, grid, learned, [contest.cell])
+    planner = learn(absent, grid, contest.cell.turns, (contest.cell.context,)).planners[contest.cell.context].best
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
-    there = replace(contest, study=newcomer, training=training, test=test, served=served)
+    there = replace(contest, study=newcomer, training=training, test=test)
     smaller = re_boarded(contest.test, absent)
     known = [k for k in range(len(contest.study.graded.models)) if k != model]
     entries = [
-        *baseline_entries(there),
-        _served(there, "ours", served.gated),
-        Entry("ours-not-offered", renamed(smaller.play(as_rule(served.gated, absent.seen)), known), 0.0),
-        Entry("ours-trained", contest.test.play(as_rule(contest.served.gated, contest.study.seen)), 0.0),
+        *baseline_entries(there)[0],
+        _planned(there, "ours", planner),
+        Entry("ours-not-offered", renamed(smaller.play(as_rule(planner, absent.seen)), known), 0.0),
+        _planned(contest, "ours-trained", contest.planners.best),
     ]
     found = rows(
         entries,

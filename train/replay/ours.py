@@ -1,8 +1,9 @@
-"""`ours`: what the gateway would serve after a night on this data, by the code that `nightly` runs.
+"""`ours`: what the gateway would serve after a night on this data: the planner, if the gate lets it.
 
-Fit, propose, evaluate and judge are those of `train.fit`, `train.candidates`, `train.evaluate` and `train.gate`. The
-network is fitted on sessions under TRAINING_PHIS alone; candidates are tuned and gated on a log of the budgets that are
-played, as they would be where these budgets are the custom. The prompts that the gate looks at were not fitted on.
+Grades, value tables and the gate are those of `train.fit`, `train.candidates` and `train.gate`; what decides is the
+object that the gateway would make of the published recipe. The reward model is fitted and the tables are learnt on
+sessions under TRAINING_PHIS alone, from prompts that the gate never looks at. The network of
+`train.cql`, which a night also proposes, is not fitted here.
 """
 
 from __future__ import annotations
@@ -10,104 +11,147 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.baselines import Resolving
+from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
-from train.candidates import build, grades_by_turn, plans, propose
+from train.candidates import build, plans
 from train.config import TrainConfig
 from train.episodes import Episodes
-from train.evaluate import evaluate
-from train.fit import Fitted, fit, grade
-from train.gate import judge
+from train.fit import grade
 from train.presets import learn_horizon
 from train.published import Published, fit_published
+from train.replay.baselines import quality_per_turn
 from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
-from train.replay.study import Study, composed
-from train.replay.world import NO_CONTEXT, Board, make_board, turns_left
+from train.replay.served import as_rule
+from train.replay.study import Stage, Study, composed
+from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 HELD_OUT = 0.4
 """Share of the training half's prompts that the gate keeps for itself."""
+Curve = tuple[tuple[float, Policy], ...]
+"""(penalty of a lost answer, the planner at it)"""
+ALARM_PHI = 0.35
+"""The calibrated penalty is found under this budget, in mode `cut`."""
+
+
+@dataclass(frozen=True)
+class Planners:
+    """The planner with a value table for each penalty of a lost answer.
+
+    `best` earned most on sessions that the tables were not learnt on, `calibrated` most among those that starved no
+    more than the config's share of them. Which penalties these are is settled without a prompt cache.
+    """
+
+    curve: Curve
+    best_at: int
+    calibrated_at: int
+
+    @property
+    def best(self) -> Policy:
+        return self.curve[self.best_at][1]
+
+    @property
+    def calibrated(self) -> Policy:
+        return self.curve[self.calibrated_at][1]
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learnt of a catalogue before any cell is played."""
+    """What was learnt of a catalogue before any cell is played; planners by what the conversation weighs."""
 
-    fitted: Fitted
+    planners: dict[Context, Planners]
     clone: Clone
     published: Published
     horizon: Horizon
-    config: TrainConfig
 
 
-@dataclass(frozen=True)
-class Served:
-    """The policies of a night: `gated` serves (the default rule where the gate kept it), `ungated` is the planner.
-
-    `calibrated` is the planner at the setting that starves hardly anybody, `curve` the planner at every penalty tried.
-    `outcome` and `candidate` are the gate's words.
-    """
-
-    gated: Policy
-    ungated: Policy
-    calibrated: Policy
-    curve: tuple[tuple[float, Policy], ...]
-    outcome: str
-    candidate: str
-
-
-def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
+def learn(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Context] | None = None) -> Learned:
     """Fit on the training half less what the gate keeps, under the budgets of TRAINING_PHIS."""
     config = replace(grid.training, seed=study.seed)
-    cells = [Cell(turns, phi, "degrade", NO_CONTEXT) for phi in TRAINING_PHIS]
-    cells += [Cell(turns, phi, "degrade", context) for context in grid.contexts[-1:] for phi in TRAINING_PHIS]
     fitting, _ = parts(study)
-    logs = [
-        one_log(study, grid, fitting, cell, grid.log_sessions // len(cells), 11 + i) for i, cell in enumerate(cells)
-    ]
-    episodes = joined([log for log, _ in logs])
-    horizon = learn_horizon(episodes.lengths)
-    fitted = fit(episodes, config, jax.random.key(study.seed))
-    plain, board = logs[len(TRAINING_PHIS) // 2]
-    left = turns_left(board.sessions, horizon)
-    cloned = clone(plain, board, study.seen, left, study.predictions.average_cost_usd)
-    published = fit_published(episodes, grid.published, study.seed)
-    return Learned(fitted, cloned, published, horizon, config)
+    learnt: dict[Context, Planners] = {}
+    plain: tuple[Episodes, Board] | None = None
+    settled: tuple[int, int] | None = None
+    for context in (NO_CONTEXT, *grid.contexts) if contexts is None else contexts:
+        each = max(grid.log_sessions // len(TRAINING_PHIS), 2)
+        cells = [Cell(turns, phi, "degrade", context) for phi in TRAINING_PHIS]
+        logs = [one_log(study, grid, fitting, cell, each, 11 + i) for i, cell in enumerate(cells)]
+        episodes = joined([log for log, _ in logs])
+        horizon = learn_horizon(episodes.lengths)
+        if plain is None:
+            plain = logs[len(logs) // 2]
+            left = turns_left(plain[1].sessions, horizon)
+            cloned = clone(*plain, study.seen, left, study.predictions.average_cost_usd)
+            published = fit_published(episodes, grid.published, study.seed)
+            first = horizon
+        alarm = Cell(turns, ALARM_PHI, "cut", context)
+        learnt[context] = planners(study, grid, episodes, horizon, config, alarm, settled)
+        settled = learnt[context].best_at, learnt[context].calibrated_at
+    return Learned(learnt, cloned, published, first)
 
 
-def night(study: Study, grid: Grid, learned: Learned, cells: Sequence[Cell]) -> Served:
-    """Tune candidates on a log of these cells' budgets, evaluate them on another, and let the gate decide."""
-    fitting, untouched = parts(study)
-    config = learned.config
-    each = -(-grid.night_sessions // len(cells))
-    training = joined([one_log(study, grid, fitting, cell, each, 101 + i)[0] for i, cell in enumerate(cells)])
-    held = joined([one_log(study, grid, untouched, cell, each, 201 + i)[0] for i, cell in enumerate(cells)])
-    grades = grades_by_turn(training, grade(training, config)[1])
-    tuned, _ = propose(learned.fitted, training, grades, config, "replay")
-    policies = {item.recipe.policy_id: build(item.recipe, item.params, GREEDY) for item in tuned}
-    scores = {item.recipe.policy_id: item.score for item in tuned}
-    incumbent = Resolving(horizon=learned.horizon)
-    known = learned.fitted.quality.predict(held.state[held.valid].astype(np.float64))
-    found = evaluate(policies, incumbent, held, grades_by_turn(held, known), training, grades, scores, config)
-    verdict = judge(found.evidence, config.gate)
-    planners = [item for item in tuned if item.recipe.rule == "planned"]
-    ungated, calibrated = (policies[planners[i].recipe.policy_id] for i in (0, -1))
-    curve = tuple(
-        (recipe.rule_parameters["starved_penalty"], build(recipe, params, GREEDY))
-        for recipe, params in plans(planners[0].recipe, planners[0].params["quality"], training, grades, config)
+def planners(
+    study: Study,
+    grid: Grid,
+    episodes: Episodes,
+    horizon: Horizon,
+    config: TrainConfig,
+    alarm: Cell,
+    settled: tuple[int, int] | None = None,
+) -> Planners:
+    """A table for every penalty, and which of them to take: `settled`, or by playing the alarm cell."""
+    quality, flat = grade(episodes, config)
+    # Tables are learnt from out-of-fold predictions although real grades are at hand: later turns will have to be
+    # decided by predictions, and knowing each answer beforehand would make later money look dearer than it is.
+    grades = np.zeros(episodes.mask.shape)
+    grades[episodes.valid] = flat
+    base = Recipe(
+        policy_id="replay-planned",
+        models=episodes.models,
+        horizon=horizon,
+        average_quality=dict(zip(episodes.models, (float(x) for x in quality.means), strict=True)),
     )
-    gated = incumbent if verdict.candidate is None else policies[verdict.candidate]
-    return Served(gated, ungated, calibrated, curve, verdict.outcome, verdict.candidate or incumbent.policy_id)
+    arrays = quality.served(episodes.models).arrays()
+    curve = tuple(
+        (
+            recipe.rule_parameters["starved_penalty"],
+            build(
+                replace(recipe, policy_id=f"replay-planned-{recipe.rule_parameters['starved_penalty']:g}"), made, GREEDY
+            ),
+        )
+        for recipe, made in plans(base, arrays, episodes, grades, config)
+    )
+    best, calibrated = settled or penalties(study, grid, curve, horizon, config, alarm)
+    return Planners(curve, best, calibrated)
+
+
+def penalties(
+    study: Study, grid: Grid, curve: Curve, horizon: Horizon, config: TrainConfig, alarm: Cell
+) -> tuple[int, int]:
+    """(the one that earns most, the one that does among those that starve hardly anybody) on the gate's prompts."""
+    stage = gate_stage(study, grid, alarm, horizon, grid.tuning_sessions, part=301)
+    tried = [stage.play(as_rule(policy, study.seen)) for _, policy in curve]
+    earned = [quality_per_turn(played) for played in tried]
+    starved = [max(float(played.starved.mean()), config.plan.most_starved) for played in tried]
+    return int(np.argmax(earned)), min(range(len(curve)), key=lambda i: (starved[i], -earned[i]))
+
+
+def gate_stage(study: Study, grid: Grid, cell: Cell, horizon: Horizon, sessions: int, *, part: int) -> Stage:
+    """Sessions of the prompts that nothing was fitted on, under this cell's purse."""
+    _, untouched = parts(study)
+    made = composed(study, untouched, max(sessions, 2), cell.turns, grid.orderings, part=part)
+    board = make_board(study.graded, study.predictions, made, cell.context)
+    budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
+    return Stage(board, budget, cell.mode, horizon, study.seed + part)
 
 
 def parts(study: Study) -> tuple[I64, I64]:
@@ -120,7 +164,7 @@ def parts(study: Study) -> tuple[I64, I64]:
 
 def one_log(study: Study, grid: Grid, prompts: I64, cell: Cell, sessions: int, part: int) -> tuple[Episodes, Board]:
     """What the gateway would have logged of sessions composed of these prompts, under this cell's purse."""
-    made = composed(study, prompts, max(sessions, 2), cell.turns, grid.orderings, part=part)
+    made = composed(study, prompts, sessions, cell.turns, grid.orderings, part=part)
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
     horizon = learn_horizon(made.lengths)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from train.replay.cells import Cell, Grid, cells, middle
 from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
-from train.replay.ours import Learned, Served, learn, night
+from train.replay.ours import Learned, gate_stage, learn
 from train.replay.study import Sets, Study, compose_sets, stages, studies
 from train.replay.summary import summary
 from train.replay.sweeps import fronts, make_sweep, starvation
+from train.replay.world import NO_CONTEXT
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,27 +92,21 @@ def play_source(graded: Graded, options: Options) -> list[Part]:
 
 
 def play_study(study: Study, options: Options) -> Part:
-    """One catalogue: learn, spend a night, play every cell, sweep the fronts."""
+    """One catalogue: learn, play every cell, sweep the fronts."""
     grid, played = options.grid, cells(options.grid)
     label = f"{study.graded.source}, {len(study.graded.models)} models"
     sets = {turns: compose_sets(study, grid, turns) for turns in dict.fromkeys(cell.turns for cell in played)}
     options.step(f"{label}: learn", 0, 1)
     learned = learn(study, grid, grid.turns[0])
-    shared = (
-        None if grid.night_per_cell else night(study, grid, learned, [c for c in played if c.turns == grid.turns[0]])
-    )
     rows: list[dict[str, Any]] = []
     for done, cell in enumerate(played):
         options.step(label, done, len(played))
-        served = shared or night(study, grid, learned, [cell])
-        rows += play_cell(contest(study, sets, cell, learned, served), options.policies)
-    if shared is None:
-        shared = night(study, grid, learned, [cell for cell in played if cell.context.cached_price == 1.0][:1])
+        rows += play_cell(contest(study, sets, cell, learned, grid), options.policies)
     sweep = make_sweep(study, sets[grid.turns[0]], grid.sweep_sessions, grid.turns[0])
     options.step(f"{label}: fronts", 0, 1)
-    points = [*fronts(sweep, learned, shared), *starvation(sweep, shared)]
+    points = [*fronts(sweep, learned), *starvation(sweep, learned.planners[NO_CONTEXT])]
     options.step(f"{label}: newcomer", 0, 1)
-    rows += newcomer_part(study, sets, learned, shared, options)
+    rows += newcomer_part(study, sets, learned, options)
     learnt = {
         "source": study.graded.source,
         "models": list(study.graded.models),
@@ -119,26 +114,30 @@ def play_study(study: Study, options: Options) -> Part:
         "strongest": study.graded.models[study.named.strong],
         "predictor": study.seen.kind,
         "predictor_r2": round(study.predictions.r2, 4),
-        "gate": shared.outcome,
-        "serves": shared.candidate,
+        "planner": learned.planners[NO_CONTEXT].best.policy_id,
+        "calibrated": learned.planners[NO_CONTEXT].calibrated.policy_id,
     }
     return Part(rows, points, learnt)
 
 
-def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, served: Served) -> Contest:
+def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> Contest:
     training, test = stages(study, sets[cell.turns], cell)
-    return Contest(study, cell, training, test, learned, served)
+    gate = gate_stage(study, grid, cell, learned.horizon, grid.gate_sessions, part=401)
+    return Contest(study, cell, training, test, gate, learned, grid.training.gate)
 
 
 def newcomer_part(
-    study: Study, sets: dict[int | None, Sets], learned: Learned, served: Served, options: Options
+    study: Study, sets: dict[int | None, Sets], learned: Learned, options: Options
 ) -> list[dict[str, Any]]:
     """The middle model withheld from everything, in the first plain cell: where there are three models or more."""
     if len(study.graded.models) < 3:
         return []
     cell = next(cell for cell in cells(options.grid) if cell.phi is not None)
     return newcomer_rows(
-        contest(study, sets, cell, learned, served), middle(study.average_cost_usd), options.grid, options.policies
+        contest(study, sets, cell, learned, options.grid),
+        middle(study.average_cost_usd),
+        options.grid,
+        options.policies,
     )
 
 

@@ -8,21 +8,20 @@ the shield's reserve under one tight budget.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.mdp import Policy
 from train.replay import baselines, cited
 from train.replay.baselines import LAMBDA_STEPS
 from train.replay.cells import RANDOM, budgets_usd
-from train.replay.ours import Learned, Served
+from train.replay.ours import Learned, Planners
 from train.replay.served import as_rule
 from train.replay.sessions import Sessions
 from train.replay.study import Sets, Stage, Study
-from train.replay.world import Board, Rule, make_board
+from train.replay.world import NO_CONTEXT, Board, Rule, make_board
 
 F64 = NDArray[np.float64]
 
@@ -80,7 +79,7 @@ def make_sweep(study: Study, sets: Sets, sessions: int, turns: int | None) -> Sw
     return Sweep(study, sets, make_board(study.graded, study.predictions, few), described)
 
 
-def fronts(sweep: Sweep, learned: Learned, served: Served) -> Iterator[dict[str, Any]]:
+def fronts(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     """Cost against quality, every policy over its own dial."""
     study, loose = sweep.study, sweep.stage(LOOSE_PHI)
     for k, name in enumerate(study.graded.models):
@@ -96,11 +95,11 @@ def fronts(sweep: Sweep, learned: Learned, served: Served) -> Iterator[dict[str,
         yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)
     for phi in FRONT_PHIS:
         stage = sweep.stage(phi)
-        for name, rule in _budget_driven(study, served):
+        for name, rule in _budget_driven(study, learned.planners[NO_CONTEXT]):
             yield sweep.point(FRONT, name, "phi", phi, stage, rule)
 
 
-def starvation(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
+def starvation(sweep: Sweep, planners: Planners) -> Iterator[dict[str, Any]]:
     """Quality against starved sessions under a tight budget in mode `cut`: as the shield's reserve grows, and for the
     planner as a lost answer counts for more."""
     study, tight = sweep.study, sweep.stage(TIGHT_PHI)
@@ -109,28 +108,17 @@ def starvation(sweep: Sweep, served: Served) -> Iterator[dict[str, Any]]:
             ("re-solving", baselines.resolving(study.bank, 1.0, reserve)),
             ("pacing", baselines.pacing(1.0, reserve)),
         ]
-        varied = with_reserve(served.gated, reserve)
-        if varied is not None:
-            rules.append(("ours", as_rule(varied, study.seen)))
         for name, rule in rules:
             yield sweep.point(STARVATION, name, "reserve", reserve, tight, rule)
-    for penalty, policy in served.curve:
+    for penalty, policy in planners.curve:
         rule = as_rule(policy, study.seen)
         yield sweep.point(STARVATION, "ours-ungated", "starved_penalty", penalty, tight, rule)
 
 
-def with_reserve(policy: Policy, reserve: float) -> Policy | None:
-    """The policy at another setting of its shield; None for one without."""
-    names = getattr(policy, "__dataclass_fields__", {})  # those with numbers of their own are dataclasses
-    changed: Any = policy
-    return replace(changed, reserve=reserve) if "reserve" in names else None
-
-
-def _budget_driven(study: Study, served: Served) -> list[tuple[str, Rule]]:
+def _budget_driven(study: Study, planners: Planners) -> list[tuple[str, Rule]]:
     return [
         ("strongest", baselines.strongest(study.named.strong)),
         ("pacing", baselines.pacing(1.0, 1.0)),
         ("re-solving", baselines.resolving(study.bank, 1.0, 1.0)),
-        ("ours", as_rule(served.gated, study.seen)),
-        ("ours-ungated", as_rule(served.ungated, study.seen)),
+        ("ours-ungated", as_rule(planners.best, study.seen)),
     ]

@@ -52,5 +52,5 @@ def test_tuning_takes_the_best_and_of_equals_the_one_that_starves_fewer() -> Non
 
     family = Family("toy", lambda x: baselines.fixed(int(x["model"])), {"model": (0.0, 1.0, 2.0)})
     outcomes = iter([outcome(0.5, False), outcome(0.7, True), outcome(0.7, False)])
-    found = tune(family, lambda _: next(outcomes))
+    found, _ = tune(family, lambda _: next(outcomes))
     assert (found.numbers, found.training_quality) == ({"model": 2.0}, 0.7)

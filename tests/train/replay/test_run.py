@@ -14,7 +14,7 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
-from train.config import FitConfig, GateConfig, OpeConfig, TrainConfig
+from train.config import PlanConfig, TrainConfig
 from train.published import PublishedConfig
 from train.replay import cells
 from train.replay.cells import Grid, narrowed
@@ -40,9 +40,7 @@ COLUMNS = {
 def small_grid() -> Grid:
     grid = narrowed(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
     training = TrainConfig(
-        fit=FitConfig(steps=100, batch_size=32, hidden=16, joint=8, members=2),
-        ope=OpeConfig(bootstrap=50, tuning_sessions=4),
-        gate=GateConfig(min_sessions=5),
+        plan=PlanConfig(samples=24, turns=4, purses=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,))
     )
     return replace(
         grid,
@@ -50,7 +48,8 @@ def small_grid() -> Grid:
         test_sessions=15,
         resamples=20,
         log_sessions=18,
-        night_sessions=9,
+        tuning_sessions=9,
+        gate_sessions=9,
         sweep_sessions=10,
         training=training,
         published=PublishedConfig(widths=(16, 8), steps=50),
@@ -86,7 +85,7 @@ def test_the_summary_has_cells_fronts_and_the_newcomer(found: dict[str, Any]) ->
     assert {line["kind"] for line in found["summary"]} == {"cells", "against", "front", "newcomer"}
     assert {point["figure"] for point in found["front"]} == {"cost-quality", "quality-starvation"}
     shown = {point["policy"] for point in found["front"]}
-    assert {"fixed", "tuned-lambda", "published", "pacing", "re-solving", "ours"} <= shown
+    assert {"fixed", "tuned-lambda", "published", "pacing", "re-solving", "ours-ungated"} <= shown
     json.dumps(found, allow_nan=False)
 
 
