@@ -21,8 +21,8 @@ from gateway.clock import Clock, NewId, now_ms
 from gateway.db import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.headers import read_budget
+from gateway.section import Secret
 from gateway.sessions import SESSION_ID
-from gateway.settings import Secret
 from gateway.tenants import Tenant
 
 DEFAULT_TENANT = "default"

@@ -19,7 +19,8 @@ from gateway.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEY
 from gateway.money import femtousd_from_usd
 from gateway.prices import Prices, PriceTier
 from gateway.section import Secret, SettingsError
-from gateway.settings import Settings, read_settings
+from gateway.settings import Settings
+from gateway.settings_file import read_settings
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5

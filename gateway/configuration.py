@@ -19,7 +19,8 @@ from pathlib import Path
 from watchfiles import awatch
 
 from gateway.catalog import Catalog, load
-from gateway.settings import Settings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import Settings
 
 _log = logging.getLogger("seqroute.configuration")
 _FIXED = ("general", "timings", "limits")

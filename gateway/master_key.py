@@ -12,8 +12,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.master_key_strength import weakness_of_master_key
 from gateway.section import Secret, SettingsError
-from gateway.settings import Settings, weakness_of_master_key, with_master_key
+from gateway.settings import Settings, with_master_key
 
 SQLITE_PREFIX = "sqlite:///"
 

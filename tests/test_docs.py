@@ -17,7 +17,7 @@ from gateway.__main__ import build
 from gateway.admission import Admission
 from gateway.master_key import with_stored_master_key
 from gateway.section import Section
-from gateway.settings import ENVIRONMENT_OVERRIDES
+from gateway.settings_file import ENVIRONMENT_OVERRIDES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

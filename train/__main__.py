@@ -352,7 +352,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _settings(path: Path) -> Settings:
     from gateway.section import SettingsError
-    from gateway.settings import load_settings
+    from gateway.settings_file import load_settings
 
     try:
         return load_settings(path, os.environ)
@@ -363,7 +363,7 @@ def _settings(path: Path) -> Settings:
 def _database_url(path: Path) -> str:
     """Only that: an export needs none of the providers' keys."""
     from gateway.section import SettingsError
-    from gateway.settings import read_database_url
+    from gateway.settings_file import read_database_url
 
     try:
         return read_database_url(path, os.environ).reveal()

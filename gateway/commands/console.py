@@ -87,7 +87,7 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
 
     from gateway.db import DatabaseStartError, transaction
     from gateway.errors import GatewayError
-    from gateway.settings import read_database_url
+    from gateway.settings_file import read_database_url
     from migrations.upgrade import current_revision, newest_revision
 
     url = read_database_url(config, environment())

@@ -149,7 +149,7 @@ def export(context: typer.Context) -> None:
 def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Check every invariant of the ledger; exit 1 when one is broken."""
     from gateway import audit as ledger_audit
-    from gateway.settings import read_settings
+    from gateway.settings_file import read_settings
 
     sweep_s = read_settings(config, environment()).settings.timings.sweep_s
     with opened(config, read_only=True) as connection:
@@ -179,7 +179,7 @@ def list_policies(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = F
 def show_policy(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """One policy: the gate's report, how its trial stands by now, and what happened to it."""
     from gateway import trials
-    from gateway.settings import read_settings
+    from gateway.settings_file import read_settings
 
     settings = read_settings(config, environment()).settings.policy
     with opened(config, read_only=True) as connection:

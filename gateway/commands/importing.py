@@ -55,7 +55,7 @@ def import_litellm(
 
     from gateway.catalog import load
     from gateway.section import SettingsError
-    from gateway.settings import read_settings
+    from gateway.settings_file import read_settings
 
     if out.exists() and not force:
         raise CommandError(f"{out}: expected no such file, found one: name another with --out, or say --force")

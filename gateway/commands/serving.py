@@ -129,7 +129,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the database to the newest schema. Safe to run at once from several places, and again."""
-    from gateway.settings import load_settings
+    from gateway.settings_file import load_settings
 
     revision = _upgrade(load_settings(config, environment()))
     print(f"the database is at revision {revision}")

@@ -85,7 +85,7 @@ def change_session(
 ) -> None:
     """Open a session, change its budget or horizon, close it or open it again."""
     from gateway import session_accounts
-    from gateway.settings import read_settings
+    from gateway.settings_file import read_settings
 
     defaults = read_settings(config, environment()).settings.session
     with opened(config) as connection:

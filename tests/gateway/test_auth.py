@@ -20,7 +20,7 @@ from gateway.clock import time_ordered_ids
 from gateway.db import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.keys import NewKey
-from gateway.settings import Secret
+from gateway.section import Secret
 
 MASTER = "sk-master-of-these-tests-aF3k9Zq2"
 

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.catalog import Catalog, bundled_price_map, load
 from gateway.prices import Prices, PriceTier
-from gateway.settings import SettingsError, load_settings
+from gateway.section import SettingsError
+from gateway.settings_file import load_settings
 
 PRICE_MAP: dict[str, Any] = {
     "gpt-4o-mini": {

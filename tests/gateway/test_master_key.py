@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.master_key import with_stored_master_key
-from gateway.settings import GeneralSettings, Secret, Settings, SettingsError, weakness_of_master_key
+from gateway.master_key_strength import weakness_of_master_key
+from gateway.section import Secret, SettingsError
+from gateway.settings import GeneralSettings, Settings
 
 
 def settings_at(folder: Path) -> Settings:

@@ -13,18 +13,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.master_key_strength import weakness_of_master_key
 from gateway.money import NANOUSD_PER_USD
-from gateway.settings import (
-    GeneralSettings,
-    JudgeSettings,
-    Secret,
-    Settings,
-    SettingsError,
-    load_settings,
-    read_database_url,
-    read_settings,
-    weakness_of_master_key,
-)
+from gateway.section import Secret, SettingsError
+from gateway.settings import GeneralSettings, JudgeSettings, Settings
+from gateway.settings_file import load_settings, read_database_url, read_settings
 
 MASTER_KEY = "sk-Zq8rT2mLw5Vn9Kc3Xb7Hd1"
 MINIMAL = """
