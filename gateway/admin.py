@@ -17,7 +17,7 @@ from gateway.chat import parse_object
 from gateway.clock import Clock, NewId, now_ms
 from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import json_response, money_fields, query_integer, read_body
+from gateway.http import balance_fields, json_response, money_fields, query_integer, read_body
 from gateway.keys import Key
 from gateway.money import MoneyError, nanousd_from_usd
 from gateway.policies import PolicyBoard
@@ -241,14 +241,10 @@ class Admin:
 
 
 def describe_tenant(tenant: Tenant) -> dict[str, Any]:
-    balance = tenant.balance
     return {
         "id": tenant.tenant_id,
         "name": tenant.name,
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
+        **balance_fields(tenant.balance),
         **money_fields("max_session", tenant.max_session_nanousd),
         "budget_duration": tenant.window,
         "reset_at_ms": tenant.reset_at_ms,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType, http_status
 from gateway.money import usd_string
+from gateway.operations import Balance
 from gateway.settings import LimitSettings
 
 
@@ -69,3 +70,13 @@ def money_fields(name: str, nanousd: int | None) -> dict[str, Any]:
     """Money twice, as the contract wants it: `<name>_nano_usd` and `<name>_usd`."""
     from_nano = None if nanousd is None else usd_string(nanousd)
     return {f"{name}_nano_usd": nanousd, f"{name}_usd": from_nano}
+
+
+def balance_fields(balance: Balance) -> dict[str, Any]:
+    """An account as every view shows it: what it was given, what of it is gone, held and left."""
+    return {
+        **money_fields("budget", balance.granted_nanousd),
+        **money_fields("spent", balance.spent_nanousd),
+        **money_fields("reserved", balance.reserved_nanousd),
+        **money_fields("remaining", balance.available_nanousd),
+    }

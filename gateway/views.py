@@ -20,7 +20,7 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.guard import AUTO, PRESETS
 from gateway.headers import MAX_EXPECTED_TURNS
 from gateway.health import Metrics
-from gateway.http import json_response, money_fields, read_body
+from gateway.http import balance_fields, json_response, read_body
 from gateway.ledger_records import SessionRow
 from gateway.money import MoneyError, nanousd_from_usd
 from gateway.sessions import SESSION_ID
@@ -152,17 +152,13 @@ class Views:
 
 def describe_session(session: SessionRow) -> dict[str, Any]:
     """A session with its money twice, as the contract names the fields."""
-    balance = session.balance
     return {
         "session_id": session.session_id,
         "tenant_id": session.tenant_id,
         "state": session.state,
         "turns": session.turns,
         "expected_turns": session.expected_turns,
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
+        **balance_fields(session.balance),
         "created_at_ms": session.created_at_ms,
         "updated_at_ms": session.updated_at_ms,
     }

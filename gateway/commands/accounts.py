@@ -276,16 +276,12 @@ def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
 
 
 def _tenant_row(tenant: Tenant) -> dict[str, Any]:
-    from gateway.http import money_fields
+    from gateway.http import balance_fields, money_fields
 
-    balance = tenant.balance
     return {
         "id": tenant.tenant_id,
         "name": tenant.name,
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
+        **balance_fields(tenant.balance),
         "window": tenant.window,
         "reset_at": moment(tenant.reset_at_ms),
         **money_fields("max_session", tenant.max_session_nanousd),

@@ -121,19 +121,15 @@ def close_session(
 
 
 def _session_row(session: SessionRow) -> dict[str, Any]:
-    from gateway.http import money_fields
+    from gateway.http import balance_fields
 
-    balance = session.balance
     return {
         "session_id": session.session_id,
         "tenant_id": session.tenant_id,
         "state": session.state,
         "turns": session.turns,
         "expected_turns": session.expected_turns,
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
+        **balance_fields(session.balance),
         "created": moment(session.created_at_ms),
         "updated": moment(session.updated_at_ms),
     }
