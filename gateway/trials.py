@@ -221,9 +221,12 @@ async def look_once(
 ) -> list[tuple[PolicyRecord, Verdict, str]]:
     """One look, and what was done: reading and writing apart, so that no long reading holds the ledger's writer up."""
     over = await database.read(lambda c: look(c, settings, now_ms(clock)))
-    done = []
-    for record, verdict in over:
-        action = await database.write(lambda c, r=record, v=verdict: act(c, r, v, settings, now_ms(clock)))  # type: ignore[misc]
-        if action is not None:
-            done.append((record, verdict, action))
-    return done
+    done = [(record, verdict, await _acted(database, record, verdict, settings, clock)) for record, verdict in over]
+    return [(record, verdict, action) for record, verdict, action in done if action is not None]
+
+
+async def _acted(
+    database: Database, record: PolicyRecord, verdict: Verdict, settings: PolicySettings, clock: Clock
+) -> str | None:
+    """`act` in a write of its own."""
+    return await database.write(lambda c: act(c, record, verdict, settings, now_ms(clock)))
