@@ -278,6 +278,7 @@ feedback = Table(
     CheckConstraint("score >= 0 AND score <= 1", name="feedback_score"),
     UniqueConstraint("tenant_id", "session_id", "decision_id", "source", "name", name="feedback_once"),
     Index("feedback_by_decision", "decision_id"),
+    Index("feedback_by_time", "created_at_ms"),
 )
 
 exploration_days = Table(
