@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,6 +64,7 @@ def measure(url: str, folder: Path) -> dict[str, object]:
     def progress(step: str, done: int, total: int) -> None:
         if step != marks[-1][0]:
             marks.append((step, time.perf_counter()))
+            print(f"{marks[-1][1] - began_s:7.1f} s  {peak_mb():6,} MB  {step}", file=sys.stderr, flush=True)
 
     job = Nightly(
         url, PolicySettings(directory=folder / "policies"), folder / "runs", "bench", lambda: START_MS + DAY_MS,
@@ -77,8 +79,13 @@ def measure(url: str, folder: Path) -> dict[str, object]:
         "turns": report["log"]["turns"],
         "seconds": round(time.perf_counter() - began_s, 1),
         "steps_s": steps,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": peak_mb(),
     }
+
+
+def peak_mb() -> int:
+    """The most resident memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:

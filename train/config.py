@@ -47,6 +47,10 @@ class LogConfig:
     gate: one loud or poisoned tenant does not decide for the others. 1 is no cap."""
     max_sessions: int = 100_000
     """The newest so many sessions are read: bounds memory."""
+    max_turns: int = 64
+    """Turns of a session beyond these are left out: one session of thousands would pad all others to its length."""
+    memory_mb: float = 2_000.0
+    """What the read log may take: where all its sessions at their longest take more, their last turns are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class QualityConfig:
     """Turns of the log that the kernel compares with."""
     width: float = 0.7
     """Of the Gaussian kernel, in median squared distances between turns."""
+    max_rows: int = 100_000
+    """Graded turns that are fitted on at most, those of the first sessions: more change nothing but the time."""
     prior_strength: float = 4.0
     """How many observations the catalogue's prior quality of a model counts for."""
 
@@ -149,6 +155,8 @@ class OpeConfig:
     """Sessions of the training part that the rules' numbers are tuned on."""
     max_sessions: int = 5_000
     """Held-out sessions beyond these are not played: every policy decides one by one, as it serves."""
+    fqe_sessions: int = 1_000
+    """Sessions of the training part that fitted Q evaluation is fitted on: five numbers for every turn left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,18 +61,24 @@ def evaluate(
     training_grades: F64,
     tuned_scores: Mapping[str, float],
     config: TrainConfig,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Judge every candidate and the incumbent; `grades` (S, T, K) are predictions for the untouched part by a reward
-    model that never saw it. FQE is fitted on the training part."""
+    model that never saw it. FQE is fitted on the training part. `progress` hears of every pass over the sessions."""
     below = tail(config.gate, len(candidates))
     known = {"incumbent": incumbent, **candidates}
-    played = {
-        name: play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
-        for name, policy in known.items()
-    }
-    sequential = {
-        name: reweighed(policy, untouched, grades, training, training_grades, config) for name, policy in known.items()
-    }
+    report = progress or (lambda done, total: None)
+    fitted_on = probabilities_as_logged(known, training)
+    report(1, len(known) + 2)
+    as_logged = probabilities_as_logged(known, untouched)
+    report(2, len(known) + 2)
+    played, sequential = {}, {}
+    for done, (name, policy) in enumerate(known.items(), start=3):
+        played[name] = play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
+        sequential[name] = reweighed(
+            as_logged[name], untouched, grades, fitted_on[name], training, training_grades, config
+        )
+        report(done, len(known) + 2)
     turns = untouched.lengths.astype(np.float64)
     judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
     evidence = tuple(
@@ -111,12 +117,19 @@ def evaluate(
 
 
 def reweighed(
-    policy: Policy, untouched: Episodes, grades: F64, training: Episodes, training_grades: F64, config: TrainConfig
+    target: F64,
+    untouched: Episodes,
+    grades: F64,
+    training_target: F64,
+    training: Episodes,
+    training_grades: F64,
+    config: TrainConfig,
 ) -> dict[str, F64]:
-    """Every sequential estimate of one policy, (S,) each: nothing is assumed about what users say next."""
-    target = probabilities_as_logged(policy, training)
-    found = fitted_q_evaluation(training, training_grades, rewards_of(training, training_grades), target)
-    target = probabilities_as_logged(policy, untouched)
+    """Every sequential estimate of one policy, (S,) each: nothing is assumed about what users say next.
+
+    `target` and `training_target` (S, T, K) are its probabilities at the logged states of both parts.
+    """
+    found = fitted_q_evaluation(training, training_grades, rewards_of(training, training_grades), training_target)
     q, v = values(found, untouched, grades, target)
     ratio = np.take_along_axis(target, untouched.action[..., None], axis=-1)[..., 0] / untouched.propensity
     ratio = np.minimum(ratio, config.ope.weight_cap)

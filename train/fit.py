@@ -76,15 +76,26 @@ def initial(key: Array, sizes: Sizes) -> Params:
 
 
 def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
-    """The reward model, and every candidate's grade at every valid turn (N, K), out of fold."""
+    """The reward model, and every candidate's grade at every valid turn (N, K), out of fold.
+
+    No tenant's turns count for more than its cap (`tenant_weights`). Turns beyond `quality.max_rows` graded ones are
+    graded, not learnt from.
+    """
     valid = episodes.valid
-    states = episodes.state[valid].astype(np.float64)
+    states = episodes.state[valid]
     models = np.maximum(episodes.model[valid], 0)
     known = np.where(episodes.model[valid] >= 0, episodes.known_scores()[valid], np.nan).astype(np.float64)
-    row, candidate = np.nonzero(np.isfinite(known))
+    row, candidate = (found[: config.quality.max_rows] for found in np.nonzero(np.isfinite(known)))
     groups = folds_of(episodes, config.quality.folds, config.seed)[valid]
+    weights = np.broadcast_to(tenant_weights(episodes, config.log.tenant_weight_cap)[:, None], valid.shape)[valid]
     quality, out_of_fold = fit_quality(
-        states[row], models[row, candidate], known[row, candidate], groups[row], model_priors(episodes), config.quality
+        states[row],
+        models[row, candidate],
+        known[row, candidate],
+        groups[row],
+        model_priors(episodes),
+        config.quality,
+        weights[row],
     )
     everywhere = quality.predict(states)
     everywhere[row] = out_of_fold

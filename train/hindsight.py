@@ -8,6 +8,7 @@ else a draw from the candidate's cost law.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,21 +86,20 @@ def play(
     return Played(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
 
 
-def probabilities_as_logged(policy: Policy, episodes: Episodes) -> F64:
-    """The policy's probabilities at the logged states, money and all, (S, T, K): for sequential estimators."""
-    s, t, k = episodes.mask.shape
-    found = np.zeros((s, t, k))
-    for i in range(s):
-        for j in range(int(episodes.lengths[i])):
-            seen = observed(
-                episodes,
-                i,
-                j,
-                remaining_usd=float(episodes.remaining_usd[i, j]),
-                budget_usd=float(episodes.budget_usd[i, j]),
-                as_logged=True,
-            )
-            found[i, j, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
+def probabilities_as_logged(policies: Mapping[str, Policy], episodes: Episodes) -> dict[str, F64]:
+    """Each policy's probabilities at the logged states, money and all, (S, T, K): for sequential estimators."""
+    found = {name: np.zeros(episodes.mask.shape) for name in policies}
+    for i, j in np.argwhere(episodes.valid).tolist():
+        seen = observed(
+            episodes,
+            i,
+            j,
+            remaining_usd=float(episodes.remaining_usd[i, j]),
+            budget_usd=float(episodes.budget_usd[i, j]),
+            as_logged=True,
+        )
+        for name, policy in policies.items():
+            found[name][i, j, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
     return found
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.db import transaction
 from gateway.settings import PolicySettings
@@ -31,7 +30,7 @@ from train.candidates import grades_by_turn, propose
 from train.claim import Claim, ClaimLost, Taken, claim, finish
 from train.config import TrainConfig
 from train.drift import health
-from train.episodes import Episodes, LogReport, read_episodes, split_by_session
+from train.episodes import Episodes, split_by_session
 from train.evaluate import as_json, evaluate
 from train.fit import Fitted, fit, grade
 from train.gate import Evidence, Verdict, judge
@@ -39,9 +38,9 @@ from train.log import DatabaseLog, Log, ParquetLog
 from train.ope import Interval
 from train.page import page
 from train.publish import Published, publish, reject, serving_champion, waiting_policies, with_report, write_folder
+from train.reading import LogReport, read_episodes
 from train.runs import RunFolder, finite
 
-F64 = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 STALE_AFTER_MS = 2 * 3_600_000
@@ -101,7 +100,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     then = replace(job, now_ms=lambda: int(begun["now_ms"]))
     episodes, log = read_log(then, config)
     training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
-    del episodes  # both parts are copies: a long log is not held twice
+    del episodes
     sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
     folder.write("log", finite(log) | sizes)
     if training.turns < MIN_TURNS_TO_FIT or not untouched.turns:
@@ -162,6 +161,7 @@ def fit_candidates(
     job: Nightly, config: TrainConfig, folder: RunFolder, run_id: str, training: Episodes
 ) -> dict[str, Any]:
     """Fit the network on the training part, tune the rules over it, keep the candidates in the run's folder."""
+    job.step("grade")
     fitted: Fitted = fit(
         training, config, jax.random.key(config.seed), lambda done, total: job.step("fit", done, total)
     )
@@ -215,16 +215,17 @@ def evaluate_candidates(
     grades = grades_by_turn(
         played, np.take_along_axis(quality.predict(played.state[played.valid].astype(np.float64)), index, axis=1)
     )
-    fitted_on = training.take(np.arange(min(training.sessions, config.ope.max_sessions)))
+    fitted_on = training.take(np.arange(min(training.sessions, config.ope.fqe_sessions)))
     found = evaluate(
         candidates,
         incumbent,
         played,
         grades,
         fitted_on,
-        training_grades(training, config)[: fitted_on.sessions],
+        grades_by_turn(fitted_on, grade(fitted_on, config)[1]),
         tuned_scores,
         config,
+        lambda done, total: job.step("evaluate", done, total),
     )
     result = as_json(found) | {
         "incumbent": note,
@@ -244,11 +245,6 @@ def waiting_candidates(job: Nightly) -> list[Loaded]:
         with contextlib.suppress(CheckpointError):
             kept.append(load(job.policies.directory / policy_id, sha256=sha256))
     return kept
-
-
-def training_grades(training: Episodes, config: TrainConfig) -> F64:
-    """Out-of-fold grades of every candidate at every turn of the training part, (S, T, K)."""
-    return grades_by_turn(training, grade(training, config)[1])
 
 
 def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict[str, Any]]:

@@ -52,6 +52,8 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
         for name in ("excluded", "labels", "models", "policies"):
             counts = sorted((log.get(name) or {}).items(), key=lambda item: (-item[1], item[0]))
             yield _table(("left out" if name == "excluded" else name, "turns"), counts)
+        shares = sorted((log.get("graded") or {}).items())
+        yield _table(("model", "share of turns graded"), [(name, f"{share:.1%}") for name, share in shares])
     quality = (report.get("fit") or {}).get("quality_model") or {}
     if quality:
         yield _heading("The reward model")

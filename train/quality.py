@@ -12,6 +12,7 @@ support: a model's own part, what differences between models are made of, is shr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MIN_ROWS_FOR_OWN_PART = 20
+BLOCK_ROWS = 8_192
+SPACE_ROWS = 16_384
+"""Turns, evenly through the log, that scales and landmarks are taken from."""
 SLOPE_STRENGTH = 2.0
 """Predicted variance (sum of squares) that the pooled slopes count for in each model's."""
 SESSION_WEIGHT = 0.3
@@ -45,8 +49,11 @@ class Space:
 
     def features(self, states: NDArray[np.floating]) -> F64:
         """(N, D) -> (N, R + 1); a constant is last."""
-        near = kernel((states - self.centre) * self.scale, self.landmarks, float(self.width[0]))
-        return np.column_stack([near @ self.whiten, np.ones(len(states))])
+        found = np.ones((len(states), len(self.landmarks) + 1))
+        for rows in _blocks(len(states)):
+            scaled = (states[rows].astype(np.float64) - self.centre) * self.scale
+            found[rows, :-1] = kernel(scaled, self.landmarks, float(self.width[0])) @ self.whiten
+        return found
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,12 @@ class QualityModel:
 
     def predict(self, states: NDArray[np.floating]) -> F64:
         """Expected score of every model, (N, M), for states (N, D)."""
-        x = self.space.features(states)
-        deviations = self.slope[:, 0] * (x @ self.shared)[:, None] + self.slope[:, 1] * (x @ self.own.T)
-        return np.asarray(np.clip(self.means + deviations, 0.0, 1.0))
+        found = np.empty((len(states), len(self.means)))
+        for rows in _blocks(len(states)):
+            x = self.space.features(states[rows])
+            deviations = self.slope[:, 0] * (x @ self.shared)[:, None] + self.slope[:, 1] * (x @ self.own.T)
+            found[rows] = np.clip(self.means + deviations, 0.0, 1.0)
+        return found
 
     def served(self, models: tuple[str, ...]) -> KernelQuality:
         """The same function with everything linear folded into one matrix: what a checkpoint holds."""
@@ -87,7 +97,7 @@ class QualityModel:
 
 
 class Moments(NamedTuple):
-    """All that ridge regression needs of some rows, by model: x'x (M, d, d), x'y (M, d), rows (M,), sum of y (M,).
+    """All that ridge regression needs of some rows, by model: x'wx (M, d, d), x'wy (M, d), sums of w and of wy (M,).
 
     Moments of disjoint rows add up, so that leaving a fold out is a subtraction and the data are read once.
     """
@@ -110,31 +120,42 @@ class Parts(NamedTuple):
 
 
 def fit_quality(
-    states: NDArray[np.floating], models: I64, scores: F64, groups: I64, priors: F64, config: QualityConfig
+    states: NDArray[np.floating],
+    models: I64,
+    scores: F64,
+    groups: I64,
+    priors: F64,
+    config: QualityConfig,
+    weights: F64 | None = None,
 ) -> tuple[QualityModel, F64]:
     """Fit on graded turns: states (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session.
 
-    `priors` (M,) are the catalogue's beliefs. Returns the model and its out-of-fold predictions (N, M): every row's
-    come from a model that did not see the row's session. Penalty and slopes are chosen by out-of-fold error.
+    `priors` (M,) are the catalogue's beliefs; `weights` (N,) what each row counts (default 1). Returns the model and
+    its out-of-fold predictions (N, M): every row's come from a model that did not see the row's session. Penalty and
+    slopes are chosen by out-of-fold error.
     """
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
     space = fit_space(states, int(config.landmarks), config.width)
     x = space.features(states)
-    by_fold = {int(fold): moments(x, models, scores, groups == fold, len(priors)) for fold in np.unique(groups)}
-    everything = moments(x, models, scores, np.ones(len(models), np.bool_), len(priors))
+    counted = np.ones(len(models)) if weights is None else weights
+    by_fold = {
+        int(fold): moments(x, models, scores, groups == fold, len(priors), counted) for fold in np.unique(groups)
+    }
+    everything = moments(x, models, scores, np.ones(len(models), np.bool_), len(priors), counted)
     best: tuple[float, float, F64, F64, F64] | None = None
     for penalty in config.penalties:
         parts = _out_of_fold(x, groups, by_fold, everything, priors, penalty, config)
-        slopes, pooled = _slopes(parts, models, scores)
+        slopes, pooled = _slopes(parts, models, scores, counted)
         predicted = np.clip(parts.means + slopes[:, 0] * parts.shared + slopes[:, 1] * parts.own, 0.0, 1.0)
-        error = float(np.mean((predicted[np.arange(len(models)), models] - scores) ** 2)) if len(models) else 0.0
+        squares = (predicted[np.arange(len(models)), models] - scores) ** 2
+        error = float(np.average(squares, weights=counted)) if len(models) else 0.0
         if best is None or error < best[0]:
             best = (error, penalty, slopes, pooled, predicted)
     assert best is not None
     error, penalty, slopes, pooled, predicted = best
     means, shared, own = _solve(everything, priors, penalty, config)
-    rows = everything.rows.astype(np.int64)
+    rows = np.bincount(models, minlength=len(priors))
     return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
 
 
@@ -145,9 +166,10 @@ def fit_space(states: NDArray[np.floating], landmarks: int, width: float) -> Spa
     alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. `width` is in median squared distances.
     """
     d = states.shape[1]
+    states = states[np.linspace(0, len(states) - 1, min(len(states), SPACE_ROWS)).astype(np.int64)].astype(np.float64)
     if not len(states):
         return Space(np.zeros(d), np.zeros(d), np.zeros((1, d)), np.ones(1), np.eye(1))
-    centre, deviation = states.mean(axis=0).astype(np.float64), states.std(axis=0).astype(np.float64)
+    centre, deviation = states.mean(axis=0), states.std(axis=0)
     scale = np.zeros(d)
     text = slice(0, min(TEXT_DIM, d))
     scale[text] = 1.0 / max(float(np.linalg.norm(deviation[text])), 1e-6)
@@ -183,16 +205,26 @@ def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
     return np.where(episodes.task >= 0, of_task[where].reshape(episodes.task.shape), of_session[:, None])
 
 
-def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: int) -> Moments:
-    """Moments of the chosen rows of x (N, d), by model."""
+def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: int, weights: F64) -> Moments:
+    """Moments of the chosen rows of x (N, d), by model; weights (N,)."""
     d = x.shape[1]
     xx, xy = np.zeros((count, d, d)), np.zeros((count, d))
     number, total = np.zeros(count), np.zeros(count)
     for k in range(count):
-        mine = rows & (models == k)
-        xx[k], xy[k] = x[mine].T @ x[mine], x[mine].T @ scores[mine]
-        number[k], total[k] = mine.sum(), scores[mine].sum()
+        mine = np.flatnonzero(rows & (models == k))
+        for block in _blocks(len(mine)):
+            some = mine[block]
+            weighted = x[some] * weights[some, None]
+            xx[k] += weighted.T @ x[some]
+            xy[k] += weighted.T @ scores[some]
+        number[k], total[k] = weights[mine].sum(), (weights[mine] * scores[mine]).sum()
     return Moments(xx, xy, number, total)
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """`rows` in pieces, so that what is made of them on the way stays small."""
+    for start in range(0, rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, rows))
 
 
 def _out_of_fold(
@@ -226,7 +258,7 @@ def _solve(seen: Moments, priors: F64, penalty: float, config: QualityConfig) ->
     return means, shared, own
 
 
-def _slopes(parts: Parts, models: I64, scores: F64) -> tuple[F64, F64]:
+def _slopes(parts: Parts, models: I64, scores: F64, weights: F64) -> tuple[F64, F64]:
     """Out-of-fold regression of what happened on the two predicted parts: per model (M, 2), and pooled (2,).
 
     A model's slopes are pulled to the pooled ones, and those, where nothing is predicted, to (1, 0). Within [0, 1.5].
@@ -234,6 +266,8 @@ def _slopes(parts: Parts, models: I64, scores: F64) -> tuple[F64, F64]:
     rows, count = np.arange(len(models)), parts.means.shape[1]
     predicted = np.stack([parts.shared[rows, models], parts.own[rows, models]], axis=1)
     happened = scores - parts.means[rows, models]
+    root = np.sqrt(weights)
+    predicted, happened = predicted * root[:, None], happened * root
     pooled = np.clip(_pulled(predicted, happened, np.array([1.0, 0.0]), 1e-3), 0.0, 1.5)
     slopes = np.tile(pooled, (count, 1))
     for k in range(count):

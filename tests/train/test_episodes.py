@@ -15,10 +15,11 @@ from policy.exploration import Exploration
 from policy.features import FEATURE_VERSION
 from policy.mdp import Policy
 from tests.train.synthetic import NOW_MS, write_log
-from train.config import RewardConfig, TrainConfig
-from train.episodes import Episodes, LogReport, read_episodes, split_by_session
+from train.config import LogConfig, RewardConfig, TrainConfig
+from train.episodes import Episodes, split_by_session
 from train.fit import tenant_weights
 from train.log import DatabaseLog
+from train.reading import LogReport, read_episodes
 
 EXPLORING = Resolving(exploration=Exploration(floor=0.2, tolerance=0.5))
 
@@ -45,6 +46,8 @@ def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path:
         scores = {row[0]: row[1] for row in connection.execute(query)}
     assert (episodes.sessions, episodes.turns) == (12, len(rows))
     assert report.labels == {"turn": len(rows)}
+    place = {session: i for i, session in enumerate(episodes.session_ids)}
+    rows = sorted(rows, key=lambda row: (place[row["session_id"]], row["turn"]))
     assert episodes.cost_usd[episodes.valid] * 1e9 == pytest.approx([row["cost_nanousd"] for row in rows])
     assert episodes.reward[episodes.valid].tolist() == [scores[row["decision_id"]] for row in rows]
     assert episodes.propensity[episodes.valid] == pytest.approx([row["propensity"] for row in rows])
@@ -77,6 +80,31 @@ def test_turns_that_teach_nothing_are_left_out_and_counted(
     episodes, report = read(url)
     assert report.excluded == {reason: 12}
     assert episodes.turns == before - 12
+
+
+@pytest.mark.parametrize("limits", [LogConfig(max_turns=2), LogConfig(memory_mb=0.06)])
+def test_a_very_long_session_does_not_pad_the_others_to_its_length(tmp_path: Path, limits: LogConfig) -> None:
+    """A turn of three candidates takes 2.0 kB: in .06 MB there is room for two of each of twelve sessions."""
+    whole, _ = read(a_log(tmp_path))
+    cut, report = read(f"sqlite:///{tmp_path}/log.db", TrainConfig(log=limits))
+    assert cut.valid.shape == (12, 2)
+    assert report.excluded == {"beyond turn 2": whole.turns - cut.turns}
+    assert sum(report.labels.values()) == report.turns == cut.turns
+    assert cut.cost_usd.tolist() == whole.cost_usd[:, :2].tolist()
+
+
+def test_any_first_so_many_sessions_are_a_fair_sample_of_the_tenants(tmp_path: Path) -> None:
+    """By name, the first half of these sessions would be one tenant's."""
+    episodes, _ = read(a_log(tmp_path, sessions=60, tenant_of=lambda i: "ten_a" if i < 30 else "ten_b"))
+    assert 8 <= sum(tenant == "ten_a" for tenant in episodes.tenant_ids[:30]) <= 22
+
+
+def test_the_report_says_what_share_of_each_models_turns_was_graded(tmp_path: Path) -> None:
+    _, report = read(a_log(tmp_path, graded=0.5))
+    assert set(report.graded) == set(report.models)
+    shares = {name: share * report.models[name] for name, share in report.graded.items()}
+    assert sum(shares.values()) == pytest.approx(report.labels["turn"])
+    assert all(0.0 <= share <= 1.0 for share in report.graded.values())
 
 
 def test_ungraded_turns_have_no_score(tmp_path: Path) -> None:

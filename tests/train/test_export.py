@@ -19,9 +19,10 @@ from tests.train.test_episodes import EXPLORING, read
 from train import export as exporting
 from train.__main__ import run_command
 from train.config import LogConfig, TrainConfig
-from train.episodes import Episodes, LogReport, read_episodes
+from train.episodes import Episodes
 from train.export import Export, ExportError, export
 from train.log import LogError, ParquetLog, rows
+from train.reading import LogReport, read_episodes
 
 HOUR_MS = 3_600_000
 FIRST_DAY = datetime.fromtimestamp(START_MS / 1000, UTC).date()

@@ -38,7 +38,7 @@ def test_the_observation_rebuilt_from_the_log_encodes_to_what_was_logged(episode
 
 
 def test_the_behaviour_policy_recomputes_to_its_logged_probabilities(episodes: Episodes) -> None:
-    found = probabilities_as_logged(EXPLORING, episodes)
+    found = probabilities_as_logged({"same": EXPLORING}, episodes)["same"]
     assert found[episodes.valid] == pytest.approx(episodes.probabilities[episodes.valid], abs=1e-3)
 
 

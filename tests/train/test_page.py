@@ -26,6 +26,7 @@ REPORT: dict[str, Any] = {
         "labels": {"turn": 900},
         "models": {"<script>alert(1)</script>": 1234},
         "policies": {"rule:resolving": 1234},
+        "graded": {"sim-mid": 0.731},
     },
     "evaluation": {
         "incumbent": {"policy_id": "rule:resolving"},
@@ -65,7 +66,7 @@ def test_the_page_has_verdict_numbers_exclusions_and_drift() -> None:
     shown = text(page(REPORT))
     for part in ("promote run-learned", "gain +0.0500", "published as canary", "0.5000 [0.2500, 0.7500]", "unknown",
                  "rule:resolving (incumbent)", "failed", "prices of sim-mid fell", "a&amp;b is new", "1,234", "1.0%",
-                 "quality bias"):  # fmt: skip
+                 "quality bias", "73.1%"):  # fmt: skip
         assert part in shown
 
 

@@ -42,6 +42,25 @@ def test_a_model_never_seen_keeps_its_prior() -> None:
     assert model.means[2] == pytest.approx(0.77)
 
 
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    states, models, scores, groups = world(150, True)
+    priors, config = np.array([0.5, 0.5]), QualityConfig()
+    heavy, _ = fit_quality(states, models, scores, groups, priors, config, np.full(150, 2.0))
+    doubled = [np.concatenate([values, values]) for values in (states, models, scores, groups)]
+    twice, _ = fit_quality(doubled[0], doubled[1], doubled[2], doubled[3], priors, config)
+    seen = np.random.default_rng(2).standard_normal((20, 6))
+    assert heavy.predict(seen) == pytest.approx(twice.predict(seen), abs=1e-6)
+    assert heavy.rows.tolist() == [int((models == k).sum()) for k in (0, 1)]
+
+
+def test_a_mean_weighs_its_rows() -> None:
+    """Prior .5 counts for 4, eight ones of weight a half for 4: (4 x .5 + 4 x 1) / 8."""
+    states = np.random.default_rng(3).standard_normal((8, 6))
+    rows, zeros = np.ones(8), np.zeros(8, np.int64)
+    model, _ = fit_quality(states, zeros, rows, zeros, np.array([0.5]), QualityConfig(), np.full(8, 0.5))
+    assert model.means[0] == pytest.approx(0.75)
+
+
 def test_out_of_fold_predictions_do_not_depend_on_the_rows_own_scores() -> None:
     states, models, scores, groups = world(120, True)
     config = QualityConfig(penalties=(10.0,))
