@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gateway.errors import LedgerUnavailable
+from gateway.errors import LedgerUnavailable, LedgerUnsure
 
 T = TypeVar("T")
 
@@ -57,9 +57,9 @@ def connect_arguments() -> dict[str, Any]:
     }
 
 
-def unavailable(reason: str, retry_after_s: int = 1) -> LedgerUnavailable:
+def unavailable(reason: str, retry_after_s: int = 1, *, unsure: bool = False) -> LedgerUnavailable:
     """The one error of an outage, in our own words: a driver's text may carry addresses and passwords."""
-    return LedgerUnavailable(
+    return (LedgerUnsure if unsure else LedgerUnavailable)(
         f"the ledger cannot answer now ({reason}); try again", headers={"Retry-After": str(retry_after_s)}
     )
 

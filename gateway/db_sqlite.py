@@ -1,8 +1,8 @@
 """SQLite as the gateway uses it: one thread owns one connection, and commits what is waiting as one group.
 
-One fsync then serves every turn that asked while the previous one was being written. `soft` work (a checkpoint, the
-dispatch mark) may commit without an fsync: the file system keeps it through a kill of this process, and the next hard
-commit makes it durable too.
+One fsync then serves every turn that asked while the previous one was being written. `soft` work (a checkpoint) may
+commit without an fsync: the file system keeps it through a kill of this process, and the next hard commit makes it
+durable too.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections write and checkpoint at once. The wheel we depend on
 carries a later one; on an older library this module opens one connection only and refuses to share the file.

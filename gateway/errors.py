@@ -19,6 +19,7 @@
     +-- UpstreamTimeout          504
     +-- Unavailable              503
         +-- LedgerUnavailable
+        |     +-- LedgerUnsure
         +-- Overloaded
         +-- Draining
 
@@ -135,6 +136,10 @@ class Unavailable(GatewayError):
 
 class LedgerUnavailable(Unavailable):
     code = "ledger_unavailable"
+
+
+class LedgerUnsure(LedgerUnavailable):
+    """The connection died under the operation: it may have been committed, or may still be."""
 
 
 class Overloaded(Unavailable):

@@ -1,9 +1,9 @@
 """The ledger: the only way to hold, spend and give back money.
 
 Every operation is submitted whole and runs to its end, whatever becomes of the caller; several are committed as one
-group. A caller that is cancelled while its reservation is being committed leaves a hold behind: the ledger releases it.
-A settle or release that meets an outage is kept here and repeated until the database is back, so that the exact bill
-is posted and not the sweeper's estimate.
+group. A reservation whose caller is not told of it in time (it was cancelled, the connection died during the commit)
+leaves a hold behind under which no call goes out: the ledger releases it. A settle or release that meets an outage is
+kept here and repeated until the database is back, so that the exact bill is posted and not the sweeper's estimate.
 
 Errors: LedgerUnavailable (with Retry-After) when the database cannot answer; UnknownHold and ValueError for defects of
 the caller.
@@ -15,12 +15,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from typing import Any, Protocol, TypeVar
 
 from gateway import session_accounts
 from gateway.clock import Clock, now_ms
 from gateway.db import Database
-from gateway.errors import LedgerUnavailable
+from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger_postgres import PostgresLedger
 from gateway.ledger_records import SessionRow, Standing, UnknownHold, checked_reserve, checked_settle, outcome_columns
 from gateway.ledger_sqlite import SqliteLedger
@@ -29,7 +30,6 @@ from gateway.operations import (
     BodyMismatch,
     Checkpoint,
     InFlight,
-    MarkDispatched,
     Release,
     Replay,
     Reserve,
@@ -49,6 +49,8 @@ ANSWER_TIMEOUT_S = 8.0
 """Longer than any single statement may take, shorter than a client's patience."""
 REPEAT_S = 0.5
 MAX_UNRESOLVED = 10_000
+DOUBT_S = 5.0
+"""Longer than a database works on a statement (its statement_timeout)."""
 ABANDONED_AFTER_MS = 15 * 60 * 1000
 """A decision without an open hold for this long has no process left: a turn lasts ten minutes at most."""
 
@@ -59,7 +61,6 @@ class LedgerBackend(Protocol):
     def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]: ...
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]: ...
     def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]: ...
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]: ...
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]: ...
     def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]: ...
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]: ...
@@ -90,7 +91,9 @@ class Ledger:
         self._clock = clock
         self._answer_timeout_s = answer_timeout_s
         self._unresolved: dict[str, Settle | Release] = {}
+        self._doubted_until_s: dict[str, float] = {}
         self._repeater: asyncio.Task[None] | None = None
+        self._repeating = asyncio.Lock()
         self._undoing: set[asyncio.Task[None]] = set()
 
     @property
@@ -121,17 +124,27 @@ class Ledger:
         await self._backend.close()
 
     async def reserve(self, op: Reserve) -> ReserveOutcome:
-        """Hold money for one attempt, or say why not. Nothing may be dispatched unless this answers Reserved."""
+        """Hold money for one attempt, or say why not. Nothing may be dispatched unless this answers Reserved.
+
+        A hold that this process was not told of in time, or not at all, is released: no call goes out under it.
+        """
         future = self._backend.reserve(checked_reserve(op))
         try:
-            return await self._answer(future)
+            outcome = await self._answer(future)
         except asyncio.CancelledError:
             self._undo_later(op, future)
             raise
-        except LedgerUnavailable:
-            if not future.done():
+        except LedgerUnavailable as error:
+            if not future.done() or isinstance(error, LedgerUnsure):
                 self._undo_later(op, future)
             raise
+        leaving = isinstance(outcome, Reserved) and op.checkpoint_nanousd is not None
+        if leaving and now_ms(self._clock) >= op.expires_at_ms:
+            self._undo_later(op, future)
+            raise LedgerUnavailable(
+                "the reservation ran out before the call could leave; try again", headers={"Retry-After": "1"}
+            )
+        return outcome
 
     async def settle(self, op: Settle) -> Resolved:
         """Turn a hold into its bill. LedgerUnavailable here means: not confirmed yet, and being repeated."""
@@ -146,17 +159,6 @@ class Ledger:
         future = self._backend.release(op)
         future.add_done_callback(partial(self._keep_if_unavailable, op))
         return await self._answer(future)
-
-    async def mark_dispatched(self, hold_id: str, checkpoint_nanousd: int) -> None:
-        """From the moment this returns, a crash of this process costs `checkpoint_nanousd` instead of nothing.
-
-        Raises LedgerUnavailable when the lease ran out meanwhile: the money is no longer held, so the call must not go.
-        """
-        op = MarkDispatched(hold_id, max(0, checkpoint_nanousd))
-        if not await self._answer(self._backend.mark_dispatched(op)):
-            raise LedgerUnavailable(
-                "the reservation ran out before the call could leave; try again", headers={"Retry-After": "1"}
-            )
 
     async def checkpoint(self, points: Sequence[Checkpoint]) -> None:
         """Raise what the sweeper would post, and extend the leases of streams that are alive."""
@@ -184,7 +186,11 @@ class Ledger:
         return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256, now_ms(self._clock)))
 
     async def sweep(self, at_ms: int, limit: int = 500) -> Swept:
-        """Resolve holds whose lease ran out before `at_ms`, start due windows, tidy what crashes left behind."""
+        """Resolve holds whose lease ran out before `at_ms`, start due windows, tidy what crashes left behind.
+
+        After an outage what this process knows comes before what would be estimated.
+        """
+        await self._repeat_all()
         late, resets = await self._backend.due(at_ms, limit)
         kinds = await asyncio.gather(*(self._answer(self._backend.sweep_hold(SweepHold(hold, at_ms))) for hold in late))
         started = await asyncio.gather(*(self._answer(self._backend.reset_window(reset)) for reset in resets))
@@ -209,20 +215,26 @@ class Ledger:
 
     async def _undo(self, op: Reserve, future: asyncio.Future[ReserveOutcome]) -> None:
         """The caller left before it had its hold: nobody else can release it."""
+        release = Release(op.hold_id, now_ms(self._clock), decision={"status": "cancelled"})
         try:
             outcome = await future
-        except Exception:  # noqa: BLE001 - never held, or its lease will run out; whoever waited was told
+        except LedgerUnsure:
+            self._doubted_until_s[op.hold_id] = inf
+            self._keep(release)
+            return
+        except Exception:  # noqa: BLE001 - never held; whoever waited was told
             return
         if isinstance(outcome, Reserved):
-            release = Release(op.hold_id, now_ms(self._clock), decision={"status": "cancelled"})
             undone = self._backend.release(release)
             undone.add_done_callback(partial(self._keep_if_unavailable, release))
             await asyncio.wait([undone])
 
     def _keep_if_unavailable(self, op: Settle | Release, future: asyncio.Future[Any]) -> None:
         """A bill that met an outage is not forgotten: repeat it until the database answers."""
-        if future.cancelled() or not isinstance(future.exception(), LedgerUnavailable):
-            return
+        if not future.cancelled() and isinstance(future.exception(), LedgerUnavailable):
+            self._keep(op)
+
+    def _keep(self, op: Settle | Release) -> None:
         if len(self._unresolved) >= MAX_UNRESOLVED:
             logger.error("too many bills wait for the database; the sweeper will post an estimate for %s", op.hold_id)
             return
@@ -237,9 +249,10 @@ class Ledger:
 
     async def _repeat_all(self) -> None:
         """One more try for every bill that waits, some at a time: the database has just come back."""
-        waiting = list(self._unresolved.values())
-        for start in range(0, len(waiting), 100):
-            await asyncio.gather(*(self._repeat(op) for op in waiting[start : start + 100]))
+        async with self._repeating:
+            waiting = list(self._unresolved.values())
+            for start in range(0, len(waiting), 100):
+                await asyncio.gather(*(self._repeat(op) for op in waiting[start : start + 100]))
 
     async def _repeat(self, op: Settle | Release) -> None:
         try:
@@ -250,8 +263,23 @@ class Ledger:
         except LedgerUnavailable:
             return
         except UnknownHold:
-            logger.error("hold %s does not exist any more; its bill cannot be posted", op.hold_id)
+            if self._may_still_come(op.hold_id):
+                return
         self._unresolved.pop(op.hold_id, None)
+        self._doubted_until_s.pop(op.hold_id, None)
+
+    def _may_still_come(self, hold_id: str) -> bool:
+        """Whether a hold that is not there may yet be committed by a statement whose connection died.
+
+        The server ends its statements by itself, so from its first answer on this lasts as long as one may take.
+        """
+        if hold_id not in self._doubted_until_s:
+            logger.error("hold %s does not exist any more; its bill cannot be posted", hold_id)
+            return False
+        now_s = asyncio.get_running_loop().time()
+        until_s = min(self._doubted_until_s[hold_id], now_s + DOUBT_S)
+        self._doubted_until_s[hold_id] = until_s
+        return now_s < until_s
 
 
 def backend_of(database: Database) -> LedgerBackend:

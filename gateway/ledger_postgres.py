@@ -1,6 +1,6 @@
 """The ledger on Postgres: operations become JSON for `seqroute_apply`, and its answers become our values again.
 
-Marks, checkpoints and reads take no tenant lock and travel in a line of their own, beside the tenants' lines.
+Checkpoints and reads take no tenant lock and travel in a line of their own, beside the tenants' lines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from gateway.operations import (
     BodyMismatch,
     Checkpoint,
     InFlight,
-    MarkDispatched,
     Refused,
     Release,
     Replay,
@@ -49,7 +48,7 @@ from gateway.tables import holds, keys, tenants
 
 REMEMBERED_HOLDS = 100_000
 BESIDE = "\x00beside"
-"""The line of everything that locks no tenant: marks, checkpoints, reads."""
+"""The line of everything that locks no tenant: checkpoints, reads."""
 
 
 class PostgresLedger:
@@ -79,6 +78,7 @@ class PostgresLedger:
             "amount": op.amount_nanousd,
             "now_ms": op.now_ms,
             "expires_at_ms": op.expires_at_ms,
+            "checkpoint": op.checkpoint_nanousd,
             "first_nanousd": op.terms.default_nanousd,
             "ceiling_nanousd": op.terms.ceiling_nanousd,
             "expected_turns": op.terms.expected_turns,
@@ -116,10 +116,6 @@ class PostgresLedger:
             "drop_claim": op.drop_idempotency,
         }
         return self._resolve(op, sent, outcome_columns(op.decision))
-
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
-        sent = {"op": "mark", "hold_id": op.hold_id, "amount": op.checkpoint_nanousd}
-        return self._lanes.submit(BESIDE, sent, bool, locking=False)
 
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
         """One future for all; the last point's answer stands for the group it travelled in."""

@@ -103,6 +103,8 @@ def checked_reserve(op: Reserve) -> Reserve:
     """Refuse what could never be stored, before it reaches a group. Raises ValueError."""
     if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
         raise ValueError(f"reserve: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    if op.checkpoint_nanousd is not None and op.checkpoint_nanousd < 0:
+        raise ValueError(f"reserve: expected a checkpoint of at least 0 nano-USD, got {op.checkpoint_nanousd}")
     unknown = set(op.decision or ()) - set(DECISION_COLUMNS)
     if unknown:
         raise ValueError(f"reserve: no such columns in decisions: {sorted(unknown)}")

@@ -14,7 +14,6 @@ from gateway.ledger_records import SESSION_FACTS, SessionRow, Standing
 from gateway.ledger_sqlite_reserve import claim_from_row, reserve, reserve_again, reset_window
 from gateway.ledger_sqlite_resolve import (
     checkpoint,
-    mark_dispatched,
     release,
     release_again,
     settle,
@@ -26,7 +25,6 @@ from gateway.operations import (
     BodyMismatch,
     Checkpoint,
     InFlight,
-    MarkDispatched,
     Release,
     Replay,
     Reserve,
@@ -80,9 +78,6 @@ class SqliteLedger:
     def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]:
         run = release_again if again else release
         return self._database.writer.submit(lambda c: run(c, op), must=True)
-
-    def mark_dispatched(self, op: MarkDispatched) -> asyncio.Future[bool]:
-        return self._database.writer.submit(lambda c: mark_dispatched(c, op), soft=True)
 
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
         return self._database.writer.submit(lambda c: checkpoint(c, points), soft=True)

@@ -159,6 +159,8 @@ def _hold(
             "model": op.model,
             "amount_nanousd": op.amount_nanousd,
             "state": "open",
+            "dispatched": int(op.checkpoint_nanousd is not None),
+            "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
             "expires_at_ms": op.expires_at_ms,
             "created_at_ms": op.now_ms,
         },

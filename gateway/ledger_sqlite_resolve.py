@@ -11,7 +11,7 @@ from gateway import ledger_statements as sql
 from gateway.db_sqlite import Cursor
 from gateway.ledger_records import outcome_columns, remembered
 from gateway.ledger_sqlite_rows import Hold, balances, find_hold, move, require_hold, turn_entry
-from gateway.operations import Balance, Checkpoint, MarkDispatched, Release, Resolved, Settle, SweepHold
+from gateway.operations import Balance, Checkpoint, Release, Resolved, Settle, SweepHold
 
 
 def settle(cursor: Cursor, op: Settle) -> Resolved:
@@ -137,12 +137,6 @@ def sweep_hold(cursor: Cursor, op: SweepHold) -> str | None:
     # The first answer will never come: the client's next try may run, it is not held off for a day.
     cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return kind
-
-
-def mark_dispatched(cursor: Cursor, op: MarkDispatched) -> bool:
-    """False when the hold is no longer open."""
-    cursor.execute(sql.MARK, {"hold": op.hold_id, "checkpoint": op.checkpoint_nanousd})
-    return cursor.rowcount == 1
 
 
 def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...]) -> None:

@@ -145,6 +145,8 @@ ADD_HOLD = _all_columns(
         "model",
         "amount_nanousd",
         "state",
+        "dispatched",
+        "checkpoint_nanousd",
         "expires_at_ms",
         "created_at_ms",
     ),
@@ -183,16 +185,6 @@ RESOLVE_HOLD = _sql(
     )
 )
 DECISION_TURN = _sql(select(decisions.c.turn).where(decisions.c.decision_id == bindparam("decision")))
-MARK = _sql(
-    update(holds)
-    .where(_THIS_HOLD, holds.c.state == "open")
-    .values(
-        dispatched=1,
-        checkpoint_nanousd=func.min(
-            func.max(holds.c.checkpoint_nanousd, bindparam("checkpoint")), holds.c.amount_nanousd
-        ),
-    )
-)
 CHECKPOINT = _sql(
     update(holds)
     .where(_THIS_HOLD, holds.c.state == "open")

@@ -2,10 +2,12 @@
 
 The life of money for one attempt at a turn:
 
-    reserve --> open --mark_dispatched--> open (dispatched) --> settle     the bill, exact or estimated
-                  |                            |            --> orphan_post by the sweeper: last checkpoint + margin
-                  +--> release (no bill)       |                  +--> late_post: the bill arrived after all, once
-                  +--> expire by the sweeper (nothing was dispatched)
+    reserve --> open, dispatched --> settle        the bill, exact or estimated
+                                 --> release       no bill
+                                 --> orphan_post   by the sweeper: the last checkpoint
+                                       +--> late_post   the bill arrived after all, once
+
+A hold that was reserved without a checkpoint was never to be dispatched: the sweeper expires it, at no cost.
 
 Exactly one terminal entry per hold; whoever comes second is told so and changes nothing.
 """
@@ -63,6 +65,8 @@ class Reserve:
 
     `decision` holds the remaining columns of the `decisions` row; None for a further attempt of the same decision
     (retry or fallback). The ledger itself fills turn, previous_decision_id, session budget and remaining_before.
+    `checkpoint_nanousd` marks the hold as dispatched: the call leaves right after the commit, and from then on a crash
+    costs that much instead of nothing; None when no call follows.
     """
 
     hold_id: str
@@ -78,6 +82,7 @@ class Reserve:
     terms: SessionTerms
     decision: Mapping[str, Any] | None = None
     idempotency: IdempotencyClaim | None = None
+    checkpoint_nanousd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +191,6 @@ class Checkpoint:
     hold_id: str
     checkpoint_nanousd: int
     expires_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class MarkDispatched:
-    """The call is about to leave: from now on a crash costs `checkpoint_nanousd`, never nothing."""
-
-    hold_id: str
-    checkpoint_nanousd: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ like everybody else. What is spent is written to a journal and synced to disk be
 comes. When the database is back the journal is posted: each turn as a reservation and a bill of its own, and what its
 accounts cannot cover as an `overage`. A process that died leaves its journal to the next one that finds it.
 
-    reserve (memory) --> mark_dispatched (journal, fsync) --> settle (journal, fsync) --> post (ledger) --> file removed
+    reserve (journal, fsync) --> settle (journal, fsync) --> post (ledger) --> file removed
 """
 
 from __future__ import annotations
@@ -60,14 +60,13 @@ class _Spent:
 
 
 class OutageBooks:
-    """Takes the ledger's place for one turn: the same `reserve`, `mark_dispatched`, `settle` and `release`."""
+    """Takes the ledger's place for one turn: the same `reserve`, `settle` and `release`."""
 
     def __init__(self, directory: Path, *, cap_nanousd: int, clock: Clock, new_id: NewId) -> None:
         self._directory = directory
         self._cap_nanousd = cap_nanousd
         self._clock = clock
         self._new_id = new_id
-        self._held: dict[str, Reserve] = {}
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._spent: dict[str, _Spent] = {}
         self._journal: _Journal | None = None
@@ -90,8 +89,9 @@ class OutageBooks:
     @property
     def purse(self) -> Balance:
         """What this process may spend in this outage, as an account."""
-        held = sum(op.amount_nanousd for op in self._held.values())
-        return Balance(self._cap_nanousd, held, sum(_cost_nanousd(spent) for spent in self._spent.values()))
+        held_nanousd = sum(spent.hold.amount_nanousd for spent in self._spent.values() if spent.bill is None)
+        spent_nanousd = sum(spent.bill.amount_nanousd for spent in self._spent.values() if spent.bill is not None)
+        return Balance(self._cap_nanousd, held_nanousd, spent_nanousd)
 
     @property
     def unposted(self) -> int:
@@ -99,37 +99,41 @@ class OutageBooks:
         return len(self._spent)
 
     async def reserve(self, op: Reserve) -> Reserved | Refused:
-        """Hold against the cap. Only in memory: what is not dispatched costs nothing."""
+        """Hold against the cap, on disk before the call leaves; a caller that is cancelled meanwhile holds nothing.
+
+        Raises LedgerUnavailable when the journal cannot be written either.
+        """
         if op.decision is not None:
             self._rows[op.decision_id] = op.decision
         purse = self.purse
         if purse.available_nanousd < op.amount_nanousd:
             return Refused("tenant", purse, purse.reserved_nanousd > 0)
-        self._held[op.hold_id] = replace(op, decision=self._rows.get(op.decision_id), idempotency=None)
-        return Reserved(0, self.purse, self.purse)
-
-    async def mark_dispatched(self, hold_id: str, checkpoint_nanousd: int) -> None:
-        """On disk before the call leaves. Raises LedgerUnavailable when the journal cannot be written either."""
-        hold = self._held[hold_id]
-        spent = _Spent(hold, checkpoint_nanousd)
+        hold = replace(op, decision=self._rows.get(op.decision_id), idempotency=None, checkpoint_nanousd=None)
+        spent = self._spent[op.hold_id] = _Spent(hold, op.checkpoint_nanousd or 0)
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, _line_of(spent)))
         try:
-            await asyncio.to_thread(self._write, {"hold": asdict(hold), "checkpoint_nanousd": checkpoint_nanousd})
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            await self.release(Release(op.hold_id, op.now_ms))
+            raise
         except OSError as error:
+            del self._spent[op.hold_id]
             raise LedgerUnavailable(
                 "neither the ledger nor its journal can be written", headers={"Retry-After": "5"}
             ) from error
-        self._spent[hold_id] = spent
+        return Reserved(0, self.purse, self.purse)
 
     async def settle(self, op: Settle) -> Resolved:
         """The bill, to the journal; kept in memory when the disk refuses it."""
-        hold = self._held.pop(op.hold_id, None) or self._spent[op.hold_id].hold
-        self._spent[op.hold_id] = _Spent(hold, min(op.amount_nanousd, hold.amount_nanousd), op)
+        spent = self._spent[op.hold_id]
+        cost_nanousd = min(op.amount_nanousd, spent.hold.amount_nanousd)
+        self._spent[op.hold_id] = replace(spent, checkpoint_nanousd=cost_nanousd, bill=op)
         await self._try_write({"bill": asdict(replace(op, answer=None))})
         return Resolved("settle", 0, self.purse, self.purse)
 
     async def release(self, op: Release) -> Resolved:
         """Nothing was billed."""
-        self._held.pop(op.hold_id, None)
         if self._spent.pop(op.hold_id, None) is not None:
             await self._try_write({"released": op.hold_id})
         return Resolved("release", 0, self.purse, self.purse)
@@ -145,7 +149,6 @@ class OutageBooks:
         try:
             posted = await self._post_all(self._spent.values(), ledger, database)
             self._spent.clear()
-            self._held.clear()
             self._rows.clear()
             if self._journal is not None:
                 journal, self._journal = self._journal, None
@@ -159,9 +162,7 @@ class OutageBooks:
 
     def _running(self) -> bool:
         """Whether turns of the outage are still under way: their bills come first."""
-        now = now_ms(self._clock)
-        waiting = any(op.expires_at_ms > now for name, op in self._held.items() if name not in self._spent)
-        return waiting or any(spent.bill is None for spent in self._spent.values())
+        return any(spent.bill is None for spent in self._spent.values())
 
     async def _post_all(self, entries: Any, ledger: Ledger, database: Database) -> int:
         waiting = [entry for entry in entries if not entry.released]
@@ -287,9 +288,11 @@ def _adopt(directory: Path) -> list[_Journal]:
     return [journal for path in found if (journal := _Journal.adopt(path)) is not None]
 
 
-def _cost_nanousd(spent: _Spent) -> int:
-    """What counts against the cap once the hold is gone; a running turn counts with its hold."""
-    return spent.bill.amount_nanousd if spent.bill is not None else 0
+def _line_of(spent: _Spent) -> dict[str, Any]:
+    """A hold as the journal tells it."""
+    hold = asdict(spent.hold)
+    del hold["checkpoint_nanousd"]
+    return {"hold": hold, "checkpoint_nanousd": spent.checkpoint_nanousd}
 
 
 def _reserve_of(told: Mapping[str, Any]) -> Reserve:

@@ -229,6 +229,8 @@ class _Lane:
         self._connection: psycopg.Connection[Any] | None = None
         self._busy_since_s: float | None = None
         self._down_until_s = 0.0
+        self._unsure = False
+        """Whether a connection died under the group that is being carried."""
         self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self.thread.start()
 
@@ -263,6 +265,7 @@ class _Lane:
                     fresh.append((line, job))
         if not fresh:
             return outcomes, {}
+        self._unsure = False
         answered = self._answers(fresh, wait=len(group) == 1 and group[0][0].alone, again=False)
         busy: dict[str, list[Job]] = {}
         for (line, job), (answer, error) in zip(fresh, answered, strict=True):
@@ -289,7 +292,7 @@ class _Lane:
                         # Somebody holds a row of one of these tenants: the others must not wait for it.
                         return [answer for jobs in lines for answer in self._answers(jobs, wait=wait, again=True)]
                     fresh[0][0].slow_until_s = time.monotonic() + SLOW_S
-                return [(None, _outage(error)) for _ in fresh]
+                return [(None, _outage(error, unsure=self._unsure)) for _ in fresh]
             if len(fresh) == 1:
                 return [(None, error)]
             # One operation is wrong in itself: find it, and commit the others.
@@ -307,6 +310,7 @@ class _Lane:
                     raise
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 lost = self._connection is None or self._connection.closed
+                self._unsure |= lost and self._connection is not None
                 if not lost or attempts_left < 2:
                     raise
                 self._disconnect()
@@ -350,7 +354,7 @@ class _Lane:
             self._connection = None
 
 
-def _outage(error: BaseException) -> Exception:
-    outage = unavailable("the database does not answer")
+def _outage(error: BaseException, *, unsure: bool = False) -> Exception:
+    outage = unavailable("the database does not answer", unsure=unsure)
     outage.__cause__ = error
     return outage

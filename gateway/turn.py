@@ -4,7 +4,7 @@
     chat     = parse(body)                               400, before any money
     scene    = the session, the prompt's tokens, which models may answer
     bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded
-    reply    = the provider's answer                     no transaction open across the call
+    reply    = the provider's answer                     no transaction open across the call; retries hold again
     receipt  = settle, decision completed                one transaction
     respond
 
@@ -367,11 +367,20 @@ class Turns:
         row: dict[str, Any] | None,
         deployments: Sequence[Deployment],
     ) -> Bound | ReserveOutcome:
-        """Hold the worst case of one attempt; `row` logs the decision with it (None: a further attempt)."""
-        hold_id = self._new_id("hold")
+        """Hold the worst case of one attempt that leaves at once; `row` logs the decision (None: a further attempt)."""
+        bound = Bound(
+            scene=scene,
+            choice=choice,
+            decision_id=decision_id,
+            hold_id=self._new_id("hold"),
+            deployment=pick_deployment(deployments, self._uniform),
+            session=scene.tenant,
+            tenant=scene.tenant,
+        )
+        checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
         reserved = await (scene.outage or self._ledger).reserve(
             Reserve(
-                hold_id=hold_id,
+                hold_id=bound.hold_id,
                 attempt_id=self._new_id("att"),
                 decision_id=decision_id,
                 tenant_id=scene.caller.tenant_id,
@@ -384,19 +393,14 @@ class Turns:
                 terms=scene.terms,
                 decision=row,
                 idempotency=scene.idempotency if row is not None else None,
+                checkpoint_nanousd=checkpoint_nanousd,
             )
         )
         if not isinstance(reserved, Reserved):
             return reserved
-        return Bound(
-            scene=scene,
-            choice=choice,
-            decision_id=decision_id,
-            hold_id=hold_id,
-            deployment=pick_deployment(deployments, self._uniform),
-            session=reserved.session,
-            tenant=reserved.tenant,
-        )
+        if scene.outage is None:
+            self._leases.take(bound.hold_id, checkpoint_nanousd)
+        return replace(bound, session=reserved.session, tenant=reserved.tenant)
 
     # -- the foreign call ------------------------------------------------------------------------------------------
 
@@ -413,7 +417,6 @@ class Turns:
     async def _reached(self, bound: Bound, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Bound, T]:
         """Call the provider, and again where that cannot pay twice. Every attempt that fails resolves its own hold."""
         for tries_left in range(self._tries() - 1, -1, -1):
-            await self._dispatch(bound)
             started_s = self._clock()
             bound = replace(bound, sent_ms=int(started_s * 1000))
             try:
@@ -434,17 +437,6 @@ class Turns:
 
     def _tries(self) -> int:
         return 1 + min(self._settings.router.num_retries, 2)
-
-    async def _dispatch(self, bound: Bound) -> None:
-        """Say, before the call, that money may now be spent: after a crash this hold is never taken for unused."""
-        checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
-        try:
-            await (bound.scene.outage or self._ledger).mark_dispatched(bound.hold_id, checkpoint_nanousd)
-        except BaseException:
-            self._background.spawn(self._settling.release(bound, status="cancelled", error_code="not_dispatched"))
-            raise
-        if bound.scene.outage is None:
-            self._leases.take(bound.hold_id, checkpoint_nanousd)
 
     def _call(self, bound: Bound) -> Call:
         chat, deployment = bound.scene.chat, bound.deployment

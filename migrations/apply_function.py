@@ -7,7 +7,7 @@ Lock order: a tenant's row first; then its sessions, keys and holds. Whoever mov
 A group may carry operations of several tenants, one tenant after the other; it then takes their locks without waiting
 (SKIP LOCKED) and answers "busy" for a tenant that somebody else is moving: such operations come again in a group of
 their own, which waits (`p_wait`) and holds nothing else. So no transaction ever waits while it holds what another waits
-for. Marks and checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
+for. Checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
 
 A tenant's row is read once and written once per group, however many of its turns the group carries.
 """
@@ -98,8 +98,8 @@ BEGIN
     op text, again boolean, hold_id text, attempt_id text, decision_id text, session_id text, key_id text, model text,
     amount bigint, now_ms bigint, expires_at_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
       expected_turns int,
-    max_turns int, decision jsonb, claim_key text, claim_sha text, claim_expires_ms bigint, usage_source text,
-    memory text, close_session boolean, answer_status int, answer_headers text, answer_body text,
+    max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text, claim_expires_ms bigint,
+    usage_source text, memory text, close_session boolean, answer_status int, answer_headers text, answer_body text,
     drop_claim boolean, tenant_id text)
   LOOP
     result := NULL;
@@ -252,9 +252,9 @@ BEGIN
         VALUES ('reserve', 'turn', o.amount, o.amount, t.tenant_id, o.session_id, v_key, o.hold_id, o.attempt_id,
           o.decision_id, o.model, o.now_ms);
         INSERT INTO holds (hold_id, tenant_id, session_id, key_id, decision_id, attempt_id, model, amount_nanousd,
-          state,
-          expires_at_ms, created_at_ms)
+          state, dispatched, checkpoint_nanousd, expires_at_ms, created_at_ms)
         VALUES (o.hold_id, t.tenant_id, o.session_id, v_key, o.decision_id, o.attempt_id, o.model, o.amount, 'open',
+          CASE WHEN o.checkpoint IS NULL THEN 0 ELSE 1 END, LEAST(COALESCE(o.checkpoint, 0), o.amount),
           o.expires_at_ms, o.now_ms);
         v_turn := s.turns;
         IF o.decision IS NOT NULL THEN
@@ -446,7 +446,7 @@ BEGIN
         END IF;
       END IF;
 
-    WHEN 'mark', 'checkpoint' THEN
+    WHEN 'mark', 'checkpoint' THEN  -- 'mark': from a gateway of the revision before
       UPDATE holds x SET dispatched = 1,
         checkpoint_nanousd = LEAST(GREATEST(x.checkpoint_nanousd, o.amount), x.amount_nanousd),
         expires_at_ms = GREATEST(x.expires_at_ms, o.expires_at_ms)

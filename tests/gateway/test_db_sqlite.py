@@ -20,9 +20,9 @@ from gateway import db_sqlite, tenants
 from gateway.db import Database, DatabaseStartError, transaction
 from gateway.db_sqlite import open_connection
 from gateway.errors import LedgerUnavailable, NotFound
-from gateway.operations import Balance, Reserved
+from gateway.operations import Balance, Checkpoint, Reserved
 from tests.harness.auditor import assert_url_sound
-from tests.harness.money import Hands, open_bench, race, replica, until
+from tests.harness.money import START_MS, Hands, open_bench, race, replica, until
 
 
 def path_of(url: str) -> str:
@@ -107,15 +107,16 @@ async def test_waiting_operations_are_committed_as_one_group_that_begins_immedia
         assert not any("synchronous" in s for s in statements)
 
 
-async def test_only_groups_of_marks_and_checkpoints_commit_without_an_fsync(sqlite_url: str) -> None:
+async def test_only_groups_of_checkpoints_commit_without_an_fsync(sqlite_url: str) -> None:
     async with open_bench(sqlite_url) as bench:
         op = await bench.held(10)
+        point = Checkpoint(op.hold_id, 3, START_MS)
         with traced(bench.database) as statements:
-            await bench.ledger.mark_dispatched(op.hold_id, 3)
+            await bench.ledger.checkpoint([point])
         assert statements[0] == "PRAGMA synchronous = NORMAL"
         assert statements[-1] == "PRAGMA synchronous = FULL"
         with traced(bench.database) as statements:
-            await race(bench.ledger.mark_dispatched(op.hold_id, 3), bench.reserve(1))
+            await race(bench.ledger.checkpoint([point]), bench.reserve(1))
         assert bench.database.sqlite is not None
         assert bench.database.sqlite.writer.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from gateway.errors import InvalidRequest, LedgerUnavailable
+from gateway.errors import InvalidRequest
 from gateway.keys import get_key
 from gateway.operations import Balance, Checkpoint, Refused, Reserve, Reserved
 from gateway.tenants import grant_to_tenant
@@ -96,7 +96,9 @@ class Model:
         accounts = [session, self.tenant] + ([self.key] if op.key_id is not None else [])
         for account in accounts:
             account.reserved += op.amount_nanousd
-        self.holds[op.hold_id] = Held(op, accounts, expires_ms=op.expires_at_ms)
+        checkpoint = min(op.checkpoint_nanousd or 0, op.amount_nanousd)
+        dispatched = op.checkpoint_nanousd is not None
+        self.holds[op.hold_id] = Held(op, accounts, "open", dispatched, checkpoint, op.expires_at_ms)
         return "reserved"
 
     def settle(self, hold_id: str, bill: int) -> tuple[str, int]:
@@ -176,11 +178,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "c"]), keyed=st.booleans(),
-        ceiling=st.sampled_from([None, None, 0, 120, 700]),
+        ceiling=st.sampled_from([None, None, 0, 120, 700]), dispatch=st.none() | AMOUNTS,
     )  # fmt: skip
-    def reserve(self, amount: int, session: str, keyed: bool, ceiling: int | None) -> Any:
+    def reserve(self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None) -> Any:
+        key = self.key_id if keyed else None
         op = self.bench.asking(
-            amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=self.key_id if keyed else None
+            amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch
         )
         expected = self.model.reserve(op, self.bench.hands.at_ms)
         outcome = self.do(self.bench.ledger.reserve(op))
@@ -204,17 +207,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(op=holds)
     def release(self, op: Reserve) -> None:
         assert self.do(self.bench.ledger.release(self.bench.back(op))).kind == self.model.release(op.hold_id)
-
-    @rule(op=holds, checkpoint=AMOUNTS)
-    def dispatch(self, op: Reserve, checkpoint: int) -> None:
-        held = self.model.holds[op.hold_id]
-        if held.state != "open":
-            with pytest.raises(LedgerUnavailable, match="ran out"):
-                self.do(self.bench.ledger.mark_dispatched(op.hold_id, checkpoint))
-            return
-        self.do(self.bench.ledger.mark_dispatched(op.hold_id, checkpoint))
-        held.dispatched = True
-        held.checkpoint = min(max(held.checkpoint, checkpoint), op.amount_nanousd)
 
     @rule(op=holds, checkpoint=AMOUNTS)
     def stream(self, op: Reserve, checkpoint: int) -> None:

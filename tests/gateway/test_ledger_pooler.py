@@ -29,10 +29,9 @@ async def test_three_gateways_on_three_shared_connections(pooled: tuple[Transact
     pooler, url = pooled
     upgrade(url)  # nothing to do, and it says so through the pooler too
     async with open_bench(url) as one, replica(url, one.hands) as two, replica(url, one.hands) as three:
-        outcomes = await race(*((one, two, three)[n % 3].reserve(50, ceiling=1_000) for n in range(120)))
+        outcomes = await race(*((one, two, three)[n % 3].reserve(50, ceiling=1_000, dispatch=5) for n in range(120)))
         ops = admitted(outcomes)
         assert len(ops) == 20
-        await race(*(two.ledger.mark_dispatched(op.hold_id, 5) for op in ops))
         await race(*(one.ledger.settle(one.bill(op, 30)) for op in ops[:10]))
         swept = await three.ledger.sweep(START_MS + TTL_MS)
         assert swept.orphaned == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ async def entries(bench: Bench) -> list[tuple[str, int]]:
     return [tuple(row) for row in rows]
 
 
-async def test_the_cap_binds_and_what_was_not_dispatched_is_free_again(tmp_path: Path, database_url: str) -> None:
+async def test_the_cap_binds_and_what_was_released_is_free_again(tmp_path: Path, database_url: str) -> None:
     async with open_bench(database_url) as bench:
         books = books_of(bench, tmp_path)
         assert books.allows("open")
@@ -43,7 +44,6 @@ async def test_the_cap_binds_and_what_was_not_dispatched_is_free_again(tmp_path:
         assert (refused.balance.available_nanousd, refused.pending) == (400, True)
         await books.release(Release(first.hold_id, bench.hands.at_ms))
         assert isinstance(await books.reserve(second), Reserved)
-        await books.mark_dispatched(second.hold_id, 50)
         await books.settle(bench.bill(second, 250))
         assert books.purse.available_nanousd == 750
         assert await books.post(bench.ledger, bench.database) == 1
@@ -57,7 +57,6 @@ async def test_nothing_is_posted_while_a_turn_of_the_outage_is_still_running(tmp
         books = books_of(bench, tmp_path)
         op = bench.asking(600)
         await books.reserve(op)
-        await books.mark_dispatched(op.hold_id, 50)
         assert await books.post(bench.ledger, bench.database) == 0
         await books.settle(bench.bill(op, 80))
         assert await books.post(bench.ledger, bench.database) == 1
@@ -68,10 +67,9 @@ async def test_the_journal_of_a_dead_process_is_posted_once_with_estimates_where
 ) -> None:
     async with open_bench(database_url) as bench:
         dead = books_of(bench, tmp_path)
-        billed, cut, released = bench.asking(300), bench.asking(300), bench.asking(300)
+        billed, cut, released = (bench.asking(300, dispatch=70) for _ in range(3))
         for op in (billed, cut, released):
             await dead.reserve(op)
-            await dead.mark_dispatched(op.hold_id, 70)
         await dead.settle(bench.bill(billed, 120))
         await dead.release(Release(released.hold_id, bench.hands.at_ms))
         [path] = journals(tmp_path)
@@ -96,7 +94,6 @@ async def test_what_the_accounts_cannot_cover_any_more_becomes_an_overage(tmp_pa
         books = books_of(bench, tmp_path)
         op = bench.asking(600)
         await books.reserve(op)
-        await books.mark_dispatched(op.hold_id, 50)
         await books.settle(bench.bill(op, 250))
         assert await books.post(bench.ledger, bench.database) == 1
         assert await entries(bench) == [("reserve", 0), ("settle", 0), ("overage", 250)]
@@ -108,8 +105,22 @@ async def test_a_journal_that_cannot_be_written_means_503_before_the_call(tmp_pa
     (tmp_path / "taken").write_text("a file where the journal's folder should be")
     async with open_bench(sqlite_url) as bench:
         books = books_of(bench, tmp_path / "taken")
-        op = bench.asking(600)
-        await books.reserve(op)
         with pytest.raises(LedgerUnavailable):
-            await books.mark_dispatched(op.hold_id, 50)
-        assert books.unposted == 0
+            await books.reserve(bench.asking(600))
+        assert (books.unposted, books.purse.available_nanousd) == (0, CAP_NANOUSD)
+
+
+async def test_a_caller_that_leaves_while_the_journal_is_written_holds_nothing(tmp_path: Path, sqlite_url: str) -> None:
+    async with open_bench(sqlite_url) as bench:
+        dead = books_of(bench, tmp_path)
+        task = asyncio.create_task(dead.reserve(bench.asking(600, dispatch=70)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert dead.purse.available_nanousd == CAP_NANOUSD
+        [path] = journals(tmp_path)
+        told = path.read_bytes()
+        path.unlink()
+        (tmp_path / "outage_000999.jsonl").write_bytes(told)
+        assert await books_of(bench, tmp_path).post(bench.ledger, bench.database) == 0

@@ -143,7 +143,7 @@ def assert_books_agree(url: str, turns: Sequence[Turn], bill: Sequence[Attempt])
 def _judge(book: Books, counts: dict[str, int]) -> Iterable[str]:
     """One question's books against each other."""
     called = [attempt for attempt in book.attempts if attempt.status == 200]
-    # A crash of the database may lose a mark (docs/decisions/0011); a bill that was posted proves the dispatch too.
+    # The journal of an outage is posted under holds without a mark; a bill that was posted proves the dispatch too.
     dispatched = [hold for hold in book.holds if hold["dispatched"] or hold["state"] == "settled" or hold["late"]]
     posted = sum(hold["posted_nanousd"] for hold in book.holds)
     billed = sum(map(billed_nanousd, called))

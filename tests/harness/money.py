@@ -93,9 +93,10 @@ class Bench:
         decision: str | None = None,
         claim: IdempotencyClaim | None = None,
         max_turns: int | None = None,
+        dispatch: int | None = None,
         row: Mapping[str, Any] | None = None,
     ) -> Reserve:
-        """`decision`: the id of an earlier decision that this is a further attempt of."""
+        """`decision`: the id of an earlier decision that this is a further attempt of; `dispatch`: the checkpoint."""
         return Reserve(
             hold_id=self.hands.new_id("hold"),
             attempt_id=self.hands.new_id("att"),
@@ -110,18 +111,17 @@ class Bench:
             terms=SessionTerms(default_nanousd=default, ceiling_nanousd=ceiling, max_turns=max_turns),
             decision=None if decision is not None else DECISION | dict(row or {}),
             idempotency=claim,
+            checkpoint_nanousd=dispatch,
         )
 
     async def reserve(self, amount_nanousd: int, **more: Any) -> tuple[Reserve, ReserveOutcome]:
         op = self.asking(amount_nanousd, **more)
         return op, await self.ledger.reserve(op)
 
-    async def held(self, amount_nanousd: int, *, dispatch: int | None = None, **more: Any) -> Reserve:
-        """A reservation that must succeed; `dispatch` marks it as dispatched with that checkpoint."""
+    async def held(self, amount_nanousd: int, **more: Any) -> Reserve:
+        """A reservation that must succeed."""
         op, outcome = await self.reserve(amount_nanousd, **more)
         assert isinstance(outcome, Reserved), outcome
-        if dispatch is not None:
-            await self.ledger.mark_dispatched(op.hold_id, dispatch)
         return op
 
     def bill(self, op: Reserve, amount_nanousd: int, source: UsageSource = "reported", **more: Any) -> Settle:
