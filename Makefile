@@ -40,7 +40,7 @@ soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 
 	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS))
 
-soak-loop: setup ## A simulated month of the learning loop against known truth (SEED=1 SIZE=1; 10 for 100,000 decisions)
+soak-loop: setup ## A simulated month of the learning loop against known truth (SEED=1 SIZE=1: 100,000 decisions)
 	@$(PY) -m tests.harness.soak_loop --seed $(SEED) --size $(SIZE)
 
 check: setup ## Lint, format, types, import contracts, docs

@@ -28,6 +28,8 @@ BUDGET_USD = 0.006
 LAMBDA_PER_USD = 20.0
 TENANTS = 5
 Decide = Callable[[Observation, float, str], Routed]
+Measure = Callable[["Outcome"], tuple[float, float]]
+"""Numerator and denominator of a ratio over sessions."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,31 @@ def _row(seen: Observation, routed: Routed, uniform: float, at_ms: int) -> dict[
 def greedy(policy: Policy) -> Decide:
     """A policy asked directly, as if it served everybody."""
     return lambda seen, uniform, key: Routed(policy.decide(seen, uniform), None)
+
+
+def quality_of(outcome: Outcome) -> tuple[float, float]:
+    return sum(outcome.quality), float(len(outcome.quality))
+
+
+def quality_per_dollar(outcome: Outcome) -> tuple[float, float]:
+    return sum(outcome.quality), outcome.cost_usd
+
+
+def duel(
+    seed: int, sessions: int, day: int, one: Policy, other: Policy, measure: Measure, without: str = ""
+) -> tuple[float, float]:
+    """95 % interval of one's ratio minus the other's over the same new sessions of a day, paired bootstrap."""
+    pairs = []
+    for number in range(sessions):
+        session = plan(seed + 1, day, number)
+        if session.tenant != without:
+            pairs.append([measure(play(seed, session, greedy(p), logged=False)) for p in (one, other)])
+    values = np.array(pairs)  # (sessions, 2, 2)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (2_000, len(values)))
+    sums = values[drawn].sum(axis=1)
+    difference = sums[:, 0, 0] / sums[:, 0, 1] - sums[:, 1, 0] / sums[:, 1, 1]
+    low, high = np.quantile(difference, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def observe(

@@ -9,8 +9,9 @@ import pytest
 from gateway.db import transaction
 from gateway.policies import get_policy
 from policy.baselines import Resolving
+from tests.harness.month import PLANTED, Size, month
 from tests.harness.month_world import catalogue, greedy, plan, play
-from tests.harness.soak_loop import PLANTED, Size, findings, month
+from tests.harness.soak_loop import findings
 
 
 def test_the_same_seed_plays_the_same_session_and_the_world_changes_as_it_says() -> None:

@@ -1,0 +1,73 @@
+"""Simulated nights of the gate: how often would a policy that is no better, or worse, have been promoted?
+
+Two actions, 5 to 7 turns a session; the candidate takes the other action than the incumbent on three turns of ten. The
+reward model is off by .1 a turn. The evidence is made by the code that makes it at night.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.config import GateConfig, OpeConfig, TrainConfig
+from train.episodes import Episodes, blank_episodes
+from train.evaluate import compare, describe
+from train.gate import judge, tail
+from train.hindsight import Played
+from train.ope import Logged
+
+F64 = NDArray[np.float64]
+CONFIG = TrainConfig(ope=OpeConfig(bootstrap=200), gate=GateConfig())
+
+
+def promoted_of(nights: int, *, sessions: int, floor: float, gain: float) -> int:
+    """How many of so many nights end with a promotion."""
+    return sum(a_night(seed, sessions=sessions, floor=floor, gain=gain) == "promote" for seed in range(nights))
+
+
+def a_night(seed: int, *, sessions: int, floor: float, gain: float, quality: float = 0.8) -> str:
+    """The gate's verdict on a candidate that is better by `gain` per turn than the incumbent, which was logged."""
+    generator = np.random.default_rng(seed)
+    episodes = a_log(generator, sessions, floor)
+    shape = episodes.valid.shape
+    apart = generator.random(shape) < 0.3
+    truth = np.stack([np.full(shape, quality), np.where(apart, quality + gain / 0.3, quality)], axis=-1)
+    action = (generator.random(shape) < floor).astype(np.int32)
+    chance = np.take_along_axis(truth, action[..., None], axis=-1)[..., 0]
+    episodes.action[:] = action
+    episodes.propensity[:] = np.where(action == 1, floor, 1.0 - floor)
+    episodes.reward[:] = np.where(episodes.valid, generator.random(shape) < chance, np.nan)
+    grades = np.clip(truth + 0.1 * generator.standard_normal(truth.shape), 0.0, 1.0)
+    incumbent = played(episodes, np.zeros(shape, np.int64), grades)
+    candidate = played(episodes, apart.astype(np.int64), grades)
+    below, turns = tail(CONFIG.gate, 2), episodes.lengths.astype(np.float64)
+    nothing = {"per_decision_weighted_is": np.zeros(sessions)}
+    new, old = (describe(p, {}, episodes, turns, below, CONFIG) for p in (candidate, incumbent))
+    evidence = compare(
+        "new", candidate, incumbent, nothing, nothing, new, old, episodes, grades, turns, below, CONFIG
+    )  # fmt: skip
+    return judge([evidence, evidence], CONFIG.gate).outcome
+
+
+def a_log(generator: np.random.Generator, sessions: int, floor: float) -> Episodes:
+    episodes = blank_episodes(
+        [f"s{i}" for i in range(sessions)], [f"t{i % 4}" for i in range(sessions)], ("a", "b"), ("p",),
+        (sessions, 7, 2, 1, 1),
+    )  # fmt: skip
+    episodes.valid[:] = np.arange(7) < generator.integers(5, 8, sessions)[:, None]
+    episodes.probabilities[:] = (1.0 - floor, floor)
+    episodes.mask[:] = episodes.offered[:] = True
+    return episodes
+
+
+def played(episodes: Episodes, choice: NDArray[np.int64], grades: F64) -> Played:
+    probabilities = np.eye(2)[choice]
+    at = episodes.action[..., None]
+    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
+    q, v = np.take_along_axis(grades, at, axis=-1)[..., 0], (probabilities * grades).sum(axis=-1)
+    reward = np.nan_to_num(episodes.reward).astype(np.float64)
+    score = np.where(episodes.valid, v + ratio * (reward - q), 0.0)
+    nothing = np.zeros(episodes.valid.shape)
+    logged = Logged(episodes.valid, ratio, reward, q, v)
+    starved = np.zeros(episodes.sessions, np.bool_)
+    return Played(probabilities, score, logged, nothing, starved, nothing.sum(axis=1))
