@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from policy.mdp import BoolArray, FloatArray, PolicyFault
 
-_NEVER = 1e-6
+NEVER = 1e-6
 """Smaller probabilities become zero: no log would ever weigh them usefully."""
 
 
@@ -52,7 +52,7 @@ def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, explorat
         tried = np.exp(-beyond / exploration.temperature)
         probabilities = exploration.floor * tried / tried.sum()
     probabilities[best] += 1.0 - exploration.floor
-    probabilities[probabilities < _NEVER] = 0.0
+    probabilities[probabilities < NEVER] = 0.0
     normalised: FloatArray = (probabilities / probabilities.sum()).astype(np.float32)
     return normalised
 

@@ -21,6 +21,9 @@ from policy.mdp import Decision, Observation
 from policy.quality import QualityModel
 from policy.valuetable import ValueTable, bill_scores, context_tokens
 
+TIE_BREAK = 1e-7
+"""Of equals the cheaper: what is left over is the tenant's. In quality, for the dearest candidate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -43,8 +46,7 @@ class Planned:
         later = self.table.later(observation.candidates, after, later_turns, price, context_tokens(observation))
         scores = bill_scores(quality, quantiles, later, purse, price, self.starved_penalty)
         costs = expected_cost_usd(quantiles)
-        # Of equals the cheaper: what is left over is the tenant's.
-        scores = scores - 1e-7 * costs / max(float(costs.max()), 1e-12)
+        scores = scores - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
         return decided(
             self.policy_id,
             observation,

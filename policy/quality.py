@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policy.mdp import FloatArray, Observation
 from policy.text import STAT_NAMES
@@ -35,12 +36,28 @@ class PriorQuality:
     sensitivity: float = 2.0
 
     def predict(self, observation: Observation) -> FloatArray:
-        exponent = 2.0 ** (self.sensitivity * (difficulty(observation) - _ORDINARY))
-        return np.asarray(self.average(observation) ** np.float32(exponent), np.float32)
+        return np.asarray(self.average(observation) ** np.float32(self.exponent(difficulty(observation))), np.float32)
+
+    def exponent(self, difficulty: Any) -> Any:
+        return 2.0 ** (self.sensitivity * (difficulty - _ORDINARY))
 
     def average(self, observation: Observation) -> FloatArray:
         priors = [min(max(c.quality_prior, 1e-3), 1.0) for c in observation.candidates]
         return np.array(priors, np.float32)
+
+
+def difficulties(
+    text_stats: NDArray[np.floating], trouble: NDArray[np.floating], poor: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """`difficulty` of many turns: statistics (N, STATS_DIM), failures of any kind, whether the last grade was poor."""
+    stats = np.asarray(text_stats, np.float64)
+    text = (
+        0.8 * np.clip(stats[:, _LENGTH] - 0.2, 0.0, 0.5)
+        + 0.15 * np.minimum(stats[:, _CODE], 1.0)
+        + 0.15 * np.minimum(stats[:, _MATH], 1.0)
+        + 0.2 * np.minimum(stats[:, _REASONING], 1.0)
+    )
+    return np.asarray(np.clip(text + np.minimum(0.2 * np.log1p(trouble) + 0.2 * poor, 0.5), 0.0, 1.0))
 
 
 def difficulty(observation: Observation) -> float:

@@ -132,8 +132,12 @@ def bill_scores(
 def context_tokens(observation: Observation) -> float:
     """Tokens of the conversation before this turn's own text (its length from the statistics), not negative."""
     tokens = max((c.input_tokens for c in observation.candidates), default=0)
-    chars = float(np.expm1(observation.text_stats[_LOG_CHARS] * _LOG_CHARS_SCALE))
-    return max(tokens - chars / CHARS_PER_TOKEN, 0.0)
+    return max(tokens - float(turn_tokens(observation.text_stats)), 0.0)
+
+
+def turn_tokens(text_stats: NDArray[np.floating]) -> NDArray[np.floating]:
+    """About how many tokens a turn's own text has: statistics (..., STATS_DIM) -> (...)."""
+    return np.asarray(np.expm1(text_stats[..., _LOG_CHARS] * _LOG_CHARS_SCALE) / CHARS_PER_TOKEN)
 
 
 def _between(values: F32, axis: NDArray[np.floating], at: float) -> F32:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from policy import batch
 from policy.baselines import Resolving
 from policy.exploration import Exploration
 from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, Horizon, encode
-from policy.mdp import Decision
 from train.episodes import Episodes, blank_episodes
-from train.replay.served import observation
+from train.replay.served import observation, turn_batch
 from train.replay.vectors import Vectors
 from train.replay.world import Board, Mode, Turn, play
 
@@ -51,12 +51,10 @@ def log_episodes(
     )
 
     def recording(turn: Turn) -> I64:
-        chosen = np.zeros(len(turn.at), np.int64)
+        shares = batch.probabilities(policy, turn_batch(turn, seen))
+        chosen = batch.draws(shares, turn.uniform)
         for n in range(len(turn.at)):
-            shown = observation(turn, n, seen)
-            decision = policy.decide(shown, float(turn.uniform[n]))
-            _keep(episodes, turn, n, encode(shown), decision)
-            chosen[n] = decision.action
+            _keep(episodes, turn, n, encode(observation(turn, n, seen)), shares[n], float(shares[n, chosen[n]]))
         return chosen
 
     played = play(board, recording, budget_usd, mode, horizon, seed)
@@ -92,7 +90,7 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
     return total
 
 
-def _keep(episodes: Episodes, turn: Turn, n: int, encoded: Encoded, decision: Decision) -> None:
+def _keep(episodes: Episodes, turn: Turn, n: int, encoded: Encoded, shares: F64, propensity: float) -> None:
     """One turn as the log keeps it; the bills of all models include the context that each would have read."""
     i, j = int(turn.at[n]), turn.index
     episodes.state[i, j] = encoded.state
@@ -102,8 +100,8 @@ def _keep(episodes: Episodes, turn: Turn, n: int, encoded: Encoded, decision: De
     episodes.offered[i, j] = encoded.mask
     episodes.model[i, j] = np.arange(len(encoded.mask))
     episodes.prior_quality[i, j] = turn.board.average
-    episodes.probabilities[i, j] = decision.probabilities
-    episodes.propensity[i, j] = decision.propensity
+    episodes.probabilities[i, j] = shares
+    episodes.propensity[i, j] = propensity
     episodes.remaining_usd[i, j] = turn.remaining_usd[n]
     episodes.expected_turns[i, j] = turn.declared[n]
     episodes.bills_usd[i, j] = turn.board.cost_usd[i, j] + turn.board.context_usd(j, turn.last[n : n + 1])[0]

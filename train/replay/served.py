@@ -1,7 +1,7 @@
 """Let the very object that the gateway serves decide in the replay's world, by the observation the gateway would build.
 
-`as_rule` asks a `policy.mdp.Policy` session by session: some tenths of a millisecond each. A fault is answered as the
-gateway answers it, by the default rule.
+The planner and the default rule are asked for all sessions of a turn at once (`policy.batch`), any other policy
+session by session.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policy import batch
+from policy.features import SESSION_FEATURES, TEXT_SCALE
 from policy.mdp import CandidateView, Observation, Policy, SessionView
+from train.replay.blind import Blind
 from train.replay.vectors import Vectors
 from train.replay.world import Rule, Turn
 
@@ -24,8 +27,13 @@ def as_rule(
     policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
 ) -> Rule:
     """A rule for `world.play`. `priors` (K,) are the catalogue's quality priors (default: the training averages)."""
+    asked = policy.policy if isinstance(policy, Blind) else policy
 
     def rule(turn: Turn) -> I64:
+        if batch.batched(asked):
+            shown = turn_batch(turn, seen, lambda_per_usd, priors)
+            shown = shown if asked is policy else shown.without_cache()
+            return batch.draws(batch.probabilities(asked, shown), turn.uniform)
         return np.array(
             [
                 policy.decide(observation(turn, n, seen, lambda_per_usd, priors), float(turn.uniform[n])).action
@@ -35,6 +43,54 @@ def as_rule(
         )
 
     return rule
+
+
+def turn_batch(
+    turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
+) -> batch.Batch:
+    """What the gateway would show for every session of a turn: `observation` for all n."""
+    board, shape = turn.board, turn.mask.shape
+    prompts = board.sessions.rows[turn.at, turn.index]
+    tokens = np.floor(board.prompt_tokens[turn.at, turn.index]) + board.context.tokens(turn.index)
+    state = np.column_stack([seen.text[prompts] * TEXT_SCALE, seen.stats[prompts], _session_columns(turn, tokens)])
+
+    def each(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.broadcast_to(values, shape)
+
+    return batch.Batch(
+        models=board.models,
+        model=np.broadcast_to(np.arange(shape[1]), shape),
+        state=state.astype(np.float32),
+        prior=each(board.average if priors is None else priors),
+        usd_in=each(board.usd_in_per_m),
+        usd_cached=each(board.usd_in_per_m * board.context.cached_price),
+        usd_out=each(board.usd_out_per_m),
+        input_tokens=each(tokens[:, None]),
+        warm_tokens=turn.warm_tokens(),
+        cost_quantiles_usd=turn.cost_quantiles_usd.astype(np.float32),
+        mask=turn.mask,
+        available_usd=np.maximum(turn.remaining_usd, 0.0),
+        turn=np.full(shape[0], turn.index),
+        expected_turns=turn.declared,
+        lambda_per_usd=np.full(shape[0], lambda_per_usd),
+    )
+
+
+def _session_columns(turn: Turn, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The session's part of `features.encode_state`, (N, 17): nothing fails here and nobody grades on the way."""
+    later = float(turn.index > 0)
+    columns = {
+        "turn": np.log1p(turn.index) / 3.0,
+        "first_turn": 1.0 - later,
+        "horizon_declared": turn.declared > 0,
+        "declared_turns_left": np.log1p(np.maximum(turn.declared - turn.index, 0)) / 3.0,
+        "log_tokens_so_far": np.log1p(np.floor(turn.tokens_so_far)) / 12.0,
+        "log_input_tokens": np.log1p(tokens) / 12.0,
+        "log_seconds_since_last": later * np.log1p(SECONDS_BETWEEN_TURNS) / 10.0,
+        "cache_window_open": later,
+        "log_candidates": np.log1p(turn.mask.shape[1]) / 3.0,
+    }
+    return np.column_stack([np.broadcast_to(columns.get(name, 0.0), len(turn.at)) for name in SESSION_FEATURES])
 
 
 def observation(

@@ -1,0 +1,330 @@
+"""Many turns decided at once: the arithmetic of the served planner and of the default rule over arrays.
+
+Replay and evaluation ask a policy hundreds of thousands of times; one by one most of that would be Python. Row n of a
+`Batch` is one `Observation`, and `probabilities` of row n are those that `decide` would draw from (a test holds both
+together). The gateway decides one turn at a time and does not come here.
+
+Shapes: N turns, K candidates (padded where `model` is -1), L cost levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy import planning
+from policy.baselines import Resolving
+from policy.exploration import NEVER, Exploration
+from policy.features import COST_MASSES, SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
+from policy.kernel import KernelQuality
+from policy.mdp import COST_LEVELS, Observation, Policy, PolicyFault
+from policy.planned import TIE_BREAK, Planned
+from policy.quality import PriorQuality, QualityModel, difficulties
+from policy.text import STATS_DIM, TEXT_DIM
+from policy.valuetable import ValueTable, turn_tokens
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+CHUNK = 256
+"""Turns that are worked on together: what they need stays in a processor's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """`models` names what `model` points to. `available_usd` is what the session may still spend; `expected_turns` is
+    0 where the client declared no horizon. `state` is that of `features.encode_state`."""
+
+    models: tuple[str, ...]
+    model: I64  # (N, K)
+    state: F32  # (N, STATE_DIM)
+    prior: F64  # (N, K)
+    usd_in: F64  # (N, K) per million tokens, as the next two
+    usd_cached: F64  # (N, K)
+    usd_out: F64  # (N, K)
+    input_tokens: F64  # (N, K)
+    warm_tokens: F64  # (N, K)
+    cost_quantiles_usd: F32  # (N, K, L)
+    mask: Bools  # (N, K)
+    available_usd: F64  # (N,)
+    turn: I64  # (N,)
+    expected_turns: I64  # (N,)
+    lambda_per_usd: F64  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.turn)
+
+    def take(self, rows: slice | I64) -> Batch:
+        """Some of the turns."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Batch(**{name: value if name == "models" else value[rows] for name, value in values.items()})
+
+    @property
+    def stats(self) -> F32:
+        """The text's surface features, (N, STATS_DIM)."""
+        return self.state[:, TEXT_DIM : TEXT_DIM + STATS_DIM]
+
+    def column(self, name: str) -> F32:
+        """One of `features.SESSION_FEATURES`, (N,)."""
+        return self.state[:, TEXT_DIM + STATS_DIM + SESSION_FEATURES.index(name)]
+
+    def turns_left(self, horizon: Horizon) -> F64:
+        """`Horizon.turns_left` of every turn, (N,)."""
+        table = horizon.table().astype(np.float64)
+        learnt = table[np.minimum(self.turn, len(table) - 1)]
+        declared = self.expected_turns > 0
+        past = np.where(declared, np.minimum(learnt, 2.0), learnt)
+        return np.where(declared & (self.turn < self.expected_turns), self.expected_turns - self.turn, past)
+
+    def without_cache(self) -> Batch:
+        """The same turns, as they look to who is not told of the prompt cache: everything at the list price."""
+        saved = self.warm_tokens * (self.usd_in - self.usd_cached) * 1e-6
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        cold = (self.cost_quantiles_usd + saved[..., None]).astype(np.float32)
+        return Batch(
+            **values
+            | {"cost_quantiles_usd": cold, "usd_cached": self.usd_in, "warm_tokens": np.zeros_like(self.warm_tokens)}
+        )
+
+
+class Scored(NamedTuple):
+    """What the draw is made of: scores and what may be chosen, (N, K)."""
+
+    scores: F64
+    mask: Bools
+
+
+def stacked(observations: Sequence[Observation]) -> Batch:
+    """Observations as rows of one batch."""
+    names = sorted({c.name for seen in observations for c in seen.candidates})
+    index = {name: k for k, name in enumerate(names)}
+    most = max(len(seen.candidates) for seen in observations)
+    number = np.zeros((7, len(observations), most))
+    model = np.full((len(observations), most), -1, np.int64)
+    quantiles = np.zeros((len(observations), most, len(COST_LEVELS)), np.float32)
+    for n, seen in enumerate(observations):
+        for k, c in enumerate(seen.candidates):
+            model[n, k], quantiles[n, k] = index[c.name], c.cost_quantiles_usd
+            number[:, n, k] = (
+                c.quality_prior,
+                c.input_usd_per_mtok,
+                c.cached_input_usd_per_mtok,
+                c.output_usd_per_mtok,
+                c.input_tokens,
+                c.warm_tokens,
+                c.feasible,
+            )
+    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible = number
+    return Batch(
+        models=tuple(names),
+        model=model,
+        state=np.stack([encode_state(seen) for seen in observations]),
+        prior=prior,
+        usd_in=usd_in,
+        usd_cached=usd_cached,
+        usd_out=usd_out,
+        input_tokens=input_tokens,
+        warm_tokens=warm_tokens,
+        cost_quantiles_usd=quantiles,
+        mask=feasible > 0,
+        available_usd=np.array([available_usd(seen.session) for seen in observations]),
+        turn=np.array([seen.session.turn for seen in observations], np.int64),
+        expected_turns=np.array([seen.session.expected_turns or 0 for seen in observations], np.int64),
+        lambda_per_usd=np.array([seen.lambda_per_usd for seen in observations]),
+    )
+
+
+def batched(policy: Policy) -> TypeGuard[Planned | Resolving]:
+    """Whether `probabilities` knows this policy: the planner or the default rule, over a reward model of ours."""
+    return isinstance(policy, Planned | Resolving) and isinstance(policy.quality, PriorQuality | KernelQuality)
+
+
+def probabilities(policy: Planned | Resolving, batch: Batch) -> F64:
+    """The probabilities from which `policy.decide` would draw at every turn, (N, K).
+
+    Raises PolicyFault where `decide` would at any of the turns.
+    """
+    if not batch.mask.any(axis=1).all():
+        raise PolicyFault("no candidate is feasible")
+    found = np.zeros(batch.mask.shape)
+    for start in range(0, len(batch), CHUNK):
+        rows = slice(start, start + CHUNK)
+        found[rows] = action_probabilities(*scored(policy, batch.take(rows)), policy.exploration)
+    return found
+
+
+def scored(policy: Planned | Resolving, batch: Batch) -> Scored:
+    """What `decide` computes before the draw."""
+    return _planned(policy, batch) if isinstance(policy, Planned) else _resolving(policy, batch)
+
+
+def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> F64:
+    """`exploration.action_probabilities` of every row, (N, K)."""
+    if not np.isfinite(scores[mask]).all():
+        raise PolicyFault("a score is not finite")
+    shown = np.where(mask, scores, -np.inf)
+    best = np.argmax(shown, axis=1)[:, None]
+    found = np.zeros(shown.shape)
+    if exploration.floor > 0.0:
+        gap = np.maximum(np.take_along_axis(shown, best, axis=1) - shown - exploration.tolerance, 0.0)
+        tried = np.exp(-gap / exploration.temperature)
+        found = exploration.floor * tried / tried.sum(axis=1, keepdims=True)
+    np.put_along_axis(found, best, np.take_along_axis(found, best, axis=1) + 1.0 - exploration.floor, axis=1)
+    found[found < NEVER] = 0.0
+    return np.asarray((found / found.sum(axis=1, keepdims=True)).astype(np.float32), np.float64)
+
+
+def draws(shares: F64, uniform: F64) -> I64:
+    """`exploration.draw` of every row: the action whose share of [0, 1) holds `uniform` (N,)."""
+    cumulative = np.cumsum(shares, axis=1)
+    action = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
+    last = shares.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0.0, axis=1)
+    return np.asarray(np.minimum(action, last), np.int64)
+
+
+def _planned(policy: Planned, batch: Batch) -> Scored:
+    """`Planned.decide` up to the draw."""
+    quantiles = batch.cost_quantiles_usd.astype(np.float64)
+    quality = predicted(policy.quality, batch)
+    purse = batch.available_usd[:, None, None]
+    later_turns = np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0)
+    later = later_value(policy.table, batch, np.maximum(purse - quantiles, 0.0), later_turns)
+    price = batch.lambda_per_usd[:, None, None]
+    worth = np.where(quantiles <= purse, quality[..., None] + later, -policy.starved_penalty)
+    scores = (worth - price * np.minimum(quantiles, purse)) @ COST_MASSES.astype(np.float64)
+    costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
+    dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
+    return Scored(scores - TIE_BREAK * costs / dearest, batch.mask)
+
+
+def _resolving(policy: Resolving, batch: Batch) -> Scored:
+    """`Resolving.decide` up to the draw."""
+    quantiles, mask, left = batch.cost_quantiles_usd, batch.mask, batch.available_usd
+    turns = batch.turns_left(policy.horizon)
+    allowed = planning.shielded(quantiles, mask, left, turns, policy.reserve) if policy.reserve > 0.0 else mask
+    costs = np.asarray(expected_cost_usd(quantiles), np.float32)
+    cold, warm = (
+        planning.cache_costs(costs, batch.input_tokens, batch.warm_tokens, batch.usd_in, batch.usd_cached)
+        if policy.cache_aware
+        else (costs, costs)
+    )
+    found = planning.resolve(
+        predicted(policy.quality, batch),
+        average(policy.quality, batch),
+        costs,
+        cold,
+        warm,
+        mask,
+        policy.margin * left,
+        turns,
+        batch.lambda_per_usd,
+        policy.spread,
+    )
+    return Scored(np.asarray(found.scores, np.float64), allowed)
+
+
+def predicted(model: QualityModel, batch: Batch) -> F32:
+    """`predict` of every turn, (N, K). Raises TypeError for a model without a batched form."""
+    if isinstance(model, PriorQuality):
+        exponent = model.exponent(difficulties(batch.stats, *_trouble(batch))).astype(np.float32)
+        return np.asarray(average(model, batch) ** exponent[:, None], np.float32)
+    if isinstance(model, KernelQuality):
+        columns = _places(model.models, batch)
+        deviations = np.take_along_axis(model.deviations(batch.state), columns, axis=1)
+        return np.asarray(np.clip(_levels(model, batch, columns) + deviations, 0.0, 1.0), np.float32)
+    raise TypeError(f"no batched form of {type(model).__name__}")
+
+
+def average(model: QualityModel, batch: Batch) -> F32:
+    """`average` of every turn, (N, K). Raises as `predicted`."""
+    if isinstance(model, PriorQuality):
+        return np.asarray(np.clip(batch.prior, 1e-3, 1.0), np.float32)
+    if isinstance(model, KernelQuality):
+        return np.asarray(np.clip(_levels(model, batch, _places(model.models, batch)), 0.0, 1.0), np.float32)
+    raise TypeError(f"no batched form of {type(model).__name__}")
+
+
+def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> F64:
+    """`ValueTable.later` of every turn: (N, K, L) purses and (N,) later turns -> (N, K, L)."""
+    rows = _places(table.models, batch)
+    scale = _price_scale(table, batch, rows)
+    most = table.values.shape[3] - 1
+    repeated = np.maximum(turns / most, 1.0)
+    p, p_share = _between(table.lambdas_per_usd, batch.lambda_per_usd * scale)
+    c, c_share = _between(table.contexts_tokens, _context_tokens(batch))
+    t, t_share = _between(np.arange(most + 1.0), turns / repeated)
+
+    def at_turn(prices: I64, contexts: I64) -> F32:
+        low = table.values[prices[:, None], contexts[:, None], rows, t[:, None]]
+        return _mixed(low, lambda: table.values[prices[:, None], contexts[:, None], rows, t[:, None] + 1], t_share)
+
+    def at_context(prices: I64) -> F32:
+        return _mixed(at_turn(prices, c), lambda: at_turn(prices, c + 1), c_share)
+
+    plane = _mixed(at_context(p), lambda: at_context(p + 1), p_share)  # (N, K, B)
+    money = after_usd / (scale * repeated)[:, None, None]
+    axis = table.purses_usd.astype(np.float64)
+    low = np.clip(np.searchsorted(axis, money, side="right") - 1, 0, len(axis) - 2)
+    share = np.minimum((money - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
+    below, above = np.take_along_axis(plane, low, axis=-1), np.take_along_axis(plane, low + 1, axis=-1)
+    return np.asarray(repeated[:, None, None] * ((1.0 - share) * below + share * above))
+
+
+def _between(axis: NDArray[np.floating], at: F64) -> tuple[I64, F64]:
+    """Where on a rising axis, and how far to the next entry; held constant beyond both ends. (N,) each."""
+    if len(axis) == 1:
+        return np.zeros(at.shape, np.int64), np.zeros(at.shape)
+    known = axis.astype(np.float64)
+    low = np.clip(np.searchsorted(known, at, side="right") - 1, 0, len(known) - 2)
+    return low, np.clip((at - known[low]) / (known[low + 1] - known[low]), 0.0, 1.0)
+
+
+def _mixed(low: F32, high: Callable[[], F32], share: F64) -> F32:
+    """Linear interpolation of (N, ...) by (N,); the upper values are not looked up where nobody needs them."""
+    if not share.any():
+        return low
+    wide = share[:, None, None]
+    return np.asarray((1.0 - wide).astype(np.float32) * low + wide.astype(np.float32) * high(), np.float32)
+
+
+def _price_scale(table: ValueTable, batch: Batch, rows: I64) -> F64:
+    """`ValueTable._price_scale` of every turn, (N,)."""
+    now = batch.usd_in + batch.usd_out
+    known = (batch.model >= 0) & (rows < len(table.models)) & (now > 0.0)
+    before = np.append(table.list_usd.astype(np.float64), 1.0)[rows]
+    logs = np.where(known, np.log(np.where(known, now, 1.0) / before), 0.0)
+    return np.asarray(np.exp(logs.sum(axis=1) / np.maximum(known.sum(axis=1), 1)))
+
+
+def _context_tokens(batch: Batch) -> F64:
+    """`valuetable.context_tokens` of every turn, (N,)."""
+    return np.asarray(np.maximum(batch.input_tokens.max(axis=1) - turn_tokens(batch.stats), 0.0))
+
+
+def _places(models: tuple[str, ...], batch: Batch) -> I64:
+    """Index of every candidate in `models`, (N, K); what is not there, and padding, is at their end."""
+    known = {name: k for k, name in enumerate(models)}
+    places = np.array([*(known.get(name, len(models)) for name in batch.models), len(models)], np.int64)
+    return places[batch.model]
+
+
+def _levels(model: KernelQuality, batch: Batch, columns: I64) -> F64:
+    """`KernelQuality._levels` of every turn, (N, K)."""
+    known = columns < len(model.models)
+    means = np.append(model.means, np.float32(0.0)).astype(np.float64)[columns]
+    off = np.where(known, means - batch.prior, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(known, means, batch.prior + off[:, None])
+
+
+def _trouble(batch: Batch) -> tuple[F64, Bools]:
+    """Failures of any kind, and whether the last grade was poor; (N,) each."""
+    names = ("failures", "regenerations", "tool_errors")
+    trouble = np.sum([np.round(np.expm1(batch.column(name).astype(np.float64))) for name in names], axis=0)
+    poor = (batch.column("last_quality_known") > 0) & (batch.column("last_quality") < 0.5)
+    return np.asarray(trouble), np.asarray(poor)

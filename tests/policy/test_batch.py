@@ -1,0 +1,118 @@
+"""Many turns at once decide as one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policy import batch
+from policy.baselines import Pacing, Resolving
+from policy.exploration import Exploration, draw
+from policy.features import STATE_DIM, Horizon
+from policy.kernel import KernelQuality
+from policy.mdp import Observation, PolicyFault
+from policy.planned import Planned
+from policy.quality import PriorQuality, QualityModel
+from policy.valuetable import ValueTable
+from tests.policy.observations import candidate, observation, random_observation
+
+MODELS = ("model-0", "model-2", "model-3")
+"""The others of `random_observation` are newcomers."""
+HORIZON = Horizon((0.1, 0.2, 0.3))
+EXPLORING = Exploration(floor=0.2)
+
+
+def learnt_quality(rng: np.random.Generator) -> KernelQuality:
+    rows, m = 20, len(MODELS)
+    f32 = np.float32
+    return KernelQuality(
+        models=MODELS,
+        centre=rng.normal(size=STATE_DIM).astype(f32) * f32(0.1),
+        scale=np.full(STATE_DIM, 0.1, f32),
+        landmarks=rng.normal(size=(rows, STATE_DIM)).astype(f32),
+        width=np.full(1, 300.0, f32),
+        means=rng.uniform(0.3, 0.9, m).astype(f32),
+        weights=rng.normal(size=(rows, m + 1)).astype(f32) * f32(0.2),
+        offset=np.zeros(m + 1, f32),
+    )
+
+
+def learnt_table(rng: np.random.Generator) -> ValueTable:
+    """Every axis has several entries; later money is worth what chance says."""
+    lambdas, contexts, turns, purses = 3, 3, 6, 12
+    steps = rng.random((lambdas, contexts, len(MODELS) + 1, turns + 1, purses)).astype(np.float32)
+    return ValueTable(
+        models=MODELS,
+        list_usd=np.array([1.0, 5.0, 20.0], np.float32),
+        lambdas_per_usd=np.array([0.0, 5.0, 100.0], np.float32),
+        contexts_tokens=np.array([0.0, 500.0, 9000.0], np.float32),
+        purses_usd=np.append(0.0, np.geomspace(1e-5, 10.0, purses - 1)).astype(np.float32),
+        values=np.cumsum(steps, axis=-1),
+    )
+
+
+def policies() -> list[Planned | Resolving]:
+    rng = np.random.default_rng(1)
+    learnt, table = learnt_quality(rng), learnt_table(rng)
+    priors: QualityModel = PriorQuality()
+    return [
+        Planned("planned", learnt, table, 0.0, HORIZON),
+        Planned("planned-careful", learnt, table, 2.0, HORIZON, EXPLORING),
+        Planned("planned-priors", priors, table, 0.3),
+        Resolving(horizon=HORIZON),
+        Resolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
+        Resolving(learnt, margin=0.8, cache_aware=False),
+    ]
+
+
+def some_observations(count: int) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    return [random_observation(rng, most_candidates=8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("policy", policies(), ids=lambda policy: f"{policy.policy_id}")
+def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: Planned | Resolving) -> None:
+    seen = some_observations(600)  # more than two chunks
+    found = batch.probabilities(policy, batch.stacked(seen))
+    for row, one in zip(found, seen, strict=True):
+        alone = policy.decide(one, 0.5).probabilities
+        assert row[: len(alone)] == pytest.approx(alone, abs=1e-5)
+        assert not row[len(alone) :].any()
+
+
+def test_every_row_is_drawn_as_its_turn_alone() -> None:
+    rng = np.random.default_rng(2)
+    shares = np.where(rng.random((300, 6)) < 0.4, rng.random((300, 6)), 0.0)
+    shares[:, 2] += 0.1
+    shares = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    uniform = np.append(rng.random(298), [0.0, np.nextafter(1.0, 0.0)])
+    found = batch.draws(shares.astype(np.float64), uniform)
+    assert found.tolist() == [draw(row, float(u)) for row, u in zip(shares, uniform, strict=True)]
+
+
+def test_who_is_not_told_of_the_cache_sees_list_prices_and_cold_bills() -> None:
+    """400 of 500 tokens are warm: at 2 USD a million instead of .5 they cost 400 * 1.5e-6 = .0006 more."""
+    warm = candidate("a", 0.001, input_usd_per_mtok=2.0, cached_input_usd_per_mtok=0.5, warm_tokens=400)
+    cold = batch.stacked([observation([warm])]).without_cache()
+    assert cold.cost_quantiles_usd[0, 0] == pytest.approx(0.0016)
+    assert (cold.warm_tokens[0, 0], cold.usd_cached[0, 0]) == (0.0, 2.0)
+
+
+def test_a_policy_without_a_batched_form_is_asked_one_by_one() -> None:
+    class Unknown:
+        def predict(self, observation: Observation) -> np.ndarray:
+            return np.zeros(len(observation.candidates), np.float32)
+
+        average = predict
+
+    assert not batch.batched(Pacing())
+    assert not batch.batched(Resolving(Unknown()))
+    assert batch.batched(Resolving())
+
+
+def test_a_turn_without_a_candidate_is_a_fault_as_it_is_alone() -> None:
+    nobody = replace(candidate(), feasible=False)
+    with pytest.raises(PolicyFault, match="feasible"):
+        batch.probabilities(Resolving(), batch.stacked([observation([nobody])]))
