@@ -154,6 +154,7 @@ def relabelled(episodes: Episodes, largest_usd: float, config: PublishedConfig, 
     return Transitions(*(column.astype(kind) for column, kind in zip(joined, types, strict=True)))
 
 
+@partial(jax.jit, static_argnames="widths")
 def initial(key: Array, widths: tuple[int, ...]) -> Layers:
     """He initialisation, zero biases."""
     keys = jax.random.split(key, len(widths) - 1)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ I64 = NDArray[np.int64]
 
 MOST_BANKRUPT = 0.01
 """The paper's claim: under one session in a hundred."""
+STRIDE = 3
 
 
 @dataclass(frozen=True)
@@ -32,41 +33,62 @@ class Sweep:
     training_quality: float
 
 
-def rule(published: Published, seen: Vectors, lambda_per_usd: float) -> Rule:
-    """argmax Q(s, a) - lambda c(a) for all sessions of a turn. A model it was not trained on is its last choice."""
+@dataclass(frozen=True, eq=False)
+class Cited:
+    """The network over the prompts of one source: what the first layer makes of each prompt is computed once."""
 
-    def choose(turn: Turn) -> I64:
-        board = turn.board
-        text = seen.text[board.sessions.rows[turn.at, turn.index]] * TEXT_SCALE
-        left = np.minimum(turn.remaining_usd / published.largest_usd, 1.0)
-        values = _values(published, np.column_stack([text, left]).astype(np.float32))
-        scores = np.full(turn.mask.shape, -1e3) + values.min(axis=1, keepdims=True)
-        for k, name in enumerate(board.models):
-            if name in published.models:
-                scores[:, k] = values[:, published.models.index(name)]
-        scores = scores - lambda_per_usd * turn.mean_usd
-        return np.asarray(np.argmax(np.where(turn.mask, scores, -np.inf), axis=1))
+    published: Published
+    first: NDArray[np.float32]  # (P, width) before the money and the nonlinearity
 
-    return choose
+    def rule(self, lambda_per_usd: float) -> Rule:
+        """argmax Q(s, a) - lambda c(a) for all sessions of a turn. A model it was not trained on is its last choice."""
+        published = self.published
+
+        def choose(turn: Turn) -> I64:
+            board = turn.board
+            left = np.minimum(turn.remaining_usd / published.largest_usd, 1.0)
+            values = self._values(board.sessions.rows[turn.at, turn.index], left.astype(np.float32))
+            scores = np.full(turn.mask.shape, -1e3) + values.min(axis=1, keepdims=True)
+            for k, name in enumerate(board.models):
+                if name in published.models:
+                    scores[:, k] = values[:, published.models.index(name)]
+            scores = scores - lambda_per_usd * turn.mean_usd
+            return np.asarray(np.argmax(np.where(turn.mask, scores, -np.inf), axis=1))
+
+        return choose
+
+    def _values(self, prompts: I64, left: NDArray[np.float32]) -> F64:
+        """Q of every action, (N, M)."""
+        hidden = np.maximum(self.first[prompts] + left[:, None] * self.published.layers[0][0][-1], 0.0)
+        for weight, bias in self.published.layers[1:-1]:
+            hidden = np.maximum(hidden @ weight + bias, 0.0)
+        weight, bias = self.published.layers[-1]
+        return np.asarray(hidden @ weight + bias, np.float64)
 
 
-def safest_worth(published: Published, seen: Vectors, unit: float, play: Callable[[Rule], Played]) -> Sweep:
+def cited(published: Published, seen: Vectors) -> Cited:
+    weight, bias = published.layers[0]
+    return Cited(published, np.asarray((seen.text * TEXT_SCALE) @ weight[:-1] + bias, np.float32))
+
+
+def safest_worth(unit: float, play: Callable[[float], Played]) -> Sweep:
     """The lambda of the best quality among those that bankrupt no more than MOST_BANKRUPT, on the training half.
 
-    `unit` is one over the mean cost of the strongest model. Where none is so safe, whichever bankrupts fewest.
+    `play` plays the training half at a lambda; `unit` is one over the mean cost of the strongest model. Every third of
+    LAMBDA_STEPS is tried, and then the neighbours of the best. Where none is so safe, whichever bankrupts fewest.
     """
-    tried = []
-    for step in LAMBDA_STEPS:
-        played = play(rule(published, seen, float(step) * unit))
-        bankrupt = float(played.bankrupt.mean())
-        tried.append((max(bankrupt, MOST_BANKRUPT), -quality_per_turn(played), float(step) * unit))
-    _, worse, lambda_per_usd = min(tried)
+    tried: dict[int, tuple[float, float, float]] = {}
+
+    def attempt(steps: Iterable[int]) -> int:
+        for i in steps:
+            if 0 <= i < len(LAMBDA_STEPS) and i not in tried:
+                lambda_per_usd = float(LAMBDA_STEPS[i]) * unit
+                played = play(lambda_per_usd)
+                bankrupt = max(float(played.bankrupt.mean()), MOST_BANKRUPT)
+                tried[i] = (bankrupt, -quality_per_turn(played), lambda_per_usd)
+        return min(tried, key=lambda i: tried[i])
+
+    best = attempt(range(0, len(LAMBDA_STEPS), STRIDE))
+    best = attempt(range(best - STRIDE + 1, best + STRIDE))
+    _, worse, lambda_per_usd = tried[best]
     return Sweep(lambda_per_usd, -worse)
-
-
-def _values(published: Published, hidden: NDArray[np.float32]) -> F64:
-    """Q of every action, (N, M)."""
-    for weight, bias in published.layers[:-1]:
-        hidden = np.maximum(hidden @ weight + bias, 0.0)
-    weight, bias = published.layers[-1]
-    return np.asarray(hidden @ weight + bias, np.float64)

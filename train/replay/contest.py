@@ -16,7 +16,7 @@ from train.replay.baselines import families, quality_per_turn, tune
 from train.replay.blind import Blind
 from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
 from train.replay.gating import Gate, verdict
-from train.replay.ours import Learned, Planners, learn, parts
+from train.replay.ours import Learned, Planners, learn_planners, parts
 from train.replay.report import Entry, rows
 from train.replay.served import as_rule
 from train.replay.study import Stage, Study, re_boarded, with_newcomer, without_model
@@ -143,11 +143,11 @@ def learned_entries(contest: Contest, rules: Mapping[str, Rule]) -> Iterator[Ent
 
 def published_entries(contest: Contest) -> Iterator[Entry]:
     """SeqRoute as published, at lambda 0 and at the best lambda that bankrupts hardly any training session."""
-    published, seen = contest.learned.published, contest.study.seen
+    published = cited.cited(contest.learned.published, contest.study.seen)
     unit = 1.0 / contest.study.bank.mean_usd[contest.study.named.strong]
-    yield Entry("published", contest.test.play(cited.rule(published, seen, 0.0)), 0.0)
-    safe = cited.safest_worth(published, seen, unit, contest.training.play)
-    played = contest.test.play(cited.rule(published, seen, safe.lambda_per_usd))
+    yield Entry("published", contest.test.play(published.rule(0.0)), 0.0)
+    safe = cited.safest_worth(unit, lambda price: contest.training.play(published.rule(price)))
+    played = contest.test.play(published.rule(safe.lambda_per_usd))
     yield Entry("published-safe", played, safe.lambda_per_usd, safe.training_quality)
 
 
@@ -175,7 +175,7 @@ def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str,
     it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
-    planner = learn(absent, grid, contest.cell.turns, (contest.cell.context,)).planners[contest.cell.context].best
+    planner = learn_planners(absent, grid, contest.cell.turns, contest.cell.context).best
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
     there = replace(contest, study=newcomer, training=training, test=test)
     smaller = re_boarded(contest.test, absent)

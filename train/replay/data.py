@@ -117,7 +117,8 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
     kept, task = (x[np.lexsort((turn[kept], task))] for x in (kept, task))
     group_names = _words(prompts, "group", "")
     groups = tuple(sorted({group_names[i] for i in kept}))
-    text = tuple(_words(prompts, "text", "")[i] for i in kept)
+    words = _words(prompts, "text", "")
+    text = tuple(words[i] for i in kept)
     n_chars = _numbers(prompts, "n_chars", np.nan)[kept]
     n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
     n_tokens = _numbers(prompts, "n_tok", np.nan)[kept]

@@ -8,7 +8,6 @@ sessions under TRAINING_PHIS alone, from prompts that the gate never looks at. T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,29 +73,37 @@ class Learned:
     horizon: Horizon
 
 
-def learn(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Context] | None = None) -> Learned:
+def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
     """Fit on the training half less what the gate keeps, under the budgets of TRAINING_PHIS."""
-    config = replace(grid.training, seed=study.seed)
-    fitting, _ = parts(study)
-    learnt: dict[Context, Planners] = {}
-    plain: tuple[Episodes, Board] | None = None
-    settled: tuple[int, int] | None = None
-    for context in (NO_CONTEXT, *grid.contexts) if contexts is None else contexts:
-        each = max(grid.log_sessions // len(TRAINING_PHIS), 2)
-        cells = [Cell(turns, phi, "degrade", context) for phi in TRAINING_PHIS]
-        logs = [one_log(study, grid, fitting, cell, each, 11 + i) for i, cell in enumerate(cells)]
-        episodes = joined([log for log, _ in logs])
-        horizon = learn_horizon(episodes.lengths)
-        if plain is None:
-            plain = logs[len(logs) // 2]
-            left = turns_left(plain[1].sessions, horizon)
-            cloned = clone(*plain, study.seen, left, study.predictions.average_cost_usd)
-            published = fit_published(episodes, grid.published, study.seed)
-            first = horizon
+    plain, episodes, horizon = training_logs(study, grid, turns, NO_CONTEXT)
+    left = turns_left(plain[1].sessions, horizon)
+    cloned = clone(*plain, study.seen, left, study.predictions.average_cost_usd)
+    published = fit_published(episodes, grid.published, study.seed)
+    first = planners(study, grid, episodes, horizon, Cell(turns, ALARM_PHI, "cut", NO_CONTEXT))
+    learnt = {NO_CONTEXT: first}
+    for context in grid.contexts:
+        _, episodes, heavier = training_logs(study, grid, turns, context)
         alarm = Cell(turns, ALARM_PHI, "cut", context)
-        learnt[context] = planners(study, grid, episodes, horizon, config, alarm, settled)
-        settled = learnt[context].best_at, learnt[context].calibrated_at
-    return Learned(learnt, cloned, published, first)
+        learnt[context] = planners(study, grid, episodes, heavier, alarm, (first.best_at, first.calibrated_at))
+    return Learned(learnt, cloned, published, horizon)
+
+
+def learn_planners(study: Study, grid: Grid, turns: int | None, context: Context) -> Planners:
+    """The planners of one context alone."""
+    _, episodes, horizon = training_logs(study, grid, turns, context)
+    return planners(study, grid, episodes, horizon, Cell(turns, ALARM_PHI, "cut", context))
+
+
+def training_logs(
+    study: Study, grid: Grid, turns: int | None, context: Context
+) -> tuple[tuple[Episodes, Board], Episodes, Horizon]:
+    """The log under the middle one of TRAINING_PHIS with its board, the logs under all of them as one, its horizon."""
+    fitting, _ = parts(study)
+    each = max(grid.log_sessions // len(TRAINING_PHIS), 2)
+    cells = [Cell(turns, phi, "degrade", context) for phi in TRAINING_PHIS]
+    logs = [one_log(study, grid, fitting, cell, each, 11 + i) for i, cell in enumerate(cells)]
+    episodes = joined([log for log, _ in logs])
+    return logs[len(logs) // 2], episodes, learn_horizon(episodes.lengths)
 
 
 def planners(
@@ -104,11 +111,11 @@ def planners(
     grid: Grid,
     episodes: Episodes,
     horizon: Horizon,
-    config: TrainConfig,
     alarm: Cell,
     settled: tuple[int, int] | None = None,
 ) -> Planners:
     """A table for every penalty, and which of them to take: `settled`, or by playing the alarm cell."""
+    config = replace(grid.training, seed=study.seed)
     quality, flat = grade(episodes, config)
     # Tables are learnt from out-of-fold predictions although real grades are at hand: later turns will have to be
     # decided by predictions, and knowing each answer beforehand would make later money look dearer than it is.

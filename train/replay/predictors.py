@@ -151,14 +151,20 @@ def ridges(design: F64, targets: F64, learn: Bools, fold: I64, penalties: Sequen
         x = design[learn & (fold == f)]
         moments.append((x.T @ x, x.T @ targets[learn & (fold == f)]))
     xx, xy = sum(m[0] for m in moments), sum(m[1] for m in moments)
-    identity = np.eye(design.shape[1])
-    found = [np.asarray(design @ np.linalg.solve(xx + penalty * identity, xy)) for penalty in penalties]
+    found = [np.asarray(design @ weights) for weights in _solutions(xx, xy, penalties)]
     for f, (fold_xx, fold_xy) in zip(folds, moments, strict=True):
         held = learn & (fold == f)
-        for penalty, predicted in zip(penalties, found, strict=True):
-            weights = np.linalg.solve(xx - fold_xx + penalty * identity, xy - fold_xy)
+        solutions = _solutions(xx - fold_xx, xy - fold_xy, penalties)
+        for predicted, weights in zip(found, solutions, strict=True):
             predicted[held] = design[held] @ weights
     return found
+
+
+def _solutions(xx: F64, xy: F64, penalties: Sequence[float]) -> list[F64]:
+    """(X'X + penalty I)^-1 X'y for every penalty, from one eigendecomposition."""
+    values, vectors = np.linalg.eigh(xx)
+    turned = vectors.T @ xy
+    return [np.asarray(vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])) for penalty in penalties]
 
 
 def _views(graded: Graded, seen: Vectors, design: F64) -> list[View]:
@@ -239,5 +245,6 @@ def _design(graded: Graded, seen: Vectors, learn: Bools) -> F64:
         columns.append(np.eye(len(graded.groups))[graded.group])
     raw = np.column_stack(columns).astype(np.float64)
     centre, scale = raw[learn].mean(axis=0), raw[learn].std(axis=0)
-    standard = np.clip((raw - centre) / np.where(scale > 1e-6, scale, np.inf), -5.0, 5.0)
+    varies = scale > 1e-6
+    standard = np.clip((raw - centre)[:, varies] / scale[varies], -5.0, 5.0)
     return np.column_stack([standard, np.ones(len(standard))])

@@ -84,12 +84,12 @@ def fronts(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     study, loose = sweep.study, sweep.stage(LOOSE_PHI)
     for k, name in enumerate(study.graded.models):
         yield sweep.point(FRONT, "fixed", f"model {name}", float(k), loose, baselines.fixed(k))
+    published = cited.cited(learned.published, study.seen)
     unit = 1.0 / study.bank.mean_usd[study.named.strong]
     for step in LAMBDA_STEPS[::2]:
         rule = baselines.tuned_lambda(step * unit, 0.0)
         yield sweep.point(FRONT, "tuned-lambda", "lambda", step * unit, loose, rule)
-        cited_rule = cited.rule(learned.published, study.seen, step * unit)
-        yield sweep.point(FRONT, "published", "lambda", step * unit, loose, cited_rule)
+        yield sweep.point(FRONT, "published", "lambda", step * unit, loose, published.rule(step * unit))
     for least in baselines.THRESHOLDS[::2]:
         rule = baselines.threshold(study.named, least, 0.0)
         yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)

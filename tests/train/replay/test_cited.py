@@ -13,14 +13,14 @@ from policy.text import TEXT_DIM
 from tests.train.replay.folders import write_folder
 from train.published import Published
 from train.replay.baselines import LAMBDA_STEPS
-from train.replay.cited import rule, safest_worth
+from train.replay.cited import STRIDE, cited, safest_worth
 from train.replay.data import read_folder
 from train.replay.predictors import predict
 from train.replay.served import as_rule
 from train.replay.sessions import compose
 from train.replay.split import halves
 from train.replay.vectors import vectors
-from train.replay.world import Played, Rule, make_board, play
+from train.replay.world import Played, make_board, play
 
 
 def untrained(models: tuple[str, ...]) -> Published:
@@ -47,23 +47,23 @@ def test_a_batch_decides_as_the_policy_does_one_by_one(tmp_path: Path) -> None:
         for price in (0.0, 30.0):
             policy = replace(published, lambda_per_usd=price)
             one = play(board, as_rule(policy, seen), budget, "cut", horizon, 1)
-            other = play(board, rule(published, seen, price), budget, "cut", horizon, 1)
+            other = play(board, cited(published, seen).rule(price), budget, "cut", horizon, 1)
             assert one.action.tolist() == other.action.tolist()
             assert len(np.unique(one.action)) > 1
 
 
-def test_of_the_safe_prices_the_best_one_is_taken(tmp_path: Path) -> None:
-    """Played outcomes by hand: quality falls with the price, and every price but the first three bankrupts nobody."""
-    (graded,) = read_folder(write_folder(tmp_path, tasks=20))
-    seen = vectors(graded, halves(graded, 0).training)
-    count = iter(range(100))
+def test_of_the_safe_prices_the_best_one_is_taken() -> None:
+    """Played outcomes by hand: quality falls with the price, and every price but the first four bankrupts nobody."""
+    asked = []
 
-    def outcome(_: Rule) -> Played:
-        i = next(count)
+    def outcome(lambda_per_usd: float) -> Played:
+        i = int(np.argmin(np.abs(LAMBDA_STEPS * 2.0 - lambda_per_usd)))
+        asked.append(i)
         yes, no = np.ones((1, 2), np.bool_), np.zeros((1, 2), np.bool_)
         quality = np.full((1, 2), 1.0 - 0.01 * i)
-        return Played(yes, np.zeros((1, 2), np.int64), quality, quality, no, yes if i < 3 else no)
+        return Played(yes, np.zeros((1, 2), np.int64), quality, quality, no, yes if i < 4 else no)
 
-    found = safest_worth(untrained(graded.models), seen, 1.0, outcome)
-    assert found.training_quality == 0.97
-    assert found.lambda_per_usd == LAMBDA_STEPS[3]
+    found = safest_worth(2.0, outcome)
+    assert found.training_quality == 0.96
+    assert found.lambda_per_usd == LAMBDA_STEPS[4] * 2.0
+    assert len(asked) == len(set(asked)) <= len(LAMBDA_STEPS) // STRIDE + 1 + 2 * (STRIDE - 1)
