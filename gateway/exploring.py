@@ -20,7 +20,6 @@ from gateway.db import Database
 from gateway.money import NANOUSD_PER_USD
 from gateway.tables import exploration_days
 from policy.exploration import Price, price
-from policy.features import expected_cost_usd
 from policy.mdp import Decision, Observation
 
 _ADD = text(
@@ -95,10 +94,9 @@ class ExplorationBudget:
 
 def price_of(observation: Observation, decision: Decision) -> Price:
     """The expected cost of the chance in this decision; nothing where it left none to chance."""
-    if int(np.count_nonzero(decision.probabilities)) < 2:
+    if np.count_nonzero(decision.probabilities) < 2:
         return Price(0.0, 0.0)
-    quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float64)
-    return price(decision.probabilities, np.asarray(expected_cost_usd(quantiles)), decision.quality)
+    return price(decision.probabilities, observation.means_usd, decision.quality)
 
 
 def spent_on(connection: Connection, day: str) -> Spent:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policy.mdp import COST_LEVELS, BoolArray, FloatArray, Observation, SessionView
+from policy.mdp import COST_LEVELS, COST_MASSES, BoolArray, FloatArray, Observation, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
 
 FEATURE_VERSION = 1
@@ -101,17 +100,6 @@ _TINY_USD = 1e-9
 _SPREAD = tuple(COST_LEVELS.index(level) for level in (0.05, 0.5, 0.95, 0.99))
 _Q95, _Q99 = _SPREAD[2:]
 _LOG_1000 = math.log(1000.0)
-
-
-def _masses() -> NDArray[np.float64]:
-    """Probability mass that each of COST_LEVELS stands for: from midpoint to midpoint, all of [0, 1]."""
-    levels = np.array(COST_LEVELS)
-    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
-    return np.diff(edges)
-
-
-COST_MASSES: NDArray[np.float32] = _masses().astype(np.float32)
-COST_MASSES.setflags(write=False)
 
 
 @dataclass(frozen=True, slots=True)

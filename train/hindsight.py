@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import CANDIDATE_FEATURES, COST_MASSES, SESSION_FEATURES, TEXT_SCALE
-from policy.mdp import CandidateView, Observation, Policy, SessionView
+from policy.features import CANDIDATE_FEATURES, SESSION_FEATURES, TEXT_SCALE
+from policy.mdp import COST_MASSES, CandidateView, Observation, Policy, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
 from train.episodes import NOT_AFFORDABLE, Episodes, session_fraction
 from train.ope import Logged

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import COST_MASSES
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.planning import CACHE_MIN_TOKENS
 from policy.valuetable import ValueTable, context_tokens
 from train.config import PlanConfig
