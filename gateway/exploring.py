@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 
 import numpy as np
 from sqlalchemy import Connection, select, text
@@ -50,6 +50,7 @@ class ExplorationBudget:
         self._limit_nanousd = limit_nanousd
         self._clock = clock
         self._day = ""
+        self._date = (-1, "")
         self._known = Spent()
         self._unwritten: dict[str, Spent] = {}
 
@@ -89,7 +90,10 @@ class ExplorationBudget:
         self._day, self._known = day, total
 
     def _today(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        number = int(self._clock() // 86_400)
+        if number != self._date[0]:
+            self._date = number, (date(1970, 1, 1) + timedelta(days=number)).isoformat()
+        return self._date[1]
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:

@@ -55,7 +55,8 @@ _MASSES: tuple[float, ...] = tuple(COST_MASSES.tolist())
 
 def mean_cost_usd(quantiles_usd: Sequence[float]) -> float:
     """Mean of a cost known by its quantiles at COST_LEVELS."""
-    return sum(map(mul, quantiles_usd, _MASSES))
+    mean: float = sum(map(mul, quantiles_usd, _MASSES))
+    return mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def main() -> None:
         gc.callbacks.append(clocks.collected)
     else:
         profile.enable()
-    app = importlib.import_module("gateway.app")
+    app: Any = importlib.import_module("gateway.app")
     made = app.from_environment
     app.from_environment = lambda: Measured(made(), clocks, profile)
     importlib.import_module("gateway.__main__").main()

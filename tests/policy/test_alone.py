@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -83,7 +85,7 @@ def test_what_is_spent_falls_as_the_price_rises() -> None:
         quality = [c.quality_prior for c in view.candidates]
         session = alone.Session(quality, means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), 4.5, 0.1)
         spent = [session.total_usd(price, session.later(price)) for price in np.geomspace(0.1, 1e6, 20)]
-        assert all(b <= a * (1 + 1e-9) for a, b in zip(spent, spent[1:], strict=False))
+        assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(spent))
 
 
 def test_where_one_turn_is_left_nothing_comes_later() -> None:
