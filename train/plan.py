@@ -24,7 +24,7 @@ from policy.planning import CACHE_MIN_TOKENS
 from policy.valuetable import ValueTable, context_tokens
 from train.config import PlanConfig
 from train.episodes import Episodes
-from train.hindsight import observed
+from train.recorded import observed
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
