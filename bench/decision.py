@@ -19,7 +19,7 @@ from policy.baselines import Resolving, TunedLambda
 from policy.exploration import Exploration
 from policy.guarded import Guarded, check_decision
 from policy.kernel import KernelQuality
-from policy.mdp import Observation
+from policy.mdp import COST_LEVELS, Observation
 from policy.planned import Planned
 from policy.reload import synthetic_observation
 from policy.valuetable import ValueTable
@@ -64,6 +64,7 @@ def planned(exploration: Exploration, candidates: int) -> Planned:
         contexts_tokens=np.array([0.0, 2e3, 8e3, 32e3, 128e3], f32),
         purses_usd=purses.astype(f32),
         values=values,
+        answers=np.ones((candidates + 1, len(COST_LEVELS)), f32),
     )
     return Planned("bench", quality, table, exploration=exploration)
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from policy import planning
 from policy.baselines import Resolving
 from policy.exploration import NEVER, Exploration
-from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
+from policy.features import COST_MASSES, SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
-from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
+from policy.mdp import COST_LEVELS, Observation, Policy, PolicyFault
 from policy.planned import TIE_BREAK, Planned
 from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.text import STATS_DIM, TEXT_DIM
@@ -196,7 +196,8 @@ def _planned(policy: Planned, batch: Batch) -> Scored:
     later_turns = np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0)
     later = later_value(policy.table, batch, np.maximum(purse - quantiles, 0.0), later_turns)
     price = batch.lambda_per_usd[:, None, None]
-    worth = np.where(quantiles <= purse, quality[..., None] + later, -policy.starved_penalty)
+    answers = quality[..., None] * policy.table.answers[_places(policy.table.models, batch)]
+    worth = np.where(quantiles <= purse, answers + later, -policy.starved_penalty)
     scores = (worth - price * np.minimum(quantiles, purse)) @ COST_MASSES.astype(np.float64)
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
     dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)

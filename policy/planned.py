@@ -1,11 +1,12 @@
 """The planner: this turn's quality and the worth of what each bill would leave, over the whole cost law.
 
-    argmax_k  sum over the quantiles of k's bill of
-              [it fits] (quality_k + V(purse - bill, k warm)) - [it does not] penalty
+    argmax_k  sum over the quantiles l of k's bill of
+              [it fits] (quality_k answer_kl + V(purse - bill, k warm)) - [it does not] penalty
 
 Dynamic programming with a learnt value function (policy/valuetable.py), this turn done exactly: the tail of a bill, the
 prompt cache that k would leave warm and the turns that an empty purse loses are all in it, so that no shield stands
-before it. `starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve.
+before it. answer_kl is how good an answer with such a bill is, relative to the model's mean: 1 on average.
+`starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Planned:
         later_turns = max(turns_left(observation, self.horizon) - 1.0, 0.0)
         after = np.maximum(purse - quantiles, 0.0)
         later = self.table.later(observation.candidates, after, later_turns, price, context_tokens(observation))
-        scores = bill_scores(quality, quantiles, later, purse, price, self.starved_penalty)
+        answers = self.table.by_bill(observation.candidates, quality)
+        scores = bill_scores(answers, quantiles, later, purse, price, self.starved_penalty)
         costs = expected_cost_usd(quantiles)
         scores = scores - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
         return decided(

@@ -5,6 +5,8 @@
 
 A table over all five, interpolated linearly; the last entry of `last` stands for a model that the table does not know,
 whose cache is taken to be cold. Scale-free: when list prices move by a common factor, money is read in old prices.
+Beside it stands what an answer is worth by its bill (`answers`): where long answers are the failures, a bill that the
+purse does not hold would have bought little.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.features import COST_MASSES
 from policy.kernel import MAX_MODELS
-from policy.mdp import COST_MASSES, CandidateView, Observation
+from policy.mdp import CandidateView, Observation
 from policy.text import STAT_NAMES
 
 MAX_CELLS = 8_000_000
@@ -36,6 +39,7 @@ class ValueTable:
     contexts_tokens: F32  # (C,)
     purses_usd: F32  # (B,)
     values: F32  # (P, C, K + 1, N + 1, B)
+    answers: F32  # (K + 1, L) quality by the level of the bill, relative to the model's mean
 
     def later(
         self,
@@ -49,8 +53,7 @@ class ValueTable:
 
         `after_usd` (K', L) is not negative. More turns than the table has are its last row, repeated in proportion.
         """
-        known = {name: k for k, name in enumerate(self.models)}
-        rows = np.array([known.get(c.name, len(self.models)) for c in candidates])
+        rows = self._rows(candidates)
         scale = self._price_scale(candidates, rows)
         most = self.values.shape[3] - 1
         repeated = max(turns / most, 1.0)
@@ -59,13 +62,22 @@ class ValueTable:
         plane = _between(np.moveaxis(plane, 1, 0), np.arange(most + 1.0), turns / repeated)  # (K + 1, B)
         return np.asarray(repeated * self._at(plane[rows], after_usd / (scale * repeated)))
 
+    def by_bill(self, candidates: Sequence[CandidateView], quality: NDArray[np.floating]) -> F64:
+        """Expected quality of each candidate's answer at every level of its bill, (K',) -> (K', L)."""
+        return np.asarray(quality[:, None] * self.answers[self._rows(candidates)], np.float64)
+
     def arrays(self) -> dict[str, F32]:
         """What a checkpoint stores, by name; `from_arrays` is the inverse."""
         return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> ValueTable:
-        """Raises ValueError when names, shapes or the order of an axis are not those of one table."""
+        """Raises ValueError when names, shapes or the order of an axis are not those of one table.
+
+        Tables of before `answers` have none: bill and answer are then independent.
+        """
+        independent: F32 = np.ones((len(models) + 1, len(COST_MASSES)), np.float32)
+        arrays = {"answers": independent} | dict(arrays)
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"values: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
         values = arrays["values"]
@@ -84,7 +96,16 @@ class ValueTable:
             )
         if arrays["list_usd"].shape != (len(models),) or not (arrays["list_usd"] > 0.0).all():
             raise ValueError(f"values/list_usd: expected {len(models)} positive prices")
+        if arrays["answers"].shape != (len(models) + 1, len(COST_MASSES)) or not (arrays["answers"] >= 0.0).all():
+            raise ValueError(
+                f"values/answers: expected {len(models) + 1} rows of {len(COST_MASSES)} numbers from 0, "
+                f"found {arrays['answers'].shape}"
+            )
         return cls(models, **{name: arrays[name] for name in _ARRAYS})
+
+    def _rows(self, candidates: Sequence[CandidateView]) -> NDArray[np.intp]:
+        known = {name: k for k, name in enumerate(self.models)}
+        return np.array([known.get(c.name, len(self.models)) for c in candidates], np.intp)
 
     def _price_scale(self, candidates: Sequence[CandidateView], rows: NDArray[np.intp]) -> float:
         """How much dearer the known models have become, as a geometric mean; 1 where none is known or free now."""
@@ -104,11 +125,11 @@ class ValueTable:
         return np.asarray((1.0 - share) * values[row, low] + share * values[row, low + 1])
 
 
-_ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "values")
+_ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "values", "answers")
 
 
 def bill_scores(
-    quality: NDArray[np.floating],
+    answers: NDArray[np.floating],
     cost_quantiles_usd: NDArray[np.floating],
     later: NDArray[np.floating],
     available_usd: float,
@@ -117,14 +138,15 @@ def bill_scores(
 ) -> F64:
     """Expected worth of each candidate over its whole cost law, (K,).
 
-        sum_l mass_l ([bill_l <= available] (quality + later_l) - [bill_l > available] penalty
+        sum_l mass_l ([bill_l <= available] (answer_l + later_l) - [bill_l > available] penalty
                       - lambda min(bill_l, available))
 
-    quality (K,), quantiles and later values (K, L). An answer dearer than the purse is lost, and the purse with it.
+    Answers (quality at each bill, `ValueTable.by_bill`), quantiles and later values (K, L). An answer dearer than the
+    purse is lost, and the purse with it.
     """
     paid = np.minimum(cost_quantiles_usd, available_usd)
     kept = cost_quantiles_usd <= available_usd
-    worth = np.where(kept, quality[:, None] + later, -starved_penalty) - lambda_per_usd * paid
+    worth = np.where(kept, answers + later, -starved_penalty) - lambda_per_usd * paid
     return np.asarray(worth @ COST_MASSES.astype(np.float64))
 
 

@@ -18,7 +18,7 @@ from train.replay.cells import PHIS, TRAINING_PHIS, Cell, quick
 from train.replay.data import DataError, read_folder
 from train.replay.log import joined
 from train.replay.ours import one_log
-from train.replay.study import Study, studies
+from train.replay.study import Study, composed, studies
 from train.replay.world import NO_CONTEXT
 
 I64 = NDArray[np.int64]
@@ -55,7 +55,11 @@ def _part(study: Study, prompts: I64, phis: Sequence[float], sessions: int, firs
     """So many sessions of these prompts, evenly over the budgets."""
     each = -(-sessions // len(phis))
     cells = [Cell(TURNS, phi, "degrade", NO_CONTEXT) for phi in phis]
-    return joined([one_log(study, quick(), prompts, cell, each, first + i)[0] for i, cell in enumerate(cells)])
+    logs = []
+    for i, cell in enumerate(cells):
+        made = composed(study, prompts, each, TURNS, quick().orderings, part=first + i)
+        logs.append(one_log(study, made, cell, first + i)[0])
+    return joined(logs)
 
 
 def described(training: Episodes, untouched: Episodes) -> dict[str, Any]:

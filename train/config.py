@@ -173,7 +173,10 @@ class GateConfig:
     min_overlap: float = 0.8
     """Share of the candidate's probability that lies on actions the log took often enough to know them."""
     max_starved_increase: float = 0.02
-    """How much more often a session may starve than under the incumbent: a point estimate beyond this refuses."""
+    """How much more often a session may starve than under the incumbent: a point estimate beyond this must be paid."""
+    starved_worth: float = 1.0
+    """What a further starved session must be paid with, in right answers beside those it lost. Where dear answers
+    are the failures, guarding every session costs most of the quality there is; 1e9 trades nothing."""
     min_gain: float = 0.0
     """The lower bound of the gain in score per turn must be above this."""
 

@@ -80,9 +80,22 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
         found.append(f"effective sample size {item.effective_turns:.0f} turns, at least {floor:.0f} are required")
     if item.overlap < config.min_overlap:
         found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
-    if item.starved_rate - item.incumbent_starved_rate > config.max_starved_increase:
-        found.append(f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}")
+    wanted = starving_costs(item, config)
+    if wanted > 0.0 and not item.gain.low > wanted:
+        found.append(
+            f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}: "
+            f"a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
+        )
     return tuple(found)
+
+
+def starving_costs(item: Evidence, config: GateConfig) -> float:
+    """The gain per turn that pays for starving more sessions than the incumbent, beyond what is allowed anyway.
+
+    What a starved session lost counts as 0 in the gain already; this is what it counts beside that.
+    """
+    more = item.starved_rate - item.incumbent_starved_rate - config.max_starved_increase
+    return max(more, 0.0) * config.starved_worth * item.sessions / max(item.turns, 1)
 
 
 def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:

@@ -4,8 +4,10 @@ Hindsight budget relabeling taken to its end. What a user says next does not dep
 cache and length of the conversation follow by bookkeeping. So every recorded turn is a sample of a later turn under
 *any* purse, any context and any warm model, and the value of n turns follows from that of n - 1 without a gradient:
 
-    V_n(m, last) = mean over turns of max_k sum_l mass_l ([b <= m] (quality_k + V_{n-1}(m - b, k)) - [b > m] penalty)
-                   - lambda E[min(b, m)],     b the l-th quantile of k's bill, on a warm cache if k is last
+    V_n(m, last) = mean over turns of
+                   max_k sum_l mass_l ([b <= m] (quality_k answer_kl + V_{n-1}(m - b, k)) - [b > m] penalty)
+                         - lambda E[min(b, m)],     b the l-th quantile of k's bill, on a warm cache if k is last,
+    and answer_kl how good an answer with such a bill is, relative to the model's mean (train/answers.py).
 
 Qualities are out-of-fold grades, shrunk to what they are worth: with honest ones, taking the best of them is no curse.
 Turns to come are taken to be like those of the log, whatever the session has shown so far: measured, what the hidden
@@ -19,12 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.mdp import COST_LEVELS, COST_MASSES
+from policy.features import COST_MASSES
+from policy.mdp import COST_LEVELS
 from policy.planning import CACHE_MIN_TOKENS
 from policy.valuetable import ValueTable, context_tokens
+from train.answers import answer_shares
 from train.config import PlanConfig
 from train.episodes import Episodes
-from train.recorded import observed
+from train.hindsight import observed
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -48,6 +52,7 @@ class Samples:
     input_usd: F64
     cached_usd: F64
     list_usd: F64
+    answers: F64  # (K + 1, L)
     grown_tokens: float
 
 
@@ -87,6 +92,7 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
         input_usd=prices[0],
         cached_usd=prices[1],
         list_usd=np.maximum(prices[2], 1e-6),
+        answers=answer_shares(episodes, grades),
         grown_tokens=float(grown.mean()) if len(grown) else 0.0,
     )
 
@@ -109,6 +115,7 @@ def tabulate(samples: Samples, config: PlanConfig, starved_penalty: float, cache
         contexts_tokens=contexts.astype(np.float32),
         purses_usd=purses.astype(np.float32),
         values=values,
+        answers=samples.answers.astype(np.float32),
     )
 
 
@@ -135,9 +142,9 @@ class Step:
     reward: F32
 
 
-def step_of(quality: F64, bills_usd: F64, purses: F64, lambdas: F64, starved_penalty: float) -> Step:
-    """quality (M,), bills (M, L): a bill that fits moves the purse between two points of the grid, by shares."""
-    m, b = len(quality), len(purses)
+def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, starved_penalty: float) -> Step:
+    """Quality at each bill, and the bills, (M, L): one that fits moves the purse between two points of the grid."""
+    m, b = len(answers), len(purses)
     left = purses[None, :, None] - bills_usd[:, None, :]  # (M, B, L)
     fits = left >= 0.0
     low = np.clip(np.searchsorted(purses, left, side="right") - 1, 0, b - 2)
@@ -147,9 +154,8 @@ def step_of(quality: F64, bills_usd: F64, purses: F64, lambdas: F64, starved_pen
     size = m * b * b
     moved = np.bincount(cell.ravel(), (mass * (1.0 - share)).ravel(), size)
     moved += np.bincount((cell + 1).ravel(), (mass * share).ravel(), size)
-    chance = mass.sum(axis=-1)
     paid = np.minimum(bills_usd[:, None, :], purses[None, :, None]) @ COST_MASSES
-    earned = chance * quality[:, None] - (1.0 - chance) * starved_penalty
+    earned = (mass * answers[:, None, :]).sum(-1) - (1.0 - mass.sum(-1)) * starved_penalty
     reward = earned[None] - lambdas[:, None, None] * paid[None]
     return Step(moved.reshape(m * b, b).astype(np.float32), reward.astype(np.float32))
 
@@ -161,10 +167,10 @@ def _context_steps(
     cached = cache_aware and tokens >= CACHE_MIN_TOKENS
     cold, warm = [], []
     for k in range(len(samples.models)):
-        bills, quality = samples.bills_usd[:, k], samples.quality[:, k]
-        cold.append(step_of(quality, bills + tokens * samples.input_usd[k], purses, lambdas, starved_penalty))
+        bills, answers = samples.bills_usd[:, k], samples.quality[:, k, None] * samples.answers[k]
+        cold.append(step_of(answers, bills + tokens * samples.input_usd[k], purses, lambdas, starved_penalty))
         warm.append(
-            step_of(quality, bills + tokens * samples.cached_usd[k], purses, lambdas, starved_penalty)
+            step_of(answers, bills + tokens * samples.cached_usd[k], purses, lambdas, starved_penalty)
             if cached
             else cold[k]
         )

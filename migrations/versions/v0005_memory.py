@@ -9,8 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.apply_function import APPLY
-from migrations.value_functions import REMEMBER
+from migrations.apply_function import APPLY, REMEMBER
 
 revision = "0005"
 down_revision = "0004"

@@ -12,7 +12,7 @@ from policy.baselines import Pacing, Resolving
 from policy.exploration import Exploration, draw
 from policy.features import STATE_DIM, Horizon
 from policy.kernel import KernelQuality
-from policy.mdp import Observation, PolicyFault
+from policy.mdp import COST_LEVELS, Observation, PolicyFault
 from policy.planned import Planned
 from policy.quality import PriorQuality, QualityModel
 from policy.valuetable import ValueTable
@@ -50,6 +50,7 @@ def learnt_table(rng: np.random.Generator) -> ValueTable:
         contexts_tokens=np.array([0.0, 500.0, 9000.0], np.float32),
         purses_usd=np.append(0.0, np.geomspace(1e-5, 10.0, purses - 1)).astype(np.float32),
         values=np.cumsum(steps, axis=-1),
+        answers=rng.uniform(0.2, 1.8, (len(MODELS) + 1, len(COST_LEVELS))).astype(np.float32),
     )
 
 

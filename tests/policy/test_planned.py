@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policy.features import COST_MASSES
 from policy.mdp import COST_LEVELS, Observation
 from policy.planned import Planned
 from policy.text import STAT_NAMES
@@ -30,6 +31,7 @@ def table(**changes: Any) -> ValueTable:
         contexts_tokens=np.zeros(1, np.float32),
         purses_usd=purses,
         values=values,
+        answers=np.ones((3, LEVELS), np.float32),
     )
     return replace(made, **changes)
 
@@ -88,7 +90,7 @@ def test_the_warm_cache_belongs_to_the_model_that_serves_and_an_unknown_one_is_c
 def test_a_bill_beyond_the_purse_loses_the_answer_and_the_purse() -> None:
     # Two bills of mass 1/2 each would be .5; here the 8 lower levels (mass .55) cost 1, the others 3; 2 USD are left.
     bills = np.where(np.array(COST_LEVELS) < 0.55, 1.0, 3.0)[None]
-    found = bill_scores(np.array([0.8]), bills, np.full((1, LEVELS), 0.4), 2.0, 0.1, 0.5)
+    found = bill_scores(np.full((1, LEVELS), 0.8), bills, np.full((1, LEVELS), 0.4), 2.0, 0.1, 0.5)
     # .55 * (.8 + .4) - .45 * .5 - .1 * (.55 * 1 + .45 * 2)
     assert found[0] == pytest.approx(0.66 - 0.225 - 0.145, abs=1e-6)
 
@@ -139,6 +141,28 @@ def test_the_conversation_is_the_prompt_without_the_turns_own_text() -> None:
     assert context_tokens(replace(seen, text_stats=stats)) == pytest.approx(1000.0, abs=0.1)
 
 
+def test_a_table_of_before_takes_bill_and_answer_to_be_independent() -> None:
+    arrays = table().arrays()
+    del arrays["answers"]
+    assert (ValueTable.from_arrays(table().models, arrays).answers == 1.0).all()
+
+
+def test_a_bill_beyond_the_purse_costs_little_where_dear_answers_are_the_failures() -> None:
+    # A purse of 1 USD holds every bill but the dearest. Right below it and wrong beyond: nothing is lost but failures.
+    bills = np.full((2, LEVELS), 0.5)
+    bills[1, 10:] = 1.5
+    shares = np.ones((3, LEVELS), np.float32)
+    shares[1, 10:] = 0.0
+    of = table(answers=shares)
+    answers = of.by_bill([candidate("small"), candidate("large")], np.array([0.5, 0.8]))
+    assert answers[0] == pytest.approx(np.full(LEVELS, 0.5))
+    assert answers[1, [0, 12]] == pytest.approx([0.8, 0.0])
+    scores = bill_scores(answers, bills, np.zeros((2, LEVELS)), 1.0, 0.0, 0.0)
+    assert scores[1] == pytest.approx(0.8 * COST_MASSES[:10].sum())
+    # Of a model that the table does not know, what is known of all.
+    assert of.by_bill([candidate("new")], np.array([0.5]))[0] == pytest.approx(np.full(LEVELS, 0.5))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -147,6 +171,7 @@ def test_the_conversation_is_the_prompt_without_the_turns_own_text() -> None:
         ({"lambdas_per_usd": np.array([1.0], np.float32)}, "lambdas_per_usd"),
         ({"list_usd": np.zeros(2, np.float32)}, "list_usd"),
         ({"values": np.zeros(3, np.float32)}, "5 axes"),
+        ({"answers": np.ones((2, LEVELS), np.float32)}, "values/answers"),
     ],
 )
 def test_a_table_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:

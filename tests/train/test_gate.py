@@ -58,7 +58,7 @@ def test_a_loss_keeps_the_incumbent() -> None:
     [
         (replace(GOOD, effective_turns=30), "effective sample size"),
         (replace(GOOD, overlap=0.5), "overlap"),
-        (replace(GOOD, starved_rate=0.05), "starves"),
+        (replace(GOOD, starved_rate=0.15), "starves"),
         (replace(GOOD, second_opinion=Interval(-0.1, -0.15, -0.05)), "contradicts"),
     ],
 )
@@ -66,6 +66,15 @@ def test_each_floor_alone_refuses(worse: Evidence, word: str) -> None:
     verdict = judge([worse], CONFIG)
     assert verdict.outcome == "keep"
     assert word in verdict.reasons[0]
+
+
+def test_starving_more_must_be_paid_for_with_answers() -> None:
+    # 4 points more starve, 2 are allowed: .02 sessions of five turns each, a right answer apiece: .004 per turn.
+    starving = replace(GOOD, starved_rate=0.05)
+    assert judge([starving], CONFIG).outcome == "promote"
+    dearer = replace(CONFIG, starved_worth=10.0)  # .04 per turn, and .02 is sure
+    assert "would pay for that" in judge([starving], dearer).reasons[0]
+    assert judge([starving], replace(CONFIG, max_starved_increase=0.05, starved_worth=10.0)).outcome == "promote"
 
 
 def test_too_few_sessions_promote_nothing_however_large_the_gain() -> None:

@@ -88,10 +88,12 @@ def families(board: Board, bank: Bank, named: Ends) -> list[Family]:
     ]  # fmt: skip
 
 
-def tune(family: Family, play: Callable[[Rule], Played], counted: Bools | None = None) -> tuple[TunedRule, TunedRule]:
+def tune(
+    family: Family, play: Callable[[Rule], Played], counted: Sequence[Bools] = ()
+) -> tuple[TunedRule, list[TunedRule]]:
     """The numbers of the best mean quality per turn on the training half; of equals, those that starve fewer.
 
-    Twice: by all turns, and by the turns `counted` (S, T) alone, for whoever must not have seen the others.
+    By all turns; and again by each set of turns `counted` (S, T) alone, for whoever must not have seen the others.
     """
     settings = family.settings()
     tried = [play(family.make(numbers)) for numbers in settings]
@@ -104,7 +106,7 @@ def tune(family: Family, play: Callable[[Rule], Played], counted: Bools | None =
         quality, _, at = max(found)
         return TunedRule(family.name, family.make(settings[-at]), settings[-at], quality)
 
-    return best(None), best(counted)
+    return best(None), [best(counts) for counts in counted]
 
 
 def quality_per_turn(played: Played, counted: Bools | None = None) -> float:

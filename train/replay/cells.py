@@ -50,11 +50,11 @@ class Grid:
     test_sessions: int
     resamples: int
     log_sessions: int
-    """Sessions of each log that `ours` is fitted on."""
+    """Sessions of each log at least: that of `ours` holds every prompt it may learn from."""
     tuning_sessions: int
     """Sessions that the planner's penalty is chosen by: enough to see one in a hundred starve."""
     gate_sessions: int
-    """Sessions of the gate's own prompts, in each cell."""
+    """Sessions of each rehearsal's prompts that the gate sees, in each cell."""
     sweep_sessions: int
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
@@ -83,7 +83,7 @@ def quick() -> Grid:
         resamples=400,
         log_sessions=150,
         tuning_sessions=300,
-        gate_sessions=120,
+        gate_sessions=200,
         sweep_sessions=40,
         training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0), lambdas=(0.15,))),
         published=PublishedConfig(steps=600),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from policy.baselines import Resolving
 from policy.mdp import Policy
 from train.config import GateConfig
+from train.gate import Verdict
 from train.replay import bounds, cited
-from train.replay.baselines import families, quality_per_turn, tune
+from train.replay.baselines import TunedRule, families, quality_per_turn, tune
 from train.replay.blind import Blind
 from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
-from train.replay.gating import Gate, verdict
-from train.replay.ours import Learned, Planners, learn_planners, parts
+from train.replay.gating import Gate, Trial, trial, verdict
+from train.replay.ours import Learned, Planners, planner_like
 from train.replay.report import Entry, rows
 from train.replay.served import as_rule
 from train.replay.study import Stage, Study, re_boarded, with_newcomer, without_model
@@ -27,13 +28,13 @@ DEFAULT_RULE = "gateway-default"
 
 @dataclass(frozen=True)
 class Contest:
-    """One cell of one study with its two stages, the gate's own sessions, and what was learnt."""
+    """One cell of one study with its two stages, the gate's stage of each rehearsal, and what was learnt."""
 
     study: Study
     cell: Cell
     training: Stage
     test: Stage
-    gate: Stage
+    gate: tuple[Stage, ...]
     learned: Learned
     gate_config: GateConfig
 
@@ -44,12 +45,12 @@ class Contest:
 
 def play_cell(contest: Contest, policies: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of one cell. `policies` () is all; baselines are played anyway, since the best of them is the measure."""
-    baselines, rules = baseline_entries(contest)
+    baselines, heuristic = baseline_entries(contest)
     entries = [
         *baselines,
         cloned_entry(contest),
         *published_entries(contest),
-        *learned_entries(contest, rules),
+        *learned_entries(contest, heuristic),
         *bound_entries(contest),
     ]
     study = contest.study
@@ -82,13 +83,19 @@ def described(contest: Contest) -> dict[str, Any]:
     }
 
 
-def baseline_entries(contest: Contest) -> tuple[list[Entry], dict[str, Rule]]:
-    """Every baseline at the numbers that did best on the training half; and the same families as candidates of the
-    gate, at the numbers that did best on the turns whose prompts the gate does not keep."""
+class Heuristic(NamedTuple):
+    """The best of the tuned rules: by the whole training half, and by what each rehearsal may know."""
+
+    serving: TunedRule
+    rehearsed: tuple[Rule, ...]
+
+
+def baseline_entries(contest: Contest) -> tuple[list[Entry], Heuristic]:
+    """Every baseline at the numbers that did best on the training half; and the best of them, for the gate."""
     study, training, test = contest.study, contest.training, contest.test
-    fitting, _ = parts(study)
-    counted = np.isin(training.board.sessions.rows, fitting)
-    entries, candidates = [], {}
+    judging = [rehearsal.judging for rehearsal in contest.planners.rehearsals]
+    counted = [~np.isin(training.board.sessions.rows, prompts) for prompts in judging]
+    entries, found = [], []
     for family in families(training.board, study.bank, study.named):
         tuned, fair = tune(family, training.play, counted)
         entries.append(
@@ -102,8 +109,9 @@ def baseline_entries(contest: Contest) -> tuple[list[Entry], dict[str, Rule]]:
             )
         )
         if family.grid:
-            candidates[tuned.name] = fair.rule
-    return entries, candidates
+            found.append((tuned, *fair))
+    best = [max(column, key=lambda rule: rule.training_quality) for column in zip(*found, strict=True)]
+    return entries, Heuristic(best[0], tuple(rule.rule for rule in best[1:]))
 
 
 def cloned_entry(contest: Contest) -> Entry:
@@ -113,32 +121,39 @@ def cloned_entry(contest: Contest) -> Entry:
     return Entry("behaviour-cloning", contest.test.play(cloned), training_quality=earned, baseline=True)
 
 
-def learned_entries(contest: Contest, rules: Mapping[str, Rule]) -> Iterator[Entry]:
+def learned_entries(contest: Contest, heuristic: Heuristic) -> Iterator[Entry]:
     """What the gateway would serve: what passed the gate, and the planner whatever the gate says."""
-    seen, test = contest.study.seen, contest.test
+    seen, planners = contest.study.seen, contest.planners
     incumbent = as_rule(Resolving(horizon=contest.learned.horizon), seen)
-    planner = contest.planners.best
-    candidates = dict(rules) | {planner.policy_id: as_rule(planner, seen)}
-    gate = Gate(contest.gate.board, contest.study.graded.task, contest.study.resampled, contest.gate_config)
-    found = verdict(
-        gate, contest.gate.play(incumbent), {name: contest.gate.play(rule) for name, rule in candidates.items()}
-    )
-    default, planned = test.play(incumbent), _planned(contest, "ours-ungated", planner)
-    yield Entry(DEFAULT_RULE, default, 0.0)
-    if found.candidate is None:
-        gated = default
-    else:
-        gated = planned.played if found.candidate == planner.policy_id else test.play(candidates[found.candidate])
-    yield Entry("ours", gated, 0.0, numbers={"gate": found.outcome, "serves": found.candidate or DEFAULT_RULE})
-    yield planned
-    calibrated = contest.planners.calibrated
-    yield (
-        replace(planned, policy="ours-calibrated")
-        if calibrated is planner
-        else _planned(contest, "ours-calibrated", calibrated)
-    )
+    served: dict[str, Played] = {
+        DEFAULT_RULE: contest.test.play(incumbent),
+        planners.best.policy_id: contest.test.play(as_rule(planners.best, seen)),
+        planners.calibrated.policy_id: contest.test.play(as_rule(planners.calibrated, seen)),
+    }
+    found = gated(contest, incumbent, heuristic)
+    name = found.candidate or DEFAULT_RULE
+    played = served[name] if name in served else contest.test.play(heuristic.serving.rule)
+    yield Entry(DEFAULT_RULE, served[DEFAULT_RULE], 0.0)
+    yield Entry("ours", played, 0.0, numbers={"gate": found.outcome, "serves": name})
+    for policy, planner in (("ours-ungated", planners.best), ("ours-calibrated", planners.calibrated)):
+        yield Entry(policy, served[planner.policy_id], 0.0, numbers={"policy_id": planner.policy_id})
     if contest.cell.context.cached_price < 1.0:
-        yield _planned(contest, "ours-blind", Blind(planner))
+        yield _planned(contest, "ours-blind", Blind(planners.best))
+
+
+def gated(contest: Contest, incumbent: Rule, heuristic: Heuristic) -> Verdict:
+    """The planner, its calibrated setting and the best tuned rule against the default rule, in all rehearsals."""
+    planners, seen = contest.planners, contest.study.seen
+    gate = Gate(contest.study.graded.task, contest.study.resampled, contest.gate_config)
+    rules: dict[str, list[Rule]] = {
+        planners.curve[at][1].policy_id: [as_rule(rehearsal.curve[at][1], seen) for rehearsal in planners.rehearsals]
+        for at in dict.fromkeys((planners.best_at, planners.calibrated_at))
+    } | {heuristic.serving.name: list(heuristic.rehearsed)}
+
+    def tried(each: Sequence[Rule]) -> Trial:
+        return trial(contest.gate, [stage.play(rule) for stage, rule in zip(contest.gate, each, strict=True)])
+
+    return verdict(gate, tried([incumbent] * len(contest.gate)), {name: tried(each) for name, each in rules.items()})
 
 
 def published_entries(contest: Contest) -> Iterator[Entry]:
@@ -175,7 +190,7 @@ def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str,
     it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
-    planner = learn_planners(absent, grid, contest.cell.turns, contest.cell.context).best
+    planner = planner_like(absent, grid, contest.cell.turns, contest.cell.context, contest.planners)
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
     there = replace(contest, study=newcomer, training=training, test=test)
     smaller = re_boarded(contest.test, absent)

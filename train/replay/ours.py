@@ -1,13 +1,17 @@
 """`ours`: what the gateway would serve after a night on this data: the planner, if the gate lets it.
 
 Grades, value tables and the gate are those of `train.fit`, `train.candidates` and `train.gate`; what decides is the
-object that the gateway would make of the published recipe. The reward model is fitted and the tables are learnt on
-sessions under TRAINING_PHIS alone, from prompts that the gate never looks at. The network of
-`train.cql`, which a night also proposes, is not fitted here.
+object that the gateway would make of the published recipe. Nothing is fitted or chosen under other budgets than those
+of TRAINING_PHIS and ALARM_PHI, and no test prompt is looked at. The network of `train.cql`, which a night also
+proposes, is not fitted here.
+
+Since every action is graded, no prompt is set aside: the planner is made on one half of the training prompts and
+judged on the other, and the reverse (two rehearsals); what serves is made of all of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +32,13 @@ from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
 from train.replay.served import as_rule
+from train.replay.sessions import Sessions, covering
 from train.replay.study import Stage, Study, composed
 from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-HELD_OUT = 0.4
-"""Share of the training half's prompts that the gate keeps for itself."""
 Curve = tuple[tuple[float, Policy], ...]
 """(penalty of a lost answer, the planner at it)"""
 ALARM_PHI = 0.35
@@ -43,16 +46,25 @@ ALARM_PHI = 0.35
 
 
 @dataclass(frozen=True)
-class Planners:
-    """The planner with a value table for each penalty of a lost answer.
+class Rehearsal:
+    """Planners made of one half of the training prompts, and the other half, which judges them."""
 
-    `best` earned most on sessions that the tables were not learnt on, `calibrated` most among those that starved no
-    more than the config's share of them. Which penalties these are is settled without a prompt cache.
+    judging: I64
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Planners:
+    """The planner with a value table for each penalty of a lost answer; the same in every rehearsal.
+
+    `best` earned most in the rehearsals, `calibrated` most among those that starved no more than the config's share of
+    sessions. Which penalties these are is settled without a prompt cache.
     """
 
     curve: Curve
     best_at: int
     calibrated_at: int
+    rehearsals: tuple[Rehearsal, ...] = ()
 
     @property
     def best(self) -> Policy:
@@ -74,48 +86,68 @@ class Learned:
 
 
 def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
-    """Fit on the training half less what the gate keeps, under the budgets of TRAINING_PHIS."""
-    plain, episodes, horizon = training_logs(study, grid, turns, NO_CONTEXT)
-    left = turns_left(plain[1].sessions, horizon)
-    cloned = clone(*plain, study.seen, left, study.predictions.average_cost_usd)
-    published = fit_published(episodes, grid.published, study.seed)
-    first = planners(study, grid, episodes, horizon, Cell(turns, ALARM_PHI, "cut", NO_CONTEXT))
-    learnt = {NO_CONTEXT: first}
-    for context in grid.contexts:
-        _, episodes, heavier = training_logs(study, grid, turns, context)
-        alarm = Cell(turns, ALARM_PHI, "cut", context)
-        learnt[context] = planners(study, grid, episodes, heavier, alarm, (first.best_at, first.calibrated_at))
-    return Learned(learnt, cloned, published, horizon)
-
-
-def learn_planners(study: Study, grid: Grid, turns: int | None, context: Context) -> Planners:
-    """The planners of one context alone."""
-    _, episodes, horizon = training_logs(study, grid, turns, context)
-    return planners(study, grid, episodes, horizon, Cell(turns, ALARM_PHI, "cut", context))
-
-
-def training_logs(
-    study: Study, grid: Grid, turns: int | None, context: Context
-) -> tuple[tuple[Episodes, Board], Episodes, Horizon]:
-    """The log under the middle one of TRAINING_PHIS with its board, the logs under all of them as one, its horizon."""
-    fitting, _ = parts(study)
+    """Fit everything on the training half."""
     each = max(grid.log_sessions // len(TRAINING_PHIS), 2)
-    cells = [Cell(turns, phi, "degrade", context) for phi in TRAINING_PHIS]
-    logs = [one_log(study, grid, fitting, cell, each, 11 + i) for i, cell in enumerate(cells)]
+    cells = [Cell(turns, phi, "degrade", NO_CONTEXT) for phi in TRAINING_PHIS]
+    logs = []
+    for i, cell in enumerate(cells):
+        part = 11 + i
+        made = composed(study, study.halves.training, each, turns, grid.orderings, part=part)
+        logs.append(one_log(study, made, cell, part))
     episodes = joined([log for log, _ in logs])
-    return logs[len(logs) // 2], episodes, learn_horizon(episodes.lengths)
+    horizon = learn_horizon(np.concatenate([board.sessions.lengths for _, board in logs]))
+    plain, board = logs[len(logs) // 2]
+    left = turns_left(board.sessions, horizon)
+    learnt: dict[Context, Planners] = {}
+    for context in (NO_CONTEXT, *grid.contexts):
+        learnt[context] = rehearsed(study, grid, turns, context, learnt.get(NO_CONTEXT))
+    return Learned(
+        learnt,
+        clone(plain, board, study.seen, left, study.predictions.average_cost_usd),
+        fit_published(episodes, grid.published, study.seed),
+        horizon,
+    )
 
 
-def planners(
-    study: Study,
-    grid: Grid,
-    episodes: Episodes,
-    horizon: Horizon,
-    alarm: Cell,
-    settled: tuple[int, int] | None = None,
-) -> Planners:
-    """A table for every penalty, and which of them to take: `settled`, or by playing the alarm cell."""
+def rehearsed(study: Study, grid: Grid, turns: int | None, context: Context, settled: Planners | None) -> Planners:
+    """Planners of all training prompts and of either half, at the penalties that were `settled` elsewhere, or here."""
+    halves = parts(study)
+    rehearsals = tuple(
+        Rehearsal(judging, curve_of(study, grid, fitting, turns, context, settled))
+        for fitting, judging in (halves, halves[::-1])
+    )
+    best, calibrated = penalties(study, grid, rehearsals, turns, context) if settled is None else kept_of(settled)
+    return Planners(curve_of(study, grid, study.halves.training, turns, context, settled), best, calibrated, rehearsals)
+
+
+def planner_like(study: Study, grid: Grid, turns: int | None, context: Context, settled: Planners) -> Policy:
+    """The planner of another catalogue, at the penalty that was best in `settled`."""
+    return curve_of(study, grid, study.halves.training, turns, context, settled)[kept_of(settled)[0]][1]
+
+
+def curve_of(
+    study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context, settled: Planners | None = None
+) -> Curve:
+    """The planner made of these prompts, with a table for every penalty of the config; of `settled` for its two."""
     config = replace(grid.training, seed=study.seed)
+    if settled is not None:
+        wanted = sorted({settled.curve[settled.best_at][0], settled.curve[settled.calibrated_at][0]})
+        config = replace(config, plan=replace(config.plan, starved_penalties=tuple(wanted)))
+    part = 11 + len(TRAINING_PHIS)
+    generator = np.random.default_rng([study.seed, part, turns or 0])
+    made = covering(study.graded, prompts, least=grid.log_sessions, turns=turns, generator=generator)
+    episodes, _ = one_log(study, made, Cell(turns, max(TRAINING_PHIS), "degrade", context), part)
+    return planners(episodes, learn_horizon(episodes.lengths), config)
+
+
+def kept_of(settled: Planners) -> tuple[int, int]:
+    """Where the two settled penalties stand in a curve that has no others."""
+    best, calibrated = settled.curve[settled.best_at][0], settled.curve[settled.calibrated_at][0]
+    return int(calibrated < best), int(best < calibrated)
+
+
+def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve:
+    """A planner for every penalty, out of a log of which every action is graded."""
     quality, flat = grade(episodes, config)
     # Tables are learnt from out-of-fold predictions although real grades are at hand: later turns will have to be
     # decided by predictions, and knowing each answer beforehand would make later money look dearer than it is.
@@ -128,7 +160,7 @@ def planners(
         average_quality=dict(zip(episodes.models, (float(x) for x in quality.means), strict=True)),
     )
     arrays = quality.served(episodes.models).arrays()
-    curve = tuple(
+    return tuple(
         (
             recipe.rule_parameters["starved_penalty"],
             build(
@@ -137,41 +169,42 @@ def planners(
         )
         for recipe, made in plans(base, arrays, episodes, grades, config)
     )
-    best, calibrated = settled or penalties(study, grid, curve, horizon, config, alarm)
-    return Planners(curve, best, calibrated)
 
 
 def penalties(
-    study: Study, grid: Grid, curve: Curve, horizon: Horizon, config: TrainConfig, alarm: Cell
+    study: Study, grid: Grid, rehearsals: Sequence[Rehearsal], turns: int | None, context: Context
 ) -> tuple[int, int]:
-    """(the one that earns most, the one that does among those that starve hardly anybody) on the gate's prompts."""
-    stage = gate_stage(study, grid, alarm, horizon, grid.tuning_sessions, part=301)
-    tried = [stage.play(as_rule(policy, study.seen)) for _, policy in curve]
-    earned = [quality_per_turn(played) for played in tried]
-    starved = [max(float(played.starved.mean()), config.plan.most_starved) for played in tried]
-    return int(np.argmax(earned)), min(range(len(curve)), key=lambda i: (starved[i], -earned[i]))
+    """(the one that earns most, the one that does among those that starve hardly anybody), in the rehearsals."""
+    alarm = Cell(turns, ALARM_PHI, "cut", context)
+    count = len(rehearsals[0].curve)
+    earned, starved = np.zeros(count), np.zeros(count)
+    for i, rehearsal in enumerate(rehearsals):
+        stage = gate_stage(study, grid, alarm, rehearsal.judging, grid.tuning_sessions // 2, part=301 + i)
+        played = [stage.play(as_rule(policy, study.seen)) for _, policy in rehearsal.curve]
+        earned += [quality_per_turn(one) for one in played]
+        starved += [float(one.starved.mean()) for one in played]
+    rate = np.maximum(starved / len(rehearsals), grid.training.plan.most_starved)
+    return int(np.argmax(earned)), min(range(count), key=lambda at: (rate[at], -earned[at]))
 
 
-def gate_stage(study: Study, grid: Grid, cell: Cell, horizon: Horizon, sessions: int, *, part: int) -> Stage:
-    """Sessions of the prompts that nothing was fitted on, under this cell's purse."""
-    _, untouched = parts(study)
-    made = composed(study, untouched, max(sessions, 2), cell.turns, grid.orderings, part=part)
+def gate_stage(study: Study, grid: Grid, cell: Cell, prompts: I64, sessions: int, *, part: int) -> Stage:
+    """Sessions of these prompts, under this cell's purse."""
+    made = composed(study, prompts, max(sessions, 2), cell.turns, grid.orderings, part=part)
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
-    return Stage(board, budget, cell.mode, horizon, study.seed + part)
+    return Stage(board, budget, cell.mode, learn_horizon(made.lengths), study.seed + part)
 
 
 def parts(study: Study) -> tuple[I64, I64]:
-    """The training half's prompts: those to fit on, and those that the gate keeps."""
+    """Two halves of the training half's prompts that share no task."""
     prompts = study.halves.training
     fraction = study.halves.fraction[prompts]
-    kept = fraction >= np.quantile(fraction, 1.0 - HELD_OUT)
-    return prompts[~kept], prompts[kept]
+    second = fraction >= np.median(fraction)
+    return prompts[~second], prompts[second]
 
 
-def one_log(study: Study, grid: Grid, prompts: I64, cell: Cell, sessions: int, part: int) -> tuple[Episodes, Board]:
-    """What the gateway would have logged of sessions composed of these prompts, under this cell's purse."""
-    made = composed(study, prompts, sessions, cell.turns, grid.orderings, part=part)
+def one_log(study: Study, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, Board]:
+    """What the gateway would have logged of these sessions, under this cell's purse."""
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
     horizon = learn_horizon(made.lengths)

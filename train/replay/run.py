@@ -122,7 +122,10 @@ def play_study(study: Study, options: Options) -> Part:
 
 def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> Contest:
     training, test = stages(study, sets[cell.turns], cell)
-    gate = gate_stage(study, grid, cell, learned.horizon, grid.gate_sessions, part=401)
+    gate = tuple(
+        gate_stage(study, grid, cell, rehearsal.judging, grid.gate_sessions, part=401 + i)
+        for i, rehearsal in enumerate(learned.planners[cell.context].rehearsals)
+    )
     return Contest(study, cell, training, test, gate, learned, grid.training.gate)
 
 

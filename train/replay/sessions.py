@@ -84,6 +84,24 @@ def compose(
     return Sessions(rows, declared.astype(np.int64), labels)
 
 
+def covering(
+    graded: Graded, prompts: I64, *, least: int, turns: int | None, generator: np.random.Generator
+) -> Sessions:
+    """Sessions in which every prompt occurs, and as often as any other: passes over the tasks, each in a new order,
+    cut into sessions until there are `least`. What to learn answers from. `turns` None: a random number for each."""
+    tasks = _tasks(graded, prompts)
+    mean = (RANDOM_TURNS[0] + RANDOM_TURNS[1]) / 2 if turns is None else turns
+    passes = max(-(-int(least * mean) // len(prompts)), 1)
+    flow = np.concatenate([tasks[i] for _ in range(passes) for i in generator.permutation(len(tasks))])
+    lengths: list[int] = []
+    while sum(lengths) < len(flow):
+        wanted = int(generator.integers(RANDOM_TURNS[0], RANDOM_TURNS[1] + 1)) if turns is None else turns
+        lengths.append(min(wanted, len(flow) - sum(lengths)))
+    rows = np.full((len(lengths), max(lengths)), -1, np.int64)
+    rows[np.arange(rows.shape[1]) < np.array(lengths)[:, None]] = flow
+    return Sessions(rows, np.zeros(len(rows), np.int64), np.full(len(rows), ORDERINGS.index("iid"), np.int64))
+
+
 def group_difficulty(graded: Graded, training: I64, weak: int) -> F64:
     """How often the weakest model fails in each group, on the training half; overall where it has no prompt."""
     failed = 1.0 - graded.quality[training, weak]

@@ -9,27 +9,22 @@ import numpy as np
 import pytest
 
 from train.config import GateConfig
-from train.replay.gating import Gate, exact, verdict
+from train.replay.gating import Gate, Trial, exact, trial, verdict
 from train.replay.report import Resampled
 from train.replay.world import Played
 
 SESSIONS, TURNS = 100, 4
 
 
-def gate() -> Gate:
-    rows = np.arange(SESSIONS * TURNS).reshape(SESSIONS, TURNS)
-    board: Any = SimpleNamespace(sessions=SimpleNamespace(rows=rows))
-    return Gate(board, np.arange(rows.size), Resampled(rows.size, 200, 0), GateConfig(min_sessions=100))
+def gate(**changes: float) -> Gate:
+    rows = SESSIONS * TURNS
+    return Gate(np.arange(rows), Resampled(rows, 200, 0), GateConfig(min_sessions=100, **changes))
 
 
-def earning(right: int, cut: int = 0) -> Played:
+def earning(right: int, cut: int = 0) -> Trial:
     """Every session answers its first `right` turns well; the first `cut` sessions starve."""
-    shape = (SESSIONS, TURNS)
-    quality = np.broadcast_to(np.arange(TURNS) < right, shape).astype(np.float64)
-    starved = np.zeros(shape, np.bool_)
-    starved[:cut, -1] = True
-    yes = np.ones(shape, np.bool_)
-    return Played(yes, np.zeros(shape, np.int64), quality, np.zeros(shape), starved, ~yes)
+    quality = np.tile(np.arange(TURNS) < right, SESSIONS).astype(np.float64)
+    return Trial(np.arange(SESSIONS * TURNS), quality, np.arange(SESSIONS) < cut)
 
 
 def test_a_gain_is_the_mean_difference_on_the_same_turns() -> None:
@@ -49,5 +44,24 @@ def test_the_default_rule_stays_where_nothing_beats_it() -> None:
     assert (found.outcome, found.candidate) == ("keep", None)
 
 
-def test_what_starves_more_sessions_does_not_serve() -> None:
-    assert verdict(gate(), earning(1), {"greedy": earning(3, cut=3)}).candidate is None
+def test_what_starves_more_sessions_does_not_serve_where_nothing_pays_for_that() -> None:
+    assert verdict(gate(starved_worth=1e9), earning(1), {"greedy": earning(3, cut=3)}).candidate is None
+
+
+def test_a_trial_is_all_rehearsals_together() -> None:
+    def stage(rows: list[list[int]]) -> Any:
+        return SimpleNamespace(board=SimpleNamespace(sessions=SimpleNamespace(rows=np.array(rows))))
+
+    def played(quality: list[list[float]], cut: list[list[bool]], valid: list[list[bool]]) -> Played:
+        shape = np.shape(quality)
+        none = np.zeros(shape, np.bool_)
+        return Played(
+            np.array(valid), np.zeros(shape, np.int64), np.array(quality), np.zeros(shape), np.array(cut), none
+        )
+
+    first = played([[1.0, 0.0], [0.5, 0.5]], [[False, True], [False, False]], [[True, True], [True, True]])
+    second = played([[0.25, 0.0]], [[False, False]], [[True, False]])
+    found = trial([stage([[3, 4], [5, 6]]), stage([[9, -1]])], [first, second])
+    assert found.prompt.tolist() == [3, 4, 5, 6, 9]
+    assert found.quality.tolist() == [1.0, 0.0, 0.5, 0.5, 0.25]
+    assert found.starved.tolist() == [True, False, False]
