@@ -17,6 +17,28 @@ _PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 """Ten bits at a time: a turn makes three identifiers."""
 
 
+class Entropy:
+    """Random bytes and draws out of the operating system, fetched some hundred at a time: asking takes a system call,
+    in which another thread takes the interpreter. For identifiers and chances; secrets ask for themselves."""
+
+    def __init__(self, source: Callable[[int], bytes] = os.urandom, pool_bytes: int = 4096) -> None:
+        self._source = source
+        self._pool_bytes = pool_bytes
+        self._pool = b""
+        self._at = 0
+
+    def bytes(self, count: int) -> bytes:
+        """The next bytes, each given out once."""
+        if self._at + count > len(self._pool):
+            self._pool, self._at = self._source(max(self._pool_bytes, count)), 0
+        self._at += count
+        return self._pool[self._at - count : self._at]
+
+    def uniform(self) -> float:
+        """A draw from [0, 1) of 53 bits, as `random.SystemRandom` makes it."""
+        return (int.from_bytes(self.bytes(7), "big") >> 3) * 2**-53
+
+
 class NewId(Protocol):
     """Makes an identifier such as `dec_01k...`: the prefix, then 26 characters that sort by time."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 
 import numpy as np
 from sqlalchemy import Connection, select, text
@@ -20,7 +20,6 @@ from gateway.db import Database
 from gateway.money import NANOUSD_PER_USD
 from gateway.tables import exploration_days
 from policy.exploration import Price, price
-from policy.features import expected_cost_usd
 from policy.mdp import Decision, Observation
 
 _ADD = text(
@@ -51,6 +50,7 @@ class ExplorationBudget:
         self._limit_nanousd = limit_nanousd
         self._clock = clock
         self._day = ""
+        self._date = (-1, "")
         self._known = Spent()
         self._unwritten: dict[str, Spent] = {}
 
@@ -90,15 +90,17 @@ class ExplorationBudget:
         self._day, self._known = day, total
 
     def _today(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        number = int(self._clock() // 86_400)
+        if number != self._date[0]:
+            self._date = number, (date(1970, 1, 1) + timedelta(days=number)).isoformat()
+        return self._date[1]
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:
     """The expected cost of the chance in this decision; nothing where it left none to chance."""
-    if int(np.count_nonzero(decision.probabilities)) < 2:
+    if np.count_nonzero(decision.probabilities) < 2:
         return Price(0.0, 0.0)
-    quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float64)
-    return price(decision.probabilities, np.asarray(expected_cost_usd(quantiles)), decision.quality)
+    return price(decision.probabilities, observation.means_usd, decision.quality)
 
 
 def spent_on(connection: Connection, day: str) -> Spent:

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from gateway import session_accounts
 from gateway.clock import Clock, now_ms
 from gateway.db import Database
+from gateway.deadline import Deadline
 from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger_postgres import PostgresLedger
 from gateway.ledger_records import SessionRow, Standing, UnknownHold, checked_reserve, checked_settle, outcome_columns
@@ -89,7 +90,7 @@ class Ledger:
         self._database = database
         self._backend = backend_of(database) if backend is None else backend
         self._clock = clock
-        self._answer_timeout_s = answer_timeout_s
+        self._deadline = Deadline(answer_timeout_s)
         self._unresolved: dict[str, Settle | Release] = {}
         self._doubted_until_s: dict[str, float] = {}
         self._repeater: asyncio.Task[None] | None = None
@@ -200,11 +201,10 @@ class Ledger:
     async def _answer(self, future: asyncio.Future[T]) -> T:
         """Wait for an operation without ever cancelling it."""
         try:
-            async with asyncio.timeout(self._answer_timeout_s):
-                return await asyncio.shield(future)
+            return await self._deadline.wait(future)
         except TimeoutError as error:
             raise LedgerUnavailable(
-                f"the ledger did not answer within {self._answer_timeout_s:g} s; try again",
+                f"the ledger did not answer within {self._deadline.timeout_s:g} s; try again",
                 headers={"Retry-After": "2"},
             ) from error
 

@@ -177,7 +177,6 @@ ledger_entries = Table(
     CheckConstraint("scope IN ('turn', 'tenant', 'session', 'key')", name="ledger_entries_scope"),
     CheckConstraint("usage_source IN ('reported', 'estimated', 'none')", name="ledger_entries_usage_source"),
     Index("ledger_entries_by_session", "tenant_id", "session_id", "entry_id"),
-    Index("ledger_entries_by_hold", "hold_id"),
 )
 # At most one entry of each kind per hold; and exactly one of the terminal kinds, whatever races.
 Index(

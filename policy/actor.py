@@ -141,7 +141,7 @@ class LearnedPolicy:
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
         encoded = encoded_or_fault(observation)
-        mask = shielded(observation, self.reserve, self.horizon, encoded.cost_quantiles_usd)
+        mask = shielded(observation, self.reserve, self.horizon)
         values = self.network.values(observation, encoded, mask, self.pessimism, self.shrinkage)
         return decided(
             self.policy_id,

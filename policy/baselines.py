@@ -6,14 +6,15 @@ in `planning`, where replay calls the same functions for many sessions at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from policy import planning
+from policy import alone, planning
 from policy.exploration import GREEDY, Exploration, action_probabilities, draw
-from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
+from policy.features import DEFAULT_HORIZON, Horizon, available_usd
 from policy.mdp import BoolArray, Decision, FloatArray, Observation, Policy, PolicyFault
 from policy.planning import Bools, Floats
 from policy.quality import PriorQuality, QualityModel
@@ -175,36 +176,44 @@ class Resolving:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        quantiles = cost_quantiles_usd(observation)
-        mask = shielded(observation, self.reserve, self.horizon, quantiles)
+        costs = checked_means_usd(observation)
         quality = self.quality.predict(observation)
-        costs = np.asarray(expected_cost_usd(quantiles), np.float32)
-        cold, warm = cache_costs_usd(observation, costs) if self.cache_aware else (costs, costs)
         turns = turns_left(observation, self.horizon)
-        found = planning.resolve(
-            quality,
-            self.quality.average(observation),
-            costs,
-            cold,
-            warm,
-            observation.mask,
-            self.margin * available_usd(observation.session),
-            turns,
-            observation.lambda_per_usd,
-            self.spread,
+        left_usd = available_usd(observation.session)
+        allowed: list[bool] = feasible(observation).tolist()
+        mask = allowed
+        if self.reserve > 0.0:
+            quantiles = [c.cost_quantiles_usd for c in observation.candidates]
+            mask = alone.shielded(quantiles, costs, allowed, left_usd, turns, self.reserve)
+        cached = [
+            alone.cache_costs(cost, c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
+            if self.cache_aware
+            else (cost, cost)
+            for cost, c in zip(costs, observation.candidates, strict=True)
+        ]
+        session = alone.Session(
+            quality=self.quality.average(observation).tolist(),
+            mean_usd=costs,
+            cold_usd=[cold for cold, _ in cached],
+            warm_usd=[warm for _, warm in cached],
+            mask=allowed,
+            later_turns=max(turns - 1.0, 0.0),
+            spread=self.spread,
         )
-        price = float(found.lambda_per_usd)
-        later_quality = found.plan.value + price * found.plan.spend_usd
+        now: list[float] = quality.tolist()
+        price, scores, later = alone.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)
         return decided(
             self.policy_id,
             observation,
-            found.scores,
-            mask,
+            np.array(scores),
+            np.array(mask, np.bool_),
             self.exploration,
             uniform,
             quality=quality,
-            q_quality=quality + later_quality,
-            q_cost_usd=costs + found.plan.spend_usd,
+            q_quality=np.array(
+                [q + v + price * usd for q, v, usd in zip(now, later.value, later.spend_usd, strict=True)]
+            ),
+            q_cost_usd=np.array([cost + usd for cost, usd in zip(costs, later.spend_usd, strict=True)]),
             info={"lambda_per_usd": price, "turns_left": turns},
         )
 
@@ -238,17 +247,21 @@ def decided(
     """Scores and what may be chosen, as a decision: the draw, its probability and its reason."""
     probabilities = action_probabilities(scores, mask, exploration if observation.explore else GREEDY)
     action = draw(probabilities, uniform)
-    best = int(np.argmax(np.where(mask, scores, -np.inf)))
-    unknown = np.full(mask.shape, np.nan, np.float32)
+    ranked: list[float] = np.asarray(scores, np.float64).tolist()
+    best = max((k for k, may in enumerate(mask.tolist()) if may), key=ranked.__getitem__)
+
+    def told(values: Floats | None) -> FloatArray:
+        return np.full(mask.shape, np.nan, np.float32) if values is None else np.asarray(values, np.float32)
+
     return Decision(
         action=action,
         propensity=float(probabilities[action]),
         policy_id=policy_id,
         reason=_reason(observation, mask) if action == best else "explore",
         probabilities=probabilities,
-        quality=unknown if quality is None else np.asarray(quality, np.float32),
-        q_quality=unknown if q_quality is None else np.asarray(q_quality, np.float32),
-        q_cost_usd=unknown if q_cost_usd is None else np.asarray(q_cost_usd, np.float32),
+        quality=told(quality),
+        q_quality=told(q_quality),
+        q_cost_usd=told(q_cost_usd),
         info=info or {},
     )
 
@@ -261,20 +274,20 @@ def feasible(observation: Observation) -> BoolArray:
     return mask
 
 
-def shielded(
-    observation: Observation, reserve: float, horizon: Horizon, quantiles_usd: FloatArray | None = None
-) -> BoolArray:
-    """The feasible candidates that leave enough for the later turns; the cheapest when none does.
-
-    `quantiles_usd` (K, 15) are the observation's, when the caller has them as an array already.
-    """
+def shielded(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
+    """The feasible candidates that leave enough for the later turns; the cheapest when none does."""
     mask = feasible(observation)
     if reserve <= 0.0:
         return mask
-    if quantiles_usd is None:
-        quantiles_usd = cost_quantiles_usd(observation)
-    return planning.shielded(
-        quantiles_usd, mask, available_usd(observation.session), turns_left(observation, horizon), reserve
+    return np.array(
+        alone.shielded(
+            [c.cost_quantiles_usd for c in observation.candidates],
+            checked_means_usd(observation),
+            mask.tolist(),
+            available_usd(observation.session),
+            turns_left(observation, horizon),
+            reserve,
+        )
     )
 
 
@@ -285,34 +298,30 @@ def turns_left(observation: Observation, horizon: Horizon) -> float:
 
 def cost_quantiles_usd(observation: Observation) -> FloatArray:
     """(K, 15), checked to be finite and not negative."""
-    quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
-    if not (np.isfinite(quantiles).all() and (quantiles >= 0.0).all()):
+    checked_means_usd(observation)
+    return np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
+
+
+def checked_means_usd(observation: Observation) -> tuple[float, ...]:
+    """The expected cost of every candidate; its quantiles are finite and not negative."""
+    means = observation.means_usd
+    if not all(math.isfinite(mean) for mean in means) or any(
+        min(c.cost_quantiles_usd) < 0.0 for c in observation.candidates
+    ):
         raise PolicyFault("a cost quantile is negative or not finite")
-    return quantiles
+    return means
 
 
 def mean_costs_usd(observation: Observation) -> FloatArray:
     """Expected cost of this turn from all its quantiles, the tail included; (K,)."""
-    return np.asarray(expected_cost_usd(cost_quantiles_usd(observation)), np.float32)
-
-
-def cache_costs_usd(observation: Observation, costs_usd: FloatArray) -> tuple[Floats, Floats]:
-    """Expected cost of a turn like this one on a cold and on a warm prompt cache, (K,) each."""
-    rows = np.array(
-        [
-            (c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
-            for c in observation.candidates
-        ],
-        np.float64,
-    )
-    return planning.cache_costs(costs_usd, *rows.T)
+    return np.array(checked_means_usd(observation), np.float32)
 
 
 def _reason(observation: Observation, mask: Bools) -> str:
     """Why no choice was left, when none was: the money (the shield included) or what the request needs."""
-    if mask.sum() > 1 or len(observation.candidates) == 1:
+    if np.count_nonzero(mask) > 1 or len(observation.candidates) == 1:
         return "policy"
-    if observation.mask.sum() > 1:
+    if np.count_nonzero(observation.mask) > 1:
         return "only-affordable"
     money = any("budget" in c.why_not or "afford" in c.why_not for c in observation.candidates if not c.feasible)
     return "only-affordable" if money else "capability"

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from policy import planning
 from policy.baselines import Resolving
 from policy.exploration import NEVER, Exploration
-from policy.features import COST_MASSES, SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
+from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
-from policy.mdp import COST_LEVELS, Observation, Policy, PolicyFault
+from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
 from policy.planned import TIE_BREAK, Planned
 from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.text import STATS_DIM, TEXT_DIM

@@ -9,7 +9,11 @@ The logged propensity is the number the draw used, after every mask.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -40,30 +44,34 @@ GREEDY = Exploration()
 
 def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, exploration: Exploration) -> FloatArray:
     """Probability of every candidate, float32 (K,), zero outside `mask`. The first of equal scores is the best."""
-    if not mask.any():
+    shown: list[float] = np.asarray(scores, np.float64).tolist()
+    allowed = [k for k, may in enumerate(np.asarray(mask).tolist()) if may]
+    if not allowed:
         raise PolicyFault("no candidate may be chosen")
-    shown = np.where(mask, np.asarray(scores, np.float64), -np.inf)
-    best = int(np.argmax(shown))
-    if not np.isfinite(shown[mask]).all():
+    if not all(math.isfinite(shown[k]) for k in allowed):
         raise PolicyFault("a score is not finite")
-    probabilities = np.zeros(shown.shape)
+    best = max(allowed, key=shown.__getitem__)
+    probabilities = [0.0] * len(shown)
     if exploration.floor > 0.0:
-        beyond = np.maximum(shown[best] - shown - exploration.tolerance, 0.0)
-        tried = np.exp(-beyond / exploration.temperature)
-        probabilities = exploration.floor * tried / tried.sum()
+        enough = shown[best] - exploration.tolerance
+        tried = [math.exp(-max(enough - shown[k], 0.0) / exploration.temperature) for k in allowed]
+        share = exploration.floor / sum(tried)
+        for k, weight in zip(allowed, tried, strict=True):
+            probabilities[k] = share * weight
     probabilities[best] += 1.0 - exploration.floor
-    probabilities[probabilities < NEVER] = 0.0
-    normalised: FloatArray = (probabilities / probabilities.sum()).astype(np.float32)
-    return normalised
+    kept = [p if p >= NEVER else 0.0 for p in probabilities]
+    total = sum(kept)
+    return np.array([p / total for p in kept], np.float32)
 
 
 def draw(probabilities: FloatArray, uniform: float) -> int:
     """The action whose share of [0, 1) holds `uniform`; never one of probability zero."""
     if not 0.0 <= uniform < 1.0:
         raise PolicyFault("expected a uniform number in [0, 1)")
-    cumulative = np.cumsum(probabilities, dtype=np.float64)
-    action = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return min(action, int(np.flatnonzero(probabilities)[-1]))
+    shares: list[float] = probabilities.tolist()
+    cumulative = list(accumulate(shares))
+    action = bisect_right(cumulative, uniform * cumulative[-1])
+    return min(action, max(k for k, share in enumerate(shares) if share > 0.0))
 
 
 class Price(NamedTuple):
@@ -73,14 +81,16 @@ class Price(NamedTuple):
     quality: float
 
 
-def price(probabilities: FloatArray, cost_usd: NDArray[np.floating], quality: NDArray[np.floating]) -> Price:
+def price(probabilities: FloatArray, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
     """sum_a p(a) (cost(a) - cost(best))+ and (sum_a p(a) (quality(best) - quality(a)))+, all (K,); best = argmax p.
 
     Trying something cheaper saves no money here: a budget for exploring is not refilled by luck. Where a policy says
     nothing of quality (NaN), none is counted as given up.
     """
-    best = int(np.argmax(probabilities))
-    p = np.asarray(probabilities, np.float64)
-    dearer = np.maximum(np.asarray(cost_usd, np.float64) - float(cost_usd[best]), 0.0)
-    worse = np.nan_to_num(float(quality[best]) - np.asarray(quality, np.float64), nan=0.0)
-    return Price(float(p @ dearer), max(0.0, float(p @ worse)))
+    chances: list[float] = np.asarray(probabilities).tolist()
+    qualities: list[float] = np.asarray(quality).tolist()
+    best = max(range(len(chances)), key=chances.__getitem__)
+    extra = sum([p * max(cost - cost_usd[best], 0.0) for p, cost in zip(chances, cost_usd, strict=True)])
+    # A NaN is not greater than anything, nor less.
+    worse = [p * (qualities[best] - q) for p, q in zip(chances, qualities, strict=True)]
+    return Price(extra, max(0.0, sum([lost for lost in worse if lost < 0.0 or lost > 0.0])))

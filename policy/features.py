@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policy.mdp import COST_LEVELS, BoolArray, FloatArray, Observation, SessionView
+from policy.mdp import COST_LEVELS, COST_MASSES, BoolArray, CandidateView, FloatArray, Observation, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
 
 FEATURE_VERSION = 1
@@ -101,17 +100,7 @@ _TINY_USD = 1e-9
 _SPREAD = tuple(COST_LEVELS.index(level) for level in (0.05, 0.5, 0.95, 0.99))
 _Q95, _Q99 = _SPREAD[2:]
 _LOG_1000 = math.log(1000.0)
-
-
-def _masses() -> NDArray[np.float64]:
-    """Probability mass that each of COST_LEVELS stands for: from midpoint to midpoint, all of [0, 1]."""
-    levels = np.array(COST_LEVELS)
-    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
-    return np.diff(edges)
-
-
-COST_MASSES: NDArray[np.float32] = _masses().astype(np.float32)
-COST_MASSES.setflags(write=False)
+_LEAST, _MOST = np.float32(-5.0), np.float32(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +149,7 @@ def encode(observation: Observation) -> Encoded:
     if quantiles.ndim != 2 or quantiles.shape[1] != len(COST_LEVELS):
         raise ValueError(f"expected cost quantiles of shape (candidates, {len(COST_LEVELS)}), got {quantiles.shape}")
     state = encode_state(observation)
-    candidates = _candidate_rows(observation, quantiles)
+    candidates = _candidate_rows(observation)
     if not (np.isfinite(candidates).all() and np.isfinite(quantiles).all()):
         raise ValueError("an observation must be finite")
     if (quantiles < 0.0).any():
@@ -297,51 +286,48 @@ def _session_row(observation: Observation) -> FloatArray:
     )
 
 
-def _candidate_rows(observation: Observation, quantiles_usd: FloatArray) -> FloatArray:
+def _candidate_rows(observation: Observation) -> FloatArray:
     """(K, CANDIDATE_DIM). Prices enter as log10 USD per million tokens, costs relative to the catalogue's range."""
-    raw = np.array(
-        [
-            (
-                c.quality_prior,
-                c.input_usd_per_mtok,
-                c.output_usd_per_mtok,
-                c.cached_input_usd_per_mtok,
-                c.context_limit_tokens,
-                c.input_tokens,
-                c.output_tokens_mean,
-                c.warm_tokens,
-                c.served_last,
-                c.failure_rate,
-                c.latency_s,
-            )
-            for c in observation.candidates
-        ],
-        np.float64,
+    candidates = observation.candidates
+    means = [max(mean, _TINY_USD) for mean in observation.means_usd]
+    log_means = [math.log(mean) for mean in means]
+    cheapest, dearest = min(log_means, default=0.0), max(log_means, default=0.0)
+    best = max((c.quality_prior for c in candidates), default=0.0)
+    rows = [
+        _candidate_row(c, mean, log_mean, max(best, 0.0), cheapest, dearest)
+        for c, mean, log_mean in zip(candidates, means, log_means, strict=True)
+    ]
+    return np.minimum(np.maximum(np.array(rows, np.float32).reshape(-1, CANDIDATE_DIM), _LEAST), _MOST)
+
+
+def _candidate_row(
+    c: CandidateView, mean: float, log_mean: float, best_prior: float, log_cheapest: float, log_dearest: float
+) -> tuple[float, ...]:
+    """One row, in the order of CANDIDATE_FEATURES. In plain numbers: rows are few, and array operations many."""
+    tokens, warm = c.input_tokens, c.warm_tokens
+    saved = max(c.input_usd_per_mtok - c.cached_input_usd_per_mtok, 0.0) * 1e-6
+    spread = [
+        min(max(math.log(max(c.cost_quantiles_usd[at], _TINY_USD)) - log_mean, -6.0), 6.0) / 3.0 for at in _SPREAD
+    ]
+    return (
+        c.quality_prior,
+        c.quality_prior - best_prior,
+        math.log10(c.input_usd_per_mtok + 1e-3) / 3.0,
+        math.log10(c.output_usd_per_mtok + 1e-3) / 3.0,
+        c.cached_input_usd_per_mtok / max(c.input_usd_per_mtok, 1e-9),
+        math.log1p(c.context_limit_tokens) / 14.0,
+        min(tokens / max(c.context_limit_tokens, 1.0), 2.0),
+        math.log1p(c.output_tokens_mean) / 10.0,
+        min(warm / max(tokens, 1.0), 1.0),
+        c.served_last,
+        log_mean / _LOG_1000 + 1.0,
+        (log_mean - log_cheapest) / 5.0,
+        (log_mean - log_dearest) / 5.0,
+        *spread,
+        min((tokens - warm) * saved / mean, 1.0),
+        min(c.failure_rate, 1.0),
+        math.log1p(max(c.latency_s, 0.0)) / 4.0,
     )
-    prior, price_in, _, price_cached, limit, tokens, out, warm, last, failing, latency = raw.T
-    mean = np.maximum(expected_cost_usd(quantiles_usd).astype(np.float64), _TINY_USD)
-    log_mean = np.log(mean)
-    spread = np.log(np.maximum(quantiles_usd[:, _SPREAD], _TINY_USD)) - log_mean[:, None]
-    rows = np.empty((len(raw), CANDIDATE_DIM))
-    columns = rows.T
-    columns[0] = prior
-    columns[1] = prior - prior.max(initial=0.0)
-    columns[2:4] = np.log10(raw.T[1:3] + 1e-3) / 3.0
-    columns[4] = price_cached / np.maximum(price_in, 1e-9)
-    columns[5] = np.log1p(limit) / 14.0
-    columns[6] = np.minimum(tokens / np.maximum(limit, 1.0), 2.0)
-    columns[7] = np.log1p(out) / 10.0
-    columns[8] = np.minimum(warm / np.maximum(tokens, 1.0), 1.0)
-    columns[9] = last
-    columns[10] = log_mean / _LOG_1000 + 1.0
-    columns[11] = (log_mean - log_mean.min()) / 5.0
-    columns[12] = (log_mean - log_mean.max()) / 5.0
-    columns[13:17] = np.minimum(np.maximum(spread, -6.0), 6.0).T / 3.0
-    columns[17] = np.minimum((tokens - warm) * np.maximum(price_in - price_cached, 0.0) * 1e-6 / mean, 1.0)
-    columns[18] = np.minimum(failing, 1.0)
-    columns[19] = np.log1p(np.maximum(latency, 0.0)) / 4.0
-    rows = np.minimum(np.maximum(rows, -5.0), 5.0)
-    return rows.astype(np.float32)
 
 
 def _log_ratio(numerator: Any, denominator: Any, xp: Any) -> Any:

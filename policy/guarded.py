@@ -7,6 +7,7 @@ after several in a row the policy rests, so that a slow one cannot hold the even
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -96,20 +97,21 @@ class Guarded:
 def check_decision(observation: Observation, decision: Decision) -> None:
     """Raise PolicyFault unless the decision is one the gateway may execute and log."""
     mask = observation.mask
-    probabilities = np.asarray(decision.probabilities)
+    count = len(mask)
+    probabilities: list[float] = np.asarray(decision.probabilities).tolist()
     if isinstance(decision.action, bool) or not isinstance(decision.action, int | np.integer):
         raise PolicyFault("the action is no whole number")
-    if not 0 <= decision.action < len(mask) or not mask[decision.action]:
+    if not 0 <= decision.action < count or not mask[decision.action]:
         raise PolicyFault("the action is not feasible")
-    if probabilities.shape != mask.shape or not np.isfinite(probabilities).all() or (probabilities < 0.0).any():
+    if np.shape(decision.probabilities) != (count,) or not all(0.0 <= p < math.inf for p in probabilities):
         raise PolicyFault("the probabilities are not a distribution over the candidates")
     for values in (decision.quality, decision.q_quality, decision.q_cost_usd):
-        if np.shape(values) != mask.shape:
+        if np.shape(values) != (count,):
             raise PolicyFault("the values are not one per candidate")
-    if abs(float(probabilities.sum(dtype=np.float64)) - 1.0) > PROPENSITY_TOLERANCE:
+    if abs(sum(probabilities) - 1.0) > PROPENSITY_TOLERANCE:
         raise PolicyFault("the probabilities do not add up to 1")
-    if (probabilities[~mask] > 0.0).any():
+    if any(p > 0.0 and not may for p, may in zip(probabilities, mask.tolist(), strict=True)):
         raise PolicyFault("a candidate that is not feasible has a probability")
-    executed = float(probabilities[decision.action])
+    executed = probabilities[decision.action]
     if executed <= 0.0 or not abs(executed - decision.propensity) <= PROPENSITY_TOLERANCE:  # NaN fails too
         raise PolicyFault("the propensity is not the probability of the executed action")

@@ -9,7 +9,10 @@ Costs in an observation are floats of USD, for deciding only; the ledger holds t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import mul
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +39,24 @@ COST_LEVELS: tuple[float, ...] = (
     0.995,
 )
 """Probability levels of every cost quantile: the tail matters more than the mean (replay: 15 levels beat 5)."""
+
+
+def _masses() -> NDArray[np.float64]:
+    """Probability mass that each of COST_LEVELS stands for: from midpoint to midpoint, all of [0, 1]."""
+    levels = np.array(COST_LEVELS)
+    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
+    return np.diff(edges)
+
+
+COST_MASSES: FloatArray = _masses().astype(np.float32)
+COST_MASSES.setflags(write=False)
+_MASSES: tuple[float, ...] = tuple(COST_MASSES.tolist())
+
+
+def mean_cost_usd(quantiles_usd: Sequence[float]) -> float:
+    """Mean of a cost known by its quantiles at COST_LEVELS."""
+    mean: float = sum(map(mul, quantiles_usd, _MASSES))
+    return mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +107,13 @@ class SessionView:
     tool_loop: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
     """Everything a policy may look at for one turn. `text` is the featurizer's vector of shape (text_dim,).
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
     dollar must buy at this turn. `explore` False: the best candidate is taken with probability one.
+    What policy, log and guard all ask for is worked out once, when it is first asked for.
     """
 
     text: FloatArray
@@ -101,10 +123,17 @@ class Observation:
     lambda_per_usd: float
     explore: bool = True
 
-    @property
+    @cached_property
     def mask(self) -> BoolArray:
-        """Feasible candidates, shape (candidates,)."""
-        return np.fromiter((c.feasible for c in self.candidates), np.bool_, len(self.candidates))
+        """Feasible candidates, shape (candidates,); not to be written to."""
+        feasible = np.array([c.feasible for c in self.candidates], np.bool_)
+        feasible.setflags(write=False)
+        return feasible
+
+    @cached_property
+    def means_usd(self) -> tuple[float, ...]:
+        """Expected cost of this turn on each candidate, from all its quantiles, the tail included."""
+        return tuple([mean_cost_usd(c.cost_quantiles_usd) for c in self.candidates])
 
 
 @dataclass(frozen=True, slots=True)

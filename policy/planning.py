@@ -22,9 +22,9 @@ CACHE_MIN_TOKENS = 1024
 """Providers keep prompts in their cache from about a thousand tokens on."""
 
 _Q99 = COST_LEVELS.index(0.99)
-_PLAN_STEPS = 6
+PLAN_STEPS = 6
 """By then a plan's gain per turn has settled; later turns add the gain of the model it has settled on."""
-_PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
+PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
 """Prices of money tried by `resolve`, in quality per cost range of the candidates."""
 
 
@@ -131,7 +131,7 @@ def later_plan(
     longest = float(turns.max(initial=0.0))
     value = spend = gain = gain_usd = np.zeros(offered.shape)
     # Without a cache to remember, every later turn is like the first.
-    steps = min(math.ceil(longest), _PLAN_STEPS) if discount.any() else min(math.ceil(longest), 1)
+    steps = min(math.ceil(longest), PLAN_STEPS) if discount.any() else min(math.ceil(longest), 1)
     for step in range(steps):
         backed_up, spent = _soft_backup(offered + value, saved, cold_usd + spend, warm_usd + spend)
         gain, gain_usd = backed_up - value, spent - spend
@@ -170,7 +170,7 @@ def resolve(
     dearest = np.max(np.where(mask, mean_cost_usd, -np.inf), axis=-1)
     cheapest = np.min(np.where(mask, mean_cost_usd, np.inf), axis=-1)
     unit = 1.0 / np.maximum(dearest - cheapest, 1e-9)
-    prices = floor[..., None] + _PRICE_STEPS * unit[..., None]  # (..., L)
+    prices = floor[..., None] + PRICE_STEPS * unit[..., None]  # (..., L)
     later_turns = np.broadcast_to(np.asarray(turns_left, float)[..., None] - 1.0, prices.shape)
     plan = later_plan(
         later_quality[..., None, :],

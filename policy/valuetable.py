@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import COST_MASSES
 from policy.kernel import MAX_MODELS
-from policy.mdp import CandidateView, Observation
+from policy.mdp import COST_MASSES, CandidateView, Observation
 from policy.text import STAT_NAMES
 
 MAX_CELLS = 8_000_000

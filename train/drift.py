@@ -7,7 +7,6 @@ a day together pass by chance less than once in some months). A catalogue or pri
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from gateway.money import NANOUSD_PER_USD
@@ -37,10 +37,8 @@ MIN_COST_ERROR, MIN_QUALITY_ERROR = 0.25, 0.1
 PRICE_TOLERANCE = 0.005
 MAX_SESSIONS = 100_000
 STATE_NAMES: tuple[str, ...] = (*(f"text {i}" for i in range(TEXT_DIM)), *STAT_NAMES, *SESSION_FEATURES)
-_PRICES: Mapping[str, int] = {
-    "input": CANDIDATE_FEATURES.index("log_input_price"),
-    "output": CANDIDATE_FEATURES.index("log_output_price"),
-}
+DIRECTIONS = ("input", "output")
+_PRICES = [CANDIDATE_FEATURES.index(f"log_{direction}_price") for direction in DIRECTIONS]
 
 
 @dataclass(frozen=True)
@@ -272,18 +270,19 @@ def _session(rows: Sequence[Row], scores: Mapping[str, Sequence[float]]) -> Sess
     prices: dict[str, dict[str, float]] = {}
     turns = []
     for row in rows:
-        candidates = json.loads(row["candidates"])
+        candidates = orjson.loads(row["candidates"])
         features = np.frombuffer(row["candidate_features"], "<f4").reshape(-1, CANDIDATE_DIM)
-        for candidate, values in zip(candidates, features, strict=False):
-            lowest = prices.setdefault(candidate["model"], {})
-            for direction, column in _PRICES.items():
-                usd = 10.0 ** (float(values[column]) * 3.0) - 1e-3
-                lowest[direction] = min(lowest.get(direction, math.inf), usd)
+        listed = (10.0 ** (features[:, _PRICES].astype(np.float64) * 3.0) - 1e-3).tolist()
+        for candidate, usd in zip(candidates, listed, strict=False):
+            lowest = prices.setdefault(candidate["model"], dict(zip(DIRECTIONS, usd, strict=True)))
+            for direction, price in zip(DIRECTIONS, usd, strict=True):
+                lowest[direction] = min(lowest[direction], price)
         chosen = next((c for c in candidates if c["model"] == row["model"]), None)
         if chosen is not None:
             turns.append(_turn(row, chosen, scores.get(row["decision_id"], ())))
-    states = np.stack([np.frombuffer(row["features"], "<f4") for row in rows]).astype(np.float64)
-    return SessionSeen(max(row["created_at_ms"] for row in rows), states.mean(axis=0), tuple(turns), prices)
+    states = np.stack([np.frombuffer(row["features"], "<f4") for row in rows])
+    mean = states.mean(axis=0, dtype=np.float64)
+    return SessionSeen(max(row["created_at_ms"] for row in rows), mean, tuple(turns), prices)
 
 
 def _turn(row: Row, chosen: Mapping[str, Any], scores: Sequence[float]) -> TurnSeen:

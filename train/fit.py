@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
 from policy import network
-from policy.features import COST_MASSES
+from policy.mdp import COST_MASSES
 from policy.parameters import Sizes
 from train.config import FitConfig, RelabelConfig, TrainConfig
 from train.cql import Params, draw_batch, loss, polyak

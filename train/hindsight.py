@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import CANDIDATE_FEATURES, COST_MASSES, SESSION_FEATURES, TEXT_SCALE
-from policy.mdp import CandidateView, Observation, Policy, SessionView
-from policy.text import STATS_DIM, TEXT_DIM
-from train.episodes import NOT_AFFORDABLE, Episodes, session_fraction
+from policy import batch
+from policy.mdp import COST_MASSES, Policy
+from train.episodes import Bools, Episodes, session_fraction
 from train.ope import Logged
+from train.recorded import affordable, asked, observed, recorded
 
 F64 = NDArray[np.float64]
-
-_AFFORDABLE_LEVEL = 12
-"""Index of the .98 quantile: the purse must hold it, as the gateway's reservation would ask."""
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,30 +44,31 @@ def play(
     s, t, k = episodes.mask.shape
     probabilities = np.zeros((s, t, k))
     cost_usd = np.zeros((s, t))
-    starved = np.zeros(s, np.bool_)
     answered = np.zeros((s, t), np.bool_)
-    cumulative = np.cumsum(COST_MASSES)
-    known_bills_usd = episodes.known_bills_usd()
-    for i in range(s):
-        # The same draws for every policy: differences between policies are not differences of luck.
-        name = session_fraction(episodes.tenant_ids[i], episodes.session_ids[i], seed)
-        generator = np.random.default_rng(int(name * 2**53))
-        uniforms = generator.random((t, 2))
-        budget_usd = float(episodes.budget_usd[i, 0]) * budget_multiple
-        purse_usd = budget_usd - max(float(episodes.budget_usd[i, 0] - episodes.remaining_usd[i, 0]), 0.0)
-        for j in range(int(episodes.lengths[i])):
-            seen = observed(episodes, i, j, remaining_usd=purse_usd, budget_usd=budget_usd)
-            if not seen.mask.any():
-                starved[i] = True
-                break
-            decision = policy.decide(seen, float(uniforms[j, 0]))
-            probabilities[i, j, : len(seen.candidates)] = decision.probabilities
-            bill_usd = float(known_bills_usd[i, j, decision.action])
-            if not np.isfinite(bill_usd):
-                bill_usd = _drawn_bill(episodes.cost_quantiles_usd[i, j, decision.action], cumulative, uniforms[j, 1])
-            cost_usd[i, j] = min(bill_usd, purse_usd)
-            purse_usd = max(purse_usd - bill_usd, 0.0)
-            answered[i, j] = True
+    starved = np.zeros(s, np.bool_)
+    first = episodes.budget_usd[:, 0].astype(np.float64)
+    budget_usd = first * budget_multiple
+    purse_usd = budget_usd - np.maximum(first - episodes.remaining_usd[:, 0], 0.0)
+    uniforms, lengths = luck(episodes, seed), episodes.lengths
+    for turn in range(t):
+        i = np.flatnonzero((turn < lengths) & ~starved)
+        here = affordable(episodes, i, np.full(len(i), turn), purse_usd[i]).any(axis=-1)
+        starved[i[~here]] = True
+        i = i[here]
+        j = np.full(len(i), turn)
+        shares, action = asked(policy, episodes, i, j, purse_usd[i], budget_usd[i], uniforms[i, turn, 0])
+        bill_usd = bills_usd(episodes, i, j, action, uniforms[i, turn, 1])
+        probabilities[i, turn] = shares
+        cost_usd[i, turn] = np.minimum(bill_usd, purse_usd[i])
+        purse_usd[i] = np.maximum(purse_usd[i] - bill_usd, 0.0)
+        answered[i, turn] = True
+    logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
+    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
+    return Played(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
+
+
+def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:
+    """The terms of the doubly robust estimate of each turn; nothing is earned where nobody answered, (S, T)."""
     at = episodes.action[..., None]
     ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
     ratio = np.minimum(ratio, weight_cap)
@@ -81,103 +79,41 @@ def play(
     share = labelled.sum() / max(episodes.valid.sum(), 1)
     reward = q + (reward - q) / max(share, 1e-9)
     v = np.sum(probabilities * grades, axis=-1)
-    logged = Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
-    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
-    return Played(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
+    return Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
+
+
+def luck(episodes: Episodes, seed: int) -> F64:
+    """The draws of every turn, (S, T, 2): the same for every policy, so that differences are none of luck."""
+    names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
+    generators = [np.random.default_rng(int(session_fraction(*name, seed) * 2**53)) for name in names]
+    turns = episodes.valid.shape[1]
+    return np.array([generator.random((turns, 2)) for generator in generators]).reshape(-1, turns, 2)
+
+
+def bills_usd(episodes: Episodes, i: I64, j: I64, action: I64, uniform: F64) -> F64:
+    """What the turns (i, j) cost by these actions, (N,): as billed where known, else drawn from the cost law."""
+    logged = np.where(action == episodes.action[i, j], episodes.cost_usd[i, j], episodes.bills_usd[i, j, action])
+    level = np.searchsorted(np.cumsum(COST_MASSES), uniform, side="right")
+    level = np.minimum(level, len(COST_MASSES) - 1)
+    drawn = episodes.cost_quantiles_usd[i, j, action, level]
+    return np.where(np.isfinite(logged), logged, drawn).astype(np.float64)
 
 
 def probabilities_as_logged(policies: Mapping[str, Policy], episodes: Episodes) -> dict[str, F64]:
     """Each policy's probabilities at the logged states, money and all, (S, T, K): for sequential estimators."""
     found = {name: np.zeros(episodes.mask.shape) for name in policies}
-    for i, j in np.argwhere(episodes.valid).tolist():
+    alone = dict(policies)
+    i, j = np.nonzero(episodes.valid)
+    remaining_usd = episodes.remaining_usd[i, j].astype(np.float64)
+    for name, policy in policies.items():
+        if batch.batched(policy):
+            found[name][i, j] = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd, as_logged=True))
+            del alone[name]
+    for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True) if alone else ()):
+        budget_usd = float(episodes.budget_usd[session, turn])
         seen = observed(
-            episodes,
-            i,
-            j,
-            remaining_usd=float(episodes.remaining_usd[i, j]),
-            budget_usd=float(episodes.budget_usd[i, j]),
-            as_logged=True,
+            episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=budget_usd, as_logged=True
         )
-        for name, policy in policies.items():
-            found[name][i, j, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
+        for name, policy in alone.items():
+            found[name][session, turn, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
     return found
-
-
-def observed(
-    episodes: Episodes, i: int, j: int, *, remaining_usd: float, budget_usd: float, as_logged: bool = False
-) -> Observation:
-    """Turn j of session i as the gateway showed it, under another purse. Inverts `policy.features.encode`.
-
-    Unless `as_logged`, a candidate is feasible when the log's guard let it pass for other reasons than money and the
-    purse holds its cost.
-    """
-    expected = int(episodes.expected_turns[i, j])
-    value = dict(zip(SESSION_FEATURES, episodes.state[i, j, TEXT_DIM + STATS_DIM :].tolist(), strict=True))
-    input_tokens = round(np.expm1(value["log_input_tokens"] * 12.0))
-    shown = int((episodes.model[i, j] >= 0).sum())
-    candidates = tuple(
-        _candidate(episodes, i, j, k, input_tokens, None if as_logged else remaining_usd) for k in range(shown)
-    )
-    session = SessionView(
-        turn=round(np.expm1(value["turn"] * 3.0)),
-        expected_turns=expected or None,
-        budget_usd=budget_usd,
-        remaining_usd=remaining_usd,
-        tenant_remaining_usd=remaining_usd,
-        spent_usd=max(budget_usd - remaining_usd, 0.0),
-        tokens_so_far=round(np.expm1(value["log_tokens_so_far"] * 12.0)),
-        failures=round(np.expm1(value["failures"])),
-        regenerations=round(np.expm1(value["regenerations"])),
-        tool_errors=round(np.expm1(value["tool_errors"])),
-        last_quality=value["last_quality"] if value["last_quality_known"] > 0 else None,
-        mean_quality=value["mean_quality"] if value["mean_quality_known"] > 0 else None,
-        last_model=next((c.name for c in candidates if c.served_last), None),
-        seconds_since_last=None if j == 0 else float(np.expm1(value["log_seconds_since_last"] * 10.0)),
-        tool_loop=value["tool_loop"] > 0,
-    )
-    return Observation(
-        text=episodes.state[i, j, :TEXT_DIM] / TEXT_SCALE,
-        text_stats=episodes.state[i, j, TEXT_DIM : TEXT_DIM + STATS_DIM],
-        session=session,
-        candidates=candidates,
-        lambda_per_usd=float(episodes.lambda_per_usd[i, j]),
-    )
-
-
-def _candidate(
-    episodes: Episodes, i: int, j: int, k: int, input_tokens: int, remaining_usd: float | None
-) -> CandidateView:
-    row = dict(zip(CANDIDATE_FEATURES, episodes.candidates[i, j, k].tolist(), strict=True))
-    price_in = 10.0 ** (row["log_input_price"] * 3.0) - 1e-3
-    quantiles = tuple(episodes.cost_quantiles_usd[i, j, k].tolist())
-    capable = bool(episodes.mask[i, j, k])
-    if remaining_usd is None:
-        feasible = bool(episodes.offered[i, j, k])
-    else:
-        feasible = capable and quantiles[_AFFORDABLE_LEVEL] <= remaining_usd
-    return CandidateView(
-        name=episodes.models[int(episodes.model[i, j, k])],
-        input_usd_per_mtok=price_in,
-        cached_input_usd_per_mtok=row["cached_price_ratio"] * price_in,
-        output_usd_per_mtok=10.0 ** (row["log_output_price"] * 3.0) - 1e-3,
-        quality_prior=row["quality_prior"],
-        context_limit_tokens=round(np.expm1(row["log_context_limit"] * 14.0)),
-        input_tokens=input_tokens,
-        warm_tokens=round(row["warm_share"] * max(input_tokens, 1)),
-        output_tokens_mean=float(np.expm1(row["log_output_tokens"] * 10.0)),
-        cost_quantiles_usd=quantiles,
-        cost_max_usd=quantiles[-1],
-        served_last=row["served_last"] > 0.5,
-        failure_rate=row["failure_rate"],
-        latency_s=float(np.expm1(row["log_latency"] * 4.0)),
-        feasible=feasible,
-        why_not="" if feasible else NOT_AFFORDABLE if capable else "not capable",
-    )
-
-
-def _drawn_bill(
-    quantiles_usd: NDArray[np.floating[Any]], cumulative: NDArray[np.floating[Any]], uniform: float
-) -> float:
-    """The quantile of a cost law (15,) at `uniform`."""
-    level = min(int(np.searchsorted(cumulative, uniform, side="right")), len(cumulative) - 1)
-    return float(quantiles_usd[level])

@@ -21,14 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import COST_MASSES
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.planning import CACHE_MIN_TOKENS
 from policy.valuetable import ValueTable, context_tokens
 from train.answers import answer_shares
 from train.config import PlanConfig
 from train.episodes import Episodes
-from train.hindsight import observed
+from train.recorded import observed
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]

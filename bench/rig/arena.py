@@ -64,9 +64,7 @@ class Arena:
 
     async def __aenter__(self) -> Self:
         processes.pin(0, self.load_cores)
-        # The terminal's session is ours too: it gets back what it had.
-        self._preferred_before = processes.preference(os.getpid())
-        processes.prefer(os.getpid())
+        self._preferred_before = processes.prefer()
         command = (sys.executable, "-m", "bench.rig.provider", "--port", str(self.provider_port))
         environment = plain_environment() | {"PYTHONPATH": str(ROOT)}
         self._provider = await Server.start(
@@ -83,7 +81,7 @@ class Arena:
             self._provider.stop()
         if self.postgres is not None:
             self.postgres.destroy()
-        processes.prefer(os.getpid(), self._preferred_before)
+        processes.prefer(self._preferred_before)
 
     async def pace(self, *, delay_ms: float = 0, gap_ms: float = 0, chunks: int = 200) -> None:
         await set_pace(self.provider_port, delay_ms=delay_ms, gap_ms=gap_ms, chunks=chunks)
@@ -102,7 +100,7 @@ class Arena:
                 port=recipe.target.port, ready=recipe.ready, headers=recipe.ready_headers,
             )  # fmt: skip
         idle_mib = processes.resident_mib(server.process_id) if server else 0.0
-        self._prefer_database()
+        self._pin_database()
         entry = Entry(name, recipe.target, server, idle_mib)
         self._entries.append(entry)
         await self.pace()
@@ -117,7 +115,7 @@ class Arena:
         if entry.server is not None:
             entry.server.thaw()
         await asyncio.sleep(SETTLE_S)
-        self._prefer_database()
+        self._pin_database()
         try:
             yield
         finally:
@@ -139,10 +137,10 @@ class Arena:
 
         return read
 
-    def _prefer_database(self) -> None:
-        """Again for every turn: each connection's process is a session of its own."""
+    def _pin_database(self) -> None:
+        """Again for every turn: each connection has a process of its own."""
         if self.postgres is not None:
-            processes.prefer_family(self.postgres.process_id, self._database_cores)
+            processes.pin_family(self.postgres.process_id, self._database_cores)
 
     def fresh_database(self) -> str:
         """The URL of an empty, migrated database. The server is started with the first, on the load's core."""

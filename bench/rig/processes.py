@@ -42,7 +42,6 @@ class Server:
         """Start pinned to `cores`, and wait until `GET ready` is answered 200. Raises NotStarted."""
         started_s = time.perf_counter()
         process = _spawn(command, environment, cores, log)
-        prefer(process.pid)
         server = cls(name, process, log)
         try:
             while not await _is_ready(port, ready, headers or {}):
@@ -101,28 +100,22 @@ def pin(process_id: int, cores: Set[int]) -> None:
     os.sched_setaffinity(process_id, cores)
 
 
-def prefer(process_id: int, nice: int = -20) -> None:
-    """Give a session precedence over what else the machine does, where that is possible and allowed.
+def prefer(policy: tuple[int, int] = (os.SCHED_RR, 1)) -> tuple[int, int]:
+    """Give this process, and all that it starts from now on, precedence over what else the machine does; returns what
+    it had. Where that is not allowed nothing changes.
 
-    Linux groups processes by session before it looks at `nice`, so that a niced job in another session takes as much
-    of a core as the measured server does.
+    Whoever wakes up in real time runs at once. Without it a woken server waits for the slice of whatever job has the
+    core, some milliseconds at each of its waits, however low that job's priority.
     """
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{process_id}/autogroup").write_text(str(nice))
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, policy[0], os.sched_param(policy[1]))
+    return before
 
 
-def preference(process_id: int) -> int:
-    """The nice value of a process's session; 0 where the kernel has none."""
-    try:
-        return int(Path(f"/proc/{process_id}/autogroup").read_text().rpartition(" ")[2])
-    except (OSError, ValueError):
-        return 0
-
-
-def prefer_family(process_id: int, cores: Set[int]) -> None:
-    """Give a process and all its children precedence, and pin them with their threads."""
+def pin_family(process_id: int, cores: Set[int]) -> None:
+    """Pin a process and all its children with their threads."""
     for member in family(process_id):
-        prefer(member)
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{member}/task"):
                 pin(int(thread), cores)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.apply_function import APPLY, NEXT_RESET, REMEMBER
+from migrations.apply_function import APPLY
+from migrations.value_functions import NEXT_RESET, REMEMBER
 
 revision = "0002"
 down_revision = "0001"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.apply_function import APPLY, REMEMBER
+from migrations.apply_function import APPLY
+from migrations.value_functions import REMEMBER
 
 revision = "0005"
 down_revision = "0004"

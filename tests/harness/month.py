@@ -58,7 +58,7 @@ NIGHT = TrainConfig(
     log=LogConfig(since_days=8.0, max_sessions=3_000),
     fit=FitConfig(steps=200, batch_size=64, hidden=32, joint=32, members=2),
     plan=PlanConfig(samples=64, turns=6, contexts_tokens=(0.0, 2000.0)),
-    ope=OpeConfig(bootstrap=400, tuning_sessions=20, max_sessions=400, fqe_sessions=60),
+    ope=OpeConfig(bootstrap=400, tuning_sessions=20, max_sessions=300, fqe_sessions=60),
     gate=GateConfig(min_sessions=60, max_starved_increase=0.05),
 )
 """A night's settings, small enough for thirty nights in minutes."""

@@ -33,12 +33,12 @@ def test_a_near_tie_takes_nobody_else_s_chance() -> None:
 
 def test_the_price_of_exploring_by_hand() -> None:
     probabilities = np.array([0.9, 0.04, 0.06], np.float32)
-    paid = price(probabilities, np.array([0.002, 0.012, 0.001]), np.array([0.8, 0.9, 0.3]))
+    paid = price(probabilities, [0.002, 0.012, 0.001], np.array([0.8, 0.9, 0.3]))
     assert paid.extra_usd == pytest.approx(0.04 * 0.010)  # the cheaper third refunds nothing
     assert paid.quality == pytest.approx(0.06 * 0.5 - 0.04 * 0.1)
-    assert price(np.array([0.0, 1.0], np.float32), np.array([1.0, 2.0]), np.array([0.1, 0.2])) == Price(0.0, 0.0)
+    assert price(np.array([0.0, 1.0], np.float32), [1.0, 2.0], np.array([0.1, 0.2])) == Price(0.0, 0.0)
     unknown = np.array([np.nan, np.nan, np.nan])
-    assert price(probabilities, np.zeros(3), unknown) == Price(0.0, 0.0)
+    assert price(probabilities, [0.0, 0.0, 0.0], unknown) == Price(0.0, 0.0)
 
 
 def test_a_turn_that_opted_out_takes_the_best_with_probability_one() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policy import features
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.text import STATS_DIM, TEXT_DIM
 from tests.policy.observations import candidate, observation, permuted, random_observation
 
@@ -20,10 +20,10 @@ def column(encoded: features.Encoded, name: str) -> list[float]:
 
 
 def test_the_masses_of_the_quantile_levels_cover_all_of_the_distribution() -> None:
-    assert float(features.COST_MASSES.sum()) == pytest.approx(1.0)
-    assert features.COST_MASSES[0] == pytest.approx(0.035)  # up to the midpoint of .02 and .05
-    assert features.COST_MASSES[6] == pytest.approx(0.1)
-    assert features.COST_MASSES[-1] == pytest.approx(0.0075)
+    assert float(COST_MASSES.sum()) == pytest.approx(1.0)
+    assert COST_MASSES[0] == pytest.approx(0.035)  # up to the midpoint of .02 and .05
+    assert COST_MASSES[6] == pytest.approx(0.1)
+    assert COST_MASSES[-1] == pytest.approx(0.0075)
     assert features.expected_cost_usd(np.array(COST_LEVELS)) == pytest.approx(0.5, abs=0.001)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import pytest
 from policy.baselines import Cheapest, Fixed, Resolving
 from policy.exploration import Exploration
 from policy.features import encode
+from policy.mdp import Decision, Observation, Policy
 from tests.train.test_episodes import EXPLORING, a_log, read
 from train.episodes import Episodes
-from train.hindsight import observed, play, probabilities_as_logged
+from train.hindsight import play, probabilities_as_logged
+from train.recorded import observed
 
 
 @pytest.fixture
@@ -40,6 +42,34 @@ def test_the_observation_rebuilt_from_the_log_encodes_to_what_was_logged(episode
 def test_the_behaviour_policy_recomputes_to_its_logged_probabilities(episodes: Episodes) -> None:
     found = probabilities_as_logged({"same": EXPLORING}, episodes)["same"]
     assert found[episodes.valid] == pytest.approx(episodes.probabilities[episodes.valid], abs=1e-3)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A policy that is asked one turn at a time, whatever it is."""
+
+    policy: Policy
+
+    @property
+    def policy_id(self) -> str:
+        return self.policy.policy_id
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        return self.policy.decide(observation, uniform)
+
+
+@pytest.mark.parametrize("budget_multiple", [1.0, 0.1])
+def test_many_turns_at_once_play_as_one_by_one(episodes: Episodes, budget_multiple: float) -> None:
+    grades = np.full(episodes.mask.shape, 0.5)
+    together, alone = (
+        play(policy, episodes, grades, seed=0, weight_cap=100.0, budget_multiple=budget_multiple)
+        for policy in (EXPLORING, Alone(EXPLORING))
+    )
+    assert together.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert together.cost_usd.tolist() == alone.cost_usd.tolist()
+    assert together.starved.tolist() == alone.starved.tolist()
+    logged = probabilities_as_logged({"together": EXPLORING, "alone": Alone(EXPLORING)}, episodes)
+    assert logged["together"] == pytest.approx(logged["alone"], abs=1e-5)
 
 
 def test_a_policy_that_does_what_the_log_did_pays_the_real_bills(episodes: Episodes) -> None:

@@ -103,4 +103,5 @@ def test_samples_of_a_log_carry_its_grades_prices_and_bills(tmp_path: Path) -> N
     assert found.input_usd[order] == pytest.approx([0.2e-6, 1e-6, 5e-6], rel=1e-3)
     assert (found.bills_usd > 0).all()
     offered = found.bills_usd < UNKNOWN_USD
+    assert offered.any(axis=-1).sum() >= 2 * 5
     assert (found.bills_usd[offered] <= episodes.cost_quantiles_usd.max() + 1e-9).all()

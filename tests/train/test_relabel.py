@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy.features import COST_MASSES
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from train.config import RelabelConfig
 from train.relabel import Terms, affordable, after_bill, draw_bills, draw_terms
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.features import COST_MASSES
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from train.replay.world import Board, Mode, Played, Rule, Turn
 
 F64 = NDArray[np.float64]
