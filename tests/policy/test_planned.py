@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.features import COST_MASSES
-from policy.mdp import COST_LEVELS, Observation
+from policy.mdp import COST_LEVELS, COST_MASSES, Observation
 from policy.planned import Planned
 from policy.text import STAT_NAMES
 from policy.valuetable import ValueTable, bill_scores, context_tokens
