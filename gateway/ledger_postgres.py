@@ -43,7 +43,7 @@ from gateway.operations import (
     SweepHold,
     TenantMissing,
 )
-from gateway.postgres_lanes import PostgresLanes
+from gateway.postgres_groups import PostgresGroups
 from gateway.tables import holds, keys, tenants
 
 REMEMBERED_HOLDS = 100_000
@@ -56,14 +56,14 @@ class PostgresLedger:
 
     def __init__(self, database: PostgresDatabase, *, max_waiting: int) -> None:
         self._database = database
-        self._lanes = PostgresLanes(database.url, max_waiting=max_waiting)
+        self._groups = PostgresGroups(database.url, max_waiting=max_waiting)
         self._tenant_of: OrderedDict[str, str] = OrderedDict()
 
     async def start(self) -> None:
-        await self._lanes.start()
+        await self._groups.start()
 
     async def close(self) -> None:
-        await self._lanes.close()
+        await self._groups.close()
 
     def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
         self._remember(op.hold_id, op.tenant_id)
@@ -127,7 +127,7 @@ class PostgresLedger:
                 "amount": point.checkpoint_nanousd,
                 "expires_at_ms": point.expires_at_ms,
             }
-            futures.append(self._lanes.submit(BESIDE, sent, bool, locking=False))
+            futures.append(self._groups.submit(BESIDE, sent, bool, locking=False))
         return asyncio.ensure_future(_all(futures))
 
     def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
@@ -143,13 +143,13 @@ class PostgresLedger:
 
     def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[Standing | None]:
         sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
-        return self._lanes.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
+        return self._groups.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
 
     def idempotent(
         self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
         sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key, "now_ms": now_ms}
-        return self._lanes.submit(
+        return self._groups.submit(
             BESIDE, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
         )
 
@@ -196,7 +196,7 @@ class PostgresLedger:
     ) -> asyncio.Future[Any]:
         """Into the tenant's line. A hold of unknown tenant travels alone: the function looks the tenant up."""
         key = tenant_id if tenant_id is not None else f"\x00hold:{hold_id}"
-        return self._lanes.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
+        return self._groups.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
 
     def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
         if "status" in outcome:

@@ -204,7 +204,12 @@ def forget() -> Delete:
 
 def storable(value: Any) -> Any:
     """Text both databases can hold: no NUL (Postgres), no lone surrogate; no NaN or infinity among numbers."""
+    kind = type(value)
+    if value is None or kind is int or kind is bytes:
+        return value
     if isinstance(value, str):
+        if "\x00" not in value and value.isascii():
+            return value
         return value.replace("\x00", "").encode("utf-8", "replace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("expected a finite number")

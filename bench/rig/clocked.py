@@ -58,8 +58,8 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.protocol", "BoundedHttp.data_received", "HTTP parser, and what it starts"),
     ("gateway.db_sqlite", "SqliteThread._together", "in the database's thread"),
     ("gateway.db_sqlite", "SqliteThread._answer", "ledger: hand results over"),
-    ("gateway.postgres_lanes", "PostgresLanes._answer", "ledger: hand results over"),
-    ("gateway.postgres_lanes", "_Lane._apply", "in the database's thread"),
+    ("gateway.postgres_groups", "PostgresGroups._answer", "ledger: hand results over"),
+    ("gateway.postgres_groups", "_Carrier._apply", "in the database's thread"),
 )
 COLLECTOR = "garbage collection"
 

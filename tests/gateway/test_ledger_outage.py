@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import UnknownHold
 from gateway.operations import Balance, Reserved
-from gateway.postgres_lanes import MAX_PER_LINE
+from gateway.postgres_groups import MAX_PER_LINE
 from migrations.upgrade import upgrade
 from tests.harness.faultproxy import FaultProxy, Way
 from tests.harness.money import START_MS, TTL_MS, Bench, open_bench, start_bench, stop_bench, until

@@ -3,7 +3,7 @@
 Operations wait in one line per tenant. A group takes what is waiting in several lines, as one round trip and one
 transaction: many tenants share an fsync, as many turns of one tenant do. A line is on its way at most once at a time.
 A tenant whose row somebody else has locked is left out ("busy"), and tried again in a group of its own that waits; so
-a locked tenant holds up its own line and nobody else's. After a lock timeout its groups go through a lane of their own.
+a locked tenant holds up its own line and nobody else's. After a lock timeout its groups have a carrier to themselves.
 
 A group is a single simple-protocol message, so nothing depends on the server connection staying ours: pgbouncer's
 transaction mode is enough. Nothing here is ever cancelled by a caller; a server that hangs is cut off by the watch.
@@ -41,7 +41,7 @@ HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
 STALE_S = 8.0
 """An operation that waited longer than any caller waits is answered, not executed (unless it ends a hold)."""
 SLOW_S = 10.0
-"""After a lock timeout a tenant's groups go through the slow lane for this long."""
+"""After a lock timeout a tenant's groups go through the slow carrier for this long."""
 RETRY_CONNECT_S = 0.25
 
 GROUP = (
@@ -83,12 +83,12 @@ class Line:
 Outcome = tuple[Job, Any, BaseException | None]
 
 
-class PostgresLanes:
+class PostgresGroups:
     """Started inside the event loop that submits."""
 
-    def __init__(self, url: URL, *, lanes: int = 4, max_waiting: int = 2_048) -> None:
+    def __init__(self, url: URL, *, carriers: int = 4, max_waiting: int = 2_048) -> None:
         self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._lane_count = lanes
+        self._carrier_count = carriers
         self._max_waiting = max_waiting
         self._waiting = 0
         self._idle = asyncio.Event()
@@ -96,7 +96,7 @@ class PostgresLanes:
         self._guard = threading.Lock()
         self._ready: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
-        self._lanes: list[_Lane] = []
+        self._carriers: list[_Carrier] = []
         self._watch: asyncio.Task[None] | None = None
         self._closed = True
 
@@ -108,8 +108,10 @@ class PostgresLanes:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._idle.set()
-        self._lanes = [_Lane(self, self._conninfo, self._ready, f"ledger-{n}") for n in range(self._lane_count)]
-        self._lanes.append(_Lane(self, self._conninfo, self._slow, "ledger-slow"))
+        self._carriers = [
+            _Carrier(self, self._conninfo, self._ready, f"ledger-{n}") for n in range(self._carrier_count)
+        ]
+        self._carriers.append(_Carrier(self, self._conninfo, self._slow, "ledger-slow"))
         self._watch = asyncio.create_task(self._cut_hanging())
 
     async def close(self) -> None:
@@ -120,9 +122,9 @@ class PostgresLanes:
             async with asyncio.timeout(HANG_S):
                 await self._idle.wait()
         self._closed = True
-        for lane in self._lanes:
-            lane.ready.put(None)
-        await asyncio.gather(*(self._loop.run_in_executor(None, lane.thread.join) for lane in self._lanes))
+        for carrier in self._carriers:
+            carrier.ready.put(None)
+        await asyncio.gather(*(self._loop.run_in_executor(None, carrier.thread.join) for carrier in self._carriers))
         assert self._watch is not None
         self._watch.cancel()
         await asyncio.wait([self._watch])
@@ -215,16 +217,16 @@ class PostgresLanes:
     async def _cut_hanging(self) -> None:
         while True:
             await asyncio.sleep(0.25)
-            for lane in self._lanes:
-                lane.cut_if_hanging(time.monotonic())
+            for carrier in self._carriers:
+                carrier.cut_if_hanging(time.monotonic())
 
 
-class _Lane:
+class _Carrier:
     """One thread and its connection."""
 
-    def __init__(self, lanes: PostgresLanes, conninfo: str, ready: queue.SimpleQueue[Line | None], name: str) -> None:
+    def __init__(self, groups: PostgresGroups, conninfo: str, ready: queue.SimpleQueue[Line | None], name: str) -> None:
         self.ready = ready
-        self._lanes = lanes
+        self._groups = groups
         self._conninfo = conninfo
         self._connection: psycopg.Connection[Any] | None = None
         self._busy_since_s: float | None = None
@@ -241,15 +243,15 @@ class _Lane:
 
     def _serve(self) -> None:
         while (first := self.ready.get()) is not None:
-            group = self._lanes.take(self.ready, first)
+            group = self._groups.take(self.ready, first)
             try:
                 outcomes, busy = self._carry(group)
             except Exception as error:
                 logger.exception("ledger: a group failed in an unforeseen way")
                 outcomes, busy = [(job, None, error) for _, jobs in group for job in jobs], {}
-            self._lanes.deliver(outcomes)
+            self._groups.deliver(outcomes)
             for line, _ in group:
-                self._lanes.give_back(line, busy.get(line.key, ()))
+                self._groups.give_back(line, busy.get(line.key, ()))
         self._disconnect()
 
     def _carry(self, group: Sequence[tuple[Line, list[Job]]]) -> tuple[list[Outcome], dict[str, list[Job]]]:
