@@ -55,7 +55,7 @@ class Size:
 
 
 NIGHT = TrainConfig(
-    log=LogConfig(since_days=8.0, max_sessions=3_000),
+    log=LogConfig(since_days=8.0, max_sessions=1_500),
     fit=FitConfig(steps=200, batch_size=64, hidden=32, joint=32, members=2),
     plan=PlanConfig(samples=64, turns=6, contexts_tokens=(0.0, 2000.0)),
     ope=OpeConfig(bootstrap=400, tuning_sessions=20, max_sessions=300, fqe_sessions=60),
