@@ -37,6 +37,7 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
     evaluation = report.get("evaluation") or {}
     if evaluation:
         yield _heading("Candidates on untouched sessions")
+        yield f"<p>{evaluation['sessions']:,} sessions, {evaluation['turns']:,} turns</p>"
         yield _candidates(evaluation)
         yield _gains(evaluation)
     if report.get("health"):

@@ -29,8 +29,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"health: {note}"
     evaluation = report.get("evaluation") or {}
     if evaluation:
+        held_out = max(report.get("untouched_sessions", 0), evaluation["sessions"])
+        sample = f"{evaluation['sessions']:,}" + (f" of {held_out:,}" if held_out > evaluation["sessions"] else "")
         yield (
-            f"evaluated on {evaluation['sessions']:,} untouched sessions; the log itself earned "
+            f"evaluated on {sample} untouched sessions; the log itself earned "
             f"{evaluation['behaviour']['mean']:.3f} per turn"
         )
         yield f"{'policy':<44}{'score per turn':>24}{'USD per turn':>14}{'starved':>9}{'ESS':>7}"

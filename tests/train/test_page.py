@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from train.page import page
+from train.words import describe
 
 SCORE = {"mean": 0.5, "low": 0.25, "high": 0.75}
 REPORT: dict[str, Any] = {
@@ -29,6 +30,8 @@ REPORT: dict[str, Any] = {
         "graded": {"sim-mid": 0.731},
     },
     "evaluation": {
+        "sessions": 4040,
+        "turns": 20200,
         "incumbent": {"policy_id": "rule:resolving"},
         "policies": {
             "incumbent": {"score": SCORE, "cost_usd_per_turn": SCORE, "starved_rate": 0.01, "effective_turns": 99.0,
@@ -66,7 +69,7 @@ def test_the_page_has_verdict_numbers_exclusions_and_drift() -> None:
     shown = text(page(REPORT))
     for part in ("promote run-learned", "gain +0.0500", "published as canary", "0.5000 [0.2500, 0.7500]", "unknown",
                  "rule:resolving (incumbent)", "failed", "prices of sim-mid fell", "a&amp;b is new", "1,234", "1.0%",
-                 "quality bias", "73.1%"):  # fmt: skip
+                 "quality bias", "73.1%", "4,040 sessions"):  # fmt: skip
         assert part in shown
 
 
@@ -81,3 +84,9 @@ def test_nothing_of_the_log_becomes_markup_and_nothing_is_fetched() -> None:
 def test_a_night_without_a_fit_has_a_page_too() -> None:
     few = {"outcome": "not enough data", "date": "2026-11-02", "reasons": ["5 of 250"], "evaluation": {}, "fit": {}}
     assert "5 of 250" in page(few)
+
+
+def test_in_words_a_sample_of_the_untouched_sessions_is_called_one() -> None:
+    behaviour = {"behaviour": {"mean": 0.7}}
+    lines = describe({**REPORT, "evaluation": REPORT["evaluation"] | behaviour, "untouched_sessions": 40_096})
+    assert "evaluated on 4,040 of 40,096 untouched sessions; the log itself earned 0.700 per turn" in lines
