@@ -44,7 +44,6 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn", "encode", "features"),
     ("gateway.turn", "pending_row", "log row"),
     ("gateway.ledger", "Ledger.reserve", "ledger: reserve"),
-    ("gateway.ledger", "Ledger.mark_dispatched", "ledger: mark"),
     ("gateway.upstream", "Upstream._sending", "provider: the request"),
     ("gateway.lanes", "ThinSending.whole", "provider: send, wait, read"),
     ("gateway.upstream", "Upstream.complete", "provider: the rest"),
