@@ -17,6 +17,7 @@ import os
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,10 +177,12 @@ class SqliteThread:
         self._read_only = read_only
         self._max_waiting = max_waiting
         self._engine = core_engine(connection, begin="BEGIN" if read_only else "BEGIN IMMEDIATE")
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._submitted: list[_Job] = []
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._closed = False
+        self._ended = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -216,14 +219,24 @@ class SqliteThread:
             future.set_exception(unavailable("too many operations are waiting"))
         else:
             self._waiting += 1
-            self._queue.put(_Job(run, future, grouped, soft, careful))
+            if not self._submitted:
+                self._loop.call_soon(self._hand_over)
+            self._submitted.append(_Job(run, future, grouped, soft, careful))
         return future
+
+    def _hand_over(self) -> None:
+        """Everything that this turn of the event loop submitted, at once: waking the thread costs the loop its core
+        and the interpreter, and what wakes it together commits together."""
+        jobs, self._submitted = self._submitted, []
+        if jobs:
+            self._queue.put(jobs)
 
     async def close(self) -> None:
         """Finish what was submitted, then close the connection."""
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         # The thread is gone; its last deliveries were scheduled before this resumed.
@@ -233,38 +246,24 @@ class SqliteThread:
         core = self._engine.connect()
         cursor = self.connection.cursor()
         try:
-            carry: _Job | None = None
-            while True:
-                first = carry or self._queue.get()
-                if first is None:
-                    return
-                if not first.grouped:
-                    carry = None
-                    self._deliver([self._alone(core, first)])
-                    continue
-                group, carry, stop = self._gather(first)
-                self._deliver(self._together(cursor, group))
-                if stop:
-                    return
+            backlog: deque[_Job] = deque()
+            while self._fill(backlog):
+                if backlog[0].grouped:
+                    self._deliver(self._together(cursor, _group(backlog)))
+                else:
+                    self._deliver([self._alone(core, backlog.popleft())])
         finally:
             core.close()
             self._engine.dispose()
             self.connection.close()
 
-    def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
-        """All grouped jobs that are waiting now, up to the first that wants a transaction of its own."""
-        group = [first]
-        while len(group) < MAX_GROUP:
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                return group, None, True
-            if not job.grouped:
-                return group, job, False
-            group.append(job)
-        return group, None, False
+    def _fill(self, backlog: deque[_Job]) -> bool:
+        """Add what is waiting now, and wait where there is nothing to do; False: that was all there will be."""
+        while not (self._ended or (backlog and self._queue.empty())):
+            jobs = self._queue.get()
+            self._ended = jobs is None
+            backlog.extend(jobs or ())
+        return bool(backlog)
 
     def _alone(self, core: Connection, job: _Job) -> tuple[_Job, Any, BaseException | None]:
         try:
@@ -339,6 +338,14 @@ class SqliteThread:
                 job.future.set_result(result)
             else:
                 job.future.set_exception(error)
+
+
+def _group(backlog: deque[_Job]) -> list[_Job]:
+    """The grouped jobs at the head, up to the first that wants a transaction of its own."""
+    group = [backlog.popleft()]
+    while backlog and backlog[0].grouped and len(group) < MAX_GROUP:
+        group.append(backlog.popleft())
+    return group
 
 
 def _translated(error: Exception) -> Exception:

@@ -93,6 +93,7 @@ class PostgresGroups:
         self._waiting = 0
         self._idle = asyncio.Event()
         self._lines: dict[str, Line] = {}
+        self._starting: list[Line] = []
         self._guard = threading.Lock()
         self._ready: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
@@ -151,8 +152,17 @@ class PostgresGroups:
             line.jobs.append(Job(sent, read, future, time.monotonic(), must))
             if not line.moving:
                 line.moving = True
-                self._queue_of(line).put(line)
+                if not self._starting:
+                    self._loop.call_soon(self._start_lines)
+                self._starting.append(line)
         return future
+
+    def _start_lines(self) -> None:
+        """Send off the lines that this turn of the event loop began: waking a thread costs the loop its core and the
+        interpreter, and what a line has by then travels as one group."""
+        lines, self._starting = self._starting, []
+        for line in lines:
+            self._queue_of(line).put(line)
 
     def take(self, ready: queue.SimpleQueue[Line | None], first: Line) -> list[tuple[Line, list[Job]]]:
         """The next group: the jobs of `first`, and of the other lines that are ready."""
