@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 from gateway.errors import InvalidRequest
 from tests.e2e.conftest import Stage
-from tests.harness.upstream import words
+from tests.harness.words import words
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 

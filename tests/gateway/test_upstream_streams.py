@@ -15,7 +15,8 @@ from gateway.faults import BrokenFault, FailedFault, RejectedFault, ThrottledFau
 from gateway.upstream import Call, Upstream, UpstreamStream
 from gateway.usage import Usage, UsageFault
 from tests.harness.lanes import LANES, OnLane
-from tests.harness.upstream import FaultUpstream, words
+from tests.harness.upstream import FaultUpstream
+from tests.harness.words import words
 
 
 @pytest.fixture

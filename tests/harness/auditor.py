@@ -19,7 +19,7 @@ from gateway.audit import Violation, audit
 from gateway.db import Database, transaction
 from gateway.tables import decisions, holds, ledger_entries
 from tests.harness.clients import Turn
-from tests.harness.upstream import Attempt
+from tests.harness.upstream_answers import Attempt
 
 NANO_PRICES: Mapping[str, tuple[int, int]] = {"big": (10_000, 20_000)}
 """nano-USD per token in and out of the test models; every other model is priced like `small`."""
