@@ -41,6 +41,7 @@ def replay(
     plot: Annotated[Path | None, typer.Option(help="Folder for the fronts and starvation curves, SVG and PNG.")] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
+    from train.replay.aims import lines
     from train.replay.cells import PRESETS, OptionError, narrowed
     from train.replay.data import DataError
     from train.replay.run import Options, run
@@ -72,6 +73,8 @@ def replay(
         raise CommandError(str(error)) from error
     json_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"{len(report['rows']):,} rows in {json_file}")
+    for line in lines([line for line in report["summary"] if line["kind"] == "aim"]):
+        print(line)
     if plot is not None:
         from train.replay.plots import draw
 

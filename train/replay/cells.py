@@ -81,10 +81,10 @@ def quick() -> Grid:
         training_sessions=200,
         test_sessions=200,
         resamples=400,
-        log_sessions=150,
+        log_sessions=300,
         tuning_sessions=300,
         gate_sessions=200,
-        sweep_sessions=40,
+        sweep_sessions=100,
         training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0), lambdas=(0.15,))),
         published=PublishedConfig(steps=600),
     )

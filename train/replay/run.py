@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.replay.aims import aims
 from train.replay.cells import Cell, Grid, cells, middle
 from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
@@ -61,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
     return {
         "meta": meta(options, sources) | {"learnt": [part.learnt for part in parts]},
         "rows": rows,
-        "summary": summary(rows, points),
+        "summary": [*summary(rows, points), *aims(rows, points)],
         "front": points,
     }
 

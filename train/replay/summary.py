@@ -27,13 +27,13 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
     `below` counts the cells where its whole interval is below, `above` those where it is above. Budgets (`phi`) and
     prompt-cache cells (`cache`) apart.
     """
-    whole = [row for row in rows if row["new_model"] is None and row["ordering"] == _together(rows)]
+    whole = in_whole(rows)
     found = []
     for cells in ("phi", "cache"):
         of_kind = [row for row in whole if (row["budget"] == "phi") == (cells == "phi")]
         for source in (ALL, *sorted({row["source"] for row in of_kind})):
             chosen = [row for row in of_kind if source in (ALL, row["source"])]
-            for policy, mine in _grouped(chosen, "policy"):
+            for policy, mine in grouped(chosen, "policy"):
                 found.append({"kind": "cells", "cells": cells, "source": source, "policy": policy, **_means(mine)})
     return found
 
@@ -41,12 +41,11 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
     """How much better `policy` is than each other one, in the mean over the cells that both played."""
     columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
-    found = []
+    found, whole = [], in_whole(rows)
     for cells in ("phi", "cache"):
         quality: dict[str, dict[Any, float]] = defaultdict(dict)
-        for row in rows:
-            plain = row["new_model"] is None and row["ordering"] == _together(rows)
-            if plain and (row["budget"] == "phi") == (cells == "phi"):
+        for row in whole:
+            if (row["budget"] == "phi") == (cells == "phi"):
                 quality[row["policy"]][tuple(row[name] for name in columns)] = float(row["quality"])
         for other in quality if policy in quality else ():
             both = quality[policy].keys() & quality[other].keys()
@@ -66,11 +65,11 @@ def of_fronts(points: Sequence[Row]) -> list[dict[str, Any]]:
     """
     found = []
     fronts = [point for point in points if point["figure"] == FRONT]
-    for (source, models), mine in _grouped(fronts, "source", "models"):
+    for (source, models), mine in grouped(fronts, "source", "models"):
         fixed = [point for point in mine if point["policy"] == "fixed"]
         strong = max(fixed, key=lambda point: float(point["quality"]))
         dearest = max(float(point["cost_usd"]) for point in fixed)
-        for policy, of_policy in _grouped(mine, "policy"):
+        for policy, of_policy in grouped(mine, "policy"):
             cost = np.array([float(point["cost_usd"]) for point in of_policy]) / max(dearest, 1e-12)
             quality = np.array([float(point["quality"]) for point in of_policy])
             reached = cost[quality >= float(strong["quality"]) - 1e-9]
@@ -88,6 +87,12 @@ def of_fronts(points: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
+def in_whole(rows: Sequence[Row]) -> list[Row]:
+    """The rows of all orderings together, in cells where no model is new."""
+    together = _together(rows)
+    return [row for row in rows if row["new_model"] is None and row["ordering"] == together]
+
+
 def hypervolume(cost: np.ndarray[Any, np.dtype[np.float64]], quality: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     """Area that (cost, quality) points dominate within cost 0..1, quality from 0 up (Zitzler & Thiele 1998)."""
     order = np.argsort(cost, kind="stable")
@@ -98,9 +103,10 @@ def hypervolume(cost: np.ndarray[Any, np.dtype[np.float64]], quality: np.ndarray
 
 def newcomers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What share of the gap between a model not offered and one fully trained is won by its price and prior alone."""
-    chosen = [row for row in rows if row["new_model"] is not None and row["ordering"] == _together(rows)]
+    together = _together(rows)
+    chosen = [row for row in rows if row["new_model"] is not None and row["ordering"] == together]
     found = []
-    for (source, models, model), mine in _grouped(chosen, "source", "models", "new_model"):
+    for (source, models, model), mine in grouped(chosen, "source", "models", "new_model"):
         quality = {
             name: float(np.mean([row["quality"] for row in mine if row["policy"] == name]))
             for name in ("ours-not-offered", "ours", "ours-trained")
@@ -146,7 +152,7 @@ def _together(rows: Sequence[Row]) -> str:
     return MIXED if MIXED in present or not present else min(present, key=ORDERINGS.index)
 
 
-def _grouped(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
+def grouped(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
     """Rows by the values of some columns, in the order in which they first occur."""
     found: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:

@@ -1,8 +1,8 @@
 """Whole fronts instead of points: cost against quality, and quality against starvation.
 
 A rule that is driven by a price of money is swept over lambda under a purse that hardly binds, one that paces what is
-left is swept over the budget itself: either way a policy's own dial, from cheap to good. The starvation curves sweep
-the shield's reserve under one tight budget.
+left is swept over the budget itself: either way a policy's own dial, from cheap to good. The planner has both, as its
+client has. The starvation curves sweep the shield's reserve under one tight budget.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ def fronts(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     for least in baselines.THRESHOLDS[::2]:
         rule = baselines.threshold(study.named, least, 0.0)
         yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)
+    planner = learned.planners[NO_CONTEXT].best
+    for step in LAMBDA_STEPS[::2]:
+        rule = as_rule(planner, study.seen, step * unit)
+        yield sweep.point(FRONT, "ours-ungated", "lambda", step * unit, loose, rule)
     for phi in FRONT_PHIS:
         stage = sweep.stage(phi)
         for name, rule in _budget_driven(study, learned.planners[NO_CONTEXT]):
