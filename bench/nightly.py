@@ -77,8 +77,10 @@ def measure(url: str, folder: Path) -> dict[str, object]:
         "outcome": report["outcome"],
         "sessions": report["log"]["sessions"],
         "turns": report["log"]["turns"],
+        "played": report["evaluation"].get("sessions", 0),
         "seconds": round(time.perf_counter() - began_s, 1),
         "steps_s": steps,
+        "gain": report["evaluation"].get("gain", {}).get(report["candidate"]),
         "peak_mb": peak_mb(),
     }
 
@@ -106,6 +108,7 @@ def main() -> None:
         return
     print(f"log of {found['sessions']:,} sessions, {found['turns']:,} turns, made in {made_s:.0f} s")
     print(f"night: {found['outcome']}, {found['seconds']} s, peak {found['peak_mb']:,} MB; {found['steps_s']}")
+    print(f"gain of {found['played']:,} played sessions: {found['gain']}")
 
 
 if __name__ == "__main__":
