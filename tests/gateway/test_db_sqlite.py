@@ -22,6 +22,7 @@ from gateway.db_sqlite import open_connection
 from gateway.errors import LedgerUnavailable, NotFound
 from gateway.operations import Balance, Checkpoint, Reserved
 from tests.harness.auditor import assert_url_sound
+from tests.harness.fsyncs import syncs_before
 from tests.harness.money import START_MS, Hands, open_bench, race, replica, until
 
 
@@ -119,6 +120,20 @@ async def test_only_groups_of_checkpoints_commit_without_an_fsync(sqlite_url: st
             await race(bench.ledger.checkpoint([point]), bench.reserve(1))
         assert bench.database.sqlite is not None
         assert bench.database.sqlite.writer.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def test_a_sync_counts_for_an_acknowledgement_when_it_returned_before_it() -> None:
+    trace = """\
+17 fdatasync(5) = 0
+17 write(9, "acknowledged: reserve\\n", 22) = 22
+17 write(9, "acknowledged: checkpoint\\n", 25) = 25
+18 fdatasync(5 <unfinished ...>
+17 write(9, "acknowledged: settle\\n", 21) = 21
+18 <... fdatasync resumed>) = 0
+18 fsync(6) = -1 EIO (Input/output error)
+17 write(9, "acknowledged: release\\n", 22) = 22
+"""
+    assert list(syncs_before(trace.splitlines())) == [("reserve", 1), ("checkpoint", 0), ("settle", 0), ("release", 1)]
 
 
 async def test_twenty_tasks_and_a_second_writer_never_see_a_locked_database(sqlite_url: str) -> None:
