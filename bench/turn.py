@@ -70,20 +70,20 @@ def clocked(database: str, lane: str, profile: Path | None) -> Contender:
 
 
 async def measure(
-    databases: list[str], lane: str, clients: int, window_s: float, events: int, profile: Path | None
+    databases: list[str], lane: str, clients: int, window_s: float, events: int, gap_ms: float, profile: Path | None
 ) -> dict[str, Told]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder)) as arena:
             for database in databases:
                 entry = await arena.enter(database, clocked(database, lane, profile))
-                await arena.pace(chunks=max(events, 1))
+                await arena.pace(chunks=max(events, 1), gap_ms=gap_ms)
                 async with arena.turn_of(entry):
                     for label, seconds in (("warm", 1.0), ("bench", window_s)):
                         _ask(entry.target)
                         sample = await closed(
                             entry.target, clients=clients, window_s=seconds, meter=arena.meter(entry), label=label,
-                            stream_events=events,
+                            stream_events=events, stagger_s=events * gap_ms / 1000,
                         )  # fmt: skip
                     told = _ask(entry.target)
                 # Turns at both ends of the window are in the clocks and not in the sample.
@@ -106,12 +106,15 @@ def main() -> None:
     parser.add_argument("--databases", default="sqlite,postgres")
     parser.add_argument("--lane", choices=("thin", "litellm"), default="thin")
     parser.add_argument("--events", type=int, default=0, help="ask for streams of so many events")
+    parser.add_argument("--gap-ms", type=float, default=0.0, help="between two events of a stream")
     parser.add_argument("--profile", type=Path, help="a folder for cProfile's files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     databases = options.databases.split(",")
     found = uvloop.run(
-        measure(databases, options.lane, options.clients, options.window, options.events, options.profile)
+        measure(
+            databases, options.lane, options.clients, options.window, options.events, options.gap_ms, options.profile
+        )
     )
     for database, told in found.items():
         rows = [[name, f"{us:.0f}", f"{calls:.1f}" if calls else ""] for name, us, calls in told.rows()]

@@ -225,6 +225,10 @@ class LitellmSending:
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
 
 
+def _no_price(*_: Any, **__: Any) -> None:
+    return None
+
+
 def import_litellm() -> Any:
     """Import LiteLLM (seconds) in the environment it is to be kept in."""
     for name, value in LITELLM_ENVIRONMENT.items():
@@ -235,6 +239,8 @@ def import_litellm() -> Any:
         litellm: Any = importlib.import_module("litellm")
         for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
             answer().model_dump()
+    # What a call costs is the ledger's to say. LiteLLM's own price takes a quarter of its time, and nobody reads it.
+    importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
     litellm.disable_hf_tokenizer_download = True
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -75,6 +76,17 @@ async def test_max_tokens_reaches_the_provider_under_the_name_that_was_asked_for
         reply = await upstream.complete(call(provider, "ok", max_tokens=5, max_tokens_param=name))
         assert reply.finish_reason == "length"
         assert provider.received[-1].body[name] == 5
+
+
+async def test_litellm_computes_no_price_of_its_own(
+    upstream: Upstream, provider: FaultUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take a quarter of its time, and the bill is ours to make."""
+    priced: list[object] = []
+    litellm = importlib.import_module("litellm")
+    monkeypatch.setattr(litellm, "response_cost_calculator", lambda **told: priced.append(told))
+    await upstream.complete(call(provider, "ok:tokens=3"))
+    assert priced == []
 
 
 async def test_tool_calls_and_several_choices_come_through(upstream: Upstream, provider: FaultUpstream) -> None:
