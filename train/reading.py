@@ -55,7 +55,7 @@ def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
     of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
     excluded: Counter[str] = Counter()
-    pages = Pages()
+    pages = Pages(config.log)
     rows = log.decisions(since_ms, now_ms, config.log.max_sessions)
     for key, group in groupby(rows, key=lambda row: (str(row["tenant_id"]), str(row["session_id"]))):
         together = list(group)
@@ -70,7 +70,7 @@ def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms
             implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
             scored = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
             pages.add(turn, scored)
-    episodes, kinds, dropped = pages.placed(config.log, config.seed)
+    episodes, kinds, dropped = pages.placed(config.seed)
     if dropped:
         excluded[f"beyond turn {episodes.valid.shape[1]}"] += dropped
     return episodes, _report(episodes, kinds, excluded)
@@ -211,21 +211,38 @@ class Page:
 
 @dataclass
 class Pages:
-    """The turns read so far. Names of models and policies are numbered as they are met."""
+    """The turns read so far. Names of models and policies are numbered as they are met.
 
+    A turn that will have no room is not kept: with every session there is only less.
+    """
+
+    limits: LogConfig
     names: list[tuple[str, str]] = field(default_factory=list)
     """(tenant, session) of every session that was begun."""
     pages: list[Page] = field(default_factory=list)
     models: dict[str, int] = field(default_factory=dict)
     policies: dict[str, int] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
+    sessions: int = 0
+    """Of those begun, the ones that have a turn."""
+    dropped: int = 0
+    turn_bytes: int = 1
+    """What a padded turn takes, at the most candidates seen."""
 
     def begin(self, tenant_id: str, session_id: str) -> None:
         """The turns added from now on are this session's."""
         self.names.append((tenant_id, session_id))
         self.lengths.append(0)
 
+    def room(self) -> int:
+        """Turns that a session may have by now, one at least, for the padded arrays to stay under `memory_mb`."""
+        fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
+        return max(1, min(self.limits.max_turns, fitting))
+
     def add(self, turn: Turn, scored: Label) -> None:
+        if self.lengths[-1] and self.lengths[-1] >= self.room():
+            self.dropped += 1
+            return
         page = self._page_for(turn)
         at, e = page.filled, page.turns
         page.session[at], page.place[at] = len(self.names) - 1, self.lengths[-1]
@@ -243,6 +260,7 @@ class Pages:
         e.probabilities[at, 0, turn.action] = turn.values["propensity"]
         e.reward[at, 0] = scored.score
         page.filled += 1
+        self.sessions += not self.lengths[-1]
         self.lengths[-1] += 1
 
     def _page_for(self, turn: Turn) -> Page:
@@ -251,9 +269,10 @@ class Pages:
             blank = blank_episodes((), (), (), (), (PAGE_TURNS, 1, len(turn.names), STATE_DIM, CANDIDATE_DIM))
             where = [np.zeros(PAGE_TURNS, np.int32) for _ in range(3)]
             self.pages.append(Page(blank, where[0], where[1], where[2]))
+            self.turn_bytes = max(self.turn_bytes, bytes_of(blank) // PAGE_TURNS)
         return self.pages[-1]
 
-    def placed(self, config: LogConfig, seed: int) -> tuple[Episodes, I32, int]:
+    def placed(self, seed: int) -> tuple[Episodes, I32, int]:
         """(episodes, kind of every label (S, T), turns there was no room for). The pages are let go one by one."""
         models, policy_ids = tuple(sorted(self.models)), tuple(sorted(self.policies))
         kept = [i for i, length in enumerate(self.lengths) if length]
@@ -261,15 +280,14 @@ class Pages:
         row_of = np.zeros(len(self.names), np.int32)
         row_of[kept] = np.arange(len(kept))
         k = max((page.turns.mask.shape[-1] for page in self.pages), default=1)
-        longest = max((self.lengths[i] for i in kept), default=1)
-        t = min(longest, config.max_turns, turns_that_fit(len(kept), k, config.memory_mb))
+        t = min(max((self.lengths[i] for i in kept), default=1), self.room())
         e = blank_episodes(
             (self.names[i][1] for i in kept), (self.names[i][0] for i in kept), models, policy_ids,
             (len(kept), t, k, STATE_DIM, CANDIDATE_DIM),
         )  # fmt: skip
         kinds = np.zeros((len(kept), t), np.int32)
         renumbered = (_renumbered(self.models, models), _renumbered(self.policies, policy_ids))
-        dropped = 0
+        dropped = self.dropped
         while self.pages:
             page = self.pages.pop()
             here = page.place[: page.filled] < t
@@ -306,9 +324,6 @@ def _renumbered(met: Mapping[str, int], names: tuple[str, ...]) -> I32:
     return found
 
 
-def turns_that_fit(sessions: int, candidates: int, memory_mb: float) -> int:
-    """How many turns a session may have, one at least, so that the padded arrays stay under `memory_mb`."""
-    turn = blank_episodes((), (), (), (), (1, 1, candidates, STATE_DIM, CANDIDATE_DIM))
-    arrays = (getattr(turn, item.name) for item in fields(turn))
-    of_a_turn = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-    return max(1, int(memory_mb * 1e6 / max(sessions * of_a_turn, 1)))
+def bytes_of(episodes: Episodes) -> int:
+    arrays = (getattr(episodes, item.name) for item in fields(episodes))
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
