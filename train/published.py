@@ -44,6 +44,8 @@ class PublishedConfig:
     widths: tuple[int, ...] = (512, 256, 256)
     gamma: float = 0.99
     bankrupt_penalty: float = 5.0
+    budget_shares: tuple[float, ...] = BUDGET_SHARES
+    """Of the largest budget: what every path is relabelled to."""
     paths: int = 4
     """Recorded paths of each session: actions drawn uniformly, every one of them graded."""
     alpha: float = 1.0
@@ -140,7 +142,7 @@ def relabelled(episodes: Episodes, largest_usd: float, config: PublishedConfig, 
         bill = np.take_along_axis(bills, action[..., None], axis=-1)[..., 0] / largest_usd
         score = np.take_along_axis(scores, action[..., None], axis=-1)[..., 0]
         bill, score = np.where(real, bill, 0.0), np.where(real, score, 0.0)
-        for budget in BUDGET_SHARES:
+        for budget in config.budget_shares:
             after = budget - np.cumsum(bill, axis=1)
             before = after + bill
             bankrupt = after < 0.0

@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 FILES = ("prompts.parquet", "outcomes.parquet", "models.parquet")
 CHARS_PER_TOKEN = 4.0
+ENOUGH_PROMPTS = 200
+LEAST_USD = 1e-9
+"""What a free answer is billed: the ledger's unit. Prices of money and shares of a budget need one."""
 
 
 class DataError(ValueError):
@@ -101,7 +105,16 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
         raise DataError(f"{folder / FILES[0]}: {len(task_names) - len(place)} rows repeat a task_id and turn")
     price_in, price_out = _prices(folder, prices, names)
     grid = _grid(folder, outcomes, place, names, price_in, price_out)
-    whole = np.isfinite(grid["quality"]).all(axis=1) & np.isfinite(grid["cost_usd"]).all(axis=1)
+    answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
+    asked = _asked(answered)
+    notes = [
+        f"model {name} left out: it answered {int(answered[:, k].sum())} of {len(answered)} prompts"
+        for k, name in enumerate(names)
+        if k not in asked
+    ]
+    names, price_in, price_out = [names[k] for k in asked], price_in[asked], price_out[asked]
+    grid = {name: values[:, asked] for name, values in grid.items()}
+    whole = answered[:, asked].all(axis=1)
     # A conversation with a gap is no conversation: all its turns go.
     broken = {task_names[i] for i in np.flatnonzero(~whole)}
     keep = np.array([name not in broken for name in task_names], np.bool_)
@@ -122,7 +135,8 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
     n_chars = _numbers(prompts, "n_chars", np.nan)[kept]
     n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
     n_tokens = _numbers(prompts, "n_tok", np.nan)[kept]
-    notes = [] if keep.all() else [f"{int((~keep).sum())} of {len(keep)} prompts left out: not answered by every model"]
+    if not keep.all():
+        notes.append(f"{int((~keep).sum())} of {len(keep)} prompts left out: not answered by every model")
     return Graded(
         source=source,
         models=tuple(names),
@@ -138,11 +152,20 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
         text=text,
         embedding=_embedding(folder / FILES[0], prompts, kept),
         quality=np.clip(grid["quality"][kept], 0.0, 1.0),
-        cost_usd=grid["cost_usd"][kept],
+        cost_usd=np.maximum(grid["cost_usd"][kept], LEAST_USD),
         out_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["out_tok"][kept], 0.0),
         digest=digest,
         notes=tuple(notes),
     )
+
+
+def _asked(answered: Bools) -> list[int]:
+    """The models to keep, of answers (P, M): where a model answered so few prompts that hardly any were left that all
+    answered, it goes, the one with the fewest answers first."""
+    kept, wanted = list(range(answered.shape[1])), min(ENOUGH_PROMPTS, len(answered) / 2)
+    while len(kept) > 2 and answered[:, kept].all(axis=1).sum() < wanted:
+        kept.remove(min(kept, key=lambda k: int(answered[:, k].sum())))
+    return kept
 
 
 def _grid(

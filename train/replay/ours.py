@@ -133,11 +133,16 @@ def curve_of(
     if settled is not None:
         wanted = sorted({settled.curve[settled.best_at][0], settled.curve[settled.calibrated_at][0]})
         config = replace(config, plan=replace(config.plan, starved_penalties=tuple(wanted)))
+    episodes = training_log(study, grid, prompts, turns, context)
+    return planners(episodes, learn_horizon(episodes.lengths), config)
+
+
+def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
+    """The log of sessions in which each of these prompts occurs, all actions graded."""
     part = 11 + len(TRAINING_PHIS)
     generator = np.random.default_rng([study.seed, part, turns or 0])
     made = covering(study.graded, prompts, least=grid.log_sessions, turns=turns, generator=generator)
-    episodes, _ = one_log(study, made, Cell(turns, max(TRAINING_PHIS), "degrade", context), part)
-    return planners(episodes, learn_horizon(episodes.lengths), config)
+    return one_log(study, made, Cell(turns, max(TRAINING_PHIS), "degrade", context), part)[0]
 
 
 def kept_of(settled: Planners) -> tuple[int, int]:

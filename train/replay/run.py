@@ -6,16 +6,18 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.replay.aims import aims
-from train.replay.cells import Cell, Grid, cells, middle
+from train.replay.cells import Cell, Grid, catalogues, cells, middle
 from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
 from train.replay.ours import Learned, gate_stage, learn
+from train.replay.split import halves
 from train.replay.study import Sets, Study, compose_sets, stages, studies
 from train.replay.summary import summary
 from train.replay.sweeps import fronts, make_sweep, starvation
@@ -24,6 +26,10 @@ from train.replay.world import NO_CONTEXT
 Progress = Callable[[str, int, int], None]
 
 FORMAT = "seqroute-replay/1"
+ONE_CORE = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
 
 
@@ -69,27 +75,33 @@ def run(options: Options) -> dict[str, Any]:
 
 def each_part(sources: Sequence[Graded], options: Options) -> Iterator[Part]:
     """Every catalogue of every source, in order; side by side where there are several workers."""
-    if options.workers <= 1 or len(sources) <= 1:
-        for graded in sources:
-            for study in studies(graded, options.grid, options.models, options.seed):
-                yield play_study(study, options)
+    waiting = [
+        (graded, number)
+        for graded in sources
+        for number in range(len(catalogues(graded, halves(graded, options.seed).training, options.models)))
+    ]
+    if options.workers <= 1 or len(waiting) <= 1:
+        for graded, number in waiting:
+            yield play_catalogue(graded, number, options)
         return
-    quiet = _without_progress(options)
+    quiet = replace(options, progress=None, workers=1)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=spawn, initializer=_one_core) as pool:
+    found: dict[int, Part] = {}
+    with _one_core_each(), ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
         # The longest first: the last one to end then ends soon after the others.
-        order = sorted(range(len(sources)), key=lambda i: -sources[i].prompts * len(sources[i].models))
-        waiting = {pool.submit(play_source, sources[i], quiet): i for i in order}
-        found: dict[int, list[Part]] = {}
-        for done, future in enumerate(as_completed(waiting), 1):
-            found[waiting[future]] = future.result()
-            options.step("sources", done, len(sources))
-    for i in range(len(sources)):
-        yield from found[i]
+        order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].quality.size))
+        places = {pool.submit(play_catalogue, *waiting[i], quiet): i for i in order}
+        options.step("catalogues", 0, len(waiting))
+        for done, future in enumerate(as_completed(places), 1):
+            found[places[future]] = future.result()
+            options.step("catalogues", done, len(waiting))
+    for i in range(len(waiting)):
+        yield found[i]
 
 
-def play_source(graded: Graded, options: Options) -> list[Part]:
-    return [play_study(study, options) for study in studies(graded, options.grid, options.models, options.seed)]
+def play_catalogue(graded: Graded, number: int, options: Options) -> Part:
+    """One catalogue of a source, by its number."""
+    return play_study(next(studies(graded, options.grid, options.models, options.seed, only=number)), options)
 
 
 def play_study(study: Study, options: Options) -> Part:
@@ -159,11 +171,16 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
-def _without_progress(options: Options) -> Options:
-    values = {name: getattr(options, name) for name in Options.__dataclass_fields__}
-    return Options(**(values | {"progress": None, "workers": 1}))
-
-
-def _one_core() -> None:
-    """One process, one core: XLA's own threads would only get in the way of the other processes'."""
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+@contextmanager
+def _one_core_each() -> Iterator[None]:
+    """Processes started here take one core each: threads of BLAS and XLA would only get in the way of the others."""
+    before = {name: os.environ.get(name) for name in ONE_CORE}
+    os.environ.update(ONE_CORE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -64,12 +64,12 @@ class Stage:
         return play(self.board, rule, self.budget_usd, self.mode, self.horizon, self.seed)
 
 
-def studies(graded: Graded, grid: Grid, models: Sequence[str], seed: int) -> Iterator[Study]:
-    """The catalogues of one source, each with its predictions."""
+def studies(graded: Graded, grid: Grid, models: Sequence[str], seed: int, only: int | None = None) -> Iterator[Study]:
+    """The catalogues of one source, each with its predictions; `only` one of them, by its number."""
     split = halves(graded, seed)
     seen = vectors(graded, split.training)
     resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
-    for chosen in catalogues(graded, split.training, models):
+    for chosen in catalogues(graded, split.training, models)[slice(only, None if only is None else only + 1)]:
         predictions = predict(chosen, seen, split.training, seed)
         yield _study(chosen, split, seen, predictions, predictions.average_cost_usd, resampled, seed)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.train.replay.folders import write_folder
@@ -55,6 +56,23 @@ def test_a_conversation_with_a_gap_is_left_out_whole_and_said(tmp_path: Path) ->
     (graded,) = read_folder(write_folder(tmp_path, tasks=10, turns=2, quality=quality))
     assert graded.prompts == 18
     assert graded.notes == ("2 of 20 prompts left out: not answered by every model",)
+
+
+def test_a_model_that_answered_little_is_left_out_rather_than_the_prompts_it_did_not(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tasks=40)
+    table = pq.read_table(folder / "outcomes.parquet")
+    rows = [row for row in table.to_pylist() if row["model"] != "medium" or int(row["task_id"][5:]) < 10]
+    pq.write_table(table.from_pylist(rows), folder / "outcomes.parquet")
+    (graded,) = read_folder(folder)
+    assert graded.models == ("large", "small")
+    assert graded.quality.shape == (40, 2)
+    assert graded.usd_out_per_m.tolist() == [100.0, 1.0]
+    assert graded.notes == ("model medium left out: it answered 10 of 40 prompts",)
+
+
+def test_a_free_answer_is_billed_the_least_there_is(tmp_path: Path) -> None:
+    (graded,) = read_folder(write_folder(tmp_path, tasks=20, cost_usd=[0.0] * 60))
+    assert (graded.cost_usd == 1e-9).all()
 
 
 def test_turns_of_a_conversation_stand_together_in_order_and_on_one_side(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""What each part of the policy is worth: `python -m bench.ablations --data FOLDER [--data ...] [--network] [--seed N]`.
+
+The planner of the folder's training half plays test sessions under tight budgets (mode `cut`) and with a prompt cache
+(budget: the middle model's warm cost); each line takes one part away and says what that changes in quality per turn,
+with a 95 % interval paired over prompts, and how many sessions starve. `--network` fits the CQL network too, once for
+each of its own parts. Deterministic given the data and the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from policy import batch, planning
+from policy.checkpoint import Recipe
+from policy.exploration import GREEDY
+from policy.features import Horizon, expected_cost_usd
+from policy.mdp import Policy
+from policy.planned import Planned
+from train.candidates import build
+from train.config import FitConfig, RelabelConfig, TrainConfig
+from train.episodes import Episodes
+from train.fit import fit, grade
+from train.plan import draw_samples, tabulate
+from train.presets import learn_horizon
+from train.published import BUDGET_SHARES, fit_published
+from train.quality import QualityModel
+from train.replay import cited
+from train.replay.cells import Cell, Grid, quick
+from train.replay.data import read_folder
+from train.replay.ours import training_log
+from train.replay.served import as_rule, turn_batch
+from train.replay.study import Sets, Stage, Study, compose_sets, stages, studies
+from train.replay.world import NO_CONTEXT, Context, Played, Rule
+
+TURNS = 8
+PENALTY = 0.3
+NETWORK_STEPS = 600
+Seen = Callable[[batch.Batch], batch.Batch]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One part taken away: in words, and the rule that is left."""
+
+    words: str
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A graded log and what the planner takes from it."""
+
+    episodes: Episodes
+    quality: QualityModel
+    grades: np.ndarray
+    horizon: Horizon
+
+    def planner(self, config: TrainConfig, penalty: float = PENALTY, cache_aware: bool = True) -> Planned:
+        samples = draw_samples(self.episodes, self.grades, config.plan)
+        table = tabulate(samples, config.plan, penalty, cache_aware)
+        return Planned("planner", self.quality.served(self.episodes.models), table, penalty, self.horizon)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--network", action="store_true")
+    args = parser.parse_args()
+    for folder in args.data:
+        for graded in read_folder(folder):
+            study = next(studies(graded, quick(), (), args.seed, only=0))
+            print(f"\n{graded.source}, {len(graded.models)} models\n")
+            print("| cells | without | quality | 95 % | starved |\n|---|---|--:|--:|--:|")
+            for line in table(study, quick(), args.network):
+                print(line, flush=True)
+
+
+def table(study: Study, grid: Grid, network: bool) -> Iterator[str]:
+    """Markdown lines of one catalogue."""
+    sets = compose_sets(study, grid, TURNS)
+    for context, kind in ((NO_CONTEXT, "budget"), (grid.contexts[0], "cache")):
+        cells = [Cell(TURNS, phi, "cut", context) for phi in grid.phis]
+        if kind == "cache":
+            cells = [Cell(TURNS, None, "degrade", context)]
+        played = [stages(study, sets, cell)[1] for cell in cells]
+        learnt = learnt_of(study, grid, context)
+        whole = [stage.play(as_rule(learnt.planner(grid.training), study.seen)) for stage in played]
+        yield line(study, kind, "(the planner)", played, whole, None)
+        for ablation in ablations(study, grid, learnt, kind):
+            yield line(study, kind, ablation.words, played, [stage.play(ablation.rule) for stage in played], whole)
+        if kind == "budget":
+            yield from published_lines(study, grid, learnt, sets, cells)
+        if network and kind == "budget":
+            yield from network_lines(study, grid, learnt, played)
+
+
+def learnt_of(study: Study, grid: Grid, context: Context) -> Learnt:
+    episodes = training_log(study, grid, study.halves.training, TURNS, context)
+    quality, flat = grade(episodes, grid.training)
+    grades = np.zeros(episodes.mask.shape)
+    grades[episodes.valid] = flat
+    return Learnt(episodes, quality, grades, learn_horizon(episodes.lengths))
+
+
+def ablations(study: Study, grid: Grid, learnt: Learnt, kind: str) -> Iterator[Ablation]:
+    """The planner less one part, each."""
+    config = grid.training
+    whole = learnt.planner(config)
+
+    def seeing(policy: Planned, change: Seen) -> Rule:
+        return lambda turn: batch.draws(batch.probabilities(policy, change(turn_batch(turn, study.seen))), turn.uniform)
+
+    if kind == "cache":
+        yield Ablation("the cache, in this turn alone", seeing(whole, batch.Batch.without_cache))
+        blind = learnt.planner(config, cache_aware=False)
+        yield Ablation("the cache, in the plan alone", as_rule(blind, study.seen))
+        yield Ablation("the cache, in turn and plan", seeing(blind, batch.Batch.without_cache))
+    flat = replace(learnt, episodes=with_mean_bills(learnt.episodes))
+    yield Ablation("quantiles of the bill: its mean", seeing(flat.planner(config), with_mean_bill))
+    slopes = np.ones_like(learnt.quality.slope)
+    steep = replace(learnt, quality=replace(learnt.quality, slope=slopes, pooled=np.ones(2)))
+    yield Ablation("shrinkage of predicted differences", as_rule(steep.planner(config), study.seen))
+    level = replace(learnt, quality=replace(learnt.quality, slope=0.0 * slopes, pooled=np.zeros(2)))
+    yield Ablation("the prompt: means of the models alone", as_rule(level.planner(config), study.seen))
+    alike = replace(whole.table, answers=np.ones_like(whole.table.answers))
+    yield Ablation("dear answers being poor ones", as_rule(replace(whole, table=alike), study.seen))
+    nothing = replace(whole.table, values=np.zeros_like(whole.table.values))
+    yield Ablation("the plan: later money is worth nothing", as_rule(replace(whole, table=nothing), study.seen))
+    yield Ablation("the penalty of a lost answer", as_rule(learnt.planner(config, penalty=0.0), study.seen))
+    yield Ablation("(with the shield before it)", seeing(whole, lambda shown: behind_shield(shown, learnt.horizon)))
+
+
+def published_lines(study: Study, grid: Grid, learnt: Learnt, sets: Sets, cells: list[Cell]) -> Iterator[str]:
+    """The published method with the budgets it relabels to, and with the largest alone."""
+    unit = 1.0 / study.bank.mean_usd[study.named.strong]
+    before: list[Played] | None = None
+    for words, shares in (("(as published, safe)", BUDGET_SHARES), ("relabelled budgets: the largest alone", (1.0,))):
+        config = replace(grid.published, budget_shares=shares)
+        rules = cited.cited(fit_published(learnt.episodes, config, study.seed), study.seen)
+        played, tests = [], []
+        for cell in cells:
+            training, test = stages(study, sets, cell)
+            safe = cited.safest_worth(unit, lambda price, on=training, rules=rules: on.play(rules.rule(price)))  # type: ignore[misc]
+            played.append(test.play(rules.rule(safe.lambda_per_usd)))
+            tests.append(test)
+        yield line(study, "budget", words, tests, played, before)
+        before = before or played
+
+
+def network_lines(study: Study, grid: Grid, learnt: Learnt, played: list[Stage]) -> Iterator[str]:
+    """The CQL network as a night fits it, less one part each."""
+    base = FitConfig(steps=NETWORK_STEPS)
+    relabel = RelabelConfig()
+    variants = (
+        ("(the network)", base, relabel),
+        ("ensemble: one member", replace(base, members=1), relabel),
+        ("relabelled budgets: what was spent", base, replace(relabel, budget_low=0.99, budget_high=1.01)),
+        ("lambda: 0 alone is trained", base, replace(relabel, lambda_zero_fraction=1.0)),
+        ("(conservative term ten times as heavy)", replace(base, alpha=0.05), relabel),
+    )
+    before: list[Played] | None = None
+    for words, fitting, relabelling in variants:
+        config = replace(grid.training, fit=fitting, relabel=relabelling, seed=study.seed)
+        fitted = fit(learnt.episodes, config, jax.random.key(study.seed))
+        recipe = Recipe(policy_id="network", rule="learned", horizon=learnt.horizon, sizes=fitted.sizes)
+        policy: Policy = build(recipe, fitted.params, GREEDY)
+        after = [stage.play(as_rule(policy, study.seen)) for stage in played]
+        yield line(study, "budget", words, played, after, before)
+        before = before or after
+
+
+def line(study: Study, kind: str, words: str, at: list[Stage], played: list[Played], whole: list[Played] | None) -> str:
+    """Quality per turn over some cells; against `whole` the paired difference with its interval."""
+    valid = [one.valid for one in played]
+    quality = np.concatenate([one.quality[v] for one, v in zip(played, valid, strict=True)])
+    starved = f"{np.mean([one.starved.mean() for one in played]):.1%}"
+    if whole is None:
+        return f"| {kind} | {words} | {quality.mean():.4f} | | {starved} |"
+    difference = quality - np.concatenate([one.quality[v] for one, v in zip(whole, valid, strict=True)])
+    prompts = np.concatenate([stage.board.sessions.rows[v] for stage, v in zip(at, valid, strict=True)])
+    means = study.resampled.means(study.graded.task[prompts], difference[:, None])[:, 0]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"| {kind} | {words} | {difference.mean():+.4f} | {low:+.4f} to {high:+.4f} | {starved} |"
+
+
+def with_mean_bills(episodes: Episodes) -> Episodes:
+    """The log with every candidate's cost law replaced by its mean."""
+    mean = expected_cost_usd(episodes.cost_quantiles_usd)[..., None]
+    return replace(
+        episodes, cost_quantiles_usd=np.broadcast_to(mean, episodes.cost_quantiles_usd.shape).astype(np.float32)
+    )
+
+
+def with_mean_bill(shown: batch.Batch) -> batch.Batch:
+    mean = expected_cost_usd(shown.cost_quantiles_usd)[..., None]
+    return replace(shown, cost_quantiles_usd=np.broadcast_to(mean, shown.cost_quantiles_usd.shape).astype(np.float32))
+
+
+def behind_shield(shown: batch.Batch, horizon: Horizon) -> batch.Batch:
+    left = shown.turns_left(horizon)
+    allowed = planning.shielded(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
+    return replace(shown, mask=allowed)
+
+
+if __name__ == "__main__":
+    main()
