@@ -63,6 +63,8 @@ class Verdict:
     settled_exactly: int
     estimated: int
     orphaned: int
+    uncalled: int
+    """Orphans whose process died between the commit of its hold and the call (docs/decisions/0011)."""
     overshoot_nanousd: int
     estimate_error: float
     """Of turns that were settled at an estimate: |posted - billed| over billed, summed."""
@@ -73,7 +75,8 @@ class Verdict:
         return (
             f"turns {self.turns}, acknowledged {self.acknowledged}, provider calls {self.attempts}, "
             f"settled to the exact bill {self.settled_exactly}, estimated {self.estimated} "
-            f"(off by {self.estimate_error:.1%}), orphans posted {self.orphaned} (off by {self.orphan_error:.1%}), "
+            f"(off by {self.estimate_error:.1%}), orphans posted {self.orphaned} (off by {self.orphan_error:.1%}; "
+            f"{self.uncalled} of them before their call went out), "
             f"overshoot {self.overshoot_nanousd} nano-USD, broken laws {len(self.broken)}"
         )
 
@@ -116,7 +119,7 @@ def compare(url: str, turns: Sequence[Turn], bill: Sequence[Attempt]) -> Verdict
         books[tag].holds.append(hold)
     if overshoot_nanousd:
         broken.append(f"overage entries of {overshoot_nanousd} nano-USD, though the provider honours max_tokens")
-    counts = dict.fromkeys(("exact", "estimated", "orphaned", "off", "off_of", "lost", "lost_of"), 0)
+    counts = dict.fromkeys(("exact", "estimated", "orphaned", "uncalled", "off", "off_of", "lost", "lost_of"), 0)
     for tag, book in books.items():
         broken.extend(f"{tag}: {fault}" for fault in _judge(book, counts))
     return Verdict(
@@ -127,6 +130,7 @@ def compare(url: str, turns: Sequence[Turn], bill: Sequence[Attempt]) -> Verdict
         settled_exactly=counts["exact"],
         estimated=counts["estimated"],
         orphaned=counts["orphaned"],
+        uncalled=counts["uncalled"],
         overshoot_nanousd=overshoot_nanousd,
         estimate_error=counts["off"] / counts["off_of"] if counts["off_of"] else 0.0,
         orphan_error=counts["lost"] / counts["lost_of"] if counts["lost_of"] else 0.0,
@@ -163,6 +167,7 @@ def _judge(book: Books, counts: dict[str, int]) -> Iterable[str]:
     all_sources = {source for hold in book.holds for source in hold["sources"]}
     orphans = sum(hold["state"] == "orphaned" for hold in book.holds)
     counts["orphaned"] += orphans
+    counts["uncalled"] += max(0, orphans - len(book.attempts))
     exact = bool(all_sources) and all_sources <= {"settle:reported"}
     if exact and posted != billed:
         yield f"I5: settled {posted} on reports, the provider billed {billed}"
