@@ -1,11 +1,12 @@
 """What more workers and replicas bring on one Postgres, and what the database takes of it.
 
-    python -m bench.workers [--rounds 3] [--window 3] [--json FILE]
+    python -m bench.workers [--rounds 3] [--window 3] [--tenants 50] [--json FILE]
 
 One worker, two workers of one `seqroute serve`, and three replicas, all on one database and free to run on any core;
 the load generator and the provider keep to one. On a machine with few cores the sum is bounded by them: the last
 columns say what each part costs, which is what `bench.queueing` and docs/scaling.md count with. The write-ahead log
-and the growth of the database are read from Postgres.
+and the growth of the database are read from Postgres. Without `--tenants` all turns are one tenant's, so that all
+workers meet at one row.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import asyncio
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -26,9 +28,13 @@ import uvloop
 from bench.rig.arena import Arena, Entry
 from bench.rig.contenders import seqroute
 from bench.rig.figures import percentile, spread
-from bench.rig.load import Sample, closed
+from bench.rig.load import Sample, closed, tenant_name
 from bench.rig.results import machine
 from bench.rig.tables import print_table
+from gateway import keys, tenants
+from gateway.clock import now_ms
+from gateway.db import transaction
+from gateway.money import NANOUSD_PER_USD
 
 PROCESSES = ("server", "postgres", "provider", "load")
 CLIENTS = 48
@@ -64,20 +70,40 @@ class Measured:
     stored_bytes: float
 
 
-async def measure(rounds: int, window_s: float) -> list[Measured]:
+def open_tenants(url: str, count: int) -> str:
+    """So many tenants with money, and the secret of a service key that may act for each."""
+    at_ms = now_ms(time.time)
+    with transaction(url) as connection:
+        for number in range(count):
+            name = tenant_name(number)
+            tenants.create_tenant(
+                connection, name, name, budget_nanousd=10_000 * NANOUSD_PER_USD, actor="bench", now_ms=at_ms
+            )
+        made = keys.create_key(connection, "key_bench", tenant_name(0), role="service", actor="bench", now_ms=at_ms)
+    return made.secret
+
+
+async def measure(rounds: int, window_s: float, tenant_count: int) -> list[Measured]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder), spread=True) as arena:
             teams = {}
             for arrangement in ARRANGEMENTS:
                 url = arena.fresh_database()
-                teams[arrangement.name] = url, [
+                team = [
                     await arena.enter(
                         f"{arrangement.name} {number}", seqroute("postgres"), workers=arrangement.workers,
                         database_url=url,
                     )
                     for number in range(arrangement.replicas)
                 ]  # fmt: skip
+                if tenant_count:
+                    headers = {"authorization": f"Bearer {open_tenants(url, tenant_count)}"}
+                    team = [
+                        replace(entry, target=replace(entry.target, headers=headers, tenants=tenant_count))
+                        for entry in team
+                    ]
+                teams[arrangement.name] = url, team
             for number in range(rounds):
                 for name, (url, team) in teams.items():
                     found.append(await _round(arena, name, url, team, window_s, f"workers-{number}"))
@@ -134,9 +160,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window", type=float, default=3.0, help="seconds of a round")
+    parser.add_argument("--tenants", type=int, default=0, help="spread the sessions over so many")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = uvloop.run(measure(options.rounds, options.window))
+    found = uvloop.run(measure(options.rounds, options.window, options.tenants))
     print(f"{CLIENTS} clients, {len(os.sched_getaffinity(0))} core for the load, {os.cpu_count()} in all")
     heads = ["", "turns/s", "p50 ms", "p99 ms", *(f"{who} CPU ms" for who in PROCESSES), "cores used", "WAL kB", "kB"]
     rows = []

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from typing import cast
+from zlib import crc32
 
 HOST = "127.0.0.1"
 TURNS_PER_SESSION = 8
@@ -34,13 +35,15 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask, with which headers, for which model. `sessions`: name a session in every request."""
+    """Where to ask, with which headers, for which model. `sessions`: name a session in every request; `tenants`: and
+    the tenant that pays for it, one of so many."""
 
     port: int
     model: str
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = "/v1/chat/completions"
     sessions: bool = False
+    tenants: int = 0
 
     def requests(self, *, stream: bool, prompt_chars: int = len(PROMPT)) -> Callable[[str], bytes]:
         """A function from a session's name to the bytes of one request."""
@@ -54,7 +57,17 @@ class Target:
         head, rest = "\r\n".join(lines).encode(), b"\r\n\r\n" + body
         if not self.sessions:
             return lambda session: head + rest
-        return lambda session: head + b"\r\nx-session-id: " + session.encode() + rest
+
+        def named(session: str) -> bytes:
+            name = session.encode()
+            payer = b"\r\nx-tenant-id: " + tenant_name(crc32(name) % self.tenants).encode() if self.tenants else b""
+            return head + b"\r\nx-session-id: " + name + payer + rest
+
+        return named
+
+
+def tenant_name(number: int) -> str:
+    return f"bench-{number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from bench.rig.contenders import free_port
-from bench.rig.load import RunFailed, Target, arriving, closed, set_pace
+from bench.rig.load import RunFailed, Target, arriving, closed, set_pace, tenant_name
 from bench.rig.provider import Connection, Events, Pace, Provider
 
 WINDOW_S = 0.1
@@ -112,3 +112,11 @@ def test_a_session_is_named_in_the_head_of_a_request() -> None:
     assert b"\r\nx-session-id: s-1" in head
     assert f"content-length: {len(body)}".encode() in head
     assert b"session" not in Target(80, "ok").requests(stream=False)("s-1")
+
+
+def test_a_session_is_always_paid_for_by_the_same_of_many_tenants() -> None:
+    request = Target(80, "auto", sessions=True, tenants=50).requests(stream=False)
+    payers = {n: request(f"s-{n}").split(b"x-tenant-id: ")[1].split(b"\r\n")[0] for n in range(500)}
+    assert len(set(payers.values())) == 50
+    assert request("s-7") == request("s-7")
+    assert payers[7].decode() in {tenant_name(n) for n in range(50)}
