@@ -14,7 +14,7 @@ disagree. Whatever ends the call - an answer, an error, a client that leaves, a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakSet
@@ -23,30 +23,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway import guard, outcome, sessions
+from gateway import outcome, sessions
+from gateway.arrival import Arrivals
 from gateway.auth import Authenticator, Caller
 from gateway.background import Background
 from gateway.breaker import Breaker, pick_deployment
-from gateway.catalog import Catalog, Deployment
-from gateway.chat import ChatRequest, parse_chat
+from gateway.catalog import Deployment
+from gateway.chat import parse_chat
 from gateway.chunks import UpstreamStream
 from gateway.clock import Clock, NewId, Uniform, now_ms
 from gateway.configuration import Configuration
 from gateway.decisions import pending_row
-from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
+from gateway.errors import GatewayError
 from gateway.estimates import estimate
 from gateway.exploring import ExplorationBudget
 from gateway.faults import CallRefused, RejectedFault, UpstreamFault
 from gateway.forecast import OutputForecast
-from gateway.headers import TurnHeaders, read_turn_headers
+from gateway.headers import read_turn_headers
 from gateway.health import Metrics
 from gateway.http import header_map, json_response, read_body
-from gateway.idempotency import KEPT_MS, Transcript, answer_again, answer_or_raise
+from gateway.idempotency import Transcript, answer_or_raise
 from gateway.leases import Leases
-from gateway.ledger import Ledger, Standing
-from gateway.money import usd_string
+from gateway.ledger import Ledger
 from gateway.observe import Observer
-from gateway.operations import IdempotencyClaim, Refused, Reserve, Reserved, ReserveOutcome, SessionTerms
+from gateway.operations import Refused, Reserve, Reserved, ReserveOutcome
 from gateway.outage import OutageBooks
 from gateway.router import Router
 from gateway.scene import Bound, Choice, Purse, Scene, exhausted
@@ -93,12 +93,10 @@ class Turns:
     ) -> None:
         self._configuration = configuration
         self._ledger = ledger
-        self._outage = outage
         self._authenticator = authenticator
         self._router = router
         self._observer = observer
         self._upstream = upstream
-        self._tokens = tokens
         self._forecast = forecast
         self._breaker = breaker
         self._leases = leases
@@ -109,14 +107,14 @@ class Turns:
         self._clock = clock
         self._new_id = new_id
         self._uniform = uniform
+        self._arrivals = Arrivals(
+            configuration=configuration, ledger=ledger, outage=outage, tokens=tokens, breaker=breaker, clock=clock
+        )
         self.live_streams: WeakSet[StreamPump] = WeakSet()
 
     @property
     def _settings(self) -> Settings:
         return self._configuration().settings
-
-    def _catalog(self) -> Catalog:
-        return self._configuration().catalog
 
     async def chat(self, request: Request) -> ASGIApp:
         """`POST /chat/completions`, the whole of it."""
@@ -124,11 +122,11 @@ class Turns:
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         asked = read_turn_headers(headers)
-        claim = self._claim(chat, asked)
-        replayed = await self._replayed(caller, claim)
+        claim = self._arrivals.claim(chat, asked)
+        replayed = await self._arrivals.replayed(caller, claim)
         if replayed is not None:
             return replayed
-        scene = await self._scene(caller, chat, asked, claim, headers)
+        scene = await self._arrivals.scene(caller, chat, asked, claim, headers)
         bound = await self._decide_and_reserve(scene)
         if isinstance(bound, Response):
             return bound
@@ -147,7 +145,7 @@ class Turns:
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
-        scene = await self._scene(caller, chat, read_turn_headers(headers), None, headers)
+        scene = await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
         choice = self._decide(scene, scene.purse)
         return json_response(outcome.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
@@ -156,130 +154,10 @@ class Turns:
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
         bound = await self._decide_and_reserve(
-            await self._scene(caller, chat, read_turn_headers(headers), None, headers)
+            await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
         )
         answer = bound if isinstance(bound, Response) else await self._complete(bound)
         return bytes(answer.body)
-
-    # -- before the money ------------------------------------------------------------------------------------------
-
-    async def _scene(
-        self,
-        caller: Caller,
-        chat: ChatRequest,
-        asked: TurnHeaders,
-        claim: IdempotencyClaim | None,
-        headers: Mapping[str, str],
-    ) -> Scene:
-        """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
-        settings = self._settings
-        name = sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers)
-        wish = guard.read_wish(chat.model, self._catalog())
-        prompt = await self._tokens.count(chat.messages, chat.params)
-        session_id, standing, outage = await self._resumed(caller, name, claim)
-        if standing is None:
-            raise NotFound("tenant: no such tenant")
-        row = standing.session
-        memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
-        bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
-        options = guard.feasible(
-            chat,
-            wish,
-            self._catalog(),
-            self._breaker,
-            allow_lists=(caller.tenant_models, caller.key_models),
-            bound_to=bound_to if bound_to in self._catalog().models else None,
-            prompt_tokens=prompt.estimate,
-        )
-        guard.refuse_when_none(options)
-        return Scene(
-            caller=caller,
-            chat=chat,
-            asked=asked,
-            wish=wish,
-            session_id=session_id,
-            row=row,
-            memory=memory,
-            tenant=standing.tenant,
-            prompt=prompt,
-            options=options,
-            terms=self._terms(caller, asked),
-            idempotency=claim,
-            started_ms=now_ms(self._clock),
-            outage=outage,
-        )
-
-    async def _resumed(
-        self, caller: Caller, name: sessions.Name, claim: IdempotencyClaim | None
-    ) -> tuple[str, Standing | None, OutageBooks | None]:
-        """The session that this turn continues; a fingerprint begins anew after a pause or a close."""
-        session_id = name.session_id
-        standing, outage = await self._standing(caller, session_id, claim)
-        if not name.fingerprint or standing is None or not self._over(standing):
-            return session_id, standing, outage
-        newest = await self._ledger.newest_after(caller.tenant_id, session_id)
-        if newest is not None:
-            session_id = newest
-            standing, outage = await self._standing(caller, session_id, claim)
-            if standing is None or not self._over(standing):
-                return session_id, standing, outage
-        return sessions.next_of(session_id), Standing(standing.tenant, None), outage
-
-    def _over(self, standing: Standing) -> bool:
-        row, idle_s = standing.session, self._settings.session.idle_timeout_s
-        return row is not None and sessions.is_over(row, idle_s, now_ms(self._clock))
-
-    async def _standing(
-        self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
-    ) -> tuple[Standing | None, OutageBooks | None]:
-        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it.
-
-        An idempotency key cannot be kept without the ledger, so a turn that has one waits for it.
-        """
-        may_open = claim is None and self._outage.allows(caller.outage)
-        if not (may_open and self._outage.noticed):
-            try:
-                return await self._ledger.standing(caller.tenant_id, session_id), None
-            except LedgerUnavailable:
-                self._outage.notice()
-                if not may_open:
-                    raise
-        return Standing(self._outage.purse, None), self._outage
-
-    def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
-        """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
-        settings = self._settings.session
-        most = settings.max_budget_nanousd
-        if caller.max_session_nanousd is not None:
-            most = caller.max_session_nanousd
-        wanted = asked.session_budget_nanousd
-        if wanted is not None and wanted > most:
-            raise InvalidRequest(
-                f"X-Session-Budget-USD: expected at most {usd_string(most)}, what this tenant allows for a session",
-                param="X-Session-Budget-USD",
-            )
-        return SessionTerms(
-            default_nanousd=min(settings.default_budget_nanousd, most),
-            ceiling_nanousd=wanted,
-            expected_turns=asked.expected_turns,
-            max_turns=settings.max_turns,
-        )
-
-    def _claim(self, chat: ChatRequest, asked: TurnHeaders) -> IdempotencyClaim | None:
-        if asked.idempotency_key is None:
-            return None
-        return IdempotencyClaim(
-            key=asked.idempotency_key,
-            body_sha256=chat.body_sha256,
-            expires_at_ms=now_ms(self._clock) + KEPT_MS,
-        )
-
-    async def _replayed(self, caller: Caller, claim: IdempotencyClaim | None) -> Response | None:
-        """The earlier answer to this idempotency key, if there is one."""
-        if claim is None:
-            return None
-        found = await self._ledger.idempotent(caller.tenant_id, claim.key, claim.body_sha256)
-        return None if found is None else answer_again(found)
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
