@@ -38,6 +38,8 @@ from train.nightly import Nightly, run
 POISONED = "ten_0"
 POISON_DAYS = range(10, 17)
 POISON_SHARE = 0.3
+POISONED_LOG = "poisoned.db"
+"""The log at the end of the last poisoned day."""
 PLANTED = tuple(range(0, 30, 3))
 LOOK_EVERY = 40
 """Sessions between two looks at the canary."""
@@ -113,7 +115,7 @@ def month(seed: int, size: Size, folder: Path, say: Callable[[str], None] = lamb
         if day in PLANTED:
             plant(made, day)
         if day == POISON_DAYS[-1]:
-            shutil.copyfile(folder / "log.db", folder / "poisoned.db")
+            shutil.copyfile(folder / "log.db", folder / POISONED_LOG)
         a_night(made, day)
     return made
 

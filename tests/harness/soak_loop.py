@@ -29,7 +29,7 @@ from policy.checkpoint import load
 from policy.exploration import Exploration, draw
 from policy.reload import DEFAULT_RULE
 from tests.harness.gate_trials import promoted_of
-from tests.harness.month import NIGHT, POISON_DAYS, POISONED, Month, Size, month
+from tests.harness.month import NIGHT, POISON_DAYS, POISONED, POISONED_LOG, Month, Size, month
 from tests.harness.month_world import DAY_MS, START_MS, duel, quality_of, quality_per_dollar
 from train.nightly import Nightly, run
 
@@ -66,7 +66,7 @@ def findings(made: Month) -> list[Finding]:
         Finding("bad policies planted, served", f"{len(planted)}, {sum(planted.values())}", not any(planted.values())),
         Finding("propensities recomputed, largest error", f"{decisions:,}, {worst:.1e}", worst <= 1e-6),
     ]  # fmt: skip
-    if made.clean:
+    if (made.folder / POISONED_LOG).exists():
         low, high = poison_effect(made)
         found.append(Finding("others' quality, poisoned minus clean", f"{low:+.3f} to {high:+.3f}", high > -0.005))
     return found
@@ -108,7 +108,7 @@ def poison_effect(made: Month) -> tuple[float, float]:
     for name in ("poisoned", "clean"):
         url = f"sqlite:///{made.folder}/{name}.db"
         if name == "clean":
-            shutil.copyfile(made.folder / "poisoned.db", made.folder / "clean.db")
+            shutil.copyfile(made.folder / POISONED_LOG, made.folder / "clean.db")
             with transaction(url) as connection:
                 f = tables.feedback
                 change = sa.update(f).where(f.c.feedback_id == sa.bindparam("b")).values(score=sa.bindparam("s"))
@@ -132,7 +132,8 @@ def worse_policies() -> Finding:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="A simulated month of the learning loop.")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, default=1, help="in 100,000 decisions")
+    parser.add_argument("--size", type=int, default=1, help="in 100,000 decisions a month")
+    parser.add_argument("--days", type=int, default=30, help="the false scores begin on day 10 and end on day 16")
     chosen = parser.parse_args(arguments)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     began_s = time.monotonic()
@@ -141,10 +142,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{time.monotonic() - began_s:6.0f} s  {line}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="soak-loop-") as folder:
-        size = Size(days=30, sessions=SESSIONS_A_DAY * chosen.size, duels=400)
+        size = Size(days=chosen.days, sessions=SESSIONS_A_DAY * chosen.size, duels=400)
         made = month(chosen.seed, size, Path(folder), say)
         found = [*findings(made), worse_policies()]
-    print(f"\nseed {chosen.seed}, size {chosen.size}, commit {commit.stdout.strip() or 'unknown'}, "
+    print(f"\nseed {chosen.seed}, size {chosen.size}, {chosen.days} days, commit {commit.stdout.strip() or 'unknown'}, "
           f"{time.monotonic() - began_s:.0f} s ({time.process_time():.0f} s of processor time)")  # fmt: skip
     for finding in found:
         print(f"{'kept' if finding.kept else 'BROKEN':<8}{finding.name:<52}{finding.shown}")
