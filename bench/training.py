@@ -3,7 +3,7 @@
 Composes sessions of four turns and two models, relabelled under budgets as the paper's 10,000 are (2.38 M transitions),
 and prints: transitions a second on the fly (terms drawn in the compiled step) and materialised (the published
 baseline), the most memory, and the same fit over forced host devices, each in a process of its own, with the largest
-difference of a parameter from one device's. Forced devices share the same cores: they show sameness, not speed.
+difference of a parameter from a mesh of one. Forced devices share the same cores: they show sameness, not speed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from train.mesh import data_parallel
 from train.published import PublishedConfig, largest_budget_usd, relabelled
 
 TURNS, MODELS = 4, 2
+NO_MESH = "0"
 PATHS = 16
 """10,000 sessions under five budgets, truncated, make 2.38 M transitions with about so many paths a session."""
 
@@ -67,7 +68,7 @@ def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict
     episodes = composed(sessions)
     config = TrainConfig(fit=FitConfig(steps=steps), quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=64))
     marks: list[float] = []
-    sharding = data_parallel(devices) if devices > 1 else None
+    sharding = data_parallel(devices) if devices else None
     fitted = fit(episodes, config, jax.random.key(0), lambda done, total: marks.append(time.perf_counter()), sharding)
     if kept is not None:
         np.savez(kept, *(np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)))
@@ -104,21 +105,22 @@ def main() -> None:
     print(f"materialised: {found['transitions']:,} transitions in {found['seconds']:.1f} s, {found['mib']:.0f} MiB")
     with TemporaryDirectory() as folder:
         first: list[np.ndarray] | None = None
-        for devices in options.devices.split(","):
+        for devices in [NO_MESH, *options.devices.split(",")]:
             kept = Path(folder) / f"{devices}.npz"
             command = [sys.executable, "-m", "bench.training", "--devices", devices, "--keep", str(kept)]
             command += ["--sessions", str(options.sessions), "--steps", str(options.steps)]
-            flags = f"--xla_force_host_platform_device_count={devices}"
+            flags = f"--xla_force_host_platform_device_count={max(int(devices), 1)}"
             done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, check=True)
             row = json.loads(done.stdout)
+            speed = f"{row['transitions_per_s']:,.0f} transitions/s on the fly, peak {row['peak_gib']:.1f} GiB"
+            if devices == NO_MESH:
+                print(f"no mesh: {speed}")
+                continue
             with np.load(kept) as arrays:
                 leaves = [arrays[name] for name in arrays.files]
             first = leaves if first is None else first
             apart = max(float(np.abs(a - b).max()) for a, b in zip(first, leaves, strict=True))
-            print(
-                f"{devices} devices: {row['transitions_per_s']:,.0f} transitions/s on the fly, "
-                f"peak {row['peak_gib']:.1f} GiB, parameters within {apart:.1e}"
-            )
+            print(f"mesh of {devices}: {speed}, parameters within {apart:.1e}")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from policy import network
 from policy.mdp import COST_MASSES
 from policy.parameters import Sizes
 from train.config import FitConfig, RelabelConfig, TrainConfig
-from train.cql import Params, draw_batch, loss, polyak
+from train.cql import Batch, Info, Params, draw_batch, loss, polyak
 from train.episodes import Episodes
-from train.mesh import everywhere, split
+from train.mesh import everywhere, mean_of_shards
 from train.quality import QualityModel, fit_quality, folds_of
 from train.relabel import Turns
 
@@ -30,6 +30,8 @@ Carry = tuple[Params, Params, optax.OptState]
 
 COMPILER = {"xla_backend_optimization_level": 1}
 """Steps are as fast as at the default level, and compiling takes half as long where cores are shared."""
+ON_MESH = COMPILER | {"xla_disable_hlo_passes": "algsimp"}
+"""The simplifier rewrites sums by the number of devices it compiles for; without it no bit depends on that."""
 PAD_ROWS = 1024
 CHUNK_STEPS = 100
 """Gradient steps between two looks at the progress bar; one compiled scan."""
@@ -186,38 +188,86 @@ def train(
         keys = jax.random.split(jax.random.fold_in(key, start), CHUNK_STEPS)
         if batch_sharding is not None:
             keys = everywhere(keys, batch_sharding)
-        carry, info = chunk(carry, keys, turns, cdf, config, relabel, batch_sharding)
+        if batch_sharding is None:
+            carry, info = chunk(carry, keys, turns, cdf, config, relabel)
+        else:
+            carry, info = chunk_on_mesh(carry, keys, turns, cdf, config, relabel, batch_sharding)
         curve.append({"step": float(start + CHUNK_STEPS)} | {name: float(value) for name, value in info.items()})
         if progress is not None:
             progress(start + CHUNK_STEPS, steps)
     return carry[0], tuple(curve)
 
 
-@partial(
-    jax.jit, static_argnames=("config", "relabel", "batch_sharding"), donate_argnames="carry", compiler_options=COMPILER
-)
+@partial(jax.jit, static_argnames=("config", "relabel"), donate_argnames="carry", compiler_options=COMPILER)
 def chunk(
+    carry: Carry, keys: Array, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig
+) -> tuple[Carry, Info]:
+    """As many steps as there are keys. One compilation serves every fit of the same shapes and config."""
+    masses = jnp.asarray(COST_MASSES)
+
+    def step(carry: Carry, step_key: Array) -> tuple[Carry, Info]:
+        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
+        gradient, info = slope(carry[:2], batch, config, relabel)
+        return moved(carry, gradient, config), info
+
+    carry, infos = jax.lax.scan(step, carry, keys)
+    return carry, jax.tree.map(jnp.mean, infos)
+
+
+def chunk_on_mesh(
     carry: Carry,
     keys: Array,
     turns: Turns,
     cdf: Array,
     config: FitConfig,
     relabel: RelabelConfig,
-    batch_sharding: NamedSharding | None = None,
-) -> tuple[Carry, dict[str, Array]]:
-    """As many steps as there are keys. One compilation serves every fit of the same shapes and config."""
-    masses = jnp.asarray(COST_MASSES)
+    batch_sharding: NamedSharding,
+) -> tuple[Carry, dict[str, float]]:
+    """The same over a mesh: two programs a step, so that none is compiled together with what depends on the mesh."""
+    infos = []
+    for at in range(len(keys)):
+        gradient, info = slope_on_mesh(carry[:2], keys, at, turns, cdf, config, relabel, batch_sharding)
+        carry = moved_on_mesh(carry, gradient, config)
+        infos.append(info)
+    return carry, {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
 
-    def step(carry: Carry, step_key: Array) -> tuple[Carry, dict[str, Array]]:
-        params, target, state = carry
-        batch = split(draw_batch(step_key, turns, masses, cdf, config, relabel), batch_sharding)
-        (_, info), gradient = jax.value_and_grad(loss, has_aux=True)(params, target, batch, config, relabel)
-        updates, state = optimizer(config).update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, polyak(target, params, config.polyak), state), info
 
-    carry, infos = jax.lax.scan(step, carry, keys)
-    return carry, jax.tree.map(jnp.mean, infos)
+@partial(jax.jit, static_argnames=("config", "relabel", "batch_sharding"), compiler_options=ON_MESH)
+def slope_on_mesh(
+    networks: tuple[Params, Params],
+    keys: Array,
+    at: int,
+    turns: Turns,
+    cdf: Array,
+    config: FitConfig,
+    relabel: RelabelConfig,
+    batch_sharding: NamedSharding,
+) -> tuple[Params, Info]:
+    """The gradient at the `at`-th key's batch, whole on every device."""
+    batch = draw_batch(keys[at], turns, jnp.asarray(COST_MASSES), cdf, config, relabel)
+    found: tuple[Params, Info] = mean_of_shards(
+        lambda same, part: slope(same, part, config, relabel), networks, batch, batch_sharding
+    )
+    return found
+
+
+def slope(
+    networks: tuple[Params, Params], batch: Batch, config: FitConfig, relabel: RelabelConfig
+) -> tuple[Params, Info]:
+    """Gradient of the loss by the online network's parameters, beside (online, target)."""
+    found: tuple[Params, Info] = jax.grad(loss, has_aux=True)(*networks, batch, config, relabel)
+    return found
+
+
+def moved(carry: Carry, gradient: Params, config: FitConfig) -> Carry:
+    """One step of the optimiser, and of the target network after it."""
+    params, target, state = carry
+    updates, state = optimizer(config).update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    return params, polyak(target, params, config.polyak), state
+
+
+moved_on_mesh = jax.jit(moved, static_argnames="config", donate_argnames="carry", compiler_options=ON_MESH)
 
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
