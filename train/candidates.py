@@ -52,10 +52,11 @@ class Tuned:
 def propose(
     fitted: Fitted, training: Episodes, grades: F64, config: TrainConfig, run_id: str
 ) -> tuple[list[Tuned], dict[str, Any]]:
-    """The candidates for the gate, and what tuning saw. grades (S, T, K) are out of fold."""
+    """The candidates for the gate, and what tuning saw. grades (S, T, K) judge: real ones where known."""
+    predicted = predictions_by_turn(training, fitted.grades)
     base = Recipe(
         policy_id=run_id,
-        lambda_presets=calibrate_presets(training, grades),
+        lambda_presets=calibrate_presets(training, predicted),
         horizon=learn_horizon(training.lengths),
         average_quality=dict(zip(training.models, (float(x) for x in fitted.quality.means), strict=True)),
         sizes=fitted.sizes,
@@ -68,7 +69,7 @@ def propose(
         "planned": [
             judge(recipe, params, build(recipe, params), sample, sample_grades, config)
             for recipe, params in plans(
-                replace(tables, policy_id=f"{run_id}-planned"), quality, training, grades, config
+                replace(tables, policy_id=f"{run_id}-planned"), quality, training, predicted, config
             )
         ]
     }
@@ -157,7 +158,13 @@ def as_arrays(params: Params) -> dict[str, dict[str, Any]]:
 
 
 def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
-    """Grades of valid turns (N, K) back in place, (S, T, K); real ones where every action was graded."""
+    """Grades of valid turns (N, K) back in place, (S, T, K); real ones where every action was graded. To judge by."""
+    return np.where(np.isfinite(episodes.scores), episodes.scores, predictions_by_turn(episodes, flat))
+
+
+def predictions_by_turn(episodes: Episodes, flat: F64) -> F64:
+    """Out-of-fold grades (N, K) in place, (S, T, K), whatever else is known. To plan by: later turns will have to be
+    decided by predictions, and knowing each answer beforehand would make later money look dearer than it is."""
     placed = np.zeros(episodes.mask.shape)
     placed[episodes.valid] = flat
-    return np.where(np.isfinite(episodes.scores), episodes.scores, placed)
+    return placed

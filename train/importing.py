@@ -26,9 +26,10 @@ from policy.checkpoint import Recipe
 from policy.features import encode
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
 from policy.text import embed_conversation, stats
+from train.candidates import predictions_by_turn
 from train.config import TrainConfig
 from train.episodes import Episodes, blank_episodes
-from train.fit import Fitted, fit, grade
+from train.fit import Fitted, fit
 from train.nightly import MIN_TURNS_TO_FIT
 from train.presets import calibrate_presets, learn_horizon
 from train.publish import publish, write_folder
@@ -90,7 +91,7 @@ def import_logs(
         None if progress is None else lambda done, total: progress("fit", done, total),
     )
     report["quality_model"] = quality_report(fitted, episodes)
-    report["policy"] = publish_on_trial(job, recipe_of(fitted, episodes, report, config), fitted)
+    report["policy"] = publish_on_trial(job, recipe_of(fitted, episodes, report), fitted)
     return report
 
 
@@ -257,16 +258,13 @@ def quality_report(fitted: Fitted, episodes: Episodes) -> dict[str, Any]:
     return {"out_of_fold_error": fitted.quality.out_of_fold_error, "error_of_means": of_means}
 
 
-def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any], config: TrainConfig) -> Recipe:
+def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> Recipe:
     """Re-solving over the learnt quality: the rule that serves anyway, with knowledge in place of priors."""
-    _, out_of_fold = grade(episodes, config)
-    grades = np.zeros(episodes.mask.shape)
-    grades[episodes.valid] = out_of_fold
     digest = hashlib.sha256(episodes.digest().encode()).hexdigest()[:12]
     return Recipe(
         policy_id=f"imported-{digest}",
         rule="resolving",
-        lambda_presets=calibrate_presets(episodes, grades),
+        lambda_presets=calibrate_presets(episodes, predictions_by_turn(episodes, fitted.grades)),
         horizon=learn_horizon(episodes.lengths),
         average_quality=dict(zip(episodes.models, (float(x) for x in fitted.quality.means), strict=True)),
         sizes=fitted.sizes,

@@ -10,7 +10,7 @@ import pytest
 from policy.baselines import Cheapest
 from policy.features import CANDIDATE_DIM, STATE_DIM
 from policy.mdp import COST_LEVELS
-from train.candidates import grades_by_turn
+from train.candidates import grades_by_turn, predictions_by_turn
 from train.config import QualityConfig, TrainConfig
 from train.episodes import Episodes, blank_episodes
 from train.fit import device_turns, grade
@@ -103,3 +103,10 @@ def test_a_policy_pays_the_real_bills_and_earns_the_real_grades() -> None:
     played = play(Cheapest(), dear_was_logged, grades, seed=0, weight_cap=100.0)
     assert played.cost_usd == pytest.approx(np.full((30, 2), 0.001))
     assert played.score == pytest.approx(episodes.scores[..., 0])
+
+
+def test_plans_are_made_of_predictions_even_where_the_answers_are_known() -> None:
+    episodes = asked_everywhere()
+    guessed = np.full((episodes.turns, 2), 0.25)
+    assert (predictions_by_turn(episodes, guessed)[episodes.valid] == 0.25).all()
+    assert grades_by_turn(episodes, guessed)[episodes.valid] == pytest.approx(episodes.scores[episodes.valid])

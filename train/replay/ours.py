@@ -21,7 +21,7 @@ from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
-from train.candidates import build, plans
+from train.candidates import build, plans, predictions_by_turn
 from train.config import TrainConfig
 from train.episodes import Episodes
 from train.fit import grade
@@ -154,10 +154,7 @@ def kept_of(settled: Planners) -> tuple[int, int]:
 def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve:
     """A planner for every penalty, out of a log of which every action is graded."""
     quality, flat = grade(episodes, config)
-    # Tables are learnt from out-of-fold predictions although real grades are at hand: later turns will have to be
-    # decided by predictions, and knowing each answer beforehand would make later money look dearer than it is.
-    grades = np.zeros(episodes.mask.shape)
-    grades[episodes.valid] = flat
+    grades = predictions_by_turn(episodes, flat)
     base = Recipe(
         policy_id="replay-planned",
         models=episodes.models,
