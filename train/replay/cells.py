@@ -85,7 +85,7 @@ def quick() -> Grid:
         tuning_sessions=300,
         gate_sessions=200,
         sweep_sessions=100,
-        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0), lambdas=(0.15,))),
+        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0, 10.0), lambdas=(0.15,))),
         published=PublishedConfig(steps=600),
     )
 
@@ -104,7 +104,7 @@ def full() -> Grid:
         tuning_sessions=600,
         gate_sessions=400,
         sweep_sessions=300,
-        training=TrainConfig(),
+        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0))),
         published=PublishedConfig(steps=6000),
     )
 

@@ -151,6 +151,14 @@ def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.C
     assert "no model 'huge'; there are large, medium, small" in capsys.readouterr().err
 
 
+def test_a_folder_of_one_free_model_and_prompts_without_text_can_be_played(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tasks=12, models=("small",), content="none", cost_usd=[0.0] * 12)
+    found = report(folder)
+    assert {row["policy"] for row in found["rows"]} >= POLICIES
+    assert {row["strong_share"] for row in found["rows"] if row["policy"] == "ours"} == {1.0}
+    json.dumps(found, allow_nan=False)
+
+
 def rewritten(folder: Path, target: Path, change: Callable[[dict[str, list[Any]], np.random.Generator], None]) -> Path:
     """A copy whose outcomes on the test half are changed."""
     (graded,) = read_folder(folder)
