@@ -76,7 +76,7 @@ def main() -> None:
     for folder in args.data:
         for graded in read_folder(folder):
             study = next(studies(graded, quick(), (), args.seed, only=0))
-            print(f"\n{graded.source}, {len(graded.models)} models\n")
+            print(f"\n{graded.source}, {len(study.graded.models)} models\n")
             print("| cells | without | quality | 95 % | starved |\n|---|---|--:|--:|--:|")
             for line in table(study, quick(), args.network):
                 print(line, flush=True)
