@@ -227,7 +227,9 @@ def chunk_on_mesh(
     infos = []
     for at in range(len(keys)):
         gradient, info = slope_on_mesh(carry[:2], keys, at, turns, cdf, config, relabel, batch_sharding)
-        carry = moved_on_mesh(carry, gradient, config)
+        # Forced devices share few threads: a program dispatched ahead may hold the one that a collective waits for.
+        gradient = jax.block_until_ready(gradient)  # type: ignore[no-untyped-call]
+        carry = jax.block_until_ready(moved_on_mesh(carry, gradient, config))  # type: ignore[no-untyped-call]
         infos.append(info)
     return carry, {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
 

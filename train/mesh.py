@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
@@ -61,7 +62,8 @@ def mean_of_shards(function: Callable[..., Any], replicated: Any, batch: Any, sh
         # One after the other, each behind barriers: the compiler then makes the same code of a part wherever it is.
         def one(part: Any) -> Any:
             shown = jax.lax.optimization_barrier((same, part))  # type: ignore[no-untyped-call]
-            return jax.lax.optimization_barrier(function(*shown))  # type: ignore[no-untyped-call]
+            flat = ravel_pytree(function(*shown))[0]
+            return jax.lax.optimization_barrier(flat)  # type: ignore[no-untyped-call]
 
         return jax.lax.map(one, mine)
 
@@ -69,8 +71,11 @@ def mean_of_shards(function: Callable[..., Any], replicated: Any, batch: Any, sh
     found = jax.shard_map(each, mesh=sharding.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False)(
         replicated, parts
     )
+    # One vector, one collective: several may be waited for in different orders by devices that share few threads.
     gathered = fixed(found, sharding)
-    return fixed(jax.tree.map(lambda x: x.mean(axis=0), gathered), sharding)
+    shapes = jax.eval_shape(function, replicated, jax.tree.map(lambda x: x[0], parts))
+    unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))[1]
+    return fixed(unravel(gathered.mean(axis=0)), sharding)
 
 
 def fixed(tree: Any, sharding: NamedSharding) -> Any:
