@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -173,10 +174,10 @@ class GateConfig:
     min_overlap: float = 0.8
     """Share of the candidate's probability that lies on actions the log took often enough to know them."""
     max_starved_increase: float = 0.02
-    """How much more often a session may starve than under the incumbent: a point estimate beyond this must be paid."""
-    starved_worth: float = 1.0
-    """What a further starved session must be paid with, in right answers beside those it lost. Where dear answers
-    are the failures, guarding every session costs most of the quality there is; 1e9 trades nothing."""
+    """How much more often a session may starve than under the incumbent: a point estimate beyond this refuses."""
+    starved_worth: float = math.inf
+    """At what price more may starve after all: the right answers a session, beside those it lost, that the sure gain
+    must bring. Infinite: at none. Where dear answers are the failures, guarding every session costs most quality."""
     min_gain: float = 0.0
     """The lower bound of the gain in score per turn must be above this."""
 

@@ -82,10 +82,9 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
         found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
     wanted = starving_costs(item, config)
     if wanted > 0.0 and not item.gain.low > wanted:
-        found.append(
-            f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}: "
-            f"a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
-        )
+        starves = f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}"
+        pays = f": a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
+        found.append(starves + (pays if math.isfinite(wanted) else ""))
     return tuple(found)
 
 
@@ -95,7 +94,7 @@ def starving_costs(item: Evidence, config: GateConfig) -> float:
     What a starved session lost counts as 0 in the gain already; this is what it counts beside that.
     """
     more = item.starved_rate - item.incumbent_starved_rate - config.max_starved_increase
-    return max(more, 0.0) * config.starved_worth * item.sessions / max(item.turns, 1)
+    return more * config.starved_worth * item.sessions / max(item.turns, 1) if more > 0.0 else 0.0
 
 
 def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:

@@ -68,10 +68,17 @@ def test_each_floor_alone_refuses(worse: Evidence, word: str) -> None:
     assert word in verdict.reasons[0]
 
 
-def test_starving_more_must_be_paid_for_with_answers() -> None:
+def test_no_gain_pays_for_starving_more_unless_a_price_is_set() -> None:
+    starving = replace(GOOD, starved_rate=0.05)
+    assert judge([replace(starving, gain=Interval(0.9, 0.8, 1.0))], CONFIG).reasons == (
+        "resolving: starves 5.0% of sessions, the incumbent 1.0%",
+    )
+
+
+def test_starving_more_at_a_price_must_be_paid_for_with_answers() -> None:
     # 4 points more starve, 2 are allowed: .02 sessions of five turns each, a right answer apiece: .004 per turn.
     starving = replace(GOOD, starved_rate=0.05)
-    assert judge([starving], CONFIG).outcome == "promote"
+    assert judge([starving], replace(CONFIG, starved_worth=1.0)).outcome == "promote"
     dearer = replace(CONFIG, starved_worth=10.0)  # .04 per turn, and .02 is sure
     assert "would pay for that" in judge([starving], dearer).reasons[0]
     assert judge([starving], replace(CONFIG, max_starved_increase=0.05, starved_worth=10.0)).outcome == "promote"

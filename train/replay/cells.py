@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import PlanConfig, TrainConfig
+from train.config import GateConfig, PlanConfig, TrainConfig
 from train.published import PublishedConfig
 from train.replay.baselines import Ends, ends
 from train.replay.data import Graded
@@ -26,6 +26,8 @@ THINNED_MODELS = 6
 PHIS = (0.05, 0.15, 0.2, 0.35, 0.5, 0.7)
 TRAINING_PHIS = (0.05, 0.2, 0.5)
 """Policies are trained under these budgets alone; the other half of PHIS is new to them."""
+TRADING = GateConfig(starved_worth=1.0)
+"""Here the gate knows every return, and a starved session has a price: docs/decisions/0072."""
 BASE_TOKENS = (0, 1500, 8000, 30000)
 CACHED_PRICES = (0.1, 0.5)
 RANDOM = "random"
@@ -85,7 +87,7 @@ def quick() -> Grid:
         tuning_sessions=300,
         gate_sessions=200,
         sweep_sessions=100,
-        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0, 10.0), lambdas=(0.15,))),
+        training=TrainConfig(gate=TRADING, plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0, 10.0), lambdas=(0.15,))),
         published=PublishedConfig(steps=600),
     )
 
@@ -104,7 +106,7 @@ def full() -> Grid:
         tuning_sessions=600,
         gate_sessions=400,
         sweep_sessions=300,
-        training=TrainConfig(plan=PlanConfig(starved_penalties=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0))),
+        training=TrainConfig(gate=TRADING, plan=PlanConfig(starved_penalties=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0))),
         published=PublishedConfig(steps=6000),
     )
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from train.replay.study import Sets, Study, compose_sets, stages, studies
 from train.replay.summary import summary
 from train.replay.sweeps import fronts, make_sweep, starvation
 from train.replay.world import NO_CONTEXT
+from train.runs import finite
 
 Progress = Callable[[str, int, int], None]
 
@@ -162,7 +163,7 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
         "format": FORMAT,
         "preset": options.preset,
         "seed": options.seed,
-        "grid": asdict(options.grid),
+        "grid": finite(options.grid),
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
         "sources": [
             {"source": g.source, "prompts": g.prompts, "models": list(g.models), "digest": g.digest, "notes": g.notes}
