@@ -106,7 +106,7 @@ class Caller:
         while patience:
             if self.out_of_money is not None:
                 raise OutOfMoney(self.out_of_money)
-            others, my_end = self._running, self._ends + 1
+            others, ends = self._running, self._ends
             response = await self._posted(body, headers)
             if response is None or response.status_code in (409, 429, 503):
                 patience -= 1
@@ -116,25 +116,29 @@ class Caller:
             elif others == 0:
                 self._stop(message_of(response))
             else:  # what the others hold and do not spend comes back
-                await self._another_ends_after(my_end)
+                await self._money_may_be_back(ends)
         raise CallFailed(f"{call.model}: the gateway did not take the call")
 
     async def _posted(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response | None:
         """None: the connection broke, and only asking again tells what became of the call."""
         self._running += 1
+        response = None
         try:
-            return await self._http.post("/v1/chat/completions", content=body, headers=dict(headers))
+            response = await self._http.post("/v1/chat/completions", content=body, headers=dict(headers))
         except httpx.TransportError:
-            return None
+            pass
         finally:
             self._running -= 1
-            self._ends += 1
+            # A refused call held nothing: refused ones that woke one another would ask in turns for ever.
+            self._ends += response is None or response.status_code != 402
             async with self._ended:
                 self._ended.notify_all()
+        return response
 
-    async def _another_ends_after(self, end: int) -> None:
+    async def _money_may_be_back(self, ends: int) -> None:
+        """Until a call that may have held money has ended since there were `ends` of them, or nobody is under way."""
         async with self._ended:
-            await self._ended.wait_for(lambda: self._ends > end)
+            await self._ended.wait_for(lambda: self._ends > ends or self._running == 0)
 
     def _stop(self, why: str) -> None:
         self.out_of_money = self.out_of_money or why

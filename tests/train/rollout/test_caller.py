@@ -104,6 +104,32 @@ async def test_without_money_and_nobody_under_way_nothing_more_is_asked(tmp_path
     assert asking.out_of_money == "402 0.0001 left"
 
 
+async def test_refused_calls_do_not_keep_one_another_asking(tmp_path: Path) -> None:
+    """While the first holds the purse the others ask once; what they end gives no money back. Then nobody is left."""
+    sent: list[str] = []
+    before_the_first_ended = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal before_the_first_ended
+        sent.append(request.headers["Idempotency-Key"])
+        if sent[-1] == "n0.0":
+            for _ in range(200):
+                await asyncio.sleep(0)
+            before_the_first_ended = len(sent)
+            return completion("a", "good")
+        await asyncio.sleep(0)
+        return refused(402, "0.0001 left")
+
+    with Journal(tmp_path, "x") as journal:
+        async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.MockTransport(answer)) as http:
+            asking = caller(http, journal)
+            asked = [asking.ask(Call(f"n{n}", "a", CALL.messages, {})) for n in range(3)]
+            first, *others = await asyncio.gather(*asked, return_exceptions=True)
+    assert before_the_first_ended == 3
+    assert not isinstance(first, BaseException)
+    assert [type(one) for one in others] == [OutOfMoney] * 2
+
+
 async def test_money_that_another_call_only_holds_is_waited_for(tmp_path: Path) -> None:
     """The second call is refused while the first holds the purse, and served when the first has settled."""
     first_ends = asyncio.Event()
