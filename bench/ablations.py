@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -147,11 +148,15 @@ def published_lines(study: Study, grid: Grid, learnt: Learnt, sets: Sets, cells:
         played, tests = [], []
         for cell in cells:
             training, test = stages(study, sets, cell)
-            safe = cited.safest_worth(unit, lambda price, on=training, rules=rules: on.play(rules.rule(price)))  # type: ignore[misc]
+            safe = cited.safest_worth(unit, partial(played_at, training, rules))
             played.append(test.play(rules.rule(safe.lambda_per_usd)))
             tests.append(test)
         yield line(study, "budget", words, tests, played, before)
         before = before or played
+
+
+def played_at(stage: Stage, rules: cited.Cited, lambda_per_usd: float) -> Played:
+    return stage.play(rules.rule(lambda_per_usd))
 
 
 def network_lines(study: Study, grid: Grid, learnt: Learnt, played: list[Stage]) -> Iterator[str]:

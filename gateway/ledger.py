@@ -216,15 +216,12 @@ class Ledger:
     async def _undo(self, op: Reserve, future: asyncio.Future[ReserveOutcome]) -> None:
         """The caller left before it had its hold: nobody else can release it."""
         release = Release(op.hold_id, now_ms(self._clock), decision={"status": "cancelled"})
-        try:
-            outcome = await future
-        except LedgerUnsure:
+        await asyncio.wait([future])
+        error = future.exception()
+        if isinstance(error, LedgerUnsure):
             self._doubted_until_s[op.hold_id] = inf
             self._keep(release)
-            return
-        except Exception:  # noqa: BLE001 - never held; whoever waited was told
-            return
-        if isinstance(outcome, Reserved):
+        elif error is None and isinstance(future.result(), Reserved):
             undone = self._backend.release(release)
             undone.add_done_callback(partial(self._keep_if_unavailable, release))
             await asyncio.wait([undone])

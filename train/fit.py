@@ -228,8 +228,8 @@ def chunk_on_mesh(
     for at in range(len(keys)):
         gradient, info = slope_on_mesh(carry[:2], keys, at, turns, cdf, config, relabel, batch_sharding)
         # Forced devices share few threads: a program dispatched ahead may hold the one that a collective waits for.
-        gradient = jax.block_until_ready(gradient)  # type: ignore[no-untyped-call]
-        carry = jax.block_until_ready(moved_on_mesh(carry, gradient, config))  # type: ignore[no-untyped-call]
+        gradient = jax.block_until_ready(gradient)
+        carry = jax.block_until_ready(moved_on_mesh(carry, gradient, config))
         infos.append(info)
     return carry, {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
 

@@ -28,12 +28,12 @@ def data_parallel(devices: int | None = None) -> NamedSharding:
     wanted = len(found) if devices is None else devices
     if not 1 <= wanted <= len(found):
         raise ValueError(f"expected 1 to {len(found)} devices, got {wanted}")
-    return NamedSharding(Mesh(found[:wanted], (AXIS,)), PartitionSpec(AXIS))  # type: ignore[no-untyped-call]
+    return NamedSharding(Mesh(found[:wanted], (AXIS,)), PartitionSpec(AXIS))
 
 
 def everywhere(tree: Any, batch: NamedSharding) -> Any:
     """A tree of arrays, the same on every process, as arrays that all devices of the mesh hold."""
-    replicated = NamedSharding(batch.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    replicated = NamedSharding(batch.mesh, PartitionSpec())
 
     def put(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # only their numbers go to other processes
@@ -61,13 +61,13 @@ def mean_of_shards(function: Callable[..., Any], replicated: Any, batch: Any, sh
     def each(same: Any, mine: Any) -> Any:
         # One after the other, each behind barriers: the compiler then makes the same code of a part wherever it is.
         def one(part: Any) -> Any:
-            shown = jax.lax.optimization_barrier((same, part))  # type: ignore[no-untyped-call]
+            shown = jax.lax.optimization_barrier((same, part))
             flat = ravel_pytree(function(*shown))[0]
-            return jax.lax.optimization_barrier(flat)  # type: ignore[no-untyped-call]
+            return jax.lax.optimization_barrier(flat)
 
         return jax.lax.map(one, mine)
 
-    spec, whole = PartitionSpec(AXIS), PartitionSpec()  # type: ignore[no-untyped-call]
+    spec, whole = PartitionSpec(AXIS), PartitionSpec()
     found = jax.shard_map(each, mesh=sharding.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False)(
         replicated, parts
     )
@@ -80,5 +80,5 @@ def mean_of_shards(function: Callable[..., Any], replicated: Any, batch: Any, sh
 
 def fixed(tree: Any, sharding: NamedSharding) -> Any:
     """Inside jit: whole on every device, and computed before anything that follows."""
-    whole = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-    return jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(tree, whole))  # type: ignore[no-untyped-call]
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(tree, whole))

@@ -14,6 +14,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -143,7 +144,7 @@ class Simulation:
                 place.free -= 1
             ends_s = self._now_s + took_s
             place.busy_s += max(0.0, ends_s - max(self._now_s, self._warm_s))
-            self._later(took_s, lambda place=place, group=group: self._leave(place, group))  # type: ignore[misc]
+            self._later(took_s, partial(self._leave, place, group))
 
     def _leave(self, place: _Place, group: Sequence[_Turn]) -> None:
         # The server is free when the whole group has moved on: whoever comes back at once joins the next group.
