@@ -2,7 +2,7 @@
 
 A hold is the worst case of a call whose `max_tokens` is clamped to it, so it binds without starving the session's
 parallel turns: it covers what the client asked for when that is small, and otherwise what the answer will likely need
-or a quarter of what is left, whichever is more (BerriAI/litellm#27509, #38647 show what a 16k worst case does).
+or a share of what is left, whichever is more (BerriAI/litellm#27509, #38647 show what a 16k worst case does).
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ LEAST_OUTPUT_TOKENS = 16
 LEAST_LIKELY_TOKENS = 256
 _LIKELY = COST_LEVELS.index(0.98)
 HOLD_SHARE = 4
-"""One turn may hold a quarter of what is left without asking how long the answer will likely be."""
+"""A turn alone may hold a quarter of what is left without asking how long the answer will likely be."""
+CONTENDED_HOLD_SHARE = 16
+"""Beside others it may hold so much less: turns that come together have all read the same balance, and four quarters
+of it would leave the fifth nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ def _hold(
         return min(limit, bounds.affordable_output_tokens(nanousd))
 
     wanted, needed = worst(limit), worst(likely)
-    target = min(wanted, max(needed, available_nanousd // HOLD_SHARE))
+    share = CONTENDED_HOLD_SHARE if contended else HOLD_SHARE
+    target = min(wanted, max(needed, available_nanousd // share))
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)
         return tokens, worst(tokens)

@@ -69,6 +69,13 @@ def test_a_quarter_of_what_is_left_is_held_when_that_is_more_than_the_likely_ans
     assert (found.hold_nanousd, found.max_tokens, found.clamped) == (7_500_000, 2_750, True)
 
 
+def test_ten_turns_that_read_the_same_balance_beside_others_all_fit_into_it() -> None:
+    # 128,000,000 / 16 = 8,000,000, less the prompt's 2,000,000, at 2,000 a token.
+    found = estimated(left_nanousd=128_000_000, contended=True, max_output_tokens=16_000)
+    assert (found.hold_nanousd, found.max_tokens) == (8_000_000, 3_000)
+    assert 10 * found.hold_nanousd <= 128_000_000
+
+
 def test_the_likely_answer_is_held_even_when_it_is_more_than_a_quarter() -> None:
     found = estimated(left_nanousd=6_000_000)
     assert found.max_tokens == LIKELY_TOKENS
