@@ -65,8 +65,8 @@ def plan(
     for n in range(1, turns + 1):
         for last in lasts:
             context = board.context_usd(turns - n, np.array([last]))[0]
-            scores = np.stack([_scores(made, n, quality, law + context[:, None], b, mode) for b in money], axis=-1)
-            made.value[n, last] = scores.max(axis=1).mean(axis=0)
+            scores = _scores(made, n, quality[None], (law + context[:, None])[None], money[:, None], mode)  # (B, N, K)
+            made.value[n, last] = scores.max(axis=-1).mean(axis=-1)
         if len(lasts) == 1:
             made.value[n, :] = made.value[n, -1]
     return made
@@ -146,15 +146,18 @@ def _walked(board: Board, picks: NDArray[np.int8], coin_usd: F64, cached: bool) 
     return Played(valid, action, quality, cost, np.zeros((s, t), np.bool_), valid & (action < 0))
 
 
-def _scores(made: Plan, turns_left: int, quality: F64, law_usd: F64, money_usd: F64 | float, mode: Mode) -> F64:
-    """Expected value of every candidate with this money, (N, K): the backup's right-hand side before the maximum."""
-    money = np.asarray(money_usd, float).reshape(-1, 1)
-    total = np.zeros(quality.shape)
+def _scores(made: Plan, turns_left: int, quality: F64, law_usd: F64, money_usd: F64, mode: Mode) -> F64:
+    """Expected value of every candidate with this money: the backup's right-hand side before the maximum.
+
+    quality (..., K), law (..., K, L), money (...): (..., K), broadcast against one another.
+    """
+    money = money_usd[..., None]
+    total = np.zeros(np.broadcast_shapes(quality.shape, money.shape))
     for level, mass in enumerate(COST_MASSES):
         rest = money - law_usd[..., level]
         worth = quality + made.worth(turns_left - 1, np.maximum(rest, 0.0))
         total += mass * np.where(rest >= 0.0, worth, 0.0)
     if mode == "degrade":
         likely = law_usd[..., _Q98] <= money
-        total = np.where(likely | ~likely.any(axis=1, keepdims=True), total, -1.0)
+        total = np.where(likely | ~likely.any(axis=-1, keepdims=True), total, -1.0)
     return total

@@ -39,11 +39,13 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class Grid:
-    """What is played. `turns` None stands for a random number. `budgets` "warm-mid" cells cost what staying on the
-    middle model does; they are the prompt-cache cells, one for each of `contexts`."""
+    """What is played. `turns` None stands for a random number; prompt-cache cells, newcomers and fronts have the first.
+    `budgets` "warm-mid" cells cost what staying on the middle model does; they are the prompt-cache cells, one for each
+    of `contexts`. Newcomers join in the plain cells of `newcomer_phis`."""
 
     turns: tuple[int | None, ...]
     phis: tuple[float, ...]
+    newcomer_phis: tuple[float, ...]
     modes: tuple[Mode, ...]
     orderings: tuple[str, ...]
     contexts: tuple[Context, ...]
@@ -77,6 +79,7 @@ def quick() -> Grid:
     return Grid(
         turns=(8,),
         phis=(0.2, 0.5),
+        newcomer_phis=(0.2,),
         modes=("cut", "degrade"),
         orderings=ORDERINGS,
         contexts=(_growing(8000, 0.1),),
@@ -94,8 +97,9 @@ def quick() -> Grid:
 
 def full() -> Grid:
     return Grid(
-        turns=(4, 8, 12, 16, None),
+        turns=(8, 4, 12, 16, None),
         phis=PHIS,
+        newcomer_phis=PHIS,
         modes=("cut", "degrade"),
         orderings=ORDERINGS,
         contexts=tuple(_growing(base, price) for base in BASE_TOKENS for price in CACHED_PRICES),
@@ -128,7 +132,9 @@ def narrowed(
     if turns:
         changes["turns"] = tuple(None if word == RANDOM else _whole("--turns", word, 1) for word in turns)
     if phis:
-        changes["phis"] = tuple(_share("--phi", word) for word in phis)
+        chosen = tuple(_share("--phi", word) for word in phis)
+        changes["phis"] = chosen
+        changes["newcomer_phis"] = tuple(phi for phi in chosen if phi in grid.newcomer_phis) or chosen[:1]
     if modes:
         changes["modes"] = tuple(_one_of("--mode", word, ("cut", "degrade")) for word in modes)
     if orderings:
@@ -145,6 +151,11 @@ def cells(grid: Grid) -> list[Cell]:
     plain = [Cell(t, phi, mode, NO_CONTEXT) for t in grid.turns for phi in grid.phis for mode in grid.modes]
     cached = [Cell(grid.turns[0], None, mode, context) for context in grid.contexts for mode in grid.modes[-1:]]
     return plain + cached
+
+
+def newcomer_cells(grid: Grid) -> list[Cell]:
+    """Where the middle model joins: plain cells of the first number of turns and the first mode."""
+    return [Cell(grid.turns[0], phi, grid.modes[0], NO_CONTEXT) for phi in grid.newcomer_phis]
 
 
 def catalogues(graded: Graded, training: I64, wanted: Sequence[str]) -> list[Graded]:

@@ -21,6 +21,7 @@ from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
+from policy.planned import Planned
 from train.candidates import build, plans, predictions_by_turn
 from train.config import TrainConfig
 from train.episodes import Episodes
@@ -33,7 +34,7 @@ from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
 from train.replay.served import as_rule
 from train.replay.sessions import Sessions, covering
-from train.replay.study import Stage, Study, composed
+from train.replay.study import Study, composed, staged
 from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
 
 F64 = NDArray[np.float64]
@@ -74,6 +75,11 @@ class Planners:
     def calibrated(self) -> Policy:
         return self.curve[self.calibrated_at][1]
 
+    def expecting(self, horizon: Horizon) -> Planners:
+        """The same planners where sessions are known to last like this."""
+        made = tuple(replace(one, curve=told(one.curve, horizon)) for one in self.rehearsals)
+        return replace(self, curve=told(self.curve, horizon), rehearsals=made)
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -83,6 +89,11 @@ class Learned:
     clone: Clone
     published: Published
     horizon: Horizon
+
+    def expecting(self, horizon: Horizon) -> Learned:
+        """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0115)."""
+        planners = {context: made.expecting(horizon) for context, made in self.planners.items()}
+        return replace(self, planners=planners, horizon=horizon)
 
 
 def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
@@ -107,6 +118,11 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
         fit_published(episodes, grid.published, study.seed),
         horizon,
     )
+
+
+def learnt_turns(grid: Grid) -> int | None:
+    """How long the sessions are that are learnt from: as those to be played, mixed where these differ."""
+    return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
 def rehearsed(study: Study, grid: Grid, turns: int | None, context: Context, settled: Planners | None) -> Planners:
@@ -151,6 +167,14 @@ def kept_of(settled: Planners) -> tuple[int, int]:
     return int(calibrated < best), int(best < calibrated)
 
 
+def told(curve: Curve, horizon: Horizon) -> Curve:
+    """The planners of a curve, expecting sessions of this horizon where none is declared."""
+    return tuple(
+        (penalty, replace(policy, horizon=horizon) if isinstance(policy, Planned) else policy)
+        for penalty, policy in curve
+    )
+
+
 def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve:
     """A planner for every penalty, out of a log of which every action is graded."""
     quality, flat = grade(episodes, config)
@@ -181,20 +205,15 @@ def penalties(
     count = len(rehearsals[0].curve)
     earned, starved = np.zeros(count), np.zeros(count)
     for i, rehearsal in enumerate(rehearsals):
-        stage = gate_stage(study, grid, alarm, rehearsal.judging, grid.tuning_sessions // 2, part=301 + i)
+        part, sessions = 301 + i, max(grid.tuning_sessions // 2, 2)
+        made = composed(study, rehearsal.judging, sessions, turns, grid.orderings, part=part)
+        board = make_board(study.graded, study.predictions, made)
+        stage = staged(study, board, alarm, learn_horizon(made.lengths), study.seed + part)
         played = [stage.play(as_rule(policy, study.seen)) for _, policy in rehearsal.curve]
         earned += [quality_per_turn(one) for one in played]
         starved += [float(one.starved.mean()) for one in played]
     rate = np.maximum(starved / len(rehearsals), grid.training.plan.most_starved)
     return int(np.argmax(earned)), min(range(count), key=lambda at: (rate[at], -earned[at]))
-
-
-def gate_stage(study: Study, grid: Grid, cell: Cell, prompts: I64, sessions: int, *, part: int) -> Stage:
-    """Sessions of these prompts, under this cell's purse."""
-    made = composed(study, prompts, max(sessions, 2), cell.turns, grid.orderings, part=part)
-    board = make_board(study.graded, study.predictions, made, cell.context)
-    budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
-    return Stage(board, budget, cell.mode, learn_horizon(made.lengths), study.seed + part)
 
 
 def parts(study: Study) -> tuple[I64, I64]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.replay.aims import aims
-from train.replay.cells import Cell, Grid, catalogues, cells, middle
+from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
-from train.replay.ours import Learned, gate_stage, learn
+from train.replay.ours import Learned, learn, learnt_turns
 from train.replay.split import halves
-from train.replay.study import Sets, Study, compose_sets, stages, studies
+from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies
 from train.replay.summary import summary
 from train.replay.sweeps import fronts, make_sweep, starvation
 from train.replay.world import NO_CONTEXT
@@ -109,16 +109,18 @@ def play_study(study: Study, options: Options) -> Part:
     """One catalogue: learn, play every cell, sweep the fronts."""
     grid, played = options.grid, cells(options.grid)
     label = f"{study.graded.source}, {len(study.graded.models)} models"
-    sets = {turns: compose_sets(study, grid, turns) for turns in dict.fromkeys(cell.turns for cell in played)}
     options.step(f"{label}: learn", 0, 1)
-    learned = learn(study, grid, grid.turns[0])
+    learned = learn(study, grid, learnt_turns(grid))
+    judging = [rehearsal.judging for rehearsal in learned.planners[NO_CONTEXT].rehearsals]
+    sets = {turns: compose_sets(study, grid, turns, judging) for turns in dict.fromkeys(cell.turns for cell in played)}
     rows: list[dict[str, Any]] = []
     for done, cell in enumerate(played):
         options.step(label, done, len(played))
         rows += play_cell(contest(study, sets, cell, learned, grid), options.policies)
-    sweep = make_sweep(study, sets[grid.turns[0]], grid.sweep_sessions, grid.turns[0])
+    first = sets[grid.turns[0]]
+    sweep, informed = make_sweep(study, first, grid.sweep_sessions, grid.turns[0]), learned.expecting(first.horizon)
     options.step(f"{label}: fronts", 0, 1)
-    points = [*fronts(sweep, learned), *starvation(sweep, learned.planners[NO_CONTEXT])]
+    points = [*fronts(sweep, informed), *starvation(sweep, informed.planners[NO_CONTEXT])]
     options.step(f"{label}: newcomer", 0, 1)
     rows += newcomer_part(study, sets, learned, options)
     learnt = {
@@ -136,26 +138,20 @@ def play_study(study: Study, options: Options) -> Part:
 
 def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> Contest:
     training, test = stages(study, sets[cell.turns], cell)
-    gate = tuple(
-        gate_stage(study, grid, cell, rehearsal.judging, grid.gate_sessions, part=401 + i)
-        for i, rehearsal in enumerate(learned.planners[cell.context].rehearsals)
-    )
-    return Contest(study, cell, training, test, gate, learned, grid.training.gate)
+    gate = gate_stages(study, sets[cell.turns], cell)
+    # What is learnt holds for any number of turns; how long sessions last is known of each cell, to all policies alike.
+    return Contest(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training.gate)
 
 
 def newcomer_part(
     study: Study, sets: dict[int | None, Sets], learned: Learned, options: Options
 ) -> list[dict[str, Any]]:
-    """The middle model withheld from everything, in the first plain cell: where there are three models or more."""
+    """The middle model withheld from everything: where there are three models or more."""
     if len(study.graded.models) < 3:
         return []
-    cell = next(cell for cell in cells(options.grid) if cell.phi is not None)
-    return newcomer_rows(
-        contest(study, sets, cell, learned, options.grid),
-        middle(study.average_cost_usd),
-        options.grid,
-        options.policies,
-    )
+    grid, model = options.grid, middle(study.average_cost_usd)
+    played = [contest(study, sets, cell, learned, grid) for cell in newcomer_cells(grid)]
+    return [row for one in played for row in newcomer_rows(one, model, grid, options.policies)]
 
 
 def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:

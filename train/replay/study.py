@@ -23,6 +23,9 @@ from train.replay.world import Board, Mode, Played, Rule, make_board, play
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+GATE_PART = 401
+"""Where the numbers of the sessions begin that rehearsals are judged by."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -43,11 +46,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Sets:
-    """Composed sessions of either half for one number of turns, and the horizon that the training sessions teach."""
+    """Composed sessions of either half for one number of turns, and the horizon that the training sessions teach;
+    `gate` are those that each rehearsal is judged by."""
 
     training: Board
     test: Board
     horizon: Horizon
+    gate: tuple[Board, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,22 @@ def without_model(study: Study, model: int) -> Study:
     return _study(graded, study.halves, study.seen, predictions, cost, study.resampled, study.seed)
 
 
-def compose_sets(study: Study, grid: Grid, turns: int | None) -> Sets:
-    """The same sessions for every budget, mode and context: what differs between cells is not luck."""
-    training = composed(study, study.halves.training, grid.training_sessions, turns, grid.orderings, part=1)
-    test = composed(study, study.halves.test, grid.test_sessions, turns, grid.orderings, part=2)
+def compose_sets(study: Study, grid: Grid, turns: int | None, judging: Sequence[I64] = ()) -> Sets:
+    """The same sessions for every budget, mode and context: what differs between cells is not luck.
+
+    `judging` are the prompts by which each rehearsal is judged.
+    """
+
+    def board(prompts: I64, sessions: int, part: int) -> Board:
+        made = composed(study, prompts, sessions, turns, grid.orderings, part=part)
+        return make_board(study.graded, study.predictions, made)
+
+    training = board(study.halves.training, grid.training_sessions, 1)
     return Sets(
-        training=make_board(study.graded, study.predictions, training),
-        test=make_board(study.graded, study.predictions, test),
-        horizon=learn_horizon(training.lengths),
+        training=training,
+        test=board(study.halves.test, grid.test_sessions, 2),
+        horizon=learn_horizon(training.sessions.lengths),
+        gate=tuple(board(prompts, max(grid.gate_sessions, 2), GATE_PART + i) for i, prompts in enumerate(judging)),
     )
 
 
@@ -120,12 +133,26 @@ def composed(
 
 def stages(study: Study, sets: Sets, cell: Cell) -> tuple[Stage, Stage]:
     """(training stage, test stage) of one cell."""
-    made = []
-    for part, board in enumerate((sets.training, sets.test)):
-        weighed = board.within(cell.context)
-        budget = budgets_usd(weighed, study.average_cost_usd, study.named, cell.phi)
-        made.append(Stage(weighed, budget, cell.mode, sets.horizon, study.seed + 1 + part))
-    return made[0], made[1]
+    seed = study.seed + 1
+    return (
+        staged(study, sets.training, cell, sets.horizon, seed),
+        staged(study, sets.test, cell, sets.horizon, seed + 1),
+    )
+
+
+def gate_stages(study: Study, sets: Sets, cell: Cell) -> tuple[Stage, ...]:
+    """The stage of each rehearsal in one cell."""
+    return tuple(
+        staged(study, board, cell, learn_horizon(board.sessions.lengths), study.seed + GATE_PART + i)
+        for i, board in enumerate(sets.gate)
+    )
+
+
+def staged(study: Study, board: Board, cell: Cell, horizon: Horizon, seed: int) -> Stage:
+    """A board under one cell's context, purse and mode."""
+    weighed = board.within(cell.context)
+    budget = budgets_usd(weighed, study.average_cost_usd, study.named, cell.phi)
+    return Stage(weighed, budget, cell.mode, horizon, seed)
 
 
 def re_boarded(stage: Stage, study: Study) -> Stage:
