@@ -44,6 +44,7 @@ def replay(
     from train.replay.aims import lines
     from train.replay.cells import PRESETS, OptionError, narrowed
     from train.replay.data import DataError
+    from train.replay.kept import Kept
     from train.replay.run import Options, run
 
     if preset not in PRESETS:
@@ -57,6 +58,7 @@ def replay(
             orderings=_words(ordering),
             base_contexts=_words(base_context),
         )
+        kept = Kept(json_file.with_name(f"{json_file.name}.parts"))
         with Bar() as progress:
             options = Options(
                 folders=tuple(data),
@@ -66,12 +68,14 @@ def replay(
                 policies=_words(policies),
                 seed=seed,
                 workers=len(os.sched_getaffinity(0)),
+                kept=kept.folder,
                 progress=progress.show,
             )
             report = run(options)
     except (DataError, OptionError) as error:
         raise CommandError(str(error)) from error
-    json_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    kept.clear()
     print(f"{len(report['rows']):,} rows in {json_file}")
     for line in lines([line for line in report["summary"] if line["kind"] == "aim"]):
         print(line)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +13,9 @@ from train.replay.aims import aims
 from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.contest import Contest, newcomer_rows, play_cell
 from train.replay.data import Graded, read_folder
+from train.replay.kept import Kept, part_name
 from train.replay.ours import Learned, learn, learnt_turns
+from train.replay.side_by_side import Tell, side_by_side
 from train.replay.split import halves
 from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies
 from train.replay.summary import summary
@@ -27,16 +26,15 @@ from train.runs import finite
 Progress = Callable[[str, int, int], None]
 
 FORMAT = "seqroute-replay/1"
-ONE_CORE = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-}
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
+LEARNING_STEPS = 5
+"""What learning counts for each context when a run says how far it is: about as much as so many cells."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to play. Empty `models` and `policies` mean the defaults and all. `workers` processes share the sources."""
+    """What to play. Empty `models` and `policies` mean the defaults and all. `workers` processes share the catalogues;
+    0: this process plays them all. `kept` is a folder for what is finished, for a run that may be cut short."""
 
     folders: tuple[Path, ...]
     grid: Grid
@@ -44,12 +42,13 @@ class Options:
     models: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     seed: int = 0
-    workers: int = 1
+    workers: int = 0
+    kept: Path | None = None
     progress: Progress | None = None
 
-    def step(self, name: str, done: int, total: int) -> None:
+    def step(self, done: int, total: int) -> None:
         if self.progress is not None:
-            self.progress(name, done, total)
+            self.progress("replay", done, total)
 
 
 class Part(NamedTuple):
@@ -63,7 +62,7 @@ class Part(NamedTuple):
 def run(options: Options) -> dict[str, Any]:
     """Play everything. Returns the output as docs/replay.md gives it. Deterministic given data and seed."""
     sources = [graded for folder in options.folders for graded in read_folder(folder)]
-    parts = list(each_part(sources, options))
+    parts = each_part(sources, options)
     rows = [row for part in parts for row in part.rows]
     points = [point for part in parts for point in part.points]
     return {
@@ -74,54 +73,69 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def each_part(sources: Sequence[Graded], options: Options) -> Iterator[Part]:
-    """Every catalogue of every source, in order; side by side where there are several workers."""
+def each_part(sources: Sequence[Graded], options: Options) -> list[Part]:
+    """Every catalogue of every source, in order; what is kept of an earlier run is not played again."""
     waiting = [
         (graded, number)
         for graded in sources
         for number in range(len(catalogues(graded, halves(graded, options.seed).training, options.models)))
     ]
-    if options.workers <= 1 or len(waiting) <= 1:
-        for graded, number in waiting:
-            yield play_catalogue(graded, number, options)
+    names = [part_name([graded.digest, graded.source, number, settings(options)]) for graded, number in waiting]
+    kept, each = Kept(options.kept) if options.kept else None, steps(options.grid)
+    before = [kept.find(name) if kept else None for name in names]
+    found = {i: Part(**part) for i, part in enumerate(before) if part is not None}
+    # The longest first: the last one to end then ends soon after the others.
+    order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].quality.size))
+    places = [i for i in order if i not in found]
+    done = dict.fromkeys(found, each)
+
+    def told(place: int, steps_done: int) -> None:
+        done[places[place]] = steps_done
+        options.step(sum(done.values()), each * len(waiting))
+
+    quiet = replace(options, folders=(), kept=None, progress=None)
+    for place, part in played([partial(play_catalogue, *waiting[i], quiet) for i in places], options.workers, told):
+        found[places[place]] = part
+        told(place, each)
+        if kept:
+            kept.keep(names[places[place]], part._asdict())
+    return [found[i] for i in range(len(waiting))]
+
+
+def played(
+    work: Sequence[Callable[[Tell], Part]], workers: int, told: Callable[[int, int], None]
+) -> Iterator[tuple[int, Part]]:
+    """Every piece of work by its place, in this process or side by side."""
+    if workers > 0:
+        yield from side_by_side(work, min(workers, max(len(work), 1)), told)
         return
-    quiet = replace(options, progress=None, workers=1)
-    spawn = multiprocessing.get_context("spawn")
-    found: dict[int, Part] = {}
-    with _one_core_each(), ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
-        # The longest first: the last one to end then ends soon after the others.
-        order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].quality.size))
-        places = {pool.submit(play_catalogue, *waiting[i], quiet): i for i in order}
-        options.step("catalogues", 0, len(waiting))
-        for done, future in enumerate(as_completed(places), 1):
-            found[places[future]] = future.result()
-            options.step("catalogues", done, len(waiting))
-    for i in range(len(waiting)):
-        yield found[i]
+    for place, piece in enumerate(work):
+        yield place, piece(partial(told, place))
 
 
-def play_catalogue(graded: Graded, number: int, options: Options) -> Part:
+def steps(grid: Grid) -> int:
+    """Of one catalogue, when a run says how far it is."""
+    return LEARNING_STEPS * (1 + len(grid.contexts)) + len(cells(grid)) + len(newcomer_cells(grid))
+
+
+def play_catalogue(graded: Graded, number: int, options: Options, tell: Tell) -> Part:
     """One catalogue of a source, by its number."""
-    return play_study(next(studies(graded, options.grid, options.models, options.seed, only=number)), options)
+    return play_study(next(studies(graded, options.grid, options.models, options.seed, only=number)), options, tell)
 
 
-def play_study(study: Study, options: Options) -> Part:
+def play_study(study: Study, options: Options, tell: Tell) -> Part:
     """One catalogue: learn, play every cell, sweep the fronts."""
-    grid, played = options.grid, cells(options.grid)
-    label = f"{study.graded.source}, {len(study.graded.models)} models"
-    options.step(f"{label}: learn", 0, 1)
+    grid, plain = options.grid, cells(options.grid)
     learned = learn(study, grid, learnt_turns(grid))
     judging = [rehearsal.judging for rehearsal in learned.planners[NO_CONTEXT].rehearsals]
-    sets = {turns: compose_sets(study, grid, turns, judging) for turns in dict.fromkeys(cell.turns for cell in played)}
+    sets = {turns: compose_sets(study, grid, turns, judging) for turns in dict.fromkeys(cell.turns for cell in plain)}
     rows: list[dict[str, Any]] = []
-    for done, cell in enumerate(played):
-        options.step(label, done, len(played))
+    for done, cell in enumerate(plain):
+        tell(LEARNING_STEPS * (1 + len(grid.contexts)) + done)
         rows += play_cell(contest(study, sets, cell, learned, grid), options.policies)
     first = sets[grid.turns[0]]
     sweep, informed = make_sweep(study, first, grid.sweep_sessions, grid.turns[0]), learned.expecting(first.horizon)
-    options.step(f"{label}: fronts", 0, 1)
     points = [*fronts(sweep, informed), *starvation(sweep, informed.planners[NO_CONTEXT])]
-    options.step(f"{label}: newcomer", 0, 1)
     rows += newcomer_part(study, sets, learned, options)
     learnt = {
         "source": study.graded.source,
@@ -157,10 +171,7 @@ def newcomer_part(
 def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "preset": options.preset,
-        "seed": options.seed,
-        "grid": finite(options.grid),
-        "versions": {name: metadata.version(name) for name in VERSIONS_OF},
+        **settings(options),
         "sources": [
             {"source": g.source, "prompts": g.prompts, "models": list(g.models), "digest": g.digest, "notes": g.notes}
             for g in sources
@@ -168,16 +179,13 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _one_core_each() -> Iterator[None]:
-    """Processes started here take one core each: threads of BLAS and XLA would only get in the way of the others."""
-    before = {name: os.environ.get(name) for name in ONE_CORE}
-    os.environ.update(ONE_CORE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def settings(options: Options) -> dict[str, Any]:
+    """All that the output depends on beside the data and the code."""
+    return {
+        "preset": options.preset,
+        "seed": options.seed,
+        "grid": finite(options.grid),
+        "catalogue": list(options.models),
+        "policies": list(options.policies),
+        "versions": {name: metadata.version(name) for name in VERSIONS_OF},
+    }
