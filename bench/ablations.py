@@ -27,7 +27,7 @@ from train.candidates import build
 from train.config import FitConfig, RelabelConfig, TrainConfig
 from train.episodes import Episodes
 from train.fit import fit, grade
-from train.plan import draw_samples, tabulate
+from train.plan import Setting, draw_samples, tabulate
 from train.presets import learn_horizon
 from train.published import BUDGET_SHARES, fit_published
 from train.quality import QualityModel
@@ -64,8 +64,9 @@ class Learnt:
 
     def planner(self, config: TrainConfig, penalty: float = PENALTY, cache_aware: bool = True) -> Planned:
         samples = draw_samples(self.episodes, self.grades, config.plan)
-        table = tabulate(samples, config.plan, penalty, cache_aware)
-        return Planned("planner", self.quality.served(self.episodes.models), table, penalty, self.horizon)
+        table = tabulate(samples, config.plan, Setting(penalty), cache_aware)
+        quality = self.quality.served(self.episodes.models)
+        return Planned("planner", quality, table, penalty, horizon=self.horizon)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFaul
 from policy.planned import TIE_BREAK, Planned
 from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.text import STATS_DIM, TEXT_DIM
-from policy.valuetable import ValueTable, turn_tokens
+from policy.valuetable import ValueTable, cautious_usd, turn_tokens
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -194,10 +194,11 @@ def _planned(policy: Planned, batch: Batch) -> Scored:
     quality = predicted(policy.quality, batch)
     purse = batch.available_usd[:, None, None]
     later_turns = np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0)
-    later = later_value(policy.table, batch, np.maximum(purse - quantiles, 0.0), later_turns)
+    weighed = cautious_usd(quantiles, policy.caution)
+    later = later_value(policy.table, batch, np.maximum(purse - weighed, 0.0), later_turns)
     price = batch.lambda_per_usd[:, None, None]
     answers = quality[..., None] * policy.table.answers[_places(policy.table.models, batch)]
-    worth = np.where(quantiles <= purse, answers + later, -policy.starved_penalty)
+    worth = np.where(weighed <= purse, answers + later, -policy.starved_penalty)
     scores = (worth - price * np.minimum(quantiles, purse)) @ COST_MASSES.astype(np.float64)
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
     dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)

@@ -41,7 +41,7 @@ MAX_PARAMS_BYTES = 256 << 20
 
 RULES: Mapping[str, frozenset[str]] = {
     "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
-    "planned": frozenset({"starved_penalty"}),
+    "planned": frozenset({"starved_penalty", "caution"}),
     "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "network_quality", "shrinkage"}),
     "pacing": frozenset({"factor", "reserve", "network_quality", "shrinkage"}),
     "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "network_quality", "shrinkage"}),

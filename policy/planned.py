@@ -6,7 +6,8 @@
 Dynamic programming with a learnt value function (policy/valuetable.py), this turn done exactly: the tail of a bill, the
 prompt cache that k would leave warm and the turns that an empty purse loses are all in it, so that no shield stands
 before it. answer_kl is how good an answer with such a bill is, relative to the model's mean: 1 on average.
-`starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve.
+`starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve. `caution` stretches the
+tail of every bill when it is asked what fits and what is left: the penalty alone guards against what the law knows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
 from policy.mdp import Decision, Observation
 from policy.quality import QualityModel
-from policy.valuetable import ValueTable, bill_scores, context_tokens
+from policy.valuetable import ValueTable, bill_scores, cautious_usd, context_tokens
 
 TIE_BREAK = 1e-7
 """Of equals the cheaper: what is left over is the tenant's. In quality, for the dearest candidate."""
@@ -28,12 +29,13 @@ TIE_BREAK = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`table` must have been learnt with this `starved_penalty`."""
+    """`table` must have been learnt with this `starved_penalty` and `caution`."""
 
     policy_id: str
     quality: QualityModel
     table: ValueTable
     starved_penalty: float = 0.0
+    caution: float = 1.0
     horizon: Horizon = DEFAULT_HORIZON
     exploration: Exploration = GREEDY
 
@@ -43,10 +45,11 @@ class Planned:
         quality = self.quality.predict(observation)
         purse, price = available_usd(observation.session), observation.lambda_per_usd
         later_turns = max(turns_left(observation, self.horizon) - 1.0, 0.0)
-        after = np.maximum(purse - quantiles, 0.0)
+        weighed = cautious_usd(quantiles, self.caution)
+        after = np.maximum(purse - weighed, 0.0)
         later = self.table.later(observation.candidates, after, later_turns, price, context_tokens(observation))
         answers = self.table.by_bill(observation.candidates, quality)
-        scores = bill_scores(answers, quantiles, later, purse, price, self.starved_penalty)
+        scores = bill_scores(answers, quantiles, weighed, later, purse, price, self.starved_penalty)
         costs = expected_cost_usd(quantiles)
         scores = scores - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
         return decided(

@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.kernel import MAX_MODELS
-from policy.mdp import COST_MASSES, CandidateView, Observation
+from policy.mdp import COST_LEVELS, COST_MASSES, CandidateView, Observation
 from policy.text import STAT_NAMES
 
 MAX_CELLS = 8_000_000
 CHARS_PER_TOKEN = 4.0
+TAIL = COST_LEVELS.index(0.95)
+"""The levels of a bill from here on are its tail."""
+MEDIAN = COST_LEVELS.index(0.5)
 _LOG_CHARS, _LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -127,9 +130,23 @@ class ValueTable:
 _ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "values", "answers")
 
 
+def cautious_usd(cost_quantiles_usd: NDArray[np.floating], caution: float) -> F64:
+    """Bills (..., L) as a cautious purse weighs them: the tail's distance from the median counts `caution` times.
+
+    The law's last quantile is no bill's limit, and bills of one session are high together; a conversation that every
+    bill reads moves all levels alike and is not stretched.
+    """
+    weighed = np.array(cost_quantiles_usd, np.float64)
+    if caution != 1.0:
+        median = weighed[..., MEDIAN, None]
+        weighed[..., TAIL:] = median + caution * (weighed[..., TAIL:] - median)
+    return weighed
+
+
 def bill_scores(
     answers: NDArray[np.floating],
     cost_quantiles_usd: NDArray[np.floating],
+    weighed_usd: NDArray[np.floating],
     later: NDArray[np.floating],
     available_usd: float,
     lambda_per_usd: float,
@@ -137,14 +154,14 @@ def bill_scores(
 ) -> F64:
     """Expected worth of each candidate over its whole cost law, (K,).
 
-        sum_l mass_l ([bill_l <= available] (answer_l + later_l) - [bill_l > available] penalty
+        sum_l mass_l ([weighed_l <= available] (answer_l + later_l) - [weighed_l > available] penalty
                       - lambda min(bill_l, available))
 
-    Answers (quality at each bill, `ValueTable.by_bill`), quantiles and later values (K, L). An answer dearer than the
-    purse is lost, and the purse with it.
+    Answers (quality at each bill, `ValueTable.by_bill`), bills, bills as weighed (`cautious_usd`) and later values
+    (K, L). An answer dearer than the purse is lost, and the purse with it.
     """
     paid = np.minimum(cost_quantiles_usd, available_usd)
-    kept = cost_quantiles_usd <= available_usd
+    kept = weighed_usd <= available_usd
     worth = np.where(kept, answers + later, -starved_penalty) - lambda_per_usd * paid
     return np.asarray(worth @ COST_MASSES.astype(np.float64))
 

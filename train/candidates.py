@@ -7,7 +7,7 @@ calibrated setting, the network and the best heuristic; every further one would 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +22,7 @@ from train.config import TrainConfig
 from train.episodes import Episodes
 from train.fit import Fitted
 from train.hindsight import play
-from train.plan import draw_samples, tabulate
+from train.plan import draw_samples, settings_of, tabulate
 from train.presets import calibrate_presets, learn_horizon
 
 F64 = NDArray[np.float64]
@@ -86,7 +86,15 @@ def propose(
     }
     heuristic = max((best[rule] for rule in GRIDS if rule != "learned"), key=lambda trial: trial.score)
     chosen = [best["planned"], best["learned"], heuristic]
-    calibrated = least_starving(tried["planned"], config.plan.most_starved)
+    planned = tried["planned"]
+    calibrated = planned[
+        least_starving(
+            [trial.score for trial in planned],
+            [trial.starved for trial in planned],
+            len(few),
+            config.plan.most_starved,
+        )
+    ]
     if calibrated is not best["planned"]:
         recipe = replace(calibrated.recipe, policy_id=f"{run_id}-planned-calibrated")
         chosen.insert(1, replace(calibrated, recipe=recipe))
@@ -100,20 +108,27 @@ def propose(
 def plans(
     recipe: Recipe, quality: Mapping[str, Any], training: Episodes, grades: F64, config: TrainConfig
 ) -> Iterator[tuple[Recipe, Params]]:
-    """The planner with a value table for each of `config.plan.starved_penalties`."""
+    """The planner with a value table for each setting that the config tries."""
     samples = draw_samples(training, grades, config.plan)
-    for penalty in config.plan.starved_penalties:
-        table = tabulate(samples, config.plan, penalty)
-        tried = replace(recipe, rule="planned", rule_parameters={"starved_penalty": penalty})
-        yield tried, {"quality": quality, "values": table.arrays()}
+    for setting in settings_of(config.plan):
+        table = tabulate(samples, config.plan, setting)
+        yield (
+            replace(recipe, rule="planned", rule_parameters=asdict(setting)),
+            {
+                "quality": quality,
+                "values": table.arrays(),
+            },
+        )
 
 
-def least_starving(trials: Sequence[Tuned], most_starved: float) -> Tuned:
-    """The best score among those that starve no more than so many sessions; where none does, whoever starves fewest."""
-    within = [trial for trial in trials if trial.starved <= most_starved]
-    if within:
-        return max(within, key=lambda trial: trial.score)
-    return min(trials, key=lambda trial: (trial.starved, -trial.score))
+def least_starving(scores: Sequence[float], starved: Sequence[float], sessions: int, most_starved: float) -> int:
+    """Which setting is called calibrated: the best score among those that starve no more than so many sessions.
+
+    `starved` are shares of `sessions` played. Rare events are counted as in Laplace's rule, (k + 1) / (n + 2), so that
+    a few sessions without one prove nothing. Where no setting is within, the best of those that starve fewest.
+    """
+    rates = [max((share * sessions + 1.0) / (sessions + 2.0), most_starved) for share in starved]
+    return min(range(len(scores)), key=lambda at: (rates[at], -scores[at]))
 
 
 def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episodes) -> list[dict[str, float]]:

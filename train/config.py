@@ -137,10 +137,14 @@ class PlanConfig:
     """Lengths of conversation: bookkeeping, so the log need not have seen them. The first must be 0."""
     lambdas: tuple[float, ...] = (0.03, 0.15, 0.75)
     """Prices of money beside 0, in quality per mean bill."""
-    starved_penalties: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)
+    starved_penalties: tuple[float, ...] = (0.0, 0.3, 2.0, 10.0, 30.0)
     """What a lost answer counts beside being lost: a table for each, of which tuning keeps two."""
-    most_starved: float = 0.01
-    """Share of sessions that the calibrated setting may starve on the training part."""
+    cautious_penalties: tuple[float, ...] = (5.0, 10.0)
+    """The same, for tables of which a bill's tail counts `caution` times: settings that starve hardly anybody."""
+    caution: float = 2.0
+    most_starved: float = 0.005
+    """Share of sessions that the calibrated setting may starve on the training part: half of the one in a hundred that
+    is wanted, since what was chosen for starving little starves more when it serves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ cache and length of the conversation follow by bookkeeping. So every recorded tu
 *any* purse, any context and any warm model, and the value of n turns follows from that of n - 1 without a gradient:
 
     V_n(m, last) = mean over turns of
-                   max_k sum_l mass_l ([b <= m] (quality_k answer_kl + V_{n-1}(m - b, k)) - [b > m] penalty)
+                   max_k sum_l mass_l ([w <= m] (quality_k answer_kl + V_{n-1}(m - w, k)) - [w > m] penalty)
                          - lambda E[min(b, m)],     b the l-th quantile of k's bill, on a warm cache if k is last,
-    and answer_kl how good an answer with such a bill is, relative to the model's mean (train/answers.py).
+    w the same as a cautious purse weighs it (policy/valuetable.py), and answer_kl how good an answer with such a bill
+    is, relative to the model's mean (train/answers.py).
 
 Qualities are out-of-fold grades, shrunk to what they are worth: with honest ones, taking the best of them is no curse.
 Turns to come are taken to be like those of the log, whatever the session has shown so far: measured, what the hidden
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.planning import CACHE_MIN_TOKENS
-from policy.valuetable import ValueTable, context_tokens
+from policy.valuetable import ValueTable, cautious_usd, context_tokens
 from train.answers import answer_shares
 from train.config import PlanConfig
 from train.episodes import Episodes
@@ -35,6 +36,14 @@ I64 = NDArray[np.int64]
 
 UNKNOWN_USD = 1e12
 """The bill of a model that a turn did not offer: no purse holds it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the planner stands between quality and starvation (`policy.planned.Planned`)."""
+
+    starved_penalty: float = 0.0
+    caution: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,12 @@ class Samples:
     grown_tokens: float
 
 
-def learn_values(
-    episodes: Episodes, grades: F64, config: PlanConfig, starved_penalty: float, cache_aware: bool = True
-) -> ValueTable:
-    """The table of a log. grades (S, T, K) are out of fold. Deterministic; about a second of one core."""
-    samples = draw_samples(episodes, grades, config)
-    return tabulate(samples, config, starved_penalty, cache_aware)
+def settings_of(config: PlanConfig) -> list[Setting]:
+    """Those that are tried: from the boldest to the most careful."""
+    return [
+        *(Setting(penalty) for penalty in config.starved_penalties),
+        *(Setting(penalty, config.caution) for penalty in config.cautious_penalties),
+    ]
 
 
 def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples:
@@ -96,13 +105,13 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
     )
 
 
-def tabulate(samples: Samples, config: PlanConfig, starved_penalty: float, cache_aware: bool = True) -> ValueTable:
+def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware: bool = True) -> ValueTable:
     """Backward induction over `config.turns` turns on the grid of the table."""
     contexts = np.array(config.contexts_tokens)
     lambdas, purses = axes(samples, config)
     k = len(samples.models)
     values = np.zeros((len(lambdas), len(contexts), k + 1, config.turns + 1, len(purses)), np.float32)
-    steps = [_context_steps(samples, tokens, purses, lambdas, starved_penalty, cache_aware) for tokens in contexts]
+    steps = [_context_steps(samples, tokens, purses, lambdas, setting, cache_aware) for tokens in contexts]
     for n in range(1, config.turns + 1):
         for c, (cold, warm) in enumerate(steps):
             following = _after_growth(values[:, :, :, n - 1], contexts, c, samples.grown_tokens)  # (P, K + 1, B)
@@ -141,10 +150,11 @@ class Step:
     reward: F32
 
 
-def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, starved_penalty: float) -> Step:
+def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, setting: Setting) -> Step:
     """Quality at each bill, and the bills, (M, L): one that fits moves the purse between two points of the grid."""
     m, b = len(answers), len(purses)
-    left = purses[None, :, None] - bills_usd[:, None, :]  # (M, B, L)
+    weighed = cautious_usd(bills_usd, setting.caution)
+    left = purses[None, :, None] - weighed[:, None, :]  # (M, B, L)
     fits = left >= 0.0
     low = np.clip(np.searchsorted(purses, left, side="right") - 1, 0, b - 2)
     share = np.clip((left - purses[low]) / (purses[low + 1] - purses[low]), 0.0, 1.0)
@@ -154,24 +164,22 @@ def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, starved_pen
     moved = np.bincount(cell.ravel(), (mass * (1.0 - share)).ravel(), size)
     moved += np.bincount((cell + 1).ravel(), (mass * share).ravel(), size)
     paid = np.minimum(bills_usd[:, None, :], purses[None, :, None]) @ COST_MASSES
-    earned = (mass * answers[:, None, :]).sum(-1) - (1.0 - mass.sum(-1)) * starved_penalty
+    earned = (mass * answers[:, None, :]).sum(-1) - (1.0 - mass.sum(-1)) * setting.starved_penalty
     reward = earned[None] - lambdas[:, None, None] * paid[None]
     return Step(moved.reshape(m * b, b).astype(np.float32), reward.astype(np.float32))
 
 
 def _context_steps(
-    samples: Samples, tokens: float, purses: F64, lambdas: F64, starved_penalty: float, cache_aware: bool
+    samples: Samples, tokens: float, purses: F64, lambdas: F64, setting: Setting, cache_aware: bool
 ) -> tuple[list[Step], list[Step]]:
     """Every model's step with so much conversation to read, (cold, warm); the same where nothing is cached."""
     cached = cache_aware and tokens >= CACHE_MIN_TOKENS
     cold, warm = [], []
     for k in range(len(samples.models)):
         bills, answers = samples.bills_usd[:, k], samples.quality[:, k, None] * samples.answers[k]
-        cold.append(step_of(answers, bills + tokens * samples.input_usd[k], purses, lambdas, starved_penalty))
+        cold.append(step_of(answers, bills + tokens * samples.input_usd[k], purses, lambdas, setting))
         warm.append(
-            step_of(answers, bills + tokens * samples.cached_usd[k], purses, lambdas, starved_penalty)
-            if cached
-            else cold[k]
+            step_of(answers, bills + tokens * samples.cached_usd[k], purses, lambdas, setting) if cached else cold[k]
         )
     return cold, warm
 

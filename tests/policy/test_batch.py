@@ -59,8 +59,8 @@ def policies() -> list[Planned | Resolving]:
     learnt, table = learnt_quality(rng), learnt_table(rng)
     priors: QualityModel = PriorQuality()
     return [
-        Planned("planned", learnt, table, 0.0, HORIZON),
-        Planned("planned-careful", learnt, table, 2.0, HORIZON, EXPLORING),
+        Planned("planned", learnt, table, 0.0, 1.0, HORIZON),
+        Planned("planned-careful", learnt, table, 2.0, 1.7, HORIZON, EXPLORING),
         Planned("planned-priors", priors, table, 0.3),
         Resolving(horizon=HORIZON),
         Resolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),

@@ -11,7 +11,7 @@ import pytest
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation
 from policy.planned import Planned
 from policy.text import STAT_NAMES
-from policy.valuetable import ValueTable, bill_scores, context_tokens
+from policy.valuetable import ValueTable, bill_scores, cautious_usd, context_tokens
 from tests.policy.observations import candidate, observation
 
 LEVELS = len(COST_LEVELS)
@@ -89,9 +89,27 @@ def test_the_warm_cache_belongs_to_the_model_that_serves_and_an_unknown_one_is_c
 def test_a_bill_beyond_the_purse_loses_the_answer_and_the_purse() -> None:
     # Two bills of mass 1/2 each would be .5; here the 8 lower levels (mass .55) cost 1, the others 3; 2 USD are left.
     bills = np.where(np.array(COST_LEVELS) < 0.55, 1.0, 3.0)[None]
-    found = bill_scores(np.full((1, LEVELS), 0.8), bills, np.full((1, LEVELS), 0.4), 2.0, 0.1, 0.5)
+    found = bill_scores(np.full((1, LEVELS), 0.8), bills, bills, np.full((1, LEVELS), 0.4), 2.0, 0.1, 0.5)
     # .55 * (.8 + .4) - .45 * .5 - .1 * (.55 * 1 + .45 * 2)
     assert found[0] == pytest.approx(0.66 - 0.225 - 0.145, abs=1e-6)
+
+
+def test_caution_stretches_the_tail_from_the_median_and_nothing_that_all_bills_share() -> None:
+    bills = np.linspace(1.0, 2.4, LEVELS)
+    weighed = cautious_usd(bills, 2.0)
+    tail = np.array(COST_LEVELS) >= 0.95
+    median = float(bills[COST_LEVELS.index(0.5)])
+    assert weighed[~tail] == pytest.approx(bills[~tail])
+    assert weighed[tail] == pytest.approx(median + 2.0 * (bills[tail] - median))
+    assert cautious_usd(bills + 7.0, 2.0) == pytest.approx(weighed + 7.0)  # a conversation that every bill reads
+    assert cautious_usd(bills, 1.0) == pytest.approx(bills)
+
+
+def test_a_tail_that_is_weighed_twice_is_paid_once() -> None:
+    bills = np.where(np.array(COST_LEVELS) >= 0.95, 2.0, 1.0)[None]
+    found = bill_scores(np.ones((1, LEVELS)), bills, cautious_usd(bills, 3.0), np.zeros((1, LEVELS)), 2.5, 0.1, 0.0)
+    tail = float(COST_MASSES[np.array(COST_LEVELS) >= 0.95].sum())
+    assert found[0] == pytest.approx((1.0 - tail) - 0.1 * (1.0 + tail), abs=1e-6)
 
 
 def seen_with(purse_usd: float, turns: int) -> Observation:
@@ -156,7 +174,7 @@ def test_a_bill_beyond_the_purse_costs_little_where_dear_answers_are_the_failure
     answers = of.by_bill([candidate("small"), candidate("large")], np.array([0.5, 0.8]))
     assert answers[0] == pytest.approx(np.full(LEVELS, 0.5))
     assert answers[1, [0, 12]] == pytest.approx([0.8, 0.0])
-    scores = bill_scores(answers, bills, np.zeros((2, LEVELS)), 1.0, 0.0, 0.0)
+    scores = bill_scores(answers, bills, bills, np.zeros((2, LEVELS)), 1.0, 0.0, 0.0)
     assert scores[1] == pytest.approx(0.8 * COST_MASSES[:10].sum())
     # Of a model that the table does not know, what is known of all.
     assert of.by_bill([candidate("new")], np.array([0.5]))[0] == pytest.approx(np.full(LEVELS, 0.5))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, COST_MASSES
 from tests.train.test_episodes import a_log, read
 from train.config import PlanConfig
-from train.plan import UNKNOWN_USD, Samples, draw_samples, step_of, tabulate
+from train.plan import UNKNOWN_USD, Samples, Setting, draw_samples, step_of, tabulate
 
 LEVELS = len(COST_LEVELS)
 CONFIG = PlanConfig(samples=8, turns=3, purses=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
@@ -34,7 +34,7 @@ def samples(**changes: Any) -> Samples:
 
 
 def value(of: Samples, turns: int, purse_usd: float, *, last: int = 2, context: int = 0, penalty: float = 0.0) -> float:
-    table = tabulate(of, CONFIG, penalty)
+    table = tabulate(of, CONFIG, Setting(penalty))
     return float(np.interp(purse_usd, table.purses_usd, table.values[0, context, last, turns]))
 
 
@@ -44,11 +44,24 @@ def test_a_certain_bill_moves_the_purse_between_two_points_of_the_grid() -> None
         np.full((1, len(COST_LEVELS)), 0.5),
         np.array([0.0, 1.0, 2.0]),
         np.array([0.0]),
-        0.2,
+        Setting(starved_penalty=0.2),
     )
     # With 0 USD the answer is lost (-.2); 1 leaves .5, half way between 0 and 1; 2 leaves 1.5.
     assert step.reward[0, 0] == pytest.approx([-0.2, 0.4, 0.4])
     assert step.moved == pytest.approx(np.array([[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]]), abs=1e-6)
+
+
+def test_a_cautious_purse_holds_back_for_a_tail_longer_than_the_law_knows() -> None:
+    # The median is .5, the tail (levels .95, .98, .99; mass .045) 1.0: at caution 2 it is weighed as 1.5.
+    bills = np.where(np.array(COST_LEVELS) >= 0.95, 1.0, 0.5)[None]
+    purses, free = np.array([0.0, 1.0, 2.0]), np.array([0.0])
+    bold = step_of(np.ones((1, len(COST_LEVELS))), bills, purses, free, Setting(1.0))
+    careful = step_of(np.ones((1, len(COST_LEVELS))), bills, purses, free, Setting(1.0, caution=2.0))
+    tail = float(COST_MASSES[np.array(COST_LEVELS) >= 0.95].sum())
+    assert bold.reward[0, 0, 1] == pytest.approx(1.0)
+    assert careful.reward[0, 0, 1] == pytest.approx((1.0 - tail) - tail, abs=1e-6)
+    # With 2 USD the tail leaves .5 instead of 1: what is left stands lower on the grid by half a step.
+    assert careful.moved[2] @ purses == pytest.approx(bold.moved[2] @ purses - 0.5 * tail, abs=1e-6)
 
 
 def test_the_best_use_of_a_purse_is_found() -> None:
@@ -68,7 +81,7 @@ def test_a_warm_cache_is_worth_what_it_saves() -> None:
     # 10,000 tokens cost 1 USD cold and .1 warm: with 3.5 USD large is within reach warm (3.1), cold (4.0) it is not.
     assert value(samples(), 1, 3.5, last=1, context=1) == pytest.approx(0.9, abs=0.03)
     assert value(samples(), 1, 3.5, last=2, context=1) == pytest.approx(0.4, abs=0.03)
-    blind = tabulate(samples(), CONFIG, 0.0, cache_aware=False)
+    blind = tabulate(samples(), CONFIG, Setting(), cache_aware=False)
     assert (blind.values[:, :, 0] == blind.values[:, :, 2]).all()
 
 
@@ -80,7 +93,7 @@ def test_a_growing_conversation_costs_later_turns_more() -> None:
 
 
 def test_at_a_price_of_money_the_dear_model_must_earn_it() -> None:
-    table = tabulate(samples(), CONFIG, 0.0)
+    table = tabulate(samples(), CONFIG, Setting())
     price = float(table.lambdas_per_usd[1])
     assert price == pytest.approx(0.5)  # 1 per mean bill of 2 USD
     # Both lose at .5 a dollar (.4 - .5, .9 - 1.5): the cheaper loses less.

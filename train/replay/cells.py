@@ -55,10 +55,8 @@ class Grid:
     resamples: int
     log_sessions: int
     """Sessions of each log at least: that of `ours` holds every prompt it may learn from."""
-    tuning_sessions: int
-    """Sessions that the planner's penalty is chosen by: enough to see one in a hundred starve."""
     gate_sessions: int
-    """Sessions of each rehearsal's prompts that the gate sees, in each cell."""
+    """Sessions of each rehearsal's prompts that the gate sees, in each cell: enough to see one in a hundred starve."""
     sweep_sessions: int
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
@@ -87,10 +85,9 @@ def quick() -> Grid:
         test_sessions=200,
         resamples=400,
         log_sessions=300,
-        tuning_sessions=300,
-        gate_sessions=200,
+        gate_sessions=250,
         sweep_sessions=100,
-        training=TrainConfig(gate=TRADING, plan=PlanConfig(starved_penalties=(0.0, 0.3, 2.0, 10.0), lambdas=(0.15,))),
+        training=TrainConfig(gate=TRADING, plan=PlanConfig(lambdas=(0.15,))),
         published=PublishedConfig(steps=600),
     )
 
@@ -107,10 +104,9 @@ def full() -> Grid:
         test_sessions=600,
         resamples=1000,
         log_sessions=600,
-        tuning_sessions=600,
-        gate_sessions=400,
+        gate_sessions=300,
         sweep_sessions=300,
-        training=TrainConfig(gate=TRADING, plan=PlanConfig(starved_penalties=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0))),
+        training=TrainConfig(gate=TRADING),
         published=PublishedConfig(steps=6000),
     )
 

@@ -10,14 +10,15 @@ import numpy as np
 
 from policy.baselines import Resolving
 from policy.mdp import Policy
-from train.config import GateConfig
+from train.candidates import least_starving
+from train.config import TrainConfig
 from train.gate import Verdict
 from train.replay import bounds, cited
 from train.replay.baselines import TunedRule, families, quality_per_turn, tune
 from train.replay.blind import Blind
 from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
 from train.replay.gating import Gate, Trial, trial, verdict
-from train.replay.ours import Learned, Planners, planner_like
+from train.replay.ours import Learned, Planners, curve_of
 from train.replay.report import Entry, rows
 from train.replay.served import as_rule
 from train.replay.study import Stage, Study, re_boarded, with_newcomer, without_model
@@ -36,7 +37,7 @@ class Contest:
     test: Stage
     gate: tuple[Stage, ...]
     learned: Learned
-    gate_config: GateConfig
+    config: TrainConfig
 
     @property
     def planners(self) -> Planners:
@@ -125,35 +126,48 @@ def learned_entries(contest: Contest, heuristic: Heuristic) -> Iterator[Entry]:
     """What the gateway would serve: what passed the gate, and the planner whatever the gate says."""
     seen, planners = contest.study.seen, contest.planners
     incumbent = as_rule(Resolving(horizon=contest.learned.horizon), seen)
-    served: dict[str, Played] = {
-        DEFAULT_RULE: contest.test.play(incumbent),
-        planners.best.policy_id: contest.test.play(as_rule(planners.best, seen)),
-        planners.calibrated.policy_id: contest.test.play(as_rule(planners.calibrated, seen)),
-    }
-    found = gated(contest, incumbent, heuristic)
+    trials = planner_trials(contest)
+    best, calibrated = (planners.curve[at][1] for at in chosen_settings(trials, contest.config))
+    found = gated(contest, incumbent, trials, heuristic)
+    named = {policy.policy_id: as_rule(policy, seen) for _, policy in planners.curve}
+    rules = named | {DEFAULT_RULE: incumbent, heuristic.serving.name: heuristic.serving.rule}
     name = found.candidate or DEFAULT_RULE
-    played = served[name] if name in served else contest.test.play(heuristic.serving.rule)
+    shown = (DEFAULT_RULE, name, best.policy_id, calibrated.policy_id)
+    served = {rule: contest.test.play(rules[rule]) for rule in dict.fromkeys(shown)}
     yield Entry(DEFAULT_RULE, served[DEFAULT_RULE], 0.0)
-    yield Entry("ours", played, 0.0, numbers={"gate": found.outcome, "serves": name})
-    for policy, planner in (("ours-ungated", planners.best), ("ours-calibrated", planners.calibrated)):
+    yield Entry("ours", served[name], 0.0, numbers={"gate": found.outcome, "serves": name})
+    for policy, planner in (("ours-ungated", best), ("ours-calibrated", calibrated)):
         yield Entry(policy, served[planner.policy_id], 0.0, numbers={"policy_id": planner.policy_id})
     if contest.cell.context.cached_price < 1.0:
-        yield _planned(contest, "ours-blind", Blind(planners.best))
+        yield _planned(contest, "ours-blind", Blind(best))
 
 
-def gated(contest: Contest, incumbent: Rule, heuristic: Heuristic) -> Verdict:
-    """The planner, its calibrated setting and the best tuned rule against the default rule, in all rehearsals."""
-    planners, seen = contest.planners, contest.study.seen
-    gate = Gate(contest.study.graded.task, contest.study.resampled, contest.gate_config)
-    rules: dict[str, list[Rule]] = {
-        planners.curve[at][1].policy_id: [as_rule(rehearsal.curve[at][1], seen) for rehearsal in planners.rehearsals]
-        for at in dict.fromkeys((planners.best_at, planners.calibrated_at))
-    } | {heuristic.serving.name: list(heuristic.rehearsed)}
+def planner_trials(contest: Contest) -> list[Trial]:
+    """The planner at every setting in all rehearsals."""
+    seen, planners = contest.study.seen, contest.planners
+    return [tried(contest, [as_rule(policy, seen) for policy in planners.at(k)]) for k in range(len(planners.curve))]
 
-    def tried(each: Sequence[Rule]) -> Trial:
-        return trial(contest.gate, [stage.play(rule) for stage, rule in zip(contest.gate, each, strict=True)])
 
-    return verdict(gate, tried([incumbent] * len(contest.gate)), {name: tried(each) for name, each in rules.items()})
+def tried(contest: Contest, each: Sequence[Rule]) -> Trial:
+    """One rule for each rehearsal, played there."""
+    return trial(contest.gate, [stage.play(rule) for stage, rule in zip(contest.gate, each, strict=True)])
+
+
+def chosen_settings(trials: Sequence[Trial], config: TrainConfig) -> tuple[int, int]:
+    """(the setting that earned most, the one that did among those that starve hardly anybody), in the rehearsals."""
+    earned = [float(trial.quality.mean()) for trial in trials]
+    starved = [float(trial.starved.mean()) for trial in trials]
+    sessions = len(trials[0].starved)
+    return int(np.argmax(earned)), least_starving(earned, starved, sessions, config.plan.most_starved)
+
+
+def gated(contest: Contest, incumbent: Rule, trials: Sequence[Trial], heuristic: Heuristic) -> Verdict:
+    """The planner at every setting and the best tuned rule against the default rule, in all rehearsals."""
+    gate = Gate(contest.study.graded.task, contest.study.resampled, contest.config.gate)
+    candidates = {
+        policy.policy_id: trial for (_, policy), trial in zip(contest.planners.curve, trials, strict=True)
+    } | {heuristic.serving.name: tried(contest, heuristic.rehearsed)}
+    return verdict(gate, tried(contest, [incumbent] * len(contest.gate)), candidates)
 
 
 def published_entries(contest: Contest) -> Iterator[Entry]:
@@ -190,7 +204,8 @@ def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str,
     it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
-    planner = planner_like(absent, grid, contest.cell.turns, contest.cell.context, contest.planners)
+    at = chosen_settings(planner_trials(contest), contest.config)[0]
+    planner = curve_of(absent, grid, absent.halves.training, contest.cell.turns, contest.cell.context, at)[0][1]
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
     there = replace(contest, study=newcomer, training=training, test=test)
     smaller = re_boarded(contest.test, absent)
@@ -199,7 +214,7 @@ def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str,
         *baseline_entries(there)[0],
         _planned(there, "ours", planner),
         Entry("ours-not-offered", renamed(smaller.play(as_rule(planner, absent.seen)), known), 0.0),
-        _planned(contest, "ours-trained", contest.planners.best),
+        _planned(contest, "ours-trained", contest.planners.curve[at][1]),
     ]
     found = rows(
         entries,

@@ -1,17 +1,16 @@
 """`ours`: what the gateway would serve after a night on this data: the planner, if the gate lets it.
 
 Grades, value tables and the gate are those of `train.fit`, `train.candidates` and `train.gate`; what decides is the
-object that the gateway would make of the published recipe. Nothing is fitted or chosen under other budgets than those
-of TRAINING_PHIS and ALARM_PHI, and no test prompt is looked at. The network of `train.cql`, which a night also
-proposes, is not fitted here.
+object that the gateway would make of the published recipe. Nothing is fitted under other budgets than those of
+TRAINING_PHIS, and no test prompt is looked at. The network of `train.cql`, which a night also proposes, is not fitted
+here.
 
-Since every action is graded, no prompt is set aside: the planner is made on one half of the training prompts and
-judged on the other, and the reverse (two rehearsals); what serves is made of all of them.
+Since every action is graded, no prompt is set aside: the planner is made of two thirds of the training prompts and
+judged on the last third, three times over (rehearsals); what serves is made of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,32 +22,30 @@ from policy.features import Horizon
 from policy.mdp import Policy
 from policy.planned import Planned
 from train.candidates import build, plans, predictions_by_turn
-from train.config import TrainConfig
+from train.config import PlanConfig, TrainConfig
 from train.episodes import Episodes
 from train.fit import grade
+from train.plan import Setting, settings_of
 from train.presets import learn_horizon
 from train.published import Published, fit_published
-from train.replay.baselines import quality_per_turn
 from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
-from train.replay.served import as_rule
 from train.replay.sessions import Sessions, covering
-from train.replay.study import Study, composed, staged
+from train.replay.study import Study, composed
 from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-Curve = tuple[tuple[float, Policy], ...]
-"""(penalty of a lost answer, the planner at it)"""
-ALARM_PHI = 0.35
-"""The calibrated penalty is found under this budget, in mode `cut`."""
+Curve = tuple[tuple[Setting, Policy], ...]
+"""(where it stands between quality and starvation, the planner there)"""
+REHEARSALS = 3
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Planners made of one half of the training prompts, and the other half, which judges them."""
+    """Planners made of some of the training prompts, and the others, which judge them."""
 
     judging: I64
     curve: Curve
@@ -56,24 +53,14 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Planners:
-    """The planner with a value table for each penalty of a lost answer; the same in every rehearsal.
-
-    `best` earned most in the rehearsals, `calibrated` most among those that starved no more than the config's share of
-    sessions. Which penalties these are is settled without a prompt cache.
-    """
+    """The planner at every setting of the config, and the same in every rehearsal: which serves, each cell says."""
 
     curve: Curve
-    best_at: int
-    calibrated_at: int
     rehearsals: tuple[Rehearsal, ...] = ()
 
-    @property
-    def best(self) -> Policy:
-        return self.curve[self.best_at][1]
-
-    @property
-    def calibrated(self) -> Policy:
-        return self.curve[self.calibrated_at][1]
+    def at(self, setting: int) -> list[Policy]:
+        """One setting's planner of each rehearsal."""
+        return [rehearsal.curve[setting][1] for rehearsal in self.rehearsals]
 
     def expecting(self, horizon: Horizon) -> Planners:
         """The same planners where sessions are known to last like this."""
@@ -109,11 +96,8 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
     horizon = learn_horizon(np.concatenate([board.sessions.lengths for _, board in logs]))
     plain, board = logs[len(logs) // 2]
     left = turns_left(board.sessions, horizon)
-    learnt: dict[Context, Planners] = {}
-    for context in (NO_CONTEXT, *grid.contexts):
-        learnt[context] = rehearsed(study, grid, turns, context, learnt.get(NO_CONTEXT))
     return Learned(
-        learnt,
+        {context: rehearsed(study, grid, turns, context) for context in (NO_CONTEXT, *grid.contexts)},
         clone(plain, board, study.seen, left, study.predictions.average_cost_usd),
         fit_published(episodes, grid.published, study.seed),
         horizon,
@@ -125,32 +109,33 @@ def learnt_turns(grid: Grid) -> int | None:
     return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
-def rehearsed(study: Study, grid: Grid, turns: int | None, context: Context, settled: Planners | None) -> Planners:
-    """Planners of all training prompts and of either half, at the penalties that were `settled` elsewhere, or here."""
-    halves = parts(study)
+def rehearsed(study: Study, grid: Grid, turns: int | None, context: Context) -> Planners:
+    """Planners of all training prompts, and of all but each part."""
+    prompts = study.halves.training
     rehearsals = tuple(
-        Rehearsal(judging, curve_of(study, grid, fitting, turns, context, settled))
-        for fitting, judging in (halves, halves[::-1])
+        Rehearsal(judging, curve_of(study, grid, np.setdiff1d(prompts, judging), turns, context))
+        for judging in parts(study)
     )
-    best, calibrated = penalties(study, grid, rehearsals, turns, context) if settled is None else kept_of(settled)
-    return Planners(curve_of(study, grid, study.halves.training, turns, context, settled), best, calibrated, rehearsals)
-
-
-def planner_like(study: Study, grid: Grid, turns: int | None, context: Context, settled: Planners) -> Policy:
-    """The planner of another catalogue, at the penalty that was best in `settled`."""
-    return curve_of(study, grid, study.halves.training, turns, context, settled)[kept_of(settled)[0]][1]
+    return Planners(curve_of(study, grid, prompts, turns, context), rehearsals)
 
 
 def curve_of(
-    study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context, settled: Planners | None = None
+    study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context, only: int | None = None
 ) -> Curve:
-    """The planner made of these prompts, with a table for every penalty of the config; of `settled` for its two."""
-    config = replace(grid.training, seed=study.seed)
-    if settled is not None:
-        wanted = sorted({settled.curve[settled.best_at][0], settled.curve[settled.calibrated_at][0]})
-        config = replace(config, plan=replace(config.plan, starved_penalties=tuple(wanted)))
+    """The planner made of these prompts, at every setting of the config, or `only` at one."""
     episodes = training_log(study, grid, prompts, turns, context)
+    config = replace(grid.training, seed=study.seed)
+    if only is not None:
+        config = replace(config, plan=alone(config.plan, only))
     return planners(episodes, learn_horizon(episodes.lengths), config)
+
+
+def alone(config: PlanConfig, setting: int) -> PlanConfig:
+    """The config that tries no other setting."""
+    chosen = settings_of(config)[setting]
+    bold = chosen.caution == 1.0
+    penalties = (chosen.starved_penalty,)
+    return replace(config, starved_penalties=penalties if bold else (), cautious_penalties=() if bold else penalties)
 
 
 def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
@@ -161,22 +146,16 @@ def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, cont
     return one_log(study, made, Cell(turns, max(TRAINING_PHIS), "degrade", context), part)[0]
 
 
-def kept_of(settled: Planners) -> tuple[int, int]:
-    """Where the two settled penalties stand in a curve that has no others."""
-    best, calibrated = settled.curve[settled.best_at][0], settled.curve[settled.calibrated_at][0]
-    return int(calibrated < best), int(best < calibrated)
-
-
 def told(curve: Curve, horizon: Horizon) -> Curve:
     """The planners of a curve, expecting sessions of this horizon where none is declared."""
     return tuple(
-        (penalty, replace(policy, horizon=horizon) if isinstance(policy, Planned) else policy)
-        for penalty, policy in curve
+        (setting, replace(policy, horizon=horizon) if isinstance(policy, Planned) else policy)
+        for setting, policy in curve
     )
 
 
 def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve:
-    """A planner for every penalty, out of a log of which every action is graded."""
+    """A planner for every setting, out of a log of which every action is graded."""
     quality, flat = grade(episodes, config)
     grades = predictions_by_turn(episodes, flat)
     base = Recipe(
@@ -185,43 +164,24 @@ def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve
         horizon=horizon,
         average_quality=dict(zip(episodes.models, (float(x) for x in quality.means), strict=True)),
     )
-    arrays = quality.served(episodes.models).arrays()
+    recipes = plans(base, quality.served(episodes.models).arrays(), episodes, grades, config)
     return tuple(
-        (
-            recipe.rule_parameters["starved_penalty"],
-            build(
-                replace(recipe, policy_id=f"replay-planned-{recipe.rule_parameters['starved_penalty']:g}"), made, GREEDY
-            ),
-        )
-        for recipe, made in plans(base, arrays, episodes, grades, config)
+        (setting, build(replace(recipe, policy_id=f"replay-planned-{named(setting)}"), made, GREEDY))
+        for setting, (recipe, made) in zip(settings_of(config.plan), recipes, strict=True)
     )
 
 
-def penalties(
-    study: Study, grid: Grid, rehearsals: Sequence[Rehearsal], turns: int | None, context: Context
-) -> tuple[int, int]:
-    """(the one that earns most, the one that does among those that starve hardly anybody), in the rehearsals."""
-    alarm = Cell(turns, ALARM_PHI, "cut", context)
-    count = len(rehearsals[0].curve)
-    earned, starved = np.zeros(count), np.zeros(count)
-    for i, rehearsal in enumerate(rehearsals):
-        part, sessions = 301 + i, max(grid.tuning_sessions // 2, 2)
-        made = composed(study, rehearsal.judging, sessions, turns, grid.orderings, part=part)
-        board = make_board(study.graded, study.predictions, made)
-        stage = staged(study, board, alarm, learn_horizon(made.lengths), study.seed + part)
-        played = [stage.play(as_rule(policy, study.seen)) for _, policy in rehearsal.curve]
-        earned += [quality_per_turn(one) for one in played]
-        starved += [float(one.starved.mean()) for one in played]
-    rate = np.maximum(starved / len(rehearsals), grid.training.plan.most_starved)
-    return int(np.argmax(earned)), min(range(count), key=lambda at: (rate[at], -earned[at]))
+def named(setting: Setting) -> str:
+    """`0.3`, or `10-cautious`."""
+    return f"{setting.starved_penalty:g}" + ("-cautious" if setting.caution != 1.0 else "")
 
 
-def parts(study: Study) -> tuple[I64, I64]:
-    """Two halves of the training half's prompts that share no task."""
+def parts(study: Study) -> list[I64]:
+    """The training half's prompts in REHEARSALS parts of about a size that share no task."""
     prompts = study.halves.training
     fraction = study.halves.fraction[prompts]
-    second = fraction >= np.median(fraction)
-    return prompts[~second], prompts[second]
+    part = np.searchsorted(np.quantile(fraction, np.arange(1, REHEARSALS) / REHEARSALS), fraction, side="right")
+    return [prompts[part == i] for i in range(REHEARSALS) if (part == i).any()]
 
 
 def one_log(study: Study, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, Board]:

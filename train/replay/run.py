@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from policy.mdp import Policy
 from train.replay.aims import aims
 from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
-from train.replay.contest import Contest, newcomer_rows, play_cell
+from train.replay.contest import Contest, chosen_settings, newcomer_rows, planner_trials, play_cell
 from train.replay.data import Graded, read_folder
 from train.replay.kept import Kept, part_name
 from train.replay.ours import Learned, learn, learnt_turns
@@ -19,7 +20,7 @@ from train.replay.side_by_side import Tell, side_by_side
 from train.replay.split import halves
 from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies
 from train.replay.summary import summary
-from train.replay.sweeps import fronts, make_sweep, starvation
+from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
 from train.replay.world import NO_CONTEXT
 from train.runs import finite
 
@@ -135,7 +136,8 @@ def play_study(study: Study, options: Options, tell: Tell) -> Part:
         rows += play_cell(contest(study, sets, cell, learned, grid), options.policies)
     first = sets[grid.turns[0]]
     sweep, informed = make_sweep(study, first, grid.sweep_sessions, grid.turns[0]), learned.expecting(first.horizon)
-    points = [*fronts(sweep, informed), *starvation(sweep, informed.planners[NO_CONTEXT])]
+    there = contest(study, sets, Cell(grid.turns[0], TIGHT_PHI, "cut", NO_CONTEXT), learned, grid)
+    points = [*fronts(sweep, informed, planner_of_front(there)), *starvation(sweep, informed)]
     rows += newcomer_part(study, sets, learned, options)
     learnt = {
         "source": study.graded.source,
@@ -144,8 +146,6 @@ def play_study(study: Study, options: Options, tell: Tell) -> Part:
         "strongest": study.graded.models[study.named.strong],
         "predictor": study.seen.kind,
         "predictor_r2": round(study.predictions.r2, 4),
-        "planner": learned.planners[NO_CONTEXT].best.policy_id,
-        "calibrated": learned.planners[NO_CONTEXT].calibrated.policy_id,
     }
     return Part(rows, points, learnt)
 
@@ -154,7 +154,12 @@ def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Lea
     training, test = stages(study, sets[cell.turns], cell)
     gate = gate_stages(study, sets[cell.turns], cell)
     # What is learnt holds for any number of turns; how long sessions last is known of each cell, to all policies alike.
-    return Contest(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training.gate)
+    return Contest(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training)
+
+
+def planner_of_front(contest: Contest) -> Policy:
+    """The setting that earned most in the rehearsals."""
+    return contest.planners.curve[chosen_settings(planner_trials(contest), contest.config)[0]][1]
 
 
 def newcomer_part(

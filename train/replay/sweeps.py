@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.mdp import Policy
 from train.replay import baselines, cited
 from train.replay.baselines import LAMBDA_STEPS
 from train.replay.cells import RANDOM, budgets_usd
-from train.replay.ours import Learned, Planners
+from train.replay.ours import Learned
 from train.replay.served import as_rule
 from train.replay.sessions import Sessions
 from train.replay.study import Sets, Stage, Study
@@ -79,7 +80,7 @@ def make_sweep(study: Study, sets: Sets, sessions: int, turns: int | None) -> Sw
     return Sweep(study, sets, make_board(study.graded, study.predictions, few), described)
 
 
-def fronts(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
+def fronts(sweep: Sweep, learned: Learned, planner: Policy) -> Iterator[dict[str, Any]]:
     """Cost against quality, every policy over its own dial."""
     study, loose = sweep.study, sweep.stage(LOOSE_PHI)
     for k, name in enumerate(study.graded.models):
@@ -93,17 +94,16 @@ def fronts(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     for least in baselines.THRESHOLDS[::2]:
         rule = baselines.threshold(study.named, least, 0.0)
         yield sweep.point(FRONT, "threshold", "threshold", least, loose, rule)
-    planner = learned.planners[NO_CONTEXT].best
     for step in LAMBDA_STEPS[::2]:
         rule = as_rule(planner, study.seen, step * unit)
         yield sweep.point(FRONT, "ours-ungated", "lambda", step * unit, loose, rule)
     for phi in FRONT_PHIS:
         stage = sweep.stage(phi)
-        for name, rule in _budget_driven(study, learned.planners[NO_CONTEXT]):
+        for name, rule in _budget_driven(study, planner):
             yield sweep.point(FRONT, name, "phi", phi, stage, rule)
 
 
-def starvation(sweep: Sweep, planners: Planners) -> Iterator[dict[str, Any]]:
+def starvation(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     """Quality against starved sessions under a tight budget in mode `cut`: as the shield's reserve grows, and for the
     planner as a lost answer counts for more."""
     study, tight = sweep.study, sweep.stage(TIGHT_PHI)
@@ -114,15 +114,16 @@ def starvation(sweep: Sweep, planners: Planners) -> Iterator[dict[str, Any]]:
         ]
         for name, rule in rules:
             yield sweep.point(STARVATION, name, "reserve", reserve, tight, rule)
-    for penalty, policy in planners.curve:
+    for setting, policy in learned.planners[NO_CONTEXT].curve:
+        dial = "starved_penalty" if setting.caution == 1.0 else f"starved_penalty at caution {setting.caution:g}"
         rule = as_rule(policy, study.seen)
-        yield sweep.point(STARVATION, "ours-ungated", "starved_penalty", penalty, tight, rule)
+        yield sweep.point(STARVATION, "ours-ungated", dial, setting.starved_penalty, tight, rule)
 
 
-def _budget_driven(study: Study, planners: Planners) -> list[tuple[str, Rule]]:
+def _budget_driven(study: Study, planner: Policy) -> list[tuple[str, Rule]]:
     return [
         ("strongest", baselines.strongest(study.named.strong)),
         ("pacing", baselines.pacing(1.0, 1.0)),
         ("re-solving", baselines.resolving(study.bank, 1.0, 1.0)),
-        ("ours-ungated", as_rule(planners.best, study.seen)),
+        ("ours-ungated", as_rule(planner, study.seen)),
     ]

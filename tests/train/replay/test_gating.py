@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train.config import GateConfig
-from train.replay.gating import Gate, Trial, exact, trial, verdict
+from train.replay.gating import Gate, Trial, evidence, trial, verdict
 from train.replay.report import Resampled
 from train.replay.world import Played
 
@@ -28,10 +28,25 @@ def earning(right: int, cut: int = 0) -> Trial:
 
 
 def test_a_gain_is_the_mean_difference_on_the_same_turns() -> None:
-    found = exact(gate(), "better", earning(1), earning(3), 1)
+    [found] = evidence(gate(), earning(1), {"better": earning(3)})
     assert found.gain.mean == pytest.approx(0.5)
     assert found.gain.low < 0.5 < found.gain.high
     assert (found.tuned_score, found.effective_turns) == (0.75, 400.0)
+
+
+def test_candidates_that_do_the_same_do_not_widen_one_anothers_interval_and_others_do() -> None:
+    generator = np.random.default_rng(0)
+
+    def noisy() -> Trial:
+        return Trial(np.arange(SESSIONS * TURNS), generator.random(SESSIONS * TURNS), np.zeros(SESSIONS, np.bool_))
+
+    incumbent, candidate, others = noisy(), noisy(), [noisy() for _ in range(7)]
+    [alone] = evidence(gate(), incumbent, {"candidate": candidate})
+    same = evidence(gate(), incumbent, {str(i): candidate for i in range(8)})
+    beside = evidence(gate(), incumbent, {"candidate": candidate} | {str(i): o for i, o in enumerate(others)})
+    assert same[0].gain.low == pytest.approx(alone.gain.low)
+    assert beside[0].gain.mean == alone.gain.mean
+    assert beside[0].gain.low < alone.gain.low
 
 
 def test_of_those_that_surely_beat_the_default_rule_the_best_serves() -> None:

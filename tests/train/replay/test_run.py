@@ -48,7 +48,6 @@ def small_grid() -> Grid:
         test_sessions=15,
         resamples=20,
         log_sessions=18,
-        tuning_sessions=9,
         gate_sessions=9,
         sweep_sessions=10,
         training=training,
