@@ -101,7 +101,10 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class TunedLambda:
-    """argmax quality - lambda * cost, at one lambda for every turn; None: the observation's."""
+    """argmax quality - lambda * cost, at one lambda for every turn, or the observation's where that is higher.
+
+    None: the observation's alone.
+    """
 
     lambda_per_usd: float | None = None
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -113,7 +116,7 @@ class TunedLambda:
     def decide(self, observation: Observation, uniform: float) -> Decision:
         mask = shielded(observation, self.reserve, self.horizon)
         quality = self.quality.predict(observation)
-        price = observation.lambda_per_usd if self.lambda_per_usd is None else self.lambda_per_usd
+        price = max(observation.lambda_per_usd, self.lambda_per_usd or 0.0)
         scores = planning.lagrangian_scores(quality, mean_costs_usd(observation), price)
         return decided(
             self.policy_id,
@@ -129,7 +132,8 @@ class TunedLambda:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """The best candidate within `factor` times an even share of what is left."""
+    """The best candidate within `factor` times an even share of what is left; a dollar must buy the observation's
+    lambda of quality."""
 
     factor: float = 1.0
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -143,7 +147,13 @@ class Pacing:
         quality = self.quality.predict(observation)
         turns = turns_left(observation, self.horizon)
         scores = planning.pacing_scores(
-            quality, mean_costs_usd(observation), mask, available_usd(observation.session), turns, self.factor
+            quality,
+            mean_costs_usd(observation),
+            mask,
+            available_usd(observation.session),
+            turns,
+            self.factor,
+            observation.lambda_per_usd,
         )
         return decided(
             self.policy_id,

@@ -50,14 +50,23 @@ def lagrangian_scores(quality: ArrayLike, mean_cost_usd: ArrayLike, lambda_per_u
 
 
 def pacing_scores(
-    quality: Floats, mean_cost_usd: Floats, mask: Bools, remaining_usd: ArrayLike, turns_left: ArrayLike, factor: float
+    quality: Floats,
+    mean_cost_usd: Floats,
+    mask: Bools,
+    remaining_usd: ArrayLike,
+    turns_left: ArrayLike,
+    factor: float,
+    lambda_per_usd: ArrayLike = 0.0,
 ) -> Floats:
-    """The best candidate whose expected cost is within `factor` times an even share of what is left.
+    """quality - lambda * cost for those whose expected cost is within `factor` times an even share of what is left.
 
     Those beyond the share rank below all within it, the cheaper the higher.
     """
     share_usd = factor * np.asarray(remaining_usd, float) / np.maximum(turns_left, 1.0)
-    return np.where(mean_cost_usd <= share_usd[..., None], quality, -1.0 + cheapness(mean_cost_usd, mask))
+    worth = lagrangian_scores(quality, mean_cost_usd, lambda_per_usd)
+    lowest = np.min(np.where(mask, worth, 0.0), axis=-1, initial=0.0, keepdims=True)
+    beyond = lowest - 1.0 + cheapness(mean_cost_usd, mask)
+    return np.where(mean_cost_usd <= share_usd[..., None], worth, beyond)
 
 
 def cheapness(mean_cost_usd: Floats, mask: Bools) -> Floats:

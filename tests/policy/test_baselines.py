@@ -70,10 +70,20 @@ def test_each_rule_does_what_its_name_says() -> None:
     assert chosen(baselines.Fixed("gone"), view) == "small"
     assert chosen(baselines.Strongest(), view) == "large"
     assert chosen(baselines.TunedLambda(), view) == "middle"
-    assert chosen(baselines.TunedLambda(0.0), view) == "large"
+    assert chosen(baselines.TunedLambda(0.0), replace(view, lambda_per_usd=0.0)) == "large"
     assert chosen(baselines.TunedLambda(1000.0), view) == "small"
     assert chosen(baselines.Pacing(), view) == "middle"  # .0125 a turn
     assert {chosen(baselines.Random(), view, u) for u in (0.1, 0.5, 0.9)} == {"small", "middle", "large"}
+
+
+def test_tuned_heuristics_take_the_clients_lambda_as_the_least_price_of_money() -> None:
+    """`auto@cheap` means something whichever of them a night has published."""
+    free = observation([SMALL, MIDDLE, LARGE], expected_turns=4, remaining_usd=0.05)
+    thrifty = replace(free, lambda_per_usd=1000.0)
+    assert [chosen(baselines.Pacing(), view) for view in (free, thrifty)] == ["middle", "small"]
+    assert [chosen(baselines.TunedLambda(10.0), view) for view in (free, thrifty)] == ["middle", "small"]
+    strict = baselines.TunedLambda(1000.0)
+    assert [chosen(strict, view) for view in (free, replace(free, lambda_per_usd=1.0))] == ["small", "small"]
 
 
 def test_routellms_threshold_takes_the_strong_only_for_a_gain() -> None:

@@ -24,6 +24,15 @@ def test_pacing_takes_the_best_within_an_even_share_and_the_cheapest_beyond_it()
     assert [int(np.argmax(s)) for s in (at_share_2, at_share_4, at_share_half)] == [1, 2, 0]
 
 
+def test_pacing_pays_no_more_than_lambda_says_and_never_ranks_what_is_beyond_the_share_above_what_is_within() -> None:
+    quality, cost = np.array([0.5, 0.7, 0.9]), np.array([1.0, 2.0, 4.0])
+    scores = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 0.3)
+    # Share 2: .5 - .3, .7 - .6. The dear one lies beyond: the lowest worth, .9 - 1.2, less 1, less 4/4.
+    assert scores == pytest.approx([0.2, 0.1, -2.3])
+    dear = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 10.0)
+    assert dear == pytest.approx([-9.5, -19.3, -41.1])
+
+
 def quantiles(*costs: float) -> np.ndarray:
     return np.array([[c] * 15 for c in costs])
 
