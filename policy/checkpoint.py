@@ -38,6 +38,8 @@ FORMAT = "seqroute-policy-1"
 MANIFEST, PARAMS = "manifest.json", "params.safetensors"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_PARAMS_BYTES = 256 << 20
+MAX_HEADER_BYTES = 1 << 14
+"""Of the safetensors header, which names every tensor: ours takes 2 kB, a million empty ones gigabytes to parse."""
 
 RULES: Mapping[str, frozenset[str]] = {
     "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
@@ -175,6 +177,8 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
     recipe = _recipe(manifest, directory.name)
     if manifest["params_bytes"] != len(body) or manifest["params_sha256"] != hashlib.sha256(body).hexdigest():
         raise CheckpointError(f"{PARAMS}: its bytes are not those of the manifest")
+    if int.from_bytes(body[:8], "little") > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{PARAMS}: expected a header of at most {MAX_HEADER_BYTES} bytes")
     try:
         flat = parse_safetensors(body)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -209,9 +213,9 @@ def _read_file(folder: int, name: str, most_bytes: int) -> bytes:
             raise CheckpointError(f"{name}: not a regular file")
         if status.st_size > most_bytes:
             raise CheckpointError(f"{name}: {status.st_size} bytes, expected at most {most_bytes}")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise CheckpointError(f"{name}: expected at most {most_bytes} bytes")
+        content = file.read(status.st_size + 1)  # a read of the cap would set the cap's memory aside
+    if len(content) != status.st_size:
+        raise CheckpointError(f"{name}: it changed while it was read")
     return content
 
 

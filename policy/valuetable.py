@@ -90,7 +90,7 @@ class ValueTable:
             if name is None:
                 continue
             axis = arrays[name]
-            if axis.shape != (values.shape[at],) or axis[0] != 0.0 or not (np.diff(axis) > 0.0).all():
+            if axis.shape != (values.shape[at],) or not axis.size or axis[0] != 0.0 or not (np.diff(axis) > 0.0).all():
                 raise ValueError(f"values/{name}: expected {values.shape[at]} rising numbers from 0")
         if values.shape[2] != len(models) + 1 or values.shape[3] < 2 or values.shape[4] < 2:
             raise ValueError(

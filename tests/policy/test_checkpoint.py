@@ -275,6 +275,10 @@ def tables() -> dict[str, dict[str, Any]]:
 
 
 PLANNED = {"rule": "planned", "rule_parameters": {"starved_penalty": 0.3}, "models": ("small", "large")}
+NO_PRICES_OF_MONEY = {
+    "lambdas_per_usd": np.zeros(0, np.float32),
+    "values": np.zeros((0, 1, 3, 2, 2), np.float32),
+}
 
 
 def test_a_planner_is_stored_as_tables_and_serves_from_them(tmp_path: Path) -> None:
@@ -304,6 +308,7 @@ def test_a_heuristic_may_read_the_reward_model_alone(tmp_path: Path) -> None:
         (PLANNED, {"quality": tables()["quality"]}),
         (PLANNED, tables() | {"more": {"x": np.zeros(1, np.float32)}}),
         (PLANNED | {"rule": "learned", "rule_parameters": {}}, tables()),
+        (PLANNED, tables() | {"values": tables()["values"] | NO_PRICES_OF_MONEY}),
         (PLANNED, tables() | {"values": tables()["values"] | {"list_usd": np.full(2, np.nan, np.float32)}}),
     ],
 )
