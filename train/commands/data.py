@@ -41,6 +41,7 @@ def replay(
     plot: Annotated[Path | None, typer.Option(help="Folder for the fronts and starvation curves, SVG and PNG.")] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
+    from train.replay import tree
     from train.replay.aims import lines
     from train.replay.cells import PRESETS, OptionError, narrowed
     from train.replay.data import DataError
@@ -78,6 +79,8 @@ def replay(
     kept.clear()
     print(f"{len(report['rows']):,} rows in {json_file}")
     for line in lines([line for line in report["summary"] if line["kind"] == "aim"]):
+        print(line)
+    for line in tree.lines(report["tree"]):
         print(line)
     if plot is not None:
         from train.replay.plots import draw

@@ -82,24 +82,26 @@ class Graded:
 
 def read_folder(folder: Path) -> list[Graded]:
     """Every source of one folder, by name. Prompts that not every model answered are left out, with a note."""
-    tables = {name: _table(folder / name) for name in FILES}
+    tables = {name: read_table(folder / name) for name in FILES}
     prompts, outcomes, models = (tables[name] for name in FILES)
-    _require(folder / FILES[0], prompts, ("task_id",))
-    _require(folder / FILES[1], outcomes, ("task_id", "model", "quality"))
+    require(folder / FILES[0], prompts, ("task_id",))
+    require(folder / FILES[1], outcomes, ("task_id", "model", "quality"))
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()[:16]
     if "source" not in prompts.column_names:
         return [_source(folder, folder.name, prompts, outcomes, models, digest)]
-    sources = sorted(set(_words(prompts, "source", folder.name)))
+    sources = sorted(set(words_of(prompts, "source", folder.name)))
     return [
-        _source(folder, source, _of(prompts, source), _of(outcomes, source), _of(models, source), digest)
+        _source(
+            folder, source, of_source(prompts, source), of_source(outcomes, source), of_source(models, source), digest
+        )
         for source in sources
     ]
 
 
 def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table, digest: str) -> Graded:
-    task_names = _words(prompts, "task_id", "")
-    turn = _numbers(prompts, "turn", 0.0).astype(np.int64)
-    names = sorted(set(_words(outcomes, "model", "")))
+    task_names = words_of(prompts, "task_id", "")
+    turn = numbers_of(prompts, "turn", 0.0).astype(np.int64)
+    names = sorted(set(words_of(outcomes, "model", "")))
     place = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
     if len(place) < len(task_names):
         raise DataError(f"{folder / FILES[0]}: {len(task_names) - len(place)} rows repeat a task_id and turn")
@@ -128,13 +130,13 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
     task_at = {name: i for i, name in enumerate(task_ids)}
     task = np.array([task_at[task_names[i]] for i in kept], np.int64)
     kept, task = (x[np.lexsort((turn[kept], task))] for x in (kept, task))
-    group_names = _words(prompts, "group", "")
+    group_names = words_of(prompts, "group", "")
     groups = tuple(sorted({group_names[i] for i in kept}))
-    words = _words(prompts, "text", "")
+    words = words_of(prompts, "text", "")
     text = tuple(words[i] for i in kept)
-    n_chars = _numbers(prompts, "n_chars", np.nan)[kept]
+    n_chars = numbers_of(prompts, "n_chars", np.nan)[kept]
     n_chars = np.where(np.isfinite(n_chars), n_chars, [float(len(x)) for x in text])
-    n_tokens = _numbers(prompts, "n_tok", np.nan)[kept]
+    n_tokens = numbers_of(prompts, "n_tok", np.nan)[kept]
     if not keep.all():
         notes.append(f"{int((~keep).sum())} of {len(keep)} prompts left out: not answered by every model")
     return Graded(
@@ -178,19 +180,19 @@ def _grid(
 ) -> dict[str, F64]:
     """(P, M) arrays of what every model did on every prompt, NaN where it was not asked; of several draws the first."""
     model_at = {name: i for i, name in enumerate(names)}
-    keys = zip(_words(outcomes, "task_id", ""), _numbers(outcomes, "turn", 0.0).astype(int).tolist(), strict=True)
+    keys = zip(words_of(outcomes, "task_id", ""), numbers_of(outcomes, "turn", 0.0).astype(int).tolist(), strict=True)
     row = np.array([place.get(key, -1) for key in keys], np.int64)
-    column = np.array([model_at[name] for name in _words(outcomes, "model", "")], np.int64)
+    column = np.array([model_at[name] for name in words_of(outcomes, "model", "")], np.int64)
     known = np.flatnonzero(row >= 0)[::-1]  # written last to first: the first draw stays
     if not len(known):
         raise DataError(f"{folder / FILES[1]}: no row belongs to a prompt of {FILES[0]}")
-    quality = _numbers(outcomes, "quality", np.nan)
+    quality = numbers_of(outcomes, "quality", np.nan)
     if np.nanmin(quality) < -1e-6 or np.nanmax(quality) > 1 + 1e-6:
         raise DataError(
             f"{folder / FILES[1]}: quality: expected 0 to 1, found {np.nanmin(quality):g} to {np.nanmax(quality):g}"
         )
-    in_tok, out_tok = _numbers(outcomes, "in_tok", np.nan), _numbers(outcomes, "out_tok", np.nan)
-    cost = _numbers(outcomes, "cost_usd", np.nan)
+    in_tok, out_tok = numbers_of(outcomes, "in_tok", np.nan), numbers_of(outcomes, "out_tok", np.nan)
+    cost = numbers_of(outcomes, "cost_usd", np.nan)
     cost = np.where(np.isfinite(cost), cost, (in_tok * price_in[column] + out_tok * price_out[column]) * 1e-6)
     if np.isfinite(cost).any() and np.nanmin(cost) < 0.0:
         raise DataError(f"{folder / FILES[1]}: cost_usd: expected 0 or more, found {np.nanmin(cost):g}")
@@ -205,13 +207,13 @@ def _grid(
 
 def _prices(folder: Path, table: pa.Table, names: Sequence[str]) -> tuple[F64, F64]:
     """USD per million input and output tokens of every model. Raises DataError for a model without a price."""
-    _require(folder / FILES[2], table, ("model", "usd_in_per_m", "usd_out_per_m"))
-    listed = _words(table, "model", "")
+    require(folder / FILES[2], table, ("model", "usd_in_per_m", "usd_out_per_m"))
+    listed = words_of(table, "model", "")
     missing = [name for name in names if name not in listed]
     if missing:
         raise DataError(f"{folder / FILES[2]}: no price for model {missing[0]!r}, which {FILES[1]} has answers of")
     at = [listed.index(name) for name in names]
-    price_in, price_out = (_numbers(table, name, np.nan)[at] for name in ("usd_in_per_m", "usd_out_per_m"))
+    price_in, price_out = (numbers_of(table, name, np.nan)[at] for name in ("usd_in_per_m", "usd_out_per_m"))
     if not (np.isfinite(price_in).all() and np.isfinite(price_out).all()):
         raise DataError(f"{folder / FILES[2]}: expected a number for every usd_in_per_m and usd_out_per_m")
     return price_in, price_out
@@ -234,7 +236,7 @@ def _embedding(path: Path, prompts: pa.Table, kept: I64) -> F32 | None:
     return found
 
 
-def _table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except FileNotFoundError as error:
@@ -243,26 +245,26 @@ def _table(path: Path) -> pa.Table:
         raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__})") from error
 
 
-def _require(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
+def require(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
 
 
-def _of(table: pa.Table, source: str) -> pa.Table:
+def of_source(table: pa.Table, source: str) -> pa.Table:
     """The rows of one source; all of them in a table that names none."""
     if "source" not in table.column_names:
         return table
     return table.filter(pa.array([name == source for name in table["source"].to_pylist()], pa.bool_()))
 
 
-def _words(table: pa.Table, column: str, missing: str) -> list[str]:
+def words_of(table: pa.Table, column: str, missing: str) -> list[str]:
     if column not in table.column_names:
         return [missing] * table.num_rows
     return [missing if value is None else str(value) for value in table[column].to_pylist()]
 
 
-def _numbers(table: pa.Table, column: str, missing: float) -> F64:
+def numbers_of(table: pa.Table, column: str, missing: float) -> F64:
     if column not in table.column_names:
         return np.full(table.num_rows, missing)
     values = table[column].to_pylist()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from policy.mdp import Policy
 from train.replay.aims import aims
+from train.replay.branches import Branches, read_branches
 from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.contest import Contest, chosen_settings, newcomer_rows, planner_trials, play_cell
 from train.replay.data import Graded, read_folder
@@ -21,6 +22,7 @@ from train.replay.split import halves
 from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies
 from train.replay.summary import summary
 from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
+from train.replay.tree import tree_rows
 from train.replay.world import NO_CONTEXT
 from train.runs import finite
 
@@ -58,35 +60,52 @@ class Part(NamedTuple):
     rows: list[dict[str, Any]]
     points: list[dict[str, Any]]
     learnt: dict[str, Any]
+    tree: list[dict[str, Any]]
+
+
+class Source(NamedTuple):
+    """One source of a folder; `branches` where it is a rollout's."""
+
+    graded: Graded
+    branches: Branches | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.graded.digest + (self.branches.digest if self.branches else "")
 
 
 def run(options: Options) -> dict[str, Any]:
     """Play everything. Returns the output as docs/replay.md gives it. Deterministic given data and seed."""
-    sources = [graded for folder in options.folders for graded in read_folder(folder)]
+    sources = [
+        Source(graded, read_branches(folder, graded)) for folder in options.folders for graded in read_folder(folder)
+    ]
     parts = each_part(sources, options)
     rows = [row for part in parts for row in part.rows]
     points = [point for part in parts for point in part.points]
     return {
-        "meta": meta(options, sources) | {"learnt": [part.learnt for part in parts]},
+        "meta": meta(options, [source.graded for source in sources]) | {"learnt": [part.learnt for part in parts]},
         "rows": rows,
         "summary": [*summary(rows, points), *aims(rows, points)],
         "front": points,
+        "tree": [row for part in parts for row in part.tree],
     }
 
 
-def each_part(sources: Sequence[Graded], options: Options) -> list[Part]:
+def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
     """Every catalogue of every source, in order; what is kept of an earlier run is not played again."""
     waiting = [
-        (graded, number)
-        for graded in sources
-        for number in range(len(catalogues(graded, halves(graded, options.seed).training, options.models)))
+        (source, number)
+        for source in sources
+        for number in range(
+            len(catalogues(source.graded, halves(source.graded, options.seed).training, options.models))
+        )
     ]
-    names = [part_name([graded.digest, graded.source, number, settings(options)]) for graded, number in waiting]
+    names = [part_name([source.digest, source.graded.source, number, settings(options)]) for source, number in waiting]
     kept, each = Kept(options.kept) if options.kept else None, steps(options.grid)
     before = [kept.find(name) if kept else None for name in names]
     found = {i: Part(**part) for i, part in enumerate(before) if part is not None}
     # The longest first: the last one to end then ends soon after the others.
-    order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].quality.size))
+    order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].graded.quality.size))
     places = [i for i in order if i not in found]
     done = dict.fromkeys(found, each)
 
@@ -119,13 +138,14 @@ def steps(grid: Grid) -> int:
     return LEARNING_STEPS * (1 + len(grid.contexts)) + len(cells(grid)) + len(newcomer_cells(grid))
 
 
-def play_catalogue(graded: Graded, number: int, options: Options, tell: Tell) -> Part:
+def play_catalogue(source: Source, number: int, options: Options, tell: Tell) -> Part:
     """One catalogue of a source, by its number."""
-    return play_study(next(studies(graded, options.grid, options.models, options.seed, only=number)), options, tell)
+    study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
+    return play_study(study, source.branches, options, tell)
 
 
-def play_study(study: Study, options: Options, tell: Tell) -> Part:
-    """One catalogue: learn, play every cell, sweep the fronts."""
+def play_study(study: Study, branches: Branches | None, options: Options, tell: Tell) -> Part:
+    """One catalogue: learn, play every cell, sweep the fronts; follow the policies through a rollout's trees."""
     grid, plain = options.grid, cells(options.grid)
     learned = learn(study, grid, learnt_turns(grid))
     judging = [rehearsal.judging for rehearsal in learned.planners[NO_CONTEXT].rehearsals]
@@ -137,7 +157,8 @@ def play_study(study: Study, options: Options, tell: Tell) -> Part:
     first = sets[grid.turns[0]]
     sweep, informed = make_sweep(study, first, grid.sweep_sessions, grid.turns[0]), learned.expecting(first.horizon)
     there = contest(study, sets, Cell(grid.turns[0], TIGHT_PHI, "cut", NO_CONTEXT), learned, grid)
-    points = [*fronts(sweep, informed, planner_of_front(there)), *starvation(sweep, informed)]
+    planner = planner_of_front(there)
+    points = [*fronts(sweep, informed, planner), *starvation(sweep, informed)]
     rows += newcomer_part(study, sets, learned, options)
     learnt = {
         "source": study.graded.source,
@@ -147,7 +168,8 @@ def play_study(study: Study, options: Options, tell: Tell) -> Part:
         "predictor": study.seen.kind,
         "predictor_r2": round(study.predictions.r2, 4),
     }
-    return Part(rows, points, learnt)
+    tree = tree_rows(study, branches, planner, first.horizon, grid.resamples) if branches else []
+    return Part(rows, points, learnt, tree)
 
 
 def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> Contest:
