@@ -43,7 +43,7 @@ def replay(
     """Play composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay import tree
     from train.replay.aims import lines
-    from train.replay.cells import PRESETS, OptionError, narrowed
+    from train.replay.cells import PRESETS, OptionError, known_policies, narrowed
     from train.replay.data import DataError
     from train.replay.kept import Kept
     from train.replay.run import Options, run
@@ -66,7 +66,7 @@ def replay(
                 grid=grid,
                 preset=preset,
                 models=_words(models),
-                policies=_words(policies),
+                policies=known_policies(_words(policies)),
                 seed=seed,
                 workers=len(os.sched_getaffinity(0)),
                 kept=kept.folder,

@@ -146,12 +146,12 @@ def _fronts(points: Sequence[Row]) -> Iterator[tuple[float | None, float]]:
 
 
 def _saving(points: Sequence[Row], strong: Row) -> float | None:
-    """Share of the strongest model's cost that a policy saves at its quality."""
+    """Share of the strongest model's cost that a policy saves at its quality; 0 where the strongest is cheaper."""
     if not points:
         return None
     cost, quality = (np.array([float(point[name]) for point in points]) for name in ("cost_usd", "quality"))
     least = cost_at(cost, quality, float(strong["quality"]))
-    return None if least is None else 1.0 - least / max(float(strong["cost_usd"]), 1e-12)
+    return None if least is None else max(1.0 - least / max(float(strong["cost_usd"]), 1e-12), 0.0)
 
 
 def _gain(rows: Sequence[Row], policy: str, other: str) -> float | None:

@@ -64,7 +64,7 @@ def read_branches(folder: Path, graded: Graded) -> Branches | None:
     if not file.exists():
         return None
     table = read_table(file)
-    require(file, table, COLUMNS)
+    require(table, COLUMNS)
     table = of_source(table, graded.source)
     states: dict[Place, int] = {}
     row = np.array(
@@ -179,9 +179,8 @@ def _placed(table: pa.Table, name: str, row: I64, column: I64, shape: tuple[int,
 
 
 def _drawn(folder: Path, source: str, states: Sequence[Place]) -> Bools:
-    file = folder / FILES[0]
-    prompts = read_table(file)
-    require(file, prompts, ("task_id", "path"))
+    prompts = read_table(folder / FILES[0])
+    require(prompts, ("task_id", "path"))
     prompts = of_source(prompts, source)
     told = set(zip(words_of(prompts, "task_id", ""), _paths(prompts), strict=True))
     return np.array([state in told for state in states], np.bool_)

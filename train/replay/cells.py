@@ -5,8 +5,9 @@ A cell is one test set under one purse. Its orderings are played mixed in one se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from train.replay.world import KEPT_TOKENS, NO_CONTEXT, Board, Context, Mode
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+Value = TypeVar("Value")
 
 MOST_MODELS = 8
 THINNED_MODELS = 6
@@ -31,6 +33,12 @@ TRADING = GateConfig(starved_worth=1.0)
 BASE_TOKENS = (0, 1500, 8000, 30000)
 CACHED_PRICES = (0.1, 0.5)
 RANDOM = "random"
+POLICIES = (
+    *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
+    *("behaviour-cloning", "published", "published-safe", "gateway-default", "ours", "ours-ungated", "ours-calibrated"),
+    *("ours-blind", "ours-not-offered", "ours-trained", "dp-predicted", "dp-perfect", "knapsack"),
+)
+"""Whose rows may be asked for (docs/replay.md)."""
 
 
 class OptionError(ValueError):
@@ -126,17 +134,17 @@ def narrowed(
     """The grid with what the options name, and all of it where they name nothing. Raises OptionError."""
     changes: dict[str, object] = {}
     if turns:
-        changes["turns"] = tuple(None if word == RANDOM else _whole("--turns", word, 1) for word in turns)
+        changes["turns"] = _each(None if word == RANDOM else _whole("--turns", word, 1) for word in turns)
     if phis:
-        chosen = tuple(_share("--phi", word) for word in phis)
+        chosen = _each(_share("--phi", word) for word in phis)
         changes["phis"] = chosen
         changes["newcomer_phis"] = tuple(phi for phi in chosen if phi in grid.newcomer_phis) or chosen[:1]
     if modes:
-        changes["modes"] = tuple(_one_of("--mode", word, ("cut", "degrade")) for word in modes)
+        changes["modes"] = _each(_one_of("--mode", word, ("cut", "degrade")) for word in modes)
     if orderings:
-        changes["orderings"] = tuple(_one_of("--ordering", word, ORDERINGS) for word in orderings)
+        changes["orderings"] = _each(_one_of("--ordering", word, ORDERINGS) for word in orderings)
     if base_contexts:
-        bases = [_whole("--base-context", word, 0) for word in base_contexts]
+        bases = _each(_whole("--base-context", word, 0) for word in base_contexts)
         prices = sorted({context.cached_price for context in grid.contexts})
         changes["contexts"] = tuple(_growing(base, price) for base in bases for price in prices)
     return replace(grid, **changes)  # type: ignore[arg-type]
@@ -158,7 +166,7 @@ def catalogues(graded: Graded, training: I64, wanted: Sequence[str]) -> list[Gra
     """The catalogue to play, and the pair weakest - strongest when that is another one."""
     quality, cost = graded.quality[training].mean(axis=0), graded.cost_usd[training].mean(axis=0)
     if wanted:
-        first = graded.with_models(wanted)
+        first = graded.with_models(_each(wanted))
     elif len(graded.models) <= MOST_MODELS:
         first = graded
     else:
@@ -212,6 +220,16 @@ def phi_of(budget_usd: F64, cost: F64, named: Ends) -> float:
 
 def _growing(base_tokens: int, cached_price: float) -> Context:
     return Context(base_tokens, KEPT_TOKENS, cached_price)
+
+
+def known_policies(words: Sequence[str]) -> tuple[str, ...]:
+    """Names of policies. Raises OptionError for one that there is not."""
+    return _each(_one_of("--policies", word, POLICIES) for word in words)
+
+
+def _each(values: Iterable[Value]) -> tuple[Value, ...]:
+    """What was named, once."""
+    return tuple(dict.fromkeys(values))
 
 
 def _whole(option: str, word: str, least: int) -> int:

@@ -6,6 +6,7 @@ DataError    what a user can mend: which file, what was found, what was expected
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ Bools = NDArray[np.bool_]
 FILES = ("prompts.parquet", "outcomes.parquet", "models.parquet")
 CHARS_PER_TOKEN = 4.0
 ENOUGH_PROMPTS = 200
+LEAST_TASKS = 4
+"""Two to learn from, two to measure by."""
 LEAST_USD = 1e-9
 """What a free answer is billed: the ledger's unit. Prices of money and shares of a budget need one."""
 
@@ -81,32 +84,55 @@ class Graded:
 
 
 def read_folder(folder: Path) -> list[Graded]:
-    """Every source of one folder, by name. Prompts that not every model answered are left out, with a note."""
-    tables = {name: read_table(folder / name) for name in FILES}
-    prompts, outcomes, models = (tables[name] for name in FILES)
-    require(folder / FILES[0], prompts, ("task_id",))
-    require(folder / FILES[1], outcomes, ("task_id", "model", "quality"))
+    """Every source of one folder, by name. Prompts that not every model answered are left out, with a note.
+
+    Prompts that name no source are of one that is called as the folder is; outcomes and prices that name none are of
+    every source.
+    """
+    prompts, outcomes, models = (read_table(folder / name) for name in FILES)
+    require(prompts, ("task_id",))
+    require(outcomes, ("task_id", "model", "quality"))
+    require(models, ("model", "usd_in_per_m", "usd_out_per_m"))
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()[:16]
-    if "source" not in prompts.column_names:
-        return [_source(folder, folder.name, prompts, outcomes, models, digest)]
-    sources = sorted(set(words_of(prompts, "source", folder.name)))
+    source_of = words_of(prompts, "source", folder.name)
+    if not any(words_of(prompts, "source", "")):
+        return [_source(folder.name, prompts, outcomes, models, digest)]
     return [
         _source(
-            folder, source, of_source(prompts, source), of_source(outcomes, source), of_source(models, source), digest
+            source,
+            prompts.filter(pa.array([name == source for name in source_of], pa.bool_())),
+            of_source(outcomes, source),
+            of_source(models, source),
+            digest,
         )
-        for source in sources
+        for source in sorted(set(source_of))
     ]
 
 
-def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table, digest: str) -> Graded:
+def named_apart(found: Sequence[tuple[Path, Graded]]) -> list[Graded]:
+    """The sources of several folders; one that several of them hold is called `source (folder)`."""
+    times = Counter(graded.source for _, graded in found)
+    named = [
+        graded if times[graded.source] == 1 else _replaced(graded, source=f"{graded.source} ({folder.name})")
+        for folder, graded in found
+    ]
+    twice = [name for name, count in Counter(graded.source for graded in named).items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]}: two folders of this name hold the same source")
+    return named
+
+
+def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table, digest: str) -> Graded:
     task_names = words_of(prompts, "task_id", "")
     turn = numbers_of(prompts, "turn", 0.0).astype(np.int64)
+    if "turn" not in outcomes.column_names and len(set(task_names)) == len(task_names):
+        turn[:] = 0  # one turn each, whatever its number: the answers name none
     names = sorted(set(words_of(outcomes, "model", "")))
     place = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
     if len(place) < len(task_names):
-        raise DataError(f"{folder / FILES[0]}: {len(task_names) - len(place)} rows repeat a task_id and turn")
-    price_in, price_out = _prices(folder, prices, names)
-    grid = _grid(folder, outcomes, place, names, price_in, price_out)
+        raise DataError(f"{_file(prompts)}: {len(task_names) - len(place)} rows repeat a task_id and turn")
+    price_in, price_out = _prices(prices, names, source)
+    grid = _grid(outcomes, place, names, price_in, price_out)
     answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
     asked = _asked(answered)
     notes = [
@@ -120,11 +146,10 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
     # A conversation with a gap is no conversation: all its turns go.
     broken = {task_names[i] for i in np.flatnonzero(~whole)}
     keep = np.array([name not in broken for name in task_names], np.bool_)
-    if keep.sum() < 4:
-        raise DataError(
-            f"{folder / FILES[1]}: {source}: {int(keep.sum())} prompts were answered by every model, need 4"
-        )
     kept = np.flatnonzero(keep)
+    tasks = len({task_names[i] for i in kept})
+    if tasks < LEAST_TASKS:
+        raise DataError(f"{_file(outcomes)}: {source}: {tasks} tasks were answered by every model, need {LEAST_TASKS}")
     # Turns of a conversation stand together and in order.
     task_ids = tuple(dict.fromkeys(task_names[i] for i in kept))
     task_at = {name: i for i, name in enumerate(task_ids)}
@@ -152,7 +177,7 @@ def _source(folder: Path, source: str, prompts: pa.Table, outcomes: pa.Table, pr
         n_chars=n_chars,
         n_tokens=np.where(np.isfinite(n_tokens), n_tokens, np.ceil(n_chars / CHARS_PER_TOKEN)),
         text=text,
-        embedding=_embedding(folder / FILES[0], prompts, kept),
+        embedding=_embedding(prompts, kept),
         quality=np.clip(grid["quality"][kept], 0.0, 1.0),
         cost_usd=np.maximum(grid["cost_usd"][kept], LEAST_USD),
         out_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["out_tok"][kept], 0.0),
@@ -171,7 +196,6 @@ def _asked(answered: Bools) -> list[int]:
 
 
 def _grid(
-    folder: Path,
     outcomes: pa.Table,
     place: Mapping[tuple[str, int], int],
     names: Sequence[str],
@@ -181,23 +205,27 @@ def _grid(
     """(P, M) arrays of what every model did on every prompt, NaN where it was not asked; of several draws the first."""
     model_at = {name: i for i, name in enumerate(names)}
     keys = zip(words_of(outcomes, "task_id", ""), numbers_of(outcomes, "turn", 0.0).astype(int).tolist(), strict=True)
-    row = np.array([place.get(key, -1) for key in keys], np.int64)
+    asked = list(keys)
+    row = np.array([place.get(key, -1) for key in asked], np.int64)
     column = np.array([model_at[name] for name in words_of(outcomes, "model", "")], np.int64)
     known = np.flatnonzero(row >= 0)[::-1]  # written last to first: the first draw stays
     if not len(known):
-        raise DataError(f"{folder / FILES[1]}: no row belongs to a prompt of {FILES[0]}")
+        named = "; ".join(f"task_id {task!r}, turn {turn}" for task, turn in (*list(place)[:1], *asked[:1]))
+        raise DataError(f"{_file(outcomes)}: no row belongs to a prompt of {FILES[0]} (the first of each: {named})")
     quality = numbers_of(outcomes, "quality", np.nan)
-    if np.nanmin(quality) < -1e-6 or np.nanmax(quality) > 1 + 1e-6:
-        raise DataError(
-            f"{folder / FILES[1]}: quality: expected 0 to 1, found {np.nanmin(quality):g} to {np.nanmax(quality):g}"
-        )
+    given = quality[np.isfinite(quality)]
+    if not len(given):
+        raise DataError(f"{_file(outcomes)}: quality: expected numbers from 0 to 1, found none")
+    if given.min() < -1e-6 or given.max() > 1 + 1e-6:
+        raise DataError(f"{_file(outcomes)}: quality: expected 0 to 1, found {given.min():g} to {given.max():g}")
     in_tok, out_tok = numbers_of(outcomes, "in_tok", np.nan), numbers_of(outcomes, "out_tok", np.nan)
     cost = numbers_of(outcomes, "cost_usd", np.nan)
     cost = np.where(np.isfinite(cost), cost, (in_tok * price_in[column] + out_tok * price_out[column]) * 1e-6)
-    if np.isfinite(cost).any() and np.nanmin(cost) < 0.0:
-        raise DataError(f"{folder / FILES[1]}: cost_usd: expected 0 or more, found {np.nanmin(cost):g}")
-    if not np.isfinite(cost).any():
-        raise DataError(f"{folder / FILES[1]}: expected cost_usd, or in_tok and out_tok with prices in {FILES[2]}")
+    billed = cost[np.isfinite(cost)]
+    if not len(billed):
+        raise DataError(f"{_file(outcomes)}: expected cost_usd, or in_tok and out_tok with prices in {FILES[2]}")
+    if billed.min() < 0.0:
+        raise DataError(f"{_file(outcomes)}: cost_usd: expected 0 or more, found {billed.min():g}")
     grid = {}
     for name, values in (("quality", quality), ("cost_usd", cost), ("out_tok", out_tok)):
         grid[name] = np.full((len(place), len(names)), np.nan)
@@ -205,57 +233,71 @@ def _grid(
     return grid
 
 
-def _prices(folder: Path, table: pa.Table, names: Sequence[str]) -> tuple[F64, F64]:
-    """USD per million input and output tokens of every model. Raises DataError for a model without a price."""
-    require(folder / FILES[2], table, ("model", "usd_in_per_m", "usd_out_per_m"))
+def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F64]:
+    """USD per million input and output tokens of every model, of several rows the first. Raises DataError for a model
+    without a price."""
     listed = words_of(table, "model", "")
     missing = [name for name in names if name not in listed]
     if missing:
-        raise DataError(f"{folder / FILES[2]}: no price for model {missing[0]!r}, which {FILES[1]} has answers of")
+        raise DataError(
+            f"{_file(table)}: {source}: no price for model {missing[0]!r}, which {FILES[1]} has answers of; "
+            f"there are {', '.join(dict.fromkeys(listed)) or 'none'}"
+        )
     at = [listed.index(name) for name in names]
     price_in, price_out = (numbers_of(table, name, np.nan)[at] for name in ("usd_in_per_m", "usd_out_per_m"))
-    if not (np.isfinite(price_in).all() and np.isfinite(price_out).all()):
-        raise DataError(f"{folder / FILES[2]}: expected a number for every usd_in_per_m and usd_out_per_m")
+    for name, prices in (("usd_in_per_m", price_in), ("usd_out_per_m", price_out)):
+        if not (np.isfinite(prices) & (prices >= 0.0)).all():
+            raise DataError(
+                f"{_file(table)}: {name}: expected a number from 0 for every model, found {prices.tolist()}"
+            )
     return price_in, price_out
 
 
-def _embedding(path: Path, prompts: pa.Table, kept: I64) -> F32 | None:
+def _embedding(prompts: pa.Table, kept: I64) -> F32 | None:
     """(P, E), a row of zeros where one prompt has none; None where no prompt has any."""
     if "embedding" not in prompts.column_names:
         return None
     rows: list[Any] = [prompts["embedding"][int(i)].as_py() for i in kept]
-    lengths = {len(row) for row in rows if row is not None}
+    lengths = {len(row) for row in rows if row}
     if not lengths:
         return None
     if len(lengths) > 1:
-        raise DataError(f"{path}: embedding: expected one length, found {sorted(lengths)}")
+        raise DataError(f"{_file(prompts)}: embedding: expected one length, found {sorted(lengths)}")
     width = lengths.pop()
-    found = np.array([row if row is not None else [0.0] * width for row in rows], np.float32)
+    found = np.array([row or [0.0] * width for row in rows], np.float32)
     if not np.isfinite(found).all():
-        raise DataError(f"{path}: embedding: expected finite numbers")
+        raise DataError(f"{_file(prompts)}: embedding: expected finite numbers")
     return found
 
 
 def read_table(path: Path) -> pa.Table:
+    """A file's rows, which know their file: whoever finds fault with them can name it."""
     try:
-        return pq.read_table(path)
+        found = pq.read_table(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; a data folder holds {', '.join(FILES)}") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__})") from error
+    if not found.num_rows:
+        raise DataError(f"{path}: expected rows, found none")
+    return found.replace_schema_metadata({"file": str(path)})
 
 
-def require(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
+def _file(table: pa.Table) -> str:
+    return str(table.schema.metadata[b"file"].decode())
+
+
+def require(table: pa.Table, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
+        raise DataError(f"{_file(table)}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
 
 
 def of_source(table: pa.Table, source: str) -> pa.Table:
-    """The rows of one source; all of them in a table that names none."""
+    """The rows of one source, and those that name none."""
     if "source" not in table.column_names:
         return table
-    return table.filter(pa.array([name == source for name in table["source"].to_pylist()], pa.bool_()))
+    return table.filter(pa.array([name in (None, source) for name in table["source"].to_pylist()], pa.bool_()))
 
 
 def words_of(table: pa.Table, column: str, missing: str) -> list[str]:
@@ -271,7 +313,8 @@ def numbers_of(table: pa.Table, column: str, missing: float) -> F64:
     try:
         return np.array([missing if value is None else float(value) for value in values], np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"column {column!r}: expected numbers, found {type(values[0]).__name__}") from error
+        found = next(type(value).__name__ for value in values if not isinstance(value, int | float | None))
+        raise DataError(f"{_file(table)}: column {column!r}: expected numbers, found {found}") from error
 
 
 def _replaced(graded: Graded, **changes: Any) -> Graded:

@@ -14,7 +14,7 @@ from train.replay.aims import aims
 from train.replay.branches import Branches, read_branches
 from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.contest import Contest, chosen_settings, newcomer_rows, planner_trials, play_cell
-from train.replay.data import Graded, read_folder
+from train.replay.data import Graded, named_apart, read_folder
 from train.replay.kept import Kept, part_name
 from train.replay.ours import Learned, learn, learnt_turns
 from train.replay.side_by_side import Tell, side_by_side
@@ -76,9 +76,7 @@ class Source(NamedTuple):
 
 def run(options: Options) -> dict[str, Any]:
     """Play everything. Returns the output as docs/replay.md gives it. Deterministic given data and seed."""
-    sources = [
-        Source(graded, read_branches(folder, graded)) for folder in options.folders for graded in read_folder(folder)
-    ]
+    sources = read_sources(options.folders)
     parts = each_part(sources, options)
     rows = [row for part in parts for row in part.rows]
     points = [point for part in parts for point in part.points]
@@ -89,6 +87,13 @@ def run(options: Options) -> dict[str, Any]:
         "front": points,
         "tree": [row for part in parts for row in part.tree],
     }
+
+
+def read_sources(folders: Sequence[Path]) -> list[Source]:
+    """Every source of all folders, each named so that none is taken for another."""
+    found = [(folder, graded) for folder in dict.fromkeys(folders) for graded in read_folder(folder)]
+    branches = [read_branches(folder, graded) for folder, graded in found]
+    return [Source(*both) for both in zip(named_apart(found), branches, strict=True)]
 
 
 def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
@@ -108,6 +113,7 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
     order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].graded.quality.size))
     places = [i for i in order if i not in found]
     done = dict.fromkeys(found, each)
+    options.step(sum(done.values()), each * len(waiting))
 
     def told(place: int, steps_done: int) -> None:
         done[places[place]] = steps_done

@@ -35,7 +35,8 @@ def halves(graded: Graded, seed: int) -> Halves:
     of_task = np.array([hashed(seed, graded.source, name) for name in names])
     fraction = of_task[graded.task]
     training = fraction < 0.5
-    if training.all() or not training.any():  # a handful of prompts may fall on one side: deal them out in turn
+    # Of a handful of tasks nearly all may fall on one side: deal them out in turn.
+    if min(len(np.unique(graded.task[side])) for side in (training, ~training)) < 2:
         fraction = (graded.task % 2) * 0.5 + fraction / 2
         training = fraction < 0.5
     return Halves(np.flatnonzero(training), np.flatnonzero(~training), fraction)

@@ -14,6 +14,7 @@ from train.replay.sweeps import FRONT
 
 Row = Mapping[str, Any]
 ALL = "all"
+OF_NEWCOMERS = ("ours-not-offered", "ours", "ours-trained")
 
 
 def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
@@ -107,10 +108,10 @@ def newcomers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     chosen = [row for row in rows if row["new_model"] is not None and row["ordering"] == together]
     found = []
     for (source, models, model), mine in grouped(chosen, "source", "models", "new_model"):
-        quality = {
-            name: float(np.mean([row["quality"] for row in mine if row["policy"] == name]))
-            for name in ("ours-not-offered", "ours", "ours-trained")
-        }
+        played = [[row["quality"] for row in mine if row["policy"] == name] for name in OF_NEWCOMERS]
+        if not all(played):  # not all were asked for
+            continue
+        quality = {name: float(np.mean(each)) for name, each in zip(OF_NEWCOMERS, played, strict=True)}
         gap = quality["ours-trained"] - quality["ours-not-offered"]
         found.append(
             {

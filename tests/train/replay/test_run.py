@@ -24,11 +24,8 @@ from train.replay.run import Options, run
 from train.replay.split import halves
 from train.replay.vectors import vectors
 
-POLICIES = {
-    *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
-    *("behaviour-cloning", "published", "published-safe", "gateway-default", "ours", "ours-ungated", "ours-calibrated"),
-    *("dp-predicted", "dp-perfect", "knapsack"),
-}
+OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}
+POLICIES = set(cells.POLICIES) - OF_SOME_CELLS
 KNOWING = {"dp-perfect", "knapsack"}
 COLUMNS = {
     *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "policy", "lambda"),
@@ -78,6 +75,7 @@ def test_every_policy_is_reported_in_every_cell_and_ordering(found: dict[str, An
             by_cell.setdefault(key, set()).add(row["policy"])
     assert len(by_cell) == 2 * 3 * 6  # catalogue and pair; cut, degrade and cache; five orderings and all together
     assert all(policies >= POLICIES for policies in by_cell.values())
+    assert {row["policy"] for row in found["rows"]} == set(cells.POLICIES)
 
 
 def test_the_summary_has_cells_fronts_and_the_newcomer(found: dict[str, Any]) -> None:
@@ -130,12 +128,21 @@ def test_nothing_of_the_test_half_reaches_a_prediction(tmp_path: Path, content: 
 def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cells.PRESETS, "quick", small_grid)
     out = tmp_path / "out.json"
-    arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40, models=("large", "small")))]
-    arguments += ["--json", str(out), "--mode", "cut", "--ordering", "iid", "--base-context", "1500", "--turns", "2"]
-    assert run_command([*arguments, "--policies", "weakest,ours"]) == 0
-    written = json.loads(out.read_text())
-    assert {row["policy"] for row in written["rows"]} == {"weakest", "ours"}
+    arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40)), "--json", str(out)]
+    arguments += ["--models", "small,large", "--policies", "weakest,ours,ours-blind", "--ordering", "hard-first,iid"]
+    arguments += ["--turns", "2,random,2", "--phi", ".2,.35", "--mode", "cut", "--base-context", "0,8000"]
+    assert run_command(arguments) == 0
+    written = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert {row["policy"] for row in written["rows"]} == {"weakest", "ours", "ours-blind"}
+    assert {row["ordering"] for row in written["rows"]} == {"mixed", "hard-first", "iid"}
+    assert {row["models"] for row in written["rows"]} == {"small,large"}
+    whole = {(row["turns"], row["budget"], row["mode"], row["base_context"]) for row in written["rows"]}
+    assert whole == {
+        *((turns, "phi", "cut", 0) for turns in (2, "random")),
+        *((2, "warm-mid", "cut", base) for base in (0, 8000)),
+    }
     assert written["meta"]["seed"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "toy"]  # nothing is kept of a whole run
 
 
 def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +150,8 @@ def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.C
     assert run_command(["replay", "--data", str(tmp_path / "nothing"), "--json", out]) == 2
     assert "prompts.parquet: not found" in capsys.readouterr().err
     start = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=20)), "--json", out]
-    for option, word in (("--mode", "cap"), ("--turns", "many"), ("--phi", "x"), ("--preset", "slow")):
+    wrong = (("--mode", "cap"), ("--turns", "many"), ("--phi", "x"), ("--preset", "slow"), ("--policies", "mine"))
+    for option, word in wrong:
         assert run_command([*start, option, word]) == 2
         assert f"{option}: expected" in capsys.readouterr().err
     assert run_command([*start, "--models", "small,huge"]) == 2
