@@ -16,9 +16,9 @@ from train.gate import Verdict
 from train.replay import bounds, cited
 from train.replay.baselines import TunedRule, families, quality_per_turn, tune
 from train.replay.blind import Blind
-from train.replay.cells import RANDOM, Cell, Grid, phi_of, session_cost_usd
+from train.replay.cells import RANDOM, Cell, phi_of, session_cost_usd
 from train.replay.gating import Gate, Trial, trial, verdict
-from train.replay.ours import Learned, Planners, curve_of
+from train.replay.ours import Curve, Learned, Planners, told
 from train.replay.report import Entry, rows
 from train.replay.served import as_rule
 from train.replay.study import Stage, Study, re_boarded, with_newcomer, without_model
@@ -197,15 +197,15 @@ def _planned(contest: Contest, name: str, policy: Policy) -> Entry:
     return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id})
 
 
-def newcomer_rows(contest: Contest, model: int, grid: Grid, policies: tuple[str, ...]) -> list[dict[str, Any]]:
+def newcomer_rows(contest: Contest, model: int, curve: Curve, policies: tuple[str, ...]) -> list[dict[str, Any]]:
     """The cell again with one model withheld from all training: it joins by its prices and a prior.
 
-    The planner was trained without it and is now offered it (`ours`); `ours-not-offered` is not, `ours-trained` knew
-    it all along. Purse and sessions are the same for all three.
+    The planner (`curve`) was trained without it and is now offered it (`ours`); `ours-not-offered` is not,
+    `ours-trained` knew it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
     at = chosen_settings(planner_trials(contest), contest.config)[0]
-    planner = curve_of(absent, grid, absent.halves.training, contest.cell.turns, contest.cell.context, at)[0][1]
+    planner = told(curve, contest.learned.horizon)[at][1]
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
     there = replace(contest, study=newcomer, training=training, test=test)
     smaller = re_boarded(contest.test, absent)

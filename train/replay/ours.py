@@ -11,6 +11,7 @@ judged on the last third, three times over (rehearsals); what serves is made of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,12 +23,13 @@ from policy.features import Horizon
 from policy.mdp import Policy
 from policy.planned import Planned
 from train.candidates import build, plans, predictions_by_turn
-from train.config import PlanConfig, TrainConfig
+from train.config import TrainConfig
 from train.episodes import Episodes
 from train.fit import grade
 from train.plan import Setting, settings_of
 from train.presets import learn_horizon
 from train.published import Published, fit_published
+from train.quality import QualityModel
 from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
@@ -97,7 +99,11 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
     plain, board = logs[len(logs) // 2]
     left = turns_left(board.sessions, horizon)
     return Learned(
-        {context: rehearsed(study, grid, turns, context) for context in (NO_CONTEXT, *grid.contexts)},
+        {
+            context: made
+            for alike in by_weight((NO_CONTEXT, *grid.contexts))
+            for context, made in rehearsed(study, grid, turns, alike).items()
+        },
         clone(plain, board, study.seen, left, study.predictions.average_cost_usd),
         fit_published(episodes, grid.published, study.seed),
         horizon,
@@ -109,33 +115,39 @@ def learnt_turns(grid: Grid) -> int | None:
     return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
-def rehearsed(study: Study, grid: Grid, turns: int | None, context: Context) -> Planners:
-    """Planners of all training prompts, and of all but each part."""
-    prompts = study.halves.training
-    rehearsals = tuple(
-        Rehearsal(judging, curve_of(study, grid, np.setdiff1d(prompts, judging), turns, context))
-        for judging in parts(study)
-    )
-    return Planners(curve_of(study, grid, prompts, turns, context), rehearsals)
+def rehearsed(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Context]) -> dict[Context, Planners]:
+    """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
+    prompts, judged = study.halves.training, parts(study)
+    whole = curves_of(study, grid, prompts, turns, contexts)
+    less = [curves_of(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
+    return {
+        context: Planners(
+            whole[i], tuple(Rehearsal(*both) for both in zip(judged, [made[i] for made in less], strict=True))
+        )
+        for i, context in enumerate(contexts)
+    }
 
 
-def curve_of(
-    study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context, only: int | None = None
-) -> Curve:
-    """The planner made of these prompts, at every setting of the config, or `only` at one."""
-    episodes = training_log(study, grid, prompts, turns, context)
+def by_weight(contexts: Iterable[Context]) -> list[list[Context]]:
+    """Contexts of the same tokens together: they differ in what a cached one costs."""
+    found: dict[tuple[int, int], list[Context]] = {}
+    for context in contexts:
+        found.setdefault((context.base_tokens, context.kept_tokens), []).append(context)
+    return list(found.values())
+
+
+def curves_of(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> list[Curve]:
+    """The planner made of these prompts, at every setting of the config, in contexts of one weight.
+
+    What an answer is worth does not depend on its price: it is learnt once, of the first context's log.
+    """
+    logs = [training_log(study, grid, prompts, turns, context) for context in contexts]
     config = replace(grid.training, seed=study.seed)
-    if only is not None:
-        config = replace(config, plan=alone(config.plan, only))
-    return planners(episodes, learn_horizon(episodes.lengths), config)
-
-
-def alone(config: PlanConfig, setting: int) -> PlanConfig:
-    """The config that tries no other setting."""
-    chosen = settings_of(config)[setting]
-    bold = chosen.caution == 1.0
-    penalties = (chosen.starved_penalty,)
-    return replace(config, starved_penalties=penalties if bold else (), cautious_penalties=() if bold else penalties)
+    quality, flat = grade(logs[0], config)
+    grades = predictions_by_turn(logs[0], flat)
+    for log in logs[1:]:
+        log.valid[:] &= logs[0].valid
+    return [planners(log, quality, grades, config) for log in logs]
 
 
 def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
@@ -154,14 +166,12 @@ def told(curve: Curve, horizon: Horizon) -> Curve:
     )
 
 
-def planners(episodes: Episodes, horizon: Horizon, config: TrainConfig) -> Curve:
-    """A planner for every setting, out of a log of which every action is graded."""
-    quality, flat = grade(episodes, config)
-    grades = predictions_by_turn(episodes, flat)
+def planners(episodes: Episodes, quality: QualityModel, grades: F64, config: TrainConfig) -> Curve:
+    """A planner for every setting, out of a log of which every action is graded; grades (S, T, K) are out of fold."""
     base = Recipe(
         policy_id="replay-planned",
         models=episodes.models,
-        horizon=horizon,
+        horizon=learn_horizon(episodes.lengths),
         average_quality=dict(zip(episodes.models, (float(x) for x in quality.means), strict=True)),
     )
     recipes = plans(base, quality.served(episodes.models).arrays(), episodes, grades, config)

@@ -16,10 +16,10 @@ from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_c
 from train.replay.contest import Contest, chosen_settings, newcomer_rows, planner_trials, play_cell
 from train.replay.data import Graded, named_apart, read_folder
 from train.replay.kept import Kept, part_name
-from train.replay.ours import Learned, learn, learnt_turns
+from train.replay.ours import Learned, curves_of, learn, learnt_turns
 from train.replay.side_by_side import Tell, side_by_side
 from train.replay.split import halves
-from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies
+from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies, without_model
 from train.replay.summary import summary
 from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
 from train.replay.tree import tree_rows
@@ -197,8 +197,10 @@ def newcomer_part(
     if len(study.graded.models) < 3:
         return []
     grid, model = options.grid, middle(study.average_cost_usd)
-    played = [contest(study, sets, cell, learned, grid) for cell in newcomer_cells(grid)]
-    return [row for one in played for row in newcomer_rows(one, model, grid, options.policies)]
+    absent = without_model(study, model)
+    curve = curves_of(absent, grid, absent.halves.training, learnt_turns(grid), [NO_CONTEXT])[0]
+    there = [contest(study, sets, cell, learned, grid) for cell in newcomer_cells(grid)]
+    return [row for one in there for row in newcomer_rows(one, model, curve, options.policies)]
 
 
 def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
