@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from gateway.catalog import load
 from tests.harness.gateway import PRICES, config
 from tests.harness.stages import Play, playing
+from tests.harness.upstream_answers import Attempt
 from tests.train.rollout.scenes import at_once, task
 from train.rollout.checks import Limits
 from train.rollout.purse import message_of
@@ -53,11 +54,11 @@ async def played(play: Play, job: Rollout, a_plan: Plan | None = None) -> dict[s
     return await run(job, a_plan or plan_of(), TASKS, load(play.path, {})[1])
 
 
-def billed_nanousd(play: Play) -> int:
+def billed_nanousd(bill: Sequence[Attempt]) -> int:
     """What the provider asks to be paid, by its own books."""
-    rate = {model: [round(float(p) * 1e9) for p in PRICES["big" if model == "big" else "small"]] for model in
-            {a.model for a in play.provider.bill}}  # fmt: skip
-    return sum(a.prompt_tokens * rate[a.model][0] + a.output_tokens * rate[a.model][1] for a in play.provider.bill)
+    rate = {name: [round(float(p) * 1e9) for p in PRICES[name]] for name in ("big", "small")}
+    priced = [(attempt, rate["big" if attempt.model == "big" else "small"]) for attempt in bill]
+    return sum(a.prompt_tokens * prompt + a.output_tokens * output for a, (prompt, output) in priced)
 
 
 async def test_every_answer_is_called_once_and_the_ledger_and_the_provider_agree(
@@ -67,7 +68,7 @@ async def test_every_answer_is_called_once_and_the_ledger_and_the_provider_agree
         report = await played(play, rollout(play, tmp_path / "out", "1"))
         assert (report["outcome"], report["answers"], report["failures"]) == ("played", WHOLE, 0)
         assert len(play.provider.bill) == WHOLE
-        assert report["spent_nano_usd"] == billed_nanousd(play)
+        assert report["spent_nano_usd"] == billed_nanousd(play.provider.bill)
         again = await played(play, rollout(play, tmp_path / "out", "1"))
         assert len(play.provider.bill) == WHOLE
         assert again == report
@@ -81,7 +82,7 @@ async def test_the_cap_holds_under_concurrency_and_a_larger_one_goes_on(tmp_path
         for max_usd in ("0.002", "0.004", "0.006"):
             report = await played(play, rollout(play, tmp_path / "out", max_usd))
             assert report["outcome"] == "out of money"
-            assert report["spent_nano_usd"] == billed_nanousd(play) <= int(float(max_usd) * 1e9)
+            assert report["spent_nano_usd"] == billed_nanousd(play.provider.bill) <= int(float(max_usd) * 1e9)
             assert report["spent_nano_usd"] > float(max_usd) * 1e9 / 4
         report = await played(play, rollout(play, tmp_path / "out", "5"))
         assert (report["outcome"], report["answers"]) == ("played", WHOLE)
@@ -116,7 +117,7 @@ async def test_stopped_anywhere_it_goes_on_without_paying_twice(tmp_path: Path, 
         assert (report["outcome"], report["answers"]) == ("played", WHOLE)
         assert len(play.provider.bill) == WHOLE
         assert not any(attempt.cut for attempt in play.provider.bill)
-        assert report["spent_nano_usd"] == billed_nanousd(play)
+        assert report["spent_nano_usd"] == billed_nanousd(play.provider.bill)
 
 
 async def test_a_named_call_is_finished_for_a_client_that_left(tmp_path: Path, sqlite_url: str) -> None:
