@@ -1,11 +1,13 @@
 """A learnt reward model that serves: what each model is expected to score at this turn.
 
-    score(x, k) = mean_k + offset_k + sum_r exp(-|s(x) - z_r|^2 / width) w_rk,    clipped to [0, 1]
+    score(x, k) = mean_k + offset_k + sum_r K(s(x), z_r) w_rk,    clipped to [0, 1]
+    K(s, z) = (exp(-|s - z|^2 / width) + exp(-|text of s - text of z|^2 / text width)) / 2
 
-s scales the state, z_r are landmarks out of the log (Nystrom features of a Gaussian kernel: Williams & Seeger 2001),
-the weights are a ridge regression's (train/quality.py). The last column is the difficulty that all models share: what
-the log does not know is at its prior, moved by how far the known ones' priors were off, bent by that difficulty.
-NumPy alone: some tens of microseconds, and no JAX to import.
+s scales the state, z_r are landmarks out of the log (Nystrom features: Williams & Seeger 2001), the weights are a ridge
+regression's (train/quality.py). Half of the likeness is the text's alone: what a turn is about tells models apart even
+where its length and its place in the session are unlike (docs/decisions/0074). The last column is the difficulty that
+all models share: what the log does not know is at its prior, moved by how far the known ones' priors were off, bent by
+that difficulty. NumPy alone: some tens of microseconds, and no JAX to import.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from policy.features import STATE_DIM, encode_state
 from policy.mdp import FloatArray, Observation, PolicyFault
+from policy.text import TEXT_DIM
 
 MAX_LANDMARKS = 1024
 MAX_MODELS = 256
@@ -32,7 +35,7 @@ class KernelQuality:
     centre: F32  # (STATE_DIM,)
     scale: F32  # (STATE_DIM,)
     landmarks: F32  # (R, STATE_DIM), scaled
-    width: F32  # (1,)
+    width: F32  # (2,) of all and of the text alone; (1,) where the text has no kernel of its own
     means: F32  # (M,)
     weights: F32  # (R, M + 1)
     offset: F32  # (M + 1,)
@@ -54,7 +57,7 @@ class KernelQuality:
 
     def deviations(self, state: NDArray[np.floating]) -> F32:
         """How far this turn is from each model's mean, (M + 1,); the last entry is the shared difficulty's."""
-        near = kernel((state - self.centre) * self.scale, self.landmarks, float(self.width[0]))
+        near = kernel((state - self.centre) * self.scale, self.landmarks, self.width)
         return np.asarray(near @ self.weights + self.offset, np.float32)
 
     def arrays(self) -> dict[str, F32]:
@@ -75,7 +78,6 @@ class KernelQuality:
             "centre": (STATE_DIM,),
             "scale": (STATE_DIM,),
             "landmarks": (rows, STATE_DIM),
-            "width": (1,),
             "means": (m,),
             "weights": (rows, m + 1),
             "offset": (m + 1,),
@@ -83,8 +85,8 @@ class KernelQuality:
         for name, shape in expected.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"quality/{name}: expected {shape}, found {arrays[name].shape}")
-        if not float(arrays["width"][0]) > 0.0:
-            raise ValueError("quality/width: expected a positive number")
+        if arrays["width"].shape not in {(1,), (2,)} or not (arrays["width"] > 0.0).all():
+            raise ValueError("quality/width: expected one or two positive numbers")
         return cls(models, **{name: arrays[name] for name in _ARRAYS})
 
     def _columns(self, observation: Observation) -> list[int]:
@@ -105,8 +107,19 @@ class KernelQuality:
 _ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset")
 
 
-def kernel(scaled: NDArray[np.floating], landmarks: NDArray[np.floating], width: float) -> NDArray[np.floating]:
-    """exp(-|x - z|^2 / width) of scaled states (..., D) and landmarks (R, D): (..., R)."""
-    squares = np.sum(scaled * scaled, axis=-1, keepdims=True) + np.sum(landmarks * landmarks, axis=-1)
-    found: NDArray[np.floating] = np.exp(-np.maximum(squares - 2.0 * (scaled @ landmarks.T), 0.0) / width)
-    return found
+def kernel(
+    scaled: NDArray[np.floating], landmarks: NDArray[np.floating], width: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """K of scaled states (..., D) and landmarks (R, D): (..., R). `width` has one entry or two."""
+    text, rest = slice(0, TEXT_DIM), slice(TEXT_DIM, None)
+    texts = squared_distances(scaled[..., text], landmarks[:, text])
+    found = np.exp(-(texts + squared_distances(scaled[..., rest], landmarks[:, rest])) / width[0])
+    if len(width) > 1:
+        found = 0.5 * (found + np.exp(-texts / width[1]))
+    return np.asarray(found)
+
+
+def squared_distances(x: NDArray[np.floating], z: NDArray[np.floating]) -> NDArray[np.floating]:
+    """|x - z|^2 of rows (..., D) and (R, D): (..., R), not negative."""
+    squares = np.sum(x * x, axis=-1, keepdims=True) + np.sum(z * z, axis=-1)
+    return np.asarray(np.maximum(squares - 2.0 * (x @ z.T), 0.0))

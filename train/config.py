@@ -117,6 +117,8 @@ class QualityConfig:
     """Turns of the log that the kernel compares with."""
     width: float = 0.7
     """Of the Gaussian kernel, in median squared distances between turns."""
+    text_width: float = 0.4
+    """Of the kernel that looks at the text alone, in median squared distances between texts."""
     max_rows: int = 100_000
     """Graded turns that are fitted on at most, those of the first sessions: more change nothing but the time."""
     prior_strength: float = 4.0

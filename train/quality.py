@@ -6,7 +6,7 @@ doubly robust estimates, serves behind the planning rules, and is what the netwo
 
     score(x, k) = mean_k + a_k * shared difficulty(x) + b_k * own part_k(x),    clipped to [0, 1]
 
-with both parts linear in Nystrom features of a Gaussian kernel. a_k and b_k are the slopes that out-of-fold predictions
+with both parts linear in Nystrom features of the kernel. a_k and b_k are the slopes that out-of-fold predictions
 support: a model's own part, what differences between models are made of, is shrunk apart from the level all share.
 """
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.kernel import KernelQuality, kernel
+from policy.kernel import KernelQuality, kernel, squared_distances
 from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
 from train.episodes import Episodes, session_fraction
@@ -33,7 +33,7 @@ SPACE_ROWS = 16_384
 """Turns, evenly through the log, that scales and landmarks are taken from."""
 SLOPE_STRENGTH = 2.0
 """Predicted variance (sum of squares) that the pooled slopes count for in each model's."""
-SESSION_WEIGHT = 0.3
+SESSION_WEIGHT = 0.2
 """Of the session's features in the kernel, beside 1 for the text and 1 for its statistics."""
 
 
@@ -44,7 +44,7 @@ class Space:
     centre: F64  # (D,)
     scale: F64  # (D,)
     landmarks: F64  # (R, D)
-    width: F64  # (1,)
+    width: F64  # (2,)
     whiten: F64  # (R, R)
 
     def features(self, states: NDArray[np.floating]) -> F64:
@@ -52,7 +52,7 @@ class Space:
         found = np.ones((len(states), len(self.landmarks) + 1))
         for rows in _blocks(len(states)):
             scaled = (states[rows].astype(np.float64) - self.centre) * self.scale
-            found[rows, :-1] = kernel(scaled, self.landmarks, float(self.width[0])) @ self.whiten
+            found[rows, :-1] = kernel(scaled, self.landmarks, self.width) @ self.whiten
         return found
 
 
@@ -136,7 +136,7 @@ def fit_quality(
     """
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
-    space = fit_space(states, int(config.landmarks), config.width)
+    space = fit_space(states, int(config.landmarks), config.width, config.text_width)
     x = space.features(states)
     counted = np.ones(len(models)) if weights is None else weights
     by_fold = {
@@ -159,16 +159,16 @@ def fit_quality(
     return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
 
 
-def fit_space(states: NDArray[np.floating], landmarks: int, width: float) -> Space:
+def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_width: float) -> Space:
     """Scales and landmarks from the states alone; no score is looked at.
 
     The text keeps its shape (its columns are one vector's) and varies by 1 in all; each of the other features varies
-    alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. `width` is in median squared distances.
+    alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. Widths are in median squared distances.
     """
     d = states.shape[1]
     states = states[np.linspace(0, len(states) - 1, min(len(states), SPACE_ROWS)).astype(np.int64)].astype(np.float64)
     if not len(states):
-        return Space(np.zeros(d), np.zeros(d), np.zeros((1, d)), np.ones(1), np.eye(1))
+        return Space(np.zeros(d), np.zeros(d), np.zeros((1, d)), np.ones(2), np.eye(1))
     centre, deviation = states.mean(axis=0), states.std(axis=0)
     scale = np.zeros(d)
     text = slice(0, min(TEXT_DIM, d))
@@ -182,15 +182,32 @@ def fit_space(states: NDArray[np.floating], landmarks: int, width: float) -> Spa
             max(varies.sum(), 1)
         )
     scaled = (states - centre) * scale
-    distinct = np.unique(np.round(scaled, 4), axis=0, return_index=True)[1]
-    chosen = np.random.default_rng(0).permutation(np.sort(distinct))[:landmarks]
-    z = scaled[np.sort(chosen)]
-    apart = np.maximum((z * z).sum(1)[:, None] + (z * z).sum(1) - 2.0 * z @ z.T, 0.0)
-    typical = float(np.median(apart[~np.eye(len(z), dtype=bool)])) if len(z) > 1 else 1.0
-    spread = width * max(typical, 1e-6)
+    z = scaled[_landmarks(scaled, landmarks)]
+    spread = np.array([width * typical(z), text_width * typical(z[:, text])])
     values, vectors = np.linalg.eigh(kernel(z, z, spread))
     whiten = (vectors / np.sqrt(np.maximum(values, 1e-4))) @ vectors.T
-    return Space(centre, scale, z, np.array([spread]), whiten)
+    return Space(centre, scale, z, spread, whiten)
+
+
+def _landmarks(scaled: F64, most: int) -> I64:
+    """Rows to compare with, in their order: one for each thing that was said, then further ones that differ otherwise.
+
+    A question that returns in other places of other sessions would else crowd out what was said once.
+    """
+
+    def distinct(columns: F64) -> I64:
+        found = np.unique(np.round(columns, 4), axis=0, return_index=True)[1]
+        return np.asarray(np.random.default_rng(0).permutation(np.sort(found)), np.int64)
+
+    said = distinct(scaled[:, : TEXT_DIM + STATS_DIM])
+    others = np.setdiff1d(distinct(scaled), said, assume_unique=True)
+    return np.sort(np.concatenate([said, others])[:most])
+
+
+def typical(z: F64) -> float:
+    """The median squared distance between two of some rows; where they are all alike, next to nothing."""
+    apart = squared_distances(z, z)[~np.eye(len(z), dtype=bool)]
+    return max(float(np.median(apart)) if len(apart) else 1.0, 1e-6)
 
 
 def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:

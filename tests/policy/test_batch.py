@@ -32,7 +32,7 @@ def learnt_quality(rng: np.random.Generator) -> KernelQuality:
         centre=rng.normal(size=STATE_DIM).astype(f32) * f32(0.1),
         scale=np.full(STATE_DIM, 0.1, f32),
         landmarks=rng.normal(size=(rows, STATE_DIM)).astype(f32),
-        width=np.full(1, 300.0, f32),
+        width=np.full(2, 300.0, f32),
         means=rng.uniform(0.3, 0.9, m).astype(f32),
         weights=rng.normal(size=(rows, m + 1)).astype(f32) * f32(0.2),
         offset=np.zeros(m + 1, f32),

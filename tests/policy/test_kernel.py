@@ -10,6 +10,7 @@ import pytest
 from policy.features import STATE_DIM
 from policy.kernel import KernelQuality, kernel
 from policy.mdp import PolicyFault
+from policy.text import TEXT_DIM
 from tests.policy.observations import candidate, observation
 
 
@@ -30,8 +31,17 @@ def model(**changes: object) -> KernelQuality:
 
 def test_a_kernel_is_one_at_a_landmark_and_falls_with_the_squared_distance() -> None:
     # |(3, 4)|^2 = 25, width 10: exp(-2.5).
-    found = kernel(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]]), 10.0)
+    found = kernel(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]]), np.array([10.0]))
     assert found[:, 0] == pytest.approx([1.0, np.exp(-2.5)])
+
+
+def test_half_of_the_likeness_is_the_text_s_alone() -> None:
+    # The texts are 3 apart, the rest 4: exp(-25 / 10) in all, exp(-9 / 4) of the text; the same text is half of it.
+    zero, far, same_text = np.zeros((3, TEXT_DIM + 1))
+    far[0], far[-1], same_text[-1] = 3.0, 4.0, 4.0
+    found = kernel(np.stack([zero, far, same_text]), zero[None], np.array([10.0, 4.0]))
+    expected = [1.0, (np.exp(-2.5) + np.exp(-2.25)) / 2, (np.exp(-1.6) + 1.0) / 2]
+    assert found[:, 0] == pytest.approx(expected)
 
 
 def test_known_models_are_found_by_name_in_any_order() -> None:
@@ -68,6 +78,8 @@ def test_arrays_come_back_and_foreign_shapes_are_refused() -> None:
         KernelQuality.from_arrays(("small",), arrays | {"means": arrays["means"][:1]})
     with pytest.raises(ValueError, match="width"):
         KernelQuality.from_arrays(made.models, arrays | {"width": np.zeros(1, np.float32)})
+    with pytest.raises(ValueError, match="width"):
+        KernelQuality.from_arrays(made.models, arrays | {"width": np.ones(3, np.float32)})
     with pytest.raises(ValueError, match="missing or unknown"):
         KernelQuality.from_arrays(made.models, {})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
-from train.quality import fit_quality, ridge
+from train.quality import fit_quality, fit_space, ridge
 
 
 def test_ridge_by_hand() -> None:
@@ -73,3 +74,16 @@ def test_out_of_fold_predictions_do_not_depend_on_the_rows_own_scores() -> None:
     order = np.corrcoef(before[groups == 2][:, 0], after[groups == 2][:, 0])[0, 1]
     assert order > 0.99
     assert 0.0 <= ratio <= 2.0
+
+
+def test_what_was_said_once_is_a_landmark_before_what_was_said_in_many_places() -> None:
+    # Three texts in twenty places of sessions each: with room for five landmarks, each text has one.
+    generator = np.random.default_rng(0)
+    texts = generator.standard_normal((3, TEXT_DIM + STATS_DIM))
+    places = generator.standard_normal((60, 4))
+    states = np.column_stack([texts[np.arange(60) % 3], places])
+    space = fit_space(states, 5, 0.7, 0.4)
+    assert len(space.landmarks) == 5
+    assert len(np.unique(np.round(space.landmarks[:, 0], 6))) == 3
+    # Where nothing differs but the place, the places are compared.
+    assert len(fit_space(np.column_stack([np.zeros((60, TEXT_DIM + STATS_DIM)), places]), 5, 0.7, 0.4).landmarks) == 5
