@@ -29,7 +29,7 @@ from train.commands.options import (
 def replay(
     data: Annotated[list[Path], typer.Option("--data", help="Folder of graded answers; may be given several times.")],
     json_file: Annotated[Path, typer.Option("--json", help="File to write rows, summary and fronts to.")],
-    preset: Annotated[str, typer.Option(help="quick (minutes) or full (hours).")] = "quick",
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (the better part of an hour).")] = "quick",
     seed: Annotated[int, typer.Option(help="Of the split, the sessions and the fits.")] = 0,
     models: Annotated[str, typer.Option(help="The catalogue, a,b,c (default: all, or the front when many).")] = "",
     policies: Annotated[str, typer.Option(help="Report these policies alone, a,b,c.")] = "",

@@ -115,7 +115,7 @@ def full() -> Grid:
         gate_sessions=300,
         sweep_sessions=300,
         training=TrainConfig(gate=TRADING),
-        published=PublishedConfig(steps=6000),
+        published=PublishedConfig(steps=2000),
     )
 
 

@@ -1,0 +1,62 @@
+"""What of a replay's figures is luck: `python -m bench.seeds OUT0.json OUT1.json ... [--source NAME]`.
+
+The files are outputs of `seqroute-train replay` that differ in `--seed` alone: another split of the prompts, other
+sessions, other fits. Prints a table of the aims: each seed, the mean, and the standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.replay.summary import ALL
+
+Output = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--source", default=ALL)
+    args = parser.parse_args()
+    outputs = [json.loads(file.read_text(encoding="utf-8")) for file in args.files]
+    for line in table(outputs, args.source):
+        print(line)
+
+
+def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
+    """Markdown lines. Raises ValueError for outputs that differ in more than their seed, or know no such source."""
+    for name in ("grid", "preset", "catalogue", "policies", "versions", "sources"):
+        if any(output["meta"][name] != outputs[0]["meta"][name] for output in outputs):
+            raise ValueError(f"expected outputs that differ in their seed alone, found other values of meta.{name}")
+    seeds = [str(output["meta"]["seed"]) for output in outputs]
+    found = [{line["figure"]: line for line in of_source(output, source)} for output in outputs]
+    yield "| figure | aim | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | sd |"
+    yield "|---|--:|" + "--:|" * (len(seeds) + 2)
+    for figure, line in found[0].items():
+        values = [seed[figure]["found"] for seed in found]
+        known = [value for value in values if value is not None]
+        spread = statistics.stdev(known) if len(known) > 1 else None
+        cells = [*values, statistics.fmean(known) if known else None, spread]
+        yield f"| {line['words']} | {line['aim']} | " + " | ".join(shown(value) for value in cells) + " |"
+
+
+def of_source(output: Output, source: str) -> list[Mapping[str, Any]]:
+    lines = [line for line in output["summary"] if line["kind"] == "aim"]
+    chosen = [line for line in lines if line["source"] == source]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(line["source"] for line in lines))
+        raise ValueError(f"expected a source of the outputs, one of {there}; found {source!r}")
+    return chosen
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+if __name__ == "__main__":
+    main()
