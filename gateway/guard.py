@@ -15,9 +15,9 @@ from gateway.catalog import Catalog, Deployment, Model
 from gateway.chat import ChatRequest
 from gateway.decisions import NOT_ALLOWED
 from gateway.errors import InvalidRequest, NotFound, UpstreamError
+from gateway.settings import PRESETS
 
 AUTO = "auto"
-PRESETS = ("cheap", "balanced", "best")
 
 
 @dataclass(frozen=True, slots=True)

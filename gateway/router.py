@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,8 @@ from policy.mdp import Decision, Observation, Policy, PolicyFault
 from policy.reload import Lineup, Served
 
 POLICY_FAULT = "policy-fault"
+RULE_PREFIX = "rule:"
+"""Of the ids of built-in policies; a published one has none of its characters (policy/checkpoint.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,14 @@ class Router:
         if asked.lambda_per_usd is not None:
             return asked.lambda_per_usd
         if wish.preset is not None:
-            return self._lineup().champion.lambda_presets.get(wish.preset, LAMBDA_PRESETS[wish.preset])
+            return self._presets()[wish.preset]
         return self._settings().default_lambda
+
+    def _presets(self) -> Mapping[str, float]:
+        """A published policy's own, calibrated on its log; while a rule is champion what the configuration names."""
+        champion = self._lineup().champion
+        rule = champion.reference.policy_id.startswith(RULE_PREFIX)
+        return {**LAMBDA_PRESETS, **(self._settings().lambda_presets if rule else champion.lambda_presets)}
 
     def decide(self, observation: Observation, uniform: float, wish: Wish, session_key: str) -> Routed:
         """One decision. Never raises for a policy's sake; at least one candidate must be feasible."""

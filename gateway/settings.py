@@ -14,6 +14,8 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.section import Secret
 
 DEFAULT_DATABASE_URL = "sqlite:///seqroute.db"
+PRESETS = ("cheap", "balanced", "best")
+"""`auto@cheap` and so on: points between money and quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class JudgeSettings:
 class PolicySettings:
     """Which policy decides, and how freely. `default_lambda` is quality (0..1 scale) one dollar must buy.
 
+    `lambda_presets` are what `auto@cheap` and so on mean while a built-in rule is champion, as far as they are named.
     `exploration_nanousd_per_day` is what exploring may be expected to cost beyond the best choices, over all replicas.
     """
 
@@ -54,6 +57,7 @@ class PolicySettings:
     exploration_floor: float = 0.02
     exploration_nanousd_per_day: int = 10 * NANOUSD_PER_USD
     default_lambda: float = 1.0
+    lambda_presets: Mapping[str, float] = field(default_factory=dict)
     decision_deadline_ms: float = 50.0
     judge: JudgeSettings | None = None
 

@@ -19,6 +19,7 @@ from gateway.model_list import ModelEntry, read_model_list
 from gateway.section import Findings, Located, Secret, Section, SettingsError
 from gateway.settings import (
     DEFAULT_DATABASE_URL,
+    PRESETS,
     GeneralSettings,
     JudgeSettings,
     LimitSettings,
@@ -213,6 +214,7 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
         exploration_floor=section.number("exploration_floor", default.exploration_floor, maximum=0.5),
         exploration_nanousd_per_day=section.usd("exploration_usd_per_day", default.exploration_nanousd_per_day),
         default_lambda=section.number("default_lambda", default.default_lambda, maximum=1e6),
+        lambda_presets=_read_presets(section.section("lambda_presets")),
         decision_deadline_ms=section.number(
             "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0
         ),
@@ -220,6 +222,13 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
     )
     section.finish()
     return policy
+
+
+def _read_presets(section: Section) -> dict[str, float]:
+    """Those that are named."""
+    read = {name: section.number(name, 0.0, maximum=1e9) for name in PRESETS}
+    section.finish()
+    return {name: price for name, price in read.items() if section.has(name)}
 
 
 def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:

@@ -17,14 +17,14 @@ from gateway.clock import Clock, NewId, now_ms
 from gateway.configuration import Configuration
 from gateway.db import Database
 from gateway.errors import InvalidRequest, NotFound
-from gateway.guard import AUTO, PRESETS
+from gateway.guard import AUTO
 from gateway.headers import MAX_EXPECTED_TURNS
 from gateway.health import Metrics
 from gateway.http import balance_fields, json_response, read_body
 from gateway.ledger_records import SessionRow
 from gateway.money import MoneyError, nanousd_from_usd
 from gateway.sessions import SESSION_ID
-from gateway.settings import Settings
+from gateway.settings import PRESETS, Settings
 
 _SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
 

@@ -107,7 +107,8 @@ def _serving(job: Nightly) -> Contender:
     """What serves now, without exploration."""
     policy, note = serving_policy(job, GREEDY)
     checkpoint = job.policies.directory / str(note["policy_id"])
-    return Contender(policy, load(checkpoint).recipe.lambda_presets if checkpoint.is_dir() else LAMBDA_PRESETS)
+    named = {**LAMBDA_PRESETS, **job.policies.lambda_presets}
+    return Contender(policy, load(checkpoint).recipe.lambda_presets if checkpoint.is_dir() else named)
 
 
 def _candidates(run: Path | None) -> list[Contender]:
@@ -191,7 +192,17 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     for policy in report["policies"]:
         if policy["answer"] is not None:
             lines += ["", _answer(policy["policy"], policy["answer"])]
-    return lines
+    ruling = [policy for policy in report["policies"] if policy["policy"].startswith("rule:")]
+    return [*lines, *(line for policy in ruling for line in ("", *_for_gateway(policy)))]
+
+
+def _for_gateway(policy: Mapping[str, Any]) -> list[str]:
+    """What makes the presets mean something while a rule serves: what costs little has other prices of money."""
+    presets = ", ".join(f"{name}: {price:.3f}" for name, price in policy["presets_by_this_sweep"].items())
+    return [
+        f"while {policy['policy']} serves, in gateway.yaml:",
+        f"policy_settings: {{lambda_presets: {{{presets}}}}}",
+    ]
 
 
 def _tables(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:

@@ -210,6 +210,15 @@ def test_lambda_comes_from_the_header_then_the_preset_then_the_default() -> None
     assert subject.lambda_per_usd(ANY, NOTHING_ASKED) == 3.0
 
 
+def test_while_a_rule_is_champion_the_configurations_presets_hold_and_a_published_policy_brings_its_own() -> None:
+    named = {"cheap": 48_000.0}
+    ruled = router(Lineup(served(Cheapest(policy_id="rule:resolving"), **LAMBDA_PRESETS)), lambda_presets=named)
+    assert ruled.lambda_per_usd(Wish(None, "cheap"), NOTHING_ASKED) == 48_000.0
+    assert ruled.lambda_per_usd(Wish(None, "balanced"), NOTHING_ASKED) == LAMBDA_PRESETS["balanced"]
+    published = router(Lineup(served(Strongest(policy_id="c"), cheap=40.0)), lambda_presets=named)
+    assert published.lambda_per_usd(Wish(None, "cheap"), NOTHING_ASKED) == 40.0
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 

@@ -343,6 +343,14 @@ def test_the_database_url_can_be_read_without_the_providers_keys(write: Write, t
     assert read_database_url(path, {}) == Secret(f"sqlite:///{tmp_path}/seqroute.db")
 
 
+def test_presets_are_those_that_are_named_and_no_others(write: Write) -> None:
+    assert settings_of(write(MINIMAL)).policy.lambda_presets == {}
+    named = write(MINIMAL + "policy_settings: {lambda_presets: {cheap: 48050.2, balanced: }}\n")
+    assert settings_of(named).policy.lambda_presets == {"cheap": 48050.2}
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {lambda_presets: {cheep: 1}}\n"))
+    assert problem == 'gateway.yaml: policy_settings.lambda_presets.cheep: unknown key, did you mean "cheap"?'
+
+
 def test_what_yaml_calls_false_is_the_mode_off(write: Write) -> None:
     assert settings_of(write(MINIMAL + "policy_settings: {mode: off}\n")).policy.mode == "off"
     assert settings_of(write(MINIMAL + "policy_settings: {mode: on}\n")).policy.mode == "on"

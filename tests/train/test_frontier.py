@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from gateway.settings import PolicySettings
 from policy.baselines import LAMBDA_PRESETS, Random, Resolving
@@ -104,7 +105,11 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     assert sorted(path.name for path in files) == ["frontier.json", "frontier.png", "frontier.svg"]
     assert json.loads((tmp_path / "out" / "frontier.json").read_text())["policies"][0]["answer"]["quality"] == 0.8
     assert (tmp_path / "out" / "frontier.svg").read_text().startswith("<?xml")
-    assert any("quality 0.8 needs" in line for line in describe(report))
+    told = describe(report)
+    assert any("quality 0.8 needs" in line for line in told)
+    assert told[-2] == "while rule:resolving serves, in gateway.yaml:"
+    presets = report["policies"][0]["presets_by_this_sweep"]
+    assert yaml.safe_load(told[-1])["policy_settings"]["lambda_presets"] == pytest.approx(presets, abs=1e-3)
 
 
 def test_too_few_sessions_are_no_front(tmp_path: Path) -> None:
