@@ -12,7 +12,7 @@ support: a model's own part, what differences between models are made of, is shr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,6 +111,12 @@ class Moments(NamedTuple):
         return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+def total(parts: Sequence[Moments], models: int, width: int) -> Moments:
+    """Moments of disjoint rows together; of none, zeros."""
+    shapes = ((models, width, width), (models, width), (models,), (models,))
+    return Moments(*(sum((part[i] for part in parts), np.zeros(shape)) for i, shape in enumerate(shapes)))
+
+
 class Parts(NamedTuple):
     """Out-of-fold, (N, M) each: what is predicted of all models alike, of each beyond it, and the means it adds to."""
 
@@ -137,12 +143,12 @@ def fit_quality(
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
     space = fit_space(states, int(config.landmarks), config.width, config.text_width)
-    x = space.features(states)
+    x = _features_once(space, states)
     counted = np.ones(len(models)) if weights is None else weights
     by_fold = {
         int(fold): moments(x, models, scores, groups == fold, len(priors), counted) for fold in np.unique(groups)
     }
-    everything = moments(x, models, scores, np.ones(len(models), np.bool_), len(priors), counted)
+    everything = total(list(by_fold.values()), len(priors), x.shape[1])
     best: tuple[float, float, F64, F64, F64] | None = None
     for penalty in config.penalties:
         parts = _out_of_fold(x, groups, by_fold, everything, priors, penalty, config)
@@ -157,6 +163,15 @@ def fit_quality(
     means, shared, own = _solve(everything, priors, penalty, config)
     rows = np.bincount(models, minlength=len(priors))
     return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
+
+
+def _features_once(space: Space, states: NDArray[np.floating]) -> F64:
+    """`space.features`, computed once for equal rows that follow one another: the candidates of one turn."""
+    changes = np.ones(len(states), np.bool_)
+    for rows in _blocks(len(states)):
+        here = states[rows]
+        changes[rows][1:] = (here[1:] != here[:-1]).any(axis=1)
+    return np.asarray(space.features(states[changes])[np.cumsum(changes) - 1])
 
 
 def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_width: float) -> Space:
@@ -196,8 +211,10 @@ def _landmarks(scaled: F64, most: int) -> I64:
     """
 
     def distinct(columns: F64) -> I64:
-        found = np.unique(np.round(columns, 4), axis=0, return_index=True)[1]
-        return np.asarray(np.random.default_rng(0).permutation(np.sort(found)), np.int64)
+        first: dict[bytes, int] = {}
+        for i, row in enumerate(np.ascontiguousarray(np.round(columns, 4) + 0.0)):  # no -0
+            first.setdefault(row.tobytes(), i)
+        return np.random.default_rng(0).permutation(np.array(list(first.values()), np.int64))
 
     said = distinct(scaled[:, : TEXT_DIM + STATS_DIM])
     others = np.setdiff1d(distinct(scaled), said, assume_unique=True)

@@ -7,7 +7,7 @@ import pytest
 
 from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
-from train.quality import fit_quality, fit_space, ridge
+from train.quality import fit_quality, fit_space, moments, ridge, total
 
 
 def test_ridge_by_hand() -> None:
@@ -87,3 +87,14 @@ def test_what_was_said_once_is_a_landmark_before_what_was_said_in_many_places() 
     assert len(np.unique(np.round(space.landmarks[:, 0], 6))) == 3
     # Where nothing differs but the place, the places are compared.
     assert len(fit_space(np.column_stack([np.zeros((60, TEXT_DIM + STATS_DIM)), places]), 5, 0.7, 0.4).landmarks) == 5
+
+
+def test_moments_of_all_folds_are_those_of_all_rows() -> None:
+    generator = np.random.default_rng(3)
+    x, scores, models = generator.normal(size=(30, 4)), generator.random(30), np.arange(30) % 2
+    fold, weights = np.arange(30) % 3, generator.random(30)
+    folds = [moments(x, models, scores, fold == i, 2, weights) for i in range(3)]
+    whole = moments(x, models, scores, np.ones(30, np.bool_), 2, weights)
+    for mine, theirs in zip(total(folds, 2, 4), whole, strict=True):
+        assert mine == pytest.approx(theirs)
+    assert [part.tolist() for part in total([], 1, 1)] == [[[[0.0]]], [[0.0]], [0.0], [0.0]]
