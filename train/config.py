@@ -144,9 +144,9 @@ class PlanConfig:
     cautious_penalties: tuple[float, ...] = (5.0, 10.0)
     """The same, for tables of which a bill's tail counts `caution` times: settings that starve hardly anybody."""
     caution: float = 2.0
-    most_starved: float = 0.005
-    """Share of sessions that the calibrated setting may starve on the training part: half of the one in a hundred that
-    is wanted, since what was chosen for starving little starves more when it serves."""
+    most_starved: float = 0.002
+    """Share of sessions that the calibrated setting may starve on the training part: a fifth of the one in a hundred
+    that is wanted, since what was chosen for starving little starves more when it serves."""
 
 
 @dataclass(frozen=True, slots=True)
