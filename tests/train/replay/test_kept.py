@@ -11,7 +11,7 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
-from train.bar import Lines
+from train.bar import Bar
 from train.replay import run as replay
 from train.replay.cells import Grid
 from train.replay.kept import Kept, part_name
@@ -87,11 +87,7 @@ def test_a_part_is_found_by_all_that_it_depends_on_and_half_a_file_is_none(tmp_p
     assert not (tmp_path / "parts").exists()
 
 
-def test_a_pipe_gets_a_line_a_minute_with_what_is_left() -> None:
-    seconds, written = [0.0], list[str]()
-    lines = Lines(written.append, lambda: seconds[0])
-    for now, done in ((1.0, 100), (30.0, 110), (61.0, 160), (90.0, 170), (181.0, 220)):
-        seconds[0] = now
-        lines.show("replay", done, 400)
-    # 60 steps in 60 s leave 240 s; 120 steps in 180 s leave 270 s. The first hundred were there before.
-    assert written == ["replay: 160 of 400, 1 min, about 4 min more\n", "replay: 220 of 400, 3 min, about 4 min more\n"]
+def test_a_pipe_gets_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar() as progress:
+        progress.show("replay", 1, 2)
+    assert capsys.readouterr() == ("", "")
