@@ -1,9 +1,10 @@
 """How fast the trainer is: `python -m bench.training [--sessions 10000] [--steps 200] [--devices 1,2,4,8]`.
 
 Composes sessions of four turns and two models, relabelled under budgets as the paper's 10,000 are (2.38 M transitions),
-and prints: transitions a second on the fly (terms drawn in the compiled step) and materialised (the published
-baseline), the most memory, and the same fit over forced host devices, each in a process of its own, with the largest
-difference of a parameter from a mesh of one. Forced devices share the same cores: they show sameness, not speed.
+and prints, each from a process of its own: the published baseline, materialised and trained on every transition once;
+a night's whole fit at its defaults, reward model and all, which draws terms anew in the compiled step; and a short fit
+without a mesh and over forced host devices, with the largest difference of a parameter from a mesh of one. Forced
+devices share the same cores: they show sameness, not speed.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from train.config import FitConfig, QualityConfig, TrainConfig
 from train.episodes import Episodes, blank_episodes
 from train.fit import fit
 from train.mesh import data_parallel
-from train.published import PublishedConfig, largest_budget_usd, relabelled
+from train.published import PublishedConfig, fit_published, largest_budget_usd, relabelled
 
 TURNS, MODELS = 4, 2
 NO_MESH = "0"
+PUBLISHED, NIGHT = "published", "night"
 PATHS = 16
 """10,000 sessions under five budgets, truncated, make 2.38 M transitions with about so many paths a session."""
 
@@ -74,21 +76,38 @@ def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict
         np.savez(kept, *(np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)))
     # The first chunk compiles; the others are timed.
     rate = config.fit.batch_size * 100 * (len(marks) - 1) / (marks[-1] - marks[0]) if len(marks) > 1 else float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"devices": devices, "transitions_per_s": rate, "peak_gib": peak}
+    return {"devices": devices, "transitions_per_s": rate, "peak_gib": peak_gib()}
 
 
-def materialised(sessions: int) -> dict[str, Any]:
-    """Relabelling beforehand, as published: how many transitions, how long, how large."""
-    episodes = composed(sessions)
+def published(sessions: int) -> str:
+    """Relabelling beforehand, as published, and every transition trained on once."""
+    episodes, config = composed(sessions), PublishedConfig(paths=PATHS)
     began = time.perf_counter()
-    rows = relabelled(episodes, largest_budget_usd(episodes), PublishedConfig(paths=PATHS), 0)
-    seconds = time.perf_counter() - began
-    return {
-        "transitions": len(rows.row),
-        "seconds": seconds,
-        "mib": sum(np.asarray(column).nbytes for column in rows) / 2**20,
-    }
+    rows = relabelled(episodes, largest_budget_usd(episodes), config, 0)
+    made_s, mib = time.perf_counter() - began, sum(np.asarray(column).nbytes for column in rows) / 2**20
+    began = time.perf_counter()
+    fit_published(episodes, replace(config, steps=-(-len(rows.row) // config.batch_size)), 0)
+    fitted_s = time.perf_counter() - began
+    return (
+        f"published: {len(rows.row):,} transitions materialised in {made_s:.1f} s ({mib:.0f} MiB), "
+        f"trained on once in {fitted_s:.0f} s ({len(rows.row) / fitted_s:,.0f}/s), peak {peak_gib():.1f} GiB"
+    )
+
+
+def night(sessions: int) -> str:
+    """What a night fits at its defaults: reward model, then the network under terms that are drawn anew."""
+    episodes, config = composed(sessions), TrainConfig()
+    began = time.perf_counter()
+    fit(episodes, config, jax.random.key(0))
+    seconds, drawn = time.perf_counter() - began, config.fit.steps * config.fit.batch_size
+    return (
+        f"a night's fit: {episodes.turns:,} turns, {drawn:,} transitions drawn on the fly in {seconds:.0f} s "
+        f"({drawn / seconds:,.0f}/s, reward model and compiling included), peak {peak_gib():.1f} GiB"
+    )
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -97,12 +116,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--devices", default="1,2,4,8")
     parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--whole", choices=(PUBLISHED, NIGHT), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.whole is not None:
+        print({PUBLISHED: published, NIGHT: night}[options.whole](options.sessions))
+        return
     if options.keep is not None:
         print(json.dumps(measured(options.sessions, options.steps, int(options.devices), options.keep)))
         return
-    found = materialised(options.sessions)
-    print(f"materialised: {found['transitions']:,} transitions in {found['seconds']:.1f} s, {found['mib']:.0f} MiB")
+    for whole in (PUBLISHED, NIGHT):
+        command = [sys.executable, "-m", "bench.training", "--whole", whole, "--sessions", str(options.sessions)]
+        subprocess.run(command, check=True)
     with TemporaryDirectory() as folder:
         first: list[np.ndarray] | None = None
         for devices in [NO_MESH, *options.devices.split(",")]:

@@ -106,12 +106,18 @@ def propose(
 
 
 def plans(
-    recipe: Recipe, quality: Mapping[str, Any], training: Episodes, grades: F64, config: TrainConfig
+    recipe: Recipe,
+    quality: Mapping[str, Any],
+    training: Episodes,
+    grades: F64,
+    config: TrainConfig,
+    cache_aware: bool = True,
 ) -> Iterator[tuple[Recipe, Params]]:
-    """The planner with a value table for each setting that the config tries."""
+    """The planner with a value table for each setting that the config tries; one that is not cache-aware plans as if
+    every prompt were read at the list price."""
     samples = draw_samples(training, grades, config.plan)
     for setting in settings_of(config.plan):
-        table = tabulate(samples, config.plan, setting)
+        table = tabulate(samples, config.plan, setting, cache_aware)
         yield (
             replace(recipe, rule="planned", rule_parameters=asdict(setting)),
             {

@@ -1,4 +1,4 @@
-"""Four devices, forced in a process of their own, and two processes: the parameters of one device, to the bit."""
+"""Eight devices, forced in a process of their own, and two processes: the parameters of one device, to the bit."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def free_port() -> int:
 @pytest.mark.timeout(600)
 def test_a_mesh_and_two_processes_fit_what_one_device_fits(tmp_path: Path) -> None:
     port = free_port()
-    running = [start(tmp_path, 1), start(tmp_path, 4)]
+    running = [start(tmp_path, 1), start(tmp_path, 8)]
     running += [start(tmp_path, 1, part, 2, port) for part in range(2)]
     assert [process.wait(timeout=580) for process in running] == [0, 0, 0, 0]
     alone = leaves(tmp_path / "1-1.npz")
     assert len(alone) > 10
-    for other in ("4-1.npz", "2-2.npz"):
+    for other in ("8-1.npz", "2-2.npz"):
         for a, b in zip(alone, leaves(tmp_path / other), strict=True):
             assert (a == b).all()
 

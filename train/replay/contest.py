@@ -127,7 +127,8 @@ def learned_entries(contest: Contest, heuristic: Heuristic) -> Iterator[Entry]:
     seen, planners = contest.study.seen, contest.planners
     incumbent = as_rule(Resolving(horizon=contest.learned.horizon), seen)
     trials = planner_trials(contest)
-    best, calibrated = (planners.curve[at][1] for at in chosen_settings(trials, contest.config))
+    best_at, calibrated_at = chosen_settings(trials, contest.config)
+    best, calibrated = planners.curve[best_at][1], planners.curve[calibrated_at][1]
     found = gated(contest, incumbent, trials, heuristic)
     named = {policy.policy_id: as_rule(policy, seen) for _, policy in planners.curve}
     rules = named | {DEFAULT_RULE: incumbent, heuristic.serving.name: heuristic.serving.rule}
@@ -138,8 +139,10 @@ def learned_entries(contest: Contest, heuristic: Heuristic) -> Iterator[Entry]:
     yield Entry("ours", served[name], 0.0, numbers={"gate": found.outcome, "serves": name})
     for policy, planner in (("ours-ungated", best), ("ours-calibrated", calibrated)):
         yield Entry(policy, served[planner.policy_id], 0.0, numbers={"policy_id": planner.policy_id})
+    if contest.learned.network is not None:
+        yield _planned(contest, "ours-network", contest.learned.network.expecting(contest.learned.horizon))
     if contest.cell.context.cached_price < 1.0:
-        yield _planned(contest, "ours-blind", Blind(best))
+        yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]))
 
 
 def planner_trials(contest: Contest) -> list[Trial]:

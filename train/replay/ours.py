@@ -2,8 +2,8 @@
 
 Grades, value tables and the gate are those of `train.fit`, `train.candidates` and `train.gate`; what decides is the
 object that the gateway would make of the published recipe. Nothing is fitted under other budgets than those of
-TRAINING_PHIS, and no test prompt is looked at. The network of `train.cql`, which a night also proposes, is not fitted
-here.
+TRAINING_PHIS, and no test prompt is looked at. The network of `train.cql`, which a night also proposes, is reported and
+not offered to the gate (network.py).
 
 Since every action is graded, no prompt is set aside: the planner is made of two thirds of the training prompts and
 judged on the last third, three times over (rehearsals); what serves is made of all of them.
@@ -33,6 +33,7 @@ from train.quality import QualityModel
 from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.cloning import Clone, clone
 from train.replay.log import joined, log_episodes
+from train.replay.network import Network, fit_network
 from train.replay.sessions import Sessions, covering
 from train.replay.study import Study, composed
 from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
@@ -59,6 +60,8 @@ class Planners:
 
     curve: Curve
     rehearsals: tuple[Rehearsal, ...] = ()
+    blind: Curve = ()
+    """Planners whose plan knows of no prompt cache, in contexts that have one."""
 
     def at(self, setting: int) -> list[Policy]:
         """One setting's planner of each rehearsal."""
@@ -67,7 +70,7 @@ class Planners:
     def expecting(self, horizon: Horizon) -> Planners:
         """The same planners where sessions are known to last like this."""
         made = tuple(replace(one, curve=told(one.curve, horizon)) for one in self.rehearsals)
-        return replace(self, curve=told(self.curve, horizon), rehearsals=made)
+        return Planners(told(self.curve, horizon), made, told(self.blind, horizon))
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Learned:
     clone: Clone
     published: Published
     horizon: Horizon
+    network: Network | None = None
 
     def expecting(self, horizon: Horizon) -> Learned:
         """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0115)."""
@@ -107,7 +111,16 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
         clone(plain, board, study.seen, left, study.predictions.average_cost_usd),
         fit_published(episodes, grid.published, study.seed),
         horizon,
+        learn_network(study, grid, turns),
     )
+
+
+def learn_network(study: Study, grid: Grid, turns: int | None) -> Network | None:
+    """The network of all training prompts, where the grid has one."""
+    if grid.network is None:
+        return None
+    episodes = training_log(study, grid, study.halves.training, turns, NO_CONTEXT)
+    return fit_network(episodes, grid.training, grid.network, study.seed)
 
 
 def learnt_turns(grid: Grid) -> int | None:
@@ -120,9 +133,13 @@ def rehearsed(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Co
     prompts, judged = study.halves.training, parts(study)
     whole = curves_of(study, grid, prompts, turns, contexts)
     less = [curves_of(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
+    cached = [context for context in contexts if context.cached_price < 1.0]
+    blind = dict(zip(cached, curves_of(study, grid, prompts, turns, cached, cache_aware=False), strict=True))
     return {
         context: Planners(
-            whole[i], tuple(Rehearsal(*both) for both in zip(judged, [made[i] for made in less], strict=True))
+            whole[i],
+            tuple(Rehearsal(*both) for both in zip(judged, [made[i] for made in less], strict=True)),
+            blind.get(context, ()),
         )
         for i, context in enumerate(contexts)
     }
@@ -136,18 +153,27 @@ def by_weight(contexts: Iterable[Context]) -> list[list[Context]]:
     return list(found.values())
 
 
-def curves_of(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> list[Curve]:
+def curves_of(
+    study: Study,
+    grid: Grid,
+    prompts: I64,
+    turns: int | None,
+    contexts: Sequence[Context],
+    cache_aware: bool = True,
+) -> list[Curve]:
     """The planner made of these prompts, at every setting of the config, in contexts of one weight.
 
     What an answer is worth does not depend on its price: it is learnt once, of the first context's log.
     """
+    if not contexts:
+        return []
     logs = [training_log(study, grid, prompts, turns, context) for context in contexts]
     config = replace(grid.training, seed=study.seed)
     quality, flat = grade(logs[0], config)
     grades = predictions_by_turn(logs[0], flat)
     for log in logs[1:]:
         log.valid[:] &= logs[0].valid
-    return [planners(log, quality, grades, config) for log in logs]
+    return [planners(log, quality, grades, config, cache_aware) for log in logs]
 
 
 def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
@@ -166,7 +192,9 @@ def told(curve: Curve, horizon: Horizon) -> Curve:
     )
 
 
-def planners(episodes: Episodes, quality: QualityModel, grades: F64, config: TrainConfig) -> Curve:
+def planners(
+    episodes: Episodes, quality: QualityModel, grades: F64, config: TrainConfig, cache_aware: bool = True
+) -> Curve:
     """A planner for every setting, out of a log of which every action is graded; grades (S, T, K) are out of fold."""
     base = Recipe(
         policy_id="replay-planned",
@@ -174,7 +202,7 @@ def planners(episodes: Episodes, quality: QualityModel, grades: F64, config: Tra
         horizon=learn_horizon(episodes.lengths),
         average_quality=dict(zip(episodes.models, (float(x) for x in quality.means), strict=True)),
     )
-    recipes = plans(base, quality.served(episodes.models).arrays(), episodes, grades, config)
+    recipes = plans(base, quality.served(episodes.models).arrays(), episodes, grades, config, cache_aware)
     return tuple(
         (setting, build(replace(recipe, policy_id=f"replay-planned-{named(setting)}"), made, GREEDY))
         for setting, (recipe, made) in zip(settings_of(config.plan), recipes, strict=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from policy.mdp import Policy
+from train.config import FitConfig
 from train.replay.aims import aims
 from train.replay.branches import Branches, read_branches
 from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
@@ -28,6 +29,8 @@ from train.runs import finite
 
 Progress = Callable[[str, int, int], None]
 
+OURS_NETWORK = "ours-network"
+"""Fitted in the presets that have it, and wherever it is named."""
 FORMAT = "seqroute-replay/1"
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
 LEARNING_STEPS = 5
@@ -147,6 +150,8 @@ def steps(grid: Grid) -> int:
 def play_catalogue(source: Source, number: int, options: Options, tell: Tell) -> Part:
     """One catalogue of a source, by its number."""
     study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
+    if OURS_NETWORK in options.policies and options.grid.network is None:
+        options = replace(options, grid=replace(options.grid, network=FitConfig()))
     return play_study(study, source.branches, options, tell)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
-from train.config import PlanConfig, TrainConfig
+from train.config import FitConfig, PlanConfig, TrainConfig
 from train.published import PublishedConfig
 from train.replay import cells
 from train.replay.cells import Grid, narrowed
@@ -25,7 +25,7 @@ from train.replay.split import halves
 from train.replay.vectors import vectors
 
 OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}
-POLICIES = set(cells.POLICIES) - OF_SOME_CELLS
+POLICIES = set(cells.POLICIES) - OF_SOME_CELLS - {"ours-network"}
 KNOWING = {"dp-perfect", "knapsack"}
 COLUMNS = {
     *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "policy", "lambda"),
@@ -193,3 +193,18 @@ def predicted(folder: Path) -> Any:
     (graded,) = read_folder(folder)
     split = halves(graded, 0)
     return predict(graded, vectors(graded, split.training), split.training, 0)
+
+
+def test_the_network_is_fitted_and_reported_where_the_grid_or_the_reader_asks_for_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tasks=24, models=("large", "small"))
+    tiny = FitConfig(steps=4, batch_size=16, hidden=8, joint=8, members=2)
+    grid = replace(small_grid(), network=tiny, contexts=())
+    found = run(Options((folder,), grid, policies=("ours-network", "ours-ungated")))["rows"]
+    networks = [row for row in found if row["policy"] == "ours-network"]
+    assert {(row["mode"], row["numbers"]["policy_id"]) for row in networks} == {
+        ("cut", "replay-network"),
+        ("degrade", "replay-network"),
+    }
+    # Another fit, other choices: it is the network that is reported and not the planner under its name.
+    other = run(Options((folder,), replace(grid, network=replace(tiny, steps=40)), policies=("ours-network",)))["rows"]
+    assert [row["quality"] for row in other] != [row["quality"] for row in networks]
