@@ -9,24 +9,19 @@ each of its own parts. Deterministic given the data and the seed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from policy import batch, planning
-from policy.checkpoint import Recipe
-from policy.exploration import GREEDY
 from policy.features import Horizon, expected_cost_usd
-from policy.mdp import Policy
 from policy.planned import Planned
-from train.candidates import build
 from train.config import FitConfig, RelabelConfig, TrainConfig
 from train.episodes import Episodes
-from train.fit import fit, grade
+from train.fit import grade
 from train.plan import Setting, draw_samples, tabulate
 from train.presets import learn_horizon
 from train.published import BUDGET_SHARES, fit_published
@@ -34,6 +29,7 @@ from train.quality import QualityModel
 from train.replay import cited
 from train.replay.cells import Cell, Grid, quick
 from train.replay.data import read_folder
+from train.replay.network import fit_network
 from train.replay.ours import training_log
 from train.replay.served import as_rule, turn_batch
 from train.replay.study import Sets, Stage, Study, compose_sets, stages, studies
@@ -41,7 +37,7 @@ from train.replay.world import NO_CONTEXT, Context, Played, Rule
 
 TURNS = 8
 PENALTY = 0.3
-NETWORK_STEPS = 600
+NETWORK = FitConfig(steps=600)
 Seen = Callable[[batch.Batch], batch.Batch]
 
 
@@ -80,12 +76,12 @@ def main() -> None:
             study = next(studies(graded, quick(), (), args.seed, only=0))
             print(f"\n{graded.source}, {len(study.graded.models)} models\n")
             print("| cells | without | quality | 95 % | starved |\n|---|---|--:|--:|--:|")
-            for line in table(study, quick(), args.network):
+            for line in table(study, quick(), NETWORK if args.network else None):
                 print(line, flush=True)
 
 
-def table(study: Study, grid: Grid, network: bool) -> Iterator[str]:
-    """Markdown lines of one catalogue."""
+def table(study: Study, grid: Grid, network: FitConfig | None) -> Iterator[str]:
+    """Markdown lines of one catalogue; with those of the network where it is to be fitted."""
     sets = compose_sets(study, grid, TURNS)
     for context, kind in ((NO_CONTEXT, "budget"), (grid.contexts[0], "cache")):
         cells = [Cell(TURNS, phi, "cut", context) for phi in grid.phis]
@@ -99,8 +95,8 @@ def table(study: Study, grid: Grid, network: bool) -> Iterator[str]:
             yield line(study, kind, ablation.words, played, [stage.play(ablation.rule) for stage in played], whole)
         if kind == "budget":
             yield from published_lines(study, grid, learnt, sets, cells)
-        if network and kind == "budget":
-            yield from network_lines(study, grid, learnt, played)
+        if network is not None and kind == "budget":
+            yield from network_lines(study, grid, learnt, played, network_variants(network))
 
 
 def learnt_of(study: Study, grid: Grid, context: Context) -> Learnt:
@@ -160,23 +156,28 @@ def played_at(stage: Stage, rules: cited.Cited, lambda_per_usd: float) -> Played
     return stage.play(rules.rule(lambda_per_usd))
 
 
-def network_lines(study: Study, grid: Grid, learnt: Learnt, played: list[Stage]) -> Iterator[str]:
-    """The CQL network as a night fits it, less one part each."""
-    base = FitConfig(steps=NETWORK_STEPS)
+def network_variants(base: FitConfig) -> Iterator[tuple[str, FitConfig, RelabelConfig]]:
+    """The network as a night fits it, less one part each: in words, and how it is then fitted."""
     relabel = RelabelConfig()
-    variants = (
-        ("(the network)", base, relabel),
-        ("ensemble: one member", replace(base, members=1), relabel),
-        ("relabelled budgets: what was spent", base, replace(relabel, budget_low=0.99, budget_high=1.01)),
-        ("lambda: 0 alone is trained", base, replace(relabel, lambda_zero_fraction=1.0)),
-        ("(conservative term ten times as heavy)", replace(base, alpha=0.05), relabel),
-    )
+    yield "(the network)", base, relabel
+    yield "ensemble: one member", replace(base, members=1), relabel
+    yield "relabelled budgets: what was spent", base, replace(relabel, budget_low=0.99, budget_high=1.01)
+    yield "lambda: 0 alone is trained", base, replace(relabel, lambda_zero_fraction=1.0)
+    yield "(conservative term ten times as heavy)", replace(base, alpha=10.0 * base.alpha), relabel
+
+
+def network_lines(
+    study: Study,
+    grid: Grid,
+    learnt: Learnt,
+    played: list[Stage],
+    variants: Iterable[tuple[str, FitConfig, RelabelConfig]],
+) -> Iterator[str]:
+    """What each variant earns; against the first."""
     before: list[Played] | None = None
     for words, fitting, relabelling in variants:
-        config = replace(grid.training, fit=fitting, relabel=relabelling, seed=study.seed)
-        fitted = fit(learnt.episodes, config, jax.random.key(study.seed))
-        recipe = Recipe(policy_id="network", rule="learned", horizon=learnt.horizon, sizes=fitted.sizes)
-        policy: Policy = build(recipe, fitted.params, GREEDY)
+        config = replace(grid.training, relabel=relabelling)
+        policy = fit_network(learnt.episodes, config, fitting, study.seed).expecting(learnt.horizon)
         after = [stage.play(as_rule(policy, study.seen)) for stage in played]
         yield line(study, "budget", words, played, after, before)
         before = before or after
