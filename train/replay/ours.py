@@ -131,15 +131,15 @@ def learnt_turns(grid: Grid) -> int | None:
 def rehearsed(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Context]) -> dict[Context, Planners]:
     """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
     prompts, judged = study.halves.training, parts(study)
-    whole = curves_of(study, grid, prompts, turns, contexts)
+    taught = lesson(study, grid, prompts, turns, contexts)
+    whole = taught.curves()
     less = [curves_of(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
-    cached = [context for context in contexts if context.cached_price < 1.0]
-    blind = dict(zip(cached, curves_of(study, grid, prompts, turns, cached, cache_aware=False), strict=True))
+    blind = taught.curves(cache_aware=False) if any(context.cached_price < 1.0 for context in contexts) else []
     return {
         context: Planners(
             whole[i],
             tuple(Rehearsal(*both) for both in zip(judged, [made[i] for made in less], strict=True)),
-            blind.get(context, ()),
+            blind[i] if context.cached_price < 1.0 else (),
         )
         for i, context in enumerate(contexts)
     }
@@ -153,27 +153,34 @@ def by_weight(contexts: Iterable[Context]) -> list[list[Context]]:
     return list(found.values())
 
 
-def curves_of(
-    study: Study,
-    grid: Grid,
-    prompts: I64,
-    turns: int | None,
-    contexts: Sequence[Context],
-    cache_aware: bool = True,
-) -> list[Curve]:
-    """The planner made of these prompts, at every setting of the config, in contexts of one weight.
+@dataclass(frozen=True)
+class Lesson:
+    """What some prompts teach in contexts of one weight: a log of each, and one reward model with its grades (S, T, K),
+    out of fold."""
 
-    What an answer is worth does not depend on its price: it is learnt once, of the first context's log.
-    """
-    if not contexts:
-        return []
-    logs = [training_log(study, grid, prompts, turns, context) for context in contexts]
+    logs: tuple[Episodes, ...]
+    quality: QualityModel
+    grades: F64
+    config: TrainConfig
+
+    def curves(self, cache_aware: bool = True) -> list[Curve]:
+        """The planner at every setting of the config, for each context."""
+        return [planners(log, self.quality, self.grades, self.config, cache_aware) for log in self.logs]
+
+
+def lesson(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> Lesson:
+    """What an answer is worth does not depend on its price: it is learnt once, of the first context's log."""
+    logs = tuple(training_log(study, grid, prompts, turns, context) for context in contexts)
     config = replace(grid.training, seed=study.seed)
     quality, flat = grade(logs[0], config)
-    grades = predictions_by_turn(logs[0], flat)
     for log in logs[1:]:
         log.valid[:] &= logs[0].valid
-    return [planners(log, quality, grades, config, cache_aware) for log in logs]
+    return Lesson(logs, quality, predictions_by_turn(logs[0], flat), config)
+
+
+def curves_of(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> list[Curve]:
+    """The planner made of these prompts, at every setting of the config, in contexts of one weight."""
+    return lesson(study, grid, prompts, turns, contexts).curves()
 
 
 def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
