@@ -16,24 +16,25 @@ from pathlib import Path
 
 import numpy as np
 
-from policy import batch, planning
+from policy import batch
+from policy import budgeting as planning
 from policy.features import Horizon, expected_cost_usd
-from policy.planned import Planned
+from policy.planned import Planner
 from train.config import FitConfig, RelabelConfig, TrainConfig
-from train.episodes import Episodes
-from train.fit import grade
-from train.plan import Setting, draw_samples, tabulate
-from train.presets import learn_horizon
-from train.published import BUDGET_SHARES, fit_published
-from train.quality import QualityModel
-from train.replay import cited
-from train.replay.cells import Cell, Grid, quick
-from train.replay.data import read_folder
+from train.fit.network import grade
+from train.fit.presets import learn_horizon
+from train.fit.reward_model import QualityModel
+from train.fit.seqroute_paper import BUDGET_SHARES, fit_published
+from train.fit.value_table import Setting, draw_samples, tabulate
+from train.log.episodes import Episodes
+from train.replay import baselines_learned as cited
+from train.replay.catalogue import CatalogueSetup, Environment, Sets, compose_sets, stages, studies
+from train.replay.dataset import read_folder
+from train.replay.grid import Cell, Grid, quick
 from train.replay.network import fit_network
 from train.replay.ours import training_log
 from train.replay.served import as_rule, turn_batch
-from train.replay.study import Sets, Stage, Study, compose_sets, stages, studies
-from train.replay.world import NO_CONTEXT, Context, Played, Rule
+from train.replay.simulator import NO_CONTEXT, Context, Played, Rule
 
 TURNS = 8
 PENALTY = 0.3
@@ -58,11 +59,11 @@ class Learnt:
     grades: np.ndarray
     horizon: Horizon
 
-    def planner(self, config: TrainConfig, penalty: float = PENALTY, cache_aware: bool = True) -> Planned:
+    def planner(self, config: TrainConfig, penalty: float = PENALTY, cache_aware: bool = True) -> Planner:
         samples = draw_samples(self.episodes, self.grades, config.plan)
         table = tabulate(samples, config.plan, Setting(penalty), cache_aware)
         quality = self.quality.served(self.episodes.models)
-        return Planned("planner", quality, table, penalty, horizon=self.horizon)
+        return Planner("planner", quality, table, penalty, horizon=self.horizon)
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
                 print(line, flush=True)
 
 
-def table(study: Study, grid: Grid, network: FitConfig | None) -> Iterator[str]:
+def table(study: CatalogueSetup, grid: Grid, network: FitConfig | None) -> Iterator[str]:
     """Markdown lines of one catalogue; with those of the network where it is to be fitted."""
     sets = compose_sets(study, grid, TURNS)
     for context, kind in ((NO_CONTEXT, "budget"), (grid.contexts[0], "cache")):
@@ -99,7 +100,7 @@ def table(study: Study, grid: Grid, network: FitConfig | None) -> Iterator[str]:
             yield from network_lines(study, grid, learnt, played, network_variants(network))
 
 
-def learnt_of(study: Study, grid: Grid, context: Context) -> Learnt:
+def learnt_of(study: CatalogueSetup, grid: Grid, context: Context) -> Learnt:
     episodes = training_log(study, grid, study.halves.training, TURNS, context)
     quality, flat = grade(episodes, grid.training)
     grades = np.zeros(episodes.mask.shape)
@@ -107,12 +108,12 @@ def learnt_of(study: Study, grid: Grid, context: Context) -> Learnt:
     return Learnt(episodes, quality, grades, learn_horizon(episodes.lengths))
 
 
-def ablations(study: Study, grid: Grid, learnt: Learnt, kind: str) -> Iterator[Ablation]:
+def ablations(study: CatalogueSetup, grid: Grid, learnt: Learnt, kind: str) -> Iterator[Ablation]:
     """The planner less one part, each."""
     config = grid.training
     whole = learnt.planner(config)
 
-    def seeing(policy: Planned, change: Seen) -> Rule:
+    def seeing(policy: Planner, change: Seen) -> Rule:
         return lambda turn: batch.draws(batch.probabilities(policy, change(turn_batch(turn, study.seen))), turn.uniform)
 
     if kind == "cache":
@@ -135,7 +136,7 @@ def ablations(study: Study, grid: Grid, learnt: Learnt, kind: str) -> Iterator[A
     yield Ablation("(with the shield before it)", seeing(whole, lambda shown: behind_shield(shown, learnt.horizon)))
 
 
-def published_lines(study: Study, grid: Grid, learnt: Learnt, sets: Sets, cells: list[Cell]) -> Iterator[str]:
+def published_lines(study: CatalogueSetup, grid: Grid, learnt: Learnt, sets: Sets, cells: list[Cell]) -> Iterator[str]:
     """The published method with the budgets it relabels to, and with the largest alone."""
     unit = 1.0 / study.bank.mean_usd[study.named.strong]
     before: list[Played] | None = None
@@ -152,7 +153,7 @@ def published_lines(study: Study, grid: Grid, learnt: Learnt, sets: Sets, cells:
         before = before or played
 
 
-def played_at(stage: Stage, rules: cited.Cited, lambda_per_usd: float) -> Played:
+def played_at(stage: Environment, rules: cited.Cited, lambda_per_usd: float) -> Played:
     return stage.play(rules.rule(lambda_per_usd))
 
 
@@ -167,10 +168,10 @@ def network_variants(base: FitConfig) -> Iterator[tuple[str, FitConfig, RelabelC
 
 
 def network_lines(
-    study: Study,
+    study: CatalogueSetup,
     grid: Grid,
     learnt: Learnt,
-    played: list[Stage],
+    played: list[Environment],
     variants: Iterable[tuple[str, FitConfig, RelabelConfig]],
 ) -> Iterator[str]:
     """What each variant earns; against the first."""
@@ -183,7 +184,14 @@ def network_lines(
         before = before or after
 
 
-def line(study: Study, kind: str, words: str, at: list[Stage], played: list[Played], whole: list[Played] | None) -> str:
+def line(
+    study: CatalogueSetup,
+    kind: str,
+    words: str,
+    at: list[Environment],
+    played: list[Played],
+    whole: list[Played] | None,
+) -> str:
     """Quality per turn over some cells; against `whole` the paired difference with its interval."""
     valid = [one.valid for one in played]
     quality = np.concatenate([one.quality[v] for one, v in zip(played, valid, strict=True)])

@@ -15,13 +15,13 @@ from dataclasses import replace
 import numpy as np
 
 from policy import features, text
-from policy.baselines import Resolving, TunedLambda
 from policy.exploration import Exploration
-from policy.guarded import Guarded, check_decision
+from policy.fallback import WithFallback, check_decision
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, Observation
-from policy.planned import Planned
+from policy.planned import Planner
 from policy.reload import synthetic_observation
+from policy.rules import ReSolving, TunedLambda
 from policy.valuetable import ValueTable
 
 SHORT = "Write a Python function that merges two sorted lists, and explain why it is linear. " * 2
@@ -33,15 +33,15 @@ def learned(exploration: Exploration) -> Callable[[Observation], object]:
     import jax
 
     from policy import network
-    from policy.actor import LearnedPolicy, NetworkValues
+    from policy.learned import LearnedPolicy, NetworkValues
 
     params = jax.tree.map(np.asarray, network.init(jax.random.key(0)))
     policy = LearnedPolicy("bench", NetworkValues(params), exploration=exploration)
-    guarded = Guarded(policy, Resolving(), deadline_s=1.0, clock=time.perf_counter)
+    guarded = WithFallback(policy, ReSolving(), deadline_s=1.0, clock=time.perf_counter)
     return lambda observation: guarded.decide(observation, 0.5)
 
 
-def planned(exploration: Exploration, candidates: int) -> Planned:
+def planned(exploration: Exploration, candidates: int) -> Planner:
     """The planner at its default sizes: 512 landmarks, 16 turns, 40 purses, 5 contexts, 4 prices of money."""
     names, r = tuple(f"model-{k}" for k in range(candidates)), 512
     f32 = np.float32
@@ -66,7 +66,7 @@ def planned(exploration: Exploration, candidates: int) -> Planned:
         values=values,
         answers=np.ones((candidates + 1, len(COST_LEVELS)), f32),
     )
-    return Planned("bench", quality, table, exploration=exploration)
+    return Planner("bench", quality, table, exploration=exploration)
 
 
 def timed(call: Callable[[], object], rounds: int) -> dict[str, float]:
@@ -90,7 +90,7 @@ def main() -> None:
 
     observation = synthetic_observation(options.candidates)
     exploration = Exploration(0.05)
-    resolving, greedy = Resolving(exploration=exploration), TunedLambda(exploration=exploration)
+    resolving, greedy = ReSolving(exploration=exploration), TunedLambda(exploration=exploration)
     network = learned(exploration)
     planner = planned(exploration, options.candidates)
     decision = resolving.decide(observation, 0.5)

@@ -20,14 +20,14 @@ from pathlib import Path
 import psycopg
 import uvloop
 
-from bench.rig.arena import Arena, Entry
-from bench.rig.bulk import fill
-from bench.rig.contenders import seqroute
-from bench.rig.figures import paired, spread
+from bench.rig.filled_database import fill
+from bench.rig.gateways import seqroute
 from bench.rig.load import closed
 from bench.rig.results import Case, Run, machine
+from bench.rig.side_by_side import Arena, Entry
+from bench.rig.statistics import paired, spread
 from bench.rig.tables import print_table
-from gateway.db import transaction
+from gateway.database.database import transaction
 from migrations.upgrade import upgrade
 
 SHORT = 10

@@ -23,10 +23,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from gateway import sessions, tenants
-from gateway.db import Database
-from gateway.ledger import Ledger
-from gateway.operations import Reserve, Reserved, SessionTerms, Settle
+from gateway.accounts import tenants
+from gateway.database.database import Database
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import Reserve, Reserved, SessionTerms, Settle
+from gateway.routing import session as sessions
 from migrations.upgrade import upgrade
 from tests.harness.auditor import assert_url_sound
 from tests.harness.postgres import PostgresServer, TestDatabases

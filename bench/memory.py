@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from bench.rig.arena import Arena
-from bench.rig.contenders import seqroute
+from bench.rig.gateways import seqroute
 from bench.rig.load import closed
 from bench.rig.processes import resident_mib
+from bench.rig.side_by_side import Arena
 
 CLIENTS = 16
 WINDOW_S = 5.0

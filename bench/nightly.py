@@ -18,22 +18,22 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from gateway import tables
-from gateway.db import transaction
-from gateway.settings import PolicySettings
+from gateway.config.settings import PolicySettings
+from gateway.database import tables
+from gateway.database.database import transaction
 from migrations.upgrade import upgrade
-from policy.baselines import Resolving
 from policy.exploration import Exploration
-from tests.harness.month_world import DAY_MS, START_MS, greedy, plan, play
+from policy.rules import ReSolving
+from tests.harness.learning_loop_world import DAY_MS, START_MS, greedy, plan, play
 from train.config import TrainConfig
-from train.nightly import Nightly, run
+from train.nightly.nightly import Nightly, run
 
 TEMPLATES = 2_000
 
 
 def make_log(url: str, sessions: int) -> None:
     """`sessions` sessions of 3 to 6 turns, each turn graded."""
-    policy = Resolving(exploration=Exploration(floor=0.3))
+    policy = ReSolving(exploration=Exploration(floor=0.3))
     templates = min(TEMPLATES, sessions)
     outcomes = [play(0, plan(0, 0, number), greedy(policy), logged=True) for number in range(templates)]
     copies = -(-sessions // templates)

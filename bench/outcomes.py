@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from policy.features import SESSION_FEATURES, STATE_DIM, TEXT_SCALE
 from policy.text import STATS_DIM, TEXT_DIM, embed, stats
 from train.config import QualityConfig
-from train.quality import fit_quality
+from train.fit.reward_model import fit_quality
 from train.replay.split import hashed
 
 F64 = NDArray[np.float64]

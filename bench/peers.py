@@ -20,13 +20,13 @@ from random import Random
 import uvloop
 
 from bench.rig import results
-from bench.rig.arena import Arena, Entry
-from bench.rig.contenders import CONTENDERS
 from bench.rig.environments import NotBuilt
-from bench.rig.figures import Spread, paired, spread
+from bench.rig.gateways import CONTENDERS
 from bench.rig.load import RunFailed, Sample, arriving, closed
 from bench.rig.processes import NotStarted, resident_mib
 from bench.rig.results import Case, Run
+from bench.rig.side_by_side import Arena, Entry
+from bench.rig.statistics import Spread, paired, spread
 from bench.rig.tables import print_table
 
 CHUNKS = 200

@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 from bench.rig import results
-from bench.rig.queues import Result, Simulation, Station, Visit
+from bench.rig.queue_simulation import Result, Simulation, Station, Visit
 from bench.rig.results import Case, Run
 from bench.rig.tables import print_table
 

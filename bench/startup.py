@@ -17,10 +17,10 @@ from pathlib import Path
 
 import uvloop
 
-from bench.rig.arena import Arena
-from bench.rig.contenders import plain_environment, seqroute
 from bench.rig.environments import ROOT
-from bench.rig.figures import spread
+from bench.rig.gateways import plain_environment, seqroute
+from bench.rig.side_by_side import Arena
+from bench.rig.statistics import spread
 
 
 def help_s() -> float:

@@ -27,10 +27,10 @@ import numpy as np
 from policy.features import CANDIDATE_DIM, STATE_DIM
 from policy.mdp import COST_LEVELS
 from train.config import FitConfig, QualityConfig, TrainConfig
-from train.episodes import Episodes, blank_episodes
-from train.fit import fit
-from train.mesh import data_parallel
-from train.published import PublishedConfig, fit_published, largest_budget_usd, relabelled
+from train.fit.mesh import data_parallel
+from train.fit.network import fit
+from train.fit.seqroute_paper import PublishedConfig, fit_published, largest_budget_usd, relabelled
+from train.log.episodes import Episodes, blank_episodes
 
 TURNS, MODELS = 4, 2
 NO_MESH = "0"

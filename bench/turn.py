@@ -20,10 +20,10 @@ from typing import Any
 
 import uvloop
 
-from bench.rig.arena import Arena
-from bench.rig.clocked import PHASES, PROFILE
-from bench.rig.contenders import Contender, Recipe, Stage, seqroute
+from bench.rig.gateways import Contender, Recipe, Stage, seqroute
 from bench.rig.load import Target, closed
+from bench.rig.profiled_serve import PHASES, PROFILE
+from bench.rig.side_by_side import Arena
 from bench.rig.tables import print_table
 
 IN_THREAD = "in the database's thread"

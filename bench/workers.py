@@ -25,15 +25,15 @@ from pathlib import Path
 import psycopg
 import uvloop
 
-from bench.rig.arena import Arena, Entry
-from bench.rig.contenders import seqroute
-from bench.rig.figures import percentile, spread
+from bench.rig.gateways import seqroute
 from bench.rig.load import Sample, closed, tenant_name
 from bench.rig.results import machine
+from bench.rig.side_by_side import Arena, Entry
+from bench.rig.statistics import percentile, spread
 from bench.rig.tables import print_table
-from gateway import keys, tenants
+from gateway.accounts import keys, tenants
 from gateway.clock import now_ms
-from gateway.db import transaction
+from gateway.database.database import transaction
 from gateway.money import NANOUSD_PER_USD
 
 PROCESSES = ("server", "postgres", "provider", "load")

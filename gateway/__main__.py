@@ -1,4 +1,4 @@
-"""`seqroute`: serving, accounts, decisions, reports. Each command lives in `gateway.commands`.
+"""`seqroute`: serving, accounts, decisions, reports. Each command lives in `gateway.cli`.
 
 Nothing heavy is imported before a command runs, so `--help` answers at once.
 """
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import typer
 
-from gateway.commands import accounts, decisions, importing, serving, sessions
-from gateway.commands.console import BAD_INPUT, CommandError
+from gateway.cli import accounts, decisions, sessions
+from gateway.cli import import_litellm as importing
+from gateway.cli import serve as serving
+from gateway.cli.console import BAD_INPUT, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -44,7 +46,7 @@ def build() -> typer.Typer:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; answer its exit status. What goes wrong is said in one line each on stderr."""
-    from gateway.section import SettingsError
+    from gateway.config.reader import SettingsError
 
     try:
         status = build()(list(arguments) or ["--help"], prog_name="seqroute", standalone_mode=False)

@@ -22,16 +22,21 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from gateway import catalog, tenants
-from gateway.admin import Admin
-from gateway.admission import Admission
-from gateway.auth import DEFAULT_TENANT, Authenticator
-from gateway.background import Background
-from gateway.breaker import Breaker
-from gateway.catalog import Catalog
+from gateway.accounts import tenants
+from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
+from gateway.api.admin import Admin
+from gateway.api.health import Health, Lifecycle
+from gateway.api.limits import Admission
+from gateway.api.resources import Views
+from gateway.catalog import models as catalog
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.live import Configuration, LiveConfiguration
+from gateway.catalog.models import Catalog
+from gateway.catalog.tokens import TokenCounter
 from gateway.clock import Clock, Entropy, NewId, Uniform, now_ms, time_ordered_ids
-from gateway.configuration import Configuration, LiveConfiguration
-from gateway.db import Database
+from gateway.config.master_key import with_stored_master_key
+from gateway.config.settings import Settings
+from gateway.database.database import Database
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -39,27 +44,23 @@ from gateway.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from gateway.exploring import ExplorationBudget
-from gateway.forecast import OutputForecast
-from gateway.health import Health, Lifecycle, Metrics
 from gateway.http import error_response
-from gateway.judge import Judge
-from gateway.leases import Leases
-from gateway.ledger import Ledger
-from gateway.master_key import with_stored_master_key
+from gateway.ledger.leases import Leases, sweep_forever
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.offline import OfflineLedger
+from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
-from gateway.observe import Observer
-from gateway.outage import OutageBooks
-from gateway.policies import PolicyBoard
-from gateway.router import Router
-from gateway.settings import Settings
-from gateway.settling import Settling
-from gateway.sweeper import sweep_forever
-from gateway.tokens import TokenCounter
-from gateway.trials import watch_forever
-from gateway.turn import Turns
-from gateway.upstream import Upstream
-from gateway.views import Views
+from gateway.policies.registry import PolicyRegistry
+from gateway.policies.trials import watch_forever
+from gateway.providers.cooldown import Breaker
+from gateway.providers.providers import Upstream
+from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.observe import Observer
+from gateway.routing.router import Router
+from gateway.tasks import Background
+from gateway.turn.judge import Judge
+from gateway.turn.settle import Settlements
+from gateway.turn.turn import Turns
 
 _log = logging.getLogger("seqroute.app")
 DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
@@ -73,19 +74,19 @@ STREAMS_END_SHARE = 0.1
 
 
 @dataclass(slots=True)
-class Parts:
+class Gateway:
     """What a running gateway consists of; tests reach in here."""
 
     settings: Settings
     configuration: LiveConfiguration
     database: Database
     ledger: Ledger
-    outage: OutageBooks
+    outage: OfflineLedger
     upstream: Upstream
     turns: Turns
     leases: Leases
     background: Background
-    policies: PolicyBoard
+    policies: PolicyRegistry
     exploring: ExplorationBudget
     judge: Judge
     lifecycle: Lifecycle
@@ -156,7 +157,7 @@ def assemble(
     clock: Clock,
     uniform: Uniform,
     new_id: NewId,
-) -> tuple[Parts, list[BaseRoute]]:
+) -> tuple[Gateway, list[BaseRoute]]:
     """Every object and every route; nothing is started yet."""
     assert settings.general.master_key is not None, "the caller provides a master key"
     metrics, lifecycle, background = Metrics(), Lifecycle(), Background()
@@ -164,12 +165,12 @@ def assemble(
     tokens = TokenCounter()
     database = Database(settings.general.database_url.reveal(), serving=True)
     ledger = Ledger(database, clock=clock)
-    outage = OutageBooks(
+    outage = OfflineLedger(
         settings.policy.directory / "outage", cap_nanousd=settings.limits.outage_cap_nanousd, clock=clock, new_id=new_id
     )
     leases = Leases(ledger, clock, ttl_s=settings.timings.hold_ttl_s)
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
-    policies = PolicyBoard(settings.policy, database)
+    policies = PolicyRegistry(settings.policy, database)
 
     configuration = LiveConfiguration(Configuration(settings, models), environ)
 
@@ -188,7 +189,7 @@ def assemble(
     judge = Judge(
         lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id
     )
-    settling = Settling(
+    settling = Settlements(
         ledger=ledger,
         leases=leases,
         tokens=tokens,
@@ -217,7 +218,7 @@ def assemble(
         new_id=new_id,
         uniform=uniform,
     )
-    parts = Parts(
+    parts = Gateway(
         settings=settings,
         configuration=configuration,
         database=database,
@@ -278,7 +279,7 @@ def _health_routes(health: Health) -> list[BaseRoute]:
 
 
 @contextlib.asynccontextmanager
-async def running(parts: Parts) -> AsyncIterator[None]:
+async def running(parts: Gateway) -> AsyncIterator[None]:
     """Start what has to be started, keep the loops going, and at the end bring all money to rest."""
     await parts.database.start()
     await parts.upstream.start()
@@ -330,7 +331,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         await parts.database.close()
 
 
-async def _bring_up(parts: Parts) -> None:
+async def _bring_up(parts: Gateway) -> None:
     """Make the ledger ready, however long the database takes to be there; then keep readiness true to it."""
     while not parts.lifecycle.started:
         try:
@@ -353,7 +354,7 @@ async def _bring_up(parts: Parts) -> None:
             await asyncio.sleep(RETRY_S)
 
 
-async def _poll_policies(parts: Parts) -> None:
+async def _poll_policies(parts: Gateway) -> None:
     """Notice a published policy within a second; also the heartbeat that readiness follows."""
     failures = 0
     refresh: asyncio.Task[None] | None = None
@@ -380,7 +381,7 @@ async def _poll_policies(parts: Parts) -> None:
             refresh.cancel()
 
 
-async def _end_streams_in_time(parts: Parts) -> None:
+async def _end_streams_in_time(parts: Gateway) -> None:
     """Shortly before the server would cut its connections, end the streams that are left: settled, with an error."""
     while not parts.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
         await asyncio.sleep(0.1)
@@ -426,11 +427,11 @@ async def _answer_crash(request: Request, error: Exception) -> Response:
     return error_response(InternalError("internal error"))
 
 
-def app_parts(app: ASGIApp) -> Parts:
+def app_parts(app: ASGIApp) -> Gateway:
     """The parts of a gateway made by `build`, for programs that embed it and for tests."""
     assert isinstance(app, Admission)
     assert isinstance(app.app, Starlette)
     state: Mapping[str, Any] = app.app.state._state
     found = state["parts"]
-    assert isinstance(found, Parts)
+    assert isinstance(found, Gateway)
     return found

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.config.settings import LimitSettings
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType, http_status
-from gateway.money import usd_string
-from gateway.operations import Balance
-from gateway.settings import LimitSettings
+from gateway.money import MoneyError, nanousd_from_usd
 
 
 async def read_body(request: Request, limits: LimitSettings) -> bytes:
@@ -66,17 +64,12 @@ def query_integer(request: Request, name: str, default: int, high: int) -> int:
     return int(value)
 
 
-def money_fields(name: str, nanousd: int | None) -> dict[str, Any]:
-    """Money twice, as the contract wants it: `<name>_nano_usd` and `<name>_usd`."""
-    from_nano = None if nanousd is None else usd_string(nanousd)
-    return {f"{name}_nano_usd": nanousd, f"{name}_usd": from_nano}
-
-
-def balance_fields(balance: Balance) -> dict[str, Any]:
-    """An account as every view shows it: what it was given, what of it is gone, held and left."""
-    return {
-        **money_fields("budget", balance.granted_nanousd),
-        **money_fields("spent", balance.spent_nanousd),
-        **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
-    }
+def read_budget(headers: Mapping[str, str], name: str) -> int | None:
+    """A decimal USD amount in a header as nano-USD, or None when the header is absent."""
+    value = headers.get(name.lower())
+    if value is None:
+        return None
+    try:
+        return nanousd_from_usd(value)
+    except MoneyError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from error

@@ -1,6 +1,6 @@
 """The ledger's laws as Postgres functions, so that a whole group of operations costs one round trip.
 
-They say what `gateway/ledger_sqlite_reserve.py` and `ledger_sqlite_resolve.py` say in Python, branch by branch; one
+They say what `gateway/ledger/sqlite_reserve.py` and `ledger_sqlite_resolve.py` say in Python, branch by branch; one
 test suite runs against both.
 
 Lock order: a tenant's row first; then its sessions, keys and holds. Whoever moves a tenant's money holds that one lock.

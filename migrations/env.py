@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
-from gateway.tables import metadata
+from gateway.database.tables import metadata
 
 LOCK = 0x5E9_0011
 """Any number, the same in every replica: who holds it migrates, the others wait and then find nothing to do."""

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from gateway.db import transaction
+from gateway.database.database import transaction
 
 HERE = Path(__file__).parent
 PERCENT = "%"

@@ -1,6 +1,6 @@
 """The ledger's Postgres functions that read no table: when a window ends, what a session remembers after a turn.
 
-They say what `gateway/windows.py` and `gateway/ledger_records.py: remembered` say in Python; tests compare them.
+They say what `gateway/ledger/windows.py` and `gateway/ledger/records.py: remembered` say in Python; tests compare them.
 """
 
 from __future__ import annotations

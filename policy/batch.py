@@ -16,14 +16,14 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import planning
-from policy.baselines import Resolving
+from policy import budgeting as planning
 from policy.exploration import NEVER, Exploration
 from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
-from policy.planned import TIE_BREAK, Planned
+from policy.planned import TIE_BREAK, Planner
 from policy.quality import PriorQuality, QualityModel, difficulties
+from policy.rules import ReSolving
 from policy.text import STATS_DIM, TEXT_DIM
 from policy.valuetable import ValueTable, cautious_usd, turn_tokens
 
@@ -140,12 +140,12 @@ def stacked(observations: Sequence[Observation]) -> Batch:
     )
 
 
-def batched(policy: Policy) -> TypeGuard[Planned | Resolving]:
+def batched(policy: Policy) -> TypeGuard[Planner | ReSolving]:
     """Whether `probabilities` knows this policy: the planner or the default rule, over a reward model of ours."""
-    return isinstance(policy, Planned | Resolving) and isinstance(policy.quality, PriorQuality | KernelQuality)
+    return isinstance(policy, Planner | ReSolving) and isinstance(policy.quality, PriorQuality | KernelQuality)
 
 
-def probabilities(policy: Planned | Resolving, batch: Batch) -> F64:
+def probabilities(policy: Planner | ReSolving, batch: Batch) -> F64:
     """The probabilities from which `policy.decide` would draw at every turn, (N, K).
 
     Raises PolicyFault where `decide` would at any of the turns.
@@ -159,9 +159,9 @@ def probabilities(policy: Planned | Resolving, batch: Batch) -> F64:
     return found
 
 
-def scored(policy: Planned | Resolving, batch: Batch) -> Scored:
+def scored(policy: Planner | ReSolving, batch: Batch) -> Scored:
     """What `decide` computes before the draw."""
-    return _planned(policy, batch) if isinstance(policy, Planned) else _resolving(policy, batch)
+    return _planned(policy, batch) if isinstance(policy, Planner) else _resolving(policy, batch)
 
 
 def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> F64:
@@ -188,8 +188,8 @@ def draws(shares: F64, uniform: F64) -> I64:
     return np.asarray(np.minimum(action, last), np.int64)
 
 
-def _planned(policy: Planned, batch: Batch) -> Scored:
-    """`Planned.decide` up to the draw."""
+def _planned(policy: Planner, batch: Batch) -> Scored:
+    """`Planner.decide` up to the draw."""
     quantiles = batch.cost_quantiles_usd.astype(np.float64)
     quality = predicted(policy.quality, batch)
     purse = batch.available_usd[:, None, None]
@@ -205,8 +205,8 @@ def _planned(policy: Planned, batch: Batch) -> Scored:
     return Scored(scores - TIE_BREAK * costs / dearest, batch.mask)
 
 
-def _resolving(policy: Resolving, batch: Batch) -> Scored:
-    """`Resolving.decide` up to the draw."""
+def _resolving(policy: ReSolving, batch: Batch) -> Scored:
+    """`ReSolving.decide` up to the draw."""
     quantiles, mask, left = batch.cost_quantiles_usd, batch.mask, batch.available_usd
     turns = batch.turns_left(policy.horizon)
     allowed = planning.shielded(quantiles, mask, left, turns, policy.reserve) if policy.reserve > 0.0 else mask

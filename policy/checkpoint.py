@@ -26,11 +26,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
-from policy.baselines import LAMBDA_PRESETS
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
 from policy.kernel import MAX_MODELS, KernelQuality
 from policy.mdp import FloatArray
-from policy.parameters import Sizes, parameter_shapes
+from policy.network_shapes import Sizes, parameter_shapes
+from policy.rules import LAMBDA_PRESETS
 from policy.text import TEXT_VERSION
 from policy.valuetable import ValueTable
 
@@ -51,7 +51,8 @@ RULES: Mapping[str, frozenset[str]] = {
     "strongest": frozenset({"network_quality", "shrinkage"}),
     "cheapest": frozenset(),
 }
-"""What a checkpoint may decide by, and the numbers each rule takes; `policy.actor.policy_from` gives their defaults."""
+"""What a checkpoint may decide by, and the numbers each rule takes; `policy.learned.policy_from` gives their
+defaults."""
 
 _POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FIELDS = frozenset(

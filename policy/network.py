@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from policy.features import PRIOR_COLUMN, expected_cost_usd, money_features
-from policy.parameters import HEADS, Sizes
+from policy.network_shapes import HEADS, Sizes
 
 Array = jax.Array
 Params = dict[str, dict[str, Array]]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from policy.baselines import LAMBDA_PRESETS, builtin_rules
 from policy.checkpoint import MANIFEST, CheckpointError, load
 from policy.exploration import GREEDY, Exploration
-from policy.guarded import check_decision
+from policy.fallback import check_decision
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
+from policy.rules import LAMBDA_PRESETS, builtin_rules
 from policy.text import STATS_DIM, TEXT_DIM
 
 DEFAULT_RULE = "rule:resolving"
@@ -27,7 +27,7 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class CheckpointRef:
     """A policy as the table names it; `sha256` of the manifest when the table knows it. `rule:...` needs no folder."""
 
     policy_id: str
@@ -35,30 +35,30 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class StagedPolicies:
     """The stages of the policies table. No champion: the default rule."""
 
-    champion: Reference | None = None
-    canary: Reference | None = None
-    shadow: Reference | None = None
+    champion: CheckpointRef | None = None
+    canary: CheckpointRef | None = None
+    shadow: CheckpointRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoadedPolicy:
     """A policy that is warm, with the points of the lambda sweep it was calibrated for."""
 
     policy: Policy
-    reference: Reference
+    reference: CheckpointRef
     lambda_presets: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Lineup:
+class ServingPolicies:
     """Who serves now. Frozen: a turn holds one for its whole life."""
 
-    champion: Served
-    canary: Served | None = None
-    shadow: Served | None = None
+    champion: LoadedPolicy
+    canary: LoadedPolicy | None = None
+    shadow: LoadedPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,48 +69,48 @@ class Refresh:
     problems: tuple[str, ...]
 
 
-class PolicySlot:
+class HotSwap:
     """Holds the line-up. `refresh` blocks (disk, compilation): call it from a thread, turns go on meanwhile."""
 
     def __init__(self, directory: Path, exploration: Exploration = GREEDY) -> None:
         self._directory = directory
         self._exploration = exploration
         self._rules = {
-            policy_id: Served(rule, Reference(policy_id), LAMBDA_PRESETS)
+            policy_id: LoadedPolicy(rule, CheckpointRef(policy_id), LAMBDA_PRESETS)
             for policy_id, rule in builtin_rules(exploration).items()
         }
         self._refreshing = threading.Lock()
-        self._refused: dict[Reference, tuple[object, str]] = {}
-        self._lineup = Lineup(self.rule)
+        self._refused: dict[CheckpointRef, tuple[object, str]] = {}
+        self._lineup = ServingPolicies(self.rule)
 
     @property
-    def lineup(self) -> Lineup:
+    def lineup(self) -> ServingPolicies:
         return self._lineup
 
     @property
-    def rule(self) -> Served:
+    def rule(self) -> LoadedPolicy:
         """What answers when a policy faults, and while nothing else is published."""
         return self._rules[DEFAULT_RULE]
 
-    def refresh(self, wanted: Wanted) -> Refresh:
+    def refresh(self, wanted: StagedPolicies) -> Refresh:
         """Make the line-up what is wanted, as far as it verifies and warms up."""
         with self._refreshing:
             now, problems = self._lineup, []
-            made: dict[str, Served | None] = {}
+            made: dict[str, LoadedPolicy | None] = {}
             for role in ("champion", "canary", "shadow"):
-                reference: Reference | None = getattr(wanted, role)
+                reference: CheckpointRef | None = getattr(wanted, role)
                 try:
                     made[role] = None if reference is None else self._served(reference, now)
                 except (CheckpointError, PolicyFault) as error:
                     problems.append(f"{role} {reference.policy_id if reference else ''}: {error}"[:300])
                     made[role] = now.champion if role == "champion" else None
-            lineup = Lineup(made["champion"] or self.rule, made["canary"], made["shadow"])
+            lineup = ServingPolicies(made["champion"] or self.rule, made["canary"], made["shadow"])
             changed = lineup != now
             if changed:
                 self._lineup = lineup
             return Refresh(changed, tuple(problems))
 
-    def _served(self, reference: Reference, now: Lineup) -> Served:
+    def _served(self, reference: CheckpointRef, now: ServingPolicies) -> LoadedPolicy:
         if reference.policy_id in self._rules:
             return self._rules[reference.policy_id]
         for served in (now.champion, now.canary, now.shadow):
@@ -130,9 +130,9 @@ class PolicySlot:
         self._refused.pop(reference, None)
         return served
 
-    def _made(self, reference: Reference) -> Served:
+    def _made(self, reference: CheckpointRef) -> LoadedPolicy:
         # JAX costs two seconds and over 100 MB: only a gateway that serves a checkpoint pays for it.
-        from policy.actor import policy_from  # noqa: PLC0415
+        from policy.learned import policy_from  # noqa: PLC0415
 
         loaded = load(self._directory / reference.policy_id, sha256=reference.sha256)
         try:
@@ -142,9 +142,9 @@ class PolicySlot:
             raise
         except Exception as error:  # whatever building or compiling raises, the old policy stays
             raise PolicyFault(f"does not start ({type(error).__name__})") from error
-        return Served(policy, reference, loaded.recipe.lambda_presets)
+        return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets)
 
-    def _stamp(self, reference: Reference) -> object:
+    def _stamp(self, reference: CheckpointRef) -> object:
         """Changes when the folder does, so that a refused checkpoint is read again only after it changed."""
         try:
             status = (self._directory / reference.policy_id / MANIFEST).lstat()

@@ -1,4 +1,5 @@
-"""What money left is worth: the value of the later turns, by the purse after this bill. Learnt by train/plan.py.
+"""What money left is worth: the value of the later turns, by the purse after this bill. Learnt by
+train/fit/value_table.py.
 
     V(lambda, context, last, n, m) = expected quality - lambda * spend of the n turns to come, with m USD left for them,
                                      so many tokens of conversation to read, and the prompt cache of model `last` warm

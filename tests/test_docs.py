@@ -12,12 +12,13 @@ import typer.main
 from starlette.applications import Starlette
 
 from gateway import app as gateway_app
-from gateway import catalog, model_list
 from gateway.__main__ import build
-from gateway.admission import Admission
-from gateway.master_key import with_stored_master_key
-from gateway.section import Section
-from gateway.settings_file import ENVIRONMENT_OVERRIDES
+from gateway.api.limits import Admission
+from gateway.catalog import models as catalog
+from gateway.config import model_list
+from gateway.config.load import ENVIRONMENT_OVERRIDES
+from gateway.config.master_key import with_stored_master_key
+from gateway.config.reader import Section
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

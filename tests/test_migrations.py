@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 
-from gateway.db import transaction
-from gateway.tables import metadata
-from gateway.windows import next_reset_ms
+from gateway.database.database import transaction
+from gateway.database.tables import metadata
+from gateway.ledger.windows import next_reset_ms
 from migrations.upgrade import current_revision, downgrade, newest_revision, upgrade
 from tests.harness.postgres import PostgresServer
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import typer
 
-from train.commands.data import export, import_logs, replay, rollout
-from train.commands.learning import evaluate, fit, frontier, nightly
+from train.cli.data import export, import_logs, replay, rollout
+from train.cli.learn import evaluate, fit, frontier, nightly
 from train.errors import InputError
 
 BAD_INPUT = 2

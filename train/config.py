@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
-    """How logged quality signals become one score in [0, 1] (train/reward.py)."""
+    """How logged quality signals become one score in [0, 1] (train/log/reward.py)."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of a feedback name or source in the mean; 1 when not named, 0 to ignore it."""
@@ -107,7 +107,7 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class QualityConfig:
-    """The reward model (train/quality.py): kernel ridge regression by candidate, with shrinkage."""
+    """The reward model (train/fit/reward_model.py): kernel ridge regression by candidate, with shrinkage."""
 
     folds: int = 5
     """Cross-fitting: a session is graded by a model that did not see it."""
@@ -127,7 +127,7 @@ class QualityConfig:
 
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
-    """The planner's value table (train/plan.py)."""
+    """The planner's value table (train/fit/value_table.py)."""
 
     samples: int = 128
     """Turns of the log that stand for a later turn."""

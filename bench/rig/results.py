@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.rig.environments import ROOT
-from bench.rig.figures import percentile
 from bench.rig.load import Sample
+from bench.rig.statistics import percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from bench.ablations import learnt_of, network_lines, network_variants, table
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
 from train.config import FitConfig, RelabelConfig
-from train.replay.cells import Cell, Grid
-from train.replay.data import read_folder
-from train.replay.study import Study, compose_sets, stages, studies
-from train.replay.world import NO_CONTEXT
+from train.replay.catalogue import CatalogueSetup, compose_sets, stages, studies
+from train.replay.dataset import read_folder
+from train.replay.grid import Cell, Grid
+from train.replay.simulator import NO_CONTEXT
 
 PARTS = {
     *("(the planner)", "quantiles of the bill: its mean", "shrinkage of predicted differences"),
@@ -38,7 +38,7 @@ def grid() -> Grid:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, grid: Grid) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, grid: Grid) -> CatalogueSetup:
     (graded,) = read_folder(write_folder(tmp_path_factory.mktemp("toy"), tasks=40, models=("large", "small")))
     return next(studies(graded, grid, (), 0))
 
@@ -49,7 +49,7 @@ def words(lines: list[str], kind: str) -> dict[str, list[str]]:
     return {cell[1]: cell[2:] for cell in cells if cell[0] == kind}
 
 
-def test_every_part_has_a_line_and_the_plan_changes_what_is_earned(study: Study, grid: Grid) -> None:
+def test_every_part_has_a_line_and_the_plan_changes_what_is_earned(study: CatalogueSetup, grid: Grid) -> None:
     lines = list(table(study, grid, None))
     budget, cache = words(lines, "budget"), words(lines, "cache")
     assert set(budget) == PARTS | PUBLISHED
@@ -77,7 +77,7 @@ def test_the_network_loses_one_part_after_the_other() -> None:
     assert found["lambda: 0 alone is trained"][1].lambda_zero_fraction == 1.0
 
 
-def test_a_network_is_fitted_and_compared_with_the_first(study: Study, grid: Grid) -> None:
+def test_a_network_is_fitted_and_compared_with_the_first(study: CatalogueSetup, grid: Grid) -> None:
     tiny = FitConfig(steps=2, batch_size=16, hidden=8, joint=8, members=1)
     learnt = learnt_of(study, grid, NO_CONTEXT)
     stage = stages(study, compose_sets(study, grid, 8), Cell(8, 0.35, "cut", NO_CONTEXT))[1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import func, select
 
-from bench.rig import bulk
-from gateway.audit import audit
-from gateway.db import transaction
-from gateway.tables import decisions, ledger_entries, sessions, tenants
+from bench.rig import filled_database as bulk
+from gateway.database.database import transaction
+from gateway.database.tables import decisions, ledger_entries, sessions, tenants
+from gateway.ledger.audit import audit
 
 
 def filled(url: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.rig.clocked import PHASES, AllClocks, Clocks
+from bench.rig.profiled_serve import PHASES, AllClocks, Clocks
 
 
 @pytest.mark.parametrize(("module", "path", "phase"), PHASES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.memory import slope_mib_per_10k
-from bench.rig.figures import Spread, paired, percentile, spread
 from bench.rig.results import Case, Run
+from bench.rig.statistics import Spread, paired, percentile, spread
 from bench.rig.tables import table
 
 

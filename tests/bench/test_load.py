@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from bench.rig.contenders import free_port
+from bench.rig.gateways import free_port
 from bench.rig.load import RunFailed, Target, arriving, closed, set_pace, tenant_name
 from bench.rig.provider import Connection, Events, Pace, Provider
 

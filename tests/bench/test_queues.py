@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from bench.rig.queues import Simulation, Station, Visit
+from bench.rig.queue_simulation import Simulation, Station, Visit
 
 
 def simulation(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, create_engine, insert
 
 from demo import results
-from gateway import tables
+from gateway.database import tables
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from demo.models import MODELS
 from demo.stage import MARK, ROOT, StageError, gateway_config, prepare_folder
-from gateway.catalog import Catalog, load
+from gateway.catalog.models import Catalog, load
 
 
 def catalogue_facts(catalog: Catalog) -> dict[str, tuple[float | None, ...]]:

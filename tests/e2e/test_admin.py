@@ -11,12 +11,12 @@ from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gateway.admission import Admission
+from gateway.api.limits import Admission
 from gateway.app import build
-from gateway.catalog import load
-from gateway.db import transaction
-from gateway.tables import audit_trail, keys, policies
-from tests.harness.stages import HELLO, Play, playing, session, turn
+from gateway.catalog.models import load
+from gateway.database.database import transaction
+from gateway.database.tables import audit_trail, keys, policies
+from tests.harness.scenario import HELLO, Play, playing, session, turn
 
 PUBLIC = {"/livez", "/readyz", "/metrics"}
 """What needs no key. A new route that shall need none has to be named here."""

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.arguments import ALLOWED_PARAMS
-from tests.harness.stages import HELLO, playing, session, turn
+from gateway.dialects.arguments import ALLOWED_PARAMS
+from tests.harness.scenario import HELLO, playing, session, turn
 from tests.harness.upstream import FaultUpstream
 
 USER = HELLO[0]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.cluster import Ground, ground
 from tests.harness.crashes import crash_rounds
-from tests.harness.ground import Ground, ground
 from tests.harness.processes import TTL_AND_TWO_SWEEPS_S, Nursery
 
 pytestmark = pytest.mark.faults

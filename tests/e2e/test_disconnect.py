@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.departures import departures
-from tests.harness.ground import ground
+from tests.harness.client_disconnects import departures
+from tests.harness.cluster import ground
 from tests.harness.processes import Nursery
 
 pytestmark = pytest.mark.faults

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.cluster import ground
 from tests.harness.crashes import keep_asking
-from tests.harness.ground import ground
 from tests.harness.processes import Nursery
 
 pytestmark = pytest.mark.faults

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from gateway.tables import decisions, feedback, sessions
-from tests.harness.stages import HELLO, playing, seqroute, session, turn
+from gateway.database.tables import decisions, feedback, sessions
+from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
 
 async def test_four_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, database_url: str) -> None:

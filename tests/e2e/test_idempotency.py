@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.tables import decisions
-from tests.harness.stages import HELLO, playing, seqroute, session, turn
+from gateway.database.tables import decisions
+from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
 KEY = {"Idempotency-Key": "order-1"}
 

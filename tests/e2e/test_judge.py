@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from gateway.tables import decisions, feedback, tenants
-from tests.harness.stages import playing, seqroute, session, turn
+from gateway.database.tables import decisions, feedback, tenants
+from tests.harness.scenario import playing, seqroute, session, turn
 
 
 async def test_sampled_answers_are_graded_in_the_background_on_the_judge_s_budget(

@@ -11,13 +11,13 @@ import orjson
 import pytest
 import yaml
 
-from gateway.router import share
-from gateway.tables import decisions
-from policy.baselines import Strongest
+from gateway.database.tables import decisions
+from gateway.routing.router import share
 from policy.mdp import Decision, Observation
-from policy.reload import Lineup, Reference, Refresh, Served, Wanted
+from policy.reload import CheckpointRef, LoadedPolicy, Refresh, ServingPolicies, StagedPolicies
+from policy.rules import Strongest
 from tests.harness.gateway import config, serving
-from tests.harness.stages import HELLO, Play, playing, seqroute, session, turn
+from tests.harness.scenario import HELLO, Play, playing, seqroute, session, turn
 from tests.harness.upstream import FaultUpstream
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -48,18 +48,18 @@ class Champion:
 class Slot:
     """A slot that keeps its line-up whatever the table of policies says."""
 
-    rule: Served
-    lineup: Lineup
+    rule: LoadedPolicy
+    lineup: ServingPolicies
 
-    def refresh(self, wanted: Wanted) -> Refresh:
+    def refresh(self, wanted: StagedPolicies) -> Refresh:
         return Refresh(False, ())
 
 
 def promote(play: Play, act: Any) -> None:
     """Make a policy the running gateway's champion, past the table of policies."""
     champion, board = Champion(act), play.gateway.parts.policies
-    served = Served(champion, Reference(champion.policy_id), {})
-    board._slot = Slot(board.rule, Lineup(served))  # type: ignore[assignment]
+    served = LoadedPolicy(champion, CheckpointRef(champion.policy_id), {})
+    board._slot = Slot(board.rule, ServingPolicies(served))  # type: ignore[assignment]
 
 
 async def test_the_catalogue_is_listed_as_openai_does_with_auto_in_front(tmp_path: Path, sqlite_url: str) -> None:

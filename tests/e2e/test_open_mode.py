@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.test_outage import database_of
 from tests.harness.auditor import billed_nanousd
-from tests.harness.ground import Ground, ground
+from tests.harness.cluster import Ground, ground
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Nursery, Replica
 

@@ -16,9 +16,9 @@ import pytest
 
 from migrations.upgrade import upgrade
 from tests.harness.clients import Client
+from tests.harness.cluster import Ground, ground
 from tests.harness.crashes import keep_asking
 from tests.harness.faultproxy import FaultProxy
-from tests.harness.ground import Ground, ground
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Nursery
 

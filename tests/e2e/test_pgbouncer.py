@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.cluster import ground
+from tests.harness.concurrent_turns import crowd
 from tests.harness.crashes import keep_asking
-from tests.harness.crowds import crowd
-from tests.harness.ground import ground
 from tests.harness.pgbouncer import pgbouncer
 from tests.harness.processes import Nursery
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.db import transaction
-from gateway.policies import champion_of
+from gateway.database.database import transaction
+from gateway.policies.registry import champion_of
 from tests.harness.gateway import config, serving
-from tests.harness.stages import HELLO, playing, turn
+from tests.harness.scenario import HELLO, playing, turn
 from tests.harness.upstream import FaultUpstream
 
 WITHIN_S = 5.0

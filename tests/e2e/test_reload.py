@@ -12,8 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from gateway.tables import decisions
-from tests.harness.stages import HELLO, Play, playing, seqroute, session, turn
+from gateway.database.tables import decisions
+from tests.harness.scenario import HELLO, Play, playing, seqroute, session, turn
 
 
 def changed(play: Play, change: Callable[[dict[str, Any]], object]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness.crowds import crowd
-from tests.harness.ground import ground
+from tests.harness.cluster import ground
+from tests.harness.concurrent_turns import crowd
 from tests.harness.processes import Nursery, clean_environ
 
 pytestmark = pytest.mark.faults

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from gateway.db import transaction
-from gateway.sessions import ALIAS_HEADERS, adopted
-from gateway.tables import decisions, sessions
-from tests.harness.stages import HELLO, playing, seqroute, session, turn
+from gateway.accounts.sessions import adopted
+from gateway.database.database import transaction
+from gateway.database.tables import decisions, sessions
+from gateway.routing.session import ALIAS_HEADERS
+from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.tables import decisions, feedback, sessions
+from gateway.database.tables import decisions, feedback, sessions
 from tests.harness.gateway import Served
-from tests.harness.stages import HELLO, playing, seqroute, session, turn
+from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
 
 async def key_for(gateway: Served, tenant_id: str, **fields: Any) -> dict[str, Any]:

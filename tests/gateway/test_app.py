@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from gateway.app import app_parts, build, running
-from gateway.catalog import load
-from gateway.upstream import Upstream
+from gateway.catalog.models import load
+from gateway.providers.providers import Upstream
 from migrations.upgrade import upgrade
 
 

@@ -10,9 +10,10 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
+from gateway.accounts.fields import money_fields
+from gateway.config.settings import LimitSettings
 from gateway.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge, UnsupportedMediaType
-from gateway.http import error_response, json_response, money_fields, query_integer, read_body
-from gateway.settings import LimitSettings
+from gateway.http import error_response, json_response, query_integer, read_body
 
 LIMITS = LimitSettings(body_bytes=10)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from gateway.audit import Violation, audit
-from gateway.db import Database, transaction
-from gateway.tables import decisions, holds, ledger_entries
+from gateway.database.database import Database, transaction
+from gateway.database.tables import decisions, holds, ledger_entries
+from gateway.ledger.audit import Violation, audit
 from tests.harness.clients import Turn
 from tests.harness.upstream_answers import Attempt
 

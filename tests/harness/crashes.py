@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.harness.auditor import Verdict
 from tests.harness.clients import Client
-from tests.harness.ground import Ground
+from tests.harness.cluster import Ground
 from tests.harness.processes import Replica
 
 KINDS: Sequence[tuple[str, bool]] = (("words", True), ("words", False), ("small", False), ("small", True))

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gateway.operations import Checkpoint
+from gateway.ledger.types import Checkpoint
 from migrations.upgrade import upgrade
 from tests.harness.money import START_MS, TTL_MS, open_bench
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import GateConfig, OpeConfig, TrainConfig
-from train.episodes import Episodes, blank_episodes
-from train.evaluate import compare, describe
-from train.gate import judge, tail
-from train.hindsight import Played
-from train.ope import Logged
+from train.evaluate.evaluate import compare, describe
+from train.evaluate.gate import judge, tail
+from train.evaluate.ope import Logged
+from train.evaluate.simulate import Played
+from train.log.episodes import Episodes, blank_episodes
 
 F64 = NDArray[np.float64]
 CONFIG = TrainConfig(ope=OpeConfig(bootstrap=200), gate=GateConfig())

@@ -23,9 +23,9 @@ import uvicorn
 import yaml
 from openai import AsyncOpenAI
 
-from gateway.app import Parts, app_parts, build
-from gateway.catalog import load
-from gateway.protocol import BoundedHttp
+from gateway.api.server import BoundedHttp
+from gateway.app import Gateway, app_parts, build
+from gateway.catalog.models import load
 from migrations.upgrade import upgrade
 from tests.harness.upstream import FaultUpstream
 
@@ -39,7 +39,7 @@ class Served:
 
     url: str
     master_key: str
-    parts: Parts
+    parts: Gateway
     clients: list[AsyncOpenAI] = field(default_factory=list)
 
     def client(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
@@ -140,7 +140,7 @@ def config(
         ],
         "general_settings": {
             "master_key": "sk-" + secrets.token_urlsafe(32),
-            "database_url": database_url or f"sqlite:///{folder / 'gateway.db'}",
+            "database_url": database_url or f"sqlite:///{folder / 'gateway.database.database'}",
         }
         | dict(general or {}),
         "session_settings": {"default_budget_usd": 1, "max_budget_usd": 1000} | dict(session or {}),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.lanes import PLAIN_PROVIDERS
-from gateway.upstream import Call, Reply, Upstream, UpstreamStream
+from gateway.providers.direct import PLAIN_PROVIDERS
+from gateway.providers.providers import Call, Reply, Upstream, UpstreamStream
 
 LANES = ("thin", "litellm")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog import Catalog, Deployment, Model
-from gateway.chat import ChatRequest, parse_chat
-from gateway.ledger_records import remembered
-from gateway.prices import Prices
-from gateway.sessions import SessionMemory, news
-from gateway.settings import LimitSettings
+from gateway.catalog.models import Catalog, Deployment, Model
+from gateway.catalog.prices import Prices
+from gateway.config.settings import LimitSettings
+from gateway.dialects.request import ChatRequest, parse_chat
+from gateway.ledger.records import remembered
+from gateway.routing.session import SessionMemory, news
 
 FEMTOUSD_PER_MTOK_USD = 10**9
 

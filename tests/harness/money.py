@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from gateway import keys, tenants
-from gateway.db import Database
-from gateway.ledger import Ledger
-from gateway.operations import (
+from gateway.accounts import keys, tenants
+from gateway.catalog.usage import UsageSource
+from gateway.database.database import Database
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import (
     Answer,
     IdempotencyClaim,
     Refused,
@@ -24,7 +25,6 @@ from gateway.operations import (
     ReserveOutcome,
     SessionTerms,
     Settle,
-    UsageSource,
 )
 from tests.harness.auditor import assert_ledger_sound
 

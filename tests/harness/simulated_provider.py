@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.auth import Caller
-from gateway.faults import BrokenFault, ConnectFault, FailedFault, TimeoutFault
-from gateway.replies import Reply
-from gateway.tokens import PromptTokens
-from gateway.upstream import Call
-from gateway.usage import Usage
+from gateway.accounts.auth import Caller
+from gateway.catalog.tokens import PromptTokens
+from gateway.catalog.usage import Usage
+from gateway.providers.errors import BrokenFault, ConnectFault, FailedFault, TimeoutFault
+from gateway.providers.providers import Call
+from gateway.providers.replies import Reply
 
 PROMPT_TOKENS = 10
 PROMPT_NANOUSD, OUTPUT_NANOUSD = 1_000, 2_000
@@ -133,7 +133,7 @@ class SimulatedProvider:
 
 
 class SimulatedStream:
-    """What `gateway.streaming.StreamPump` reads."""
+    """What `gateway.turn.stream.StreamPump` reads."""
 
     def __init__(self, provider: SimulatedProvider, attempt: Attempt, call: Call) -> None:
         self._provider, self._attempt, self._call = provider, attempt, call

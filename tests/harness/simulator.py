@@ -23,13 +23,14 @@ from typing import Any, Literal, TypeVar
 from alembic import command
 from sqlalchemy import Connection, text
 
-from gateway import db_sqlite, keys, tenants
-from gateway.audit import audit
-from gateway.db import Database
+from gateway.accounts import keys, tenants
+from gateway.database import sqlite as db_sqlite
+from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
-from gateway.ledger import Ledger
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.operations import (
+from gateway.ledger.audit import audit
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.ledger.types import (
     Checkpoint,
     Reserve,
     Reserved,

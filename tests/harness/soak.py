@@ -28,17 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from migrations.upgrade import upgrade
-from tests.harness.ambiguity import ambiguous_commits
+from tests.harness.client_disconnects import departures
+from tests.harness.cluster import Ground, ground
+from tests.harness.concurrent_turns import crowd
 from tests.harness.crashes import crash_rounds, keep_asking
-from tests.harness.crowds import crowd
-from tests.harness.departures import departures
 from tests.harness.faultproxy import FaultProxy
-from tests.harness.ground import Ground, ground
+from tests.harness.lost_commits import ambiguous_commits
 from tests.harness.postgres import PostgresServer, TestDatabases
 from tests.harness.processes import Nursery, Replica
-from tests.harness.resets import reset_together
 from tests.harness.simulator import simulate, template
 from tests.harness.turn_simulator import simulate_turns
+from tests.harness.window_resets import reset_together
 
 MODELS = {
     "words": "ok:tokens=30,delay=0.01",

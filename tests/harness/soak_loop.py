@@ -21,17 +21,17 @@ import numpy as np
 import orjson
 import sqlalchemy as sa
 
-from gateway import tables
-from gateway.db import transaction
-from gateway.policies import champion_of, holder_of
-from policy.actor import policy_from
+from gateway.database import tables
+from gateway.database.database import transaction
+from gateway.policies.registry import champion_of, holder_of
 from policy.checkpoint import load
 from policy.exploration import Exploration, draw
+from policy.learned import policy_from
 from policy.reload import DEFAULT_RULE
 from tests.harness.gate_trials import promoted_of
-from tests.harness.month import NIGHT, POISON_DAYS, POISONED, POISONED_LOG, Month, Size, month
-from tests.harness.month_world import DAY_MS, START_MS, duel, quality_of, quality_per_dollar
-from train.nightly import Nightly, run
+from tests.harness.learning_loop import NIGHT, POISON_DAYS, POISONED, POISONED_LOG, Month, Size, month
+from tests.harness.learning_loop_world import DAY_MS, START_MS, duel, quality_of, quality_per_dollar
+from train.nightly.nightly import Nightly, run
 
 SESSIONS_A_DAY = 750
 NIGHTS_OF_A_WORSE = 200

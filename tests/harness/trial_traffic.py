@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.sequential import Arm
-from gateway.trial_verdicts import MEASURES, Arms
+from gateway.policies.confidence_sequences import Arm
+from gateway.policies.verdicts import MEASURES, Arms
 
 F64 = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
     python -m tests.harness.turn_simulator --seeds 0:1000     (a failing seed prints the command that repeats it)
 
-Everything of `gateway.turn` down to the SQLite statements is real; provider, tokenizer and authentication are not.
+Everything of `gateway.turn.turn` down to the SQLite statements is real; provider, tokenizer and authentication are not.
 Each seed draws its own rates (a swarm): commits that fail before or after, providers that refuse, break, stall or
 report nothing, clients that leave, and a handler that is cancelled at its n-th await. After the faults come a lease
 and two sweeps of peace; then nothing may be held, running or unposted, and the books of client, provider and ledger
@@ -26,29 +26,30 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import text
 from starlette.requests import Request
 
-from gateway import db_sqlite, tenants
-from gateway.audit import audit
-from gateway.auth import Authenticator
-from gateway.background import Background
-from gateway.breaker import Breaker
-from gateway.configuration import Configuration
-from gateway.db import Database
+from gateway.accounts import tenants
+from gateway.accounts.auth import Authenticator
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.live import Configuration
+from gateway.catalog.tokens import TokenCounter
+from gateway.config.settings import RouterSettings, SessionSettings, Settings
+from gateway.database import sqlite as db_sqlite
+from gateway.database.database import Database
 from gateway.errors import GatewayError, LedgerUnavailable
-from gateway.exploring import ExplorationBudget
-from gateway.forecast import OutputForecast
-from gateway.health import Metrics
 from gateway.http import error_response
-from gateway.leases import Leases
-from gateway.ledger import Ledger
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.observe import Observer
-from gateway.outage import OutageBooks
-from gateway.router import Router
-from gateway.settings import RouterSettings, SessionSettings, Settings
-from gateway.settling import Settling
-from gateway.tokens import TokenCounter
-from gateway.turn import Turns
-from gateway.upstream import Upstream
+from gateway.ledger.audit import audit
+from gateway.ledger.leases import Leases
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.offline import OfflineLedger
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.metrics import Metrics
+from gateway.providers.cooldown import Breaker
+from gateway.providers.providers import Upstream
+from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.observe import Observer
+from gateway.routing.router import Router
+from gateway.tasks import Background
+from gateway.turn.settle import Settlements
+from gateway.turn.turn import Turns
 from tests.harness.models import catalog, deployment, model
 from tests.harness.simulated_provider import Attempt, SimulatedKeys, SimulatedProvider, SimulatedTokens, TurnSwarm
 from tests.harness.simulator import LEASE_MS, START_MS, SWEEP_S, InlineThreads, Swarm, VirtualLoop, template
@@ -106,7 +107,7 @@ class TurnSimulation:
         self.turns = Turns(
             configuration=lambda: configuration,
             ledger=self.ledger,
-            outage=OutageBooks(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
+            outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
             authenticator=cast(Authenticator, SimulatedKeys()),
             router=Router(lambda: settings.policy, unused, unused, monotonic=self.clock, on_fault=lambda: None),
             observer=Observer(),
@@ -115,7 +116,7 @@ class TurnSimulation:
             forecast=forecast,
             breaker=Breaker(self.clock, lambda: settings.router),
             leases=self.leases,
-            settling=Settling(
+            settling=Settlements(
                 ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
                 clock=self.clock,
             ),

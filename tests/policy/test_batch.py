@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from policy import batch
-from policy.baselines import Pacing, Resolving
 from policy.exploration import Exploration, draw
 from policy.features import STATE_DIM, Horizon
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, Observation, PolicyFault
-from policy.planned import Planned
+from policy.planned import Planner
 from policy.quality import PriorQuality, QualityModel
+from policy.rules import Pacing, ReSolving
 from policy.valuetable import ValueTable
 from tests.policy.observations import candidate, observation, random_observation
 
@@ -54,17 +54,17 @@ def learnt_table(rng: np.random.Generator) -> ValueTable:
     )
 
 
-def policies() -> list[Planned | Resolving]:
+def policies() -> list[Planner | ReSolving]:
     rng = np.random.default_rng(1)
     learnt, table = learnt_quality(rng), learnt_table(rng)
     priors: QualityModel = PriorQuality()
     return [
-        Planned("planned", learnt, table, 0.0, 1.0, HORIZON),
-        Planned("planned-careful", learnt, table, 2.0, 1.7, HORIZON, EXPLORING),
-        Planned("planned-priors", priors, table, 0.3),
-        Resolving(horizon=HORIZON),
-        Resolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
-        Resolving(learnt, margin=0.8, cache_aware=False),
+        Planner("planned", learnt, table, 0.0, 1.0, HORIZON),
+        Planner("planned-careful", learnt, table, 2.0, 1.7, HORIZON, EXPLORING),
+        Planner("planned-priors", priors, table, 0.3),
+        ReSolving(horizon=HORIZON),
+        ReSolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
+        ReSolving(learnt, margin=0.8, cache_aware=False),
     ]
 
 
@@ -74,7 +74,7 @@ def some_observations(count: int) -> list[Observation]:
 
 
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: f"{policy.policy_id}")
-def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: Planned | Resolving) -> None:
+def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: Planner | ReSolving) -> None:
     seen = some_observations(600)  # more than two chunks
     found = batch.probabilities(policy, batch.stacked(seen))
     for row, one in zip(found, seen, strict=True):
@@ -109,11 +109,11 @@ def test_a_policy_without_a_batched_form_is_asked_one_by_one() -> None:
         average = predict
 
     assert not batch.batched(Pacing())
-    assert not batch.batched(Resolving(Unknown()))
-    assert batch.batched(Resolving())
+    assert not batch.batched(ReSolving(Unknown()))
+    assert batch.batched(ReSolving())
 
 
 def test_a_turn_without_a_candidate_is_a_fault_as_it_is_alone() -> None:
     nobody = replace(candidate(), feasible=False)
     with pytest.raises(PolicyFault, match="feasible"):
-        batch.probabilities(Resolving(), batch.stacked([observation([nobody])]))
+        batch.probabilities(ReSolving(), batch.stacked([observation([nobody])]))

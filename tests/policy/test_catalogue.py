@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.actor import policy_from
 from policy.checkpoint import load, save
 from policy.exploration import Exploration
-from policy.guarded import check_decision
+from policy.fallback import check_decision
+from policy.learned import policy_from
 from policy.mdp import COST_LEVELS, CandidateView, Decision, Policy
 from tests.policy.observations import candidate, observation
-from tests.policy.test_actor import SMALL, numpy_params
 from tests.policy.test_checkpoint import PLANNED, recipe, tables
+from tests.policy.test_learned import SMALL, numpy_params
 
 Build = Callable[[Path], Policy]
 EXPLORING = Exploration(floor=0.1)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as dump_safetensors
 
-from policy.actor import policy_from
 from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
 from policy.features import STATE_DIM, Horizon
-from policy.parameters import Sizes, parameter_shapes
-from policy.planned import Planned
+from policy.learned import policy_from
+from policy.network_shapes import Sizes, parameter_shapes
+from policy.planned import Planner
 from tests.policy.observations import candidate, observation
 
 SMALL = Sizes(hidden=4, joint=3, members=2)
@@ -286,7 +286,7 @@ def test_a_planner_is_stored_as_tables_and_serves_from_them(tmp_path: Path) -> N
     loaded = load(tmp_path / "p1")
     assert loaded.recipe == recipe(**PLANNED)
     policy = policy_from(loaded)
-    assert isinstance(policy, Planned)
+    assert isinstance(policy, Planner)
     assert policy.starved_penalty == 0.3
     seen = observation([candidate("large", 0.2, prior=0.1), candidate("small", 0.1, prior=0.1)])
     assert policy.decide(seen, 0.5).quality == pytest.approx([0.8, 0.5])

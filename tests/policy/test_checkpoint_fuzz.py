@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as dump_safetensors
 
-from policy.actor import policy_from
-from policy.baselines import Resolving
 from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
-from policy.guarded import Guarded, check_decision
-from policy.parameters import Sizes, parameter_shapes
+from policy.fallback import WithFallback, check_decision
+from policy.learned import policy_from
+from policy.network_shapes import Sizes, parameter_shapes
 from policy.reload import synthetic_observation
+from policy.rules import ReSolving
 from tests.policy.test_checkpoint import PLANNED, recipe, tables
 
 Flat = dict[str, np.ndarray[Any, Any]]
@@ -94,7 +94,7 @@ def refused_or_harmless(manifest: bytes, body: bytes) -> None:
             policy = policy_from(loaded)
         except ValueError:
             return  # the gateway keeps the old policy (reload.PolicySlot)
-        guarded = Guarded(policy, Resolving(), deadline_s=1e9, clock=lambda: 0.0)
+        guarded = WithFallback(policy, ReSolving(), deadline_s=1e9, clock=lambda: 0.0)
         check_decision(SEEN, guarded.decide(SEEN, 0.5))
 
 

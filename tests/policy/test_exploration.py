@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policy.baselines import Strongest
 from policy.exploration import GREEDY, Exploration, Price, action_probabilities, draw, price
 from policy.mdp import PolicyFault
+from policy.rules import Strongest
 from tests.policy.observations import candidate, observation
 
 

@@ -10,7 +10,7 @@ import pytest
 from policy import network
 from policy.features import PRIOR_COLUMN, encode
 from policy.mdp import Observation
-from policy.parameters import Sizes, parameter_shapes
+from policy.network_shapes import Sizes, parameter_shapes
 from tests.policy.observations import candidate, observation, permuted, random_observation
 
 HEADS = jax.jit(network.heads)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation
-from policy.planned import Planned
+from policy.planned import Planner
 from policy.text import STAT_NAMES
 from policy.valuetable import ValueTable, bill_scores, cautious_usd, context_tokens
 from tests.policy.observations import candidate, observation
@@ -131,14 +131,14 @@ class Known:
 
 
 def test_money_that_later_turns_need_is_kept_and_on_the_last_turn_it_is_not() -> None:
-    policy = Planned("p", Known(), table())
+    policy = Planner("p", Known(), table())
     # Two to come: large leaves 1 USD (.9 + 1.0 = 1.9), small 1.5 (.3 + 1.5 = 1.8).
     assert policy.decide(seen_with(2.0, 3), 0.5).action == 1
     # A penniless turn is worth nothing: with 1 USD small leaves .5 (.8 in all), large nothing (.9); the last: large.
     assert policy.decide(seen_with(1.0, 2), 0.5).action == 1
     dear = replace(table(), values=table().values * 2)
-    assert Planned("p", Known(), dear).decide(seen_with(1.0, 2), 0.5).action == 0
-    assert Planned("p", Known(), dear).decide(seen_with(1.0, 1), 0.5).action == 1
+    assert Planner("p", Known(), dear).decide(seen_with(1.0, 2), 0.5).action == 0
+    assert Planner("p", Known(), dear).decide(seen_with(1.0, 1), 0.5).action == 1
 
 
 def test_of_equal_scores_the_cheaper_is_taken() -> None:
@@ -148,7 +148,7 @@ def test_of_equal_scores_the_cheaper_is_taken() -> None:
 
         average = predict
 
-    assert Planned("p", Alike(), table()).decide(seen_with(2.0, 1), 0.5).action == 0
+    assert Planner("p", Alike(), table()).decide(seen_with(2.0, 1), 0.5).action == 0
 
 
 def test_the_conversation_is_the_prompt_without_the_turns_own_text() -> None:

@@ -9,28 +9,28 @@ import numpy as np
 
 from policy.checkpoint import MANIFEST, PARAMS, Recipe, save
 from policy.exploration import Exploration
-from policy.parameters import Sizes, parameter_shapes
-from policy.reload import DEFAULT_RULE, PolicySlot, Reference, Wanted, synthetic_observation
+from policy.network_shapes import Sizes, parameter_shapes
+from policy.reload import DEFAULT_RULE, CheckpointRef, HotSwap, StagedPolicies, synthetic_observation
 
 SMALL = Sizes(hidden=4, joint=3, members=2)
 PRESETS = {"cheap": 7.0, "balanced": 2.0, "best": 0.0}
 
 
-def publish(directory: Path, policy_id: str, rule: str = "cheapest") -> Reference:
+def publish(directory: Path, policy_id: str, rule: str = "cheapest") -> CheckpointRef:
     """A whole checkpoint; most tests let it decide by a rule, since compiling the network is slow."""
     params: dict[str, dict[str, Any]] = {}
     for path, shape in parameter_shapes(SMALL).items():
         layer, leaf = path.split("/")
         params.setdefault(layer, {})[leaf] = np.full(shape, 0.1, np.float32)
     recipe = Recipe(policy_id, rule, lambda_presets=PRESETS, sizes=SMALL)
-    return Reference(policy_id, save(directory / policy_id, recipe, params))
+    return CheckpointRef(policy_id, save(directory / policy_id, recipe, params))
 
 
 def test_the_default_rule_serves_until_a_champion_is_wanted(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path, Exploration(0.1))
+    slot = HotSwap(tmp_path, Exploration(0.1))
     assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
-    assert slot.refresh(Wanted()).changed is False
-    wanted = Wanted(champion=publish(tmp_path, "p1", "learned"))
+    assert slot.refresh(StagedPolicies()).changed is False
+    wanted = StagedPolicies(champion=publish(tmp_path, "p1", "learned"))
     refreshed = slot.refresh(wanted)
     assert (refreshed.changed, refreshed.problems) == (True, ())
     champion = slot.lineup.champion
@@ -38,71 +38,71 @@ def test_the_default_rule_serves_until_a_champion_is_wanted(tmp_path: Path) -> N
     assert champion.lambda_presets == PRESETS
     assert slot.refresh(wanted).changed is False
     assert slot.lineup.champion is champion
-    slot.refresh(Wanted())
+    slot.refresh(StagedPolicies())
     assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
 
 
 def test_a_broken_champion_leaves_the_old_one_and_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
-    slot.refresh(Wanted(champion=publish(tmp_path, "p1")))
+    slot = HotSwap(tmp_path)
+    slot.refresh(StagedPolicies(champion=publish(tmp_path, "p1")))
     reference = publish(tmp_path, "p2")
     body = (tmp_path / "p2" / PARAMS).read_bytes()
     (tmp_path / "p2" / PARAMS).write_bytes(body[:-1])
     for _ in range(2):
-        refreshed = slot.refresh(Wanted(champion=reference))
+        refreshed = slot.refresh(StagedPolicies(champion=reference))
         assert refreshed.changed is False
         assert len(refreshed.problems) == 1
         assert "champion p2" in refreshed.problems[0]
         assert slot.lineup.champion.policy.policy_id == "p1"
     shutil.rmtree(tmp_path / "p2")
     assert publish(tmp_path, "p2") == reference
-    assert slot.refresh(Wanted(champion=reference)).changed is True
+    assert slot.refresh(StagedPolicies(champion=reference)).changed is True
     assert slot.lineup.champion.policy.policy_id == "p2"
 
 
 def test_a_missing_folder_a_wrong_digest_and_a_hostile_id_change_nothing(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
+    slot = HotSwap(tmp_path)
     publish(tmp_path, "p1")
     for reference in (
-        Reference("gone"),
-        Reference("p1", "0" * 64),
-        Reference("../p1"),
-        Reference("rule:unknown"),
-        Reference(""),
+        CheckpointRef("gone"),
+        CheckpointRef("p1", "0" * 64),
+        CheckpointRef("../p1"),
+        CheckpointRef("rule:unknown"),
+        CheckpointRef(""),
     ):
-        refreshed = slot.refresh(Wanted(champion=reference))
+        refreshed = slot.refresh(StagedPolicies(champion=reference))
         assert (refreshed.changed, len(refreshed.problems)) == (False, 1)
         assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
 
 
 def test_a_folder_that_appears_after_its_row_is_served_when_it_is_there(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
-    assert slot.refresh(Wanted(champion=Reference("p1"))).problems
+    slot = HotSwap(tmp_path)
+    assert slot.refresh(StagedPolicies(champion=CheckpointRef("p1"))).problems
     publish(tmp_path, "p1")
-    assert slot.refresh(Wanted(champion=Reference("p1"))).changed is True
+    assert slot.refresh(StagedPolicies(champion=CheckpointRef("p1"))).changed is True
 
 
 def test_shadow_and_canary_come_and_go_and_promotion_reuses_the_warm_policy(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
+    slot = HotSwap(tmp_path)
     one, two = publish(tmp_path, "p1"), publish(tmp_path, "p2")
-    slot.refresh(Wanted(champion=one, canary=two, shadow=Reference("rule:cheapest")))
+    slot.refresh(StagedPolicies(champion=one, canary=two, shadow=CheckpointRef("rule:cheapest")))
     canary = slot.lineup.canary
     assert canary is not None
     assert slot.lineup.shadow is not None
     assert slot.lineup.shadow.policy.policy_id == "rule:cheapest"
     shutil.rmtree(tmp_path / "p2")  # promotion needs no second look at the disk
-    slot.refresh(Wanted(champion=two))
+    slot.refresh(StagedPolicies(champion=two))
     assert slot.lineup.champion is canary
     assert slot.lineup.canary is None
     assert slot.lineup.shadow is None
 
 
 def test_a_broken_shadow_or_canary_does_not_serve_and_hurts_nobody(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
+    slot = HotSwap(tmp_path)
     one = publish(tmp_path, "p1")
     publish(tmp_path, "p2")
     (tmp_path / "p2" / MANIFEST).write_text("{}")
-    refreshed = slot.refresh(Wanted(champion=one, canary=Reference("p2"), shadow=Reference("p3")))
+    refreshed = slot.refresh(StagedPolicies(champion=one, canary=CheckpointRef("p2"), shadow=CheckpointRef("p3")))
     assert len(refreshed.problems) == 2
     assert slot.lineup.champion.policy.policy_id == "p1"
     assert slot.lineup.canary is slot.lineup.shadow is None
@@ -114,14 +114,14 @@ def test_a_policy_that_answers_nonsense_at_warm_up_never_serves(tmp_path: Path) 
         layer, leaf = path.split("/")
         params.setdefault(layer, {})[leaf] = np.full(shape, 3e38, np.float32)  # finite, and overflows at once
     save(tmp_path / "p1", Recipe("p1", sizes=SMALL), params)
-    slot = PolicySlot(tmp_path)
-    refreshed = slot.refresh(Wanted(champion=Reference("p1")))
+    slot = HotSwap(tmp_path)
+    refreshed = slot.refresh(StagedPolicies(champion=CheckpointRef("p1")))
     assert "not finite" in refreshed.problems[0]
     assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
 
 
 def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Path) -> None:
-    slot = PolicySlot(tmp_path)
+    slot = HotSwap(tmp_path)
     references = [publish(tmp_path, "p1"), publish(tmp_path, "p2")]
     view, stop, mixed = synthetic_observation(4), threading.Event(), []
 
@@ -136,7 +136,7 @@ def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Pa
     for thread in threads:
         thread.start()
     for k in range(40):
-        slot.refresh(Wanted(champion=references[k % 2]))
+        slot.refresh(StagedPolicies(champion=references[k % 2]))
     stop.set()
     for thread in threads:
         thread.join()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gateway import tables
-from gateway.decisions import pending_row
+from gateway.database import tables
+from gateway.decisions.log import pending_row
 from gateway.money import NANOUSD_PER_USD
 from policy.features import encode
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, SessionView

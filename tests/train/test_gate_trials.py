@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.harness.gate_trials import promoted_of
-from train.ope import Interval, known_noise, widened
+from train.evaluate.ope import Interval, known_noise, widened
 
 
 @pytest.mark.parametrize(("sessions", "floor"), [(150, 0.05), (300, 0.02), (300, 0.3)])

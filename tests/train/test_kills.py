@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from gateway.db import transaction
-from gateway.policies import champion_of
+from gateway.database.database import transaction
+from gateway.policies.registry import champion_of
 from policy.checkpoint import load
+from tests.train.log.test_episodes import a_log
+from tests.train.nightly.test_nightly import TINY, night, run_state
 from tests.train.synthetic import NOW_MS
-from tests.train.test_episodes import a_log
-from tests.train.test_nightly import TINY, night, run_state
-from train.nightly import STALE_AFTER_MS, run
+from train.nightly.nightly import STALE_AFTER_MS, run
 
 
 @dataclass

@@ -14,9 +14,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import planning
-from policy.planning import Floats
-from train.replay.world import Board, Played, Rule, Turn
+from policy import budgeting as planning
+from policy.budgeting import Floats
+from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -68,7 +68,7 @@ def ends(average: F64, average_cost_usd: F64, tolerance: float = 0.01) -> Ends:
     return Ends(weak, int(best[np.argmax(average_cost_usd[best])]))
 
 
-def families(board: Board, bank: Bank, named: Ends) -> list[Family]:
+def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
     """All of them for one board. `bank` is what the training half expects of a turn."""
     unit = 1.0 / bank.mean_usd[named.strong]
     lambdas = tuple(float(step) * unit for step in LAMBDA_STEPS)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.mdp import COST_LEVELS, COST_MASSES
-from train.replay.world import Board, Mode, Played, Rule, Turn
+from train.replay.simulator import Mode, Played, Rule, SessionBatch, Turn
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan(
-    board: Board, quality: F64, cost_quantiles_usd: F64, budget_usd: float, turns: int, mode: Mode, seed: int
+    board: SessionBatch, quality: F64, cost_quantiles_usd: F64, budget_usd: float, turns: int, mode: Mode, seed: int
 ) -> Plan:
     """Backward induction over training prompts: quality (N, K), cost law without context (N, K, L).
 
@@ -95,7 +95,7 @@ def known_quality(turn: Turn) -> F64:
     return np.asarray(turn.board.quality[turn.at, turn.index])
 
 
-def knapsack(board: Board, budget_usd: F64) -> Played:
+def knapsack(board: SessionBatch, budget_usd: F64) -> Played:
     """The best that could have been done with each session's money, every answer and bill known: (S,) budgets.
 
     Dynamic programming over coins left and the model that served last; a turn may be left out.
@@ -124,7 +124,7 @@ def knapsack(board: Board, budget_usd: F64) -> Played:
     return _walked(board, picks, coin[:, 0], cached)
 
 
-def _walked(board: Board, picks: NDArray[np.int8], coin_usd: F64, cached: bool) -> Played:
+def _walked(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached: bool) -> Played:
     """Follow the picks from the full purse."""
     s, t, _ = board.shape
     left, last = np.full(s, UNITS), np.full(s, -1, np.int64)

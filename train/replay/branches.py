@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from train.replay.data import (
+from train.replay.dataset import (
     CHARS_PER_TOKEN,
     FILES,
     LEAST_USD,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.episodes import Episodes
-from train.quality import ridge
+from train.fit.reward_model import ridge
+from train.log.episodes import Episodes
+from train.replay.simulator import Rule, SessionBatch, Turn
 from train.replay.vectors import Vectors
-from train.replay.world import Board, Rule, Turn
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -35,7 +35,7 @@ class Clone:
         return choose
 
 
-def clone(log: Episodes, board: Board, seen: Vectors, left: F64, mean_usd: F64) -> Clone:
+def clone(log: Episodes, board: SessionBatch, seen: Vectors, left: F64, mean_usd: F64) -> Clone:
     """Fit on the log that was played on this board; `left` (S, T) are the turns left as the policies knew them."""
     valid = log.valid
     money = _money(log.remaining_usd[valid], log.budget_usd[valid], left[valid], mean_usd)

@@ -15,11 +15,11 @@ from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
-from train.candidates import build
 from train.config import FitConfig, TrainConfig
-from train.episodes import Episodes
-from train.fit import fit
-from train.presets import learn_horizon
+from train.fit.network import fit
+from train.fit.presets import learn_horizon
+from train.fit.tune import build
+from train.log.episodes import Episodes
 
 POLICY_ID = "replay-network"
 
@@ -37,7 +37,7 @@ class Network:
 
 
 def fit_network(episodes: Episodes, config: TrainConfig, fitting: FitConfig, seed: int) -> Network:
-    """Grade, relabel and fit as a night does (`train.fit.fit`). Deterministic given log, config and seed."""
+    """Grade, relabel and fit as a night does (`train.fit.network.fit`). Deterministic given log, config and seed."""
     fitted = fit(episodes, replace(config, fit=fitting, seed=seed), jax.random.key(seed))
     recipe = Recipe(policy_id=POLICY_ID, rule="learned", horizon=learn_horizon(episodes.lengths), sizes=fitted.sizes)
     return Network(recipe, fitted.params)

@@ -1,9 +1,9 @@
 """`ours`: what the gateway would serve after a night on this data: the planner, if the gate lets it.
 
-Grades, value tables and the gate are those of `train.fit`, `train.candidates` and `train.gate`; what decides is the
-object that the gateway would make of the published recipe. Nothing is fitted under other budgets than those of
-TRAINING_PHIS, and no test prompt is looked at. The network of `train.cql`, which a night also proposes, is reported and
-not offered to the gate (network.py).
+Grades, value tables and the gate are those of `train.fit.network`, `train.fit.tune` and `train.evaluate.gate`; what
+decides is the object that the gateway would make of the published recipe. Nothing is fitted under other budgets than
+those of TRAINING_PHIS, and no test prompt is looked at. The network of `train.fit.cql`, which a night also proposes, is
+reported and not offered to the gate (network.py).
 
 Since every action is graded, no prompt is set aside: the planner is made of two thirds of the training prompts and
 judged on the last third, three times over (rehearsals); what serves is made of all of them.
@@ -21,22 +21,22 @@ from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
-from policy.planned import Planned
-from train.candidates import build, plans, predictions_by_turn
+from policy.planned import Planner
 from train.config import TrainConfig
-from train.episodes import Episodes
-from train.fit import grade
-from train.plan import Setting, settings_of
-from train.presets import learn_horizon
-from train.published import Published, fit_published
-from train.quality import QualityModel
-from train.replay.cells import TRAINING_PHIS, Cell, Grid, budgets_usd
+from train.fit.network import grade
+from train.fit.presets import learn_horizon
+from train.fit.reward_model import QualityModel
+from train.fit.seqroute_paper import Published, fit_published
+from train.fit.tune import build, plans, predictions_by_turn
+from train.fit.value_table import Setting, settings_of
+from train.log.episodes import Episodes
+from train.replay.catalogue import CatalogueSetup, composed
 from train.replay.cloning import Clone, clone
-from train.replay.log import joined, log_episodes
+from train.replay.compose import Sessions, covering
+from train.replay.grid import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.network import Network, fit_network
-from train.replay.sessions import Sessions, covering
-from train.replay.study import Study, composed
-from train.replay.world import NO_CONTEXT, Board, Context, make_board, turns_left
+from train.replay.simulated_log import joined, log_episodes
+from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, make_board, turns_left
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -89,7 +89,7 @@ class Learned:
         return replace(self, planners=planners, horizon=horizon)
 
 
-def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
+def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
     """Fit everything on the training half."""
     each = max(grid.log_sessions // len(TRAINING_PHIS), 2)
     cells = [Cell(turns, phi, "degrade", NO_CONTEXT) for phi in TRAINING_PHIS]
@@ -115,7 +115,7 @@ def learn(study: Study, grid: Grid, turns: int | None) -> Learned:
     )
 
 
-def learn_network(study: Study, grid: Grid, turns: int | None) -> Network | None:
+def learn_network(study: CatalogueSetup, grid: Grid, turns: int | None) -> Network | None:
     """The network of all training prompts, where the grid has one."""
     if grid.network is None:
         return None
@@ -128,7 +128,9 @@ def learnt_turns(grid: Grid) -> int | None:
     return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
-def rehearsed(study: Study, grid: Grid, turns: int | None, contexts: Sequence[Context]) -> dict[Context, Planners]:
+def rehearsed(
+    study: CatalogueSetup, grid: Grid, turns: int | None, contexts: Sequence[Context]
+) -> dict[Context, Planners]:
     """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
     prompts, judged = study.halves.training, parts(study)
     taught = lesson(study, grid, prompts, turns, contexts)
@@ -168,7 +170,7 @@ class Lesson:
         return [planners(log, self.quality, self.grades, self.config, cache_aware) for log in self.logs]
 
 
-def lesson(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> Lesson:
+def lesson(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> Lesson:
     """What an answer is worth does not depend on its price: it is learnt once, of the first context's log."""
     logs = tuple(training_log(study, grid, prompts, turns, context) for context in contexts)
     config = replace(grid.training, seed=study.seed)
@@ -178,12 +180,14 @@ def lesson(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: 
     return Lesson(logs, quality, predictions_by_turn(logs[0], flat), config)
 
 
-def curves_of(study: Study, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> list[Curve]:
+def curves_of(
+    study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]
+) -> list[Curve]:
     """The planner made of these prompts, at every setting of the config, in contexts of one weight."""
     return lesson(study, grid, prompts, turns, contexts).curves()
 
 
-def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
+def training_log(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
     """The log of sessions in which each of these prompts occurs, all actions graded."""
     part = 11 + len(TRAINING_PHIS)
     generator = np.random.default_rng([study.seed, part, turns or 0])
@@ -194,7 +198,7 @@ def training_log(study: Study, grid: Grid, prompts: I64, turns: int | None, cont
 def told(curve: Curve, horizon: Horizon) -> Curve:
     """The planners of a curve, expecting sessions of this horizon where none is declared."""
     return tuple(
-        (setting, replace(policy, horizon=horizon) if isinstance(policy, Planned) else policy)
+        (setting, replace(policy, horizon=horizon) if isinstance(policy, Planner) else policy)
         for setting, policy in curve
     )
 
@@ -221,7 +225,7 @@ def named(setting: Setting) -> str:
     return f"{setting.starved_penalty:g}" + ("-cautious" if setting.caution != 1.0 else "")
 
 
-def parts(study: Study) -> list[I64]:
+def parts(study: CatalogueSetup) -> list[I64]:
     """The training half's prompts in REHEARSALS parts of about a size that share no task."""
     prompts = study.halves.training
     fraction = study.halves.fraction[prompts]
@@ -231,7 +235,7 @@ def parts(study: Study) -> list[I64]:
     return [prompts[part == i] for i in range(REHEARSALS) if (part == i).any()]
 
 
-def one_log(study: Study, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, Board]:
+def one_log(study: CatalogueSetup, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, SessionBatch]:
     """What the gateway would have logged of these sessions, under this cell's purse."""
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)

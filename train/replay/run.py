@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 
 from policy.mdp import Policy
 from train.config import FitConfig
-from train.replay.aims import aims
 from train.replay.branches import Branches, read_branches
-from train.replay.cells import Cell, Grid, catalogues, cells, middle, newcomer_cells
-from train.replay.contest import Contest, chosen_settings, newcomer_rows, planner_trials, play_cell
-from train.replay.data import Graded, named_apart, read_folder
-from train.replay.kept import Kept, part_name
+from train.replay.catalogue import CatalogueSetup, Sets, compose_sets, gate_stages, stages, studies, without_model
+from train.replay.cell import CellRun, chosen_settings, newcomer_rows, planner_trials, play_cell
+from train.replay.dataset import Graded, named_apart, read_folder
+from train.replay.grid import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.ours import Learned, curves_of, learn, learnt_turns
-from train.replay.side_by_side import Tell, side_by_side
+from train.replay.parallel import Tell, side_by_side
+from train.replay.resume_cache import ResumeCache, part_name
+from train.replay.simulator import NO_CONTEXT
 from train.replay.split import halves
-from train.replay.study import Sets, Study, compose_sets, gate_stages, stages, studies, without_model
 from train.replay.summary import summary
 from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
+from train.replay.targets import aims
 from train.replay.tree import tree_rows
-from train.replay.world import NO_CONTEXT
-from train.runs import finite
+from train.run_folder import finite
 
 Progress = Callable[[str, int, int], None]
 
@@ -109,7 +109,7 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
         )
     ]
     names = [part_name([source.digest, source.graded.source, number, settings(options)]) for source, number in waiting]
-    kept, each = Kept(options.kept) if options.kept else None, steps(options.grid)
+    kept, each = ResumeCache(options.kept) if options.kept else None, steps(options.grid)
     before = [kept.find(name) if kept else None for name in names]
     found = {i: Part(**part) for i, part in enumerate(before) if part is not None}
     # The longest first: the last one to end then ends soon after the others.
@@ -155,7 +155,7 @@ def play_catalogue(source: Source, number: int, options: Options, tell: Tell) ->
     return play_study(study, source.branches, options, tell)
 
 
-def play_study(study: Study, branches: Branches | None, options: Options, tell: Tell) -> Part:
+def play_study(study: CatalogueSetup, branches: Branches | None, options: Options, tell: Tell) -> Part:
     """One catalogue: learn, play every cell, sweep the fronts; follow the policies through a rollout's trees."""
     grid, plain = options.grid, cells(options.grid)
     learned = learn(study, grid, learnt_turns(grid))
@@ -183,20 +183,20 @@ def play_study(study: Study, branches: Branches | None, options: Options, tell: 
     return Part(rows, points, learnt, tree)
 
 
-def contest(study: Study, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> Contest:
+def contest(study: CatalogueSetup, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> CellRun:
     training, test = stages(study, sets[cell.turns], cell)
     gate = gate_stages(study, sets[cell.turns], cell)
     # What is learnt holds for any number of turns; how long sessions last is known of each cell, to all policies alike.
-    return Contest(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training)
+    return CellRun(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training)
 
 
-def planner_of_front(contest: Contest) -> Policy:
+def planner_of_front(contest: CellRun) -> Policy:
     """The setting that earned most in the rehearsals."""
     return contest.planners.curve[chosen_settings(planner_trials(contest), contest.config)[0]][1]
 
 
 def newcomer_part(
-    study: Study, sets: dict[int | None, Sets], learned: Learned, options: Options
+    study: CatalogueSetup, sets: dict[int | None, Sets], learned: Learned, options: Options
 ) -> list[dict[str, Any]]:
     """The middle model withheld from everything: where there are three models or more."""
     if len(study.graded.models) < 3:

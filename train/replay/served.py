@@ -13,8 +13,8 @@ from policy import batch
 from policy.features import SESSION_FEATURES, TEXT_SCALE
 from policy.mdp import CandidateView, Observation, Policy, SessionView
 from train.replay.blind import Blind
+from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
-from train.replay.world import Rule, Turn
 
 I64 = NDArray[np.int64]
 

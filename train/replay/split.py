@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.replay.data import Graded
+from train.replay.dataset import Graded
 
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]

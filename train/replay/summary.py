@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from train.replay.report import MIXED
-from train.replay.sessions import ORDERINGS
+from train.replay.compose import ORDERINGS
+from train.replay.statistics import MIXED
 from train.replay.sweeps import FRONT
 
 Row = Mapping[str, Any]

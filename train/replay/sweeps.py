@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.mdp import Policy
-from train.replay import baselines, cited
+from train.replay import baselines
+from train.replay import baselines_learned as cited
 from train.replay.baselines import LAMBDA_STEPS
-from train.replay.cells import RANDOM, budgets_usd
+from train.replay.catalogue import CatalogueSetup, Environment, Sets
+from train.replay.compose import Sessions
+from train.replay.grid import RANDOM, budgets_usd
 from train.replay.ours import Learned
 from train.replay.served import as_rule
-from train.replay.sessions import Sessions
-from train.replay.study import Sets, Stage, Study
-from train.replay.world import NO_CONTEXT, Board, Rule, make_board
+from train.replay.simulator import NO_CONTEXT, Rule, SessionBatch, make_board
 
 F64 = NDArray[np.float64]
 
@@ -37,16 +38,18 @@ FRONT, STARVATION = "cost-quality", "quality-starvation"
 class Sweep:
     """Test sessions of one study for fronts; `described` are the columns that all points share."""
 
-    study: Study
+    study: CatalogueSetup
     sets: Sets
-    board: Board
+    board: SessionBatch
     described: dict[str, Any]
 
-    def stage(self, phi: float) -> Stage:
+    def stage(self, phi: float) -> Environment:
         budget = budgets_usd(self.board, self.study.average_cost_usd, self.study.named, phi)
-        return Stage(self.board, budget, "cut", self.sets.horizon, self.study.seed + 3)
+        return Environment(self.board, budget, "cut", self.sets.horizon, self.study.seed + 3)
 
-    def point(self, figure: str, policy: str, dial: str, value: float, stage: Stage, rule: Rule) -> dict[str, Any]:
+    def point(
+        self, figure: str, policy: str, dial: str, value: float, stage: Environment, rule: Rule
+    ) -> dict[str, Any]:
         """One played point with its interval."""
         played = stage.play(rule)
         valid = played.valid
@@ -68,7 +71,7 @@ class Sweep:
         }
 
 
-def make_sweep(study: Study, sets: Sets, sessions: int, turns: int | None) -> Sweep:
+def make_sweep(study: CatalogueSetup, sets: Sets, sessions: int, turns: int | None) -> Sweep:
     drawn = sets.test.sessions
     few = Sessions(drawn.rows[:sessions], drawn.declared[:sessions], drawn.ordering[:sessions])
     described = {
@@ -120,7 +123,7 @@ def starvation(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
         yield sweep.point(STARVATION, "ours-ungated", dial, setting.starved_penalty, tight, rule)
 
 
-def _budget_driven(study: Study, planner: Policy) -> list[tuple[str, Rule]]:
+def _budget_driven(study: CatalogueSetup, planner: Policy) -> list[tuple[str, Rule]]:
     return [
         ("strongest", baselines.strongest(study.named.strong)),
         ("pacing", baselines.pacing(1.0, 1.0)),

@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.baselines import Resolving
 from policy.features import Horizon
 from policy.mdp import Policy
+from policy.rules import ReSolving
 from train.replay import baselines
 from train.replay.branches import Branches, drawn_paths, leaf_paths, states_of
-from train.replay.cells import budgets_usd
-from train.replay.data import Graded
-from train.replay.predictors import predict
+from train.replay.catalogue import CatalogueSetup
+from train.replay.compose import Sessions
+from train.replay.dataset import Graded
+from train.replay.grid import budgets_usd
+from train.replay.predict import predict
 from train.replay.served import as_rule
-from train.replay.sessions import Sessions
+from train.replay.simulator import Mode, Played, Rule, SessionBatch, make_board, play
 from train.replay.split import halves
-from train.replay.study import Study
 from train.replay.vectors import Vectors, vectors
-from train.replay.world import Board, Mode, Played, Rule, make_board, play
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -56,7 +56,7 @@ class Ways:
     `counted` (S, T) whether this way stands for the state, which several may share; `weight` (S, T) how many states
     that one stands for."""
 
-    board: Board
+    board: SessionBatch
     task: I64  # (S,)
     leads: I64
     counted: Bools
@@ -69,13 +69,13 @@ class Trees:
 
     seen: Vectors
     ways: Ways
-    composed: Board
+    composed: SessionBatch
     composed_task: I64
     tasks: int
 
 
 def tree_rows(
-    study: Study, branches: Branches, planner: Policy, horizon: Horizon, resamples: int
+    study: CatalogueSetup, branches: Branches, planner: Policy, horizon: Horizon, resamples: int
 ) -> list[dict[str, Any]]:
     """How a turn fares after each model's answer; and what every single model, the default rule and `planner` earn in
     the trees of the test half, beside what sessions composed of the same tasks say of them."""
@@ -112,7 +112,7 @@ def planted(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | N
     turns = np.zeros(tasks, np.int64)
     np.maximum.at(turns, states.task, states.turn + 1)
 
-    def board(made: I64) -> Board:
+    def board(made: I64) -> SessionBatch:
         declared = turns[states.task[made[:, 0]]]
         return make_board(states, predictions, Sessions(made, declared, np.zeros(len(made), np.int64)))
 
@@ -121,14 +121,16 @@ def planted(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | N
     return Trees(seen, ways, board(single), states.task[single[:, 0]], tasks)
 
 
-def followed(study: Study, trees: Trees, planner: Policy, horizon: Horizon, drawn: I64) -> Iterator[dict[str, Any]]:
+def followed(
+    study: CatalogueSetup, trees: Trees, planner: Policy, horizon: Horizon, drawn: I64
+) -> Iterator[dict[str, Any]]:
     """One row a policy and budget."""
     models = study.graded.models
     rules: dict[str, Rule] = {f"only {name}": baselines.fixed(k) for k, name in enumerate(models)}
-    rules["gateway-default"] = as_rule(Resolving(horizon=horizon), trees.seen)
+    rules["gateway-default"] = as_rule(ReSolving(horizon=horizon), trees.seen)
     rules["planner"] = as_rule(planner, trees.seen)
 
-    def played(board: Board, rule: Rule, phi: float) -> Played:
+    def played(board: SessionBatch, rule: Rule, phi: float) -> Played:
         budget = budgets_usd(board, study.average_cost_usd, study.named, phi)
         return play(board, rule, budget, MODE, horizon, study.seed)
 

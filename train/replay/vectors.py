@@ -6,8 +6,8 @@ The text part of an observation has TEXT_DIM entries. What a source gives decide
     text              hashed n-grams (policy/text.py), likewise
     neither           the hashed name of the group alone
 
-The principal directions are turned by a fixed rotation: whoever standardises columns afterwards (train/quality.py
-does) would otherwise blow the weakest direction up to the size of the strongest.
+The principal directions are turned by a fixed rotation: whoever standardises columns afterwards
+(train/fit/reward_model.py does) would otherwise blow the weakest direction up to the size of the strongest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from policy.mdp import FloatArray
 from policy.text import STAT_NAMES, STATS_DIM, TEXT_DIM, embed, stats
-from train.replay.data import Graded
+from train.replay.dataset import Graded
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -9,11 +9,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gateway.catalog import load
-from gateway.master_key import with_stored_master_key
-from gateway.section import SettingsError
+from gateway.catalog.models import load
+from gateway.config.master_key import with_stored_master_key
+from gateway.config.reader import SettingsError
 from train.errors import InputError
-from train.rollout.checks import Limits
+from train.rollout.graders import Limits
 from train.rollout.play import Progress
 from train.rollout.run import Rollout, cap, plan_for, run
 from train.rollout.tasks import read_tasks

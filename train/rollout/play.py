@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from train.rollout import words
-from train.rollout.caller import Call, Caller, CallFailed, OutOfMoney
-from train.rollout.checks import Grade, Limits, run_check
+from train.rollout import prompts as words
+from train.rollout.client import Call, Caller, CallFailed, OutOfMoney
+from train.rollout.graders import Grade, Limits, run_check
 from train.rollout.journal import Journal
 from train.rollout.tasks import Task
 from train.rollout.tree import (

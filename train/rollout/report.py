@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.money import NANOUSD_PER_USD, usd_string
-from train.rollout.folder import Written
+from train.rollout.output import Written
 from train.rollout.tree import Plan, Played, planned_answers
 
 

@@ -18,17 +18,17 @@ from typing import Any
 
 import httpx
 
-from gateway.catalog import Catalog
+from gateway.catalog.models import Catalog
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
 from train.errors import InputError
-from train.rollout.caller import Caller, Sleep
-from train.rollout.checks import Limits
-from train.rollout.folder import write_folder
+from train.rollout.budget import open_purse, spent_nanousd
+from train.rollout.client import Caller, Sleep
+from train.rollout.graders import Limits
 from train.rollout.journal import Journal
+from train.rollout.output import write_folder
 from train.rollout.play import Progress, Walk, play
-from train.rollout.purse import open_purse, spent_nanousd
 from train.rollout.report import summary
-from train.rollout.serving import own_gateway
+from train.rollout.server import own_gateway
 from train.rollout.tasks import Task, kinds_of
 from train.rollout.tree import Plan
 

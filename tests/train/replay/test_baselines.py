@@ -7,8 +7,8 @@ import pytest
 
 from train.replay import baselines
 from train.replay.baselines import Bank, Ends, Family, ends, make_bank, tune
-from train.replay.cells import front, middle
-from train.replay.world import Played
+from train.replay.grid import front, middle
+from train.replay.simulator import Played
 
 
 def test_the_weakest_is_the_cheapest_and_the_strongest_the_dearest_of_the_best() -> None:

@@ -10,17 +10,17 @@ import pytest
 from policy.features import Horizon
 from policy.mdp import COST_LEVELS
 from train.replay.bounds import knapsack, known_quality, plan, planned
-from train.replay.sessions import Sessions
-from train.replay.world import NO_CONTEXT, Board, Context, play
+from train.replay.compose import Sessions
+from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, play
 
 HORIZON = Horizon((0.25,))
 
 
-def random_board(seed: int, sessions: int = 6, turns: int = 4, context: Context = NO_CONTEXT) -> Board:
+def random_board(seed: int, sessions: int = 6, turns: int = 4, context: Context = NO_CONTEXT) -> SessionBatch:
     generator = np.random.default_rng(seed)
     shape = (sessions, turns, 3)
     cost = generator.integers(1, 9, shape).astype(float)
-    return Board(
+    return SessionBatch(
         sessions=Sessions(np.zeros(shape[:2], np.int64), np.full(sessions, turns), np.zeros(sessions, np.int64)),
         models=("a", "b", "c"),
         quality=generator.random(shape),
@@ -36,7 +36,7 @@ def random_board(seed: int, sessions: int = 6, turns: int = 4, context: Context 
     )
 
 
-def brute_force(board: Board, i: int, budget_usd: float) -> float:
+def brute_force(board: SessionBatch, i: int, budget_usd: float) -> float:
     """The best quality of one session over all choices, leaving turns out included."""
     best = 0.0
     for choice in product((-1, 0, 1, 2), repeat=board.shape[1]):
@@ -72,7 +72,7 @@ def test_a_plan_for_one_turn_takes_the_best_that_fits() -> None:
 def test_a_plan_keeps_money_for_the_turn_to_come() -> None:
     """Two turns, three dollars: .5 for one dollar or .9 for all three. 1.0 is more than .9."""
     cost = np.array([[[1.0, 3.0], [1.0, 3.0]]])
-    board = Board(
+    board = SessionBatch(
         sessions=Sessions(np.zeros((1, 2), np.int64), np.array([2]), np.zeros(1, np.int64)),
         models=("a", "b"),
         quality=np.array([[[0.5, 0.9]] * 2]),

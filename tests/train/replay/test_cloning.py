@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from policy.features import Horizon
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
-from train.episodes import Episodes
-from train.replay.cells import Cell
+from train.log.episodes import Episodes
+from train.replay.catalogue import CatalogueSetup, composed, studies
 from train.replay.cloning import clone
-from train.replay.data import read_folder
+from train.replay.dataset import read_folder
+from train.replay.grid import Cell
 from train.replay.ours import one_log
-from train.replay.study import Study, composed, studies
-from train.replay.world import NO_CONTEXT, Board, Turn, play, turns_left
+from train.replay.simulator import NO_CONTEXT, SessionBatch, Turn, play, turns_left
 
 LARGE, SMALL = 0, 2
 HORIZON = Horizon((0.25,))
@@ -25,17 +25,17 @@ Choose = Callable[[NDArray[np.int64], NDArray[np.floating]], NDArray[np.int64]]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory) -> CatalogueSetup:
     (graded,) = read_folder(write_folder(tmp_path_factory.mktemp("data") / "toy"))
     return next(studies(graded, small_grid(), (), seed=0))
 
 
-def logged(study: Study, prompts: NDArray[np.int64], part: int) -> tuple[Episodes, Board]:
+def logged(study: CatalogueSetup, prompts: NDArray[np.int64], part: int) -> tuple[Episodes, SessionBatch]:
     made = composed(study, prompts, 60, 4, ("iid",), part=part)
     return one_log(study, made, Cell(4, 0.7, "degrade", NO_CONTEXT), part)
 
 
-def agreement(study: Study, choose: Choose) -> float:
+def agreement(study: CatalogueSetup, choose: Choose) -> float:
     """How often the clone of a log that chose so does the same on the unseen half."""
     log, board = logged(study, study.halves.training, 1)
     share = log.remaining_usd / np.maximum(log.budget_usd, 1e-12)
@@ -56,16 +56,16 @@ def agreement(study: Study, choose: Choose) -> float:
     return float(np.mean(same))
 
 
-def test_a_log_that_chose_by_the_prompt_is_imitated(study: Study) -> None:
+def test_a_log_that_chose_by_the_prompt_is_imitated(study: CatalogueSetup) -> None:
     hard = study.graded.groups.index("sums")
     assert agreement(study, lambda group, share: np.where(group == hard, LARGE, SMALL)) > 0.95
 
 
-def test_a_log_that_chose_by_the_purse_is_imitated(study: Study) -> None:
+def test_a_log_that_chose_by_the_purse_is_imitated(study: CatalogueSetup) -> None:
     assert agreement(study, lambda group, share: np.where(share > 0.6, LARGE, SMALL)) > 0.85
 
 
-def test_what_is_not_offered_is_not_chosen(study: Study) -> None:
+def test_what_is_not_offered_is_not_chosen(study: CatalogueSetup) -> None:
     log, board = logged(study, study.halves.training, 1)
     log.action[:] = LARGE
     rule = clone(log, board, study.seen, turns_left(board.sessions, HORIZON), study.average_cost_usd).rule(study.seen)

@@ -15,8 +15,8 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
-from train.replay.cells import MOST_MODELS, THINNED_MODELS, catalogues
-from train.replay.data import DataError, Graded, read_folder
+from train.replay.dataset import DataError, Graded, read_folder
+from train.replay.grid import MOST_MODELS, THINNED_MODELS, catalogues
 from train.replay.run import Options, read_sources, run
 from train.replay.split import halves
 

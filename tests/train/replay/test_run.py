@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from policy.actor import LearnedPolicy
 from policy.features import Horizon
+from policy.learned import LearnedPolicy
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
 from train.config import FitConfig, PlanConfig, TrainConfig
-from train.published import PublishedConfig
-from train.replay import cells
-from train.replay.cells import Grid, narrowed
-from train.replay.data import read_folder
+from train.fit.seqroute_paper import PublishedConfig
+from train.replay import grid as cells
+from train.replay.catalogue import studies
+from train.replay.dataset import read_folder
+from train.replay.grid import Grid, narrowed
 from train.replay.ours import learn
-from train.replay.predictors import predict
+from train.replay.predict import predict
 from train.replay.run import Options, run
 from train.replay.split import halves
-from train.replay.study import studies
 from train.replay.vectors import vectors
 
 OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}

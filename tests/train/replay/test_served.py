@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from policy import batch
-from policy.baselines import Resolving
 from policy.features import Horizon
 from policy.mdp import Decision, Observation
+from policy.rules import ReSolving
 from tests.train.replay.folders import write_folder
 from train.replay.blind import Blind
-from train.replay.data import read_folder
-from train.replay.predictors import predict
+from train.replay.compose import compose, group_difficulty
+from train.replay.dataset import read_folder
+from train.replay.predict import predict
 from train.replay.served import as_rule, observation, turn_batch
-from train.replay.sessions import compose, group_difficulty
+from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, Turn, make_board, play
 from train.replay.split import halves
 from train.replay.vectors import Vectors, vectors
-from train.replay.world import NO_CONTEXT, Board, Context, Turn, make_board, play
 
 HORIZON = Horizon((0.1, 0.2))
 WEIGHED = Context(4000, 250, 0.1)
 
 
-def sessions_of(folder: Path, context: Context) -> tuple[Board, Vectors, np.ndarray]:
+def sessions_of(folder: Path, context: Context) -> tuple[SessionBatch, Vectors, np.ndarray]:
     (graded,) = read_folder(write_folder(folder))
     split = halves(graded, 0)
     seen = vectors(graded, split.training)
@@ -68,7 +68,7 @@ class OneByOne:
 
     policy_id = "one-by-one"
 
-    def __init__(self, policy: Resolving | Blind) -> None:
+    def __init__(self, policy: ReSolving | Blind) -> None:
         self._policy = policy
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
@@ -78,7 +78,7 @@ class OneByOne:
 @pytest.mark.parametrize("context", [NO_CONTEXT, WEIGHED])
 def test_the_default_rule_plays_alike_asked_together_and_one_by_one(tmp_path: Path, context: Context) -> None:
     board, seen, budget = sessions_of(tmp_path, context)
-    for policy in (Resolving(horizon=HORIZON), Blind(Resolving(horizon=HORIZON))):
+    for policy in (ReSolving(horizon=HORIZON), Blind(ReSolving(horizon=HORIZON))):
         together = play(board, as_rule(policy, seen), budget, "cut", HORIZON, 3)
         alone = play(board, as_rule(OneByOne(policy), seen), budget, "cut", HORIZON, 3)
         assert len(np.unique(together.action)) > 1

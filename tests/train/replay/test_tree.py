@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from policy.baselines import Resolving
 from policy.features import DEFAULT_HORIZON
+from policy.rules import ReSolving
 from tests.train.replay.test_run import small_grid
 from tests.train.rollout.scenes import MODELS, plan, task
-from tests.train.rollout.test_folder import CATALOG
+from tests.train.rollout.test_output import CATALOG
 from train.replay.branches import FILE, Branches, leaf_paths, read_branches, states_of
-from train.replay.data import DataError, read_folder
+from train.replay.catalogue import CatalogueSetup, studies
+from train.replay.dataset import DataError, read_folder
 from train.replay.run import Options, run
-from train.replay.study import Study, studies
+from train.replay.simulator import Played, SessionBatch
 from train.replay.tree import Ways, beside, in_trees, lines, planted, tree_rows
-from train.replay.world import Board, Played
 from train.rollout import tree as rollout
-from train.rollout.folder import write_folder
+from train.rollout.output import write_folder
 
 GRADES = {"a": 0.5, "b": 0.6, "c": 0.9}
 HARM = 0.4
@@ -46,7 +46,7 @@ def written(folder: Path, branches: int, tasks: int = 40) -> Path:
     return folder
 
 
-def read(folder: Path) -> tuple[Study, Branches]:
+def read(folder: Path) -> tuple[CatalogueSetup, Branches]:
     (graded,) = read_folder(folder)
     found = read_branches(folder, graded)
     assert found is not None
@@ -61,7 +61,7 @@ def of_kind(rows: list[dict[str, Any]], kind: str, **wanted: Any) -> list[dict[s
 def test_a_policy_is_followed_after_its_own_answers_however_few_were_continued(tmp_path: Path, branches: int) -> None:
     """`a` always: .5, .1, .1. `c` always: .9 three times. In composed sessions every past is anybody's."""
     study, found = read(written(tmp_path, branches, tasks=80))
-    rows = tree_rows(study, found, Resolving(), DEFAULT_HORIZON, resamples=50)
+    rows = tree_rows(study, found, ReSolving(), DEFAULT_HORIZON, resamples=50)
     for name, value in (("only a", 0.7 / 3), ("only b", 0.6), ("only c", 0.9)):
         (row,) = of_kind(rows, "policy", policy=name, phi=3.0)
         assert row["quality"] == pytest.approx(value, abs=1e-5)
@@ -74,7 +74,7 @@ def test_a_policy_is_followed_after_its_own_answers_however_few_were_continued(t
 def test_how_a_turn_fares_after_each_models_answer_is_told(tmp_path: Path) -> None:
     """All models' mean is 2/3; after `a` .4 less. After `b` it is 2/3, after the others half of the time .4 less."""
     study, found = read(written(tmp_path, 3))
-    rows = tree_rows(study, found, Resolving(), DEFAULT_HORIZON, resamples=50)
+    rows = tree_rows(study, found, ReSolving(), DEFAULT_HORIZON, resamples=50)
     told = {row["model"]: row for row in of_kind(rows, "after")}
     assert told["a"]["diff"] == pytest.approx(-0.4, abs=1e-5)
     assert told["b"]["diff"] == told["c"]["diff"] == pytest.approx(0.2, abs=1e-5)
@@ -99,7 +99,7 @@ def test_after_a_lost_answer_the_turns_that_would_have_followed_count_as_failure
     played = Played(~no, np.zeros((2, 3), np.int64), np.array([[0.0, 1.0, 1.0]] * 2), np.zeros((2, 3)), cut, no)
     leads = np.array([[0, 0, -1], [0, 1, -1]])
     counted = np.array([[True, True, True], [False, False, True]])
-    ways = Ways(cast(Board, None), np.array([0, 0]), leads, counted, np.array([[1.0, 2.0, 4.0]] * 2))
+    ways = Ways(cast(SessionBatch, None), np.array([0, 0]), leads, counted, np.array([[1.0, 2.0, 4.0]] * 2))
     found = in_trees(ways, played, tasks=1)
     assert found.weights.tolist() == [[1.0, 1.0, 1.0]]
     assert found.grades.tolist() == [[0.0, 0.0, 0.0]]
@@ -113,7 +113,7 @@ def test_states_weigh_what_they_stand_for_and_only_the_policys_own_count() -> No
     played = Played(~no, action, quality, np.zeros((2, 3)), no, no)
     leads = np.array([[0, 0, -1], [0, 1, -1]])
     counted = np.array([[True, True, True], [False, False, True]])
-    ways = Ways(cast(Board, None), np.array([0, 0]), leads, counted, np.array([[1.0, 2.0, 4.0]] * 2))
+    ways = Ways(cast(SessionBatch, None), np.array([0, 0]), leads, counted, np.array([[1.0, 2.0, 4.0]] * 2))
     found = in_trees(ways, played, tasks=1)
     assert found.weights.tolist() == [[1.0, 2.0, 4.0]]
     assert found.grades.tolist() == [[0.5, 0.5, 3.0]]
@@ -123,7 +123,7 @@ def test_states_weigh_what_they_stand_for_and_only_the_policys_own_count() -> No
 
 def test_a_way_that_was_never_visited_has_no_value_instead_of_a_guess(tmp_path: Path) -> None:
     study, found = read(written(tmp_path, 1, tasks=6))
-    rows = of_kind(tree_rows(study, found, Resolving(), DEFAULT_HORIZON, resamples=20), "policy")
+    rows = of_kind(tree_rows(study, found, ReSolving(), DEFAULT_HORIZON, resamples=20), "policy")
     unknown = [row for row in rows if row["quality"] is None]
     assert unknown
     assert all(row["diff"] is None and row["effective"] == 0.0 and row["composed"] is not None for row in unknown)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from policy.planned import Planned
+from policy.planned import Planner
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
-from train.plan import settings_of
-from train.presets import learn_horizon
-from train.replay.cells import Cell, full, narrowed, newcomer_cells
-from train.replay.data import read_folder
+from train.fit.presets import learn_horizon
+from train.fit.value_table import settings_of
+from train.replay.catalogue import compose_sets, studies
+from train.replay.dataset import read_folder
+from train.replay.grid import Cell, full, narrowed, newcomer_cells
 from train.replay.ours import REHEARSALS, learn, learnt_turns
 from train.replay.run import contest
-from train.replay.study import compose_sets, studies
-from train.replay.world import NO_CONTEXT
+from train.replay.simulator import NO_CONTEXT
 
 
 def test_what_is_learnt_once_expects_in_every_cell_the_sessions_of_that_cell(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_what_is_learnt_once_expects_in_every_cell_the_sessions_of_that_cell(tmp
         curves = [played.planners.curve, *(rehearsal.curve for rehearsal in played.planners.rehearsals)]
         policies = [policy for curve in curves for _, policy in curve]
         assert len(policies) == len(settings_of(grid.training.plan)) * (1 + REHEARSALS)
-        assert all(isinstance(policy, Planned) and policy.horizon == known for policy in policies)
+        assert all(isinstance(policy, Planner) and policy.horizon == known for policy in policies)
         assert played.learned.horizon == played.training.horizon == known
         assert {stage.board.shape[1] for stage in (*played.gate, played.training, played.test)} == {turns}
 

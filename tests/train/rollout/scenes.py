@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from train.rollout.caller import Caller
-from train.rollout.checks import Limits
+from train.rollout.client import Caller
+from train.rollout.graders import Limits
 from train.rollout.journal import Journal
 from train.rollout.play import Walk
 from train.rollout.tasks import Task, Turn

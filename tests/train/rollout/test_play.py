@@ -11,8 +11,8 @@ import httpx
 from tests.train.rollout.scenes import MODELS, completion, gateway, plan, task, walk
 from train.rollout.journal import Journal
 from train.rollout.play import play
+from train.rollout.prompts import OVER
 from train.rollout.tree import Plan, Played, continued, planned_answers
-from train.rollout.words import OVER
 
 
 async def played(folder: Path, tasks: list[Any], a_plan: Plan, answer: Any) -> tuple[list[Played], list[Any]]:

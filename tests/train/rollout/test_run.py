@@ -13,13 +13,13 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from gateway.catalog import load
+from gateway.catalog.models import load
 from tests.harness.gateway import PRICES, config
-from tests.harness.stages import Play, playing
+from tests.harness.scenario import Play, playing
 from tests.harness.upstream_answers import Attempt
 from tests.train.rollout.scenes import at_once, task
-from train.rollout.checks import Limits
-from train.rollout.purse import message_of
+from train.rollout.budget import message_of
+from train.rollout.graders import Limits
 from train.rollout.run import Rollout, RolloutError, cap, plan_for, run
 from train.rollout.tree import Plan
 

@@ -1,0 +1,231 @@
+"""Who calls: the key decides the tenant, always.
+
+Keys are looked up by their SHA-256; the whole hash is the cache key. The master key is the admin and calls the API as
+the tenant `default`. A key of role `service` may act for other tenants by header, and open them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from gateway.accounts import keys, tenants
+from gateway.accounts.sessions import SESSION_ID
+from gateway.accounts.tenants import Tenant
+from gateway.clock import Clock, NewId, now_ms
+from gateway.config.reader import Secret
+from gateway.database.database import Database
+from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
+from gateway.http import read_budget
+
+DEFAULT_TENANT = "default"
+JUDGE_TENANT = "judge"
+"""Pays for the gateway's own judge (gateway/turn/judge.py); the only tenant whose turns nobody asked for."""
+MASTER_KEY_ID = "key_master"
+CACHE_S = 2.0
+"""How long a looked-up key is believed; a revocation reaches every replica within this time."""
+CACHE_KEYS = 10_000
+OUTAGE_KEY_S = 900.0
+"""How long a key of a tenant with `"outage": "open"` is believed when it cannot be looked up again."""
+LOOKUP_TIMEOUT_S = 5.0
+"""A database that is silent is an outage, 503; reports may take longer than a caller waits for its key."""
+MAX_KEY_CHARS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller and the tenant that pays."""
+
+    tenant_id: str
+    key_id: str
+    role: str
+    has_budget: bool
+    key_models: frozenset[str] | None
+    tenant_models: frozenset[str] | None = None
+    max_session_nanousd: int | None = None
+    outage: str = "closed"
+    store_text: bool = False
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+    @property
+    def origin(self) -> str | None:
+        """Why a turn of this caller's teaches nothing: the judge's own, or an operator's; None for a client's.
+
+        The master key is a client too: it calls as the tenant `default`, and is all that a small installation has.
+        """
+        if self.tenant_id == JUDGE_TENANT:
+            return "judge"
+        return "admin" if self.is_admin and self.key_id != MASTER_KEY_ID else None
+
+
+class Authenticator:
+    """Turns request headers into a Caller. Holds a short cache of looked-up keys."""
+
+    def __init__(self, database: Database, master_key: Secret, clock: Clock, new_id: NewId) -> None:
+        self._database = database
+        self._master_sha256 = keys.key_digest(master_key.reveal())
+        self._clock = clock
+        self._new_id = new_id
+        self._cache: OrderedDict[bytes, tuple[float, Caller, float]] = OrderedDict()
+        self._silent_until_s = 0.0
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Who may spend: any key but a read-only one. Raises InvalidApiKey, Forbidden, InvalidRequest."""
+        caller = await self.reader(headers)
+        if caller.role == "read-only":
+            raise Forbidden("this key may read, not spend")
+        return caller
+
+    async def reader(self, headers: Mapping[str, str]) -> Caller:
+        """Who calls, whatever the role; acting for another tenant when the headers say so and the key may."""
+        caller = await self._own(headers)
+        wanted = headers.get("x-tenant-id")
+        budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")
+        if wanted is None and budget_nanousd is None:
+            return caller
+        if caller.role != "service":
+            raise Forbidden("X-Tenant-Id and X-Tenant-Budget-USD need a key of role service")
+        if wanted is None:
+            raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id beside it", param="X-Tenant-Id")
+        if not SESSION_ID.fullmatch(wanted):
+            raise InvalidRequest("X-Tenant-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Tenant-Id")
+        return await self._acting_for(caller, wanted, budget_nanousd)
+
+    async def admin(self, headers: Mapping[str, str]) -> Caller:
+        """The master key or a key of role admin. Raises InvalidApiKey, Forbidden."""
+        caller = await self._own(headers)
+        if not caller.is_admin:
+            raise Forbidden("this needs the master key or a key of role admin")
+        return caller
+
+    def forget(self) -> None:
+        """Drop the cache: the next call of every key is looked up (after a change made here)."""
+        self._cache.clear()
+
+    async def _own(self, headers: Mapping[str, str]) -> Caller:
+        digest = keys.key_digest(_bearer(headers))
+        now_s = self._clock()
+        cached = self._cache.get(digest)
+        if cached is not None and cached[0] > now_s:
+            return cached[1]
+        if now_s < self._silent_until_s and (known := self._known_before(digest)) is not None:
+            return known
+        master = hmac.compare_digest(digest, self._master_sha256)
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                caller, ends_s = await self._database.read(
+                    self._master if master else lambda connection: self._looked_up(connection, digest)
+                )
+        except (TimeoutError, LedgerUnavailable) as error:
+            self._silent_until_s = self._clock() + CACHE_S
+            if (known := self._known_before(digest)) is not None:
+                return known
+            if isinstance(error, LedgerUnavailable):
+                raise
+            raise LedgerUnavailable(
+                "the key cannot be looked up now; try again", headers={"Retry-After": "2"}
+            ) from error
+        self._remember(digest, caller, ends_s)
+        return caller
+
+    def _known_before(self, digest: bytes) -> Caller | None:
+        """The owner of a key that was looked up not long ago, if its tenant is served in an outage."""
+        cached = self._cache.get(digest)
+        if cached is None or cached[1].outage != "open":
+            return None
+        now_s = self._clock()
+        return cached[1] if now_s < min(cached[0] + OUTAGE_KEY_S, cached[2]) else None
+
+    def _remember(self, digest: bytes, caller: Caller, ends_s: float = math.inf) -> None:
+        self._cache[digest] = (min(self._clock() + CACHE_S, ends_s), caller, ends_s)
+        self._cache.move_to_end(digest)
+        if len(self._cache) > CACHE_KEYS:
+            self._cache.popitem(last=False)
+
+    def _looked_up(self, connection: Connection, digest: bytes) -> tuple[Caller, float]:
+        """The owner of a usable key, and when the key ends."""
+        owner = keys.lookup_key(connection, digest)
+        if owner is None or not owner.key.usable(now_ms(self._clock)):
+            raise _unknown_key()
+        key = owner.key
+        caller = Caller(
+            tenant_id=key.tenant_id,
+            key_id=key.key_id,
+            role=key.role,
+            has_budget=key.balance is not None,
+            key_models=_names(key.models),
+        )
+        return _paying(caller, owner.tenant), math.inf if key.expires_at_ms is None else key.expires_at_ms / 1000
+
+    def _master(self, connection: Connection) -> tuple[Caller, float]:
+        tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
+        caller = Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None)
+        return _paying(caller, tenant), math.inf
+
+    async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
+        """The same key, paying from another tenant's purse; an unknown tenant is opened."""
+        digest = hashlib.sha256(f"{caller.key_id}\0{wanted}".encode()).digest()
+        cached = self._cache.get(digest)
+        if budget_nanousd is None and cached is not None and cached[0] > self._clock():
+            return cached[1]
+
+        def open_tenant(connection: Connection) -> Tenant:
+            at_ms = now_ms(self._clock)
+            found = tenants.find_tenant(connection, wanted) or tenants.find_tenant_by_name(connection, wanted)
+            if found is None:
+                try:
+                    found = tenants.create_tenant(
+                        connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0,
+                        actor=caller.key_id, now_ms=at_ms,
+                    )  # fmt: skip
+                except InvalidRequest:  # another turn of this new tenant opened it since we looked
+                    found = tenants.find_tenant_by_name(connection, wanted)
+                    if found is None:
+                        raise
+            if budget_nanousd is None or budget_nanousd == found.balance.granted_nanousd:
+                return found
+            changes = {"budget_nanousd": budget_nanousd}
+            return tenants.patch_tenant(connection, found.tenant_id, changes, actor=caller.key_id, now_ms=at_ms)
+
+        acting = _paying(caller, await self._database.write(open_tenant))
+        self._remember(digest, acting)
+        return acting
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    """The key of `Authorization: Bearer ...` (or Anthropic's `x-api-key`). Raises InvalidApiKey."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    key = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise _unknown_key()
+    return key
+
+
+def _unknown_key() -> InvalidApiKey:
+    return InvalidApiKey("invalid API key: expected Authorization: Bearer sk-...")
+
+
+def _paying(caller: Caller, tenant: Tenant) -> Caller:
+    """The caller with this tenant's purse and rules."""
+    return replace(
+        caller,
+        tenant_id=tenant.tenant_id,
+        tenant_models=_names(tenant.models),
+        max_session_nanousd=tenant.max_session_nanousd,
+        outage=tenant.outage,
+        store_text=tenant.store_text,
+    )
+
+
+def _names(models: Sequence[str] | None) -> frozenset[str] | None:
+    return None if models is None else frozenset(models)

@@ -1,0 +1,217 @@
+"""What tenants, keys and sessions have in common as accounts: a lock order, a change of the grant, a trail.
+
+Everything here is a synchronous function of a Connection, run through `Database.read` or `Database.write`, and takes
+the tenant's row lock before it touches an account of that tenant: the one lock order of the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Table, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from gateway.database.tables import audit_trail, holds, ledger_entries, tenants
+from gateway.errors import InvalidRequest, NotFound
+from gateway.ledger.types import AccountKind, Balance
+from gateway.ledger.windows import next_reset_ms, parse_window
+from gateway.money import MAX_NANOUSD, usd_string
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One immutable line of the ledger."""
+
+    entry_id: int
+    kind: str
+    scope: str
+    amount_nanousd: int
+    tenant_id: str
+    session_id: str | None
+    key_id: str | None
+    hold_id: str | None
+    attempt_id: str | None
+    decision_id: str | None
+    model: str | None
+    usage_source: str
+    actor: str | None
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrailEvent:
+    """Who changed what, when, from what to what."""
+
+    event_id: int
+    actor: str
+    action: str
+    subject: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    created_at_ms: int
+
+
+def balance_columns(table: Table) -> list[ColumnElement[int]]:
+    return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
+
+
+def balance_of(row: Row[Any]) -> Balance:
+    return Balance(row.granted_nanousd, row.reserved_nanousd, row.spent_nanousd, row.overage_nanousd)
+
+
+def lock_tenant(connection: Connection, tenant_id: str) -> Row[Any]:
+    """The tenant's row, locked until the transaction ends (SQLite has one writer anyway). Raises NotFound."""
+    row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound("tenant: no such tenant")
+    return row
+
+
+def checked_amount(amount_nanousd: object, param: str) -> int:
+    """A budget that fits an account. Raises InvalidRequest for anything else."""
+    if isinstance(amount_nanousd, bool) or not isinstance(amount_nanousd, int):
+        raise InvalidRequest(f"{param}: expected a whole number of nano-USD", param=param)
+    if not 0 <= amount_nanousd <= MAX_NANOUSD:
+        raise InvalidRequest(f"{param}: expected an amount from 0 to {usd_string(MAX_NANOUSD)} USD", param=param)
+    return amount_nanousd
+
+
+MAX_WINDOW_CHARS = 16
+
+
+def checked_window(window: object, param: str, now_ms: int) -> int | None:
+    """When the window's first period ends; None without a window. Raises InvalidRequest."""
+    if window is None:
+        return None
+    try:
+        if not isinstance(window, str) or len(window) > MAX_WINDOW_CHARS:
+            raise ValueError('expected a window like "12h", "30d" or "1mo"')
+        parse_window(window)
+    except ValueError as error:
+        raise InvalidRequest(f"{param}: {error}", param=param) from None
+    return next_reset_ms(window, now_ms)
+
+
+def checked_models(models: object, param: str) -> str | None:
+    """The JSON that is stored for an allow-list of models; None: every model."""
+    if models is None:
+        return None
+    names: list[object] = list(models) if isinstance(models, list | tuple) else [None]
+    if not all(isinstance(name, str) and 0 < len(name) <= 256 and "\0" not in name for name in names):
+        raise InvalidRequest(f"{param}: expected a list of model names", param=param)
+    return json.dumps(names)
+
+
+def stored_models(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.loads(text))
+
+
+def change_grant(
+    connection: Connection,
+    kind: AccountKind,
+    table: Table,
+    here: ColumnElement[bool],
+    now: Balance,
+    wanted_nanousd: int,
+    *,
+    tenant_id: str,
+    session_id: str | None = None,
+    key_id: str | None = None,
+    actor: str,
+    now_ms: int,
+) -> Balance:
+    """Set an account's granted amount, with the entry that says so. The caller holds the tenant's lock.
+
+    Raises InvalidRequest below what is spent and reserved: that money is gone or promised.
+    """
+    used = now.reserved_nanousd + now.spent_nanousd
+    if wanted_nanousd < now.granted_nanousd and wanted_nanousd < used:
+        raise InvalidRequest(
+            f"budget: {usd_string(used)} USD of this {kind}'s budget are spent or reserved; expected at least "
+            f"that, got {usd_string(wanted_nanousd)} USD",
+            param="budget_usd",
+        )
+    change = wanted_nanousd - now.granted_nanousd
+    if change == 0:
+        return now
+    connection.execute(update(table).where(here).values(granted_nanousd=wanted_nanousd))
+    connection.execute(
+        insert(ledger_entries).values(
+            kind="grant",
+            scope=kind,
+            amount_nanousd=change,
+            granted_delta_nanousd=change,
+            tenant_id=tenant_id,
+            session_id=session_id,
+            key_id=key_id,
+            actor=actor,
+            created_at_ms=now_ms,
+        )
+    )
+    return Balance(wanted_nanousd, now.reserved_nanousd, now.spent_nanousd, now.overage_nanousd)
+
+
+def leave_trail(
+    connection: Connection,
+    actor: str,
+    action: str,
+    subject: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+    now_ms: int,
+) -> None:
+    connection.execute(
+        insert(audit_trail).values(
+            actor=actor[:64],
+            action=action,
+            subject=subject[:200],
+            before=None if before is None else json.dumps(before),
+            after=None if after is None else json.dumps(after),
+            created_at_ms=now_ms,
+        )
+    )
+
+
+def list_trail(connection: Connection, *, subject: str | None = None, limit: int = 100) -> list[TrailEvent]:
+    """The newest events first."""
+    query = select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit)
+    if subject is not None:
+        query = query.where(audit_trail.c.subject == subject)
+    return [
+        TrailEvent(
+            row.event_id,
+            row.actor,
+            row.action,
+            row.subject,
+            None if row.before is None else json.loads(row.before),
+            None if row.after is None else json.loads(row.after),
+            row.created_at_ms,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def list_entries(
+    connection: Connection,
+    *,
+    tenant_id: str | None = None,
+    session_id: str | None = None,
+    hold_id: str | None = None,
+    after_entry_id: int = 0,
+    limit: int = 1_000,
+) -> list[Entry]:
+    """Lines of the ledger, oldest first; `after_entry_id` continues a listing."""
+    names = tuple(Entry.__dataclass_fields__)
+    query = select(*(ledger_entries.c[name] for name in names)).where(ledger_entries.c.entry_id > after_entry_id)
+    for column, wanted in (("tenant_id", tenant_id), ("session_id", session_id), ("hold_id", hold_id)):
+        if wanted is not None:
+            query = query.where(ledger_entries.c[column] == wanted)
+    return [Entry(*row) for row in connection.execute(query.order_by(ledger_entries.c.entry_id).limit(limit))]
+
+
+def count_open_holds(connection: Connection, state: Literal["open"] = "open") -> int:
+    """How many holds nobody has resolved yet."""
+    return len(connection.execute(select(holds.c.hold_id).where(holds.c.state == state)).all())

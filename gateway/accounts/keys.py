@@ -1,0 +1,302 @@
+"""API keys: random, stored as SHA-256, shown once. A key decides the tenant, and may have a budget of its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from gateway.accounts.budgets import (
+    balance_of,
+    change_grant,
+    checked_amount,
+    checked_models,
+    checked_window,
+    leave_trail,
+    lock_tenant,
+    stored_models,
+)
+from gateway.accounts.tenants import Tenant, get_tenant
+from gateway.database.tables import keys, ledger_entries
+from gateway.errors import InvalidRequest, NotFound
+from gateway.ledger.types import Balance
+
+ROLES = ("tenant", "service", "admin", "read-only")
+PREFIX = "sk-"
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What may be shown of a key. `balance` is None when it spends its tenant's money freely."""
+
+    key_id: str
+    key_prefix: str
+    tenant_id: str
+    role: str
+    models: tuple[str, ...] | None
+    balance: Balance | None
+    window: str | None
+    reset_at_ms: int | None
+    expires_at_ms: int | None
+    revoked_at_ms: int | None
+    created_at_ms: int
+
+    def usable(self, now_ms: int) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_at_ms is None and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made: the only moment at which its secret exists outside its owner's hands."""
+
+    key: Key
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.key.key_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """What a presented key stands for. The caller checks `key.usable`."""
+
+    key: Key
+    tenant: Tenant
+
+
+def key_digest(secret: str) -> bytes:
+    """What is stored and looked up: SHA-256 of the whole key (it is random, so a slow hash would add nothing)."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def create_key(
+    connection: Connection,
+    key_id: str,
+    tenant_id: str,
+    *,
+    role: str = "tenant",
+    models: Sequence[str] | None = None,
+    expires_at_ms: int | None = None,
+    budget_nanousd: int | None = None,
+    window: str | None = None,
+    actor: str,
+    now_ms: int,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> NewKey:
+    """Raises NotFound for the tenant, InvalidRequest for the rest."""
+    if role not in ROLES:
+        raise InvalidRequest(f"role: expected one of {', '.join(ROLES)}", param="role")
+    if expires_at_ms is not None and expires_at_ms <= now_ms:
+        raise InvalidRequest("expires: expected a time in the future", param="expires")
+    if window is not None and budget_nanousd is None:
+        raise InvalidRequest("budget_duration: a window needs a budget", param="budget_duration")
+    if budget_nanousd is not None:
+        checked_amount(budget_nanousd, "budget_usd")
+    reset_at_ms = checked_window(window, "budget_duration", now_ms)
+    lock_tenant(connection, tenant_id)
+    secret = new_secret(entropy)
+    connection.execute(
+        insert(keys).values(
+            key_id=key_id,
+            key_sha256=key_digest(secret),
+            key_prefix=secret[:8],
+            tenant_id=tenant_id,
+            role=role,
+            models=checked_models(models, "models"),
+            has_budget=int(budget_nanousd is not None),
+            granted_nanousd=budget_nanousd or 0,
+            window=window,
+            reset_at_ms=reset_at_ms,
+            expires_at_ms=expires_at_ms,
+            created_at_ms=now_ms,
+        )
+    )
+    if budget_nanousd:
+        connection.execute(
+            insert(ledger_entries).values(
+                kind="grant",
+                scope="key",
+                amount_nanousd=budget_nanousd,
+                granted_delta_nanousd=budget_nanousd,
+                tenant_id=tenant_id,
+                key_id=key_id,
+                actor=actor,
+                created_at_ms=now_ms,
+            )
+        )
+    key = get_key(connection, key_id)
+    leave_trail(connection, actor, "key.create", key_id, None, _trail(key), now_ms)
+    return NewKey(key, secret)
+
+
+def rotate_key(
+    connection: Connection,
+    key_id: str,
+    new_key_id: str,
+    *,
+    actor: str,
+    now_ms: int,
+    grace_ms: int = 0,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> NewKey:
+    """A new secret for the same key: same id, account and rights. The old secret stops at once, or after `grace_ms`.
+
+    With a grace period the old secret lives on as key `new_key_id`, without a budget of its own.
+    Raises NotFound, and InvalidRequest for a revoked key.
+    """
+    row = _row(connection, key_id)
+    lock_tenant(connection, row.tenant_id)
+    row = _row(connection, key_id)
+    if row.revoked_at_ms is not None:
+        raise InvalidRequest("key: it is revoked; create a new one", param="id")
+    secret = new_secret(entropy)
+    connection.execute(
+        update(keys).where(keys.c.key_id == key_id).values(key_sha256=key_digest(secret), key_prefix=secret[:8])
+    )
+    if grace_ms > 0:
+        ends_ms = now_ms + grace_ms if row.expires_at_ms is None else min(row.expires_at_ms, now_ms + grace_ms)
+        connection.execute(
+            insert(keys).values(
+                key_id=new_key_id,
+                key_sha256=row.key_sha256,
+                key_prefix=row.key_prefix,
+                tenant_id=row.tenant_id,
+                role=row.role,
+                models=row.models,
+                expires_at_ms=ends_ms,
+                created_at_ms=now_ms,
+            )
+        )
+    leave_trail(
+        connection, actor, "key.rotate", key_id, {"key_prefix": row.key_prefix}, {"key_prefix": secret[:8]}, now_ms
+    )
+    return NewKey(get_key(connection, key_id), secret)
+
+
+def revoke_key(connection: Connection, key_id: str, *, actor: str, now_ms: int) -> Key:
+    """From now on the key opens nothing; calls under way settle. Revoking twice is no error. Raises NotFound."""
+    before = get_key(connection, key_id)
+    if before.revoked_at_ms is not None:
+        return before
+    connection.execute(update(keys).where(keys.c.key_id == key_id).values(revoked_at_ms=now_ms))
+    after = get_key(connection, key_id)
+    leave_trail(connection, actor, "key.revoke", key_id, _trail(before), _trail(after), now_ms)
+    return after
+
+
+def set_key_budget(
+    connection: Connection,
+    key_id: str,
+    budget_nanousd: int | None,
+    *,
+    window: str | None = None,
+    actor: str,
+    now_ms: int,
+) -> Key:
+    """Give a key a budget of its own, change it, or (None) let it spend its tenant's money freely again."""
+    row = _row(connection, key_id)
+    lock_tenant(connection, row.tenant_id)
+    before = get_key(connection, key_id)
+    now = balance_of(_row(connection, key_id))
+    if budget_nanousd is not None:
+        checked_amount(budget_nanousd, "budget_usd")
+        change_grant(
+            connection,
+            "key",
+            keys,
+            keys.c.key_id == key_id,
+            now,
+            budget_nanousd,
+            tenant_id=row.tenant_id,
+            key_id=key_id,
+            actor=actor,
+            now_ms=now_ms,
+        )
+    connection.execute(
+        update(keys)
+        .where(keys.c.key_id == key_id)
+        .values(
+            has_budget=int(budget_nanousd is not None),
+            window=window if budget_nanousd is not None else None,
+            reset_at_ms=checked_window(window, "budget_duration", now_ms) if budget_nanousd is not None else None,
+        )
+    )
+    after = get_key(connection, key_id)
+    leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)
+    return after
+
+
+def lookup_key(connection: Connection, key_sha256: bytes) -> KeyOwner | None:
+    """Whom a presented key belongs to, whether it is still usable or not; None when it is unknown."""
+    row = connection.execute(select(keys).where(keys.c.key_sha256 == key_sha256)).one_or_none()
+    if row is None or not hmac.compare_digest(bytes(row.key_sha256), key_sha256):
+        return None
+    return KeyOwner(key_from_row(row), get_tenant(connection, row.tenant_id))
+
+
+def find_key_id(connection: Connection, secret: str) -> str:
+    """The id of a key given by its secret, for revoking a leaked one. Raises NotFound."""
+    owner = lookup_key(connection, key_digest(secret))
+    if owner is None:
+        raise NotFound("key: no such key")
+    return owner.key.key_id
+
+
+def get_key(connection: Connection, key_id: str) -> Key:
+    """Raises NotFound."""
+    return key_from_row(_row(connection, key_id))
+
+
+def list_keys(connection: Connection, *, tenant_id: str | None = None, limit: int = 1_000) -> list[Key]:
+    query = select(keys).order_by(keys.c.created_at_ms, keys.c.key_id).limit(limit)
+    if tenant_id is not None:
+        query = query.where(keys.c.tenant_id == tenant_id)
+    return [key_from_row(row) for row in connection.execute(query)]
+
+
+def new_secret(entropy: Callable[[int], bytes] = os.urandom) -> str:
+    """`sk-` and 256 random bits in URL-safe base64."""
+    return PREFIX + base64.urlsafe_b64encode(entropy(SECRET_BYTES)).rstrip(b"=").decode()
+
+
+def key_from_row(row: Row[Any]) -> Key:
+    return Key(
+        row.key_id,
+        row.key_prefix,
+        row.tenant_id,
+        row.role,
+        stored_models(row.models),
+        balance_of(row) if row.has_budget else None,
+        row.window,
+        row.reset_at_ms,
+        row.expires_at_ms,
+        row.revoked_at_ms,
+        row.created_at_ms,
+    )
+
+
+def _row(connection: Connection, key_id: str) -> Row[Any]:
+    row = connection.execute(select(keys).where(keys.c.key_id == key_id)).one_or_none()
+    if row is None:
+        raise NotFound("key: no such key")
+    return row
+
+
+def _trail(key: Key) -> dict[str, Any]:
+    return {
+        "tenant_id": key.tenant_id,
+        "role": key.role,
+        "models": key.models,
+        "window": key.window,
+        "granted_nanousd": None if key.balance is None else key.balance.granted_nanousd,
+        "expires_at_ms": key.expires_at_ms,
+        "revoked_at_ms": key.revoked_at_ms,
+    }

@@ -1,0 +1,186 @@
+"""Sessions as an operator or client manages them outside a turn: show, list, open, raise, lower, close."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant
+from gateway.database.tables import ledger_entries, sessions, tenants
+from gateway.errors import InvalidRequest, NotFound
+from gateway.ledger.records import SessionRow
+from gateway.ledger.types import Balance
+from gateway.money import usd_string
+
+MAX_EXPECTED_TURNS = 10_000
+
+SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def get_session(connection: Connection, tenant_id: str, session_id: str) -> SessionRow:
+    """Raises NotFound, also for a session of another tenant."""
+    tenant = balance_of(_tenant_row(connection, tenant_id))
+    row = connection.execute(_here(tenant_id, session_id)).one_or_none()
+    if row is None:
+        raise NotFound("session: no such session")
+    return _from_row(row, tenant)
+
+
+def list_sessions(
+    connection: Connection, tenant_id: str, *, state: str | None = None, limit: int = 100
+) -> list[SessionRow]:
+    """The tenant's sessions, the one used last first."""
+    tenant = balance_of(_tenant_row(connection, tenant_id))
+    query = (
+        select(sessions).where(sessions.c.tenant_id == tenant_id).order_by(sessions.c.updated_at_ms.desc()).limit(limit)
+    )
+    if state is not None:
+        query = query.where(sessions.c.state == state)
+    return [_from_row(row, tenant) for row in connection.execute(query)]
+
+
+def change_session(
+    connection: Connection,
+    tenant_id: str,
+    session_id: str,
+    *,
+    default_nanousd: int,
+    max_nanousd: int | None = None,
+    budget_nanousd: int | None = None,
+    expected_turns: int | None = None,
+    state: str | None = None,
+    actor: str,
+    now_ms: int,
+) -> SessionRow:
+    """Open the session when it is new; set what is given. `max_nanousd` is the gateway's limit for a budget.
+
+    A budget below what is spent and reserved becomes just that: the session can spend no more. A closed session is
+    opened again with `state="open"`. Raises NotFound for the tenant, InvalidRequest for the rest.
+    """
+    if state is not None and state not in ("open", "closed"):
+        raise InvalidRequest('state: expected "open" or "closed"', param="state")
+    if expected_turns is not None and not 1 <= expected_turns <= 100_000:
+        raise InvalidRequest("expected_turns: expected 1 to 100000", param="expected_turns")
+    tenant = lock_tenant(connection, tenant_id)
+    if budget_nanousd is not None:
+        limits = [limit for limit in (max_nanousd, tenant.max_session_nanousd) if limit is not None]
+        if limits and checked_amount(budget_nanousd, "budget_usd") > min(limits):
+            raise InvalidRequest(
+                f"budget_usd: expected at most {usd_string(min(limits))} USD, what this tenant allows for a session",
+                param="budget_usd",
+            )
+    row = connection.execute(_here(tenant_id, session_id)).one_or_none()
+    before = None if row is None else _from_row(row, balance_of(tenant))
+    if before is None:
+        _open(
+            connection, tenant, session_id, default_nanousd if budget_nanousd is None else budget_nanousd, actor, now_ms
+        )
+    elif budget_nanousd is not None:
+        now = before.balance
+        floor = min(now.granted_nanousd, now.reserved_nanousd + now.spent_nanousd)
+        change_grant(
+            connection,
+            "session",
+            sessions,
+            _is(tenant_id, session_id),
+            now,
+            max(budget_nanousd, floor),
+            tenant_id=tenant_id,
+            session_id=session_id,
+            actor=actor,
+            now_ms=now_ms,
+        )
+    values: dict[str, Any] = {"updated_at_ms": now_ms}
+    if expected_turns is not None:
+        values["expected_turns"] = expected_turns
+    if state is not None:
+        values["state"] = state
+    connection.execute(update(sessions).where(_is(tenant_id, session_id)).values(**values))
+    after = get_session(connection, tenant_id, session_id)
+    leave_trail(
+        connection,
+        actor,
+        "session.change",
+        f"{tenant_id}/{session_id}",
+        None if before is None else _trail(before),
+        _trail(after),
+        now_ms,
+    )
+    return after
+
+
+def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: int, actor: str, now_ms: int) -> None:
+    if tenant.max_session_nanousd is not None:
+        granted = min(granted, tenant.max_session_nanousd)
+    connection.execute(
+        insert(sessions).values(
+            tenant_id=tenant.tenant_id,
+            session_id=session_id,
+            granted_nanousd=granted,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+        )
+    )
+    connection.execute(
+        insert(ledger_entries).values(
+            kind="grant",
+            scope="session",
+            amount_nanousd=granted,
+            granted_delta_nanousd=granted,
+            tenant_id=tenant.tenant_id,
+            session_id=session_id,
+            actor=actor,
+            created_at_ms=now_ms,
+        )
+    )
+
+
+def _is(tenant_id: str, session_id: str) -> Any:
+    return (sessions.c.tenant_id == tenant_id) & (sessions.c.session_id == session_id)
+
+
+def _here(tenant_id: str, session_id: str) -> Any:
+    return select(sessions).where(_is(tenant_id, session_id))
+
+
+def _tenant_row(connection: Connection, tenant_id: str) -> Row[Any]:
+    row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).one_or_none()
+    if row is None:
+        raise NotFound("tenant: no such tenant")
+    return row
+
+
+def _from_row(row: Row[Any], tenant: Balance) -> SessionRow:
+    return SessionRow(
+        row.tenant_id,
+        row.session_id,
+        balance_of(row),
+        row.state,
+        row.turns,
+        row.expected_turns,
+        row.memory,
+        row.last_decision_id,
+        row.quality_count,
+        row.quality_sum,
+        row.last_quality,
+        row.created_at_ms,
+        row.updated_at_ms,
+        tenant,
+    )
+
+
+def _trail(session: SessionRow) -> dict[str, Any]:
+    return {
+        "granted_nanousd": session.balance.granted_nanousd,
+        "spent_nanousd": session.balance.spent_nanousd,
+        "state": session.state,
+        "expected_turns": session.expected_turns,
+    }
+
+
+def adopted(value: str) -> str:
+    """Another system's id as ours: unchanged where it is well formed, hashed where not."""
+    return value if SESSION_ID.fullmatch(value) else "h:" + hashlib.sha256(value.encode()).hexdigest()[:40]

@@ -1,0 +1,235 @@
+"""Tenants: who pays. Create, show, list, change; grant and take back money, with a trail of who did it.
+
+Synchronous functions of a Connection, for `Database.read` and `Database.write`; the same statements on both databases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from gateway.accounts.budgets import (
+    balance_of,
+    change_grant,
+    checked_amount,
+    checked_models,
+    checked_window,
+    leave_trail,
+    lock_tenant,
+    stored_models,
+)
+from gateway.database.tables import ledger_entries, tenants
+from gateway.errors import InvalidRequest, NotFound
+from gateway.ledger.types import Balance
+
+TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+OUTAGE_MODES = ("closed", "open")
+CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One payer. `models` None: every model; `window` None: the budget never starts again."""
+
+    tenant_id: str
+    name: str
+    balance: Balance
+    window: str | None
+    reset_at_ms: int | None
+    max_session_nanousd: int | None
+    models: tuple[str, ...] | None
+    outage: str
+    store_text: bool
+    created_at_ms: int
+
+
+def create_tenant(
+    connection: Connection,
+    tenant_id: str,
+    name: str,
+    *,
+    budget_nanousd: int,
+    window: str | None = None,
+    max_session_nanousd: int | None = None,
+    models: Sequence[str] | None = None,
+    outage: str = "closed",
+    store_text: bool = False,
+    actor: str,
+    now_ms: int,
+) -> Tenant:
+    """Raises InvalidRequest, also for a name or an id that is taken."""
+    if TENANT_ID.fullmatch(tenant_id) is None:
+        raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
+    values = _checked(
+        {
+            "name": name,
+            "window": window,
+            "max_session_nanousd": max_session_nanousd,
+            "models": models,
+            "outage": outage,
+            "store_text": store_text,
+        },
+        now_ms,
+    )
+    checked_amount(budget_nanousd, "budget_usd")
+    taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
+    if connection.execute(taken).first() is not None:
+        raise InvalidRequest("name: there is a tenant of this name already", param="name")
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(tenants).values(
+                    tenant_id=tenant_id, granted_nanousd=budget_nanousd, created_at_ms=now_ms, **values
+                )
+            )
+    except IntegrityError:  # another replica was faster
+        raise InvalidRequest("name: there is a tenant of this name already", param="name") from None
+    connection.execute(
+        insert(ledger_entries).values(
+            kind="grant",
+            scope="tenant",
+            amount_nanousd=budget_nanousd,
+            granted_delta_nanousd=budget_nanousd,
+            tenant_id=tenant_id,
+            actor=actor,
+            created_at_ms=now_ms,
+        )
+    )
+    tenant = get_tenant(connection, tenant_id)
+    leave_trail(connection, actor, "tenant.create", tenant_id, None, _trail(tenant), now_ms)
+    return tenant
+
+
+def ensure_tenant(
+    connection: Connection, tenant_id: str, name: str, *, budget_nanousd: int, actor: str, now_ms: int, **more: Any
+) -> Tenant:
+    """The tenant of this id, made now when there is none: the master key's `default`, and a service key's tenants."""
+    found = find_tenant(connection, tenant_id)
+    if found is not None:
+        return found
+    try:
+        return create_tenant(
+            connection, tenant_id, name, budget_nanousd=budget_nanousd, actor=actor, now_ms=now_ms, **more
+        )
+    except InvalidRequest:
+        made_elsewhere = find_tenant(connection, tenant_id)
+        if made_elsewhere is None:
+            raise
+        return made_elsewhere
+
+
+def find_tenant(connection: Connection, tenant_id: str) -> Tenant | None:
+    row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).one_or_none()
+    return None if row is None else tenant_from_row(row)
+
+
+def find_tenant_by_name(connection: Connection, name: str) -> Tenant | None:
+    row = connection.execute(select(tenants).where(tenants.c.name == name)).one_or_none()
+    return None if row is None else tenant_from_row(row)
+
+
+def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
+    """Raises NotFound."""
+    found = find_tenant(connection, tenant_id)
+    if found is None:
+        raise NotFound("tenant: no such tenant")
+    return found
+
+
+def list_tenants(connection: Connection, *, limit: int = 1_000) -> list[Tenant]:
+    return [tenant_from_row(row) for row in connection.execute(select(tenants).order_by(tenants.c.name).limit(limit))]
+
+
+def patch_tenant(
+    connection: Connection, tenant_id: str, changes: Mapping[str, Any], *, actor: str, now_ms: int
+) -> Tenant:
+    """Set what `changes` names (of CHANGEABLE). Raises NotFound, and InvalidRequest with nothing changed."""
+    unknown = set(changes) - set(CHANGEABLE)
+    if unknown:
+        raise InvalidRequest(
+            f"{min(unknown)}: cannot be changed; expected one of {', '.join(CHANGEABLE)}", param=min(unknown)
+        )
+    before = tenant_from_row(lock_tenant(connection, tenant_id))
+    values = _checked({name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
+    if (
+        "name" in values
+        and values["name"] != before.name
+        and find_tenant_by_name(connection, values["name"]) is not None
+    ):
+        raise InvalidRequest("name: there is a tenant of this name already", param="name")
+    if values:
+        connection.execute(update(tenants).where(tenants.c.tenant_id == tenant_id).values(**values))
+    if "budget_nanousd" in changes:
+        _set_budget(connection, before, checked_amount(changes["budget_nanousd"], "budget_usd"), actor, now_ms)
+    after = get_tenant(connection, tenant_id)
+    leave_trail(connection, actor, "tenant.change", tenant_id, _trail(before), _trail(after), now_ms)
+    return after
+
+
+def grant_to_tenant(connection: Connection, tenant_id: str, change_nanousd: int, *, actor: str, now_ms: int) -> Tenant:
+    """Add to the budget, or take back from it (negative). Raises InvalidRequest for more than what is available."""
+    before = tenant_from_row(lock_tenant(connection, tenant_id))
+    wanted = checked_amount(before.balance.granted_nanousd + change_nanousd, "budget_usd")
+    _set_budget(connection, before, wanted, actor, now_ms)
+    after = get_tenant(connection, tenant_id)
+    action = "tenant.grant" if change_nanousd >= 0 else "tenant.revoke"
+    leave_trail(connection, actor, action, tenant_id, _trail(before), _trail(after), now_ms)
+    return after
+
+
+def tenant_from_row(row: Row[Any]) -> Tenant:
+    return Tenant(
+        row.tenant_id,
+        row.name,
+        balance_of(row),
+        row.window,
+        row.reset_at_ms,
+        row.max_session_nanousd,
+        stored_models(row.models),
+        row.outage,
+        bool(row.store_text),
+        row.created_at_ms,
+    )
+
+
+def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, actor: str, now_ms: int) -> None:
+    change_grant(
+        connection,
+        "tenant",
+        tenants,
+        tenants.c.tenant_id == tenant.tenant_id,
+        tenant.balance,
+        wanted_nanousd,
+        tenant_id=tenant.tenant_id,
+        actor=actor,
+        now_ms=now_ms,
+    )
+
+
+def _checked(values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+    """The columns for what was asked, each one validated. Raises InvalidRequest."""
+    columns: dict[str, Any] = dict(values)
+    if "name" in values and not (isinstance(values["name"], str) and 0 < len(values["name"]) <= 128):
+        raise InvalidRequest("name: expected 1 to 128 characters", param="name")
+    if "window" in values:
+        columns["reset_at_ms"] = checked_window(values["window"], "budget_duration", now_ms)
+    if values.get("max_session_nanousd") is not None:
+        checked_amount(values["max_session_nanousd"], "max_session_usd")
+    if "models" in values:
+        columns["models"] = checked_models(values["models"], "models")
+    if "outage" in values and values["outage"] not in OUTAGE_MODES:
+        raise InvalidRequest('outage: expected "closed" or "open"', param="outage")
+    if "store_text" in values:
+        if not isinstance(values["store_text"], bool):
+            raise InvalidRequest("store_text: expected true or false", param="store_text")
+        columns["store_text"] = int(values["store_text"])
+    return columns
+
+
+def _trail(tenant: Tenant) -> dict[str, Any]:
+    return asdict(tenant)

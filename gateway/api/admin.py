@@ -1,0 +1,342 @@
+"""`/admin`: tenants, keys, the ledger, policies, the audit. The master key or a key of role admin, on every route."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.accounts import keys, tenants
+from gateway.accounts.auth import Authenticator, Caller
+from gateway.accounts.fields import balance_fields, money_fields
+from gateway.accounts.keys import Key
+from gateway.accounts.tenants import Tenant
+from gateway.clock import Clock, NewId, now_ms
+from gateway.config.settings import Settings
+from gateway.database.database import Database
+from gateway.database.tables import ledger_entries
+from gateway.dialects.request import parse_object
+from gateway.errors import InvalidRequest, NotFound
+from gateway.http import json_response, query_integer, read_body
+from gateway.ledger import audit
+from gateway.money import MoneyError, nanousd_from_usd
+from gateway.policies import registry as policies
+from gateway.policies import trials
+from gateway.policies.registry import PolicyRegistry
+
+MAX_ROWS = 10_000
+Handler = Callable[[Request, Caller], Awaitable[object]]
+_TENANT_FIELDS: Mapping[str, str] = {
+    "name": "name", "budget_usd": "budget_nanousd", "budget_duration": "window",
+    "max_session_usd": "max_session_nanousd", "models": "models", "outage": "outage", "store_text": "store_text",
+}  # fmt: skip
+_KEY_FIELDS = frozenset({"tenant_id", "role", "models", "expires", "budget_usd", "budget_duration"})
+
+
+class Admin:
+    """Every route goes through `_guarded`, so that a new one is closed from its first day."""
+
+    def __init__(
+        self, *, settings: Settings, database: Database, authenticator: Authenticator, policies: PolicyRegistry,
+        clock: Clock, new_id: NewId,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._database = database
+        self._authenticator = authenticator
+        self._policies = policies
+        self._clock = clock
+        self._new_id = new_id
+
+    def routes(self) -> list[BaseRoute]:
+        """With and without `/v1`."""
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", "/admin/tenants", self.create_tenant),
+            ("GET", "/admin/tenants", self.list_tenants),
+            ("GET", "/admin/tenants/{tenant_id}", self.show_tenant),
+            ("PATCH", "/admin/tenants/{tenant_id}", self.change_tenant),
+            ("POST", "/admin/keys", self.create_key),
+            ("GET", "/admin/keys", self.list_keys),
+            ("POST", "/admin/keys/revoke", self.revoke_key),
+            ("POST", "/admin/keys/rotate", self.rotate_key),
+            ("GET", "/admin/ledger", self.ledger),
+            ("GET", "/admin/audit", self.audit),
+            ("GET", "/admin/policies", self.list_policies),
+            ("POST", "/admin/policies/rollback", self.roll_back),
+            ("GET", "/admin/policies/{policy_id}", self.show_policy),
+            ("POST", "/admin/policies/{policy_id}/{action}", self.act_on_policy),
+        ]
+        return [
+            Route(prefix + path, self._guarded(handler), methods=[verb])
+            for prefix in ("", "/v1")
+            for verb, path, handler in table
+        ]
+
+    def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            caller = await self._authenticator.admin(request.headers)
+            return json_response(await handler(request, caller))
+
+        return endpoint
+
+    async def _fields(self, request: Request, allowed: frozenset[str]) -> dict[str, Any]:
+        fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
+        unknown = sorted(set(fields) - allowed)
+        if unknown:
+            raise InvalidRequest(
+                f"{unknown[0][:64]}: expected one of {', '.join(sorted(allowed))}", param=unknown[0][:64]
+            )
+        for name, value in fields.items():
+            if isinstance(value, str) and "\0" in value:
+                raise InvalidRequest(f"{name}: expected text without NUL", param=name)
+        return fields
+
+    # -- tenants and keys ------------------------------------------------------------------------------------------
+
+    async def create_tenant(self, request: Request, caller: Caller) -> object:
+        fields = await self._fields(request, frozenset(_TENANT_FIELDS))
+        if fields.get("name") is None or fields.get("budget_usd") is None:
+            missing = "name" if fields.get("name") is None else "budget_usd"
+            raise InvalidRequest(f"{missing}: missing", param=missing)
+        values = {name: value for name, value in _columns(fields).items() if value is not None}
+        made = await self._database.write(
+            lambda c: tenants.create_tenant(
+                c, self._new_id("ten"), actor=caller.key_id, now_ms=now_ms(self._clock), **values
+            )
+        )
+        return describe_tenant(made)
+
+    async def list_tenants(self, request: Request, caller: Caller) -> object:
+        limit = query_integer(request, "limit", 1000, MAX_ROWS)
+        found = await self._database.read(lambda c: tenants.list_tenants(c, limit=limit))
+        return {"data": [describe_tenant(tenant) for tenant in found]}
+
+    async def show_tenant(self, request: Request, caller: Caller) -> object:
+        name = request.path_params["tenant_id"]
+        return describe_tenant(await self._database.read(lambda c: tenants.get_tenant(c, name)))
+
+    async def change_tenant(self, request: Request, caller: Caller) -> object:
+        changes = _columns(await self._fields(request, frozenset(_TENANT_FIELDS)))
+        tenant_id = request.path_params["tenant_id"]
+        after = await self._database.write(
+            lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=caller.key_id, now_ms=now_ms(self._clock))
+        )
+        self._authenticator.forget()
+        return describe_tenant(after)
+
+    async def create_key(self, request: Request, caller: Caller) -> object:
+        fields = await self._fields(request, _KEY_FIELDS)
+        tenant_id = fields.get("tenant_id")
+        if not isinstance(tenant_id, str):
+            raise InvalidRequest("tenant_id: expected a string", param="tenant_id")
+        role = fields.get("role")
+        made = await self._database.write(
+            lambda c: keys.create_key(
+                c,
+                self._new_id("key"),
+                tenant_id,
+                role="tenant" if role is None else role,
+                models=fields.get("models"),
+                expires_at_ms=_time_ms(fields.get("expires")),
+                budget_nanousd=_amount(fields, "budget_usd"),
+                window=fields.get("budget_duration"),
+                actor=caller.key_id,
+                now_ms=now_ms(self._clock),
+            )
+        )
+        return describe_key(made.key) | {"key": made.secret}
+
+    async def list_keys(self, request: Request, caller: Caller) -> object:
+        tenant_id = request.query_params.get("tenant")
+        limit = query_integer(request, "limit", 1000, MAX_ROWS)
+        found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=tenant_id, limit=limit))
+        return {"data": [describe_key(key) for key in found]}
+
+    async def revoke_key(self, request: Request, caller: Caller) -> object:
+        fields = await self._fields(request, frozenset({"id", "key"}))
+
+        def revoke(connection: Connection) -> Key:
+            key_id = _key_id(connection, fields)
+            return keys.revoke_key(connection, key_id, actor=caller.key_id, now_ms=now_ms(self._clock))
+
+        revoked = await self._database.write(revoke)
+        self._authenticator.forget()
+        return describe_key(revoked)
+
+    async def rotate_key(self, request: Request, caller: Caller) -> object:
+        fields = await self._fields(request, frozenset({"id", "key", "grace_seconds"}))
+        grace_s = fields.get("grace_seconds", 0)
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int) or not 0 <= grace_s <= 30 * 86400:
+            raise InvalidRequest("grace_seconds: expected an integer from 0 to 2592000", param="grace_seconds")
+        made = await self._database.write(
+            lambda c: keys.rotate_key(
+                c,
+                _key_id(c, fields),
+                self._new_id("key"),
+                actor=caller.key_id,
+                now_ms=now_ms(self._clock),
+                grace_ms=grace_s * 1000,
+            )
+        )
+        self._authenticator.forget()
+        return describe_key(made.key) | {"key": made.secret}
+
+    # -- the books -------------------------------------------------------------------------------------------------
+
+    async def ledger(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/ledger?session=&tenant=&hold=&limit=`, oldest first."""
+        limit = query_integer(request, "limit", 1000, MAX_ROWS)
+        query = select(ledger_entries).order_by(ledger_entries.c.entry_id).limit(limit)
+        for name in ("session", "tenant", "hold"):
+            value = request.query_params.get(name)
+            if value is not None:
+                query = query.where(ledger_entries.c[f"{name}_id"] == value)
+        rows = await self._database.read(lambda c: c.execute(query).mappings().all())
+        return {"data": [describe_entry(row) for row in rows]}
+
+    async def audit(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/audit`: every invariant of the ledger, checked now."""
+        violations = await self._database.read(audit.audit)
+        return {"ok": not violations, "violations": [str(violation) for violation in violations]}
+
+    # -- policies --------------------------------------------------------------------------------------------------
+
+    async def list_policies(self, request: Request, caller: Caller) -> object:
+        rows = await self._database.read(policies.list_policies)
+        lineup = self._policies.lineup()
+        return {
+            "data": [policies.describe(row) for row in rows],
+            "serving": lineup.champion.policy.policy_id,
+            "problems": list(self._policies.problems),
+        }
+
+    async def show_policy(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/policies/{id}`: with the gate's report, how its trial stands, and what happened to it."""
+        policy_id = request.path_params["policy_id"]
+        return await self._database.read(
+            lambda c: trials.describe_policy(c, policy_id, self._settings.policy, now_ms(self._clock))
+        )
+
+    async def act_on_policy(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/policies/{id}/promote|shadow|canary|pin|unpin|rollback`."""
+        policy_id, action = request.path_params["policy_id"], request.path_params["action"]
+        if action not in policies.ACTIONS:
+            raise NotFound("no such route")
+        staged = await self._database.write(
+            lambda c: policies.act_on(c, policy_id, action, actor=caller.key_id, now_ms=now_ms(self._clock))
+        )
+        await self._policies.refresh()
+        if action == "rollback":
+            return {"champion": None if staged is None else policies.describe(staged)}
+        assert staged is not None
+        return policies.describe(staged)
+
+    async def roll_back(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/policies/rollback`: the champion before this one, or the rule, serves again."""
+        serving = await self._database.write(
+            lambda c: policies.roll_back(c, actor=caller.key_id, now_ms=now_ms(self._clock))
+        )
+        await self._policies.refresh()
+        return {"champion": None if serving is None else policies.describe(serving)}
+
+
+def describe_tenant(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "id": tenant.tenant_id,
+        "name": tenant.name,
+        **balance_fields(tenant.balance),
+        **money_fields("max_session", tenant.max_session_nanousd),
+        "budget_duration": tenant.window,
+        "reset_at_ms": tenant.reset_at_ms,
+        "models": tenant.models,
+        "outage": tenant.outage,
+        "store_text": tenant.store_text,
+        "created_at_ms": tenant.created_at_ms,
+    }
+
+
+def describe_key(key: Key) -> dict[str, Any]:
+    """A key without its secret."""
+    balance = key.balance
+    return {
+        "id": key.key_id,
+        "key_prefix": key.key_prefix,
+        "tenant_id": key.tenant_id,
+        "role": key.role,
+        "models": key.models,
+        **money_fields("budget", None if balance is None else balance.granted_nanousd),
+        **money_fields("spent", None if balance is None else balance.spent_nanousd),
+        "budget_duration": key.window,
+        "expires_at_ms": key.expires_at_ms,
+        "revoked_at_ms": key.revoked_at_ms,
+        "created_at_ms": key.created_at_ms,
+    }
+
+
+def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """One ledger entry, as the contract names its fields."""
+    return {
+        "entry_id": row["entry_id"],
+        "hold_id": row["hold_id"],
+        "attempt_id": row["attempt_id"],
+        "kind": row["kind"],
+        "scope": row["scope"],
+        **money_fields("amount", row["amount_nanousd"]),
+        "session_id": row["session_id"],
+        "tenant_id": row["tenant_id"],
+        "decision_id": row["decision_id"],
+        "model": row["model"],
+        "usage_source": row["usage_source"],
+        "actor": row["actor"],
+        "created_at": datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC).isoformat(),
+    }
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The API's fields under the tables' names, amounts parsed."""
+    values = {}
+    for name, column in _TENANT_FIELDS.items():
+        if name in fields:
+            values[column] = _amount(fields, name) if name.endswith("_usd") else fields[name]
+    return values
+
+
+def _amount(fields: Mapping[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidRequest(f"{name}: expected a decimal amount", param=name)
+    try:
+        return nanousd_from_usd(value)
+    except MoneyError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from error
+
+
+def _time_ms(value: object) -> int | None:
+    """An expiry as ISO 8601 text or Unix seconds."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
+            return int(value * 1000)
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidRequest("expires: expected an ISO 8601 time or Unix seconds", param="expires")
+
+
+def _key_id(connection: Connection, fields: Mapping[str, Any]) -> str:
+    """The key that `{"id"}` or `{"key"}` names."""
+    key_id, secret = fields.get("id"), fields.get("key")
+    if isinstance(key_id, str) and secret is None:
+        return key_id
+    if isinstance(secret, str) and key_id is None:
+        return keys.find_key_id(connection, secret)
+    raise InvalidRequest("id: expected either id or key", param="id")

@@ -1,0 +1,50 @@
+"""Liveness, readiness and the metrics page: what an orchestrator and Prometheus ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.http import json_response
+from gateway.metrics import Metrics
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where this worker stands: starting, serving, draining; and whether its ledger answered last time."""
+
+    started: bool = False
+    draining: bool = False
+    ledger_up: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.started and self.ledger_up and not self.draining
+
+
+class Health:
+    """The three routes that need no key."""
+
+    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, refresh: Callable[[Metrics], None]) -> None:
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._refresh = refresh
+
+    async def livez(self, request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        """200 while turns can be served; 503 with the reason while starting, draining or without a ledger."""
+        state = self._lifecycle
+        if state.ready:
+            return json_response({"status": "ok"})
+        reason = "draining" if state.draining else "starting" if not state.started else "ledger_unavailable"
+        return json_response({"status": reason}, 503, {"Retry-After": "1"})
+
+    async def metrics(self, request: Request) -> Response:
+        self._refresh(self._metrics)
+        return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,207 @@
+"""Reading and steering by the owner: the catalogue, sessions, decisions, feedback. Always the caller's own tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.accounts import sessions as session_accounts
+from gateway.accounts.auth import Authenticator
+from gateway.accounts.fields import balance_fields
+from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID
+from gateway.catalog.live import Configuration
+from gateway.catalog.models import Catalog, Model
+from gateway.clock import Clock, NewId, now_ms
+from gateway.config.settings import PRESETS, Settings
+from gateway.database.database import Database
+from gateway.decisions import feedback
+from gateway.decisions import log as decisions
+from gateway.dialects.request import parse_object
+from gateway.errors import InvalidRequest, NotFound
+from gateway.http import json_response, read_body
+from gateway.ledger.records import SessionRow
+from gateway.metrics import Metrics
+from gateway.money import MoneyError, nanousd_from_usd
+from gateway.routing.guard import AUTO
+
+_SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
+
+
+class Views:
+    """Routes of a tenant's own things."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        database: Database,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        clock: Clock,
+        new_id: NewId,
+    ) -> None:
+        self._configuration = configuration
+        self._database = database
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._clock = clock
+        self._new_id = new_id
+
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
+    def _catalog(self) -> Catalog:
+        return self._configuration().catalog
+
+    async def models(self, request: Request) -> Response:
+        """`GET /models`: the catalogue as this key may use it, plus `auto`."""
+        caller = await self._authenticator.reader(request.headers)
+        listed = [m for m in self._catalog().candidates if _allowed(m, caller.key_models, caller.tenant_models)]
+        names = [AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)]
+        data = [_virtual(name) for name in names] + [_listed(model) for model in listed]
+        return json_response({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        caller = await self._authenticator.reader(request.headers)
+        name = request.path_params["model_id"]
+        if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
+            return json_response(_virtual(name))
+        model = self._catalog().resolve(name)
+        if model is None or not _allowed(model, caller.key_models, caller.tenant_models):
+            raise NotFound("model: no such model", param="model")
+        return json_response(_listed(model))
+
+    async def session(self, request: Request) -> Response:
+        """`GET /sessions/{id}`."""
+        caller = await self._authenticator.reader(request.headers)
+        session_id = request.path_params["session_id"]
+        found = await self._database.read(lambda c: session_accounts.get_session(c, caller.tenant_id, session_id))
+        return json_response(describe_session(found))
+
+    async def change_session(self, request: Request) -> Response:
+        """`POST /sessions/{id}`: open it, raise or lower its budget, declare its turns, close it."""
+        caller = await self._authenticator.caller(request.headers)
+        fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
+        unknown = sorted(set(fields) - _SESSION_FIELDS)
+        if unknown:
+            raise InvalidRequest(
+                f"{unknown[0]}: expected one of {', '.join(sorted(_SESSION_FIELDS))}", param=unknown[0]
+            )
+        session = self._settings.session
+        most = caller.max_session_nanousd if caller.max_session_nanousd is not None else session.max_budget_nanousd
+        budget = _budget(fields.get("budget_usd"))
+        expected_turns = _expected_turns(fields.get("expected_turns"))
+        state = fields.get("state")
+        if state not in (None, "closed", "open"):
+            raise InvalidRequest("state: expected closed", param="state")
+        session_id = request.path_params["session_id"]
+        if not SESSION_ID.fullmatch(session_id):
+            raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")
+
+        def change(connection: Connection) -> SessionRow:
+            return session_accounts.change_session(
+                connection,
+                caller.tenant_id,
+                session_id,
+                default_nanousd=min(session.default_budget_nanousd, most),
+                max_nanousd=most,
+                budget_nanousd=budget,
+                expected_turns=expected_turns,
+                state=state,
+                actor=caller.key_id,
+                now_ms=now_ms(self._clock),
+            )
+
+        return json_response(describe_session(await self._database.write(change)))
+
+    async def decision(self, request: Request) -> Response:
+        """`GET /decisions/{id}`: why this model."""
+        caller = await self._authenticator.reader(request.headers)
+        decision_id = request.path_params["decision_id"]
+        tenant_id = None if caller.is_admin else caller.tenant_id
+        row = await self._database.read(lambda c: decisions.find(c, decision_id, tenant_id))
+        if row is None:
+            raise NotFound("decision: no such decision")
+        return json_response(decisions.explain(row, whole=caller.is_admin))
+
+    async def feedback(self, request: Request) -> Response:
+        """`POST /feedback`: one quality signal, stored once."""
+        caller = await self._authenticator.caller(request.headers)
+        fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
+        signal = feedback.read_signal(fields, caller.key_id)
+        made = self._new_id("fb")
+        stored = await self._database.write(
+            lambda c: feedback.store(c, signal, caller.tenant_id, made, now_ms(self._clock))
+        )
+        if stored.new and stored.predicted_quality is not None and signal.score is not None:
+            self._metrics.quality_error.observe(signal.score - stored.predicted_quality)
+        return json_response(
+            {
+                "feedback_id": stored.feedback_id,
+                "decision_id": stored.decision_id,
+                "session_id": stored.session_id,
+                "name": signal.name,
+                "score": signal.score,
+                "stored": stored.new,
+            }
+        )
+
+
+def describe_session(session: SessionRow) -> dict[str, Any]:
+    """A session with its money twice, as the contract names the fields."""
+    return {
+        "session_id": session.session_id,
+        "tenant_id": session.tenant_id,
+        "state": session.state,
+        "turns": session.turns,
+        "expected_turns": session.expected_turns,
+        **balance_fields(session.balance),
+        "created_at_ms": session.created_at_ms,
+        "updated_at_ms": session.updated_at_ms,
+    }
+
+
+def _allowed(model: Model, *lists: frozenset[str] | None) -> bool:
+    return all(allowed is None or model.name in allowed for allowed in lists)
+
+
+def _virtual(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "seqroute"}
+
+
+def _listed(model: Model) -> dict[str, Any]:
+    rates = model.prices.at(0)
+    return _virtual(model.name) | {
+        "owned_by": model.deployments[0].litellm_model.partition("/")[0],
+        "max_input_tokens": model.max_input_tokens,
+        "max_output_tokens": model.max_output_tokens,
+        "capabilities": sorted(model.capabilities),
+        "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
+        "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
+    }
+
+
+def _budget(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise InvalidRequest("budget_usd: expected a decimal amount", param="budget_usd")
+    try:
+        return nanousd_from_usd(value)
+    except MoneyError as error:
+        raise InvalidRequest(f"budget_usd: {error}", param="budget_usd") from error
+
+
+def _expected_turns(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXPECTED_TURNS:
+        raise InvalidRequest(
+            f"expected_turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}", param="expected_turns"
+        )
+    return value

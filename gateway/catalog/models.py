@@ -1,0 +1,341 @@
+"""The models that can be routed to: what each costs, can do and holds, and the deployments that answer for it.
+
+What the configuration leaves open comes from the price map that LiteLLM ships as a file, read without importing
+LiteLLM and without any network. A model whose price nobody states is a problem of the configuration, never free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from gateway.catalog.prices import Prices, PriceTier
+from gateway.config.load import read_settings
+from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, ModelEntry
+from gateway.config.reader import Secret, SettingsError
+from gateway.config.settings import Settings
+from gateway.money import femtousd_from_usd
+
+PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
+DEFAULT_QUALITY_PRIOR = 0.5
+DEFAULT_MAX_INPUT_TOKENS = 8192
+DEFAULT_MAX_OUTPUT_TOKENS = 4096
+"""For a model whose limits nobody states: small enough to be true of any model in use."""
+
+_FIELDS: Mapping[str, str] = {
+    "input_cost_per_token": "input_femtousd",
+    "output_cost_per_token": "output_femtousd",
+    "cache_read_input_token_cost": "cached_input_femtousd",
+    "cache_creation_input_token_cost": "cache_write_femtousd",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_femtousd",
+    "output_cost_per_reasoning_token": "reasoning_femtousd",
+    "input_cost_per_audio_token": "audio_input_femtousd",
+    "output_cost_per_audio_token": "audio_output_femtousd",
+    "input_cost_per_image": "image_femtousd",
+    "input_cost_per_request": "request_femtousd",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One way to reach a model. `prices` are what this deployment bills; the model's are at least as high."""
+
+    deployment_id: str
+    litellm_model: str
+    prices: Prices
+    api_base: str | None
+    api_key: Secret | None
+    api_version: str | None
+    organization: str | None
+    timeout_s: float
+    stream_timeout_s: float
+    weight: float
+    order: int
+    rpm: int | None
+    tpm: int | None
+    extra_headers: Mapping[str, Secret]
+    provider_params: Mapping[str, Secret]
+    lane: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One name of the catalogue and its load-balanced deployments.
+
+    `prices` bound every deployment's bill from above (they are equal when the deployments agree); limits and
+    capabilities are what all deployments share. `quality_prior` is in 0..1.
+    """
+
+    name: str
+    mode: str
+    prices: Prices
+    max_input_tokens: int
+    max_output_tokens: int
+    capabilities: frozenset[str]
+    quality_prior: float
+    deployments: tuple[Deployment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All routable models by name, aliases beside them. `digest` is equal where prices, limits and names are equal."""
+
+    models: Mapping[str, Model]
+    aliases: Mapping[str, str]
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, price_map: Mapping[str, Any] | None = None) -> Catalog:
+        """Build the catalogue; `price_map` defaults to LiteLLM's bundled file.
+
+        Raises SettingsError, one line per model without a price.
+        """
+        catalog, problems = _build(settings, bundled_price_map() if price_map is None else price_map)
+        if problems:
+            raise SettingsError(problems)
+        return catalog
+
+    def resolve(self, name: str) -> Model | None:
+        """The model that a catalogue name or an alias means."""
+        return self.models.get(self.aliases.get(name, name))
+
+    @property
+    def candidates(self) -> tuple[Model, ...]:
+        """The models that a policy may choose among for a chat turn, in the order of the file."""
+        return tuple(model for model in self.models.values() if model.mode == "chat")
+
+
+def load(path: Path | str, environ: Mapping[str, str]) -> tuple[Settings, Catalog]:
+    """Settings and catalogue of the configuration at `path`.
+
+    Raises SettingsError with the problems of both at once.
+    """
+    draft = read_settings(path, environ)
+    catalog, unpriced = _build(draft.settings, bundled_price_map())
+    problems = (*draft.problems, *unpriced)
+    if problems:
+        raise SettingsError(problems)
+    return draft.settings, catalog
+
+
+def bundled_price_map() -> Mapping[str, Any]:
+    """LiteLLM's price map of the installed version; empty when LiteLLM is not installed."""
+    spec = importlib.util.find_spec("litellm")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        file = Path(folder) / PRICE_MAP_FILE
+        if file.is_file():
+            price_map: dict[str, Any] = json.loads(file.read_bytes(), parse_float=Decimal)
+            return price_map
+    return {}
+
+
+def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, tuple[str, ...]]:
+    problems: list[str] = []
+    warnings: list[str] = []
+    groups: dict[str, list[Model]] = {}
+    for position, entry in enumerate(settings.models):
+        known = _looked_up(entry, price_map)
+        mode = entry.info.mode or str(known.get("mode", "chat"))
+        if mode not in MODES:
+            warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
+            continue
+        prices = _prices(entry, known, problems)
+        if prices is not None:
+            groups.setdefault(entry.model_name, []).append(_model(entry, position, known, mode, prices, settings))
+    models = {name: _joined(members) for name, members in groups.items()}
+    if not models and not problems and settings.models:
+        problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
+    problems += _mixed_modes(groups)
+    aliases = {alias: name for alias, name in settings.router.model_group_alias.items() if name in models}
+    return Catalog(models, aliases, _digest(models.values(), aliases), tuple(warnings)), tuple(problems)
+
+
+def _looked_up(entry: ModelEntry, price_map: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The map's entry for `base_model`, else for the model's full name, else without the provider's prefix.
+
+    The bare name counts only where the prefix is the provider that the map's entry names: `openai/gpt-4o` is
+    `gpt-4o`, but some gateway's `openrouter/gpt-4o` must not borrow OpenAI's price.
+    """
+    model = entry.params.model
+    if entry.info.base_model is not None:
+        found = price_map.get(entry.info.base_model)
+        if isinstance(found, Mapping):
+            return found
+    found = price_map.get(model)
+    if isinstance(found, Mapping):
+        return found
+    provider, _, bare = model.partition("/")
+    found = price_map.get(bare)
+    if isinstance(found, Mapping) and found.get("litellm_provider") == provider:
+        return found
+    return {}
+
+
+def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
+    """The entry's prices. The file's plain prices replace the map's whole price list, tiers and cache included."""
+    stated = dict(entry.info.prices_usd)
+    has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
+    needs_output = (entry.info.mode or known.get("mode", "chat")) != "embedding"
+    if has_input and (has_output or not needs_output):
+        return _assembled(entry, stated, problems)
+    if has_input != has_output and needs_output:
+        missing = "output_cost_per_token" if has_input else "input_cost_per_token"
+        problems.append(f"{entry.where}.model_info.{missing}: expected a number, got nothing")
+        return None
+    mapped = _mapped_prices(known)
+    if "input_cost_per_token" not in mapped or (needs_output and "output_cost_per_token" not in mapped):
+        problems.append(
+            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: "
+            f'"{entry.params.model[:120]}" is not in the bundled price map, so give its prices here'
+        )
+        return None
+    if not any(mapped.values()):
+        problems.append(
+            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: the bundled price map "
+            f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
+        )
+        return None
+    return _assembled(entry, mapped | stated, problems)
+
+
+def _mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
+    prices: dict[str, Decimal] = {}
+    for key, value in known.items():
+        if (PRICE_KEY.fullmatch(key) or key in UNIT_PRICE_KEYS) and isinstance(value, int | Decimal):
+            prices[key] = Decimal(value)
+    for step in known.get("tiered_pricing") or ():
+        # Dashscope's form: [{"range": [from, to], "input_cost_per_token": ...}, ...], thousands or single tokens.
+        start = int(step.get("range", [0])[0]) // 1000
+        for key, value in step.items():
+            if PRICE_KEY.fullmatch(key) and isinstance(value, int | Decimal):
+                prices[f"{key}_above_{start}k_tokens" if start else key] = Decimal(value)
+    return prices
+
+
+def _assembled(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
+    plain: dict[str, int] = {}
+    tiers: dict[int, dict[str, int]] = {}
+    for key, price in prices_usd.items():
+        match = PRICE_KEY.fullmatch(key)
+        name = _FIELDS[match[1] if match else key]
+        if match and match[2]:
+            tiers.setdefault(int(match[2]) * 1000, {})[name] = femtousd_from_usd(price)
+        else:
+            plain[name] = femtousd_from_usd(price)
+    plain.setdefault("output_femtousd", 0)
+    try:
+        steps = tuple(PriceTier(above_prompt_tokens=above, **tiers[above]) for above in sorted(tiers))
+        return Prices(**plain, tiers=steps)
+    except ValueError as error:
+        problems.append(f"{entry.where}.model_info: {error}")
+        return None
+
+
+def _model(
+    entry: ModelEntry, position: int, known: Mapping[str, Any], mode: str, prices: Prices, settings: Settings
+) -> Model:
+    info, params, router = entry.info, entry.params, settings.router
+    timeout_s = params.timeout_s or router.timeout_s
+    claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
+    claimed |= {name for name, has in info.capabilities.items() if has}
+    denied = {name for name, has in info.capabilities.items() if not has}
+    return Model(
+        name=entry.model_name,
+        mode=mode,
+        prices=prices,
+        max_input_tokens=info.max_input_tokens or _tokens(known, "max_input_tokens") or DEFAULT_MAX_INPUT_TOKENS,
+        max_output_tokens=info.max_output_tokens
+        or _tokens(known, "max_output_tokens", "max_tokens")
+        or DEFAULT_MAX_OUTPUT_TOKENS,
+        capabilities=frozenset(claimed - denied),
+        quality_prior=DEFAULT_QUALITY_PRIOR if info.quality_prior is None else info.quality_prior,
+        deployments=(
+            Deployment(
+                deployment_id=info.deployment_id or f"{entry.model_name}#{position}",
+                litellm_model=params.model,
+                prices=prices,
+                api_base=params.api_base,
+                api_key=params.api_key,
+                api_version=params.api_version,
+                organization=params.organization,
+                timeout_s=timeout_s,
+                stream_timeout_s=params.stream_timeout_s or router.stream_timeout_s or timeout_s,
+                weight=params.weight,
+                order=params.order,
+                rpm=params.rpm,
+                tpm=params.tpm,
+                extra_headers=params.extra_headers or {},
+                provider_params=params.provider_params or {},
+                lane=info.lane or router.lane,
+            ),
+        ),
+    )
+
+
+def _tokens(known: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = known.get(key)
+        if isinstance(value, int | Decimal | str) and str(value).isdigit() and int(value) > 0:
+            return int(value)
+    return None
+
+
+def _joined(members: list[Model]) -> Model:
+    """One model out of the deployments that share its name: the smallest limits, the common capabilities."""
+    first = members[0]
+    return replace(
+        first,
+        prices=_dearest([member.prices for member in members]),
+        max_input_tokens=min(member.max_input_tokens for member in members),
+        max_output_tokens=min(member.max_output_tokens for member in members),
+        capabilities=frozenset.intersection(*(member.capabilities for member in members)),
+        quality_prior=min(member.quality_prior for member in members),
+        deployments=tuple(deployment for member in members for deployment in member.deployments),
+    )
+
+
+def _dearest(lists: list[Prices]) -> Prices:
+    """A price list that no prompt length makes cheaper than any of `lists`."""
+    if all(prices == lists[0] for prices in lists):
+        return lists[0]
+    thresholds = sorted({tier.above_prompt_tokens for prices in lists for tier in prices.tiers})
+
+    def at(prompt_tokens: int) -> dict[str, int]:
+        rates = [prices.at(prompt_tokens) for prices in lists]
+        return {name: max(getattr(rate, name) for rate in rates) for name in _FIELDS.values()}
+
+    per_call = ("image_femtousd", "request_femtousd")
+    tiers = tuple(
+        PriceTier(above, **{name: price for name, price in at(above + 1).items() if name not in per_call})
+        for above in thresholds
+    )
+    return Prices(**at(0), tiers=tiers)
+
+
+def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:
+    return [
+        f'model_list: "{name}": expected one mode for all its deployments, got '
+        + " and ".join(sorted({member.mode for member in members}))
+        for name, members in groups.items()
+        if len({member.mode for member in members}) > 1
+    ]
+
+
+def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
+    """SHA-256 over all that decides routing and billing; keys, hosts and other secrets stay out."""
+    rows = [
+        (
+            model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,
+            sorted(model.capabilities), model.quality_prior,
+            [(d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices)) for d in model.deployments],
+        )
+        for model in models
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps([rows, sorted(aliases.items())]).encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""What a provider says it used, in one shape: `usage_from_openai` reads every dialect that reaches us.
+
+`prompt_tokens` always includes cached and cache-written tokens, `output_tokens` always includes reasoning. The
+dialects differ in just that:
+
+    OpenAI, DeepSeek, Gemini        prompt includes cached
+    Anthropic (native)              input excludes cache reads and writes; LiteLLM adds them into prompt_tokens
+    OpenAI, Anthropic, DeepSeek     output includes reasoning
+    Gemini (native, and its OpenAI dialect), xAI   output excludes reasoning; only the total tells
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+UsageSource = Literal["reported", "estimated", "none"]
+
+MAX_PLAUSIBLE_TOKENS = 10**7
+"""The largest context window of 2026; beyond it a count is a fault, not a bill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one call; the special counts are parts of the two totals.
+
+    `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFault:
+    """A usage that no bill can be made of; `reason` names the field, never the provider's text."""
+
+    reason: str
+
+
+ReportedUsage = Usage | UsageFault | None
+
+
+def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
+    """Read a `usage` object of any dialect. None: nothing was reported (missing is not zero).
+
+    A negative, fractional, absurd or self-contradicting count gives UsageFault.
+    """
+    if not reported:
+        return None
+    try:
+        return _read(reported)
+    except _Implausible as error:
+        return UsageFault(str(error))
+
+
+class _Implausible(ValueError):
+    pass
+
+
+def _read(reported: Mapping[str, Any]) -> Usage | None:
+    prompt = _count(reported, "prompt_tokens", "input_tokens", "promptTokenCount")
+    output = _count(reported, "completion_tokens", "output_tokens", "candidatesTokenCount")
+    total = _count(reported, "total_tokens", "totalTokenCount")
+    if prompt is None and output is None:
+        return None
+    prompt, output = prompt or 0, output or 0
+    prompt += _count(reported, "toolUsePromptTokenCount") or 0
+
+    prompt_details = _part(reported, "prompt_tokens_details", "input_tokens_details")
+    output_details = _part(reported, "completion_tokens_details", "output_tokens_details")
+    cached = (
+        _count(prompt_details, "cached_tokens")
+        or _count(reported, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
+        or 0
+    )
+    written = (
+        _count(reported, "cache_creation_input_tokens")
+        or _count(prompt_details, "cache_creation_tokens", "cache_write_tokens")
+        or 0
+    )
+    creation = _part(reported, "cache_creation") or _part(prompt_details, "cache_creation_token_details")
+    written_1h = _count(creation, "ephemeral_1h_input_tokens") or 0
+    reasoning = (
+        _count(output_details, "reasoning_tokens") or _count(reported, "thoughtsTokenCount", "reasoning_tokens") or 0
+    )
+
+    prompt = _with_cache(reported, prompt, output, cached + written, total)
+    output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total)
+    usage = Usage(
+        prompt_tokens=prompt,
+        output_tokens=output,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=written_1h,
+        reasoning_tokens=reasoning,
+        audio_input_tokens=_count(prompt_details, "audio_tokens") or 0,
+        audio_output_tokens=_count(output_details, "audio_tokens") or 0,
+    )
+    return _checked(usage)
+
+
+def _with_cache(reported: Mapping[str, Any], prompt: int, output: int, cache: int, total: int | None) -> int:
+    """Add cache reads and writes to a prompt count that excludes them."""
+    if not cache:
+        return prompt
+    native_anthropic = (
+        "input_tokens" in reported
+        and "prompt_tokens" not in reported
+        and ("cache_read_input_tokens" in reported or "cache_creation_input_tokens" in reported)
+    )
+    excluded_says_total = total is not None and total == prompt + cache + output
+    return prompt + cache if native_anthropic or prompt < cache or excluded_says_total else prompt
+
+
+def _with_reasoning(
+    reported: Mapping[str, Any], prompt: int, output: int, reasoning: int, total: int | None
+) -> tuple[int, int]:
+    """Add thinking to an output count that excludes it; tokens that only the total knows of are thinking."""
+    if "thoughtsTokenCount" in reported and "candidatesTokenCount" in reported:
+        return output + reasoning, reasoning
+    unexplained = 0 if total is None else total - prompt - output
+    if unexplained > 0:
+        return output + unexplained, max(reasoning, unexplained)
+    if reasoning > output:
+        return output + reasoning, reasoning
+    return output, reasoning
+
+
+def _checked(usage: Usage) -> Usage:
+    if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
+        raise _Implausible("more cached tokens than prompt tokens")
+    if usage.cache_write_1h_tokens > usage.cache_write_tokens:
+        raise _Implausible("more one-hour cache writes than cache writes")
+    if usage.audio_input_tokens > usage.prompt_tokens or usage.audio_output_tokens > usage.output_tokens:
+        raise _Implausible("more audio tokens than tokens")
+    if usage.output_tokens > MAX_PLAUSIBLE_TOKENS or usage.prompt_tokens > MAX_PLAUSIBLE_TOKENS:
+        raise _Implausible("an absurd number of tokens")
+    return usage
+
+
+def _part(reported: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    for name in names:
+        value = reported.get(name)
+        if isinstance(value, Mapping):
+            return value
+    return {}
+
+
+def _count(reported: Mapping[str, Any], *names: str) -> int | None:
+    """The first of `names` that is there, as a count; null counts as absent."""
+    for name in names:
+        value = reported.get(name)
+        if value is None:
+            continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _Implausible(f"{name} is no whole number")
+        if value < 0:
+            raise _Implausible(f"{name} is negative")
+        if value > MAX_PLAUSIBLE_TOKENS:
+            raise _Implausible(f"{name} is absurdly large")
+        return value
+    return None

@@ -1,0 +1,161 @@
+"""serve, check-config, migrate, demo: what runs a gateway."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.console import (
+    BROKEN,
+    DEFAULT_CONFIG,
+    CommandError,
+    ConfigOption,
+    JsonOption,
+    environment,
+    first_line,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
+
+WORKER_SILENCE_S = 60
+"""A worker that says nothing for this long is killed. uvicorn's five seconds take a busy machine for a hang: they kill
+workers that are still starting, for ever, and the streams of those that serve."""
+KEEP_ALIVE_S = 75
+"""Longer than the idle time of common client pools, so that the client closes first and no request is lost."""
+
+
+def serve(
+    config: ConfigOption = DEFAULT_CONFIG,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 4000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; more than one needs Postgres.")] = 1,
+    log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
+) -> None:
+    """Serve the gateway until SIGTERM or SIGINT; running turns are finished first."""
+    from gateway.catalog.models import load
+    from gateway.config.master_key import with_stored_master_key
+
+    if log_level not in ("critical", "error", "warning", "info", "debug"):
+        raise CommandError(f'--log-level: expected critical, error, warning, info or debug, got "{log_level[:40]}"')
+    settings, catalog = load(config, environment())
+    for warning in (*settings.warnings, *catalog.warnings):
+        say(f"warning: {warning}")
+    on_sqlite = settings.general.database_url.reveal().startswith("sqlite:")
+    if workers > 1 and on_sqlite:
+        raise CommandError(
+            f"--workers: expected 1 on SQLite, got {workers}: one process serves a SQLite file; "
+            "set general_settings.database_url to a Postgres for more"
+        )
+    keyed = with_stored_master_key(settings)
+    if keyed.made and keyed.file is not None:
+        say(f"the master key of this gateway was made and written to {keyed.file}")
+    if on_sqlite:
+        _upgrade(settings)
+    os.environ["SEQROUTE_CONFIG"] = str(settings.path)
+    _run(settings, host, port, workers, log_level)
+
+
+def _run(settings: Settings, host: str, port: int, workers: int, log_level: str) -> None:
+    import uvicorn
+
+    from gateway.api.server import BoundedHttp
+
+    # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
+    signal.signal(signal.SIGTERM, _stopped)
+    uvicorn.run(
+        "gateway.app:from_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_level=log_level,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        http=BoundedHttp,
+        # The limit that BoundedHttp keeps, too.
+        h11_max_incomplete_event_size=settings.limits.header_bytes,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        # Without it uvicorn waits for ever for the last stream.
+        timeout_graceful_shutdown=max(1, math.ceil(settings.timings.drain_s)),
+        timeout_worker_healthcheck=WORKER_SILENCE_S,
+        server_header=False,
+        proxy_headers=False,
+    )
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Name every problem of the configuration with its key path; exit 2 when there is any."""
+    from gateway.catalog.models import load
+
+    settings, catalog = load(config, environment())
+    for warning in (*settings.warnings, *catalog.warnings):
+        say(f"warning: {warning}")
+    rows = []
+    for model in catalog.models.values():
+        rates = model.prices.at(0)
+        rows.append(
+            {
+                "model": model.name,
+                "mode": model.mode,
+                "deployments": len(model.deployments),
+                "input_usd_per_mtok": rates.input_femtousd / 1e9,
+                "cached_usd_per_mtok": rates.cached_input_femtousd / 1e9,
+                "output_usd_per_mtok": rates.output_femtousd / 1e9,
+                "max_input_tokens": model.max_input_tokens,
+                "max_output_tokens": model.max_output_tokens,
+                "quality_prior": model.quality_prior,
+                "capabilities": sorted(model.capabilities),
+            }
+        )
+    show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")
+    say(f"{config}: good, {len(catalog.models)} models, catalogue {catalog.digest[:12]}")
+
+
+def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Bring the database to the newest schema. Safe to run at once from several places, and again."""
+    from gateway.config.load import load_settings
+
+    revision = _upgrade(load_settings(config, environment()))
+    print(f"the database is at revision {revision}")
+
+
+def _upgrade(settings: Settings) -> str:
+    from alembic.util.exc import CommandError as AlembicError
+    from sqlalchemy.exc import DBAPIError
+
+    from gateway.database.database import DatabaseStartError
+    from migrations.upgrade import upgrade
+
+    url = settings.general.database_url.reveal()
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return upgrade(url)
+    except DatabaseStartError as error:
+        raise CommandError(f"database: {error}", status=BROKEN) from error
+    except AlembicError as error:
+        raise CommandError(f"database: {first_line(error)}", status=BROKEN) from error
+    except DBAPIError as error:
+        raise CommandError(f"database: {type(error.orig).__name__}: {first_line(error.orig)}", status=BROKEN) from error
+
+
+def demo(context: typer.Context) -> None:
+    """Play sessions against a simulated provider, train on them, play again; arguments go to the demo."""
+    finished = subprocess.run([sys.executable, "-m", "demo.play", *context.args], check=False)
+    raise typer.Exit(finished.returncode)

@@ -1,0 +1,261 @@
+"""Reads `gateway.yaml` into settings, or says every reason why it is none.
+
+`load_settings(path, environ)` is pure in the file and the environment it is given. Blocks and keys that LiteLLM's
+proxy reads are read the same way; `session_settings` and `policy_settings` are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.config import litellm_keys
+from gateway.config.load_router import check_references, read_router
+from gateway.config.master_key import weakness_of_master_key
+from gateway.config.model_list import ModelEntry, read_model_list
+from gateway.config.reader import Findings, Located, Secret, Section, SettingsError
+from gateway.config.settings import (
+    DEFAULT_DATABASE_URL,
+    PRESETS,
+    GeneralSettings,
+    JudgeSettings,
+    LimitSettings,
+    PolicySettings,
+    SessionSettings,
+    Settings,
+    TimingSettings,
+)
+from gateway.config.yaml_file import read_document
+
+ENVIRONMENT_OVERRIDES: Mapping[str, str] = {
+    "SEQROUTE_HOLD_TTL_SECONDS": "hold_ttl_seconds",
+    "SEQROUTE_SWEEP_SECONDS": "sweep_seconds",
+    "SEQROUTE_DRAIN_SECONDS": "drain_seconds",
+    "SEQROUTE_UPSTREAM_IDLE_SECONDS": "upstream_idle_seconds",
+    "SEQROUTE_MASTER_KEY": "master_key",
+    "SEQROUTE_DATABASE_URL": "database_url",
+}
+"""Environment variable -> the key of `general_settings` it replaces. (SEQROUTE_CONFIG names the file itself.)"""
+MAX_RUBRIC_CHARS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What could be read, with its problems: `settings` may only be used when there are none."""
+
+    settings: Settings
+    problems: tuple[str, ...]
+
+
+def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
+    """The settings of the file at `path`, environment overrides applied.
+
+    Raises SettingsError with every problem found, one line each, when there is any.
+    """
+    draft = read_settings(path, environ)
+    if draft.problems:
+        raise SettingsError(draft.problems)
+    return draft.settings
+
+
+def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
+    """As `load_settings`, but what is wrong is left at its default and returned beside the rest."""
+    file = Path(path).absolute()
+    findings = Findings()
+    document, files = read_document(file, findings, environ)
+    unreadable = bool(findings.problems) and not document.entries
+    models = () if unreadable else read_model_list(document)
+    general_section = _with_overrides(document.section("general_settings"), environ)
+    general = _read_general(general_section, file.parent)
+    timings, limits = _read_timings(general_section), _read_limits(general_section)
+    general_section.finish(litellm_keys.GENERAL_SETTINGS)
+    router = read_router(document.section("router_settings"), document.section("litellm_settings"))
+    session = _read_session(document.section("session_settings"))
+    policy = _read_policy(document.section("policy_settings"), file.parent)
+    document.finish(litellm_keys.TOP_LEVEL, known=("include",))
+    if models:
+        check_references(router, models, document)
+        _check_judge(policy.judge, models, document)
+    return Draft(
+        settings=Settings(
+            models=models,
+            session=session,
+            policy=policy,
+            router=router,
+            general=general,
+            timings=timings,
+            limits=limits,
+            path=file,
+            files=files,
+            warnings=tuple(dict.fromkeys(findings.warnings)),
+        ),
+        problems=tuple(dict.fromkeys(findings.problems)),
+    )
+
+
+def read_database_url(path: Path | str, environ: Mapping[str, str]) -> Secret:
+    """Only the URL of the database: what an account needs, wherever the providers' keys are.
+
+    Raises SettingsError when the file cannot be read or the URL is none.
+    """
+    file = Path(path).absolute()
+    findings = Findings()
+    document, _ = read_document(file, findings, environ)
+    section = _with_overrides(document.section("general_settings"), environ)
+    url = _checked_database_url(section, section.secret("database_url") or Secret(DEFAULT_DATABASE_URL), file.parent)
+    if findings.problems:
+        raise SettingsError(findings.problems)
+    return url
+
+
+def _with_overrides(section: Section, environ: Mapping[str, str]) -> Section:
+    for variable, key in ENVIRONMENT_OVERRIDES.items():
+        value = environ.get(variable)
+        if value:
+            section.entries[key] = Located(variable, value)
+    return section
+
+
+def _read_general(section: Section, folder: Path) -> GeneralSettings:
+    master_key = section.secret("master_key")
+    if master_key is not None:
+        weakness = weakness_of_master_key(master_key.reveal())
+        if weakness is not None:
+            section.findings.problem(section.path("master_key"), weakness)
+            master_key = None
+    url = section.secret("database_url") or Secret(DEFAULT_DATABASE_URL)
+    return GeneralSettings(master_key, _checked_database_url(section, url, folder))
+
+
+def _checked_database_url(section: Section, url: Secret, folder: Path) -> Secret:
+    """A SQLite file's path counts from the configuration's folder, so that every command meets the same file."""
+    text = url.reveal()
+    where = section.path("database_url")
+    if text.startswith("sqlite:///"):
+        name = text.removeprefix("sqlite:///")
+        if not name or name.startswith((":memory:", "?")) or name.endswith("/"):
+            section.findings.problem(where, "expected sqlite:///FILE: money in memory would be lost with the process")
+            return Secret(DEFAULT_DATABASE_URL)
+        return Secret(f"sqlite:///{(folder / name).as_posix()}")
+    try:
+        parts = urlsplit(text)
+        good = (
+            parts.scheme in ("postgres", "postgresql", "postgresql+psycopg")
+            and bool(parts.path.strip("/"))
+            and (parts.port or 1) > 0
+        )
+    except ValueError:
+        good = False
+    if not good:
+        section.findings.problem(where, "expected sqlite:///FILE or postgresql://user:password@host/database")
+        return Secret(DEFAULT_DATABASE_URL)
+    return Secret("postgresql" + text[text.index("://") :])
+
+
+def _read_timings(section: Section) -> TimingSettings:
+    default = TimingSettings()
+    return TimingSettings(
+        hold_ttl_s=section.number("hold_ttl_seconds", default.hold_ttl_s, minimum=0.2, maximum=86400),
+        sweep_s=section.number("sweep_seconds", default.sweep_s, minimum=0.05, maximum=3600),
+        drain_s=section.number("drain_seconds", default.drain_s, maximum=3600),
+        upstream_idle_s=section.number("upstream_idle_seconds", default.upstream_idle_s, minimum=0.1, maximum=3600),
+    )
+
+
+def _read_limits(section: Section) -> LimitSettings:
+    default = LimitSettings()
+    return LimitSettings(
+        body_bytes=section.integer("max_body_bytes", default.body_bytes, minimum=1024, maximum=2**30),
+        header_bytes=section.integer("max_header_bytes", default.header_bytes, minimum=1024, maximum=2**20),
+        json_depth=section.integer("max_json_depth", default.json_depth, minimum=8, maximum=500),
+        choices=section.integer("max_choices", default.choices, minimum=1, maximum=128),
+        stream_buffer_bytes=section.integer(
+            "stream_buffer_bytes", default.stream_buffer_bytes, minimum=4096, maximum=2**26
+        ),
+        parallel_requests=section.integer(
+            "global_max_parallel_requests", default.parallel_requests, minimum=1, maximum=10**6
+        ),
+        outage_cap_nanousd=section.usd("outage_cap_usd", default.outage_cap_nanousd),
+    )
+
+
+def _read_session(section: Section) -> SessionSettings:
+    default = SessionSettings()
+    session = SessionSettings(
+        default_budget_nanousd=section.usd("default_budget_usd", default.default_budget_nanousd),
+        max_budget_nanousd=section.usd("max_budget_usd", default.max_budget_nanousd),
+        idle_timeout_s=section.duration_s("idle_timeout", default.idle_timeout_s, minimum_s=1.0)
+        or default.idle_timeout_s,
+        id_headers=tuple(name.lower() for name in section.texts("id_headers")),
+        over_budget=section.choice("over_budget", default.over_budget, ("degrade", "refuse")),
+        max_turns=section.optional_integer("max_turns", minimum=1, maximum=10**6),
+    )
+    section.finish()
+    if session.default_budget_nanousd > session.max_budget_nanousd:
+        section.findings.problem(section.path("default_budget_usd"), "expected at most max_budget_usd")
+    for name in session.id_headers:
+        if re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}", name) is None or name in ("authorization", "cookie", "host"):
+            section.findings.problem(section.path("id_headers"), f'expected names of HTTP headers, got "{name[:64]}"')
+    return session
+
+
+def _read_policy(section: Section, folder: Path) -> PolicySettings:
+    default = PolicySettings()
+    policy = PolicySettings(
+        directory=folder / (section.text("directory") or default.directory),
+        mode=section.choice("mode", default.mode, ("off", "shadow", "canary", "on")),
+        canary_fraction=section.number("canary_fraction", default.canary_fraction, maximum=1.0),
+        publish=section.choice("publish", default.publish, ("shadow", "canary", "champion")),
+        auto_promote=section.flag("auto_promote", default.auto_promote) is not False,
+        canary_hours=section.number("canary_hours", default.canary_hours, maximum=8760.0),
+        exploration_floor=section.number("exploration_floor", default.exploration_floor, maximum=0.5),
+        exploration_nanousd_per_day=section.usd("exploration_usd_per_day", default.exploration_nanousd_per_day),
+        default_lambda=section.number("default_lambda", default.default_lambda, maximum=1e6),
+        lambda_presets=_read_presets(section.section("lambda_presets")),
+        decision_deadline_ms=section.number(
+            "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0
+        ),
+        judge=_read_judge(section.section("judge"), folder),
+    )
+    section.finish()
+    return policy
+
+
+def _read_presets(section: Section) -> dict[str, float]:
+    """Those that are named."""
+    read = {name: section.number(name, 0.0, maximum=1e9) for name in PRESETS}
+    section.finish()
+    return {name: price for name, price in read.items() if section.has(name)}
+
+
+def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
+    """None when no model is named: nothing is judged."""
+    model, rubric = section.text("model"), section.text("rubric")
+    text = ""
+    if rubric is not None:
+        try:
+            text = (folder / rubric).read_text(encoding="utf-8")[:MAX_RUBRIC_CHARS].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            section.findings.problem(
+                section.path("rubric"), f"expected a readable text file, got {type(error).__name__} at {rubric}"
+            )
+    default = JudgeSettings("")
+    settings = JudgeSettings(
+        model=model or "",
+        sample=section.number("sample", default.sample, maximum=1.0),
+        budget_nanousd_per_day=section.usd("budget_usd_per_day", default.budget_nanousd_per_day),
+        rubric=text,
+    )
+    if model is None and any(section.names()):
+        section.findings.problem(section.path("model"), "expected the model of model_list that judges")
+    section.finish()
+    return None if model is None else settings
+
+
+def _check_judge(judge: JudgeSettings | None, models: tuple[ModelEntry, ...], document: Section) -> None:
+    if judge is not None and judge.model not in {entry.model_name for entry in models}:
+        section = document.section("policy_settings").section("judge")
+        section.findings.problem(section.path("model"), f'expected a model of model_list, got "{judge.model}"')

@@ -1,0 +1,99 @@
+"""`router_settings` and what `litellm_settings` says of the same things: timeouts, retries, fallbacks, aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.config import litellm_keys
+from gateway.config.model_list import LANES, ModelEntry
+from gateway.config.reader import Section
+from gateway.config.settings import RouterSettings
+
+ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "fallbacks": "RouterSettings.fallbacks",
+    "default_fallbacks": "RouterSettings.default_fallbacks",
+    "context_window_fallbacks": "RouterSettings.context_window_fallbacks",
+}
+"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+
+
+def read_router(router: Section, litellm: Section) -> RouterSettings:
+    """`router_settings` wins over what `litellm_settings` says of the same thing, as in LiteLLM."""
+    default = RouterSettings()
+    timeout_s = litellm.duration_s("request_timeout", default.timeout_s, minimum_s=0.1, maximum_s=86400.0)
+    settings = RouterSettings(
+        num_retries=router.integer(
+            "num_retries", litellm.integer("num_retries", default.num_retries, maximum=10), maximum=10
+        ),
+        timeout_s=router.duration_s("timeout", timeout_s, minimum_s=0.1, maximum_s=86400.0) or default.timeout_s,
+        stream_timeout_s=router.duration_s("stream_timeout", None, minimum_s=0.1, maximum_s=86400.0),
+        allowed_fails=router.integer(
+            "allowed_fails", litellm.integer("allowed_fails", default.allowed_fails, maximum=10**6), maximum=10**6
+        ),
+        cooldown_s=router.duration_s("cooldown_time", default.cooldown_s, maximum_s=86400.0) or 0.0,
+        fallbacks=_read_fallbacks(litellm, "fallbacks") | _read_fallbacks(router, "fallbacks"),
+        default_fallbacks=router.texts("default_fallbacks") or litellm.texts("default_fallbacks"),
+        context_window_fallbacks=_read_fallbacks(litellm, "context_window_fallbacks")
+        | _read_fallbacks(router, "context_window_fallbacks"),
+        model_group_alias=_read_aliases(router),
+        drop_params=litellm.flag("drop_params", default.drop_params) is True,
+        lane=router.choice("lane", default.lane, LANES),
+    )
+    for section in (router, litellm):
+        for key in ROUTER_KEYS_WITHOUT_EFFECT:
+            if section.has(key):
+                section.findings.warn(section.path(key), "is checked, but has no effect in this version")
+    router.finish(litellm_keys.ROUTER_SETTINGS)
+    litellm.finish(litellm_keys.LITELLM_SETTINGS)
+    return settings
+
+
+def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
+    """LiteLLM's form: a list of one-key mappings, `[{a: [b, c]}]`."""
+    fallbacks: dict[str, tuple[str, ...]] = {}
+    for located in section.items(key):
+        nested = section.nested(located)
+        for name in nested.names():
+            if name in fallbacks:
+                section.findings.problem(nested.path(name), f'"{name}" stands here twice')
+            fallbacks[name] = nested.texts(name)
+    return fallbacks
+
+
+def _read_aliases(section: Section) -> dict[str, str]:
+    """`alias: model`, or LiteLLM's longer form `alias: {model: ..., hidden: ...}`."""
+    nested = section.section("model_group_alias")
+    aliases: dict[str, str] = {}
+    for alias in nested.names():
+        located = nested.entries[alias]
+        if isinstance(located.raw, dict):
+            longer = nested.section(alias)
+            target = longer.text("model")
+            longer.flag("hidden")
+            longer.finish()
+        else:
+            target = nested.text(alias)
+        if target is not None:
+            aliases[alias] = target
+    return aliases
+
+
+def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], document: Section) -> None:
+    names = {entry.model_name for entry in models}
+    section = document.section("router_settings")
+    for alias, target in router.model_group_alias.items():
+        where = f"{section.where}.model_group_alias.{alias}"
+        if target not in names:
+            section.findings.problem(where, f'expected a model of model_list, got "{target}"')
+        if alias in names or alias == "auto" or alias.startswith("auto@"):
+            section.findings.problem(where, f'"{alias}" already means something: choose another alias')
+    known = names | router.model_group_alias.keys()
+    for key, mapping in (
+        ("fallbacks", router.fallbacks),
+        ("context_window_fallbacks", router.context_window_fallbacks),
+        ("default_fallbacks", {"*": router.default_fallbacks}),
+    ):
+        for source, targets in mapping.items():
+            missing = [name for name in ((source,) if source != "*" else ()) + targets if name not in known]
+            for name in missing:
+                section.findings.problem(section.path(key), f'expected models of model_list, got "{name}"')

@@ -1,0 +1,323 @@
+"""`model_list` and `credential_list`: which deployments there are, how to reach them, what the file says they cost.
+
+One entry is one deployment; entries that share a `model_name` are a load-balanced group. What an entry leaves open
+(prices, limits, capabilities) the catalogue looks up; here nothing is looked up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from gateway.config import litellm_keys
+from gateway.config.reader import Findings, Located, Secret, Section
+
+MAX_MODEL_NAME_CHARS = 256
+MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
+"""10,000 USD per million tokens: beyond it the file gives a price per million where one per token is meant."""
+
+LANES = ("auto", "thin", "litellm")
+"""`auto`: the thin lane where both do the same; `litellm`: never; `thin`: refuse what the thin lane cannot carry."""
+MODES = ("chat", "completion", "responses", "embedding")
+
+PRICE_KEY = re.compile(
+    r"(input_cost_per_token|output_cost_per_token|cache_read_input_token_cost|cache_creation_input_token_cost"
+    r"|cache_creation_input_token_cost_above_1hr|output_cost_per_reasoning_token|input_cost_per_audio_token"
+    r"|output_cost_per_audio_token)(?:_above_(\d{1,6})k_tokens)?"
+)
+"""Prices per token, by LiteLLM's names; the second group is the tier: prompts above so many thousand tokens."""
+
+UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
+_FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
+
+CAPABILITY_KEYS: Mapping[str, str] = {
+    "supports_function_calling": "tools",
+    "supports_parallel_function_calling": "parallel_tools",
+    "supports_vision": "vision",
+    "supports_response_schema": "response_schema",
+    "supports_audio_input": "audio",
+    "supports_audio_output": "audio_output",
+    "supports_pdf_input": "pdf",
+    "supports_reasoning": "reasoning",
+    "supports_prompt_caching": "prompt_caching",
+}
+"""LiteLLM's flag -> the capability's name in the catalogue."""
+
+PROVIDER_PARAMS = (
+    "aws_access_key_id", "aws_bedrock_runtime_endpoint", "aws_external_id", "aws_profile_name", "aws_region_name",
+    "aws_role_name", "aws_secret_access_key", "aws_session_name", "aws_session_token", "aws_sts_endpoint",
+    "aws_web_identity_token", "azure_ad_token", "azure_password", "azure_scope", "azure_username", "client_id",
+    "client_secret", "custom_llm_provider", "region_name", "tenant_id", "vertex_credentials", "vertex_location",
+    "vertex_project", "watsonx_region_name",
+)  # fmt: skip
+"""How to reach and enter a cloud provider: passed to LiteLLM as they are, all treated as secrets."""
+
+PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "rpm": "Deployment.rpm",
+    "tpm": "Deployment.tpm",
+    "order": "Deployment.order",
+}
+"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+
+_CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParams:
+    """`litellm_params`: where a deployment is and how much it takes. None: not said, so the provider's default.
+
+    `rpm` and `tpm` are the provider's limits per minute; `weight` its share within the group; a lower `order` is
+    preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex, Azure).
+    """
+
+    model: str
+    api_base: str | None = None
+    api_key: Secret | None = None
+    api_version: str | None = None
+    organization: str | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    weight: float = 1.0
+    order: int = 0
+    timeout_s: float | None = None
+    stream_timeout_s: float | None = None
+    extra_headers: Mapping[str, Secret] | None = None
+    provider_params: Mapping[str, Secret] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """`model_info`: what the file itself says about a model. `prices_usd` has LiteLLM's key names, USD per unit.
+
+    `capabilities` maps the catalogue's names ("tools", "vision", ...) to what the file claims.
+    """
+
+    deployment_id: str | None
+    mode: str | None
+    base_model: str | None
+    max_input_tokens: int | None
+    max_output_tokens: int | None
+    prices_usd: Mapping[str, Decimal]
+    capabilities: Mapping[str, bool]
+    quality_prior: float | None
+    lane: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One element of `model_list`. `where` is its path, for messages about it."""
+
+    where: str
+    model_name: str
+    params: ModelParams
+    info: ModelInfo
+
+
+def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
+    """All entries that can be read; what cannot is a problem in the document's findings."""
+    credentials = _read_credentials(document)
+    located = document.items("model_list")
+    if not located and not document.has("model_list"):
+        document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
+    elif not located:
+        document.findings.problem(document.path("model_list"), "expected at least one model")
+    entries = [_read_entry(document, item, credentials) for item in located]
+    good = tuple(entry for entry in entries if entry is not None)
+    _check_ids(good, document.findings)
+    return good
+
+
+def _read_entry(document: Section, located: Located, credentials: Mapping[str, Section]) -> ModelEntry | None:
+    if not isinstance(located.raw, dict):
+        document.nested(located)
+        return None
+    section = document.nested(located)
+    name = section.text("model_name")
+    if name is None and not section.has("model_name"):
+        section.findings.problem(section.path("model_name"), "expected a text, got nothing")
+    params_section = section.section("litellm_params")
+    info_section = section.section("model_info")
+    params = _read_params(params_section, credentials)
+    info = _read_info(info_section, _read_prices(params_section, info_section))
+    for key in PARAMS_WITHOUT_EFFECT:
+        if params_section.has(key):
+            section.findings.warn(params_section.path(key), "is checked, but has no effect in this version")
+    params_section.finish(litellm_keys.LITELLM_PARAMS)
+    info_section.finish(litellm_keys.MODEL_INFO)
+    section.finish()
+    if name is not None:
+        name = _checked_name(section, name)
+    return None if name is None or params is None else ModelEntry(located.where, name, params, info)
+
+
+def _checked_name(section: Section, name: str) -> str | None:
+    if name == "auto" or name.startswith("auto@"):
+        section.findings.problem(section.path("model_name"), f'"{name}" is reserved: it lets the policy choose')
+        return None
+    if len(name) > MAX_MODEL_NAME_CHARS or not name.isprintable():
+        section.findings.problem(
+            section.path("model_name"), f"expected at most {MAX_MODEL_NAME_CHARS} printable characters"
+        )
+        return None
+    return name
+
+
+def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelParams | None:
+    model = section.text("model")
+    if model is None and not section.has("model"):
+        section.findings.problem(section.path("model"), 'expected "provider/model", got nothing')
+    credential = _credential(section, credentials)
+    values: dict[str, Secret] = {}
+    for key in _CREDENTIAL_KEYS:
+        own = section.secret(key)
+        if own is None and not section.has(key) and credential is not None:
+            own = credential.secret(key)
+        if own is not None:
+            values[key] = own
+    if "api_base" not in values and section.has("base_url"):
+        base_url = section.secret("base_url")
+        if base_url is not None:
+            values["api_base"] = base_url
+    params = ModelParams(
+        model=model or "",
+        api_base=_checked_url(section, values.get("api_base")),
+        api_key=values.get("api_key"),
+        api_version=_plain(values.get("api_version")),
+        organization=_plain(values.get("organization")),
+        rpm=section.optional_integer("rpm", minimum=1),
+        tpm=section.optional_integer("tpm", minimum=1),
+        weight=section.number("weight", 1.0),
+        order=section.integer("order", 0),
+        timeout_s=section.duration_s("timeout", None, minimum_s=0.1, maximum_s=86400.0),
+        stream_timeout_s=section.duration_s("stream_timeout", None, minimum_s=0.1, maximum_s=86400.0),
+        extra_headers=_read_headers(section),
+        provider_params={key: values[key] for key in PROVIDER_PARAMS if key in values},
+    )
+    return None if model is None else params
+
+
+def _plain(value: Secret | None) -> str | None:
+    return None if value is None else value.reveal()
+
+
+def _checked_url(section: Section, value: Secret | None) -> str | None:
+    if value is None:
+        return None
+    url = value.reveal()
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if good and (parts.query or parts.fragment):
+        good = False
+    if not good:
+        section.findings.problem(
+            section.path("api_base"), "expected http(s)://host[:port][/path] without query or fragment"
+        )
+        return None
+    return url.rstrip("/")
+
+
+def _read_headers(section: Section) -> Mapping[str, Secret]:
+    headers = section.section("extra_headers")
+    found: dict[str, Secret] = {}
+    for name in headers.names():
+        value = headers.secret(name)
+        if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
+            headers.findings.problem(headers.path(name), "expected the name of an HTTP header")
+        elif value is not None and not (value.reveal().isascii() and value.reveal().isprintable()):
+            headers.findings.problem(headers.path(name), "expected printable ASCII characters")
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
+    """Prices stand in `model_info`, or, as LiteLLM also allows, in `litellm_params`; `model_info` wins."""
+    prices: dict[str, Decimal] = {}
+    for section in (params, info):
+        for key in section.names():
+            if PRICE_KEY.fullmatch(key):
+                price = section.decimal(key)
+                if price is not None and price > MAX_PRICE_USD_PER_TOKEN:
+                    section.findings.problem(
+                        section.path(key),
+                        f"expected USD per token, at most {MAX_PRICE_USD_PER_TOKEN}, got {price}"
+                        f" (USD per million tokens? then {price / 1_000_000:f})",
+                    )
+                elif price is not None:
+                    prices[key] = price
+            elif key in UNIT_PRICE_KEYS:
+                price = section.decimal(key, maximum=1000)
+                if price is not None:
+                    prices[key] = price
+            elif _FOREIGN_PRICE.fullmatch(key):
+                section.ignore(key, "a price that is not charged here; it is ignored")
+    return prices
+
+
+def _read_info(section: Section, prices_usd: Mapping[str, Decimal]) -> ModelInfo:
+    capabilities = {}
+    for key, capability in CAPABILITY_KEYS.items():
+        claimed = section.flag(key)
+        if claimed is not None:
+            capabilities[capability] = claimed
+    quality = section.decimal("quality_prior", maximum=1)
+    max_tokens = section.optional_integer("max_tokens", minimum=1)
+    max_output_tokens = section.optional_integer("max_output_tokens", minimum=1)
+    return ModelInfo(
+        deployment_id=section.text("id"),
+        mode=section.text("mode"),
+        base_model=section.text("base_model"),
+        max_input_tokens=section.optional_integer("max_input_tokens", minimum=1),
+        max_output_tokens=max_output_tokens if max_output_tokens is not None else max_tokens,
+        prices_usd=prices_usd,
+        capabilities=capabilities,
+        quality_prior=None if quality is None else float(quality),
+        lane=section.choice("lane", "", LANES) or None,
+    )
+
+
+def _read_credentials(document: Section) -> Mapping[str, Section]:
+    credentials: dict[str, Section] = {}
+    for located in document.items("credential_list"):
+        section = document.nested(located)
+        name = section.text("credential_name")
+        values = section.section("credential_values")
+        section.section("credential_info").ignore_all()
+        section.finish()
+        if name is None:
+            section.findings.problem(section.path("credential_name"), "expected a text, got nothing")
+        elif name in credentials:
+            section.findings.problem(section.path("credential_name"), f'"{name}" stands here twice')
+        else:
+            credentials[name] = values
+            for key in values.names():
+                if key not in _CREDENTIAL_KEYS:
+                    values.ignore(key, "a LiteLLM key that is not supported here; it is ignored")
+    return credentials
+
+
+def _credential(section: Section, credentials: Mapping[str, Section]) -> Section | None:
+    name = section.text("litellm_credential_name")
+    if name is not None and name not in credentials:
+        known = ", ".join(sorted(credentials)) or "none"
+        section.findings.problem(
+            section.path("litellm_credential_name"), f'expected a name of credential_list ({known}), got "{name}"'
+        )
+    return credentials.get(name) if name is not None else None
+
+
+def _check_ids(entries: tuple[ModelEntry, ...], findings: Findings) -> None:
+    seen: dict[str, str] = {}
+    for entry in entries:
+        wanted = entry.info.deployment_id
+        if wanted is None:
+            continue
+        if wanted in seen:
+            findings.problem(f"{entry.where}.model_info.id", f'"{wanted}" is already the id of {seen[wanted]}')
+        seen[wanted] = entry.where

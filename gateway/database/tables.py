@@ -1,0 +1,370 @@
+"""The tables, as SQLAlchemy Core knows them; the same on SQLite and Postgres. `migrations/` creates them.
+
+Times are integers of milliseconds since the Unix epoch, from the gateway's clock. Money is BIGINT nano-USD.
+Every account (tenant, key, session) carries `granted, reserved, spent, overage` and the CHECK that makes an impossible
+balance impossible: `available = granted - reserved - spent` is never below zero except by what a provider billed
+beyond the reserved maximum, which is counted in `overage`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _account(prefix: str) -> list[Column[int] | CheckConstraint]:
+    """The four money columns of an account and the law that binds them."""
+    return [
+        Column("granted_nanousd", BigInteger, nullable=False, server_default="0"),
+        Column("reserved_nanousd", BigInteger, nullable=False, server_default="0"),
+        Column("spent_nanousd", BigInteger, nullable=False, server_default="0"),
+        Column("overage_nanousd", BigInteger, nullable=False, server_default="0"),
+        CheckConstraint("granted_nanousd >= 0", name=f"{prefix}_granted_not_negative"),
+        CheckConstraint("reserved_nanousd >= 0", name=f"{prefix}_reserved_not_negative"),
+        CheckConstraint("spent_nanousd >= 0", name=f"{prefix}_spent_not_negative"),
+        CheckConstraint("overage_nanousd >= 0", name=f"{prefix}_overage_not_negative"),
+        CheckConstraint(
+            "reserved_nanousd + spent_nanousd - overage_nanousd <= granted_nanousd", name=f"{prefix}_never_overspent"
+        ),
+    ]
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    *_account("tenants"),
+    Column("window", String(16)),  # "30d", "1mo"; null: the budget never resets
+    Column("reset_at_ms", BigInteger),
+    Column("max_session_nanousd", BigInteger),
+    Column("models", Text),  # JSON list of allowed model names; null: all
+    Column("outage", String(8), nullable=False, server_default="closed"),
+    Column("store_text", Integer, nullable=False, server_default="0"),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("outage IN ('closed', 'open')", name="tenants_outage"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("key_sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("key_prefix", String(8), nullable=False),
+    Column("tenant_id", String(64), nullable=False),
+    Column("role", String(16), nullable=False, server_default="tenant"),
+    Column("models", Text),
+    Column("has_budget", Integer, nullable=False, server_default="0"),  # 0: the key spends its tenant's money freely
+    *_account("keys"),
+    Column("window", String(16)),
+    Column("reset_at_ms", BigInteger),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("role IN ('tenant', 'service', 'admin', 'read-only')", name="keys_role"),
+    Index("keys_by_tenant", "tenant_id"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    *_account("sessions"),
+    Column("state", String(8), nullable=False, server_default="open"),
+    Column("turns", Integer, nullable=False, server_default="0"),
+    Column("expected_turns", Integer),
+    # What the next turn's observation needs, updated with each settle; JSON, owned by gateway/routing/session.py.
+    Column("memory", Text, nullable=False, server_default="{}"),
+    Column("last_decision_id", String(64)),
+    # Running sums of the scores that feedback brought: the next turn's observation sees how the session went.
+    Column("quality_count", Integer, nullable=False, server_default="0"),
+    Column("quality_sum", Float, nullable=False, server_default="0"),
+    Column("last_quality", Float),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "session_id"),
+    CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
+)
+# By bytes, whatever the database's collation: the sessions of one fingerprint stand beside each other.
+Index(
+    "sessions_fingerprints",
+    sessions.c.tenant_id,
+    sessions.c.session_id,
+    postgresql_where=text("substr(session_id, 1, 3) = 'fp:'"),
+    sqlite_where=text("substr(session_id, 1, 3) = 'fp:'"),
+    postgresql_ops={"session_id": "text_pattern_ops"},
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("hold_id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("key_id", String(64)),  # only when the key has a budget of its own
+    Column("decision_id", String(64), nullable=False),
+    Column("attempt_id", String(64), nullable=False, unique=True),
+    Column("model", String(256), nullable=False),
+    Column("amount_nanousd", BigInteger, nullable=False),
+    # open -> settled | released | expired (nothing dispatched) | orphaned (posted by the sweeper)
+    Column("state", String(10), nullable=False),
+    Column("dispatched", Integer, nullable=False, server_default="0"),
+    # What the sweeper posts if this process dies now: last checkpoint plus margin, at most amount_nanousd.
+    Column("checkpoint_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("posted_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("late", Integer, nullable=False, server_default="0"),  # 1: the one late_post was made
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("resolved_at_ms", BigInteger),
+    CheckConstraint("amount_nanousd >= 0", name="holds_amount_not_negative"),
+    CheckConstraint("checkpoint_nanousd BETWEEN 0 AND amount_nanousd", name="holds_checkpoint_within"),
+    CheckConstraint("posted_nanousd >= 0", name="holds_posted_not_negative"),
+    CheckConstraint("state IN ('open', 'settled', 'released', 'expired', 'orphaned')", name="holds_state"),
+    CheckConstraint("(state = 'open') = (resolved_at_ms IS NULL)", name="holds_resolved_once"),
+    Index("holds_by_decision", "decision_id"),
+)
+Index(
+    "holds_open_by_expiry",
+    holds.c.expires_at_ms,
+    sqlite_where=holds.c.state == "open",
+    postgresql_where=holds.c.state == "open",
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    # Immutable: triggers of the first migration refuse UPDATE and DELETE.
+    Column("entry_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("kind", String(12), nullable=False),
+    # Which accounts the deltas belong to: 'turn' = tenant, session and (when key_id is set) key; else the one named.
+    Column("scope", String(8), nullable=False),
+    Column("amount_nanousd", BigInteger, nullable=False),
+    Column("granted_delta_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("reserved_delta_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("spent_delta_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("overage_delta_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128)),
+    Column("key_id", String(64)),
+    Column("hold_id", String(64)),
+    Column("attempt_id", String(64)),
+    Column("decision_id", String(64)),
+    Column("model", String(256)),
+    Column("usage_source", String(10), nullable=False, server_default="none"),
+    Column("actor", String(64)),  # who granted, revoked or reset: a key id, "cli", "sweeper"
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint(
+        "kind IN ('grant', 'reserve', 'settle', 'release', 'expire', 'orphan_post', 'late_post', 'overage', 'reset')",
+        name="ledger_entries_kind",
+    ),
+    CheckConstraint("scope IN ('turn', 'tenant', 'session', 'key')", name="ledger_entries_scope"),
+    CheckConstraint("usage_source IN ('reported', 'estimated', 'none')", name="ledger_entries_usage_source"),
+    Index("ledger_entries_by_session", "tenant_id", "session_id", "entry_id"),
+)
+# At most one entry of each kind per hold; and exactly one of the terminal kinds, whatever races.
+Index(
+    "ledger_entries_once",
+    ledger_entries.c.hold_id,
+    ledger_entries.c.kind,
+    unique=True,
+    sqlite_where=ledger_entries.c.hold_id.is_not(None),
+    postgresql_where=ledger_entries.c.hold_id.is_not(None),
+)
+_TERMINAL = ledger_entries.c.kind.in_(("settle", "release", "expire", "orphan_post"))
+Index(
+    "ledger_entries_one_terminal",
+    ledger_entries.c.hold_id,
+    unique=True,
+    sqlite_where=_TERMINAL,
+    postgresql_where=_TERMINAL,
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("decision_id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("previous_decision_id", String(64)),
+    Column("completion_id", String(128)),  # the id in the body the client saw
+    Column("endpoint", String(16), nullable=False, server_default="chat"),
+    Column("requested_model", String(256), nullable=False),
+    # What the policy saw. Vectors are little-endian float32; shapes follow from feature_version and the candidates.
+    Column("feature_version", Integer, nullable=False),
+    Column("features", LargeBinary, nullable=False),
+    Column("candidate_features", LargeBinary, nullable=False),
+    Column(
+        "candidates", Text, nullable=False
+    ),  # JSON, one object per candidate; gateway/decisions/log.py names its fields
+    Column("lambda_per_usd", Float, nullable=False),
+    Column("session_budget_nanousd", BigInteger, nullable=False),
+    Column("remaining_before_nanousd", BigInteger, nullable=False),
+    Column("remaining_after_nanousd", BigInteger),
+    Column("expected_turns", Integer),
+    # What it answered, and with which probability the executed action was drawn.
+    Column("model", String(256), nullable=False),
+    Column("action", Integer, nullable=False),
+    Column("propensity", Float, nullable=False),
+    Column("uniform", Float, nullable=False),  # the number the draw came from: the decision can be replayed
+    Column("policy_id", String(128), nullable=False),
+    Column("reason", String(24), nullable=False),
+    Column("shadow_policy_id", String(128)),
+    Column("shadow_model", String(256)),
+    # What came of it. pending -> completed | failed | truncated | cancelled | orphaned
+    Column("status", String(10), nullable=False, server_default="pending"),
+    Column("reserved_nanousd", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger),
+    Column("usage_source", String(10)),
+    Column("input_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("latency_ms", Integer),
+    Column("first_byte_ms", Integer),
+    Column("finish_reason", String(32)),
+    Column("error_code", String(48)),
+    Column("signals", Text, nullable=False, server_default="{}"),  # JSON: implicit quality signals
+    Column("request_text", Text),  # only for a tenant that opted in
+    Column("response_text", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("completed_at_ms", BigInteger),
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge": nothing to learn from
+    Column("exploration_floor", Float),  # in force at this turn, 0 when exploration was off; null: nobody noted it
+    CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
+    CheckConstraint(
+        "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')", name="decisions_status"
+    ),
+    Index("decisions_by_session", "tenant_id", "session_id", "turn"),
+    Index("decisions_by_completion", "tenant_id", "completion_id"),
+    Index("decisions_by_time", "created_at_ms"),
+)
+
+# The sweeper looks for decisions whose process died between two attempts; nearly all rows are not pending.
+Index(
+    "decisions_pending",
+    decisions.c.created_at_ms,
+    sqlite_where=decisions.c.status == "pending",
+    postgresql_where=decisions.c.status == "pending",
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("feedback_id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("decision_id", String(64), nullable=False, server_default=""),  # "": about the whole session
+    Column("source", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("comment", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("score >= 0 AND score <= 1", name="feedback_score"),
+    UniqueConstraint("tenant_id", "session_id", "decision_id", "source", "name", name="feedback_once"),
+    Index("feedback_by_decision", "decision_id"),
+    Index("feedback_by_time", "created_at_ms"),
+)
+
+exploration_days = Table(
+    "exploration_days",
+    metadata,
+    # What exploration was expected to cost on a day (UTC), all replicas together; gateway/routing/exploration.py adds
+    # to it. Column("day", String(10), primary_key=True),
+    Column("extra_nanousd", BigInteger, nullable=False, server_default="0"),
+    Column("quality_given_up", Float, nullable=False, server_default="0"),
+    CheckConstraint("extra_nanousd >= 0", name="exploration_days_not_negative"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("policy_id", String(128), primary_key=True),
+    Column("kind", String(32), nullable=False),  # "learned" or the rule's name
+    Column("stage", String(12), nullable=False),  # candidate, shadow, canary, champion, retired, rejected
+    Column("path", Text),
+    Column("manifest_sha256", String(64)),
+    Column("report", Text, nullable=False, server_default="{}"),  # JSON: the gate's verdict and its numbers
+    Column("pinned", Integer, nullable=False, server_default="0"),  # 1: only people replace this champion
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("staged_at_ms", BigInteger, nullable=False),
+    CheckConstraint(
+        "stage IN ('candidate', 'shadow', 'canary', 'champion', 'retired', 'rejected')", name="policies_stage"
+    ),
+)
+Index(
+    "policies_one_champion",
+    policies.c.stage,
+    unique=True,
+    sqlite_where=policies.c.stage == "champion",
+    postgresql_where=policies.c.stage == "champion",
+)
+
+policy_events = Table(
+    "policy_events",
+    metadata,
+    Column("event_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("policy_id", String(128), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("note", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+nightly_runs = Table(
+    "nightly_runs",
+    metadata,
+    Column("job", String(32), nullable=False),
+    Column("run_date", String(10), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("finished_at_ms", BigInteger),
+    PrimaryKeyConstraint("job", "run_date"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant_id", String(64), nullable=False),
+    Column("idempotency_key", String(255), nullable=False),
+    Column("body_sha256", LargeBinary(32), nullable=False),
+    Column("decision_id", String(64), nullable=False),
+    Column("status", Integer),  # null while the first request is still running
+    Column("headers", Text),  # JSON
+    Column("body", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "idempotency_key"),
+    Index("idempotency_by_expiry", "expires_at_ms"),
+    Index("idempotency_by_decision", "decision_id"),
+)
+
+audit_trail = Table(
+    "audit_trail",
+    metadata,
+    Column("event_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("actor", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+)

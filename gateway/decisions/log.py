@@ -1,0 +1,220 @@
+"""The transition log: one row per decision, written pending with the reservation and completed with the settlement.
+
+`features` and `candidate_features` are what `policy.features.encode` made of the observation, so that a training run
+sees exactly what the served policy saw; `propensity` is the probability of the executed draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from sqlalchemy import Connection, select
+
+from gateway.catalog.usage import Usage
+from gateway.database import tables
+from gateway.dialects.chat import completion_id
+from gateway.dialects.request import ChatRequest
+from gateway.money import NANOUSD_PER_USD, usd_string
+from gateway.routing.estimates import Estimate
+from gateway.routing.guard import NOT_ALLOWED
+from gateway.routing.router import Routed, Shadow
+from policy.features import FEATURE_VERSION, Encoded
+from policy.mdp import Decision, Observation
+
+MAX_FINISH_REASON = 32
+
+MAX_STORED_TEXT = 1_000_000
+
+
+def pending_row(
+    observation: Observation,
+    encoded: Encoded,
+    decision: Decision,
+    *,
+    uniform: float,
+    requested_model: str,
+    endpoint: str,
+    request_text: str | None,
+    shadow: Shadow | None,
+    now_ms: int,
+    origin: str | None = None,
+    exploration_floor: float | None = None,
+) -> dict[str, Any]:
+    """The columns known before dispatch; the ledger adds ids, turn and balances in the same transaction."""
+    return {
+        "endpoint": endpoint,
+        "requested_model": requested_model,
+        "feature_version": FEATURE_VERSION,
+        "features": encoded.state.astype("<f4").tobytes(),
+        "candidate_features": encoded.candidates.astype("<f4").tobytes(),
+        "candidates": orjson.dumps(describe_candidates(observation, decision)).decode(),
+        "lambda_per_usd": float(observation.lambda_per_usd),
+        "expected_turns": observation.session.expected_turns,
+        "model": observation.candidates[decision.action].name,
+        "action": int(decision.action),
+        "propensity": float(decision.propensity),
+        "uniform": uniform,
+        "policy_id": decision.policy_id,
+        "reason": decision.reason,
+        "shadow_policy_id": shadow.policy_id if shadow else None,
+        "shadow_model": shadow.model if shadow else None,
+        "request_text": request_text,
+        "created_at_ms": now_ms,
+        "origin": origin,
+        "exploration_floor": exploration_floor,
+    }
+
+
+def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
+    """Every candidate with mask, probability, predicted quality and cost, as the contract names the fields."""
+    rows = []
+    usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
+    nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
+    for index, (candidate, quantiles) in enumerate(zip(observation.candidates, nanousd, strict=True)):
+        rows.append(
+            {
+                "model": candidate.name,
+                "feasible": candidate.feasible,
+                "why_not": candidate.why_not or None,
+                "probability": _number(decision.probabilities[index]),
+                "quality": _number(decision.quality[index]),
+                "cost_nano_usd": round(sum(quantiles) / len(quantiles)),
+                "cost_quantiles_nano_usd": quantiles,
+                "q_quality": _number(decision.q_quality[index]),
+                "q_cost": _number(decision.q_cost_usd[index]),
+            }
+        )
+    return rows
+
+
+def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a tenant may see of the candidates: no name of a model that it may not use."""
+    return [candidate for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+
+
+def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Mapping[str, Any] | None:
+    """One decision of a tenant (of any tenant when None), or None; a foreign id looks like an unknown one."""
+    row = tables.decisions
+    query = select(row).where(row.c.decision_id == decision_id)
+    if tenant_id is not None:
+        query = query.where(row.c.tenant_id == tenant_id)
+    found = connection.execute(query).mappings().first()
+    return None if found is None else dict(found)
+
+
+def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
+    """`GET /v1/decisions/{id}` and `seqroute explain`: why this model. `whole`: for an operator, every candidate."""
+    candidates = orjson.loads(row["candidates"])
+    before, after = row["remaining_before_nanousd"], row["remaining_after_nanousd"]
+    return {
+        "decision_id": row["decision_id"],
+        "session_id": row["session_id"],
+        "tenant_id": row["tenant_id"],
+        "turn": row["turn"],
+        "previous_decision_id": row["previous_decision_id"],
+        "model": row["model"],
+        "requested_model": row["requested_model"],
+        "probability": row["propensity"],
+        "policy": row["policy_id"],
+        "reason": row["reason"],
+        "lambda": row["lambda_per_usd"],
+        "budget_before_nano_usd": before,
+        "budget_before_usd": usd_string(before),
+        "budget_after_nano_usd": after,
+        "budget_after_usd": None if after is None else usd_string(after),
+        "reserved_nano_usd": row["reserved_nanousd"],
+        "reserved_usd": usd_string(row["reserved_nanousd"]),
+        "cost_nano_usd": row["cost_nanousd"],
+        "cost_usd": None if row["cost_nanousd"] is None else usd_string(row["cost_nanousd"]),
+        "usage_source": row["usage_source"],
+        "input_tokens": row["input_tokens"],
+        "cached_tokens": row["cached_tokens"],
+        "output_tokens": row["output_tokens"],
+        "latency_ms": row["latency_ms"],
+        "status": row["status"],
+        "finish_reason": row["finish_reason"],
+        "signals": orjson.loads(row["signals"]),
+        "shadow_policy": row["shadow_policy_id"],
+        "shadow_model": row["shadow_model"],
+        "feature_version": row["feature_version"],
+        "origin": row["origin"] or "client",
+        "exploration_floor": row["exploration_floor"],
+        "created_at_ms": row["created_at_ms"],
+        "candidates": candidates if whole else visible(candidates),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a policy without values-to-go has none to show."""
+    return float(value) if math.isfinite(value) else None
+
+
+def completed_columns(
+    *,
+    decision_id: str,
+    status: str,
+    usage: Usage,
+    usage_source: str,
+    latency_ms: int,
+    first_byte_ms: int | None,
+    finish_reason: str | None,
+    error_code: str | None,
+    signals: Mapping[str, bool],
+    response_text: str | None,
+    now_ms: int,
+) -> dict[str, Any]:
+    """The columns of `decisions` that the settlement completes; `usage` is the provider's or our own count.
+
+    What a provider said is cut to what a column holds: no answer may keep its bill from being posted.
+    """
+    return {
+        "completion_id": completion_id(decision_id),
+        "status": status,
+        "usage_source": usage_source,
+        "input_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "latency_ms": latency_ms,
+        "first_byte_ms": first_byte_ms,
+        "finish_reason": _storable(finish_reason, MAX_FINISH_REASON) if isinstance(finish_reason, str) else None,
+        "error_code": error_code,
+        "signals": orjson.dumps(signals).decode(),
+        "response_text": None if response_text is None else _storable(response_text, MAX_STORED_TEXT),
+        "completed_at_ms": now_ms,
+    }
+
+
+def stored_request(chat: ChatRequest) -> str:
+    """The messages of a tenant that opted in to storing text."""
+    return orjson.dumps(list(chat.messages)).decode()[:MAX_STORED_TEXT]
+
+
+def stored_answer(body: Mapping[str, Any]) -> str:
+    return orjson.dumps(body.get("choices") or []).decode()[:MAX_STORED_TEXT]
+
+
+def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: Estimate) -> dict[str, Any]:
+    """`POST /v1/route`: the decision that this body would meet now."""
+    decision = routed.decision
+    return {
+        "session_id": session_id,
+        "turn": observation.session.turn,
+        "model": chosen.view.name,
+        "probability": float(decision.propensity),
+        "policy": decision.policy_id,
+        "reason": decision.reason,
+        "lambda": observation.lambda_per_usd,
+        "reserve_nano_usd": chosen.hold_nanousd,
+        "reserve_usd": usd_string(chosen.hold_nanousd),
+        "max_tokens": chosen.max_tokens,
+        "candidates": visible(describe_candidates(observation, decision)),
+    }
+
+
+def _storable(text: str, length: int) -> str:
+    """Postgres has no NUL in text."""
+    return text.replace("\0", "")[:length]

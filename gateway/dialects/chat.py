@@ -1,0 +1,66 @@
+"""What came of a turn, as pure functions: the body a client sees, the columns of the completed decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.catalog.usage import Usage
+
+
+def completion_id(decision_id: str) -> str:
+    """The id in the body: ours, because a provider's may be missing or used twice."""
+    return "chatcmpl-" + decision_id.removeprefix("dec_")
+
+
+def answered_body(body: Mapping[str, Any], decision_id: str, model: str) -> dict[str, Any]:
+    """The provider's body under our id, with the catalogue's name of the model that really answered."""
+    return {**body, "id": completion_id(decision_id), "model": model}
+
+
+def generated_text(body: Mapping[str, Any]) -> str:
+    """Everything generated in a whole answer, for a count where usage is missing."""
+    messages = [choice.get("message") for choice in _listed(body.get("choices"))]
+    return "".join(text for message in messages if isinstance(message, Mapping) for text in generated_texts(message))
+
+
+def estimated_usage(usage: Usage) -> dict[str, Any]:
+    """Usage the provider did not report, marked as ours."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+        "estimated": True,
+    }
+
+
+def usage_chunk(decision_id: str, model: str, usage: Usage, created_s: float) -> dict[str, Any]:
+    """The usage chunk of a stream whose provider reported none."""
+    return {
+        "id": completion_id(decision_id),
+        "object": "chat.completion.chunk",
+        "created": int(created_s),
+        "model": model,
+        "choices": [],
+        "usage": estimated_usage(usage),
+    }
+
+
+def _listed(value: object) -> list[Any]:
+    """What a provider should have sent as a list."""
+    return value if isinstance(value, list) else []
+
+
+def generated_texts(message: Mapping[str, Any]) -> Iterable[str]:
+    """Every generated string in a message or a delta: answer, refusal, reasoning, tool names and arguments."""
+    for name in ("content", "refusal", "reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            yield message[name]
+    made = message.get("tool_calls")
+    calls = [*(made if isinstance(made, list) else ()), {"function": message.get("function_call")}]
+    for call in calls:
+        function = call.get("function") or call.get("custom") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            for name in ("name", "arguments", "input"):
+                if isinstance(function.get(name), str) and function[name]:
+                    yield function[name]

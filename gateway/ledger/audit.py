@@ -1,0 +1,195 @@
+"""Every law of the ledger, checked over the rows themselves: `seqroute audit`, GET /admin/audit, and after the tests.
+
+The checks are queries that return the rows which break a law, run in one snapshot, so they hold while turns go on.
+Each violation names the law, the row and both numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, and_, case, func, literal, or_, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from gateway.database.tables import decisions, holds, keys, ledger_entries, sessions, tenants
+
+MOST = 50
+"""Violations listed per law: the first few tell what is wrong, a million would not tell more."""
+
+_COLUMNS = ("granted", "reserved", "spent", "overage")
+_TERMINAL = {"settled": "settle", "released": "release", "expired": "expire", "orphaned": "orphan_post"}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken law. `subject` names the row, `found` and `expected` say how it is broken."""
+
+    law: str
+    subject: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.law}: {self.subject}: found {self.found}, expected {self.expected}"
+
+
+def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | None = None) -> list[Violation]:
+    """All violations, at most MOST per law; an empty list is a sound ledger.
+
+    With `now_ms` and `grace_ms` also: no hold is open longer than `grace_ms` (two sweeps) after its lease ran out.
+    """
+    found: list[Violation] = []
+    for law in (_accounts, _holds, _reserved_is_held, _decisions):
+        found.extend(law(connection))
+    if now_ms is not None and grace_ms is not None:
+        found.extend(_no_leak(connection, now_ms, grace_ms))
+    return found
+
+
+def _accounts(connection: Connection) -> Iterator[Violation]:
+    """I1, I2: each account equals the sum of its entries, and holds no more than was granted."""
+    e = ledger_entries.c
+    turn = e.scope == "turn"
+    places: list[tuple[str, Table, list[str], ColumnElement[bool]]] = [
+        ("tenant", tenants, ["tenant_id"], or_(turn, e.scope == "tenant")),
+        ("session", sessions, ["tenant_id", "session_id"], or_(turn, e.scope == "session")),
+        ("key", keys, ["key_id"], or_(and_(turn, e.key_id.is_not(None)), e.scope == "key")),
+    ]
+    for kind, table, identity, belongs in places:
+        sums = (
+            select(
+                *(e[name] for name in identity),
+                *(func.sum(e[f"{column}_delta_nanousd"]).label(column) for column in _COLUMNS),
+            )
+            .where(belongs)
+            .group_by(*(e[name] for name in identity))
+            .subquery()
+        )
+        joined = table.outerjoin(sums, and_(*(table.c[name] == sums.c[name] for name in identity)))
+        for column in _COLUMNS:
+            held, entered = table.c[f"{column}_nanousd"], func.coalesce(sums.c[column], 0)
+            query = select(*(table.c[name] for name in identity), held, entered).select_from(joined)
+            for row in connection.execute(query.where(held != entered).limit(MOST)):
+                yield Violation(
+                    f"{kind}: {column} equals the sum of its entries", "/".join(row[:-2]), str(row[-2]), str(row[-1])
+                )
+        over = table.c.reserved_nanousd + table.c.spent_nanousd - table.c.overage_nanousd
+        query = select(*(table.c[name] for name in identity), over, table.c.granted_nanousd)
+        for row in connection.execute(query.where(over > table.c.granted_nanousd).limit(MOST)):
+            yield Violation(f"{kind}: never overspent", "/".join(row[:-2]), str(row[-2]), f"at most {row[-1]}")
+        strangers = select(*(sums.c[name] for name in identity)).select_from(
+            sums.outerjoin(table, and_(*(table.c[name] == sums.c[name] for name in identity)))
+        )
+        for row in connection.execute(strangers.where(table.c[identity[-1]].is_(None)).limit(MOST)):
+            yield Violation(f"{kind}: entries belong to an account", "/".join(map(str, row)), "no such account", "one")
+
+
+def _holds(connection: Connection) -> Iterator[Violation]:
+    """I3: one reserve entry per hold, exactly one terminal entry once it is resolved, and none before; sums agree."""
+    e, h = ledger_entries.c, holds.c
+    terminal = e.kind.in_(_TERMINAL.values())
+    per_hold = (
+        select(
+            e.hold_id.label("hold_id"),
+            func.sum(case((e.kind == "reserve", 1), else_=0)).label("reserves"),
+            func.sum(case((terminal, 1), else_=0)).label("terminals"),
+            func.max(case((terminal, e.kind))).label("terminal"),
+            func.sum(e.reserved_delta_nanousd).label("reserved"),
+            func.sum(e.spent_delta_nanousd).label("spent"),
+            func.sum(case((e.kind == "reserve", e.amount_nanousd), else_=0)).label("amount"),
+            func.sum(case((e.kind == "late_post", 1), else_=0)).label("lates"),
+        )
+        .where(e.hold_id.is_not(None))
+        .group_by(e.hold_id)
+        .subquery()
+    )
+    p = per_hold.c
+    wanted_kind = case(*((h.state == state, kind) for state, kind in _TERMINAL.items()), else_="none")
+    laws: list[tuple[str, ColumnElement[int] | ColumnElement[str], ColumnElement[int] | ColumnElement[str]]] = [
+        ("one reserve entry", func.coalesce(p.reserves, 0), literal(1)),
+        (
+            "one terminal entry when resolved, none when open",
+            func.coalesce(p.terminals, 0),
+            case((h.state == "open", 0), else_=1),
+        ),
+        ("the terminal entry's kind", func.coalesce(p.terminal, "none"), wanted_kind),
+        ("reserved by its entries", func.coalesce(p.reserved, 0), case((h.state == "open", h.amount_nanousd), else_=0)),
+        ("posted by its entries", func.coalesce(p.spent, 0), h.posted_nanousd),
+        ("the reserve entry's amount", func.coalesce(p.amount, 0), h.amount_nanousd),
+        ("late posts", func.coalesce(p.lates, 0), h.late),
+    ]
+    joined = holds.outerjoin(per_hold, p.hold_id == h.hold_id)
+    for name, found, expected in laws:
+        query = select(h.hold_id, found, expected).select_from(joined).where(found != expected).limit(MOST)
+        for row in connection.execute(query):
+            yield Violation(f"hold: {name}", row[0], str(row[1]), str(row[2]))
+    orphans = (
+        select(p.hold_id).select_from(per_hold.outerjoin(holds, p.hold_id == h.hold_id)).where(h.hold_id.is_(None))
+    )
+    for row in connection.execute(orphans.limit(MOST)):
+        yield Violation("hold: entries belong to a hold", row[0], "no such hold", "one")
+    turn_without = select(e.entry_id).where(e.scope == "turn", e.hold_id.is_(None)).limit(MOST)
+    for row in connection.execute(turn_without):
+        yield Violation("entry: a turn's money belongs to a hold", str(row[0]), "no hold", "one")
+
+
+def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
+    """What an account has reserved is what its open holds hold."""
+    h = holds.c
+    for kind, table, identity in (
+        ("tenant", tenants, ["tenant_id"]),
+        ("session", sessions, ["tenant_id", "session_id"]),
+        ("key", keys, ["key_id"]),
+    ):
+        sums = (
+            select(*(h[name] for name in identity), func.sum(h.amount_nanousd).label("held"))
+            .where(h.state == "open")
+            .group_by(*(h[name] for name in identity))
+            .subquery()
+        )
+        held = func.coalesce(sums.c.held, 0)
+        query = (
+            select(*(table.c[name] for name in identity), table.c.reserved_nanousd, held)
+            .select_from(table.outerjoin(sums, and_(*(table.c[name] == sums.c[name] for name in identity))))
+            .where(table.c.reserved_nanousd != held)
+            .limit(MOST)
+        )
+        for row in connection.execute(query):
+            yield Violation(f"{kind}: reserved is what open holds hold", "/".join(row[:-2]), str(row[-2]), str(row[-1]))
+
+
+def _decisions(connection: Connection) -> Iterator[Violation]:
+    """The training log and the ledger agree: a decision's cost is what its holds posted; every hold has a decision."""
+    h, d = holds.c, decisions.c
+    posted = (
+        select(h.decision_id, func.sum(h.posted_nanousd).label("posted"), func.count().label("holds"))
+        .group_by(h.decision_id)
+        .subquery()
+    )
+    joined = decisions.outerjoin(posted, posted.c.decision_id == d.decision_id)
+    cost = func.coalesce(d.cost_nanousd, 0)
+    query = select(d.decision_id, cost, func.coalesce(posted.c.posted, 0)).select_from(joined)
+    for row in connection.execute(query.where(cost != func.coalesce(posted.c.posted, 0)).limit(MOST)):
+        yield Violation("decision: cost is what its holds posted", row[0], str(row[1]), str(row[2]))
+    without = select(d.decision_id).select_from(joined).where(posted.c.holds.is_(None)).limit(MOST)
+    for row in connection.execute(without):
+        yield Violation("decision: has a hold", row[0], "none", "at least one")
+    unlogged = (
+        select(h.hold_id)
+        .select_from(holds.outerjoin(decisions, d.decision_id == h.decision_id))
+        .where(d.decision_id.is_(None))
+        .limit(MOST)
+    )
+    for row in connection.execute(unlogged):
+        yield Violation("hold: belongs to a logged decision", row[0], "no decision", "one")
+
+
+def _no_leak(connection: Connection, now_ms: int, grace_ms: int) -> Iterator[Violation]:
+    """I4: nothing stays open after its lease and two sweeps."""
+    h = holds.c
+    query = select(h.hold_id, h.expires_at_ms).where(h.state == "open", h.expires_at_ms < now_ms - grace_ms).limit(MOST)
+    for row in connection.execute(query):
+        yield Violation(
+            "hold: resolved after its lease", row[0], f"open {now_ms - row[1]} ms after it", f"at most {grace_ms} ms"
+        )

@@ -1,0 +1,316 @@
+"""The capped open mode: what a tenant that asked for it may spend while the ledger is unavailable, and its journal.
+
+Every process may spend `outage_cap_usd` for all such tenants together in one outage; beyond it they are answered 503
+like everybody else. What is spent is written to a journal and synced to disk before a call leaves and when its bill
+comes. When the database is back the journal is posted: each turn as a reservation and a bill of its own, and what its
+accounts cannot cover as an `overage`. A process that died leaves its journal to the next one that finds it.
+
+    reserve (journal, fsync) --> settle (journal, fsync) --> post (ledger) --> file removed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import fcntl
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from gateway.clock import Clock, NewId, now_ms
+from gateway.database.database import Database
+from gateway.database.tables import decisions, holds
+from gateway.errors import LedgerUnavailable
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import (
+    Balance,
+    Refused,
+    Release,
+    Reserve,
+    Reserved,
+    Resolved,
+    SessionClosed,
+    SessionTerms,
+    Settle,
+    TenantMissing,
+)
+
+_log = logging.getLogger("seqroute.outage")
+BELIEVED_S = 2.0
+"""After an outage was noticed, turns of open tenants do not wait for the database again for this long."""
+POSTING_LEASE_MS = 60_000
+CLOSED_SESSION = "outage"
+"""Where a turn is posted whose session was closed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """One dispatched attempt: what was held for it, what it costs without a bill, and its bill once it came."""
+
+    hold: Reserve
+    checkpoint_nanousd: int
+    bill: Settle | None = None
+    released: bool = False
+
+
+class OfflineLedger:
+    """Takes the ledger's place for one turn: the same `reserve`, `settle` and `release`."""
+
+    def __init__(self, directory: Path, *, cap_nanousd: int, clock: Clock, new_id: NewId) -> None:
+        self._directory = directory
+        self._cap_nanousd = cap_nanousd
+        self._clock = clock
+        self._new_id = new_id
+        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._journal: _Journal | None = None
+        self._noticed_s = float("-inf")
+        self._posting = False
+
+    def allows(self, outage: str) -> bool:
+        """Whether a tenant with this `outage` setting may be served now."""
+        return outage == "open" and not self._posting and self.purse.available_nanousd > 0
+
+    def notice(self) -> None:
+        """The ledger did not answer just now."""
+        self._noticed_s = self._clock()
+
+    @property
+    def noticed(self) -> bool:
+        """Whether it is known without asking that the ledger does not answer."""
+        return self._clock() - self._noticed_s < BELIEVED_S
+
+    @property
+    def purse(self) -> Balance:
+        """What this process may spend in this outage, as an account."""
+        held_nanousd = sum(spent.hold.amount_nanousd for spent in self._spent.values() if spent.bill is None)
+        spent_nanousd = sum(spent.bill.amount_nanousd for spent in self._spent.values() if spent.bill is not None)
+        return Balance(self._cap_nanousd, held_nanousd, spent_nanousd)
+
+    @property
+    def unposted(self) -> int:
+        """Attempts that wait for the database to come back."""
+        return len(self._spent)
+
+    async def reserve(self, op: Reserve) -> Reserved | Refused:
+        """Hold against the cap, on disk before the call leaves; a caller that is cancelled meanwhile holds nothing.
+
+        Raises LedgerUnavailable when the journal cannot be written either.
+        """
+        if op.decision is not None:
+            self._rows[op.decision_id] = op.decision
+        purse = self.purse
+        if purse.available_nanousd < op.amount_nanousd:
+            return Refused("tenant", purse, purse.reserved_nanousd > 0)
+        hold = replace(op, decision=self._rows.get(op.decision_id), idempotency=None, checkpoint_nanousd=None)
+        spent = self._spent[op.hold_id] = _Spent(hold, op.checkpoint_nanousd or 0)
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, _line_of(spent)))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            await self.release(Release(op.hold_id, op.now_ms))
+            raise
+        except OSError as error:
+            del self._spent[op.hold_id]
+            raise LedgerUnavailable(
+                "neither the ledger nor its journal can be written", headers={"Retry-After": "5"}
+            ) from error
+        return Reserved(0, self.purse, self.purse)
+
+    async def settle(self, op: Settle) -> Resolved:
+        """The bill, to the journal; kept in memory when the disk refuses it."""
+        spent = self._spent[op.hold_id]
+        cost_nanousd = min(op.amount_nanousd, spent.hold.amount_nanousd)
+        self._spent[op.hold_id] = replace(spent, checkpoint_nanousd=cost_nanousd, bill=op)
+        await self._try_write({"bill": asdict(replace(op, answer=None))})
+        return Resolved("settle", 0, self.purse, self.purse)
+
+    async def release(self, op: Release) -> Resolved:
+        """Nothing was billed."""
+        if self._spent.pop(op.hold_id, None) is not None:
+            await self._try_write({"released": op.hold_id})
+        return Resolved("release", 0, self.purse, self.purse)
+
+    async def post(self, ledger: Ledger, database: Database) -> int:
+        """The database answers again: post what was spent, here and by processes that died. Answers how many.
+
+        Raises LedgerUnavailable when it went away meanwhile; nothing is lost then, and nothing is posted twice.
+        """
+        if self._posting or self._running():
+            return 0
+        self._posting = True
+        try:
+            posted = await self._post_all(self._spent.values(), ledger, database)
+            self._spent.clear()
+            self._rows.clear()
+            if self._journal is not None:
+                journal, self._journal = self._journal, None
+                await asyncio.to_thread(journal.remove)
+            for left_behind in await asyncio.to_thread(_adopt, self._directory):
+                posted += await self._post_all(left_behind.entries(), ledger, database)
+                await asyncio.to_thread(left_behind.remove)
+        finally:
+            self._posting = False
+        return posted
+
+    def _running(self) -> bool:
+        """Whether turns of the outage are still under way: their bills come first."""
+        return any(spent.bill is None for spent in self._spent.values())
+
+    async def _post_all(self, entries: Any, ledger: Ledger, database: Database) -> int:
+        waiting = [entry for entry in entries if not entry.released]
+        for entry in waiting:
+            await self._post(entry, ledger, database)
+        if waiting:
+            _log.warning("posted %d turns that were served while the ledger was unavailable", len(waiting))
+        return len(waiting)
+
+    async def _post(self, entry: _Spent, ledger: Ledger, database: Database) -> None:
+        """One attempt, once: a hold that is there already was posted before, or is settled by its bill."""
+        at_ms = now_ms(self._clock)
+        hold = entry.hold
+        bill = entry.bill or Settle(
+            hold.hold_id, entry.checkpoint_nanousd, "estimated", at_ms, decision={"status": "orphaned"}
+        )
+
+        def known(connection: Connection) -> tuple[bool, bool]:
+            held = connection.execute(select(holds.c.hold_id).where(holds.c.hold_id == hold.hold_id)).first()
+            logged = connection.execute(
+                select(decisions.c.decision_id).where(decisions.c.decision_id == hold.decision_id)
+            ).first()
+            return held is not None, logged is not None
+
+        held, logged = await database.read(known)
+        if not held and not await self._hold(replace(hold, decision=None) if logged else hold, bill, ledger, at_ms):
+            return
+        # What the session remembers was not known during the outage, so it is not overwritten.
+        await ledger.settle(replace(bill, now_ms=at_ms, session_memory=None))
+
+    async def _hold(self, hold: Reserve, bill: Settle, ledger: Ledger, at_ms: int) -> bool:
+        """Reserve the bill; what the accounts cannot cover any more becomes an overage when it is settled."""
+        wanted = replace(hold, amount_nanousd=bill.amount_nanousd, now_ms=at_ms, expires_at_ms=at_ms + POSTING_LEASE_MS)
+        for _ in range(3):
+            outcome = await ledger.reserve(wanted)
+            if isinstance(outcome, Reserved):
+                return True
+            if isinstance(outcome, SessionClosed):
+                wanted = replace(wanted, session_id=CLOSED_SESSION)
+            elif isinstance(outcome, Refused) and wanted.amount_nanousd:
+                wanted = replace(wanted, amount_nanousd=0)
+            elif isinstance(outcome, TenantMissing):
+                _log.error("tenant %s is gone; %d nano-USD cannot be posted", hold.tenant_id, bill.amount_nanousd)
+                return False
+            else:
+                break
+        raise LedgerUnavailable("an account has nothing left to post an outage's bill on; it is tried again")
+
+    async def _try_write(self, line: Mapping[str, Any]) -> None:
+        try:
+            await asyncio.to_thread(self._write, line)
+        except OSError:
+            _log.error("the outage journal cannot be written; a crash now would post an estimate")
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._journal is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._journal = _Journal.create(self._directory / f"{self._new_id('outage')}.jsonl")
+        self._journal.append(orjson.dumps(line, default=_bytes_as_text) + b"\n")
+
+
+class _Journal:
+    """A file of JSON lines that belongs to one process while that lives: the kernel drops its lock on a crash."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def create(cls, path: Path) -> _Journal:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return cls(path, descriptor)
+
+    @classmethod
+    def adopt(cls, path: Path) -> _Journal | None:
+        """The journal of a process that died; None while its process lives."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return cls(path, descriptor)
+
+    def append(self, line: bytes) -> None:
+        os.write(self._descriptor, line)
+        os.fsync(self._descriptor)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def entries(self) -> list[_Spent]:
+        """What the file tells, bills joined to their holds; a last line that was cut off says nothing."""
+        found: dict[str, _Spent] = {}
+        for line in self._path.read_bytes().split(b"\n"):
+            try:
+                told: dict[str, Any] = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if "hold" in told:
+                hold = _reserve_of(told["hold"])
+                found[hold.hold_id] = _Spent(hold, told["checkpoint_nanousd"])
+            elif "bill" in told:
+                bill = Settle(**told["bill"])
+                found[bill.hold_id] = replace(found[bill.hold_id], bill=bill)
+            elif "released" in told:
+                found[told["released"]] = replace(found[told["released"]], released=True)
+        return list(found.values())
+
+
+def _adopt(directory: Path) -> list[_Journal]:
+    found = sorted(directory.glob("outage_*.jsonl")) if directory.is_dir() else []
+    return [journal for path in found if (journal := _Journal.adopt(path)) is not None]
+
+
+def _line_of(spent: _Spent) -> dict[str, Any]:
+    """A hold as the journal tells it."""
+    hold = asdict(spent.hold)
+    del hold["checkpoint_nanousd"]
+    return {"hold": hold, "checkpoint_nanousd": spent.checkpoint_nanousd}
+
+
+def _reserve_of(told: Mapping[str, Any]) -> Reserve:
+    decision = told["decision"]
+    return Reserve(
+        **{
+            **told,
+            "terms": SessionTerms(**told["terms"]),
+            "decision": None if decision is None else {name: _text_as_bytes(value) for name, value in decision.items()},
+        }
+    )
+
+
+def _bytes_as_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    raise TypeError(f"an outage journal holds JSON and bytes, not {type(value).__name__}")
+
+
+def _text_as_bytes(value: Any) -> Any:
+    return base64.b64decode(value["base64"]) if isinstance(value, dict) else value

@@ -1,0 +1,278 @@
+"""The ledger on Postgres: operations become JSON for `seqroute_apply`, and its answers become our values again.
+
+Checkpoints and reads take no tenant lock and travel in a line of their own, beside the tenants' lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from gateway.database.postgres import PostgresDatabase
+from gateway.database.tables import holds, keys, tenants
+from gateway.ledger.postgres_batches import BatchCommitter
+from gateway.ledger.records import (
+    SESSION_FACTS,
+    AccountSnapshot,
+    SessionRow,
+    UnknownHold,
+    abandon,
+    decision_row,
+    forget,
+    outcome_columns,
+)
+from gateway.ledger.types import (
+    Balance,
+    BodyMismatch,
+    Checkpoint,
+    InFlight,
+    Refused,
+    Release,
+    Replay,
+    Reserve,
+    Reserved,
+    ReserveOutcome,
+    ResetWindow,
+    Resolved,
+    SessionClosed,
+    Settle,
+    SweepHold,
+    TenantMissing,
+)
+
+REMEMBERED_HOLDS = 100_000
+BESIDE = "\x00beside"
+"""The line of everything that locks no tenant: checkpoints, reads."""
+
+
+class PostgresLedger:
+    """Which tenant a hold belongs to is remembered here, so that its settle can join the tenant's line."""
+
+    def __init__(self, database: PostgresDatabase, *, max_waiting: int) -> None:
+        self._database = database
+        self._groups = BatchCommitter(database.url, max_waiting=max_waiting)
+        self._tenant_of: OrderedDict[str, str] = OrderedDict()
+
+    async def start(self) -> None:
+        await self._groups.start()
+
+    async def close(self) -> None:
+        await self._groups.close()
+
+    def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
+        self._remember(op.hold_id, op.tenant_id)
+        sent: dict[str, Any] = {
+            "op": "reserve",
+            "hold_id": op.hold_id,
+            "attempt_id": op.attempt_id,
+            "decision_id": op.decision_id,
+            "session_id": op.session_id,
+            "key_id": op.key_id,
+            "model": op.model,
+            "amount": op.amount_nanousd,
+            "now_ms": op.now_ms,
+            "expires_at_ms": op.expires_at_ms,
+            "checkpoint": op.checkpoint_nanousd,
+            "first_nanousd": op.terms.default_nanousd,
+            "ceiling_nanousd": op.terms.ceiling_nanousd,
+            "expected_turns": op.terms.expected_turns,
+            "max_turns": op.terms.max_turns,
+        }
+        if op.decision is not None:
+            sent["decision"] = _json_row(decision_row(op))
+        if op.idempotency is not None:
+            sent["claim_key"] = op.idempotency.key
+            sent["claim_sha"] = op.idempotency.body_sha256.hex()
+            sent["claim_expires_ms"] = op.idempotency.expires_at_ms
+        return self._money(op.tenant_id, sent, lambda answer: _reserve_outcome(op, answer))
+
+    def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
+        outcome = outcome_columns(op.decision)
+        outcome.setdefault("usage_source", op.usage_source)
+        sent: dict[str, Any] = {
+            "op": "settle",
+            "again": again,
+            "hold_id": op.hold_id,
+            "amount": op.amount_nanousd,
+            "now_ms": op.now_ms,
+            "usage_source": op.usage_source,
+            "memory": op.session_memory,
+            "close_session": op.close_session,
+        }
+        return self._resolve(op, sent, outcome)
+
+    def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]:
+        sent: dict[str, Any] = {
+            "op": "release",
+            "again": again,
+            "hold_id": op.hold_id,
+            "now_ms": op.now_ms,
+            "drop_claim": op.drop_idempotency,
+        }
+        return self._resolve(op, sent, outcome_columns(op.decision))
+
+    def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
+        """One future for all; the last point's answer stands for the group it travelled in."""
+        futures: list[asyncio.Future[Any]] = []
+        for point in points:
+            sent = {
+                "op": "checkpoint",
+                "hold_id": point.hold_id,
+                "amount": point.checkpoint_nanousd,
+                "expires_at_ms": point.expires_at_ms,
+            }
+            futures.append(self._groups.submit(BESIDE, sent, bool, locking=False))
+        return asyncio.ensure_future(_all(futures))
+
+    def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
+        return self._money(
+            self._forget(op.hold_id),
+            {"op": "sweep", "hold_id": op.hold_id, "now_ms": op.now_ms},
+            _sweep_outcome,
+            hold_id=op.hold_id,
+        )
+
+    def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
+        return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id, "now_ms": op.now_ms}, bool)
+
+    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
+        sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
+        return self._groups.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
+
+    def idempotent(
+        self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
+    ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
+        sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key, "now_ms": now_ms}
+        return self._groups.submit(
+            BESIDE, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
+        )
+
+    async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
+        """Holds whose lease ran out, and windows that ended. SKIP LOCKED passes over what is being resolved now."""
+
+        def find(connection: Connection) -> tuple[list[str], list[ResetWindow]]:
+            late = connection.execute(
+                select(holds.c.hold_id, holds.c.tenant_id)
+                .where(holds.c.state == "open", holds.c.expires_at_ms <= now_ms)
+                .order_by(holds.c.expires_at_ms)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for hold_id, tenant_id in late:
+                self._remember(hold_id, tenant_id)
+            payers = connection.execute(select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= now_ms).limit(limit))
+            resets = [ResetWindow(row.tenant_id, None, now_ms) for row in payers]
+            owned = connection.execute(
+                select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= now_ms).limit(limit)
+            )
+            resets += [ResetWindow(row.tenant_id, row.key_id, now_ms) for row in owned]
+            return [hold_id for hold_id, _ in late], resets
+
+        return await self._database.write(find)
+
+    async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]:
+        """Decisions that were abandoned between two attempts, and idempotency rows nobody needs any more."""
+
+        def clean(connection: Connection) -> tuple[int, int]:
+            bounds = {"now": now_ms, "before": before_ms}
+            return connection.execute(abandon(), bounds).rowcount, connection.execute(forget(), bounds).rowcount
+
+        return await self._database.write(clean)
+
+    def _money(
+        self,
+        tenant_id: str | None,
+        sent: dict[str, Any],
+        read: Callable[[Any], Any],
+        *,
+        hold_id: str = "",
+        must: bool = False,
+    ) -> asyncio.Future[Any]:
+        """Into the tenant's line. A hold of unknown tenant travels alone: the function looks the tenant up."""
+        key = tenant_id if tenant_id is not None else f"\x00hold:{hold_id}"
+        return self._groups.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
+
+    def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
+        if "status" in outcome:
+            outcome.setdefault("completed_at_ms", op.now_ms)
+        sent["decision"] = _json_row(outcome)
+        if op.answer is not None:
+            sent["answer_status"] = op.answer.status
+            sent["answer_headers"] = json.dumps(dict(op.answer.headers))
+            sent["answer_body"] = base64.b64encode(op.answer.body).decode()
+        tenant_id = self._tenant_of.get(op.hold_id)
+        return self._money(tenant_id, sent, lambda answer: self._resolved(op, answer), hold_id=op.hold_id, must=True)
+
+    def _resolved(self, op: Settle | Release, answer: list[Any]) -> Resolved:
+        if answer[0] == "unknown_hold":
+            raise UnknownHold(op.hold_id)
+        self._forget(op.hold_id)
+        return Resolved(answer[0], answer[1], Balance(*answer[2:6]), Balance(*answer[6:10]))
+
+    def _remember(self, hold_id: str, tenant_id: str) -> None:
+        self._tenant_of[hold_id] = tenant_id
+        if len(self._tenant_of) > REMEMBERED_HOLDS:
+            self._tenant_of.popitem(last=False)
+
+    def _forget(self, hold_id: str) -> str | None:
+        return self._tenant_of.pop(hold_id, None)
+
+
+async def _all(futures: list[asyncio.Future[Any]]) -> None:
+    for future in futures:
+        await asyncio.shield(future)
+
+
+def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns as `jsonb_populate_record` reads them: bytes in Postgres' own hex form."""
+    return {
+        name: "\\x" + value.hex() if isinstance(value, bytes) else value
+        for name, value in row.items()
+        if value is not None
+    }
+
+
+def _reserve_outcome(op: Reserve, answer: list[Any]) -> ReserveOutcome:
+    match answer:
+        case ["reserved", turn, *money]:
+            return Reserved(turn, Balance(*money[:4]), Balance(*money[4:8]))
+        case ["refused", account, *money]:
+            balance = Balance(*money)
+            return Refused(account, balance, balance.reserved_nanousd > 0)
+        case ["closed", reason]:
+            return SessionClosed(reason)
+        case ["tenant_missing"]:
+            return TenantMissing(op.tenant_id)
+        case ["claim", *_]:
+            assert op.idempotency is not None
+            return _claim(answer, op.idempotency.body_sha256)
+    raise ValueError(f"seqroute_apply: no such answer to reserve: {answer[:1]}")
+
+
+def _claim(answer: list[Any], body_sha256: bytes) -> Replay | InFlight | BodyMismatch:
+    _, sha256, decision_id, status, headers, body = answer
+    if bytes.fromhex(sha256) != body_sha256:
+        return BodyMismatch(decision_id)
+    if status is None:
+        return InFlight(decision_id)
+    return Replay(status, json.loads(headers), base64.b64decode(body))
+
+
+def _sweep_outcome(answer: list[Any]) -> str | None:
+    return answer[0] if answer[0] in ("expire", "orphan_post") else None
+
+
+def _standing(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
+    if row is None:
+        return None
+    tenant = Balance(*row[:4])
+    if row[4] is None:
+        return AccountSnapshot(tenant, None)
+    told = dict(zip(SESSION_FACTS, row[9:], strict=True))
+    return AccountSnapshot(tenant, SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant))

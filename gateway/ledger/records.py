@@ -1,0 +1,232 @@
+"""What both databases' ledgers agree on: the row of a decision, what a reader is given, what text may be stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Delete, Update, and_, bindparam, delete, exists, or_, select, text, tuple_, update
+
+from gateway.database.tables import decisions, holds, idempotency, sessions
+from gateway.ledger.types import Balance, Reserve, Settle
+from gateway.money import MAX_NANOUSD
+
+DECISION_COLUMNS: tuple[str, ...] = tuple(str(column.name) for column in decisions.columns)
+
+LEDGER_COLUMNS = frozenset(
+    {
+        "decision_id",
+        "tenant_id",
+        "session_id",
+        "turn",
+        "previous_decision_id",
+        "session_budget_nanousd",
+        "remaining_before_nanousd",
+        "remaining_after_nanousd",
+        "reserved_nanousd",
+        "cost_nanousd",
+        "created_at_ms",
+    }
+)
+"""Columns of `decisions` that only the ledger writes: the money and the order of turns."""
+
+OUTCOME_COLUMNS: tuple[str, ...] = (
+    "model",
+    "action",
+    "propensity",
+    "reason",
+    "completion_id",
+    "status",
+    "usage_source",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "latency_ms",
+    "first_byte_ms",
+    "finish_reason",
+    "error_code",
+    "signals",
+    "request_text",
+    "response_text",
+    "completed_at_ms",
+)
+"""Columns that a settle or release may set."""
+
+SESSION_FACTS: tuple[str, ...] = (
+    "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
+    "created_at_ms", "updated_at_ms",
+)  # fmt: skip
+"""Columns of `sessions`, beside the balance, that a SessionRow carries under the same names."""
+
+MAX_ANSWERED = 16
+"""Turns of a session that it remembers the model of."""
+
+_DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals": "{}"}
+
+
+class UnknownHold(LookupError):
+    """A hold that was never reserved: a defect of the caller, not a race."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session as a turn needs it: its own account, its tenant's, how it went, and what it remembers."""
+
+    tenant_id: str
+    session_id: str
+    balance: Balance
+    state: str
+    turns: int
+    expected_turns: int | None
+    memory: str
+    last_decision_id: str | None
+    quality_count: int
+    quality_sum: float
+    last_quality: float | None
+    created_at_ms: int
+    updated_at_ms: int
+    tenant: Balance
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSnapshot:
+    """Tenant and session of one turn, in one read. `session` is None before its first turn."""
+
+    tenant: Balance
+    session: SessionRow | None
+
+
+def checked_reserve(op: Reserve) -> Reserve:
+    """Refuse what could never be stored, before it reaches a group. Raises ValueError."""
+    if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
+        raise ValueError(f"reserve: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    if op.checkpoint_nanousd is not None and op.checkpoint_nanousd < 0:
+        raise ValueError(f"reserve: expected a checkpoint of at least 0 nano-USD, got {op.checkpoint_nanousd}")
+    unknown = set(op.decision or ()) - set(DECISION_COLUMNS)
+    if unknown:
+        raise ValueError(f"reserve: no such columns in decisions: {sorted(unknown)}")
+    return op
+
+
+def checked_settle(op: Settle) -> Settle:
+    if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
+        raise ValueError(f"settle: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    return op
+
+
+def decision_row(op: Reserve) -> dict[str, Any]:
+    """The pending row with every column; the ledger's own turn and money columns are still None."""
+    assert op.decision is not None
+    row: dict[str, Any] = dict.fromkeys(DECISION_COLUMNS) | _DEFAULTS
+    row.update({name: storable(value) for name, value in op.decision.items()})
+    row.update(dict.fromkeys(LEDGER_COLUMNS))
+    row |= {
+        "decision_id": op.decision_id,
+        "tenant_id": op.tenant_id,
+        "session_id": op.session_id,
+        "model": op.model,
+        "reserved_nanousd": op.amount_nanousd,
+        "created_at_ms": op.now_ms,
+        "status": "pending",
+    }
+    return row
+
+
+def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a settle or release sets; None leaves a column as it is. Raises ValueError.
+
+    Columns that the ledger computes itself are left to it.
+    """
+    if not decision:
+        return {}
+    outcome = {
+        name: storable(value) for name, value in decision.items() if name not in LEDGER_COLUMNS and value is not None
+    }
+    unknown = set(outcome) - set(OUTCOME_COLUMNS)
+    if unknown:
+        raise ValueError(f"settle: not an outcome of a decision: {sorted(unknown)}")
+    return outcome
+
+
+def remembered(stored: str, news: str) -> str:
+    """A session's memory after a turn, both JSON: `news` says what to `add` to counters, what to `set`, which `warm`
+    prefixes are new and which turns were `answered` (the last MAX_ANSWERED are kept).
+
+    The ledger merges where it settles, so that turns of one session that run beside each other all leave their mark.
+    Postgres has the same law as `seqroute_remember`. News without `add` replace everything: a gateway of the version
+    before sends its whole memory.
+    """
+    fresh = orjson.loads(news)
+    if "add" not in fresh:
+        return news
+    memory = orjson.loads(stored)
+    added = {name: memory.get(name, 0) + number for name, number in fresh["add"].items()}
+    answered = [*memory.get("answered", ()), *fresh["answered"]][-MAX_ANSWERED:]
+    warm = memory.get("warm", {}) | fresh["warm"]
+    return orjson.dumps(memory | fresh["set"] | added | {"warm": warm, "answered": answered}).decode()
+
+
+def abandon() -> Update:
+    """Decisions whose process died between two attempts: still pending, long ago, and nothing is held for them.
+
+    Rows that somebody is working on are passed over (on Postgres), so this never waits for a turn or makes one wait.
+    """
+    lost = (
+        select(decisions.c.decision_id)
+        .where(
+            decisions.c.status == "pending",
+            decisions.c.created_at_ms <= bindparam("before"),
+            ~exists().where(holds.c.decision_id == decisions.c.decision_id, holds.c.state == "open"),
+        )
+        .with_for_update(skip_locked=True)
+    )
+    ended = {"status": "orphaned", "error_code": "abandoned", "completed_at_ms": bindparam("now")}
+    return update(decisions).where(decisions.c.decision_id.in_(lost)).values(ended)
+
+
+def forget() -> Delete:
+    """Idempotency rows past their day, and claims whose first request never ended."""
+    unanswered = and_(
+        idempotency.c.status.is_(None),
+        idempotency.c.created_at_ms <= bindparam("before"),
+        ~exists().where(holds.c.decision_id == idempotency.c.decision_id, holds.c.state == "open"),
+    )
+    past = (
+        select(idempotency.c.tenant_id, idempotency.c.idempotency_key)
+        .where(or_(idempotency.c.expires_at_ms <= bindparam("now"), unanswered))
+        .with_for_update(skip_locked=True)
+    )
+    return delete(idempotency).where(tuple_(idempotency.c.tenant_id, idempotency.c.idempotency_key).in_(past))
+
+
+def storable(value: Any) -> Any:
+    """Text both databases can hold: no NUL (Postgres), no lone surrogate; no NaN or infinity among numbers."""
+    kind = type(value)
+    if value is None or kind is int or kind is bytes:
+        return value
+    if isinstance(value, str):
+        if "\x00" not in value and value.isascii():
+            return value
+        return value.replace("\x00", "").encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    return value
+
+
+def newest_after(connection: Connection, tenant_id: str, fingerprint: str) -> str | None:
+    """The newest session that began anew under a fingerprint (`sessions.next_of`); None: there was only one."""
+    # "." and "/" are neighbours in ASCII; Postgres compares by bytes only with operators of their own.
+    above, below = (">", "<") if connection.dialect.name == "sqlite" else ("~>~", "~<~")
+    name = sessions.c.session_id
+    query = select(name).where(
+        sessions.c.tenant_id == tenant_id,
+        text("substr(session_id, 1, 3) = 'fp:'"),
+        name.bool_op(above)(f"{fingerprint}."),
+        name.bool_op(below)(f"{fingerprint}/"),
+    )
+    return connection.execute(query.order_by(name.desc()).limit(1)).scalar_one_or_none()

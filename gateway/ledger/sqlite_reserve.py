@@ -1,0 +1,264 @@
+"""How money is held on SQLite: the laws of `reserve`, and of the window that a reservation may be the first in.
+
+Each function reads, decides, and only then writes, so a refusal leaves nothing behind.
+The same laws are written down for Postgres in the migrations' `apply_function`; tests run one suite against both.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.database.sqlite import Cursor
+from gateway.ledger import statements as sql
+from gateway.ledger.records import decision_row
+from gateway.ledger.sqlite_rows import balances, entry, find_hold
+from gateway.ledger.types import (
+    Balance,
+    BodyMismatch,
+    IdempotencyClaim,
+    InFlight,
+    Refused,
+    Replay,
+    Reserve,
+    Reserved,
+    ReserveOutcome,
+    ResetWindow,
+    SessionClosed,
+    TenantMissing,
+)
+from gateway.ledger.windows import next_reset_ms
+
+
+def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
+    """Check session, key and tenant, then hold the amount on all of them and log the pending decision."""
+    claimed = _claimed(cursor, op.tenant_id, op.idempotency, op.now_ms, op.decision_id)
+    if claimed is not None:
+        return claimed
+    tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
+    if tenant is not None and tenant[5] is not None and tenant[5] <= op.now_ms:
+        # A turn at the boundary does not wait for the sweeper to start the new window.
+        reset_window(cursor, ResetWindow(op.tenant_id, None, op.now_ms))
+        tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
+    if tenant is None:
+        return TenantMissing(op.tenant_id)
+    session = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
+    if session is not None and op.decision is not None:
+        if session[4] == "closed":
+            return SessionClosed("closed")
+        if op.terms.max_turns is not None and session[5] >= op.terms.max_turns:
+            return SessionClosed("max_turns")
+    old = Balance(*session[:4]) if session is not None else Balance(0, 0, 0)
+    granted = granted_under(op, old if session is not None else None, tenant[4])
+    before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
+    if before.available_nanousd < op.amount_nanousd:
+        return Refused("session", before, before.reserved_nanousd > 0)
+    key_id = op.key_id
+    if key_id is not None:
+        key = _key_account(cursor, op)
+        if key is None:
+            key_id = None
+        elif key.available_nanousd < op.amount_nanousd:
+            return Refused("key", key, key.reserved_nanousd > 0)
+    tenant_before = Balance(*tenant[:4])
+    if tenant_before.available_nanousd < op.amount_nanousd:
+        return Refused("tenant", tenant_before, tenant_before.reserved_nanousd > 0)
+    return _hold(cursor, op, key_id, session, before, old.granted_nanousd, tenant_before)
+
+
+def reserve_again(cursor: Cursor, op: Reserve) -> ReserveOutcome:
+    """`reserve`, for an operation that may have been committed before: the same attempt gets the same answer."""
+    hold = find_hold(cursor, op.hold_id)
+    if hold is None or hold.attempt_id != op.attempt_id:
+        return reserve(cursor, op)
+    turn = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
+    session, tenant = balances(cursor, op.tenant_id, op.session_id)
+    return Reserved(turn[0] if turn else 0, session, tenant)
+
+
+def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int | None) -> int:
+    """The session's ceiling with this turn: as asked, within the tenant's, never below what is spent and reserved."""
+    wanted = op.terms.ceiling_nanousd
+    if session is None and wanted is None:
+        wanted = op.terms.default_nanousd
+    if wanted is None:
+        assert session is not None
+        return session.granted_nanousd
+    if max_session_nanousd is not None:
+        wanted = min(wanted, max_session_nanousd)
+    if session is None:
+        return wanted
+    used = session.reserved_nanousd + session.spent_nanousd
+    return max(wanted, min(session.granted_nanousd, used))
+
+
+def _key_account(cursor: Cursor, op: Reserve) -> Balance | None:
+    """The key's own account; None when it spends its tenant's money freely."""
+    row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
+    if row is None or not row[4]:
+        return None
+    if row[5] is not None and row[5] <= op.now_ms:
+        reset_window(cursor, ResetWindow(op.tenant_id, op.key_id, op.now_ms))
+        row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
+    return Balance(*row[:4])
+
+
+def _hold(
+    cursor: Cursor, op: Reserve, key_id: str | None, session: Any, before: Balance, old_granted: int, tenant: Balance
+) -> Reserved:
+    turn: int = session[5] if session is not None else 0
+    place = {"tenant": op.tenant_id, "session": op.session_id}
+    if session is None:
+        cursor.execute(
+            sql.OPEN_SESSION,
+            {
+                "tenant_id": op.tenant_id,
+                "session_id": op.session_id,
+                "granted_nanousd": before.granted_nanousd,
+                "expected_turns": op.terms.expected_turns,
+                "created_at_ms": op.now_ms,
+                "updated_at_ms": op.now_ms,
+            },
+        )
+    if before.granted_nanousd != old_granted or session is None:
+        change = before.granted_nanousd - old_granted
+        entry(
+            cursor,
+            "grant",
+            change,
+            op.now_ms,
+            op.tenant_id,
+            scope="session",
+            session_id=op.session_id,
+            granted=change,
+            actor="client",
+        )
+    entry(
+        cursor,
+        "reserve",
+        op.amount_nanousd,
+        op.now_ms,
+        op.tenant_id,
+        session_id=op.session_id,
+        key_id=key_id,
+        reserved=op.amount_nanousd,
+        hold=op.hold_id,
+        attempt=op.attempt_id,
+        decision=op.decision_id,
+        model=op.model,
+    )
+    cursor.execute(
+        sql.ADD_HOLD,
+        {
+            "hold_id": op.hold_id,
+            "tenant_id": op.tenant_id,
+            "session_id": op.session_id,
+            "key_id": key_id,
+            "decision_id": op.decision_id,
+            "attempt_id": op.attempt_id,
+            "model": op.model,
+            "amount_nanousd": op.amount_nanousd,
+            "state": "open",
+            "dispatched": int(op.checkpoint_nanousd is not None),
+            "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
+            "expires_at_ms": op.expires_at_ms,
+            "created_at_ms": op.now_ms,
+        },
+    )
+    new_turn = op.decision is not None
+    if new_turn:
+        row = decision_row(op)
+        row["turn"] = turn
+        row["previous_decision_id"] = session[7] if session is not None else None
+        row["session_budget_nanousd"] = before.granted_nanousd
+        row["remaining_before_nanousd"] = before.available_nanousd
+        cursor.execute(sql.ADD_DECISION, row)
+    else:
+        known = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
+        turn = known[0] if known else turn
+    cursor.execute(
+        sql.RESERVE_ON_SESSION,
+        place
+        | {
+            "granted": before.granted_nanousd,
+            "amount": op.amount_nanousd,
+            "new_turns": int(new_turn),
+            "now": op.now_ms,
+            "decision": op.decision_id if new_turn else None,
+            "expected": op.terms.expected_turns,
+        },
+    )
+    if key_id is not None:
+        cursor.execute(sql.MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
+    cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
+    if op.idempotency is not None:
+        cursor.execute(
+            sql.MAKE_CLAIM,
+            {
+                "tenant_id": op.tenant_id,
+                "idempotency_key": op.idempotency.key,
+                "body_sha256": op.idempotency.body_sha256,
+                "decision_id": op.decision_id,
+                "created_at_ms": op.now_ms,
+                "expires_at_ms": op.idempotency.expires_at_ms,
+            },
+        )
+    return Reserved(turn, _with(before, reserved=op.amount_nanousd), _with(tenant, reserved=op.amount_nanousd))
+
+
+def reset_window(cursor: Cursor, op: ResetWindow) -> bool:
+    """Spent and overage start again at zero; what is reserved stays reserved. True when this call did it."""
+    if op.key_id is None:
+        row = cursor.execute(sql.RESET_TENANT, {"tenant": op.tenant_id}).fetchone()
+    else:
+        row = cursor.execute(sql.RESET_KEY, {"key": op.key_id}).fetchone()
+    if row is None or row[4] is None or row[5] is None or row[5] > op.now_ms:
+        return False
+    _, _, spent, overage, window, old = row
+    new = next_reset_ms(window, op.now_ms)
+    if op.key_id is None:
+        cursor.execute(sql.NEXT_TENANT_WINDOW, {"tenant": op.tenant_id, "old": old, "new": new})
+    else:
+        cursor.execute(sql.NEXT_KEY_WINDOW, {"key": op.key_id, "old": old, "new": new})
+    entry(
+        cursor,
+        "reset",
+        spent,
+        op.now_ms,
+        op.tenant_id,
+        scope="tenant" if op.key_id is None else "key",
+        key_id=op.key_id,
+        spent=-spent,
+        overage=-overage,
+        actor="sweeper",
+    )
+    return True
+
+
+def _claimed(
+    cursor: Cursor, tenant_id: str, claim: IdempotencyClaim | None, now_ms: int, decision_id: str
+) -> Replay | InFlight | BodyMismatch | None:
+    if claim is None:
+        return None
+    row = cursor.execute(sql.CLAIM, {"tenant": tenant_id, "claim": claim.key}).fetchone()
+    if row is None:
+        return None
+    if row[5] <= now_ms:
+        cursor.execute(sql.DROP_CLAIM, {"tenant": tenant_id, "claim": claim.key})
+        return None
+    return claim_from_row(row, claim.body_sha256)
+
+
+def claim_from_row(row: Any, body_sha256: bytes) -> Replay | InFlight | BodyMismatch:
+    """`row` in the order of sql.CLAIM."""
+    if bytes(row[0]) != body_sha256:
+        return BodyMismatch(row[1])
+    if row[2] is None:
+        return InFlight(row[1])
+    return Replay(row[2], json.loads(row[3]), bytes(row[4]))
+
+
+def _with(balance: Balance, *, reserved: int) -> Balance:
+    return Balance(
+        balance.granted_nanousd, balance.reserved_nanousd + reserved, balance.spent_nanousd, balance.overage_nanousd
+    )

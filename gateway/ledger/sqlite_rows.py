@@ -1,0 +1,145 @@
+"""Rows of the ledger on SQLite, as its operations read and move them: holds, balances, entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.database.sqlite import Cursor
+from gateway.ledger import statements as sql
+from gateway.ledger.records import UnknownHold
+from gateway.ledger.types import Balance
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    hold_id: str
+    tenant_id: str
+    session_id: str
+    key_id: str | None
+    decision_id: str
+    attempt_id: str
+    model: str
+    amount_nanousd: int
+    state: str
+    dispatched: int
+    checkpoint_nanousd: int
+    posted_nanousd: int
+    late: int
+    expires_at_ms: int
+
+
+def find_hold(cursor: Cursor, hold_id: str) -> Hold | None:
+    row = cursor.execute(sql.HOLD, {"hold": hold_id}).fetchone()
+    return None if row is None else Hold(hold_id, *row)
+
+
+def require_hold(cursor: Cursor, hold_id: str) -> Hold:
+    hold = find_hold(cursor, hold_id)
+    if hold is None:
+        raise UnknownHold(hold_id)
+    return hold
+
+
+def balances(cursor: Cursor, tenant_id: str, session_id: str) -> tuple[Balance, Balance]:
+    session = cursor.execute(sql.SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
+    tenant = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
+    return Balance(*session[:4]), Balance(*tenant[:4])
+
+
+def move(
+    cursor: Cursor,
+    hold: Hold,
+    now_ms: int,
+    *,
+    reserved: int = 0,
+    spent: int = 0,
+    overage: int = 0,
+    memory: str | None = None,
+    state: str | None = None,
+) -> tuple[Balance, Balance]:
+    """Add the same deltas to session, key and tenant; answer the new balances of session and tenant."""
+    deltas = {"reserved": reserved, "spent": spent, "overage": overage}
+    place = {"tenant": hold.tenant_id, "session": hold.session_id}
+    (session,) = cursor.execute(
+        sql.MOVE_SESSION, deltas | place | {"now": now_ms, "memory": memory, "state": state}
+    ).fetchall()
+    if hold.key_id is not None:
+        cursor.execute(sql.MOVE_KEY, deltas | {"key": hold.key_id})
+    (tenant,) = cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id}).fetchall()
+    return Balance(*session), Balance(*tenant)
+
+
+def turn_entry(
+    cursor: Cursor,
+    kind: str,
+    amount: int,
+    now_ms: int,
+    hold: Hold,
+    *,
+    reserved: int = 0,
+    spent: int = 0,
+    overage: int = 0,
+    source: str = "none",
+) -> None:
+    entry(
+        cursor,
+        kind,
+        amount,
+        now_ms,
+        hold.tenant_id,
+        session_id=hold.session_id,
+        key_id=hold.key_id,
+        reserved=reserved,
+        spent=spent,
+        overage=overage,
+        hold=hold.hold_id,
+        attempt=hold.attempt_id,
+        decision=hold.decision_id,
+        model=hold.model,
+        source=source,
+    )
+
+
+def entry(
+    cursor: Cursor,
+    kind: str,
+    amount: int,
+    now_ms: int,
+    tenant_id: str,
+    *,
+    scope: str = "turn",
+    session_id: str | None = None,
+    key_id: str | None = None,
+    granted: int = 0,
+    reserved: int = 0,
+    spent: int = 0,
+    overage: int = 0,
+    hold: str | None = None,
+    attempt: str | None = None,
+    decision: str | None = None,
+    model: str | None = None,
+    source: str = "none",
+    actor: str | None = None,
+) -> None:
+    cursor.execute(
+        sql.ADD_ENTRY,
+        {
+            "kind": kind,
+            "scope": scope,
+            "amount_nanousd": amount,
+            "granted_delta_nanousd": granted,
+            "reserved_delta_nanousd": reserved,
+            "spent_delta_nanousd": spent,
+            "overage_delta_nanousd": overage,
+            "tenant_id": tenant_id,
+            "session_id": session_id,
+            "key_id": key_id,
+            "hold_id": hold,
+            "attempt_id": attempt,
+            "decision_id": decision,
+            "model": model,
+            "usage_source": source,
+            "actor": actor,
+            "created_at_ms": now_ms,
+        },
+    )

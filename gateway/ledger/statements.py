@@ -1,0 +1,283 @@
+"""The statements of the ledger on SQLite: built with SQLAlchemy Core, compiled once to text with named parameters.
+
+Executing Core itself costs more than the fsync that the statements ride on; compiling keeps its check of the names.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+
+from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, sessions, tenants
+from gateway.ledger.records import DECISION_COLUMNS, SESSION_FACTS, abandon, forget
+
+_DIALECT = sqlite_dialect.dialect(paramstyle="named")
+
+
+def _sql(statement: Executable) -> str:
+    """The statement as text with named parameters; constants of our own code are written into it."""
+    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+    text = str(compiled)
+    for name, value in compiled.params.items():
+        if value is not None:
+            literal = str(value) if isinstance(value, int) else f"'{value}'"
+            text = re.sub(rf":{name}\b", literal, text)
+    return text
+
+
+def _all_columns(table: Table, names: tuple[str, ...]) -> str:
+    return _sql(insert(table).values({name: bindparam(name) for name in names}))
+
+
+def _balance_of(table: Table) -> list[ColumnElement[int]]:
+    return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
+
+
+_HERE = and_(sessions.c.tenant_id == bindparam("tenant"), sessions.c.session_id == bindparam("session"))
+_THIS_HOLD = holds.c.hold_id == bindparam("hold")
+
+TENANT = _sql(
+    select(*_balance_of(tenants), tenants.c.max_session_nanousd, tenants.c.reset_at_ms).where(
+        tenants.c.tenant_id == bindparam("tenant")
+    )
+)
+SESSION = _sql(
+    select(
+        *_balance_of(sessions),
+        sessions.c.state,
+        sessions.c.turns,
+        sessions.c.expected_turns,
+        sessions.c.last_decision_id,
+    ).where(_HERE)
+)
+MEMORY = _sql(select(sessions.c.memory).where(_HERE))
+KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
+STANDING = _sql(
+    select(
+        *_balance_of(tenants),
+        sessions.c.session_id,
+        *_balance_of(sessions),
+        *(sessions.c[name] for name in SESSION_FACTS),
+    )
+    .select_from(
+        tenants.outerjoin(
+            sessions, and_(sessions.c.tenant_id == tenants.c.tenant_id, sessions.c.session_id == bindparam("session"))
+        )
+    )
+    .where(tenants.c.tenant_id == bindparam("tenant"))
+)
+HOLD = _sql(
+    select(
+        holds.c.tenant_id,
+        holds.c.session_id,
+        holds.c.key_id,
+        holds.c.decision_id,
+        holds.c.attempt_id,
+        holds.c.model,
+        holds.c.amount_nanousd,
+        holds.c.state,
+        holds.c.dispatched,
+        holds.c.checkpoint_nanousd,
+        holds.c.posted_nanousd,
+        holds.c.late,
+        holds.c.expires_at_ms,
+    ).where(_THIS_HOLD)
+)
+OPEN_SESSION = _all_columns(
+    sessions, ("tenant_id", "session_id", "granted_nanousd", "expected_turns", "created_at_ms", "updated_at_ms")
+)
+RESERVE_ON_SESSION = _sql(
+    update(sessions)
+    .where(_HERE)
+    .values(
+        granted_nanousd=bindparam("granted"),
+        reserved_nanousd=sessions.c.reserved_nanousd + bindparam("amount"),
+        turns=sessions.c.turns + bindparam("new_turns"),
+        last_decision_id=func.coalesce(bindparam("decision"), sessions.c.last_decision_id),
+        expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
+        updated_at_ms=bindparam("now"),
+    )
+)
+_MOVE = {
+    "reserved_nanousd": bindparam("reserved", type_=holds.c.amount_nanousd.type),
+    "spent_nanousd": bindparam("spent", type_=holds.c.amount_nanousd.type),
+    "overage_nanousd": bindparam("overage", type_=holds.c.amount_nanousd.type),
+}
+
+
+def _moves(table: Table) -> dict[str, Any]:
+    return {name: table.c[name] + value for name, value in _MOVE.items()}
+
+
+MOVE_TENANT = _sql(
+    update(tenants)
+    .where(tenants.c.tenant_id == bindparam("tenant"))
+    .values(_moves(tenants))
+    .returning(*_balance_of(tenants))
+)
+MOVE_KEY = _sql(update(keys).where(keys.c.key_id == bindparam("key")).values(_moves(keys)))
+MOVE_SESSION = _sql(
+    update(sessions)
+    .where(_HERE)
+    .values(
+        {
+            **_moves(sessions),
+            "updated_at_ms": bindparam("now"),
+            "memory": func.coalesce(bindparam("memory"), sessions.c.memory),
+            "state": func.coalesce(bindparam("state"), sessions.c.state),
+        }
+    )
+    .returning(*_balance_of(sessions))
+)
+ADD_HOLD = _all_columns(
+    holds,
+    (
+        "hold_id",
+        "tenant_id",
+        "session_id",
+        "key_id",
+        "decision_id",
+        "attempt_id",
+        "model",
+        "amount_nanousd",
+        "state",
+        "dispatched",
+        "checkpoint_nanousd",
+        "expires_at_ms",
+        "created_at_ms",
+    ),
+)
+ADD_ENTRY = _all_columns(
+    ledger_entries,
+    (
+        "kind",
+        "scope",
+        "amount_nanousd",
+        "granted_delta_nanousd",
+        "reserved_delta_nanousd",
+        "spent_delta_nanousd",
+        "overage_delta_nanousd",
+        "tenant_id",
+        "session_id",
+        "key_id",
+        "hold_id",
+        "attempt_id",
+        "decision_id",
+        "model",
+        "usage_source",
+        "actor",
+        "created_at_ms",
+    ),
+)
+ADD_DECISION = _all_columns(decisions, DECISION_COLUMNS)
+RESOLVE_HOLD = _sql(
+    update(holds)
+    .where(_THIS_HOLD)
+    .values(
+        state=bindparam("new_state"),
+        posted_nanousd=bindparam("posted"),
+        late=bindparam("new_late"),
+        resolved_at_ms=func.coalesce(holds.c.resolved_at_ms, bindparam("now")),
+    )
+)
+DECISION_TURN = _sql(select(decisions.c.turn).where(decisions.c.decision_id == bindparam("decision")))
+CHECKPOINT = _sql(
+    update(holds)
+    .where(_THIS_HOLD, holds.c.state == "open")
+    .values(
+        dispatched=1,
+        checkpoint_nanousd=func.min(
+            func.max(holds.c.checkpoint_nanousd, bindparam("checkpoint")), holds.c.amount_nanousd
+        ),
+        expires_at_ms=func.max(holds.c.expires_at_ms, bindparam("expires")),
+    )
+)
+CLAIM = _sql(
+    select(
+        idempotency.c.body_sha256,
+        idempotency.c.decision_id,
+        idempotency.c.status,
+        idempotency.c.headers,
+        idempotency.c.body,
+        idempotency.c.expires_at_ms,
+    ).where(idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim"))
+)
+DROP_CLAIM = _sql(
+    delete(idempotency).where(
+        idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim")
+    )
+)
+MAKE_CLAIM = _all_columns(
+    idempotency, ("tenant_id", "idempotency_key", "body_sha256", "decision_id", "created_at_ms", "expires_at_ms")
+)
+ANSWER_CLAIM = _sql(
+    update(idempotency)
+    .where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
+    .values(status=bindparam("answer_status"), headers=bindparam("answer_headers"), body=bindparam("answer_body"))
+)
+DROP_OPEN_CLAIM = _sql(
+    delete(idempotency).where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
+)
+LOST_DECISION = _sql(
+    update(decisions)
+    .where(decisions.c.decision_id == bindparam("decision"))
+    .values(
+        cost_nanousd=func.coalesce(decisions.c.cost_nanousd, 0) + bindparam("cost"),
+        usage_source=func.coalesce(decisions.c.usage_source, bindparam("source")),
+        remaining_after_nanousd=bindparam("remaining"),
+    )
+)
+LOSE_DECISION = _sql(
+    update(decisions)
+    .where(decisions.c.decision_id == bindparam("decision"), decisions.c.status == "pending")
+    .values(status="orphaned", error_code=bindparam("error"), completed_at_ms=bindparam("now"))
+)
+RESET_TENANT = _sql(
+    select(*_balance_of(tenants), tenants.c.window, tenants.c.reset_at_ms).where(
+        tenants.c.tenant_id == bindparam("tenant")
+    )
+)
+RESET_KEY = _sql(select(*_balance_of(keys), keys.c.window, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
+NEXT_TENANT_WINDOW = _sql(
+    update(tenants)
+    .where(tenants.c.tenant_id == bindparam("tenant"), tenants.c.reset_at_ms == bindparam("old"))
+    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
+)
+NEXT_KEY_WINDOW = _sql(
+    update(keys)
+    .where(keys.c.key_id == bindparam("key"), keys.c.reset_at_ms == bindparam("old"))
+    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
+)
+DUE_HOLDS = _sql(
+    select(holds.c.hold_id)
+    .where(holds.c.state == "open", holds.c.expires_at_ms <= bindparam("now"))
+    .order_by(holds.c.expires_at_ms)
+    .limit(bindparam("most"))
+)
+DUE_TENANTS = _sql(
+    select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
+)
+DUE_KEYS = _sql(
+    select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
+)
+ABANDON = _sql(abandon())
+FORGET = _sql(forget())
+
+
+@lru_cache(maxsize=64)
+def settle_decision(columns: tuple[str, ...]) -> str:
+    return _sql(
+        update(decisions)
+        .where(decisions.c.decision_id == bindparam("the_decision"))
+        .values(
+            {
+                **{name: bindparam(name) for name in columns},
+                "cost_nanousd": func.coalesce(decisions.c.cost_nanousd, 0) + bindparam("cost"),
+                "remaining_after_nanousd": bindparam("remaining"),
+            }
+        )
+    )

@@ -1,0 +1,275 @@
+"""The policies table: which policy is champion, canary, shadow; and the slot that serves what it says.
+
+Stages change here, by the CLI, the admin API, the nightly job or a trial's end; every replica polls the table and
+follows within about a second. At most one champion, canary and shadow exist at a time; without a champion the rule
+serves. A champion that is pinned is replaced by people only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from sqlalchemy import Connection, Row, insert, select, update
+
+from gateway.config.settings import PolicySettings
+from gateway.database.database import Database
+from gateway.database.tables import policies, policy_events
+from gateway.errors import InvalidRequest, NotFound
+from policy.exploration import Exploration
+from policy.reload import CheckpointRef, HotSwap, LoadedPolicy, ServingPolicies, StagedPolicies
+from policy.rules import builtin_rules
+
+_log = logging.getLogger("seqroute.policies")
+Stage = Literal["champion", "canary", "shadow"]
+ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
+_SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """One row of the table; `report` is the gate's verdict with its numbers."""
+
+    policy_id: str
+    kind: str
+    stage: str
+    path: str | None
+    manifest_sha256: str | None
+    report: Mapping[str, Any]
+    created_at_ms: int
+    staged_at_ms: int
+    pinned: bool = False
+
+
+class PolicyRegistry:
+    """Keeps this worker's slot in step with the table."""
+
+    def __init__(self, settings: PolicySettings, database: Database) -> None:
+        self._database = database
+        self._slot = HotSwap(settings.directory, Exploration(floor=settings.exploration_floor))
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> LoadedPolicy:
+        return self._slot.rule
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for every staged policy that does not serve."""
+        return self._problems
+
+    def lineup(self) -> ServingPolicies:
+        return self._slot.lineup
+
+    async def refresh(self) -> None:
+        """Make the slot what the table says; a policy that is off is logged once and the old one stays."""
+        wanted = await self._database.read(wanted_policies)
+        done = await asyncio.to_thread(self._slot.refresh, wanted)
+        if done.changed:
+            _log.info("policy %s serves", self._slot.lineup.champion.policy.policy_id)
+        for problem in done.problems:
+            if problem not in self._problems:
+                _log.error("policy not served: %s", problem)
+        self._problems = done.problems
+
+
+def wanted_policies(connection: Connection) -> StagedPolicies:
+    """The staged policies of the table."""
+    rows = connection.execute(
+        select(policies.c.stage, policies.c.policy_id, policies.c.manifest_sha256).where(
+            policies.c.stage.in_(_SERVING_STAGES)
+        )
+    )
+    staged = {row.stage: CheckpointRef(row.policy_id, row.manifest_sha256) for row in rows}
+    return StagedPolicies(champion=staged.get("champion"), canary=staged.get("canary"), shadow=staged.get("shadow"))
+
+
+def list_policies(connection: Connection, limit: int = 200) -> list[PolicyRecord]:
+    """Newest first."""
+    query = select(policies).order_by(policies.c.staged_at_ms.desc(), policies.c.policy_id).limit(limit)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def get_policy(connection: Connection, policy_id: str) -> PolicyRecord:
+    """Raises NotFound."""
+    row = connection.execute(select(policies).where(policies.c.policy_id == policy_id)).first()
+    if row is None:
+        raise NotFound("policy: no such policy")
+    return _record(row)
+
+
+def holder_of(connection: Connection, stage: str) -> PolicyRecord | None:
+    """The policy that stands on a stage; of several the one that came last."""
+    query = select(policies).where(policies.c.stage == stage).order_by(policies.c.staged_at_ms.desc()).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else _record(row)
+
+
+def champion_of(connection: Connection) -> PolicyRecord | None:
+    """None: the rule serves."""
+    return holder_of(connection, "champion")
+
+
+def stage_policy(
+    connection: Connection,
+    policy_id: str,
+    stage: Stage,
+    *,
+    actor: str,
+    now_ms: int,
+    action: str | None = None,
+    note: str | None = None,
+) -> PolicyRecord:
+    """Put a policy on a stage; whoever stood there steps back, and a pin ends. Raises NotFound, InvalidRequest.
+
+    A built-in rule needs no checkpoint: its row is made when it is first staged.
+    """
+    _know_rule(connection, policy_id, now_ms)
+    record = get_policy(connection, policy_id)
+    if record.stage == stage:
+        return record
+    if record.stage == "rejected" and record.path is None and policy_id not in builtin_rules():
+        raise InvalidRequest(f"policy {policy_id}: the gate refused it, and its checkpoint was not kept")
+    step_back = "retired" if stage == "champion" else "candidate"
+    holders = update(policies).where(policies.c.stage == stage)
+    connection.execute(holders.values(stage=step_back, staged_at_ms=now_ms, pinned=0))
+    connection.execute(
+        update(policies).where(policies.c.policy_id == policy_id).values(stage=stage, staged_at_ms=now_ms, pinned=0)
+    )
+    note_event(connection, policy_id, action or stage, actor, now_ms, note)
+    return get_policy(connection, policy_id)
+
+
+def pin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
+    """Make a policy the champion, and keep nightly runs and trials from replacing it. Raises NotFound."""
+    stage_policy(connection, policy_id, "champion", actor=actor, now_ms=now_ms, action="promote")
+    return _set_pin(connection, policy_id, True, actor, now_ms)
+
+
+def unpin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
+    """End a pin; the policy serves on until a better one comes. Raises NotFound."""
+    return _set_pin(connection, policy_id, False, actor, now_ms)
+
+
+def _set_pin(connection: Connection, policy_id: str, pinned: bool, actor: str, now_ms: int) -> PolicyRecord:
+    changed = connection.execute(
+        update(policies)
+        .where(policies.c.policy_id == policy_id, policies.c.pinned == int(not pinned))
+        .values(pinned=int(pinned))
+    )
+    if changed.rowcount:
+        note_event(connection, policy_id, "pin" if pinned else "unpin", actor, now_ms)
+    return get_policy(connection, policy_id)
+
+
+def act_on(connection: Connection, policy_id: str, action: str, *, actor: str, now_ms: int) -> PolicyRecord | None:
+    """What people ask for, by its name in ACTIONS; a rollback answers with the champion after it.
+
+    Raises NotFound, also for an unknown action, and InvalidRequest.
+    """
+    if action == "pin":
+        return pin_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+    if action == "unpin":
+        return unpin_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+    if action == "rollback":
+        if get_policy(connection, policy_id).stage == "champion":
+            return roll_back(connection, actor=actor, now_ms=now_ms)
+        reject_policy(connection, policy_id, actor=actor, now_ms=now_ms)
+        return champion_of(connection)
+    stages: Mapping[str, Stage] = {"promote": "champion", "canary": "canary", "shadow": "shadow"}
+    if action not in stages:
+        raise NotFound(f"policy: expected one of {', '.join(ACTIONS)}")
+    return stage_policy(connection, policy_id, stages[action], actor=actor, now_ms=now_ms, action=action)
+
+
+def roll_back(connection: Connection, *, actor: str, now_ms: int, note: str | None = None) -> PolicyRecord | None:
+    """Undo the newest promotion: the champion is rejected and the one before it serves again; None: the rule serves.
+
+    Raises InvalidRequest when there is no champion.
+    """
+    champion = champion_of(connection)
+    if champion is None:
+        raise InvalidRequest("policies: no champion to roll back; the rule serves already")
+    reject_policy(connection, champion.policy_id, actor=actor, now_ms=now_ms, note=note)
+    before = holder_of(connection, "retired")
+    if before is None:
+        return None
+    return stage_policy(connection, before.policy_id, "champion", actor=actor, now_ms=now_ms, action="reinstate")
+
+
+def reject_policy(
+    connection: Connection, policy_id: str, *, actor: str, now_ms: int, note: str | None = None
+) -> PolicyRecord:
+    """Take a policy off its stage for good (a promotion by hand brings it back). Raises NotFound."""
+    get_policy(connection, policy_id)
+    connection.execute(
+        update(policies)
+        .where(policies.c.policy_id == policy_id)
+        .values(stage="rejected", staged_at_ms=now_ms, pinned=0)
+    )
+    note_event(connection, policy_id, "rollback", actor, now_ms, note)
+    return get_policy(connection, policy_id)
+
+
+def note_event(
+    connection: Connection, policy_id: str, action: str, actor: str, now_ms: int, note: str | None = None
+) -> None:
+    connection.execute(
+        insert(policy_events).values(
+            policy_id=policy_id, action=action, actor=actor, note=note[:2000] if note else None, created_at_ms=now_ms
+        )
+    )
+
+
+def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list[dict[str, Any]]:
+    """What happened to a policy, newest first."""
+    e = policy_events.c
+    query = select(e.action, e.actor, e.note, e.created_at_ms).where(e.policy_id == policy_id)
+    return [
+        {"action": row.action, "actor": row.actor, "note": row.note, "created_at_ms": row.created_at_ms}
+        for row in connection.execute(query.order_by(e.event_id.desc()).limit(limit))
+    ]
+
+
+def _know_rule(connection: Connection, policy_id: str, now_ms: int) -> None:
+    if policy_id not in builtin_rules():
+        return
+    if connection.execute(select(policies.c.policy_id).where(policies.c.policy_id == policy_id)).first() is None:
+        connection.execute(
+            insert(policies).values(
+                policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=now_ms, staged_at_ms=now_ms
+            )
+        )
+
+
+def describe(record: PolicyRecord) -> dict[str, Any]:
+    """A policy as the admin API and `seqroute policies` show it."""
+    return {
+        "policy_id": record.policy_id,
+        "kind": record.kind,
+        "stage": record.stage,
+        "pinned": record.pinned,
+        "path": record.path,
+        "manifest_sha256": record.manifest_sha256,
+        "report": dict(record.report),
+        "created_at_ms": record.created_at_ms,
+        "staged_at_ms": record.staged_at_ms,
+    }
+
+
+def _record(row: Row[Any]) -> PolicyRecord:
+    return PolicyRecord(
+        policy_id=row.policy_id,
+        kind=row.kind,
+        stage=row.stage,
+        path=row.path,
+        manifest_sha256=row.manifest_sha256,
+        report=orjson.loads(row.report),
+        created_at_ms=row.created_at_ms,
+        staged_at_ms=row.staged_at_ms,
+        pinned=bool(row.pinned),
+    )

@@ -1,0 +1,232 @@
+"""A policy on trial beside the champion: read off the log how it does, and take it off or let it serve.
+
+A canary answers a fixed share of the sessions; the others are its control, at the same time, over the same models.
+Every replica looks, one at a time; who finds a trial over ends it by a conditional change of the policies table.
+Verdicts (`gateway/policies/verdicts.py`) are kept nowhere: whoever shows a policy computes them anew from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, text
+
+from gateway.clock import Clock, Uniform, now_ms
+from gateway.config.settings import PolicySettings
+from gateway.database.database import Database
+from gateway.database.tables import decisions, feedback
+from gateway.errors import LedgerUnavailable
+from gateway.policies.confidence_sequences import Arm
+from gateway.policies.registry import (
+    PolicyRecord,
+    champion_of,
+    describe,
+    get_policy,
+    holder_of,
+    list_events,
+    reject_policy,
+    roll_back,
+    stage_policy,
+)
+from gateway.policies.verdicts import MEASURES, RULES, Arms, TrialRules, Verdict, judge_canary, judge_shadow
+
+_log = logging.getLogger("seqroute.trials")
+ACTOR = "trial"
+LOOK_S = 10.0
+LOOK_SHARE = 0.05
+"""Looking may take this share of one database reader; on a long log the looks become rarer."""
+ADVISORY_LOCK_KEY = 0x5E9_0_0718
+MS_PER_HOUR = 3_600_000
+
+
+# -- what the log says ---------------------------------------------------------------------------------------------
+
+
+def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> Arms:
+    """Both arms' sums over the sessions that began since then. Pinned turns are nobody's choice and left out."""
+    since_ms = _bounded(connection, since_ms, rules.most_turns)
+    d, f = decisions.c, feedback.c
+    # A decision that the policy owed and could not make carries its id as the shadow's: its faults are its own.
+    owed = and_(d.reason == "policy-fault", d.shadow_policy_id == policy_id)
+    users = and_(d.reason != "pinned", d.origin.is_(None))
+    ended = and_(d.status.in_(("completed", "failed", "truncated")), users)
+    turns = (
+        select(
+            d.tenant_id,
+            d.session_id,
+            func.max(_flag(or_(d.policy_id == policy_id, owed))).label("canary"),
+            func.max(_flag(d.policy_id != "rule:forced")).label("chosen"),
+            func.max(_flag(d.previous_decision_id.is_(None))).label("begun"),
+            func.sum(_flag(ended)).label("turns"),
+            func.sum(case((ended, func.coalesce(d.cost_nanousd, 0)), else_=0)).label("cost"),
+            func.sum(_flag(and_(ended, or_(d.status != "completed", d.reason == "policy-fault")))).label("failures"),
+            func.sum(_flag(and_(ended, d.reason == "only-affordable"))).label("starved"),
+        )
+        .where(d.created_at_ms >= since_ms)
+        .group_by(d.tenant_id, d.session_id)
+        .subquery()
+    )
+    scores = (
+        select(f.tenant_id, f.session_id, func.count().label("graded"), func.sum(f.score).label("quality"))
+        .where(f.created_at_ms >= since_ms)
+        .group_by(f.tenant_id, f.session_id)
+        .subquery()
+    )
+    t = turns.c
+    joined = turns.outerjoin(scores, and_(t.tenant_id == scores.c.tenant_id, t.session_id == scores.c.session_id))
+    columns: list[ColumnElement[Any]] = [t.canary]
+    for name in (m.name for m in MEASURES):
+        y = (func.coalesce(scores.c.quality, 0.0) if name == "quality" else t[name]) * literal(1.0)
+        m = (func.coalesce(scores.c.graded, 0) if name == "quality" else t.turns) * literal(1.0)
+        columns += [func.sum(_flag(m > 0)), func.sum(y), func.sum(m), func.sum(y * y), func.sum(y * m), func.sum(m * m)]
+    query = select(*columns).select_from(joined).where(t.chosen == 1, t.begun == 1, t.turns > 0).group_by(t.canary)
+    found: dict[int, dict[str, Arm]] = {}
+    for row in connection.execute(query):
+        sums = [float(value or 0) for value in row[1:]]
+        found[row[0]] = {
+            measure.name: Arm(int(sums[6 * i]), *sums[6 * i + 1 : 6 * i + 6]) for i, measure in enumerate(MEASURES)
+        }
+    return Arms(found.get(1, {}), found.get(0, {}))
+
+
+def read_shadow(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> tuple[int, int]:
+    """(turns that a policy decided, those for which the shadow had an answer) since it was staged."""
+    since_ms = _bounded(connection, since_ms, rules.most_turns)
+    d = decisions.c
+    query = select(
+        func.count(), func.sum(_flag(and_(d.shadow_policy_id == policy_id, d.shadow_model.is_not(None))))
+    ).where(d.created_at_ms >= since_ms, d.policy_id != "rule:forced")
+    turns, answered = connection.execute(query).one()
+    return int(turns), int(answered or 0)
+
+
+def _flag(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)
+
+
+def _bounded(connection: Connection, since_ms: int, most_turns: int) -> int:
+    """`since_ms`, or later: the newest `most_turns` turns begin there. Read off the index by time alone."""
+    at = decisions.c.created_at_ms
+    query = select(at).where(at >= since_ms).order_by(at.desc()).offset(most_turns).limit(1)
+    later = connection.execute(query).scalar()
+    return since_ms if later is None else int(later)
+
+
+# -- what is done about it -----------------------------------------------------------------------------------------
+
+
+def verdict_on(connection: Connection, record: PolicyRecord, settings: PolicySettings, at_ms: int) -> Verdict | None:
+    """How a staged policy does by now; None for one that is not on trial."""
+    if record.stage == "shadow":
+        return judge_shadow(*read_shadow(connection, record.policy_id, record.staged_at_ms))
+    if record.stage == "canary" or (record.stage == "champion" and settings.mode == "canary"):
+        hours = (at_ms - record.staged_at_ms) / MS_PER_HOUR
+        arms = read_arms(connection, record.policy_id, record.staged_at_ms)
+        return judge_canary(arms, hours=hours, least_hours=settings.canary_hours)
+    return None
+
+
+def describe_policy(connection: Connection, policy_id: str, settings: PolicySettings, at_ms: int) -> dict[str, Any]:
+    """A policy for people: its row, how its trial stands by now, and what happened to it. Raises NotFound."""
+    record = get_policy(connection, policy_id)
+    verdict = verdict_on(connection, record, settings, at_ms)
+    trial = None if verdict is None else verdict.describe()
+    return describe(record) | {"trial": trial, "events": list_events(connection, policy_id)}
+
+
+def look(connection: Connection, settings: PolicySettings, at_ms: int) -> list[tuple[PolicyRecord, Verdict]]:
+    """Every trial that is over, by this moment's log. Empty when another replica is looking just now."""
+    if connection.dialect.name == "postgresql":
+        mine = connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK_KEY}).scalar()
+        if not mine:
+            return []
+    found = []
+    for record in on_trial(connection, settings):
+        verdict = verdict_on(connection, record, settings, at_ms)
+        if verdict is not None and verdict.outcome != "on trial":
+            found.append((record, verdict))
+    return found
+
+
+def on_trial(connection: Connection, settings: PolicySettings) -> list[PolicyRecord]:
+    """Canary and shadow; in the mode `canary` without a canary, the champion, which then serves a share only."""
+    canary, shadow = holder_of(connection, "canary"), holder_of(connection, "shadow")
+    if canary is None and settings.mode == "canary":
+        canary = champion_of(connection)
+    return [record for record in (canary, shadow) if record is not None]
+
+
+def act(
+    connection: Connection, record: PolicyRecord, verdict: Verdict, settings: PolicySettings, at_ms: int
+) -> str | None:
+    """Do what a verdict asks for, unless the policy has moved meanwhile; returns what was done.
+
+    Every replica may come here with the same verdict: the first changes the row, the others find it changed.
+    """
+    stands = holder_of(connection, record.stage)
+    if stands is None or (stands.policy_id, stands.staged_at_ms) != (record.policy_id, record.staged_at_ms):
+        return None
+    note = "; ".join(verdict.reasons)
+    if verdict.outcome == "regressed":
+        if record.stage == "champion":
+            roll_back(connection, actor=ACTOR, now_ms=at_ms, note=note)
+        else:
+            reject_policy(connection, record.policy_id, actor=ACTOR, now_ms=at_ms, note=note)
+        return "rollback"
+    if verdict.outcome != "held" or not settings.auto_promote or record.stage == "champion":
+        return None
+    if record.stage == "shadow":
+        if holder_of(connection, "canary") is not None:
+            return None
+        stage_policy(connection, record.policy_id, "canary", actor=ACTOR, now_ms=at_ms, note=note)
+        return "canary"
+    champion = champion_of(connection)
+    if champion is not None and champion.pinned:
+        return None
+    stage_policy(connection, record.policy_id, "champion", actor=ACTOR, now_ms=at_ms, action="promote", note=note)
+    return "promote"
+
+
+async def watch_forever(
+    database: Database,
+    settings: Callable[[], PolicySettings],
+    *,
+    clock: Clock,
+    uniform: Uniform,
+    on_end: Callable[[str], None],
+    ready: Callable[[], bool],
+) -> None:
+    """Look at the trials until cancelled, and end those that are over. An outage is waited out."""
+    took_s = 0.0
+    while True:
+        await asyncio.sleep(max(LOOK_S, took_s / LOOK_SHARE) * (0.75 + 0.25 * uniform()))
+        if not ready():
+            continue
+        began_s = time.monotonic()
+        try:
+            for record, verdict, done in await look_once(database, settings(), clock):
+                _log.warning("trial of %s: %s, %s", record.policy_id, done, "; ".join(verdict.reasons))
+                on_end(done)
+        except LedgerUnavailable:
+            _log.warning("the trials wait for the database")
+        took_s = time.monotonic() - began_s
+
+
+async def look_once(
+    database: Database, settings: PolicySettings, clock: Clock
+) -> list[tuple[PolicyRecord, Verdict, str]]:
+    """One look, and what was done: reading and writing apart, so that no long reading holds the ledger's writer up."""
+    over = await database.read(lambda c: look(c, settings, now_ms(clock)))
+    done = [(record, verdict, await _acted(database, record, verdict, settings, clock)) for record, verdict in over]
+    return [(record, verdict, action) for record, verdict, action in done if action is not None]
+
+
+async def _acted(
+    database: Database, record: PolicyRecord, verdict: Verdict, settings: PolicySettings, clock: Clock
+) -> str | None:
+    """`act` in a write of its own."""
+    return await database.write(lambda c: act(c, record, verdict, settings, now_ms(clock)))

@@ -1,0 +1,162 @@
+"""How a policy on trial did, as a value with reasons: regressed, held, or still on trial. Pure arithmetic.
+
+A canary is compared with the sessions beside it by confidence sequences (`gateway/policies/confidence_sequences.py`),
+so that it may be judged every few seconds without losing certainty. A shadow answers nothing; it only has to show that
+it can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gateway.policies.confidence_sequences import Arm, Bounds, compare
+
+Outcome = Literal["on trial", "held", "regressed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is compared: a rate, how much worse is still no regression, and how much worse must be excluded to hold.
+
+    `worse` is +1 when more is worse, -1 when less is. `relative`: tolerance and margin are shares of the control's
+    rate. `unit` is the largest value of one turn, 0 where there is none.
+    """
+
+    name: str
+    worse: int
+    tolerance: float
+    margin: float
+    relative: bool = False
+    unit: float = 1.0
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("cost", +1, 0.05, 0.25, relative=True, unit=0.0),
+    Measure("failures", +1, 0.005, 0.05),
+    Measure("quality", -1, 0.01, 0.05),
+    Measure("starved", +1, 0.02, 0.10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRules:
+    """When a trial is over. `alpha` is divided among the measures."""
+
+    alpha: float = 0.05
+    """A canary as good as its control is ever taken off with at most about this probability."""
+    first_look_sessions: int = 30
+    """Fewer sessions than this say nothing: the sequences are asymptotic."""
+    best_at_sessions: int = 100
+    hold_sessions: int = 100
+    most_turns: int = 100_000
+    """The newest so many turns are read: bounds a look's work on a busy gateway."""
+    shadow_turns: int = 200
+    shadow_answered: float = 0.99
+
+
+RULES = TrialRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The trial's policy and its control, by the name of the measure."""
+
+    canary: Mapping[str, Arm] = field(default_factory=dict)
+    control: Mapping[str, Arm] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`numbers` by measure: both rates and the bounds of the difference."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    turns: int = 0
+    sessions: int = 0
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "outcome": self.outcome,
+            "reasons": list(self.reasons),
+            "sessions": self.sessions,
+            "turns": self.turns,
+            "measures": {name: dict(values) for name, values in self.numbers.items()},
+        }
+
+
+def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRules = RULES) -> Verdict:
+    """Regressed, held, or still on trial, and why. Pure."""
+    seen = arms.canary.get("cost", Arm())
+    sessions, turns = seen.sessions, int(seen.m)
+    if sessions < rules.first_look_sessions:
+        reason = f"not enough data: {sessions:,} of at least {rules.first_look_sessions:,} sessions"
+        return Verdict("on trial", (reason,), turns, sessions)
+    regressions, doubts, numbers = [], [], {}
+    for measure in MEASURES:
+        canary, control = arms.canary.get(measure.name, Arm()), arms.control.get(measure.name, Arm())
+        shown = _bounds(measure, canary, control, 0.0, rules)
+        values = {"canary": canary.rate, "control": control.rate, "low": shown.low, "high": shown.high}
+        numbers[measure.name] = {name: value for name, value in values.items() if math.isfinite(value)}
+        beyond = _bounds(measure, canary, control, measure.tolerance, rules)
+        within = _bounds(measure, canary, control, measure.margin, rules)
+        if _worse_for_certain(measure, beyond):
+            regressions.append((measure, _regression(measure, canary, control)))
+        if not _no_worse_for_certain(measure, within):
+            doubts.append(f"{measure.name} may still be {_amount(measure, measure.margin)} worse")
+    better = numbers["quality"].get("low", -1.0) > 0.0
+    reasons = [text for measure, text in regressions if not (measure.name == "cost" and better)]
+    if reasons:
+        return Verdict("regressed", tuple(reasons), turns, sessions, numbers)
+    if sessions < rules.hold_sessions:
+        doubts.insert(0, f"{sessions:,} of {rules.hold_sessions:,} sessions")
+    if hours < least_hours:
+        doubts.insert(0, f"{hours:.1f} of {least_hours:g} hours")
+    if doubts:
+        return Verdict("on trial", ("not enough data: " + "; ".join(doubts),), turns, sessions, numbers)
+    return Verdict("held", (f"no regression in {sessions:,} sessions, {turns:,} turns",), turns, sessions, numbers)
+
+
+def judge_shadow(turns: int, answered: int, *, rules: TrialRules = RULES) -> Verdict:
+    """A shadow holds when it could have answered nearly every turn; it is never compared, for it spends nothing."""
+    if turns < rules.shadow_turns:
+        return Verdict("on trial", (f"not enough data: {turns:,} of {rules.shadow_turns:,} turns",), turns)
+    said = f"answered {answered:,} of {turns:,} turns"
+    if answered < rules.shadow_answered * turns:
+        return Verdict("regressed", (f"{said}, at least {rules.shadow_answered:.0%} are required",), turns)
+    return Verdict("held", (said,), turns)
+
+
+def _bounds(measure: Measure, canary: Arm, control: Arm, allowed: float, rules: TrialRules) -> Bounds:
+    """Bounds on canary's rate minus what is allowed of it."""
+    allowed *= measure.worse
+    scale = 1.0 + allowed if measure.relative else 1.0
+    found = compare(
+        canary, control, alpha=rules.alpha / len(MEASURES), best_at=rules.best_at_sessions, scale=scale,
+        unit=measure.unit,
+    )  # fmt: skip
+    shift = 0.0 if measure.relative else allowed
+    return Bounds(found.mean - shift, found.low - shift, found.high - shift)
+
+
+def _worse_for_certain(measure: Measure, beyond: Bounds) -> bool:
+    return beyond.low > 0.0 if measure.worse > 0 else beyond.high < 0.0
+
+
+def _no_worse_for_certain(measure: Measure, within: Bounds) -> bool:
+    return within.high < 0.0 if measure.worse > 0 else within.low > 0.0
+
+
+def _regression(measure: Measure, canary: Arm, control: Arm) -> str:
+    if measure.relative:
+        how = f"{canary.rate / control.rate - 1.0:+.0%} per turn" if control.rate > 0 else "from nothing"
+    else:
+        how = f"{control.rate:.3f} -> {canary.rate:.3f} per turn"
+    return f"{measure.name} {how}, worse by more than {_amount(measure, measure.tolerance)} with certainty"
+
+
+def _amount(measure: Measure, value: float) -> str:
+    return f"{value:.0%}" if measure.relative else f"{value:g}"

@@ -1,0 +1,86 @@
+"""Which deployments are healthy: a deployment that keeps failing rests for `cooldown_s`.
+
+State of one process; each replica finds out for itself, which costs it at most `allowed_fails` calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gateway.catalog.models import Deployment
+from gateway.clock import Clock
+from gateway.config.settings import RouterSettings
+
+WINDOW_S = 60.0
+RECENT_CALLS = 50
+MOST_FAILS = 1000
+
+
+class _Sums(NamedTuple):
+    """Of a deployment's recent calls, added up once per call: every decision asks for every model."""
+
+    calls: int
+    answered: int
+    seconds: float
+
+
+class Breaker:
+    """Counts failures per deployment and answers which may be tried."""
+
+    def __init__(self, clock: Clock, settings: Callable[[], RouterSettings]) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._failed_at_s: dict[str, deque[float]] = {}
+        self._resting_until_s: dict[str, float] = {}
+        self._recent: dict[str, deque[tuple[bool, float]]] = {}
+        self._sums: dict[str, _Sums] = {}
+
+    def record(self, deployment_id: str, *, failed: bool, latency_s: float) -> None:
+        """Note how a call went. Only faults of the provider count, never a client's bad request."""
+        recent_calls = self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS))
+        recent_calls.append((failed, latency_s))
+        answered = [seconds for broken, seconds in recent_calls if not broken]
+        self._sums[deployment_id] = _Sums(len(recent_calls), len(answered), sum(answered))
+        if not failed:
+            self._failed_at_s.pop(deployment_id, None)
+            self._resting_until_s.pop(deployment_id, None)
+            return
+        now_s, settings = self._clock(), self._settings()
+        times = self._failed_at_s.setdefault(deployment_id, deque(maxlen=MOST_FAILS))
+        times.append(now_s)
+        recent = sum(now_s - at_s <= WINDOW_S for at_s in times)
+        if recent > settings.allowed_fails:
+            self._resting_until_s[deployment_id] = now_s + settings.cooldown_s
+
+    def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
+        """The deployments not resting; after its rest one is tried again."""
+        now_s = self._clock()
+        return [d for d in deployments if self._resting_until_s.get(d.deployment_id, 0.0) <= now_s]
+
+    def failure_rate(self, deployments: Sequence[Deployment]) -> float:
+        """Share of the recent calls of a model group that failed; 0 when nothing was called yet."""
+        sums = self._of(deployments)
+        calls = sum(each.calls for each in sums)
+        return 1.0 - sum(each.answered for each in sums) / calls if calls else 0.0
+
+    def latency_s(self, deployments: Sequence[Deployment]) -> float:
+        """Mean latency of the recent successful calls of a model group; 0 when there is none."""
+        sums = self._of(deployments)
+        answered = sum(each.answered for each in sums)
+        return sum(each.seconds for each in sums) / answered if answered else 0.0
+
+    def _of(self, deployments: Sequence[Deployment]) -> list[_Sums]:
+        return [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
+
+
+def pick_deployment(healthy: Sequence[Deployment], uniform: Callable[[], float]) -> Deployment:
+    """Draw one of a load-balanced group in proportion to the weights."""
+    total = sum(d.weight for d in healthy)
+    target = uniform() * total
+    for deployment in healthy:
+        target -= deployment.weight
+        if target < 0:
+            return deployment
+    return healthy[-1]

@@ -1,0 +1,290 @@
+"""The thin lane: LiteLLM's own transforms of a request, with nothing else of LiteLLM around them.
+
+`litellm.acompletion` spends nine milliseconds of processor time on a call; the part that knows the provider - which
+address, which headers, which names for which parameters - takes a thirtieth of one. For providers that speak OpenAI's
+dialect that part is called here directly, the request goes through our own pool and the answer is read off the wire.
+
+The transforms are importable, but nobody promised them. So they are used only with the version that was read
+(VERIFIED_LITELLM), and only for providers whose rehearsal at the start gave exactly the expected request; and any call
+with something out of the ordinary takes the other lane, which knows what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from gateway.providers.answers import ChunkSource, WireSource
+from gateway.providers.call import NO_KEY, Call
+from gateway.providers.errors import BrokenFault, UpstreamFault
+from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
+from gateway.providers.transport import ThinRequest, send
+
+_log = logging.getLogger("seqroute.lanes")
+
+VERIFIED_LITELLM = "1.106.1"
+PLAIN_PROVIDERS = ("openai", "hosted_vllm", "groq", "openrouter", "together_ai", "xai", "deepseek")
+"""Providers whose request is a plain JSON post and whose answer is OpenAI's own: both lanes send them the same, which
+tests/gateway/providers/test_direct.py compares."""
+
+OPENAI_ADDRESS = "https://api.openai.com/v1"
+_MAX_ROUTES = 512
+# Not compared with a model's list: LiteLLM lets them through, and its transforms take or leave them.
+_UNVALIDATED = frozenset({"user", "extra_body"})
+_MODEL = "maker/rehearsal"
+_HELLO: Mapping[str, str] = {"role": "user", "content": "hello"}
+_REHEARSAL: Mapping[str, Any] = {
+    "api_base": "http://rehearsal.invalid/v1",
+    "api_key": "rehearsal",
+    "max_tokens": 5,
+    "stream": True,
+}
+_REHEARSED: Mapping[str, Any] = {
+    "model": _MODEL, "messages": [_HELLO], "temperature": 0.5, "max_tokens": 5, "stream": True,
+    "stream_options": {"include_usage": True},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A deployment as LiteLLM sees it: all of a request that does not change from call to call."""
+
+    model: str
+    provider: str
+    config: Any
+    url: URL
+    headers: Mapping[str, str] = field(repr=False)
+    params: frozenset[str]
+    litellm_params: Mapping[str, str]
+
+
+class DirectClient:
+    """Makes requests for the providers that `plain` names. Made after LiteLLM was imported, once per process."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._routes: dict[tuple[Any, ...], Route | None] = {}
+        self.plain: frozenset[str] = frozenset()
+        found = importlib.metadata.version("litellm")
+        if found != VERIFIED_LITELLM:
+            _log.warning("litellm %s is not the verified %s: every call goes through it", found, VERIFIED_LITELLM)
+            return
+        self._manager = importlib.import_module("litellm.utils").ProviderConfigManager
+        self._providers = importlib.import_module("litellm.types.utils").LlmProviders
+        self._mapped = importlib.import_module("litellm.litellm_core_utils.exception_mapping_utils").exception_type
+        self._bridged = importlib.import_module("litellm.main").responses_api_bridge_check
+        self.plain = frozenset(provider for provider in PLAIN_PROVIDERS if self._rehearse(provider))
+        for provider in PLAIN_PROVIDERS:
+            if provider not in self.plain:
+                _log.warning("litellm's transforms for %s are not the known ones: its calls go through it", provider)
+
+    def sending(
+        self,
+        call: Call,
+        model: str,
+        provider: str,
+        params: dict[str, Any],
+        messages: list[dict[str, Any]],
+        session: aiohttp.ClientSession,
+    ) -> ThinSending | None:
+        """The call, ready to go, or None when it must go through LiteLLM.
+
+        `params` and `messages` are the outgoing ones (`gateway.dialects.arguments`), for this alone: transforms write
+        into them.
+        """
+        if provider not in self.plain or ("response_format" in params and provider != "openai"):
+            return None  # some providers are made to answer a schema through a tool, which only LiteLLM can undo
+        try:
+            route = self._route(call, model, provider)
+            if route is None or not self._takes(route, call, params):
+                return None
+            request = ThinRequest(route.url, route.headers, orjson.dumps(self._body(route, call, params, messages)))
+        except Exception as error:  # noqa: BLE001 - LiteLLM says in its own lane what it does not take
+            _log.debug("a call for %s leaves the thin lane: %s", provider, type(error).__name__)
+            return None
+        return ThinSending(self, route, call, request, session)
+
+    def known_code(self, route: Route, exchange: Exchange) -> str:
+        """What LiteLLM makes of an error's words, where clients have a code for it."""
+        if not 400 <= exchange.status < 500:
+            return ""
+        said = exchange.body.decode("utf-8", "replace")
+        raw = route.config.get_error_class(error_message=said, status_code=exchange.status, headers={})
+        try:
+            self._mapped(model=route.model, custom_llm_provider=route.provider, original_exception=raw)
+        except self._litellm.ContextWindowExceededError:
+            return "context_length_exceeded"
+        except self._litellm.ContentPolicyViolationError:
+            return "content_filter"
+        except Exception:  # noqa: BLE001 - every other kind is told by the status
+            return ""
+        return ""
+
+    def _takes(self, route: Route, call: Call, params: Mapping[str, Any]) -> bool:
+        """Whether the model knows every parameter: what to drop, or to refuse, is for LiteLLM to say."""
+        if not (params.keys() - _UNVALIDATED) <= route.params or call.max_tokens_param not in route.params:
+            return False
+        if "tools" not in params and "reasoning_effort" not in params:
+            return True
+        bridge, _ = self._bridged(
+            model=route.model,
+            custom_llm_provider=route.provider,
+            tools=params.get("tools"),
+            reasoning_effort=params.get("reasoning_effort"),
+            api_base=str(route.litellm_params["api_base"]),
+        )
+        return bool(bridge.get("mode") != "responses")
+
+    def _body(self, route: Route, call: Call, params: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+        extra = params.pop("extra_body", None)
+        if call.max_tokens is not None:
+            params[call.max_tokens_param] = call.max_tokens
+        if call.stream:
+            params["stream_options"] = {"include_usage": True}
+        if any(message.get("role") == "developer" for message in messages):
+            messages = route.config.translate_developer_role_to_system_role(messages=messages)
+        mapped = route.config.map_openai_params(
+            non_default_params=params, optional_params={}, model=route.model, drop_params=False
+        )
+        mapped |= mapped.pop("extra_body", None) or {}
+        body: dict[str, Any] = route.config.transform_request(
+            model=route.model,
+            messages=messages,
+            optional_params=mapped,
+            litellm_params=dict(route.litellm_params),
+            headers={},
+        )
+        if call.stream:
+            body["stream"] = True
+        if extra is not None:
+            body |= route.config.transform_extra_body(
+                extra_body=extra, request=body, model=route.model, litellm_params=route.litellm_params
+            )
+        return body
+
+    def _route(self, call: Call, model: str, provider: str) -> Route | None:
+        wanted = (
+            call.litellm_model,
+            call.api_base,
+            call.api_key,
+            tuple(call.options.items()),
+            tuple(call.extra_headers.items()),
+        )
+        if wanted not in self._routes:
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[wanted] = self._new_route(call, model, provider)
+        return self._routes[wanted]
+
+    def _new_route(self, call: Call, model: str, provider: str) -> Route | None:
+        """None where LiteLLM itself would do more than its transforms: the operator's options, another API."""
+        if call.options.keys() - {"organization"}:
+            return None
+        model, provider, found_key, found_base = self._litellm.get_llm_provider(
+            model=model, custom_llm_provider=provider, api_base=call.api_base, api_key=call.api_key
+        )
+        base = call.api_base or found_base or (OPENAI_ADDRESS if provider == "openai" else None)
+        key = call.api_key or (NO_KEY if call.api_base else found_key)
+        if provider == "openai" and key is None:
+            key = os.environ.get("OPENAI_API_KEY", NO_KEY)
+        bridge, _ = self._bridged(model=model, custom_llm_provider=provider, api_base=base)
+        config = self._manager.get_provider_chat_config(model, self._providers(provider))
+        if (
+            base is None
+            or key is None
+            or bridge.get("mode") not in (None, "chat")
+            or config.uses_async_transform_request
+        ):
+            return None
+        told: dict[str, str] = {"custom_llm_provider": provider, "api_base": base}
+        every: dict[str, Any] = {"model": model, "optional_params": {}, "litellm_params": dict(told)}
+        headers = config.validate_environment(
+            headers=dict(call.extra_headers), messages=[], api_key=key, api_base=base, **every
+        )
+        url = config.get_complete_url(api_base=base, api_key=key, stream=call.stream, **every)
+        return Route(
+            model=model,
+            provider=provider,
+            config=config,
+            url=URL(url),
+            headers=_headers(headers, call.options.get("organization")),
+            params=frozenset(config.get_supported_openai_params(model)),
+            litellm_params=told,
+        )
+
+    def _rehearse(self, provider: str) -> bool:
+        """Whether the transforms give what they gave when they were verified."""
+        call = Call(litellm_model=f"{provider}/{_MODEL}", messages=[_HELLO], **_REHEARSAL)
+        try:
+            route = self._route(call, _MODEL, provider)
+            if route is None:
+                return False
+            made = self._body(route, call, {"temperature": 0.5}, [dict(_HELLO)])
+        except Exception as error:  # noqa: BLE001 - whatever another version raises, its calls take the other lane
+            _log.warning("litellm's transforms for %s failed: %s", provider, type(error).__name__)
+            return False
+        addressed = str(route.url) == f"{call.api_base}/chat/completions"
+        signed = route.headers.get("authorization") == f"Bearer {call.api_key}"
+        return addressed and signed and made.items() >= _REHEARSED.items()
+
+
+class ThinSending:
+    """One call on the thin lane."""
+
+    def __init__(
+        self, lane: DirectClient, route: Route, call: Call, request: ThinRequest, session: aiohttp.ClientSession
+    ) -> None:
+        self._lane = lane
+        self._route = route
+        self._call = call
+        self._request = request
+        self._session = session
+
+    async def whole(self, exchange: Exchange) -> None:
+        await (await send(self._session, self._request, exchange)).read()
+        self._check(exchange)
+
+    async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
+        answer = await send(self._session, self._request, exchange)
+        if not exchange.speaks_openai:
+            await answer.read()
+            self._check(exchange)
+        return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
+
+    def is_native(self, exchange: Exchange) -> bool:
+        return exchange.speaks_openai
+
+    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
+        if isinstance(error, UpstreamFault):
+            return error
+        seen = exchange_fault(exchange)
+        if seen is None:
+            _log.error("a call failed on the thin lane: %s", type(error).__name__)
+        return seen or BrokenFault("the call failed in the gateway")
+
+    def _check(self, exchange: Exchange) -> None:
+        """Raises UpstreamFault for anything but an answer in OpenAI's dialect."""
+        if not exchange.speaks_openai:
+            seen = exchange_fault(exchange, self._lane.known_code(self._route, exchange))
+            raise seen or BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
+
+
+def _headers(made: Mapping[str, Any], organization: str | None) -> Mapping[str, str]:
+    headers = {str(name).lower(): str(value) for name, value in made.items()}
+    if organization is not None:
+        headers["openai-organization"] = organization
+    return headers | {
+        "content-type": "application/json",
+        "accept": "application/json",
+        "user-agent": USER_AGENT,
+        "accept-encoding": "identity",
+    }

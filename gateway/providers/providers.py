@@ -1,0 +1,169 @@
+"""The providers: `Upstream.complete` and `Upstream.open_stream`, each call on the lane that suits it.
+
+The thin lane (`gateway.providers.direct`) takes what is plain; `litellm.acompletion` (`gateway.providers.acompletion`)
+takes the rest. One call is one request: no retries, no fallbacks, no callbacks, no address or key out of the
+environment of this process or out of the caller's body. Every failure leaves as an UpstreamFault whose words are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+
+from gateway.dialects.arguments import outgoing_messages, outgoing_params
+from gateway.providers.acompletion import LitellmClient, import_litellm
+from gateway.providers.answers import UpstreamStream
+from gateway.providers.call import NO_KEY, Call, Lane, PreparedCall
+from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
+from gateway.providers.errors import CallRefused, UpstreamFault
+from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
+from gateway.providers.replies import Reply, native_reply, translated_reply
+from gateway.providers.transport import new_session
+
+__all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
+
+# Providers that fetch a picture by its address themselves and are given it as it is.
+_BY_REFERENCE = frozenset(
+    {
+        "openai", "custom_openai", "azure", "deepinfra", "fireworks_ai", "groq", "hosted_vllm", "openrouter",
+        "together_ai", "xai",
+    }
+)  # fmt: skip
+_MAX_PROVIDERS = 1024
+
+
+class Upstream:
+    """All providers of this process. `start` imports LiteLLM (seconds), `close` gives every connection back.
+
+    `on_call` hears of every call which lane it takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 512,
+        max_connections_per_host: int = 256,
+        connect_timeout_s: float = 10.0,
+        on_call: Callable[[Lane], None] = lambda lane: None,
+    ) -> None:
+        self.on_call = on_call
+        self._connections = (max_connections, max_connections_per_host, connect_timeout_s)
+        self._litellm: Any = None
+        self._thin: DirectClient | None = None
+        self._acompletion: LitellmClient | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._providers: dict[tuple[str | None, ...], tuple[str, str]] = {}
+
+    async def start(self) -> None:
+        if self._litellm is None:
+            self._litellm = await asyncio.to_thread(import_litellm)
+            self._thin = await asyncio.to_thread(DirectClient, self._litellm)
+        self._session = new_session(*self._connections)
+        self._acompletion = LitellmClient(self._litellm, self._connections[2])
+        await self._acompletion.start(self._session)
+
+    async def close(self) -> None:
+        if self._acompletion is not None:
+            await self._acompletion.close()
+        if self._session is not None:
+            await self._session.close()
+        self._acompletion, self._session = None, None
+
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """The lane of each provider that could take the thin one; all others go through LiteLLM."""
+        plain = self._thin.plain if self._thin is not None else frozenset()
+        return {provider: "thin" if provider in plain else "litellm" for provider in PLAIN_PROVIDERS}
+
+    async def complete(self, call: Call) -> Reply:
+        """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
+        sending = self._sending(replace(call, stream=False) if call.stream else call)
+        exchange = Exchange(organization=call.options.get("organization"))
+        response, fault = None, None
+        try:
+            async with asyncio.timeout(call.timeout_s) as limit:
+                response = await sending.whole(exchange)
+        except TimeoutError:
+            fault = timeout_fault(exchange, limit.expired())
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
+            fault = sending.fault(exchange, error)
+        finally:
+            if not exchange.whole:
+                await uninterrupted(exchange.close())
+        # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
+        if exchange.whole and sending.is_native(exchange):
+            return native_reply(exchange)
+        if fault is not None:
+            raise fault
+        return translated_reply(exchange, response)
+
+    async def open_stream(self, call: Call) -> UpstreamStream:
+        """A stream whose first chunk is there already. Raises as `complete` does."""
+        sending = self._sending(call if call.stream else replace(call, stream=True))
+        exchange = Exchange(organization=call.options.get("organization"))
+        deadline = asyncio.get_running_loop().time() + call.timeout_s
+        stream: UpstreamStream | None = None
+        fault: UpstreamFault | None = None
+        started = False
+        try:
+            async with asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
+                stream = UpstreamStream(await sending.opened(exchange, deadline), exchange)
+                await stream.read_ahead()
+            started = True
+        except TimeoutError:
+            fault = timeout_fault(exchange, limit.expired())
+        except UpstreamFault as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 - as in `complete`
+            fault = sending.fault(exchange, error)
+        finally:
+            if not started:
+                await uninterrupted(exchange.close() if stream is None else stream.aclose())
+        if fault is not None:
+            raise fault
+        assert stream is not None
+        return stream
+
+    def _sending(self, call: Call) -> PreparedCall:
+        """The call on its lane. Raises CallRefused where no lane may carry it, InvalidRequest for its content."""
+        if self._thin is None or self._acompletion is None or self._session is None:
+            raise RuntimeError("Upstream.start() was not awaited")
+        model, provider = self._provider(call)
+        if call.lane != "litellm":
+            sending = self._thin.sending(call, model, provider, *_outgoing(call, provider), self._session)
+            if sending is not None:
+                self.on_call("thin")
+                return sending
+            if call.lane == "thin":
+                raise CallRefused("the configuration demands the thin lane, which cannot carry this call")
+        self.on_call("litellm")
+        return self._acompletion.sending(call, model, provider, *_outgoing(call, provider))
+
+    def _provider(self, call: Call) -> tuple[str, str]:
+        """LiteLLM's names of model and provider."""
+        wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base)
+        known = self._providers.get(wanted)
+        if known is not None:
+            return known
+        try:
+            model, provider, _, _ = self._litellm.get_llm_provider(
+                model=call.litellm_model,
+                custom_llm_provider=call.options.get("custom_llm_provider"),
+                api_base=call.api_base,
+                api_key=call.api_key or NO_KEY,
+            )
+        except Exception:  # noqa: BLE001 - its text would repeat our arguments
+            raise CallRefused("no provider is known for the model") from None
+        if len(self._providers) >= _MAX_PROVIDERS:
+            self._providers.clear()
+        self._providers[wanted] = model, provider
+        return model, provider
+
+
+def _outgoing(call: Call, provider: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Parameters and messages that may leave, made anew: a lane writes into them."""
+    return outgoing_params(call.params), outgoing_messages(call.messages, by_reference=provider in _BY_REFERENCE)

@@ -1,0 +1,156 @@
+"""What each model would cost at this turn: the hold to reserve, the clamp that makes it true, and cost quantiles.
+
+A hold is the worst case of a call whose `max_tokens` is clamped to it, so it binds without starving the session's
+parallel turns: it covers what the client asked for when that is small, and otherwise what the answer will likely need
+or a share of what is left, whichever is more (BerriAI/litellm#27509, #38647 show what a 16k worst case does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.catalog import cost
+from gateway.catalog.answer_length import OutputForecast
+from gateway.dialects.request import ChatRequest
+from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
+from gateway.providers.cooldown import Breaker
+from gateway.routing.guard import Eligibility
+from gateway.routing.session import SessionMemory, warm_tokens
+from policy.mdp import COST_LEVELS, CandidateView
+
+LEAST_OUTPUT_TOKENS = 16
+"""A clamp below this would buy no answer at all; the turn counts as unaffordable instead."""
+LEAST_LIKELY_TOKENS = 256
+_LIKELY = COST_LEVELS.index(0.98)
+HOLD_SHARE = 4
+"""A turn alone may hold a quarter of what is left without asking how long the answer will likely be."""
+CONTENDED_HOLD_SHARE = 16
+"""Beside others it may hold so much less: turns that come together have all read the same balance, and four quarters
+of it would leave the fifth nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One model at this turn. `max_tokens` is what the provider is told; `clamped`: that is less than was asked."""
+
+    option: Eligibility
+    view: CandidateView
+    hold_nanousd: int
+    max_tokens: int
+    clamped: bool
+    prompt_nanousd: int
+    """Cost of the prompt alone: what an aborted call is charged at least."""
+    likely_nanousd: int
+    """Cost with the median answer: what the sweeper posts when a call without a stream dies."""
+
+
+def estimate(
+    option: Eligibility,
+    chat: ChatRequest,
+    memory: SessionMemory,
+    forecast: OutputForecast,
+    breaker: Breaker,
+    *,
+    prompt_tokens: int,
+    prompt_tokens_bound: int,
+    available_nanousd: int,
+    over_budget: Literal["degrade", "refuse"],
+    at_ms: int,
+    contended: bool = False,
+) -> Estimate:
+    """Cost law of one candidate under the balances of this moment.
+
+    `contended`: turns under way hold money of the same session or tenant, so others may be asking right now.
+    """
+    model = option.model
+    room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
+    limit = min(model.max_output_tokens, chat.max_tokens or model.max_output_tokens, room)
+    quantiles = forecast.quantiles(model.name, limit)
+    likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
+    max_tokens, hold = _hold(
+        option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget, contended
+    )
+    warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
+    prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
+    why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
+    output_femto *= chat.n
+    costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
+    rates = model.prices.at(prompt_tokens)
+    view = CandidateView(
+        name=model.name,
+        input_usd_per_mtok=rates.input_femtousd / 1e9,
+        cached_input_usd_per_mtok=rates.cached_input_femtousd / 1e9,
+        output_usd_per_mtok=rates.output_femtousd / 1e9,
+        quality_prior=model.quality_prior,
+        context_limit_tokens=model.max_input_tokens,
+        input_tokens=prompt_tokens,
+        warm_tokens=warm,
+        output_tokens_mean=sum(quantiles) / len(quantiles),
+        cost_quantiles_usd=costs,
+        cost_max_usd=hold / NANOUSD_PER_USD,
+        served_last=memory.last_model == model.name,
+        failure_rate=breaker.failure_rate(model.deployments),
+        latency_s=breaker.latency_s(model.deployments),
+        feasible=not why_not,
+        why_not=why_not,
+    )
+    median = costs[COST_LEVELS.index(0.5)]
+    return Estimate(
+        option=option,
+        view=view,
+        hold_nanousd=hold,
+        max_tokens=max_tokens,
+        clamped=max_tokens < min(chat.max_tokens or model.max_output_tokens, model.max_output_tokens),
+        prompt_nanousd=min(hold, math.ceil(prompt_femto / FEMTOUSD_PER_USD * NANOUSD_PER_USD)),
+        likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
+    )
+
+
+def available(balances: Sequence[int]) -> int:
+    """What a turn can spend: the least of what session, tenant and key have left, never below zero."""
+    return max(0, min(balances))
+
+
+def _hold(
+    option: Eligibility,
+    chat: ChatRequest,
+    limit: int,
+    likely: int,
+    prompt_tokens_bound: int,
+    available_nanousd: int,
+    over_budget: Literal["degrade", "refuse"],
+    contended: bool,
+) -> tuple[int, int]:
+    """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
+    bounds = cost.CostBounds(
+        option.model.prices, prompt_tokens_bound, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
+    )
+    worst = bounds.worst_nanousd
+
+    def affordable(nanousd: int) -> int:
+        return min(limit, bounds.affordable_output_tokens(nanousd))
+
+    wanted, needed = worst(limit), worst(likely)
+    share = CONTENDED_HOLD_SHARE if contended else HOLD_SHARE
+    target = min(wanted, max(needed, available_nanousd // share))
+    if target <= available_nanousd:
+        tokens = limit if target == wanted else affordable(target)
+        return tokens, worst(tokens)
+    least = min(limit, LEAST_OUTPUT_TOKENS)
+    tokens = affordable(available_nanousd)
+    if contended:
+        # The rest of a session is not for the first of its parallel turns alone: each takes half of what is left.
+        tokens = max(affordable(available_nanousd // 2), min(tokens, least))
+    if over_budget == "refuse" or tokens < least:
+        return 0, worst(least if over_budget == "degrade" else likely)
+    return tokens, worst(tokens)
+
+
+def _linear_cost(option: Eligibility, prompt_tokens: int, warm: int) -> tuple[float, float]:
+    """(femto-USD of the prompt with its warm part at the cached price, femto-USD of one output token)."""
+    rates = option.model.prices.at(prompt_tokens)
+    prompt = (prompt_tokens - warm) * rates.input_femtousd + warm * rates.cached_input_femtousd + rates.request_femtousd
+    return float(prompt), float(rates.output_femtousd)

@@ -1,0 +1,113 @@
+"""The hard guard: which models may answer this turn at all, and why the others may not.
+
+The policy chooses among what passes here and can never choose anything else: capabilities the request needs, context
+that fits, the tenant's and the key's allow-list, health, and the model that an open tool loop is bound to.
+Affordability is the last condition, added by `gateway.routing.estimates` from the balances of this moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.catalog.models import Catalog, Deployment, Model
+from gateway.config.settings import PRESETS
+from gateway.dialects.request import ChatRequest
+from gateway.errors import InvalidRequest, NotFound, UpstreamError
+from gateway.providers.cooldown import Breaker
+
+NOT_ALLOWED = "not allowed"
+"""Why a model outside the allow-list of tenant or key is no candidate."""
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedModel:
+    """What the client's `model` means: a pinned model, or any model at a point of the lambda sweep."""
+
+    pinned: str | None
+    preset: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    """One model of the catalogue and the guard's verdict; `why_not` is empty when it may answer."""
+
+    model: Model
+    healthy: tuple[Deployment, ...]
+    why_not: str
+
+
+def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
+    """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises NotFound for anything else."""
+    name = requested
+    if name == AUTO:
+        return RequestedModel(pinned=None, preset=None)
+    if name.startswith(AUTO + "@"):
+        preset = name.removeprefix(AUTO + "@")
+        if preset not in PRESETS:
+            raise InvalidRequest(f"model: expected auto@ with one of {', '.join(PRESETS)}", param="model")
+        return RequestedModel(pinned=None, preset=preset)
+    model = catalog.resolve(name)
+    if model is None:
+        raise NotFound("model: no such model in the catalogue; GET /v1/models lists them", param="model")
+    return RequestedModel(pinned=model.name, preset=None)
+
+
+def feasible(
+    chat: ChatRequest,
+    wish: RequestedModel,
+    catalog: Catalog,
+    breaker: Breaker,
+    *,
+    allow_lists: Sequence[frozenset[str] | None],
+    bound_to: str | None,
+    prompt_tokens: int,
+) -> list[Eligibility]:
+    """The verdict on every model, in catalogue order. `bound_to` is the model a tool loop must stay on, if any."""
+    options = []
+    for model in catalog.candidates:
+        healthy = tuple(breaker.healthy(model.deployments))
+        why_not = _why_not(chat, wish, model, healthy, allow_lists, bound_to, prompt_tokens)
+        options.append(Eligibility(model=model, healthy=healthy, why_not=why_not))
+    return options
+
+
+def refuse_when_none(options: Sequence[Eligibility]) -> None:
+    """Raise the error that says why no model may answer; says nothing when one may."""
+    reasons = [option.why_not for option in options]
+    if not all(reasons):
+        return
+    decisive = [reason for reason in reasons if reason not in ("not the pinned model", "tool loop on another model")]
+    if "unhealthy" in decisive:
+        raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
+    if decisive and all(reason == NOT_ALLOWED for reason in decisive):
+        raise NotFound("model: no such model for this key", param="model")
+    needs = sorted({reason for reason in decisive if reason}) or ["it is no chat model"]
+    raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
+
+
+def _why_not(
+    chat: ChatRequest,
+    wish: RequestedModel,
+    model: Model,
+    healthy: Sequence[Deployment],
+    allow_lists: Sequence[frozenset[str] | None],
+    bound_to: str | None,
+    prompt_tokens: int,
+) -> str:
+    if any(allowed is not None and model.name not in allowed for allowed in allow_lists):
+        return NOT_ALLOWED
+    if wish.pinned is not None and model.name != wish.pinned:
+        return "not the pinned model"
+    missing = chat.capabilities - model.capabilities
+    if missing:
+        return "lacks " + ", ".join(sorted(missing))
+    if prompt_tokens >= model.max_input_tokens:
+        return "context too small"
+    if not healthy:
+        return "unhealthy"
+    if bound_to is not None and wish.pinned is None and model.name != bound_to:
+        return "tool loop on another model"
+    return ""

@@ -1,0 +1,85 @@
+"""Builds what the policy sees: the text of the turn as numbers, the session so far, one row per candidate."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from gateway.dialects.request import ChatRequest, message_text
+from gateway.ledger.ledger import SessionRow
+from gateway.ledger.types import Balance
+from gateway.money import NANOUSD_PER_USD
+from gateway.routing import session as sessions
+from gateway.routing.estimates import Estimate
+from policy.mdp import FloatArray, Observation
+from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, stats
+
+TEXTS_READ = 3
+"""`policy.text.embed_conversation` reads the last three user turns."""
+
+
+class Observer:
+    """Holds the newest text embeddings, since a conversation sends its older turns again with every new one."""
+
+    def __init__(self, cache_size: int = 4096) -> None:
+        self._cache_size = cache_size
+        self._embeddings: OrderedDict[str, FloatArray] = OrderedDict()
+
+    def observe(
+        self,
+        chat: ChatRequest,
+        memory: sessions.SessionMemory,
+        row: SessionRow | None,
+        tenant: Balance,
+        estimates: Sequence[Estimate],
+        *,
+        budget_nanousd: int,
+        left_nanousd: int,
+        expected_turns: int | None,
+        lambda_per_usd: float,
+        at_ms: int,
+        explore: bool = True,
+    ) -> Observation:
+        """The observation of one turn. `left_nanousd` is what the turn can spend: session, tenant and key at least."""
+        user_texts = [message_text(m) for m in chat.messages if m["role"] == "user"]
+        history_chars = sum(len(message_text(m)) for m in chat.messages[:-1])
+        session = sessions.view(
+            memory,
+            turn=0 if row is None else row.turns,
+            expected_turns=expected_turns,
+            budget_usd=budget_nanousd / NANOUSD_PER_USD,
+            remaining_usd=left_nanousd / NANOUSD_PER_USD,
+            tenant_remaining_usd=tenant.available_nanousd / NANOUSD_PER_USD,
+            spent_usd=0.0 if row is None else row.balance.spent_nanousd / NANOUSD_PER_USD,
+            quality_count=0 if row is None else row.quality_count,
+            quality_sum=0.0 if row is None else row.quality_sum,
+            last_quality=None if row is None else row.last_quality,
+            tool_loop=chat.open_tool_loop,
+            at_ms=at_ms,
+        )
+        return Observation(
+            text=embed_conversation(user_texts[-TEXTS_READ:], self._embed),
+            text_stats=stats(
+                user_texts[-1] if user_texts else "",
+                history_chars=history_chars,
+                tools=len(chat.params.get("tools") or ()),
+                images=chat.images,
+                json_output=(chat.params.get("response_format") or {}).get("type") in ("json_object", "json_schema"),
+            ),
+            session=session,
+            candidates=tuple(e.view for e in estimates),
+            lambda_per_usd=lambda_per_usd,
+            explore=explore,
+        )
+
+    def _embed(self, text: str) -> FloatArray:
+        found = self._embeddings.get(text)
+        if found is not None:
+            self._embeddings.move_to_end(text)
+            return found
+        made = embed(text)
+        if len(text) <= TEXT_CAP_CHARS:
+            self._embeddings[text] = made
+            if len(self._embeddings) > self._cache_size:
+                self._embeddings.popitem(last=False)
+        return made

@@ -1,0 +1,172 @@
+"""Asks a policy, and always gets an answer: the one that serves this session, else the rule, in the same turn.
+
+Which policy serves follows `policy_settings.mode`: `off` the rule; `shadow` the rule, the champion's choice is only
+logged; `canary` the champion on a sticky share of the sessions; `on` the champion everywhere. A policy staged as
+canary or shadow is on trial beside the champion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gateway.config.settings import PolicySettings
+from gateway.routing.guard import RequestedModel
+from policy.fallback import WithFallback
+from policy.mdp import Decision, Observation, Policy, PolicyFault
+from policy.reload import LoadedPolicy, ServingPolicies
+from policy.rules import LAMBDA_PRESETS, Cheapest
+
+POLICY_FAULT = "policy-fault"
+RULE_PREFIX = "rule:"
+"""Of the ids of built-in policies; a published one has none of its characters (policy/checkpoint.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    decision: Decision
+    shadow: Shadow | None
+
+
+class Router:
+    """Picks the policy for a session and makes its fault harmless. `lineup` gives the policies of this moment."""
+
+    def __init__(
+        self,
+        settings: Callable[[], PolicySettings],
+        rule: LoadedPolicy,
+        lineup: Callable[[], ServingPolicies],
+        *,
+        monotonic: Callable[[], float],
+        on_fault: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._lineup = lineup
+        self._monotonic = monotonic
+        self._on_fault = on_fault
+        self._rule = rule
+        self._guarded: dict[str, tuple[Policy, float, WithFallback]] = {}
+
+    def lambda_per_usd(self, wish: RequestedModel, asked_per_usd: float | None) -> float:
+        """What a dollar must buy at this turn: the header's, else the preset's, else the default."""
+        if asked_per_usd is not None:
+            return asked_per_usd
+        if wish.preset is not None:
+            return self._presets()[wish.preset]
+        return self._settings().default_lambda
+
+    def _presets(self) -> Mapping[str, float]:
+        """A published policy's own, calibrated on its log; while a rule is champion what the configuration names."""
+        champion = self._lineup().champion
+        rule = champion.reference.policy_id.startswith(RULE_PREFIX)
+        return {**LAMBDA_PRESETS, **(self._settings().lambda_presets if rule else champion.lambda_presets)}
+
+    def decide(self, observation: Observation, uniform: float, wish: RequestedModel, session_key: str) -> Routed:
+        """One decision. Never raises for a policy's sake; at least one candidate must be feasible."""
+        if wish.pinned is not None:
+            return Routed(forced(observation, "pinned"), None)
+        if observation.mask.sum() == 1:
+            return Routed(forced(observation, forced_reason(observation)), None)
+        lineup = self._lineup()
+        serving, reason = self._serving(lineup, session_key)
+        decision = self._decided(serving, observation, uniform)
+        if decision.reason == POLICY_FAULT:
+            self._on_fault()
+            # A canary's faults are its own, though the rule answered: the log says whose turn it was.
+            return Routed(decision, Shadow(policy_id=serving.policy.policy_id, model=None))
+        if reason is not None and decision.reason == "policy":
+            decision = replace(decision, reason=reason)
+        return Routed(decision, self._shadowed(lineup, serving, observation, uniform))
+
+    def _serving(self, lineup: ServingPolicies, session_key: str) -> tuple[LoadedPolicy, str | None]:
+        """The policy of this session, and the reason to log for a plain choice of its, if not `policy`."""
+        mode = self._settings().mode
+        if mode == "off":
+            return self._rule, "policy-off"
+        if mode == "shadow":
+            return self._rule, "shadow"
+        chosen_few = share(session_key) < self._settings().canary_fraction
+        if lineup.canary is not None and chosen_few:
+            return lineup.canary, None
+        if mode == "canary" and not chosen_few:
+            return self._rule, None
+        return lineup.champion, None
+
+    def _decided(self, served: LoadedPolicy, observation: Observation, uniform: float) -> Decision:
+        try:
+            return self._guard(served).decide(observation, uniform)
+        except PolicyFault:  # the rule itself: the cheapest candidate is always there
+            return forced(observation, POLICY_FAULT)
+
+    def _guard(self, served: LoadedPolicy) -> WithFallback:
+        """The policy with the rule behind it; made anew for another checkpoint of the name or another deadline."""
+        on_rule = served is self._rule
+        # The deadline buys the rule's answer in place of a late one; the rule itself has nobody better behind it.
+        deadline_s = math.inf if on_rule else self._settings().decision_deadline_ms / 1000
+        known = self._guarded.get(served.policy.policy_id)
+        if known is not None and known[0] is served.policy and known[1] == deadline_s:
+            return known[2]
+        behind = Cheapest() if on_rule else self._rule.policy
+        guarded = WithFallback(served.policy, behind, deadline_s=deadline_s, clock=self._monotonic)
+        if len(self._guarded) > 16:
+            self._guarded.clear()
+        self._guarded[served.policy.policy_id] = (served.policy, deadline_s, guarded)
+        return guarded
+
+    def _shadowed(
+        self, lineup: ServingPolicies, serving: LoadedPolicy, observation: Observation, uniform: float
+    ) -> Shadow | None:
+        """What the policy on trial would have done; its failure is invisible to the turn."""
+        trial = lineup.champion if self._settings().mode == "shadow" else lineup.shadow
+        if trial is None or trial is serving:
+            return None
+        decision = self._decided(trial, observation, uniform)
+        if decision.reason == POLICY_FAULT:
+            return None
+        return Shadow(policy_id=trial.policy.policy_id, model=observation.candidates[decision.action].name)
+
+
+def forced(observation: Observation, reason: str) -> Decision:
+    """The decision when there is nothing to decide: the cheapest feasible candidate with probability one."""
+    costs = np.array([c.cost_max_usd if c.feasible else np.inf for c in observation.candidates])
+    action = int(np.argmin(costs))
+    probabilities = np.zeros(len(costs), np.float32)
+    probabilities[action] = 1.0
+    unknown = np.full(len(costs), np.nan, np.float32)
+    return Decision(
+        action=action,
+        propensity=1.0,
+        policy_id="rule:forced",
+        reason=reason,
+        probabilities=probabilities,
+        quality=np.array([c.quality_prior for c in observation.candidates], np.float32),
+        q_quality=unknown,
+        q_cost_usd=unknown,
+    )
+
+
+def forced_reason(observation: Observation) -> str:
+    """Why only one candidate was left."""
+    reasons = [c.why_not for c in observation.candidates if not c.feasible]
+    if any("tool loop" in reason for reason in reasons):
+        return "tool-loop"
+    if any("afford" in reason for reason in reasons):
+        return "only-affordable"
+    return "capability" if reasons else "policy"
+
+
+def share(session_key: str) -> float:
+    """A session's fixed place in [0, 1): the same on every replica, so that a canary's sessions stay with it."""
+    return int.from_bytes(hashlib.sha256(session_key.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a policy that does not serve would have done; None: it should have served, and could not."""
+
+    policy_id: str
+    model: str | None

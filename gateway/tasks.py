@@ -1,0 +1,85 @@
+"""Detached work and cheap timeouts.
+
+`asyncio.timeout` around `asyncio.shield` makes a timer and a cancel scope for each wait. With `Deadline` all waits have
+the same length, so they run out in the order they began, and one timer watches the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """Holds references to detached tasks (asyncio keeps none) and waits for them at shutdown."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for detached work; a waiter that is cancelled leaves it running."""
+        return await asyncio.shield(self.spawn(work))
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait until all detached work is done; returns how many tasks were still running at the end."""
+        if not self._tasks:
+            return 0
+        _, pending = await asyncio.wait(self._tasks, timeout=timeout_s)
+        return len(pending)
+
+
+class Deadline:
+    """Waits for futures of one event loop, `timeout_s` for each, and never cancels one."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        """The future's result, or what it raised. Raises TimeoutError when it is late; it goes on all the same."""
+        if future.done():
+            return future.result()
+        loop = future.get_loop()
+        waiter: asyncio.Future[T] = loop.create_future()
+        future.add_done_callback(partial(_pass_on, waiter))
+        self._drop_answered()
+        self._waiting.append((loop.time() + self.timeout_s, waiter))
+        if self._timer is None:
+            self._timer = loop.call_at(self._waiting[0][0], self._expire, loop)
+        return await waiter
+
+    def _drop_answered(self) -> None:
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = loop.time()
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= now_s):
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(TimeoutError())
+        self._timer = loop.call_at(self._waiting[0][0], self._expire, loop) if self._waiting else None
+
+
+def _pass_on(waiter: asyncio.Future[T], future: asyncio.Future[T]) -> None:
+    error = None if future.cancelled() else future.exception()  # asked for: an error that came late is no surprise
+    if waiter.done():
+        return
+    if future.cancelled():
+        waiter.cancel()
+    elif error is not None:
+        waiter.set_exception(error)
+    else:
+        waiter.set_result(future.result())

@@ -1,0 +1,143 @@
+"""The gateway's own headers, both ways: what a client may ask for a turn, and what it is told about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.accounts.sessions import MAX_EXPECTED_TURNS
+from gateway.errors import InvalidRequest
+from gateway.http import read_budget
+from gateway.ledger.types import Balance
+from gateway.money import usd_string
+
+_PREFIX = "x-seqroute-"
+MAX_IDEMPOTENCY_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class TurnHeaders:
+    """What a client asks for one turn beside its body."""
+
+    session_budget_nanousd: int | None
+    expected_turns: int | None
+    end_session: bool
+    lambda_per_usd: float | None
+    idempotency_key: str | None
+    explore: bool | None = None
+    """May the session's turns be left to chance from here on? None: as before."""
+
+
+def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
+    """Parse the request headers of a turn. Raises InvalidRequest naming the header."""
+    key = headers.get("idempotency-key")
+    if key is not None and not (1 <= len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters", param="Idempotency-Key"
+        )
+    return TurnHeaders(
+        session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
+        expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
+        end_session=_flag(headers.get("x-session-end")),
+        explore=_explore(headers.get("x-route-explore")),
+        lambda_per_usd=_lambda(headers.get("x-route-lambda")),
+        idempotency_key=key,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReport:
+    """What the client is told of its turn. Fields that are not known yet (a stream's start) are None."""
+
+    decision_id: str
+    session_id: str
+    model: str
+    policy_id: str
+    reason: str
+    reserved_nanousd: int
+    max_tokens: int | None
+    cost_nanousd: int | None = None
+    usage_source: str | None = None
+    session: Balance | None = None
+    tenant: Balance | None = None
+
+    def as_headers(self) -> dict[str, str]:
+        values: dict[str, str | None] = {
+            "decision-id": self.decision_id,
+            "session-id": self.session_id,
+            "model": self.model,
+            "policy": self.policy_id,
+            "reason": self.reason,
+            "reserved-usd": usd_string(self.reserved_nanousd),
+            "max-tokens": None if self.max_tokens is None else str(self.max_tokens),
+            **self._money(),
+        }
+        return {_PREFIX + name: value for name, value in values.items() if value is not None}
+
+    def as_object(self) -> dict[str, str | int]:
+        """The `seqroute` object of a stream's usage chunk and closing comment."""
+        values: dict[str, str | int | None] = {
+            "decision_id": self.decision_id,
+            "session_id": self.session_id,
+            "model": self.model,
+            "policy": self.policy_id,
+            "reason": self.reason,
+            "reserved_usd": usd_string(self.reserved_nanousd),
+            "reserved_nano_usd": self.reserved_nanousd,
+            "max_tokens": self.max_tokens,
+            "cost_nano_usd": self.cost_nanousd,
+            "usage_source": self.usage_source,
+            **{name.replace("-", "_"): value for name, value in self._money().items()},
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _money(self) -> dict[str, str | None]:
+        session, tenant = self.session, self.tenant
+        return {
+            "cost-usd": None if self.cost_nanousd is None else usd_string(self.cost_nanousd),
+            "session-spent-usd": None if session is None else usd_string(session.spent_nanousd),
+            "session-remaining-usd": None if session is None else usd_string(session.available_nanousd),
+            "tenant-remaining-usd": None if tenant is None else usd_string(tenant.available_nanousd),
+        }
+
+
+def _expected_turns(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 5 and 1 <= int(value) <= MAX_EXPECTED_TURNS):
+        raise InvalidRequest(
+            f"X-Session-Expected-Turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}",
+            param="X-Session-Expected-Turns",
+        )
+    return int(value)
+
+
+def _flag(value: str | None) -> bool:
+    if value is None or value.lower() in ("false", "0"):
+        return False
+    if value.lower() in ("true", "1"):
+        return True
+    raise InvalidRequest("X-Session-End: expected true or false", param="X-Session-End")
+
+
+def _explore(value: str | None) -> bool | None:
+    if value is None:
+        return None
+    if value.lower() in ("off", "on"):
+        return value.lower() == "on"
+    raise InvalidRequest("X-Route-Explore: expected off or on", param="X-Route-Explore")
+
+
+def _lambda(value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value) if len(value) <= 32 else math.nan
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and 0.0 <= number <= 1e9):
+        raise InvalidRequest(
+            "X-Route-Lambda: expected a number from 0 to 1e9 (quality per USD)", param="X-Route-Lambda"
+        )
+    return number

@@ -1,0 +1,84 @@
+"""Idempotency keys: the answer that is kept under one, and what a repeated request gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from starlette.responses import Response
+
+from gateway.errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
+from gateway.ledger.types import (
+    Answer,
+    BodyMismatch,
+    InFlight,
+    Replay,
+    ReserveOutcome,
+    SessionClosed,
+    TenantMissing,
+)
+
+KEPT_MS = 24 * 3600 * 1000
+MAX_TRANSCRIPT_BYTES = 4 * 2**20
+
+
+class Transcript:
+    """The bytes of a stream under an idempotency key, kept to be given again; too long a one is not kept."""
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._size = 0
+        self.overflowed = False
+
+    def add(self, frame: bytes) -> None:
+        self._size += len(frame)
+        if self._size > MAX_TRANSCRIPT_BYTES:
+            self.overflowed = True
+            self._frames.clear()
+        elif not self.overflowed:
+            self._frames.append(frame)
+
+    def whole(self) -> bytes:
+        return b"".join(self._frames)
+
+
+def kept_answer(response: Response) -> Answer:
+    """A whole answer, to be given again for a day."""
+    return Answer(response.status_code, {**response.headers}, bytes(response.body))
+
+
+def kept_stream(transcript: Transcript, last: bytes, headers: Mapping[str, str]) -> Answer:
+    """A stream as its client saw it, `last` being its closing frames; of a very long one only that it was."""
+    if transcript.overflowed:
+        too_long = InvalidRequest(
+            f"Idempotency-Key: the answer was longer than the {MAX_TRANSCRIPT_BYTES} bytes kept; use a new key",
+            param="Idempotency-Key",
+        )
+        return Answer(too_long.status, {"content-type": "application/json"}, orjson.dumps(too_long.as_body()))
+    kept = {**headers, "content-type": "text/event-stream; charset=utf-8"}
+    return Answer(200, kept, transcript.whole() + last)
+
+
+def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:
+    """What a request under a known idempotency key gets: the same answer, or why it cannot have one."""
+    if isinstance(found, Replay):
+        kept = {name: value for name, value in found.headers.items() if name.lower() != "content-length"}
+        return Response(found.body, found.status, kept | {"x-seqroute-replayed": "true"})
+    if isinstance(found, InFlight):
+        raise IdempotencyInFlight(
+            "a request with this Idempotency-Key is still running",
+            headers={"Retry-After": "1"},
+            param="Idempotency-Key",
+        )
+    raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key", param="Idempotency-Key")
+
+
+def answer_or_raise(outcome_: ReserveOutcome) -> Response:
+    """What becomes of a turn whose reservation was neither made nor refused for money."""
+    if isinstance(outcome_, Replay | InFlight | BodyMismatch):
+        return answer_again(outcome_)
+    if isinstance(outcome_, SessionClosed):
+        why = "closed" if outcome_.reason == "closed" else "at its largest number of turns"
+        raise InvalidRequest(f"X-Session-Id: this session is {why}; begin another", param="X-Session-Id")
+    assert isinstance(outcome_, TenantMissing)
+    raise NotFound("tenant: no such tenant")

@@ -1,0 +1,163 @@
+"""Before the money: whose turn it is, what is left, how long the prompt is, and which models may answer at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from starlette.responses import Response
+
+from gateway.accounts.auth import Caller
+from gateway.catalog.live import Configuration
+from gateway.catalog.tokens import TokenCounter
+from gateway.clock import Clock, now_ms
+from gateway.dialects.request import ChatRequest
+from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
+from gateway.ledger.ledger import AccountSnapshot, Ledger
+from gateway.ledger.offline import OfflineLedger
+from gateway.ledger.types import IdempotencyClaim, SessionTerms
+from gateway.money import usd_string
+from gateway.providers.cooldown import Breaker
+from gateway.routing import guard
+from gateway.routing import session as sessions
+from gateway.turn.context import TurnContext
+from gateway.turn.headers import TurnHeaders
+from gateway.turn.idempotency import KEPT_MS, answer_again
+
+
+class Preparation:
+    """Makes the scene of a turn out of its request. Reads, and changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        ledger: Ledger,
+        outage: OfflineLedger,
+        tokens: TokenCounter,
+        breaker: Breaker,
+        clock: Clock,
+    ) -> None:
+        self._configuration = configuration
+        self._ledger = ledger
+        self._outage = outage
+        self._tokens = tokens
+        self._breaker = breaker
+        self._clock = clock
+
+    async def scene(
+        self,
+        caller: Caller,
+        chat: ChatRequest,
+        asked: TurnHeaders,
+        claim: IdempotencyClaim | None,
+        headers: Mapping[str, str],
+    ) -> TurnContext:
+        """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
+        settings, catalog = self._configuration().settings, self._configuration().catalog
+        name = sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers)
+        wish = guard.parse_model(chat.model, catalog)
+        prompt = await self._tokens.count(chat.messages, chat.params)
+        session_id, standing, outage = await self._resumed(caller, name, claim)
+        if standing is None:
+            raise NotFound("tenant: no such tenant")
+        row = standing.session
+        memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
+        bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
+        options = guard.feasible(
+            chat,
+            wish,
+            catalog,
+            self._breaker,
+            allow_lists=(caller.tenant_models, caller.key_models),
+            bound_to=bound_to if bound_to in catalog.models else None,
+            prompt_tokens=prompt.estimate,
+        )
+        guard.refuse_when_none(options)
+        return TurnContext(
+            caller=caller,
+            chat=chat,
+            asked=asked,
+            wish=wish,
+            session_id=session_id,
+            row=row,
+            memory=memory,
+            tenant=standing.tenant,
+            prompt=prompt,
+            options=options,
+            terms=self._terms(caller, asked),
+            idempotency=claim,
+            started_ms=now_ms(self._clock),
+            outage=outage,
+        )
+
+    async def _resumed(
+        self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None
+    ) -> tuple[str, AccountSnapshot | None, OfflineLedger | None]:
+        """The session that this turn continues; a fingerprint begins anew after a pause or a close."""
+        session_id = name.session_id
+        standing, outage = await self._standing(caller, session_id, claim)
+        if not name.fingerprint or standing is None or not self._over(standing):
+            return session_id, standing, outage
+        newest = await self._ledger.newest_after(caller.tenant_id, session_id)
+        if newest is not None:
+            session_id = newest
+            standing, outage = await self._standing(caller, session_id, claim)
+            if standing is None or not self._over(standing):
+                return session_id, standing, outage
+        return sessions.next_of(session_id), AccountSnapshot(standing.tenant, None), outage
+
+    def _over(self, standing: AccountSnapshot) -> bool:
+        row, idle_s = standing.session, self._configuration().settings.session.idle_timeout_s
+        return row is not None and sessions.is_over(row, idle_s, now_ms(self._clock))
+
+    async def _standing(
+        self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
+    ) -> tuple[AccountSnapshot | None, OfflineLedger | None]:
+        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it.
+
+        An idempotency key cannot be kept without the ledger, so a turn that has one waits for it.
+        """
+        may_open = claim is None and self._outage.allows(caller.outage)
+        if not (may_open and self._outage.noticed):
+            try:
+                return await self._ledger.standing(caller.tenant_id, session_id), None
+            except LedgerUnavailable:
+                self._outage.notice()
+                if not may_open:
+                    raise
+        return AccountSnapshot(self._outage.purse, None), self._outage
+
+    def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
+        """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
+        settings = self._configuration().settings.session
+        most = settings.max_budget_nanousd
+        if caller.max_session_nanousd is not None:
+            most = caller.max_session_nanousd
+        wanted = asked.session_budget_nanousd
+        if wanted is not None and wanted > most:
+            raise InvalidRequest(
+                f"X-Session-Budget-USD: expected at most {usd_string(most)}, what this tenant allows for a session",
+                param="X-Session-Budget-USD",
+            )
+        return SessionTerms(
+            default_nanousd=min(settings.default_budget_nanousd, most),
+            ceiling_nanousd=wanted,
+            expected_turns=asked.expected_turns,
+            max_turns=settings.max_turns,
+        )
+
+    def claim(self, chat: ChatRequest, asked: TurnHeaders) -> IdempotencyClaim | None:
+        if asked.idempotency_key is None:
+            return None
+        return IdempotencyClaim(
+            key=asked.idempotency_key,
+            body_sha256=chat.body_sha256,
+            expires_at_ms=now_ms(self._clock) + KEPT_MS,
+        )
+
+    async def replayed(self, caller: Caller, claim: IdempotencyClaim | None) -> Response | None:
+        """The earlier answer to this idempotency key, if there is one."""
+        if claim is None:
+            return None
+        found = await self._ledger.idempotent(caller.tenant_id, claim.key, claim.body_sha256)
+        return None if found is None else answer_again(found)

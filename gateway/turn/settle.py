@@ -1,0 +1,320 @@
+"""Where the money of a call comes to rest: every way it can end resolves its hold once and completes its decision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.catalog import cost
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.tokens import TokenCounter
+from gateway.catalog.usage import ReportedUsage, Usage
+from gateway.clock import Clock, now_ms
+from gateway.decisions import log
+from gateway.dialects import chat as outcome
+from gateway.dialects.sse import DONE_FRAME, data_frame, seqroute_frame
+from gateway.errors import LedgerUnavailable, UpstreamError
+from gateway.http import error_response, json_response
+from gateway.ledger.leases import CHECKPOINT_S, Leases
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import Answer, Release, Resolved, Settle
+from gateway.metrics import Metrics
+from gateway.money import NANOUSD_PER_USD
+from gateway.providers.errors import UpstreamFault
+from gateway.providers.replies import Reply
+from gateway.routing import session as sessions
+from gateway.turn.context import Attempt, settled
+from gateway.turn.idempotency import Transcript, kept_answer, kept_stream
+from gateway.turn.signals import StreamedAnswer, implicit_signals
+from gateway.turn.stream import StreamEnd
+
+_log = logging.getLogger("seqroute.settling")
+OnAnswer = Callable[[Attempt, str], None]
+"""Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
+
+
+class Settlements:
+    """Resolves holds. Its coroutines are run as detached tasks, so that no cancellation of a request ends them."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        leases: Leases,
+        tokens: TokenCounter,
+        forecast: OutputForecast,
+        metrics: Metrics,
+        clock: Clock,
+        on_answer: OnAnswer = lambda bound, text: None,
+    ) -> None:
+        self._ledger = ledger
+        self._leases = leases
+        self._tokens = tokens
+        self._forecast = forecast
+        self._metrics = metrics
+        self._clock = clock
+        self._on_answer = on_answer
+
+    async def reply(self, bound: Attempt, reply: Reply) -> Response:
+        """The bill of a whole answer, and the answer."""
+        self._leases.drop(bound.hold_id)  # first of all: should anything below raise, the sweeper finds the hold
+        own_count = 0
+        if not isinstance(reply.usage, Usage):
+            own_count = await self._tokens.count_generated(outcome.generated_text(reply.body))
+        bill = bill_of(bound, reply.usage, own_count)
+        self._learn(bound, bill, reply.finish_reason)
+        signals = implicit_signals(
+            bound.scene.chat, bound.scene.memory, reply.body.get("choices") or [], reply.finish_reason
+        )
+        columns = self._columns(
+            bound,
+            bill,
+            status="completed",
+            finish_reason=reply.finish_reason,
+            signals=signals,
+            response_text=log.stored_answer(reply.body) if bound.scene.caller.store_text else None,
+        )
+        body = outcome.answered_body(reply.body, bound.decision_id, bound.model)
+        if bill.usage_source == "estimated":
+            body["usage"] = outcome.estimated_usage(bill.usage)
+        report = bound.report(bill)
+        resolved = await self._settle(
+            bound,
+            bill,
+            columns,
+            failed=False,
+            signals=signals,
+            answer=None
+            if bound.scene.idempotency is None
+            else kept_answer(json_response(body, 200, report.as_headers())),
+        )
+        self._on_answer(bound, outcome.generated_text(reply.body))
+        return json_response(body, 200, settled(report, resolved).as_headers())
+
+    async def stream(
+        self,
+        bound: Attempt,
+        end: StreamEnd,
+        usage_chunk: dict[str, Any] | None,
+        transcript: Transcript | None,
+        heard: StreamedAnswer,
+    ) -> list[bytes]:
+        """The bill of a stream that ended in any way, and its last frames."""
+        self._leases.drop(bound.hold_id)
+        own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
+        bill = bill_of(bound, end.usage, own_count)
+        if end.ending == "finished":
+            self._learn(bound, bill, end.finish_reason)
+        status = {"finished": "completed", "failed": "truncated", "client_left": "cancelled"}[end.ending]
+        fault = end.fault.answer() if end.fault is not None else None
+        # What a broken stream says of its tool calls is only that it broke.
+        whole = heard.choices() if end.ending == "finished" else []
+        signals = implicit_signals(bound.scene.chat, bound.scene.memory, whole, end.finish_reason)
+        if end.ending == "failed":
+            signals["upstream_failure"] = True
+        columns = self._columns(
+            bound,
+            bill,
+            status=status,
+            finish_reason=end.finish_reason,
+            signals=signals,
+            error_code=fault.code if fault else None,
+            response_text=end.text if bound.scene.caller.store_text else None,
+        )
+        report = bound.report(bill)
+        frames: list[bytes] = []
+        if fault is None and bound.scene.chat.include_usage:
+            usage_chunk = usage_chunk or outcome.usage_chunk(bound.decision_id, bound.model, bill.usage, self._clock())
+            frames.append(data_frame(usage_chunk | {"seqroute": report.as_object()}))
+        if fault is not None:
+            frames.append(data_frame(fault.as_body()))
+        ending = [DONE_FRAME] if fault is None else []
+        answer = None
+        if transcript is not None:
+            # The retry of a client that left finds what there was, and that it was cut: never a second call.
+            cut = [data_frame(_cut_short().as_body())] if end.ending == "client_left" else []
+            last = [*frames, *cut, seqroute_frame(report.as_object()), *(() if cut else ending)]
+            answer = kept_stream(transcript, b"".join(last), report.as_headers())
+        resolved = await self._settle(
+            bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
+        )
+        if end.ending == "finished":
+            self._on_answer(bound, end.text)
+        final = settled(report, resolved)
+        if fault is None and bound.scene.chat.include_usage:
+            assert usage_chunk is not None
+            frames = [data_frame(usage_chunk | {"seqroute": final.as_object()})]
+        return [*frames, seqroute_frame(final.as_object()), *ending]
+
+    async def abandoned(self, bound: Attempt) -> None:
+        """The client left before a whole answer came: what the provider did until then is estimated."""
+        bill = self._silent_bill(bound)
+        columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
+        answer = None if bound.scene.idempotency is None else kept_answer(error_response(_cut_short()))
+        await self._settle(bound, bill, columns, failed=True, signals={}, answer=answer)
+
+    async def failed(self, bound: Attempt, fault: UpstreamFault, *, final: bool) -> None:
+        """A failed attempt: released when the provider cannot have billed, else settled at an estimate.
+
+        What may have been billed is not called again under its idempotency key: the failure is its answer.
+        """
+        error = fault.answer()
+        code = error.code
+        if not fault.dispatched:
+            await self.release(bound, status="failed" if final else None, error_code=code, upstream_failure=True)
+            return
+        bill = self._silent_bill(bound)
+        columns = self._columns(
+            bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
+        )
+        answer = kept_answer(error_response(error)) if final and bound.scene.idempotency is not None else None
+        await self._settle(
+            bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
+        )
+
+    async def release(
+        self, bound: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
+    ) -> None:
+        """Give the hold back; `status` None leaves the decision pending for its next attempt."""
+        self._leases.drop(bound.hold_id)
+        now = now_ms(self._clock)
+        signals = '{"upstream_failure":true}' if upstream_failure else "{}"
+        columns = None if status is None else {
+            "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
+            "latency_ms": now - bound.scene.started_ms, "signals": signals,
+        }  # fmt: skip
+        self._metrics.turns.labels(bound.model, status or "retried").inc()
+        try:
+            await (bound.scene.outage or self._ledger).release(
+                Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None)
+            )
+        except LedgerUnavailable:
+            _log.warning("the release of %s waits for the database", bound.hold_id)
+
+    async def _settle(
+        self,
+        bound: Attempt,
+        bill: cost.Settlement,
+        columns: dict[str, Any] | None,
+        *,
+        failed: bool,
+        signals: Mapping[str, bool],
+        answer: Answer | None,
+    ) -> Resolved | None:
+        """Post the bill, complete the decision and update the session's memory, in one transaction.
+
+        None when the database is away: the ledger goes on posting it, and the answer that was paid for is given.
+        """
+        self._leases.drop(bound.hold_id)
+        scene, model = bound.scene, bound.model
+        news = sessions.news(
+            explores=scene.explores,
+            model=model,
+            messages=scene.chat.messages,
+            prompt_tokens=columns["input_tokens"] if columns else 0,
+            output_tokens=columns["output_tokens"] if columns else 0,
+            failed=failed,
+            regenerated="regenerates" in signals,
+            tool_error="invalid_tool_json" in signals,
+            at_ms=now_ms(self._clock),
+        )
+        self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
+        self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
+        if bill.alarm:
+            self._metrics.alarms.labels(bill.alarm).inc()
+            _log.error("model %s: %s at settlement", model, bill.alarm)
+        try:
+            return await (scene.outage or self._ledger).settle(
+                Settle(
+                    hold_id=bound.hold_id,
+                    amount_nanousd=bill.amount_nanousd,
+                    usage_source=bill.usage_source,
+                    now_ms=now_ms(self._clock),
+                    decision=columns,
+                    session_memory=news,
+                    close_session=scene.asked.end_session and columns is not None,
+                    answer=answer,
+                )
+            )
+        except LedgerUnavailable:
+            _log.warning("the bill of %s waits for the database", bound.hold_id)
+            return None
+
+    def _columns(
+        self,
+        bound: Attempt,
+        bill: cost.Settlement,
+        *,
+        status: str,
+        finish_reason: str | None,
+        signals: Mapping[str, bool],
+        error_code: str | None = None,
+        response_text: str | None = None,
+    ) -> dict[str, Any]:
+        now = now_ms(self._clock)
+        return log.completed_columns(
+            decision_id=bound.decision_id,
+            status=status,
+            usage=bill.usage,
+            usage_source=bill.usage_source,
+            latency_ms=now - bound.scene.started_ms,
+            first_byte_ms=None if bound.first_byte_ms is None else bound.first_byte_ms - bound.scene.started_ms,
+            finish_reason=finish_reason,
+            error_code=error_code,
+            signals=signals,
+            response_text=response_text,
+            now_ms=now,
+        )
+
+    def _learn(self, bound: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
+        """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
+        predicted_usd = bound.choice.expected_usd
+        if bill.usage_source == "reported" and predicted_usd > 0:
+            self._metrics.cost_ratio.labels(bound.model).observe(bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd)
+        if bill.usage_source == "reported" and finish_reason != "length":
+            self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n, self._seconds(bound))
+
+    def checkpoint_nanousd(self, bound: Attempt, output_tokens: int) -> int:
+        """What the sweeper shall post if this process dies now: what was received and what comes until the next
+        checkpoint; of a whole answer, whose progress nobody sees, a likely bill."""
+        estimate_ = bound.choice.estimate
+        if not bound.scene.chat.stream:
+            return estimate_.likely_nanousd
+        margin = self._forecast.generated(bound.model, CHECKPOINT_S, estimate_.max_tokens) * bound.scene.chat.n
+        return own_bill(bound, output_tokens + margin).amount_nanousd
+
+    def _silent_bill(self, bound: Attempt) -> cost.Settlement:
+        """A call without an answer, though the provider may bill it: the time it had, at the model's speed."""
+        most = bound.choice.estimate.max_tokens
+        generated = self._forecast.generated(bound.model, self._seconds(bound), most) * bound.scene.chat.n
+        return own_bill(bound, generated)
+
+    def _seconds(self, bound: Attempt) -> float:
+        """How long this attempt has been with the provider."""
+        return max(0.0, now_ms(self._clock) - bound.sent_ms) / 1000
+
+
+def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
+    """What the provider's report comes to; `output_tokens` is our own count for when it reported nothing."""
+    estimate_ = bound.choice.estimate
+    return cost.settlement(
+        bound.deployment.prices,
+        reported,
+        held_nanousd=estimate_.hold_nanousd,
+        prompt_tokens=bound.scene.prompt.estimate,
+        output_tokens=output_tokens,
+        images=bound.scene.chat.images,
+    )
+
+
+def own_bill(bound: Attempt, output_tokens: int) -> cost.Settlement:
+    """The bill for our own count of what was generated, within the hold; marked as estimated."""
+    return bill_of(bound, None, output_tokens)
+
+
+def _cut_short() -> UpstreamError:
+    """What a retry under the same idempotency key is told of an answer that was cut with its client."""
+    return UpstreamError("the first request's connection was closed before this answer's end; use another key")

@@ -1,0 +1,173 @@
+"""Quality signals nobody has to send: what a turn says of its own answer, and of the one before it.
+
+`regenerates` and `edits` speak of the turn before (the same messages again; the last message rewritten), the others of
+this one. They are stored as they were seen; what they are worth is a setting of training (train/log/reward.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.dialects.request import ChatRequest
+from gateway.routing.session import SessionMemory, messages_digest
+
+KEPT_ARGUMENTS = 256 * 1024
+"""Characters of tool arguments gathered from a stream; a longer call is not judged."""
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def implicit_signals(
+    chat: ChatRequest, memory: SessionMemory, choices: Sequence[Mapping[str, Any]], finish_reason: str | None
+) -> dict[str, bool]:
+    """The signals that are seen, each True. `choices` are the answer's, however broken a provider made them."""
+    messages = [message for choice in choices if isinstance(message := choice.get("message"), Mapping)]
+    calls = [call for message in messages for call in _listed(message.get("tool_calls"))]
+    tools = _schemas(chat.params.get("tools"))
+    signals = {
+        "regenerates": regenerates(chat, memory),
+        "edits": edits(chat, memory),
+        "invalid_tool_json": any(not valid_call(call, tools) for call in calls),
+        "truncated": finish_reason == "length",
+        "refusal": finish_reason == "content_filter" or any(message.get("refusal") for message in messages),
+    }
+    return {name: True for name, value in signals.items() if value}
+
+
+def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:
+    """The messages of the turn before, which was answered, come again. (A failed turn sent again is only a retry.)"""
+    last = memory.answered[-1] if memory.answered else None
+    if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
+        return False
+    return last.digest == messages_digest(chat.messages)
+
+
+def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
+    """The user rewrote the message that the turn before answered: the same conversation, another last message.
+
+    Only behind an answered beginning: two first messages in one session may be two questions.
+    """
+    last = memory.answered[-1] if memory.answered else None
+    if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
+        return False
+    if not chat.messages or chat.messages[-1].get("role") != "user" or last.digest == messages_digest(chat.messages):
+        return False
+    return any(
+        turn.messages < last.messages - 1 and turn.digest == messages_digest(chat.messages[: turn.messages])
+        for turn in memory.answered[:-1]
+    )
+
+
+def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
+    """A call of a tool that was offered, whose arguments are an object with what its schema requires.
+
+    The first level of the schema is checked: names that are required, and plain types. `tools` empty: any name.
+    """
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return isinstance(call, Mapping) and "custom" in call  # free-form tools have no arguments to be wrong
+    arguments = _object(function.get("arguments"))
+    if arguments is None:
+        return False
+    schema = tools.get(str(function.get("name")))
+    if schema is None:
+        return not tools
+    properties = schema.get("properties")
+    required = [name for name in _listed(schema.get("required")) if isinstance(name, str)]
+    if any(name not in arguments for name in required):
+        return False
+    known = properties if isinstance(properties, Mapping) else {}
+    return all(_has_type(value, known.get(name)) for name, value in arguments.items())
+
+
+class StreamedAnswer:
+    """Gathers from a stream's chunks what the signals need: tool calls and refusals, not the text."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[int, int], dict[str, str]] = {}
+        self._refused: set[int] = set()
+        self._kept = 0
+
+    def note(self, chunk: Mapping[str, Any]) -> None:
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta")
+            if not isinstance(delta, Mapping):
+                continue
+            if delta.get("refusal"):
+                self._refused.add(_index(choice))
+            for call in _listed(delta.get("tool_calls")):
+                self._add(_index(choice), call)
+
+    def choices(self) -> list[dict[str, Any]]:
+        """The choices as a whole answer would have them, those with a call or a refusal."""
+        found: dict[int, dict[str, Any]] = {index: {"refusal": "refused"} for index in sorted(self._refused)}
+        if self._kept <= KEPT_ARGUMENTS:
+            for (index, _), function in sorted(self._calls.items()):
+                found.setdefault(index, {}).setdefault("tool_calls", []).append({"function": function})
+        return [{"message": message} for message in found.values()]
+
+    def _add(self, choice: int, call: object) -> None:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+            return
+        made = self._calls.setdefault((choice, _index(call)), {"name": "", "arguments": ""})
+        for name in made:
+            piece = function.get(name)
+            if isinstance(piece, str) and self._kept <= KEPT_ARGUMENTS:
+                made[name] += piece
+                self._kept += len(piece)
+
+
+def _schemas(tools: object) -> dict[str, Mapping[str, Any]]:
+    """The parameters of each offered function, by name."""
+    found = {}
+    for tool in _listed(tools):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            parameters = function.get("parameters")
+            found[function["name"]] = parameters if isinstance(parameters, Mapping) else {}
+    return found
+
+
+def _has_type(value: object, schema: object) -> bool:
+    if not isinstance(schema, Mapping):
+        return True
+    wanted = schema.get("type")
+    names = [wanted] if isinstance(wanted, str) else [name for name in _listed(wanted) if isinstance(name, str)]
+    if not names or any(name not in _JSON_TYPES for name in names):
+        return True
+    if isinstance(value, bool):
+        return "boolean" in names
+    if isinstance(value, float) and value.is_integer() and "integer" in names:
+        return True
+    return isinstance(value, tuple(kind for name in names for kind in _JSON_TYPES[name]))
+
+
+def _object(arguments: object) -> dict[str, Any] | None:
+    if not isinstance(arguments, str):
+        return None
+    try:
+        read = orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _index(item: Mapping[str, Any]) -> int:
+    index = item.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _listed(value: object) -> list[Any]:
+    """What a provider or a client should have sent as a list."""
+    return value if isinstance(value, list) else []

@@ -1,0 +1,344 @@
+"""Streams out: a pump that owns the upstream, and a response that only empties the pump's buffer.
+
+The pump is a task of its own. It reads the provider, counts what came, frames it and, whatever happens, closes the
+provider and calls `on_end` exactly once; nothing depends on the response being iterated, or on when a generator is
+collected. The response and the pump meet in a bounded buffer: a slow client slows the provider down, a client that
+leaves stops it at once.
+
+    provider --> pump task --[ <= 256 KiB ]--> EventStreamResponse --> client
+                    |  on_progress about every second, on_end once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.catalog.usage import ReportedUsage
+from gateway.dialects.chat import generated_texts
+from gateway.dialects.sse import data_frame
+from gateway.errors import GatewayError
+from gateway.providers.errors import BrokenFault, UpstreamFault
+
+_log = logging.getLogger("seqroute.streaming")
+T = TypeVar("T")
+
+BUFFER_BYTES = 256 * 1024
+PIECE_BYTES = 16 * 1024
+"""Handed to the server at a time, so that a slow client still shows progress within CLIENT_STALL_S."""
+PROGRESS_S = 1.0
+CLIENT_STALL_S = 60.0
+"""A client that takes nothing at all for this long, with the buffer full, counts as gone."""
+KEPT_TEXT_BYTES = 2 * 2**20
+BYTES_PER_TOKEN = 4
+
+Chunk = dict[str, Any]
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+Ending = Literal["finished", "failed", "client_left"]
+
+
+class ChunkStream(Protocol):
+    """What a pump needs of `upstream.UpstreamStream`."""
+
+    usage: ReportedUsage
+    finish_reason: str | None
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """How a stream ended. `usage` is only what the provider reported; `output_tokens` an estimate of what was received.
+
+    `text` is everything generated that came through (answer, reasoning, tool arguments; at most KEPT_TEXT_BYTES), for a
+    better count where usage is missing. `ending` is "client_left" too when this process shut down over the stream.
+    """
+
+    ending: Ending
+    fault: UpstreamFault | None
+    usage: ReportedUsage
+    finish_reason: str | None
+    output_tokens: int
+    text: str
+    chunks: int
+
+
+class StreamPump:
+    """Starts pumping when made (inside a running loop) and needs no one to consume it.
+
+    on_chunk(chunk) -> chunk or None    rewrites a chunk for the client, or hides it (an unasked-for usage chunk)
+    on_progress(output_tokens)          about every second while the stream lives, also when nothing comes
+    on_end(end) -> frames               once, protected from cancellation; its frames are the stream's last
+
+    `spawn` must hold a reference to the task (`Background.spawn`): asyncio itself does not.
+    """
+
+    def __init__(
+        self,
+        stream: ChunkStream,
+        *,
+        on_end: Callable[[StreamEnd], Awaitable[Iterable[bytes]]],
+        spawn: Spawn,
+        on_chunk: Callable[[Chunk], Chunk | None] | None = None,
+        on_progress: Callable[[int], Awaitable[None] | None] | None = None,
+        progress_s: float = PROGRESS_S,
+        buffer_bytes: int = BUFFER_BYTES,
+        client_stall_s: float = CLIENT_STALL_S,
+    ) -> None:
+        self._stream = stream
+        self._on_chunk = on_chunk
+        self._on_progress = on_progress
+        self._on_end = on_end
+        self._spawn = spawn
+        self._progress_s = progress_s
+        self._buffer_bytes = buffer_bytes
+        self._client_stall_s = client_stall_s
+        self._received = _Received()
+        self._buffer = bytearray()
+        self._ready = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._left = False
+        self._closed = False
+        self._reader: asyncio.Task[None] | None = None
+        self._task = spawn(self._run())
+
+    @property
+    def output_tokens(self) -> int:
+        """Estimate of the tokens received so far."""
+        return self._received.output_tokens
+
+    def leave(self) -> None:
+        """The client is gone: stop the provider now. May be called at any time, any number of times."""
+        if self._left or self._closed:
+            return
+        self._left = True
+        self._buffer.clear()
+        self._room.set()
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def stop(self) -> None:
+        """The process must end: stop the provider, settle, and tell the client, who is still there, with an error."""
+        if not self._closed and self._reader is not None:
+            self._reader.cancel()
+
+    async def wait(self) -> None:
+        """Until `on_end` has run."""
+        await asyncio.shield(self._task)
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Bytes for the client, as much at a time as is there; ends after the frames that `on_end` gave."""
+        while True:
+            await self._ready.wait()
+            if self._buffer:
+                piece = bytes(self._buffer[:PIECE_BYTES])
+                del self._buffer[:PIECE_BYTES]
+                self._room.set()
+                yield piece
+            elif self._closed:
+                return
+            else:
+                self._ready.clear()
+
+    async def _run(self) -> None:
+        reader = self._reader = asyncio.ensure_future(self._read())
+        ticker = asyncio.ensure_future(self._tick())
+        if self._left:
+            reader.cancel()
+        while not reader.done():
+            try:
+                await asyncio.wait({reader})
+            except asyncio.CancelledError:
+                # The process shuts down: to the ledger that is the same as a client that leaves.
+                self._left = True
+                reader.cancel()
+        ticker.cancel()
+        ending = self._spawn(self._finish(self._end(reader)))
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                if ending.cancelled():
+                    break
+            except Exception:  # noqa: BLE001 - whatever on_end raises, the client's connection must still end
+                _log.exception("the end of a stream could not be recorded")
+
+    async def _read(self) -> None:
+        async for chunk in self._stream:
+            self._received.note(chunk)
+            outgoing = chunk if self._on_chunk is None else self._on_chunk(chunk)
+            if outgoing is not None:
+                self._put(data_frame(outgoing))
+                if len(self._buffer) > self._buffer_bytes:
+                    await self._until_room()
+
+    async def _until_room(self) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(self._client_stall_s):
+                await self._room.wait()
+        except TimeoutError:
+            self._left = True
+            self._buffer.clear()
+            raise asyncio.CancelledError from None
+
+    def _put(self, frame: bytes) -> None:
+        if not self._left:
+            self._buffer += frame
+        self._ready.set()
+
+    def _end(self, reader: asyncio.Task[None]) -> StreamEnd:
+        fault: UpstreamFault | None = None
+        ending: Ending = "finished"
+        if reader.cancelled() and self._left:
+            ending = "client_left"
+        elif reader.cancelled():
+            # Stopped, or a cancel scope below us went astray: the client is there, and is told of no end that was not.
+            ending, fault = "failed", BrokenFault("the stream was stopped inside the gateway")
+        elif (error := reader.exception()) is not None:
+            ending = "failed"
+            fault = error if isinstance(error, UpstreamFault) else BrokenFault("the stream failed in the gateway")
+            if fault is not error:
+                _log.error("stream failed in the gateway", exc_info=error)
+        return StreamEnd(
+            ending=ending,
+            fault=fault,
+            usage=self._stream.usage,
+            finish_reason=self._stream.finish_reason,
+            output_tokens=self._received.output_tokens,
+            text=self._received.text,
+            chunks=self._received.chunks,
+        )
+
+    async def _finish(self, end: StreamEnd) -> None:
+        try:
+            await self._stream.aclose()
+            for frame in await self._on_end(end):
+                self._put(frame)
+        finally:
+            self._closed = True
+            self._ready.set()
+
+    async def _tick(self) -> None:
+        while self._on_progress is not None:
+            await asyncio.sleep(self._progress_s)
+            try:
+                reported = self._on_progress(self._received.output_tokens)
+                if reported is not None:
+                    await reported
+            except GatewayError as error:
+                _log.warning("stream progress not written: %s", error.code)
+
+
+class _Received:
+    """What came through: counted cheaply per chunk, kept as text up to a limit."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        self._bytes = 0
+        self._generating_chunks = 0
+        self._kept: list[str] = []
+
+    @property
+    def output_tokens(self) -> int:
+        """A chunk is at least a token, and a token about four bytes; a provider may send many tokens per chunk."""
+        return max(self._generating_chunks, -(-self._bytes // BYTES_PER_TOKEN))
+
+    @property
+    def text(self) -> str:
+        return "".join(self._kept)
+
+    def note(self, chunk: Mapping[str, Any]) -> None:
+        self.chunks += 1
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta")
+            if not isinstance(delta, Mapping):
+                continue
+            texts = [*generated_texts(delta)]
+            if texts:
+                self._generating_chunks += 1
+            for text in texts:
+                self._bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+                if self._bytes <= KEPT_TEXT_BYTES:
+                    self._kept.append(text)
+
+
+class EventStreamResponse:
+    """ASGI: sends the pump's frames and tells it at once when the client is gone."""
+
+    def __init__(self, pump: StreamPump, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
+        self.status_code = status
+        self._pump = pump
+        self._headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watcher = asyncio.ensure_future(self._leave_on_disconnect(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
+            async for piece in self._pump.frames():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:
+            _log.debug("the client closed the connection in mid-stream")
+        finally:
+            watcher.cancel()
+            self._pump.leave()
+
+    async def _leave_on_disconnect(self, receive: Receive) -> None:
+        await _disconnected(receive)
+        self._pump.leave()
+
+
+class ClientLeft(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, cancelled as soon as the client disconnects; the body must have been read already.
+
+    Waits until a cancelled `work` has cleaned up. Raises ClientLeft when the client left first.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    waiting, left = True, False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal left
+        if waiting:
+            left = True
+            task.cancel()
+
+    watching = asyncio.ensure_future(_disconnected(receive))
+    watching.add_done_callback(leave)
+    try:
+        return await work
+    except (asyncio.CancelledError, Exception):
+        # Somebody else's cancellation beside ours goes on.
+        if left and task.cancelling() == 1:
+            raise ClientLeft from None
+        raise
+    finally:
+        waiting = False
+        watching.cancel()
+        if left:
+            task.uncancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return

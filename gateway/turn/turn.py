@@ -1,0 +1,396 @@
+"""The path of a request, top to bottom; the only way to money.
+
+    caller   = authenticate(headers)                     401
+    chat     = parse(body)                               400, before any money
+    scene    = the session, the prompt's tokens, which models may answer
+    bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded
+    reply    = the provider's answer                     no transaction open across the call; retries hold again
+    receipt  = settle, decision completed                one transaction
+    respond
+
+One atomic phase on each side of the foreign call and none across it, so the ledger and the training log cannot
+disagree. Whatever ends the call - an answer, an error, a client that leaves, a cancellation - resolves its hold once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, cast
+from weakref import WeakSet
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gateway.accounts.auth import Authenticator, Caller
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.live import Configuration
+from gateway.catalog.models import Deployment
+from gateway.catalog.tokens import TokenCounter
+from gateway.clock import Clock, NewId, Uniform, now_ms
+from gateway.config.settings import Settings
+from gateway.decisions import log
+from gateway.decisions.log import pending_row
+from gateway.dialects import chat as outcome
+from gateway.dialects.request import parse_chat
+from gateway.dialects.sse import data_frame
+from gateway.errors import GatewayError
+from gateway.http import header_map, json_response, read_body
+from gateway.ledger.leases import Leases
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.offline import OfflineLedger
+from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
+from gateway.metrics import Metrics
+from gateway.providers.answers import UpstreamStream
+from gateway.providers.cooldown import Breaker, pick_deployment
+from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
+from gateway.providers.providers import Call, Upstream
+from gateway.routing import session as sessions
+from gateway.routing.estimates import estimate
+from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.observe import Observer
+from gateway.routing.router import Router
+from gateway.tasks import Background
+from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, TurnContext, exhausted
+from gateway.turn.headers import read_turn_headers
+from gateway.turn.idempotency import Transcript, answer_or_raise
+from gateway.turn.prepare import Preparation
+from gateway.turn.settle import Settlements
+from gateway.turn.signals import StreamedAnswer
+from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
+from policy.features import encode
+
+T = TypeVar("T")
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left; nobody reads it."""
+RESERVE_TRIES = 4
+"""How often a turn that lost the race for the last money decides again with what is left."""
+
+
+class Turns:
+    """Serves chat turns. Everything it needs is handed to it; nothing is kept between turns but what those keep."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        ledger: Ledger,
+        outage: OfflineLedger,
+        authenticator: Authenticator,
+        router: Router,
+        observer: Observer,
+        upstream: Upstream,
+        tokens: TokenCounter,
+        forecast: OutputForecast,
+        breaker: Breaker,
+        leases: Leases,
+        settling: Settlements,
+        exploring: ExplorationBudget,
+        background: Background,
+        metrics: Metrics,
+        clock: Clock,
+        new_id: NewId,
+        uniform: Uniform,
+    ) -> None:
+        self._configuration = configuration
+        self._ledger = ledger
+        self._authenticator = authenticator
+        self._router = router
+        self._observer = observer
+        self._upstream = upstream
+        self._forecast = forecast
+        self._breaker = breaker
+        self._leases = leases
+        self._settling = settling
+        self._exploring = exploring
+        self._background = background
+        self._metrics = metrics
+        self._clock = clock
+        self._new_id = new_id
+        self._uniform = uniform
+        self._arrivals = Preparation(
+            configuration=configuration, ledger=ledger, outage=outage, tokens=tokens, breaker=breaker, clock=clock
+        )
+        self.live_streams: WeakSet[StreamPump] = WeakSet()
+
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
+    async def chat(self, request: Request) -> ASGIApp:
+        """`POST /chat/completions`, the whole of it."""
+        headers = header_map(request)
+        caller = await self._authenticator.caller(headers)
+        chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
+        asked = read_turn_headers(headers)
+        claim = self._arrivals.claim(chat, asked)
+        replayed = await self._arrivals.replayed(caller, claim)
+        if replayed is not None:
+            return replayed
+        scene = await self._arrivals.scene(caller, chat, asked, claim, headers)
+        bound = await self._decide_and_reserve(scene)
+        if isinstance(bound, Response):
+            return bound
+        if chat.stream:
+            return await self._stream(bound)
+        if claim is not None:
+            # Who named the call will ask for its answer again: cancelled now, it would be called and paid for twice.
+            return await self._background.run(self._complete(bound))
+        try:
+            return await run_until_disconnect(request.receive, self._complete(bound))
+        except ClientLeft:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def route(self, request: Request) -> Response:
+        """`POST /route`: the decision for a chat body with every candidate; reserves and spends nothing."""
+        headers = header_map(request)
+        caller = await self._authenticator.caller(headers)
+        chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
+        scene = await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
+        choice = self._decide(scene, scene.purse)
+        return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
+
+    async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
+        """A whole turn of the gateway's own, one to a session, by the same way and the same ledger as any other."""
+        chat = parse_chat(body, self._settings.limits)
+        headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
+        bound = await self._decide_and_reserve(
+            await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
+        )
+        answer = bound if isinstance(bound, Response) else await self._complete(bound)
+        return bytes(answer.body)
+
+    # -- decide, reserve -------------------------------------------------------------------------------------------
+
+    def _decide(self, scene: TurnContext, purse: AvailableFunds) -> RoutingDecision:
+        """One decision under what is left in `purse`. Raises a 402 when no feasible model is affordable."""
+        over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
+        estimates = [
+            estimate(
+                option,
+                scene.chat,
+                scene.memory,
+                self._forecast,
+                self._breaker,
+                prompt_tokens=scene.prompt.estimate,
+                prompt_tokens_bound=scene.prompt.bound,
+                available_nanousd=purse.left_nanousd,
+                over_budget=over_budget,
+                at_ms=scene.started_ms,
+                contended=purse.contended,
+            )
+            for option in scene.options
+        ]
+        if not any(e.view.feasible for e in estimates):
+            least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
+            raise exhausted(scene, purse, least)
+        started_s = self._clock()
+        observation = self._observer.observe(
+            scene.chat,
+            scene.memory,
+            scene.row,
+            scene.tenant,
+            estimates,
+            budget_nanousd=scene.budget_nanousd,
+            left_nanousd=purse.left_nanousd,
+            expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
+            lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked.lambda_per_usd),
+            at_ms=scene.started_ms,
+            explore=scene.explores and self._exploring.allows(),
+        )
+        uniform = self._uniform()
+        routed = self._router.decide(observation, uniform, scene.wish, f"{scene.caller.tenant_id}/{scene.session_id}")
+        self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
+        return RoutingDecision(
+            observation=observation,
+            encoded=encode(observation),
+            routed=routed,
+            estimate=estimates[routed.decision.action],
+            uniform=uniform,
+        )
+
+    async def _decide_and_reserve(self, scene: TurnContext) -> Attempt | Response:
+        """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
+        purse = scene.purse
+        for _ in range(RESERVE_TRIES):
+            choice = self._decide(scene, purse)
+            decision_id = self._new_id("dec")
+            row = pending_row(
+                choice.observation,
+                choice.encoded,
+                choice.routed.decision,
+                uniform=choice.uniform,
+                requested_model=scene.chat.model,
+                endpoint="chat",
+                request_text=log.stored_request(scene.chat) if scene.caller.store_text else None,
+                shadow=choice.routed.shadow,
+                now_ms=scene.started_ms,
+                origin=scene.caller.origin,
+                exploration_floor=self._settings.policy.exploration_floor if choice.observation.explore else 0.0,
+            )
+            answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
+            if isinstance(answer, Attempt):
+                self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
+                return answer
+            if isinstance(answer, Refused):
+                purse = purse.after(answer)
+                continue
+            return answer_or_raise(answer)
+        raise exhausted(scene, purse, choice.estimate.hold_nanousd)
+
+    async def _reserve(
+        self,
+        scene: TurnContext,
+        choice: RoutingDecision,
+        decision_id: str,
+        row: dict[str, Any] | None,
+        deployments: Sequence[Deployment],
+    ) -> Attempt | ReserveOutcome:
+        """Hold the worst case of one attempt that leaves at once; `row` logs the decision (None: a further attempt)."""
+        bound = Attempt(
+            scene=scene,
+            choice=choice,
+            decision_id=decision_id,
+            hold_id=self._new_id("hold"),
+            deployment=pick_deployment(deployments, self._uniform),
+            session=scene.tenant,
+            tenant=scene.tenant,
+        )
+        checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
+        reserved = await (scene.outage or self._ledger).reserve(
+            Reserve(
+                hold_id=bound.hold_id,
+                attempt_id=self._new_id("att"),
+                decision_id=decision_id,
+                tenant_id=scene.caller.tenant_id,
+                session_id=scene.session_id,
+                key_id=scene.caller.key_id if scene.caller.has_budget else None,
+                model=choice.estimate.view.name,
+                amount_nanousd=choice.estimate.hold_nanousd,
+                now_ms=now_ms(self._clock),
+                expires_at_ms=self._leases.expiry_ms(),
+                terms=scene.terms,
+                decision=row,
+                idempotency=scene.idempotency if row is not None else None,
+                checkpoint_nanousd=checkpoint_nanousd,
+            )
+        )
+        if not isinstance(reserved, Reserved):
+            return reserved
+        if scene.outage is None:
+            self._leases.take(bound.hold_id, checkpoint_nanousd)
+        return replace(bound, session=reserved.session, tenant=reserved.tenant)
+
+    # -- the foreign call ------------------------------------------------------------------------------------------
+
+    async def _complete(self, bound: Attempt) -> Response:
+        """An answer in one piece."""
+        bound, reply = await self._reached(bound, self._upstream.complete)
+        return await self._background.run(self._settling.reply(bound, reply))
+
+    async def _stream(self, bound: Attempt) -> ASGIApp:
+        """A streamed answer: its first chunk is there when this returns; what fails later ends the stream."""
+        bound, stream = await self._reached(bound, self._upstream.open_stream)
+        return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
+
+    async def _reached(self, bound: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
+        """Call the provider, and again where that cannot pay twice. Every attempt that fails resolves its own hold."""
+        for tries_left in range(self._tries() - 1, -1, -1):
+            started_s = self._clock()
+            bound = replace(bound, sent_ms=int(started_s * 1000))
+            try:
+                answer = await send(self._call(bound))
+            except UpstreamFault as fault:
+                bound = await self._next_attempt(bound, fault, tries_left)
+            except GatewayError as error:  # refused on our side of the wire: nothing was sent
+                await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
+                raise
+            except BaseException:  # cancelled, or a defect of ours: the provider may be at work
+                self._background.spawn(self._settling.abandoned(bound))
+                raise
+            else:
+                latency_s = self._clock() - started_s
+                self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=latency_s)
+                return bound, answer
+        raise AssertionError("the last attempt either returns or raises")
+
+    def _tries(self) -> int:
+        return 1 + min(self._settings.router.num_retries, 2)
+
+    def _call(self, bound: Attempt) -> Call:
+        chat, deployment = bound.scene.chat, bound.deployment
+        return Call(
+            litellm_model=deployment.litellm_model,
+            messages=chat.messages,
+            api_base=deployment.api_base,
+            api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
+            params=chat.params,
+            max_tokens=bound.choice.estimate.max_tokens,
+            max_tokens_param=chat.max_tokens_param,
+            stream=chat.stream,
+            timeout_s=deployment.timeout_s,
+            stream_timeout_s=deployment.stream_timeout_s,
+            idle_timeout_s=self._settings.timings.upstream_idle_s,
+            extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
+            drop_params=self._settings.router.drop_params,
+            lane=deployment.lane,
+            options={name: value.reveal() for name, value in deployment.provider_params.items()}
+            | {
+                name: value
+                for name, value in (("api_version", deployment.api_version), ("organization", deployment.organization))
+                if value is not None
+            },
+        )
+
+    async def _next_attempt(self, bound: Attempt, fault: UpstreamFault, tries_left: int) -> Attempt:
+        """Resolve a failed attempt's hold; then a new hold for the next attempt, or the fault as the answer."""
+        faulty = not isinstance(fault, RejectedFault | CallRefused)
+        self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
+        healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
+        others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
+        again = fault.retryable and tries_left > 0 and bool(others)
+        await self._background.run(self._settling.failed(bound, fault, final=not again))
+        if not again:
+            raise fault.answer()
+        reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, others)
+        if not isinstance(reserved, Attempt):
+            # The failed attempt's row stays pending; the sweeper's tidying closes a decision without an open hold.
+            raise fault.answer()
+        return reserved
+
+    def _pumped(self, bound: Attempt, stream: UpstreamStream) -> ASGIApp:
+        """Hand the stream to a pump of its own, which settles whatever happens to the client."""
+        usage_chunks: list[dict[str, Any]] = []
+        name = outcome.completion_id(bound.decision_id)
+        transcript = Transcript() if bound.scene.idempotency is not None else None
+        heard = StreamedAnswer()
+
+        def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
+            chunk = {**chunk, "id": name, "model": bound.model}
+            heard.note(chunk)
+            if chunk.get("usage") and not chunk.get("choices"):
+                usage_chunks[:] = [chunk]
+                return None
+            if not bound.scene.chat.include_usage:
+                chunk.pop("usage", None)
+            if transcript is not None:
+                transcript.add(data_frame(chunk))
+            return chunk
+
+        def on_progress(output_tokens: int) -> None:
+            self._leases.progress(bound.hold_id, self._settling.checkpoint_nanousd(bound, output_tokens))
+
+        async def on_end(end: StreamEnd) -> list[bytes]:
+            return await self._settling.stream(bound, end, usage_chunks[0] if usage_chunks else None, transcript, heard)
+
+        pump = StreamPump(
+            stream,
+            on_chunk=on_chunk,
+            on_progress=on_progress,
+            on_end=on_end,
+            spawn=self._background.spawn,
+            buffer_bytes=self._settings.limits.stream_buffer_bytes,
+        )
+        self.live_streams.add(pump)
+        return EventStreamResponse(pump, bound.report().as_headers())

@@ -1,0 +1,194 @@
+"""One turn decided alone, in plain numbers: the laws of `planning` for the gateway, which has a handful of candidates.
+
+An array operation on three numbers takes twenty times as long as the arithmetic in it, and a decision used to be eighty
+of them. The laws stand in `planning`, which replay and evaluation use; a test holds both together. All lists have one
+entry for each candidate; those outside `mask` are read and mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from policy.budgeting import CACHE_MIN_TOKENS, PLAN_STEPS, PRICE_STEPS
+from policy.mdp import COST_LEVELS
+
+Numbers = Sequence[float]
+Mask = Sequence[bool]
+
+_STEPS: tuple[float, ...] = tuple(PRICE_STEPS.tolist())
+_Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
+_LARGEST_EXPONENT = 600.0
+
+
+class Later(NamedTuple):
+    """`planning.Plan` at one price."""
+
+    value: list[float]
+    spend_usd: list[float]
+
+
+class Resolved(NamedTuple):
+    """`planning.Resolved` for one turn; `spent_usd` is what this and the later turns are expected to cost."""
+
+    lambda_per_usd: float
+    scores: list[float]
+    later: Later
+
+
+def shielded(
+    quantiles_usd: Sequence[Numbers],
+    means_usd: Numbers,
+    mask: Mask,
+    remaining_usd: float,
+    turns_left: float,
+    reserve: float,
+) -> list[bool]:
+    """`planning.shielded`: who leaves enough for the later turns; the cheapest alone when nobody does."""
+    later = max(turns_left - 1.0, 0.0)
+    root = math.sqrt(later)
+    needed = [
+        later * mean + root * max(usd[_Q95] - mean, 0.0)
+        for usd, mean, allowed in zip(quantiles_usd, means_usd, mask, strict=True)
+        if allowed
+    ]
+    kept_usd = reserve * min(needed)
+    fits = [allowed and usd[_Q99] + kept_usd <= remaining_usd for usd, allowed in zip(quantiles_usd, mask, strict=True)]
+    if any(fits):
+        return fits
+    least = min(usd[_Q99] for usd, allowed in zip(quantiles_usd, mask, strict=True) if allowed)
+    cheapest = next(k for k, usd in enumerate(quantiles_usd) if mask[k] and usd[_Q99] == least)
+    return [k == cheapest for k in range(len(mask))]
+
+
+def cache_costs(
+    mean: float, input_tokens: float, warm_tokens: float, usd_per_mtok: float, cached_usd_per_mtok: float
+) -> tuple[float, float]:
+    """`planning.cache_costs` of one candidate: cold, warm."""
+    discount = max(usd_per_mtok - cached_usd_per_mtok, 0.0) * 1e-6
+    cold = mean + warm_tokens * discount
+    return cold, max(cold - (input_tokens * discount if input_tokens >= CACHE_MIN_TOKENS else 0.0), 0.0)
+
+
+class Session(NamedTuple):
+    """What `resolve` asks of a turn and the ones after it; `mask` marks what later turns may choose."""
+
+    quality: Numbers
+    mean_usd: Numbers
+    cold_usd: Numbers
+    warm_usd: Numbers
+    mask: Mask
+    later_turns: float
+    spread: float
+
+    @property
+    def steps(self) -> int:
+        """Turns that are planned one by one: without a cache to remember, every later turn is like the first."""
+        remembers = any(cold > warm for cold, warm in zip(self.cold_usd, self.warm_usd, strict=True))
+        return min(math.ceil(self.later_turns), PLAN_STEPS if remembers else 1)
+
+    def later(self, price: float) -> Later:
+        """`planning.later_plan` at one price of money."""
+        count, spread, steps = len(self.mask), self.spread, self.steps
+        scaled = price / spread
+        offered = [
+            quality / spread - scaled * cold if allowed else -math.inf
+            for quality, cold, allowed in zip(self.quality, self.cold_usd, self.mask, strict=True)
+        ]
+        saved = [scaled * (cold - warm) for cold, warm in zip(self.cold_usd, self.warm_usd, strict=True)]
+        value, spend = [0.0] * count, [0.0] * count
+        gain, gain_usd = value, spend
+        for step in range(steps):
+            terms = [offer + worth for offer, worth in zip(offered, value, strict=True)]
+            best, spent = _soft_backup(terms, saved, self.cold_usd, self.warm_usd, spend)
+            gain = [new - old for new, old in zip(best, value, strict=True)]
+            gain_usd = [new - old for new, old in zip(spent, spend, strict=True)]
+            weight = min(max(self.later_turns - step, 0.0), 1.0)
+            value = [old + weight * more for old, more in zip(value, gain, strict=True)]
+            spend = [old + weight * more for old, more in zip(spend, gain_usd, strict=True)]
+        more_turns = self.later_turns - steps
+        if more_turns > 0.0 and steps:
+            settled = max((k for k in range(count) if self.mask[k]), key=value.__getitem__)
+            value = [old + more_turns * gain[settled] for old in value]
+            spend = [old + more_turns * gain_usd[settled] for old in spend]
+        return Later([spread * old for old in value], spend)
+
+    def total_usd(self, price: float, later: Later) -> float:
+        """Expected spend of this and all later turns at a price, this turn's task not yet looked at."""
+        terms = [
+            (quality - price * mean + value) / self.spread
+            for quality, mean, value in zip(self.quality, self.mean_usd, later.value, strict=True)
+        ]
+        most = max(term for term, allowed in zip(terms, self.mask, strict=True) if allowed)
+        weights = [math.exp(term - most) if allowed else 0.0 for term, allowed in zip(terms, self.mask, strict=True)]
+        spent = [
+            weight * (mean + usd) for weight, mean, usd in zip(weights, self.mean_usd, later.spend_usd, strict=True)
+        ]
+        return sum(spent) / sum(weights)
+
+
+def resolve(session: Session, quality: Numbers, remaining_usd: float, lambda_floor_per_usd: float) -> Resolved:
+    """`planning.resolve`. What is spent falls as the price rises (it is the slope of a convex function of the price,
+    soft Bellman values), so that the first price within the money is found by halving and not by trying all.
+    """
+    price, later = lambda_floor_per_usd, session.later(lambda_floor_per_usd)
+    usd = session.total_usd(price, later)
+    if usd > remaining_usd:
+        price, later = _dearer(session, remaining_usd, price, later, usd)
+    scores = [
+        now - price * mean + value for now, mean, value in zip(quality, session.mean_usd, later.value, strict=True)
+    ]
+    return Resolved(price, scores, later)
+
+
+def _dearer(
+    session: Session, remaining_usd: float, floor: float, floor_later: Later, floor_usd: float
+) -> tuple[float, Later]:
+    """The price, above the floor, between the last that overspends and the first that does not."""
+    means = [mean for mean, allowed in zip(session.mean_usd, session.mask, strict=True) if allowed]
+    unit = 1.0 / max(max(means) - min(means), 1e-9)
+    low, high = 0, len(_STEPS) - 1
+    tried: dict[int, tuple[float, Later, float]] = {0: (floor, floor_later, floor_usd)}
+
+    def spent_usd(step: int) -> float:
+        if step not in tried:
+            price = floor + _STEPS[step] * unit
+            later = session.later(price)
+            tried[step] = price, later, session.total_usd(price, later)
+        return tried[step][2]
+
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if spent_usd(middle) <= remaining_usd else (middle, high)
+    under = remaining_usd - spent_usd(high)
+    price, later, _ = tried[high]
+    if under < 0.0:
+        return price, later  # even the highest overspends
+    price_low, later_low, usd_low = tried[low]
+    over = usd_low - remaining_usd
+    share = over / max(over + under, 1e-300)
+
+    def between(lows: Numbers, highs: Numbers) -> list[float]:
+        return [a * (1.0 - share) + b * share for a, b in zip(lows, highs, strict=True)]
+
+    met = Later(between(later_low.value, later.value), between(later_low.spend_usd, later.spend_usd))
+    return price_low * (1.0 - share) + price * share, met
+
+
+def _soft_backup(
+    terms: Numbers, saved: Numbers, cold_usd: Numbers, warm_usd: Numbers, spend_usd: Numbers
+) -> tuple[list[float], list[float]]:
+    """`planning._soft_backup` at one price."""
+    most = max(terms)
+    moves = [math.exp(term - most) for term in terms]
+    totals = [usd + later for usd, later in zip(cold_usd, spend_usd, strict=True)]
+    moved = [move * usd for move, usd in zip(moves, totals, strict=True)]
+    all_moves, all_moved = sum(moves), sum(moved)
+    values, spends = [], []
+    for k, term in enumerate(terms):
+        stay = math.exp(min(term - most + saved[k], _LARGEST_EXPONENT))
+        total = max(all_moves - moves[k] + stay, 1e-300)
+        values.append(most + math.log(total))
+        spends.append((all_moved - moved[k] + stay * (warm_usd[k] + spend_usd[k])) / total)
+    return values, spends

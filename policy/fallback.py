@@ -1,0 +1,117 @@
+"""No policy can fail a turn: whatever the champion does, the rule answers in the same turn.
+
+A decision is checked before it is believed: the action feasible, the probabilities a distribution over feasible
+candidates, the propensity the one of the executed draw. A decision that comes too late counts as a fault too, and
+after several in a row the policy rests, so that a slow one cannot hold the event loop turn after turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from policy.mdp import Decision, Observation, Policy, PolicyFault
+
+PROPENSITY_TOLERANCE = 1e-6
+
+
+@dataclass(slots=True)
+class Faults:
+    """Counters for metrics. `last` is the class of the last exception, never its text."""
+
+    raised: int = 0
+    invalid: int = 0
+    late: int = 0
+    rested: int = 0
+    last: str = ""
+
+
+class WithFallback:
+    """`policy`, with `rule` behind it. `clock` is monotonic seconds; `faults` counts what went wrong.
+
+    After `patience` faults in a row the policy is asked again only every `rest`-th turn until it answers well.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rule: Policy,
+        *,
+        deadline_s: float,
+        clock: Callable[[], float],
+        patience: int = 5,
+        rest: int = 100,
+    ) -> None:
+        self._policy = policy
+        self._rule = rule
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._patience = patience
+        self._rest = rest
+        self._in_a_row = 0
+        self._resting = 0
+        self.faults = Faults()
+        self.last_decision_s = 0.0
+
+    @property
+    def policy_id(self) -> str:
+        return self._policy.policy_id
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        """The policy's decision, or the rule's with reason `policy-fault`. Raises only what the rule raises."""
+        if self._in_a_row >= self._patience and self._resting < self._rest:
+            self._resting += 1
+            self.faults.rested += 1
+            return self._fallback(observation, uniform)
+        self._resting = 0
+        started = self._clock()
+        try:
+            decision = self._policy.decide(observation, uniform)
+            check_decision(observation, decision)
+        except PolicyFault as fault:
+            self.faults.invalid += 1
+            return self._failed(observation, uniform, fault)
+        except Exception as error:  # noqa: BLE001 - a learned policy may raise anything; the turn must not
+            self.faults.raised += 1
+            return self._failed(observation, uniform, error)
+        finally:
+            self.last_decision_s = self._clock() - started
+        if self.last_decision_s > self._deadline_s:
+            self.faults.late += 1
+            return self._failed(observation, uniform, TimeoutError())
+        self._in_a_row = 0
+        return decision
+
+    def _failed(self, observation: Observation, uniform: float, error: Exception) -> Decision:
+        self.faults.last = type(error).__name__
+        self._in_a_row += 1
+        return self._fallback(observation, uniform)
+
+    def _fallback(self, observation: Observation, uniform: float) -> Decision:
+        return replace(self._rule.decide(observation, uniform), reason="policy-fault")
+
+
+def check_decision(observation: Observation, decision: Decision) -> None:
+    """Raise PolicyFault unless the decision is one the gateway may execute and log."""
+    mask = observation.mask
+    count = len(mask)
+    probabilities: list[float] = np.asarray(decision.probabilities).tolist()
+    if isinstance(decision.action, bool) or not isinstance(decision.action, int | np.integer):
+        raise PolicyFault("the action is no whole number")
+    if not 0 <= decision.action < count or not mask[decision.action]:
+        raise PolicyFault("the action is not feasible")
+    if np.shape(decision.probabilities) != (count,) or not all(0.0 <= p < math.inf for p in probabilities):
+        raise PolicyFault("the probabilities are not a distribution over the candidates")
+    for values in (decision.quality, decision.q_quality, decision.q_cost_usd):
+        if np.shape(values) != (count,):
+            raise PolicyFault("the values are not one per candidate")
+    if abs(sum(probabilities) - 1.0) > PROPENSITY_TOLERANCE:
+        raise PolicyFault("the probabilities do not add up to 1")
+    if any(p > 0.0 and not may for p, may in zip(probabilities, mask.tolist(), strict=True)):
+        raise PolicyFault("a candidate that is not feasible has a probability")
+    executed = probabilities[decision.action]
+    if executed <= 0.0 or not abs(executed - decision.propensity) <= PROPENSITY_TOLERANCE:  # NaN fails too
+        raise PolicyFault("the propensity is not the probability of the executed action")

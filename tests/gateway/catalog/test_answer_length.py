@@ -1,0 +1,89 @@
+"""Forecasts of answer lengths: the prior at first, then what the model really does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.catalog.answer_length import OutputForecast
+from policy.mdp import COST_LEVELS
+
+MEDIAN = COST_LEVELS.index(0.5)
+LENGTHS = st.lists(st.integers(-5, 100_000), max_size=30)
+
+
+def test_before_any_answer_the_prior_s_median_is_220_tokens_and_its_spread_a_factor_of_e() -> None:
+    quantiles = OutputForecast().quantiles("small", 10**6)
+    assert quantiles[MEDIAN] == pytest.approx(220.0)
+    # 0.98 of a normal lies below 2.0537 deviations.
+    assert quantiles[COST_LEVELS.index(0.98)] == pytest.approx(220.0 * math.exp(2.0537), rel=1e-3)
+    assert len(quantiles) == len(COST_LEVELS)
+
+
+def test_one_answer_moves_the_prior_by_a_ninth() -> None:
+    forecast = OutputForecast()
+    forecast.observe("small", 2_200)
+    # log 220 + (log 2200 - log 220) / 9
+    assert forecast.quantiles("small", 10**6)[MEDIAN] == pytest.approx(220.0 * 10 ** (1 / 9))
+
+
+def test_many_answers_of_one_length_are_expected_again() -> None:
+    forecast = OutputForecast()
+    for _ in range(3_000):
+        forecast.observe("small", 40)
+    quantiles = forecast.quantiles("small", 10**6)
+    assert quantiles[MEDIAN] == pytest.approx(40.0, rel=0.01)
+    assert quantiles[-1] < 60.0
+
+
+def test_a_model_learns_only_from_itself_and_not_from_empty_answers() -> None:
+    forecast = OutputForecast()
+    forecast.observe("big", 5_000)
+    forecast.observe("small", 0)
+    assert forecast.quantiles("small", 10**6) == OutputForecast().quantiles("small", 10**6)
+
+
+def test_a_call_of_unknown_speed_generates_80_tokens_a_second() -> None:
+    forecast = OutputForecast()
+    assert forecast.generated("small", 1.5, 10**6) == 120
+    assert forecast.generated("small", 1.5, 50) == 50
+    assert forecast.generated("small", 0.0, 10**6) == forecast.generated("small", -1.0, 10**6) == 0
+
+
+def test_the_speed_of_a_model_is_the_geometric_mean_of_what_was_seen_and_one_prior() -> None:
+    forecast = OutputForecast()
+    forecast.observe("small", 40, 2.0)
+    # sqrt(80 * 20) = 40 tokens a second
+    assert forecast.generated("small", 0.5, 10**6) == 20
+    assert forecast.generated("big", 0.5, 10**6) == 40
+
+
+def test_no_time_makes_an_answer_longer_than_such_answers_are() -> None:
+    forecast = OutputForecast()
+    for _ in range(3_000):
+        forecast.observe("small", 40, 0.5)
+    # All were 40 tokens long; the forecast keeps a deviation of a tenth, 2.0537 of them below the 0.98 quantile.
+    assert forecast.generated("small", 60.0, 10**6) == math.ceil(40 * math.exp(0.20537))
+
+
+@given(LENGTHS, st.integers(1, 10**6))
+def test_quantiles_rise_are_positive_and_stay_below_the_limit(lengths: list[int], limit: int) -> None:
+    forecast = OutputForecast()
+    for length in lengths:
+        forecast.observe("small", length)
+    quantiles = forecast.quantiles("small", limit)
+    assert all(0.0 < q <= limit for q in quantiles)
+    assert list(quantiles) == sorted(quantiles)
+
+
+@given(LENGTHS, st.integers(1, 10**6), st.integers(1, 10**6))
+def test_a_higher_limit_never_lowers_a_quantile(lengths: list[int], one: int, other: int) -> None:
+    forecast = OutputForecast()
+    for length in lengths:
+        forecast.observe("small", length)
+    low, high = sorted((one, other))
+    pairs = zip(forecast.quantiles("small", low), forecast.quantiles("small", high), strict=True)
+    assert all(a <= b for a, b in pairs)

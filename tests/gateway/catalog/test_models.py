@@ -1,0 +1,207 @@
+"""The catalogue: prices from the file, else from the bundled map, else no start; groups never undercharge."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.catalog.models import Catalog, bundled_price_map, load
+from gateway.catalog.prices import Prices, PriceTier
+from gateway.config.load import load_settings
+from gateway.config.reader import SettingsError
+
+PRICE_MAP: dict[str, Any] = {
+    "gpt-4o-mini": {
+        "litellm_provider": "openai", "mode": "chat", "max_input_tokens": 128_000, "max_output_tokens": 16_384,
+        "input_cost_per_token": Decimal("1.5E-7"), "output_cost_per_token": Decimal("6E-7"),
+        "cache_read_input_token_cost": Decimal("7.5E-8"), "supports_function_calling": True, "supports_vision": True,
+    },
+    "claude": {
+        "litellm_provider": "anthropic", "mode": "chat", "max_input_tokens": 1_000_000, "max_tokens": 64_000,
+        "input_cost_per_token": Decimal("3E-6"), "output_cost_per_token": Decimal("1.5E-5"),
+        "cache_creation_input_token_cost": Decimal("3.75E-6"),
+        "cache_creation_input_token_cost_above_1hr": Decimal("6E-6"),
+        "cache_read_input_token_cost": Decimal("3E-7"),
+        "input_cost_per_token_above_200k_tokens": Decimal("6E-6"),
+        "output_cost_per_token_above_200k_tokens": Decimal("2.25E-5"),
+    },
+    "free-or-unknown": {
+        "litellm_provider": "x", "mode": "chat", "input_cost_per_token": 0, "output_cost_per_token": 0,
+    },
+    "embed": {"litellm_provider": "openai", "mode": "embedding", "input_cost_per_token": Decimal("2E-8")},
+    "dash/stepped": {
+        "litellm_provider": "dash", "mode": "chat",
+        "tiered_pricing": [
+            {"range": [0, 32_000], "input_cost_per_token": Decimal("1E-6"), "output_cost_per_token": Decimal("5E-6")},
+            {"range": [32_000, 0], "input_cost_per_token": Decimal("2E-6"), "output_cost_per_token": Decimal("6E-6")},
+        ],
+    },
+}  # fmt: skip
+
+
+def catalog_of(folder: Path, text: str) -> Catalog:
+    path = folder / "gateway.yaml"
+    path.write_text(text)
+    return Catalog.from_settings(load_settings(path, {}), PRICE_MAP)
+
+
+def entry(model: str, name: str = "a", **info: object) -> str:
+    fields = ", ".join(
+        f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in info.items()
+    )
+    return f"  - {{model_name: {name}, litellm_params: {{model: {model}}}, model_info: {{{fields}}}}}\n"
+
+
+def test_a_known_model_has_its_prices_limits_and_abilities_from_the_map(tmp_path: Path) -> None:
+    model = catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini")).models["a"]
+    assert model.prices == Prices(
+        input_femtousd=150_000_000, output_femtousd=600_000_000, cached_input_femtousd=75_000_000
+    )
+    assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
+    assert model.capabilities == {"tools", "vision"}
+    assert model.deployments[0].litellm_model == "openai/gpt-4o-mini"
+    assert model.deployments[0].timeout_s == 600.0
+
+
+def test_prices_in_the_file_replace_the_map_s_whole_list(tmp_path: Path) -> None:
+    text = "model_list:\n" + entry(
+        "anthropic/claude", input_cost_per_token="1e-6", output_cost_per_token="2e-6", max_input_tokens=9,
+        supports_vision=True,
+    )  # fmt: skip
+    model = catalog_of(tmp_path, text).models["a"]
+    assert model.prices == Prices(input_femtousd=1_000_000_000, output_femtousd=2_000_000_000)
+    assert (model.max_input_tokens, model.max_output_tokens) == (9, 64_000)
+    assert model.capabilities == {"vision"}
+
+
+def test_a_single_special_price_in_the_file_amends_the_map(tmp_path: Path) -> None:
+    model = catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini", cache_read_input_token_cost="1e-8"))
+    assert model.models["a"].prices == Prices(150_000_000, 600_000_000, cached_input_femtousd=10_000_000)
+
+
+def test_tiers_and_cache_prices_come_from_the_map(tmp_path: Path) -> None:
+    prices = catalog_of(tmp_path, "model_list:\n" + entry("anthropic/claude")).models["a"].prices
+    assert prices == Prices(
+        input_femtousd=3_000_000_000,
+        output_femtousd=15_000_000_000,
+        cached_input_femtousd=300_000_000,
+        cache_write_femtousd=3_750_000_000,
+        cache_write_1h_femtousd=6_000_000_000,
+        tiers=(PriceTier(200_000, input_femtousd=6_000_000_000, output_femtousd=22_500_000_000),),
+    )
+
+
+def test_stepped_price_lists_become_tiers(tmp_path: Path) -> None:
+    prices = catalog_of(tmp_path, "model_list:\n" + entry("dash/stepped")).models["a"].prices
+    assert prices == Prices(
+        1_000_000_000, 5_000_000_000,
+        tiers=(PriceTier(32_000, input_femtousd=2_000_000_000, output_femtousd=6_000_000_000),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["openai/unheard-of", "x/free-or-unknown", "openrouter/gpt-4o-mini"])
+def test_a_model_without_a_price_stops_the_start(tmp_path: Path, model: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini") + entry(model, "b"))
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "gateway.yaml: model_list[1].model_info.input_cost_per_token: expected a price, got nothing"
+    )
+
+
+def test_half_a_price_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini", input_cost_per_token=0))
+    assert caught.value.problems == (
+        "gateway.yaml: model_list[0].model_info.output_cost_per_token: expected a number, got nothing",
+    )
+
+
+def test_a_stated_price_of_zero_is_a_price(tmp_path: Path) -> None:
+    text = "model_list:\n" + entry("ollama/llama", input_cost_per_token=0, output_cost_per_token=0)
+    assert catalog_of(tmp_path, text).models["a"].prices == Prices(0, 0)
+
+
+def test_base_model_names_the_map_s_entry(tmp_path: Path) -> None:
+    model = catalog_of(tmp_path, "model_list:\n" + entry("azure/my-own-name", base_model="gpt-4o-mini")).models["a"]
+    assert model.prices.output_femtousd == 600_000_000
+
+
+def test_a_group_is_bounded_by_its_dearest_and_shares_what_all_can_do(tmp_path: Path) -> None:
+    text = (
+        "model_list:\n"
+        + entry("openai/gpt-4o-mini", id="cheap")
+        + entry("anthropic/claude", id="dear", supports_function_calling=True, max_input_tokens=500_000)
+    )
+    model = catalog_of(tmp_path, text).models["a"]
+    assert [deployment.deployment_id for deployment in model.deployments] == ["cheap", "dear"]
+    assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
+    assert model.capabilities == {"tools"}
+    for prompt_tokens in (0, 200_000, 200_001, 900_000):
+        bound = model.prices.at(prompt_tokens)
+        for deployment in model.deployments:
+            own = deployment.prices.at(prompt_tokens)
+            assert bound.dearest_input_femtousd >= own.dearest_input_femtousd
+            assert bound.dearest_output_femtousd >= own.dearest_output_femtousd
+            assert bound.cached_input_femtousd >= own.cached_input_femtousd
+
+
+def test_embeddings_are_served_and_never_chosen_for_a_chat(tmp_path: Path) -> None:
+    catalog = catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini") + entry("openai/embed", "e"))
+    assert [model.name for model in catalog.candidates] == ["a"]
+    assert catalog.models["e"].prices == Prices(20_000_000, 0)
+
+
+def test_other_kinds_of_model_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    text = "model_list:\n" + entry("openai/gpt-4o-mini") + entry("openai/pictures", "p", mode="image_generation")
+    catalog = catalog_of(tmp_path, text)
+    assert list(catalog.models) == ["a"]
+    assert catalog.warnings == (
+        "gateway.yaml: model_list[1].model_info.mode: image_generation models are not served here;"
+        " the entry is ignored",
+    )
+
+
+def test_an_alias_resolves_to_its_model(tmp_path: Path) -> None:
+    text = "model_list:\n" + entry("openai/gpt-4o-mini") + "router_settings: {model_group_alias: {mini: a}}\n"
+    catalog = catalog_of(tmp_path, text)
+    assert catalog.resolve("mini") is catalog.resolve("a") is catalog.models["a"]
+    assert catalog.resolve("nothing") is None
+
+
+def test_the_digest_follows_prices_and_not_secrets(tmp_path: Path) -> None:
+    def digest(price: str, key: str) -> str:
+        text = f"model_list: [{{model_name: a, litellm_params: {{model: x, api_key: {key}}}, model_info: {{input_cost_per_token: {price}, output_cost_per_token: 1e-6}}}}]"  # noqa: E501
+        return catalog_of(tmp_path, text).digest
+
+    assert digest("1e-7", "one") == digest("0.0000001", "two")
+    assert digest("1e-7", "one") != digest("2e-7", "one")
+
+
+def test_problems_of_settings_and_of_prices_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry("openai/unheard-of-model") + "policy_settings: {mode: 7}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(path, {})
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == [
+        "policy_settings.mode", "model_list[0].model_info.input_cost_per_token",
+    ]  # fmt: skip
+
+
+def test_the_bundled_map_prices_the_models_people_use(tmp_path: Path) -> None:
+    price_map = bundled_price_map()
+    assert len(price_map) > 1000
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "model_list:\n"
+        + entry("openai/gpt-4o-mini", "m")
+        + entry("anthropic/claude-sonnet-4-5", "s")
+        + entry("gemini/gemini-2.5-pro", "g")
+    )
+    _, catalog = load(path, {})
+    assert catalog.models["m"].prices.at(0).output_femtousd == 600_000_000
+    assert catalog.models["s"].prices.at(200_001).input_femtousd == 6_000_000_000
+    assert catalog.models["g"].prices.at(0).cached_input_femtousd == 125_000_000

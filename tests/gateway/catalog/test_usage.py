@@ -1,0 +1,79 @@
+"""Reading what a provider says it used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.catalog.usage import Usage, UsageFault, usage_from_openai
+
+
+@pytest.mark.parametrize("reported", [None, {}, {"prompt_tokens": None}, {"total_tokens": 5}])
+def test_missing_usage_is_none_and_not_zero(reported: dict[str, Any] | None) -> None:
+    assert usage_from_openai(reported) is None
+
+
+def test_explicit_zero_is_zero() -> None:
+    assert usage_from_openai({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) == Usage(0, 0)
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"prompt_tokens": -1, "completion_tokens": 5},
+        {"prompt_tokens": 1, "completion_tokens": -5},
+        {"prompt_tokens": 1, "completion_tokens": 10**15},
+        {"prompt_tokens": 10**15, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 10**18},
+        {"prompt_tokens": 1.5, "completion_tokens": 2},
+        {"prompt_tokens": "7", "completion_tokens": 2},
+        {"prompt_tokens": True, "completion_tokens": 2},
+        {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}},
+        {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"audio_tokens": 11}},
+        {"prompt_tokens": 10, "completion_tokens": 2, "completion_tokens_details": {"audio_tokens": 3}},
+        {"input_tokens": 1, "output_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 5}},
+    ],
+)
+def test_a_count_that_cannot_be_is_a_fault(reported: dict[str, Any]) -> None:
+    assert isinstance(usage_from_openai(reported), UsageFault)
+
+
+def test_a_fault_names_the_field_and_not_the_value() -> None:
+    fault = usage_from_openai({"prompt_tokens": "sk-secret", "completion_tokens": 1})
+    assert isinstance(fault, UsageFault)
+    assert fault.reason == "prompt_tokens is no whole number"
+
+
+def test_whole_floats_count() -> None:
+    assert usage_from_openai({"prompt_tokens": 3.0, "completion_tokens": 4.0}) == Usage(3, 4)
+
+
+def test_details_that_are_null_are_absent() -> None:
+    reported = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": None}
+    assert usage_from_openai(reported) == Usage(3, 4)
+
+
+numbers = st.one_of(st.none(), st.booleans(), st.integers(-10, 10**18), st.floats(), st.text(max_size=3))
+details = st.one_of(
+    st.none(),
+    numbers,
+    st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens", "audio_tokens"]), numbers, max_size=3),
+)
+NAMES = [
+    "prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens", "promptTokenCount",
+    "thoughtsTokenCount", "candidatesTokenCount", "cache_read_input_tokens", "cache_creation_input_tokens",
+    "prompt_tokens_details", "completion_tokens_details", "cache_creation", "prompt_cache_hit_tokens",
+]  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), details, max_size=8))
+def test_nothing_a_provider_sends_breaks_the_reader_or_yields_a_contradiction(reported: dict[str, Any]) -> None:
+    usage = usage_from_openai(reported)
+    if isinstance(usage, Usage):
+        assert 0 <= usage.cached_tokens + usage.cache_write_tokens <= usage.prompt_tokens
+        assert 0 <= usage.cache_write_1h_tokens <= usage.cache_write_tokens
+        assert 0 <= usage.reasoning_tokens <= usage.output_tokens
+        assert 0 <= usage.audio_output_tokens <= usage.output_tokens

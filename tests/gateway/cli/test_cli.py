@@ -1,0 +1,218 @@
+"""The command line on a real SQLite file: what an operator types on the first day, and what mistakes are answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from gateway.__main__ import run
+from gateway.api.server import BoundedHttp
+
+CONFIG = """
+model_list:
+  - model_name: small
+    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/PROVIDER_KEY_OF_THE_TEST}
+session_settings: {default_budget_usd: 0.5}
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One command line: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    for variable in ("SEQROUTE_CONFIG", "SEQROUTE_DATABASE_URL", "SEQROUTE_MASTER_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PROVIDER_KEY_OF_THE_TEST", "sk-provider")
+
+    def type_in(*arguments: str) -> Ran:
+        status = run([*arguments, "--config", str(config)])
+        written = capsys.readouterr()
+        return Ran(status, written.out, written.err)
+
+    return type_in
+
+
+@pytest.fixture
+def migrated(cli: Cli) -> Cli:
+    assert cli("migrate").status == 0
+    return cli
+
+
+def test_check_config_lists_the_models_and_says_that_all_is_good(cli: Cli) -> None:
+    ran = cli("check-config", "--json")
+    assert ran.status == 0
+    assert ran.json[0]["model"] == "small"
+    assert ran.json[0]["output_usd_per_mtok"] == 0.6
+    assert ": good, 1 models, catalogue " in ran.err
+
+
+def test_check_config_names_every_problem_and_exits_with_2(cli: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace("gpt-4o-mini", "nobody-knows") + "policy_settings: {mod: on}\n")
+    ran = cli("check-config")
+    assert ran.status == 2
+    assert ran.out == ""
+    assert [line.split(": ")[2] for line in ran.err.splitlines()] == [
+        "policy_settings.mod", "model_list[0].model_info.input_cost_per_token",
+    ]  # fmt: skip
+
+
+def test_a_tenant_is_opened_shown_changed_and_granted_more(migrated: Cli) -> None:
+    made = migrated("tenants", "create", "acme", "--budget-usd", "100", "--window", "30d", "--max-session-usd", "5",
+                    "--json").json  # fmt: skip
+    assert (made["name"], made["budget_nano_usd"], made["max_session_usd"]) == ("acme", 100_000_000_000, "5")
+    assert migrated("tenants", "show", made["id"], "--json").json["name"] == "acme"
+    changed = migrated("tenants", "change", "acme", "--models", "small", "--max-session-usd", "none", "--json").json
+    assert (changed["models"], changed["max_session_usd"]) == (["small"], None)
+    assert migrated("tenants", "grant", "acme", "50", "--json").json["budget_usd"] == "150"
+    assert migrated("tenants", "grant", "acme", "30", "--take-back", "--json").json["budget_usd"] == "120"
+    assert [row["name"] for row in migrated("tenants", "list", "--json").json] == ["acme"]
+
+
+def test_a_key_is_shown_once_and_can_be_rotated_and_revoked(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "1")
+    made = migrated("keys", "create", "--tenant", "acme", "--expires", "90d", "--json").json
+    assert made["key"].startswith("sk-")
+    assert made["expires"] > made["created"]
+    listed = migrated("keys", "list", "--tenant", "acme", "--json")
+    assert made["key"] not in listed.out
+    assert listed.json[0]["id"] == made["id"]
+    rotated = migrated("keys", "rotate", made["id"], "--json").json
+    assert rotated["id"] == made["id"]
+    assert rotated["key"] != made["key"]
+    assert migrated("keys", "revoke", made["key"]).status == 2
+    assert migrated("keys", "revoke", rotated["key"], "--json").json["revoked"] is not None
+
+
+def test_a_session_is_opened_raised_and_closed(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "10")
+    opened = migrated("sessions", "change", "s-1", "--tenant", "acme", "--json").json
+    assert (opened["state"], opened["budget_usd"]) == ("open", "0.5")
+    raised = migrated("sessions", "change", "s-1", "--tenant", "acme", "--budget-usd", "2.5", "--json").json
+    assert raised["budget_nano_usd"] == 2_500_000_000
+    assert migrated("sessions", "close", "s-1", "--tenant", "acme", "--json").json["state"] == "closed"
+    assert [row["session_id"] for row in migrated("sessions", "list", "--tenant", "acme", "--json").json] == ["s-1"]
+    assert migrated("sessions", "list", "--tenant", "acme", "--state", "open", "--json").json == []
+
+
+def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROVIDER_KEY_OF_THE_TEST")
+    assert migrated("tenants", "create", "acme", "--budget-usd", "1").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("tenants", "create", "acme", "--budget-usd", "much"), "--budget-usd: expected a decimal number, got 'much'"),
+        (("tenants", "show", "nobody"), 'tenant: expected the name or id of a tenant, got "nobody"'),
+        (("tenants", "change", "acme"), "tenants change: expected at least one of --name, --budget-usd, --window, ..."),
+        (("keys", "create", "--expires", "soon"), '--expires: expected a duration like "90d" or "12h", got "soon"'),
+        (("sessions", "list", "--state", "asleep"), '--state: expected open or closed, got "asleep"'),
+        (("explain", "dec_none"), 'decision: expected the id of a logged decision, got "dec_none"'),
+        (("report", "--since", "ever"), '--since: expected "7d", "24h" or a date like 2026-11-01, got "ever"'),
+        (("policies", "promote", "none"), "policy: no such policy"),
+        (("serve", "--workers", "2"), "--workers: expected 1 on SQLite, got 2: one process serves a SQLite file; "
+                                      "set general_settings.database_url to a Postgres for more"),
+        (("serve", "--log-level", "loud"), '--log-level: expected critical, error, warning, info or debug, got "loud"'),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_answered_with_one_line_and_exit_2(
+    migrated: Cli, arguments: tuple[str, ...], complaint: str
+) -> None:
+    migrated("tenants", "create", "default", "--budget-usd", "1")
+    ran = migrated(*arguments)
+    assert (ran.status, ran.err) == (2, f"seqroute: {complaint}\n")
+
+
+@pytest.mark.parametrize("arguments", [["serv"], ["serve", "--port", "x"], ["tenants", "create"]])
+def test_a_command_line_that_cannot_be_read_is_one_line_and_exit_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    written = capsys.readouterr().err
+    assert written.startswith("seqroute: ")
+    assert len(written.splitlines()) == 1
+
+
+def test_an_empty_database_says_to_migrate(cli: Cli) -> None:
+    ran = cli("tenants", "list")
+    assert ran.status != 0
+    assert "seqroute migrate" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_an_empty_ledger_is_whole(migrated: Cli) -> None:
+    assert migrated("audit", "--json").json == {"ok": True, "violations": []}
+    ran = migrated("audit")
+    assert (ran.status, ran.out) == (0, "the ledger is whole\n")
+
+
+def test_the_report_of_an_empty_log_has_all_its_parts(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "3")
+    found = migrated("report", "--tenant", "acme", "--since", "7d", "--json").json
+    assert (found["turns"], found["spent_usd"], found["bankrupt_sessions"]) == (0, "0", 0)
+    assert found["tenants"][0]["remaining_usd"] == "3"
+    assert found["models"] == found["baselines"] == []
+
+
+def test_a_table_is_plain_text_in_a_pipe(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "3")
+    header, row = migrated("tenants", "list").out.splitlines()
+    assert header.split() == ["name", "id", "budget_usd", "spent_usd", "reserved_usd", "remaining_usd", "window",
+                              "models", "outage"]  # fmt: skip
+    assert row.split()[:1] + row.split()[2:] == ["acme", "3", "0", "0", "3", "-", "-", "closed"]
+
+
+def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(
+    cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: started.update(options, app=app))
+    monkeypatch.setenv("SEQROUTE_CONFIG", "set by serve, restored by the test")
+    monkeypatch.setenv("SEQROUTE_DRAIN_SECONDS", "2.5")
+    ran = cli("serve", "--port", "4123")
+    assert ran.status == 0
+    key_file = config.parent / "seqroute.master-key"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert key_file.read_text().strip() not in ran.err
+    assert str(key_file) in ran.err
+    assert (started["app"], started["factory"]) == ("gateway.app:from_environment", True)
+    assert (started["port"], started["http"], started["workers"]) == (4123, BoundedHttp, 1)
+    assert (started["timeout_graceful_shutdown"], started["server_header"]) == (3, False)
+    assert started["h11_max_incomplete_event_size"] == 32_768
+    # A worker that a busy machine keeps from answering is slow, not dead: uvicorn would kill it after five seconds.
+    assert started["timeout_worker_healthcheck"] == 60
+    assert cli("audit").status == 0
+
+
+def test_the_demo_is_started_as_a_program_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["demo", "--help"]) == 0
+    assert "seqroute demo" in capfd.readouterr().out

@@ -1,0 +1,441 @@
+"""The configuration: what LiteLLM users write reads unchanged; what is wrong is said with its key path, all at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.load import load_settings, read_database_url, read_settings
+from gateway.config.master_key import weakness_of_master_key
+from gateway.config.reader import Secret, SettingsError
+from gateway.config.settings import GeneralSettings, JudgeSettings, Settings
+from gateway.money import NANOUSD_PER_USD
+
+MASTER_KEY = "sk-Zq8rT2mLw5Vn9Kc3Xb7Hd1"
+MINIMAL = """
+model_list:
+  - model_name: small
+    litellm_params: {model: openai/gpt-4o-mini}
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(text: str, name: str = "gateway.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def problems_of(path: Path, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, environ or {})
+    return caught.value.problems
+
+
+def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    return load_settings(path, environ or {})
+
+
+def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
+    path = write(
+        """
+        model_list:
+          - model_name: gpt-4o
+            litellm_params:
+              model: azure/my-deployment
+              api_base: https://example.openai.azure.com/
+              api_key: os.environ/AZURE_KEY
+              api_version: "2026-01-01"
+              rpm: 600
+              tpm: 120000
+              weight: 2
+              order: 1
+              timeout: 30
+              stream_timeout: 60
+              extra_headers: {X-Team: blue}
+            model_info: {id: azure-1, mode: chat, base_model: azure/gpt-4o, max_tokens: 4096}
+          - model_name: gpt-4o
+            litellm_params: {model: openai/gpt-4o, litellm_credential_name: main}
+            model_info: {input_cost_per_token: 2.5e-6, output_cost_per_token: 1e-5,
+                         input_cost_per_token_above_200k_tokens: 5e-6}
+        credential_list:
+          - credential_name: main
+            credential_values: {api_key: os.environ/OPENAI_KEY, organization: org-1}
+            credential_info: {description: production}
+        general_settings: {master_key: os.environ/MASTER, database_url: "postgresql://u:p@h:5432/d"}
+        litellm_settings: {drop_params: false, num_retries: 5, fallbacks: [{gpt-4o: [gpt-4o]}]}
+        router_settings:
+          num_retries: 1
+          timeout: 90
+          allowed_fails: 4
+          cooldown_time: 12
+          fallbacks: [{gpt-4o: [gpt-4o]}]
+          context_window_fallbacks: [{gpt-4o: [gpt-4o]}]
+          model_group_alias: {best: gpt-4o, hidden-one: {model: gpt-4o, hidden: true}}
+        """
+    )
+    settings = settings_of(path, {"AZURE_KEY": "az", "OPENAI_KEY": "oa", "MASTER": MASTER_KEY})
+    first, second = settings.models
+    assert first.model_name == second.model_name == "gpt-4o"
+    assert first.params.api_base == "https://example.openai.azure.com"
+    assert first.params.api_key == Secret("az")
+    assert (first.params.rpm, first.params.tpm, first.params.weight, first.params.order) == (600, 120_000, 2.0, 1)
+    assert (first.params.timeout_s, first.params.stream_timeout_s) == (30.0, 60.0)
+    assert first.params.extra_headers == {"X-Team": Secret("blue")}
+    assert (first.info.deployment_id, first.info.base_model, first.info.max_output_tokens) == (
+        "azure-1", "azure/gpt-4o", 4096,
+    )  # fmt: skip
+    assert (second.params.api_key, second.params.organization) == (Secret("oa"), "org-1")
+    assert second.info.prices_usd == {
+        "input_cost_per_token": Decimal("0.0000025"),
+        "output_cost_per_token": Decimal("0.00001"),
+        "input_cost_per_token_above_200k_tokens": Decimal("0.000005"),
+    }
+    assert settings.general == GeneralSettings(Secret(MASTER_KEY), Secret("postgresql://u:p@h:5432/d"))
+    router = settings.router
+    assert (router.num_retries, router.timeout_s, router.allowed_fails, router.cooldown_s) == (1, 90.0, 4, 12.0)
+    assert router.fallbacks == router.context_window_fallbacks == {"gpt-4o": ("gpt-4o",)}
+    assert router.model_group_alias == {"best": "gpt-4o", "hidden-one": "gpt-4o"}
+    assert router.drop_params is False
+    assert [warning.partition(": is checked, but has no effect")[0] for warning in settings.warnings] == [
+        "gateway.yaml: model_list[0].litellm_params.rpm",
+        "gateway.yaml: model_list[0].litellm_params.tpm",
+        "gateway.yaml: model_list[0].litellm_params.order",
+        "gateway.yaml: router_settings.fallbacks",
+        "gateway.yaml: router_settings.context_window_fallbacks",
+        "gateway.yaml: litellm_settings.fallbacks",
+    ]
+
+
+def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
+    path = write(
+        """
+        model_list:
+          - model_name: a
+            litellm_params: {model: openai/x, api_key: os.environ/NOT_SET, rpm: fast}
+            model_info: {input_cost_per_token: free, output_cost_per_token: -1, supports_vision: maybe}
+          - litellm_params: {model: openai/y}
+          - model_name: b
+          - five
+        router_settings: {num_retries: 99}
+        session_settings: {default_budget_usd: -1, idle_timeout: 30x, over_budget: explode}
+        policy_settings: {canary_fraction: 2, mode: sometimes}
+        """
+    )
+    assert problems_of(path) == (
+        "gateway.yaml: model_list[0].litellm_params.api_key: environment variable NOT_SET is not set",
+        'gateway.yaml: model_list[0].litellm_params.rpm: expected a whole number, got "fast"',
+        'gateway.yaml: model_list[0].model_info.input_cost_per_token: expected a number, got "free"',
+        "gateway.yaml: model_list[0].model_info.output_cost_per_token: expected a number of at least 0, got -1",
+        'gateway.yaml: model_list[0].model_info.supports_vision: expected true or false, got "maybe"',
+        "gateway.yaml: model_list[1].model_name: expected a text, got nothing",
+        'gateway.yaml: model_list[2].litellm_params.model: expected "provider/model", got nothing',
+        'gateway.yaml: model_list[3]: expected a mapping, got "five"',
+        "gateway.yaml: router_settings.num_retries: expected a whole number from 0 to 10, got 99",
+        "gateway.yaml: session_settings.default_budget_usd: expected an amount of USD, at least 0, got -1",
+        'gateway.yaml: session_settings.idle_timeout: expected a duration like "30m", "45s" or a number of seconds,'
+        ' got "30x"',
+        'gateway.yaml: session_settings.over_budget: expected one of degrade, refuse, got "explode"',
+        'gateway.yaml: policy_settings.mode: expected one of off, shadow, canary, on, got "sometimes"',
+        "gateway.yaml: policy_settings.canary_fraction: expected a number from 0 to 1, got 2",
+    )
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Write) -> None:
+    path = write(MINIMAL + "sesion_settings: {}\nrouter_settings: {cooldown_tim: 3, zzz: 1}\n")
+    assert problems_of(path) == (
+        'gateway.yaml: router_settings.cooldown_tim: unknown key, did you mean "cooldown_time"?',
+        "gateway.yaml: router_settings.zzz: unknown key",
+        'gateway.yaml: sesion_settings: unknown key, did you mean "session_settings"?',
+    )
+
+
+def test_a_litellm_key_without_meaning_here_is_a_warning(write: Write) -> None:
+    path = write(
+        MINIMAL
+        + """
+litellm_settings: {success_callback: [langfuse], cache: true}
+general_settings: {store_model_in_db: true}
+router_settings: {routing_strategy: simple-shuffle}
+guardrails: []
+"""
+    )
+    assert [warning.partition(": a LiteLLM key")[0] for warning in settings_of(path).warnings] == [
+        "gateway.yaml: general_settings.store_model_in_db",
+        "gateway.yaml: router_settings.routing_strategy",
+        "gateway.yaml: litellm_settings.success_callback",
+        "gateway.yaml: litellm_settings.cache",
+        "gateway.yaml: guardrails",
+    ]
+
+
+def test_a_price_per_million_tokens_is_taken_for_the_slip_that_it_is(write: Write) -> None:
+    path = write(
+        """
+        model_list:
+          - model_name: a
+            litellm_params: {model: openai/x}
+            model_info: {input_cost_per_token: 3, output_cost_per_token: 0.000015}
+        """
+    )
+    assert problems_of(path) == (
+        "gateway.yaml: model_list[0].model_info.input_cost_per_token: expected USD per token, at most 0.01, got 3"
+        " (USD per million tokens? then 0.000003)",
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-1234", "sk-short", "notsk-Zq8rT2mLw5Vn9Kc3Xb7", "sk-change-me-please-change-me",
+     "sk-aaaaaaaaaaaaaaaaaaaaaaaaaa", "sk-1234567890123456789012345", "sk-your-master-key-goes-here",
+     "sk-Zq8rT2 mLw5Vn9Kc3Xb7Hd1"],
+)  # fmt: skip
+def test_a_weak_master_key_stops_the_start_and_is_not_repeated(write: Write, key: str) -> None:
+    path = write(MINIMAL + f"general_settings: {{master_key: '{key}'}}\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith("gateway.yaml: general_settings.master_key: expected ")
+    assert key not in problem
+
+
+def test_a_strong_master_key_is_accepted() -> None:
+    assert weakness_of_master_key(MASTER_KEY) is None
+
+
+def test_secrets_do_not_show_themselves(write: Write) -> None:
+    path = write(
+        f"""
+        model_list:
+          - model_name: a
+            litellm_params: {{model: openai/x, api_key: sk-visible, extra_headers: {{X-Key: visible-too}},
+                              aws_secret_access_key: visible-as-well}}
+        general_settings: {{master_key: {MASTER_KEY}, database_url: "postgresql://u:visible@h/d"}}
+        """
+    )
+    settings = settings_of(path)
+    assert "visible" not in repr(settings)
+    assert MASTER_KEY not in repr(settings)
+    assert "visible" not in str(settings.general.database_url)
+    assert settings.models[0].params.api_key == Secret("sk-visible")
+
+
+def test_environment_variables_win_over_the_file(write: Write) -> None:
+    path = write(MINIMAL + "general_settings: {hold_ttl_seconds: 100, sweep_seconds: 9, drain_seconds: 8}\n")
+    settings = settings_of(
+        path,
+        {
+            "SEQROUTE_HOLD_TTL_SECONDS": "2.5",
+            "SEQROUTE_SWEEP_SECONDS": "0.5",
+            "SEQROUTE_UPSTREAM_IDLE_SECONDS": "3",
+            "SEQROUTE_MASTER_KEY": MASTER_KEY,
+            "SEQROUTE_DATABASE_URL": "postgres://u@h/d",
+        },
+    )
+    timings = settings.timings
+    assert (timings.hold_ttl_s, timings.sweep_s, timings.drain_s, timings.upstream_idle_s) == (2.5, 0.5, 8.0, 3.0)
+    assert settings.general == GeneralSettings(Secret(MASTER_KEY), Secret("postgresql://u@h/d"))
+
+
+def test_a_bad_environment_variable_is_named_itself(write: Write) -> None:
+    assert problems_of(write(MINIMAL), {"SEQROUTE_DRAIN_SECONDS": "soon", "SEQROUTE_MASTER_KEY": "sk-1234"}) == (
+        "SEQROUTE_MASTER_KEY: expected a secret key, got a well-known or placeholder one",
+        'SEQROUTE_DRAIN_SECONDS: expected a number, got "soon"',
+    )
+
+
+def test_included_files_are_joined_and_their_problems_carry_their_names(write: Write) -> None:
+    write("model_list:\n  - model_name: two\n    litellm_params: {model: openai/x, rpmm: 1}\n", "models.yaml")
+    path = write("include: [models.yaml]\n" + MINIMAL)
+    assert problems_of(path) == ('models.yaml: model_list[0].litellm_params.rpmm: unknown key, did you mean "rpm"?',)
+    write("model_list:\n  - model_name: two\n    litellm_params: {model: openai/x}\n", "models.yaml")
+    settings = settings_of(path)
+    assert [entry.model_name for entry in settings.models] == ["small", "two"]
+    assert [file.name for file in settings.files] == ["gateway.yaml", "models.yaml"]
+
+
+def test_a_key_in_two_files_is_refused(write: Write) -> None:
+    write("router_settings: {num_retries: 1}\n", "more.yaml")
+    path = write("include: [more.yaml, missing.yaml]\nrouter_settings: {num_retries: 2}\n" + MINIMAL)
+    assert problems_of(path) == (
+        "more.yaml: router_settings.num_retries: already set at gateway.yaml: router_settings.num_retries",
+        "missing.yaml: expected a readable file, got: No such file or directory",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [", "gateway.yaml: line 1, column 5: expected the node content, but found '<stream end>'"),
+        ("- a", "gateway.yaml: expected a mapping, got a list"),
+        ("model_list: 5", "gateway.yaml: model_list: expected a list, got 5"),
+        ("model_list: []", "gateway.yaml: model_list: expected at least one model"),
+        ("", "gateway.yaml: model_list: expected at least one model, got nothing"),
+        ("router_settings: {}\nrouter_settings: {}", "gateway.yaml: line 2, column 1: duplicate key 'router_settings'"),
+    ],
+)
+def test_a_file_that_is_no_configuration_says_where(write: Write, text: str, problem: str) -> None:
+    assert problem in problems_of(write(text))
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    assert problems_of(tmp_path / "none.yaml") == (
+        "none.yaml: expected a readable file, got: No such file or directory",
+    )
+
+
+@pytest.mark.parametrize("name", ["auto", "auto@cheap"])
+def test_the_policy_s_own_names_cannot_be_taken(write: Write, name: str) -> None:
+    path = write(MINIMAL + f"  - model_name: {name}\n    litellm_params: {{model: openai/x}}\n")
+    assert problems_of(path) == (
+        f'gateway.yaml: model_list[1].model_name: "{name}" is reserved: it lets the policy choose',
+    )
+
+
+def test_fallbacks_and_aliases_must_name_models(write: Write) -> None:
+    path = write(
+        MINIMAL
+        + """
+router_settings:
+  fallbacks: [{small: [large]}, {"*": [small]}]
+  model_group_alias: {small: small, other: nowhere}
+"""
+    )
+    assert problems_of(path) == (
+        'gateway.yaml: router_settings.model_group_alias.small: "small" already means something: choose another alias',
+        'gateway.yaml: router_settings.model_group_alias.other: expected a model of model_list, got "nowhere"',
+        'gateway.yaml: router_settings.fallbacks: expected models of model_list, got "large"',
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "postgresql://h", "postgresql://h:port/d"]
+)
+def test_a_database_that_cannot_keep_money_is_refused_without_its_password(write: Write, url: str) -> None:
+    path = write(MINIMAL + f"general_settings: {{database_url: '{url}'}}\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith("gateway.yaml: general_settings.database_url: expected sqlite:///FILE")
+    with pytest.raises(SettingsError):
+        read_database_url(path, {})
+
+
+def test_files_are_found_from_the_configuration_s_folder(write: Write, tmp_path: Path) -> None:
+    path = write(MINIMAL + "policy_settings: {directory: learned}\n")
+    settings = settings_of(path)
+    assert settings.general.database_url == Secret(f"sqlite:///{tmp_path}/seqroute.db")
+    assert settings.policy.directory == tmp_path / "learned"
+    assert read_database_url(path, {}) == settings.general.database_url
+
+
+def test_the_database_url_can_be_read_without_the_providers_keys(write: Write, tmp_path: Path) -> None:
+    path = write("model_list: [{model_name: a, litellm_params: {model: x, api_key: os.environ/NOT_HERE}}]\n")
+    assert read_database_url(path, {}) == Secret(f"sqlite:///{tmp_path}/seqroute.db")
+
+
+def test_presets_are_those_that_are_named_and_no_others(write: Write) -> None:
+    assert settings_of(write(MINIMAL)).policy.lambda_presets == {}
+    named = write(MINIMAL + "policy_settings: {lambda_presets: {cheap: 48050.2, balanced: }}\n")
+    assert settings_of(named).policy.lambda_presets == {"cheap": 48050.2}
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {lambda_presets: {cheep: 1}}\n"))
+    assert problem == 'gateway.yaml: policy_settings.lambda_presets.cheep: unknown key, did you mean "cheap"?'
+
+
+def test_what_yaml_calls_false_is_the_mode_off(write: Write) -> None:
+    assert settings_of(write(MINIMAL + "policy_settings: {mode: off}\n")).policy.mode == "off"
+    assert settings_of(write(MINIMAL + "policy_settings: {mode: on}\n")).policy.mode == "on"
+
+
+def test_sessions_are_budgeted_as_the_file_says(write: Write) -> None:
+    path = write(
+        MINIMAL
+        + """
+session_settings: {default_budget_usd: "0.25", max_budget_usd: 2, idle_timeout: 2h, id_headers: X-Chat-Id,
+                   over_budget: refuse, max_turns: 40}
+"""
+    )
+    session = settings_of(path).session
+    assert (session.default_budget_nanousd, session.max_budget_nanousd) == (250_000_000, 2_000_000_000)
+    assert (session.idle_timeout_s, session.id_headers) == (7200.0, ("x-chat-id",))
+    assert (session.over_budget, session.max_turns) == ("refuse", 40)
+
+
+def test_a_default_budget_above_the_maximum_is_refused(write: Write) -> None:
+    path = write(MINIMAL + "session_settings: {default_budget_usd: 3, max_budget_usd: 2}\n")
+    assert problems_of(path) == ("gateway.yaml: session_settings.default_budget_usd: expected at most max_budget_usd",)
+
+
+def test_a_draft_keeps_what_could_be_read(write: Write) -> None:
+    draft = read_settings(write(MINIMAL + "policy_settings: {canary_fraction: x}\n"), {})
+    assert len(draft.problems) == 1
+    assert [entry.model_name for entry in draft.settings.models] == ["small"]
+
+
+def test_an_address_with_a_query_or_another_scheme_is_refused(write: Write) -> None:
+    for address in ("ftp://h", "https://", "https://h/v1?x=1", "https://h/#f", "http://h:99999"):
+        path = write(f"model_list: [{{model_name: a, litellm_params: {{model: x, api_base: '{address}'}}}}]\n")
+        assert problems_of(path) == (
+            "gateway.yaml: model_list[0].litellm_params.api_base: expected http(s)://host[:port][/path]"
+            " without query or fragment",
+        )
+
+
+_KEYS = st.sampled_from(
+    "model_list model_name litellm_params model_info model api_key api_base rpm weight timeout extra_headers include"
+    " credential_list credential_name credential_values litellm_credential_name input_cost_per_token max_tokens mode"
+    " supports_vision quality_prior general_settings master_key database_url sweep_seconds router_settings num_retries"
+    " fallbacks model_group_alias litellm_settings drop_params session_settings default_budget_usd idle_timeout"
+    " id_headers over_budget policy_settings directory canary_fraction nonsense".split()
+)
+_SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4),
+    st.sampled_from(["os.environ/SET", "os.environ/UNSET", "os.environ/", "1e-7", "30m", "auto", "sqlite:///x.db"]),
+)  # fmt: skip
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=8
+)
+_BLOCKS = st.dictionaries(_KEYS, _VALUES, max_size=6)
+_ENTRIES = st.fixed_dictionaries({}, optional={"model_name": _VALUES, "litellm_params": _BLOCKS, "model_info": _BLOCKS})
+_DOCUMENTS = st.fixed_dictionaries(
+    {"model_list": st.lists(_ENTRIES | _VALUES, max_size=3)},
+    optional={
+        "general_settings": _BLOCKS, "router_settings": _BLOCKS, "session_settings": _BLOCKS,
+        "policy_settings": _BLOCKS, "litellm_settings": _BLOCKS, "credential_list": _VALUES, "include": _VALUES,
+        "nonsense": _VALUES,
+    },
+)  # fmt: skip
+
+
+@given(document=_DOCUMENTS)
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_no_file_whatsoever_crashes_the_reader(document: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gateway.yaml"
+        path.write_text(yaml.safe_dump(document))
+        problems = read_settings(path, {"SET": "value"}).problems
+    assert all("\n" not in problem and ": " in problem for problem in problems)
+
+
+def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "rubric.txt").write_text("be strict\n")
+    path = write(MINIMAL + "policy_settings: {judge: {model: small, sample: 0.5, rubric: rubric.txt}}\n")
+    judge = load_settings(path, {}).policy.judge
+    assert judge == JudgeSettings("small", 0.5, NANOUSD_PER_USD, "be strict")
+    assert load_settings(write(MINIMAL), {}).policy.judge is None
+    bad = "policy_settings: {judge: {model: nobody, sample: 2, rubric: none.txt}}\n"
+    problems = problems_of(write(MINIMAL + bad))
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "policy_settings.judge.rubric", "policy_settings.judge.sample", "policy_settings.judge.model",
+    ]  # fmt: skip
+    (problem,) = problems_of(write(MINIMAL + "policy_settings: {judge: {sample: 0.5}}\n"))
+    assert "judge.model: expected the model of model_list" in problem

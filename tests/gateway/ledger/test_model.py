@@ -1,0 +1,296 @@
+"""The ledger against a model in plain Python: any sequence of operations, the same answers and the same balances."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from gateway.accounts.keys import get_key
+from gateway.accounts.tenants import grant_to_tenant
+from gateway.errors import InvalidRequest
+from gateway.ledger.types import Balance, Checkpoint, Refused, Reserve, Reserved
+from tests.harness.auditor import assert_ledger_sound
+from tests.harness.money import TTL_MS, Bench, Hands, start_bench, stop_bench
+from tests.harness.postgres import TestDatabases
+
+T = TypeVar("T")
+HOUR_MS = 3_600_000
+AMOUNTS = st.sampled_from([0, 1, 7, 50, 99, 400])
+
+
+@dataclass
+class Account:
+    """One account of the model. `enough` and `add` are all the arithmetic there is."""
+
+    granted: int
+    reserved: int = 0
+    spent: int = 0
+    overage: int = 0
+
+    def balance(self) -> Balance:
+        return Balance(self.granted, self.reserved, self.spent, self.overage)
+
+    @property
+    def available(self) -> int:
+        return self.granted - self.reserved - self.spent
+
+
+@dataclass
+class Held:
+    op: Reserve
+    accounts: list[Account]
+    state: str = "open"
+    dispatched: bool = False
+    checkpoint: int = 0
+    expires_ms: int = 0
+    posted: int = 0
+    late: bool = False
+
+
+@dataclass
+class Model:
+    """What the ledger promises, without a database."""
+
+    tenant: Account
+    key: Account
+    sessions: dict[str, Account] = field(default_factory=dict)
+    holds: dict[str, Held] = field(default_factory=dict)
+    reset_ms: int = 0
+
+    def reserve(self, op: Reserve, now_ms: int) -> str:
+        self.turn_windows(now_ms)
+        known = self.sessions.get(op.session_id)
+        session = known or Account(op.terms.default_nanousd)
+        granted = session.granted
+        if op.terms.ceiling_nanousd is not None:
+            granted = op.terms.ceiling_nanousd
+            if known is not None:
+                granted = max(granted, min(session.granted, session.reserved + session.spent))
+        if granted - session.reserved - session.spent < op.amount_nanousd:
+            return "session"
+        if op.key_id is not None and self.key.available < op.amount_nanousd:
+            return "key"
+        if self.tenant.available < op.amount_nanousd:
+            return "tenant"
+        session.granted = granted
+        self.sessions[op.session_id] = session
+        accounts = [session, self.tenant] + ([self.key] if op.key_id is not None else [])
+        for account in accounts:
+            account.reserved += op.amount_nanousd
+        checkpoint = min(op.checkpoint_nanousd or 0, op.amount_nanousd)
+        dispatched = op.checkpoint_nanousd is not None
+        self.holds[op.hold_id] = Held(op, accounts, "open", dispatched, checkpoint, op.expires_at_ms)
+        return "reserved"
+
+    def settle(self, hold_id: str, bill: int) -> tuple[str, int]:
+        held = self.holds[hold_id]
+        if held.state == "open":
+            self._end(held, "settled", bill, over := max(0, bill - held.op.amount_nanousd))
+            return "settle", over
+        if held.state in ("expired", "orphaned") and not held.late:
+            owed = max(0, bill - held.posted)
+            fits = max(0, min(owed, *(account.available for account in held.accounts)))
+            held.late = True
+            for account in held.accounts:
+                account.spent += owed
+                account.overage += owed - fits
+            held.posted += owed
+            return "late_post", owed - fits
+        return "already", 0
+
+    def release(self, hold_id: str) -> str:
+        held = self.holds[hold_id]
+        if held.state != "open":
+            return "already"
+        self._end(held, "released", 0, 0)
+        return "release"
+
+    def sweep(self, now_ms: int) -> tuple[int, int]:
+        expired = orphaned = 0
+        for held in self.holds.values():
+            if held.state == "open" and held.expires_ms <= now_ms:
+                posted = held.checkpoint if held.dispatched else 0
+                self._end(held, "orphaned" if held.dispatched else "expired", posted, 0)
+                orphaned += held.dispatched
+                expired += not held.dispatched
+        self.turn_windows(now_ms)
+        return expired, orphaned
+
+    def turn_windows(self, now_ms: int) -> None:
+        """The tenant's budget starts again every full hour; the key's and the sessions' never do."""
+        if now_ms >= self.reset_ms:
+            self.tenant.spent = self.tenant.overage = 0
+            self.reset_ms = (now_ms // HOUR_MS + 1) * HOUR_MS
+
+    def _end(self, held: Held, state: str, posted: int, over: int) -> None:
+        held.state, held.posted = state, posted
+        for account in held.accounts:
+            account.reserved -= held.op.amount_nanousd
+            account.spent += posted
+            account.overage += over
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Set `url` in a subclass; each run has a tenant of its own."""
+
+    url = ""
+    runs = 0
+    holds: Bundle[Reserve] = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).runs += 1
+        self.name = f"run{type(self).runs}"
+        self.runner = asyncio.Runner()
+        # Every run starts a year after the last one, so that nothing of it is due any more.
+        hands = Hands(at_ms=1_800_000_000_000 + type(self).runs * 365 * 24 * HOUR_MS)
+        hands.numbers = iter(range(type(self).runs * 10**6, 10**12))
+        self.bench: Bench = self.do(start_bench(self.url, hands=hands))
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    @initialize(tenant=st.sampled_from([100, 900, 10_000]), key=st.sampled_from([60, 2_000]))
+    def open(self, tenant: int, key: int) -> None:
+        self.do(self.bench.tenant(self.name, tenant, window="1h"))
+        self.key_id = self.do(self.bench.key(self.name, budget_nanousd=key)).key_id
+        self.model = Model(Account(tenant), Account(key))
+        self.model.turn_windows(self.bench.hands.at_ms)
+
+    @rule(
+        target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "c"]), keyed=st.booleans(),
+        ceiling=st.sampled_from([None, None, 0, 120, 700]), dispatch=st.none() | AMOUNTS,
+    )  # fmt: skip
+    def reserve(self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None) -> Any:
+        key = self.key_id if keyed else None
+        op = self.bench.asking(
+            amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch
+        )
+        expected = self.model.reserve(op, self.bench.hands.at_ms)
+        outcome = self.do(self.bench.ledger.reserve(op))
+        if expected == "reserved":
+            assert isinstance(outcome, Reserved)
+            assert outcome.session == self.model.sessions[session].balance()
+            assert outcome.tenant == self.model.tenant.balance()
+            return op
+        assert isinstance(outcome, Refused)
+        assert outcome.account == expected
+        return multiple()
+
+    @rule(op=holds, bill=AMOUNTS)
+    def settle(self, op: Reserve, bill: int) -> None:
+        kind, over = self.model.settle(op.hold_id, bill)
+        resolved = self.do(self.bench.ledger.settle(self.bench.bill(op, bill)))
+        assert (resolved.kind, resolved.overage_nanousd) == (kind, over)
+        assert resolved.session == self.model.sessions[op.session_id].balance()
+        assert resolved.tenant == self.model.tenant.balance()
+
+    @rule(op=holds)
+    def release(self, op: Reserve) -> None:
+        assert self.do(self.bench.ledger.release(self.bench.back(op))).kind == self.model.release(op.hold_id)
+
+    @rule(op=holds, checkpoint=AMOUNTS)
+    def stream(self, op: Reserve, checkpoint: int) -> None:
+        expires_ms = self.bench.hands.at_ms + TTL_MS
+        self.do(self.bench.ledger.checkpoint([Checkpoint(op.hold_id, checkpoint, expires_ms)]))
+        held = self.model.holds[op.hold_id]
+        if held.state == "open":
+            held.dispatched = True
+            held.checkpoint = min(max(held.checkpoint, checkpoint), op.amount_nanousd)
+            held.expires_ms = max(held.expires_ms, expires_ms)
+
+    @rule(op=consumes(holds))
+    def forget(self, op: Reserve) -> None:
+        """Its process is gone: nobody will speak of this hold again."""
+
+    @rule(passed_ms=st.sampled_from([1, TTL_MS // 2, TTL_MS, HOUR_MS]))
+    def time_passes_and_the_sweeper_comes(self, passed_ms: int) -> None:
+        self.bench.hands.at_ms += passed_ms
+        expected = self.model.sweep(self.bench.hands.at_ms)
+        swept = self.do(self.bench.ledger.sweep(self.bench.hands.at_ms))
+        assert (swept.expired, swept.orphaned) == expected
+
+    @rule(change=st.sampled_from([-500, -30, 40, 1_000]))
+    def grant(self, change: int) -> None:
+        tenant = self.model.tenant
+        wanted = tenant.granted + change
+        allowed = wanted >= 0 and (change > 0 or wanted >= tenant.reserved + tenant.spent)
+
+        def granting(connection: Any) -> Any:
+            return grant_to_tenant(connection, self.name, change, actor="model", now_ms=self.bench.hands.at_ms)
+
+        if not allowed:
+            with pytest.raises(InvalidRequest):
+                self.do(self.bench.database.write(granting))
+            return
+        assert self.do(self.bench.database.write(granting)).balance == Balance(
+            wanted, tenant.reserved, tenant.spent, tenant.overage
+        )
+        tenant.granted = wanted
+
+    @invariant()
+    def balances_agree(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for session_id, account in self.model.sessions.items():
+            row = self.do(self.bench.ledger.session(self.name, session_id))
+            assert row is not None
+            assert row.balance == account.balance()
+            assert row.tenant == self.model.tenant.balance()
+
+    def teardown(self) -> None:
+        if hasattr(self, "model"):
+            key = self.do(self.bench.database.read(lambda connection: get_key(connection, self.key_id)))
+            assert key.balance == self.model.key.balance()
+            self.do(assert_ledger_sound(self.bench.database, at_ms=self.bench.hands.at_ms))
+            for held in self.model.holds.values():
+                if held.state == "open":
+                    self.do(self.bench.ledger.release(self.bench.back(held.op)))
+        self.do(stop_bench(self.bench))
+        self.runner.close()
+
+
+def check(url: str, examples: int) -> None:
+    machine = type("Machine", (LedgerMachine,), {"url": url, "runs": 0})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+
+
+def test_sqlite_does_what_the_model_says(sqlite_template: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(sqlite_template, f"{folder}/model.db")
+        check(f"sqlite:///{folder}/model.db", 40)
+
+
+def test_postgres_does_what_the_model_says(postgres_databases: TestDatabases) -> None:
+    name, url = postgres_databases.create()
+    check(url, 25)
+    postgres_databases.drop(name)

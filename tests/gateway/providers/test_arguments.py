@@ -1,0 +1,212 @@
+"""What may leave the house: nothing that a caller sent under a name of LiteLLM's own, at any depth."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.dialects.arguments import ALLOWED_PARAMS, outgoing_messages, outgoing_params
+from gateway.errors import InvalidRequest
+from gateway.providers.acompletion import LITELLM_ENVIRONMENT
+from gateway.providers.providers import Call, Upstream
+from tests.harness.lanes import LANES, OnLane
+from tests.harness.upstream import FaultUpstream
+
+HELLO = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FaultUpstream]:
+    async with FaultUpstream() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def elsewhere() -> AsyncIterator[FaultUpstream]:
+    """The address an attacker would like the provider's key to be sent to."""
+    async with FaultUpstream() as elsewhere:
+        yield elsewhere
+
+
+@pytest.fixture(params=LANES)
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
+    upstream = OnLane(request.param)
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+async def litellm_params(_: Upstream) -> list[str]:
+    """Every argument that the installed LiteLLM reads for itself."""
+    names: list[str] = importlib.import_module("litellm.types.utils").all_litellm_params
+    assert len(names) > 300
+    return names
+
+
+def call(provider: FaultUpstream, **more: Any) -> Call:
+    return Call(
+        **{"litellm_model": "openai/ok", "api_base": provider.url, "api_key": "sk-ours", "messages": HELLO} | more
+    )
+
+
+async def test_no_parameter_of_litellm_is_on_the_allow_list(upstream: Upstream) -> None:
+    assert not ALLOWED_PARAMS & set(await litellm_params(upstream))
+
+
+async def test_every_litellm_parameter_stays_inside_at_every_depth(
+    upstream: Upstream, provider: FaultUpstream, elsewhere: FaultUpstream
+) -> None:
+    poison = dict.fromkeys(await litellm_params(upstream), elsewhere.url) | {
+        "api_base": elsewhere.url, "base_url": elsewhere.url, "api_key": "sk-theirs", "mock_response": "free lunch",
+        "model_list": [{"model_name": "ok", "litellm_params": {"model": "openai/x", "api_base": elsewhere.url}}],
+        "fallbacks": [{"model": "openai/x", "api_base": elsewhere.url}], "input_cost_per_token": 0,
+        "custom_llm_provider": "azure", "metadata": {"api_base": elsewhere.url}, "max_retries": 9, "num_retries": 9,
+        "success_callback": ["langfuse"], "extra_headers": {"authorization": "Bearer theirs"},
+        "extra_body": {"api_base": elsewhere.url}, "stream": True, "timeout": 0.001, "service_tier": "priority",
+        "web_search_options": {}, "prediction": {"type": "content", "content": "x"}, "store": True,
+        "tools": [TOOL | poisoned("function", TOOL["function"], elsewhere)],
+        "response_format": {"type": "text", "api_base": elsewhere.url, "enforce_validation": True},
+        "temperature": 0.5,
+    }  # fmt: skip
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi", "api_base": elsewhere.url}],
+                 "api_base": elsewhere.url, "metadata": {"x": 1}}]  # fmt: skip
+    reply = await upstream.complete(call(provider, params=poison, messages=messages, max_tokens=7))
+    sent = provider.received[0]
+    assert reply.finish_reason == "length"
+    assert (len(provider.bill), len(elsewhere.bill)) == (1, 0)
+    assert sent.headers["authorization"] == "Bearer sk-ours"
+    assert sent.body == {
+        "model": "ok",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "tools": [TOOL],
+        "response_format": {"type": "text"},
+    }
+
+
+def poisoned(name: str, inner: Any, elsewhere: FaultUpstream) -> dict[str, Any]:
+    return {name: inner | {"api_base": elsewhere.url}, "api_base": elsewhere.url, "server_url": elsewhere.url}
+
+
+async def test_only_our_headers_reach_the_provider(upstream: Upstream, provider: FaultUpstream) -> None:
+    await upstream.complete(call(provider, extra_headers={"x-team": "blue"}))
+    assert provider.received[0].headers.keys() - {"connection"} == {
+        "host", "accept", "accept-encoding", "authorization", "content-length", "content-type", "user-agent", "x-team",
+    }  # fmt: skip
+    assert provider.received[0].headers["user-agent"] == "seqroute"
+
+
+async def test_keys_of_this_process_are_never_sent_to_an_address_without_one(
+    upstream: Upstream, provider: FaultUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GROQ_API_KEY",
+        "OPENAI_ORG_ID",
+        "OPENAI_ORGANIZATION",
+        "OPENAI_PROJECT_ID",
+    ):
+        monkeypatch.setenv(name, "sk-environment")
+    await upstream.complete(call(provider, api_key=None))
+    assert "sk-environment" not in str(provider.received[0].headers)
+
+
+async def test_the_operators_organization_is_sent(upstream: Upstream, provider: FaultUpstream) -> None:
+    await upstream.complete(call(provider, options={"organization": "org-7"}))
+    assert provider.received[0].headers["openai-organization"] == "org-7"
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "mcp", "server_url": "http://169.254.169.254/", "server_label": "x"},
+        {"type": "file_search", "vector_store_ids": ["vs_1"]},
+        {"type": "web_search"},
+        {"type": "code_interpreter"},
+        {"type": "function"},
+        {"function": {"name": "x"}},
+    ],
+)
+def test_a_tool_that_someone_else_would_run_is_refused(tool: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        outgoing_params({"tools": [TOOL, tool]})
+    assert caught.value.param == "tools[1].type"
+
+
+def test_sampling_parameters_of_open_weight_servers_pass() -> None:
+    assert outgoing_params({"top_k": 5, "min_p": 0.1, "seed": 3}) == {
+        "seed": 3,
+        "extra_body": {"top_k": 5, "min_p": 0.1},
+    }
+
+
+def test_schemas_and_tool_choices_pass_with_their_known_fields() -> None:
+    params = {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"x": 1}, "strict": True}},
+        "tool_choice": {"type": "function", "function": {"name": "look_up", "api_base": "x"}},
+        "tools": [TOOL],
+    }
+    assert outgoing_params(params) == params | {
+        "tool_choice": {"type": "function", "function": {"name": "look_up"}},
+    }
+
+
+def picture(url: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "gs://bucket/x", "/etc/passwd", "ftp://x/y", "", "DATA:x"])
+def test_an_address_that_no_provider_fetches_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest):
+        outgoing_messages(picture(url), by_reference=True)
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "https://example.com/cat.png", "http://[::1]/x"])
+def test_a_picture_that_we_would_have_to_fetch_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest):
+        outgoing_messages(picture(url), by_reference=False)
+
+
+async def test_a_picture_goes_to_the_provider_by_reference_and_nobody_here_fetches_it(
+    upstream: Upstream, provider: FaultUpstream, elsewhere: FaultUpstream
+) -> None:
+    await upstream.complete(call(provider, messages=picture(f"{elsewhere.url}/cat.png")))
+    part = provider.received[0].body["messages"][0]["content"][0]
+    assert part == {"type": "image_url", "image_url": {"url": f"{elsewhere.url}/cat.png"}}
+    assert elsewhere.accepted_connections == 0
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "mistral/m"])
+async def test_other_dialects_take_pictures_inline_only(
+    upstream: Upstream, provider: FaultUpstream, elsewhere: FaultUpstream, model: str
+) -> None:
+    wanted = call(provider, litellm_model=model, messages=picture(f"{elsewhere.url}/cat.png"))
+    with pytest.raises(InvalidRequest):
+        await upstream.complete(wanted)
+    assert elsewhere.accepted_connections == provider.accepted_connections == 0
+
+
+def test_a_file_by_address_is_refused_and_by_id_or_inline_passes() -> None:
+    def file(**inner: str) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": [{"type": "file", "file": inner}]}]
+
+    for inner in ({"file_id": "https://example.com/x.pdf"}, {"file_data": "gs://bucket/x.pdf"}):
+        with pytest.raises(InvalidRequest):
+            outgoing_messages(file(**inner), by_reference=True)
+    for inner in ({"file_id": "file-abc"}, {"file_data": "data:application/pdf;base64,AAAA"}):
+        assert outgoing_messages(file(**inner), by_reference=True) == file(**inner)
+
+
+async def test_litellm_stays_at_home(upstream: Upstream) -> None:
+    assert {name: os.environ[name] for name in LITELLM_ENVIRONMENT} == dict(LITELLM_ENVIRONMENT)
+    litellm = importlib.import_module("litellm")
+    assert litellm.constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB == 0
+    callbacks = (litellm.callbacks, litellm.success_callback, litellm.failure_callback, litellm.input_callback)
+    assert callbacks == ([], [], [], [])

@@ -1,0 +1,115 @@
+"""Deployments rest when they keep failing, and a group is drawn from by weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.settings import RouterSettings
+from gateway.providers.cooldown import RECENT_CALLS, WINDOW_S, Breaker, pick_deployment
+from tests.harness.models import deployment
+
+ONE = deployment("one")
+TWO = deployment("two")
+
+
+class Time:
+    """A clock that a test moves."""
+
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def breaker(clock: Time, **changes: float) -> Breaker:
+    settings = RouterSettings(**({"allowed_fails": 2, "cooldown_s": 30.0} | changes))  # type: ignore[arg-type]
+    return Breaker(clock, lambda: settings)
+
+
+def fail(subject: Breaker, times: int = 1, name: str = "one") -> None:
+    for _ in range(times):
+        subject.record(name, failed=True, latency_s=0.0)
+
+
+def test_a_deployment_rests_only_after_more_failures_than_allowed_and_comes_back_after_its_rest() -> None:
+    clock = Time()
+    subject = breaker(clock)
+    fail(subject, 2)
+    assert subject.healthy([ONE, TWO]) == [ONE, TWO]
+    fail(subject)
+    assert subject.healthy([ONE, TWO]) == [TWO]
+    clock.now_s += 29.9
+    assert subject.healthy([ONE]) == []
+    clock.now_s += 0.1
+    assert subject.healthy([ONE]) == [ONE]
+
+
+def test_the_first_failure_after_a_rest_sends_it_back_to_rest() -> None:
+    clock = Time()
+    subject = breaker(clock)
+    fail(subject, 3)
+    clock.now_s += 30.0
+    fail(subject)
+    assert subject.healthy([ONE]) == []
+
+
+def test_failures_further_apart_than_the_window_do_not_add_up() -> None:
+    clock = Time()
+    subject = breaker(clock)
+    fail(subject, 2)
+    clock.now_s += WINDOW_S + 0.1
+    fail(subject, 2)
+    assert subject.healthy([ONE]) == [ONE]
+
+
+def test_a_success_ends_the_rest_and_forgets_the_failures() -> None:
+    subject = breaker(Time())
+    fail(subject, 3)
+    subject.record("one", failed=False, latency_s=0.5)
+    assert subject.healthy([ONE]) == [ONE]
+    fail(subject, 2)
+    assert subject.healthy([ONE]) == [ONE]
+
+
+def test_no_failure_is_allowed_when_the_configuration_says_none() -> None:
+    subject = breaker(Time(), allowed_fails=0)
+    fail(subject)
+    assert subject.healthy([ONE]) == []
+
+
+def test_rates_and_latencies_are_of_the_recent_calls_of_the_group() -> None:
+    subject = breaker(Time(), allowed_fails=1000)
+    assert subject.failure_rate([ONE, TWO]) == 0.0
+    assert subject.latency_s([ONE, TWO]) == 0.0
+    fail(subject, 1)
+    subject.record("one", failed=False, latency_s=1.0)
+    subject.record("two", failed=False, latency_s=3.0)
+    subject.record("two", failed=False, latency_s=2.0)
+    assert subject.failure_rate([ONE, TWO]) == 0.25
+    assert subject.latency_s([ONE, TWO]) == 2.0
+    assert subject.failure_rate([TWO]) == 0.0
+    for _ in range(RECENT_CALLS):
+        subject.record("one", failed=False, latency_s=1.0)
+    assert subject.failure_rate([ONE]) == 0.0
+
+
+def test_a_group_is_drawn_in_proportion_to_its_weights() -> None:
+    group = [deployment("a", weight=1.0), deployment("b", weight=3.0)]
+    draws = Counter(pick_deployment(group, lambda i=i: i / 400).deployment_id for i in range(400))  # type: ignore[misc]
+    assert draws == {"a": 100, "b": 300}
+
+
+@given(st.lists(st.floats(0.0, 100.0), min_size=1, max_size=6), st.floats(0.0, 1.0, exclude_max=True))
+def test_a_draw_never_leaves_the_group(weights: list[float], uniform: float) -> None:
+    group = [deployment(str(number), weight=weight) for number, weight in enumerate(weights)]
+    assert pick_deployment(group, lambda: uniform) in group
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 0.999999])
+def test_a_deployment_without_weight_is_not_drawn_beside_one_with(uniform: float) -> None:
+    group = [deployment("off", weight=0.0), deployment("on", weight=1.0)]
+    assert pick_deployment(group, lambda: uniform).deployment_id == "on"

@@ -1,0 +1,187 @@
+"""Anthropic's and Gemini's own dialects, as real LiteLLM translates them: same answer, same truth, exact bill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.catalog.usage import Usage
+from gateway.providers.errors import BrokenFault, UpstreamFault
+from gateway.providers.providers import Call, Upstream
+from tests.harness.fixed_answers import CannedProvider, event_answer, json_answer
+
+# LiteLLM's wrapper reads attributes that pydantic wants to give up.
+pytestmark = pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}")
+
+CLAUDE_USAGE = {
+    "input_tokens": 21,
+    "cache_creation_input_tokens": 456,
+    "cache_read_input_tokens": 1_000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 56, "ephemeral_1h_input_tokens": 400},
+    "output_tokens": 7,
+}
+CLAUDE_BILL = Usage(1_477, 7, cached_tokens=1_000, cache_write_tokens=456, cache_write_1h_tokens=400)
+CLAUDE_ANSWER = {
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5",
+    "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "stop_sequence": None,
+    "usage": CLAUDE_USAGE,
+}  # fmt: skip
+CLAUDE_START: dict[str, Any] = {
+    "type": "message_start",
+    "message": CLAUDE_ANSWER | {"content": [], "stop_reason": None, "usage": CLAUDE_USAGE | {"output_tokens": 1}},
+}
+CLAUDE_TEXT: tuple[dict[str, Any], ...] = (
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hel"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "lo"}},
+)
+CLAUDE_END: tuple[dict[str, Any], ...] = (
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+     "usage": {"output_tokens": 7}},
+    {"type": "message_stop"},
+)  # fmt: skip
+
+GEMINI_USAGE = {
+    "promptTokenCount": 100, "cachedContentTokenCount": 40, "candidatesTokenCount": 5, "thoughtsTokenCount": 30,
+    "totalTokenCount": 135,
+}  # fmt: skip
+GEMINI_BILL = Usage(100, 35, cached_tokens=40, reasoning_tokens=30)
+
+
+def gemini(text: str, finish: str | None = None, usage: dict[str, Any] | None = None) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
+    answer: dict[str, Any] = {"candidates": [candidate | ({"finishReason": finish} if finish else {})]}
+    return answer | {"modelVersion": "gemini-2.5-pro"} | ({"usageMetadata": usage} if usage else {})
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+def call(provider: CannedProvider, model: str, *, stream: bool = False, **more: Any) -> Call:
+    base = provider.address if model.startswith("anthropic") else f"{provider.address}/v1beta"
+    arguments: dict[str, Any] = {
+        "litellm_model": model,
+        "api_base": base,
+        "api_key": "sk-ours",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 64,
+        "stream": stream,
+        "timeout_s": 20.0,
+        "stream_timeout_s": 15.0,
+    }
+    return Call(**arguments | more)
+
+
+async def read(upstream: Upstream, wanted: Call) -> tuple[str, Any, str | None]:
+    stream = await upstream.open_stream(wanted)
+    text = ""
+    async for chunk in stream:
+        text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+    assert stream.ended_properly
+    return text, stream.usage, stream.finish_reason
+
+
+async def test_claude_answers_whole(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
+        reply = await upstream.complete(call(provider, "anthropic/claude-sonnet-4-5"))
+    assert reply.body["choices"][0]["message"]["content"] == "Hello"
+    assert (reply.finish_reason, reply.usage) == ("stop", CLAUDE_BILL)
+    path, body = provider.received[0]
+    assert path == "/v1/messages"
+    assert body["max_tokens"] == 64
+
+
+async def test_claude_streams(upstream: Upstream) -> None:
+    async with CannedProvider(event_answer(CLAUDE_START, *CLAUDE_TEXT, *CLAUDE_END)) as provider:
+        assert await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True)) == (
+            "Hello", CLAUDE_BILL, "stop",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_claude_stream_that_is_cut_is_no_answer(upstream: Upstream, whole: bool) -> None:
+    async with CannedProvider(event_answer(CLAUDE_START, *CLAUDE_TEXT, whole=whole)) as provider:
+        with pytest.raises(BrokenFault):
+            await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+
+
+async def test_an_error_inside_a_claude_stream_is_one(upstream: Upstream) -> None:
+    trouble = {"type": "error", "error": {"type": "overloaded_error", "message": "key sk-ours is tired"}}
+    async with CannedProvider(event_answer(CLAUDE_START, *CLAUDE_TEXT, trouble)) as provider:
+        with pytest.raises(UpstreamFault) as caught:
+            await read(upstream, call(provider, "anthropic/claude-sonnet-4-5", stream=True))
+    assert "sk-ours" not in f"{caught.value!r}"
+
+
+async def test_gemini_answers_whole(upstream: Upstream) -> None:
+    async with CannedProvider(json_answer(gemini("Hello", "STOP", GEMINI_USAGE))) as provider:
+        reply = await upstream.complete(call(provider, "gemini/gemini-2.5-pro"))
+    assert reply.body["choices"][0]["message"]["content"] == "Hello"
+    assert (reply.finish_reason, reply.usage) == ("stop", GEMINI_BILL)
+
+
+async def test_gemini_streams(upstream: Upstream) -> None:
+    events = gemini("Hel"), gemini("lo", "STOP", GEMINI_USAGE)
+    async with CannedProvider(event_answer(*events)) as provider:
+        assert await read(upstream, call(provider, "gemini/gemini-2.5-pro", stream=True)) == (
+            "Hello", GEMINI_BILL, "stop",
+        )  # fmt: skip
+
+
+async def test_a_gemini_stream_that_is_cut_is_no_answer(upstream: Upstream) -> None:
+    async with CannedProvider(event_answer(gemini("Hel"), gemini("lo"))) as provider:
+        with pytest.raises(BrokenFault):
+            await read(upstream, call(provider, "gemini/gemini-2.5-pro", stream=True))
+
+
+async def test_a_gemini_stream_without_usage_has_none(upstream: Upstream) -> None:
+    async with CannedProvider(event_answer(gemini("Hello", "STOP"))) as provider:
+        assert await read(upstream, call(provider, "gemini/gemini-2.5-pro", stream=True)) == ("Hello", None, "stop")
+
+
+async def test_azure_is_called_with_its_own_path_and_key(upstream: Upstream) -> None:
+    answer = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "gpt-4o", "usage": {"prompt_tokens": 3,
+        "completion_tokens": 4, "total_tokens": 7},
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    }  # fmt: skip
+    async with CannedProvider(json_answer(answer)) as provider:
+        wanted = call(provider, "azure/my-gpt", api_base=provider.address, options={"api_version": "2024-10-21"})
+        reply = await upstream.complete(wanted)
+    assert reply.usage == Usage(3, 4)
+    assert provider.received[0][0] == "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
+
+
+ODD_CHUNKS: list[Any] = [
+    {"choices": "none"}, {"choices": [None]}, {"choices": [[]]}, {"choices": [{"delta": "text"}]}, {"choices": {}},
+    {"choices": [{"index": [], "delta": {"role": 7}, "finish_reason": {}}]}, {"usage": "many"}, {"usage": [1]},
+    {"choices": None, "model": 3}, {"choices": [{"delta": {"tool_calls": 5}}]}, [], 7, None, "text",
+    {"usage": {"prompt_tokens": {"a": 1}, "prompt_tokens_details": []}}, {"error": 0, "choices": []}, {"error": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_CHUNKS, ids=str)
+async def test_no_shape_of_a_chunk_or_an_answer_is_more_than_a_fault(upstream: Upstream, odd: Any) -> None:
+    good = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+    async with CannedProvider(raw_events(good, odd)) as provider:
+        with pytest.raises(UpstreamFault):
+            await read(upstream, call(provider, "openai/x", stream=True))
+    async with CannedProvider(json_answer(odd)) as provider:
+        with pytest.raises(UpstreamFault):
+            await upstream.complete(call(provider, "openai/x"))
+
+
+def raw_events(*events: Any) -> bytes:
+    lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(lines)
+    return head + lines

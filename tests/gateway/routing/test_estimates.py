@@ -1,0 +1,241 @@
+"""Holds and clamps: what is reserved covers what can be billed, and fits what is left whenever anything does."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.cost import bill_nanousd
+from gateway.catalog.prices import Prices, PriceTier
+from gateway.catalog.usage import Usage
+from gateway.config.settings import RouterSettings
+from gateway.providers.cooldown import Breaker
+from gateway.routing.estimates import LEAST_OUTPUT_TOKENS, Estimate, available, estimate
+from gateway.routing.guard import Eligibility
+from gateway.routing.session import SessionMemory
+from policy.mdp import COST_LEVELS
+from tests.harness.models import chat, model, prices, remember
+
+# The prior's answer is 220 tokens in the median and 1,715 at the 98th percentile: 220 * exp(2.0537...), rounded up.
+MEDIAN_TOKENS, LIKELY_TOKENS = 220, 1_716
+FREE_TO_SPEND = 10**12
+
+
+def estimated(
+    *,
+    charged: Prices | None = None,
+    left_nanousd: int = FREE_TO_SPEND,
+    prompt_tokens: int = 1_000,
+    bound: int = 2_000,
+    memory: SessionMemory | None = None,
+    over_budget: Literal["degrade", "refuse"] = "degrade",
+    why_not: str = "",
+    at_ms: int = 0,
+    contended: bool = False,
+    request: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Estimate:
+    option = Eligibility(model("small", charged, **changes), (), why_not)
+    return estimate(
+        option, chat(**(request or {})), memory or SessionMemory(), OutputForecast(),
+        Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
+        available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
+        contended=contended,
+    )  # fmt: skip
+
+
+# -- hand-worked -------------------------------------------------------------------------------------------------------
+
+
+def test_with_money_to_spare_the_hold_is_the_worst_case_of_what_the_client_asked_for() -> None:
+    found = estimated(request={"max_tokens": 500})
+    assert (found.max_tokens, found.clamped) == (500, False)
+    assert found.hold_nanousd == 2_000 * 1_000 + 500 * 2_000
+
+
+def test_without_a_limit_of_the_client_the_model_s_own_is_the_worst_case() -> None:
+    found = estimated(max_output_tokens=4_000)
+    assert (found.max_tokens, found.clamped) == (4_000, False)
+    assert found.hold_nanousd == 2_000_000 + 8_000_000
+
+
+def test_a_quarter_of_what_is_left_is_held_when_that_is_more_than_the_likely_answer() -> None:
+    # 30,000,000 / 4 = 7,500,000, less the prompt's 2,000,000, at 2,000 a token.
+    found = estimated(left_nanousd=30_000_000)
+    assert (found.hold_nanousd, found.max_tokens, found.clamped) == (7_500_000, 2_750, True)
+
+
+def test_ten_turns_that_read_the_same_balance_beside_others_all_fit_into_it() -> None:
+    # 128,000,000 / 16 = 8,000,000, less the prompt's 2,000,000, at 2,000 a token.
+    found = estimated(left_nanousd=128_000_000, contended=True, max_output_tokens=16_000)
+    assert (found.hold_nanousd, found.max_tokens) == (8_000_000, 3_000)
+    assert 10 * found.hold_nanousd <= 128_000_000
+
+
+def test_the_likely_answer_is_held_even_when_it_is_more_than_a_quarter() -> None:
+    found = estimated(left_nanousd=6_000_000)
+    assert found.max_tokens == LIKELY_TOKENS
+    assert found.hold_nanousd == 2_000_000 + LIKELY_TOKENS * 2_000
+
+
+def test_the_last_money_buys_a_shorter_answer() -> None:
+    found = estimated(left_nanousd=2_201_999)
+    assert (found.max_tokens, found.hold_nanousd, found.view.feasible) == (100, 2_200_000, True)
+
+
+def test_of_the_last_money_each_parallel_turn_takes_half() -> None:
+    """2,600,000 is the prompt's 2,000,000 and 300 tokens; half of it does not buy the prompt: the least is held."""
+    least = 2_000_000 + LEAST_OUTPUT_TOKENS * 2_000
+    assert estimated(left_nanousd=2_600_000, contended=True).hold_nanousd == least
+    assert estimated(left_nanousd=5_000_000, contended=True).max_tokens == 250
+    assert estimated(left_nanousd=5_000_000).max_tokens == 1_500
+    assert not estimated(left_nanousd=least - 1, contended=True).view.feasible
+
+
+def test_the_last_money_is_not_spent_on_half_an_answer_when_the_operator_says_refuse() -> None:
+    found = estimated(left_nanousd=2_201_999, over_budget="refuse")
+    assert (found.max_tokens, found.view.why_not) == (0, "not affordable")
+    assert found.hold_nanousd == 2_000_000 + LIKELY_TOKENS * 2_000
+
+
+def test_below_the_least_answer_the_turn_is_unaffordable_and_says_what_it_would_need() -> None:
+    least = 2_000_000 + LEAST_OUTPUT_TOKENS * 2_000
+    found = estimated(left_nanousd=least - 1)
+    assert (found.view.feasible, found.view.why_not, found.hold_nanousd) == (False, "not affordable", least)
+    assert estimated(left_nanousd=least).view.feasible
+
+
+def test_a_client_that_asks_for_less_than_the_least_gets_it() -> None:
+    found = estimated(left_nanousd=2_002_000, request={"max_tokens": 1})
+    assert (found.max_tokens, found.hold_nanousd, found.clamped) == (1, 2_002_000, False)
+
+
+def test_n_answers_cost_n_times() -> None:
+    found = estimated(request={"max_tokens": 100, "n": 3})
+    assert found.hold_nanousd == 2_000_000 + 3 * 100 * 2_000
+    one = estimated(request={"max_tokens": 100})
+    more = found.view.cost_quantiles_usd[-1] - one.view.cost_quantiles_usd[-1]
+    assert more == pytest.approx(2 * 100 * 2e-6)
+
+
+def test_the_answer_fits_the_rest_of_the_context() -> None:
+    assert estimated(prompt_tokens=99_900, bound=99_950).max_tokens == 100
+
+
+def test_the_guard_s_reason_comes_before_the_money_s() -> None:
+    assert estimated(left_nanousd=0, why_not="lacks tools").view.why_not == "lacks tools"
+
+
+def test_costs_are_predicted_from_the_prompt_and_the_quantiles_of_the_answer() -> None:
+    view = estimated().view
+    assert view.cost_quantiles_usd[COST_LEVELS.index(0.5)] == pytest.approx(0.001 + MEDIAN_TOKENS * 2e-6)
+    assert view.cost_max_usd == pytest.approx(0.010)
+    assert (view.input_tokens, view.warm_tokens) == (1_000, 0)
+    assert (view.input_usd_per_mtok, view.output_usd_per_mtok) == (1.0, 2.0)
+
+
+def test_the_warm_part_of_the_prompt_is_predicted_at_the_cached_price_and_held_at_the_full_one() -> None:
+    request = chat()
+    memory = remember(
+        SessionMemory(), model="small", messages=request.messages, prompt_tokens=800, output_tokens=5, failed=False,
+        regenerated=False, tool_error=False, at_ms=0,
+    )  # fmt: skip
+    charged = prices(cached_input_femtousd=10**8)  # a tenth of the input price
+    warm, cold = estimated(charged=charged, memory=memory), estimated(charged=charged)
+    assert (warm.view.warm_tokens, warm.view.served_last) == (800, True)
+    assert warm.hold_nanousd == cold.hold_nanousd
+    saved = cold.view.cost_quantiles_usd[0] - warm.view.cost_quantiles_usd[0]
+    assert saved == pytest.approx(800 * 0.9e-6)
+    assert warm.prompt_nanousd == 200 * 1_000 + 800 * 100
+    assert estimated(charged=charged, memory=memory, prompt_tokens=300).view.warm_tokens == 300
+
+
+def test_what_a_dead_call_is_charged_is_the_median_answer() -> None:
+    found = estimated()
+    assert found.prompt_nanousd == 1_000_000
+    assert found.likely_nanousd == pytest.approx(1_000_000 + MEDIAN_TOKENS * 2_000, abs=1)
+
+
+@pytest.mark.parametrize(("balances", "left"), [([5, 3, 9], 3), ([5, -2], 0), ([0], 0)])
+def test_a_turn_can_spend_the_least_of_all_balances_and_never_less_than_nothing(balances: list[int], left: int) -> None:
+    assert available(balances) == left
+
+
+# -- laws --------------------------------------------------------------------------------------------------------------
+
+PRICE = st.integers(0, 10**11)
+MAYBE_PRICE = st.none() | PRICE
+TIER = st.builds(
+    PriceTier, above_prompt_tokens=st.integers(0, 6_000), input_femtousd=MAYBE_PRICE, output_femtousd=MAYBE_PRICE,
+    cached_input_femtousd=MAYBE_PRICE, cache_write_femtousd=MAYBE_PRICE, reasoning_femtousd=MAYBE_PRICE,
+)  # fmt: skip
+PRICES = st.builds(
+    Prices, input_femtousd=PRICE, output_femtousd=PRICE, cached_input_femtousd=MAYBE_PRICE,
+    cache_write_femtousd=MAYBE_PRICE, cache_write_1h_femtousd=MAYBE_PRICE, reasoning_femtousd=MAYBE_PRICE,
+    request_femtousd=PRICE, tiers=st.lists(TIER, max_size=1).map(tuple),
+)  # fmt: skip
+MONEY = st.integers(0, 10**9) | st.just(FREE_TO_SPEND)
+ASKED = st.fixed_dictionaries({}, optional={"max_tokens": st.integers(1, 10_000), "n": st.integers(1, 4)})
+
+
+@given(charged=PRICES, left=MONEY, request=ASKED, bound=st.integers(1, 8_000), data=st.data())
+def test_a_hold_covers_every_bill_of_a_call_that_keeps_to_max_tokens(
+    charged: Prices, left: int, request: dict[str, int], bound: int, data: st.DataObject
+) -> None:
+    found = estimated(charged=charged, left_nanousd=left, request=request, bound=bound, prompt_tokens=bound)
+    assume(found.view.feasible)
+    prompt = data.draw(st.integers(0, bound))
+    cached = data.draw(st.integers(0, prompt))
+    written = data.draw(st.integers(0, prompt - cached))
+    output = data.draw(st.integers(0, found.max_tokens * request.get("n", 1)))
+    usage = Usage(
+        prompt, output, cached_tokens=cached, cache_write_tokens=written,
+        cache_write_1h_tokens=data.draw(st.integers(0, written)), reasoning_tokens=data.draw(st.integers(0, output)),
+    )  # fmt: skip
+    assert bill_nanousd(charged, usage) <= found.hold_nanousd
+
+
+@given(charged=PRICES, left=MONEY, request=ASKED, over_budget=st.sampled_from(["degrade", "refuse"]),
+       contended=st.booleans())  # fmt: skip
+def test_a_hold_never_exceeds_what_is_left_when_the_model_is_feasible_and_always_does_when_it_is_not(
+    charged: Prices, left: int, request: dict[str, int], over_budget: Any, contended: bool
+) -> None:
+    found = estimated(charged=charged, left_nanousd=left, request=request, over_budget=over_budget, contended=contended)
+    if found.view.feasible:
+        assert found.hold_nanousd <= left
+        assert 1 <= found.max_tokens <= min(request.get("max_tokens", 4_000), 4_000)
+        assert found.clamped == (found.max_tokens < min(request.get("max_tokens", 4_000), 4_000))
+    else:
+        assert found.hold_nanousd > left
+    assert 0 <= found.prompt_nanousd <= found.hold_nanousd
+    assert 0 <= found.likely_nanousd <= found.hold_nanousd
+
+
+@given(charged=PRICES, one=MONEY, other=MONEY, request=ASKED)
+def test_more_money_never_makes_a_model_unaffordable_or_its_answer_shorter(
+    charged: Prices, one: int, other: int, request: dict[str, int]
+) -> None:
+    poor, rich = (estimated(charged=charged, left_nanousd=left, request=request) for left in sorted((one, other)))
+    assert poor.view.feasible <= rich.view.feasible
+    if poor.view.feasible:
+        assert poor.max_tokens <= rich.max_tokens
+        assert poor.hold_nanousd <= rich.hold_nanousd
+
+
+@given(charged=PRICES, shorter=st.integers(1, 50_000), longer=st.integers(1, 50_000))
+def test_a_longer_prompt_never_costs_less(charged: Prices, shorter: int, longer: int) -> None:
+    assume(not charged.tiers)  # a tier may be cheaper: the file says so, and the bill follows it
+    low, high = (estimated(charged=charged, prompt_tokens=tokens, bound=tokens) for tokens in sorted((shorter, longer)))
+    assert low.hold_nanousd <= high.hold_nanousd
+    pairs = zip(low.view.cost_quantiles_usd, high.view.cost_quantiles_usd, strict=True)
+    assert all(a <= b for a, b in pairs)
+
+
+@given(charged=PRICES, left=MONEY)
+def test_predicted_costs_rise_with_their_level(charged: Prices, left: int) -> None:
+    costs = estimated(charged=charged, left_nanousd=left).view.cost_quantiles_usd
+    assert list(costs) == sorted(costs)

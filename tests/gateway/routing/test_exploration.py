@@ -1,0 +1,123 @@
+"""Exploring has a purse of its own, by day: what it is expected to cost is counted, shared, and ends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.database.database import Database
+from gateway.routing.exploration import ExplorationBudget, Spent, price_of
+from policy.exploration import Exploration
+from policy.mdp import Decision, Observation
+from policy.rules import Strongest
+from tests.policy.observations import candidate, observation
+
+NOON = 1_760_011_200.0
+"""2025-10-09 12:00 UTC."""
+DAY_S = 86_400.0
+
+
+def decision(*probabilities: float) -> tuple[Observation, Decision]:
+    """Three candidates at 1, 3 and 2 thousandths of a dollar, believed at .8, .9 and .5."""
+    seen = observation([candidate("a", 0.001), candidate("b", 0.003), candidate("c", 0.002)])
+    made = Strongest().decide(seen, 0.0)
+    return seen, replace(
+        made,
+        probabilities=np.array(probabilities, np.float32),
+        quality=np.array([0.8, 0.9, 0.5], np.float32),
+    )
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now_s = NOON
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_decision_costs_what_its_chances_cost_on_average_by_hand() -> None:
+    paid = price_of(*decision(0.9, 0.05, 0.05))
+    assert paid.extra_usd == pytest.approx(0.05 * 0.002 + 0.05 * 0.001)
+    assert paid.quality == pytest.approx(0.05 * 0.3 - 0.05 * 0.1)
+    assert price_of(*decision(1.0, 0.0, 0.0)) == (0.0, 0.0)
+
+
+def test_what_is_used_up_ends_exploring_until_midnight() -> None:
+    clock = Time()
+    budget = ExplorationBudget(lambda: 300_000, clock)  # .0003 USD: two such turns
+    for _ in range(2):
+        assert budget.allows()
+        budget.charge(*decision(0.9, 0.05, 0.05))
+    assert not budget.allows()
+    clock.now_s += DAY_S / 2 - 1
+    assert not budget.allows()
+    clock.now_s += 1
+    assert budget.allows()
+    assert budget.today == Spent()
+
+
+def test_a_limit_of_nothing_never_explores() -> None:
+    assert not ExplorationBudget(lambda: 0, Time()).allows()
+
+
+async def test_replicas_count_together_and_a_restart_forgets_nothing(database_url: str) -> None:
+    clock = Time()
+    one, other = (ExplorationBudget(lambda: 300_000, clock) for _ in range(2))
+    database = Database(database_url)
+    await database.start()
+    try:
+        one.charge(*decision(0.9, 0.05, 0.05))
+        other.charge(*decision(0.9, 0.05, 0.05))
+        for budget in (one, other, one):
+            await budget.share(database)
+        for budget in (one, other):
+            assert budget.today.extra_nanousd == pytest.approx(300_000, abs=2)
+            assert budget.today.quality == pytest.approx(0.02)
+            assert not budget.allows()
+        again = ExplorationBudget(lambda: 300_000, clock)
+        await again.share(database)
+        assert not again.allows()
+        clock.now_s += DAY_S
+        await again.share(database)
+        assert again.allows()
+    finally:
+        await database.close()
+
+
+async def test_what_could_not_be_written_is_kept_and_written_on_its_own_day(sqlite_url: str) -> None:
+    clock = Time()
+    budget = ExplorationBudget(lambda: 10**9, clock)
+    budget.charge(*decision(0.9, 0.05, 0.05))
+
+    class Away:
+        async def write(self, run: object) -> None:
+            raise ConnectionError
+
+    away: Any = Away()
+    with pytest.raises(ConnectionError):
+        await budget.share(away)
+    assert budget.today.extra_nanousd == pytest.approx(150_000, abs=1)
+    clock.now_s += DAY_S
+    database = Database(sqlite_url)
+    await database.start()
+    try:
+        await budget.share(database)
+        assert budget.today == Spent()
+        clock.now_s -= DAY_S
+        await budget.share(database)
+        assert budget.today.extra_nanousd == pytest.approx(150_000, abs=1)
+    finally:
+        await database.close()
+
+
+def test_the_exploration_that_is_priced_is_the_one_that_is_drawn() -> None:
+    seen = observation([candidate("a", 0.001, 0.8), candidate("b", 0.003, 0.8), candidate("c", 0.002, 0.8)])
+    policy = Strongest(exploration=Exploration(floor=0.3))
+    rng = np.random.default_rng(0)
+    drawn = [policy.decide(seen, float(u)) for u in rng.random(4_000)]
+    extra = [seen.candidates[d.action].cost_quantiles_usd[0] - 0.001 for d in drawn]
+    assert float(np.mean(extra)) == pytest.approx(price_of(seen, drawn[0]).extra_usd, rel=0.1)

@@ -1,0 +1,167 @@
+"""The hard guard: what passes it, why the rest does not, and which error a client gets when nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway.catalog.models import Catalog
+from gateway.config.settings import RouterSettings
+from gateway.dialects.request import ChatRequest
+from gateway.errors import GatewayError, InvalidRequest, NotFound, UpstreamError
+from gateway.providers.cooldown import Breaker
+from gateway.routing.guard import Eligibility, RequestedModel, feasible, parse_model, refuse_when_none
+from tests.harness.models import catalog, chat, deployment, model
+
+ANY = RequestedModel(pinned=None, preset=None)
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+TWO = catalog(model("small"), model("big"), cheap="small")
+
+
+def healthy_breaker() -> Breaker:
+    return Breaker(lambda: 0.0, lambda: RouterSettings(allowed_fails=0))
+
+
+def verdicts(
+    request: ChatRequest | None = None,
+    wish: RequestedModel = ANY,
+    models: Catalog = TWO,
+    *,
+    allow_lists: Sequence[frozenset[str] | None] = (),
+    bound_to: str | None = None,
+    prompt_tokens: int = 10,
+    breaker: Breaker | None = None,
+) -> dict[str, str]:
+    return {
+        option.model.name: option.why_not
+        for option in feasible(
+            request or chat(), wish, models, breaker or healthy_breaker(),
+            allow_lists=allow_lists, bound_to=bound_to, prompt_tokens=prompt_tokens,
+        )
+    }  # fmt: skip
+
+
+# -- what the client's model means -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "wish"),
+    [
+        ("auto", RequestedModel(None, None)),
+        ("auto@cheap", RequestedModel(None, "cheap")),
+        ("auto@balanced", RequestedModel(None, "balanced")),
+        ("auto@best", RequestedModel(None, "best")),
+        ("big", RequestedModel("big", None)),
+        ("cheap", RequestedModel("small", None)),
+    ],
+)
+def test_a_model_name_is_a_wish(name: str, wish: RequestedModel) -> None:
+    assert parse_model(name, TWO) == wish
+
+
+@pytest.mark.parametrize("name", ["auto@", "auto@worst", "auto@cheap@best"])
+def test_an_unknown_point_of_the_sweep_is_refused_by_the_parameter(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_model(name, TWO)
+    assert refused.value.param == "model"
+
+
+@pytest.mark.parametrize("name", ["gpt-none", "AUTO", "auto2", "{{7*7}}", "small\n", "openai/small"])
+def test_an_unknown_model_is_not_found_and_not_repeated(name: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        parse_model(name, TWO)
+    assert refused.value.param == "model"
+    assert name not in refused.value.message
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_can_may() -> None:
+    assert verdicts() == {"small": "", "big": ""}
+
+
+def test_embedding_models_are_no_candidates() -> None:
+    assert verdicts(models=catalog(model("small"), model("vectors", mode="embedding"))) == {"small": ""}
+
+
+def test_a_pin_leaves_one() -> None:
+    assert verdicts(wish=RequestedModel("big", None)) == {"small": "not the pinned model", "big": ""}
+
+
+def test_missing_capabilities_are_named() -> None:
+    models = catalog(model("plain", capabilities=frozenset()), model("full"))
+    needs = chat(tools=TOOLS, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}})
+    assert verdicts(needs, models=models) == {"plain": "lacks response_schema, tools", "full": ""}
+
+
+@pytest.mark.parametrize(("prompt_tokens", "why"), [(99_999, ""), (100_000, "context too small")])
+def test_the_prompt_must_leave_room_in_the_context(prompt_tokens: int, why: str) -> None:
+    assert verdicts(prompt_tokens=prompt_tokens) == {"small": why, "big": why}
+
+
+def test_every_allow_list_must_agree() -> None:
+    assert verdicts(allow_lists=(None, None)) == {"small": "", "big": ""}
+    lists = (frozenset({"small", "big"}), frozenset({"big"}))
+    assert verdicts(allow_lists=lists) == {"small": "not allowed", "big": ""}
+    assert verdicts(allow_lists=(frozenset(), None)) == {"small": "not allowed", "big": "not allowed"}
+
+
+def test_a_model_is_unhealthy_when_all_its_deployments_rest() -> None:
+    pair = model("pair", deployments=(deployment("a"), deployment("b")))
+    breaker = healthy_breaker()
+    breaker.record("a", failed=True, latency_s=0.0)
+    [option] = feasible(chat(), ANY, catalog(pair), breaker, allow_lists=(), bound_to=None, prompt_tokens=1)
+    assert [d.deployment_id for d in option.healthy] == ["b"]
+    assert option.why_not == ""
+    breaker.record("b", failed=True, latency_s=0.0)
+    assert verdicts(models=catalog(pair), breaker=breaker) == {"pair": "unhealthy"}
+
+
+def test_an_open_tool_loop_keeps_its_model_unless_the_client_pins_another() -> None:
+    assert verdicts(bound_to="big") == {"small": "tool loop on another model", "big": ""}
+    assert verdicts(wish=RequestedModel("small", None), bound_to="big") == {"small": "", "big": "not the pinned model"}
+
+
+# -- when none may -----------------------------------------------------------------------------------------------------
+
+
+def refusal(*reasons: str) -> GatewayError:
+    options = [Eligibility(model(f"m{number}"), (), reason) for number, reason in enumerate(reasons)]
+    with pytest.raises(GatewayError) as refused:
+        refuse_when_none(options)
+    return refused.value
+
+
+def test_one_that_may_is_enough() -> None:
+    refuse_when_none([Eligibility(model(), (), "unhealthy"), Eligibility(model(), (), "")])
+
+
+def test_failing_models_are_an_upstream_error_worth_another_try() -> None:
+    error = refusal("unhealthy", "lacks tools")
+    assert isinstance(error, UpstreamError)
+    assert error.headers["Retry-After"] == "5"
+
+
+def test_a_model_that_is_not_allowed_looks_like_an_unknown_one() -> None:
+    error = refusal("not allowed", "not the pinned model")
+    with pytest.raises(NotFound) as unknown:
+        parse_model("nope", TWO)
+    assert (type(error), error.param, error.status) == (NotFound, "model", unknown.value.status)
+
+
+def test_what_is_missing_is_said() -> None:
+    error = refusal("lacks vision", "context too small", "not the pinned model")
+    assert isinstance(error, InvalidRequest)
+    assert error.message == "model: no model can serve this request: context too small; lacks vision"
+
+
+def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
+    models = catalog(model("small"), model("vectors", mode="embedding"))
+    wish: Any = parse_model("vectors", models)
+    options = feasible(chat(), wish, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
+    with pytest.raises(InvalidRequest) as refused:
+        refuse_when_none(options)
+    assert refused.value.message == "model: no model can serve this request: it is no chat model"

@@ -1,0 +1,294 @@
+"""Which policy answers a session, what is logged of it, and that no fault of a policy reaches the turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.settings import PolicySettings
+from gateway.routing.guard import RequestedModel
+from gateway.routing.router import POLICY_FAULT, Router, forced, forced_reason, share
+from gateway.turn.headers import TurnHeaders
+from policy.mdp import Decision, Observation, PolicyFault
+from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
+from policy.rules import LAMBDA_PRESETS, Cheapest, Random, Strongest
+from tests.policy.observations import candidate, observation
+
+ANY, PINNED = RequestedModel(None, None), RequestedModel("big", None)
+SMALL, BIG = candidate("small", 0.001, 0.6), candidate("big", 0.01, 0.9)
+BOTH = observation([SMALL, BIG])
+NOTHING_ASKED = TurnHeaders(None, None, False, None, None)
+
+
+def served(policy: Any, **presets: float) -> LoadedPolicy:
+    return LoadedPolicy(policy, CheckpointRef(policy.policy_id), presets)
+
+
+RULE = served(Cheapest(policy_id="rule:behind"))
+CHAMPION = served(Strongest(policy_id="champion"))
+CANARY = served(Strongest(policy_id="canary"))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A policy that does what `act` does."""
+
+    act: Callable[[], Any]
+    policy_id: str = "broken"
+
+    def decide(self, observed: Observation, uniform: float) -> Decision:
+        answer: Decision = self.act()
+        return answer
+
+
+@dataclass
+class Faults:
+    count: int = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def router(
+    lineup: ServingPolicies, on_fault: Callable[[], None] = lambda: None, rule: LoadedPolicy = RULE, **settings: Any
+) -> Router:
+    chosen = PolicySettings(**settings)
+    return Router(lambda: chosen, rule, lambda: lineup, monotonic=lambda: 0.0, on_fault=on_fault)
+
+
+def decide(subject: Router, observed: Observation = BOTH, wish: RequestedModel = ANY, key: str = "t/s") -> Any:
+    return subject.decide(observed, 0.5, wish, key).decision
+
+
+# -- forced ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_is_executed_with_probability_one_and_says_so() -> None:
+    only_big = observation([replace(SMALL, feasible=False, why_not="not the pinned model"), BIG])
+    decision = decide(router(ServingPolicies(CHAMPION)), only_big, PINNED)
+    assert (decision.action, decision.reason, decision.propensity, decision.policy_id) == (
+        1, "pinned", 1.0, "rule:forced",
+    )  # fmt: skip
+    assert decision.probabilities.tolist() == [0.0, 1.0]
+    assert np.isnan(decision.q_quality).all()
+    assert decision.quality.tolist() == pytest.approx([0.6, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("why_not", "reason"),
+    [
+        (["tool loop on another model"], "tool-loop"),
+        (["not affordable"], "only-affordable"),
+        (["lacks tools"], "capability"),
+        (["context too small"], "capability"),
+        (["unhealthy"], "capability"),
+        (["lacks tools", "not affordable"], "only-affordable"),
+        (["not affordable", "tool loop on another model"], "tool-loop"),
+        ([], "policy"),
+    ],
+)
+def test_when_one_is_left_the_reason_says_what_took_the_others(why_not: list[str], reason: str) -> None:
+    others = [replace(SMALL, feasible=False, why_not=why) for why in why_not]
+    seen = observation([*others, BIG])
+    assert forced_reason(seen) == reason
+    decision = decide(router(ServingPolicies(served(Broken(lambda: 1 / 0)))), seen)
+    assert (decision.action, decision.reason, decision.propensity) == (len(others), reason, 1.0)
+
+
+@given(st.lists(st.tuples(st.floats(1e-9, 10.0), st.booleans()), min_size=1, max_size=8))
+def test_a_forced_choice_is_the_cheapest_feasible_one(candidates: list[tuple[float, bool]]) -> None:
+    views = [replace(candidate(f"m{k}", cost), feasible=may) for k, (cost, may) in enumerate(candidates)]
+    if not any(may for _, may in candidates):
+        return
+    action = forced(observation(views), "x").action
+    assert views[action].feasible
+    assert views[action].cost_max_usd == min(v.cost_max_usd for v in views if v.feasible)
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy_id", "reason", "shadow"),
+    [
+        ("off", "rule:behind", "policy-off", None),
+        ("shadow", "rule:behind", "shadow", "champion"),
+        ("on", "champion", "policy", None),
+    ],
+)
+def test_the_mode_decides_who_serves_and_what_is_logged(
+    mode: str, policy_id: str, reason: str, shadow: str | None
+) -> None:
+    routed = router(ServingPolicies(CHAMPION), mode=mode).decide(BOTH, 0.5, ANY, "t/s")
+    assert (routed.decision.policy_id, routed.decision.reason) == (policy_id, reason)
+    assert (routed.shadow.policy_id if routed.shadow else None) == shadow
+
+
+def test_a_shadow_s_choice_is_logged_beside_the_champion_s() -> None:
+    routed = router(ServingPolicies(RULE, shadow=CHAMPION)).decide(BOTH, 0.5, ANY, "t/s")
+    assert BOTH.candidates[routed.decision.action].name == "small"
+    assert routed.shadow is not None
+    assert (routed.shadow.policy_id, routed.shadow.model) == ("champion", "big")
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.integers(0, 10_000), st.sampled_from(["canary", "on"]))
+def test_a_shadow_never_changes_what_is_done(uniform: float, session: int, mode: str) -> None:
+    champion, trial = served(Random(policy_id="champion")), served(Random(policy_id="trial"))
+    alone = router(ServingPolicies(champion, canary=CANARY), mode=mode).decide(BOTH, uniform, ANY, f"t/{session}")
+    beside = router(ServingPolicies(champion, canary=CANARY, shadow=trial), mode=mode)
+    watched = beside.decide(BOTH, uniform, ANY, f"t/{session}")
+    assert (watched.decision.action, watched.decision.policy_id, watched.decision.reason) == (
+        alone.decision.action, alone.decision.policy_id, alone.decision.reason,
+    )  # fmt: skip
+    assert watched.decision.probabilities.tolist() == alone.decision.probabilities.tolist()
+    assert watched.shadow is not None
+
+
+def test_a_fault_is_logged_with_whose_turn_it_was() -> None:
+    lineup = ServingPolicies(CHAMPION, canary=served(Broken(lambda: 1 / 0, "canary")), shadow=CHAMPION)
+    routed = router(lineup, canary_fraction=1.0).decide(BOTH, 0.5, ANY, "t/s")
+    assert (routed.decision.policy_id, routed.decision.reason) == ("rule:behind", POLICY_FAULT)
+    assert routed.shadow is not None
+    assert (routed.shadow.policy_id, routed.shadow.model) == ("canary", None)
+
+
+def test_a_shadow_that_fails_is_invisible_and_counts_as_no_fault() -> None:
+    faults = Faults()
+    routed = router(ServingPolicies(CHAMPION, shadow=served(Broken(lambda: 1 / 0))), faults).decide(
+        BOTH, 0.5, ANY, "t/s"
+    )
+    assert (routed.decision.policy_id, routed.decision.reason, routed.shadow) == ("champion", "policy", None)
+    assert faults.count == 0
+
+
+def test_exploration_keeps_its_own_reason_whatever_the_mode() -> None:
+    exploring = served(Random(policy_id="rule:behind"))
+    subject = router(ServingPolicies(CHAMPION), rule=exploring, mode="off")
+    reasons = {subject.decide(BOTH, uniform, ANY, "t/s").decision.reason for uniform in (0.01, 0.99)}
+    assert reasons <= {"policy-off", "explore"}
+    assert "explore" in reasons
+
+
+def test_a_session_stays_with_its_share_and_shares_are_near_the_fraction() -> None:
+    keys = [f"ten_1/session-{number}" for number in range(4_000)]
+    assert all(share(key) == share(key) and 0.0 <= share(key) < 1.0 for key in keys)
+    # 4,000 draws at 0.1 lie within 0.1 +- 0.02 but for one time in 10,000.
+    assert abs(sum(share(key) < 0.1 for key in keys) / len(keys) - 0.1) < 0.02
+
+
+def test_in_canary_mode_the_canary_s_sessions_and_only_they_meet_the_new_policy() -> None:
+    subject = router(ServingPolicies(CHAMPION, canary=CANARY), mode="canary", canary_fraction=0.3)
+    for number in range(200):
+        key = f"t/{number}"
+        expected = "canary" if share(key) < 0.3 else "rule:behind"
+        assert decide(subject, key=key).policy_id == expected
+
+
+def test_in_canary_mode_without_a_canary_the_champion_is_on_trial() -> None:
+    subject = router(ServingPolicies(CHAMPION), mode="canary", canary_fraction=0.3)
+    served_by = {decide(subject, key=f"t/{number}").policy_id for number in range(100)}
+    assert served_by == {"champion", "rule:behind"}
+
+
+def test_while_the_champion_serves_a_canary_takes_its_share_of_it() -> None:
+    subject = router(ServingPolicies(CHAMPION, canary=CANARY), canary_fraction=0.3)
+    for number in range(200):
+        expected = "canary" if share(f"t/{number}") < 0.3 else "champion"
+        assert decide(subject, key=f"t/{number}").policy_id == expected
+
+
+# -- the price of quality ----------------------------------------------------------------------------------------------
+
+
+def test_lambda_comes_from_the_header_then_the_preset_then_the_default() -> None:
+    subject = router(ServingPolicies(served(Strongest(policy_id="c"), cheap=40.0)), default_lambda=3.0)
+    assert subject.lambda_per_usd(RequestedModel(None, "cheap"), 0.0) == 0.0
+    assert subject.lambda_per_usd(RequestedModel(None, "cheap"), None) == 40.0
+    assert subject.lambda_per_usd(RequestedModel(None, "balanced"), None) == LAMBDA_PRESETS["balanced"]
+    assert subject.lambda_per_usd(ANY, None) == 3.0
+
+
+def test_while_a_rule_is_champion_the_configurations_presets_hold_and_a_published_policy_brings_its_own() -> None:
+    named = {"cheap": 48_000.0}
+    ruled = router(
+        ServingPolicies(served(Cheapest(policy_id="rule:resolving"), **LAMBDA_PRESETS)), lambda_presets=named
+    )
+    assert ruled.lambda_per_usd(RequestedModel(None, "cheap"), None) == 48_000.0
+    assert ruled.lambda_per_usd(RequestedModel(None, "balanced"), None) == LAMBDA_PRESETS["balanced"]
+    published = router(ServingPolicies(served(Strongest(policy_id="c"), cheap=40.0)), lambda_presets=named)
+    assert published.lambda_per_usd(RequestedModel(None, "cheap"), None) == 40.0
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def infeasible_choice() -> Decision:
+    return replace(Strongest().decide(BOTH, 0.5), action=7)
+
+
+def wrong_propensity() -> Decision:
+    return replace(Strongest().decide(BOTH, 0.5), propensity=0.3)
+
+
+def fault() -> Decision:
+    raise PolicyFault("no")
+
+
+@pytest.mark.parametrize("act", [lambda: 1 / 0, fault, infeasible_choice, wrong_propensity, lambda: None])
+def test_a_fault_is_answered_by_the_rule_in_the_same_turn_and_counted(act: Callable[[], Any]) -> None:
+    faults = Faults()
+    decision = decide(router(ServingPolicies(served(Broken(act))), faults))
+    assert (BOTH.candidates[decision.action].name, decision.reason) == ("small", POLICY_FAULT)
+    assert decision.policy_id == "rule:behind"
+    assert decision.propensity == decision.probabilities[decision.action] == 1.0
+    assert faults.count == 1
+
+
+def test_when_the_rule_faults_too_the_cheapest_feasible_model_answers() -> None:
+    broken = served(Broken(fault, "rule:broken"))
+    decision = decide(router(ServingPolicies(served(Broken(fault))), rule=broken))
+    assert (decision.action, decision.reason, decision.propensity) == (0, POLICY_FAULT, 1.0)
+
+
+def test_a_late_answer_is_a_fault_and_a_new_deadline_holds_from_the_next_turn() -> None:
+    now = [0.0]
+    settings = [PolicySettings(decision_deadline_ms=50.0)]
+
+    def slow() -> Decision:
+        now[0] += 0.06
+        return Strongest(policy_id="slow").decide(BOTH, 0.5)
+
+    lineup = ServingPolicies(served(Broken(slow, "slow")))
+    subject = Router(lambda: settings[0], RULE, lambda: lineup, monotonic=lambda: now[0], on_fault=lambda: None)
+    assert decide(subject).reason == POLICY_FAULT
+    settings[0] = PolicySettings(decision_deadline_ms=100.0)
+    assert decide(subject).policy_id == "slow"
+
+
+def test_another_checkpoint_under_the_same_name_is_judged_anew() -> None:
+    broken = ServingPolicies(served(Broken(fault, "same")))
+    good = ServingPolicies(served(Strongest(policy_id="same")))
+    lineup = [broken]
+    subject = Router(PolicySettings, RULE, lambda: lineup[0], monotonic=lambda: 0.0, on_fault=lambda: None)
+    for _ in range(10):
+        assert decide(subject).reason == POLICY_FAULT
+    lineup[0] = good
+    assert decide(subject).policy_id == "same"
+
+
+# -- what is logged ----------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.sampled_from(["off", "shadow", "canary", "on"]))
+def test_the_logged_propensity_is_the_probability_of_the_executed_action(uniform: float, mode: str) -> None:
+    subject = router(ServingPolicies(served(Random(policy_id="champion"))), mode=mode)
+    decision = subject.decide(BOTH, uniform, ANY, "t/s").decision
+    assert decision.propensity == pytest.approx(decision.probabilities[decision.action])
+    assert decision.probabilities.sum() == pytest.approx(1.0)
+    assert BOTH.mask[decision.action]

@@ -1,0 +1,93 @@
+"""What a turn can spend, and the words of a 402."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.ledger.types import AccountKind, Balance, Refused, Resolved, SessionTerms
+from gateway.turn.context import AvailableFunds, exhausted, settled
+from gateway.turn.headers import TurnReport
+from tests.gateway.turn.turns import bound, scene, session_row
+
+
+def test_a_first_turn_can_spend_the_default_budget() -> None:
+    assert scene(terms=SessionTerms(default_nanousd=70)).purse.left_nanousd == 70
+
+
+def test_the_header_s_ceiling_counts_before_the_session_s_own_and_what_is_spent_and_reserved_comes_off() -> None:
+    row = session_row(Balance(granted_nanousd=100, reserved_nanousd=10, spent_nanousd=20))
+    assert scene(row=row).purse.left_nanousd == 70
+    raised = scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=500))
+    assert (raised.budget_nanousd, raised.purse.left_nanousd) == (500, 470)
+
+
+def test_a_ceiling_below_what_is_spent_leaves_nothing_and_never_less() -> None:
+    row = session_row(Balance(100, 10, 20))
+    assert scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).purse.left_nanousd == 0
+
+
+def test_the_tenant_s_purse_binds_too() -> None:
+    assert scene(tenant=Balance(50, 20, 10)).purse.left_nanousd == 20
+    assert scene(tenant=Balance(50, 20, 60, overage_nanousd=30)).purse.left_nanousd == 0
+
+
+def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() -> None:
+    error = exhausted(scene(), AvailableFunds(1_500, "session", contended=False), 32_000)
+    assert isinstance(error, SessionBudgetExceeded)
+    assert error.headers == {"x-should-retry": "false"}
+    assert error.details == {
+        "session_id": "s", "remaining_nano_usd": 1_500, "remaining_usd": "0.0000015", "needed_nano_usd": 32_000,
+        "needed_usd": "0.000032",
+    }  # fmt: skip
+    assert "X-Session-Budget-USD" in error.message
+    poor_tenant = exhausted(scene(), AvailableFunds(10, "tenant", contended=True), 32_000)
+    assert isinstance(poor_tenant, TenantBudgetExceeded)
+    assert poor_tenant.headers == {"x-should-retry": "false", "Retry-After": "1"}
+    assert "operator" in poor_tenant.message
+
+
+def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
+    error = exhausted(scene(), AvailableFunds(10, "key", contended=False), 32_000)
+    assert isinstance(error, TenantBudgetExceeded)
+    assert "the key's budget has 0.00000001 USD left" in error.message
+
+
+@pytest.mark.parametrize(
+    ("tenant", "account", "contended"),
+    [
+        (Balance(50, 0, 0), "tenant", False),
+        (Balance(70, 0, 0), "session", False),
+        (Balance(70, 20, 0), "tenant", True),
+        (Balance(900, 20, 0), "session", False),
+    ],
+)
+def test_the_account_with_the_least_left_binds_and_only_holds_on_that_one_contend(
+    tenant: Balance, account: AccountKind, contended: bool
+) -> None:
+    found = scene(tenant=tenant, terms=SessionTerms(default_nanousd=70)).purse
+    assert (found.account, found.contended) == (account, contended)
+
+
+def test_a_refusal_lowers_the_purse_to_what_it_found_and_never_raises_it() -> None:
+    purse = AvailableFunds(70, "session", contended=False)
+    assert purse.after(Refused("key", Balance(50, 0, 20), pending=False)) == AvailableFunds(30, "key", contended=False)
+    assert purse.after(Refused("tenant", Balance(90, 20, 0), pending=True)) == AvailableFunds(
+        70, "session", contended=True
+    )
+    assert purse.after(Refused("tenant", Balance(5, 0, 9), pending=False)).left_nanousd == 0
+
+
+def test_a_report_takes_over_the_balances_of_its_settlement() -> None:
+    report = bound().report()
+    spent = Balance(100, 0, 7)
+    told = settled(report, Resolved("settle", 0, spent, spent))
+    assert isinstance(told, TurnReport)
+    assert told.as_headers()["x-seqroute-session-spent-usd"] == "0.000000007"
+    assert settled(report, None) is report
+
+
+@pytest.mark.parametrize("left", [1_000_000_000, 5_000_000])
+def test_what_is_reported_as_reserved_is_what_is_held(left: int) -> None:
+    turn = bound(left_nanousd=left)
+    assert turn.report().reserved_nanousd == turn.choice.estimate.hold_nanousd == turn.session.reserved_nanousd

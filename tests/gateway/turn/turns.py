@@ -1,0 +1,83 @@
+"""A turn as it stands before its call: caller, scene, choice and hold, for tests of what comes after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.accounts.auth import Caller
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.models import Deployment, Model
+from gateway.catalog.tokens import PromptTokens
+from gateway.config.settings import RouterSettings
+from gateway.ledger.ledger import SessionRow
+from gateway.ledger.types import Balance, SessionTerms
+from gateway.providers.cooldown import Breaker
+from gateway.routing.estimates import estimate
+from gateway.routing.guard import Eligibility, RequestedModel
+from gateway.routing.observe import Observer
+from gateway.routing.router import Routed, forced
+from gateway.routing.session import SessionMemory
+from gateway.turn.context import Attempt, RoutingDecision, TurnContext
+from gateway.turn.headers import TurnHeaders
+from policy.features import encode
+from tests.harness.models import chat, model
+
+LEFT = 1_000_000_000
+CALLER = Caller("ten_1", "key_1", "tenant", False, None)
+
+
+def session_row(balance: Balance, **changes: Any) -> SessionRow:
+    fields: dict[str, Any] = {
+        "tenant_id": "ten_1", "session_id": "s", "balance": balance, "state": "open", "turns": 1,
+        "expected_turns": None, "memory": "{}", "last_decision_id": None, "quality_count": 0, "quality_sum": 0.0,
+        "last_quality": None, "created_at_ms": 0, "updated_at_ms": 0, "tenant": Balance(LEFT, 0, 0),
+    }  # fmt: skip
+    return SessionRow(**(fields | changes))
+
+
+def scene(
+    chosen: Model | None = None,
+    *,
+    row: SessionRow | None = None,
+    tenant: Balance | None = None,
+    terms: SessionTerms | None = None,
+    asked: TurnHeaders | None = None,
+    memory: SessionMemory | None = None,
+    prompt_tokens: int = 100,
+    **request: Any,
+) -> TurnContext:
+    subject = chosen or model()
+    return TurnContext(
+        caller=CALLER, chat=chat(**request), asked=asked or TurnHeaders(None, None, False, None, None),
+        wish=RequestedModel(None, None), session_id="s", row=row, memory=memory or SessionMemory(),
+        tenant=tenant or Balance(LEFT, 0, 0), prompt=PromptTokens(prompt_tokens, 2 * prompt_tokens),
+        options=[Eligibility(subject, subject.deployments, "")], terms=terms or SessionTerms(default_nanousd=LEFT),
+        idempotency=None, started_ms=1_000,
+    )  # fmt: skip
+
+
+def bound(
+    subject: Model | None = None, *, chosen: Deployment | None = None, left_nanousd: int = LEFT, **of_scene: Any
+) -> Attempt:
+    """A turn on `subject` (else `small` at 1,000 and 2,000 nano-USD a token) with its money held."""
+    made = scene(subject, **of_scene)
+    found = estimate(
+        made.options[0], made.chat, made.memory, OutputForecast(), Breaker(lambda: 0.0, RouterSettings),
+        prompt_tokens=made.prompt.estimate, prompt_tokens_bound=made.prompt.bound, available_nanousd=left_nanousd,
+        over_budget="degrade", at_ms=made.started_ms,
+    )  # fmt: skip
+    observation = Observer().observe(
+        made.chat, made.memory, made.row, made.tenant, [found], budget_nanousd=LEFT, left_nanousd=left_nanousd,
+        expected_turns=None, lambda_per_usd=1.0, at_ms=made.started_ms,
+    )  # fmt: skip
+    decision = forced(observation, "policy")
+    balance = Balance(LEFT, found.hold_nanousd, 0)
+    return Attempt(
+        scene=made,
+        choice=RoutingDecision(observation, encode(observation), Routed(decision, None), found, 0.5),
+        decision_id="dec_1",
+        hold_id="hold_1",
+        deployment=chosen or found.option.model.deployments[0],
+        session=balance,
+        tenant=balance,
+    )

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from policy import budgeting as planning
+from policy import features
+
+TWO = np.array([True, True])
+
+
+def test_lagrangian_scores_by_hand() -> None:
+    assert planning.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 5.0) == pytest.approx([0.55, 0.65])
+    assert planning.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 10.0) == pytest.approx([0.5, 0.4])
+    many = planning.lagrangian_scores([[0.6, 0.9]] * 2, [[0.01, 0.05]] * 2, [5.0, 10.0])
+    assert np.argmax(many, axis=-1).tolist() == [1, 0]
+
+
+def test_pacing_takes_the_best_within_an_even_share_and_the_cheapest_beyond_it() -> None:
+    quality, cost = np.array([0.5, 0.7, 0.9]), np.array([1.0, 2.0, 4.0])
+    every = np.ones(3, bool)
+    at_share_2 = planning.pacing_scores(quality, cost, every, 8.0, 4.0, 1.0)
+    at_share_4 = planning.pacing_scores(quality, cost, every, 8.0, 4.0, 2.0)
+    at_share_half = planning.pacing_scores(quality, cost, every, 2.0, 4.0, 1.0)
+    assert [int(np.argmax(s)) for s in (at_share_2, at_share_4, at_share_half)] == [1, 2, 0]
+
+
+def test_pacing_pays_no_more_than_lambda_says_and_never_ranks_what_is_beyond_the_share_above_what_is_within() -> None:
+    quality, cost = np.array([0.5, 0.7, 0.9]), np.array([1.0, 2.0, 4.0])
+    scores = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 0.3)
+    # Share 2: .5 - .3, .7 - .6. The dear one lies beyond: the lowest worth, .9 - 1.2, less 1, less 4/4.
+    assert scores == pytest.approx([0.2, 0.1, -2.3])
+    dear = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 10.0)
+    assert dear == pytest.approx([-9.5, -19.3, -41.1])
+
+
+def quantiles(*costs: float) -> np.ndarray:
+    return np.array([[c] * 15 for c in costs])
+
+
+@pytest.mark.parametrize(
+    ("remaining", "turns", "reserve", "expected"),
+    [
+        (7.01, 4.0, 1.0, [True, True]),  # 4 now + 3 later turns of 1
+        (6.9, 4.0, 1.0, [True, False]),
+        (4.0, 4.0, 0.0, [True, True]),  # only this call must fit
+        (3.9, 4.0, 0.0, [True, False]),
+        (9.9, 4.0, 2.0, [True, False]),  # 4 + 2 * 3
+        (0.5, 4.0, 1.0, [True, False]),  # nothing fits: the cheapest stays, nobody is starved
+        (4.0, 1.0, 1.0, [True, True]),  # the last turn needs no reserve
+    ],
+)
+def test_the_shield_keeps_enough_for_the_turns_to_come(
+    remaining: float, turns: float, reserve: float, expected: list[bool]
+) -> None:
+    assert planning.shielded(quantiles(1.0, 4.0), TWO, remaining, turns, reserve).tolist() == expected
+
+
+def test_the_reserve_for_later_turns_averages_their_bills_by_hand() -> None:
+    # one candidate: 1 USD but for the top 7.5 % at 9 (levels .95 and up), mean 1.6; q95 is 9
+    tail = np.array([[1.0] * 11 + [9.0] * 4])
+    one, four, none = (float(features.reserve_usd(tail, np.array([True]), np.array(n))) for n in (1.0, 4.0, 0.0))
+    assert (one, four, none) == pytest.approx((9.0, 4 * 1.6 + 2 * 7.4, 0.0), abs=1e-5)
+    assert float(features.reserve_usd(tail, np.array([False]), np.array(3.0))) == 0.0
+
+
+def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
+    heavy = np.array([[1.0] * 13 + [6.0, 8.0], [2.0] * 15])  # q99 of the first is 6
+    assert planning.shielded(heavy, TWO, 5.0, 1.0, 1.0).tolist() == [False, True]
+    assert planning.shielded(quantiles(1.0, 4.0), np.array([False, True]), 0.1, 3.0, 1.0).tolist() == [False, True]
+    batch = planning.shielded(
+        np.stack([quantiles(1.0, 4.0)] * 2),
+        np.array([[True, True]] * 2),
+        np.array([7.01, 6.0]),
+        np.array([4.0, 4.0]),
+        1.0,
+    )
+    assert batch.tolist() == [[True, True], [True, False]]
+
+
+def test_cache_costs_by_hand() -> None:
+    # 10k tokens at 1 USD/Mtok, cached at .1, 4k of them warm; the turn is expected to cost .02 so.
+    cold, warm = planning.cache_costs([0.02], [10_000], [4_000], [1.0], [0.1])
+    assert cold == pytest.approx([0.02 + 0.0036])
+    assert warm == pytest.approx([0.02 + 0.0036 - 0.009])
+    small_cold, small_warm = planning.cache_costs([0.02], [500], [0], [1.0], [0.1])
+    assert small_cold == small_warm == pytest.approx([0.02])  # too short for any provider's cache
+
+
+def test_one_later_turn_is_a_softmax_over_the_candidates() -> None:
+    quality, cost = np.array([0.5, 0.9]), np.array([0.1, 0.5])
+    plan = planning.later_plan(quality, cost, cost, TWO, 1.0, np.array(1.0), 0.1)
+    # both are worth .4 at this price: ln 2 of the spread on top, half of each cost
+    assert plan.value == pytest.approx([0.4 + 0.1 * np.log(2)] * 2)
+    assert plan.spend_usd == pytest.approx([0.3, 0.3])
+
+
+def test_without_a_cache_later_turns_add_up_in_whole_and_in_part() -> None:
+    quality, cost = np.array([0.5, 0.8]), np.array([0.1, 0.5])
+    one = planning.later_plan(quality, cost, cost, TWO, 1.0, np.array(0.3), 0.1)
+    for turns in (0.0, 0.5, 2.5, 4.0, 11.0):
+        plan = planning.later_plan(quality, cost, cost, TWO, turns, np.array(0.3), 0.1)
+        assert plan.value == pytest.approx(turns * one.value)
+        assert plan.spend_usd == pytest.approx(turns * one.spend_usd)
+
+
+def brute_force(
+    quality: np.ndarray, cold: np.ndarray, warm: np.ndarray, turns: int, price: float, spread: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The soft Bellman equation pair by pair."""
+    count = len(quality)
+    value, spend = np.zeros(count), np.zeros(count)
+    for _ in range(turns):
+        cost = np.where(np.eye(count, dtype=bool), warm[None, :], cold[None, :])  # [now, next]
+        terms = (quality - price * cost + value) / spread
+        weights = np.exp(terms - terms.max(axis=1, keepdims=True))
+        chosen = weights / weights.sum(axis=1, keepdims=True)
+        value, spend = (
+            spread * (np.log(weights.sum(axis=1)) + terms.max(axis=1)),
+            (chosen * (cost + spend[None, :])).sum(axis=1),
+        )
+    return value, spend
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+def test_the_plan_with_a_cache_equals_backward_induction_pair_by_pair(turns: int) -> None:
+    rng = np.random.default_rng(turns)
+    quality, cold = rng.random(5), rng.random(5)
+    warm = cold * rng.random(5)
+    for price in (0.0, 0.7, 40.0):
+        plan = planning.later_plan(quality, cold, warm, np.ones(5, bool), float(turns), np.array(price), 0.1)
+        value, spend = brute_force(quality, cold, warm, turns, price, 0.1)
+        assert plan.value == pytest.approx(value)
+        assert plan.spend_usd == pytest.approx(spend)
+
+
+def test_a_long_plan_goes_on_as_it_settled() -> None:
+    rng = np.random.default_rng(9)
+    quality, cold = rng.random(4), rng.random(4)
+    warm = cold * 0.3
+    plan = planning.later_plan(quality, cold, warm, np.ones(4, bool), 12.0, np.array(1.0), 0.1)
+    value, spend = brute_force(quality, cold, warm, 12, 1.0, 0.1)
+    assert plan.value == pytest.approx(value, rel=0.02)
+    assert plan.spend_usd == pytest.approx(spend, rel=0.1)
+
+
+def resolved(remaining: float, turns: float = 4.0, floor: float = 0.0) -> planning.Resolved:
+    quality, cost = np.array([0.6, 0.9]), np.array([1.0, 10.0])
+    return planning.resolve(quality, quality, cost, cost, cost, TWO, remaining, turns, floor, 0.1)
+
+
+def test_with_enough_money_its_price_is_the_floor_and_without_it_rises() -> None:
+    assert resolved(40.0).lambda_per_usd == 0.0
+    assert resolved(40.0, floor=0.02).lambda_per_usd == pytest.approx(0.02)
+    prices = [float(resolved(r).lambda_per_usd) for r in (38.0, 30.0, 20.0, 10.0, 5.0)]
+    assert prices == sorted(prices)
+    assert prices[0] < prices[-1]
+    assert int(np.argmax(resolved(40.0).scores)) == 1
+    assert int(np.argmax(resolved(4.0).scores)) == 0
+    assert int(np.argmax(resolved(0.0).scores)) == 0
+
+
+def test_the_price_makes_the_expected_spend_what_is_left() -> None:
+    """Four turns, costs 1 and 10: a share p of dear turns costs 4 + 36 p; the softmax at the price found gives p."""
+    for remaining in (8.0, 15.0, 25.0, 35.0):
+        price = float(resolved(remaining).lambda_per_usd)
+        dear = 1.0 / (1.0 + np.exp(-(0.3 - 9.0 * price) / 0.1))
+        assert 4.0 + 36.0 * dear == pytest.approx(remaining, rel=0.1)  # the prices tried lie 1.35 apart
+
+
+def test_a_turn_that_gains_more_than_the_others_gets_the_dear_model() -> None:
+    usual, cost = np.array([0.6, 0.8]), np.array([1.0, 10.0])
+
+    def choice(*now: float) -> int:
+        found = planning.resolve(np.array(now), usual, cost, cost, cost, TWO, 15.0, 4.0, 0.0, 0.1)
+        return int(np.argmax(found.scores))
+
+    assert choice(0.2, 0.9) == 1
+    assert choice(0.79, 0.8) == 0
+
+
+def test_a_warm_cache_is_worth_staying_for_and_a_blind_plan_does_not_see_it() -> None:
+    """Served last by the first: staying costs .2, the rival costs 1 now and .2 from then on."""
+    quality, now = np.array([0.6, 0.63]), np.array([0.2, 1.0])
+    cold, warm = np.array([1.0, 1.0]), np.array([0.2, 0.2])
+    stays = planning.resolve(quality, quality, now, cold, warm, TWO, 1.2, 4.0, 0.0, 0.05)
+    assert int(np.argmax(stays.scores)) == 0
+    rich = planning.resolve(quality, quality, now, cold, warm, TWO, 50.0, 4.0, 0.0, 0.05)
+    assert int(np.argmax(rich.scores)) == 1
+
+
+def test_resolving_many_sessions_at_once_is_resolving_each() -> None:
+    rng = np.random.default_rng(2)
+    quality, cost = rng.random((6, 3)), rng.random((6, 3)) + 0.01
+    mask = rng.random((6, 3)) < 0.8
+    mask[:, 0] = True
+    left, turns = rng.random(6) * 3, rng.integers(1, 9, 6).astype(float)
+    together = planning.resolve(quality, quality, cost, cost, 0.4 * cost, mask, left, turns, np.zeros(6), 0.1)
+    for k in range(6):
+        alone = planning.resolve(
+            quality[k], quality[k], cost[k], cost[k], 0.4 * cost[k], mask[k], left[k], turns[k], 0.0, 0.1
+        )
+        assert together.lambda_per_usd[k] == pytest.approx(float(alone.lambda_per_usd))
+        assert together.scores[k][mask[k]] == pytest.approx(alone.scores[mask[k]])
+
+
+def test_lower_confidence_by_hand() -> None:
+    # Two members agree on a, disagree on b by +-.2 around the same mean.
+    quality = np.array([[0.5, 0.4], [0.5, 0.8]])
+    costs = np.zeros((2, 2))
+    level = planning.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 1.0)
+    assert level == pytest.approx([0.5, 0.6])
+    # advantages (a, b): (.05, -.05) and (-.15, .15): a standard deviation of .1 for both
+    assert planning.lower_confidence_scores(quality, costs, TWO, 0.0, 1.0, 1.0) == pytest.approx([0.4, 0.5])
+    # differences shrunk to half: mean .55
+    assert planning.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 0.5) == pytest.approx([0.525, 0.575])
+    priced = planning.lower_confidence_scores(quality, np.array([[0.0, 1.0]] * 2), TWO, 0.2, 0.0, 1.0)
+    assert priced == pytest.approx([0.5, 0.4])
+
+
+def test_what_the_members_disagree_on_for_all_candidates_moves_none() -> None:
+    quality = np.array([[0.5, 0.6, 0.7], [0.5, 0.6, 0.7]]) + np.array([[0.0], [3.0]])
+    every = np.ones(3, bool)
+    doubtful = planning.lower_confidence_scores(quality, np.zeros((2, 3)), every, 0.0, 2.0, 1.0)
+    assert doubtful == pytest.approx([2.0, 2.1, 2.2])

@@ -1,0 +1,172 @@
+"""The log as episodes: what is read, what is left out and counted, and how sessions are divided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from gateway.database import tables
+from gateway.database.database import transaction
+from policy.exploration import Exploration
+from policy.features import FEATURE_VERSION
+from policy.mdp import Policy
+from policy.rules import ReSolving
+from tests.train.synthetic import NOW_MS, write_log
+from train.config import LogConfig, RewardConfig, TrainConfig
+from train.fit.network import tenant_weights
+from train.log.episodes import Episodes, split_by_session
+from train.log.read import LogReport, read_episodes
+from train.log.source import DatabaseLog
+
+EXPLORING = ReSolving(exploration=Exploration(floor=0.2, tolerance=0.5))
+
+
+def a_log(folder: Path, sessions: int = 12, policy: Policy = EXPLORING, **options: object) -> str:
+    url = f"sqlite:///{folder}/log.db"
+    with transaction(url) as connection:
+        tables.metadata.create_all(connection)
+        write_log(connection, policy, sessions, seed=1, **options)  # type: ignore[arg-type]
+    return url
+
+
+def read(url: str, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
+    with transaction(url, read_only=True) as connection:
+        return read_episodes(DatabaseLog(connection), config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+
+
+def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path: Path) -> None:
+    url = a_log(tmp_path)
+    episodes, report = read(url)
+    with transaction(url, read_only=True) as connection:
+        rows = connection.execute(sa.select(tables.decisions).order_by(tables.decisions.c.decision_id)).mappings().all()
+        query = sa.select(tables.feedback.c.decision_id, tables.feedback.c.score)
+        scores = {row[0]: row[1] for row in connection.execute(query)}
+    assert (episodes.sessions, episodes.turns) == (12, len(rows))
+    assert report.labels == {"turn": len(rows)}
+    place = {session: i for i, session in enumerate(episodes.session_ids)}
+    rows = sorted(rows, key=lambda row: (place[row["session_id"]], row["turn"]))
+    assert episodes.cost_usd[episodes.valid] * 1e9 == pytest.approx([row["cost_nanousd"] for row in rows])
+    assert episodes.reward[episodes.valid].tolist() == [scores[row["decision_id"]] for row in rows]
+    assert episodes.propensity[episodes.valid] == pytest.approx([row["propensity"] for row in rows])
+    assert episodes.probabilities[episodes.valid].sum(axis=-1) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"status": "failed"}, "failed"),
+        ({"status": "truncated"}, "truncated"),
+        ({"status": "orphaned"}, "orphaned"),
+        ({"reason": "pinned"}, "pinned"),
+        ({"reason": "fallback"}, "fallback"),
+        ({"status": "pending"}, "pending"),
+        ({"status": "cancelled"}, "cancelled"),
+        ({"origin": "judge"}, "judge"),
+        ({"origin": "admin", "status": "failed"}, "admin"),
+        ({"feature_version": 99}, "features of version 99"),
+        ({"features": b"", "action": 9}, "malformed"),
+    ],
+)
+def test_turns_that_teach_nothing_are_left_out_and_counted(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    url = a_log(tmp_path)
+    before = read(url)[0].turns
+    with transaction(url) as connection:
+        connection.execute(sa.update(tables.decisions).where(tables.decisions.c.turn == 1).values(change))
+    episodes, report = read(url)
+    assert report.excluded == {reason: 12}
+    assert episodes.turns == before - 12
+
+
+@pytest.mark.parametrize("limits", [LogConfig(max_turns=2), LogConfig(memory_mb=0.06)])
+def test_a_very_long_session_does_not_pad_the_others_to_its_length(tmp_path: Path, limits: LogConfig) -> None:
+    """A turn of three candidates takes 2.0 kB: in .06 MB there is room for two of each of twelve sessions."""
+    whole, _ = read(a_log(tmp_path))
+    cut, report = read(f"sqlite:///{tmp_path}/log.db", TrainConfig(log=limits))
+    assert cut.valid.shape == (12, 2)
+    assert report.excluded == {"beyond turn 2": whole.turns - cut.turns}
+    assert sum(report.labels.values()) == report.turns == cut.turns
+    assert cut.cost_usd.tolist() == whole.cost_usd[:, :2].tolist()
+
+
+def test_any_first_so_many_sessions_are_a_fair_sample_of_the_tenants(tmp_path: Path) -> None:
+    """By name, the first half of these sessions would be one tenant's."""
+    episodes, _ = read(a_log(tmp_path, sessions=60, tenant_of=lambda i: "ten_a" if i < 30 else "ten_b"))
+    assert 8 <= sum(tenant == "ten_a" for tenant in episodes.tenant_ids[:30]) <= 22
+
+
+def test_the_report_says_what_share_of_each_models_turns_was_graded(tmp_path: Path) -> None:
+    _, report = read(a_log(tmp_path, graded=0.5))
+    assert set(report.graded) == set(report.models)
+    shares = {name: share * report.models[name] for name, share in report.graded.items()}
+    assert sum(shares.values()) == pytest.approx(report.labels["turn"])
+    assert all(0.0 <= share <= 1.0 for share in report.graded.values())
+
+
+def test_ungraded_turns_have_no_score(tmp_path: Path) -> None:
+    episodes, report = read(a_log(tmp_path, graded=0.5))
+    assert np.isnan(episodes.reward[episodes.valid]).sum() == report.labels["none"] > 0
+
+
+def test_a_session_is_wholly_on_one_side_and_always_on_the_same(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, sessions=40))
+    training, untouched = split_by_session(episodes, 0.4, seed=7)
+    assert set(training.session_ids).isdisjoint(untouched.session_ids)
+    assert set(training.session_ids) | set(untouched.session_ids) == set(episodes.session_ids)
+    assert 8 <= untouched.sessions <= 24
+    grown, _ = split_by_session(episodes.take(np.arange(20)), 0.4, seed=7)
+    assert set(grown.session_ids) <= set(training.session_ids)
+
+
+def test_the_digest_names_the_data(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path))
+    assert episodes.digest() == read(f"sqlite:///{tmp_path}/log.db")[0].digest()
+    assert episodes.digest() != episodes.take(np.arange(11)).digest()
+
+
+def test_one_tenant_cannot_outweigh_its_cap(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, tenant_of=lambda i: "ten_a" if i else "ten_b"))
+    weights = tenant_weights(episodes, cap=0.5)
+    loud = np.array([tenant == "ten_a" for tenant in episodes.tenant_ids])
+    share = episodes.lengths[loud].sum() / episodes.turns
+    assert weights[loud] == pytest.approx(0.5 / share)
+    assert weights[~loud] == pytest.approx(1.0)
+
+
+def test_an_empty_log_is_read_as_no_sessions(tmp_path: Path) -> None:
+    episodes, report = read(a_log(tmp_path, sessions=0))
+    assert (episodes.sessions, report.turns) == (0, 0)
+
+
+@pytest.mark.parametrize(("signal", "score"), [("regenerates", 0.2), ("edits", 0.35)])
+def test_a_regeneration_or_an_edit_speaks_of_the_turn_before_it(tmp_path: Path, signal: str, score: float) -> None:
+    url = a_log(tmp_path, sessions=1)
+    with transaction(url) as connection:
+        d = tables.decisions
+        ids = connection.execute(sa.select(d.c.decision_id).order_by(d.c.turn)).scalars().all()
+        connection.execute(sa.delete(tables.feedback))
+        connection.execute(
+            sa.update(d)
+            .where(d.c.decision_id == ids[1])
+            .values(signals=f'{{"{signal}": true}}', previous_decision_id=ids[0])
+        )
+    episodes, report = read(url)
+    assert report.labels["implicit"] == 1
+    assert episodes.reward[0, 0] == pytest.approx(score)
+
+
+def test_rewards_are_recomputed_for_an_old_log_under_another_setting(tmp_path: Path) -> None:
+    """Signals are stored, not scores: what they are worth may be decided later."""
+    url = a_log(tmp_path, sessions=1)
+    with transaction(url) as connection:
+        connection.execute(sa.delete(tables.feedback))
+        connection.execute(sa.update(tables.decisions).values(signals='{"truncated": true}'))
+    for worth in (0.3, 0.9):
+        config = TrainConfig(reward=RewardConfig(implicit={"truncated": worth}))
+        episodes, report = read(url, config)
+        assert report.labels == {"implicit": episodes.turns}
+        assert episodes.reward[episodes.valid] == pytest.approx(worth)

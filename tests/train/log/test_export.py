@@ -1,0 +1,169 @@
+"""The log as Parquet: the same episodes as from the database, whole files only, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+
+from gateway.database import tables
+from gateway.database.database import transaction
+from policy.features import FEATURE_VERSION
+from tests.train.log.test_episodes import EXPLORING, read
+from tests.train.synthetic import NOW_MS, START_MS, write_log
+from train.__main__ import run_command
+from train.config import LogConfig, TrainConfig
+from train.log import export as exporting
+from train.log.episodes import Episodes
+from train.log.export import Export, ExportError, export
+from train.log.read import LogReport, read_episodes
+from train.log.source import LogError, ParquetLog, rows
+
+HOUR_MS = 3_600_000
+FIRST_DAY = datetime.fromtimestamp(START_MS / 1000, UTC).date()
+
+
+def a_log(url: str, sessions: int = 12) -> None:
+    """Sessions of two tenants whose turns are ten hours apart: nearly every one lies in the files of several days."""
+    with transaction(url) as connection:
+        write_log(connection, EXPLORING, sessions, seed=1, tenant_of=lambda i: ("ten_b", "Ten-C", "ten_a")[i % 3])
+        d = tables.decisions
+        connection.execute(sa.update(d).values(created_at_ms=d.c.created_at_ms - 10 * HOUR_MS * (5 - d.c.turn)))
+        connection.execute(
+            sa.update(d).where(d.c.turn == 2).values(status="failed", request_text="secret", origin="judge")
+        )
+
+
+def parquet(folder: Path, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
+    return read_episodes(ParquetLog(folder), config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("most", [100, 7])
+def test_the_episodes_are_the_same_from_the_database_and_from_parquet(
+    tmp_path: Path, database_url: str, most: int
+) -> None:
+    a_log(database_url)
+    done = export(Export(database_url, tmp_path / "out", NOW_MS))
+    assert len(done["written"]["decisions"]) > 1
+    config = TrainConfig(log=LogConfig(max_sessions=most))
+    (exported, counted), (episodes, report) = parquet(tmp_path / "out", config), read(database_url, config)
+    assert exported.digest() == episodes.digest()
+    assert counted == report
+    assert report.excluded["judge"] > 0
+    assert episodes.sessions == min(most, 12)
+
+
+def test_a_day_is_written_again_until_its_bills_have_come_to_rest(tmp_path: Path, sqlite_url: str) -> None:
+    a_log(sqlite_url)
+    job = Export(sqlite_url, tmp_path / "out", NOW_MS)
+    first = export(job)
+    assert first["final_already"] == 0
+    assert set(first["written"]["decisions"]) == {"2025-10-07", "2025-10-08", "2025-10-09"}
+    again = export(job)  # it is the 10th, 8:53: the 8th ended more than a day ago
+    assert set(again["written"]["decisions"]) == set(again["written"]["feedback"]) == {"2025-10-09"}
+    later = replace(job, now_ms=NOW_MS + 3 * 86_400_000)
+    export(later)
+    before = files(tmp_path / "out")
+    done = export(later)
+    assert done["written"] == {"decisions": {}, "feedback": {}}
+    assert done["final_already"] == len(before)
+    assert files(tmp_path / "out") == before
+
+
+def test_a_killed_export_leaves_no_half_day_and_the_next_one_ends_it(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_log(sqlite_url)
+    job = Export(sqlite_url, tmp_path / "out", NOW_MS + 5 * 86_400_000)
+
+    class Dies(pq.ParquetWriter):
+        written = 0
+
+        def write_batch(self, *args: object, **options: object) -> None:
+            Dies.written += 1
+            if Dies.written == 2:
+                raise KeyboardInterrupt
+            super().write_batch(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pq, "ParquetWriter", Dies)
+    with pytest.raises(KeyboardInterrupt):
+        export(job)
+    monkeypatch.undo()
+    whole = files(tmp_path / "out")
+    assert len(whole) == 1
+    done = export(job)
+    assert done["final_already"] == 1
+    assert files(tmp_path / "out").items() >= whole.items()
+    assert parquet(tmp_path / "out")[0].digest() == read(sqlite_url)[0].digest()
+
+
+def test_one_tenant_from_a_day_on_and_no_words_unless_asked_for(tmp_path: Path, sqlite_url: str) -> None:
+    a_log(sqlite_url)
+    since = FIRST_DAY - timedelta(days=1)
+    job = Export(sqlite_url, tmp_path / "out", NOW_MS, since=since, tenant_id="ten_a")
+    export(job)
+    found = [row for file in sorted((tmp_path / "out").glob("decisions/*/*")) for row in rows(file, ("tenant_id",))]
+    assert found
+    assert {row["tenant_id"] for row in found} == {"ten_a"}
+    days = {path.name.removeprefix("date=") for path in (tmp_path / "out" / "decisions").iterdir()}
+    assert min(days) >= since.isoformat()
+    names = {name for file in (tmp_path / "out").rglob("*.parquet") for name in pq.read_schema(file).names}
+    assert not names & exporting.TEXT_COLUMNS
+    export(Export(sqlite_url, tmp_path / "words", NOW_MS, with_text=True))
+    words = [row for f in (tmp_path / "words").glob("decisions/*/*") for row in rows(f, ("request_text",))]
+    assert {row["request_text"] for row in words} == {"secret", None}
+
+
+def test_a_folder_that_holds_another_export_is_refused(tmp_path: Path, sqlite_url: str) -> None:
+    a_log(sqlite_url, 3)
+    job = Export(sqlite_url, tmp_path / "out", NOW_MS)
+    export(job)
+    with pytest.raises(ExportError, match="name another folder"):
+        export(replace(job, tenant_id="ten_a"))
+    file = next((tmp_path / "out").rglob("*.parquet"))
+    file.write_bytes(b"PAR1")
+    with pytest.raises(ExportError, match="expected a file of an export"):
+        export(job)
+    with pytest.raises(LogError, match="expected a Parquet file"):
+        list(rows(file, ("tenant_id",)))
+    with pytest.raises(LogError, match='with "decisions" in it'):
+        ParquetLog(tmp_path)
+
+
+def test_an_export_holds_a_batch_of_rows_and_never_the_day(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_log(sqlite_url)
+    monkeypatch.setattr(exporting, "ROWS_AT_ONCE", 3)
+    export(Export(sqlite_url, tmp_path / "out", NOW_MS))
+    groups = [
+        meta.row_group(i).num_rows
+        for file in (tmp_path / "out").glob("decisions/*/*")
+        for meta in [pq.read_metadata(file)]
+        for i in range(meta.num_row_groups)
+    ]
+    assert max(groups) == 3
+    assert sum(groups) == read(sqlite_url)[0].turns + read(sqlite_url)[1].excluded["judge"]
+
+
+def test_the_command_says_what_it_wrote_and_an_unknown_tenant_is_one_line(
+    tmp_path: Path, sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_log(sqlite_url, 3)
+    config = tmp_path / "gateway.yaml"
+    config.write_text(json.dumps({"general_settings": {"database_url": sqlite_url}}))
+    arguments = ["export", "--config", str(config), "--out", str(tmp_path / "out"), "--since", "2020-01-01"]
+    assert run_command(arguments) == 0
+    assert "rows of" in capsys.readouterr().out
+    assert date.fromisoformat(min(p.name for p in (tmp_path / "out" / "decisions").iterdir())[5:]) < FIRST_DAY
+    assert run_command([*arguments, "--tenant", "nobody"]) == 2
+    assert capsys.readouterr().err == '--tenant: expected a name or an id, found no tenant "nobody"\n'

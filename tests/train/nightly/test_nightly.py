@@ -1,0 +1,190 @@
+"""A whole night: from rows of the log to the champion's row, and what happens when it is killed or run twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from gateway.config.settings import PolicySettings
+from gateway.database import tables
+from gateway.database.database import transaction
+from gateway.policies.registry import get_policy, pin_policy, wanted_policies
+from policy.checkpoint import Recipe, load
+from policy.rules import Random
+from tests.train.log.test_episodes import a_log
+from tests.train.synthetic import NOW_MS
+from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, TrainConfig
+from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
+from train.nightly.nightly import STALE_AFTER_MS, Nightly, run
+from train.nightly.publish import TRIAL_MS, publish
+from train.nightly.words import describe
+
+SMALL = TrainConfig(
+    fit=FitConfig(steps=400, batch_size=64, hidden=32, joint=32, members=2),
+    ope=OpeConfig(bootstrap=300, tuning_sessions=40),
+)
+TINY = replace(
+    SMALL,
+    plan=PlanConfig(samples=16, turns=4, purses=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
+    fit=replace(SMALL.fit, steps=100),
+    ope=OpeConfig(bootstrap=100, tuning_sessions=3),
+    gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),
+)
+
+
+def night(url: str, folder: Path, **changes: object) -> Nightly:
+    job = Nightly(
+        url,
+        PolicySettings(directory=folder / "policies", publish="champion"),
+        folder / "runs",
+        "2025-10-09",
+        lambda: NOW_MS,
+    )
+    return replace(job, **changes)  # type: ignore[arg-type]
+
+
+def champion(url: str) -> str | None:
+    with transaction(url, read_only=True) as connection:
+        found = wanted_policies(connection).champion
+    return None if found is None else found.policy_id
+
+
+def run_state(url: str) -> tuple[str, int]:
+    with transaction(url, read_only=True) as connection:
+        row = connection.execute(sa.select(tables.nightly_runs.c.state, tables.nightly_runs.c.fence)).one()
+    return row[0], row[1]
+
+
+def test_a_night_learns_what_the_priors_hide_and_publishes_it_once(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=320, policy=Random())
+    report = run(night(url, tmp_path), SMALL)
+    assert report["outcome"] == "promote", report["reasons"]
+    policy_id = champion(url)
+    assert policy_id == report["candidate"]
+    loaded = load(tmp_path / "policies" / str(policy_id))
+    assert loaded.recipe.report["outcome"] == "promote"
+    assert loaded.recipe.average_quality["large"] > 0.85
+    for step in ("log", "fit", "evaluation", "gate", "report"):
+        assert json.loads((tmp_path / "runs" / report["run_id"] / f"{step}.json").read_text())
+    assert any("incumbent" in line for line in describe(report))
+
+    again = run(night(url, tmp_path), SMALL)
+    assert again["outcome"] == "already ran"
+    assert champion(url) == policy_id
+    assert run_state(url) == ("done", 1)
+
+
+def test_too_little_data_is_a_verdict_with_its_reason(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=5)
+    report = run(night(url, tmp_path), SMALL)
+    assert report["reasons"] == ["not enough data: 5 of about 250 sessions in the log"]
+    assert champion(url) is None
+    assert run_state(url) == ("done", 1)
+
+
+def test_few_sessions_are_refused_however_large_the_gain(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=40)
+    report = run(night(url, tmp_path), replace(TINY, gate=GateConfig()))
+    assert report["outcome"] == "not enough data"
+    assert champion(url) is None
+    with transaction(url, read_only=True) as connection:
+        stages = connection.execute(sa.select(tables.policies.c.stage)).scalars().all()
+    assert set(stages) == {"rejected"}
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.train.nightly import test_nightly as t
+
+def die(step, done, total):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+t.run(t.night(sys.argv[1], Path(sys.argv[2]), progress=die), t.TINY)
+"""
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "publish"])
+def test_a_killed_run_leaves_nothing_visible_and_is_taken_up_where_it_stopped(tmp_path: Path, stage: str) -> None:
+    url = a_log(tmp_path, sessions=30)
+    died = subprocess.run([sys.executable, "-c", KILLED, url, str(tmp_path), stage], check=False, timeout=200)
+    assert died.returncode == -signal.SIGKILL
+    assert champion(url) is None
+    assert run_state(url) == ("running", 1)
+    assert run(night(url, tmp_path), TINY)["outcome"] == "already running"
+
+    steps: list[str] = []
+    late = night(
+        url, tmp_path, now_ms=lambda: NOW_MS + STALE_AFTER_MS, progress=lambda step, done, total: steps.append(step)
+    )
+    report = run(late, TINY)
+    assert report["outcome"] == "promote", report["reasons"]
+    assert "fit" not in steps
+    assert champion(url) == report["candidate"]
+    assert ("evaluate" in steps) == (stage == "evaluate")
+
+
+def test_a_folder_without_a_row_is_invisible_and_does_not_hinder_the_next_try(tmp_path: Path) -> None:
+    # Killed between the folder and the transaction.
+    url = a_log(tmp_path, sessions=30)
+
+    def die(url: str) -> int:
+        if (tmp_path / "policies").exists():
+            raise KeyboardInterrupt
+        return NOW_MS
+
+    with pytest.raises(KeyboardInterrupt):
+        run(night(url, tmp_path, now_ms=lambda: die(url)), TINY)
+    assert champion(url) is None
+    assert len(list((tmp_path / "policies").iterdir())) == 1
+    report = run(night(url, tmp_path, force=True), TINY)
+    assert champion(url) == report["candidate"]
+
+
+def test_of_two_runs_on_a_date_one_is_effective(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        first = claim(connection, "2025-10-09", "a", now_ms=0, stale_after_ms=100, force=False)
+        second = claim(connection, "2025-10-09", "b", now_ms=99, stale_after_ms=100, force=False)
+        taken_over = claim(connection, "2025-10-09", "c", now_ms=100, stale_after_ms=100, force=False)
+    assert first == Claim("2025-10-09", "a", 1, False)
+    assert second == Taken("a", "running")
+    assert taken_over == Claim("2025-10-09", "a", 2, True)
+    with transaction(url) as connection, pytest.raises(ClaimLost):
+        finish(connection, Claim("2025-10-09", "a", 1, False), "done", 200)
+    with transaction(url) as connection:
+        finish(connection, Claim("2025-10-09", "a", 2, True), "done", 200)
+        assert claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=False) == Taken("a", "done")
+        afresh = claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=True)
+    assert afresh == Claim("2025-10-09", "d", 3, True)
+
+
+@pytest.mark.parametrize(("asked", "stage"), [("canary", "canary"), ("shadow", "shadow"), ("champion", "champion")])
+def test_what_passes_the_gate_goes_where_the_settings_say(tmp_path: Path, asked: str, stage: str) -> None:
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        found = publish(connection, Recipe("new"), tmp_path, "ab", {}, stage=asked, now_ms=1)
+        assert (found.stage, found.note) == (stage, "")
+        assert get_policy(connection, "new").stage == stage
+
+
+def test_a_pin_or_a_trial_under_way_lets_a_new_policy_wait(tmp_path: Path) -> None:
+    url = a_log(tmp_path, sessions=0)
+    with transaction(url) as connection:
+        publish(connection, Recipe("first"), tmp_path, "ab", {}, stage="canary", now_ms=0)
+        second = publish(connection, Recipe("second"), tmp_path, "ab", {}, stage="canary", now_ms=1)
+        assert (second.stage, second.note) == ("candidate", "the trial of first is not over")
+        assert publish(connection, Recipe("third"), tmp_path, "ab", {}, stage="canary", now_ms=TRIAL_MS).note == ""
+        pin_policy(connection, "rule:resolving", actor="cli", now_ms=2)
+        fourth = publish(connection, Recipe("fourth"), tmp_path, "ab", {}, stage="champion", now_ms=3)
+        assert (fourth.stage, fourth.note) == ("candidate", "rule:resolving is pinned")
+        assert get_policy(connection, "fourth").stage == "candidate"

@@ -1,0 +1,203 @@
+"""replay, rollout, export, import-logs: data that come from elsewhere, or go there."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date as calendar_date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from train.cli.options import (
+    AsJson,
+    CommandError,
+    Config,
+    Seed,
+    Training,
+    database_url,
+    now_ms,
+    run_date,
+    show,
+    tenant_named,
+    training_settings,
+)
+from train.cli.progress import Bar
+
+
+def replay(
+    data: Annotated[list[Path], typer.Option("--data", help="Folder of graded answers; may be given several times.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File to write rows, summary and fronts to.")],
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (the better part of an hour).")] = "quick",
+    seed: Annotated[int, typer.Option(help="Of the split, the sessions and the fits.")] = 0,
+    models: Annotated[str, typer.Option(help="The catalogue, a,b,c (default: all, or the front when many).")] = "",
+    policies: Annotated[str, typer.Option(help="Report these policies alone, a,b,c.")] = "",
+    turns: Annotated[str, typer.Option(help="Turns of a session, 4,8,...; random is one of them.")] = "",
+    phi: Annotated[str, typer.Option(help="Budgets between the weakest (0) and the strongest (1), .2,.5,...")] = "",
+    ordering: Annotated[str, typer.Option(help="iid, by-topic, easy-first, hard-first, late-burst.")] = "",
+    mode: Annotated[str, typer.Option(help="cut, degrade.")] = "",
+    base_context: Annotated[str, typer.Option(help="Tokens before the first turn of the prompt-cache cells.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Folder for the fronts and starvation curves, SVG and PNG.")] = None,
+) -> int:
+    """Play composed sessions of graded answers with every policy, and write what each earned."""
+    from train.replay import tree
+    from train.replay.dataset import DataError
+    from train.replay.grid import PRESETS, OptionError, known_policies, narrowed
+    from train.replay.resume_cache import ResumeCache
+    from train.replay.run import Options, run
+    from train.replay.targets import lines
+
+    if preset not in PRESETS:
+        raise CommandError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        grid = narrowed(
+            PRESETS[preset](),
+            turns=_words(turns),
+            phis=_words(phi),
+            modes=_words(mode),
+            orderings=_words(ordering),
+            base_contexts=_words(base_context),
+        )
+        kept = ResumeCache(json_file.with_name(f"{json_file.name}.parts"))
+        with Bar() as progress:
+            options = Options(
+                folders=tuple(data),
+                grid=grid,
+                preset=preset,
+                models=_words(models),
+                policies=known_policies(_words(policies)),
+                seed=seed,
+                workers=len(os.sched_getaffinity(0)),
+                kept=kept.folder,
+                progress=progress.show,
+            )
+            report = run(options)
+    except (DataError, OptionError) as error:
+        raise CommandError(str(error)) from error
+    json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    kept.clear()
+    print(f"{len(report['rows']):,} rows in {json_file}")
+    for line in lines([line for line in report["summary"] if line["kind"] == "aim"]):
+        print(line)
+    for line in tree.lines(report["tree"]):
+        print(line)
+    if plot is not None:
+        from train.replay.plots import draw
+
+        print(f"{len(draw(report['front'], plot))} pictures in {plot}")
+    return 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def rollout(
+    tasks: Annotated[Path, typer.Option(help="JSONL of tasks; see docs/rollout.md.")],
+    max_usd: Annotated[str, typer.Option(help="The most that it may cost; the ledger refuses what goes beyond.")],
+    config: Config = Path("gateway.yaml"),
+    out: Annotated[Path, typer.Option(help="Folder of the journal and of the result.")] = Path("rollout"),
+    depth: Annotated[int, typer.Option(min=1, max=64, help="Turns of a conversation at most.")] = 4,
+    branches: Annotated[str, typer.Option(help='Answers continued at every state: "all", or a number drawn.')] = "1",
+    models: Annotated[str | None, typer.Option(help="Comma-separated; default: every chat model.")] = None,
+    judge: Annotated[str | None, typer.Option(help="The model that grades what only a judge can.")] = None,
+    user: Annotated[str | None, typer.Option(help="The model that plays the user beyond a task's own turns.")] = None,
+    gateway: Annotated[str | None, typer.Option(help="URL of a running gateway; default: one is started.")] = None,
+    name: Annotated[str | None, typer.Option(help="The `source` of the data (default: the folder's name).")] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Calls at a time.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Of an answer, where the task says nothing.")] = 1024,
+    check_seconds: Annotated[int, typer.Option(min=1, help="Processor time of one check.")] = 5,
+    check_megabytes: Annotated[int, typer.Option(min=64, help="Memory of one check.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the branches and the order of the tasks.")] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Play graded multi-turn tasks through every model, as counterfactual trees, under a hard dollar cap."""
+    from train.rollout.command import play
+    from train.rollout.report import describe
+
+    with Bar() as progress:
+        report = play(
+            tasks,
+            config,
+            out,
+            max_usd=max_usd,
+            gateway=gateway,
+            source=name or out.resolve().name,
+            parallel=parallel,
+            check_seconds=check_seconds,
+            check_megabytes=check_megabytes,
+            progress=lambda done, total: progress.show("rollout", done, total),
+            models=tuple(models.split(",")) if models else (),
+            depth=depth,
+            branches=branches,
+            seed=seed,
+            max_tokens=max_tokens,
+            judge=judge,
+            user=user,
+        )
+    if as_json:
+        show(report, as_json)
+    else:
+        print("\n".join(describe(report)))
+    return 0
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; days that are final stay.")],
+    config: Config = Path("gateway.yaml"),
+    since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD, UTC (default: the log's first).")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant, by name or id.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="With the texts that tenants let us store.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write the decision log as Parquet, one file a day and table; go on where an earlier export stopped."""
+    from train.log.export import Export
+    from train.log.export import export as write
+
+    url = database_url(config)
+    job = Export(
+        database_url=url,
+        folder=out,
+        now_ms=now_ms(),
+        since=None if since is None else calendar_date.fromisoformat(run_date(since, "--since")),
+        tenant_id=None if tenant is None else tenant_named(url, tenant),
+        with_text=text,
+    )
+    with Bar() as progress:
+        done = write(job, progress.show)
+    if as_json:
+        print(json.dumps(done, indent=1, sort_keys=True))
+        return 0
+    for table, days in done["written"].items():
+        print(f"{out}/{table}: {sum(days.values()):,} rows of {len(days)} days written")
+    print(f"{done['final_already']} files were final already")
+    return 0
+
+
+def import_logs(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL transcripts, or LiteLLM spend logs (JSONL, CSV).")
+    ],
+    config: Config = Path("gateway.yaml"),
+    shadow: Annotated[bool, typer.Option("--shadow", help="Put the policy on trial; it never serves by this.")] = False,
+    seed: Seed = None,
+    training: Training = None,
+    as_json: AsJson = False,
+) -> int:
+    """A policy before the first request: learn from other programs' logs what they can teach, and say what not."""
+    from gateway.catalog.models import load
+    from gateway.config.reader import SettingsError
+    from train.nightly.import_logs import Import, describe
+    from train.nightly.import_logs import import_logs as run
+
+    try:
+        settings, catalog = load(config, os.environ)
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+    url = settings.general.database_url.reveal()
+    with Bar() as progress:
+        job = Import(file, catalog, url, settings.policy.directory, now_ms(), shadow)
+        report = run(job, training_settings(training, seed), progress.show)
+    print(json.dumps(report, indent=1, sort_keys=True) if as_json else "\n".join(describe(report)))
+    return 0

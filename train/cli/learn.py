@@ -1,0 +1,141 @@
+"""nightly, fit, evaluate, frontier: from the log, or a replay folder, to a policy and what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from train.cli.options import (
+    AsJson,
+    CommandError,
+    Config,
+    DataFolder,
+    LogFolder,
+    Seed,
+    Training,
+    gateway_settings,
+    now_ms,
+    run_date,
+    show,
+    tenant_named,
+    training_settings,
+)
+from train.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from train.nightly.nightly import Nightly
+
+
+def nightly(
+    config: Config = Path("gateway.yaml"),
+    date: Annotated[str | None, typer.Option(help="Date of the run, YYYY-MM-DD (default: today, UTC).")] = None,
+    seed: Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Run although this date has run, or runs.")] = False,
+    runs: Annotated[Path | None, typer.Option(help="Folder of step results (default: runs, by the config).")] = None,
+    training: Training = None,
+    log: LogFolder = None,
+    as_json: AsJson = False,
+) -> int:
+    """Read the log, relabel, fit, evaluate off-policy, gate, and publish what passes. Made for cron."""
+    settings, chosen = gateway_settings(config), training_settings(training, seed)
+    from train.nightly.nightly import Nightly, run
+
+    with Bar() as progress:
+        job = Nightly(
+            database_url=settings.general.database_url.reveal(),
+            policies=settings.policy,
+            runs=runs or settings.path.parent / "runs",
+            run_date=run_date(date),
+            now_ms=now_ms,
+            force=force,
+            log=log,
+            progress=progress.show,
+        )
+        report = run(job, chosen)
+    show(report, as_json)
+    return 0
+
+
+def fit(
+    run: Annotated[Path, typer.Option(help="Folder to write the candidates and the step's result to.")],
+    config: Config = Path("gateway.yaml"),
+    seed: Seed = None,
+    training: Training = None,
+    log: LogFolder = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit and tune candidates on the training part of the log; nothing is published."""
+    chosen = training_settings(training, seed, data)
+    from train.nightly import steps
+
+    with Bar() as progress:
+        result = steps.fit(_step_job(config, run.parent, log, data, progress), chosen, run, data)
+    show(result, as_json)
+    return 0
+
+
+def evaluate(
+    run: Annotated[Path, typer.Option(help="Folder that `fit` wrote.")],
+    config: Config = Path("gateway.yaml"),
+    seed: Seed = None,
+    training: Training = None,
+    log: LogFolder = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> int:
+    """Evaluate the candidates of a `fit` on the untouched part of the log, and say what the gate would."""
+    chosen = training_settings(training, seed, data)
+    from train.nightly import steps
+
+    with Bar() as progress:
+        result = steps.evaluate(_step_job(config, run.parent, log, data, progress), chosen, run, data)
+    show(result, as_json)
+    return 0
+
+
+def frontier(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for frontier.svg, .png and .json.")],
+    config: Config = Path("gateway.yaml"),
+    tenant: Annotated[str | None, typer.Option(help="Only sessions of this tenant, by name or id.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Draw the candidates of this `fit` too.")] = None,
+    quality: Annotated[float | None, typer.Option(help="Which budget does this quality per turn need?")] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=20, help="Sessions that are played at most (default 400; of a folder 60).")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here instead.")] = None,
+    seed: Seed = None,
+    training: Training = None,
+    log: LogFolder = None,
+    data: DataFolder = None,
+) -> int:
+    """Draw quality against cost over lambda and over budgets, with intervals, for the sessions of the log."""
+    chosen = training_settings(training, seed, data)
+    if data is not None and tenant is not None:
+        raise CommandError("--tenant: a replay folder has no tenants; expected one of --tenant and --data")
+    from train.nightly.frontier import Wanted, describe, frontier_of, write
+
+    with Bar() as progress:
+        job = _step_job(config, out, log, data, progress)
+        tenant_id = None if tenant is None else tenant_named(job.database_url, tenant)
+        report = frontier_of(job, chosen, Wanted(tenant_id, run, sessions, quality, data))
+    files = write(report, out, json_file)
+    print("\n".join(describe(report)))
+    print(f"written: {', '.join(str(path) for path in files)}")
+    return 0
+
+
+def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, progress: Bar) -> Nightly:
+    """For a step on its own. A replay folder needs no gateway."""
+    from gateway.config.settings import PolicySettings
+    from train.nightly.nightly import Nightly
+
+    if data is not None and log is not None:
+        raise CommandError("--log: expected one of --log and --data, found both")
+    if data is not None:
+        return Nightly("", PolicySettings(), runs, "", now_ms, progress=progress.show)
+    settings = gateway_settings(config)
+    url = settings.general.database_url.reveal()
+    return Nightly(url, settings.policy, runs, "", now_ms, log=log, progress=progress.show)

@@ -1,0 +1,114 @@
+"""What the commands share: options, and the settings, tenants and dates that options name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from datetime import date as calendar_date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from train.errors import InputError
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
+    from train.config import TrainConfig
+
+Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
+Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
+LogFolder = Annotated[
+    Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the database's own log.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Use this replay folder instead of a gateway's log.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
+
+
+class CommandError(InputError):
+    """Found by the command line itself."""
+
+
+def gateway_settings(path: Path) -> Settings:
+    from gateway.config.load import load_settings
+    from gateway.config.reader import SettingsError
+
+    try:
+        return load_settings(path, os.environ)
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+
+
+def database_url(path: Path) -> str:
+    """Only that: an export needs none of the providers' keys."""
+    from gateway.config.load import read_database_url
+    from gateway.config.reader import SettingsError
+
+    try:
+        return read_database_url(path, os.environ).reveal()
+    except SettingsError as error:
+        raise CommandError("\n".join(error.problems)) from error
+
+
+def training_settings(path: Path | None, seed: int | None, data: Path | None = None) -> TrainConfig:
+    """The settings of the file; without one the defaults, for a replay folder those of replay's quick preset."""
+    import yaml
+
+    from train.config import ConfigError, from_mapping
+
+    if path is None and data is not None:
+        from train.replay.grid import quick
+
+        return replace(quick().training, seed=seed or 0)
+    values: object = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise CommandError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+    if not isinstance(values, Mapping):
+        raise CommandError(f"{path}: expected a mapping, found {type(values).__name__}")
+    try:
+        return from_mapping(values, seed)
+    except ConfigError as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def run_date(text: str | None, option: str = "--date") -> str:
+    if text is None:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return calendar_date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise CommandError(f'{option}: expected YYYY-MM-DD, got "{text}"') from error
+
+
+def tenant_named(url: str, name: str) -> str:
+    from gateway.accounts import tenants
+    from gateway.database.database import transaction
+
+    with transaction(url, read_only=True) as connection:
+        found = tenants.find_tenant(connection, name) or tenants.find_tenant_by_name(connection, name)
+    if found is None:
+        raise CommandError(f'--tenant: expected a name or an id, found no tenant "{name}"')
+    return found.tenant_id
+
+
+def now_ms() -> int:
+    return int(datetime.now(UTC).timestamp() * 1000)
+
+
+def show(report: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+        return
+    from train.nightly.words import describe
+
+    for line in describe(report):
+        print(line)

@@ -1,0 +1,263 @@
+"""Evaluate policies on sessions that nothing was fitted on: estimates, intervals, and the evidence for the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import Policy
+from train.config import TrainConfig
+from train.evaluate import ope
+from train.evaluate.fqe import fitted_q_evaluation, values
+from train.evaluate.gate import Evidence, normal_quantile, tail
+from train.evaluate.ope import Interval, Logged
+from train.evaluate.simulate import Played, play, probabilities_as_logged
+from train.fit.network import tenant_weights
+from train.log.episodes import Episodes
+
+F64 = NDArray[np.float64]
+
+ESTIMATORS = {
+    "per_decision_is": ope.per_decision_is,
+    "per_decision_weighted_is": ope.per_decision_weighted_is,
+    "doubly_robust": ope.doubly_robust,
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One policy on the untouched sessions, per turn. `sequential` are the estimators that reweigh whole sessions as
+    they were logged; `score` is the doubly robust estimate with the purse recomputed."""
+
+    score: Interval
+    cost_usd: Interval
+    starved_rate: float
+    effective_turns: float
+    overlap: float
+    largest_ratio: float
+    sequential: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    sessions: int
+    turns: int
+    behaviour: Interval
+    """What the log itself earned per turn: no estimate, a mean."""
+    policies: Mapping[str, Judged]
+    evidence: tuple[Evidence, ...]
+
+
+def evaluate(
+    candidates: Mapping[str, Policy],
+    incumbent: Policy,
+    untouched: Episodes,
+    grades: F64,
+    training: Episodes,
+    training_grades: F64,
+    tuned_scores: Mapping[str, float],
+    config: TrainConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Judge every candidate and the incumbent; `grades` (S, T, K) are predictions for the untouched part by a reward
+    model that never saw it. FQE is fitted on the training part. `progress` hears of every pass over the sessions."""
+    below = tail(config.gate, len(candidates))
+    known = {"incumbent": incumbent, **candidates}
+    report = progress or (lambda done, total: None)
+    fitted_on = probabilities_as_logged(known, training)
+    report(1, len(known) + 2)
+    as_logged = probabilities_as_logged(known, untouched)
+    report(2, len(known) + 2)
+    played, sequential = {}, {}
+    for done, (name, policy) in enumerate(known.items(), start=3):
+        played[name] = play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
+        sequential[name] = reweighed(
+            as_logged[name], untouched, grades, fitted_on[name], training, training_grades, config
+        )
+        report(done, len(known) + 2)
+    turns = untouched.lengths.astype(np.float64)
+    judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
+    evidence = tuple(
+        replace(
+            compare(
+                name,
+                played[name],
+                played["incumbent"],
+                sequential[name],
+                sequential["incumbent"],
+                judged[name],
+                judged["incumbent"],
+                untouched,
+                grades,
+                turns,
+                below,
+                config,
+            ),
+            tuned_score=tuned_scores.get(name, 0.0),
+        )
+        for name in candidates
+    )
+    return Evaluation(
+        sessions=untouched.sessions,
+        turns=untouched.turns,
+        behaviour=ope.bootstrap(
+            played["incumbent"].logged.reward.sum(axis=1, where=untouched.valid),
+            config.ope.bootstrap,
+            0.025,
+            config.seed,
+            turns,
+        ),
+        policies=judged,
+        evidence=evidence,
+    )
+
+
+def reweighed(
+    target: F64,
+    untouched: Episodes,
+    grades: F64,
+    training_target: F64,
+    training: Episodes,
+    training_grades: F64,
+    config: TrainConfig,
+) -> dict[str, F64]:
+    """Every sequential estimate of one policy, (S,) each: nothing is assumed about what users say next.
+
+    `target` and `training_target` (S, T, K) are its probabilities at the logged states of both parts.
+    """
+    found = fitted_q_evaluation(training, training_grades, rewards_of(training, training_grades), training_target)
+    q, v = values(found, untouched, grades, target)
+    ratio = np.take_along_axis(target, untouched.action[..., None], axis=-1)[..., 0] / untouched.propensity
+    ratio = np.minimum(ratio, config.ope.weight_cap)
+    logged = Logged(untouched.valid, ratio, rewards_of(untouched, grades), q, v)
+    estimates = {name: estimator(logged) for name, estimator in ESTIMATORS.items()}
+    return estimates | {"fitted_q_evaluation": np.where(untouched.lengths > 0, v[:, 0], 0.0)}
+
+
+def rewards_of(episodes: Episodes, grades: F64) -> F64:
+    """Scores, with what nobody graded filled by the reward model and its mean error on what somebody did, (S, T)."""
+    q = np.take_along_axis(grades, episodes.action[..., None], axis=-1)[..., 0]
+    graded = np.isfinite(episodes.reward) & episodes.valid
+    error = float((episodes.reward - q)[graded].mean()) if graded.any() else 0.0
+    return np.asarray(np.where(graded, episodes.reward, np.clip(q + error, 0.0, 1.0)) * episodes.valid, np.float64)
+
+
+def describe(
+    played: Played, sequential: Mapping[str, F64], episodes: Episodes, turns: F64, below: float, config: TrainConfig
+) -> Judged:
+    def interval(per_session: F64) -> Interval:
+        return ope.bootstrap(per_session, config.ope.bootstrap, below, config.seed, turns)
+
+    ratio = played.logged.ratio[episodes.valid]
+    return Judged(
+        score=interval(played.score.sum(axis=1)),
+        cost_usd=interval(played.spent_usd),
+        starved_rate=float(played.starved.mean()) if len(played.starved) else 0.0,
+        effective_turns=ope.effective_sample_size(ratio),
+        overlap=ope.overlap(
+            played.probabilities, episodes.probabilities.astype(np.float64), episodes.valid, 1.0 / config.ope.weight_cap
+        ),
+        largest_ratio=float(ratio.max(initial=0.0)),
+        sequential={name: interval(per_session) for name, per_session in sequential.items()},
+    )
+
+
+def compare(
+    name: str,
+    candidate: Played,
+    incumbent: Played,
+    candidate_sequential: Mapping[str, F64],
+    incumbent_sequential: Mapping[str, F64],
+    judged: Judged,
+    judged_incumbent: Judged,
+    untouched: Episodes,
+    grades: F64,
+    turns: F64,
+    below: float,
+    config: TrainConfig,
+) -> Evidence:
+    """Paired by session: both saw the same users, and the same luck in their draws. No tenant outweighs its cap."""
+    shares = tenant_weights(untouched, config.log.tenant_weight_cap)
+    turns = turns * shares
+    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
+    second = candidate_sequential["per_decision_weighted_is"] - incumbent_sequential["per_decision_weighted_is"]
+    mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
+    sd = gain_sd(candidate, incumbent, untouched, grades, shares, turns, config) / mean_turns
+    gain = ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns)
+    return Evidence(
+        name=name,
+        sessions=len(difference),
+        turns=untouched.turns,
+        gain=ope.widened(gain, sd, len(difference), normal_quantile(1.0 - below)),
+        gain_sd=sd,
+        second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns),
+        effective_turns=judged.effective_turns,
+        overlap=judged.overlap,
+        starved_rate=judged.starved_rate,
+        incumbent_starved_rate=judged_incumbent.starved_rate,
+    )
+
+
+def gain_sd(
+    candidate: Played,
+    incumbent: Played,
+    untouched: Episodes,
+    grades: F64,
+    shares: F64,
+    turns: F64,
+    config: TrainConfig,
+) -> float:
+    """Standard deviation of a session's difference about the mean gain: as it was seen, or as the propensities say it
+    must be where that is more. shares, turns (S,)."""
+    if not untouched.sessions:
+        return float("nan")
+    seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
+    modelled = np.where(untouched.valid, candidate.logged.v - incumbent.logged.v, 0.0).sum(axis=1) * shares
+    graded = np.isfinite(untouched.reward) & untouched.valid
+    noise = ope.known_noise(
+        candidate.probabilities,
+        incumbent.probabilities,
+        untouched.probabilities.astype(np.float64),
+        grades,
+        untouched.valid,
+        config.ope.weight_cap,
+    )
+    noise = noise * shares**2 / max(float(graded.sum()) / max(untouched.turns, 1), 1e-9)
+
+    def variance(values: F64) -> float:
+        return float(np.var(values - values.sum() / max(float(turns.sum()), 1e-9) * turns))
+
+    return float(np.sqrt(max(variance(seen), variance(modelled) + float(noise.mean()))))
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as the report shows it."""
+    return {
+        "sessions": evaluation.sessions,
+        "turns": evaluation.turns,
+        "behaviour": ope.summary(evaluation.behaviour),
+        "policies": {
+            name: {
+                "score": ope.summary(judged.score),
+                "cost_usd_per_turn": ope.summary(judged.cost_usd),
+                "starved_rate": judged.starved_rate,
+                "effective_turns": judged.effective_turns,
+                "overlap": judged.overlap,
+                "largest_ratio": judged.largest_ratio,
+                "sequential": {key: ope.summary(value) for key, value in judged.sequential.items()},
+            }
+            for name, judged in evaluation.policies.items()
+        },
+        "gain": {
+            item.name: {
+                **ope.summary(item.gain),
+                "sd_per_session": item.gain_sd,
+                "second_opinion": ope.summary(item.second_opinion),
+            }
+            for item in evaluation.evidence
+        },
+    }

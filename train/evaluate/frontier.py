@@ -1,0 +1,196 @@
+"""The cost-quality front of a log: one policy swept over lambda and over budgets, the single models beside it.
+
+Every point is the policy itself, sent through the untouched sessions with its own purse (train/evaluate/simulate.py),
+scored doubly robust. All points see the same sessions and the same luck; intervals are a bootstrap over whole sessions,
+the same resamples for every point, so that "which budget for this quality" has an interval too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.features import expected_cost_usd
+from policy.mdp import Policy
+from policy.rules import Fixed
+from train.evaluate.simulate import play
+from train.log.episodes import Episodes
+
+F64 = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+LAMBDAS, BUDGETS = 9, 9
+"""Points of either sweep, lambda 0 apart."""
+RESAMPLES = 1000
+LAMBDA_RANGE = (0.02, 5.0)
+"""From hardly felt to the cheapest always, in quality points per mean bill of a turn."""
+BUDGET_RANGE = (0.7, 1.5)
+"""From this share of what the cheapest model's sessions cost to this multiple of the dearest's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is swept: lambda, and the budget of every session; None: the budgets of the log."""
+
+    lambda_per_usd: float
+    budget_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One policy under one setting, (S,) each: a session's summed score, its bill, whether it outlived its money."""
+
+    policy: str
+    setting: Setting
+    score: F64
+    spent_usd: F64
+    starved: F64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sessions that are played and the grades of every candidate at every turn of them, (S, T, K)."""
+
+    episodes: Episodes
+    grades: F64
+    seed: int
+    weight_cap: float
+
+
+class Resampled:
+    """Bootstrap weights over sessions, (R, S): means of everything under the same resamples."""
+
+    def __init__(self, turns: F64, seed: int, resamples: int = RESAMPLES) -> None:
+        generator = np.random.default_rng([seed, 11])
+        sessions = len(turns)
+        drawn = generator.integers(0, sessions, (resamples, sessions))
+        self.weights = np.stack([np.bincount(row, minlength=sessions) for row in drawn]).astype(np.float64)
+        self.turns = turns
+
+    def per_turn(self, values: F64) -> F64:
+        """Mean per turn of values (S, ...) under every resample, (R, ...)."""
+        return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)).T / (self.weights @ self.turns)).T
+
+    def per_session(self, values: F64) -> F64:
+        return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)) / len(self.turns))
+
+
+def lambda_settings(episodes: Episodes) -> list[Setting]:
+    """lambda 0, then a geometric sweep in units of the log's mean bill."""
+    bill = max(float(episodes.cost_usd[episodes.valid].mean()), 1e-12)
+    low, high = LAMBDA_RANGE
+    return [Setting(0.0), *(Setting(float(x)) for x in np.geomspace(low, high, LAMBDAS) / bill)]
+
+
+def budget_settings(episodes: Episodes) -> list[Setting]:
+    """The same budget for every session: geometric from below the cheapest to above the dearest model's sessions."""
+    costs = expected_cost_usd(episodes.cost_quantiles_usd.astype(np.float64))
+    able = episodes.mask & episodes.valid[..., None]
+    cheapest = np.where(able, costs, np.inf).min(axis=-1, initial=np.inf)
+    dearest = np.where(able, costs, 0.0).max(axis=-1, initial=0.0)
+    low, high = (float(np.where(episodes.valid, x, 0.0).sum(axis=1).mean()) for x in (cheapest, dearest))
+    low, high = max(low * BUDGET_RANGE[0], 1e-12), max(high * BUDGET_RANGE[1], 1e-12)
+    return [Setting(0.0, float(x)) for x in np.geomspace(low, max(high, low * 2), BUDGETS)]
+
+
+def outcome(policy: Policy, setting: Setting, sample: Sample, name: str | None = None) -> Outcome:
+    """Play one policy under one setting."""
+    logged = sample.episodes
+    asked = replace(logged, lambda_per_usd=np.full_like(logged.lambda_per_usd, setting.lambda_per_usd))
+    if setting.budget_usd is not None:
+        full = np.full_like(logged.budget_usd, setting.budget_usd)
+        asked = replace(asked, budget_usd=full, remaining_usd=full)
+    played = play(policy, asked, sample.grades, seed=sample.seed, weight_cap=sample.weight_cap)
+    return Outcome(
+        name or policy.policy_id, setting, played.score.sum(axis=1), played.spent_usd, played.starved.astype(np.float64)
+    )
+
+
+def sweep(
+    policy: Policy, settings: Sequence[Setting], sample: Sample, step: Callable[[], None] = lambda: None
+) -> list[Outcome]:
+    found = []
+    for setting in settings:
+        found.append(outcome(policy, setting, sample))
+        step()
+    return found
+
+
+def single_models(sample: Sample, step: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """Every model alone, under the budgets of the log; the cheapest where it is not affordable or not able."""
+    found = []
+    for model in sample.episodes.models:
+        found.append(outcome(Fixed(model), Setting(0.0), sample, f"only {model}"))
+        step()
+    return found
+
+
+def least_budget(budgets_usd: F64, quality: F64, wanted: float) -> float:
+    """The least budget at which the quality is reached; infinite when none does.
+
+    `budgets_usd` ascending (P,), `quality` (P,). More money never hurts, so the curve is its running maximum; between
+    points it is linear in the logarithm of the budget.
+    """
+    curve = np.maximum.accumulate(quality)
+    above = np.flatnonzero(curve >= wanted)
+    if not len(above):
+        return float("inf")
+    i = int(above[0])
+    if i == 0:
+        return float(budgets_usd[0])
+    share = (wanted - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return float(np.exp(np.log(budgets_usd[i - 1]) + share * np.log(budgets_usd[i] / budgets_usd[i - 1])))
+
+
+def budget_for(outcomes: Sequence[Outcome], wanted: float, resampled: Resampled) -> dict[str, Any]:
+    """The answer for one quality: the least budget per session and its 95 % interval, null where out of reach."""
+    budgets = np.array([o.setting.budget_usd for o in outcomes], np.float64)
+    scores = np.stack([o.score for o in outcomes], axis=1)
+    best = least_budget(budgets, scores.sum(axis=0) / resampled.turns.sum(), wanted)
+    found = np.sort([least_budget(budgets, row, wanted) for row in resampled.per_turn(scores)])
+    low, high = (found[min(int(level * len(found)), len(found) - 1)] for level in (0.025, 0.975))
+    return {
+        "quality": wanted,
+        "budget_usd": _finite(best),
+        "low": _finite(low),
+        "high": _finite(high),
+        "reached_in": float(np.isfinite(found).mean()),
+    }
+
+
+def presets_of(outcomes: Sequence[Outcome], shares: Mapping[str, float]) -> dict[str, float]:
+    """lambda of each preset by the measured bills: the least whose mean bill is within `share` of the way, on a log
+    scale, from the cheapest point of the sweep to the one at lambda 0."""
+    bills = np.array([max(float(o.spent_usd.mean()), 1e-15) for o in outcomes])
+    least, most = bills.min(), bills[0]
+    found = {}
+    for name, share in shares.items():
+        within = np.flatnonzero(bills <= least * (most / least) ** share * (1 + 1e-9))
+        found[name] = float(outcomes[int(within[0])].setting.lambda_per_usd) if len(within) else 0.0
+    return found
+
+
+def described(outcome: Outcome, resampled: Resampled) -> dict[str, Any]:
+    """A point as JSON: quality per turn, bill per session and starved sessions, each with its 95 % interval."""
+    turns = float(resampled.turns.sum())
+    return {
+        "policy": outcome.policy,
+        "lambda_per_usd": outcome.setting.lambda_per_usd,
+        "budget_usd": outcome.setting.budget_usd,
+        "quality": _interval(float(outcome.score.sum()) / turns, resampled.per_turn(outcome.score)),
+        "cost_usd": _interval(float(outcome.spent_usd.mean()), resampled.per_session(outcome.spent_usd)),
+        "starved_rate": _interval(float(outcome.starved.mean()), resampled.per_session(outcome.starved)),
+    }
+
+
+def _interval(mean: float, resampled: F64) -> dict[str, float]:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return {"mean": mean, "low": float(low), "high": float(high)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,144 @@
+"""May this candidate serve? Every answer is a value with its reason; nothing here touches a file or a database."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from train.config import GateConfig
+from train.evaluate.ope import Interval
+
+Outcome = Literal["promote", "keep", "not enough data"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What evaluation on untouched sessions says of one candidate against the incumbent. Scores are per turn, 0..1.
+
+    `gain` is the paired difference of the doubly robust estimates, with a one-sided interval at the gate's confidence
+    divided among the candidates; `gain_sd` its standard deviation over sessions. `second_opinion` is the same
+    difference by an estimator that assumes nothing about what users say next.
+    """
+
+    name: str
+    sessions: int
+    turns: int
+    gain: Interval
+    gain_sd: float
+    second_opinion: Interval
+    effective_turns: float
+    overlap: float
+    starved_rate: float
+    incumbent_starved_rate: float
+    tuned_score: float = 0.0
+    """Score per turn on the training part, by the reward model: decides among candidates that all pass."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: Outcome
+    candidate: str | None
+    reasons: tuple[str, ...]
+
+
+def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
+    """A candidate that passes every test, if there is one; else why none does.
+
+    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse.
+    """
+    if not evidence:
+        return Verdict("keep", None, ("there is no candidate",))
+    passed = [item for item in evidence if not objections(item, config)]
+    if passed:
+        best = max(passed, key=lambda item: (item.tuned_score, item.gain.low))
+        return Verdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
+    best = max(evidence, key=lambda item: (item.gain.mean, item.name))
+    reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))
+    short = shortage(best, config, len(evidence))
+    if short is not None:
+        return Verdict("not enough data", None, (short, *reasons))
+    return Verdict("keep", None, reasons)
+
+
+def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
+    """Every reason not to promote; empty when there is none."""
+    found = []
+    if item.sessions < config.min_sessions:
+        found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
+    if not item.gain.low > config.min_gain:
+        found.append(
+            f"gain {item.gain.mean:+.4f} per turn, lower bound {item.gain.low:+.4f} is not above {config.min_gain:g}"
+        )
+    if item.second_opinion.high < config.min_gain:
+        found.append(
+            f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"
+        )
+    floor = max(config.min_ess, config.min_ess_fraction * item.turns)
+    if item.effective_turns < floor:
+        found.append(f"effective sample size {item.effective_turns:.0f} turns, at least {floor:.0f} are required")
+    if item.overlap < config.min_overlap:
+        found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
+    wanted = starving_costs(item, config)
+    if wanted > 0.0 and not item.gain.low > wanted:
+        starves = f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}"
+        pays = f": a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
+        found.append(starves + (pays if math.isfinite(wanted) else ""))
+    return tuple(found)
+
+
+def starving_costs(item: Evidence, config: GateConfig) -> float:
+    """The gain per turn that pays for starving more sessions than the incumbent, beyond what is allowed anyway.
+
+    What a starved session lost counts as 0 in the gain already; this is what it counts beside that.
+    """
+    more = item.starved_rate - item.incumbent_starved_rate - config.max_starved_increase
+    return more * config.starved_worth * item.sessions / max(item.turns, 1) if more > 0.0 else 0.0
+
+
+def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:
+    """ "not enough data" when the estimate is a gain and only more sessions could make it certain; else None."""
+    if item.sessions < config.min_sessions:
+        needed = max(config.min_sessions, sessions_needed(item, config, candidates) or 0)
+        return f"not enough data: {item.sessions:,} of about {needed:,} held-out sessions"
+    only_uncertain = not item.gain.low > config.min_gain and item.gain.mean > config.min_gain
+    needed_sessions = sessions_needed(item, config, candidates)
+    if only_uncertain and needed_sessions is not None and needed_sessions > item.sessions:
+        return f"not enough data: {item.sessions:,} of about {needed_sessions:,} held-out sessions"
+    return None
+
+
+def sessions_needed(item: Evidence, config: GateConfig, candidates: int) -> int | None:
+    """Sessions at which a gain as large as the one estimated would clear the bound: (z sd / gain)^2, two digits."""
+    gain = item.gain.mean - config.min_gain
+    if not (gain > 0 and math.isfinite(item.gain_sd)):
+        return None
+    exact = (normal_quantile(1.0 - tail(config, candidates)) * item.gain_sd / gain) ** 2
+    digits = max(0, int(math.log10(max(exact, 1.0))) - 1)
+    step: int = 10**digits
+    return math.ceil(exact / step) * step
+
+
+def tail(config: GateConfig, candidates: int) -> float:
+    """Probability allowed below each lower bound: Bonferroni over the candidates tested."""
+    return (1.0 - config.confidence) / max(candidates, 1)
+
+
+def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> str:
+    return (
+        f"gain {item.gain.mean:+.4f} per turn, above {item.gain.low:+.4f} with {config.confidence:.0%} confidence "
+        f"({candidates} tested) on {item.sessions:,} held-out sessions"
+    )
+
+
+def normal_quantile(probability: float) -> float:
+    """Inverse of the standard normal distribution, by bisection of erf (12 digits are plenty)."""
+    low, high = -10.0, 10.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if 0.5 * (1 + math.erf(middle / math.sqrt(2))) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

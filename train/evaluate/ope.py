@@ -1,0 +1,142 @@
+"""What would another policy have earned on the logged sessions? Estimators named as in their papers.
+
+All take logged arrays of shape (S, T), padded with `valid` False, and return one value per session (S,) whose mean is
+the estimate, so that differences can be paired and whole sessions resampled. gamma is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class Logged(NamedTuple):
+    """`ratio` pi(a|s) / mu(a|s) of the logged actions; `reward`; `q` the model's value of the logged action and `v` of
+    the evaluated policy, at the logged states: for per-turn estimates of this turn, for sequential ones to go."""
+
+    valid: Bools
+    ratio: F64
+    reward: F64
+    q: F64
+    v: F64
+
+
+@dataclass(frozen=True)
+class Interval:
+    mean: float
+    low: float
+    high: float
+
+
+def step_weights(ratio: F64, valid: Bools) -> F64:
+    """rho_{0:t}: the product of the ratios up to and with t, (S, T); 1 on padding's side is never read."""
+    return np.asarray(np.cumprod(np.where(valid, ratio, 1.0), axis=1), np.float64)
+
+
+def per_decision_is(logged: Logged) -> F64:
+    """sum_t rho_{0:t} r_t. Precup, Sutton, Singh 2000, per-decision importance sampling."""
+    weights = step_weights(logged.ratio, logged.valid)
+    return np.asarray(np.sum(np.where(logged.valid, weights * logged.reward, 0.0), axis=1))
+
+
+def per_decision_weighted_is(logged: Logged) -> F64:
+    """Per-decision weighted IS: at each t, weights are normalised over the sessions that have a turn t.
+
+    Precup, Sutton, Singh 2000; Thomas 2015 (CWPDIS). Each session's share is scaled so that the mean is the estimate.
+    """
+    weights = np.where(logged.valid, step_weights(logged.ratio, logged.valid), 0.0)
+    total = weights.sum(axis=0)
+    alive = logged.valid.sum(axis=0)
+    scale = np.divide(alive, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(np.sum(weights * scale * np.where(logged.valid, logged.reward, 0.0), axis=1))
+
+
+def doubly_robust(logged: Logged) -> F64:
+    """sum_t rho_{0:t-1} v_t + rho_{0:t} (r_t - q_t), with values to go. Jiang & Li 2016 (arXiv 1511.03722), eq. 10."""
+    weights = step_weights(logged.ratio, logged.valid)
+    before = np.concatenate([np.ones((len(weights), 1)), weights[:, :-1]], axis=1)
+    terms = before * logged.v + weights * (logged.reward - logged.q)
+    return np.asarray(np.sum(np.where(logged.valid, terms, 0.0), axis=1))
+
+
+def turnwise_doubly_robust(logged: Logged) -> F64:
+    """sum_t v_t + ratio_t (r_t - q_t), with values of the turn alone. Dudik, Langford, Li 2011 (arXiv 1103.4601).
+
+    Right for a session when its states are those the evaluated policy would have met: what the user says does not
+    depend on the model, and the purse, which does, is recomputed (train/evaluate/simulate.py). No products of ratios,
+    so the variance does not grow with the session.
+    """
+    terms = logged.v + logged.ratio * (logged.reward - logged.q)
+    return np.asarray(np.sum(np.where(logged.valid, terms, 0.0), axis=1))
+
+
+def self_normalised(ratio: F64, valid: Bools) -> F64:
+    """Ratios divided by their mean over all turns, (S, T). Swaminathan & Joachims 2015: bounded, nearly unbiased."""
+    mean = ratio[valid].mean() if valid.any() else 1.0
+    return ratio / mean if mean > 0 else ratio
+
+
+def effective_sample_size(weights: F64) -> float:
+    """(sum w)^2 / sum w^2. Kish 1965."""
+    square = float(np.sum(weights**2))
+    return float(np.sum(weights)) ** 2 / square if square > 0 else 0.0
+
+
+def overlap(target: F64, behaviour: F64, valid: Bools, least: float = 0.0) -> float:
+    """The evaluated policy's mean probability on actions that the log took with probability above `least`.
+
+    target and behaviour (S, T, K), valid (S, T).
+    """
+    covered = np.sum(np.where(behaviour > least, target, 0.0), axis=-1)
+    return float(covered[valid].mean()) if valid.any() else 0.0
+
+
+def bootstrap(values: F64, resamples: int, tail: float, seed: int, weights: F64 | None = None) -> Interval:
+    """Mean over sessions with its percentile interval, `tail` outside on each side; whole sessions are resampled.
+
+    Efron & Tibshirani 1993. `weights` (S,) turn the mean into a ratio: sum(values) / sum(weights) of each resample,
+    which for weights = turns is the score per turn.
+    """
+    count = len(values)
+    if count == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    divisor = np.ones(count) if weights is None else weights
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, 256):
+        size = min(256, resamples - start)
+        drawn = generator.integers(0, count, (size, count))
+        means[start : start + size] = values[drawn].sum(axis=1) / divisor[drawn].sum(axis=1)
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return Interval(float(values.sum() / divisor.sum()), float(low), float(high))
+
+
+def known_noise(target: F64, other: F64, behaviour: F64, grades: F64, valid: Bools, weight_cap: float) -> F64:
+    """Variance that the draws of the log give each session's difference of doubly robust scores, (S,).
+
+    sum_t sum_a mu(a) (min(pi(a)/mu(a), cap) - min(pi'(a)/mu(a), cap))^2 q(a) (1 - q(a)); arrays (S, T, K). The
+    propensities are known, and a score in [0, 1] with mean q varies by q (1 - q) at most. A sample in which a rare
+    action was hardly drawn looks certain; this does not.
+    """
+    chance = np.maximum(behaviour, 1e-12)
+    apart = np.minimum(target / chance, weight_cap) - np.minimum(other / chance, weight_cap)
+    likely = np.clip(grades, 0.1, 0.9)  # no grade is so sure that it leaves no doubt
+    noise = np.where(behaviour > 0, behaviour * apart**2 * likely * (1.0 - likely), 0.0)
+    return np.asarray(noise.sum(axis=(1, 2), where=valid[..., None]))
+
+
+def widened(interval: Interval, sd: float, count: int, quantile: float) -> Interval:
+    """The interval, or the normal one of a mean over `count` with this sd on the side where that reaches further."""
+    reach = quantile * sd / math.sqrt(max(count, 1))
+    return Interval(interval.mean, min(interval.low, interval.mean - reach), max(interval.high, interval.mean + reach))
+
+
+def summary(interval: Interval) -> dict[str, Any]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

@@ -1,0 +1,119 @@
+"""Send a policy through the logged sessions with its own purse: what would it have done, earned and spent?
+
+The policy is the object that the gateway serves, asked with the observation the gateway would have built. What the
+user said is taken from the log; what is left, and which model's prompt cache is warm, follow from what the policy
+itself did. A turn's score is the doubly robust estimate for that turn; its bill is the real one where the log knows it,
+else a draw from the candidate's cost law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy import batch
+from policy.mdp import COST_MASSES, Policy
+from train.evaluate.logged_turns import affordable, asked, observed, recorded
+from train.evaluate.ope import Logged
+from train.log.episodes import Bools, Episodes, session_fraction
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One policy on every session, (S, T): per-turn probabilities (S, T, K) and what came of them."""
+
+    probabilities: F64
+    score: F64
+    """Expected score by the reward model, corrected by what really happened: the terms of the DR estimate."""
+    logged: Logged
+    cost_usd: F64
+    starved: NDArray[np.bool_]  # (S,)
+    spent_usd: F64  # (S,)
+
+
+def play(
+    policy: Policy, episodes: Episodes, grades: F64, *, seed: int, weight_cap: float, budget_multiple: float = 1.0
+) -> Played:
+    """`grades` (S, T, K) are the reward model's scores, fitted on other sessions. Deterministic given the seed."""
+    s, t, k = episodes.mask.shape
+    probabilities = np.zeros((s, t, k))
+    cost_usd = np.zeros((s, t))
+    answered = np.zeros((s, t), np.bool_)
+    starved = np.zeros(s, np.bool_)
+    first = episodes.budget_usd[:, 0].astype(np.float64)
+    budget_usd = first * budget_multiple
+    purse_usd = budget_usd - np.maximum(first - episodes.remaining_usd[:, 0], 0.0)
+    uniforms, lengths = luck(episodes, seed), episodes.lengths
+    for turn in range(t):
+        i = np.flatnonzero((turn < lengths) & ~starved)
+        here = affordable(episodes, i, np.full(len(i), turn), purse_usd[i]).any(axis=-1)
+        starved[i[~here]] = True
+        i = i[here]
+        j = np.full(len(i), turn)
+        shares, action = asked(policy, episodes, i, j, purse_usd[i], budget_usd[i], uniforms[i, turn, 0])
+        bill_usd = bills_usd(episodes, i, j, action, uniforms[i, turn, 1])
+        probabilities[i, turn] = shares
+        cost_usd[i, turn] = np.minimum(bill_usd, purse_usd[i])
+        purse_usd[i] = np.maximum(purse_usd[i] - bill_usd, 0.0)
+        answered[i, turn] = True
+    logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
+    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
+    return Played(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
+
+
+def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:
+    """The terms of the doubly robust estimate of each turn; nothing is earned where nobody answered, (S, T)."""
+    at = episodes.action[..., None]
+    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
+    ratio = np.minimum(ratio, weight_cap)
+    labelled = np.isfinite(episodes.reward) & episodes.valid
+    q = np.take_along_axis(grades, at, axis=-1)[..., 0]
+    reward = np.where(labelled, episodes.reward, q)
+    # A turn that was not graded says nothing about the reward model's error; graded ones speak for all.
+    share = labelled.sum() / max(episodes.valid.sum(), 1)
+    reward = q + (reward - q) / max(share, 1e-9)
+    v = np.sum(probabilities * grades, axis=-1)
+    return Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
+
+
+def luck(episodes: Episodes, seed: int) -> F64:
+    """The draws of every turn, (S, T, 2): the same for every policy, so that differences are none of luck."""
+    names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
+    generators = [np.random.default_rng(int(session_fraction(*name, seed) * 2**53)) for name in names]
+    turns = episodes.valid.shape[1]
+    return np.array([generator.random((turns, 2)) for generator in generators]).reshape(-1, turns, 2)
+
+
+def bills_usd(episodes: Episodes, i: I64, j: I64, action: I64, uniform: F64) -> F64:
+    """What the turns (i, j) cost by these actions, (N,): as billed where known, else drawn from the cost law."""
+    logged = np.where(action == episodes.action[i, j], episodes.cost_usd[i, j], episodes.bills_usd[i, j, action])
+    level = np.searchsorted(np.cumsum(COST_MASSES), uniform, side="right")
+    level = np.minimum(level, len(COST_MASSES) - 1)
+    drawn = episodes.cost_quantiles_usd[i, j, action, level]
+    return np.where(np.isfinite(logged), logged, drawn).astype(np.float64)
+
+
+def probabilities_as_logged(policies: Mapping[str, Policy], episodes: Episodes) -> dict[str, F64]:
+    """Each policy's probabilities at the logged states, money and all, (S, T, K): for sequential estimators."""
+    found = {name: np.zeros(episodes.mask.shape) for name in policies}
+    alone = dict(policies)
+    i, j = np.nonzero(episodes.valid)
+    remaining_usd = episodes.remaining_usd[i, j].astype(np.float64)
+    for name, policy in policies.items():
+        if batch.batched(policy):
+            found[name][i, j] = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd, as_logged=True))
+            del alone[name]
+    for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True) if alone else ()):
+        budget_usd = float(episodes.budget_usd[session, turn])
+        seen = observed(
+            episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=budget_usd, as_logged=True
+        )
+        for name, policy in alone.items():
+            found[name][session, turn, : len(seen.candidates)] = policy.decide(seen, 0.0).probabilities
+    return found

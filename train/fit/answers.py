@@ -1,0 +1,69 @@
+"""How good an answer is by its bill: long ones are often the failures (train/fit/value_table.py, policy/planned.py).
+
+A model that loops, wanders or runs into its limit bills the most and earns the least: in the interactive SQL sessions
+of the development data a strong model is right on all of its cheapest bills and on three in ten of its dearest. What an
+empty purse cuts off would then mostly have been lost anyway, and a planner that takes bill and answer to be independent
+is too careful by far.
+
+    share[k, l] = E[score | bill at level l of its law] / E[score predicted],    mean 1 over the law
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import COST_LEVELS, COST_MASSES
+from train.log.episodes import Episodes
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+POOLED_STRENGTH = 20.0
+MODEL_STRENGTH = 10.0
+"""Predicted score (a sum over turns, spread over the levels by their masses) that independence counts for in the pooled
+shares, and that the pooled shares count for in a model's."""
+SMOOTHING = np.array([0.25, 0.5, 0.25])
+
+
+def answer_shares(episodes: Episodes, grades: F64) -> F64:
+    """Of a log, (K + 1, L); the last row is all models', for those that the log does not know.
+
+    `grades` (S, T, K) are predictions, out of fold. Turns whose score and bill are both known count, each action alone.
+    """
+    valid = episodes.valid
+    scores, bills = episodes.known_scores()[valid], episodes.known_bills_usd()[valid]
+    models = episodes.model[valid]
+    known = np.isfinite(scores) & np.isfinite(bills) & (models >= 0)
+    levels = levels_of(bills[known].astype(np.float64), episodes.cost_quantiles_usd[valid][known].astype(np.float64))
+    return shares(levels, models[known].astype(np.int64), scores[known], grades[valid][known], len(episodes.models))
+
+
+def levels_of(bills_usd: F64, laws_usd: F64) -> I64:
+    """Which of its law's quantiles (N, L) each bill (N,) is nearest to, by the midpoints between them."""
+    midpoints = (laws_usd[:, 1:] + laws_usd[:, :-1]) / 2.0
+    return np.asarray((bills_usd[:, None] > midpoints).sum(axis=1), np.int64)
+
+
+def shares(levels: I64, models: I64, scores: NDArray[np.floating], predicted: F64, count: int) -> F64:
+    """(count + 1, L) from turns (N,): ratios of sums, smoothed along the levels, a model's drawn to all models'."""
+    size = count * len(COST_LEVELS)
+    cell = models * len(COST_LEVELS) + levels
+    shape = (count, len(COST_LEVELS))
+    earned = _smooth(np.bincount(cell, scores, size).reshape(shape).astype(np.float64))
+    expected = _smooth(np.bincount(cell, predicted, size).reshape(shape).astype(np.float64))
+    masses = COST_MASSES.astype(np.float64)
+    # Predictions are right on average, or made so: what is left is the shape along the levels.
+    pooled = (earned.sum(0) + POOLED_STRENGTH * masses) / (expected.sum(0) + POOLED_STRENGTH * masses)
+    pooled /= pooled @ masses
+    level = earned.sum(1, keepdims=True) / np.maximum(expected.sum(1, keepdims=True), 1e-9)
+    level = np.where(level > 0.0, level, 1.0)
+    found = (earned / level + MODEL_STRENGTH * masses * pooled) / (expected + MODEL_STRENGTH * masses)
+    found = np.vstack([found, pooled])
+    return np.asarray(found / (found @ masses)[:, None])
+
+
+def _smooth(sums: F64) -> F64:
+    """Each level with a quarter of either neighbour's; the ends are held."""
+    padded = np.pad(sums, ((0, 0), (1, 1)), mode="edge")
+    return np.asarray(sum(w * padded[:, i : i + sums.shape[1]] for i, w in enumerate(SMOOTHING)))

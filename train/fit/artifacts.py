@@ -1,0 +1,46 @@
+"""What fitting leaves for the steps after it: the candidates as checkpoints, the reward model as plain arrays."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policy.checkpoint import Loaded, Recipe, load, save
+from train.fit.reward_model import QualityModel, Space
+from train.fit.tune import as_arrays
+
+QUALITY = "quality.npz"
+
+
+def keep(
+    folder: Path, policies: Sequence[tuple[Recipe, Mapping[str, Mapping[str, Any]]]], quality: QualityModel
+) -> None:
+    """Write candidates/<policy_id>/ and quality.npz, replacing what an earlier try left."""
+    shutil.rmtree(folder / "candidates", ignore_errors=True)
+    for recipe, params in policies:
+        save(folder / "candidates" / recipe.policy_id, recipe, as_arrays(params))
+    values = asdict(quality)
+    np.savez(folder / QUALITY, allow_pickle=False, **values.pop("space"), **values)
+
+
+def candidates(folder: Path, policy_ids: Sequence[str]) -> list[Loaded]:
+    """The checkpoints that `keep` wrote, verified."""
+    return [load(folder / "candidates" / policy_id) for policy_id in policy_ids]
+
+
+def quality_model(folder: Path, models: int, features: int) -> QualityModel:
+    """The reward model that `keep` wrote. Raises ValueError when its shapes are not those of this log."""
+    with np.load(folder / QUALITY, allow_pickle=False) as arrays:
+        found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+    space = Space(**{name: found.pop(name) for name in Space.__dataclass_fields__})
+    if found["means"].shape != (models,) or space.centre.shape != (features,):
+        raise ValueError(
+            f"{QUALITY}: expected {models} models and {features} features, "
+            f"found {found['means'].shape} and {space.centre.shape}"
+        )
+    return QualityModel(space=space, **found | {"out_of_fold_error": float(found["out_of_fold_error"])})

@@ -1,0 +1,326 @@
+"""The reward model: what score would this candidate have earned at this turn? Kernel ridge regression in two stages.
+
+With a few hundred sessions of bandit feedback a network memorises noise; a closed-form, cross-fitted, shrunken model
+does not. It grades the actions that were not taken and the turns that nobody graded, is the direct-method part of the
+doubly robust estimates, serves behind the planning rules, and is what the network is distilled from.
+
+    score(x, k) = mean_k + a_k * shared difficulty(x) + b_k * own part_k(x),    clipped to [0, 1]
+
+with both parts linear in Nystrom features of the kernel. a_k and b_k are the slopes that out-of-fold predictions
+support: a model's own part, what differences between models are made of, is shrunk apart from the level all share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.kernel import KernelQuality, kernel, squared_distances
+from policy.text import STATS_DIM, TEXT_DIM
+from train.config import QualityConfig
+from train.log.episodes import Episodes, session_fraction
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+MIN_ROWS_FOR_OWN_PART = 20
+BLOCK_ROWS = 8_192
+SPACE_ROWS = 16_384
+"""Turns, evenly through the log, that scales and landmarks are taken from."""
+SLOPE_STRENGTH = 2.0
+"""Predicted variance (sum of squares) that the pooled slopes count for in each model's."""
+SESSION_WEIGHT = 0.2
+"""Of the session's features in the kernel, beside 1 for the text and 1 for its statistics."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Nystrom features: R landmarks of D scaled state entries, `whiten` (R, R) = K(Z, Z)^(-1/2)."""
+
+    centre: F64  # (D,)
+    scale: F64  # (D,)
+    landmarks: F64  # (R, D)
+    width: F64  # (2,)
+    whiten: F64  # (R, R)
+
+    def features(self, states: NDArray[np.floating]) -> F64:
+        """(N, D) -> (N, R + 1); a constant is last."""
+        found = np.ones((len(states), len(self.landmarks) + 1))
+        for rows in _blocks(len(states)):
+            scaled = (states[rows].astype(np.float64) - self.centre) * self.scale
+            found[rows, :-1] = kernel(scaled, self.landmarks, self.width) @ self.whiten
+        return found
+
+
+@dataclass(frozen=True)
+class QualityModel:
+    """`means` (M,), `shared` (R + 1,), `own` (M, R + 1); M models. `slope` (M, 2) shrinks the two parts apart."""
+
+    space: Space
+    means: F64
+    shared: F64
+    own: F64
+    slope: F64
+    pooled: F64  # (2,)
+    out_of_fold_error: float
+    rows: I64  # (M,) graded turns each model was fitted on
+
+    def predict(self, states: NDArray[np.floating]) -> F64:
+        """Expected score of every model, (N, M), for states (N, D)."""
+        found = np.empty((len(states), len(self.means)))
+        for rows in _blocks(len(states)):
+            x = self.space.features(states[rows])
+            deviations = self.slope[:, 0] * (x @ self.shared)[:, None] + self.slope[:, 1] * (x @ self.own.T)
+            found[rows] = np.clip(self.means + deviations, 0.0, 1.0)
+        return found
+
+    def served(self, models: tuple[str, ...]) -> KernelQuality:
+        """The same function with everything linear folded into one matrix: what a checkpoint holds."""
+        columns = np.vstack(
+            [self.slope[:, :1] * self.shared + self.slope[:, 1:] * self.own, self.pooled[0] * self.shared[None]]
+        )
+        space = self.space
+        return KernelQuality(
+            models=models,
+            centre=space.centre.astype(np.float32),
+            scale=space.scale.astype(np.float32),
+            landmarks=space.landmarks.astype(np.float32),
+            width=space.width.astype(np.float32),
+            means=self.means.astype(np.float32),
+            weights=(space.whiten @ columns[:, :-1].T).astype(np.float32),
+            offset=columns[:, -1].astype(np.float32),
+        )
+
+
+class Moments(NamedTuple):
+    """All that ridge regression needs of some rows, by model: x'wx (M, d, d), x'wy (M, d), sums of w and of wy (M,).
+
+    Moments of disjoint rows add up, so that leaving a fold out is a subtraction and the data are read once.
+    """
+
+    xx: F64
+    xy: F64
+    rows: F64
+    y: F64
+
+    def less(self, other: Moments) -> Moments:
+        return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def total(parts: Sequence[Moments], models: int, width: int) -> Moments:
+    """Moments of disjoint rows together; of none, zeros."""
+    shapes = ((models, width, width), (models, width), (models,), (models,))
+    return Moments(*(sum((part[i] for part in parts), np.zeros(shape)) for i, shape in enumerate(shapes)))
+
+
+class Parts(NamedTuple):
+    """Out-of-fold, (N, M) each: what is predicted of all models alike, of each beyond it, and the means it adds to."""
+
+    shared: F64
+    own: F64
+    means: F64
+
+
+def fit_quality(
+    states: NDArray[np.floating],
+    models: I64,
+    scores: F64,
+    groups: I64,
+    priors: F64,
+    config: QualityConfig,
+    weights: F64 | None = None,
+) -> tuple[QualityModel, F64]:
+    """Fit on graded turns: states (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session.
+
+    `priors` (M,) are the catalogue's beliefs; `weights` (N,) what each row counts (default 1). Returns the model and
+    its out-of-fold predictions (N, M): every row's come from a model that did not see the row's session. Penalty and
+    slopes are chosen by out-of-fold error.
+    """
+    if not config.penalties:
+        raise ValueError("quality.penalties: expected at least one penalty, got none")
+    space = fit_space(states, int(config.landmarks), config.width, config.text_width)
+    x = _features_once(space, states)
+    counted = np.ones(len(models)) if weights is None else weights
+    by_fold = {
+        int(fold): moments(x, models, scores, groups == fold, len(priors), counted) for fold in np.unique(groups)
+    }
+    everything = total(list(by_fold.values()), len(priors), x.shape[1])
+    best: tuple[float, float, F64, F64, F64] | None = None
+    for penalty in config.penalties:
+        parts = _out_of_fold(x, groups, by_fold, everything, priors, penalty, config)
+        slopes, pooled = _slopes(parts, models, scores, counted)
+        predicted = np.clip(parts.means + slopes[:, 0] * parts.shared + slopes[:, 1] * parts.own, 0.0, 1.0)
+        squares = (predicted[np.arange(len(models)), models] - scores) ** 2
+        error = float(np.average(squares, weights=counted)) if len(models) else 0.0
+        if best is None or error < best[0]:
+            best = (error, penalty, slopes, pooled, predicted)
+    assert best is not None
+    error, penalty, slopes, pooled, predicted = best
+    means, shared, own = _solve(everything, priors, penalty, config)
+    rows = np.bincount(models, minlength=len(priors))
+    return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
+
+
+def _features_once(space: Space, states: NDArray[np.floating]) -> F64:
+    """`space.features`, computed once for equal rows that follow one another: the candidates of one turn."""
+    changes = np.ones(len(states), np.bool_)
+    for rows in _blocks(len(states)):
+        here = states[rows]
+        changes[rows][1:] = (here[1:] != here[:-1]).any(axis=1)
+    return np.asarray(space.features(states[changes])[np.cumsum(changes) - 1])
+
+
+def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_width: float) -> Space:
+    """Scales and landmarks from the states alone; no score is looked at.
+
+    The text keeps its shape (its columns are one vector's) and varies by 1 in all; each of the other features varies
+    alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. Widths are in median squared distances.
+    """
+    d = states.shape[1]
+    states = states[np.linspace(0, len(states) - 1, min(len(states), SPACE_ROWS)).astype(np.int64)].astype(np.float64)
+    if not len(states):
+        return Space(np.zeros(d), np.zeros(d), np.zeros((1, d)), np.ones(2), np.eye(1))
+    centre, deviation = states.mean(axis=0), states.std(axis=0)
+    scale = np.zeros(d)
+    text = slice(0, min(TEXT_DIM, d))
+    scale[text] = 1.0 / max(float(np.linalg.norm(deviation[text])), 1e-6)
+    for block, weight in (
+        (slice(TEXT_DIM, TEXT_DIM + STATS_DIM), 1.0),
+        (slice(TEXT_DIM + STATS_DIM, d), SESSION_WEIGHT),
+    ):
+        varies = deviation[block] > 1e-6  # a constant feature says nothing
+        scale[block] = np.where(varies, weight / np.maximum(deviation[block], 1e-6), 0.0) / np.sqrt(
+            max(varies.sum(), 1)
+        )
+    scaled = (states - centre) * scale
+    z = scaled[_landmarks(scaled, landmarks)]
+    spread = np.array([width * typical(z), text_width * typical(z[:, text])])
+    values, vectors = np.linalg.eigh(kernel(z, z, spread))
+    whiten = (vectors / np.sqrt(np.maximum(values, 1e-4))) @ vectors.T
+    return Space(centre, scale, z, spread, whiten)
+
+
+def _landmarks(scaled: F64, most: int) -> I64:
+    """Rows to compare with, in their order: one for each thing that was said, then further ones that differ otherwise.
+
+    A question that returns in other places of other sessions would else crowd out what was said once.
+    """
+
+    def distinct(columns: F64) -> I64:
+        first: dict[bytes, int] = {}
+        for i, row in enumerate(np.ascontiguousarray(np.round(columns, 4) + 0.0)):  # no -0
+            first.setdefault(row.tobytes(), i)
+        return np.random.default_rng(0).permutation(np.array(list(first.values()), np.int64))
+
+    said = distinct(scaled[:, : TEXT_DIM + STATS_DIM])
+    others = np.setdiff1d(distinct(scaled), said, assume_unique=True)
+    return np.sort(np.concatenate([said, others])[:most])
+
+
+def typical(z: F64) -> float:
+    """The median squared distance between two of some rows; where they are all alike, next to nothing."""
+    apart = squared_distances(z, z)[~np.eye(len(z), dtype=bool)]
+    return max(float(np.median(apart)) if len(apart) else 1.0, 1e-6)
+
+
+def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
+    """The fold of every turn, (S, T): by hash of its task where that has a name, else of its session.
+
+    Siblings never part: what a cross-fitted model is asked about it has not seen anywhere.
+    """
+    names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
+    of_session = np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
+    tasks, where = np.unique(episodes.task, return_inverse=True)
+    of_task = np.array([int(session_fraction("task", str(t), seed + 1) * folds) for t in tasks], np.int64)
+    return np.where(episodes.task >= 0, of_task[where].reshape(episodes.task.shape), of_session[:, None])
+
+
+def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: int, weights: F64) -> Moments:
+    """Moments of the chosen rows of x (N, d), by model; weights (N,)."""
+    d = x.shape[1]
+    xx, xy = np.zeros((count, d, d)), np.zeros((count, d))
+    number, total = np.zeros(count), np.zeros(count)
+    for k in range(count):
+        mine = np.flatnonzero(rows & (models == k))
+        for block in _blocks(len(mine)):
+            some = mine[block]
+            weighted = x[some] * weights[some, None]
+            xx[k] += weighted.T @ x[some]
+            xy[k] += weighted.T @ scores[some]
+        number[k], total[k] = weights[mine].sum(), (weights[mine] * scores[mine]).sum()
+    return Moments(xx, xy, number, total)
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """`rows` in pieces, so that what is made of them on the way stays small."""
+    for start in range(0, rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, rows))
+
+
+def _out_of_fold(
+    x: F64,
+    groups: I64,
+    by_fold: dict[int, Moments],
+    everything: Moments,
+    priors: F64,
+    penalty: float,
+    config: QualityConfig,
+) -> Parts:
+    shape = (len(x), len(priors))
+    parts = Parts(np.zeros(shape), np.zeros(shape), np.tile(priors, (len(x), 1)).astype(np.float64))
+    for fold, held_out in by_fold.items():
+        held = groups == fold
+        means, shared, own = _solve(everything.less(held_out), priors, penalty, config)
+        parts.means[held] = means
+        parts.shared[held] = (x[held] @ shared)[:, None]
+        parts.own[held] = x[held] @ own.T
+    return parts
+
+
+def _solve(seen: Moments, priors: F64, penalty: float, config: QualityConfig) -> tuple[F64, F64, F64]:
+    """(means (M,), shared (d,), own (M, d)): what all models share, then what each has of its own beyond that."""
+    means = (config.prior_strength * priors + seen.y) / (config.prior_strength + seen.rows)
+    residual = seen.xy - means[:, None] * seen.xx[:, :, -1]  # the last column of x is the constant
+    shared = ridge_from_moments(seen.xx.sum(axis=0), residual.sum(axis=0), penalty)
+    own = np.zeros((len(priors), len(shared)))
+    for k in np.flatnonzero(seen.rows >= MIN_ROWS_FOR_OWN_PART):
+        own[k] = ridge_from_moments(seen.xx[k], residual[k] - seen.xx[k] @ shared, penalty)
+    return means, shared, own
+
+
+def _slopes(parts: Parts, models: I64, scores: F64, weights: F64) -> tuple[F64, F64]:
+    """Out-of-fold regression of what happened on the two predicted parts: per model (M, 2), and pooled (2,).
+
+    A model's slopes are pulled to the pooled ones, and those, where nothing is predicted, to (1, 0). Within [0, 1.5].
+    """
+    rows, count = np.arange(len(models)), parts.means.shape[1]
+    predicted = np.stack([parts.shared[rows, models], parts.own[rows, models]], axis=1)
+    happened = scores - parts.means[rows, models]
+    root = np.sqrt(weights)
+    predicted, happened = predicted * root[:, None], happened * root
+    pooled = np.clip(_pulled(predicted, happened, np.array([1.0, 0.0]), 1e-3), 0.0, 1.5)
+    slopes = np.tile(pooled, (count, 1))
+    for k in range(count):
+        own = models == k
+        slopes[k] = _pulled(predicted[own], happened[own], pooled, SLOPE_STRENGTH)
+    return np.clip(slopes, 0.0, 1.5), pooled
+
+
+def _pulled(x: F64, y: F64, default: F64, strength: float) -> F64:
+    """argmin_w |y - x w|^2 + strength |w - default|^2."""
+    gram = x.T @ x + strength * np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(gram, x.T @ y + strength * default))
+
+
+def ridge(x: F64, y: F64, penalty: float) -> F64:
+    """argmin_w |y - x w|^2 + penalty |w|^2. Hoerl & Kennard 1970; the constant, if x has one, is penalised too."""
+    return ridge_from_moments(x.T @ x, x.T @ y, penalty)
+
+
+def ridge_from_moments(xx: F64, xy: F64, penalty: float) -> F64:
+    """As `ridge`, from x'x (d, d) and x'y (d,)."""
+    return np.asarray(np.linalg.solve(xx + penalty * np.eye(len(xy)), xy))

@@ -1,0 +1,191 @@
+"""What could serve tomorrow: planner, network, and the heuristics over the learnt quality, each tuned on the log.
+
+Tuning plays the training part only, with out-of-fold grades. To the gate go the planner at its best and at its
+calibrated setting, the network and the best heuristic; every further one would widen all their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.checkpoint import Loaded, Recipe
+from policy.exploration import Exploration
+from policy.learned import policy_from
+from policy.mdp import Policy
+from train.config import TrainConfig
+from train.evaluate.simulate import play
+from train.fit.network import Fitted
+from train.fit.presets import calibrate_presets, learn_horizon
+from train.fit.value_table import draw_samples, settings_of, tabulate
+from train.log.episodes import Episodes
+
+F64 = NDArray[np.float64]
+
+Params = Mapping[str, Mapping[str, Any]]
+
+GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
+    "resolving": {"reserve": (1.0,), "spread": (0.1, 0.2), "margin": (1.0,)},
+    "pacing": {"factor": (1.0, 2.0), "reserve": (1.0,)},
+    "tuned-lambda": {"reserve": (1.0,)},
+}
+"""Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
+LAMBDA_GRID = (0.0, 0.05, 0.15)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe and its parameters, with the score per turn and the starved share that chose it."""
+
+    recipe: Recipe
+    params: Params
+    score: float
+    starved: float
+
+
+def propose(
+    fitted: Fitted, training: Episodes, grades: F64, config: TrainConfig, run_id: str
+) -> tuple[list[Tuned], dict[str, Any]]:
+    """The candidates for the gate, and what tuning saw. grades (S, T, K) judge: real ones where known."""
+    predicted = predictions_by_turn(training, fitted.grades)
+    base = Recipe(
+        policy_id=run_id,
+        lambda_presets=calibrate_presets(training, predicted),
+        horizon=learn_horizon(training.lengths),
+        average_quality=dict(zip(training.models, (float(x) for x in fitted.quality.means), strict=True)),
+        sizes=fitted.sizes,
+    )
+    few = np.arange(min(training.sessions, config.ope.tuning_sessions))
+    sample, sample_grades = training.take(few), grades[few]
+    tables = replace(base, models=training.models)
+    quality = fitted.quality.served(training.models).arrays()
+    tried: dict[str, list[Tuned]] = {
+        "planned": [
+            judge(recipe, params, build(recipe, params), sample, sample_grades, config)
+            for recipe, params in plans(
+                replace(tables, policy_id=f"{run_id}-planned"), quality, training, predicted, config
+            )
+        ]
+    }
+    for rule, grid in GRIDS.items():
+        of, params = (base, fitted.params) if rule == "learned" else (tables, {"quality": quality})
+        named = replace(of, policy_id=f"{run_id}-{rule}", rule=rule)
+        tried[rule] = [
+            judge(recipe, params, policy, sample, sample_grades, config)
+            for recipe, policy in variants(named, params, settings(rule, grid, sample))
+        ]
+    best = {
+        rule: max(trials, key=lambda t: (t.score - t.starved * 0.01, -trials.index(t)))
+        for rule, trials in tried.items()
+    }
+    heuristic = max((best[rule] for rule in GRIDS if rule != "learned"), key=lambda trial: trial.score)
+    chosen = [best["planned"], best["learned"], heuristic]
+    planned = tried["planned"]
+    calibrated = planned[
+        least_starving(
+            [trial.score for trial in planned],
+            [trial.starved for trial in planned],
+            len(few),
+            config.plan.most_starved,
+        )
+    ]
+    if calibrated is not best["planned"]:
+        recipe = replace(calibrated.recipe, policy_id=f"{run_id}-planned-calibrated")
+        chosen.insert(1, replace(calibrated, recipe=recipe))
+    seen = {
+        rule: [{"parameters": dict(t.recipe.rule_parameters), "score": t.score, "starved": t.starved} for t in trials]
+        for rule, trials in tried.items()
+    }
+    return chosen, seen
+
+
+def plans(
+    recipe: Recipe,
+    quality: Mapping[str, Any],
+    training: Episodes,
+    grades: F64,
+    config: TrainConfig,
+    cache_aware: bool = True,
+) -> Iterator[tuple[Recipe, Params]]:
+    """The planner with a value table for each setting that the config tries; one that is not cache-aware plans as if
+    every prompt were read at the list price."""
+    samples = draw_samples(training, grades, config.plan)
+    for setting in settings_of(config.plan):
+        table = tabulate(samples, config.plan, setting, cache_aware)
+        yield (
+            replace(recipe, rule="planned", rule_parameters=asdict(setting)),
+            {
+                "quality": quality,
+                "values": table.arrays(),
+            },
+        )
+
+
+def least_starving(scores: Sequence[float], starved: Sequence[float], sessions: int, most_starved: float) -> int:
+    """Which setting is called calibrated: the best score among those that starve no more than so many sessions.
+
+    `starved` are shares of `sessions` played. Rare events are counted as in Laplace's rule, (k + 1) / (n + 2), so that
+    a few sessions without one prove nothing. Where no setting is within, the best of those that starve fewest.
+    """
+    rates = [max((share * sessions + 1.0) / (sessions + 2.0), most_starved) for share in starved]
+    return min(range(len(scores)), key=lambda at: (rates[at], -scores[at]))
+
+
+def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episodes) -> list[dict[str, float]]:
+    """Every combination of the grid."""
+    values = dict(grid)
+    if rule == "tuned-lambda":
+        bill = float(episodes.cost_usd[episodes.valid].mean()) if episodes.turns else 1e-3
+        values["lambda_per_usd"] = tuple(min(x / max(bill, 1e-9), 1e9) for x in LAMBDA_GRID)
+    return [dict(zip(values, numbers, strict=True)) for numbers in product(*values.values())]
+
+
+def variants(recipe: Recipe, params: Params, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
+    """The recipe with each set of numbers, as a policy. Where the policy is a dataclass that holds the numbers, its
+    compiled network serves them all; where the numbers are compiled in, each is built anew."""
+    built: Any = build(replace(recipe, rule_parameters=trials[0]), params)
+    names = {item.name for item in fields(built)} if is_dataclass(built) else set()
+    for numbers in trials:
+        tried = replace(recipe, rule_parameters=numbers)
+        if set(numbers) <= names:
+            yield tried, replace(built, **numbers)
+        else:
+            yield tried, build(tried, params)
+
+
+def judge(
+    recipe: Recipe, params: Params, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig
+) -> Tuned:
+    """Play one recipe, greedily, and read its score per turn by the grades alone: tuning compares, no more."""
+    played = play(policy, episodes, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
+    return Tuned(recipe, params, float(played.logged.v.sum() / max(episodes.turns, 1)), float(played.starved.mean()))
+
+
+def build(recipe: Recipe, params: Params, exploration: Exploration | None = None) -> Policy:
+    """The very object that the gateway would make of this recipe after publishing."""
+    arrays = as_arrays(params)
+    return policy_from(Loaded(recipe, arrays, {}, ""), exploration or Exploration())
+
+
+def as_arrays(params: Params) -> dict[str, dict[str, Any]]:
+    """The parameters as a checkpoint holds them."""
+    return {layer: {leaf: np.asarray(x, np.float32) for leaf, x in leaves.items()} for layer, leaves in params.items()}
+
+
+def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
+    """Grades of valid turns (N, K) back in place, (S, T, K); real ones where every action was graded. To judge by."""
+    return np.where(np.isfinite(episodes.scores), episodes.scores, predictions_by_turn(episodes, flat))
+
+
+def predictions_by_turn(episodes: Episodes, flat: F64) -> F64:
+    """Out-of-fold grades (N, K) in place, (S, T, K), whatever else is known. To plan by: later turns will have to be
+    decided by predictions, and knowing each answer beforehand would make later money look dearer than it is."""
+    placed = np.zeros(episodes.mask.shape)
+    placed[episodes.valid] = flat
+    return placed

@@ -1,0 +1,180 @@
+"""`seqroute export`: the decision log as Parquet, one file a day and table, for training on another machine.
+
+    DIR/decisions/date=2026-11-24/part-0.parquet      sorted by train.log.ORDER
+    DIR/feedback/date=2026-11-24/part-0.parquet
+
+A file is written beside its place and renamed when it is whole, so a reader never sees half a day, and an export that
+was killed goes on with the days it lacks. A day is final once it was exported a day after its end, when every bill of
+it has come to rest; until then each run writes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from gateway.database import tables
+from gateway.database.database import transaction
+from train.errors import InputError
+from train.log.source import ORDER
+
+ROWS_AT_ONCE = 2_000
+"""A row group: some 10 MB of decisions, all of an export that is in memory."""
+MS_PER_DAY = 86_400_000
+SETTLED_MS = MS_PER_DAY
+TEXT_COLUMNS = frozenset({"request_text", "response_text", "comment"})
+"""Words of users and models: only exported when asked for."""
+_NOTE = b"seqroute"
+_TABLES: dict[str, tuple[sa.Table, tuple[str, ...]]] = {
+    "decisions": (tables.decisions, ORDER),
+    "feedback": (tables.feedback, ("feedback_id",)),
+}
+
+
+class ExportError(InputError):
+    """The folder holds something else than this export; the message says what."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write where. `tenant_id` None: all tenants; `since` None: from the log's first day."""
+
+    database_url: str
+    folder: Path
+    now_ms: int
+    since: date | None = None
+    tenant_id: str | None = None
+    with_text: bool = False
+
+
+def export(job: Export, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+    """Write every day that is missing or not final; returns what was written, in rows by table and day."""
+    written: dict[str, dict[str, int]] = {name: {} for name in _TABLES}
+    skipped = 0
+    for name in _TABLES:
+        days = list(_days(job, name))
+        for done, day in enumerate(days):
+            if progress is not None:
+                progress(f"export {name}", done, len(days))
+            target = job.folder / name / f"date={day.isoformat()}" / "part-0.parquet"
+            if _is_final(target, job, day):
+                skipped += 1
+                continue
+            rows = _write_day(job, name, day, target)
+            if rows:
+                written[name][day.isoformat()] = rows
+    return {"folder": str(job.folder), "written": written, "final_already": skipped}
+
+
+def _days(job: Export, name: str) -> Iterator[date]:
+    """From the first day with rows, or `since`, to today."""
+    table, _ = _TABLES[name]
+    with transaction(job.database_url, read_only=True) as connection:
+        first_ms = connection.execute(_of_tenant(sa.select(sa.func.min(table.c.created_at_ms)), table, job)).scalar()
+    if first_ms is None:
+        return
+    day, today = _day_of(first_ms), _day_of(job.now_ms)
+    if job.since is not None:
+        day = max(day, job.since)
+    while day <= today:
+        yield day
+        day += timedelta(days=1)
+
+
+def _write_day(job: Export, name: str, day: date, target: Path) -> int:
+    """Rows written; a day without any leaves no file."""
+    table, order = _TABLES[name]
+    columns = [c for c in table.columns if job.with_text or c.name not in TEXT_COLUMNS]
+    note = {"exported_at_ms": job.now_ms, "tenant_id": job.tenant_id, "with_text": job.with_text}
+    schema = pa.schema([pa.field(c.name, _arrow_type(c)) for c in columns], {_NOTE: json.dumps(note).encode()})
+    start_ms = _start_ms(day)
+    query = _of_tenant(sa.select(*columns), table, job).where(
+        table.c.created_at_ms >= start_ms, table.c.created_at_ms < start_ms + MS_PER_DAY
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    count = 0
+    try:
+        with transaction(job.database_url, read_only=True) as connection:
+            sorted_query = query.order_by(*(_by_code_points(table.c[key], connection) for key in order))
+            found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
+            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+                for rows in found.partitions(ROWS_AT_ONCE):
+                    writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema))
+                    count += len(rows)
+        if count:
+            _synced(beside)
+            beside.replace(target)
+            _synced(target.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+    if not count:
+        with suppress(OSError):  # a day whose rows are gone keeps the file that an earlier export made of them
+            target.parent.rmdir()
+    return count
+
+
+def _is_final(target: Path, job: Export, day: date) -> bool:
+    """Whether the file is whole and nothing of its day can change any more. Raises ExportError for a foreign file."""
+    try:
+        note = json.loads((pq.read_schema(target).metadata or {}).get(_NOTE, b"null"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{target}: expected a file of an export ({type(error).__name__})") from error
+    if not isinstance(note, dict):
+        raise ExportError(f"{target}: expected a file of an export, found another")
+    for name, wanted in (("tenant_id", job.tenant_id), ("with_text", job.with_text)):
+        if note.get(name) != wanted:
+            raise ExportError(
+                f"{target}: expected an export with {name} {json.dumps(wanted)}, found {json.dumps(note.get(name))}: "
+                "name another folder"
+            )
+    return bool(note["exported_at_ms"] >= _start_ms(day) + MS_PER_DAY + SETTLED_MS)
+
+
+def _of_tenant(query: sa.Select[Any], table: sa.Table, job: Export) -> sa.Select[Any]:
+    return query if job.tenant_id is None else query.where(table.c.tenant_id == job.tenant_id)
+
+
+def _by_code_points(column: sa.ColumnElement[Any], connection: sa.Connection) -> sa.ColumnElement[Any]:
+    """Postgres sorts text by its language otherwise, and a merge of files must agree with Python's order."""
+    if connection.dialect.name == "postgresql" and isinstance(column.type, sa.String):
+        return sa.collate(column, "C")
+    return column
+
+
+def _arrow_type(column: sa.Column[Any]) -> pa.DataType:
+    if isinstance(column.type, sa.LargeBinary):
+        return pa.binary()
+    if isinstance(column.type, sa.Float):
+        return pa.float64()
+    if isinstance(column.type, sa.Integer):
+        return pa.int64()
+    return pa.string()
+
+
+def _synced(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _day_of(at_ms: int) -> date:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).date()
+
+
+def _start_ms(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)

@@ -1,0 +1,329 @@
+"""Read the decision log into episodes: the only place that knows the log's rows.
+
+Streamed: of every turn only its numbers are kept, in pages of arrays, which are let go as they are placed. So a log is
+held once, and as arrays. Sessions lie in the order of a hash of their names: the split, and any first so many of them,
+are a fair sample of tenants and days, and neighbours in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import orjson
+
+from gateway.money import NANOUSD_PER_USD
+from policy.features import CANDIDATE_DIM, STATE_DIM
+from policy.mdp import COST_LEVELS
+from train.config import LogConfig, TrainConfig
+from train.log.episodes import I32, NOT_AFFORDABLE, Episodes, blank_episodes, session_fraction
+from train.log.reward import Label, LabelKind, Signal, label
+from train.log.source import Log, Score
+
+MS_PER_DAY = 86_400_000
+PAGE_TURNS = 4_096
+KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+PINNED_REASONS = frozenset({"pinned", "fallback"})
+"""The executed model was not the policy's draw: nothing can be said about a draw that did not decide."""
+
+
+@dataclass(frozen=True)
+class LogReport:
+    """What was read and what was left out, with the reasons. Counts are turns unless named otherwise."""
+
+    sessions: int
+    turns: int
+    excluded: Mapping[str, int]
+    labels: Mapping[str, int]
+    policies: Mapping[str, int]
+    models: Mapping[str, int]
+    graded: Mapping[str, float]
+    """The share of a model's turns that somebody graded: very unequal ones say that graders chose whom to grade."""
+
+
+def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms: int) -> tuple[Episodes, LogReport]:
+    """The training log, newest sessions first cut; streamed a session at a time.
+
+    Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
+    orphaned; pinned turns and fallbacks; turns logged with other features; rows whose vectors do not have the shape
+    they claim; turns of a session beyond `log.max_turns`, or beyond what `log.memory_mb` has room for.
+    """
+    since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
+    of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
+    excluded: Counter[str] = Counter()
+    pages = Pages(config.log)
+    rows = log.decisions(since_ms, now_ms, config.log.max_sessions)
+    for key, group in groupby(rows, key=lambda row: (str(row["tenant_id"]), str(row["session_id"]))):
+        together = list(group)
+        said_after = _said_after(together)
+        pages.begin(*key)
+        for row in together:
+            reason = why_excluded(row, feature_version)
+            turn = None if reason else _decoded(row)
+            if turn is None:
+                excluded[reason or "malformed"] += 1
+                continue
+            implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
+            scored = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
+            pages.add(turn, scored)
+    episodes, kinds, dropped = pages.placed(config.seed)
+    if dropped:
+        excluded[f"beyond turn {episodes.valid.shape[1]}"] += dropped
+    return episodes, _report(episodes, kinds, excluded)
+
+
+def _report(episodes: Episodes, kinds: I32, excluded: Mapping[str, int]) -> LogReport:
+    """kinds (S, T): which kind of label each turn has."""
+    chosen = np.take_along_axis(episodes.model, episodes.action[..., None], axis=-1)[..., 0][episodes.valid]
+    served = np.bincount(chosen, minlength=len(episodes.models))
+    graded = np.bincount(chosen[np.isfinite(episodes.reward[episodes.valid])], minlength=len(episodes.models))
+    return LogReport(
+        sessions=episodes.sessions,
+        turns=episodes.turns,
+        excluded=dict(excluded),
+        labels=_named(KINDS, np.bincount(kinds[episodes.valid], minlength=len(KINDS))),
+        policies=_named(episodes.policy_ids, np.bincount(episodes.policy[episodes.valid])),
+        models=_named(episodes.models, served),
+        graded={name: int(graded[k]) / int(served[k]) for k, name in enumerate(episodes.models) if served[k]},
+    )
+
+
+def _named(names: tuple[str, ...], counts: np.ndarray[Any, Any]) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(names, counts, strict=False) if count}
+
+
+def why_excluded(row: Mapping[str, Any], feature_version: int) -> str:
+    """The reason this turn teaches nothing, or "" when it is learnt from."""
+    if row["origin"] is not None:
+        return str(row["origin"])
+    if row["status"] != "completed":
+        return str(row["status"])
+    if row["reason"] in PINNED_REASONS:
+        return str(row["reason"])
+    if row["feature_version"] != feature_version:
+        return f"features of version {row['feature_version']}"
+    if row["cost_nanousd"] is None:
+        return "no bill"
+    return ""
+
+
+def _signals(scores: Iterable[Score]) -> tuple[dict[str, list[Signal]], dict[tuple[str, str], list[Signal]]]:
+    """Feedback by decision, and by session where it is about the whole session."""
+    of_turn: dict[str, list[Signal]] = defaultdict(list)
+    of_session: dict[tuple[str, str], list[Signal]] = defaultdict(list)
+    for score in scores:
+        if score.decision_id:
+            of_turn[score.decision_id].append(score.signal)
+        else:
+            of_session[(score.tenant_id, score.session_id)].append(score.signal)
+    return of_turn, of_session
+
+
+_OF_THE_TURN_BEFORE = {"regenerates": "regenerated", "edits": "edited"}
+"""What the next turn says of this one, and the name it then has among this one's signals."""
+
+
+def _said_after(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
+    """By decision: the signals that its next turn brought."""
+    found: dict[str, dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        signals = _object(row["signals"])
+        for seen, name in _OF_THE_TURN_BEFORE.items():
+            if signals.get(seen) and row["previous_decision_id"]:
+                found[row["previous_decision_id"]][name] = True
+    return found
+
+
+def _object(text: str) -> Mapping[str, object]:
+    value = orjson.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+class Turn(NamedTuple):
+    """One row of the log, decoded. `values` are fields of Episodes, of the turn or of its candidates."""
+
+    names: list[str]
+    policy_id: str
+    action: int
+    values: Mapping[str, Any]
+
+
+def _decoded(row: Mapping[str, Any]) -> Turn | None:
+    """One turn's vectors, or None when they do not have the shape the row claims."""
+    candidates = orjson.loads(row["candidates"])
+    count, action = len(candidates), row["action"]
+    flat = np.frombuffer(row["candidate_features"], "<f4")
+    state = np.frombuffer(row["features"], "<f4")
+    if state.size != STATE_DIM or flat.size != count * CANDIDATE_DIM:
+        return None
+    if not 0 <= action < count or candidates[action]["model"] != row["model"]:
+        return None
+    quantiles = [candidate["cost_quantiles_nano_usd"] for candidate in candidates]
+    if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
+        return None
+    values = {
+        "state": state,
+        "candidates": flat.reshape(count, CANDIDATE_DIM),
+        "cost_quantiles_usd": np.asarray(quantiles, np.float64) / NANOUSD_PER_USD,
+        "offered": [bool(candidate["feasible"]) for candidate in candidates],
+        "mask": [c["feasible"] or c["why_not"] == NOT_AFFORDABLE for c in candidates],
+        "probabilities": [candidate["probability"] or 0.0 for candidate in candidates],
+        "prior_quality": [_number(candidate["quality"]) for candidate in candidates],
+        "action": action,
+        "propensity": row["propensity"],
+        "cost_usd": row["cost_nanousd"] / NANOUSD_PER_USD,
+        "remaining_usd": row["remaining_before_nanousd"] / NANOUSD_PER_USD,
+        "budget_usd": row["session_budget_nanousd"] / NANOUSD_PER_USD,
+        "lambda_per_usd": row["lambda_per_usd"],
+        "expected_turns": row["expected_turns"] or 0,
+    }
+    return Turn([candidate["model"] for candidate in candidates], row["policy_id"], action, values)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+OF_CANDIDATES = frozenset({
+    "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "scores",
+    "bills_usd",
+})  # fmt: skip
+"""Fields of Episodes with an axis of candidates, which differ in number from turn to turn."""
+
+
+@dataclass
+class Page:
+    """So many turns as episodes of one turn each, with the session and the place in it that each belongs to."""
+
+    turns: Episodes
+    session: I32
+    place: I32
+    kind: I32
+    filled: int = 0
+
+    def fits(self, turn: Turn) -> bool:
+        return self.filled < len(self.session) and len(turn.names) <= self.turns.mask.shape[-1]
+
+
+@dataclass
+class Pages:
+    """The turns read so far. Names of models and policies are numbered as they are met.
+
+    A turn that will have no room is not kept: with every session there is only less.
+    """
+
+    limits: LogConfig
+    names: list[tuple[str, str]] = field(default_factory=list)
+    """(tenant, session) of every session that was begun."""
+    pages: list[Page] = field(default_factory=list)
+    models: dict[str, int] = field(default_factory=dict)
+    policies: dict[str, int] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+    sessions: int = 0
+    """Of those begun, the ones that have a turn."""
+    dropped: int = 0
+    turn_bytes: int = 1
+    """What a padded turn takes, at the most candidates seen."""
+
+    def begin(self, tenant_id: str, session_id: str) -> None:
+        """The turns added from now on are this session's."""
+        self.names.append((tenant_id, session_id))
+        self.lengths.append(0)
+
+    def room(self) -> int:
+        """Turns that a session may have by now, one at least, for the padded arrays to stay under `memory_mb`."""
+        fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
+        return max(1, min(self.limits.max_turns, fitting))
+
+    def add(self, turn: Turn, scored: Label) -> None:
+        if self.lengths[-1] and self.lengths[-1] >= self.room():
+            self.dropped += 1
+            return
+        page = self._page_for(turn)
+        at, e = page.filled, page.turns
+        page.session[at], page.place[at] = len(self.names) - 1, self.lengths[-1]
+        page.kind[at] = KINDS.index(scored.kind)
+        count = len(turn.names)
+        for name, value in turn.values.items():
+            array = getattr(e, name)
+            if name in OF_CANDIDATES:
+                array[at, 0, :count] = value
+            else:
+                array[at, 0] = value
+        e.model[at, 0, :count] = [self.models.setdefault(name, len(self.models)) for name in turn.names]
+        e.policy[at, 0] = self.policies.setdefault(turn.policy_id, len(self.policies))
+        e.mask[at, 0, turn.action] = e.offered[at, 0, turn.action] = True
+        e.probabilities[at, 0, turn.action] = turn.values["propensity"]
+        e.reward[at, 0] = scored.score
+        page.filled += 1
+        self.sessions += not self.lengths[-1]
+        self.lengths[-1] += 1
+
+    def _page_for(self, turn: Turn) -> Page:
+        """The last page, or a fresh one where that is full or too narrow."""
+        if not self.pages or not self.pages[-1].fits(turn):
+            blank = blank_episodes((), (), (), (), (PAGE_TURNS, 1, len(turn.names), STATE_DIM, CANDIDATE_DIM))
+            where = [np.zeros(PAGE_TURNS, np.int32) for _ in range(3)]
+            self.pages.append(Page(blank, where[0], where[1], where[2]))
+            self.turn_bytes = max(self.turn_bytes, bytes_of(blank) // PAGE_TURNS)
+        return self.pages[-1]
+
+    def placed(self, seed: int) -> tuple[Episodes, I32, int]:
+        """(episodes, kind of every label (S, T), turns there was no room for). The pages are let go one by one."""
+        models, policy_ids = tuple(sorted(self.models)), tuple(sorted(self.policies))
+        kept = [i for i, length in enumerate(self.lengths) if length]
+        kept.sort(key=lambda i: (session_fraction(*self.names[i], seed), *self.names[i]))
+        row_of = np.zeros(len(self.names), np.int32)
+        row_of[kept] = np.arange(len(kept))
+        k = max((page.turns.mask.shape[-1] for page in self.pages), default=1)
+        t = min(max((self.lengths[i] for i in kept), default=1), self.room())
+        e = blank_episodes(
+            (self.names[i][1] for i in kept), (self.names[i][0] for i in kept), models, policy_ids,
+            (len(kept), t, k, STATE_DIM, CANDIDATE_DIM),
+        )  # fmt: skip
+        kinds = np.zeros((len(kept), t), np.int32)
+        renumbered = (_renumbered(self.models, models), _renumbered(self.policies, policy_ids))
+        dropped = self.dropped
+        while self.pages:
+            page = self.pages.pop()
+            here = page.place[: page.filled] < t
+            rows, places = row_of[page.session[: page.filled][here]], page.place[: page.filled][here]
+            _place(e, page.turns, np.flatnonzero(here), rows, places, *renumbered)
+            kinds[rows, places] = page.kind[: page.filled][here]
+            dropped += int(page.filled - len(rows))
+        return e, kinds, dropped
+
+
+def _place(e: Episodes, page: Episodes, chosen: Any, rows: I32, places: I32, models: I32, policies: I32) -> None:
+    """Copy the `chosen` turns of a page to their places in the episodes."""
+    for item in fields(page):
+        value = getattr(page, item.name)
+        if not isinstance(value, np.ndarray):
+            continue
+        target, source = getattr(e, item.name), value[chosen, 0]
+        if item.name == "model":
+            source = np.where(source >= 0, models[source], -1)
+        if item.name == "policy":
+            source = policies[source]
+        if item.name in OF_CANDIDATES:
+            target[rows, places, : source.shape[1]] = source
+        else:
+            target[rows, places] = source
+    e.valid[rows, places] = True
+
+
+def _renumbered(met: Mapping[str, int], names: tuple[str, ...]) -> I32:
+    """From the number a name was met with to its place among the sorted ones; one entry at least."""
+    found = np.zeros(max(len(names), 1), np.int32)
+    for place, name in enumerate(names):
+        found[met[name]] = place
+    return found
+
+
+def bytes_of(episodes: Episodes) -> int:
+    arrays = (getattr(episodes, item.name) for item in fields(episodes))
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -1,0 +1,63 @@
+"""From logged quality signals to one score per turn. Recomputable for old logs: signals are stored, not scores.
+
+A turn nobody graded has no score (NaN), never zero: train/fit/reward_model.py estimates it and the estimators correct
+for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from train.config import RewardConfig
+
+LabelKind = Literal["turn", "session", "implicit", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One row of `feedback`: `score` in [0, 1]."""
+
+    source: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """`score` is NaN when `kind` is "none"."""
+
+    score: float
+    kind: LabelKind
+
+
+def label(
+    of_turn: Iterable[Signal], of_session: Iterable[Signal], implicit: Mapping[str, object], config: RewardConfig
+) -> Label:
+    """The score of one turn: what was said of the turn, else of the session, else what was implied, else nothing.
+
+    A score of the whole session stands for each of its turns, so a session's return stays (score x turns).
+    """
+    spoken = weighted_mean(of_turn, config)
+    if spoken is not None:
+        return Label(spoken, "turn")
+    spoken = weighted_mean(of_session, config)
+    if spoken is not None:
+        return Label(spoken, "session")
+    implied = [config.implicit[name] for name, seen in implicit.items() if seen and name in config.implicit]
+    if implied:
+        return Label(min(implied), "implicit")
+    return Label(math.nan, "none")
+
+
+def weighted_mean(signals: Iterable[Signal], config: RewardConfig) -> float | None:
+    """sum(w_i s_i) / sum(w_i), clipped to [0, 1]; w is the weight of the signal's name, else of its source, else 1."""
+    total = weight = 0.0
+    for signal in signals:
+        w = config.weights.get(signal.name, config.weights.get(signal.source, 1.0))
+        if w > 0 and math.isfinite(signal.score):
+            total += w * min(1.0, max(0.0, signal.score))
+            weight += w
+    return total / weight if weight > 0 else None

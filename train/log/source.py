@@ -1,0 +1,158 @@
+"""Where the log is read from: the database that serves, or the Parquet that `seqroute export` wrote. The same rows.
+
+    Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions, one after the other, turns in order
+    Log.feedback(since_ms, until_ms)                  every score, in the order of the ids
+
+Both are streamed: what is held at once is a batch of rows, never the log.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from gateway.database import tables
+from train.errors import InputError
+from train.log.reward import Signal
+
+Row = Mapping[str, Any]
+
+ROWS_AT_ONCE = 1_000
+DECISION_COLUMNS: tuple[str, ...] = (
+    "decision_id", "tenant_id", "session_id", "turn", "feature_version", "features", "candidate_features", "candidates",
+    "lambda_per_usd", "session_budget_nanousd", "remaining_before_nanousd", "expected_turns", "model", "action",
+    "propensity", "policy_id", "reason", "status", "cost_nanousd", "signals", "previous_decision_id", "origin",
+    "exploration_floor", "latency_ms", "created_at_ms",
+)  # fmt: skip
+"""What training reads of a decision."""
+ORDER: tuple[str, ...] = ("tenant_id", "session_id", "turn", "decision_id")
+"""How a file of decisions is sorted, by code points whatever the database's own order is."""
+
+
+class Score(NamedTuple):
+    """A row of feedback; `decision_id` is "" when it is about the whole session."""
+
+    tenant_id: str
+    session_id: str
+    decision_id: str
+    signal: Signal
+
+
+class Log(Protocol):
+    """The log between two moments, the later one included."""
+
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]: ...
+
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]: ...
+
+
+class LogError(InputError):
+    """The exported log cannot be read; the message says which file and why."""
+
+
+class DatabaseLog:
+    """The log in the tables. The connection's transaction is one snapshot."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
+        d = tables.decisions
+        newest = (
+            sa.select(d.c.tenant_id, d.c.session_id, sa.func.max(d.c.created_at_ms).label("at"))
+            .where(d.c.created_at_ms.between(since_ms, until_ms))
+            .group_by(d.c.tenant_id, d.c.session_id)
+            .order_by(sa.desc("at"), d.c.tenant_id, d.c.session_id)
+            .limit(max_sessions)
+            .subquery()
+        )
+        query = (
+            sa.select(*(d.c[name] for name in DECISION_COLUMNS))
+            .join(newest, sa.and_(d.c.tenant_id == newest.c.tenant_id, d.c.session_id == newest.c.session_id))
+            .where(d.c.created_at_ms.between(since_ms, until_ms))
+            .order_by(*(d.c[name] for name in ORDER))
+        )
+        for row in self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings():
+            yield dict(row)
+
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
+        f = tables.feedback
+        query = (
+            sa.select(f.c.tenant_id, f.c.session_id, f.c.decision_id, f.c.source, f.c.name, f.c.score)
+            .where(f.c.created_at_ms.between(since_ms, until_ms))
+            .order_by(f.c.feedback_id)
+        )
+        for tenant_id, session_id, decision_id, source, name, score in self._connection.execute(
+            query, execution_options={"yield_per": ROWS_AT_ONCE}
+        ):
+            yield Score(tenant_id, session_id, decision_id, Signal(source, name, score))
+
+
+class ParquetLog:
+    """The log in the folder that `seqroute export` wrote: `decisions/date=.../*.parquet`, `feedback/date=...`.
+
+    A session's turns may lie in the files of several days. Each file is sorted by ORDER, so the files are merged.
+    Raises LogError when the folder is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        if not (folder / "decisions").is_dir():
+            raise LogError(f'{folder}: expected the folder of an export, with "decisions" in it')
+
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
+        files = self._files("decisions")
+        newest = self._newest(files, since_ms, until_ms, max_sessions)
+        streams = [rows(file, DECISION_COLUMNS) for file in files]
+        for row in heapq.merge(*streams, key=lambda row: tuple(row[name] for name in ORDER)):
+            if since_ms <= row["created_at_ms"] <= until_ms and (row["tenant_id"], row["session_id"]) in newest:
+                yield row
+
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
+        names = (
+            "feedback_id", "tenant_id", "session_id", "decision_id", "source", "name", "score", "created_at_ms",
+        )  # fmt: skip
+        found = [
+            (row["feedback_id"], Score(row["tenant_id"], row["session_id"], row["decision_id"],
+                                       Signal(row["source"], row["name"], row["score"])))
+            for file in self._files("feedback")
+            for row in rows(file, names)
+            if since_ms <= row["created_at_ms"] <= until_ms
+        ]  # fmt: skip
+        yield from (score for _, score in sorted(found, key=lambda item: item[0]))
+
+    def _newest(self, files: list[Path], since_ms: int, until_ms: int, max_sessions: int) -> set[tuple[str, str]]:
+        """The sessions with the newest turns, as the database would choose them."""
+        last: dict[tuple[str, str], int] = {}
+        for file in files:
+            for row in rows(file, ("tenant_id", "session_id", "created_at_ms")):
+                if since_ms <= row["created_at_ms"] <= until_ms:
+                    key = (row["tenant_id"], row["session_id"])
+                    last[key] = max(last.get(key, 0), row["created_at_ms"])
+        if len(last) <= max_sessions:
+            return set(last)
+        return set(sorted(last, key=lambda key: (-last[key], key))[:max_sessions])
+
+    def _files(self, table: str) -> list[Path]:
+        """Whole files only: what an export is still writing begins with a dot."""
+        return sorted(path for path in (self._folder / table).glob("date=*/*.parquet") if path.name[0] != ".")
+
+
+def rows(file: Path, names: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of one file, a batch in memory at a time. Raises LogError."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            missing = sorted(set(names) - set(opened.schema_arrow.names))
+            if missing:
+                raise LogError(f"{file}: expected the column {missing[0]}, found none: export it again")
+            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=list(names)):
+                yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        if isinstance(error, LogError):
+            raise
+        raise LogError(f"{file}: expected a Parquet file ({type(error).__name__})") from error

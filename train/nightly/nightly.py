@@ -1,0 +1,336 @@
+"""The nightly run: read log, split, relabel and fit, evaluate off-policy, gate, publish.
+
+Pure in (log, config, key) up to the publishing. Each step's result lies in runs/<run_id>/<step>.json; a run that died
+is taken up where it stopped, as long as log and config are still the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gateway.config.settings import PolicySettings
+from gateway.database.database import transaction
+from policy.checkpoint import CheckpointError, Loaded, load
+from policy.exploration import Exploration
+from policy.features import FEATURE_VERSION
+from policy.learned import policy_from
+from policy.mdp import Policy
+from policy.reload import DEFAULT_RULE
+from policy.rules import builtin_rules
+from train.config import TrainConfig
+from train.evaluate.evaluate import as_json, evaluate
+from train.evaluate.gate import Evidence, Verdict, judge
+from train.evaluate.ope import Interval
+from train.fit import artifacts
+from train.fit.network import Fitted, fit, grade
+from train.fit.tune import grades_by_turn, propose
+from train.log.episodes import Episodes, split_by_session
+from train.log.read import LogReport, read_episodes
+from train.log.source import DatabaseLog, Log, ParquetLog
+from train.nightly.drift import health
+from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
+from train.nightly.page import page
+from train.nightly.publish import (
+    Published,
+    publish,
+    reject,
+    serving_champion,
+    waiting_policies,
+    with_report,
+    write_folder,
+)
+from train.run_folder import RunFolder, finite
+
+Progress = Callable[[str, int, int], None]
+
+STALE_AFTER_MS = 2 * 3_600_000
+"""A run that has shown no end for two hours is taken to be dead: training takes minutes."""
+MIN_TURNS_TO_FIT = 40
+MOST_WAITING = 2
+"""Every further candidate widens the intervals of all."""
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """Where and when: everything of a run that is not its data, config or key."""
+
+    database_url: str
+    policies: PolicySettings
+    runs: Path
+    run_date: str
+    now_ms: Callable[[], int]
+    force: bool = False
+    log: Path | None = None
+    """The folder of an export to read instead of the database's own log."""
+    progress: Progress | None = None
+    clock_s: Callable[[], float] = field(default=time.monotonic)
+
+    def step(self, name: str, done: int = 0, total: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(name, done, total)
+
+
+def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
+    """One night. Returns the report; it is also in runs/<run_id>/report.json."""
+    held = _claim(job)
+    if isinstance(held, Taken):
+        return {
+            "outcome": "already " + ("ran" if held.state == "done" else "running"),
+            "run_id": held.run_id,
+            "date": job.run_date,
+        }
+    try:
+        report = _run_claimed(job, config, held)
+    except ClaimLost:
+        raise
+    except BaseException:
+        with transaction(job.database_url) as connection:
+            finish(connection, held, "failed", job.now_ms())
+        raise
+    return report
+
+
+def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, Any]:
+    began_s = job.clock_s()
+    job.step("read")
+    folder = RunFolder(job.runs / held.run_id, f"{held.run_id}-{config.digest()}-{config.seed}")
+    # A gateway goes on logging: a run that is taken up again reads what there was when it began.
+    begun = folder.read("begun") or {"now_ms": job.now_ms()}
+    folder.write("begun", begun)
+    then = replace(job, now_ms=lambda: int(begun["now_ms"]))
+    episodes, log = read_log(then, config)
+    training, untouched = split_by_session(episodes, config.log.holdout_fraction, config.seed)
+    del episodes
+    sizes = {"training_sessions": training.sessions, "untouched_sessions": untouched.sessions}
+    folder.write("log", finite(log) | sizes)
+    if training.turns < MIN_TURNS_TO_FIT or not untouched.turns:
+        verdict, evaluation, fitting = too_little(log.sessions, config), {}, {}
+    else:
+        fitting = folder.read("fit") or fit_candidates(job, config, folder, held.run_id, training)
+        evaluation = folder.read("evaluation") or evaluate_candidates(
+            job, config, folder, training, untouched, fitting["candidates"], waiting_candidates(job)
+        )
+        verdict = judge([evidence_from(item) for item in evaluation["evidence"]], config.gate)
+    folder.write("gate", finite(verdict))
+    report: dict[str, Any] = finite(
+        {
+            "run_id": held.run_id,
+            "date": job.run_date,
+            "outcome": verdict.outcome,
+            "candidate": verdict.candidate,
+            "reasons": list(verdict.reasons),
+            "log": finite(log),
+            "health": read_health(then),
+            **sizes,
+            "fit": fitting,
+            "evaluation": evaluation,
+            "config": asdict(config),
+            "seconds": round(job.clock_s() - began_s, 1),
+        }
+    )
+    published = close(job, folder, held, verdict, report, fitting)
+    if published is not None:
+        report["published"] = finite(asdict(published))
+    folder.write("report", report)
+    folder.write_text("report.html", page(report))
+    return report
+
+
+def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
+    with opened_log(job) as log:
+        return read_episodes(log, config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+
+
+def read_health(job: Nightly) -> dict[str, Any]:
+    """What drifted in the last day, for the report."""
+    with opened_log(job) as log:
+        return health(log, job.now_ms())
+
+
+@contextlib.contextmanager
+def opened_log(job: Nightly) -> Iterator[Log]:
+    """The log this run reads: an export's, or the database's in one snapshot."""
+    if job.log is not None:
+        yield ParquetLog(job.log)
+        return
+    with transaction(job.database_url, read_only=True) as connection:
+        yield DatabaseLog(connection)
+
+
+def fit_candidates(
+    job: Nightly, config: TrainConfig, folder: RunFolder, run_id: str, training: Episodes
+) -> dict[str, Any]:
+    """Fit the network on the training part, tune the rules over it, keep the candidates in the run's folder."""
+    job.step("grade")
+    fitted: Fitted = fit(
+        training, config, jax.random.key(config.seed), lambda done, total: job.step("fit", done, total)
+    )
+    job.step("tune")
+    tuned, tried = propose(fitted, training, grades_by_turn(training, fitted.grades), config, run_id)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    kept = [(with_report(item.recipe, {"tuned_score": item.score}), item.params) for item in tuned]
+    artifacts.keep(folder.path, kept, fitted.quality)
+    result = {
+        "candidates": [item.recipe.policy_id for item in tuned],
+        "tuning": tried,
+        "lambda_presets": dict(tuned[0].recipe.lambda_presets),
+        "hazard": list(tuned[0].recipe.horizon.hazard),
+        "quality_model": {
+            "out_of_fold_error": fitted.quality.out_of_fold_error,
+            "slope": dict(zip(training.models, fitted.quality.slope[:, 1].tolist(), strict=True)),
+            "mean_quality": dict(zip(training.models, fitted.quality.means.tolist(), strict=True)),
+            "graded_turns": dict(zip(training.models, fitted.quality.rows.tolist(), strict=True)),
+        },
+        "curve": list(fitted.curve),
+    }
+    folder.write("fit", result)
+    return result
+
+
+def evaluate_candidates(
+    job: Nightly,
+    config: TrainConfig,
+    folder: RunFolder,
+    training: Episodes,
+    untouched: Episodes,
+    names: list[str],
+    waiting: Sequence[Loaded] = (),
+    against: tuple[Policy, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on.
+
+    `waiting` are policies of earlier nights, or of operators, that ask to serve too; what they were fitted on may hold
+    sessions that are untouched here, so one of them is taken only where no fresh candidate passes. `against` takes the
+    place of what serves now, with a note on it.
+    """
+    job.step("evaluate")
+    exploration = Exploration(floor=job.policies.exploration_floor)
+    kept = [*artifacts.candidates(folder.path, names), *waiting]
+    candidates = {loaded.recipe.policy_id: policy_from(loaded, exploration) for loaded in kept}
+    tuned_scores = {item.recipe.policy_id: float(item.recipe.report.get("tuned_score", 0.0)) for item in kept}
+    incumbent, note = against or serving_policy(job, exploration)
+    quality = artifacts.quality_model(folder.path, len(training.models), training.state.shape[-1])
+    played = untouched.take(np.arange(min(untouched.sessions, config.ope.max_sessions)))
+    index = np.maximum(played.model[played.valid], 0)
+    grades = grades_by_turn(
+        played, np.take_along_axis(quality.predict(played.state[played.valid].astype(np.float64)), index, axis=1)
+    )
+    fitted_on = training.take(np.arange(min(training.sessions, config.ope.fqe_sessions)))
+    found = evaluate(
+        candidates,
+        incumbent,
+        played,
+        grades,
+        fitted_on,
+        grades_by_turn(fitted_on, grade(fitted_on, config)[1]),
+        tuned_scores,
+        config,
+        lambda done, total: job.step("evaluate", done, total),
+    )
+    result = as_json(found) | {
+        "incumbent": note,
+        "evidence": finite(found.evidence),
+        "waiting": [item.recipe.policy_id for item in waiting],
+    }
+    folder.write("evaluation", result)
+    return result
+
+
+def waiting_candidates(job: Nightly) -> list[Loaded]:
+    """The newest policies on the stage `candidate` whose checkpoints verify."""
+    with transaction(job.database_url, read_only=True) as connection:
+        found = waiting_policies(connection, MOST_WAITING)
+    kept = []
+    for policy_id, sha256 in found:
+        with contextlib.suppress(CheckpointError):
+            kept.append(load(job.policies.directory / policy_id, sha256=sha256))
+    return kept
+
+
+def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict[str, Any]]:
+    """The incumbent as it serves: the champion; the rule where there is none, or where it cannot be read."""
+    rules = builtin_rules(exploration)
+    with transaction(job.database_url, read_only=True) as connection:
+        champion = serving_champion(connection)
+    if champion is None:
+        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE}
+    policy_id, sha256 = champion
+    if policy_id in rules:
+        return rules[policy_id], {"policy_id": policy_id}
+    try:
+        return policy_from(load(job.policies.directory / policy_id, sha256=sha256), exploration), {
+            "policy_id": policy_id
+        }
+    except CheckpointError as error:
+        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE, "note": f"{policy_id} does not serve: {error}"}
+
+
+def close(
+    job: Nightly,
+    folder: RunFolder,
+    held: Claim,
+    verdict: Verdict,
+    report: Mapping[str, Any],
+    fitting: Mapping[str, Any],
+) -> Published | None:
+    """Close the run; when the verdict says so, with a published policy in the same transaction."""
+    job.step("publish")
+    short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
+        "gain": report["evaluation"].get("gain", {})
+    }
+    loaded = artifacts.candidates(folder.path, fitting.get("candidates", []))
+    loaded += [load(job.policies.directory / name) for name in report["evaluation"].get("waiting", [])]
+    chosen = next((item for item in loaded if item.recipe.policy_id == verdict.candidate), None)
+    sha256 = ""
+    if chosen is not None:
+        sha256 = write_folder(job.policies.directory, with_report(chosen.recipe, short), chosen.params)
+    published = None
+    with transaction(job.database_url) as connection:
+        finish(connection, held, "done", job.now_ms())
+        for item in loaded:
+            if item is chosen:
+                path = job.policies.directory / item.recipe.policy_id
+                stage = job.policies.publish
+                published = publish(connection, item.recipe, path, sha256, short, stage=stage, now_ms=job.now_ms())
+            else:
+                reject(connection, item.recipe, short, now_ms=job.now_ms())
+    return published
+
+
+def too_little(sessions: int, config: TrainConfig) -> Verdict:
+    reason = f"not enough data: {sessions:,} of about {needed_sessions(config):,} sessions in the log"
+    return Verdict("not enough data", None, (reason,))
+
+
+def needed_sessions(config: TrainConfig) -> int:
+    """Sessions in the log of which the held-out part is what the gate asks for at least."""
+    return int(np.ceil(config.gate.min_sessions / config.log.holdout_fraction))
+
+
+def identity(episodes: Episodes, config: TrainConfig) -> str:
+    """Names data, config and key: what a step's result belongs to."""
+    return f"{episodes.digest()}-{config.digest()}-{config.seed}"
+
+
+def evidence_from(item: Mapping[str, Any]) -> Evidence:
+    """Evidence as it was written to evaluation.json."""
+    values = dict(item)
+    for name in ("gain", "second_opinion"):
+        values[name] = Interval(**values[name])
+    return Evidence(**values)
+
+
+def _claim(job: Nightly) -> Claim | Taken:
+    run_id = f"{job.run_date}-{job.now_ms() % 10**8:08d}"
+    with transaction(job.database_url) as connection:
+        return claim(
+            connection, job.run_date, run_id, now_ms=job.now_ms(), stale_after_ms=STALE_AFTER_MS, force=job.force
+        )

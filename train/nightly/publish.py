@@ -1,0 +1,137 @@
+"""Publish a policy: the folder first, whole and synced; then, in one transaction, the row that makes it seen.
+
+A process that dies in between leaves a folder that no row names: no gateway ever loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from gateway.database import tables
+from gateway.policies.registry import Stage, champion_of, holder_of, note_event, stage_policy
+from policy.checkpoint import CheckpointError, Recipe, load, save
+
+ACTOR = "nightly"
+TRIAL_MS = 7 * 86_400_000
+"""A canary or shadow keeps its place for a week: a new one every night would never let any trial end."""
+
+
+def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]]) -> str:
+    """The checkpoint in `directory`/<policy_id>, fsynced; returns its manifest's SHA-256. Safe to repeat.
+
+    A folder left by a run that died is kept when it verifies, and replaced when it does not; no row names it yet.
+    """
+    target = directory / recipe.policy_id
+    if target.exists():
+        try:
+            return load(target).sha256
+        except CheckpointError:
+            shutil.rmtree(target)
+    return save(target, recipe, params)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a policy that passed the gate went, and why not further: the pin, or a canary whose trial is not over."""
+
+    stage: str
+    note: str = ""
+
+
+def publish(
+    connection: sa.Connection,
+    recipe: Recipe,
+    path: Path,
+    sha256: str,
+    report: Mapping[str, Any],
+    *,
+    stage: str,
+    now_ms: int,
+) -> Published:
+    """Inside the caller's transaction: the row, on the stage asked for (`shadow`, `canary` or `champion`) where nothing
+    forbids it, else as a waiting candidate that the next night judges again."""
+    _insert(connection, recipe, "candidate", str(path), sha256, report, now_ms)
+    hindrance = hindrance_of(connection, stage, now_ms)
+    if hindrance:
+        _note(connection, recipe.policy_id, "candidate", hindrance, now_ms)
+        return Published("candidate", hindrance)
+    asked: Stage = "champion" if stage == "champion" else "canary" if stage == "canary" else "shadow"
+    reasons = "; ".join(report.get("reasons", []))
+    stage_policy(connection, recipe.policy_id, asked, actor=ACTOR, now_ms=now_ms, note=reasons)
+    return Published(asked)
+
+
+def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:
+    """Why no policy may be put on this stage by a job; "" when one may."""
+    champion = champion_of(connection)
+    if champion is not None and champion.pinned:
+        return f"{champion.policy_id} is pinned"
+    holder = holder_of(connection, stage) if stage != "champion" else None
+    if holder is not None and now_ms - holder.staged_at_ms < TRIAL_MS:
+        return f"the trial of {holder.policy_id} is not over"
+    return ""
+
+
+def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None:
+    """(policy id, manifest's SHA-256) of the champion; None while the rule serves."""
+    champion = champion_of(connection)
+    return None if champion is None else (champion.policy_id, champion.manifest_sha256)
+
+
+def waiting_policies(connection: sa.Connection, most: int) -> list[tuple[str, str]]:
+    """(policy id, manifest's SHA-256) of the newest policies that wait as candidates."""
+    p = tables.policies
+    query = (
+        sa.select(p.c.policy_id, p.c.manifest_sha256)
+        .where(p.c.stage == "candidate", p.c.manifest_sha256.is_not(None))
+        .order_by(p.c.created_at_ms.desc(), p.c.policy_id)
+        .limit(most)
+    )
+    return [(row.policy_id, row.manifest_sha256) for row in connection.execute(query)]
+
+
+def reject(connection: sa.Connection, recipe: Recipe, report: Mapping[str, Any], *, now_ms: int) -> None:
+    """Note a candidate that the gate refused, so that `seqroute policies list` can say why."""
+    _insert(connection, recipe, "rejected", None, None, report, now_ms)
+    _note(connection, recipe.policy_id, "reject", "; ".join(report.get("reasons", [])), now_ms)
+
+
+def with_report(recipe: Recipe, report: Mapping[str, Any]) -> Recipe:
+    """The recipe with the gate's verdict in its manifest."""
+    return replace(recipe, report=report)
+
+
+def _insert(
+    connection: sa.Connection,
+    recipe: Recipe,
+    stage: str,
+    path: str | None,
+    sha256: str | None,
+    report: Mapping[str, Any],
+    now_ms: int,
+) -> None:
+    p = tables.policies
+    connection.execute(sa.delete(p).where(p.c.policy_id == recipe.policy_id, p.c.stage.in_(("rejected", "candidate"))))
+    connection.execute(
+        sa.insert(p).values(
+            policy_id=recipe.policy_id,
+            kind=recipe.rule,
+            stage=stage,
+            path=path,
+            manifest_sha256=sha256,
+            report=json.dumps(report),
+            created_at_ms=now_ms,
+            staged_at_ms=now_ms,
+        )
+    )
+
+
+def _note(connection: sa.Connection, policy_id: str, action: str, note: str, now_ms: int) -> None:
+    note_event(connection, policy_id, action, ACTOR, now_ms, note or None)

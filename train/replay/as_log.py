@@ -1,0 +1,76 @@
+"""A replay folder as a log: sessions composed of its prompts as a gateway would have logged them, all models graded.
+
+`fit`, `evaluate` and `frontier` take one instead of a gateway's own log. The two parts share no prompt and no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.errors import InputError
+from train.log.episodes import Episodes
+from train.replay.catalogue import CatalogueSetup, composed, studies
+from train.replay.dataset import DataError, read_folder
+from train.replay.grid import PHIS, TRAINING_PHIS, Cell, quick
+from train.replay.ours import one_log
+from train.replay.simulated_log import joined
+from train.replay.simulator import NO_CONTEXT
+
+I64 = NDArray[np.int64]
+
+LOOSE_PHI = 3.0
+"""A budget that ends no session, for whatever plays the sessions under budgets of its own."""
+TURNS = 8
+TRAINING_SESSIONS, UNTOUCHED_SESSIONS = 480, 240
+FIRST_PART, SECOND_PART = 401, 501
+"""Where the numbers of the composed parts begin; replay's own are below."""
+
+
+def composed_log(
+    folder: Path, seed: int, *, phis: Sequence[float] = PHIS, untouched_sessions: int | None = None
+) -> tuple[Episodes, Episodes]:
+    """(training part, untouched part) of a folder with one source: sessions of eight turns in all of replay's orders.
+
+    Training sessions have the budgets that replay trains under, the untouched ones those of `phis`. Raises InputError.
+    """
+    try:
+        sources = read_folder(folder)
+    except DataError as error:
+        raise InputError(str(error)) from error
+    if len(sources) != 1:
+        names = ", ".join(source.source for source in sources)
+        raise InputError(f"{folder}: expected one source, found {len(sources)}: {names}")
+    study = next(studies(sources[0], quick(), (), seed))
+    training = _part(study, study.halves.training, TRAINING_PHIS, TRAINING_SESSIONS, FIRST_PART)
+    sessions = UNTOUCHED_SESSIONS if untouched_sessions is None else untouched_sessions
+    return training, _part(study, study.halves.test, phis, sessions, SECOND_PART)
+
+
+def _part(study: CatalogueSetup, prompts: I64, phis: Sequence[float], sessions: int, first: int) -> Episodes:
+    """So many sessions of these prompts, evenly over the budgets."""
+    each = -(-sessions // len(phis))
+    cells = [Cell(TURNS, phi, "degrade", NO_CONTEXT) for phi in phis]
+    logs = []
+    for i, cell in enumerate(cells):
+        made = composed(study, prompts, each, TURNS, quick().orderings, part=first + i)
+        logs.append(one_log(study, made, cell, first + i)[0])
+    return joined(logs)
+
+
+def described(training: Episodes, untouched: Episodes) -> dict[str, Any]:
+    """What a report says of the log; every turn of it is graded."""
+    turns = training.turns + untouched.turns
+    models = np.concatenate([part.action[part.valid] for part in (training, untouched)])
+    return {
+        "sessions": training.sessions + untouched.sessions,
+        "turns": turns,
+        "excluded": {},
+        "labels": {"known": turns},
+        "policies": {training.policy_ids[0]: turns},
+        "models": {name: int((models == k).sum()) for k, name in enumerate(training.models)},
+    }

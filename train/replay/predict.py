@@ -1,0 +1,250 @@
+"""What may be predicted of a prompt before it is answered: quality and the cost law of every model.
+
+Fitted on the training half; its own predictions are out of fold (five folds, by task), so that tuning sees errors as
+large as the test half will. Every policy gets these numbers or the vectors they are made of.
+
+quality   three views - ridge regression, nearest neighbours, group means -, each split into what it says of all models
+          alike and of each model beyond that, combined by non-negative least squares on out-of-fold errors: a view,
+          or a difference between models, that the data do not support is shrunk away.
+cost      ridge regression of log cost, times the quantiles of its out-of-fold residuals, wider in groups that vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.features import expected_cost_usd
+from policy.mdp import COST_LEVELS
+from train.replay.dataset import Graded
+from train.replay.split import hashed
+from train.replay.vectors import Vectors
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Fit = Callable[[Bools, F64], F64]
+"""(rows to learn from (P,), targets (P, M)) -> predictions for all rows (P, M)."""
+View = Callable[[F64, Bools, I64], F64]
+"""(targets (P, M), rows to learn from (P,), folds (P,)) -> cross-fitted predictions for all rows (P, M)."""
+
+FOLDS = 5
+PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+STACKED_PENALTIES = (30.0, 300.0, 3000.0)
+NEIGHBOURS = 30
+GROUP_STRENGTH = 10.0
+PRIOR_STEP = 0.05
+TINY_USD = 1e-9
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """For every prompt of a source: `quality` (P, M) and `cost_quantiles_usd` (P, M, L); `average` (M,) is the training
+    half's mean quality, `average_cost_usd` (M,) its mean cost. `r2` is the out-of-fold share of explained variance."""
+
+    quality: F64
+    cost_quantiles_usd: F64
+    average: F64
+    average_cost_usd: F64
+    r2: float
+
+    def of(self, models: Sequence[int]) -> Predictions:
+        """Those of some models."""
+        at = np.asarray(models, np.int64)
+        return Predictions(
+            self.quality[:, at], self.cost_quantiles_usd[:, at], self.average[at], self.average_cost_usd[at], self.r2
+        )
+
+    @property
+    def cost_usd(self) -> F64:
+        """Expected cost, (P, M)."""
+        return np.asarray(expected_cost_usd(self.cost_quantiles_usd))
+
+
+def predict(graded: Graded, seen: Vectors, training: I64, seed: int) -> Predictions:
+    """Predictions for every prompt: out of fold on the training half, by the whole of it on the other."""
+    learn = np.zeros(graded.prompts, np.bool_)
+    learn[training] = True
+    fold = np.array([int(hashed(seed + 1, "fold", name) * FOLDS) for name in graded.task_ids])[graded.task]
+    design = _design(graded, seen, learn)
+    average = graded.quality[training].mean(axis=0)
+    quality, r2 = stacked(_views(graded, seen, design), graded.quality - average, learn, fold)
+    return Predictions(
+        quality=np.clip(average + quality, 0.0, 1.0),
+        cost_quantiles_usd=_cost_law(graded, design, learn, fold),
+        average=average,
+        average_cost_usd=graded.cost_usd[training].mean(axis=0),
+        r2=r2,
+    )
+
+
+def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequence[int]) -> Predictions:
+    """Predictions where nothing was ever seen of `model`, which has prices and a prior; `known` are the others.
+
+    Its quality on a prompt is the prior (the true mean to the next PRIOR_STEP, as an operator would write it) plus how
+    far the others deviate from theirs: difficulty learnt from other models ranks a newcomer nearly as well as its own
+    data. Its cost law is the others' with their prices divided out.
+    """
+    others = predictions.of(known)
+    prior = float(np.round(predictions.average[model] / PRIOR_STEP) * PRIOR_STEP)
+    shared = (others.quality - others.average).mean(axis=1)
+    out = graded.out_tokens[:, known].mean()
+    spent = others.average_cost_usd - out * graded.usd_out_per_m[known] * 1e-6
+    read = np.maximum(spent / np.maximum(graded.usd_in_per_m[known] * 1e-6, 1e-12), 0.0)
+    tokens_in = float(np.median(np.where(graded.usd_in_per_m[known] > 0, read, 0.0)))
+
+    def price(at: Sequence[int]) -> F64:
+        each = tokens_in * graded.usd_in_per_m[at] + out * graded.usd_out_per_m[at]
+        return np.maximum(np.asarray(each, np.float64), TINY_USD)
+
+    logs = np.log(np.maximum(others.cost_quantiles_usd, TINY_USD)) - np.log(price(known))[:, None]
+    quality, law = predictions.quality.copy(), predictions.cost_quantiles_usd.copy()
+    average, cost = predictions.average.copy(), predictions.average_cost_usd.copy()
+    quality[:, model], average[model] = np.clip(prior + shared, 0.0, 1.0), prior
+    law[:, model] = np.exp(logs.mean(axis=1)) * price([model])
+    cost[model] = float(expected_cost_usd(law[:, model]).mean())
+    return Predictions(quality, law, average, cost, predictions.r2)
+
+
+def stacked(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F64, float]:
+    """Views combined by what their out-of-fold predictions are worth; targets (P, M) are deviations from the means.
+
+    Rows outside `learn` are predicted, never read. Returns predictions (P, M) and the share of variance explained.
+    """
+    parts = [part for view in views for part in _shared_and_own(view(targets, learn, fold))]
+    regressors = np.stack([part[learn].ravel() for part in parts], axis=1)
+    happened = targets[learn].ravel()
+    weights = nonnegative(regressors.T @ regressors, regressors.T @ happened)
+    predicted = np.tensordot(weights, np.stack(parts), axes=1)
+    energy = float(happened @ happened)
+    error = happened - regressors @ weights
+    return predicted, 1.0 - float(error @ error) / energy if energy > 0 else 0.0
+
+
+def nonnegative(gram: F64, product: F64, sweeps: int = 500) -> F64:
+    """argmin w'Gw/2 - w'p over w >= 0 by coordinate descent (Franc et al. 2005): least squares from its moments."""
+    weights = np.zeros(len(product))
+    for _ in range(sweeps):
+        for i in np.flatnonzero(np.diag(gram) > 0):
+            weights[i] = max(weights[i] + (product[i] - gram[i] @ weights) / gram[i, i], 0.0)
+    return weights
+
+
+def cross_fitted(fit: Fit, targets: F64, learn: Bools, fold: I64) -> F64:
+    """Predictions for every row, (P, M): of a fold by a fit without it, of the rest by all that may be learnt from."""
+    found = fit(learn, targets)
+    for f in np.unique(fold[learn]):
+        held = learn & (fold == f)
+        found[held] = fit(learn & (fold != f), targets)[held]
+    return found
+
+
+def ridges(design: F64, targets: F64, learn: Bools, fold: I64, penalties: Sequence[float]) -> list[F64]:
+    """`cross_fitted` ridge regression at several penalties; leaving a fold out subtracts its moments."""
+    folds = np.unique(fold[learn])
+    moments = []
+    for f in folds:
+        x = design[learn & (fold == f)]
+        moments.append((x.T @ x, x.T @ targets[learn & (fold == f)]))
+    xx, xy = sum(m[0] for m in moments), sum(m[1] for m in moments)
+    found = [np.asarray(design @ weights) for weights in _solutions(xx, xy, penalties)]
+    for f, (fold_xx, fold_xy) in zip(folds, moments, strict=True):
+        held = learn & (fold == f)
+        solutions = _solutions(xx - fold_xx, xy - fold_xy, penalties)
+        for predicted, weights in zip(found, solutions, strict=True):
+            predicted[held] = design[held] @ weights
+    return found
+
+
+def _solutions(xx: F64, xy: F64, penalties: Sequence[float]) -> list[F64]:
+    """(X'X + penalty I)^-1 X'y for every penalty, from one eigendecomposition."""
+    values, vectors = np.linalg.eigh(xx)
+    turned = vectors.T @ xy
+    return [np.asarray(vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])) for penalty in penalties]
+
+
+def _views(graded: Graded, seen: Vectors, design: F64) -> list[View]:
+    """Ridge at three strengths, group means, and neighbours where there is something to be near to."""
+
+    def ridge_view(penalty: float) -> View:
+        return lambda targets, learn, fold: ridges(design, targets, learn, fold, (penalty,))[0]
+
+    views = [ridge_view(penalty) for penalty in STACKED_PENALTIES]
+    if len(graded.groups) > 1:
+        views.append(partial(cross_fitted, _group_fit(graded.group, len(graded.groups))))
+    if seen.content is not None:
+        views.append(partial(cross_fitted, _neighbour_fit(seen.content)))
+    return views
+
+
+def _group_fit(group: I64, groups: int) -> Fit:
+    def fit(rows: Bools, targets: F64) -> F64:
+        count = np.bincount(group[rows], minlength=groups)
+        sums = np.stack([np.bincount(group[rows], weights=column, minlength=groups) for column in targets[rows].T], 1)
+        return np.asarray((sums / (count + GROUP_STRENGTH)[:, None])[group])
+
+    return fit
+
+
+def _neighbour_fit(content: NDArray[np.float32]) -> Fit:
+    """The mean of the nearest by cosine, the nearer the heavier; a prompt is never its own neighbour."""
+    likeness = content @ content.T
+    np.fill_diagonal(likeness, -np.inf)
+
+    def fit(rows: Bools, targets: F64) -> F64:
+        among = np.flatnonzero(rows)
+        near = likeness[:, among]
+        k = min(NEIGHBOURS, len(among) - 1)
+        best = np.argpartition(-near, k - 1, axis=1)[:, :k]
+        weight = np.exp(8.0 * np.take_along_axis(near, best, axis=1))
+        weight /= weight.sum(axis=1, keepdims=True)
+        return np.asarray(np.einsum("pk,pkm->pm", weight, targets[among][best]))
+
+    return fit
+
+
+def _shared_and_own(values: F64) -> tuple[F64, F64]:
+    """What a view says of all models alike, and of each beyond that; both (P, M)."""
+    shared = np.broadcast_to(values.mean(axis=1, keepdims=True), values.shape)
+    return shared, values - shared
+
+
+def _cost_law(graded: Graded, design: F64, learn: Bools, fold: I64) -> F64:
+    """(P, M, L): predicted log cost plus quantiles of the residuals, scaled by how much costs vary in the group."""
+    logs = np.log(np.maximum(graded.cost_usd, TINY_USD))
+    centre = logs[learn].mean(axis=0)
+    targets = logs - centre
+    tried = ridges(design, targets, learn, fold, PENALTIES)
+    errors = [float(np.mean((found[learn] - targets[learn]) ** 2)) for found in tried]
+    predicted = tried[int(np.argmin(errors))]
+    residual = targets - predicted
+    scale = _group_scale(graded.group, residual, learn, len(graded.groups))[graded.group]
+    levels = np.quantile(residual[learn] / scale[learn], COST_LEVELS, axis=0)  # (L, M)
+    return np.asarray(np.exp((centre + predicted)[..., None] + scale[..., None] * levels.T))
+
+
+def _group_scale(group: I64, residual: F64, learn: Bools, groups: int) -> F64:
+    """Spread of the residuals of each group relative to all, (G, M), pulled to 1 where a group is small."""
+    energy = residual[learn] ** 2
+    overall = np.maximum(energy.mean(axis=0), 1e-12)
+    count = np.bincount(group[learn], minlength=groups)[:, None]
+    total = np.stack([np.bincount(group[learn], weights=column, minlength=groups) for column in energy.T], axis=1)
+    pulled = (total + GROUP_STRENGTH * overall) / (count + GROUP_STRENGTH)
+    return np.asarray(np.sqrt(np.maximum(pulled / overall, 0.05)))
+
+
+def _design(graded: Graded, seen: Vectors, learn: Bools) -> F64:
+    """(P, d): the vectors of the observation, lengths and groups, standardised on the training half, and a constant."""
+    lengths = np.log1p(np.stack([graded.n_chars, graded.n_tokens], axis=1))
+    columns = [seen.text, seen.stats, lengths]
+    if 1 < len(graded.groups) <= 64:
+        columns.append(np.eye(len(graded.groups))[graded.group])
+    raw = np.column_stack(columns).astype(np.float64)
+    centre, scale = raw[learn].mean(axis=0), raw[learn].std(axis=0)
+    varies = scale > 1e-6
+    standard = np.clip((raw - centre)[:, varies] / scale[varies], -5.0, 5.0)
+    return np.column_stack([standard, np.ones(len(standard))])

@@ -1,0 +1,59 @@
+"""What a long run has finished so far, so that a run that was cut short goes on where it was.
+
+One file for every catalogue, named by all that it depends on: its data, the options, the code and the libraries. A part
+of anything else is never taken up. Nothing is locked: two runs that keep in one folder write the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("policy", "train")
+
+
+@dataclass(frozen=True)
+class ResumeCache:
+    """A folder of finished parts."""
+
+    folder: Path
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The part of this name; None where there is none that can be read."""
+        try:
+            found = json.loads((self.folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep(self, name: str, part: Mapping[str, Any]) -> None:
+        """Written beside its place and renamed: a part is there whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / f"{name}.part"
+        beside.write_text(json.dumps(part, allow_nan=False), encoding="utf-8")
+        beside.replace(self.folder / f"{name}.json")
+
+    def clear(self) -> None:
+        """The run has ended: nothing of it need be kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def part_name(depends_on: Any) -> str:
+    """A name for what depends on these values (anything JSON holds) and on this code."""
+    known = json.dumps([depends_on, code_digest()], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()[:24]
+
+
+def code_digest() -> str:
+    """Of the sources of the packages that decide and learn."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

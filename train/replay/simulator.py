@@ -1,0 +1,275 @@
+"""The world a policy plays in: composed sessions, a purse that binds, a context that grows and a prompt cache.
+
+One loop serves every policy. At each turn a `Rule` sees all sessions that can still be answered at once, as a `Turn`;
+`served.as_rule` makes one of any `policy.mdp.Policy`. The hard cap is the gateway's:
+
+- A model is offered while what is left holds its prompt and LEAST_OUTPUT_TOKENS of answer: the gateway's clamp buys no
+  less. Where no model is offered the turn goes *unanswered*.
+- Mode `degrade` adds the gateway's first remedy: as long as a model's likely bill (its .98 quantile, what the gateway
+  holds) fits, those whose likely bill does not fit are left out - a cheaper model answers. Only then is one clamped.
+- An answer dearer than what is left is *cut*: quality 0, and the money is gone.
+
+Shapes: S sessions, T turns, K candidates, L cost levels, N sessions that are still answered at a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy import budgeting as planning
+from policy.features import Horizon, expected_cost_usd
+from policy.mdp import COST_LEVELS
+from train.replay.compose import Sessions
+from train.replay.dataset import Graded
+from train.replay.predict import Predictions
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Mode = Literal["cut", "degrade"]
+
+LEAST_OUTPUT_TOKENS = 16
+KEPT_TOKENS = 250
+"""What every turn adds to a growing context."""
+_Q98 = COST_LEVELS.index(0.98)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The conversation's own weight: `base_tokens` before the first turn, `kept_tokens` more with each, read from the
+    cache at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on)."""
+
+    base_tokens: int = 0
+    kept_tokens: int = 0
+    cached_price: float = 1.0
+
+    def tokens(self, turn: int) -> int:
+        return self.base_tokens + self.kept_tokens * turn
+
+    def warm_tokens(self, turn: int) -> int:
+        """Of these, what the model that served the turn before would read from its cache."""
+        before = self.tokens(turn - 1) if turn > 0 else 0
+        return before if before >= planning.CACHE_MIN_TOKENS else 0
+
+
+NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True)
+class SessionBatch:
+    """Sessions with all that is known and all that will happen. Only `quality` and `cost_usd` come from outcomes.
+
+    (S, T, K): `quality`, `cost_usd` (without context), `predicted`, `floor_usd` (least hold without context).
+    `cost_quantiles_usd` (S, T, K, L) without context. `average` (K,), prices (K,) in USD per million tokens.
+    """
+
+    sessions: Sessions
+    models: tuple[str, ...]
+    quality: F64
+    cost_usd: F64
+    predicted: F64
+    cost_quantiles_usd: F64
+    floor_usd: F64
+    prompt_tokens: F64  # (S, T)
+    average: F64
+    usd_in_per_m: F64
+    usd_out_per_m: F64
+    context: Context = NO_CONTEXT
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        s, t, k = self.quality.shape
+        return s, t, k
+
+    def within(self, context: Context) -> SessionBatch:
+        """The same sessions in a conversation that weighs something."""
+        return replace(self, context=context)
+
+    def context_usd(self, turn: int, last: I64) -> F64:
+        """What reading the context costs every candidate at this turn, (N, K), with `last` (N,) serving before."""
+        tokens, warm = self.context.tokens(turn), self.context.warm_tokens(turn)
+        served_last = last[:, None] == np.arange(len(self.models))
+        discounted = tokens - (1.0 - self.context.cached_price) * warm * served_last
+        return np.asarray(discounted * self.usd_in_per_m * 1e-6)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Turn `index` of the sessions `at` (N,): what is known before choosing. Costs include the context; `uniform` (N,)
+    are the numbers to draw with. `turns_left` counts this turn. `last` is -1 at the start."""
+
+    board: SessionBatch
+    index: int
+    at: I64
+    quality: F64  # (N, K) predicted
+    cost_quantiles_usd: F64  # (N, K, L)
+    mean_usd: F64  # (N, K)
+    mask: Bools  # (N, K)
+    remaining_usd: F64  # (N,)
+    budget_usd: F64  # (N,)
+    turns_left: F64  # (N,)
+    declared: I64  # (N,)
+    last: I64  # (N,)
+    tokens_so_far: F64  # (N,)
+    uniform: F64  # (N,)
+
+    def warm_tokens(self) -> F64:
+        """(N, K): context the candidate would read from its cache."""
+        served_last = self.last[:, None] == np.arange(self.mask.shape[1])
+        return np.asarray(served_last * float(self.board.context.warm_tokens(self.index)))
+
+    def cold_and_warm_usd(self) -> tuple[F64, F64]:
+        """Expected cost of a turn like this one on a cold and on a warm cache, (N, K) each."""
+        board = self.board
+        tokens = (board.prompt_tokens[self.at, self.index] + board.context.tokens(self.index))[:, None]
+        cached = board.usd_in_per_m * board.context.cached_price
+        cold, warm = planning.cache_costs(self.mean_usd, tokens, self.warm_tokens(), board.usd_in_per_m, cached)
+        return np.asarray(cold, np.float64), np.asarray(warm, np.float64)
+
+
+Rule = Callable[[Turn], I64]
+"""Which candidate answers each session of a turn, (N,). Masked candidates must not be chosen."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a rule, (S, T); `action` is -1 where no model was asked."""
+
+    valid: Bools
+    action: I64
+    quality: F64
+    cost_usd: F64
+    cut: Bools
+    unanswered: Bools
+
+    @property
+    def starved(self) -> Bools:
+        """Sessions with a turn that went unanswered or was cut, (S,)."""
+        return np.asarray((self.cut | self.unanswered).any(axis=1))
+
+    @property
+    def bankrupt(self) -> Bools:
+        """Sessions whose money was gone while turns were still to come, (S,)."""
+        later = np.cumsum(self.valid[:, ::-1], axis=1)[:, ::-1] > 1
+        return np.asarray((self.unanswered | (self.cut & later)).any(axis=1))
+
+    @property
+    def switches(self) -> F64:
+        """How often a session's model changed from one answered turn to the next, (S,)."""
+        changes = np.zeros(len(self.action))
+        last = np.full(len(self.action), -1)
+        for t in range(self.action.shape[1]):
+            now = self.action[:, t]
+            changes += (now >= 0) & (last >= 0) & (now != last)
+            last = np.where(now >= 0, now, last)
+        return changes
+
+
+def make_board(
+    graded: Graded, predictions: Predictions, sessions: Sessions, context: Context = NO_CONTEXT
+) -> SessionBatch:
+    """Sessions over the prompts of a source, with everything looked up; rows after a session's end hold prompt 0."""
+    rows = np.maximum(sessions.rows, 0)
+    prompt_tokens = graded.n_tokens[rows]
+    floor = prompt_tokens[..., None] * graded.usd_in_per_m + LEAST_OUTPUT_TOKENS * graded.usd_out_per_m
+    return SessionBatch(
+        sessions=sessions,
+        models=graded.models,
+        quality=graded.quality[rows],
+        cost_usd=graded.cost_usd[rows],
+        predicted=predictions.quality[rows],
+        cost_quantiles_usd=predictions.cost_quantiles_usd[rows],
+        # A price list may be dearer than the bills of a source; what is offered must never cost less than it holds.
+        floor_usd=np.minimum(floor * 1e-6, predictions.cost_quantiles_usd[rows][..., 0]),
+        prompt_tokens=prompt_tokens,
+        average=predictions.average,
+        usd_in_per_m=graded.usd_in_per_m,
+        usd_out_per_m=graded.usd_out_per_m,
+        context=context,
+    )
+
+
+def play(board: SessionBatch, rule: Rule, budget_usd: F64, mode: Mode, horizon: Horizon, seed: int) -> Played:
+    """Every session through one rule under its own purse, `budget_usd` (S,). Same seed, same draws for every rule."""
+    s, t, _ = board.shape
+    valid = board.sessions.valid
+    action = np.full((s, t), -1, np.int64)
+    quality, cost_usd = np.zeros((s, t)), np.zeros((s, t))
+    cut, unanswered = np.zeros((s, t), np.bool_), np.zeros((s, t), np.bool_)
+    remaining, last, tokens = budget_usd.astype(np.float64).copy(), np.full(s, -1, np.int64), np.zeros(s)
+    uniforms = np.random.default_rng(seed).random((t, s))
+    left = turns_left(board.sessions, horizon)
+    for j in range(t):
+        alive = np.flatnonzero(valid[:, j])
+        turn = _turn(board, j, alive, remaining, budget_usd, left, last, tokens, uniforms, mode)
+        unanswered[alive, j] = True
+        if len(turn.at):
+            chosen = rule(turn)
+            at = turn.at
+            if not turn.mask[np.arange(len(at)), chosen].all():
+                raise ValueError(f"turn {j}: a rule chose a model that is not offered")
+            bill = board.cost_usd[at, j, chosen] + _chosen(board.context_usd(j, last[at]), chosen)
+            over = bill > remaining[at] * (1 + 1e-12)
+            unanswered[at, j], cut[at, j], action[at, j] = False, over, chosen
+            quality[at, j] = np.where(over, 0.0, board.quality[at, j, chosen])
+            cost_usd[at, j] = np.minimum(bill, remaining[at])
+            remaining[at] = np.where(over, 0.0, remaining[at] - cost_usd[at, j])
+            last[at] = chosen
+        tokens[alive] += board.prompt_tokens[alive, j] + board.context.kept_tokens
+    return Played(valid, action, quality, cost_usd, cut, unanswered)
+
+
+def turns_left(sessions: Sessions, horizon: Horizon) -> F64:
+    """Expected turns left at every turn, this one included, (S, T): declared, or by the hazard learnt in training."""
+    table = horizon.table().astype(np.float64)
+    index = np.arange(sessions.rows.shape[1])
+    learnt = np.broadcast_to(table[np.minimum(index, len(table) - 1)], sessions.rows.shape)
+    declared = sessions.declared[:, None]
+    return np.where(index < declared, declared - index, learnt)
+
+
+def _turn(
+    board: SessionBatch,
+    j: int,
+    alive: I64,
+    remaining: F64,
+    budget_usd: F64,
+    left: F64,
+    last: I64,
+    tokens: F64,
+    uniforms: F64,
+    mode: Mode,
+) -> Turn:
+    context = board.context_usd(j, last[alive])
+    mask = board.floor_usd[alive, j] + context <= remaining[alive, None]
+    answered = mask.any(axis=1)
+    at, context, mask = alive[answered], context[answered], mask[answered]
+    quantiles = board.cost_quantiles_usd[at, j] + context[..., None]
+    if mode == "degrade":
+        likely = mask & (quantiles[..., _Q98] <= remaining[at, None])
+        mask = np.where(likely.any(axis=1, keepdims=True), likely, mask)
+    return Turn(
+        board=board,
+        index=j,
+        at=at,
+        quality=board.predicted[at, j],
+        cost_quantiles_usd=quantiles,
+        mean_usd=np.asarray(expected_cost_usd(quantiles), np.float64),
+        mask=mask,
+        remaining_usd=remaining[at],
+        budget_usd=budget_usd[at],
+        turns_left=left[at, j],
+        declared=board.sessions.declared[at],
+        last=last[at],
+        tokens_so_far=tokens[at],
+        uniform=uniforms[j, at],
+    )
+
+
+def _chosen(values: F64, chosen: I64) -> F64:
+    return np.asarray(np.take_along_axis(values, chosen[:, None], axis=1)[:, 0])
