@@ -1,6 +1,6 @@
 """Where the CPU of one turn goes: `python -m bench.turn [--clients 32] [--window 5] [--databases sqlite,postgres]`.
 
-The gateway runs with everything on and with clocks on the functions of a turn's path (`bench.rig.clocked`), on a core
+The gateway runs with everything on and with clocks on the functions of a turn's path (`bench.rig.profiled_serve`), on a core
 of its own; load generator, provider and Postgres share another. The clocks themselves cost a turn some tenths of a
 millisecond: compare rows with each other, and totals with `bench.peers`. The last row of the loop's thread is what no
 clock covers: the event loop, sockets, tasks.
@@ -62,7 +62,7 @@ def clocked(database: str, lane: str, profile: Path | None) -> Contender:
 
     def recipe(stage: Stage) -> Recipe:
         plain = seqroute(database, lane)(stage)
-        command = [part if part != "gateway" else "bench.rig.clocked" for part in plain.command]
+        command = [part if part != "gateway" else "bench.rig.profiled_serve" for part in plain.command]
         told = {} if profile is None else {PROFILE: str(profile / f"{database}.prof")}
         return replace(plain, command=tuple(command), environment={**plain.environment, **told})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.gateway import Served, config, serving
-from tests.harness.processes import Nursery
+from tests.harness.processes import ForkServer
 from tests.harness.upstream import FaultUpstream
 
 MODES = {
@@ -54,7 +54,7 @@ async def stage(tmp_path: Path, database_url: str) -> AsyncIterator[Stage]:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
+def nursery() -> Iterator[ForkServer]:
     """Starts gateway processes quickly; see `tests.harness.processes`."""
-    with Nursery() as started:
+    with ForkServer() as started:
         yield started

@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.cluster import Ground, ground
 from tests.harness.crashes import crash_rounds
-from tests.harness.processes import TTL_AND_TWO_SWEEPS_S, Nursery
+from tests.harness.processes import TTL_AND_TWO_SWEEPS_S, ForkServer
 
 pytestmark = pytest.mark.faults
 
@@ -23,7 +23,7 @@ MODELS = {
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, nursery: Nursery, database_url: str) -> AsyncIterator[Ground]:
+async def scene(tmp_path: Path, nursery: ForkServer, database_url: str) -> AsyncIterator[Ground]:
     async with ground(tmp_path, nursery, database_url, modes=MODELS) as made:
         yield made
 
@@ -70,7 +70,7 @@ async def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(scene:
 
 
 async def test_a_gateway_that_was_frozen_past_its_leases_posts_the_late_bill_once(
-    tmp_path: Path, nursery: Nursery, postgres_url: str
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
 ) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS) as scene:
         frozen, other = await scene.fleet.start(), await scene.fleet.start()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.client_disconnects import departures
 from tests.harness.cluster import ground
-from tests.harness.processes import Nursery
+from tests.harness.processes import ForkServer
 
 pytestmark = pytest.mark.faults
 
@@ -18,7 +18,7 @@ LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "120"}
 
 
 async def test_clients_that_leave_are_settled_in_two_seconds_and_their_providers_closed_in_one(
-    tmp_path: Path, nursery: Nursery, database_url: str
+    tmp_path: Path, nursery: ForkServer, database_url: str
 ) -> None:
     async with ground(tmp_path, nursery, database_url, modes=MODELS, environ=LONG_LEASES) as scene:
         await scene.fleet.start()

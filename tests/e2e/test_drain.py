@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.cluster import ground
 from tests.harness.crashes import keep_asking
-from tests.harness.processes import Nursery
+from tests.harness.processes import ForkServer
 
 pytestmark = pytest.mark.faults
 
@@ -18,7 +18,7 @@ MODELS = {"words": "ok:tokens=30,delay=0.01", "slow": "ok:tokens=40,delay=0.1", 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_streams_in_flight_finish_with_a_real_end_and_the_process_exits_with_status_zero(
-    tmp_path: Path, nursery: Nursery, postgres_url: str, workers: int
+    tmp_path: Path, nursery: ForkServer, postgres_url: str, workers: int
 ) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS) as scene:
         replica = await scene.fleet.start(workers=workers)
@@ -39,7 +39,7 @@ async def test_streams_in_flight_finish_with_a_real_end_and_the_process_exits_wi
 
 
 async def test_a_draining_gateway_turns_readiness_off_at_once_and_refuses_new_turns(
-    tmp_path: Path, nursery: Nursery, sqlite_url: str
+    tmp_path: Path, nursery: ForkServer, sqlite_url: str
 ) -> None:
     async with ground(tmp_path, nursery, sqlite_url, modes=MODELS) as scene:
         replica = await scene.fleet.start()
@@ -57,7 +57,7 @@ async def test_a_draining_gateway_turns_readiness_off_at_once_and_refuses_new_tu
 
 
 async def test_a_stream_longer_than_the_drain_is_cut_with_an_error_and_settled(
-    tmp_path: Path, nursery: Nursery, sqlite_url: str
+    tmp_path: Path, nursery: ForkServer, sqlite_url: str
 ) -> None:
     environ = {"SEQROUTE_DRAIN_SECONDS": "1"}
     async with ground(tmp_path, nursery, sqlite_url, modes={"long": "ok:tokens=4000,delay=0.05"}, environ=environ) as s:
@@ -75,7 +75,7 @@ async def test_a_stream_longer_than_the_drain_is_cut_with_an_error_and_settled(
         assert s.provider.bill[0].cut
 
 
-async def test_a_rolling_restart_under_load_fails_no_turn(tmp_path: Path, nursery: Nursery, postgres_url: str) -> None:
+async def test_a_rolling_restart_under_load_fails_no_turn(tmp_path: Path, nursery: ForkServer, postgres_url: str) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS) as scene:
         replicas = [await scene.fleet.start() for _ in range(2)]
         client = await scene.client()

@@ -12,7 +12,7 @@ from tests.e2e.test_outage import database_of
 from tests.harness.auditor import billed_nanousd
 from tests.harness.cluster import Ground, ground
 from tests.harness.postgres import PostgresServer
-from tests.harness.processes import Nursery, Replica
+from tests.harness.processes import ForkServer, Replica
 
 pytestmark = pytest.mark.faults
 
@@ -28,7 +28,7 @@ async def spent_nanousd(scene: Ground, replica: Replica, key: str, session: str)
 
 
 async def test_an_open_tenant_is_served_up_to_the_cap_and_its_turns_are_posted_when_the_database_is_back(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS, general={"outage_cap_usd": CAP_USD}) as scene:
@@ -59,7 +59,7 @@ async def test_an_open_tenant_is_served_up_to_the_cap_and_its_turns_are_posted_w
 
 
 async def test_what_an_open_tenant_spent_through_a_process_that_died_is_posted_by_the_next_one(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS, general={"outage_cap_usd": CAP_USD}) as scene:

@@ -20,7 +20,7 @@ from tests.harness.cluster import Ground, ground
 from tests.harness.crashes import keep_asking
 from tests.harness.faultproxy import FaultProxy
 from tests.harness.postgres import PostgresServer
-from tests.harness.processes import Nursery
+from tests.harness.processes import ForkServer
 
 pytestmark = pytest.mark.faults
 
@@ -47,7 +47,7 @@ def database_of(server: PostgresServer) -> str:
 
 @asynccontextmanager
 async def behind_a_proxy(
-    tmp_path: Path, nursery: Nursery, server: PostgresServer, **options: Any
+    tmp_path: Path, nursery: ForkServer, server: PostgresServer, **options: Any
 ) -> AsyncIterator[tuple[Ground, FaultProxy]]:
     url = database_of(server)
     async with FaultProxy("127.0.0.1", server.port) as proxy:
@@ -58,7 +58,7 @@ async def behind_a_proxy(
 
 
 async def test_a_gateway_started_without_its_database_is_alive_not_ready_and_serves_when_it_comes(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS) as scene:
@@ -83,7 +83,7 @@ async def test_a_gateway_started_without_its_database_is_alive_not_ready_and_ser
 
 
 async def test_crashes_of_the_database_under_load_lose_no_acknowledged_turn(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS) as scene:
@@ -108,7 +108,7 @@ async def test_crashes_of_the_database_under_load_lose_no_acknowledged_turn(
 
 
 async def test_a_frozen_database_means_503_and_nothing_dispatched(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS) as scene:
@@ -131,7 +131,7 @@ async def test_a_frozen_database_means_503_and_nothing_dispatched(
 
 
 async def test_a_stream_outlives_an_outage_of_the_database_and_its_exact_bill_is_posted_after_it(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     environ = {"SEQROUTE_HOLD_TTL_SECONDS": "30"}
     async with behind_a_proxy(tmp_path, nursery, postgres_server, environ=environ) as (scene, proxy):
@@ -149,7 +149,7 @@ async def test_a_stream_outlives_an_outage_of_the_database_and_its_exact_bill_is
 
 
 async def test_a_slow_and_lossy_network_to_the_database_costs_time_and_never_money(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     """Answers lost right after the COMMIT are the case that matters: each must resolve to one outcome."""
     async with behind_a_proxy(tmp_path, nursery, postgres_server) as (scene, proxy):
@@ -171,7 +171,7 @@ async def test_a_slow_and_lossy_network_to_the_database_costs_time_and_never_mon
 
 
 async def test_a_locked_database_means_503_and_no_dispatch(
-    tmp_path: Path, nursery: Nursery, postgres_server: PostgresServer
+    tmp_path: Path, nursery: ForkServer, postgres_server: PostgresServer
 ) -> None:
     url = database_of(postgres_server)
     async with ground(tmp_path, nursery, url, modes=MODELS) as scene:
@@ -194,7 +194,7 @@ async def test_a_locked_database_means_503_and_no_dispatch(
 
 
 async def test_a_full_disk_under_sqlite_means_503_and_recovery_when_there_is_room(
-    tmp_path: Path, nursery: Nursery, sqlite_url: str
+    tmp_path: Path, nursery: ForkServer, sqlite_url: str
 ) -> None:
     """The limit of the file's size stands for the disk: it is raised again while the gateway runs."""
     async with ground(tmp_path, nursery, sqlite_url, modes=MODELS) as scene:
@@ -223,7 +223,7 @@ async def test_a_full_disk_under_sqlite_means_503_and_recovery_when_there_is_roo
 
 
 async def test_a_server_without_a_free_connection_means_503_and_service_when_one_is_free(
-    tmp_path: Path, nursery: Nursery
+    tmp_path: Path, nursery: ForkServer
 ) -> None:
     server = PostgresServer({"max_connections": "25"})
     try:

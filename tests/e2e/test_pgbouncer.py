@@ -14,7 +14,7 @@ from tests.harness.cluster import ground
 from tests.harness.concurrent_turns import crowd
 from tests.harness.crashes import keep_asking
 from tests.harness.pgbouncer import pgbouncer
-from tests.harness.processes import Nursery
+from tests.harness.processes import ForkServer
 
 pytestmark = pytest.mark.faults
 
@@ -22,7 +22,7 @@ MODELS = {"held": "ok:tokens=40,delay=0.1", "words": "ok:tokens=30,delay=0.01"}
 
 
 async def test_two_replicas_behind_a_transaction_pooler_keep_every_law(
-    tmp_path: Path, nursery: Nursery, postgres_url: str
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
 ) -> None:
     with pgbouncer(postgres_url) as through:
         environ = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}

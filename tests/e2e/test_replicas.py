@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.cluster import ground
 from tests.harness.concurrent_turns import crowd
-from tests.harness.processes import Nursery, clean_environ
+from tests.harness.processes import ForkServer, clean_environ
 
 pytestmark = pytest.mark.faults
 
@@ -19,7 +19,7 @@ LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}
 
 
 async def test_three_replicas_with_two_workers_dispatch_exactly_what_a_session_affords(
-    tmp_path: Path, nursery: Nursery, postgres_url: str
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
 ) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS, environ=LONG_LEASES) as scene:
         replicas = await asyncio.gather(*(scene.fleet.start(workers=2) for _ in range(3)))
@@ -34,7 +34,7 @@ async def test_three_replicas_with_two_workers_dispatch_exactly_what_a_session_a
 
 
 async def test_one_idempotency_key_over_replicas_means_one_call_and_one_charge(
-    tmp_path: Path, nursery: Nursery, postgres_url: str
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
 ) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS, environ=LONG_LEASES) as scene:
         await asyncio.gather(*(scene.fleet.start() for _ in range(2)))
@@ -57,7 +57,7 @@ async def test_one_idempotency_key_over_replicas_means_one_call_and_one_charge(
 
 
 async def test_a_second_process_on_one_sqlite_file_is_refused(
-    tmp_path: Path, nursery: Nursery, sqlite_url: str
+    tmp_path: Path, nursery: ForkServer, sqlite_url: str
 ) -> None:
     async with ground(tmp_path, nursery, sqlite_url, modes=MODELS) as scene:
         first = await scene.fleet.start()
@@ -74,7 +74,7 @@ async def test_a_second_process_on_one_sqlite_file_is_refused(
 
 
 async def test_ten_agent_turns_of_three_dollars_at_worst_keep_eight_in_flight_and_a_hundred_finish(
-    tmp_path: Path, nursery: Nursery, postgres_url: str
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
 ) -> None:
     """Worst case 3,000 tokens at 1,000 USD per million; the real answers cost 5 cents. The session has 25 USD."""
     dear = {"input_cost_per_token": 0.000001, "output_cost_per_token": 0.001, "max_output_tokens": 3000}

@@ -26,7 +26,7 @@ from tests.harness.auditor import Verdict, assert_books_agree, assert_url_sound
 from tests.harness.clients import Client, Turn, make_tenant
 from tests.harness.faultproxy import FaultProxy
 from tests.harness.gateway import config
-from tests.harness.processes import Fleet, Nursery
+from tests.harness.processes import Fleet, ForkServer
 from tests.harness.upstream import FaultUpstream
 
 
@@ -94,7 +94,7 @@ class Ground:
 @contextlib.asynccontextmanager
 async def ground(
     folder: Path,
-    nursery: Nursery,
+    nursery: ForkServer,
     database_url: str,
     *,
     served_url: str | None = None,

@@ -99,7 +99,7 @@ def _start(order: Mapping[str, Any]) -> int:
 
 
 def _be(order: Mapping[str, Any]) -> int:
-    """The child: nothing of the nursery is left but its imports."""
+    """The child: nothing of the fork server is left but its imports."""
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,6 +1,6 @@
 """The killer: real `seqroute serve` processes on one database, and every way to hurt them.
 
-    with Nursery() as nursery:                                once per test session: imports LiteLLM a single time
+    with ForkServer() as nursery:                                once per test session: imports LiteLLM a single time
         async with Fleet(nursery, config_path) as fleet:
             replica = await fleet.start()                     SQLite or Postgres, as the configuration says
             replica.kill()                                    or terminate(), freeze(), thaw()
@@ -40,12 +40,12 @@ TTL_AND_TWO_SWEEPS_S = 3.0
 """Of TIMINGS: when every hold of a dead process must have come to rest."""
 
 
-class Nursery:
-    """The fork server (see `tests.harness.nursery`): one per test session, whatever event loops come and go."""
+class ForkServer:
+    """The fork server (see `tests.harness.forkserver`): one per test session, whatever event loops come and go."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.harness.nursery"],
+            [sys.executable, "-m", "tests.harness.forkserver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=clean_environ({}),
@@ -61,9 +61,9 @@ class Nursery:
         while not self._ready.wait(0.2):
             code = self._process.poll()
             if code is not None:
-                raise RuntimeError(f"the nursery ended with {code} before it was ready; it says why above")
+                raise RuntimeError(f"the fork server ended with {code} before it was ready; it says why above")
             if time.monotonic() > ends_s:
-                raise RuntimeError(f"the nursery was not ready in {START_TIMEOUT_S:g} s")
+                raise RuntimeError(f"the fork server was not ready in {START_TIMEOUT_S:g} s")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +105,7 @@ class Nursery:
 class Replica:
     """One `seqroute serve`, with all its workers."""
 
-    def __init__(self, nursery: Nursery, process_id: int, port: int, log: Path) -> None:
+    def __init__(self, nursery: ForkServer, process_id: int, port: int, log: Path) -> None:
         self._nursery = nursery
         self.process_id = process_id
         self.port = port
@@ -186,7 +186,7 @@ class Replica:
 class Fleet:
     """The replicas of one deployment: one configuration, so one database."""
 
-    def __init__(self, nursery: Nursery, config: Path, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, nursery: ForkServer, config: Path, *, environ: Mapping[str, str] | None = None) -> None:
         self._nursery = nursery
         self._config = config
         self._environ = clean_environ(dict(TIMINGS) | dict(environ or {}))

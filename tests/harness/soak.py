@@ -35,7 +35,7 @@ from tests.harness.crashes import crash_rounds, keep_asking
 from tests.harness.faultproxy import FaultProxy
 from tests.harness.lost_commits import ambiguous_commits
 from tests.harness.postgres import PostgresServer, TestDatabases
-from tests.harness.processes import Nursery, Replica
+from tests.harness.processes import ForkServer, Replica
 from tests.harness.simulator import simulate, template
 from tests.harness.turn_simulator import simulate_turns
 from tests.harness.window_resets import reset_together
@@ -56,7 +56,7 @@ class Plan:
     seed: int
     size: int
     folder: Path
-    nursery: Nursery
+    nursery: ForkServer
     server: PostgresServer
     databases: TestDatabases
     seeds: range
@@ -341,7 +341,7 @@ def main() -> int:
     try:
         server.start()
         databases = TestDatabases(server.url("postgres"), upgrade)
-        with Nursery() as nursery:
+        with ForkServer() as nursery:
             plan = Plan(arguments.seed, arguments.size, folder, nursery, server, databases, range(first, last))
             for name in arguments.parts.split(","):
                 started_s = time.monotonic()
