@@ -3,8 +3,8 @@
     python -m bench.history [--decisions 1000000] [--databases sqlite,postgres] [--rounds 5] [--json FILE]
 
 Two gateways stand side by side, one on a database with ten decisions, one on a generated past with all its sessions,
-holds and ledger entries (`bench.rig.filled_database`: about 1.6 kB on disk for a decision). Rounds are interleaved; the answer is
-the ratio of what a turn costs, long log over short log.
+holds and ledger entries (`bench.rig.filled_database`: about 1.6 kB on disk for a decision). Rounds are interleaved; the
+answer is the ratio of what a turn costs, long log over short log.
 """
 
 from __future__ import annotations

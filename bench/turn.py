@@ -1,7 +1,7 @@
 """Where the CPU of one turn goes: `python -m bench.turn [--clients 32] [--window 5] [--databases sqlite,postgres]`.
 
-The gateway runs with everything on and with clocks on the functions of a turn's path (`bench.rig.profiled_serve`), on a core
-of its own; load generator, provider and Postgres share another. The clocks themselves cost a turn some tenths of a
+The gateway runs with everything on and with clocks on the functions of a turn's path (`bench.rig.profiled_serve`), on
+a core of its own; load generator, provider and Postgres share another. The clocks themselves cost a turn some tenths of a
 millisecond: compare rows with each other, and totals with `bench.peers`. The last row of the loop's thread is what no
 clock covers: the event loop, sockets, tasks.
 

@@ -38,9 +38,7 @@ keys_app = typer.Typer(
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
-ModelsOption = Annotated[
-    str | None, typer.Option("--models", help='Allowed models, comma-separated; "all" for all.')
-]
+ModelsOption = Annotated[str | None, typer.Option("--models", help='Allowed models, comma-separated; "all" for all.')]
 WindowOption = Annotated[
     str | None, typer.Option("--window", help='After this the budget begins anew: "30d", "1mo", "24h".')
 ]

@@ -78,9 +78,7 @@ def change_session(
     session_id: str,
     tenant: TenantOption = DEFAULT_TENANT,
     budget_usd: Annotated[str | None, typer.Option(help="Raise or lower the session's ceiling.")] = None,
-    expected_turns: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="How many turns it will have.")
-    ] = None,
+    expected_turns: Annotated[int | None, typer.Option(min=1, max=100_000, help="How many turns it will have.")] = None,
     state: Annotated[str | None, typer.Option(help="open or closed.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,

@@ -286,7 +286,8 @@ exploration_days = Table(
     "exploration_days",
     metadata,
     # What exploration was expected to cost on a day (UTC), all replicas together; gateway/routing/exploration.py adds
-    # to it. Column("day", String(10), primary_key=True),
+    # to it.
+    Column("day", String(10), primary_key=True),
     Column("extra_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("quality_given_up", Float, nullable=False, server_default="0"),
     CheckConstraint("extra_nanousd >= 0", name="exploration_days_not_negative"),

@@ -75,7 +75,9 @@ async def test_a_stream_longer_than_the_drain_is_cut_with_an_error_and_settled(
         assert s.provider.bill[0].cut
 
 
-async def test_a_rolling_restart_under_load_fails_no_turn(tmp_path: Path, nursery: ForkServer, postgres_url: str) -> None:
+async def test_a_rolling_restart_under_load_fails_no_turn(
+    tmp_path: Path, nursery: ForkServer, postgres_url: str
+) -> None:
     async with ground(tmp_path, nursery, postgres_url, modes=MODELS) as scene:
         replicas = [await scene.fleet.start() for _ in range(2)]
         client = await scene.client()

@@ -128,9 +128,8 @@ def a_day(made: Month, day: int, slot: HotSwap, router: Router) -> None:
             slot.refresh(wanted_policies(connection))
         numbers = range(start, min(start + LOOK_EVERY, made.size.sessions))
         outcomes = [
-            play(made.seed, plan(made.seed, day, n), lambda o, u, key: router.decide(o, u, RequestedModel(None, None),
-            key),
-                 logged=True)
+            play(made.seed, plan(made.seed, day, n),
+                 lambda o, u, key: router.decide(o, u, RequestedModel(None, None), key), logged=True)
             for n in numbers
         ]  # fmt: skip
         write(made, day, outcomes)
