@@ -1,11 +1,12 @@
 """Where the CPU of one turn goes: `python -m bench.turn [--clients 32] [--window 5] [--databases sqlite,postgres]`.
 
 The gateway runs with everything on and with clocks on the functions of a turn's path (`bench.rig.profiled_serve`), on
-a core of its own; load generator, provider and Postgres share another. The clocks themselves cost a turn some tenths of a
-millisecond: compare rows with each other, and totals with `bench.peers`. The last row of the loop's thread is what no
-clock covers: the event loop, sockets, tasks.
+a core of its own; load generator, provider and Postgres share another. The clocks themselves cost a turn some tenths
+of a millisecond: compare rows with each other, and totals with `bench.peers`. The last row of the loop's thread is
+what no clock covers: the event loop, sockets, tasks.
 
-`--profile FOLDER` runs cProfile on the loop's thread instead and writes FOLDER/<database>.prof for `python -m pstats`.
+`--profile FOLDER` runs cProfile on the loop's thread instead and writes FOLDER/<database>.prof for `python -m
+pstats`.
 """
 
 from __future__ import annotations
