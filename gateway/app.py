@@ -37,6 +37,7 @@ from gateway.clock import Clock, Entropy, NewId, Uniform, now_ms, time_ordered_i
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
+from gateway.decisions import rollups
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -61,11 +62,14 @@ from gateway.tasks import Background
 from gateway.turn.judge import Judge
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
+from gateway.ui.pages import Dashboard
+from gateway.ui.sign_in import SignIn
 
 _log = logging.getLogger("seqroute.app")
 DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
 """The purse of `default`, which the master key spends: enough to start with, and still a limit."""
 RETRY_S = 0.5
+ROLLUP_S = 5.0
 POLICY_POLL_S = 1.0
 HEARTBEAT_S = 2.0
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
@@ -249,13 +253,28 @@ def assemble(
         settings=settings, database=database, authenticator=authenticator, policies=policies, clock=clock, new_id=new_id
     )
 
+    dashboard = Dashboard(
+        configuration=current,
+        database=database,
+        authenticator=authenticator,
+        policies=policies,
+        sign_in=SignIn(settings.general.master_key, clock),
+        clock=clock,
+        new_id=new_id,
+    )
+
     def refresh(target: Metrics) -> None:
         target.live_holds.set(leases.count)
         target.unresolved.set(ledger.unresolved)
         target.exploration_today.set(exploring.today.extra_nanousd / NANOUSD_PER_USD)
         target.exploring.set(exploring.allows())
 
-    return parts, [*_routes(turns, views), *admin.routes(), *_health_routes(Health(lifecycle, metrics, refresh))]
+    return parts, [
+        *_routes(turns, views),
+        *admin.routes(),
+        *dashboard.routes(),
+        *_health_routes(Health(lifecycle, metrics, refresh)),
+    ]
 
 
 def _routes(turns: Turns, views: Views) -> list[BaseRoute]:
@@ -290,6 +309,11 @@ async def running(parts: Gateway) -> AsyncIterator[None]:
         asyncio.create_task(_poll_policies(parts)),
         asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(_end_streams_in_time(parts)),
+        asyncio.create_task(
+            rollups.follow_forever(
+                parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
+            )
+        ),
         asyncio.create_task(
             watch_forever(
                 parts.database,

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from migrations.upgrade import upgrade
+from tests.harness.browser import find_chromium
 from tests.harness.pgbouncer import find_pgbouncer
 from tests.harness.postgres import PostgresServer, TestDatabases, find_binaries
 
 POSTGRES_URL = "SEQROUTE_TEST_POSTGRES_URL"
 
 
+NO_CHROMIUM = "chromium: absent, so tests/e2e/test_dashboard_browser.py does not run (apt-get install chromium)"
 NO_PGBOUNCER = "pgbouncer: absent, so tests/e2e/test_pgbouncer.py does not run (apt-get install pgbouncer)"
 
 
@@ -26,18 +28,22 @@ def pytest_report_header() -> list[str]:
     return [
         f"postgres: {'the server of ' + POSTGRES_URL if given else find_binaries() / 'postgres'}",
         NO_PGBOUNCER if bouncer is None else f"pgbouncer: {bouncer}",
+        f"chromium: {find_chromium()}" if find_chromium() else NO_CHROMIUM,
     ]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """What needs pgbouncer is collected where there is one."""
-    return True if collection_path.name == "test_pgbouncer.py" and find_pgbouncer() is None else None
+    """What needs pgbouncer or a browser is collected where there is one."""
+    absent = {"test_pgbouncer.py": find_pgbouncer() is None, "test_dashboard_browser.py": find_chromium() is None}
+    return True if absent.get(collection_path.name) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Also at the end, where it is read: what this machine could not try."""
     if find_pgbouncer() is None:
         terminalreporter.write_line(NO_PGBOUNCER, yellow=True)
+    if find_chromium() is None:
+        terminalreporter.write_line(NO_CHROMIUM, yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ beyond the reserved maximum, which is counted in `overage`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -102,6 +104,7 @@ sessions = Table(
     PrimaryKeyConstraint("tenant_id", "session_id"),
     CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
 )
+Index("sessions_by_use", sessions.c.updated_at_ms)
 # By bytes, whatever the database's collation: the sessions of one fingerprint stand beside each other.
 Index(
     "sessions_fingerprints",
@@ -368,4 +371,48 @@ audit_trail = Table(
     Column("before", Text),
     Column("after", Text),
     Column("created_at_ms", BigInteger, nullable=False),
+)
+
+
+def _hourly(name: str, *columns: Column[Any]) -> Table:
+    """Sums by hour, tenant and model; gateway/decisions/rollups.py adds to them."""
+    return Table(
+        name,
+        metadata,
+        Column("hour_ms", BigInteger, nullable=False),
+        Column("tenant_id", String(64), nullable=False),
+        Column("model", String(256), nullable=False),
+        *columns,
+        PrimaryKeyConstraint("hour_ms", "tenant_id", "model"),
+    )
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+usage_hours = _hourly(
+    "usage_hours",
+    _count("turns"),
+    _count("spent_nanousd"),
+    _count("input_tokens"),
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    _count("estimated_turns"),
+    _count("forced_turns"),
+    _count("cut_turns"),
+)
+baseline_hours = _hourly(
+    "baseline_hours",
+    _count("turns"),
+    _count("predicted_nanousd"),
+    _count("billed_nanousd"),
+    _count("quality_turns"),
+    Column("quality_sum", Float, nullable=False, server_default="0"),
+)
+rollup_progress = Table(
+    "rollup_progress",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("through_entry_id", BigInteger, nullable=False),
 )

@@ -54,7 +54,8 @@ async def test_every_route_but_the_public_ones_is_closed_to_strangers_and_admin_
     tmp_path: Path, sqlite_url: str
 ) -> None:
     async with playing(tmp_path, sqlite_url) as play:
-        table = routes(play)
+        # The dashboard's pages take a cookie, not a key: tests/e2e/test_dashboard.py walks them.
+        table = [(method, path) for method, path in routes(play) if not path.startswith("/ui")]
         assert len(table) > 40
         tenant_id, tenant_key = await play.gateway.tenant("acme")
         before = await play.gateway.entries()

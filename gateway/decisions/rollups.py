@@ -1,0 +1,129 @@
+"""Hourly sums of the ledger and the decision log, so that pages about months read a few thousand rows.
+
+Each settled turn is counted once, in the hour of its bill. The sums follow the ledger by entry id, some seconds
+behind, so that an entry whose transaction committed late is not passed over. Every replica may run this: whoever moves
+the mark first wins, the other's transaction changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Table, and_, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.clock import Clock, now_ms
+from gateway.database.database import Database
+from gateway.database.tables import baseline_hours, decisions, ledger_entries, rollup_progress, usage_hours
+from gateway.errors import LedgerUnavailable
+
+_log = logging.getLogger("seqroute.rollups")
+HOUR_MS = 3_600_000
+LAG_MS = 10_000
+"""How far the sums stay behind the clock: no transaction of the ledger is open for this long."""
+BATCH_ROWS = 2_000
+SPENDING = ("settle", "orphan_post", "late_post", "overage", "refund")
+CHOSEN = ""
+"""The name under which `baseline_hours` keeps what was predicted for the models that really answered."""
+
+_Key = tuple[int, str, str]
+
+
+async def follow_forever(database: Database, clock: Clock, *, ready: Callable[[], bool], interval_s: float) -> None:
+    """Add what was settled since the last look, until cancelled."""
+    while True:
+        await asyncio.sleep(interval_s)
+        if not ready():
+            continue
+        try:
+            read = BATCH_ROWS
+            while read == BATCH_ROWS:
+                read = await database.write(lambda c: advance(c, now_ms(clock)))
+        except LedgerUnavailable:
+            _log.warning("hourly sums wait for the database")
+
+
+def advance(connection: Connection, at_ms: int) -> int:
+    """Add one batch of ledger entries to the sums; returns how many entries were read."""
+    through = connection.execute(select(rollup_progress.c.through_entry_id)).scalar_one_or_none()
+    if through is None:
+        connection.execute(insert(rollup_progress).values(id=1, through_entry_id=0))
+        through = 0
+    e, d = ledger_entries.c, decisions.c
+    rows = connection.execute(
+        select(
+            e.entry_id, e.kind, e.amount_nanousd, e.tenant_id, e.created_at_ms, e.usage_source, e.model,
+            d.decision_id, d.model.label("answered_by"), d.reason, d.finish_reason, d.input_tokens, d.cached_tokens,
+            d.output_tokens, d.candidates,
+        )
+        .select_from(ledger_entries.outerjoin(decisions, d.decision_id == e.decision_id))
+        .where(e.entry_id > through, e.created_at_ms <= at_ms - LAG_MS, e.kind.in_(SPENDING))
+        .order_by(e.entry_id)
+        .limit(BATCH_ROWS)
+    ).all()  # fmt: skip
+    if not rows:
+        return 0
+    moved = connection.execute(
+        update(rollup_progress)
+        .where(and_(rollup_progress.c.id == 1, rollup_progress.c.through_entry_id == through))
+        .values(through_entry_id=rows[-1].entry_id)
+    )
+    if moved.rowcount != 1:
+        return 0
+    usage: dict[_Key, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    baselines: dict[_Key, dict[str, float]] = defaultdict(lambda: defaultdict(int))
+    for row in rows:
+        _tally(usage, baselines, row)
+    _add(connection, usage_hours, usage)
+    _add(connection, baseline_hours, baselines)
+    return len(rows)
+
+
+def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, float]], row: Any) -> None:
+    hour_ms = row.created_at_ms - row.created_at_ms % HOUR_MS
+    sums = usage[hour_ms, row.tenant_id, row.answered_by or row.model or "unknown"]
+    sums["spent_nanousd"] += -row.amount_nanousd if row.kind == "refund" else row.amount_nanousd
+    if row.kind not in ("settle", "orphan_post"):
+        return  # the turn itself was counted with its first bill
+    sums["turns"] += 1
+    sums["estimated_turns"] += row.usage_source == "estimated"
+    if row.decision_id is None:
+        return
+    sums["input_tokens"] += row.input_tokens or 0
+    sums["cached_tokens"] += row.cached_tokens or 0
+    sums["output_tokens"] += row.output_tokens or 0
+    sums["forced_turns"] += row.reason == "only-affordable"
+    sums["cut_turns"] += row.finish_reason == "length"
+    candidates: list[Mapping[str, Any]] = orjson.loads(row.candidates)
+    for candidate in candidates:
+        _tally_baseline(baselines[hour_ms, row.tenant_id, candidate["model"]], candidate, row.amount_nanousd)
+        if candidate["model"] == row.answered_by:
+            _tally_baseline(baselines[hour_ms, row.tenant_id, CHOSEN], candidate, row.amount_nanousd)
+
+
+def _tally_baseline(sums: dict[str, float], candidate: Mapping[str, Any], billed_nanousd: int) -> None:
+    sums["turns"] += 1
+    sums["predicted_nanousd"] += candidate["cost_nano_usd"]
+    sums["billed_nanousd"] += billed_nanousd
+    if candidate.get("quality") is not None:
+        sums["quality_turns"] += 1
+        sums["quality_sum"] += candidate["quality"]
+
+
+def _add(connection: Connection, table: Table, sums: Mapping[_Key, Mapping[str, float]]) -> None:
+    """Insert the rows, or add to those that are there."""
+    names = [column.name for column in table.columns if not column.primary_key]
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    for (hour_ms, tenant_id, model), values in sums.items():
+        row = {name: values.get(name, 0) for name in names}
+        statement = dialect.insert(table).values(hour_ms=hour_ms, tenant_id=tenant_id, model=model, **row)
+        statement = statement.on_conflict_do_update(
+            index_elements=["hour_ms", "tenant_id", "model"],
+            set_={name: table.c[name] + statement.excluded[name] for name in names},
+        )
+        connection.execute(statement)

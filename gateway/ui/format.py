@@ -1,0 +1,53 @@
+"""How numbers are written on the pages: amounts with a unit, shares as percentages, times as how long ago."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+_STEPS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
+
+def usd(nanousd: int | None) -> str:
+    """Dollars with four significant places below a dollar and cents above; "-" when unknown."""
+    if nanousd is None:
+        return "-"
+    amount = Decimal(nanousd) / 1_000_000_000
+    if amount == 0:
+        return "$0"
+    places = 2 if abs(amount) >= 1 else min(9, 3 - amount.adjusted())
+    text = format(abs(amount).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP), ",f")
+    return ("-" if amount < 0 else "") + "$" + text
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """Quality from 0 to 1 as points from 0 to 100."""
+    return "-" if value is None else f"{value * 100:.1f}"
+
+
+def ago(at_ms: int | None, now_ms: int) -> str:
+    if at_ms is None:
+        return "never"
+    for step_ms, unit in _STEPS:
+        if now_ms - at_ms >= step_ms:
+            return f"{(now_ms - at_ms) // step_ms} {unit} ago"
+    return "now"
+
+
+def moment(at_ms: int | None) -> str:
+    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "usd": usd, "percent": percent, "points": points, "ago": ago, "moment": moment, "count": count,
+}  # fmt: skip

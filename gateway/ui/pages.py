@@ -1,0 +1,462 @@
+"""The dashboard: pages for the people who run the gateway, rendered on the server.
+
+Every page goes through `_page` or `_action`: a signed cookie, a key that is still usable, and for actions an admin and
+the form's token. Nothing is loaded from elsewhere; a strict Content-Security-Policy says so to the browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlencode
+
+import jinja2
+import orjson
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.accounts import keys, sessions, tenants
+from gateway.accounts.auth import MASTER_KEY_ID, Authenticator
+from gateway.catalog.live import Configuration
+from gateway.clock import Clock, NewId, now_ms
+from gateway.database.database import Database
+from gateway.decisions import log
+from gateway.decisions.rollups import HOUR_MS
+from gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, http_status
+from gateway.ledger import audit
+from gateway.money import MoneyError, nanousd_from_usd
+from gateway.policies import registry, trials
+from gateway.policies.registry import PolicyRegistry
+from gateway.ui import queries, words
+from gateway.ui.format import FILTERS
+from gateway.ui.sign_in import COOKIE, SIGNED_IN_S, SignIn, Viewer
+
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+MAX_FORM_BYTES = 16_384
+DAY_MS = 86_400_000
+_DAYS = (1, 7, 30, 90)
+
+Page = Callable[[Request, Viewer], Awaitable[Response]]
+Action = Callable[[Viewer, Mapping[str, str]], Awaitable[str | Response]]
+T = TypeVar("T", int, str)
+
+
+class Dashboard:
+    """Routes below `/ui`."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        database: Database,
+        authenticator: Authenticator,
+        policies: PolicyRegistry,
+        sign_in: SignIn,
+        clock: Clock,
+        new_id: NewId,
+    ) -> None:
+        self._configuration = configuration
+        self._database = database
+        self._authenticator = authenticator
+        self._policies = policies
+        self._sign_in = sign_in
+        self._clock = clock
+        self._new_id = new_id
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("gateway.ui"), autoescape=True, undefined=jinja2.StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        self._templates.filters.update(FILTERS)
+
+    def routes(self) -> list[BaseRoute]:
+        pages: list[tuple[str, Page]] = [
+            ("/ui", self.overview),
+            ("/ui/sessions", self.session_list),
+            ("/ui/sessions/{tenant_id}/{session_id}", self.session),
+            ("/ui/decisions/{decision_id}", self.decision),
+            ("/ui/policies", self.policy_list),
+            ("/ui/policies/{policy_id}", self.policy),
+            ("/ui/tenants", self.tenant_list),
+            ("/ui/tenants/{tenant_id}", self.tenant),
+            ("/ui/ledger", self.ledger),
+            ("/ui/report", self.report),
+        ]
+        actions: list[tuple[str, Action]] = [
+            ("/ui/tenants/create", self.create_tenant),
+            ("/ui/tenants/budget", self.set_budget),
+            ("/ui/keys/create", self.create_key),
+            ("/ui/keys/revoke", self.revoke_key),
+            ("/ui/sessions/budget", self.set_session_budget),
+            ("/ui/policies/act", self.act_on_policy),
+        ]
+        return [
+            Route("/ui/static/{name}", self.static, methods=["GET"]),
+            Route("/ui/sign-in", self.sign_in, methods=["POST"]),
+            Route("/ui/sign-out", self.sign_out, methods=["POST"]),
+            *(Route(path, self._action(act), methods=["POST"]) for path, act in actions),
+            *(Route(path, self._page(page), methods=["GET"]) for path, page in pages),
+        ]
+
+    # -- who looks ---------------------------------------------------------------------------------------------------
+
+    def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            viewer = await self._viewer(request)
+            if viewer is None:
+                return self._render("sign_in.html", None, status=200 if request.url.path == "/ui" else 401)
+            try:
+                return await page(request, viewer)
+            except GatewayError as error:
+                return self._render("error.html", viewer, status=http_status(error), message=str(error))
+
+        return endpoint
+
+    def _action(self, act: Action) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            viewer = await self._viewer(request)
+            if viewer is None:
+                return self._render("sign_in.html", None, status=401)
+            try:
+                form = await _form(request)
+                if form.get("csrf") != viewer.csrf:
+                    raise Forbidden("this form is out of date: load the page again")
+                if not viewer.may_change:
+                    raise Forbidden("a read-only key may look, not change")
+                done = await act(viewer, form)
+                return RedirectResponse(done, 303, HEADERS) if isinstance(done, str) else done
+            except GatewayError as error:
+                return self._render("error.html", viewer, status=http_status(error), message=str(error))
+
+        return endpoint
+
+    async def _viewer(self, request: Request) -> Viewer | None:
+        """Whoever the cookie names, while the key is usable: a revoked key is signed out at its next request."""
+        viewer = self._sign_in.viewer(request.cookies.get(COOKIE))
+        if viewer is None or viewer.key_id == MASTER_KEY_ID:
+            return viewer
+        try:
+            key = await self._database.read(lambda c: keys.get_key(c, viewer.key_id))
+        except NotFound:
+            return None
+        usable = key.usable(now_ms(self._clock)) and key.role == viewer.role
+        return viewer if usable else None
+
+    async def sign_in(self, request: Request) -> Response:
+        """`POST /ui/sign-in` with a pasted key; the key itself is kept nowhere."""
+        try:
+            form = await _form(request)
+            caller = await self._authenticator.reader({"authorization": f"Bearer {form.get('key', '')}"})
+        except GatewayError as error:
+            return self._render("sign_in.html", None, status=http_status(error), problem="This key is not known.")
+        cookie = self._sign_in.cookie_for(caller)
+        if cookie is None:
+            return self._render(
+                "sign_in.html",
+                None,
+                status=403,
+                problem="Expected the master key, or a key of role admin or read-only.",
+            )  # fmt: skip
+        response = RedirectResponse("/ui", 303, HEADERS)
+        response.set_cookie(
+            COOKIE, cookie, max_age=int(SIGNED_IN_S), path="/ui", httponly=True, samesite="strict",
+            secure=request.url.scheme == "https",
+        )  # fmt: skip
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        response = RedirectResponse("/ui", 303, HEADERS)
+        response.delete_cookie(COOKIE, path="/ui")
+        return response
+
+    async def static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        kind = _STATIC_TYPES.get("." + name.rpartition(".")[2])
+        file = resources.files("gateway.ui") / "static" / name
+        if kind is None or "/" in name or name.startswith(".") or not file.is_file():
+            return self._render("error.html", None, status=404, message="There is no such file.")
+        headers = {**HEADERS, "cache-control": "max-age=3600"}
+        return Response(file.read_bytes(), media_type=kind, headers=headers)
+
+    # -- pages -------------------------------------------------------------------------------------------------------
+
+    async def overview(self, request: Request, viewer: Viewer) -> Response:
+        days, at_ms = _choice(request, "days", _DAYS, 7), now_ms(self._clock)
+        step_ms = HOUR_MS if days <= 7 else DAY_MS
+
+        def read(connection: Any) -> dict[str, Any]:
+            period = queries.last_days(days, at_ms, viewer.tenant_id)
+            by_tenant = queries.spend_by(connection, period, "tenant_id")
+            return {
+                "totals": queries.totals(connection, period),
+                "by_model": queries.spend_by(connection, period, "model"),
+                "by_tenant": by_tenant,
+                "tenant_names": queries.tenant_names(connection, [tenant_id for tenant_id, _, _ in by_tenant]),
+                "baselines": queries.baselines(connection, period),
+                "near": queries.near_their_budget(connection, viewer.tenant_id),
+                "series": _series(queries.spend_over_time(connection, period, step_ms), period, step_ms),
+            }
+
+        found = await self._database.read(read)
+        lineup = self._policies.lineup()
+        return self._render(
+            "overview.html", viewer, days=days, choices=_DAYS, champion=lineup.champion.policy.policy_id,
+            problems=self._policies.problems, chart=orjson.dumps(found.pop("series")).decode(), at_ms=at_ms, **found,
+        )  # fmt: skip
+
+    async def session_list(self, request: Request, viewer: Viewer) -> Response:
+        search = _text(request, "q", 128)
+        only = _choice(request, "only", ("", "near", "open", "closed"), "")
+        before_ms = _number(request, "before")
+        rows = await self._database.read(
+            lambda c: queries.find_sessions(
+                c, tenant_id=viewer.tenant_id, search=search, only=only, before_ms=before_ms
+            )
+        )
+        more = None
+        if len(rows) == queries.PAGE_ROWS:
+            more = "?" + urlencode({"q": search, "only": only, "before": rows[-1]["updated_at_ms"]})
+        part = "sessions_rows.html" if request.headers.get("hx-request") else "sessions.html"
+        return self._render(part, viewer, rows=rows, search=search, only=only, more=more, at_ms=now_ms(self._clock))
+
+    async def session(self, request: Request, viewer: Viewer) -> Response:
+        tenant_id, session_id = request.path_params["tenant_id"], request.path_params["session_id"]
+        if viewer.tenant_id not in (None, tenant_id):
+            raise NotFound("session: no such session")
+
+        def read(connection: Any) -> dict[str, Any]:
+            found = sessions.get_session(connection, tenant_id, session_id)
+            turns = [log.explain(turn) for turn in queries.turns_of(connection, tenant_id, session_id)]
+            return {
+                "session": found,
+                "turns": turns,
+                "entries": queries.newest_entries(connection, tenant_id=tenant_id, session_id=session_id),
+            }
+
+        found = await self._database.read(read)
+        return self._render(
+            "session.html", viewer, chart=orjson.dumps(_burn_down(found["turns"])).decode(), at_ms=now_ms(self._clock),
+            **found,
+        )  # fmt: skip
+
+    async def decision(self, request: Request, viewer: Viewer) -> Response:
+        decision_id = request.path_params["decision_id"]
+        row = await self._database.read(lambda c: log.find(c, decision_id, viewer.tenant_id))
+        if row is None:
+            raise NotFound("decision: no such decision")
+        decision = log.explain(row, whole=viewer.tenant_id is None)
+        return self._render("decision.html", viewer, decision=decision, sentences=words.explain(decision))
+
+    async def policy_list(self, request: Request, viewer: Viewer) -> Response:
+        rows = await self._database.read(registry.list_policies)
+        lineup = self._policies.lineup()
+        return self._render(
+            "policies.html", viewer, rows=rows, champion=lineup.champion.policy.policy_id,
+            problems=self._policies.problems, actions=registry.ACTIONS, at_ms=now_ms(self._clock),
+        )  # fmt: skip
+
+    async def policy(self, request: Request, viewer: Viewer) -> Response:
+        policy_id, settings = request.path_params["policy_id"], self._configuration().settings.policy
+        found = await self._database.read(lambda c: trials.describe_policy(c, policy_id, settings, now_ms(self._clock)))
+        return self._render(
+            "policy.html", viewer, policy=found,
+            report=orjson.dumps(found.get("report") or {}, option=orjson.OPT_INDENT_2).decode(),
+            actions=registry.ACTIONS, at_ms=now_ms(self._clock),
+        )  # fmt: skip
+
+    async def tenant_list(self, request: Request, viewer: Viewer) -> Response:
+        def read(connection: Any) -> list[tenants.Tenant]:
+            if viewer.tenant_id is not None:
+                return [tenants.get_tenant(connection, viewer.tenant_id)]
+            return tenants.list_tenants(connection)
+
+        rows = await self._database.read(read)
+        return self._render("tenants.html", viewer, rows=rows, at_ms=now_ms(self._clock))
+
+    async def tenant(self, request: Request, viewer: Viewer) -> Response:
+        tenant_id = request.path_params["tenant_id"]
+        if viewer.tenant_id not in (None, tenant_id):
+            raise NotFound("tenant: no such tenant")
+        found = await self._database.read(
+            lambda c: (tenants.get_tenant(c, tenant_id), keys.list_keys(c, tenant_id=tenant_id, limit=200))
+        )
+        return self._render("tenant.html", viewer, tenant=found[0], keys=found[1], at_ms=now_ms(self._clock))
+
+    async def ledger(self, request: Request, viewer: Viewer) -> Response:
+        before_id = _number(request, "before")
+        check = request.query_params.get("check") == "1" and viewer.tenant_id is None
+
+        def read(connection: Any) -> dict[str, Any]:
+            return {
+                "entries": queries.newest_entries(connection, tenant_id=viewer.tenant_id, before_id=before_id),
+                "violations": [str(violation) for violation in audit.audit(connection)] if check else None,
+                "changes": queries.newest_changes(connection, 20) if viewer.tenant_id is None else [],
+            }
+
+        found = await self._database.read(read)
+        entries = found["entries"]
+        more = f"?before={entries[-1]['entry_id']}" if len(entries) == queries.PAGE_ROWS else None
+        return self._render("ledger.html", viewer, more=more, at_ms=now_ms(self._clock), **found)
+
+    async def report(self, request: Request, viewer: Viewer) -> Response:
+        days, at_ms = _choice(request, "days", _DAYS, 30), now_ms(self._clock)
+
+        def read(connection: Any) -> dict[str, Any]:
+            period = queries.last_days(days, at_ms, viewer.tenant_id)
+            return {
+                "totals": queries.totals(connection, period),
+                "by_model": queries.spend_by(connection, period, "model"),
+                "baselines": queries.baselines(connection, period),
+            }
+
+        return self._render(
+            "report.html", viewer, days=days, choices=_DAYS, at_ms=at_ms, **await self._database.read(read)
+        )
+
+    # -- actions -----------------------------------------------------------------------------------------------------
+
+    async def create_tenant(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        made = await self._database.write(
+            lambda c: tenants.create_tenant(
+                c,
+                self._new_id("ten"),
+                form.get("name", ""),
+                budget_nanousd=_usd(form, "budget_usd") or 0,
+                max_session_nanousd=_usd(form, "max_session_usd", optional=True),
+                window=form.get("window") or None,
+                actor=viewer.key_id,
+                now_ms=now_ms(self._clock),
+            )
+        )
+        return f"/ui/tenants/{made.tenant_id}"
+
+    async def set_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        tenant_id, changes = form.get("tenant_id", ""), {"budget_nanousd": _usd(form, "budget_usd")}
+        await self._database.write(
+            lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=viewer.key_id, now_ms=now_ms(self._clock))
+        )
+        self._authenticator.forget()
+        return f"/ui/tenants/{tenant_id}"
+
+    async def create_key(self, viewer: Viewer, form: Mapping[str, str]) -> Response:
+        """Make a key and show its secret, this once."""
+        made = await self._database.write(
+            lambda c: keys.create_key(
+                c, self._new_id("key"), form.get("tenant_id", ""), role=form.get("role", "tenant"),
+                actor=viewer.key_id, now_ms=now_ms(self._clock),
+            )
+        )  # fmt: skip
+        return self._render("key_made.html", viewer, key=made.key, secret=made.secret)
+
+    async def revoke_key(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        revoked = await self._database.write(
+            lambda c: keys.revoke_key(c, form.get("key_id", ""), actor=viewer.key_id, now_ms=now_ms(self._clock))
+        )
+        self._authenticator.forget()
+        return f"/ui/tenants/{revoked.tenant_id}"
+
+    async def set_session_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        tenant_id, session_id = form.get("tenant_id", ""), form.get("session_id", "")
+        settings = self._configuration().settings.session
+        await self._database.write(
+            lambda c: sessions.change_session(
+                c, tenant_id, session_id, default_nanousd=settings.default_budget_nanousd,
+                max_nanousd=settings.max_budget_nanousd, budget_nanousd=_usd(form, "budget_usd", optional=True),
+                state=form.get("state") or None, actor=viewer.key_id, now_ms=now_ms(self._clock),
+            )
+        )  # fmt: skip
+        return f"/ui/sessions/{tenant_id}/{session_id}"
+
+    async def act_on_policy(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        policy_id, action = form.get("policy_id", ""), form.get("action", "")
+        if action not in registry.ACTIONS:
+            raise InvalidRequest(f"action: expected one of {', '.join(registry.ACTIONS)}", param="action")
+        await self._database.write(
+            lambda c: registry.act_on(c, policy_id, action, actor=viewer.key_id, now_ms=now_ms(self._clock))
+        )
+        await self._policies.refresh()
+        return "/ui/policies"
+
+    def _render(self, template: str, viewer: Viewer | None, *, status: int = 200, **values: Any) -> Response:
+        defaults = {"problem": None, "viewer": viewer, "page": template.partition(".")[0]}
+        body = self._templates.get_template(template).render(defaults | values)
+        return Response(body, status, HEADERS, media_type="text/html; charset=utf-8")
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """A small urlencoded form from our own pages. Raises Forbidden for another origin, InvalidRequest otherwise."""
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none"):
+        raise Forbidden("forms are accepted from the dashboard's own pages only")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise InvalidRequest(f"form: expected at most {MAX_FORM_BYTES} bytes")
+    try:
+        fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=32)
+    except ValueError as error:
+        raise InvalidRequest("form: expected urlencoded UTF-8 fields") from error
+    return {name: values[-1].strip() for name, values in fields.items()}
+
+
+def _text(request: Request, name: str, most: int) -> str:
+    value = request.query_params.get(name, "")
+    if len(value) > most or "\0" in value:
+        raise InvalidRequest(f"{name}: expected at most {most} characters without NUL", param=name)
+    return value
+
+
+def _number(request: Request, name: str) -> int | None:
+    value = request.query_params.get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 16):
+        raise InvalidRequest(f"{name}: expected a whole number", param=name)
+    return int(value)
+
+
+def _choice(request: Request, name: str, allowed: tuple[T, ...], default: T) -> T:
+    value = request.query_params.get(name)
+    for choice in allowed:
+        if value == str(choice):
+            return choice
+    if value is None:
+        return default
+    raise InvalidRequest(f"{name}: expected one of {', '.join(str(choice) for choice in allowed)}", param=name)
+
+
+def _usd(form: Mapping[str, str], name: str, *, optional: bool = False) -> int | None:
+    value = form.get(name, "")
+    if optional and not value:
+        return None
+    try:
+        return nanousd_from_usd(value)
+    except MoneyError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from error
+
+
+def _series(spent: Mapping[str, Mapping[int, int]], period: queries.Period, step_ms: int) -> dict[str, Any]:
+    """uPlot's shape: x values in seconds, one list of USD for each of the eight models that cost most."""
+    starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
+    names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:8]
+    return {
+        "names": names,
+        "data": [[start // 1000 for start in starts]]
+        + [[spent[name].get(start, 0) / 1e9 for start in starts] for name in names],
+    }
+
+
+def _burn_down(turns: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was left of the session's budget after each turn."""
+    points = [turn["budget_after_nano_usd"] for turn in turns]
+    numbers = [turn["turn"] + 1 for turn, left in zip(turns, points, strict=True) if left is not None]
+    return {"names": ["left, USD"], "data": [numbers, [left / 1e9 for left in points if left is not None]]}

@@ -1,0 +1,218 @@
+"""What the dashboard's pages read. Every query is bounded; pages about time read the hourly sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+
+from gateway.database.tables import (
+    audit_trail,
+    baseline_hours,
+    decisions,
+    ledger_entries,
+    sessions,
+    tenants,
+    usage_hours,
+)
+from gateway.decisions.rollups import CHOSEN, HOUR_MS
+
+PAGE_ROWS = 50
+NEAR_SHARE = 0.8
+"""A session that has spent this share of its budget is near its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A stretch of time, in whole hours, and the tenant it is about (None: all)."""
+
+    since_ms: int
+    until_ms: int
+    tenant_id: str | None
+
+    def of(self, table: Any) -> ColumnElement[bool]:
+        inside = and_(table.c.hour_ms >= self.since_ms, table.c.hour_ms < self.until_ms)
+        return inside if self.tenant_id is None else and_(inside, table.c.tenant_id == self.tenant_id)
+
+
+def last_days(days: int, at_ms: int, tenant_id: str | None) -> Period:
+    until_ms = at_ms - at_ms % HOUR_MS + HOUR_MS
+    return Period(until_ms - days * 24 * HOUR_MS, until_ms, tenant_id)
+
+
+def totals(connection: Connection, period: Period) -> dict[str, int]:
+    """Sums over the period of every column of `usage_hours`."""
+    names = [column.name for column in usage_hours.columns if not column.primary_key]
+    row = connection.execute(
+        select(*(func.coalesce(func.sum(usage_hours.c[name]), 0).label(name) for name in names)).where(
+            period.of(usage_hours)
+        )
+    ).one()
+    return {name: int(value) for name, value in row._mapping.items()}
+
+
+def spend_by(connection: Connection, period: Period, name: str) -> list[tuple[str, int, int]]:
+    """(tenant id or model, nano-USD, turns), the largest spend first. `name`: "tenant_id" or "model"."""
+    column = usage_hours.c[name]
+    spent = func.sum(usage_hours.c.spent_nanousd)
+    query = (
+        select(column, spent, func.sum(usage_hours.c.turns))
+        .where(period.of(usage_hours))
+        .group_by(column)
+        .order_by(spent.desc())
+        .limit(20)
+    )
+    return [(key, int(nanousd), int(turns)) for key, nanousd, turns in connection.execute(query)]
+
+
+def spend_over_time(connection: Connection, period: Period, step_ms: int) -> dict[str, dict[int, int]]:
+    """Model -> start of step -> nano-USD."""
+    at = (usage_hours.c.hour_ms - usage_hours.c.hour_ms % step_ms).label("at")
+    query = (
+        select(usage_hours.c.model, at, func.sum(usage_hours.c.spent_nanousd))
+        .where(period.of(usage_hours))
+        .group_by(usage_hours.c.model, at)
+    )
+    series: dict[str, dict[int, int]] = {}
+    for model, start_ms, nanousd in connection.execute(query):
+        series.setdefault(model, {})[int(start_ms)] = int(nanousd)
+    return series
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What always using one model would have cost, by the predictions scaled to the bills that really came."""
+
+    model: str
+    estimated_nanousd: int
+    saved_nanousd: int
+    saved_share: float | None
+    predicted_quality: float | None
+    turns_not_comparable: int
+
+
+def baselines(connection: Connection, period: Period) -> list[Baseline]:
+    """Every model as a baseline, the most expensive first. Turns it could not serve keep their real cost."""
+    columns = baseline_hours.c
+    rows = {
+        row.model: row
+        for row in connection.execute(
+            select(
+                columns.model,
+                func.sum(columns.turns).label("turns"),
+                func.sum(columns.predicted_nanousd).label("predicted"),
+                func.sum(columns.billed_nanousd).label("billed"),
+                func.sum(columns.quality_turns).label("quality_turns"),
+                func.sum(columns.quality_sum).label("quality_sum"),
+            )
+            .where(period.of(baseline_hours))
+            .group_by(columns.model)
+        )
+    }
+    chosen = rows.pop(CHOSEN, None)
+    if chosen is None or chosen.predicted <= 0:
+        return []
+    scale, billed = int(chosen.billed) / int(chosen.predicted), int(chosen.billed)
+    found = []
+    for model, row in rows.items():
+        estimated = round(int(row.predicted) * scale) + billed - int(row.billed)
+        found.append(
+            Baseline(
+                model=model,
+                estimated_nanousd=estimated,
+                saved_nanousd=estimated - billed,
+                saved_share=(estimated - billed) / estimated if estimated > 0 else None,
+                predicted_quality=row.quality_sum / row.quality_turns if row.quality_turns else None,
+                turns_not_comparable=int(chosen.turns) - int(row.turns),
+            )
+        )
+    return sorted(found, key=lambda baseline: -baseline.estimated_nanousd)
+
+
+def find_sessions(
+    connection: Connection,
+    *,
+    tenant_id: str | None,
+    search: str = "",
+    only: str = "",
+    before_ms: int | None = None,
+) -> list[Mapping[str, Any]]:
+    """One page of sessions, the one used last first; `before_ms` continues after the last row of a page.
+
+    `only`: "near" (most of the budget is spent), "open", "closed", or "" for all.
+    """
+    s = sessions.c
+    query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
+    if tenant_id is not None:
+        query = query.where(s.tenant_id == tenant_id)
+    if search:
+        begin = _like(search) + "%"
+        query = query.where(or_(s.session_id.like(begin, escape="\\"), tenants.c.name.like(begin, escape="\\")))
+    if only == "near":
+        query = query.where(_near())
+    elif only in ("open", "closed"):
+        query = query.where(s.state == only)
+    if before_ms is not None:
+        query = query.where(s.updated_at_ms < before_ms)
+    return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(PAGE_ROWS))
+
+
+def near_their_budget(connection: Connection, tenant_id: str | None, limit: int = 8) -> list[Mapping[str, Any]]:
+    """Open sessions that have spent most of their budget, the one used last first."""
+    s = sessions.c
+    query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
+    query = query.where(_near(), s.state == "open")
+    if tenant_id is not None:
+        query = query.where(s.tenant_id == tenant_id)
+    return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(limit))
+
+
+def _near() -> ColumnElement[bool]:
+    s = sessions.c
+    return and_(s.granted_nanousd > 0, s.spent_nanousd + s.reserved_nanousd >= NEAR_SHARE * s.granted_nanousd)
+
+
+def turns_of(connection: Connection, tenant_id: str, session_id: str, limit: int = 500) -> list[Mapping[str, Any]]:
+    """The newest turns of a session, oldest first."""
+    d = decisions.c
+    query = (
+        select(decisions)
+        .where(d.tenant_id == tenant_id, d.session_id == session_id)
+        .order_by(d.turn.desc(), d.created_at_ms.desc())
+        .limit(limit)
+    )
+    return _rows(connection, query)[::-1]
+
+
+def newest_entries(
+    connection: Connection, *, tenant_id: str | None, session_id: str | None = None, before_id: int | None = None
+) -> list[Mapping[str, Any]]:
+    """Ledger entries, newest first."""
+    e = ledger_entries.c
+    query = select(ledger_entries)
+    for column, value in ((e.tenant_id, tenant_id), (e.session_id, session_id)):
+        if value is not None:
+            query = query.where(column == value)
+    if before_id is not None:
+        query = query.where(e.entry_id < before_id)
+    return _rows(connection, query.order_by(e.entry_id.desc()).limit(PAGE_ROWS))
+
+
+def newest_changes(connection: Connection, limit: int = PAGE_ROWS) -> list[Mapping[str, Any]]:
+    """Who changed tenants, keys and sessions, newest first."""
+    return _rows(connection, select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit))
+
+
+def tenant_names(connection: Connection, tenant_ids: Sequence[str]) -> dict[str, str]:
+    rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).where(tenants.c.tenant_id.in_(tenant_ids)))
+    return {row.tenant_id: row.name for row in rows}
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[Mapping[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _like(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -1,0 +1,96 @@
+"""Hourly sums: every bill once, in its hour, whatever the number of replicas that add them up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from gateway.database.database import transaction
+from gateway.database.tables import baseline_hours, decisions, ledger_entries, tenants, usage_hours
+from gateway.decisions import rollups
+from gateway.decisions.rollups import CHOSEN, HOUR_MS, LAG_MS, advance
+from gateway.ui import queries
+
+NOW_MS = 100 * HOUR_MS
+
+
+def turn(connection: Connection, number: int, model: str, cost: int, at_ms: int, **changes: Any) -> None:
+    candidates = [
+        {"model": "small", "cost_nano_usd": 100, "quality": 0.6},
+        {"model": "large", "cost_nano_usd": 1_000, "quality": 0.9},
+    ]
+    row = {
+        "decision_id": f"dec_{number}", "tenant_id": "t", "session_id": "s", "turn": number, "requested_model": "auto",
+        "feature_version": 1, "features": b"", "candidate_features": b"", "candidates": json.dumps(candidates),
+        "lambda_per_usd": 1.0, "session_budget_nanousd": 100, "remaining_before_nanousd": 9, "model": model,
+        "action": 0, "propensity": 1.0, "uniform": 0.5, "policy_id": "rule", "reason": "policy", "status": "completed",
+        "reserved_nanousd": cost, "cost_nanousd": cost, "usage_source": "reported", "created_at_ms": at_ms,
+        "input_tokens": 40, "cached_tokens": 30, "output_tokens": 5, "finish_reason": "stop",
+    } | changes  # fmt: skip
+    connection.execute(insert(decisions).values(**row))
+    entry(connection, number, "settle", cost, at_ms)
+
+
+def entry(connection: Connection, number: int, kind: str, amount: int, at_ms: int) -> None:
+    connection.execute(
+        insert(ledger_entries).values(
+            kind=kind, scope="turn", amount_nanousd=amount, spent_delta_nanousd=amount, tenant_id="t", session_id="s",
+            decision_id=f"dec_{number}", model="small", hold_id=f"hold_{number}", usage_source="reported",
+            created_at_ms=at_ms,
+        )
+    )  # fmt: skip
+
+
+def test_bills_are_counted_once_in_their_hour_and_the_newest_seconds_wait(database_url: str) -> None:
+    with transaction(database_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        turn(connection, 0, "small", 50, NOW_MS - 2 * HOUR_MS)
+        turn(connection, 1, "large", 500, NOW_MS - HOUR_MS, reason="only-affordable", finish_reason="length")
+        entry(connection, 1, "overage", 7, NOW_MS - HOUR_MS)
+        turn(connection, 2, "small", 60, NOW_MS - LAG_MS + 1)
+    with transaction(database_url) as connection:
+        assert advance(connection, NOW_MS) == 3
+    with transaction(database_url) as connection:
+        assert advance(connection, NOW_MS) == 0
+        rows = connection.execute(select(usage_hours).order_by(usage_hours.c.hour_ms)).mappings().all()
+        assert [(row["hour_ms"] // HOUR_MS, row["model"], row["turns"], row["spent_nanousd"]) for row in rows] == [
+            (98, "small", 1, 50), (99, "large", 1, 507),
+        ]  # fmt: skip
+        assert [rows[1][name] for name in ("forced_turns", "cut_turns", "cached_tokens")] == [1, 1, 30]
+    with transaction(database_url) as connection:
+        assert advance(connection, NOW_MS + LAG_MS) == 1
+        period = queries.last_days(1, NOW_MS, None)
+        assert queries.totals(connection, period)["spent_nanousd"] == 617
+        assert queries.spend_by(connection, period, "model") == [("large", 507, 1), ("small", 110, 2)]
+
+
+def test_two_replicas_that_read_the_same_entries_add_them_once(postgres_url: str) -> None:
+    with transaction(postgres_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        turn(connection, 0, "small", 50, NOW_MS - HOUR_MS)
+        rollups.advance(connection, 0)  # the mark exists
+    with transaction(postgres_url) as first, transaction(postgres_url) as second:
+        assert first.execute(select(usage_hours)).all() == second.execute(select(usage_hours)).all() == []
+        assert advance(first, NOW_MS) == 1
+        first.commit()
+        assert advance(second, NOW_MS) == 0
+    with transaction(postgres_url) as connection:
+        assert [row.spent_nanousd for row in connection.execute(select(usage_hours))] == [50]
+
+
+def test_baselines_are_scaled_by_how_well_predictions_met_the_bills(sqlite_url: str) -> None:
+    with transaction(sqlite_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        turn(connection, 0, "small", 50, NOW_MS - HOUR_MS)
+        turn(connection, 1, "large", 500, NOW_MS - HOUR_MS)
+        advance(connection, NOW_MS)
+        # Predicted for what answered: 100 + 1,000; billed: 550, so bills were half of the predictions.
+        chosen = connection.execute(select(baseline_hours).where(baseline_hours.c.model == CHOSEN)).mappings().one()
+        assert (chosen["predicted_nanousd"], chosen["billed_nanousd"]) == (1_100, 550)
+        large, small = queries.baselines(connection, queries.last_days(1, NOW_MS, "t"))
+        assert (large.model, large.estimated_nanousd, large.saved_nanousd) == ("large", 1_000, 450)
+        assert (small.model, small.estimated_nanousd, small.saved_nanousd) == ("small", 100, -450)
+        assert small.saved_share == -4.5
+        assert queries.baselines(connection, queries.last_days(1, NOW_MS, "other")) == []
