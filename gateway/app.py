@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
 from gateway.api.admin import Admin
 from gateway.api.health import Health, Lifecycle
 from gateway.api.limits import Admission
+from gateway.api.openapi import OpenApi
+from gateway.api.planning import Planning
 from gateway.api.resources import Views
 from gateway.catalog import models as catalog
 from gateway.catalog.answer_length import OutputForecast
@@ -253,6 +256,14 @@ def assemble(
         settings=settings, database=database, authenticator=authenticator, policies=policies, clock=clock, new_id=new_id
     )
 
+    planning = Planning(
+        configuration=current,
+        database=database,
+        authenticator=authenticator,
+        clock=clock,
+        lambda_presets=router.presets,
+    )
+    openapi = OpenApi(version("seqroute"))
     dashboard = Dashboard(
         configuration=current,
         database=database,
@@ -269,21 +280,26 @@ def assemble(
         target.exploration_today.set(exploring.today.extra_nanousd / NANOUSD_PER_USD)
         target.exploring.set(exploring.allows())
 
-    return parts, [
-        *_routes(turns, views),
+    routes: list[BaseRoute] = [
+        *_routes(turns, views, planning),
         *admin.routes(),
         *dashboard.routes(),
+        Route("/openapi.json", openapi.openapi, methods=["GET"]),
         *_health_routes(Health(lifecycle, metrics, refresh)),
     ]
+    openapi.know(routes)
+    return parts, routes
 
 
-def _routes(turns: Turns, views: Views) -> list[BaseRoute]:
+def _routes(turns: Turns, views: Views, planning: Planning) -> list[BaseRoute]:
     """The tenant's routes, with and without `/v1`."""
     table: list[tuple[str, Callable[[Request], Any], str]] = [
         ("/chat/completions", turns.chat, "POST"),
         ("/route", turns.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),
+        ("/prices", planning.prices, "GET"),
+        ("/forecast", planning.forecast, "POST"),
         ("/models", views.models, "GET"),
         ("/models/{model_id:path}", views.model, "GET"),
         ("/sessions/{session_id}", views.session, "GET"),

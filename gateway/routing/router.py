@@ -56,10 +56,10 @@ class Router:
         if asked_per_usd is not None:
             return asked_per_usd
         if wish.preset is not None:
-            return self._presets()[wish.preset]
+            return self.presets()[wish.preset]
         return self._settings().default_lambda
 
-    def _presets(self) -> Mapping[str, float]:
+    def presets(self) -> Mapping[str, float]:
         """A published policy's own, calibrated on its log; while a rule is champion what the configuration names."""
         champion = self._lineup().champion
         rule = champion.reference.policy_id.startswith(RULE_PREFIX)

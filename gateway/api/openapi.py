@@ -1,0 +1,193 @@
+"""`GET /openapi.json`: a description generated from the routes that are served.
+
+Paths, methods and summaries come from the routes themselves; bodies of the routes in `BODIES` from there. A route
+without an entry takes any JSON object, or none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.http import json_response
+
+Schema = Mapping[str, Any]
+_TEXT: Schema = {"type": "string"}
+_USD: Schema = {"type": ["string", "number"], "description": "a decimal amount in USD"}
+_NUMBER: Schema = {"type": "number"}
+_NAMES: Schema = {"type": ["array", "null"], "items": _TEXT}
+_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+        "content": {"type": ["string", "array", "null"]},
+    },
+}
+
+
+def _object(properties: Mapping[str, Schema], *required: str, closed: bool = True) -> Schema:
+    made: dict[str, Any] = {"type": "object", "properties": dict(properties), "additionalProperties": not closed}
+    return made | ({"required": list(required)} if required else {})
+
+
+BODIES: Mapping[str, Schema] = {
+    "POST /chat/completions": _object(
+        {
+            "model": _TEXT,
+            "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+            "stream": {"type": "boolean"},
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+            "max_tokens": {"type": "integer", "minimum": 1},
+            "max_completion_tokens": {"type": "integer", "minimum": 1},
+            "n": {"type": "integer", "minimum": 1, "maximum": 8},
+            "tools": {"type": "array", "items": {"type": "object"}},
+        },
+        "model",
+        "messages",
+        closed=False,
+    ),
+    "POST /route": _object(
+        {"model": _TEXT, "messages": {"type": "array", "minItems": 1, "items": _MESSAGE}}, "model", "messages",
+        closed=False,
+    ),
+    "POST /responses": _object(
+        {"model": _TEXT, "input": {"type": ["string", "array"]}, "stream": {"type": "boolean"}}, "model", closed=False
+    ),
+    "POST /messages": _object(
+        {
+            "model": _TEXT,
+            "max_tokens": {"type": "integer", "minimum": 1},
+            "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+            "stream": {"type": "boolean"},
+        },
+        "model",
+        "max_tokens",
+        "messages",
+        closed=False,
+    ),
+    "POST /completions": _object({"model": _TEXT, "prompt": {"type": ["string", "array"]}}, "model", closed=False),
+    "POST /embeddings": _object(
+        {"model": _TEXT, "input": {"type": ["string", "array"]}, "encoding_format": {"enum": ["float", "base64"]}},
+        "model",
+        "input",
+        closed=False,
+    ),
+    "POST /feedback": _object(
+        {
+            "decision_id": _TEXT, "completion_id": _TEXT, "session_id": _TEXT, "name": _TEXT, "comment": _TEXT,
+            "score": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+        closed=False,
+    ),
+    "POST /sessions/{session_id}": _object(
+        {
+            "budget_usd": _USD,
+            "expected_turns": {"type": "integer", "minimum": 1, "maximum": 10_000},
+            "state": {"enum": ["open", "closed"]},
+        },
+        closed=False,
+    ),
+    "POST /admin/tenants": _object(
+        {
+            "name": _TEXT, "budget_usd": _USD, "budget_duration": _TEXT, "max_session_usd": _USD, "models": _NAMES,
+            "outage": {"enum": ["closed", "open"]}, "store_text": {"type": "boolean"},
+        },
+        "name",
+        "budget_usd",
+    ),
+    "POST /admin/keys": _object(
+        {
+            "tenant_id": _TEXT, "role": {"enum": ["tenant", "service", "admin", "read-only"]}, "models": _NAMES,
+            "expires": {"type": ["string", "number", "null"]}, "budget_usd": _USD, "budget_duration": _TEXT,
+        },
+        "tenant_id",
+    ),
+}  # fmt: skip
+"""Request bodies by method and path, `/v1` left out."""
+
+ERROR: Schema = _object(
+    {
+        "error": _object(
+            {"message": _TEXT, "type": _TEXT, "param": {"type": ["string", "null"]}, "code": _TEXT},
+            "message", "type", "param", "code", closed=False,
+        )
+    },
+    "error",
+)  # fmt: skip
+_OPEN = frozenset({"/", "/livez", "/readyz", "/metrics", "/openapi.json"})
+
+
+def describe(routes: Iterable[BaseRoute], version: str) -> dict[str, Any]:
+    """An OpenAPI 3.1 document of the API routes; the dashboard's pages are not part of it."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        if not isinstance(route, Route) or route.path.startswith("/ui"):
+            continue
+        path = re.sub(r":\w+}", "}", route.path)
+        for method in sorted((route.methods or set()) - {"HEAD", "OPTIONS"}):
+            paths.setdefault(path, {})[method.lower()] = _operation(method, path, route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "seqroute",
+            "version": version,
+            "description": "An OpenAI-compatible gateway that plans a session's budget. Amounts come twice: "
+            "`..._nano_usd` as an integer, `..._usd` as a decimal string.",
+        },
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": ERROR},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _operation(method: str, path: str, route: Route) -> dict[str, Any]:
+    bare = path.removeprefix("/v1") or "/"
+    summary = (inspect.getdoc(route.endpoint) or "").partition("\n")[0]
+    made: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", f"{method.lower()}_{path}").strip("_"),
+        "responses": {
+            "2XX": {"description": "done"},
+            "4XX": {"description": "refused", "content": {"application/json": {"schema": _reference("Error")}}},
+            "5XX": {"description": "unavailable", "content": {"application/json": {"schema": _reference("Error")}}},
+        },
+    }
+    if summary:
+        made["summary"] = summary
+    names = re.findall(r"{(\w+)}", path)
+    if names:
+        made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+    if method in ("POST", "PATCH", "PUT"):
+        schema = BODIES.get(f"{method} {bare}", {"type": "object"})
+        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if path in _OPEN:
+        made["security"] = []
+    return made
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+class OpenApi:
+    """Serves the description; `routes` is asked once, when every route is known."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._document: dict[str, Any] = {}
+
+    def know(self, routes: Iterable[BaseRoute]) -> None:
+        self._document = describe(routes, self._version)
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI description of this gateway."""
+        return json_response(self._document)

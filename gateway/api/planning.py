@@ -1,0 +1,110 @@
+"""What a client may ask before it spends: the prices in force, and what the rest of a session will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.accounts import sessions
+from gateway.accounts.auth import Authenticator, Caller
+from gateway.accounts.fields import balance_fields
+from gateway.accounts.sessions import SESSION_ID
+from gateway.catalog.live import Configuration
+from gateway.catalog.models import Model
+from gateway.catalog.prices import Rates
+from gateway.clock import Clock, now_ms
+from gateway.database.database import Database
+from gateway.decisions import session_forecast
+from gateway.dialects.request import parse_object
+from gateway.errors import InvalidRequest, NotFound
+from gateway.http import json_response, read_body
+
+_PER_UNIT = frozenset({"image", "request"})
+
+
+class Planning:
+    """`GET /prices` and `POST /forecast`: they spend nothing and change nothing."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        database: Database,
+        authenticator: Authenticator,
+        clock: Clock,
+        lambda_presets: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._configuration = configuration
+        self._database = database
+        self._authenticator = authenticator
+        self._clock = clock
+        self._lambda_presets = lambda_presets
+
+    async def prices(self, request: Request) -> Response:
+        """The prices in force, of every model that this key may use."""
+        caller = await self._authenticator.reader(request.headers)
+        models = [model for model in self._configuration().catalog.candidates if _allowed(model, caller)]
+        return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": [_priced(m) for m in models]})
+
+    async def forecast(self, request: Request) -> Response:
+        """What the rest of a session will cost: quantiles from the tenant's own finished sessions."""
+        caller = await self._authenticator.reader(request.headers)
+        settings = self._configuration().settings
+        body = parse_object(await read_body(request, settings.limits), settings.limits)
+        unknown = sorted(set(body) - {"session_id", "budget_usd"})
+        if unknown:
+            raise InvalidRequest(f"{unknown[0][:64]}: expected session_id", param=unknown[0][:64])
+        session_id = body.get("session_id")
+        if not isinstance(session_id, str) or not SESSION_ID.fullmatch(session_id):
+            raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")
+        idle_before_ms = now_ms(self._clock) - int(settings.session.idle_timeout_s * 1000)
+        lambdas = self._lambda_presets()
+
+        def read(connection: Connection) -> dict[str, Any]:
+            found = sessions.get_session(connection, caller.tenant_id, session_id)
+            turns, spent = session_forecast.spent_turns(connection, caller.tenant_id, session_id)
+            past = session_forecast.past_sessions(
+                connection, caller.tenant_id, but=session_id, idle_before_ms=idle_before_ms
+            )
+            future = session_forecast.futures(past, turns, spent, lambdas)
+            return {
+                "session_id": session_id,
+                "turns": turns,
+                **balance_fields(found.balance),
+                **session_forecast.summarise(future, found.balance.available_nanousd, len(past)),
+            }
+
+        try:
+            return json_response(await self._database.read(read))
+        except NotFound as error:
+            raise NotFound("session: no such session", param="session_id") from error
+
+
+def _allowed(model: Model, caller: Caller) -> bool:
+    return all(names is None or model.name in names for names in (caller.key_models, caller.tenant_models))
+
+
+def _priced(model: Model) -> dict[str, Any]:
+    tiers = [{"above_prompt_tokens": tier.above_prompt_tokens} for tier in model.prices.tiers]
+    return {
+        "model": model.name,
+        **_rates(model.prices.at(0)),
+        "tiers": [tier | _rates(model.prices.at(tier["above_prompt_tokens"] + 1)) for tier in tiers],
+    }
+
+
+def _rates(rates: Rates) -> dict[str, float]:
+    """USD for a million tokens; for one picture or call where the price is per unit."""
+    made = {}
+    for field in fields(rates):
+        name, femtousd = field.name.removesuffix("_femtousd"), getattr(rates, field.name)
+        if name in _PER_UNIT:
+            made[f"{name}_usd"] = femtousd / 1e15
+        else:
+            made[f"{name}_usd_per_million_tokens"] = femtousd / 1e9
+    return made

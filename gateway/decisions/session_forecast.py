@@ -1,0 +1,162 @@
+"""What the rest of a session will cost: quantiles from the tenant's own finished sessions.
+
+A session that has had k turns is compared with the tenant's sessions that had more than k: their turns after the k-th
+are possible futures. Each future is priced three ways: as it was billed, and at every point of the lambda sweep, where
+the logged candidates are chosen again by `quality - lambda * cost`. A session that has spent more or less than its
+references had by turn k scales their futures, shrunk towards 1 by how few turns say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, func, select
+
+from gateway.database.tables import decisions, sessions
+from gateway.money import usd_string
+
+MAX_SESSIONS = 400
+LEAST_SESSIONS = 8
+"""Fewer references than this say nothing: the forecast is then empty and says why."""
+SHRINK_TURNS = 3.0
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class PastTurn:
+    """One billed turn; `options` are (expected quality, expected nano-USD) of the candidates that could have served."""
+
+    cost_nanousd: int
+    options: tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Future:
+    """What one reference session still did after the turn that is asked about."""
+
+    turns: int
+    cost_nanousd: int
+    cost_at_nanousd: Mapping[str, int]
+
+
+def past_sessions(connection: Connection, tenant_id: str, *, but: str, idle_before_ms: int) -> list[list[PastTurn]]:
+    """The tenant's newest finished sessions, turn by turn: closed ones, and those idle since `idle_before_ms`."""
+    s, d = sessions.c, decisions.c
+    newest = (
+        select(s.session_id)
+        .where(s.tenant_id == tenant_id, s.session_id != but, s.turns > 0)
+        .where((s.state == "closed") | (s.updated_at_ms < idle_before_ms))
+        .order_by(s.updated_at_ms.desc())
+        .limit(MAX_SESSIONS)
+    )
+    rows = connection.execute(
+        select(d.session_id, d.cost_nanousd, d.candidates)
+        .where(d.tenant_id == tenant_id, d.session_id.in_(newest.scalar_subquery()), d.cost_nanousd.is_not(None))
+        .order_by(d.session_id, d.turn)
+        .limit(MAX_SESSIONS * 50)
+    )
+    found: dict[str, list[PastTurn]] = {}
+    for session_id, cost, candidates in rows:
+        found.setdefault(session_id, []).append(PastTurn(cost, _options(orjson.loads(candidates))))
+    return list(found.values())
+
+
+def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tuple[int, int]:
+    """(billed turns, nano-USD) of the session so far."""
+    d = decisions.c
+    turns, spent = connection.execute(
+        select(func.count(), func.coalesce(func.sum(d.cost_nanousd), 0)).where(
+            d.tenant_id == tenant_id, d.session_id == session_id, d.cost_nanousd.is_not(None)
+        )
+    ).one()
+    return int(turns), int(spent)
+
+
+def futures(
+    past: Iterable[Sequence[PastTurn]], turns: int, spent_nanousd: int, lambdas: Mapping[str, float]
+) -> list[Future]:
+    """The possible futures of a session that has had `turns` turns for `spent_nanousd`."""
+    found = []
+    for session in past:
+        if len(session) <= turns:
+            continue
+        before = sum(turn.cost_nanousd for turn in session[:turns])
+        weight = turns / (turns + SHRINK_TURNS)
+        scale = (spent_nanousd / before) ** weight if before > 0 and spent_nanousd > 0 else 1.0
+        rest = session[turns:]
+        found.append(
+            Future(
+                turns=len(rest),
+                cost_nanousd=round(scale * sum(turn.cost_nanousd for turn in rest)),
+                cost_at_nanousd={
+                    name: round(scale * sum(_cost_at(turn, per_usd) for turn in rest))
+                    for name, per_usd in lambdas.items()
+                },
+            )
+        )
+    return found
+
+
+def summarise(found: Sequence[Future], remaining_nanousd: int, sessions_read: int) -> dict[str, Any]:
+    """The forecast as the API shows it. Quantiles are empirical, with the finite-sample correction (n + 1)."""
+    if len(found) < LEAST_SESSIONS:
+        return {
+            "available": False,
+            "why_not": f"{len(found)} finished sessions of this tenant went on from here; {LEAST_SESSIONS} are needed",
+            "sessions_read": sessions_read,
+        }
+    return {
+        "available": True,
+        "sessions_read": sessions_read,
+        "references": len(found),
+        "turns_to_go": _quantiles([future.turns for future in found]),
+        "cost_to_go": _money([future.cost_nanousd for future in found]),
+        "finishes_within_budget": _share([future.cost_nanousd for future in found], remaining_nanousd),
+        "at_lambda": {
+            name: {
+                "cost_to_go": _money([future.cost_at_nanousd[name] for future in found]),
+                "finishes_within_budget": _share([future.cost_at_nanousd[name] for future in found], remaining_nanousd),
+            }
+            for name in found[0].cost_at_nanousd
+        },
+    }
+
+
+def quantile(values: Sequence[int], share: float) -> int:
+    """The conformal upper quantile: covers a new value with probability of at least `share` when exchangeable."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered), math.ceil(share * (len(ordered) + 1))) - 1]
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, int]:
+    return {f"p{round(share * 100)}": quantile(values, share) for share in QUANTILES}
+
+
+def _money(values: Sequence[int]) -> dict[str, int | str]:
+    made: dict[str, int | str] = {}
+    for name, nanousd in _quantiles(values).items():
+        made |= {f"{name}_nano_usd": nanousd, f"{name}_usd": usd_string(nanousd)}
+    return made
+
+
+def _share(costs: Sequence[int], remaining_nanousd: int) -> float:
+    return sum(cost <= remaining_nanousd for cost in costs) / len(costs)
+
+
+def _cost_at(turn: PastTurn, per_usd: float) -> int:
+    """What the turn is expected to cost when only `quality - lambda * cost` decides; its bill when nothing is known."""
+    if not turn.options:
+        return turn.cost_nanousd
+    return max(turn.options, key=lambda option: option[0] - per_usd * option[1] / 1e9)[1]
+
+
+def _options(candidates: Iterable[Mapping[str, Any]]) -> tuple[tuple[float, int], ...]:
+    return tuple(
+        (float(c["quality"]), int(c["cost_nano_usd"]))
+        for c in candidates
+        if c["feasible"] and c.get("quality") is not None
+    )

@@ -1,0 +1,54 @@
+"""Prices, forecasts and the API's own description, over real HTTP."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.harness.scenario import playing, session, turn
+
+
+async def test_prices_are_those_that_bills_are_made_of(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        listed = (await http.get("/v1/prices")).json()
+        (small,) = [row for row in listed["data"] if row["model"] == "small"]
+        answer = await turn(http, headers=session("s"))
+        usage = answer.json()["usage"]
+        price = [small[f"{name}_usd_per_million_tokens"] for name in ("input", "output")]
+        expected = (usage["prompt_tokens"] * price[0] + usage["completion_tokens"] * price[1]) / 1e6
+        assert abs(float(answer.headers["x-seqroute-cost-usd"]) - expected) < 1e-9
+
+
+async def test_a_forecast_needs_finished_sessions_and_is_the_tenant_s_own(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play:
+        _, key = await play.gateway.tenant("acme")
+        _, other = await play.gateway.tenant("other")
+        async with play.gateway.http(key) as http, play.gateway.http(other) as stranger:
+            await turn(http, headers=session("now", budget_usd="0.5"))
+            empty = (await http.post("/v1/forecast", json={"session_id": "now"})).json()
+            assert (empty["available"], empty["sessions_read"]) == (False, 0)
+            for number in range(9):
+                for end in ("false", "true"):
+                    await turn(http, headers=session(f"past-{number}", end=end))
+            found = (await http.post("/v1/forecast", json={"session_id": "now"})).json()
+            assert (found["available"], found["references"], found["turns_to_go"]["p50"]) == (True, 9, 1)
+            assert found["finishes_within_budget"] == 1.0
+            assert set(found["at_lambda"]) == {"cheap", "balanced", "best"}
+            assert found["cost_to_go"]["p50_nano_usd"] > 0
+            assert (await stranger.post("/v1/forecast", json={"session_id": "now"})).status_code == 404
+            for body in ({}, {"session_id": 5}, {"session_id": "a b"}, {"session_id": "now", "x": 1}):
+                assert (await http.post("/v1/forecast", json=body)).status_code == 400, body
+
+
+async def test_the_description_names_every_route_with_a_summary(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        document = (await http.get("/openapi.json")).json()
+        assert document["openapi"] == "3.1.0"
+        for path in ("/v1/chat/completions", "/v1/prices", "/v1/sessions/{session_id}", "/admin/tenants", "/livez"):
+            assert path in document["paths"]
+        operations = [operation for path in document["paths"].values() for operation in path.values()]
+        names = [operation["operationId"] for operation in operations]
+        assert len(names) == len(set(names))
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                assert [p["name"] for p in operation.get("parameters", [])] == re.findall(r"{(\w+)}", path)
