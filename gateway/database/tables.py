@@ -416,3 +416,31 @@ rollup_progress = Table(
     Column("id", Integer, primary_key=True),
     Column("through_entry_id", BigInteger, nullable=False),
 )
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", String(64), primary_key=True),
+    Column("url", String(512), nullable=False),
+    Column("account", String(8), nullable=False),
+    Column("account_id", String(256), nullable=False),
+    Column("threshold", Integer, nullable=False),
+    # With the threshold: which crossing this is. A raised budget or a new window makes a new one.
+    Column("granted_nanousd", BigInteger, nullable=False),
+    Column("reset_at_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at_ms", BigInteger, nullable=False),
+    Column("done_at_ms", BigInteger),  # null: not delivered yet
+    Column("accepted", Integer),
+    Column("created_at_ms", BigInteger, nullable=False),
+    UniqueConstraint(
+        "account", "account_id", "threshold", "granted_nanousd", "reset_at_ms", "url", name="webhook_events_once"
+    ),
+)
+Index(
+    "webhook_events_due",
+    webhook_events.c.due_at_ms,
+    sqlite_where=webhook_events.c.done_at_ms.is_(None),
+    postgresql_where=webhook_events.c.done_at_ms.is_(None),
+)

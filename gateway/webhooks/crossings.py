@@ -1,0 +1,120 @@
+"""Notices that an account has spent 50, 80, 95 or 100 % of its budget, and queues one message for each crossing.
+
+Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
+A budget that is raised, or a window that begins again, makes room for a new crossing of the same threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.database.tables import keys, sessions, tenants, webhook_events
+from gateway.money import usd_string
+
+THRESHOLDS = (50, 80, 95, 100)
+LOOK_BACK_MS = 60_000
+"""Sessions used within this time before the last look are looked at again: replicas' clocks differ a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account with a budget, as it stands."""
+
+    kind: str
+    account_id: str
+    tenant_id: str
+    granted_nanousd: int
+    spent_nanousd: int
+    reset_at_ms: int
+
+    @property
+    def crossed(self) -> tuple[int, ...]:
+        """The thresholds that its spending has reached."""
+        return tuple(t for t in THRESHOLDS if self.spent_nanousd * 100 >= t * self.granted_nanousd)
+
+
+def record(
+    connection: Connection, urls: Sequence[str], *, since_ms: int, at_ms: int, new_id: Callable[[str], str]
+) -> int:
+    """Queue a message to every URL for every crossing that was not recorded before; returns how many."""
+    made = 0
+    for account in _accounts(connection, since_ms):
+        for threshold in account.crossed:
+            for url in urls:
+                made += _queue(connection, account, threshold, url, at_ms, new_id)
+    return made
+
+
+def _accounts(connection: Connection, since_ms: int) -> list[Account]:
+    found = []
+    for kind, table, id_column, recent in (
+        ("tenant", tenants, tenants.c.tenant_id, None),
+        ("key", keys, keys.c.key_id, None),
+        ("session", sessions, sessions.c.session_id, sessions.c.updated_at_ms >= since_ms - LOOK_BACK_MS),
+    ):
+        query = select(table, id_column.label("account_id")).where(
+            table.c.granted_nanousd > 0, table.c.spent_nanousd * 100 >= THRESHOLDS[0] * table.c.granted_nanousd
+        )
+        if recent is not None:
+            query = query.where(recent)
+        if kind == "key":
+            query = query.where(keys.c.has_budget == 1, keys.c.revoked_at_ms.is_(None))
+        found += [_account(kind, row) for row in connection.execute(query).mappings()]
+    return found
+
+
+def _account(kind: str, row: Any) -> Account:
+    return Account(
+        kind=kind,
+        account_id=row["account_id"],
+        tenant_id=row["tenant_id"],
+        granted_nanousd=row["granted_nanousd"],
+        spent_nanousd=row["spent_nanousd"],
+        reset_at_ms=row.get("reset_at_ms") or 0,
+    )
+
+
+def _queue(
+    connection: Connection, account: Account, threshold: int, url: str, at_ms: int, new_id: Callable[[str], str]
+) -> int:
+    event_id = new_id("evt")
+    body = {
+        "id": event_id,
+        "type": "budget.threshold",
+        "threshold_percent": threshold,
+        "account": account.kind,
+        "account_id": account.account_id,
+        "tenant_id": account.tenant_id,
+        "budget_nano_usd": account.granted_nanousd,
+        "budget_usd": usd_string(account.granted_nanousd),
+        "spent_nano_usd": account.spent_nanousd,
+        "spent_usd": usd_string(account.spent_nanousd),
+        "created_at_ms": at_ms,
+    }
+    table: Table = webhook_events
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    done = connection.execute(
+        dialect.insert(table)
+        .values(
+            event_id=event_id,
+            url=url,
+            account=account.kind,
+            account_id=f"{account.tenant_id}/{account.account_id}",
+            threshold=threshold,
+            granted_nanousd=account.granted_nanousd,
+            reset_at_ms=account.reset_at_ms,
+            body=orjson.dumps(body).decode(),
+            attempts=0,
+            due_at_ms=at_ms,
+            created_at_ms=at_ms,
+        )
+        .on_conflict_do_nothing()
+        .returning(table.c.event_id)
+    )
+    return len(done.all())

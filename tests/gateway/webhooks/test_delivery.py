@@ -1,0 +1,177 @@
+"""Webhooks: one message for each crossing over replicas and restarts, signed, delivered to a real receiver."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from sqlalchemy import insert, select, update
+
+from gateway.config.reader import Secret
+from gateway.database.database import Database, transaction
+from gateway.database.tables import sessions, tenants, webhook_events
+from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Target, Webhooks, claim, pause_s
+
+SECRET = Secret("whsec-4fT9kQ2mZ7")
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that answers what it is told to and keeps what it got."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    async def hook(self, request: web.Request) -> web.Response:
+        self.got.append((dict(request.headers), await request.read()))
+        return web.Response(status=self.statuses.pop(0) if self.statuses else 204)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    made = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", made.hook)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server: Any = site._server
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+    yield made
+    await runner.cleanup()
+
+
+@dataclass
+class Replica:
+    webhooks: Webhooks
+    sent: list[str]
+
+
+async def replica(url: str, database: Database, now: list[float], prefix: str = "a") -> Replica:
+    numbers = itertools.count()
+    sent: list[str] = []
+    webhooks = Webhooks(
+        lambda: (Target(url, SECRET),), database=database, clock=lambda: now[0], uniform=lambda: 1.0,
+        new_id=lambda kind: f"{kind}_{prefix}{next(numbers)}", on_sent=sent.append,
+    )  # fmt: skip
+    return Replica(webhooks, sent)
+
+
+def spend(url: str, tenant: int, session: int) -> None:
+    with transaction(url) as connection:
+        connection.execute(update(tenants).values(spent_nanousd=tenant))
+        connection.execute(update(sessions).values(spent_nanousd=session, updated_at_ms=1_000_000))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    with transaction(database_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", granted_nanousd=1_000, created_at_ms=0))
+        connection.execute(
+            insert(sessions).values(
+                tenant_id="t", session_id="s", granted_nanousd=100, created_at_ms=0, updated_at_ms=1_000_000
+            )
+        )
+    opened = Database(database_url)
+    await opened.start()
+    yield opened
+    await opened.close()
+
+
+async def test_each_crossing_is_told_once_by_two_replicas_and_after_a_restart(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    now = [1_000.0]
+    first, second = await replica(receiver.url, database, now), await replica(receiver.url, database, now, "b")
+    spend(database_url, 10, 49)
+    assert await first.webhooks.look() == 0
+    spend(database_url, 10, 85)
+    assert await first.webhooks.look() + await second.webhooks.look() == 2
+    restarted = await replica(receiver.url, database, now, "c")
+    assert await restarted.webhooks.look() == 0
+    async with aiohttp.ClientSession() as http:
+        assert await first.webhooks.deliver(http) + await second.webhooks.deliver(http) == 2
+        assert await second.webhooks.deliver(http) == 0
+    told = sorted(web_body(body)["threshold_percent"] for _, body in receiver.got)
+    assert told == [50, 80]
+    spend(database_url, 1_000, 85)  # the tenant reaches all four thresholds at once
+    assert await second.webhooks.look() == 4
+
+
+async def test_a_raised_budget_makes_room_for_a_new_crossing(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    subject = await replica(receiver.url, database, [1_000.0])
+    spend(database_url, 0, 60)
+    assert await subject.webhooks.look() == 1
+    with transaction(database_url) as connection:
+        connection.execute(update(sessions).values(granted_nanousd=200))
+    assert await subject.webhooks.look() == 0
+    spend(database_url, 0, 100)
+    assert await subject.webhooks.look() == 1
+
+
+async def test_messages_are_signed_over_their_time_and_body(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    subject = await replica(receiver.url, database, [1_234.0])
+    spend(database_url, 0, 50)
+    await subject.webhooks.look()
+    async with aiohttp.ClientSession() as http:
+        await subject.webhooks.deliver(http)
+    ((headers, body),) = receiver.got
+    expected = hmac.new(SECRET.reveal().encode(), b"1234." + body, hashlib.sha256).hexdigest()
+    assert headers["X-Seqroute-Signature"] == f"t=1234,v1={expected}"
+    assert headers["X-Seqroute-Event-Id"] == web_body(body)["id"]
+    assert SECRET.reveal().encode() not in body
+
+
+async def test_a_receiver_that_fails_is_tried_again_later_and_given_up_in_the_end(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    now = [1_000.0]
+    subject = await replica(receiver.url, database, now)
+    receiver.statuses = [500, 302] + [503] * 20
+    spend(database_url, 0, 50)
+    await subject.webhooks.look()
+    async with aiohttp.ClientSession() as http:
+        for attempt in range(MAX_ATTEMPTS):
+            assert await subject.webhooks.deliver(http) == 0
+            assert await subject.webhooks.deliver(http) == 0  # not due yet: nothing is sent
+            assert len(receiver.got) == attempt + 1
+            now[0] += pause_s(attempt, 1.0)
+        await subject.webhooks.deliver(http)
+    assert len(receiver.got) == MAX_ATTEMPTS
+    with transaction(database_url) as connection:
+        (row,) = connection.execute(select(webhook_events)).mappings().all()
+        assert (row["accepted"], row["done_at_ms"] is not None) == (0, True)
+
+
+async def test_a_message_whose_sender_died_is_due_again(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    now = [1_000.0]
+    subject = await replica(receiver.url, database, now)
+    spend(database_url, 0, 50)
+    await subject.webhooks.look()
+    with transaction(database_url) as connection:
+        assert len(claim(connection, 1_000_000)) == 1  # and its process dies here
+    async with aiohttp.ClientSession() as http:
+        assert await subject.webhooks.deliver(http) == 0
+        now[0] += CLAIM_MS / 1000
+        assert await subject.webhooks.deliver(http) == 1
+
+
+def web_body(body: bytes) -> dict[str, Any]:
+    made: dict[str, Any] = orjson.loads(body)
+    return made
