@@ -110,6 +110,11 @@ def data_frame(payload: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
+def event_frame(name: str, payload: Mapping[str, Any]) -> bytes:
+    """An event with a name, as Anthropic's Messages and OpenAI's Responses have them."""
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(payload) + b"\n\n"
+
+
 def seqroute_frame(payload: Mapping[str, Any]) -> bytes:
     """The SSE comment that carries the bill: clients that do not know it skip it."""
     return b": seqroute " + orjson.dumps(payload) + b"\n\n"

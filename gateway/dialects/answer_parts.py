@@ -1,0 +1,265 @@
+"""A chat answer as a sequence of parts: reasoning, text, refusal, tool calls; each opens, grows and closes.
+
+Anthropic's content blocks and OpenAI's output items are both such sequences, while chat deltas name fields of one
+message. Exactly one part is open at a time. Fragments of parallel tool calls that providers interleave are put in
+order: a call is closed for another one only when its arguments are complete JSON, else the other call waits.
+A whole answer is the same thing fed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+Kind = Literal["reasoning", "state", "text", "refusal", "tool"]
+Step = Literal["open", "grow", "close"]
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of an answer. `pieces` are its text so far, for a tool its arguments.
+
+    `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.carried`).
+    A part of kind "state" has no text: only provider-bound state.
+    """
+
+    index: int
+    kind: Kind
+    id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+    signature: str = ""
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+PartEvent = tuple[Step, Part, str]
+"""What happened to which part; the text is the piece by which it grew."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """One tool call as its fragments arrive."""
+
+    id: str = ""
+    name: str = ""
+    waiting: list[str] = field(default_factory=list)
+    extra: Any = None
+    part: Part | None = None
+
+
+class AnswerParts:
+    """Turns the deltas of choice 0 into part events. `id_suffix` makes ids for calls that come without one."""
+
+    def __init__(self, id_suffix: str) -> None:
+        self.parts: list[Part] = []
+        self._suffix = id_suffix
+        self._open: Part | None = None
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._current_call: _Call | None = None
+        self._held: list[tuple[Kind, str]] = []
+        self._late: dict[str, Any] = {}
+
+    def feed(self, delta: Mapping[str, Any]) -> list[PartEvent]:
+        """The events of one delta, or of a whole message."""
+        events: list[PartEvent] = []
+        self._reasoning(delta, events)
+        content = delta.get("content")
+        if isinstance(content, str):
+            self._grow("text", content, events)
+        elif isinstance(content, list):
+            for text in (part.get("text") for part in content if isinstance(part, Mapping)):
+                self._grow("text", text, events)
+        self._grow("refusal", delta.get("refusal"), events)
+        calls = delta.get("tool_calls")
+        if isinstance(calls, list):
+            for call in calls:
+                if isinstance(call, Mapping):
+                    self._fragment(call, events)
+        if isinstance(delta.get("function_call"), Mapping):
+            self._fragment({"index": 0, "function": delta["function_call"]}, events)
+        return events
+
+    def finish(self) -> list[PartEvent]:
+        """Close what is open and give out the calls that waited."""
+        events: list[PartEvent] = []
+        self._close(events)
+        for kind, text in self._held:
+            self._grow(kind, text, events)
+        self._held.clear()
+        for call in self._calls:
+            if call.part is None and (call.name or call.waiting):
+                self._start(call, events)
+        self._close(events)
+        if self._late:
+            self._state(self._late, events)
+            self._late = {}
+        return events
+
+    # -- one part after another ------------------------------------------------------------------------------------
+
+    def _new(self, part: Part, events: list[PartEvent]) -> Part:
+        self._close(events)
+        self.parts.append(part)
+        self._open = part
+        events.append(("open", part, ""))
+        return part
+
+    def _close(self, events: list[PartEvent]) -> None:
+        if self._open is not None:
+            self._current_call = None
+            events.append(("close", self._open, ""))
+            self._open = None
+
+    def _grow(self, kind: Kind, text: object, events: list[PartEvent]) -> None:
+        if not isinstance(text, str) or not text:
+            return
+        if not self._may_switch():
+            self._held.append((kind, text))
+            return
+        part = self._opened(kind, events)
+        part.pieces.append(text)
+        events.append(("grow", part, text))
+
+    def _opened(self, kind: Kind, events: list[PartEvent]) -> Part:
+        """The open part when it is of this kind, else a new one."""
+        if self._open is not None and self._open.kind == kind:
+            return self._open
+        return self._new(Part(len(self.parts), kind), events)
+
+    # -- reasoning -------------------------------------------------------------------------------------------------
+
+    def _reasoning(self, delta: Mapping[str, Any], events: list[PartEvent]) -> None:
+        blocks = delta.get("thinking_blocks")
+        if isinstance(blocks, list) and blocks:
+            for block in blocks:
+                if isinstance(block, Mapping):
+                    self._thinking(block, events)
+        else:
+            self._grow("reasoning", delta.get("reasoning_content") or delta.get("reasoning"), events)
+        for name in ("reasoning_details", "reasoning_items"):
+            items = delta.get(name)
+            if isinstance(items, list) and items:
+                state = self._opened("reasoning", events).state if self._current_call is None else self._late
+                _merge(state.setdefault(name, []), items)
+
+    def _thinking(self, block: Mapping[str, Any], events: list[PartEvent]) -> None:
+        """Anthropic's blocks as LiteLLM streams them: text first, at last the signature, which ends the block."""
+        if block.get("type") == "redacted_thinking":
+            self._state({"thinking_blocks": [dict(block)]}, events)
+            return
+        self._grow("reasoning", block.get("thinking"), events)
+        signature = block.get("signature")
+        if isinstance(signature, str) and signature:
+            self._opened("reasoning", events).signature = signature
+            self._close(events)
+
+    def _state(self, state: dict[str, Any], events: list[PartEvent]) -> None:
+        self._new(Part(len(self.parts), "state", state=state), events)
+        self._close(events)
+
+    # -- tool calls ------------------------------------------------------------------------------------------------
+
+    def _fragment(self, fragment: Mapping[str, Any], events: list[PartEvent]) -> None:
+        function = fragment.get("function") or fragment.get("custom")
+        function = function if isinstance(function, Mapping) else {}
+        call = self._call_of(fragment, function)
+        if isinstance(function.get("name"), str) and not call.name:
+            call.name = function["name"]
+        if fragment.get("extra_content"):
+            call.extra = fragment["extra_content"]
+        text = function.get("arguments", function.get("input"))
+        if isinstance(text, Mapping):  # some servers send an object instead of its JSON
+            text = orjson.dumps(text).decode()
+        if isinstance(text, str) and text:
+            call.waiting.append(text)
+        if call is self._current_call:
+            self._flush(call, events)
+        elif call.name and call.part is None and self._may_switch():
+            self._start(call, events)
+
+    def _call_of(self, fragment: Mapping[str, Any], function: Mapping[str, Any]) -> _Call:
+        """The call a fragment belongs to. Some servers leave the index out, or give each parallel call index 0."""
+        given = fragment.get("id")
+        given = given if isinstance(given, str) else ""
+        index = fragment.get("index")
+        known = self._by_index.get(index) if isinstance(index, int) else (self._calls[-1] if self._calls else None)
+        if known is not None and not (given and known.id and given != known.id and function.get("name")):
+            known.id = known.id or given
+            return known
+        call = _Call(id=given)
+        self._calls.append(call)
+        self._by_index[index if isinstance(index, int) else len(self._calls) - 1] = call
+        return call
+
+    def _may_switch(self) -> bool:
+        """Whether the open call, if any, is complete, so that another one may open."""
+        return self._current_call is None or self._open is None or _is_json(self._open.text)
+
+    def _start(self, call: _Call, events: list[PartEvent]) -> None:
+        call.id = call.id or f"call_{self._suffix}_{self._calls.index(call)}"
+        if call.extra:
+            self._state({"extra_content": {call.id: call.extra}}, events)
+        call.part = self._new(Part(len(self.parts), "tool", id=call.id, name=call.name), events)
+        self._current_call = call
+        self._flush(call, events)
+
+    def _flush(self, call: _Call, events: list[PartEvent]) -> None:
+        assert call.part is not None
+        for text in call.waiting:
+            call.part.pieces.append(text)
+            events.append(("grow", call.part, text))
+        call.waiting.clear()
+
+
+def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[Part]:
+    """The parts of a whole chat answer's first choice."""
+    parts = AnswerParts(id_suffix)
+    for choice in first_choice(body):
+        message = choice.get("message")
+        if isinstance(message, Mapping):
+            parts.feed(message)
+    parts.finish()
+    return parts.parts
+
+
+def first_choice(body: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Choice 0 of a chat body or chunk: the only one that dialects without `n` have."""
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, Mapping) and choice.get("index") in (0, None):
+            yield choice
+
+
+def _merge(kept: list[Any], items: list[Any]) -> None:
+    """Add streamed items to what was kept; fragments of the same item (type and index) are joined."""
+    for item in items:
+        if not isinstance(item, Mapping):
+            continue
+        last = kept[-1] if kept else None
+        index = item.get("index")
+        same = isinstance(last, dict) and index is not None and index == last.get("index")
+        if not same or last is None or last.get("type") != item.get("type"):
+            kept.append(dict(item))
+            continue
+        for name, value in item.items():
+            joins = name in ("text", "summary", "data") and isinstance(value, str) and isinstance(last.get(name), str)
+            if joins:
+                last[name] += value
+            elif value is not None:
+                last[name] = value
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text or "null")
+    except orjson.JSONDecodeError:
+        return False
+    return bool(text)

@@ -1,0 +1,52 @@
+"""Typed access to the fields of a JSON body, with errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from gateway.errors import InvalidRequest
+
+T = TypeVar("T")
+_WORDS: Mapping[type, str] = {
+    str: "a string", dict: "an object", list: "a list", bool: "true or false", int: "an integer", float: "a number",
+}  # fmt: skip
+
+
+def read(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
+    """Field `name` when it has type `kind`, None when it is absent or null. Raises InvalidRequest."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    return checked(value, kind, f"{where}{name}")
+
+
+def need(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T:
+    """Field `name`, which must be there and have type `kind`. Raises InvalidRequest."""
+    return checked(fields.get(name), kind, f"{where}{name}")
+
+
+def checked(value: object, kind: type[T], where: str) -> T:
+    """`value` when it has type `kind`; an integer counts as a number, a boolean as neither."""
+    wanted: Any = int | float if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise InvalidRequest(f"{where}: expected {_WORDS[kind]}", param=where)
+    return value  # type: ignore[no-any-return]
+
+
+def objects(value: object, where: str) -> list[dict[str, Any]]:
+    """`value` as a list of objects; None gives none. Raises InvalidRequest."""
+    if value is None:
+        return []
+    items = checked(value, list, where)
+    return [checked(item, dict, f"{where}[{index}]") for index, item in enumerate(items)]
+
+
+def refused(where: str, why: str) -> InvalidRequest:
+    """The error for a field whose value is understood and not served."""
+    return InvalidRequest(f"{where}: {why}", param=where)
+
+
+def copied(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `names` that are there, under their new names."""
+    return {new: fields[old] for old, new in names.items() if fields.get(old) is not None}
