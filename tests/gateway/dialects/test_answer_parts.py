@@ -109,27 +109,25 @@ def test_a_thought_signature_comes_before_its_call() -> None:
     ]
 
 
-PIECES = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "content": st.text("abé", max_size=3) | st.none(),
-            "reasoning_content": st.text("ab", max_size=3),
-            "refusal": st.text("ab", max_size=2),
-            "tool_calls": st.lists(
-                st.fixed_dictionaries(
-                    {"function": st.fixed_dictionaries({"name": st.sampled_from(["f", "g", ""])}, optional={"arguments": st.sampled_from(["{", "}", '{"a":', "1}", ""])})},
-                    optional={"index": st.integers(0, 2), "id": st.sampled_from(["c1", "c2", ""])},
-                ),
-                max_size=3,
-            ),
-        },
-    ),
-    max_size=8,
-)  # fmt: skip
+FUNCTIONS = st.fixed_dictionaries(
+    {"name": st.sampled_from(["f", "g", ""])},
+    optional={"arguments": st.sampled_from(["{", "}", '{"a":', "1}", ""])},
+)
+FRAGMENTS = st.fixed_dictionaries(
+    {"function": FUNCTIONS}, optional={"index": st.integers(0, 2), "id": st.sampled_from(["c1", "c2", ""])}
+)
+DELTAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.text("abé", max_size=3) | st.none(),
+        "reasoning_content": st.text("ab", max_size=3),
+        "refusal": st.text("ab", max_size=2),
+        "tool_calls": st.lists(FRAGMENTS, max_size=3),
+    },
+)
 
 
-@given(PIECES)
+@given(st.lists(DELTAS, max_size=8))
 def test_no_order_of_fragments_loses_a_character_or_leaves_a_part_open(deltas: list[dict[str, Any]]) -> None:
     parts, happened = fed(*deltas)
     for kind in ("content", "refusal"):

@@ -63,10 +63,11 @@ def test_a_system_message_in_the_middle_stays_where_it_is() -> None:
 
 
 def test_pictures_and_documents() -> None:
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}
     content = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}},
         {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png"}},
-        {"type": "document", "title": "T.pdf", "source": {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}},
+        {"type": "document", "title": "T.pdf", "source": pdf},
         {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "body"}},
         {"type": "text", "text": "Compare"},
     ]  # fmt: skip
@@ -188,6 +189,7 @@ def test_what_only_concerns_the_client_s_side_is_left_out_by_name() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"messages": [{"role": "user", "content": [{"type": "thinking"}]}]}, "messages[0].content[0].type"),
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": "9"}, "max_tokens"),
         ({"model": 3}, "model"),
@@ -196,8 +198,7 @@ def test_what_only_concerns_the_client_s_side_is_left_out_by_name() -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
-        ({"messages": [{"role": "user", "content": [{"type": "web_search_tool_result"}]}]}, "messages[0].content[0].type"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "mcp_tool_use"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages[0].content[0].tool_use_id"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
@@ -218,6 +219,7 @@ def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any],
 
 # -- down --------------------------------------------------------------------------------------------------------------
 
+TWO_CALLS = [function_call("c1", "f", '{"a":1}'), function_call("c2", "g", "{}")]
 CASES: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], str]] = [
     (
         whole(content="Hello"),
@@ -226,7 +228,7 @@ CASES: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], st
         "end_turn",
     ),
     (
-        whole("tool_calls", content="Let me", tool_calls=[function_call("c1", "f", '{"a":1}'), function_call("c2", "g", "{}")]),
+        whole("tool_calls", content="Let me", tool_calls=TWO_CALLS),
         [
             delta(content="Let me"), call(0, "", id="c1", name="f"), call(0, '{"a"'), call(0, ":1}"),
             call(1, "{}", id="c2", name="g"), delta("tool_calls"),

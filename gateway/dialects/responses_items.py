@@ -1,0 +1,177 @@
+"""Items of the Responses dialect as chat messages.
+
+What a model produced in one turn is several items (reasoning, message, calls) and one assistant message in chat. The
+translation depends on what came before only, so that a longer conversation begins with the messages of a shorter one:
+prompt caches and the session's memory rely on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.dialects import carried
+from gateway.dialects.fields import checked, need, objects, read, refused
+from gateway.dialects.responses_tools import call_arguments
+
+_INPUT_ROLES = frozenset({"user", "system", "developer"})
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+
+
+class Conversation:
+    """Takes items in order and gives the chat messages."""
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+        self._assistant: dict[str, Any] | None = None
+        self._shown: list[dict[str, Any]] = []
+
+    def system(self, text: str) -> None:
+        """The request's instructions."""
+        self._messages.append({"role": "system", "content": text})
+
+    def add(self, item: Mapping[str, Any], where: str) -> None:
+        """Take one item. Raises InvalidRequest for one that only OpenAI's servers understand."""
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._message(item, where)
+        elif kind in ("function_call", "custom_tool_call"):
+            self._call(item, where)
+        elif kind in _OUTPUTS:
+            self._output(item, where)
+        elif kind == "reasoning":
+            self._reasoning(item, where)
+        elif kind == "item_reference":
+            raise refused(where, "no such item; send the item itself, or store the response that has it")
+        else:
+            named = f'"{kind[:64]}"' if isinstance(kind, str) else "an item without a type"
+            raise refused(f"{where}.type", f"{named} belongs to a tool of OpenAI's servers and is not served here")
+
+    def messages(self) -> list[dict[str, Any]]:
+        """All messages; to be called once, at the end."""
+        self._end_assistant()
+        self._end_results()
+        return self._messages
+
+    def _message(self, item: Mapping[str, Any], where: str) -> None:
+        role = need(item, "role", str, f"{where}.")
+        content = item.get("content")
+        if not isinstance(content, str | list):
+            raise refused(f"{where}.content", "expected a string or a list of parts")
+        parts: str | list[dict[str, Any]] = content if isinstance(content, str) else [
+            _part(part, f"{where}.content[{index}]") for index, part in enumerate(objects(content, f"{where}.content"))
+        ]  # fmt: skip
+        simplest = _simplest(parts)
+        if role == "assistant":
+            if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
+                self._end_assistant()
+            self._open_assistant()["content"] = simplest
+            return
+        if role not in _INPUT_ROLES:
+            raise refused(f"{where}.role", "expected user, assistant, system or developer")
+        self._end_assistant()
+        self._end_results()
+        self._messages.append({"role": role, "content": simplest})
+
+    def _call(self, item: Mapping[str, Any], where: str) -> None:
+        name, arguments = call_arguments(item, f"{where}.")
+        call_id = need(item, "call_id", str, f"{where}.")
+        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        self._open_assistant().setdefault("tool_calls", []).append(call)
+
+    def _output(self, item: Mapping[str, Any], where: str) -> None:
+        self._end_assistant()
+        call_id = need(item, "call_id", str, f"{where}.")
+        output = item.get("output")
+        if isinstance(output, str):
+            parts: list[dict[str, Any]] = [{"type": "text", "text": output}]
+        elif isinstance(output, list):
+            found = objects(output, f"{where}.output")
+            parts = [_part(part, f"{where}.output[{index}]") for index, part in enumerate(found)]
+        else:
+            raise refused(f"{where}.output", "expected a string or a list of parts")
+        texts = [part for part in parts if part["type"] == "text"]
+        shown = [part for part in parts if part["type"] != "text"]
+        if shown:  # a chat tool message carries text only
+            self._shown += [
+                {"type": "text", "text": f"Pictures and files in the result of tool call {call_id}:"}, *shown
+            ]  # fmt: skip
+            texts = texts or [{"type": "text", "text": "The result is in the next user message."}]
+        content = _simplest(texts or [{"type": "text", "text": ""}])
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
+
+    def _reasoning(self, item: Mapping[str, Any], where: str) -> None:
+        """Reasoning goes back to where it came from: sealed state as it was, foreign encrypted content as an item."""
+        if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
+            self._end_assistant()
+        message = self._open_assistant()
+        sealed = read(item, "encrypted_content", str, f"{where}.")
+        state = None if sealed is None else carried.unseal(sealed)
+        if state is not None:
+            carried.restore(message, state)
+        elif sealed:
+            kept = {name: item[name] for name in ("type", "id", "summary", "encrypted_content") if name in item}
+            message.setdefault("reasoning_items", []).append(kept)
+        if not message.get("thinking_blocks") and not message.get("reasoning_items"):
+            texts = [
+                need(part, "text", str, f"{where}.{name}.")
+                for name in ("content", "summary")
+                for part in objects(item.get(name), f"{where}.{name}")
+            ]
+            if texts:
+                message["reasoning_content"] = "\n".join([*filter(None, [message.get("reasoning_content")]), *texts])
+
+    def _open_assistant(self) -> dict[str, Any]:
+        if self._assistant is None:
+            self._end_results()
+            self._assistant = {"role": "assistant"}
+        return self._assistant
+
+    def _end_assistant(self) -> None:
+        message, self._assistant = self._assistant, None
+        if message is None:
+            return
+        if "content" not in message:
+            if "tool_calls" not in message:
+                return  # reasoning of an answer that was left out
+            message["content"] = None
+        carried.attach_extra_content(message)
+        self._messages.append(message)
+
+    def _end_results(self) -> None:
+        """Pictures of tool results come behind all results, as the user's."""
+        if self._shown:
+            self._messages.append({"role": "user", "content": self._shown})
+            self._shown = []
+
+
+def _part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind in ("input_text", "output_text", "text", "summary_text"):
+        return {"type": "text", "text": need(part, "text", str, f"{where}.")}
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": need(part, "refusal", str, f"{where}.")}
+    if kind == "input_image":
+        if part.get("file_id") is not None:
+            raise refused(f"{where}.file_id", "files by id are kept by OpenAI and not served here; send image_url")
+        picture: dict[str, Any] = {"url": need(part, "image_url", str, f"{where}.")}
+        detail = read(part, "detail", str, f"{where}.")
+        return {"type": "image_url", "image_url": picture | ({"detail": detail} if detail else {})}
+    if kind == "input_file":
+        for name in ("file_id", "file_url"):
+            if part.get(name) is not None:
+                raise refused(f"{where}.{name}", "is not served here; send the file itself as file_data")
+        file: dict[str, Any] = {"file_data": need(part, "file_data", str, f"{where}.")}
+        filename = read(part, "filename", str, f"{where}.")
+        return {"type": "file", "file": file | ({"filename": filename} if filename else {})}
+    if kind == "input_audio":
+        return {"type": "input_audio", "input_audio": need(part, "input_audio", dict, f"{where}.")}
+    named = f'"{kind[:64]}"' if isinstance(kind, str) else "a part without a type"
+    raise refused(f"{where}.type", f"{named} is not served here; expected input_text, input_image or input_file")
+
+
+def _simplest(parts: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """One plain text as a string, which every server takes; everything else as parts."""
+    if isinstance(parts, list) and len(parts) == 1 and parts[0]["type"] == "text":
+        return checked(parts[0]["text"], str, "text")
+    return parts

@@ -1,0 +1,166 @@
+"""`POST /v1/responses`, the way up: OpenAI's Responses body as a chat body.
+
+https://platform.openai.com/docs/api-reference/responses. `instructions` and input items become messages, flat tools
+become chat tools. Free-form (`custom`) tools and tools in namespaces become functions, so that every model can call
+them, and are given back under their own kind and name. Tools that OpenAI's servers run are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.dialects.fields import checked, copied, need, objects, read, refused
+from gateway.dialects.responses_items import Conversation
+from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
+
+_PLAIN: Mapping[str, str] = {
+    "model": "model", "temperature": "temperature", "top_p": "top_p", "stream": "stream", "user": "user",
+    "safety_identifier": "safety_identifier", "prompt_cache_key": "prompt_cache_key", "metadata": "metadata",
+    "max_output_tokens": "max_tokens", "parallel_tool_calls": "parallel_tool_calls", "top_logprobs": "top_logprobs",
+}  # fmt: skip
+_ECHOED = (
+    "instructions", "max_output_tokens", "max_tool_calls", "metadata", "previous_response_id", "prompt_cache_key",
+    "parallel_tool_calls", "reasoning", "safety_identifier", "temperature", "text", "tool_choice", "tools", "top_p",
+    "top_logprobs", "truncation", "user",
+)  # fmt: skip
+_KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | {
+    "input", "include", "store", "stream_options", "client_metadata", "conversation", "session_id",
+    "litellm_session_id", "background", "prompt",
+}  # fmt: skip
+_SESSION_FIELDS = ("session_id", "litellm_session_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesRequest:
+    """A Responses request: the chat body it stands for, and what its answer and its storing need."""
+
+    chat: dict[str, Any]
+    tools: Mapping[str, OfferedTool]
+    echoed: Mapping[str, Any]
+    items: Sequence[Mapping[str, Any]]
+    """The whole conversation that this request continues, as items: earlier ones and its own."""
+    store: bool = True
+    dropped: tuple[str, ...] = field(default=())
+
+
+def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The request's own input as items; a string is one user message. Raises InvalidRequest."""
+    given = fields.get("input")
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise refused("input", "expected a string or a list of items")
+    return objects(given, "input")
+
+
+def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Ids that the input names instead of repeating the item: to be resolved before `to_chat`."""
+    return [
+        need(item, "id", str, f"input[{index}].")
+        for index, item in enumerate(items)
+        if item.get("type") == "item_reference"
+    ]
+
+
+def stores(fields: Mapping[str, Any]) -> bool:
+    """Whether the response shall be kept: OpenAI's default is yes."""
+    return read(fields, "store", bool) is not False
+
+
+def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> ResponsesRequest:
+    """The chat body of a Responses body; `earlier` are the items of the conversation it continues.
+
+    `fields["input"]` has no item references left. Raises InvalidRequest with the Responses name of the field.
+    """
+    need(fields, "model", str)
+    _check(fields)
+    own = input_items(fields)
+    offered = offered_tools(objects(fields.get("tools"), "tools"))
+    conversation = Conversation()
+    instructions = read(fields, "instructions", str)
+    if instructions:
+        conversation.system(instructions)
+    for index, item in enumerate(earlier):
+        conversation.add(item, f"previous_response_id: item {index}")
+    for index, item in enumerate(own):
+        conversation.add(item, f"input[{index}]")
+    messages = conversation.messages()
+    if not messages:
+        raise refused("input", "expected a string or at least one item")
+    chat: dict[str, Any] = copied(fields, _PLAIN)
+    chat["messages"] = messages
+    if offered.tools:
+        chat["tools"] = offered.tools
+        chat |= choice_of(fields.get("tool_choice"), offered)
+    chat |= _shape(fields)
+    if "message.output_text.logprobs" in (fields.get("include") or ()):
+        chat["logprobs"] = True
+    else:
+        chat.pop("top_logprobs", None)
+    session = _session(fields)
+    if session:
+        chat["session_id"] = session
+    unknown = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    return ResponsesRequest(
+        chat=chat,
+        tools=offered.by_name,
+        echoed={name: fields[name] for name in _ECHOED if fields.get(name) is not None},
+        items=[*earlier, *own],
+        store=stores(fields),
+        dropped=(*unknown, *offered.dropped),
+    )
+
+
+def _check(fields: Mapping[str, Any]) -> None:
+    for name in ("temperature", "top_p"):
+        read(fields, name, float)
+    for name in ("max_output_tokens", "top_logprobs"):
+        read(fields, name, int)
+    for name in ("stream", "parallel_tool_calls", "store"):
+        read(fields, name, bool)
+    for name in ("metadata", "client_metadata", "text", "reasoning"):
+        read(fields, name, dict)
+    for name in ("user", "safety_identifier", "prompt_cache_key", "previous_response_id"):
+        read(fields, name, str)
+    for index, name in enumerate(read(fields, "include", list) or ()):
+        checked(name, str, f"include[{index}]")
+    if read(fields, "background", bool):
+        raise refused("background", "background responses are not served; leave it out and wait for the answer")
+    if fields.get("prompt") is not None:
+        raise refused("prompt", "stored prompts are kept by OpenAI and not served here; send instructions and input")
+
+
+def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`text` and `reasoning` as chat parameters."""
+    text, reasoning = fields.get("text") or {}, fields.get("reasoning") or {}
+    chat: dict[str, Any] = {}
+    verbosity, effort = read(text, "verbosity", str, "text."), read(reasoning, "effort", str, "reasoning.")
+    if verbosity:
+        chat["verbosity"] = verbosity
+    if effort:
+        chat["reasoning_effort"] = effort
+    shape = read(text, "format", dict, "text.")
+    if shape is None or shape.get("type") == "text":
+        return chat
+    if shape.get("type") == "json_object":
+        return chat | {"response_format": {"type": "json_object"}}
+    if shape.get("type") != "json_schema":
+        raise refused("text.format.type", "expected text, json_object or json_schema")
+    need(shape, "name", str, "text.format.")
+    need(shape, "schema", dict, "text.format.")
+    names = ("name", "description", "schema", "strict")
+    schema = {name: shape[name] for name in names if shape.get(name) is not None}
+    return chat | {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _session(fields: Mapping[str, Any]) -> str | None:
+    """The session that the body names: our field, Codex's client metadata, or the conversation."""
+    conversation = fields.get("conversation")
+    named = [fields.get(name) for name in _SESSION_FIELDS]
+    named.append((fields.get("client_metadata") or {}).get("session_id"))
+    named.append(conversation.get("id") if isinstance(conversation, dict) else conversation)
+    return next((value for value in named if isinstance(value, str) and value), None)

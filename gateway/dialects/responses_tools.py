@@ -1,0 +1,142 @@
+"""Tools of the Responses dialect as chat functions, and back.
+
+A chat function has one flat name. A tool in a namespace is offered as `namespace__name`; a free-form tool as a
+function with one string, `input`, whose grammar stands in the description: no provider but OpenAI knows free-form
+tools, and a session may change its model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from gateway.dialects.fields import copied, need, objects, read, refused
+
+MAX_NAME = 64
+_FREE_FORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """What a chat function stands for in the Responses dialect."""
+
+    kind: Literal["function", "custom"]
+    name: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """The chat tools of a request, what each name stands for, and which tools were left out."""
+
+    tools: list[dict[str, Any]]
+    by_name: Mapping[str, OfferedTool]
+    dropped: tuple[str, ...]
+
+
+def function_name(name: str, namespace: str | None) -> str:
+    """The flat name of a tool; a name that would be too long ends in a digest."""
+    flat = name if not namespace else f"{namespace.rstrip('_')}__{name}"
+    if len(flat) <= MAX_NAME:
+        return flat
+    return flat[: MAX_NAME - 9] + "_" + hashlib.sha256(flat.encode()).hexdigest()[:8]
+
+
+def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
+    """The chat functions for `tools`. Raises InvalidRequest for a tool that OpenAI's servers would run.
+
+    Codex sends `web_search` with `external_web_access: false` (a cache of OpenAI's) on every request: that one is
+    left out by name instead.
+    """
+    made: list[dict[str, Any]] = []
+    by_name: dict[str, OfferedTool] = {}
+    dropped: list[str] = []
+
+    def offer(tool: Mapping[str, Any], where: str, namespace: str | None) -> None:
+        kind = tool.get("type")
+        name = need(tool, "name", str, f"{where}.")
+        flat = function_name(name, namespace)
+        function: dict[str, Any] = {"name": flat} | copied(tool, {"description": "description"})
+        if kind == "custom":
+            function["description"] = _described(tool, where)
+            function["parameters"] = _FREE_FORM
+            by_name[flat] = OfferedTool("custom", name, namespace)
+        else:
+            read(tool, "parameters", dict, f"{where}.")
+            read(tool, "strict", bool, f"{where}.")
+            function |= copied(tool, {"parameters": "parameters", "strict": "strict"})
+            by_name[flat] = OfferedTool("function", name, namespace)
+        made.append({"type": "function", "function": function})
+
+    for index, tool in enumerate(tools):
+        where, kind = f"tools[{index}]", tool.get("type")
+        if kind in ("function", "custom"):
+            offer(tool, where, None)
+        elif kind == "namespace":
+            namespace = need(tool, "name", str, f"{where}.")
+            for position, inner in enumerate(objects(tool.get("tools"), f"{where}.tools")):
+                at = f"{where}.tools[{position}]"
+                if inner.get("type") not in ("function", "custom"):
+                    raise refused(f"{at}.type", "expected function or custom")
+                offer(inner, at, namespace)
+        elif kind == "web_search" and tool.get("external_web_access") is False:
+            dropped.append("tools.web_search")
+        else:
+            named = f'"{kind[:64]}"' if isinstance(kind, str) else "a tool without a type"
+            raise refused(f"{where}.type", f"{named} is run by OpenAI's servers and not served here; leave it out")
+    return OfferedTools(made, by_name, tuple(dropped))
+
+
+def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
+    """`tool_choice` as chat parameters; `allowed_tools` also narrows the tools. Raises InvalidRequest."""
+    if choice is None:
+        return {}
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required"):
+            raise refused("tool_choice", "expected auto, none, required or an object")
+        return {"tool_choice": choice}
+    if not isinstance(choice, Mapping):
+        raise refused("tool_choice", "expected a string or an object")
+    kind = choice.get("type")
+    if kind in ("function", "custom"):
+        return {"tool_choice": {"type": "function", "function": {"name": _flat(choice, "tool_choice.")}}}
+    if kind == "allowed_tools":
+        mode = choice.get("mode", "auto")
+        if mode not in ("auto", "required"):
+            raise refused("tool_choice.mode", "expected auto or required")
+        allowed = {_flat(tool, "tool_choice.tools.") for tool in objects(choice.get("tools"), "tool_choice.tools")}
+        return {"tool_choice": mode, "tools": [t for t in offered.tools if t["function"]["name"] in allowed]}
+    raise refused("tool_choice.type", "expected function, custom or allowed_tools")
+
+
+def call_arguments(item: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """Flat name and JSON arguments of a `function_call` or `custom_tool_call` item."""
+    if item.get("type") == "custom_tool_call":
+        return _flat(item, where), orjson.dumps({"input": need(item, "input", str, where)}).decode()
+    return _flat(item, where), need(item, "arguments", str, where)
+
+
+def free_form_input(arguments: str) -> str:
+    """The text of a free-form call out of the arguments that the model wrote; broken JSON is given as it is."""
+    try:
+        found = orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        return arguments
+    text = found.get("input") if isinstance(found, dict) else None
+    return text if isinstance(text, str) else arguments
+
+
+def _flat(fields: Mapping[str, Any], where: str) -> str:
+    return function_name(need(fields, "name", str, where), read(fields, "namespace", str, where))
+
+
+def _described(tool: Mapping[str, Any], where: str) -> str:
+    said = read(tool, "description", str, f"{where}.") or ""
+    shape = read(tool, "format", dict, f"{where}.") or {}
+    if shape.get("type") == "grammar":
+        said += f"\n\n`input` must match this {shape.get('syntax', '')} grammar:\n{shape.get('definition', '')}"
+    return said.strip()
