@@ -27,7 +27,7 @@ def request(**fields: Any) -> ResponsesRequest:
     return to_chat({"model": "auto", "input": "Hi", **fields})
 
 
-def messages(*items: dict[str, Any]) -> list[dict[str, Any]]:
+def messages(*items: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = request(input=list(items)).chat["messages"]
     return found
 

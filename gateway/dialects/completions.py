@@ -1,0 +1,109 @@
+"""`POST /v1/completions`: OpenAI's legacy dialect as one user message of a chat, and back.
+
+https://platform.openai.com/docs/api-reference/completions. Every model of today is a chat model, so the prompt is what
+the user says. Token ids would have to be read with a tokenizer nobody names, and text cannot be inserted before a
+suffix by a chat model: both are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.dialects.fields import need, read, refused
+
+_OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionsRequest:
+    """A completions request: the chat body it stands for, and the text that its answer begins with."""
+
+    chat: dict[str, Any]
+    prefix: str = ""
+
+
+def completion_id(decision_id: str) -> str:
+    return "cmpl-" + decision_id.removeprefix("dec_")
+
+
+def to_chat(fields: Mapping[str, Any]) -> CompletionsRequest:
+    """The chat body of a completions body. Raises InvalidRequest with the field's name."""
+    need(fields, "model", str)
+    prompt = _prompt(fields.get("prompt"))
+    if read(fields, "suffix", str):
+        raise refused("suffix", "insertion is not served: chat models only continue; leave it out")
+    best_of = read(fields, "best_of", int)
+    if best_of is not None and best_of != (read(fields, "n", int) or 1):
+        raise refused("best_of", "expected the value of n: only answers that are given are generated")
+    chat = {name: value for name, value in fields.items() if name not in _OWN}
+    chat["messages"] = [{"role": "user", "content": prompt}]
+    logprobs = read(fields, "logprobs", int)
+    if logprobs is not None:
+        if not 0 <= logprobs <= MAX_LOGPROBS:
+            raise refused("logprobs", f"expected an integer from 0 to {MAX_LOGPROBS}")
+        chat |= {"logprobs": True, "top_logprobs": logprobs}
+    return CompletionsRequest(chat, prompt if read(fields, "echo", bool) else "")
+
+
+def _prompt(prompt: object) -> str:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    if isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
+        raise refused("prompt", "expected one prompt, got several; send one request for each")
+    if isinstance(prompt, list) and prompt:
+        raise refused("prompt", "expected text, got token ids, whose tokenizer is unknown")
+    raise refused("prompt", "expected a string that is not empty")
+
+
+def whole_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A whole chat answer as a text completion; `identity` has id, created and model."""
+    choices = []
+    for position, choice in enumerate(body.get("choices") or ()):
+        message = choice.get("message")
+        content = message.get("content") if isinstance(message, Mapping) else None
+        text = prefix + content if isinstance(content, str) else prefix
+        choices.append(_choice(choice, choice.get("index", position), text, len(prefix)))
+    usage = {"usage": body["usage"]} if body.get("usage") else {}
+    return {**identity, "object": "text_completion", "choices": choices, **usage}
+
+
+def completion_chunk(chunk: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """One chat chunk as a chunk of a text completion; `prefix` is the prompt in the first one of an echo."""
+    choices = []
+    for choice in chunk.get("choices") or ():
+        delta = choice.get("delta")
+        content = delta.get("content") if isinstance(delta, Mapping) else None
+        text = prefix + content if isinstance(content, str) else prefix
+        choices.append(_choice(choice, choice.get("index", 0), text, len(prefix)))
+    usage = {"usage": chunk["usage"]} if "usage" in chunk else {}
+    return {**identity, "object": "text_completion", "choices": choices, **usage}
+
+
+def _choice(choice: Mapping[str, Any], index: int, text: str, offset: int) -> dict[str, Any]:
+    finish = choice.get("finish_reason")
+    logprobs = _logprobs(choice.get("logprobs"), offset)
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _logprobs(logprobs: object, offset: int) -> dict[str, Any] | None:
+    """Chat's log probabilities in the parallel lists of the legacy dialect."""
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    if not isinstance(content, list):
+        return None
+    offsets: list[int] = []
+    for entry in content:
+        offsets.append(offset)
+        offset += len(entry.get("token") or "")
+    return {
+        "tokens": [entry.get("token") for entry in content],
+        "token_logprobs": [entry.get("logprob") for entry in content],
+        "top_logprobs": [
+            {top.get("token"): top.get("logprob") for top in entry.get("top_logprobs") or ()} for entry in content
+        ],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,133 @@
+"""`POST /v1/embeddings`: OpenAI's dialect, both ways.
+
+Vectors of different models cannot be compared, so a request names its model and no policy chooses another. Providers
+are asked for floats; base64, the default of OpenAI's SDK, is made here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.dialects.fields import need, read, refused
+
+MAX_INPUTS = 2_048
+MAX_DIMENSIONS = 65_536
+_KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsRequest:
+    """One checked embeddings body. `texts` and `token_ids` are the inputs, one of them empty."""
+
+    model: str
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    base64: bool
+    dimensions: int | None
+    user: str | None
+    session_hint: str | None
+    body_sha256: bytes
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The inputs as a provider takes them."""
+        return [*self.texts] or [[*ids] for ids in self.token_ids]
+
+
+def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsRequest:
+    """Check an embeddings body. Raises InvalidRequest naming the field that is wrong."""
+    model = need(fields, "model", str)
+    if not model:
+        raise refused("model", "expected the name of an embedding model")
+    shape = read(fields, "encoding_format", str) or "float"
+    if shape not in ("float", "base64"):
+        raise refused("encoding_format", "expected float or base64")
+    dimensions = read(fields, "dimensions", int)
+    if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise refused("dimensions", f"expected an integer from 1 to {MAX_DIMENSIONS}")
+    texts, token_ids = _inputs(fields.get("input"))
+    session = fields.get("session_id")
+    return EmbeddingsRequest(
+        model=model,
+        texts=texts,
+        token_ids=token_ids,
+        base64=shape == "base64",
+        dimensions=dimensions,
+        user=read(fields, "user", str),
+        session_hint=session if isinstance(session, str) and session else None,
+        body_sha256=hashlib.sha256(body).digest(),
+        dropped=tuple(sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)),
+    )
+
+
+def _inputs(given: object) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """A string, strings, token ids, or lists of token ids."""
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list) or not given:
+        raise refused("input", "expected a string, a list of strings or lists of token ids, not empty")
+    if all(_is_token(item) for item in given):
+        return (), (tuple(given),)
+    if len(given) > MAX_INPUTS:
+        raise refused("input", f"expected at most {MAX_INPUTS} inputs, got {len(given)}")
+    if all(isinstance(item, str) and item for item in given):
+        return tuple(given), ()
+    if all(isinstance(item, list) and item and all(_is_token(token) for token in item) for item in given):
+        return (), tuple(tuple(item) for item in given)
+    raise refused("input", "expected strings that are not empty, or lists of token ids, not both")
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def vectors_of(body: Mapping[str, Any], inputs: int) -> list[Sequence[float]] | None:
+    """The provider's vectors in the order of the inputs; None when the answer has not one for each."""
+    data = body.get("data")
+    if not isinstance(data, list) or len(data) != inputs:
+        return None
+    found: dict[int, Sequence[float]] = {}
+    for position, entry in enumerate(data):
+        vector = entry.get("embedding") if isinstance(entry, Mapping) else None
+        if isinstance(vector, str):
+            vector = decoded(vector)
+        if not isinstance(vector, list | tuple) or not vector or not all(isinstance(v, int | float) for v in vector):
+            return None
+        index = entry.get("index")
+        found[index if isinstance(index, int) else position] = vector
+    return [found[index] for index in range(inputs)] if found.keys() == set(range(inputs)) else None
+
+
+def rendered_embeddings(
+    vectors: Sequence[Sequence[float]], request: EmbeddingsRequest, model: str, prompt_tokens: int
+) -> dict[str, Any]:
+    """OpenAI's list object, in the encoding that was asked for."""
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": encoded(vector) if request.base64 else list(vector)}
+            for index, vector in enumerate(vectors)
+        ],
+        "model": model,
+        "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens},
+    }
+
+
+def encoded(vector: Sequence[float]) -> str:
+    """Little-endian float32 in base64."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def decoded(text: str) -> list[float] | None:
+    """The floats that `encoded` made a string of, None for another string."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return list(struct.unpack(f"<{len(data) // 4}f", data)) if len(data) % 4 == 0 else None
