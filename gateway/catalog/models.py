@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ _FIELDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One way to reach a model. `prices` are what this deployment bills; the model's are at least as high."""
+    """One way to reach a model. `prices` are what this deployment bills; the model's are at least as high.
+
+    `request_defaults`, `allowed_params` and `dropped_params` are as `gateway.config.model_list.ModelParams` says.
+    """
 
     deployment_id: str
     litellm_model: str
@@ -62,6 +65,9 @@ class Deployment:
     extra_headers: Mapping[str, Secret]
     provider_params: Mapping[str, Secret]
     lane: str = "auto"
+    request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    allowed_params: frozenset[str] = frozenset()
+    dropped_params: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +118,36 @@ class Catalog:
         return tuple(model for model in self.models.values() if model.mode == "chat")
 
 
+@dataclass(frozen=True, slots=True)
+class CatalogDraft:
+    """What could be read of a configuration and its catalogue; only to be used when there are no `problems`."""
+
+    settings: Settings
+    catalog: Catalog
+    problems: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is named without stopping the start."""
+        return (*self.settings.warnings, *self.catalog.warnings)
+
+
+def draft(path: Path | str, environ: Mapping[str, str]) -> CatalogDraft:
+    """Read the configuration at `path` as far as it can be read."""
+    read = read_settings(path, environ)
+    catalog, unpriced = _build(read.settings, bundled_price_map())
+    return CatalogDraft(read.settings, catalog, (*read.problems, *unpriced))
+
+
 def load(path: Path | str, environ: Mapping[str, str]) -> tuple[Settings, Catalog]:
     """Settings and catalogue of the configuration at `path`.
 
     Raises SettingsError with the problems of both at once.
     """
-    draft = read_settings(path, environ)
-    catalog, unpriced = _build(draft.settings, bundled_price_map())
-    problems = (*draft.problems, *unpriced)
-    if problems:
-        raise SettingsError(problems)
-    return draft.settings, catalog
+    read = draft(path, environ)
+    if read.problems:
+        raise SettingsError(read.problems)
+    return read.settings, read.catalog
 
 
 def bundled_price_map() -> Mapping[str, Any]:
@@ -274,6 +299,9 @@ def _model(
                 extra_headers=params.extra_headers or {},
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,
+                request_defaults=params.request_defaults,
+                allowed_params=params.allowed_params,
+                dropped_params=params.dropped_params,
             ),
         ),
     )

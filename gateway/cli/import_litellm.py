@@ -1,15 +1,23 @@
-"""import-litellm: a gateway.yaml out of a LiteLLM proxy configuration, without the keys that mean nothing here."""
+"""import-litellm: a gateway.yaml out of a LiteLLM proxy configuration, without the keys that mean nothing here.
+
+The file is read as check-config reads it, what it complains of is left out or written down, and it is read again,
+until nothing is left to say.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.console import BROKEN, CommandError, say
+
+if TYPE_CHECKING:
+    from gateway.catalog.models import CatalogDraft
 
 HEADER = """\
 # Made by `seqroute import-litellm` from {source}. Every key is explained in docs/configuration.md.
@@ -27,22 +35,14 @@ policy_settings:
   mode: "on"
   default_lambda: 1.0
 """
+UNSERVED = """
+# Not served, for the reason above each. Fix it and move the entry to model_list.
+"""
+MAX_ROUNDS = 20
+"""Leaving something out brings up few further problems, such as a fallback to a model that was left out."""
+FREE = ("input_cost_per_token", "output_cost_per_token")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)]")
-
-
-class AnyVariable(Mapping[str, str]):
-    """An environment in which every variable of the file is set: what they hold is not this command's business."""
-
-    def __getitem__(self, name: str) -> str:
-        if name.startswith("SEQROUTE_"):
-            raise KeyError(name)
-        return "sk-set-where-it-is-served-0aZ9"
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+_ENTRY = re.compile(r"model_list\[(\d+)]")
 
 
 def import_litellm(
@@ -50,58 +50,160 @@ def import_litellm(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("gateway.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
-    """Turn a LiteLLM proxy configuration into a gateway.yaml; says what it left out and what is still to mend."""
-    import yaml
-
-    from gateway.catalog.models import load
-    from gateway.config.load import read_settings
-    from gateway.config.reader import SettingsError
-
+    """Turn a LiteLLM proxy configuration into a gateway.yaml, and name everything that it leaves out."""
     if out.exists() and not force:
         raise CommandError(f"{out}: expected no such file, found one: name another with --out, or say --force")
-    draft = read_settings(source, AnyVariable())
-    if not draft.settings.models:
-        raise SettingsError(draft.problems)
-    document = _document(source)
-    left_out = [_path_of(line) for line in draft.settings.warnings if line.endswith("it is ignored")]
-    if any("general_settings.master_key: expected" in problem for problem in draft.problems):
-        left_out.append("general_settings.master_key")
-        say("left out: general_settings.master_key: too weak to guard money; one is made at the first start")
-    for line in draft.settings.warnings:
-        say(f"{'left out' if _path_of(line) in left_out else 'note'}: {line}")
-    for path in left_out:
-        _remove(document, path)
-    kept = {key: value for key, value in document.items() if value not in ({}, [], None)}
-    out.write_text(HEADER.format(source=source.name) + yaml.safe_dump(kept, sort_keys=False, width=120) + OURS)
-    try:
-        load(out, AnyVariable())
-    except SettingsError as error:
-        for problem in error.problems:
-            say(f"to mend: {problem}")
-        raise typer.Exit(BROKEN) from None
-    print(f"{out} is written; seqroute check-config says whether its variables are set")
+    result = _Import(_document(source), source.name, out.name)
+    read = result.read()
+    for _ in range(MAX_ROUNDS):
+        if not result.leave_out(read):
+            break
+        read = result.read()
+    for line in read.warnings:
+        say(f"note: {line}")
+    out.write_text(result.text(), encoding="utf-8")
+    if read.problems:
+        for problem in read.problems:
+            say(f"to fix: {problem}")
+        raise typer.Exit(BROKEN)
+    print(f"{out} is written; `seqroute check-config --config {out}` says whether its variables are set")
+
+
+class _Import:
+    """A configuration on its way: what is kept of it, and the entries that cannot be served."""
+
+    def __init__(self, document: dict[str, Any], source: str, name: str) -> None:
+        self._document = document
+        self._source = source
+        self._name = name
+        self._unserved: list[tuple[str, Any]] = []
+
+    def text(self) -> str:
+        """The file as it stands."""
+        kept = {key: value for key, value in self._document.items() if value not in ({}, [], None)}
+        parts = [HEADER.format(source=self._source), _yaml(kept) if kept else ""]
+        if not {"session_settings", "policy_settings"} & kept.keys():
+            parts.append(OURS)
+        if self._unserved:
+            parts.append(UNSERVED)
+        for reason, entry in self._unserved:
+            parts += [f"# {line}\n" for line in (reason, *_yaml([entry]).splitlines())]
+        return "".join(parts)
+
+    def read(self) -> CatalogDraft:
+        """What check-config would say of it, whatever the variables hold: that is not this command's business."""
+        from gateway.catalog.models import draft
+        from gateway.config.reader import AssumedEnvironment
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self._name
+            path.write_text(self.text(), encoding="utf-8")
+            return draft(path, AssumedEnvironment())
+
+    def leave_out(self, read: CatalogDraft) -> bool:
+        """Act on what was said; False when there is nothing to act on. Later entries go first: their index stays."""
+        ignored = [line for line in read.warnings if "is ignored" in line]
+        changed = [self._act_on(line) for line in sorted({*read.problems, *ignored}, key=_position, reverse=True)]
+        return any(changed)
+
+    def _act_on(self, line: str) -> bool:
+        path = _path_of(line)
+        entry = _ENTRY.match(path)
+        if entry is not None and "write 0 here if it is free" in line:
+            info = self._document["model_list"][int(entry[1])].setdefault("model_info", {})
+            info.update(dict.fromkeys(FREE, 0))
+            say(f"note: {line.partition(': expected')[0]}: the price map says that it is free, so 0 is written")
+            return True
+        if path.endswith("fallbacks") or path.startswith("router_settings.model_group_alias"):
+            return self._leave_out_references(line)
+        names_a_key = any(
+            words in line for words in ("unknown key", "cannot be ignored", "it is ignored", "no default")
+        )
+        if entry is not None and not names_a_key:
+            index = int(entry[1])
+            if index >= len(self._document["model_list"]) or "master_key" in path:
+                return False
+            self._unserved.append((line.split(": ", 1)[1], self._document["model_list"].pop(index)))
+            say(f"not served: {line}")
+            return True
+        if path == "model_list" or not _remove(self._document, path):
+            return False
+        say(f"left out: {line}")
+        return True
+
+    def _leave_out_references(self, line: str) -> bool:
+        """Drop fallbacks and aliases that name no model of the list."""
+        router = self._document.get("router_settings") or {}
+        aliases = router.get("model_group_alias") or {}
+        names = {entry.get("model_name") for entry in self._document.get("model_list") or () if isinstance(entry, dict)}
+        for alias, target in list(aliases.items()):
+            if (target.get("model") if isinstance(target, dict) else target) not in names or alias in names:
+                del aliases[alias]
+        known = names | aliases.keys()
+        for block in (router, self._document.get("litellm_settings") or {}):
+            for key in ("fallbacks", "context_window_fallbacks"):
+                if isinstance(block.get(key), list):
+                    block[key] = [kept for item in block[key] if (kept := _known_fallbacks(item, known))]
+            if isinstance(block.get("default_fallbacks"), list):
+                block["default_fallbacks"] = [name for name in block["default_fallbacks"] if name in known]
+        say(f"left out: {line}")
+        return True
+
+
+def _known_fallbacks(item: Any, known: Collection[Any]) -> dict[str, list[str]]:
+    kept: dict[str, list[str]] = {}
+    for name, targets in item.items() if isinstance(item, dict) else ():
+        good = [target for target in targets if target in known]
+        if (name in known or name == "*") and good:
+            kept[name] = good
+    return kept
 
 
 def _document(source: Path) -> dict[str, Any]:
     import yaml
 
+    from gateway.config.reader import Findings, SettingsError
+    from gateway.config.yaml_file import ANCHOR_PREFIX, read_document
+
+    findings = Findings()
+    read_document(source, findings, {})
+    if findings.problems:
+        raise SettingsError(findings.problems)
     document = yaml.safe_load(source.read_bytes())
-    if not isinstance(document, dict) or "include" in document:
+    if "include" in document:
         raise CommandError(f"{source}: expected one file without include: join the included files first")
-    return document
+    return {key: value for key, value in document.items() if not str(key).startswith(ANCHOR_PREFIX)}
+
+
+def _yaml(value: Any) -> str:
+    """Block style, and no anchors: each entry can be read and moved on its own."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return yaml.dump(value, Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
 
 
 def _path_of(line: str) -> str:
-    """The key path of a warning: `config.yaml: a.b[0].c: why` -> `a.b[0].c`."""
+    """The key path of a message: `config.yaml: a.b[0].c: why` -> `a.b[0].c`."""
     return line.split(": ", 2)[1]
 
 
-def _remove(document: Any, path: str) -> None:
+def _position(line: str) -> tuple[int, str]:
+    entry = _ENTRY.match(_path_of(line))
+    return (-1 if entry is None else int(entry[1]), line)
+
+
+def _remove(document: Any, path: str) -> bool:
     steps = [match[1] if match[1] is not None else int(match[2]) for match in _STEP.finditer(path)]
     for step in steps[:-1]:
         try:
             document = document[step]
         except (KeyError, IndexError, TypeError):
-            return
-    if isinstance(document, dict):
-        document.pop(steps[-1], None)
+            return False
+    if not isinstance(document, dict) or steps[-1] not in document:
+        return False
+    del document[steps[-1]]
+    return True

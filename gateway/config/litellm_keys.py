@@ -1,214 +1,91 @@
-"""Names that LiteLLM's proxy reads from its configuration and that mean nothing here.
+"""What LiteLLM's proxy reads from its configuration and the gateway does not act on.
 
-A LiteLLM file must read unchanged: a name from these lists becomes a warning that says so, any other unknown name is
-an error. Collected from the sources of litellm 1.106.1 (router, proxy types, module settings).
+A LiteLLM file must read unchanged, so a name listed in `litellm_keys.txt` is a warning. `PROTECTIONS` are the
+exception: a file that relies on one of them would spend more, or let more through, if the key were ignored.
 """
 
 from __future__ import annotations
 
-TOP_LEVEL = frozenset(
-    """
-    agent_list assistant_settings callback_settings default_team_settings environment_variables files_settings
-    finetune_settings guardrails litellm_credentials mcp_servers mcp_tools policies policy_attachments prompts
-    sandbox_tools search_tools vector_store_registry worker_registry
-    """.split()
-)
-"""Blocks beside model_list."""
+from collections.abc import Mapping
+from pathlib import Path
 
-LITELLM_PARAMS = frozenset(
-    """
-    adaptive_router_config adaptive_router_default_model additional_drop_params allow_client_keepalive_override
-    allowed_openai_params anthropic_disable_workload_identity_federation anthropic_federation_rule_id
-    anthropic_federation_workspace_id anthropic_identity_source anthropic_identity_token
-    anthropic_identity_token_file anthropic_issuer_audience anthropic_issuer_signing_key_ref
-    anthropic_issuer_subject anthropic_issuer_ttl_seconds anthropic_issuer_url anthropic_keycloak_auth_method
-    anthropic_keycloak_client_id anthropic_keycloak_client_secret_ref anthropic_keycloak_scope
-    anthropic_keycloak_token_url anthropic_organization_id anthropic_service_account_id auto_router_config
-    auto_router_config_path auto_router_default_model auto_router_embedding_model auto_router_max_input_chars
-    auto_router_model_compression auto_router_routing_compression aws_batch_role_arn base_model bedrock_tags
-    bucket_name budget_duration cache_control_injection_points caching complexity_router_config
-    complexity_router_default_model configurable_clientside_auth_params cooldown_time default_api_key_rpm_limit
-    default_api_key_tpm_limit drop_params embedding_model extra_body fallbacks fireworks_forward_user_id
-    frequency_penalty gcs_bucket_name headers hf_model_name index_name itpm keepalive_seconds litellm_trace_id
-    logit_bias logprobs max_budget max_completion_tokens max_file_size_mb max_parallel_requests max_retries
-    max_tokens merge_reasoning_content_in_choices metadata milvus_db_name milvus_partition_names milvus_text_field
-    mock_response modalities model_info model_name n num_retries openai_identity_provider_id
-    openai_identity_token_file openai_service_account_id otpm parallel_tool_calls presence_penalty prompt_id
-    provider_affinity_header quality_router_config quality_router_default_model reasoning_effort response_format
-    s3_access_key_id s3_bucket_name s3_bucket_owner s3_encryption_key_id s3_endpoint_url s3_output_bucket_name
-    s3_region_name s3_secret_access_key seed service_tier ssl_verify stop store stream tag_regex tags temperature
-    thinking tool_choice tools top_logprobs top_p tpd use_chat_completions_api use_in_pass_through use_litellm_proxy
-    use_xai_oauth user valkey_embedding_field valkey_host valkey_password valkey_port valkey_ssl valkey_text_field
-    vector_bucket_name vector_store_id verbosity web_search_options
-    """.split()
-)
-"""model_list[].litellm_params."""
 
-MODEL_INFO = frozenset(
-    """
-    MAX_COST_PER_PTU_PER_HOUR MAX_PTU_COUNT access_groups access_windows allow_fail_open
-    bedrock_converse_supports_strict_tools bedrock_output_config_effort_ceiling blocked comment created_at
-    created_by db_model default_reasoning_effort deprecation_date description disable_background_health_check
-    discoverable enable_tag_filtering health_check_max_tokens health_check_model health_check_timeout
-    internal_router_model key litellm_provider member_auto_router metadata off_peak_pricing output_vector_size
-    prompt_cache_min_tokens provider_specific_entry ptu_count ptu_effective_from ptu_effective_to
-    reasoning_effort_levels regional_endpoint_uplift_multiplier regional_processing_uplift_multiplier_eu
-    regional_processing_uplift_multiplier_us rpm source supported_audio_formats supported_endpoints
-    supported_environments supported_modalities supported_output_modalities supported_regions
-    supports_adaptive_thinking supports_anthropic_compaction supports_anthropic_thinking_payload
-    supports_assistant_prefill supports_box_questions supports_computer_use supports_embedding_image_input
-    supports_image_input supports_image_size supports_legacy_thinking supports_low_reasoning_effort
-    supports_max_reasoning_effort supports_mid_conversation_system supports_minimal_reasoning_effort
-    supports_multimodal supports_native_streaming supports_native_structured_output supports_none_reasoning_effort
-    supports_output_config supports_prompt_cache_breakpoint supports_regex_lookaround supports_system_messages
-    supports_thinking_cache_preservation supports_tool_choice supports_tool_search supports_url_context
-    supports_video_input supports_web_search supports_xhigh_reasoning_effort team_id team_public_model_name
-    thinking_always_on tier tiered_pricing token_count_framing token_count_model token_count_tokenizer tpm
-    updated_at updated_by use_openai_responses_path uses_embed_content vertex_ai_audio_api web_search_billing_unit
-    """.split()
-)
-"""model_list[].model_info, prices apart."""
+def _read(text: str) -> Mapping[str, frozenset[str]]:
+    blocks: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("["):
+            names = blocks.setdefault(line.strip("[]"), [])
+        elif not line.startswith("#"):
+            names.extend(line.split())
+    return {block: frozenset(listed) for block, listed in blocks.items()}
 
-GENERAL_SETTINGS = frozenset(
-    """
-    admission_queue_timeout_seconds alert_to_webhook_url alert_type_config alert_types alerting alerting_args
-    alerting_threshold allow_cli_sso_verification_uri_complete allow_client_side_credentials
-    allow_public_health_readiness_details allow_requests_on_db_unavailable allow_unmanaged_response_ids
-    allow_user_auth allowed_file_extensions allowed_ips allowed_routes always_include_stream_usage
-    apply_user_budget_to_team_keys auto_redirect_ui_login_to_sso background_health_check_model_groups
-    background_health_checks blocked_file_extensions cancel_on_disconnect claude_code_gateway_managed_settings
-    completion_model control_plane_url coordination_redis custom_auth custom_auth_run_common_checks
-    custom_key_generate custom_key_policy custom_key_update custom_sso custom_team_metadata_validate
-    custom_ui_sso_sign_in_handler dangerously_permit_weak_or_unset_master_key database_args database_connect_timeout
-    database_connection_pool_limit database_connection_pool_timeout database_connection_timeout
-    database_disable_prepared_statements database_extra_connection_params database_max_idle_connection_lifetime
-    database_socket_timeout database_type default_team_disabled disable_auto_add_proxy_admin_to_teams
-    disable_batch_input_file_rate_limiting disable_bedrock_agent_runtime_passthrough disable_budget_reservation
-    disable_custom_api_keys disable_env_credential_login disable_error_logs disable_key_generate_for_org_admin
-    disable_master_key_return disable_password_login_when_sso_enabled disable_prisma_schema_update
-    disable_reset_budget disable_responses_id_security disable_retry_on_max_parallel_request_limit_error
-    disable_spend_logs disable_spend_updates drain_endpoint_token enable_claude_code_gateway enable_drain_endpoint
-    enable_health_check_routing enable_jwt_auth enable_mcp_registry enable_openai_websocket_passthrough
-    enable_public_model_hub enforce_fallback_model_access enforce_rbac enforce_user_param enforced_params
-    expose_fallback_errors_to_caller fail_closed_budget_enforcement fail_closed_rate_limit_enforcement
-    failed_login_block_seconds failed_login_window_seconds forward_client_headers_to_llm_api
-    forward_llm_provider_auth_headers forward_openai_org_id health_check_concurrency health_check_details
-    health_check_ignore_transient_errors health_check_interval health_check_skip_disabled_background_models
-    health_check_staleness_threshold hide_default_credentials_hint include_call_id_in_error_body
-    infer_model_from_keys key_management_settings key_management_system litellm_jwtauth litellm_key_header_name
-    max_batch_file_records max_batch_file_size_mb max_batch_file_uploads_per_day
-    max_failed_login_attempts_per_source max_failed_login_attempts_per_source_overrides
-    max_file_downloads_per_minute max_file_size_mb max_in_flight_requests_per_worker max_parallel_requests
-    max_queued_requests_per_worker max_request_size_mb max_response_size_mb
-    maximum_autorouter_session_retention_period maximum_daily_tag_spend_retention_period
-    maximum_health_check_retention_period maximum_spend_logs_cleanup_batch_size
-    maximum_spend_logs_cleanup_batch_timeout maximum_spend_logs_cleanup_cron maximum_spend_logs_cleanup_max_batches
-    maximum_spend_logs_cleanup_run_budget maximum_spend_logs_retention_interval maximum_spend_logs_retention_period
-    mcp_advertised_versions mcp_allow_all_keys_respects_mcp_scope mcp_allowed_clients mcp_client_id_header
-    mcp_client_side_auth_header_name mcp_internal_ip_ranges mcp_prefer_client_id_metadata_document
-    mcp_required_fields mcp_session_token_signing mcp_trusted_proxy_ranges mcp_xff_num_trusted_hops
-    missing_session_id model_list_healthy_only otel pass_through_endpoints pass_through_request_timeout
-    passthrough_managed_object_ids password_policy_check_breached_passwords password_policy_min_length
-    password_policy_require_lowercase password_policy_require_numbers password_policy_require_special_characters
-    password_policy_require_uppercase plugins provider_url_destination_allowed_hosts proxy_batch_polling_interval
-    proxy_batch_write_at proxy_budget_rescheduler_max_time proxy_budget_rescheduler_min_time
-    proxy_config_reload_interval_seconds public_routes reject_clientside_metadata_tags
-    require_end_user_mcp_access_defined require_key_mcp_access_defined responses_websocket_session_limit_seconds
-    role_permissions scheduled_job_stagger search_tool_deny_by_default search_tools
-    skip_batch_input_file_rate_limiting_for_models skip_batch_input_file_rate_limiting_for_providers
-    spend_capture_rate_check spend_logs_metadata_fields spend_report_frequency store_model_in_db
-    store_prompts_in_spend_logs supported_db_objects team_metadata_schema team_metadata_validation_error_message
-    team_metadata_validation_timeout token_rate_limit_type tracing track_unmanaged_batch_cost
-    transcribe_media_buckets trusted_proxy_ranges ui_access_mode use_azure_key_vault use_google_kms
-    use_redis_transaction_buffer use_shared_health_check use_spend_logs_partitioning use_team_public_model_name
-    use_x_forwarded_for user_api_key_cache_max_size user_api_key_cache_ttl user_header_mappings user_header_name
-    user_mcp_management_mode user_url_allowed_hosts user_url_validation vector_store_deny_by_default
-    """.split()
-)
-"""general_settings."""
 
-ROUTER_SETTINGS = frozenset(
-    """
-    alerting_config allowed_fails_policy assistants_config auto_router_capability_limit
-    background_health_check_model_groups cache_kwargs cache_responses caching_groups client_ttl
-    content_policy_fallbacks debug_level default_litellm_params default_max_parallel_requests default_priority
-    deployment_affinity_ttl_seconds disable_cooldowns enable_health_check_routing enable_pre_call_checks
-    enable_tag_filtering enable_weighted_failover fallback_access_check fallback_budget_check guardrail_list
-    health_check_ignore_transient_errors health_check_staleness_threshold ignore_invalid_deployments max_fallbacks
-    max_retries model_group_affinity_config model_group_retry_policy optional_pre_call_checks plugins
-    polling_interval provider_budget_config redis_db redis_host redis_password redis_port redis_url retry_after
-    retry_policy router_general_settings routing_groups routing_strategy routing_strategy_args search_tools
-    set_verbose tag_filtering_match_any tag_routing_prefix weights
-    """.split()
-)
-"""router_settings."""
+IGNORED: Mapping[str, frozenset[str]] = _read(Path(__file__).with_name("litellm_keys.txt").read_text(encoding="utf-8"))
+"""Block -> the names that are warnings there. `request_parameters` are the names that are defaults of a request."""
 
-LITELLM_SETTINGS = frozenset(
+REQUEST_PARAMETERS = IGNORED["request_parameters"]
+"""In `litellm_params` they are defaults of the deployment's requests."""
+
+_BUDGET = "a spending limit that is not kept here; give tenants, keys or sessions a budget instead"
+_UNCHECKED = "requests would pass unchecked, because guardrails do not run here"
+_OPEN = "requests that LiteLLM refuses would pass"
+_BILL = "the ledger would not charge what LiteLLM charges"
+PRICED_PARAMETERS: Mapping[str, str] = {
+    name: f"{why}; clients ask for it in a request where it is supported"
+    for names, why in (
+        ("n best_of", "it multiplies what every request costs"),
+        ("tools functions plugins web_search_options search_parameters", "tools of the provider are billed apart"),
+        ("models route", "the provider could answer with another model, at another price"),
+        ("speed", "it changes the price of every token"),
+        ("modalities audio prediction", "it changes what an answer is billed for"),
+    )
+    for name in names.split()
+}
+"""Parameters that are no defaults of a deployment, because they change the price of each of its requests."""
+
+PROTECTIONS: Mapping[str, Mapping[str, str]] = {
+    "top_level": {"guardrails": _UNCHECKED, "policies": _UNCHECKED, "policy_attachments": _UNCHECKED},
+    "litellm_params": {
+        "guardrails": _UNCHECKED,
+        "max_budget": _BUDGET,
+        "budget_duration": _BUDGET,
+        "mock_response": "the provider would be called, and paid, instead of the mock",
+        **PRICED_PARAMETERS,
+    },
+    "model_info": {
+        "blocked": "the model would be served; remove the entry, or the key",
+        "team_id": "the model would be open to every tenant; use allow-lists of tenants (`--models`)",
+        "access_windows": "the model would be served at every time of day",
+    },
+    "general_settings": {
+        "allowed_ips": _OPEN,
+        "allowed_routes": _OPEN,
+        "enforced_params": _OPEN,
+        "enforce_user_param": _OPEN,
+    },
+    "router_settings": {"provider_budget_config": _BUDGET, "guardrail_list": _UNCHECKED},
+    "litellm_settings": {
+        **dict.fromkeys(
+            "max_budget budget_duration max_user_budget max_internal_user_budget max_end_user_budget"
+            " max_end_user_budget_id default_max_internal_user_budget tag_budget_config".split(),
+            _BUDGET,
+        ),
+        "guardrails": _UNCHECKED,
+        "banned_keywords_list": _OPEN,
+        "blocked_user_list": _OPEN,
+        "output_parse_pii": "personal data would reach the provider unmasked",
+        "cost_margin_config": _BILL,
+        "cost_discount_config": _BILL,
+    },
+}
+"""Block -> key -> what would go wrong if the key were ignored. A key that is off (false, empty) is a warning."""
+
+GUARDING_CALLBACKS = frozenset(
     """
-    aclient_session adapters add_function_to_prompt add_user_information_to_llm_headers agent_search_embedding_model
-    ai21_key aiohttp_trust_env aleph_alpha_key allow_dynamic_callback_disabling amazon_nova_api_key
-    anthropic_beta_headers_url anthropic_key anthropic_prompt_caching_ttl anthropic_sse_ping_interval_seconds
-    api_base api_key api_version argilla_batch_size argilla_transformation_object audit_log_callbacks
-    autorouter_presets_url aws_sqs_callback_params azure_key azure_llms banned_keywords_list baseten_key
-    bedrock_neutralize_orphaned_tool_blocks bedrock_request_metadata_fields
-    block_requests_for_models_without_pricing blocked_user_list blog_posts_url budget_duration
-    budget_exceeded_status_code budget_exceeded_throttle_percentage budget_rollover bytez_key cache cache_params
-    caching callback_settings callbacks check_provider_endpoint clarifai_key client_session cloudflare_api_key
-    cohere_key cold_storage_custom_logger cometapi_key common_cloud_provider_auth_params config_path
-    content_policy_fallbacks cost_discount_config cost_margin_config credential_list
-    custom_prometheus_metadata_labels custom_prometheus_tags custom_prompt_dict custom_provider_map databricks_key
-    datadog_llm_observability_params datadog_params datadog_use_v1 datarobot_key default_in_memory_ttl
-    default_internal_user_params default_key_generate_params default_key_max_budget_alert_emails
-    default_max_internal_user_budget default_redis_batch_cache_expiry default_redis_ttl default_soft_budget
-    default_team_params default_team_settings disable_add_prefix_to_prompt disable_add_transform_inline_image_block
-    disable_add_user_agent_to_request_tags disable_aiohttp_transport disable_aiohttp_trust_env
-    disable_anthropic_gemini_context_caching_transform disable_copilot_system_to_assistant
-    disable_end_user_cost_tracking disable_end_user_cost_tracking_prometheus_only disable_hf_tokenizer_download
-    disable_stop_sequence_limit disable_streaming_logging disable_token_counter
-    disable_vertex_batch_output_transformation dynamodb_table_name email enable_anthropic_prompt_caching
-    enable_azure_ad_token_refresh enable_caching_on_provider_specific_optional_params
-    enable_end_user_cost_tracking_prometheus_only enable_gemini_default_thinking_level_low
-    enable_json_schema_validation enable_key_alias_format_validation enable_loadbalancing_on_batch_endpoints
-    enable_model_config_credential_overrides enable_preview_features enable_redis_auth_cache error_logs
-    expose_router_debug_in_errors extra_spend_tag_headers failure_callback filter_invalid_headers force_ipv4
-    force_redis_hash_tag_grouping forward_traceparent_to_llm_provider gcs_pub_sub_use_v1 gdc_api_base gdc_key
-    gemini_live_defer_setup generic_api_use_v1 generic_logger_headers gigachat_key global_bitbucket_config
-    global_disable_no_log_param global_gitlab_config google_moderation_confidence_threshold gradient_ai_api_key
-    groq_key guardrail_name_config_map headers heroku_key http2 huggingface_key in_memory_llm_clients_cache
-    inception_key include_cost_in_streaming_usage infinity_key initialized_langfuse_clients input_callback
-    internal_user_budget_duration json_logs key_alias_pattern key_generation_settings langfuse_default_tags
-    langfuse_enable_update_trace_keys langsmith_batch_size lemonade_key litellm_mode llama_api_key
-    llamaguard_model_name llamaguard_unsafe_content_categories llm_guard_mode log_auth_failure_key_identity
-    log_client_error_tracebacks log_raw_request_response logged_real_time_event_types logging
-    longer_context_model_fallback_dict maritalk_key max_budget max_end_user_budget max_end_user_budget_id
-    max_fallbacks max_internal_user_budget max_tokens max_ui_session_budget max_user_budget mcp_aliases
-    mcp_semantic_tool_filter mcp_tool_search model_alias_map model_cost model_cost_map_url model_fallbacks
-    model_group_settings model_list model_list_set models_by_provider modify_params nebius_key network_mock
-    newrelic_params nlp_cloud_key novita_api_key num_retries_per_request ollama_key openai_key openai_like_key
-    openai_moderations_model_name openai_system_messages_first openrouter_key organization
-    otel_tenant_destination_mode output_parse_pii overwrite_user_with_key_hash ovhcloud_key pointfive_params
-    post_call_rules pre_call_rules predibase_key predibase_tenant_id presidio_ad_hoc_recognizers
-    presidio_logging_only priority_reservation project prometheus_deployment_and_latency_caller_identity
-    prometheus_emit_input_sequence_length_label prometheus_emit_rate_limit_labels prometheus_emit_stream_label
-    prometheus_end_user_metrics_cleanup_interval_seconds prometheus_end_user_metrics_max_series_per_metric
-    prometheus_end_user_metrics_ttl_seconds prometheus_exclude_labels prometheus_exclude_metrics
-    prometheus_initialize_budget_metrics prometheus_latency_buckets prometheus_metrics_cleanup_interval_seconds
-    prometheus_metrics_config prometheus_metrics_max_series_per_metric prometheus_metrics_ttl_seconds
-    prometheus_user_budget_label_include_email_alias prompt_name_config_map provider_url_destination_allowed_hosts
-    proxy_auth public_agent_groups public_mcp_hub_strict_whitelist public_mcp_servers public_model_groups
-    public_model_groups_links public_skills_index reasoning_auto_summary redact_messages_in_exceptions
-    redact_user_api_key_info replicate_key request_correlation_in_logs require_auth_for_metrics_endpoint
-    require_managed_files retry return_response_headers route_all_chat_openai_to_responses s3_audit_callback_params
-    s3_callback_params safe_memory_mode sap_service_key scim_admin_group scim_upsert_user secret_manager_client
-    service_callback skill_search_embedding_model skip_system_message_in_guardrail skip_tool_message_in_guardrail
-    snowflake_key sse_keepalive_ping_interval_seconds ssl_certificate ssl_ecdh_curve ssl_security_level ssl_verify
-    standard_logging_payload_excluded_fields store_audit_logs strip_anthropic_total_tokens success_callback
-    suppress_debug_info tag_budget_config telemetry togetherai_api_key token turn_off_message_logging
-    upperbound_key_generate_params use_aiohttp_transport use_chat_completions_url_for_anthropic_messages use_client
-    use_litellm_proxy user_url_allowed_hosts user_url_validation validate_end_user_id_in_db
-    vector_store_index_registry vector_store_registry vector_store_search_failure_mode vercel_ai_gateway_key
-    vertex_ai_safety_settings vertex_location vertex_project wandb_key websearch_interception_params xai_key
-    zerobus_params
+    azure_content_safety banned_keywords blocked_user_check detect_prompt_injection google_text_moderation
+    hide_secrets lakera_prompt_injection llamaguard_moderations llmguard_moderations max_budget_limiter
+    openai_moderations presidio
     """.split()
 )
-"""litellm_settings."""
+"""Names in `litellm_settings.callbacks` that refuse or mask requests, instead of only logging them."""

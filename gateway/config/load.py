@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config import litellm_keys
-from gateway.config.load_router import check_references, read_router
-from gateway.config.master_key import weakness_of_master_key
+from gateway.config.load_router import check_references, finish_litellm_block, read_router
+from gateway.config.master_key import problem_of_master_key
 from gateway.config.model_list import ModelEntry, read_model_list
 from gateway.config.reader import Findings, Located, Secret, Section, SettingsError
 from gateway.config.settings import (
@@ -71,11 +70,11 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
     general_section = _with_overrides(document.section("general_settings"), environ)
     general = _read_general(general_section, file.parent)
     timings, limits = _read_timings(general_section), _read_limits(general_section)
-    general_section.finish(litellm_keys.GENERAL_SETTINGS)
+    finish_litellm_block(general_section, "general_settings")
     router = read_router(document.section("router_settings"), document.section("litellm_settings"))
     session = _read_session(document.section("session_settings"))
     policy = _read_policy(document.section("policy_settings"), file.parent)
-    document.finish(litellm_keys.TOP_LEVEL, known=("include",))
+    finish_litellm_block(document, "top_level", known=("include",))
     if models:
         check_references(router, models, document)
         _check_judge(policy.judge, models, document)
@@ -122,7 +121,7 @@ def _with_overrides(section: Section, environ: Mapping[str, str]) -> Section:
 def _read_general(section: Section, folder: Path) -> GeneralSettings:
     master_key = section.secret("master_key")
     if master_key is not None:
-        weakness = weakness_of_master_key(master_key.reveal())
+        weakness = problem_of_master_key(master_key.reveal())
         if weakness is not None:
             section.findings.problem(section.path("master_key"), weakness)
             master_key = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gateway.config import litellm_keys
 from gateway.config.model_list import LANES, ModelEntry
@@ -43,9 +43,33 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         for key in ROUTER_KEYS_WITHOUT_EFFECT:
             if section.has(key):
                 section.findings.warn(section.path(key), "is checked, but has no effect in this version")
-    router.finish(litellm_keys.ROUTER_SETTINGS)
-    litellm.finish(litellm_keys.LITELLM_SETTINGS)
+    for key in ("callbacks", "success_callback", "failure_callback"):
+        guarding = [name for name in _names(litellm, key) if name in litellm_keys.GUARDING_CALLBACKS]
+        if guarding:
+            litellm.findings.problem(litellm.path(key), f'cannot be ignored: "{guarding[0]}" refuses or masks requests')
+            litellm.skip(key)
+    finish_litellm_block(router, "router_settings")
+    finish_litellm_block(litellm, "litellm_settings", others_allowed=True)
     return settings
+
+
+def finish_litellm_block(
+    section: Section, block: str, *, known: Iterable[str] = (), others_allowed: bool = False
+) -> None:
+    """Judge the keys of one of LiteLLM's blocks that are not read here."""
+    section.finish(
+        litellm_keys.IGNORED[block],
+        protections=litellm_keys.PROTECTIONS[block],
+        known=known,
+        others_allowed=others_allowed,
+    )
+
+
+def _names(section: Section, key: str) -> list[str]:
+    """The texts in a list that is not read otherwise, or the one text that stands in its place."""
+    located = section.entries.get(key)
+    raw = None if located is None else located.raw
+    return [item for item in (raw if isinstance(raw, list) else [raw]) if isinstance(item, str)]
 
 
 def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
@@ -80,7 +104,7 @@ def _read_aliases(section: Section) -> dict[str, str]:
 
 def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], document: Section) -> None:
     names = {entry.model_name for entry in models}
-    section = document.section("router_settings")
+    section, litellm = document.section("router_settings"), document.section("litellm_settings")
     for alias, target in router.model_group_alias.items():
         where = f"{section.where}.model_group_alias.{alias}"
         if target not in names:
@@ -96,4 +120,5 @@ def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], doc
         for source, targets in mapping.items():
             missing = [name for name in ((source,) if source != "*" else ()) + targets if name not in known]
             for name in missing:
-                section.findings.problem(section.path(key), f'expected models of model_list, got "{name}"')
+                where = section.path(key) if section.has(key) or not litellm.has(key) else litellm.path(key)
+                section.findings.problem(where, f'expected models of model_list, got "{name}"')

@@ -26,6 +26,11 @@ _WELL_KNOWN = re.compile(
 
 MIN_MASTER_KEY_CHARS = 24
 
+REMEDY = (
+    "write os.environ/NAME and set that variable to `sk-` and the output of `openssl rand -hex 24`, or remove the key: "
+    "on SQLite one is made at the first start"
+)
+
 SQLITE_PREFIX = "sqlite:///"
 
 
@@ -96,6 +101,12 @@ def _read(file: Path) -> str:
     if weakness is not None:
         raise SettingsError([f"{file.name}: {weakness}"])
     return key
+
+
+def problem_of_master_key(key: str) -> str | None:
+    """Why this key must not guard money and what to do, in words without the key; None when it may."""
+    weakness = weakness_of_master_key(key)
+    return None if weakness is None else f"{weakness}; {REMEDY}"
 
 
 def weakness_of_master_key(key: str) -> str | None:

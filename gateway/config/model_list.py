@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config import litellm_keys
-from gateway.config.reader import Findings, Located, Secret, Section
+from gateway.config.reader import Findings, Located, Secret, Section, shown
 
 MAX_MODEL_NAME_CHARS = 256
 MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
@@ -23,11 +24,12 @@ LANES = ("auto", "thin", "litellm")
 """`auto`: the thin lane where both do the same; `litellm`: never; `thin`: refuse what the thin lane cannot carry."""
 MODES = ("chat", "completion", "responses", "embedding")
 
-PRICE_KEY = re.compile(
-    r"(input_cost_per_token|output_cost_per_token|cache_read_input_token_cost|cache_creation_input_token_cost"
-    r"|cache_creation_input_token_cost_above_1hr|output_cost_per_reasoning_token|input_cost_per_audio_token"
-    r"|output_cost_per_audio_token)(?:_above_(\d{1,6})k_tokens)?"
-)
+PRICE_NAMES = (
+    "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost",
+    "cache_creation_input_token_cost_above_1hr", "output_cost_per_reasoning_token", "input_cost_per_audio_token",
+    "output_cost_per_audio_token",
+)  # fmt: skip
+PRICE_KEY = re.compile(rf"({'|'.join(PRICE_NAMES)})(?:_above_(\d{{1,6}})k_tokens)?")
 """Prices per token, by LiteLLM's names; the second group is the tier: prompts above so many thousand tokens."""
 
 UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
@@ -62,6 +64,9 @@ PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
 
+HEADER_KEYS = ("headers", "extra_headers")
+"""LiteLLM's two names for the same; the later one wins."""
+
 _CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
 
 
@@ -70,7 +75,9 @@ class ModelParams:
     """`litellm_params`: where a deployment is and how much it takes. None: not said, so the provider's default.
 
     `rpm` and `tpm` are the provider's limits per minute; `weight` its share within the group; a lower `order` is
-    preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex, Azure).
+    preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex, Azure). `request_defaults` are
+    parameters that a request gets where its client says nothing; what is under `extra_body` goes to the provider as it
+    is. `allowed_params` reach the provider although LiteLLM does not list them for it; `dropped_params` never do.
     """
 
     model: str
@@ -86,6 +93,9 @@ class ModelParams:
     stream_timeout_s: float | None = None
     extra_headers: Mapping[str, Secret] | None = None
     provider_params: Mapping[str, Secret] | None = None
+    request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    allowed_params: frozenset[str] = frozenset()
+    dropped_params: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +150,81 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
         section.findings.problem(section.path("model_name"), "expected a text, got nothing")
     params_section = section.section("litellm_params")
     info_section = section.section("model_info")
+    limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
     params = _read_params(params_section, credentials)
     info = _read_info(info_section, _read_prices(params_section, info_section))
-    for key in PARAMS_WITHOUT_EFFECT:
-        if params_section.has(key):
-            section.findings.warn(params_section.path(key), "is checked, but has no effect in this version")
-    params_section.finish(litellm_keys.LITELLM_PARAMS)
-    info_section.finish(litellm_keys.MODEL_INFO)
-    section.finish()
+    if info.base_model is None:
+        info = replace(info, base_model=params_section.text("base_model"))
+    if params is not None:
+        params = replace(params, rpm=params.rpm or limits["rpm"], tpm=params.tpm or limits["tpm"])
+    for here, keys in ((params_section, tuple(PARAMS_WITHOUT_EFFECT)), (section, tuple(limits))):
+        for key in keys:
+            if here.has(key):
+                section.findings.warn(here.path(key), "is checked, but has no effect in this version")
+    if params is not None:
+        params = replace(params, request_defaults=_read_request_defaults(params_section))
+    params_section.finish(
+        litellm_keys.IGNORED["litellm_params"],
+        protections=litellm_keys.PROTECTIONS["litellm_params"],
+        others_allowed=True,
+    )
+    info_section.finish(
+        litellm_keys.IGNORED["model_info"], protections=litellm_keys.PROTECTIONS["model_info"], others_allowed=True
+    )
+    section.finish(litellm_keys.IGNORED["model_info"])
     if name is not None:
         name = _checked_name(section, name)
-    return None if name is None or params is None else ModelEntry(located.where, name, params, info)
+    if name is None or params is None or not _is_one_model(section, name, params):
+        return None
+    return ModelEntry(located.where, name, params, info)
+
+
+def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
+    """Whether the entry is a model that can be called; says why when it is a wildcard or a router of LiteLLM's."""
+    if "*" in name or "*" in params.model:
+        section.findings.problem(
+            section.path("model_name"),
+            f'"{name if "*" in name else params.model}" is a wildcard: write one entry for each model, because the '
+            "policy chooses among named models with known prices",
+        )
+        return False
+    if params.model.startswith("auto_router/"):
+        section.findings.warn(
+            section.path("model_name"), 'a router of LiteLLM; it is ignored: clients ask for "auto" here'
+        )
+        return False
+    return True
+
+
+def _read_request_defaults(section: Section) -> Mapping[str, Any]:
+    """What is left of `litellm_params`: parameters of requests, known ones and such as only the provider knows."""
+    defaults: dict[str, Any] = {}
+    extra = section.json("extra_body")
+    if extra is not None and not isinstance(extra, dict):
+        section.findings.problem(section.path("extra_body"), f"expected a mapping, got {shown(extra)}")
+    elif extra:
+        for name in sorted(extra.keys() & litellm_keys.PRICED_PARAMETERS.keys()):
+            section.findings.problem(
+                f"{section.path('extra_body')}.{name}", f"is no default here: {litellm_keys.PRICED_PARAMETERS[name]}"
+            )
+        defaults["extra_body"] = extra
+    for key in ("max_tokens", "max_completion_tokens"):
+        limit = section.optional_integer(key, minimum=1)
+        if limit is not None:
+            defaults[key] = limit
+    known = {*litellm_keys.IGNORED["litellm_params"], *litellm_keys.PROTECTIONS["litellm_params"]}
+    for key in section.unread():
+        if key in known:
+            continue
+        if key not in litellm_keys.REQUEST_PARAMETERS:
+            if section.refuse_misspelt(key):
+                section.skip(key)
+                continue
+            section.findings.warn(section.path(key), "no parameter known here; it is sent to the provider as it is")
+        value = section.json(key)
+        if value is not None:
+            defaults[key] = value
+    return defaults
 
 
 def _checked_name(section: Section, name: str) -> str | None:
@@ -195,6 +269,8 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
         stream_timeout_s=section.duration_s("stream_timeout", None, minimum_s=0.1, maximum_s=86400.0),
         extra_headers=_read_headers(section),
         provider_params={key: values[key] for key in PROVIDER_PARAMS if key in values},
+        allowed_params=frozenset(section.texts("allowed_openai_params")),
+        dropped_params=frozenset(section.texts("additional_drop_params")),
     )
     return None if model is None else params
 
@@ -223,9 +299,8 @@ def _checked_url(section: Section, value: Secret | None) -> str | None:
 
 
 def _read_headers(section: Section) -> Mapping[str, Secret]:
-    headers = section.section("extra_headers")
     found: dict[str, Secret] = {}
-    for name in headers.names():
+    for headers, name in [(part, name) for part in map(section.section, HEADER_KEYS) for name in part.names()]:
         value = headers.secret(name)
         if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
             headers.findings.problem(headers.path(name), "expected the name of an HTTP header")
@@ -255,8 +330,17 @@ def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
                 price = section.decimal(key, maximum=1000)
                 if price is not None:
                     prices[key] = price
+            elif key == "tiered_pricing" and section.has(key):
+                section.findings.problem(
+                    section.path(key),
+                    "cannot be ignored: write the tiers as input_cost_per_token_above_128k_tokens, ...",
+                )
+                section.skip(key)
             elif _FOREIGN_PRICE.fullmatch(key):
-                section.ignore(key, "a price that is not charged here; it is ignored")
+                if key not in litellm_keys.IGNORED["prices"] and section.refuse_misspelt(key, PRICE_NAMES):
+                    section.skip(key)
+                else:
+                    section.ignore(key, "a price that is not charged here; it is ignored")
     return prices
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ ENVIRONMENT_PREFIX = "os.environ/"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+MAX_JSON_NODES = 10_000
+MAX_JSON_DEPTH = 32
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 T = TypeVar("T")
@@ -47,6 +51,14 @@ class Secret:
         return "Secret('***')"
 
     __str__ = __repr__
+
+
+class AssumedEnvironment(dict[str, str]):
+    """An environment in which a variable that is not set counts as set, to a value that nobody needs to know."""
+
+
+class _NoJson(ValueError):
+    """A value that JSON cannot say, or that is too large."""
 
 
 @dataclass(slots=True)
@@ -88,7 +100,7 @@ class Section:
     def text(
         self, key: str, default: str | None = None, *, pattern: str | None = None, expected: str = ""
     ) -> str | None:
-        value = self._scalar(key)
+        value = _as_text(self._scalar(key))
         if value is None:
             return default
         if not isinstance(value, str) or not value.strip():
@@ -98,7 +110,7 @@ class Section:
         return value
 
     def secret(self, key: str) -> Secret | None:
-        value = self._scalar(key)
+        value = _as_text(self._scalar(key))
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip():
@@ -132,10 +144,6 @@ class Section:
             key, minimum=Decimal(str(minimum)), maximum=None if maximum is None else Decimal(str(maximum))
         )
         return default if value is None else float(value)
-
-    def optional_number(self, key: str, *, minimum: float = 0.0) -> float | None:
-        value = self.decimal(key, minimum=Decimal(str(minimum)))
-        return None if value is None else float(value)
 
     def integer(self, key: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
         value = self.optional_integer(key, minimum=minimum, maximum=maximum)
@@ -199,6 +207,39 @@ class Section:
             self._wrong(key, "a list of texts", found.raw, None)
         return good
 
+    def json(self, key: str) -> Any:
+        """Any JSON value, with `os.environ/NAME` resolved at every depth; None when it is absent or no JSON."""
+        found = self._take(key)
+        if found is None:
+            return None
+        nodes = [0]
+        try:
+            return self._json(found, nodes, depth=0)
+        except _NoJson:
+            return self._wrong(key, f"JSON of at most {MAX_JSON_NODES} values", found.raw, None)
+
+    def _json(self, located: Located, nodes: list[int], depth: int) -> Any:
+        # Anchors of YAML can make a small file an endless value.
+        nodes[0] += 1
+        if depth > MAX_JSON_DEPTH or nodes[0] > MAX_JSON_NODES:
+            raise _NoJson
+        raw = located.raw
+        if isinstance(raw, dict):
+            if not all(isinstance(name, str) for name in raw):
+                raise _NoJson
+            return {
+                name: self._json(_located(value, f"{located.where}.{name}"), nodes, depth + 1)
+                for name, value in raw.items()
+            }
+        if isinstance(raw, list):
+            return [self._json(_located(item, f"{located.where}[{i}]"), nodes, depth + 1) for i, item in enumerate(raw)]
+        value = self._resolved(located)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _NoJson
+        if value is None or isinstance(value, str | int | float):
+            return value
+        raise _NoJson
+
     # Structure.
 
     def section(self, key: str) -> Section:
@@ -241,22 +282,57 @@ class Section:
             return located.where
         return f"{self.where}.{key}" if ": " in self.where else f"{self.where}: {key}"
 
-    def finish(self, known_but_unsupported: Iterable[str] = (), known: Iterable[str] = ()) -> None:
-        """Warn about what LiteLLM knows and we do not; refuse what nobody knows, with the nearest known name."""
-        foreign = frozenset(known_but_unsupported)
+    def finish(
+        self,
+        ignored: Iterable[str] = (),
+        *,
+        protections: Mapping[str, str] | None = None,
+        known: Iterable[str] = (),
+        others_allowed: bool = False,
+    ) -> None:
+        """Judge the keys that nobody asked for.
+
+        A key of `protections` that is on is a problem: ignoring it would cost money or safety. An `ignored` one is a
+        warning. Any other is refused with the nearest known name; with `others_allowed` only when it looks like a
+        misspelt key of ours, else it is a warning too.
+        """
+        foreign = frozenset(ignored)
         for key, located in self.entries.items():
             if key in self._asked:
                 continue
-            if key in foreign:
+            if protections is not None and key in protections and located.raw:
+                self.findings.problem(
+                    located.where,
+                    f"cannot be ignored: {protections[key]}; remove the key to go on without it",
+                )
+            elif key in foreign or (protections is not None and key in protections):
                 self.findings.warn(located.where, "a LiteLLM key that is not supported here; it is ignored")
-                continue
-            near = difflib.get_close_matches(key, sorted(self._asked | foreign | set(known)), n=1, cutoff=0.7)
-            self.findings.problem(located.where, "unknown key" + (f', did you mean "{near[0]}"?' if near else ""))
+            elif others_allowed:
+                if not self.refuse_misspelt(key):
+                    self.findings.warn(located.where, "not known here; it is ignored")
+            elif not self.refuse_misspelt(key, foreign | set(known), cutoff=0.7):
+                self.findings.problem(located.where, "unknown key")
+
+    def refuse_misspelt(self, key: str, further: Iterable[str] = (), cutoff: float = 0.85) -> bool:
+        """Note a problem when `key` is nearly a key that is read here, or one of `further`; say whether it was."""
+        known = sorted({*self._asked, *further})
+        near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
+        if near:
+            self.findings.problem(self.path(key), f'unknown key, did you mean "{near[0]}"?')
+        return bool(near)
+
+    def unread(self) -> list[str]:
+        """The keys that nobody asked for so far."""
+        return [key for key in self.entries if key not in self._asked]
 
     def ignore(self, key: str, why: str) -> None:
         """Name a key that is understood and has no effect."""
         self._asked.add(key)
         self.findings.warn(self.path(key), why)
+
+    def skip(self, key: str) -> None:
+        """Leave a key unread that has been judged."""
+        self._asked.add(key)
 
     def ignore_all(self) -> None:
         """Leave the rest of this mapping unread, without a word: descriptions for people."""
@@ -280,6 +356,8 @@ class Section:
             self.findings.problem(located.where, f"expected {ENVIRONMENT_PREFIX}NAME, got {shown(raw)}")
             return None
         value = self.environ.get(name)
+        if not value and isinstance(self.environ, AssumedEnvironment):
+            return None
         if not value:
             self.findings.problem(located.where, f"environment variable {name} is not set")
             return None
@@ -308,6 +386,17 @@ def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
             continue
         entries[key] = value if isinstance(value, Located) else Located(f"{located.where}{separator}{key}", value)
     return entries
+
+
+def _located(value: Any, where: str) -> Located:
+    return value if isinstance(value, Located) else Located(where, value)
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads an unquoted `2024-02-01` as a date and `42` as a number; where a text is meant they are texts."""
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _one_line(text: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gateway.config.reader import Findings, Located, Section, entries_of, shown
+from gateway.config.reader import AssumedEnvironment, Findings, Located, Section, entries_of, shown
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_INCLUDE_DEPTH = 8
+ANCHOR_PREFIX = "x-"
+"""Blocks that only hold YAML anchors for others, as in Compose files."""
 
 
 def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) -> tuple[Section, tuple[Path, ...]]:
@@ -23,7 +26,13 @@ def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) ->
     entries: dict[str, Located] = {}
     files: list[Path] = []
     _read_into(path, path.name, entries, files, findings, depth=0)
-    return Section(path.name, entries, findings, environ), tuple(files)
+    document = Section(path.name, entries, findings, environ)
+    variables = document.section("environment_variables")
+    named = {name: value for name in variables.names() if (value := variables.text(name)) is not None}
+    if named:
+        findings.warn(variables.where, "are used for os.environ/ references, not given to the libraries of providers")
+        document.environ = ChainMap(dict(environ), named) if not isinstance(environ, AssumedEnvironment) else environ
+    return document, tuple(files)
 
 
 def _read_into(
@@ -41,6 +50,8 @@ def _read_into(
         return
     included = document.pop("include", None) or []
     for key, located in entries_of(Located(name, document), findings).items():
+        if key.startswith(ANCHOR_PREFIX):
+            continue
         _merge(entries, key, located, findings)
     targets = included if isinstance(included, list) else [included]
     for i, target in enumerate(targets):

@@ -1,13 +1,15 @@
-"""`seqroute import-litellm`: what it keeps, leaves out, and names as still to mend."""
+"""`seqroute import-litellm`: what it keeps, leaves out, and names as still to fix."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from gateway.__main__ import run
-from gateway.catalog.models import load
+from gateway.catalog.models import draft, load
+from gateway.config.reader import AssumedEnvironment
 
 LITELLM = """
 model_list:
@@ -36,17 +38,82 @@ def test_the_result_starts_and_keeps_what_has_a_meaning(
     assert settings.router.num_retries == 1
     assert settings.general.master_key is None
     assert settings.warnings == ()
+    assert settings.models[0].params.request_defaults == {"temperature": 0.2}
     said = capsys.readouterr().err
-    for key in ("general_settings.master_key", "litellm_params.temperature", "store_model_in_db", "success_callback",
+    for key in ("general_settings.master_key", "store_model_in_db", "success_callback",
                 "routing_strategy"):  # fmt: skip
         assert f"{key}: " in said
     assert "sk-1234" not in said
 
 
-def test_an_unpriced_model_is_still_to_mend(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unpriced_model_is_kept_as_a_comment(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "  - model_name: homemade\n    litellm_params: {model: openai/homemade}\ngeneral_settings:"
+    source.write_text(LITELLM.replace("general_settings:", more))
+    out = tmp_path / "gateway.yaml"
+    assert run(["import-litellm", str(source), "--out", str(out)]) == 0
+    assert list(load(out, {"OPENAI_API_KEY": "sk-own"})[1].models) == ["gpt-4o"]
+    assert "# - model_name: homemade\n" in out.read_text()
+    said = capsys.readouterr().err
+    assert "not served: gateway.yaml: model_list[1].model_info.input_cost_per_token: expected a price" in said
+
+
+def test_without_one_priced_model_there_is_something_to_fix(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source.write_text(LITELLM.replace("openai/gpt-4o", "openai/homemade"))
     assert run(["import-litellm", str(source), "--out", str(tmp_path / "gateway.yaml")]) == 1
-    assert "to mend: gateway.yaml: model_list[0].model_info.input_cost_per_token: " in capsys.readouterr().err
+    assert "to fix: gateway.yaml: model_list: expected at least one model" in capsys.readouterr().err
+
+
+def test_what_leaving_out_breaks_is_left_out_too(source: Path, tmp_path: Path) -> None:
+    source.write_text(
+        LITELLM.replace(
+            "routing_strategy: simple-shuffle",
+            "model_group_alias: {any: 'openai/*', main: gpt-4o}, fallbacks: [{gpt-4o: ['openai/*', main]}]",
+        ).replace(
+            "general_settings:", "  - {model_name: openai/*, litellm_params: {model: openai/*}}\ngeneral_settings:"
+        )
+    )
+    out = tmp_path / "gateway.yaml"
+    assert run(["import-litellm", str(source), "--out", str(out)]) == 0
+    router = load(out, {"OPENAI_API_KEY": "sk-own"})[0].router
+    assert router.model_group_alias == {"main": "gpt-4o"}
+    assert router.fallbacks == {"gpt-4o": ("main",)}
+
+
+def test_a_local_model_is_imported_as_free(source: Path, tmp_path: Path) -> None:
+    source.write_text("model_list: [{model_name: local, litellm_params: {model: ollama/llama2}}]\n")
+    out = tmp_path / "gateway.yaml"
+    assert run(["import-litellm", str(source), "--out", str(out)]) == 0
+    assert load(out, {})[1].models["local"].prices.output_femtousd == 0
+
+
+def examples() -> list[Path]:
+    """The configurations that the installed LiteLLM brings as examples."""
+    spec = importlib.util.find_spec("litellm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    proxy = Path(spec.submodule_search_locations[0]) / "proxy"
+    return sorted([*proxy.glob("*.yaml"), *proxy.glob("example_config_yaml/*.yaml")])
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda path: path.stem)
+def test_litellm_s_own_examples_are_read_and_imported(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing in them is unknown; what is refused is refused for money or safety, and can be left out."""
+    read = draft(example, AssumedEnvironment())
+    reasons = ("expected a price", "expected a number, got nothing", "is a wildcard", "cannot be ignored",
+               'expected "provider/model", got nothing', "expected models of model_list")  # fmt: skip
+    assert [problem for problem in read.problems if not any(reason in problem for reason in reasons)] == []
+    out = tmp_path / "gateway.yaml"
+    status = run(["import-litellm", str(example), "--out", str(out)])
+    said = capsys.readouterr().err
+    assert status == 0 or "model_list: expected at least one model" in said
+    if status == 0:
+        load(out, AssumedEnvironment())
 
 
 def test_a_file_that_is_there_stays(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

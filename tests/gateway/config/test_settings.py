@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.load import load_settings, read_database_url, read_settings
-from gateway.config.master_key import weakness_of_master_key
+from gateway.config.master_key import REMEDY, weakness_of_master_key
 from gateway.config.reader import Secret, SettingsError
 from gateway.config.settings import GeneralSettings, JudgeSettings, Settings
 from gateway.money import NANOUSD_PER_USD
@@ -182,6 +182,102 @@ guardrails: []
     ]
 
 
+def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
+    path = write(
+        """
+        x-common: &common {api_key: os.environ/NOT_SET_BUT_UNUSED}
+        environment_variables: {KEY: sk-from-the-block}
+        model_list:
+          - model_name: a
+            rpm: 10
+            tpm: 1000
+            litellm_params:
+              model: openai/gpt-4o-mini
+              api_key: os.environ/KEY
+              api_version: 2024-02-01
+              temperature: 0.2
+              top_k: 40
+              max_tokens: "4096"
+              reasoning_effort: low
+              thinking: {type: enabled, budget_tokens: 1024}
+              extra_body: {chat_template_kwargs: {enable_thinking: false}, key: os.environ/KEY}
+              allowed_openai_params: [reasoning_effort]
+              additional_drop_params: [user]
+              headers: {X-Team: blue}
+              num_beams: 3
+            model_info: {id: 7, team: search, tier_of_ours: gold, adaptive_router_preferences: {}}
+        litellm_settings: {set_verbose: true, some_setting_of_tomorrow: 1}
+        """
+    )
+    settings = settings_of(path)
+    (entry,) = settings.models
+    assert (entry.params.rpm, entry.params.tpm, entry.params.api_version) == (10, 1000, "2024-02-01")
+    assert entry.params.api_key == Secret("sk-from-the-block")
+    assert entry.params.extra_headers == {"X-Team": Secret("blue")}
+    assert entry.params.request_defaults == {
+        "temperature": 0.2, "top_k": 40, "max_tokens": 4096, "reasoning_effort": "low", "num_beams": 3,
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": False}, "key": "sk-from-the-block"},
+    }  # fmt: skip
+    assert entry.params.allowed_params == frozenset({"reasoning_effort"})
+    assert entry.params.dropped_params == frozenset({"user"})
+    assert entry.info.deployment_id == "7"
+    assert [warning.split(": ")[1] for warning in settings.warnings] == [
+        "environment_variables", "model_list[0].rpm", "model_list[0].tpm", "model_list[0].litellm_params.num_beams",
+        "model_list[0].model_info.team", "model_list[0].model_info.tier_of_ours",
+        "model_list[0].model_info.adaptive_router_preferences", "litellm_settings.set_verbose",
+        "litellm_settings.some_setting_of_tomorrow",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "key"),
+    [
+        ("litellm_settings: {max_budget: 100, budget_duration: 30d}", "litellm_settings.max_budget"),
+        ("litellm_settings: {callbacks: [langfuse, presidio]}", "litellm_settings.callbacks"),
+        ("router_settings: {provider_budget_config: {openai: {budget_limit: 1}}}",
+         "router_settings.provider_budget_config"),
+        ("general_settings: {allowed_ips: [10.0.0.1]}", "general_settings.allowed_ips"),
+        ("guardrails: [{guardrail_name: pii}]", "guardrails"),
+    ],
+)  # fmt: skip
+def test_a_key_that_protects_money_or_safety_cannot_be_ignored(write: Write, block: str, key: str) -> None:
+    problems = problems_of(write(f"{MINIMAL}{block}\n"))
+    assert problems[0].startswith(f"gateway.yaml: {key}: cannot be ignored: ")
+
+
+def test_what_would_change_the_price_of_a_request_is_no_default(write: Write) -> None:
+    path = write(
+        """
+        model_list:
+          - model_name: a
+            litellm_params: {model: openai/gpt-4o-mini, n: 4, max_budget: 10, extra_body: {models: [openai/o1]}}
+            model_info: {input_cost_per_tokn: 0.000001, tiered_pricing: [{range: [0, 1000]}], blocked: true}
+        """
+    )
+    assert [problem.split(": ")[1] for problem in problems_of(path)] == [
+        "model_list[0].model_info.input_cost_per_tokn", "model_list[0].model_info.tiered_pricing",
+        "model_list[0].litellm_params.extra_body.models", "model_list[0].litellm_params.n",
+        "model_list[0].litellm_params.max_budget", "model_list[0].model_info.blocked",
+    ]  # fmt: skip
+
+
+def test_a_wildcard_and_a_router_of_litellm_s_are_no_models(write: Write) -> None:
+    path = write(MINIMAL + "  - {model_name: 'openai/*', litellm_params: {model: 'openai/*'}}\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith('gateway.yaml: model_list[1].model_name: "openai/*" is a wildcard: write one entry')
+    path = write(MINIMAL + "  - {model_name: smart, litellm_params: {model: auto_router/x}}\n")
+    settings = settings_of(path)
+    assert [entry.model_name for entry in settings.models] == ["small"]
+    assert "model_list[1].model_name: a router of LiteLLM; it is ignored" in settings.warnings[0]
+
+
+def test_a_value_that_yaml_makes_endless_is_refused(write: Write) -> None:
+    path = write("model_list: [{model_name: a, litellm_params: {model: x, extra_body: &a {b: *a}}}]\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith("gateway.yaml: model_list[0].litellm_params.extra_body: expected JSON of at most")
+
+
 def test_a_price_per_million_tokens_is_taken_for_the_slip_that_it_is(write: Write) -> None:
     path = write(
         """
@@ -250,7 +346,7 @@ def test_environment_variables_win_over_the_file(write: Write) -> None:
 
 def test_a_bad_environment_variable_is_named_itself(write: Write) -> None:
     assert problems_of(write(MINIMAL), {"SEQROUTE_DRAIN_SECONDS": "soon", "SEQROUTE_MASTER_KEY": "sk-1234"}) == (
-        "SEQROUTE_MASTER_KEY: expected a secret key, got a well-known or placeholder one",
+        f"SEQROUTE_MASTER_KEY: expected a secret key, got a well-known or placeholder one; {REMEDY}",
         'SEQROUTE_DRAIN_SECONDS: expected a number, got "soon"',
     )
 
