@@ -253,7 +253,12 @@ def assemble(
         new_id=new_id,
     )
     admin = Admin(
-        settings=settings, database=database, authenticator=authenticator, policies=policies, clock=clock, new_id=new_id
+        configuration=current,
+        database=database,
+        authenticator=authenticator,
+        policies=policies,
+        clock=clock,
+        new_id=new_id,
     )
 
     planning = Planning(
@@ -302,6 +307,7 @@ def _routes(turns: Turns, views: Views, planning: Planning) -> list[BaseRoute]:
         ("/forecast", planning.forecast, "POST"),
         ("/models", views.models, "GET"),
         ("/models/{model_id:path}", views.model, "GET"),
+        ("/sessions", views.sessions, "GET"),
         ("/sessions/{session_id}", views.session, "GET"),
         ("/sessions/{session_id}", views.change_session, "POST"),
         ("/decisions/{decision_id}", views.decision, "GET"),

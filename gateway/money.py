@@ -62,7 +62,8 @@ def _decimal(value: str | int | float | Decimal) -> Decimal:
     if len(text) > 64:
         raise MoneyError("expected a decimal number of at most 64 characters")
     try:
-        number = Decimal(text)
+        # Decimal reads 1_000 and digits of every script; an amount that was typed so is more likely a slip.
+        number = Decimal(text if text.isascii() and "_" not in text else "")
     except InvalidOperation as error:
         raise MoneyError(f"expected a decimal number, got {text!r}") from error
     if not number.is_finite() or abs(number) > Decimal(10) ** 15:

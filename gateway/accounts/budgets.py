@@ -6,8 +6,9 @@ the tenant's row lock before it touches an account of that tenant: the one lock 
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,10 +89,10 @@ def checked_window(window: object, param: str, now_ms: int) -> int | None:
         return None
     try:
         if not isinstance(window, str) or len(window) > MAX_WINDOW_CHARS:
-            raise ValueError('expected a window like "12h", "30d" or "1mo"')
+            raise ValueError
         parse_window(window)
-    except ValueError as error:
-        raise InvalidRequest(f"{param}: {error}", param=param) from None
+    except ValueError:
+        raise InvalidRequest(f'{param}: expected a window like "12h", "30d" or "1mo"', param=param) from None
     return next_reset_ms(window, now_ms)
 
 
@@ -103,6 +104,17 @@ def checked_models(models: object, param: str) -> str | None:
     if not all(isinstance(name, str) and 0 < len(name) <= 256 and "\0" not in name for name in names):
         raise InvalidRequest(f"{param}: expected a list of model names", param=param)
     return json.dumps(names)
+
+
+def refuse_unknown_models(models: object, known: Collection[str]) -> None:
+    """Raise InvalidRequest for a name in an allow-list that is neither a model nor an alias of the configuration."""
+    for name in models if isinstance(models, list | tuple) else ():
+        if isinstance(name, str) and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f', did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known)[:20])}"
+            raise InvalidRequest(
+                f'models: expected models of the configuration, got "{name[:80]}"{hint}', param="models"
+            )
 
 
 def stored_models(text: str | None) -> tuple[str, ...] | None:

@@ -1,24 +1,111 @@
-"""How an account is shown, by the API and by the command line."""
+"""How tenants, keys, sessions and ledger entries are shown, by the API and by the command line alike."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from gateway.accounts.keys import Key
+from gateway.accounts.tenants import Tenant
+from gateway.errors import InvalidRequest
+from gateway.ledger.records import SessionRow
 from gateway.ledger.types import Balance
-from gateway.money import usd_string
+from gateway.money import MoneyError, nanousd_from_usd, usd_string
 
 
 def money_fields(name: str, nanousd: int | None) -> dict[str, Any]:
     """Money twice, as the contract wants it: `<name>_nano_usd` and `<name>_usd`."""
-    from_nano = None if nanousd is None else usd_string(nanousd)
-    return {f"{name}_nano_usd": nanousd, f"{name}_usd": from_nano}
+    return {f"{name}_nano_usd": nanousd, f"{name}_usd": None if nanousd is None else usd_string(nanousd)}
 
 
 def balance_fields(balance: Balance) -> dict[str, Any]:
-    """An account as every view shows it: what it was given, what of it is gone, held and left."""
+    """An account's money: what it was given, what of it is spent, held and left."""
     return {
         **money_fields("budget", balance.granted_nanousd),
         **money_fields("spent", balance.spent_nanousd),
         **money_fields("reserved", balance.reserved_nanousd),
         **money_fields("remaining", balance.available_nanousd),
     }
+
+
+def describe_tenant(tenant: Tenant) -> dict[str, Any]:
+    """A tenant with its money."""
+    return {
+        "id": tenant.tenant_id,
+        "name": tenant.name,
+        **balance_fields(tenant.balance),
+        "budget_duration": tenant.window,
+        "reset_at_ms": tenant.reset_at_ms,
+        **money_fields("max_session", tenant.max_session_nanousd),
+        "models": tenant.models,
+        "outage": tenant.outage,
+        "store_text": tenant.store_text,
+        "created_at_ms": tenant.created_at_ms,
+    }
+
+
+def describe_key(key: Key) -> dict[str, Any]:
+    """A key without its secret; its money fields are None when it spends its tenant's budget freely."""
+    balance = key.balance
+    return {
+        "id": key.key_id,
+        "key_prefix": key.key_prefix,
+        "tenant_id": key.tenant_id,
+        "role": key.role,
+        "models": key.models,
+        **money_fields("budget", None if balance is None else balance.granted_nanousd),
+        **money_fields("spent", None if balance is None else balance.spent_nanousd),
+        **money_fields("remaining", None if balance is None else balance.available_nanousd),
+        "budget_duration": key.window,
+        "reset_at_ms": key.reset_at_ms,
+        "expires_at_ms": key.expires_at_ms,
+        "revoked_at_ms": key.revoked_at_ms,
+        "created_at_ms": key.created_at_ms,
+    }
+
+
+def describe_session(session: SessionRow) -> dict[str, Any]:
+    """A session with its money."""
+    return {
+        "session_id": session.session_id,
+        "tenant_id": session.tenant_id,
+        "state": session.state,
+        "turns": session.turns,
+        "expected_turns": session.expected_turns,
+        **balance_fields(session.balance),
+        "created_at_ms": session.created_at_ms,
+        "updated_at_ms": session.updated_at_ms,
+    }
+
+
+def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """One ledger entry, as the contract names its fields."""
+    return {
+        "entry_id": row["entry_id"],
+        "hold_id": row["hold_id"],
+        "attempt_id": row["attempt_id"],
+        "kind": row["kind"],
+        "scope": row["scope"],
+        **money_fields("amount", row["amount_nanousd"]),
+        "session_id": row["session_id"],
+        "tenant_id": row["tenant_id"],
+        "decision_id": row["decision_id"],
+        "model": row["model"],
+        "usage_source": row["usage_source"],
+        "actor": row["actor"],
+        "created_at": datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC).isoformat(),
+    }
+
+
+def read_usd(fields: Mapping[str, Any], name: str) -> int | None:
+    """An amount of decimal USD in a JSON body, as nano-USD; None when it is absent. Raises InvalidRequest."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidRequest(f"{name}: expected a decimal amount", param=name)
+    try:
+        return nanousd_from_usd(value)
+    except MoneyError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from error

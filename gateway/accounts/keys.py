@@ -8,6 +8,7 @@ import hmac
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -62,6 +63,15 @@ class NewKey:
 
     def __repr__(self) -> str:
         return f"NewKey({self.key.key_id})"
+
+
+class Unchanged(Enum):
+    """Stands for what a change leaves as it is."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +205,25 @@ def revoke_key(connection: Connection, key_id: str, *, actor: str, now_ms: int) 
 def set_key_budget(
     connection: Connection,
     key_id: str,
-    budget_nanousd: int | None,
+    budget_nanousd: int | Unchanged | None = UNCHANGED,
     *,
-    window: str | None = None,
+    window: str | Unchanged | None = UNCHANGED,
     actor: str,
     now_ms: int,
 ) -> Key:
-    """Give a key a budget of its own, change it, or (None) let it spend its tenant's money freely again."""
+    """Give a key a budget of its own, change it, or (None) let it spend its tenant's money freely again.
+
+    Raises NotFound for the key, and InvalidRequest below what is spent and reserved or for a window without a budget.
+    """
     row = _row(connection, key_id)
     lock_tenant(connection, row.tenant_id)
     before = get_key(connection, key_id)
+    if isinstance(budget_nanousd, Unchanged):
+        budget_nanousd = None if before.balance is None else before.balance.granted_nanousd
+    if isinstance(window, Unchanged):
+        window = before.window if budget_nanousd is not None else None
+    if window is not None and budget_nanousd is None:
+        raise InvalidRequest("budget_duration: a window needs a budget", param="budget_duration")
     now = balance_of(_row(connection, key_id))
     if budget_nanousd is not None:
         checked_amount(budget_nanousd, "budget_usd")
@@ -220,15 +239,10 @@ def set_key_budget(
             actor=actor,
             now_ms=now_ms,
         )
-    connection.execute(
-        update(keys)
-        .where(keys.c.key_id == key_id)
-        .values(
-            has_budget=int(budget_nanousd is not None),
-            window=window if budget_nanousd is not None else None,
-            reset_at_ms=checked_window(window, "budget_duration", now_ms) if budget_nanousd is not None else None,
-        )
-    )
+    values: dict[str, Any] = {"has_budget": int(budget_nanousd is not None)}
+    if window != before.window:
+        values |= {"window": window, "reset_at_ms": checked_window(window, "budget_duration", now_ms)}
+    connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
     after = get_key(connection, key_id)
     leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)
     return after

@@ -62,8 +62,10 @@ def change_session(
     """
     if state is not None and state not in ("open", "closed"):
         raise InvalidRequest('state: expected "open" or "closed"', param="state")
-    if expected_turns is not None and not 1 <= expected_turns <= 100_000:
-        raise InvalidRequest("expected_turns: expected 1 to 100000", param="expected_turns")
+    if expected_turns is not None and not 1 <= expected_turns <= MAX_EXPECTED_TURNS:
+        raise InvalidRequest(
+            f"expected_turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}", param="expected_turns"
+        )
     tenant = lock_tenant(connection, tenant_id)
     if budget_nanousd is not None:
         limits = [limit for limit in (max_nanousd, tenant.max_session_nanousd) if limit is not None]

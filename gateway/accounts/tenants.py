@@ -28,6 +28,8 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
+"""Letters of any script: a name is typed in a shell and sent in a header."""
 OUTAGE_MODES = ("closed", "open")
 CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text")
 
@@ -79,7 +81,7 @@ def create_tenant(
     checked_amount(budget_nanousd, "budget_usd")
     taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
     if connection.execute(taken).first() is not None:
-        raise InvalidRequest("name: there is a tenant of this name already", param="name")
+        raise _name_taken(name)
     try:
         with connection.begin_nested():
             connection.execute(
@@ -88,7 +90,7 @@ def create_tenant(
                 )
             )
     except IntegrityError:  # another replica was faster
-        raise InvalidRequest("name: there is a tenant of this name already", param="name") from None
+        raise _name_taken(name) from None
     connection.execute(
         insert(ledger_entries).values(
             kind="grant",
@@ -161,7 +163,7 @@ def patch_tenant(
         and values["name"] != before.name
         and find_tenant_by_name(connection, values["name"]) is not None
     ):
-        raise InvalidRequest("name: there is a tenant of this name already", param="name")
+        raise _name_taken(values["name"])
     if values:
         connection.execute(update(tenants).where(tenants.c.tenant_id == tenant_id).values(**values))
     if "budget_nanousd" in changes:
@@ -214,8 +216,8 @@ def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, act
 def _checked(values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The columns for what was asked, each one validated. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
-    if "name" in values and not (isinstance(values["name"], str) and 0 < len(values["name"]) <= 128):
-        raise InvalidRequest("name: expected 1 to 128 characters", param="name")
+    if "name" in values and not (isinstance(values["name"], str) and TENANT_NAME.fullmatch(values["name"])):
+        raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:
         columns["reset_at_ms"] = checked_window(values["window"], "budget_duration", now_ms)
     if values.get("max_session_nanousd") is not None:
@@ -229,6 +231,10 @@ def _checked(values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
             raise InvalidRequest("store_text: expected true or false", param="store_text")
         columns["store_text"] = int(values["store_text"])
     return columns
+
+
+def _name_taken(name: str) -> InvalidRequest:
+    return InvalidRequest(f'name: the name or id "{name[:80]}" is taken by another tenant', param="name")
 
 
 def _trail(tenant: Tenant) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.accounts import keys, tenants
 from gateway.accounts.auth import Authenticator, Caller
-from gateway.accounts.fields import balance_fields, money_fields
+from gateway.accounts.budgets import refuse_unknown_models
+from gateway.accounts.fields import describe_entry, describe_key, describe_tenant, read_usd
 from gateway.accounts.keys import Key
-from gateway.accounts.tenants import Tenant
+from gateway.catalog.live import Configuration
 from gateway.clock import Clock, NewId, now_ms
 from gateway.config.settings import Settings
 from gateway.database.database import Database
@@ -24,7 +25,6 @@ from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
 from gateway.http import json_response, query_integer, read_body
 from gateway.ledger import audit
-from gateway.money import MoneyError, nanousd_from_usd
 from gateway.policies import registry as policies
 from gateway.policies import trials
 from gateway.policies.registry import PolicyRegistry
@@ -42,10 +42,10 @@ class Admin:
     """Every route goes through `_guarded`, so that a new one is closed from its first day."""
 
     def __init__(
-        self, *, settings: Settings, database: Database, authenticator: Authenticator, policies: PolicyRegistry,
-        clock: Clock, new_id: NewId,
+        self, *, configuration: Callable[[], Configuration], database: Database, authenticator: Authenticator,
+        policies: PolicyRegistry, clock: Clock, new_id: NewId,
     ) -> None:  # fmt: skip
-        self._settings = settings
+        self._configuration = configuration
         self._database = database
         self._authenticator = authenticator
         self._policies = policies
@@ -63,6 +63,8 @@ class Admin:
             ("GET", "/admin/keys", self.list_keys),
             ("POST", "/admin/keys/revoke", self.revoke_key),
             ("POST", "/admin/keys/rotate", self.rotate_key),
+            ("POST", "/admin/keys/{key_id}", self.change_key),
+            ("PATCH", "/admin/keys/{key_id}", self.change_key),
             ("GET", "/admin/ledger", self.ledger),
             ("GET", "/admin/audit", self.audit),
             ("GET", "/admin/policies", self.list_policies),
@@ -83,6 +85,10 @@ class Admin:
 
         return endpoint
 
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
     async def _fields(self, request: Request, allowed: frozenset[str]) -> dict[str, Any]:
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
         unknown = sorted(set(fields) - allowed)
@@ -93,6 +99,7 @@ class Admin:
         for name, value in fields.items():
             if isinstance(value, str) and "\0" in value:
                 raise InvalidRequest(f"{name}: expected text without NUL", param=name)
+        refuse_unknown_models(fields.get("models"), self._configuration().catalog.names)
         return fields
 
     # -- tenants and keys ------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ class Admin:
                 role="tenant" if role is None else role,
                 models=fields.get("models"),
                 expires_at_ms=_time_ms(fields.get("expires")),
-                budget_nanousd=_amount(fields, "budget_usd"),
+                budget_nanousd=read_usd(fields, "budget_usd"),
                 window=fields.get("budget_duration"),
                 actor=caller.key_id,
                 now_ms=now_ms(self._clock),
@@ -155,6 +162,21 @@ class Admin:
         limit = query_integer(request, "limit", 1000, MAX_ROWS)
         found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=tenant_id, limit=limit))
         return {"data": [describe_key(key) for key in found]}
+
+    async def change_key(self, request: Request, caller: Caller) -> object:
+        """`PATCH /admin/keys/{id}`: give the key a budget of its own, change it, or end it with null."""
+        fields = await self._fields(request, frozenset({"budget_usd", "budget_duration"}))
+        if not fields:
+            raise InvalidRequest("budget_usd: missing", param="budget_usd")
+        key_id = request.path_params["key_id"]
+        changes = {
+            column: value for column, value in _columns(fields).items() if column in ("budget_nanousd", "window")
+        }
+        changed = await self._database.write(
+            lambda c: keys.set_key_budget(c, key_id, **changes, actor=caller.key_id, now_ms=now_ms(self._clock))
+        )
+        self._authenticator.forget()
+        return describe_key(changed)
 
     async def revoke_key(self, request: Request, caller: Caller) -> object:
         fields = await self._fields(request, frozenset({"id", "key"}))
@@ -244,77 +266,13 @@ class Admin:
         return {"champion": None if serving is None else policies.describe(serving)}
 
 
-def describe_tenant(tenant: Tenant) -> dict[str, Any]:
-    return {
-        "id": tenant.tenant_id,
-        "name": tenant.name,
-        **balance_fields(tenant.balance),
-        **money_fields("max_session", tenant.max_session_nanousd),
-        "budget_duration": tenant.window,
-        "reset_at_ms": tenant.reset_at_ms,
-        "models": tenant.models,
-        "outage": tenant.outage,
-        "store_text": tenant.store_text,
-        "created_at_ms": tenant.created_at_ms,
-    }
-
-
-def describe_key(key: Key) -> dict[str, Any]:
-    """A key without its secret."""
-    balance = key.balance
-    return {
-        "id": key.key_id,
-        "key_prefix": key.key_prefix,
-        "tenant_id": key.tenant_id,
-        "role": key.role,
-        "models": key.models,
-        **money_fields("budget", None if balance is None else balance.granted_nanousd),
-        **money_fields("spent", None if balance is None else balance.spent_nanousd),
-        "budget_duration": key.window,
-        "expires_at_ms": key.expires_at_ms,
-        "revoked_at_ms": key.revoked_at_ms,
-        "created_at_ms": key.created_at_ms,
-    }
-
-
-def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """One ledger entry, as the contract names its fields."""
-    return {
-        "entry_id": row["entry_id"],
-        "hold_id": row["hold_id"],
-        "attempt_id": row["attempt_id"],
-        "kind": row["kind"],
-        "scope": row["scope"],
-        **money_fields("amount", row["amount_nanousd"]),
-        "session_id": row["session_id"],
-        "tenant_id": row["tenant_id"],
-        "decision_id": row["decision_id"],
-        "model": row["model"],
-        "usage_source": row["usage_source"],
-        "actor": row["actor"],
-        "created_at": datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC).isoformat(),
-    }
-
-
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The API's fields under the tables' names, amounts parsed."""
     values = {}
     for name, column in _TENANT_FIELDS.items():
         if name in fields:
-            values[column] = _amount(fields, name) if name.endswith("_usd") else fields[name]
+            values[column] = read_usd(fields, name) if name.endswith("_usd") else fields[name]
     return values
-
-
-def _amount(fields: Mapping[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InvalidRequest(f"{name}: expected a decimal amount", param=name)
-    try:
-        return nanousd_from_usd(value)
-    except MoneyError as error:
-        raise InvalidRequest(f"{name}: {error}", param=name) from error
 
 
 def _time_ms(value: object) -> int | None:

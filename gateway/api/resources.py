@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.accounts import sessions as session_accounts
-from gateway.accounts.auth import Authenticator
-from gateway.accounts.fields import balance_fields
+from gateway.accounts.auth import Authenticator, Caller
+from gateway.accounts.fields import describe_session, read_usd
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Catalog, Model
@@ -22,12 +22,12 @@ from gateway.decisions import feedback
 from gateway.decisions import log as decisions
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import json_response, read_body
+from gateway.http import json_response, query_integer, read_body
 from gateway.ledger.records import SessionRow
 from gateway.metrics import Metrics
-from gateway.money import MoneyError, nanousd_from_usd
 from gateway.routing.guard import AUTO
 
+MAX_LISTED_SESSIONS = 1_000
 _SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
 
 
@@ -59,11 +59,15 @@ class Views:
         return self._configuration().catalog
 
     async def models(self, request: Request) -> Response:
-        """`GET /models`: the catalogue as this key may use it, plus `auto`."""
+        """`GET /models`: the catalogue as this key may use it, aliases included, plus `auto`."""
         caller = await self._authenticator.reader(request.headers)
-        listed = [m for m in self._catalog().candidates if _allowed(m, caller.key_models, caller.tenant_models)]
+        catalog = self._catalog()
+        listed = {model.name: model for model in catalog.candidates if self._may_use(caller, model)}
         names = [AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)]
-        data = [_virtual(name) for name in names] + [_listed(model) for model in listed]
+        data = [_virtual(name) for name in names] + [_listed(model, name) for name, model in listed.items()]
+        for alias, name in catalog.aliases.items():
+            if name in listed and alias not in catalog.hidden_aliases:
+                data.append(_listed(listed[name], alias))
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
@@ -72,9 +76,25 @@ class Views:
         if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
             return json_response(_virtual(name))
         model = self._catalog().resolve(name)
-        if model is None or not _allowed(model, caller.key_models, caller.tenant_models):
+        if model is None or not self._may_use(caller, model):
             raise NotFound("model: no such model", param="model")
-        return json_response(_listed(model))
+        return json_response(_listed(model, name))
+
+    def _may_use(self, caller: Caller, model: Model) -> bool:
+        lists = map(self._catalog().resolve_all, (caller.key_models, caller.tenant_models))
+        return all(allowed is None or model.name in allowed for allowed in lists)
+
+    async def sessions(self, request: Request) -> Response:
+        """`GET /sessions?state=&limit=`: the tenant's sessions, the one used last first."""
+        caller = await self._authenticator.reader(request.headers)
+        limit = query_integer(request, "limit", 100, MAX_LISTED_SESSIONS)
+        state = request.query_params.get("state")
+        if state not in (None, "open", "closed"):
+            raise InvalidRequest("state: expected open or closed", param="state")
+        found = await self._database.read(
+            lambda c: session_accounts.list_sessions(c, caller.tenant_id, state=state, limit=limit)
+        )
+        return json_response({"object": "list", "data": [describe_session(session) for session in found]})
 
     async def session(self, request: Request) -> Response:
         """`GET /sessions/{id}`."""
@@ -94,7 +114,7 @@ class Views:
             )
         session = self._settings.session
         most = caller.max_session_nanousd if caller.max_session_nanousd is not None else session.max_budget_nanousd
-        budget = _budget(fields.get("budget_usd"))
+        budget = read_usd(fields, "budget_usd")
         expected_turns = _expected_turns(fields.get("expected_turns"))
         state = fields.get("state")
         if state not in (None, "closed", "open"):
@@ -152,31 +172,13 @@ class Views:
         )
 
 
-def describe_session(session: SessionRow) -> dict[str, Any]:
-    """A session with its money twice, as the contract names the fields."""
-    return {
-        "session_id": session.session_id,
-        "tenant_id": session.tenant_id,
-        "state": session.state,
-        "turns": session.turns,
-        "expected_turns": session.expected_turns,
-        **balance_fields(session.balance),
-        "created_at_ms": session.created_at_ms,
-        "updated_at_ms": session.updated_at_ms,
-    }
-
-
-def _allowed(model: Model, *lists: frozenset[str] | None) -> bool:
-    return all(allowed is None or model.name in allowed for allowed in lists)
-
-
 def _virtual(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "seqroute"}
 
 
-def _listed(model: Model) -> dict[str, Any]:
+def _listed(model: Model, name: str) -> dict[str, Any]:
     rates = model.prices.at(0)
-    return _virtual(model.name) | {
+    return _virtual(name) | {
         "owned_by": model.deployments[0].litellm_model.partition("/")[0],
         "max_input_tokens": model.max_input_tokens,
         "max_output_tokens": model.max_output_tokens,
@@ -184,17 +186,6 @@ def _listed(model: Model) -> dict[str, Any]:
         "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
         "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
     }
-
-
-def _budget(value: object) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise InvalidRequest("budget_usd: expected a decimal amount", param="budget_usd")
-    try:
-        return nanousd_from_usd(value)
-    except MoneyError as error:
-        raise InvalidRequest(f"budget_usd: {error}", param="budget_usd") from error
 
 
 def _expected_turns(value: object) -> int | None:

@@ -90,12 +90,16 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All routable models by name, aliases beside them. `digest` is equal where prices, limits and names are equal."""
+    """All routable models by name, aliases beside them. `digest` is equal where prices, limits and names are equal.
+
+    `hidden_aliases` are understood and not listed.
+    """
 
     models: Mapping[str, Model]
     aliases: Mapping[str, str]
     digest: str
     warnings: tuple[str, ...] = ()
+    hidden_aliases: frozenset[str] = frozenset()
 
     @classmethod
     def from_settings(cls, settings: Settings, price_map: Mapping[str, Any] | None = None) -> Catalog:
@@ -111,6 +115,15 @@ class Catalog:
     def resolve(self, name: str) -> Model | None:
         """The model that a catalogue name or an alias means."""
         return self.models.get(self.aliases.get(name, name))
+
+    def resolve_all(self, names: frozenset[str] | None) -> frozenset[str] | None:
+        """The models that an allow-list means: a model in the place of each alias. None: every model."""
+        return None if names is None else frozenset(self.aliases.get(name, name) for name in names)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What an allow-list may name: models and aliases."""
+        return frozenset(self.models) | frozenset(self.aliases)
 
     @property
     def candidates(self) -> tuple[Model, ...]:
@@ -179,7 +192,9 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
     problems += _mixed_modes(groups)
     aliases = {alias: name for alias, name in settings.router.model_group_alias.items() if name in models}
-    return Catalog(models, aliases, _digest(models.values(), aliases), tuple(warnings)), tuple(problems)
+    digest = _digest(models.values(), aliases)
+    catalog = Catalog(models, aliases, digest, tuple(warnings), settings.router.hidden_aliases & aliases.keys())
+    return catalog, tuple(problems)
 
 
 def _looked_up(entry: ModelEntry, price_map: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     """`router_settings` wins over what `litellm_settings` says of the same thing, as in LiteLLM."""
     default = RouterSettings()
     timeout_s = litellm.duration_s("request_timeout", default.timeout_s, minimum_s=0.1, maximum_s=86400.0)
+    aliases, hidden = _read_aliases(router)
     settings = RouterSettings(
         num_retries=router.integer(
             "num_retries", litellm.integer("num_retries", default.num_retries, maximum=10), maximum=10
@@ -35,7 +36,8 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         default_fallbacks=router.texts("default_fallbacks") or litellm.texts("default_fallbacks"),
         context_window_fallbacks=_read_fallbacks(litellm, "context_window_fallbacks")
         | _read_fallbacks(router, "context_window_fallbacks"),
-        model_group_alias=_read_aliases(router),
+        model_group_alias=aliases,
+        hidden_aliases=hidden,
         drop_params=litellm.flag("drop_params", default.drop_params) is True,
         lane=router.choice("lane", default.lane, LANES),
     )
@@ -84,22 +86,24 @@ def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
     return fallbacks
 
 
-def _read_aliases(section: Section) -> dict[str, str]:
-    """`alias: model`, or LiteLLM's longer form `alias: {model: ..., hidden: ...}`."""
+def _read_aliases(section: Section) -> tuple[dict[str, str], frozenset[str]]:
+    """`alias: model`, or LiteLLM's longer form `alias: {model: ..., hidden: ...}`; and the hidden ones."""
     nested = section.section("model_group_alias")
     aliases: dict[str, str] = {}
+    hidden: set[str] = set()
     for alias in nested.names():
         located = nested.entries[alias]
         if isinstance(located.raw, dict):
             longer = nested.section(alias)
             target = longer.text("model")
-            longer.flag("hidden")
+            if longer.flag("hidden"):
+                hidden.add(alias)
             longer.finish()
         else:
             target = nested.text(alias)
         if target is not None:
             aliases[alias] = target
-    return aliases
+    return aliases, frozenset(hidden)
 
 
 def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], document: Section) -> None:

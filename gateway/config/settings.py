@@ -75,6 +75,7 @@ class RouterSettings:
     default_fallbacks: tuple[str, ...] = ()
     context_window_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model_group_alias: Mapping[str, str] = field(default_factory=dict)
+    hidden_aliases: frozenset[str] = frozenset()
     drop_params: bool = True
     lane: str = "auto"
 

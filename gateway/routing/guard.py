@@ -67,6 +67,7 @@ def feasible(
 ) -> list[Eligibility]:
     """The verdict on every model, in catalogue order. `bound_to` is the model a tool loop must stay on, if any."""
     options = []
+    allow_lists = [catalog.resolve_all(names) for names in allow_lists]
     for model in catalog.candidates:
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, wish, model, healthy, allow_lists, bound_to, prompt_tokens)

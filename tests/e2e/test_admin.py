@@ -339,3 +339,86 @@ async def test_no_route_reaches_a_provider_when_the_budget_is_used_up(tmp_path: 
                             refused.add(path)
         assert play.provider.bill == []
         assert {"/v1/chat/completions", "/chat/completions"} <= refused
+
+
+ALIASES = {"model_group_alias": {"gpt-4": "small", "quiet": {"model": "big", "hidden": True}}}
+
+
+async def test_aliases_are_listed_and_stand_in_allow_lists_for_their_models(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url, router=ALIASES) as play:
+        tenant_id, key = await play.gateway.tenant("acme", models=["gpt-4"])
+        async with play.gateway.http(key) as http:
+            listed = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
+            assert [name for name in listed if not name.startswith("auto")] == ["small", "gpt-4"]
+            assert (await http.get("/v1/models/gpt-4")).json()["id"] == "gpt-4"
+            assert (await turn(http, "gpt-4")).json()["model"] == "small"
+            assert (await turn(http, "auto")).json()["model"] == "small"
+            assert (await turn(http, "big")).status_code == 404
+        async with play.gateway.http() as http:
+            made = await http.post("/admin/keys", json={"tenant_id": tenant_id, "models": ["quiet"]})
+            assert made.status_code == 200
+        async with play.gateway.http(made.json()["key"]) as http:
+            assert (await turn(http, "quiet")).status_code == 404  # the tenant's list holds too
+
+
+@pytest.mark.parametrize("verb", ["create tenant", "change tenant", "create key"])
+async def test_an_allow_list_that_names_no_model_is_refused(tmp_path: Path, sqlite_url: str, verb: str) -> None:
+    async with playing(tmp_path, sqlite_url, router=ALIASES) as play, play.gateway.http() as http:
+        tenant_id, _ = await play.gateway.tenant("acme")
+        models = {"models": ["small", "smal"]}
+        answer = await {
+            "create tenant": lambda: http.post("/admin/tenants", json={"name": "b", "budget_usd": 1} | models),
+            "change tenant": lambda: http.patch(f"/admin/tenants/{tenant_id}", json=models),
+            "create key": lambda: http.post("/admin/keys", json={"tenant_id": tenant_id} | models),
+        }[verb]()
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "models"
+        assert 'got "smal", did you mean "small"?' in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["bad name!", "", "x" * 129, "tab\t", "a/b"])
+async def test_a_tenant_s_name_can_be_typed_and_sent(tmp_path: Path, sqlite_url: str, name: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        answer = await http.post("/admin/tenants", json={"name": name, "budget_usd": 1})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
+        assert (await http.post("/admin/tenants", json={"name": "Müller-2", "budget_usd": 1})).status_code == 200
+
+
+@pytest.mark.parametrize("verb", ["POST", "PATCH"])
+async def test_a_key_s_budget_is_given_raised_and_ended(tmp_path: Path, sqlite_url: str, verb: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        tenant_id, _ = await play.gateway.tenant("acme")
+        async with play.gateway.http() as http:
+            made = (await http.post("/admin/keys", json={"tenant_id": tenant_id, "budget_usd": "0.000001"})).json()
+            path = f"/admin/keys/{made['id']}"
+            async with play.gateway.http(made["key"]) as client:
+                assert (await turn(client)).status_code == 402
+                raised = (await http.request(verb, path, json={"budget_usd": "2", "budget_duration": "30d"})).json()
+                assert (raised["budget_usd"], raised["remaining_usd"], raised["budget_duration"]) == ("2", "2", "30d")
+                assert (await turn(client)).status_code == 200
+            kept = (await http.request(verb, path, json={"budget_usd": "3"})).json()
+            assert (kept["budget_duration"], kept["reset_at_ms"]) == ("30d", raised["reset_at_ms"])
+            freed = (await http.request(verb, path, json={"budget_usd": None})).json()
+            assert (freed["budget_usd"], freed["budget_duration"]) == (None, None)
+            refused = await http.request(verb, path, json={"budget_duration": "1d"})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "budget_duration")
+            assert (await http.request(verb, "/admin/keys/none", json={"budget_usd": 1})).status_code == 404
+            assert (await http.request(verb, path, json={})).status_code == 400
+
+
+async def test_a_tenant_lists_its_own_sessions(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        _, key = await play.gateway.tenant("acme")
+        _, other = await play.gateway.tenant("umbrella")
+        async with play.gateway.http(key) as http:
+            for name in ("first", "second"):
+                await turn(http, headers=session(name))
+            await http.post("/v1/sessions/first", json={"state": "closed"})
+            listed = (await http.get("/v1/sessions")).json()["data"]
+            assert {row["session_id"]: row["state"] for row in listed} == {"first": "closed", "second": "open"}
+            assert [row["session_id"] for row in (await http.get("/v1/sessions?state=open")).json()["data"]] == [
+                "second"
+            ]
+            assert (await http.get("/v1/sessions?state=asleep")).status_code == 400
+        async with play.gateway.http(other) as http:
+            assert (await http.get("/v1/sessions")).json()["data"] == []
