@@ -9,11 +9,13 @@
     +-- Forbidden                403
     +-- NotFound                 404
     +-- MethodNotAllowed         405
+    +-- RequestTimeout           408
     +-- IdempotencyInFlight      409
     +-- RequestTooLarge          413
     +-- UnsupportedMediaType     415
     +-- IdempotencyMismatch      422
     +-- RateLimited              429
+    +-- HeadersTooLarge          431
     +-- UpstreamRejected         4xx   the provider's own verdict on the request
     +-- UpstreamError            502
     +-- UpstreamTimeout          504
@@ -92,6 +94,12 @@ class MethodNotAllowed(GatewayError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
 
 
+class RequestTimeout(GatewayError):
+    """The request did not arrive whole in time."""
+
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
 class IdempotencyInFlight(GatewayError):
     status, code, type = 409, "idempotency_in_flight", "invalid_request_error"
 
@@ -110,6 +118,10 @@ class IdempotencyMismatch(GatewayError):
 
 class RateLimited(GatewayError):
     status, code, type = 429, "rate_limited", "rate_limit_error"
+
+
+class HeadersTooLarge(GatewayError):
+    status, code, type = 431, "headers_too_large", "invalid_request_error"
 
 
 class UpstreamRejected(GatewayError):

@@ -1,30 +1,66 @@
-"""HTTP into the gateway: uvicorn's protocol on httptools, with a limit to what a request's head may weigh.
+"""HTTP/1.1 on httptools: uvicorn's protocol with bounded heads, bounded waits and one answer to each request.
 
-httptools is several times faster than h11, but takes headers of any size: 100 MB in one request were collected and
-answered. Here a head beyond the limit ends the connection with 400, whether it comes as one endless header, as
-thousands of small ones, or as an address without end.
+httptools is several times faster than h11, but takes headers of any size, waits for a client without end, and hands the
+body of a request with an unknown `Upgrade` back as if it were the next request. Here:
+
+- a head beyond `header_bytes` is 431, whether one endless header, thousands of small ones or an endless address;
+- a head or a body that has not arrived whole in time is 408, and a connection that says nothing is closed;
+- an upgrade is ignored (RFC 9110, 7.8): the request is read again as HTTP/1.1, its body is its body;
+- framing that another server might read differently is 400, and nothing after it is read;
+- a client that takes nothing of its answer for a minute is cut off.
+
+What was refused is told in JSON, after the answers to earlier requests of the same connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import httptools
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-DEFAULT_HEAD_BYTES = 32 * 2**10
+from gateway.errors import (
+    GatewayError,
+    HeadersTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+    http_status,
+)
+
+STATE_KEY = "http_limits"
+"""Where the lifespan's state carries `HttpLimits` to every connection, in every worker process."""
+LINGER_S = 1.0
+"""After a refusal: bytes on their way are read and dropped, else a reset would take the answer with them."""
+WRITE_STALL_S = 60.0
 _SEPARATORS = 4  # ": " and the line's end
+_ONCE = (b"host", b"content-length", b"transfer-encoding")
+_HOP_BY_HOP = (b"upgrade", b"http2-settings")
+
+Phase = Literal["silent", "head", "body"]
 
 
-class HeadTooLarge(ValueError):
-    """Raised inside the parser, which makes an invalid request of it."""
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What a request's head may weigh, and how long head and body may each take to arrive."""
+
+    header_bytes: int = 32 * 2**10
+    head_s: float = 10.0
+    body_s: float = 10.0
+
+
+class _Refused(ValueError):
+    """Raised inside a callback of the parser, which ends the parsing; the reason is in `_refusal`."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """The limit is the server's `h11_max_incomplete_event_size`: the same setting as for h11, as `config` travels to
-    worker processes while a class made for a limit would not."""
+    """One connection. Limits come with the lifespan's state, since a class travels to worker processes by its name."""
 
     def __init__(
         self,
@@ -34,24 +70,89 @@ class BoundedHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limit = config.h11_max_incomplete_event_size or DEFAULT_HEAD_BYTES
+        self._limits: HttpLimits = app_state.get(STATE_KEY) or HttpLimits()
         self._in_head = True
+        self._begun = False
+        self._completed = 0
         self._received = 0
         self._parsed = 0
+        self._upgrade_ignored = False
+        self._deaf = False
+        self._refusal: GatewayError | None = None
+        self._running: RequestResponseCycle | None = None
+        self._phase: Phase | None = None
+        self._phase_of = 0
+        """The number of the request that is waited for: of two in a row each has its own time."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    # -- bytes in --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for("silent")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_for(None)
+        self._stop_watching_writes()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        began_in_head = self._in_head
-        super().data_received(data)
-        if not (began_in_head and self._in_head):
-            self._received = 0
+        self._unset_keepalive_if_required()
+        if self._deaf:
             return
-        # The parser keeps an unfinished header to itself: what came without completing the head counts as one.
-        self._received += len(data)
-        if self._received > self._limit and not self.transport.is_closing():
-            self.send_400_response("Invalid HTTP request received.")
+        began_in_head, completed = self._in_head, self._completed
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or InvalidRequest("malformed HTTP request"))
+            return
+        if not self._in_head:
+            self._received = 0
+            self._wait_for("body")
+        elif self._begun or (began_in_head and completed == self._completed):
+            # The parser keeps an unfinished header to itself: what came without completing the head counts as one.
+            self._received = self._received + len(data) if began_in_head and completed == self._completed else 0
+            if self._received > self._limits.header_bytes:
+                self._refuse(self._too_large())
+            else:
+                self._wait_for("head")
+        else:
+            self._received = 0
+            self._wait_for(None)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. It stops behind the head of an upgrade: go on with a new one that was not told of it."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                data = data[stopped.args[0] :]
+                head = self._head_without_upgrade()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self._upgrade_ignored = False
+                self.parser.feed_data(head)
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self._method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in _HOP_BY_HOP)
+            if name not in _HOP_BY_HOP:
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _method(self) -> bytes:
+        return bytes(self.parser.get_method())
+
+    # -- the parser's callbacks ------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._begun = True
         self._parsed = 0
         super().on_message_begin()
 
@@ -61,13 +162,177 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._weigh(len(name) + len(value) + _SEPARATORS)
-        super().on_header(name, value)
+        if self._in_head:  # a trailer, behind the body, is no header: it comes after the key was looked at
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._check_framing()
+        if self.parser.should_upgrade():
+            self._upgrade_ignored = True
+            return
+        self._in_head = self._begun = False
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade_ignored:
+            return
+        self._in_head = True
+        self._completed += 1
+        super().on_message_complete()
 
     def _weigh(self, size: int) -> None:
         self._parsed += size
-        if self._parsed > self._limit:
-            raise HeadTooLarge
+        if self._parsed > self._limits.header_bytes:
+            self._stop(self._too_large())
+
+    def _check_framing(self) -> None:
+        """Refuse what a proxy before us might read as another request (RFC 9112, 3.2, 6.1, 6.3)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._stop(InvalidRequest("expected HTTP/1.1"))
+        if self._method() == b"CONNECT":
+            self._stop(MethodNotAllowed("this is no proxy: CONNECT is not answered"))
+        found = [(name, value) for name, value in self.headers if name in _ONCE]
+        names = {name for name, _ in found}
+        if len(names) < len(found):
+            self._stop(InvalidRequest("expected Host, Content-Length and Transfer-Encoding once each"))
+        if version == "1.1" and b"host" not in names:
+            self._stop(InvalidRequest("expected a Host header"))
+        for name, value in found:
+            if name == b"transfer-encoding" and (version == "1.0" or value.lower() != b"chunked"):
+                self._stop(InvalidRequest("Transfer-Encoding: expected chunked, of HTTP/1.1"))
+
+    def _stop(self, refusal: GatewayError) -> None:
+        self._refusal = refusal
+        raise _Refused
+
+    def _too_large(self) -> GatewayError:
+        return HeadersTooLarge(f"headers: expected at most {self._limits.header_bytes} bytes")
+
+    # -- how long a client may take --------------------------------------------------------------------------------
+
+    def _wait_for(self, phase: Phase | None) -> None:
+        """Begin to wait for a part of a request; what came of it in the meantime does not prolong the wait."""
+        if (phase, self._completed) == (self._phase, self._phase_of):
+            return
+        self._phase, self._phase_of = phase, self._completed
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if phase is not None:
+            self._arm()
+
+    def _arm(self) -> None:
+        seconds = self._limits.body_s if self._phase == "body" else self._limits.head_s
+        self._timer = self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:  # we do not read: an earlier answer is under way
+            self._arm()
+        elif self._phase == "silent":
+            self.transport.close()
+        else:
+            part, seconds = self._phase, self._limits.body_s if self._phase == "body" else self._limits.head_s
+            self._refuse(RequestTimeout(f"the request's {part} did not arrive within {seconds:g} s"))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writes()
+
+    def resume_writing(self) -> None:
+        self._stop_watching_writes()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_writes()
+
+    def _watch_writes(self) -> None:
+        if self._stall_timer is None and (unsent := self.transport.get_write_buffer_size()) > 0:
+            self._unsent = unsent
+            self._stall_timer = self.loop.call_later(WRITE_STALL_S, self._check_writes)
+
+    def _stop_watching_writes(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _check_writes(self) -> None:
+        self._stall_timer = None
+        if self.transport.get_write_buffer_size() >= self._unsent:
+            self.transport.abort()
+        else:
+            self._watch_writes()
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = _Undelimited(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Read no more. Answer with the error, unless an answer is owed to an earlier request or has begun."""
+        self._deaf = True
+        self._wait_for(None)
+        if self.transport.is_closing():
+            return
+        broken = None if self._in_head else self.cycle
+        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+            broken = None
+        if self.pipeline:
+            self.pipeline[0][0].keep_alive = False
+        elif broken is not None:
+            if broken.response_started:
+                self.transport.close()
+            else:
+                broken.disconnected = True
+                broken.message_event.set()
+                self._answer(error)
+        elif self._running is not None and not self._running.response_complete:
+            self._running.keep_alive = False
+        else:
+            self._answer(error)
+
+    def _answer(self, error: GatewayError) -> None:
+        body = orjson.dumps(error.as_body())
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        head = [STATUS_LINE[http_status(error)], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
+        self.transport.write(b"".join([*head, body]))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+
+class _Undelimited:
+    """An answer for HTTP/1.0, which knows no chunks: without a length, its end is the connection's (RFC 9112, 6.1)."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle, undelimited = self._cycle, False
+
+        async def send_whole(message: Message) -> None:
+            nonlocal undelimited
+            if message["type"] == "http.response.start":
+                undelimited = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+                if undelimited:
+                    cycle.chunked_encoding = False
+            elif undelimited:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, send_whole)

@@ -1,36 +1,60 @@
-"""The server's protocol over real sockets: what a request's head may weigh, and that a connection goes on after one."""
+"""The server's protocol over real sockets: heads and bodies bounded in size and time, one answer to each request."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.server import BoundedHttp
+from gateway.api import server as served
+from gateway.api.server import STATE_KEY, BoundedHttp, HttpLimits
 
 LIMIT = 4096
+PATIENT = HttpLimits(header_bytes=LIMIT)
+HURRIED = HttpLimits(header_bytes=LIMIT, head_s=0.1, body_s=0.1)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    body = await Request(scope, receive).body()
+    """Answer with what was read; `/stream` in pieces, `/eager` without waiting for the body."""
+    if scope["path"] == "/stream":
+        pieces = (piece async for piece in _pieces())
+        await StreamingResponse(pieces)(scope, receive, send)
+        return
+    try:
+        body = b"" if scope["path"] == "/eager" else await Request(scope, receive).body()
+    except ClientDisconnect:
+        return
     await PlainTextResponse(f"{scope['path']} {len(scope['headers'])} {len(body)}")(scope, receive, send)
 
 
-@asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config = uvicorn.Config(
-        echo, http=BoundedHttp, h11_max_incomplete_event_size=LIMIT, lifespan="off", log_level="critical", ws="none"
-    )
+async def _pieces() -> AsyncIterator[bytes]:
+    for piece in (b"one ", b"two ", b"three"):
+        yield piece
+
+
+def configured() -> uvicorn.Config:
+    config = uvicorn.Config(echo, http=BoundedHttp, lifespan="off", log_level="critical", ws="none")
     config.load()
-    state = uvicorn.server.ServerState()
+    return config
+
+
+@asynccontextmanager
+async def connected(
+    limits: HttpLimits = PATIENT,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    config, state = configured(), uvicorn.server.ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: BoundedHttp(config, state, {}, asyncio.get_running_loop()), "127.0.0.1", 0
+        lambda: BoundedHttp(config, state, {STATE_KEY: limits}, asyncio.get_running_loop()), "127.0.0.1", 0
     )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
@@ -47,10 +71,27 @@ def get(path: str = "/x", *headers: str) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "host: here", *headers, "", ""]).encode()
 
 
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    head = [f"POST {path} HTTP/1.1", "host: here", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+def upgrade(path: str, body: bytes) -> bytes:
+    """What JDK's HttpClient sends by default."""
+    return post(path, body, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+
+
 async def answer(reader: asyncio.StreamReader) -> tuple[int, str]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     length = next(int(line[15:]) for line in head.lower().split("\r\n") if line.startswith("content-length"))
     return int(head.split(" ")[1]), (await reader.readexactly(length)).decode()
+
+
+async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """The status and `error.code` of the last answer on this connection."""
+    status, body = await answer(reader)
+    assert await reader.read() == b""
+    return status, json.loads(body)["error"]["code"]
 
 
 async def test_a_connection_serves_one_request_after_another() -> None:
@@ -84,39 +125,272 @@ async def test_a_body_weighs_nothing() -> None:
     ],
     ids=["one large header", "many small headers", "a long address"],
 )
-async def test_a_head_beyond_the_limit_is_refused(head: bytes) -> None:
+async def test_a_head_beyond_the_limit_is_refused_with_431_in_json(head: bytes) -> None:
     async with connected() as (reader, writer):
         writer.write(head)
-        assert (await answer(reader))[0] == 400
+        assert await refusal(reader) == (431, "headers_too_large")
+
+
+@pytest.mark.parametrize("piece", [b"x" * 1000, b"h: x\r\n" * 100, b"\r\n" * 500], ids=["header", "headers", "lines"])
+async def test_a_head_without_end_is_answered_and_cut_off(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "LINGER_S", 0.05)
+    async with connected() as (reader, writer):
+        writer.write(piece if piece.isspace() else b"GET /x HTTP/1.1\r\nhost: here\r\na: ")
+        answered = asyncio.create_task(answer(reader))
+        with pytest.raises(ConnectionError):
+            while True:
+                writer.write(piece)
+                await writer.drain()
+        assert (await answered)[0] == 431
+
+
+# -- one request, one answer -------------------------------------------------------------------------------------------
+
+HIDDEN = get("/hidden")
+
+
+async def test_the_body_behind_an_unknown_upgrade_is_a_body_and_no_request() -> None:
+    async with connected() as (reader, writer):
+        whole = upgrade("/a", HIDDEN)
+        writer.write(whole[: -len(HIDDEN)])
+        await asyncio.sleep(0)
+        writer.write(HIDDEN)
+        assert await answer(reader) == (200, f"/a 3 {len(HIDDEN)}")
+        writer.write(get("/b"))
+        assert await answer(reader) == (200, "/b 1 0")
+
+
+class _Wire(asyncio.Transport):
+    """A transport in memory: what the protocol wrote, and whether it closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = False
+        self.gone = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+        self.gone.set()
+
+    abort = close
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+async def exchanged(segments: list[bytes]) -> bytes:
+    """Everything that is answered to these TCP segments."""
+    loop, wire, state = asyncio.get_running_loop(), _Wire(), uvicorn.server.ServerState()
+    protocol = BoundedHttp(configured(), state, {STATE_KEY: PATIENT}, loop)
+    protocol.connection_made(wire)
+    for segment in segments:
+        if not wire.closed:
+            protocol.data_received(segment)
+        await asyncio.sleep(0)
+    for _ in range(40):
+        await asyncio.sleep(0)
+    protocol.connection_lost(ConnectionResetError())
+    await asyncio.gather(*state.tasks)
+    protocol._unset_keepalive_if_required()
+    return bytes(wire.written)
+
+
+chunked = (
+    b"POST /c HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nx-tenant-id: t\r\n\r\n"
+)
+requests = st.sampled_from(
+    [
+        (upgrade("/a", HIDDEN), f"/a 3 {len(HIDDEN)}"),
+        (upgrade("/u", b""), "/u 3 0"),
+        (post("/p", HIDDEN), f"/p 2 {len(HIDDEN)}"),
+        (get("/w", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"), "/w 3 0"),
+        (chunked.replace(b"host", b"connection: upgrade\r\nupgrade: h2c\r\nhost"), "/c 3 5"),
+        (chunked, "/c 2 5"),
+        (get("/g"), "/g 1 0"),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(requests, min_size=1, max_size=4), st.data())
+def test_however_the_bytes_are_cut_each_request_has_its_own_answer_in_order(
+    asked: list[tuple[bytes, str]], data: st.DataObject
+) -> None:
+    stream = b"".join(request for request, _ in asked)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream) - 1), max_size=12)))
+    segments = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    written = asyncio.run(exchanged(segments))
+    assert written.count(b"HTTP/1.1 200 ") == written.count(b"HTTP/1.1 ") == len(asked)
+    bodies = [part.rpartition(b"\r\n\r\n")[2].decode() for part in written.split(b"HTTP/1.1 ")[1:]]
+    assert bodies == [body for _, body in asked]
+
+
+POST = b"POST /x HTTP/1.1\r\nhost: h\r\n"
+AMBIGUOUS = {
+    "two ways to say how long": POST + b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n",
+    "and the other way round": POST + b"transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n",
+    "two lengths": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n",
+    "the same length twice": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\ncontent-length: 4\r\n\r\n",
+    "a list of lengths": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4, 4\r\n\r\n",
+    "a signed length": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: +4\r\n\r\n",
+    "an endless length": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+    "two codings": b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n",
+    "an unknown coding": b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: xchunked\r\n\r\n",
+    "a coding on the next line": b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding:\r\n chunked\r\n\r\n",
+    "a coding before HTTP/1.1": b"POST /x HTTP/1.0\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n",
+    "a NUL in a name": b"GET /x HTTP/1.1\r\nhost: h\r\na\x00b: c\r\n\r\n",
+    "a space before the colon": b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length : 4\r\n\r\n",
+    "bare LF": b"POST /x HTTP/1.1\nhost: h\ncontent-length: 4\n\n",
+    "a bare CR in a value": b"GET /x HTTP/1.1\r\nhost: h\r\na: b\rc: d\r\n\r\n",
+    "two hosts": b"GET /x HTTP/1.1\r\nhost: h\r\nhost: i\r\n\r\n",
+    "no host": b"GET /x HTTP/1.1\r\n\r\n",
+    "HTTP/0.9": b"GET /x\r\n\r\n",
+    "HTTP/2.0": b"GET /x HTTP/2.0\r\nhost: h\r\n\r\n",
+    "HTTP/2 without asking": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a bad chunk": b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0x4\r\nabcd\r\n",
+    "a chunk with bare LF": b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n4\nabcd\n0\n\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
+
+
+@pytest.mark.parametrize("head", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_what_another_server_might_read_differently_has_one_refusal_and_no_second_answer(head: bytes) -> None:
+    async with connected() as (reader, writer):
+        writer.write(head + b"0\r\n\r\n" + get("/hidden"))
+        assert await refusal(reader) == (400, "invalid_request")
+
+
+async def test_connect_is_not_answered_with_a_tunnel() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"CONNECT other:443 HTTP/1.1\r\nhost: other:443\r\n\r\n" + get("/hidden"))
+        assert await refusal(reader) == (405, "method_not_allowed")
+
+
+async def test_an_absolute_address_is_read_by_its_path() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET http://here/x HTTP/1.1\r\nhost: here\r\n\r\n")
+        assert await answer(reader) == (200, "/x 1 0")
+
+
+async def test_rubbish_behind_a_request_does_not_take_that_requests_answer() -> None:
+    async with connected() as (reader, writer):
+        writer.write(get("/first") + get("/second") + b"rubbish\r\n\r\n")
+        assert await answer(reader) == (200, "/first 1 0")
+        assert await answer(reader) == (200, "/second 1 0")
         assert await reader.read() == b""
 
 
-@pytest.mark.parametrize("piece", [b"x" * 1000, b"h: x\r\n" * 100], ids=["one header", "many headers"])
-async def test_a_head_without_end_is_cut_off_soon(piece: bytes) -> None:
+async def test_a_body_that_breaks_behind_a_waiting_request_takes_nobodys_answer() -> None:
     async with connected() as (reader, writer):
-        writer.write(b"GET /x HTTP/1.1\r\nhost: here\r\na: ")
-        sent = 0
-        with pytest.raises(ConnectionError):
-            while sent < 2**26:
-                writer.write(piece)
-                sent += len(piece)
-                await writer.drain()
-                if reader.at_eof() or b"400" in reader._buffer:  # type: ignore[attr-defined]
-                    raise ConnectionResetError
-        assert sent < 2**22
+        writer.write(get("/first") + AMBIGUOUS["a bad chunk"])
+        assert await answer(reader) == (200, "/first 1 0")
+        assert await reader.read() == b""
+
+
+# -- HTTP/1.0 ----------------------------------------------------------------------------------------------------------
+
+
+async def test_http_1_0_is_answered_without_chunks_and_the_connection_closes() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /stream HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"transfer-encoding" not in head.lower()
+        assert b"connection: close" in head.lower()
+        assert body == b"one two three"
+
+
+async def test_http_1_0_keeps_a_length_that_is_known() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"POST /x HTTP/1.0\r\ncontent-length: 2\r\n\r\nab")
+        assert await answer(reader) == (200, "/x 1 2")
+        assert await reader.read() == b""
+
+
+# -- slow clients ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_connection_is_closed() -> None:
+    async with connected(HURRIED) as (reader, _):
+        assert await reader.read() == b""
+
+
+async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    with pytest.raises(ConnectionError):
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("begun", "piece"),
     [
-        b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcd",
-        b"GET /x HTTP/1.1\r\nhost: h\r\na\x00b: c\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nhost : h\r\n\r\n",
+        (b"", b"\r\n"),
+        (b"GET /x HTTP/1.1\r\nhost: h\r\na: ", b"x"),
+        (b"GET /x HTTP/1.1\r\nhost: h\r\n", b"a: b\r\n"),
+        (b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n", b"x"),
+        (b"POST /x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (upgrade("/x", b"x" * 1000)[:-1000], b"x"),
     ],
-    ids=["two ways to say how long", "two lengths", "a NUL in a name", "a space before the colon"],
+    ids=["blank lines", "a header", "headers", "a body", "chunks", "a body behind an upgrade"],
 )
-async def test_what_another_server_might_read_differently_is_refused(head: bytes) -> None:
-    async with connected() as (reader, writer):
-        writer.write(head)
-        assert (await answer(reader))[0] == 400
+async def test_who_trickles_is_told_408_and_closed(begun: bytes, piece: bytes) -> None:
+    async with connected(HURRIED) as (reader, writer):
+        writer.write(begun)
+        dripping = asyncio.create_task(drip(writer, piece))
+        assert await refusal(reader) == (408, "request_timeout")
+        writer.close()
+        dripping.cancel()
+
+
+async def test_a_body_that_does_not_come_is_told_408_even_where_nobody_waits_for_it() -> None:
+    async with connected(HURRIED) as (reader, writer):
+        writer.write(b"POST /eager HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n")
+        assert await answer(reader) == (200, "/eager 2 0")
+        assert await reader.read() == b""
+
+
+async def test_requests_in_a_row_each_have_their_own_time() -> None:
+    async with connected(HttpLimits(head_s=0.3, body_s=0.3)) as (reader, writer):
+        for number in range(6):
+            request = post(f"/{number}", b"ab")
+            for part in (request[:10], request[10:-1], request[-1:]):
+                writer.write(part)
+                await asyncio.sleep(0.04)
+            assert await answer(reader) == (200, f"/{number} 2 2")
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "WRITE_STALL_S", 0.05)
+
+    class Stalled(_Wire):
+        unsent = 100_000
+
+        def get_write_buffer_size(self) -> int:
+            return self.unsent
+
+    wire, loop = Stalled(), asyncio.get_running_loop()
+    protocol = BoundedHttp(configured(), uvicorn.server.ServerState(), {STATE_KEY: PATIENT}, loop)
+    protocol.connection_made(wire)
+    protocol.pause_writing()
+    wire.unsent = 50_000  # slow, and still there
+    loop.call_later(0.07, lambda: seen.append(wire.closed))
+    seen: list[bool] = []
+    async with asyncio.timeout(5):
+        await wire.gone.wait()
+    assert seen == [False]
+    protocol.connection_lost(ConnectionResetError())
