@@ -1,17 +1,11 @@
-"""The one place where the parts meet: every object of the gateway is made here and handed to who needs it."""
+"""Composition root: creates every object and every route, and passes each object to the code that needs it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
-import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from gateway.accounts import tenants
-from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
+from gateway.accounts.auth import Authenticator
 from gateway.api.admin import Admin
 from gateway.api.health import Health, Lifecycle
 from gateway.api.limits import Admission
@@ -36,26 +29,24 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration, LiveConfiguration
 from gateway.catalog.models import Catalog
 from gateway.catalog.tokens import TokenCounter
-from gateway.clock import Clock, Entropy, NewId, Uniform, now_ms, time_ordered_ids
+from gateway.clock import Clock, Entropy, NewId, Uniform, time_ordered_ids
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
-from gateway.decisions import rollups
 from gateway.errors import (
     GatewayError,
     InternalError,
-    LedgerUnavailable,
     MethodNotAllowed,
     NotFound,
 )
 from gateway.http import error_response
-from gateway.ledger.leases import Leases, sweep_forever
+from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
+from gateway.lifespan import Gateway, running
 from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
 from gateway.policies.registry import PolicyRegistry
-from gateway.policies.trials import watch_forever
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
 from gateway.routing.exploration import ExplorationBudget
@@ -68,41 +59,7 @@ from gateway.turn.turn import Turns
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 
-_log = logging.getLogger("seqroute.app")
-DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
-"""The purse of `default`, which the master key spends: enough to start with, and still a limit."""
-RETRY_S = 0.5
-ROLLUP_S = 5.0
-POLICY_POLL_S = 1.0
-HEARTBEAT_S = 2.0
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
-STREAMS_END_SHARE = 0.1
-"""Of the time to drain: kept back for ending and settling the streams that did not finish by themselves."""
-
-
-@dataclass(slots=True)
-class Gateway:
-    """What a running gateway consists of; tests reach in here."""
-
-    settings: Settings
-    configuration: LiveConfiguration
-    database: Database
-    ledger: Ledger
-    outage: OfflineLedger
-    upstream: Upstream
-    turns: Turns
-    leases: Leases
-    background: Background
-    policies: PolicyRegistry
-    exploring: ExplorationBudget
-    judge: Judge
-    lifecycle: Lifecycle
-    metrics: Metrics
-    tokens: TokenCounter
-    clock: Clock
-    uniform: Uniform
-    on_started: Callable[[], None] = lambda: None
-    """Called once, when everything is there and before the first turn."""
 
 
 def from_environment() -> ASGIApp:
@@ -317,141 +274,6 @@ def _routes(turns: Turns, views: Views, planning: Planning) -> list[BaseRoute]:
 
 def _health_routes(health: Health) -> list[BaseRoute]:
     return [Route("/livez", health.livez), Route("/readyz", health.readyz), Route("/metrics", health.metrics)]
-
-
-@contextlib.asynccontextmanager
-async def running(parts: Gateway) -> AsyncIterator[None]:
-    """Start what has to be started, keep the loops going, and at the end bring all money to rest."""
-    await parts.database.start()
-    await parts.upstream.start()
-    await parts.tokens.start()
-    loops = [
-        asyncio.create_task(_bring_up(parts)),
-        asyncio.create_task(parts.leases.run()),
-        asyncio.create_task(_poll_policies(parts)),
-        asyncio.create_task(parts.configuration.follow()),
-        asyncio.create_task(_end_streams_in_time(parts)),
-        asyncio.create_task(
-            rollups.follow_forever(
-                parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
-            )
-        ),
-        asyncio.create_task(
-            watch_forever(
-                parts.database,
-                lambda: parts.configuration.current.settings.policy,
-                clock=parts.clock,
-                uniform=parts.uniform,
-                on_end=lambda action: parts.metrics.trials.labels(action).inc(),
-                ready=lambda: parts.lifecycle.ledger_up,
-            )
-        ),
-        asyncio.create_task(
-            sweep_forever(
-                parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
-            )
-        ),
-    ]
-    judging = asyncio.create_task(parts.judge.run(parts.turns.own_turn))
-    restore = (_on_terminate(parts.lifecycle), parts.configuration.on_hangup())
-    try:
-        yield
-    finally:
-        parts.lifecycle.draining = True
-        for undo in restore:
-            undo()
-        judging.cancel()  # first: its turns are nobody's answer, and what one may have cost is settled below
-        await asyncio.gather(judging, return_exceptions=True)
-        unfinished = await parts.background.drain(parts.settings.timings.drain_s)
-        if unfinished:
-            _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
-        with contextlib.suppress(LedgerUnavailable):
-            await parts.outage.post(parts.ledger, parts.database)
-            await parts.exploring.share(parts.database)
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
-        await parts.upstream.close()
-        await parts.tokens.close()
-        await parts.ledger.close()
-        await parts.database.close()
-
-
-async def _bring_up(parts: Gateway) -> None:
-    """Make the ledger ready, however long the database takes to be there; then keep readiness true to it."""
-    while not parts.lifecycle.started:
-        try:
-            await parts.ledger.start()
-            await parts.database.write(
-                lambda c: tenants.ensure_tenant(
-                    c,
-                    DEFAULT_TENANT,
-                    DEFAULT_TENANT,
-                    budget_nanousd=DEFAULT_TENANT_BUDGET_NANOUSD,
-                    actor="start",
-                    now_ms=now_ms(parts.clock),
-                )
-            )
-            await parts.policies.refresh()
-            parts.on_started()
-            parts.lifecycle.started = parts.lifecycle.ledger_up = True
-        except LedgerUnavailable:
-            _log.warning("waiting for the database")
-            await asyncio.sleep(RETRY_S)
-
-
-async def _poll_policies(parts: Gateway) -> None:
-    """Notice a published policy within a second; also the heartbeat that readiness follows."""
-    failures = 0
-    refresh: asyncio.Task[None] | None = None
-    try:
-        while True:
-            await asyncio.sleep(POLICY_POLL_S)
-            if not parts.lifecycle.started:
-                continue
-            # A frozen database gives no answer, not even an error: silence counts as one. One question at a time.
-            refresh = refresh or asyncio.create_task(parts.policies.refresh())
-            await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
-            failures += 1
-            if refresh.done():
-                asked, refresh = refresh, None
-                with contextlib.suppress(LedgerUnavailable):
-                    asked.result()
-                    failures = 0
-                    await parts.outage.post(parts.ledger, parts.database)
-                    await parts.exploring.share(parts.database)
-            # One slow answer is no outage: readiness that flaps would take every replica out at once.
-            parts.lifecycle.ledger_up = failures < 2
-    finally:
-        if refresh is not None:
-            refresh.cancel()
-
-
-async def _end_streams_in_time(parts: Gateway) -> None:
-    """Shortly before the server would cut its connections, end the streams that are left: settled, with an error."""
-    while not parts.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(parts.settings.timings.drain_s * (1 - STREAMS_END_SHARE))
-    for pump in list(parts.turns.live_streams):
-        pump.stop()
-
-
-def _on_terminate(lifecycle: Lifecycle) -> Callable[[], None]:
-    """Turn readiness off at once on SIGTERM, then do what the server does; returns the undoing of it."""
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        return lambda: None  # whoever embeds the gateway handles its signals
-
-    def drain(number: int, frame: Any) -> None:
-        lifecycle.draining = True
-        before(number, frame)
-
-    def restore() -> None:
-        if signal.getsignal(signal.SIGTERM) is drain:
-            signal.signal(signal.SIGTERM, before)
-
-    signal.signal(signal.SIGTERM, drain)
-    return restore
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

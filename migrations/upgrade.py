@@ -53,3 +53,11 @@ def newest_revision() -> str:
     head = ScriptDirectory.from_config(configuration()).get_current_head()
     assert head is not None
     return head
+
+
+def is_behind(connection: Connection) -> bool:
+    """Whether `upgrade` has anything to do. A revision that this code does not know is a newer version's."""
+    found = current_revision(connection)
+    script = ScriptDirectory.from_config(configuration())
+    known = {revision.revision for revision in script.walk_revisions()}
+    return found is None or (found in known and found != script.get_current_head())

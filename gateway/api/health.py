@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,13 +18,23 @@ from gateway.metrics import Metrics
 class Lifecycle:
     """Where this worker stands: starting, serving, draining; and whether its ledger answered last time."""
 
+    serving: bool = False
+    """Connections are answered, with or without a ledger."""
     started: bool = False
     draining: bool = False
     ledger_up: bool = False
+    draining_since_s: float = 0.0
+    """On the monotonic clock."""
 
     @property
     def ready(self) -> bool:
         return self.started and self.ledger_up and not self.draining
+
+    def drain(self) -> None:
+        """Begin to end: nothing new is taken. Only the first call counts; a signal handler may make it."""
+        if not self.draining:
+            self.draining_since_s = time.monotonic()
+            self.draining = True
 
 
 class Health:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
+from gateway.database.database import DatabaseStartError
 from gateway.errors import Draining, GatewayError, InternalError, InvalidRequest, LedgerUnavailable, Overloaded
 from gateway.http import error_response
 
@@ -36,6 +39,9 @@ class Admission:
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in ("/livez", "/readyz", "/metrics"):
             await self.app(scope, receive, send)
             return
@@ -52,6 +58,17 @@ class Admission:
                 await _answer(endpoint, scope, receive, send)
         finally:
             self._active -= 1
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and end. A database that cannot be served from is one line for the operator, without a traceback."""
+
+        async def told(message: Message) -> None:
+            if isinstance(sys.exception(), DatabaseStartError):
+                message = {**message, "message": f"database: {sys.exception()}"}
+            await send(message)
+
+        with contextlib.suppress(DatabaseStartError):
+            await self.app(scope, receive, told)
 
     def _refusal(self, scope: Scope) -> GatewayError | None:
         if self._lifecycle.draining:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 WORKER_SILENCE_S = 60
 """A worker that says nothing for this long is killed. uvicorn's five seconds take a busy machine for a hang: they kill
 workers that are still starting, for ever, and the streams of those that serve."""
+STARTUP_FAILURE = 3
+"""uvicorn's exit code for an application that could not start."""
 KEEP_ALIVE_S = 75
 """Longer than the idle time of common client pools, so that the client closes first and no request is lost."""
 
@@ -43,56 +49,122 @@ def serve(
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
 ) -> None:
     """Serve the gateway until SIGTERM or SIGINT; running turns are finished first."""
-    from gateway.catalog.models import load
-    from gateway.config.master_key import with_stored_master_key
+    import logging.config
+
+    from gateway.cli.logs import logging_config
 
     if log_level not in ("critical", "error", "warning", "info", "debug"):
         raise CommandError(f'--log-level: expected critical, error, warning, info or debug, got "{log_level[:40]}"')
+    if threading.current_thread() is threading.main_thread():
+        # Nothing is under way yet. An exception instead would be lost where an import or a destructor meets it.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    logging.config.dictConfig(logging_config(log_level))
+    log = logging.getLogger("seqroute.serve")
+
+    from gateway.catalog.models import load
+    from gateway.config.master_key import with_stored_master_key
+
     settings, catalog = load(config, environment())
-    for warning in (*settings.warnings, *catalog.warnings):
-        say(f"warning: {warning}")
     on_sqlite = settings.general.database_url.reveal().startswith("sqlite:")
     if workers > 1 and on_sqlite:
         raise CommandError(
             f"--workers: expected 1 on SQLite, got {workers}: one process serves a SQLite file; "
             "set general_settings.database_url to a Postgres for more"
         )
-    keyed = with_stored_master_key(settings)
-    if keyed.made and keyed.file is not None:
-        say(f"the master key of this gateway was made and written to {keyed.file}")
-    if on_sqlite:
-        _upgrade(settings)
-    os.environ["SEQROUTE_CONFIG"] = str(settings.path)
-    _run(settings, host, port, workers, log_level)
+    with _bound(host, port) as listener:
+        if on_sqlite:
+            _check_alone(settings)
+        at = f"{host}:{listener.getsockname()[1]}"
+        log.info("seqroute %s starts: %s on http://%s, ready in some seconds", version("seqroute"), config, at)
+        for warning in (*settings.warnings, *catalog.warnings):
+            log.warning("%s", warning)
+        keyed = with_stored_master_key(settings)
+        if keyed.made and keyed.file is not None:
+            log.info("the master key of this gateway was made and written to %s", keyed.file)
+        if on_sqlite:
+            _upgrade(settings)
+        os.environ["SEQROUTE_CONFIG"] = str(settings.path)
+        _run(settings, listener, workers, log_level)
 
 
-def _run(settings: Settings, host: str, port: int, workers: int, log_level: str) -> None:
+def _bound(host: str, port: int) -> socket.socket:
+    """The port, taken before the seconds that the imports need; it listens when the gateway can answer."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.set_inheritable(True)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        what = "in use by another process" if error.errno == errno.EADDRINUSE else first_line(error.strerror or error)
+        raise CommandError(
+            f"--host, --port: expected a free address, got {host}:{port}: {what}; stop it or choose another --port",
+            status=BROKEN,
+        ) from error
+    return listener
+
+
+def _check_alone(settings: Settings) -> None:
+    """Before anything is migrated: no other process serves from this SQLite file."""
+    from gateway.database.database import DatabaseStartError, parse_url, sqlite_path
+    from gateway.database.sqlite import FileLock
+
+    path = Path(sqlite_path(parse_url(settings.general.database_url.reveal())))
+    if not path.parent.exists():
+        return
+    lock = FileLock(str(path))
+    try:
+        lock.acquire()
+    except (DatabaseStartError, OSError) as error:
+        raise CommandError(f"database: {first_line(error)}", status=BROKEN) from error
+    lock.release()
+
+
+def _run(settings: Settings, listener: socket.socket, workers: int, log_level: str) -> None:
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from gateway.api.server import BoundedHttp
+    from gateway.cli.logs import logging_config
+    from gateway.lifespan import CONNECTIONS_END_SHARE
 
-    # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
-    signal.signal(signal.SIGTERM, _stopped)
-    uvicorn.run(
+    config = uvicorn.Config(
         "gateway.app:from_environment",
         factory=True,
-        host=host,
-        port=port,
         workers=workers,
         log_level=log_level,
+        log_config=logging_config(log_level),
         access_log=False,
         lifespan="on",
         ws="none",
         http=BoundedHttp,
-        # The limit that BoundedHttp keeps, too.
-        h11_max_incomplete_event_size=settings.limits.header_bytes,
         timeout_keep_alive=KEEP_ALIVE_S,
         # Without it uvicorn waits for ever for the last stream.
-        timeout_graceful_shutdown=max(1, math.ceil(settings.timings.drain_s)),
+        timeout_graceful_shutdown=max(1, math.ceil(settings.timings.drain_s * CONNECTIONS_END_SHARE)),
         timeout_worker_healthcheck=WORKER_SILENCE_S,
         server_header=False,
         proxy_headers=False,
     )
+    try:
+        if workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+            return
+        config.load()
+        # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
+        signal.signal(signal.SIGTERM, _stopped)
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit as ended:
+        if ended.code != STARTUP_FAILURE:
+            raise
+        raise typer.Exit(BROKEN) from ended
+    except OSError as error:
+        raise CommandError(f"the server cannot listen: {first_line(error)}", status=BROKEN) from error
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:

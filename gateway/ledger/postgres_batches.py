@@ -94,7 +94,9 @@ class BatchCommitter:
     """Started inside the event loop that submits."""
 
     def __init__(self, url: URL, *, carriers: int = 4, max_waiting: int = 2_048) -> None:
-        self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # As SQLAlchemy connects: a name that a URL must encode reaches libpq decoded, and not inside another URL.
+        _, arguments = url.get_dialect()().create_connect_args(url)
+        self._connect_arguments: dict[str, Any] = {**arguments, **connect_arguments()}
         self._carrier_count = carriers
         self._max_waiting = max_waiting
         self._waiting = 0
@@ -113,11 +115,15 @@ class BatchCommitter:
         return self._waiting
 
     async def start(self) -> None:
+        if not self._closed:
+            return  # its threads are there, whether or not the database is
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._idle.set()
-        self._carriers = [_Worker(self, self._conninfo, self._ready, f"ledger-{n}") for n in range(self._carrier_count)]
-        self._carriers.append(_Worker(self, self._conninfo, self._slow, "ledger-slow"))
+        started = [
+            _Worker(self, self._connect_arguments, self._ready, f"ledger-{n}") for n in range(self._carrier_count)
+        ]
+        self._carriers = [*started, _Worker(self, self._connect_arguments, self._slow, "ledger-slow")]
         self._watch = asyncio.create_task(self._cut_hanging())
 
     async def close(self) -> None:
@@ -242,11 +248,15 @@ class _Worker:
     """One thread and its connection."""
 
     def __init__(
-        self, groups: BatchCommitter, conninfo: str, ready: queue.SimpleQueue[TenantQueue | None], name: str
+        self,
+        groups: BatchCommitter,
+        arguments: dict[str, Any],
+        ready: queue.SimpleQueue[TenantQueue | None],
+        name: str,
     ) -> None:
         self.ready = ready
         self._groups = groups
-        self._conninfo = conninfo
+        self._connect_arguments = arguments
         self._connection: psycopg.Connection[Any] | None = None
         self._busy_since_s: float | None = None
         self._down_until_s = 0.0
@@ -363,7 +373,7 @@ class _Worker:
             raise psycopg.OperationalError("down a moment ago")
         self._connection = None
         try:
-            self._connection = psycopg.connect(self._conninfo, autocommit=True, **connect_arguments())
+            self._connection = psycopg.connect(autocommit=True, **self._connect_arguments)
         except psycopg.Error:
             self._down_until_s = time.monotonic() + RETRY_CONNECT_S
             raise

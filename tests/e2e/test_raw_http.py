@@ -38,27 +38,31 @@ async def test_an_unknown_upgrade_is_answered_over_http_1_1_and_its_body_is_a_bo
     tmp_path: Path, sqlite_url: str
 ) -> None:
     asks = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
-    async with FaultUpstream() as provider:
-        async with serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway:
-            answered = await exchanged(gateway, head(gateway, len(BODY), *asks, "Connection: close") + BODY)
-            assert answered.startswith(b"HTTP/1.1 200 ")
-            assert b'"choices"' in answered
-            hidden = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
-            twice = await exchanged(gateway, head(gateway, len(hidden), *asks, "Connection: close"), hidden)
-            assert twice.startswith(b"HTTP/1.1 400 ")
-            assert twice.count(b"HTTP/1.1 ") == 1
+    async with (
+        FaultUpstream() as provider,
+        serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway,
+    ):
+        answered = await exchanged(gateway, head(gateway, len(BODY), *asks, "Connection: close") + BODY)
+        assert answered.startswith(b"HTTP/1.1 200 ")
+        assert b'"choices"' in answered
+        hidden = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
+        twice = await exchanged(gateway, head(gateway, len(hidden), *asks, "Connection: close"), hidden)
+        assert twice.startswith(b"HTTP/1.1 400 ")
+        assert twice.count(b"HTTP/1.1 ") == 1
 
 
 async def test_a_stream_for_http_1_0_has_no_chunks(tmp_path: Path, sqlite_url: str) -> None:
     streamed = json.dumps(json.loads(BODY) | {"stream": True}).encode()
-    async with FaultUpstream() as provider:
-        async with serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway:
-            address = urlsplit(gateway.url)
-            reader, writer = await asyncio.open_connection(address.hostname, address.port)
-            writer.write(head(gateway, len(streamed), "Connection: keep-alive", version="1.0") + streamed)
-            async with asyncio.timeout(20):
-                first, _, rest = (await reader.read()).partition(b"\r\n\r\n")
-            writer.close()
-            assert b"transfer-encoding" not in first.lower()
-            assert rest.startswith(b"data: {")
-            assert rest.endswith(b"data: [DONE]\n\n")
+    async with (
+        FaultUpstream() as provider,
+        serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway,
+    ):
+        address = urlsplit(gateway.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(head(gateway, len(streamed), "Connection: keep-alive", version="1.0") + streamed)
+        async with asyncio.timeout(20):
+            first, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert b"transfer-encoding" not in first.lower()
+        assert rest.startswith(b"data: {")
+        assert rest.endswith(b"data: [DONE]\n\n")

@@ -30,7 +30,7 @@ from gateway.catalog.tokens import load_tokenizer
 from tests.harness.gateway import config, serving
 from tests.harness.upstream import FaultUpstream
 
-PRELOADED = ("gateway.app", "gateway.cli.serving", "migrations.upgrade", "litellm", "policy.learned", "uvicorn")
+PRELOADED = ("gateway.app", "gateway.cli.serve", "migrations.upgrade", "litellm", "policy.learned", "uvicorn")
 _PR_SET_PDEATHSIG = 1
 
 

@@ -24,8 +24,9 @@ import yaml
 from openai import AsyncOpenAI
 
 from gateway.api.server import BoundedHttp
-from gateway.app import Gateway, app_parts, build
+from gateway.app import app_parts, build
 from gateway.catalog.models import load
+from gateway.lifespan import Gateway
 from migrations.upgrade import upgrade
 from tests.harness.upstream import FaultUpstream
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import uvicorn
 
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
+from gateway.database.sqlite import FileLock
 
 CONFIG = """
 model_list:
@@ -46,7 +50,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     for variable in ("SEQROUTE_CONFIG", "SEQROUTE_DATABASE_URL", "SEQROUTE_MASTER_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PROVIDER_KEY_OF_THE_TEST", "sk-provider")
@@ -56,7 +60,9 @@ def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         written = capsys.readouterr()
         return Ran(status, written.out, written.err)
 
-    return type_in
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    yield type_in
+    signal.signal(signal.SIGTERM, on_terminate)  # serve takes it for its own end
 
 
 @pytest.fixture
@@ -192,23 +198,61 @@ def test_a_table_is_plain_text_in_a_pipe(migrated: Cli) -> None:
 def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(
     cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: dict[str, Any] = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: started.update(options, app=app))
+    started: list[tuple[uvicorn.Config, int]] = []
+    monkeypatch.setattr(uvicorn.Config, "load", lambda config: None)
+    monkeypatch.setattr(
+        uvicorn.Server,
+        "run",
+        lambda server, sockets: started.append((server.config, sockets[0].getsockname()[1])),
+    )
     monkeypatch.setenv("SEQROUTE_CONFIG", "set by serve, restored by the test")
     monkeypatch.setenv("SEQROUTE_DRAIN_SECONDS", "2.5")
-    ran = cli("serve", "--port", "4123")
+    ran = cli("serve", "--port", "0")
     assert ran.status == 0
     key_file = config.parent / "seqroute.master-key"
     assert key_file.stat().st_mode & 0o777 == 0o600
     assert key_file.read_text().strip() not in ran.err
     assert str(key_file) in ran.err
-    assert (started["app"], started["factory"]) == ("gateway.app:from_environment", True)
-    assert (started["port"], started["http"], started["workers"]) == (4123, BoundedHttp, 1)
-    assert (started["timeout_graceful_shutdown"], started["server_header"]) == (3, False)
-    assert started["h11_max_incomplete_event_size"] == 32_768
+    [(served, port)] = started
+    assert (served.app, served.factory) == ("gateway.app:from_environment", True)
+    assert (served.http, served.workers) == (BoundedHttp, 1)
+    assert port > 0
+    assert (served.timeout_graceful_shutdown, served.server_header) == (3, False)
     # A worker that a busy machine keeps from answering is slow, not dead: uvicorn would kill it after five seconds.
-    assert started["timeout_worker_healthcheck"] == 60
+    assert served.timeout_worker_healthcheck == 60
     assert cli("audit").status == 0
+
+
+def test_serve_says_first_what_it_is_doing_with_time_and_level(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.Config, "load", lambda config: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    monkeypatch.setenv("SEQROUTE_CONFIG", "set by serve, restored by the test")
+    first = cli("serve", "--port", "0").err.splitlines()[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO seqroute\.serve: seqroute \S+ starts: .*", first)
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_1(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = cli("serve", "--port", str(port), "--log-level", "error")
+    assert ran.status == 1
+    assert ran.err == (
+        f"seqroute: --host, --port: expected a free address, got 127.0.0.1:{port}: in use by another process; "
+        "stop it or choose another --port\n"
+    )
+
+
+def test_a_second_server_on_one_sqlite_file_is_one_line_and_exit_1(migrated: Cli, config: Path) -> None:
+    lock = FileLock(str(config.parent / "seqroute.db"))
+    lock.acquire()
+    try:
+        ran = migrated("serve", "--port", "0", "--log-level", "error")
+    finally:
+        lock.release()
+    assert ran.status == 1
+    assert ran.err.startswith("seqroute: database: ")
+    assert "another process serves from this SQLite database" in ran.err
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_the_demo_is_started_as_a_program_of_its_own(

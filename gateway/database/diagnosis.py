@@ -1,0 +1,48 @@
+"""Why a Postgres cannot be used, in one line for the operator: where it was looked for, what it said, what to do."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+MAX_REASON_CHARS = 300
+
+
+def address(url: URL) -> str:
+    """The database's address without its password and options."""
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{url.database or ''}"
+    host = url.host or url.query.get("host") or "localhost"
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"{url.get_backend_name()}://{user}{host}{port}/{url.database or ''}"
+
+
+def outage(url: URL, error: BaseException) -> str:
+    """What an outage looks like from here. Never contains the password."""
+    reason = _reason(url, error)
+    return f"the database {address(url)} cannot be reached ({reason}): {_advice(reason)}"
+
+
+def _reason(url: URL, error: BaseException) -> str:
+    """The first line of the deepest cause: what the driver or the server said."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    reason = (lines or [type(error).__name__])[0]
+    if url.password:
+        for secret in {str(url.password), quote(str(url.password)), quote(str(url.password), safe="")}:
+            reason = reason.replace(secret, "***")
+    return reason[:MAX_REASON_CHARS]
+
+
+def _advice(reason: str) -> str:
+    if "does not exist" in reason and "database" in reason:
+        return "create it, then run `seqroute migrate`"
+    if "authentication failed" in reason or "pg_hba.conf" in reason or "role " in reason:
+        return "correct user and password in general_settings.database_url"
+    return "start it, or correct general_settings.database_url"

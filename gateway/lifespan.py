@@ -1,0 +1,315 @@
+"""A gateway's life: start what has to be started, keep the loops going, and at the end bring all money to rest.
+
+The database may come later than the gateway. Until it is there and migrated, turns are 503 and one line says what is
+missing; the loops that need it begin when it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gateway.accounts import tenants
+from gateway.accounts.auth import DEFAULT_TENANT
+from gateway.api.health import Lifecycle
+from gateway.api.server import STATE_KEY, HttpLimits
+from gateway.catalog.live import LiveConfiguration
+from gateway.catalog.tokens import TokenCounter
+from gateway.clock import Clock, Uniform, now_ms
+from gateway.config.settings import Settings
+from gateway.database import diagnosis
+from gateway.database.database import Database
+from gateway.decisions import rollups
+from gateway.errors import LedgerUnavailable
+from gateway.ledger.leases import Leases, sweep_forever
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.offline import OfflineLedger
+from gateway.metrics import Metrics
+from gateway.money import NANOUSD_PER_USD
+from gateway.policies.registry import PolicyRegistry
+from gateway.policies.trials import watch_forever
+from gateway.providers.providers import Upstream
+from gateway.routing.exploration import ExplorationBudget
+from gateway.tasks import Background
+from gateway.turn.judge import Judge
+from gateway.turn.turn import Turns
+from migrations.upgrade import is_behind
+
+_log = logging.getLogger("seqroute.app")
+DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
+"""The budget of `default`, which the master key spends: enough to start with, and still a limit."""
+RETRY_S = 0.5
+ROLLUP_S = 5.0
+REMIND_S = 60.0
+"""How often the same reason for waiting is logged again."""
+LOOP_PAUSE_S = 5.0
+POLICY_POLL_S = 1.0
+HEARTBEAT_S = 2.0
+STREAMS_END_SHARE = 0.8
+"""Of the time to drain: then the streams that are left are ended, so that they are settled before the rest is up."""
+CONNECTIONS_END_SHARE = 0.9
+"""Of the time to drain: then the server ends the requests that are left."""
+CLOSING_S = 2.0
+"""For the last settlements, however late they begin."""
+HARD_STOP_S = 5.0
+"""After the time to drain: a thread that still waits for a lost database is not waited for."""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What a running gateway consists of; tests reach in here."""
+
+    settings: Settings
+    configuration: LiveConfiguration
+    database: Database
+    ledger: Ledger
+    outage: OfflineLedger
+    upstream: Upstream
+    turns: Turns
+    leases: Leases
+    background: Background
+    policies: PolicyRegistry
+    exploring: ExplorationBudget
+    judge: Judge
+    lifecycle: Lifecycle
+    metrics: Metrics
+    tokens: TokenCounter
+    clock: Clock
+    uniform: Uniform
+    on_started: Callable[[], None] = lambda: None
+    """Called once, when everything is there and before the first turn."""
+
+
+class NotMigrated(Exception):
+    """The database answers and has not this version's tables."""
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
+    """Serve between start and end; gives the limits that every connection keeps."""
+    restore_signals = _on_stop_signals(parts)
+    await parts.database.start()
+    await parts.upstream.start()
+    await parts.tokens.start()
+    loops = [
+        asyncio.create_task(_serve_when_ready(parts)),
+        asyncio.create_task(parts.configuration.follow()),
+        asyncio.create_task(_end_streams_in_time(parts)),
+    ]
+    judging = asyncio.create_task(_kept_going(lambda: parts.judge.run(parts.turns.own_turn)))
+    restore = (restore_signals, parts.configuration.on_hangup())
+    parts.lifecycle.serving = True
+    try:
+        yield {STATE_KEY: HttpLimits(header_bytes=parts.settings.limits.header_bytes)}
+    finally:
+        parts.lifecycle.drain()
+        for undo in restore:
+            undo()
+        left_s = parts.lifecycle.draining_since_s + parts.settings.timings.drain_s - time.monotonic()
+        try:
+            async with asyncio.timeout(max(CLOSING_S, left_s)):
+                await _close(parts, judging, loops)
+        except TimeoutError:
+            _log.error("stopped before everything was closed; the sweeper will resolve what is open")
+
+
+async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
+    judging.cancel()  # first: its turns are nobody's answer, and what one may have cost is settled below
+    await asyncio.gather(judging, return_exceptions=True)
+    unfinished = await parts.background.drain(parts.settings.timings.drain_s)
+    if unfinished:
+        _log.error("stopped with %d settlements unfinished; the sweeper will resolve them", unfinished)
+    if parts.lifecycle.started:
+        with contextlib.suppress(LedgerUnavailable):
+            await parts.outage.post(parts.ledger, parts.database)
+            await parts.exploring.share(parts.database)
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    await parts.upstream.close()
+    await parts.tokens.close()
+    await parts.ledger.close()
+    await parts.database.close()
+
+
+# -- the start ---------------------------------------------------------------------------------------------------------
+
+
+async def _serve_when_ready(parts: Gateway) -> None:
+    """Wait for the database, then keep going what needs it."""
+    await _bring_up(parts)
+    loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        parts.leases.run,
+        lambda: _poll_policies(parts),
+        lambda: watch_forever(
+            parts.database,
+            lambda: parts.configuration.current.settings.policy,
+            clock=parts.clock,
+            uniform=parts.uniform,
+            on_end=lambda action: parts.metrics.trials.labels(action).inc(),
+            ready=lambda: parts.lifecycle.ledger_up,
+        ),
+        lambda: sweep_forever(
+            parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
+        ),
+        lambda: rollups.follow_forever(
+            parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
+        ),
+    ]
+    async with asyncio.TaskGroup() as group:
+        for loop in loops:
+            group.create_task(_kept_going(loop))
+
+
+async def _kept_going(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop that a defect ends is begun again: without a sweeper or a heartbeat the others would serve on blindly."""
+    while True:
+        try:
+            await loop()
+            return
+        except Exception:  # noqa: BLE001 - whatever it was, the loop is needed
+            _log.exception("a background loop failed; it begins again in %g s", LOOP_PAUSE_S)
+            await asyncio.sleep(LOOP_PAUSE_S)
+
+
+async def _bring_up(parts: Gateway) -> None:
+    """Make the ledger ready, however long the database takes to be there and to be migrated."""
+    waiting = _Reminder()
+    migrate = f"run `seqroute migrate --config {parts.settings.path}`"
+    while not parts.lifecycle.started:
+        try:
+            await parts.ledger.start()
+            await _open_accounts(parts)
+            parts.on_started()
+            parts.lifecycle.started = parts.lifecycle.ledger_up = True
+            _log.info("ready: %d models, database %s", len(parts.configuration.current.catalog.models), _where(parts))
+            return
+        except NotMigrated:
+            waiting.say(f"the database {_where(parts)} has not the tables of this version: {migrate}")
+        except LedgerUnavailable as error:
+            waiting.say(diagnosis.outage(parts.database.url, error))
+        except Exception as error:  # noqa: BLE001 - a server that answers in another way than ours is waited for too
+            if waiting.say(f"the database {_where(parts)} cannot be served from: {type(error).__name__}; {migrate}"):
+                _log.debug("the start failed", exc_info=True)
+        await asyncio.sleep(RETRY_S)
+
+
+async def _open_accounts(parts: Gateway) -> None:
+    await parts.database.read(_check_tables)
+    await parts.database.write(
+        lambda c: tenants.ensure_tenant(
+            c,
+            DEFAULT_TENANT,
+            DEFAULT_TENANT,
+            budget_nanousd=DEFAULT_TENANT_BUDGET_NANOUSD,
+            actor="start",
+            now_ms=now_ms(parts.clock),
+        )
+    )
+    await parts.policies.refresh()
+
+
+def _check_tables(connection: Connection) -> None:
+    if is_behind(connection):
+        raise NotMigrated
+
+
+def _where(parts: Gateway) -> str:
+    return diagnosis.address(parts.database.url)
+
+
+class _Reminder:
+    """Logs a reason for waiting when it is new, and again every REMIND_S."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._said_s = 0.0
+
+    def say(self, reason: str) -> bool:
+        now_s = time.monotonic()
+        due = reason != self._reason or now_s - self._said_s >= REMIND_S
+        if due:
+            self._reason, self._said_s = reason, now_s
+            _log.warning("%s (tried again every %g s)", reason, RETRY_S)
+        return due
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+async def _poll_policies(parts: Gateway) -> None:
+    """Notice a published policy within a second; also the heartbeat that readiness follows."""
+    failures = 0
+    refresh: asyncio.Task[None] | None = None
+    try:
+        while True:
+            await asyncio.sleep(POLICY_POLL_S)
+            # A frozen database gives no answer, not even an error: silence counts as one. One question at a time.
+            refresh = refresh or asyncio.create_task(parts.policies.refresh())
+            await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
+            failures += 1
+            if refresh.done():
+                asked, refresh = refresh, None
+                with contextlib.suppress(LedgerUnavailable):
+                    asked.result()
+                    failures = 0
+                    await parts.outage.post(parts.ledger, parts.database)
+                    await parts.exploring.share(parts.database)
+            # One slow answer is no outage: readiness that flaps would take every replica out at once.
+            parts.lifecycle.ledger_up = failures < 2
+    finally:
+        if refresh is not None:
+            refresh.cancel()
+
+
+async def _end_streams_in_time(parts: Gateway) -> None:
+    """Shortly before the server would cut its connections, end the streams that are left: settled, with an error."""
+    while not parts.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(parts.settings.timings.drain_s * STREAMS_END_SHARE)
+    for pump in list(parts.turns.live_streams):
+        pump.stop()
+
+
+def _on_stop_signals(parts: Gateway) -> Callable[[], None]:
+    """Turn readiness off at once on SIGTERM or SIGINT, then do what the server does; returns the undoing of it."""
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
+        return lambda: None  # the program that embeds the gateway handles its signals
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        if not parts.lifecycle.serving:
+            os._exit(0)  # nobody was answered yet, and the imports under way can take longer than the time to drain
+        if not parts.lifecycle.draining:
+            parts.lifecycle.drain()
+            end_surely(parts.settings.timings.drain_s + HARD_STOP_S)
+        handler = before[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            if signal.getsignal(number) is drain:
+                signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, drain)
+    return restore
+
+
+def end_surely(seconds: float) -> None:
+    """End this process when it is still there then, whatever it waits for. What it holds, the sweeper resolves."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
