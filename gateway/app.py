@@ -58,6 +58,7 @@ from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
+from gateway.webhooks.delivery import Webhooks
 
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
@@ -153,6 +154,14 @@ def assemble(
     judge = Judge(
         lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id
     )
+    webhooks = Webhooks(
+        lambda: current().settings.general.webhooks,
+        database=database,
+        clock=clock,
+        uniform=uniform,
+        new_id=new_id,
+        on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
+    )
     settling = Settlements(
         ledger=ledger,
         leases=leases,
@@ -195,6 +204,7 @@ def assemble(
         policies=policies,
         exploring=exploring,
         judge=judge,
+        webhooks=webhooks,
         lifecycle=lifecycle,
         metrics=metrics,
         tokens=tokens,

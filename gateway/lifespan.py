@@ -44,6 +44,7 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.tasks import Background
 from gateway.turn.judge import Judge
 from gateway.turn.turn import Turns
+from gateway.webhooks.delivery import Webhooks
 from migrations.upgrade import is_behind
 
 _log = logging.getLogger("seqroute.app")
@@ -51,6 +52,7 @@ DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
 """The budget of `default`, which the master key spends: enough to start with, and still a limit."""
 RETRY_S = 0.5
 ROLLUP_S = 5.0
+WEBHOOK_S = 2.0
 REMIND_S = 60.0
 """How often the same reason for waiting is logged again."""
 LOOP_PAUSE_S = 5.0
@@ -82,6 +84,7 @@ class Gateway:
     policies: PolicyRegistry
     exploring: ExplorationBudget
     judge: Judge
+    webhooks: Webhooks
     lifecycle: Lifecycle
     metrics: Metrics
     tokens: TokenCounter
@@ -163,6 +166,7 @@ async def _serve_when_ready(parts: Gateway) -> None:
         lambda: sweep_forever(
             parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
         ),
+        lambda: parts.webhooks.run(ready=lambda: parts.lifecycle.ledger_up, interval_s=WEBHOOK_S),
         lambda: rollups.follow_forever(
             parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
         ),

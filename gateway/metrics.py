@@ -12,6 +12,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.webhooks = Counter(
+            "seqroute_webhooks_total", "Webhook messages sent, by what the receiver said.", ("outcome",),
+            registry=self.registry,
+        )  # fmt: skip
         self.turns = Counter(
             "seqroute_turns_total", "Turns by model and how they ended.", ("model", "status"), registry=self.registry
         )

@@ -26,6 +26,7 @@ from gateway.config.settings import (
     SessionSettings,
     Settings,
     TimingSettings,
+    WebhookSettings,
 )
 from gateway.config.yaml_file import read_document
 
@@ -126,7 +127,25 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
             section.findings.problem(section.path("master_key"), weakness)
             master_key = None
     url = section.secret("database_url") or Secret(DEFAULT_DATABASE_URL)
-    return GeneralSettings(master_key, _checked_database_url(section, url, folder))
+    return GeneralSettings(master_key, _checked_database_url(section, url, folder), _read_webhooks(section))
+
+
+def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
+    """Targets are the operator's alone: no caller can name one."""
+    found: list[WebhookSettings] = []
+    for located in section.items("webhooks"):
+        target = section.nested(located)
+        url, secret = target.secret("url"), target.secret("secret")
+        target.finish()
+        if url is None or not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url.reveal()) or len(url.reveal()) > 512:
+            section.findings.problem(target.path("url"), "expected http(s)://host[:port][/path]")
+        elif secret is None or len(secret.reveal()) < 16:
+            section.findings.problem(target.path("secret"), "expected a secret of at least 16 characters")
+        elif url.reveal() in [made.url for made in found]:
+            section.findings.problem(target.path("url"), "expected each URL once")
+        else:
+            found.append(WebhookSettings(url.reveal(), secret))
+    return tuple(found)
 
 
 def _checked_database_url(section: Section, url: Secret, folder: Path) -> Secret:

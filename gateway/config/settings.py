@@ -81,12 +81,21 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Where messages about budget thresholds go, and the secret they are signed with."""
+
+    url: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
 class GeneralSettings:
     """`master_key` None: none was configured (`gateway.config.master_key` then makes one). The URL's path is
     absolute."""
 
     master_key: Secret | None = None
     database_url: Secret = field(default_factory=lambda: Secret(DEFAULT_DATABASE_URL))
+    webhooks: tuple[WebhookSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

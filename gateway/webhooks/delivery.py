@@ -20,6 +20,7 @@ from sqlalchemy import Connection, select, update
 
 from gateway.clock import Clock, Uniform, now_ms
 from gateway.config.reader import Secret
+from gateway.config.settings import WebhookSettings
 from gateway.database.database import Database
 from gateway.database.tables import webhook_events
 from gateway.errors import LedgerUnavailable
@@ -32,14 +33,6 @@ CLAIM_MS = 30_000
 MAX_ATTEMPTS = 12
 BATCH = 20
 MAX_PAUSE_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where messages go, as the operator configured it."""
-
-    url: str
-    secret: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ class Webhooks:
 
     def __init__(
         self,
-        targets: Callable[[], tuple[Target, ...]],
+        targets: Callable[[], tuple[WebhookSettings, ...]],
         *,
         database: Database,
         clock: Clock,

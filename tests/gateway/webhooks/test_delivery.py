@@ -16,9 +16,10 @@ from aiohttp import web
 from sqlalchemy import insert, select, update
 
 from gateway.config.reader import Secret
+from gateway.config.settings import WebhookSettings
 from gateway.database.database import Database, transaction
 from gateway.database.tables import sessions, tenants, webhook_events
-from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Target, Webhooks, claim, pause_s
+from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
 
 SECRET = Secret("whsec-4fT9kQ2mZ7")
 
@@ -61,7 +62,7 @@ async def replica(url: str, database: Database, now: list[float], prefix: str = 
     numbers = itertools.count()
     sent: list[str] = []
     webhooks = Webhooks(
-        lambda: (Target(url, SECRET),), database=database, clock=lambda: now[0], uniform=lambda: 1.0,
+        lambda: (WebhookSettings(url, SECRET),), database=database, clock=lambda: now[0], uniform=lambda: 1.0,
         new_id=lambda kind: f"{kind}_{prefix}{next(numbers)}", on_sent=sent.append,
     )  # fmt: skip
     return Replica(webhooks, sent)
