@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.catalog.prices import Prices, Rates
-from gateway.catalog.usage import ReportedUsage, Usage, UsageFault, UsageSource
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
 from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
 
 UNLIMITED_TOKENS = 10**9
@@ -131,12 +131,14 @@ def settlement(
 ) -> Settlement:
     """What a dispatched call is settled at; `prompt_tokens` and `output_tokens` are our own estimate of it.
 
-    missing usage                       the bill of the estimate, never above the hold; marked (missing is not zero)
+    missing usage, or a half of it      the bill of the estimate, never above the hold; marked (missing is not zero)
     zero                                zero tokens, as the provider says
     negative, contradictory, absurd     the whole hold, with an alarm
     more than the hold                  the true bill, with an alarm: the ledger posts the excess as overage
     """
     own = Usage(prompt_tokens, output_tokens)
+    if isinstance(reported, PartialUsage):
+        own, reported = reported.completed(prompt_tokens, output_tokens), None
     if reported is None:
         amount = min(bill_nanousd(prices, own, images=images), held_nanousd)
         return Settlement(amount, "estimated", own)

@@ -12,13 +12,15 @@ dialects differ in just that:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 UsageSource = Literal["reported", "estimated", "none"]
 
 MAX_PLAUSIBLE_TOKENS = 10**7
 """The largest context window of 2026; beyond it a count is a fault, not a bill."""
+
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,35 @@ class UsageFault:
     reason: str
 
 
-ReportedUsage = Usage | UsageFault | None
+@dataclass(frozen=True, slots=True)
+class PartialUsage:
+    """Half a report. `known` has what was said, with 0 for a half that is missing.
+
+    An output that is not `has_output` is no total, but the least that was generated.
+    """
+
+    known: Usage
+    has_prompt: bool
+    has_output: bool
+
+    def completed(self, prompt_tokens: int, output_tokens: int) -> Usage:
+        """The whole, with our own estimate for what is missing."""
+        known = self.known
+        return replace(
+            known,
+            prompt_tokens=known.prompt_tokens if self.has_prompt else max(prompt_tokens, known.prompt_tokens),
+            output_tokens=known.output_tokens if self.has_output else max(output_tokens, known.output_tokens),
+        )
+
+
+ReportedUsage = Usage | PartialUsage | UsageFault | None
 
 
 def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
     """Read a `usage` object of any dialect. None: nothing was reported (missing is not zero).
 
-    A negative, fractional, absurd or self-contradicting count gives UsageFault.
+    One half without the other gives PartialUsage; a negative, fractional, absurd or self-contradicting count gives
+    UsageFault.
     """
     if not reported:
         return None
@@ -61,28 +85,43 @@ def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
         return UsageFault(str(error))
 
 
+# Every dialect's name of a count.
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "promptTokens", "inputTokens", "prompt_eval_count")
+OUTPUT_COUNTS = (
+    "completion_tokens", "output_tokens", "candidatesTokenCount", "completionTokens", "outputTokens", "eval_count",
+)  # fmt: skip
+_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
+_CACHED = (
+    "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_tokens",
+    "cached_input_tokens", "cached_prompt_tokens", "num_cached_tokens", "cacheReadInputTokens",
+)  # fmt: skip
+
+
 class _Implausible(ValueError):
     pass
 
 
-def _read(reported: Mapping[str, Any]) -> Usage | None:
-    prompt = _count(reported, "prompt_tokens", "input_tokens", "promptTokenCount")
-    output = _count(reported, "completion_tokens", "output_tokens", "candidatesTokenCount")
-    total = _count(reported, "total_tokens", "totalTokenCount")
-    if prompt is None and output is None:
+def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
+    prompt, output = _count(reported, *_PROMPT), _count(reported, *OUTPUT_COUNTS)
+    total = _count(reported, *_TOTAL)
+    has_prompt, has_output = prompt is not None, output is not None
+    if not has_prompt and not has_output:
         return None
+    if total is not None and has_prompt != has_output:
+        # The total tells the other half. Equal to the half, it only repeats it: an answer is never free for that.
+        other = total - (prompt or 0) - (output or 0)
+        if other > 0 or (other == 0 and "promptTokenCount" in reported):  # Gemini leaves zeros out
+            prompt, output = (prompt, other) if has_prompt else (other, output)
+            has_prompt = has_output = True
+            total = None if "promptTokenCount" not in reported else total
     prompt, output = prompt or 0, output or 0
     prompt += _count(reported, "toolUsePromptTokenCount") or 0
 
     prompt_details = _part(reported, "prompt_tokens_details", "input_tokens_details")
     output_details = _part(reported, "completion_tokens_details", "output_tokens_details")
-    cached = (
-        _count(prompt_details, "cached_tokens")
-        or _count(reported, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
-        or 0
-    )
+    cached = _count(prompt_details, "cached_tokens") or _count(reported, *_CACHED) or 0
     written = (
-        _count(reported, "cache_creation_input_tokens")
+        _count(reported, "cache_creation_input_tokens", "cacheWriteInputTokens")
         or _count(prompt_details, "cache_creation_tokens", "cache_write_tokens")
         or 0
     )
@@ -104,7 +143,11 @@ def _read(reported: Mapping[str, Any]) -> Usage | None:
         audio_input_tokens=_count(prompt_details, "audio_tokens") or 0,
         audio_output_tokens=_count(output_details, "audio_tokens") or 0,
     )
-    return _checked(usage)
+    if has_prompt and has_output:
+        return _checked(usage)
+    if not has_prompt:
+        usage = replace(usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens))
+    return PartialUsage(_checked(usage), has_prompt, has_output)
 
 
 def _with_cache(reported: Mapping[str, Any], prompt: int, output: int, cache: int, total: int | None) -> int:
@@ -160,8 +203,7 @@ def _count(reported: Mapping[str, Any], *names: str) -> int | None:
         value = reported.get(name)
         if value is None:
             continue
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
+        value = _as_integer(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _Implausible(f"{name} is no whole number")
         if value < 0:
@@ -170,3 +212,12 @@ def _count(reported: Mapping[str, Any], *names: str) -> int | None:
             raise _Implausible(f"{name} is absurdly large")
         return value
     return None
+
+
+def _as_integer(value: object) -> object:
+    """A whole number in the dress of a fraction or of a text, as itself."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
+        return int(value)
+    return value

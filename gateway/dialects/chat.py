@@ -13,9 +13,23 @@ def completion_id(decision_id: str) -> str:
     return "chatcmpl-" + decision_id.removeprefix("dec_")
 
 
-def answered_body(body: Mapping[str, Any], decision_id: str, model: str) -> dict[str, Any]:
-    """The provider's body under our id, with the catalogue's name of the model that really answered."""
-    return {**body, "id": completion_id(decision_id), "model": model}
+def answered_body(body: Mapping[str, Any], decision_id: str, model: str, created_s: float) -> dict[str, Any]:
+    """The provider's body under our id, with the catalogue's name of the model that really answered.
+
+    `created_s` is for providers that do not say when.
+    """
+    made = {"created": int(created_s), **body, "id": completion_id(decision_id), "object": "chat.completion"}
+    if type(made["created"]) is not int:
+        made["created"] = int(created_s)
+    return made | {"model": model}
+
+
+def answered_chunk(chunk: Mapping[str, Any], completion: str, model: str, created: int) -> dict[str, Any]:
+    """The same for a chunk of the stream whose id is `completion`."""
+    made = {"created": created, **chunk, "id": completion, "object": "chat.completion.chunk", "model": model}
+    if type(made["created"]) is not int:
+        made["created"] = created
+    return made
 
 
 def generated_text(body: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-MAX_EVENT_BYTES = 2**20
-"""A chunk that carries audio or a long tool call stays well below; a line without end does not fill the memory."""
+MAX_EVENT_BYTES = 32 * 2**20
+"""A picture in one event fits as it fits into a whole answer; a line without end does not fill the memory."""
 
 DONE_FRAME = b"data: [DONE]\n\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -38,6 +38,8 @@ class EventReader:
         self.lines = 0
         self._max_event_bytes = max_event_bytes
         self._tail = b""
+        self._open: list[bytes] = []
+        self._open_bytes = 0
         self._after_cr = False
         self._started = False
         self._name = b""
@@ -46,7 +48,18 @@ class EventReader:
 
     def feed(self, piece: bytes) -> list[Event]:
         """Events that `piece` completed. Raises EventTooLarge."""
-        text = self._tail + self._normalised(piece)
+        text = self._normalised(piece)
+        if self._started and b"\n" not in text:
+            # A line of many pieces is put together once, at its end.
+            self._open.append(text)
+            self._open_bytes += len(text)
+            self._check_size(len(self._tail) + self._open_bytes)
+            return []
+        if self._open:
+            text = b"".join([self._tail, *self._open, text])
+            self._open, self._open_bytes = [], 0
+        else:
+            text = self._tail + text
         if not self._started:
             if len(text) < 3 and _BYTE_ORDER_MARK.startswith(text):
                 self._tail = text
@@ -65,7 +78,9 @@ class EventReader:
     def finish(self) -> list[Event]:
         """The event that the end of the stream completed, if any."""
         events = []
-        for line in (self._tail, b""):
+        last = b"".join([self._tail, *self._open])
+        self._open, self._open_bytes = [], 0
+        for line in (last, b""):
             event = self._take(line)
             if event is not None:
                 events.append(event)
@@ -99,6 +114,11 @@ class EventReader:
             self._data.append(value)
         elif field == b"event":
             self._name = value
+        elif line.startswith(b"{"):
+            # No field of the standard: a bare JSON object, where some providers put an error or the whole answer.
+            self._data_bytes += len(line)
+            self._check_size(self._data_bytes)
+            self._data.append(line)
         return None
 
     def _check_size(self, size: int) -> None:
@@ -115,6 +135,9 @@ def event_frame(name: str, payload: Mapping[str, Any]) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(payload) + b"\n\n"
 
 
-def seqroute_frame(payload: Mapping[str, Any]) -> bytes:
-    """The SSE comment that carries the bill: clients that do not know it skip it."""
-    return b": seqroute " + orjson.dumps(payload) + b"\n\n"
+def billed_frame(bill: Mapping[str, Any], frame: bytes) -> bytes:
+    """`frame` with the bill before it, as an SSE comment: clients that do not know it skip it.
+
+    Both stand in one block, because some decoders take every blank line for an event, also one after a mere comment.
+    """
+    return b": seqroute " + orjson.dumps(bill) + b"\n" + frame

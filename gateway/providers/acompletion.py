@@ -18,10 +18,11 @@ from typing import Any
 import aiohttp
 import httpx
 
-from gateway.providers.answers import ChunkSource, LitellmSource, WireSource
+from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, exchange_fault
+from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.upstream")
 

@@ -1,8 +1,8 @@
 """Streamed answers: an iterator of chunks that ends normally only when the provider really ended.
 
-Where the provider speaks OpenAI's dialect the chunks are read off the wire (`WireSource`): LiteLLM's wrapper takes a
-millisecond and more per chunk, knows one choice only, and invents a `stop` for a stream that was cut. The others go
-through that wrapper (`LitellmSource`) with the truth taken from below it.
+Where the provider speaks OpenAI's dialect the chunks are read off the wire (`wire_source.WireSource`): LiteLLM's
+wrapper takes a millisecond and more per chunk, knows one choice only, and invents a `stop` for a stream that was cut.
+The others go through that wrapper (`LitellmSource`) with the truth taken from below it.
 """
 
 from __future__ import annotations
@@ -11,56 +11,63 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
-import httpx
 import orjson
 
-from gateway.catalog.usage import ReportedUsage, usage_from_openai
-from gateway.dialects.sse import Event, EventReader, EventTooLarge
-from gateway.providers.errors import BrokenFault, FailedFault, TimeoutFault, UpstreamFault, fault_from_status
-from gateway.providers.exchange import Answer, Exchange, retry_after_s, uninterrupted, wire_fault
+from gateway.catalog.usage import OUTPUT_COUNTS, PartialUsage, ReportedUsage, Usage, usage_from_openai
+from gateway.dialects.loose_json import SurrogateJoiner, read_json
+from gateway.dialects.repair import StreamRepair
+from gateway.dialects.usage_report import joined, shown, take_usage
+from gateway.providers.errors import BrokenFault, TimeoutFault, UpstreamFault
+from gateway.providers.exchange import Exchange, uninterrupted
 
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
 
 class UpstreamStream:
-    """The chunks of one answer, as dicts; the last ones may carry `usage` with empty `choices`.
+    """The chunks of one answer, as dicts in OpenAI's shape; what the provider reported as used comes once, last, in a
+    chunk with empty `choices`.
 
     Ends normally only when the provider ended properly, that is, gave a finish reason; everything else raises an
     UpstreamFault. `aclose` lets go of the provider at once and may be called at any time, any number of times.
     """
 
     def __init__(self, source: ChunkSource, exchange: Exchange) -> None:
-        self.usage: ReportedUsage = None
         self.finish_reason: str | None = None
         self.provider_model: str | None = None
         self.ended_properly = False
         self._source = source
         self._exchange = exchange
+        self._repair = StreamRepair(lambda: exchange.new_id("call"))
         self._ahead: list[dict[str, Any]] = []
         self._unfinished: set[int] = set()
+        self._report: dict[str, Any] | None = None
+        self._report_chunk: dict[str, Any] = {}
+        self._outdated = False
+        self._at_end = False
         self._closed = False
+
+    @property
+    def usage(self) -> ReportedUsage:
+        """What the provider reported. Of an answer that was cut, counts from before its last words are only a part."""
+        usage = usage_from_openai(self._report)
+        complete = self.finish_reason is not None and not self._unfinished
+        if not isinstance(usage, Usage) or complete or not self._outdated:
+            return usage
+        return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
 
     def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
         return self
 
     async def __anext__(self) -> dict[str, Any]:
-        if self._ahead:
-            return self._ahead.pop(0)
-        if self._closed or self.ended_properly:
-            raise StopAsyncIteration
-        chunk = await self._source.next_chunk()
-        if chunk is None:
-            if self.finish_reason is None or self._unfinished:
-                raise BrokenFault("the provider's stream ended before the answer was complete")
-            self.ended_properly = True
-            await self.aclose()
-            raise StopAsyncIteration
-        self._note(chunk)
-        return chunk
+        return self._ahead.pop(0) if self._ahead else await self._fetched()
 
     async def read_ahead(self) -> None:
-        """Wait for the first chunk, so that a failure before it can still become an HTTP status."""
-        self._ahead.append(await self.__anext__())
+        """Wait for the first chunk of the answer, so that a failure before it can still become an HTTP status."""
+        while True:
+            chunk = await self._fetched()
+            self._ahead.append(chunk)
+            if chunk["choices"]:
+                return
 
     async def aclose(self) -> None:
         if self._closed:
@@ -68,23 +75,59 @@ class UpstreamStream:
         self._closed = True
         await uninterrupted(self._source.aclose(), self._exchange.close())
 
-    def _note(self, chunk: Mapping[str, Any]) -> None:
-        usage = chunk.get("usage")
-        reported = usage_from_openai(usage) if isinstance(usage, dict) else None
-        if reported is not None:
-            self.usage = reported
+    async def _fetched(self) -> dict[str, Any]:
+        while not (self._closed or self.ended_properly):
+            chunk = None if self._at_end else await self._next()
+            if chunk is None:
+                return await self._ended()
+            if self._noted(chunk):
+                return chunk
+        raise StopAsyncIteration
+
+    async def _next(self) -> dict[str, Any] | None:
+        try:
+            return await self._source.next_chunk()
+        except UpstreamFault as fault:
+            if fault.usage is None:
+                fault.billed(self.usage)
+            raise
+
+    async def _ended(self) -> dict[str, Any]:
+        """The end of the source: the provider's report as one last chunk, then the end of the stream."""
+        if not self._at_end:
+            self._at_end = True
+            if self.finish_reason is None or self._unfinished:
+                fault = BrokenFault("the provider's stream ended before the answer was complete")
+                raise fault.billed(self.usage)
+            if self._report is not None:
+                return {**self._report_chunk, "choices": [], "usage": shown(self._report, self.usage)}
+        self.ended_properly = True
+        await self.aclose()
+        raise StopAsyncIteration
+
+    def _noted(self, chunk: dict[str, Any]) -> bool:
+        """Repair a chunk and take from it what is ours to know; false when that was all of it."""
+        choices = self._repair.repair(chunk)
+        report = take_usage(chunk)
         model = chunk.get("model")
         if isinstance(model, str) and model:
             self.provider_model = model
-        for choice in chunk.get("choices") or ():
-            index = choice.get("index")
-            index = index if isinstance(index, int) else 0
+        for choice in choices:
             finish = choice.get("finish_reason")
-            if isinstance(finish, str) and finish:
+            if finish:
                 self.finish_reason = finish
-                self._unfinished.discard(index)
+                self._unfinished.discard(choice["index"])
             elif self.finish_reason is None:
-                self._unfinished.add(index)
+                self._unfinished.add(choice["index"])
+        if report is not None:
+            self._report = joined(self._report, report)
+            self._outdated = bool(choices) and not any(report.get(name) for name in OUTPUT_COUNTS)
+            if not choices:
+                self._report_chunk = chunk
+                return False
+        elif choices:
+            self._outdated = True
+        return True
 
 
 class ChunkSource(Protocol):
@@ -93,89 +136,6 @@ class ChunkSource(Protocol):
     async def next_chunk(self) -> dict[str, Any] | None: ...
 
     async def aclose(self) -> None: ...
-
-
-class WireSource:
-    """OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets."""
-
-    def __init__(self, answer: Answer, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
-        self._pieces = aiter(answer)
-        self._answer = answer
-        self._exchange = exchange
-        self._idle_timeout_s = idle_timeout_s
-        self._deadline = deadline
-        self._reader = EventReader()
-        self._events: list[Event] = []
-        self._ended = False
-        self._answered = False
-        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
-
-    async def next_chunk(self) -> dict[str, Any] | None:
-        while True:
-            while self._events:
-                event = self._events.pop(0)
-                if event.data.strip() == b"[DONE]":
-                    return None
-                return self._chunk(event)
-            if self._ended:
-                return None
-            await self._read()
-
-    async def aclose(self) -> None:
-        await self._answer.aclose()
-
-    async def _read(self) -> None:
-        """Read until a whole line came: a single byte now and then is no sign of life."""
-        if not self._streamed:
-            raise BrokenFault("the provider answered with something else than an event stream", status=200)
-        loop = asyncio.get_running_loop()
-        lines = self._reader.lines
-        quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
-        try:
-            async with asyncio.timeout_at(quiet_until):
-                while self._reader.lines == lines and not self._ended:
-                    try:
-                        piece = await anext(self._pieces)
-                    except StopAsyncIteration:
-                        self._ended = True
-                        self._events += self._reader.finish()
-                        return
-                    self._events += self._reader.feed(piece)
-        except TimeoutError:
-            raise TimeoutFault("the provider sent nothing more in time") from None
-        except EventTooLarge:
-            raise BrokenFault("the provider sent an event too large to read") from None
-        except (httpx.HTTPError, httpx.StreamError):
-            raise wire_fault(self._exchange) from None
-
-    def _chunk(self, event: Event) -> dict[str, Any]:
-        try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            raise BrokenFault("the provider sent an event that is not JSON") from None
-        if not isinstance(chunk, dict):
-            raise BrokenFault("the provider sent an event that is not a chat chunk")
-        if chunk.get("error") or event.name == b"error":
-            raise self._in_band(chunk.get("error"))
-        choices = chunk["choices"] = chunk.get("choices") or []
-        if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
-            raise BrokenFault("the provider sent an event that is not a chat chunk")
-        self._answered = self._answered or bool(choices)
-        return chunk
-
-    def _in_band(self, error: object) -> UpstreamFault:
-        """An error event. Before any answer it is as good as a status; afterwards the answer is broken."""
-        status = error.get("code") if isinstance(error, dict) else None
-        if self._answered:
-            return BrokenFault("the provider reported an error in the middle of the answer", status=502)
-        if isinstance(status, int) and 400 <= status < 600:
-            return fault_from_status(status, retry_after_s(self._exchange.headers))
-        return FailedFault("the provider reported an error instead of an answer", status=502)
-
-
-def _is_choice(choice: object) -> bool:
-    """A choice whose delta, where it has one, is an object: what clients read next."""
-    return isinstance(choice, dict) and isinstance(choice.setdefault("delta", {}), dict)
 
 
 class LitellmSource:
@@ -195,6 +155,7 @@ class LitellmSource:
         self._tap: _Tap | None = None
         self._chunks = aiter(wrapper)
         self._usage_given = False
+        self._joiner = SurrogateJoiner()
 
     async def next_chunk(self) -> dict[str, Any] | None:
         loop = asyncio.get_running_loop()
@@ -212,6 +173,8 @@ class LitellmSource:
         for choice in payload.get("choices") or ():
             if choice.get("finish_reason") and not self._really_finished():
                 del choice["finish_reason"]
+        if self._joiner.holding or not _is_strict(payload):
+            payload = self._joiner.joined(payload)
         return payload if any(_says_something(choice) for choice in payload["choices"]) else await self.next_chunk()
 
     async def aclose(self) -> None:
@@ -243,12 +206,21 @@ def _usage_in(tail: bytes) -> dict[str, Any] | None:
     for line in reversed(tail.split(b"\n")):
         if line.startswith(b"data:") and b'"usage"' in line:
             try:
-                chunk = orjson.loads(line[5:])
-            except orjson.JSONDecodeError:
+                chunk = read_json(line[5:])
+            except ValueError:
                 continue
             if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
                 return dict(chunk["usage"])
     return None
+
+
+def _is_strict(payload: dict[str, Any]) -> bool:
+    """Whether a chunk can be written as it is."""
+    try:
+        orjson.dumps(payload)
+    except TypeError:
+        return False
+    return True
 
 
 class _Tap:

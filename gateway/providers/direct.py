@@ -23,11 +23,12 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from gateway.providers.answers import ChunkSource, WireSource
+from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
 from gateway.providers.transport import ThinRequest, send
+from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.lanes")
 

@@ -9,6 +9,7 @@
     +-- FailedFault       5xx, or an error event instead of an answer
     +-- TimeoutFault      no answer, or no further chunk, in time
     +-- BrokenFault       reset, cut short, not JSON, too large, no real end
+        +-- BrokenMidAnswer   an error event after the answer had begun
 
 `dispatched` says whether the provider may have billed, `retryable` whether another attempt may be made without
 paying twice. The words of an answer to the client are written here; a provider's text never enters them, because
@@ -17,6 +18,9 @@ one that echoes the request's headers would put its own key there.
 
 from __future__ import annotations
 
+from typing import Self
+
+from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout
 
 MAX_RETRY_AFTER_S = 60.0
@@ -27,6 +31,8 @@ class UpstreamFault(Exception):
 
     dispatched: bool = True
     retryable: bool = False
+    usage: ReportedUsage = None
+    """What the provider says that the failed call used."""
 
     def __init__(
         self,
@@ -47,6 +53,12 @@ class UpstreamFault(Exception):
             self.dispatched = dispatched
         if retryable is not None:
             self.retryable = retryable
+
+    def billed(self, usage: ReportedUsage) -> Self:
+        """This fault of a call that used something all the same: it is paid, so it is not made again."""
+        if usage is not None and usage != Usage(0, 0):
+            self.usage, self.dispatched, self.retryable = usage, True, False
+        return self
 
     def answer(self) -> GatewayError:
         """The error to give the client when no further attempt is made."""
@@ -100,6 +112,17 @@ class TimeoutFault(UpstreamFault):
 
 class BrokenFault(UpstreamFault):
     dispatched, retryable = True, False
+
+
+class BrokenMidAnswer(BrokenFault):
+    """The provider reported an error in the middle of its answer: the client is told what `meaning` would tell it."""
+
+    def __init__(self, meaning: UpstreamFault) -> None:
+        super().__init__("the provider reported an error in the middle of the answer", status=meaning.status)
+        self.meaning = meaning
+
+    def answer(self) -> GatewayError:
+        return self.meaning.answer()
 
 
 def fault_from_status(status: int, retry_after_s: float | None = None, code: str = "") -> UpstreamFault:

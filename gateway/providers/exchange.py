@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Protocol
 import aiohttp
 import httpx
 
+from gateway.clock import NewId, time_ordered_ids
+from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
 from gateway.providers.errors import (
     MAX_RETRY_AFTER_S,
     BrokenFault,
@@ -61,6 +64,9 @@ class Exchange:
     """
 
     organization: str | None = None
+    streaming: bool = False
+    """Whether a stream was asked for: only its tail is kept, of every other answer the whole."""
+    new_id: NewId = field(default=time_ordered_ids(time.time), repr=False)
     attempts: int = 0
     path: str = ""
     reached: bool = False
@@ -75,7 +81,12 @@ class Exchange:
     @property
     def speaks_openai(self) -> bool:
         """Whether what came back is a chat completion in OpenAI's own dialect, whole or still to be read."""
-        return self.status == 200 and self.path.endswith("/chat/completions")
+        return 200 <= self.status < 300 and self.path.endswith("/chat/completions")
+
+    @property
+    def tail_only(self) -> bool:
+        """Whether the copy in `body` is of a stream's end only."""
+        return self.streaming and self.status < 300
 
     @property
     def finish_was_sent(self) -> bool:
@@ -120,14 +131,19 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
         inner_stream = response.stream
         assert isinstance(inner_stream, httpx.AsyncByteStream)
-        encoding = exchange.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
+        try:
+            decoder = decoder_for(exchange.headers.get("content-encoding", ""))
+        except UnpackingError as error:
             exchange.failure = AnswerTooLarge
             await inner_stream.aclose()
-            raise AnswerTooLarge("expected an uncompressed answer", request=request)
-        exchange.answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes)
+            raise AnswerTooLarge(str(error), request=request) from None
+        headers = response.headers
+        if decoder is not None:
+            del headers["content-encoding"]
+            headers.pop("content-length", None)
+        exchange.answer = RecordedStream(inner_stream, exchange, self._max_answer_bytes, decoder)
         return httpx.Response(
-            status_code=response.status_code, headers=response.headers, stream=exchange.answer, request=request
+            status_code=response.status_code, headers=headers, stream=exchange.answer, request=request
         )
 
     async def aclose(self) -> None:
@@ -137,11 +153,13 @@ class BoundedTransport(httpx.AsyncBaseTransport):
 class RecordedStream(httpx.AsyncByteStream):
     """Passes the answer on, keeps a copy (of a stream its tail), and stops at the limit."""
 
-    def __init__(self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int) -> None:
+    def __init__(
+        self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int, decoder: Decoder | None
+    ) -> None:
         self._inner = inner
         self._exchange = exchange
         self._max_bytes = max_bytes
-        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
+        self._decoder = decoder
         self.begun = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -149,11 +167,11 @@ class RecordedStream(httpx.AsyncByteStream):
         self.begun = True
         try:
             async for piece in self._inner:
-                received += len(piece)
-                if received > self._max_bytes:
-                    raise AnswerTooLarge(f"expected an answer of at most {self._max_bytes} bytes")
-                kept(self._exchange.body, piece, self._streamed)
-                yield piece
+                plain = unpacked(self._decoder, piece, self._max_bytes - received)
+                received += len(plain)
+                kept(self._exchange.body, plain, self._exchange.tail_only)
+                if plain:
+                    yield plain
         except httpx.HTTPError as error:
             self._exchange.failure = type(error)
             raise
@@ -161,6 +179,18 @@ class RecordedStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def unpacked(decoder: Decoder | None, piece: bytes, max_bytes: int) -> bytes:
+    """A piece of an answer as it was meant. Raises AnswerTooLarge beyond `max_bytes`."""
+    if decoder is not None:
+        try:
+            return decoder.unpacked(piece, max_bytes)
+        except UnpackingError as error:
+            raise AnswerTooLarge(str(error)) from None
+    if len(piece) > max_bytes:
+        raise AnswerTooLarge(f"expected an answer of {len(piece) - max_bytes} bytes less")
+    return piece
 
 
 def kept(body: bytearray, piece: bytes, streamed: bool) -> None:

@@ -96,7 +96,7 @@ class Upstream:
                 await uninterrupted(exchange.close())
         # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
         if exchange.whole and sending.is_native(exchange):
-            return native_reply(exchange)
+            return await native_reply(exchange)
         if fault is not None:
             raise fault
         return translated_reply(exchange, response)
@@ -104,7 +104,7 @@ class Upstream:
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
         sending = self._sending(call if call.stream else replace(call, stream=True))
-        exchange = Exchange(organization=call.options.get("organization"))
+        exchange = Exchange(organization=call.options.get("organization"), streaming=True)
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         stream: UpstreamStream | None = None
         fault: UpstreamFault | None = None

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from gateway.catalog.usage import ReportedUsage, usage_from_openai
-from gateway.providers.errors import BrokenFault, FailedFault
+from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai
+from gateway.dialects.assembly import Assembly
+from gateway.dialects.loose_json import strict_value
+from gateway.dialects.repair import repair_whole
+from gateway.dialects.usage_report import shown, take_usage
+from gateway.providers.answers import UpstreamStream
+from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
+from gateway.providers.inband import fault_in
+from gateway.providers.wire_source import WireSource, document_payloads, form_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,43 +27,85 @@ class Reply:
     provider_model: str | None
 
 
-def native_reply(exchange: Exchange) -> Reply:
-    """The provider's own JSON."""
+async def native_reply(exchange: Exchange) -> Reply:
+    """The provider's own JSON, repaired where clients could not read it; an event stream is put together."""
+    if form_of(exchange.body) == "events":
+        return await _assembled(exchange)
     try:
-        body = orjson.loads(exchange.body)
-    except orjson.JSONDecodeError:
+        body, *more = document_payloads(exchange.body)
+    except ValueError:
         raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
-    if isinstance(body, dict) and body.get("error"):
-        raise FailedFault("the provider reported an error instead of an answer", status=502)
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices or not all(_is_choice(choice) for choice in choices):
+    if more:
+        return await _assembled(exchange)
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if not isinstance(body, dict):
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-    usage = body.get("usage")
-    return Reply(
-        body=body,
-        usage=usage_from_openai(usage if isinstance(usage, dict) else None),
-        finish_reason=finish if isinstance(finish := choices[0].get("finish_reason"), str) else None,
-        provider_model=body.get("model") if isinstance(body.get("model"), str) else None,
-    )
-
-
-def _is_choice(choice: object) -> bool:
-    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+    fault = fault_in(body, exchange.headers)
+    if fault is not None:
+        raise fault.billed(usage_from_openai(take_usage(body)))
+    return _reply(exchange, body)
 
 
 def translated_reply(exchange: Exchange, response: Any) -> Reply:
     """Another dialect, as LiteLLM translated it."""
-    body: dict[str, Any] = response.model_dump(exclude_none=True)
-    usage = body.get("usage")
-    reported = usage_from_openai(usage if isinstance(usage, dict) else None)
+    body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
     if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
         # LiteLLM fills in zeros, or an estimate of its own, where the provider reported nothing.
-        reported = None
-        body.pop("usage", None)
-    choices = body.get("choices") or [{}]
+        take_usage(body)
+    return _reply(exchange, body)
+
+
+async def _assembled(exchange: Exchange) -> Reply:
+    """The answer of a provider that streamed though nobody asked for it."""
+    source = WireSource(_Received(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
+    stream = UpstreamStream(source, exchange)
+    assembly = Assembly()
+    async for chunk in stream:
+        assembly.add(chunk)
+    return _reply(exchange, assembly.body())
+
+
+def _reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
+    report = take_usage(body)
+    usage = usage_from_openai(report)
+    repair_whole(body, lambda: exchange.new_id("call"))
+    choices = body["choices"]
+    if not choices:
+        raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status).billed(usage)
+    if report is not None and isinstance(usage, Usage):
+        body["usage"] = shown(report, usage)
+    model = body.get("model")
     return Reply(
-        body=body, usage=reported, finish_reason=choices[0].get("finish_reason"), provider_model=body.get("model")
+        body=body,
+        usage=usage,
+        finish_reason=choices[0]["finish_reason"],
+        provider_model=model if isinstance(model, str) else None,
     )
+
+
+_NO_WAIT_S = 60.0
+"""Never waited for: all of the answer is there."""
+
+
+class _Received:
+    """An answer that was read already, in one piece."""
+
+    begun = True
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = [data]
+
+    def __aiter__(self) -> _Received:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop()
+
+    async def aclose(self) -> None:
+        self._pieces.clear()
 
 
 def _mentions_usage(answer: bytes) -> bool:

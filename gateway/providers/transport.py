@@ -2,7 +2,7 @@
 
 The thin lane's counterpart of `gateway.providers.exchange.BoundedTransport`: it writes the same `Exchange`, in the same
 words, so that faults, usage and chunks are read from a call no matter who sent it. No cookies, no proxies out of the
-environment, no redirects, no compressed answers, no retries.
+environment, no redirects, no retries; nobody asks for compressed answers, but they are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import aiohttp
 import httpx
 from yarl import URL
 
-from gateway.providers.exchange import MAX_ANSWER_BYTES, AnswerTooLarge, Exchange, kept
+from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
+from gateway.providers.exchange import MAX_ANSWER_BYTES, AnswerTooLarge, Exchange, kept, unpacked
 
 KEEP_ALIVE_S = 15.0
 DNS_CACHE_S = 60
@@ -64,25 +65,28 @@ async def send(
         raise httpx.ReadError("the connection broke off") from None
     exchange.status = response.status
     exchange.headers = {name.lower(): value for name, value in response.headers.items()}
-    answer = PoolAnswer(response, exchange, max_bytes)
-    exchange.answer = answer
-    if exchange.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        # A compressed answer could unpack to a thousand times its size in one step.
+    try:
+        decoder = decoder_for(exchange.headers.get("content-encoding", ""))
+    except UnpackingError as error:
         exchange.failure = AnswerTooLarge
-        answer.close()
-        raise AnswerTooLarge("expected an uncompressed answer")
+        response.close()
+        raise AnswerTooLarge(str(error)) from None
+    answer = PoolAnswer(response, exchange, max_bytes, decoder)
+    exchange.answer = answer
     return answer
 
 
 class PoolAnswer:
     """An answer's body, piece by piece as it comes; the exchange keeps a copy (of a stream its tail)."""
 
-    def __init__(self, response: aiohttp.ClientResponse, exchange: Exchange, max_bytes: int) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, exchange: Exchange, max_bytes: int, decoder: Decoder | None
+    ) -> None:
         self.begun = False
         self._response = response
         self._exchange = exchange
         self._left = max_bytes
-        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
+        self._decoder = decoder
 
     def __aiter__(self) -> PoolAnswer:
         self.begun = True
@@ -98,12 +102,14 @@ class PoolAnswer:
         if not piece:
             exchange.whole = exchange.failure is None
             raise StopAsyncIteration
-        self._left -= len(piece)
-        if self._left < 0:
+        try:
+            plain = unpacked(self._decoder, piece, self._left)
+        except AnswerTooLarge:
             exchange.failure = AnswerTooLarge
-            raise AnswerTooLarge("expected a smaller answer")
-        kept(exchange.body, piece, self._streamed)
-        return piece
+            raise
+        self._left -= len(plain)
+        kept(exchange.body, plain, exchange.tail_only)
+        return plain
 
     async def read(self) -> None:
         """The whole of it, into the exchange."""

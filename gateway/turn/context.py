@@ -40,13 +40,24 @@ class AvailableFunds:
     left_nanousd: int
     account: AccountKind
     contended: bool
+    overdrawn_nanousd: int = 0
+    """How far below zero that account is, after a bill above its hold or a lowered budget."""
+
+    @property
+    def remainder_nanousd(self) -> int:
+        """What the account has left as its books say it, below zero too."""
+        return self.left_nanousd - self.overdrawn_nanousd
 
     def after(self, refused: Refused) -> AvailableFunds:
         """The purse as a refused reservation found it."""
         contended = self.contended or refused.pending
         if refused.balance.available_nanousd >= self.left_nanousd:
             return replace(self, contended=contended)
-        return AvailableFunds(available([refused.balance.available_nanousd]), refused.account, contended)
+        return _funds(refused.balance.available_nanousd, refused.account, contended)
+
+
+def _funds(remainder_nanousd: int, account: AccountKind, contended: bool) -> AvailableFunds:
+    return AvailableFunds(available([remainder_nanousd]), account, contended, max(0, -remainder_nanousd))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +106,7 @@ class TurnContext:
         account: AccountKind = "tenant" if tenant < session else "session"
         # Only the account that binds counts: another session's hold on a rich tenant takes nothing from this turn.
         binding = self.tenant if account == "tenant" else None if self.row is None else self.row.balance
-        return AvailableFunds(
-            available([session, tenant]), account, binding is not None and binding.reserved_nanousd > 0
-        )
+        return _funds(min(session, tenant), account, binding is not None and binding.reserved_nanousd > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +180,13 @@ def exhausted(scene: TurnContext, purse: AvailableFunds, least_nanousd: int) -> 
         )
     kind, how = _EXHAUSTED[purse.account]
     return kind(
-        f"the {purse.account}'s budget has {usd_string(purse.left_nanousd)} USD left; the cheapest capable model needs "
-        f"{usd_string(least_nanousd)} USD for this turn; {how}",
+        f"the {purse.account}'s budget has {usd_string(purse.remainder_nanousd)} USD left; the cheapest capable model "
+        f"needs {usd_string(least_nanousd)} USD for this turn; {how}",
         headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if purse.contended else {}),
         details={
             "session_id": scene.session_id,
-            "remaining_nano_usd": purse.left_nanousd,
-            "remaining_usd": usd_string(purse.left_nanousd),
+            "remaining_nano_usd": purse.remainder_nanousd,
+            "remaining_usd": usd_string(purse.remainder_nanousd),
             "needed_nano_usd": least_nanousd,
             "needed_usd": usd_string(least_nanousd),
         },

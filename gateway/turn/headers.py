@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS
 from gateway.errors import InvalidRequest
@@ -73,7 +74,7 @@ class TurnReport:
             "max-tokens": None if self.max_tokens is None else str(self.max_tokens),
             **self._money(),
         }
-        return {_PREFIX + name: value for name, value in values.items() if value is not None}
+        return {_PREFIX + name: header_value(value) for name, value in values.items() if value is not None}
 
     def as_object(self) -> dict[str, str | int]:
         """The `seqroute` object of a stream's usage chunk and closing comment."""
@@ -100,6 +101,16 @@ class TurnReport:
             "session-remaining-usd": None if session is None else usd_string(session.available_nanousd),
             "tenant-remaining-usd": None if tenant is None else usd_string(tenant.available_nanousd),
         }
+
+
+def header_value(text: str) -> str:
+    """`text` as it is where a header can carry it, else percent-encoded in UTF-8 (RFC 3986).
+
+    It never fails: a header that cannot be sent would lose an answer that was paid for.
+    """
+    if text.isprintable() and (text.isascii() or max(text) <= "\xff"):
+        return text
+    return quote(text, errors="replace")
 
 
 def _expected_turns(value: str | None) -> int | None:

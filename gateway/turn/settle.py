@@ -15,7 +15,7 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.dialects import chat as outcome
-from gateway.dialects.sse import DONE_FRAME, data_frame, seqroute_frame
+from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
 from gateway.errors import LedgerUnavailable, UpstreamError
 from gateway.http import error_response, json_response
 from gateway.ledger.leases import CHECKPOINT_S, Leases
@@ -27,6 +27,7 @@ from gateway.providers.errors import UpstreamFault
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
 from gateway.turn.context import Attempt, settled
+from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import Transcript, kept_answer, kept_stream
 from gateway.turn.signals import StreamedAnswer, implicit_signals
 from gateway.turn.stream import StreamEnd
@@ -77,7 +78,7 @@ class Settlements:
             signals=signals,
             response_text=log.stored_answer(reply.body) if bound.scene.caller.store_text else None,
         )
-        body = outcome.answered_body(reply.body, bound.decision_id, bound.model)
+        body = outcome.answered_body(reply.body, bound.decision_id, bound.model, self._clock())
         if bill.usage_source == "estimated":
             body["usage"] = outcome.estimated_usage(bill.usage)
         report = bound.report(bill)
@@ -125,29 +126,22 @@ class Settlements:
             response_text=end.text if bound.scene.caller.store_text else None,
         )
         report = bound.report(bill)
-        frames: list[bytes] = []
-        if fault is None and bound.scene.chat.include_usage:
-            usage_chunk = usage_chunk or outcome.usage_chunk(bound.decision_id, bound.model, bill.usage, self._clock())
-            frames.append(data_frame(usage_chunk | {"seqroute": report.as_object()}))
-        if fault is not None:
-            frames.append(data_frame(fault.as_body()))
-        ending = [DONE_FRAME] if fault is None else []
+        if fault is not None or not bound.scene.chat.include_usage:
+            usage_chunk = None
+        elif usage_chunk is None or bill.usage_source == "estimated":
+            usage_chunk = outcome.usage_chunk(bound.decision_id, bound.model, bill.usage, self._clock())
+        last = DONE_FRAME if fault is None else data_frame(fault.as_body())
         answer = None
         if transcript is not None:
             # The retry of a client that left finds what there was, and that it was cut: never a second call.
-            cut = [data_frame(_cut_short().as_body())] if end.ending == "client_left" else []
-            last = [*frames, *cut, seqroute_frame(report.as_object()), *(() if cut else ending)]
-            answer = kept_stream(transcript, b"".join(last), report.as_headers())
+            cut = data_frame(_cut_short().as_body()) if end.ending == "client_left" else last
+            answer = kept_stream(transcript, b"".join(_closing(usage_chunk, report, cut)), report.as_headers())
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
         if end.ending == "finished":
             self._on_answer(bound, end.text)
-        final = settled(report, resolved)
-        if fault is None and bound.scene.chat.include_usage:
-            assert usage_chunk is not None
-            frames = [data_frame(usage_chunk | {"seqroute": final.as_object()})]
-        return [*frames, seqroute_frame(final.as_object()), *ending]
+        return _closing(usage_chunk, settled(report, resolved), last)
 
     async def abandoned(self, bound: Attempt) -> None:
         """The client left before a whole answer came: what the provider did until then is estimated."""
@@ -166,7 +160,7 @@ class Settlements:
         if not fault.dispatched:
             await self.release(bound, status="failed" if final else None, error_code=code, upstream_failure=True)
             return
-        bill = self._silent_bill(bound)
+        bill = self._silent_bill(bound, fault.usage)
         columns = self._columns(
             bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
         )
@@ -286,11 +280,12 @@ class Settlements:
         margin = self._forecast.generated(bound.model, CHECKPOINT_S, estimate_.max_tokens) * bound.scene.chat.n
         return own_bill(bound, output_tokens + margin).amount_nanousd
 
-    def _silent_bill(self, bound: Attempt) -> cost.Settlement:
-        """A call without an answer, though the provider may bill it: the time it had, at the model's speed."""
+    def _silent_bill(self, bound: Attempt, reported: ReportedUsage = None) -> cost.Settlement:
+        """A call without an answer, though the provider may bill it: what it reported all the same, else the time it
+        had, at the model's speed."""
         most = bound.choice.estimate.max_tokens
         generated = self._forecast.generated(bound.model, self._seconds(bound), most) * bound.scene.chat.n
-        return own_bill(bound, generated)
+        return bill_of(bound, reported, generated)
 
     def _seconds(self, bound: Attempt) -> float:
         """How long this attempt has been with the provider."""
@@ -313,6 +308,13 @@ def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost
 def own_bill(bound: Attempt, output_tokens: int) -> cost.Settlement:
     """The bill for our own count of what was generated, within the hold; marked as estimated."""
     return bill_of(bound, None, output_tokens)
+
+
+def _closing(usage_chunk: Mapping[str, Any] | None, report: TurnReport, last: bytes) -> list[bytes]:
+    """A stream's last frames: its usage where the client asked for it, then `last` with the bill before it."""
+    bill = report.as_object()
+    usage = [] if usage_chunk is None else [data_frame({**usage_chunk, "seqroute": bill})]
+    return [*usage, billed_frame(bill, last)]
 
 
 def _cut_short() -> UpstreamError:

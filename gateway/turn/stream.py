@@ -45,8 +45,10 @@ Ending = Literal["finished", "failed", "client_left"]
 class ChunkStream(Protocol):
     """What a pump needs of `upstream.UpstreamStream`."""
 
-    usage: ReportedUsage
     finish_reason: str | None
+
+    @property
+    def usage(self) -> ReportedUsage: ...
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
 

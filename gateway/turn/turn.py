@@ -363,11 +363,12 @@ class Turns:
         """Hand the stream to a pump of its own, which settles whatever happens to the client."""
         usage_chunks: list[dict[str, Any]] = []
         name = outcome.completion_id(bound.decision_id)
+        created = int(self._clock())
         transcript = Transcript() if bound.scene.idempotency is not None else None
         heard = StreamedAnswer()
 
         def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
-            chunk = {**chunk, "id": name, "model": bound.model}
+            chunk = outcome.answered_chunk(chunk, name, bound.model, created)
             heard.note(chunk)
             if chunk.get("usage") and not chunk.get("choices"):
                 usage_chunks[:] = [chunk]

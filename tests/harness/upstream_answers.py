@@ -18,7 +18,7 @@ from tests.harness.words import prompt_tokens, words
 STREAM_MODES = (
     "ok", "tools", "oknousage", "nousage", "zero", "neg", "huge", "dup-usage", "nodone", "nofinish", "nofinish-done",
     "inband-first", "inband-mid", "inband-last", "rst", "half", "badjson", "stall", "drip", "slow-first-byte", "long",
-    "10mb-line", "crlf", "split-utf8", "bom", "comments", "nul", "html", "gzip-bomb", "1xx", "overrun", "wrongtype",
+    "40mb-line", "crlf", "split-utf8", "bom", "comments", "nul", "html", "gzip-bomb", "1xx", "overrun", "wrongtype",
     "empty", "judge",
 )  # fmt: skip
 STATUS_MODES = {
@@ -245,9 +245,9 @@ class Answer:
             self.attempt.prompt_tokens = 0
             yield _event({"error": {"message": "overloaded", "type": "server_error", "code": 503}})
             return
-        if self.mode == "10mb-line":
+        if self.mode == "40mb-line":
             yield b'data: {"id": "'
-            for _ in range(160):
+            for _ in range(640):
                 yield b"x" * 65536
             yield b'"}\n\n'
             return

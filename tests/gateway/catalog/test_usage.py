@@ -29,7 +29,7 @@ def test_explicit_zero_is_zero() -> None:
         {"prompt_tokens": 10**15, "completion_tokens": 1},
         {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 10**18},
         {"prompt_tokens": 1.5, "completion_tokens": 2},
-        {"prompt_tokens": "7", "completion_tokens": 2},
+        {"prompt_tokens": "seven", "completion_tokens": 2},
         {"prompt_tokens": True, "completion_tokens": 2},
         {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}},
         {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"audio_tokens": 11}},

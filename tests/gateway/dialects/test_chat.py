@@ -31,8 +31,18 @@ def test_the_completion_s_id_is_the_decision_s() -> None:
 
 
 def test_the_body_is_the_provider_s_under_our_id_and_the_catalogue_s_name() -> None:
-    body = outcome.answered_body({"id": "x", "model": "small-2026", "choices": [1]}, "dec_1", "small")
-    assert body == {"id": "chatcmpl-1", "model": "small", "choices": [1]}
+    body = outcome.answered_body({"id": "x", "model": "small-2026", "choices": [1]}, "dec_1", "small", 5.0)
+    said = {"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "small", "choices": [1]}
+    assert body == said
+    for created in (None, "yesterday", 1.5, True):
+        assert outcome.answered_body({"choices": [1], "created": created}, "dec_1", "small", 5.0) == said
+    assert outcome.answered_body({"choices": [1], "created": 7}, "dec_1", "small", 5.0)["created"] == 7
+
+
+def test_a_chunk_too_and_its_object_is_the_one_of_a_chunk() -> None:
+    said = {"id": "c", "object": "chat.completion.chunk", "created": 5, "model": "small", "choices": []}
+    assert outcome.answered_chunk({"choices": [], "object": ""}, "c", "small", 5) == said
+    assert outcome.answered_chunk({"choices": [], "created": None}, "c", "small", 5) == said
 
 
 JSON = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.sse import Event, EventReader, EventTooLarge, data_frame, seqroute_frame
+from gateway.dialects.sse import DONE_FRAME, Event, EventReader, EventTooLarge, billed_frame, data_frame
 
 
 def read(*pieces: bytes, max_event_bytes: int = 1_000) -> list[bytes]:
@@ -91,7 +91,7 @@ def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
         pass
 
 
-def test_the_bill_is_a_comment_that_readers_skip() -> None:
-    frame = seqroute_frame({"cost_usd": "0.01"})
-    assert frame == b': seqroute {"cost_usd":"0.01"}\n\n'
-    assert read(frame) == []
+def test_the_bill_is_a_comment_in_the_block_of_the_last_event() -> None:
+    frame = billed_frame({"cost_usd": "0.01"}, DONE_FRAME)
+    assert frame == b': seqroute {"cost_usd":"0.01"}\ndata: [DONE]\n\n'
+    assert read(frame) == [b"[DONE]"]

@@ -47,6 +47,17 @@ def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() ->
     assert "operator" in poor_tenant.message
 
 
+def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
+    purse = scene(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).purse
+    assert (purse.left_nanousd, purse.account) == (0, "session")
+    error = exhausted(scene(), purse, 0)
+    assert "the session's budget has -0.25 USD left" in error.message
+    assert error.details["remaining_nano_usd"] == -250_000_000
+    refused = Refused("tenant", Balance(50, 20, 60, overage_nanousd=30), pending=False)
+    after = AvailableFunds(1, "session", contended=False).after(refused)
+    assert (after.left_nanousd, after.remainder_nanousd) == (0, -30)
+
+
 def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
     error = exhausted(scene(), AvailableFunds(10, "key", contended=False), 32_000)
     assert isinstance(error, TenantBudgetExceeded)

@@ -117,3 +117,21 @@ def test_a_report_with_the_bill_carries_it_as_integer_and_as_decimal() -> None:
     assert report["usage_source"] == "estimated"
     assert report["max_tokens"] == 77
     assert "session_spent_usd" not in report
+
+
+def test_a_name_that_no_header_can_carry_is_percent_encoded_and_others_stay_as_they_are() -> None:
+    def header_of(model: str) -> str:
+        return TurnReport(**REPORT | {"model": model}).as_headers()["x-seqroute-model"]
+
+    assert header_of("深度求索/deepseek-chat") == "%E6%B7%B1%E5%BA%A6%E6%B1%82%E7%B4%A2/deepseek-chat"
+    assert header_of("Café-modèle") == "Café-modèle"
+    assert header_of("100%-small") == "100%-small"
+    assert header_of("a\r\nx: b") == "a%0D%0Ax%3A%20b"
+
+
+@given(st.text(), st.text())
+def test_no_name_makes_headers_that_cannot_be_sent(model: str, session_id: str) -> None:
+    headers = TurnReport(**REPORT | {"model": model, "session_id": session_id}).as_headers()
+    for value in headers.values():
+        assert value.encode("latin-1").isascii() or value.isprintable()
+        assert not set(value) & set("\r\n\0")

@@ -1,0 +1,182 @@
+"""JSON as providers really send it, read into values that strict JSON can carry.
+
+`read_json` is orjson where the text is good. Where it is not, what orjson refuses is read as what was meant: NaN and
+infinities, numbers in other spellings, halves of surrogate pairs, bytes that are not UTF-8, raw control characters, a
+byte-order mark. What is not JSON at all stays a ValueError.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import orjson
+
+MINUS_INFINITY = -9999.0
+"""OpenAI's own value for the logarithm of a probability that is as good as zero."""
+
+_MANY_BRACKETS = 200
+"""Below it nothing can be nested deeper than orjson writes (254 levels)."""
+
+_SPARE_LEVELS = 4
+"""What the gateway may wrap around a value that it passes on."""
+
+_MAX_INT_DIGITS = 18
+_INT_BITS = 63
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"{}\[\]:,]+', re.DOTALL)
+_NUMBER = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_WORDS = {
+    "nan": "null", "none": "null", "undefined": "null", "true": "true", "false": "false", "null": "null",
+    "inf": "null", "infinity": "null", "-inf": str(MINUS_INFINITY), "-infinity": str(MINUS_INFINITY),
+}  # fmt: skip
+
+
+def read_json(data: bytes | bytearray) -> Any:
+    """The value of `data`, fit to be written by orjson again. Raises ValueError."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return strict_value(read_loosely(data))
+    check_depth(data, value)
+    return value
+
+
+def read_loosely(data: bytes | bytearray) -> Any:
+    """The slow way of `read_json`, which leaves halves of surrogate pairs as they are. Raises ValueError."""
+    text = _decoded(bytes(data))
+    try:
+        try:
+            value = _parsed(text)
+        except ValueError:
+            value = _parsed(_TOKEN.sub(lambda match: _respelled(match[0]), text))
+        check_depth(data, strict_value(value))
+    except RecursionError:
+        raise ValueError("expected JSON that is not nested so deeply") from None
+    return value
+
+
+def check_depth(data: bytes | bytearray, value: Any) -> None:
+    """Raises ValueError when `value`, read from `data`, is nested too deeply to be written again."""
+    if data.count(b"{") + data.count(b"[") > _MANY_BRACKETS:
+        wrapped = value
+        for _ in range(_SPARE_LEVELS):
+            wrapped = [wrapped]
+        try:
+            orjson.dumps(wrapped)
+        except TypeError:
+            raise ValueError("expected JSON that is not nested so deeply") from None
+
+
+def strict_value(value: Any) -> Any:
+    """`value` as strict JSON can carry it: the two halves of a character joined, what stays half replaced by U+FFFD, no
+    number that is not finite or beyond 64 bits."""
+    if isinstance(value, str):
+        return _joined(value)
+    if isinstance(value, dict):
+        return {_joined(key) if isinstance(key, str) else key: strict_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _constant("-Infinity" if value < 0 else "Infinity")
+    if isinstance(value, int) and value.bit_length() > _INT_BITS:
+        return _float(str(value))
+    return value
+
+
+def _joined(text: str) -> str:
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _decoded(data: bytes) -> str:
+    encoding = json.detect_encoding(data)
+    try:
+        return data.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode(encoding, "replace")
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, strict=False, parse_constant=_constant, parse_float=_float, parse_int=_integer)
+
+
+def _constant(name: str) -> float | None:
+    return MINUS_INFINITY if name == "-Infinity" else None
+
+
+def _float(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else _constant("-Infinity" if number < 0 else "Infinity")
+
+
+def _integer(digits: str) -> float | int | None:
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else _float(digits)
+
+
+def _respelled(token: str) -> str:
+    """A bare word or number in the spelling of JSON, where it has one."""
+    if token[0] == '"':
+        return token
+    word = _WORDS.get(token.lower().removeprefix("+"))
+    if word is not None:
+        return word
+    if _NUMBER.fullmatch(token):
+        return json.dumps(_float(token.replace("_", "")))
+    return token
+
+
+class SurrogateJoiner:
+    """Joins characters whose halves a provider sent in two chunks of a stream."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, str, int], str] = {}
+
+    @property
+    def holding(self) -> bool:
+        """Whether half a character waits for its other half."""
+        return bool(self._held)
+
+    def joined(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """`chunk` without half characters: its last half waits for the next chunk, what stays alone is U+FFFD."""
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                self._join(choice)
+        made: dict[str, Any] = strict_value(chunk)
+        return made
+
+    def _join(self, choice: dict[str, Any]) -> None:
+        index, delta = choice.get("index"), choice.get("delta")
+        number = index if isinstance(index, int) else 0
+        finished = bool(choice.get("finish_reason"))
+        if isinstance(delta, dict):
+            for name in ("content", "refusal", "reasoning_content", "reasoning"):
+                self._carry((number, name, 0), delta, name, finished)
+            calls = delta.get("tool_calls")
+            for position, call in enumerate(calls if isinstance(calls, list) else ()):
+                function = call.get("function") if isinstance(call, dict) else None
+                if isinstance(function, dict):
+                    place = call.get("index")
+                    call_number = place if isinstance(place, int) else position
+                    self._carry((number, "arguments", call_number), function, "arguments", finished)
+        if finished:
+            for key in [key for key in self._held if key[0] == number]:
+                half = self._held.pop(key)
+                delta = choice["delta"] = delta if isinstance(delta, dict) else {}
+                if key[1] == "arguments":
+                    delta.setdefault("tool_calls", []).append({"index": key[2], "function": {"arguments": half}})
+                else:
+                    delta[key[1]] = half
+
+    def _carry(self, key: tuple[int, str, int], owner: dict[str, Any], name: str, finished: bool) -> None:
+        text = owner.get(name)
+        if not isinstance(text, str) or not text:
+            return
+        text = self._held.pop(key, "") + text
+        if "\ud800" <= text[-1] <= "\udbff" and not finished:
+            self._held[key] = text[-1]
+            text = text[:-1]
+        owner[name] = text

@@ -1,0 +1,277 @@
+"""Answers in nearly OpenAI's shape, brought into it: what a client can use is never lost for its form.
+
+`repair_whole` and `StreamRepair.repair` change what they are given in place and touch nothing that is as it should be.
+They never invent an answer: only places, names and types that follow from what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+NewCallId = Callable[[], str]
+"""Makes the id of a tool call whose provider gave none."""
+
+
+def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
+    """Give a whole answer the fields that clients read; `choices` keeps only what is an answer."""
+    choices = body.get("choices")
+    body["choices"] = kept = []
+    for position, choice in enumerate(choices if isinstance(choices, list) else [choices]):
+        if not isinstance(choice, dict):
+            continue
+        message = _message_of(choice, "message")
+        if message is None:
+            continue
+        _set_index(choice, position)
+        message["role"] = "assistant"
+        _repair_texts(message)
+        message.setdefault("content", None)
+        calls = _repaired_calls(message)
+        for call in calls:
+            call.pop("index", None)
+            _complete_call(call, new_call_id)
+            if isinstance(function := call.get("function"), dict) and not function.get("arguments"):
+                function["arguments"] = "{}"
+        if not _is_finish(choice.get("finish_reason")):
+            # The whole of it is here, so it ended; `length` is what only the provider can know.
+            choice["finish_reason"] = "tool_calls" if calls else "stop"
+        kept.append(choice)
+
+
+class StreamRepair:
+    """The same for the chunks of one stream."""
+
+    def __init__(self, new_call_id: NewCallId) -> None:
+        self._new_call_id = new_call_id
+        self._begun: set[int] = set()
+        self._calls: dict[int, _CallNumbers] = {}
+
+    def repair(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
+        """Bring `chunk` into shape; gives its choices."""
+        choices = chunk.get("choices")
+        if type(choices) is not list:
+            choices = [choices] if isinstance(choices, dict) else []
+            chunk["choices"] = choices
+        for position, choice in enumerate(choices):
+            if not self._is_plain(choice):
+                chunk["choices"] = choices = [*self._repaired(choices, position)]
+                break
+        return choices
+
+    def _is_plain(self, choice: Any) -> bool:
+        """Whether a choice is as most of a stream's are: a piece of text in a choice that has begun."""
+        if type(choice) is not dict:
+            return False
+        delta, index, finish = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
+        if type(delta) is not dict or type(index) is not int or index not in self._begun:
+            return False
+        content = delta.get("content")
+        return (
+            (content is None or type(content) is str)
+            and (finish is None or (type(finish) is str and finish != ""))
+            and "tool_calls" not in delta
+            and "function_call" not in delta
+        )
+
+    def _repaired(self, choices: list[Any], start: int) -> Iterator[dict[str, Any]]:
+        yield from choices[:start]
+        for position, choice in enumerate(choices[start:], start):
+            if not isinstance(choice, dict):
+                continue
+            delta = _message_of(choice, "delta")
+            if delta is None:
+                delta = choice["delta"] = {}
+            number = _set_index(choice, position)
+            if number not in self._begun:
+                self._begun.add(number)
+                delta["role"] = "assistant"
+            if not _is_finish(choice.get("finish_reason")):
+                choice["finish_reason"] = None
+            _repair_texts(delta)
+            for call in _repaired_calls(delta):
+                numbers = self._calls.setdefault(number, _CallNumbers())
+                if numbers.place(call):
+                    _complete_call(call, self._new_call_id)
+                    numbers.name(call)
+                    if isinstance(function := call.get("function"), dict) and function.get("arguments") is None:
+                        function["arguments"] = ""
+            yield choice
+
+
+class _CallNumbers:
+    """Which tool call of a choice a delta belongs to, where its provider numbers them badly or not at all."""
+
+    def __init__(self) -> None:
+        self._current: dict[int, tuple[str, int]] = {}
+        self._by_id: dict[str, int] = {}
+        self._taken: set[int] = set()
+        self._last = 0
+
+    def place(self, call: dict[str, Any]) -> bool:
+        """Number a delta's call; true when it begins one."""
+        index, call_id = call.get("index"), call.get("id")
+        name = call_id if isinstance(call_id, str) else ""
+        begins = bool(_function_name(call))
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            number = self._by_id.get(name)
+            if number is None:
+                number = self._free if begins or name or not self._taken else self._last
+        else:
+            known = self._current.get(index)
+            if known is None:
+                number = self._free if index in self._taken else index
+            elif begins and name and known[0] and name != known[0]:
+                number = self._by_id.get(name, self._free)  # one number for several calls, told apart by their ids
+            else:
+                number = known[1]
+            self._current[index] = (name or (known[0] if known is not None else ""), number)
+        is_new = number not in self._taken
+        self._taken.add(number)
+        self._last = call["index"] = number
+        if name:
+            self._by_id[name] = number
+        return is_new
+
+    @property
+    def _free(self) -> int:
+        return max(self._taken, default=-1) + 1
+
+    def name(self, call: dict[str, Any]) -> None:
+        """Remember the id that a new call was given."""
+        self._by_id.setdefault(str(call["id"]), call["index"])
+
+
+def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """What a choice says, under the name where its clients look for it."""
+    message = choice.get(name)
+    if not isinstance(message, dict):
+        other = choice.get("delta" if name == "message" else "message")
+        text = message if isinstance(message, str) else choice.get("text")
+        if isinstance(other, dict):
+            message = other
+        elif isinstance(text, str):
+            message = {"content": text}
+        elif name == "message" and _is_finish(choice.get("finish_reason")):
+            message = {}  # an answer that was filtered away
+        else:
+            return None
+        choice[name] = message
+    for alias in {"delta", "message", "text"} - {name}:
+        choice.pop(alias, None)
+    return message
+
+
+def _set_index(choice: dict[str, Any], position: int) -> int:
+    index = choice.get("index")
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        index = choice["index"] = position
+    return index
+
+
+def _is_finish(reason: object) -> bool:
+    return isinstance(reason, str) and reason != ""
+
+
+def _repair_texts(message: dict[str, Any]) -> None:
+    """Content as one text, wherever its parts are texts."""
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return
+    if isinstance(content, list) and all(isinstance(part, dict | str) for part in content):
+        _join_parts(message, content)
+    elif isinstance(content, dict) and isinstance(content.get("text"), str):
+        message["content"] = content["text"]
+    else:
+        message["content"] = orjson.dumps(content).decode()
+
+
+def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    pictures = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part.get("refusal"), str):
+            message.setdefault("refusal", part["refusal"])
+        elif part.get("type") in ("thinking", "reasoning", "reasoning_content"):
+            thoughts += _texts_in(part)
+        elif isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif part.get("type") == "image_url":
+            pictures.append(part)
+        else:
+            return  # parts of a kind that has no other place: as they are
+    message["content"] = "".join(texts)
+    if thoughts and not message.get("reasoning_content"):
+        message["reasoning_content"] = "".join(thoughts)
+    if pictures:
+        message.setdefault("images", pictures)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text of a part of thinking: `{"thinking": "..."}` or `{"thinking": [{"text": "..."}]}`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
+    elif isinstance(value, dict):
+        for name in ("thinking", "text", "reasoning", "content"):
+            if name in value:
+                yield from _texts_in(value[name])
+                return
+
+
+def _repaired_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tool calls of a message, each a function with its arguments as text."""
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict):
+        _write_arguments(legacy)
+    if "tool_calls" not in message:
+        return []
+    calls = message["tool_calls"]
+    calls = [call for call in ([calls] if isinstance(calls, dict) else calls or ()) if isinstance(call, dict)]
+    if not calls:
+        del message["tool_calls"]
+        return []
+    for call in calls:
+        _repair_call(call)
+    message["tool_calls"] = calls
+    return calls
+
+
+def _repair_call(call: dict[str, Any]) -> None:
+    function = call.get("function")
+    if isinstance(call.get("custom"), dict):
+        return
+    if not isinstance(function, dict):
+        named = {"name": function} if isinstance(function, str) else {}
+        moved = {name: call.pop(name) for name in ("name", "arguments") if name in call}
+        function = call["function"] = named | moved
+    _write_arguments(function)
+
+
+def _write_arguments(function: dict[str, Any]) -> None:
+    arguments = function.get("arguments", "")
+    if arguments is not None and not isinstance(arguments, str):
+        function["arguments"] = orjson.dumps(arguments).decode()
+
+
+def _function_name(call: dict[str, Any]) -> str:
+    function = call.get("function") or call.get("custom")
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _complete_call(call: dict[str, Any], new_call_id: NewCallId) -> None:
+    call_id = call.get("id")
+    if isinstance(call_id, int) and not isinstance(call_id, bool):
+        call["id"] = str(call_id)
+    elif not isinstance(call_id, str) or not call_id:
+        call["id"] = new_call_id()
+    if not isinstance(call.get("type"), str) or not call["type"]:
+        call["type"] = "custom" if isinstance(call.get("custom"), dict) else "function"

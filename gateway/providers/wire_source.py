@@ -1,0 +1,221 @@
+"""Streams in OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets.
+
+One tolerant reader. Heartbeats in whatever dress are skipped, JSON that is nearly right is read, an answer that came
+whole is given as a stream's chunks, whatever its content type says. What is no answer is a fault with its meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import httpx
+import orjson
+
+from gateway.catalog.usage import usage_from_openai
+from gateway.dialects.assembly import chunks_of
+from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely
+from gateway.dialects.repair import repair_whole
+from gateway.dialects.sse import Event, EventReader, EventTooLarge
+from gateway.dialects.usage_report import take_usage
+from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
+from gateway.providers.exchange import Answer, Exchange, wire_fault
+from gateway.providers.inband import fault_in
+
+_HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
+_ERROR_KEYS = frozenset({"error", "errors", "base_resp"})
+_ANSWER_KEYS = frozenset({"id", "choices", "usage", "usageMetadata", "usage_metadata", "x_groq"})
+_WORDS = re.compile(rb"\s*[A-Za-z][\w .:-]{0,99}\s*")
+_SNIFFED_BYTES = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Form = Literal["unknown", "events", "document"]
+
+
+def form_of(start: bytes | bytearray) -> Form:
+    """How an answer that begins with `start` is written; `unknown` while too little of it is there."""
+    begun = bytes(start[:_SNIFFED_BYTES])
+    if len(begun) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(begun):
+        return "unknown"
+    begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if not begun:
+        return "unknown" if len(start) < _SNIFFED_BYTES else "document"
+    return "document" if begun[:1] in b"{[<" else "events"
+
+
+def document_payloads(data: bytes | bytearray) -> list[Any]:
+    """The JSON values of an answer that is no event stream: one, or one a line. Raises ValueError."""
+    try:
+        return [read_json(data)]
+    except ValueError:
+        lines = [line for line in bytes(data).splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        return [read_json(line) for line in lines]
+
+
+class WireSource:
+    """Chunks as objects, each with its `choices` as a list; errors inside the answer are raised."""
+
+    def __init__(self, answer: Answer, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+        self._pieces = aiter(answer)
+        self._answer = answer
+        self._exchange = exchange
+        self._idle_timeout_s = idle_timeout_s
+        self._deadline = deadline
+        self._reader = EventReader()
+        self._joiner = SurrogateJoiner()
+        self._form: Form = "unknown"
+        self._document = bytearray()
+        self._events: deque[Event] = deque()
+        self._chunks: deque[dict[str, Any]] = deque()
+        self._ended = False
+        self._answered = False
+
+    async def next_chunk(self) -> dict[str, Any] | None:
+        while True:
+            if self._chunks:
+                return self._chunks.popleft()
+            while self._events:
+                event = self._events.popleft()
+                if event.data.strip() == b"[DONE]":
+                    return None
+                self._take(event)
+                if self._chunks:
+                    return self._chunks.popleft()
+            if self._ended:
+                return None
+            await self._read()
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+    async def _read(self) -> None:
+        """Read until a whole line came: a single byte now and then is no sign of life."""
+        loop = asyncio.get_running_loop()
+        lines = self._reader.lines
+        quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
+        try:
+            async with asyncio.timeout_at(quiet_until):
+                while self._reader.lines == lines and not self._ended:
+                    try:
+                        piece = await anext(self._pieces)
+                    except StopAsyncIteration:
+                        self._ended = True
+                        self._end()
+                        return
+                    self._feed(piece)
+        except TimeoutError:
+            raise TimeoutFault("the provider sent nothing more in time") from None
+        except EventTooLarge:
+            raise BrokenFault("the provider sent an event too large to read") from None
+        except (httpx.HTTPError, httpx.StreamError):
+            raise wire_fault(self._exchange) from None
+
+    def _feed(self, piece: bytes) -> None:
+        if self._form == "events":
+            self._events += self._reader.feed(piece)
+            return
+        self._document += piece
+        if self._form == "unknown":
+            self._form = form_of(self._document)
+        if self._form == "events":
+            self._events += self._reader.feed(bytes(self._document))
+            self._document.clear()
+
+    def _end(self) -> None:
+        if self._form != "document":
+            self._events += self._reader.finish()
+            return
+        try:
+            payloads = document_payloads(self._document)
+        except ValueError:
+            raise BrokenFault("the provider answered with neither JSON nor an event stream", status=200) from None
+        for payload in payloads:
+            self._take_payload(payload, b"")
+
+    def _take(self, event: Event) -> None:
+        """Turn an event into chunks; none for a sign of life."""
+        data = event.data
+        try:
+            payload = orjson.loads(data)
+            check_depth(data, payload)
+        except ValueError:
+            if data.strip() and event.name not in _HEARTBEATS:
+                for payload in self._read_loosely(event):
+                    self._take_payload(self._joiner.joined(payload), event.name)
+            return
+        if self._joiner.holding:
+            payload = self._joiner.joined(payload)
+        self._take_payload(payload, event.name)
+
+    def _read_loosely(self, event: Event) -> Iterator[Any]:
+        """The values of an event that is no strict JSON."""
+        try:
+            yield read_loosely(event.data)
+            return
+        except ValueError:
+            lines = event.data.split(b"\n")
+        if len(lines) == 1:
+            if event.name == b"error":
+                yield {"error": event.data.decode("utf-8", "replace")}
+            elif not _WORDS.fullmatch(event.data):
+                raise BrokenFault("the provider sent an event that is not JSON")
+            return
+        # Events without a blank line between them arrive as one.
+        for number, line in enumerate(lines):
+            if line.strip() == b"[DONE]":
+                self._events.extendleft(Event(event.name, left) for left in reversed(lines[number:]))
+                return
+            try:
+                yield read_loosely(line)
+            except ValueError:
+                raise BrokenFault("the provider sent an event that is not JSON") from None
+
+    def _take_payload(self, payload: Any, name: bytes) -> None:
+        if isinstance(payload, list) and len(payload) == 1:
+            payload = payload[0]
+        if not isinstance(payload, dict):
+            if name == b"error":
+                payload = {"error": payload or "error"}
+            elif isinstance(payload, list) and payload:
+                raise BrokenFault("the provider sent an event that is not a chat chunk")
+            else:
+                return
+        choices = payload.get("choices")
+        if not choices or name == b"error" or not payload.keys().isdisjoint(_ERROR_KEYS) or _has_error(choices):
+            self._check(payload, name)
+            if not choices and payload.keys().isdisjoint(_ANSWER_KEYS):
+                return  # a heartbeat that is an object
+        if self._form == "document" and payload.get("object") != "chat.completion.chunk":
+            self._take_whole(payload)
+        else:
+            self._chunks.append(payload)
+        self._answered = self._answered or bool(choices)
+
+    def _take_whole(self, body: dict[str, Any]) -> None:
+        repair_whole(body, lambda: self._exchange.new_id("call"))
+        if not body["choices"]:
+            fault = BrokenFault("the provider's answer was not a chat completion", status=self._exchange.status)
+            raise fault.billed(usage_from_openai(take_usage(body)))
+        self._chunks += chunks_of(body)
+
+    def _check(self, payload: dict[str, Any], name: bytes) -> None:
+        """Raises what an error inside the answer means: before any answer as good as a status, later a broken one."""
+        fault = fault_in(payload, self._exchange.headers, named_error=name == b"error")
+        if fault is None and name != b"error":
+            return
+        fault = fault or FailedFault("the provider reported an error instead of an answer", status=502)
+        if self._answered:
+            fault = BrokenMidAnswer(fault)
+        raise fault.billed(usage_from_openai(take_usage(payload)))
+
+
+def _has_error(choices: Any) -> bool:
+    for choice in choices if type(choices) is list else (choices,):
+        if type(choice) is dict and "error" in choice:
+            return True
+    return False
