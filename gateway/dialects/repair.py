@@ -149,7 +149,7 @@ def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
     message = choice.get(name)
     if not isinstance(message, dict):
         other = choice.get("delta" if name == "message" else "message")
-        text = message if isinstance(message, str) else choice.get("text")
+        text = next((said for said in (message, other, choice.get("text")) if isinstance(said, str)), None)
         if isinstance(other, dict):
             message = other
         elif isinstance(text, str):

@@ -6,6 +6,7 @@ import zlib
 from typing import Protocol
 
 _GZIP_BITS = 16 + zlib.MAX_WBITS
+_HEAD_BYTES = 2
 _KINDS = {"gzip": _GZIP_BITS, "x-gzip": _GZIP_BITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -34,32 +35,44 @@ class _Inflater:
     def __init__(self, bits: int) -> None:
         self._bits = bits
         self._inner = zlib.decompressobj(bits)
+        self._head = b""
         self._begun = False
+        self._between_members = False
 
     def unpacked(self, piece: bytes, max_bytes: int) -> bytes:
+        if not self._begun:
+            self._head += piece
+            if len(self._head) < _HEAD_BYTES:
+                return b""
+            piece, self._begun = self._head, True
+            if self._bits == zlib.MAX_WBITS and not _has_zlib_head(piece):
+                # "deflate" is used for the bare stream too.
+                self._bits = -zlib.MAX_WBITS
+                self._inner = zlib.decompressobj(self._bits)
         made: list[bytes] = []
         size = 0
-        while piece:
-            out = self._step(piece, max_bytes + 1 - size)
-            made.append(out)
-            size += len(out)
+        while piece := self._padded(piece):
+            try:
+                made.append(self._inner.decompress(piece, max_bytes + 1 - size))
+            except zlib.error:
+                raise UnpackingError("expected a compressed answer as its head says") from None
+            size += len(made[-1])
             if size > max_bytes:
                 raise UnpackingError(f"expected an answer that unpacks to at most {max_bytes} bytes")
             piece = self._inner.unconsumed_tail
             if self._inner.eof:
                 # Several gzip members after each other are one text.
-                piece = self._inner.unused_data.lstrip(b"\0")
+                piece, self._between_members = self._inner.unused_data, True
                 self._inner = zlib.decompressobj(self._bits)
         return b"".join(made)
 
-    def _step(self, piece: bytes, max_bytes: int) -> bytes:
-        begun, self._begun = self._begun, True
-        try:
-            return self._inner.decompress(piece, max_bytes)
-        except zlib.error:
-            if begun or self._bits != zlib.MAX_WBITS:
-                raise UnpackingError("expected a compressed answer as its head says") from None
-        # "deflate" is used for the bare stream too.
-        self._bits = -zlib.MAX_WBITS
-        self._inner = zlib.decompressobj(self._bits)
-        return self._step(piece, max_bytes)
+    def _padded(self, piece: bytes) -> bytes:
+        """`piece` without the zeros that may follow a member."""
+        if self._between_members:
+            piece = piece.lstrip(b"\0")
+            self._between_members = not piece
+        return piece
+
+
+def _has_zlib_head(data: bytes) -> bool:
+    return data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0

@@ -75,15 +75,15 @@ def _errors(payload: Mapping[str, Any], named_error: bool) -> Iterator[object]:
     errors = payload.get("errors")
     if isinstance(errors, list) and errors and not payload.get("choices"):
         yield errors[0]
+    choices = payload.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, Mapping) and "error" in choice:
+            yield choice["error"]
     if named_error or payload.get("object") == "error" or payload.get("type") == "error":
         yield payload
     bare = "choices" not in payload and any(isinstance(payload.get(name), str) for name in ("message", "msg"))
     if bare and payload.get("code") not in _FINE:
         yield payload
-    choices = payload.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping) and "error" in choice:
-            yield choice["error"]
 
 
 def _says_something(error: object) -> bool:

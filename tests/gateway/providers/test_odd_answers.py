@@ -1,0 +1,845 @@
+"""One tolerant reader: an answer that a client can use is passed on, and what was reported is what is billed.
+
+Each case is a kind that real providers have sent. Whole answers and streams are read by the same rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import json
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.catalog.usage import PartialUsage, Usage
+from gateway.providers.answers import UpstreamStream
+from gateway.providers.decoding import UnpackingError, decoder_for
+from gateway.providers.errors import (
+    BrokenFault,
+    CredentialFault,
+    FailedFault,
+    RejectedFault,
+    ThrottledFault,
+    TimeoutFault,
+    UpstreamFault,
+)
+from gateway.providers.exchange import Exchange
+from gateway.providers.replies import Reply, native_reply
+from gateway.providers.wire_source import WireSource
+
+U = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+STOP = {"index": 0, "delta": {}, "finish_reason": "stop"}
+FACE = "\N{GRINNING FACE}"
+
+
+def exchange(content_type: str, *, streaming: bool, body: bytes = b"") -> Exchange:
+    numbers = itertools.count(1)
+    made = Exchange(streaming=streaming, new_id=lambda prefix: f"{prefix}_{next(numbers)}")
+    made.status, made.path, made.headers = 200, "/v1/chat/completions", {"content-type": content_type}
+    made.body += body
+    made.whole = True
+    return made
+
+
+async def whole(answer: Any, content_type: str = "application/json") -> Reply:
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    return await native_reply(exchange(content_type, streaming=False, body=body))
+
+
+class Pieces:
+    """The body of an answer, as it comes off the wire."""
+
+    begun = True
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._read()
+
+    async def aclose(self) -> None:
+        return None
+
+
+def opened(answer: bytes, content_type: str = "text/event-stream", step: int = 0) -> UpstreamStream:
+    step = step or len(answer) or 1
+    pieces = Pieces(iter([answer[start : start + step] for start in range(0, len(answer), step)]))
+    made = exchange(content_type, streaming=True)
+    return UpstreamStream(WireSource(pieces, made, idle_timeout_s=5.0, deadline=float("inf")), made)
+
+
+async def streamed(answer: bytes, content_type: str = "text/event-stream", step: int = 0) -> list[dict[str, Any]]:
+    """Every chunk of a stream that ends properly; each can be written again."""
+    stream = opened(answer, content_type, step)
+    chunks = [orjson.loads(orjson.dumps(chunk)) async for chunk in stream]
+    assert stream.ended_properly
+    return chunks
+
+
+def events(*payloads: Any, end: bytes = b"data: [DONE]\n\n") -> bytes:
+    blocks = [p if isinstance(p, bytes) else b"data: " + json.dumps(p).encode() + b"\n\n" for p in payloads]
+    return b"".join(blocks) + end
+
+
+def delta(text: str, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **more}
+
+
+def finish(reason: str = "stop", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], **more}
+
+
+def completion(message: Any = None, **more: Any) -> dict[str, Any]:
+    said = {"role": "assistant", "content": "hi"} if message is None else message
+    return {"choices": [{"index": 0, "message": said, "finish_reason": "stop"}], "usage": U} | more
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def usages_of(chunks: list[dict[str, Any]]) -> list[Any]:
+    return [chunk["usage"] for chunk in chunks if "usage" in chunk]
+
+
+# -- signs of life, null deltas, what stands between chunks -----------------------------------------------------------
+
+BETWEEN = {
+    "null delta": {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+    "no delta": {"choices": [{"index": 0, "finish_reason": None}]},
+    "null choices": {"id": "x", "choices": None},
+    "no choices": {"id": "x", "object": "chat.completion.chunk"},
+    "null choice": {"choices": [None]},
+    "null usage": {"choices": [], "usage": None},
+    "empty data": b"data:\n\n",
+    "empty data with a space": b"data: \n\n",
+    "ping with empty data": b"event: ping\ndata:\n\n",
+    "ping with an object": b'event: ping\ndata: {"type": "ping"}\n\n',
+    "ping in the data": {"type": "ping"},
+    "heartbeat in words": b"data: keep-alive\n\n",
+    "comment": b": OPENROUTER PROCESSING\n\n",
+    "retry and id": b"retry: 500\nid: 7\n\n",
+    "empty object": {},
+    "null": b"data: null\n\n",
+    "empty error": delta("", error=None),
+    "error of no content": delta("", error={"code": 0, "message": ""}),
+    "empty finish": {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]},
+}
+
+
+@pytest.mark.parametrize("kind", BETWEEN)
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_what_stands_between_chunks_does_not_end_a_stream(kind: str, place: int) -> None:
+    payloads: list[Any] = [delta("a"), delta("b"), finish(usage=U)]
+    payloads.insert(place, BETWEEN[kind])
+    chunks = await streamed(events(*payloads))
+    assert text_of(chunks) == "ab"
+    assert usages_of(chunks) == [U]
+    finishes = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+    assert [reason for reason in finishes if reason is not None] == ["stop"]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("step", [1, 3, 0])
+async def test_line_ends_marks_and_cuts_do_not_matter(line_end: bytes, step: int) -> None:
+    answer = b"\xef\xbb\xbf: hello\n\n" + events(delta(FACE), finish(usage=U))
+    chunks = await streamed(answer.replace(b"\n", line_end), step=step)
+    assert (text_of(chunks), usages_of(chunks)) == (FACE, [U])
+
+
+async def test_events_without_blank_lines_between_them_are_read() -> None:
+    answer = events(delta("a"), delta("b"), finish(usage=U)).replace(b"\n\n", b"\n")
+    chunks = await streamed(answer)
+    assert (text_of(chunks), usages_of(chunks)) == ("ab", [U])
+
+
+async def test_a_picture_in_one_event_passes_as_it_does_in_a_whole_answer() -> None:
+    picture = "data:image/png;base64," + "A" * (3 * 2**20)
+    chunks = await streamed(events(delta(picture), finish(usage=U)), step=2**16)
+    assert text_of(chunks) == picture
+
+
+@pytest.mark.parametrize("garbage", [b'data: {"choices": [{"del\n\n', b"data: \x00\x00\n\n", b"data: [1, 2]\n\n"])
+async def test_what_is_no_chunk_breaks_the_stream(garbage: bytes) -> None:
+    with pytest.raises(BrokenFault):
+        await streamed(events(delta("a"), garbage, finish(usage=U)))
+
+
+# -- text that strict JSON does not know ------------------------------------------------------------------------------
+
+
+def deltas(*texts: bytes) -> bytes:
+    parts = [b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text for text in texts]
+    return b"".join(parts) + events(finish(usage=U))
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ((b"\\ud83d", b"\\ude00"), FACE),
+        ((b"a\\ud83d", b"\\ude00b"), "a" + FACE + "b"),
+        ((b"\\ud83d", b"", b"\\ude00"), FACE),
+        ((b"\\ud83d", b"x"), "\N{REPLACEMENT CHARACTER}x"),
+        ((b"x\\ude00", b"y"), "x\N{REPLACEMENT CHARACTER}y"),
+        ((b"x\\ud83d",), "x\N{REPLACEMENT CHARACTER}"),
+        ((b"\\ud83d\\ude00",), FACE),
+        ((b"\xed\xa0\xbd\xed\xb8\x80",), FACE),
+        ((b"caf\xe9",), "caf\N{REPLACEMENT CHARACTER}"),
+        ((b"a\x01b",), "a\x01b"),
+    ],
+)
+async def test_half_characters_are_joined_over_chunks_or_replaced(texts: tuple[bytes, ...], said: str) -> None:
+    chunks = await streamed(deltas(*texts))
+    assert text_of(chunks) == said
+    assert usages_of(chunks) == [U]
+
+
+async def test_half_characters_of_tool_arguments_and_of_reasoning_are_joined_too() -> None:
+    def call(arguments: bytes, name: bytes = b"null") -> bytes:
+        return (
+            b'data: {"choices":[{"index":0,"delta":{"reasoning_content":"%b","tool_calls":[{"index":0,"id":"c",'
+            b'"function":{"name":%b,"arguments":"%b"}}]}}]}\n\n' % (arguments, name, arguments)
+        )
+
+    chunks = await streamed(call(b"\\ud83d", b'"f"') + call(b"\\ude00") + events(finish("tool_calls")))
+    found = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(d.get("reasoning_content") or "" for d in found) == FACE
+    assert "".join(c["function"]["arguments"] for d in found for c in d.get("tool_calls", ())) == FACE
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'"x\\ud83d"', "x\N{REPLACEMENT CHARACTER}"),
+        (b'"\xed\xa0\xbd\xed\xb8\x80"', FACE),
+        (b'"a\nb"', "a\nb"),
+        (b'"caf\xe9"', "caf\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+async def test_a_whole_answer_s_text_is_read_too(content: bytes, said: str) -> None:
+    body = b'{"choices":[{"index":0,"message":{"role":"assistant","content":%b},"finish_reason":"stop"}],"usage":%b}'
+    reply = await whole(body % (content, json.dumps(U).encode()))
+    assert reply.body["choices"][0]["message"]["content"] == said
+    assert reply.usage == Usage(10, 5)
+
+
+NUMBERS = [
+    (b"-Infinity", -9999.0),
+    (b"-inf", -9999.0),
+    (b"-1e999", -9999.0),
+    (b"NaN", None),
+    (b"nan", None),
+    (b"Infinity", None),
+    (b"1e999", None),
+    (b"+0.5", 0.5),
+    (b".5", 0.5),
+    (b"-1.", -1.0),
+    (b"1" + b"0" * 400, None),
+    (b"123456789012345678901234567890", 1.2345678901234568e29),
+]
+
+
+@pytest.mark.parametrize(("written", "read"), NUMBERS)
+async def test_numbers_that_json_does_not_know_are_read_or_null(written: bytes, read: float | None) -> None:
+    entry = b'{"content": [{"token": "-Infinity, NaN", "logprob": %b, "bytes": null}]}' % written
+    body = b'{"choices":[{"index":0,"%b":{"content":"x"},"logprobs":%b,"finish_reason":"stop"}],"usage":%b}'
+    reply = await whole(body % (b"message", entry, json.dumps(U).encode()))
+    chunks = await streamed(events(b"data: " + body % (b"delta", entry, json.dumps(U).encode()) + b"\n\n"))
+    for choice in (reply.body["choices"][0], chunks[0]["choices"][0]):
+        assert choice["logprobs"]["content"][0] == {"token": "-Infinity, NaN", "logprob": read, "bytes": None}
+        orjson.dumps(choice)
+    assert reply.usage == Usage(10, 5)
+    assert usages_of(chunks) == [U]
+
+
+@pytest.mark.parametrize("levels", [260, 2_000, 100_000])
+async def test_nesting_that_cannot_be_written_again_is_a_fault_and_not_a_crash(levels: int) -> None:
+    body = b'{"choices":[{"index":0,"message":{"content":"x"},"x":%b%b}]}' % (b"[" * levels, b"]" * levels)
+    with pytest.raises(BrokenFault):
+        await whole(body)
+    with pytest.raises(BrokenFault):
+        await streamed(b"data: " + body + b"\n\n")
+
+
+# -- answers of the other kind, labelled in any way -------------------------------------------------------------------
+
+LABELS = ["application/json", "text/event-stream", "text/plain", "text/html", "", "application/octet-stream"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+async def test_a_whole_answer_is_read_whatever_its_label_says(label: str) -> None:
+    reply = await whole(b"\xef\xbb\xbf \n" + json.dumps(completion()).encode(), label)
+    assert reply.body["choices"][0]["message"] == {"role": "assistant", "content": "hi"}
+    assert reply.usage == Usage(10, 5)
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("step", [1, 0])
+async def test_a_stream_is_read_whatever_its_label_says(label: str, step: int) -> None:
+    chunks = await streamed(events(delta("a"), finish(usage=U)), label, step)
+    assert (text_of(chunks), usages_of(chunks)) == ("a", [U])
+
+
+@pytest.mark.parametrize("label", LABELS)
+async def test_an_event_stream_for_a_whole_answer_is_put_together(label: str) -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
+    more = {"index": 0, "function": {"arguments": " 1}"}}
+    answer = events(
+        b": OPENROUTER PROCESSING\n\n",
+        {"id": "x", "model": "m", "created": 7, **delta("on")},
+        {"choices": [{"index": 0, "delta": {"content": "e", "reasoning_content": "h"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {"reasoning_content": "m", "tool_calls": [call]}}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [more]}, "logprobs": {"content": [1]}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls", "logprobs": {"content": [2]}}]},
+        {"choices": [], "usage": U},
+    )
+    reply = await whole(answer, label)
+    [choice] = reply.body["choices"]
+    assert choice["message"] == {
+        "role": "assistant", "content": "one", "reasoning_content": "hm",
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
+    }  # fmt: skip
+    assert (choice["finish_reason"], choice["logprobs"]) == ("tool_calls", {"content": [1, 2]})
+    assert (reply.body["object"], reply.body["created"], reply.provider_model) == ("chat.completion", 7, "m")
+    assert reply.body["usage"] == U
+    assert reply.usage == Usage(10, 5)
+
+
+async def test_one_json_line_a_chunk_is_a_stream_too() -> None:
+    lines = b"".join(json.dumps(p).encode() + b"\n" for p in [delta("a"), delta("b"), finish(usage=U)])
+    assert text_of(await streamed(lines, "application/x-ndjson")) == "ab"
+    assert (await whole(lines)).body["choices"][0]["message"]["content"] == "ab"
+
+
+async def test_several_choices_of_an_event_stream_are_put_together_by_their_numbers() -> None:
+    answer = events(
+        *({"choices": [{"index": i, "delta": {"content": c}}]} for i, c in [(1, "x"), (0, "a"), (1, "y"), (0, "b")]),
+        *({"choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]} for i in (0, 1)),
+    )
+    reply = await whole(answer)
+    assert [choice["message"]["content"] for choice in reply.body["choices"]] == ["ab", "xy"]
+    assert reply.usage is None
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("step", [1, 0])
+async def test_a_whole_answer_for_a_stream_becomes_one(label: str, step: int) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "hi", "tool_calls": [call]}
+    chunks = await streamed(json.dumps(completion(message, id="x", model="m")).encode(), label, step)
+    assert text_of(chunks) == "hi"
+    assert chunks[0]["choices"][0]["delta"]["tool_calls"] == [{"index": 0, **call}]
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]] == [None, "stop"]
+    assert usages_of(chunks) == [U]
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html><body>Bad gateway</body></html>", b"{}", b"[]", b"nope", b"3"])
+async def test_what_is_no_answer_is_a_fault(answer: bytes) -> None:
+    for label in ("application/json", "text/event-stream"):
+        with pytest.raises(BrokenFault):
+            await whole(answer, label)
+        with pytest.raises(BrokenFault):
+            await streamed(answer, label)
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b""])
+async def test_a_stream_without_a_finish_is_broken_in_either_place_and_its_usage_is_kept(end: bytes) -> None:
+    answer = events(delta("a"), {"choices": [], "usage": U}, end=end)
+    with pytest.raises(BrokenFault) as caught:
+        await whole(answer)
+    assert caught.value.usage == Usage(10, 5)
+    stream = opened(answer)
+    with pytest.raises(BrokenFault):
+        [chunk async for chunk in stream]
+    assert stream.usage == Usage(10, 5)
+
+
+# -- usage ------------------------------------------------------------------------------------------------------------
+
+CACHED = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+FIRST = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+
+PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
+    "beside the finish": ([delta("a"), finish(usage=U)], Usage(10, 5)),
+    "chunk of its own": ([delta("a"), finish(), {"choices": [], "usage": U}], Usage(10, 5)),
+    "before the finish": ([delta("a"), {"choices": [], "usage": U}, finish()], Usage(10, 5)),
+    "chunk without choices": ([delta("a"), finish(), {"usage": U}], Usage(10, 5)),
+    "trailing empty delta": ([delta("a"), finish(), {"choices": [{"delta": {}}], "usage": U}], Usage(10, 5)),
+    "in the choice": (
+        [delta("a"), {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": U}]}],
+        Usage(10, 5),
+    ),
+    "in the delta": (
+        [delta("a"), {"choices": [{"index": 0, "delta": {"usage": U}, "finish_reason": "stop"}]}],
+        Usage(10, 5),
+    ),
+    "in x_groq": ([delta("a"), finish(x_groq={"id": "r", "usage": U})], Usage(10, 5)),
+    "in every chunk, the last is whole": (
+        [delta("a", usage=FIRST), delta("b", usage=FIRST), finish(usage=U)],
+        Usage(10, 5),
+    ),
+    "cumulative": (
+        [delta("a", usage={**U, "completion_tokens": 1, "total_tokens": 11}), finish(usage=U)],
+        Usage(10, 5),
+    ),
+    "zeros after it": (
+        [delta("a"), finish(usage=U), {"choices": [], "usage": dict.fromkeys(U, 0)}],
+        Usage(10, 5),
+    ),
+    "twice the same": ([delta("a"), finish(usage=U), {"choices": [], "usage": U}], Usage(10, 5)),
+    "null until the end": ([delta("a", usage=None), finish(usage=None), {"choices": [], "usage": U}], Usage(10, 5)),
+    "one half at the start, one at the end": (
+        [delta("a", usage={"input_tokens": 10, "output_tokens": 1}), finish(usage={"output_tokens": 5})],
+        Usage(10, 5),
+    ),
+    "gemini's": (
+        [delta("a"), finish(usageMetadata={"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15})],
+        Usage(10, 5),
+    ),
+    "ollama's": ([delta("a"), finish(prompt_eval_count=10, eval_count=5)], Usage(10, 5)),
+    "moonshot's cache": (
+        [delta("a"), finish(usage={**CACHED, "cached_tokens": 900})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "moonshot's cache in the choice": (
+        [delta("a"), {"choices": [{**STOP, "usage": {**CACHED, "cached_tokens": 900}}]}],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "cache beside the usage": (
+        [delta("a"), finish(usage=CACHED, cached_tokens=900)],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "deepseek's cache": (
+        [delta("a"), finish(usage={**CACHED, "prompt_cache_hit_tokens": 900, "prompt_cache_miss_tokens": 100})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "anthropic's names": (
+        [delta("a"), finish(usage={"input_tokens": 100, "output_tokens": 10, "cache_read_input_tokens": 900})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "digits as text": ([delta("a"), finish(usage={"prompt_tokens": "10", "completion_tokens": "5"})], Usage(10, 5)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_usage_is_found_wherever_a_stream_has_it_and_shown_once_at_the_end(place: str) -> None:
+    payloads, usage = PLACES[place]
+    stream = opened(events(*payloads))
+    chunks = [chunk async for chunk in stream]
+    assert stream.usage == usage
+    [shown] = usages_of(chunks)
+    assert chunks[-1]["choices"] == []
+    assert (shown["prompt_tokens"], shown["completion_tokens"]) == (usage.prompt_tokens, usage.output_tokens)
+    assert "estimated" not in shown
+    assert "usage" not in json.dumps(chunks[:-1])
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_usage_is_found_in_the_same_places_of_a_whole_answer(place: str) -> None:
+    payloads, usage = PLACES[place]
+    body: dict[str, Any] = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    for payload in payloads:
+        body |= {name: value for name, value in payload.items() if name != "choices" and value is not None}
+    for choice in payloads[-1].get("choices", ()):
+        body["choices"][0] |= {name: value for name, value in choice.items() if name == "usage"}
+        body["choices"][0]["message"] |= choice["delta"]
+    if place in ("zeros after it", "before the finish", "one half at the start, one at the end"):
+        body["usage"] = U
+    reply = await whole(body)
+    assert reply.usage == usage
+    assert reply.body["usage"]["completion_tokens"] == usage.output_tokens
+    assert json.dumps(reply.body).count("completion_tokens") == 1
+
+
+async def test_the_provider_s_own_details_stay_in_what_the_client_sees() -> None:
+    usage = {**CACHED, "prompt_tokens_details": {"cached_tokens": 900}, "cost": 0.1}
+    assert usages_of(await streamed(events(delta("a"), finish(usage=usage)))) == [usage]
+    assert (await whole(completion(usage=usage))).body["usage"] == usage
+
+
+HALVES: list[tuple[dict[str, Any], PartialUsage]] = [
+    ({"prompt_tokens": 10, "completion_tokens": None}, PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)),
+    ({"prompt_tokens": 10}, PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)),
+    ({"prompt_tokens": 10, "total_tokens": 10}, PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)),
+    ({"completion_tokens": 5, "prompt_tokens": None}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+    ({"output_tokens": 5}, PartialUsage(Usage(0, 5), has_prompt=False, has_output=True)),
+]
+
+
+@pytest.mark.parametrize(("usage", "read"), HALVES)
+async def test_half_a_usage_is_no_whole_one(usage: dict[str, Any], read: PartialUsage) -> None:
+    assert (await whole(completion(usage=usage))).usage == read
+    stream = opened(events(delta("a"), finish(usage=usage)))
+    assert [chunk async for chunk in stream]
+    assert stream.usage == read
+
+
+async def test_a_half_that_the_total_tells_is_told() -> None:
+    assert (await whole(completion(usage={"prompt_tokens": 10, "total_tokens": 15}))).usage == Usage(10, 5)
+    assert (await whole(completion(usage={"completion_tokens": 5, "total_tokens": 15}))).usage == Usage(10, 5)
+
+
+async def test_counts_from_before_the_last_words_of_a_cut_answer_are_only_a_part() -> None:
+    early = {"prompt_tokens": 10, "completion_tokens": 1}
+    for payloads in ([delta("a", usage=early), delta("b")], [delta("a", usage={**early, "completion_tokens": 0})]):
+        stream = opened(events(*payloads, end=b""))
+        with pytest.raises(BrokenFault):
+            [chunk async for chunk in stream]
+        assert isinstance(stream.usage, PartialUsage)
+        assert (stream.usage.has_prompt, stream.usage.has_output) == (True, False)
+        assert stream.usage.completed(99, 7) == Usage(10, 7)
+    running = opened(events(delta("a", usage=early), end=b""))
+    with pytest.raises(BrokenFault):
+        [chunk async for chunk in running]
+    assert running.usage == Usage(10, 1)
+
+
+# -- form -------------------------------------------------------------------------------------------------------------
+
+MESSAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "parts of text": (
+        {"content": [{"type": "text", "text": "on"}, {"type": "output_text", "text": "e"}, "!"]},
+        {"content": "one!"},
+    ),
+    "thinking in parts": (
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": "one"},
+            ]
+        },
+        {"content": "one", "reasoning_content": "hm"},
+    ),
+    "a picture among the parts": (
+        {"content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:x"}}]},
+        {"content": "see", "images": [{"type": "image_url", "image_url": {"url": "data:x"}}]},
+    ),
+    "one part": ({"content": {"type": "text", "text": "one"}}, {"content": "one"}),
+    "an object for a text": ({"content": {"a": 1}}, {"content": '{"a":1}'}),
+    "arguments as an object": (
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]},
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}]},
+    ),
+    "a call without id, type and arguments": (
+        {"tool_calls": [{"function": {"name": "f"}}]},
+        {"tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    ),
+    "a call without its function": (
+        {"tool_calls": [{"id": "c", "name": "f", "arguments": {"a": 1}}]},
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}]},
+    ),
+    "one call without a list": (
+        {"tool_calls": {"id": 7, "function": {"name": "f", "arguments": ""}}},
+        {"tool_calls": [{"id": "7", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    ),
+    "null calls": ({"content": "x", "tool_calls": None}, {"content": "x"}),
+    "no calls": ({"content": "x", "tool_calls": []}, {"content": "x"}),
+    "another role": ({"role": "model", "content": "x"}, {"content": "x"}),
+    "no content": ({"reasoning_content": "hm"}, {"reasoning_content": "hm"}),
+    "a custom call": (
+        {"tool_calls": [{"id": "c", "custom": {"name": "f", "input": "x"}}]},
+        {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+async def test_a_message_is_given_the_form_that_clients_read(kind: str) -> None:
+    sent, read = MESSAGES[kind]
+    reply = await whole({"choices": [{"message": json.loads(json.dumps(sent))}], "usage": U})
+    [choice] = reply.body["choices"]
+    assert choice["index"] == 0
+    assert choice["finish_reason"] == ("tool_calls" if "tool_calls" in read else "stop")
+    assert choice["message"] == {"role": "assistant", "content": None} | read
+    assert reply.usage == Usage(10, 5)
+
+    chunks = await streamed(events({"choices": [{"delta": sent}]}, finish(usage=U)))
+    found = chunks[0]["choices"][0]["delta"]
+    expected = json.loads(json.dumps(read))
+    for number, call in enumerate(expected.get("tool_calls", ())):
+        call["index"] = number
+        if call.get("function", {}).get("arguments") == "{}":
+            call["function"]["arguments"] = ""
+    assert found == {"role": "assistant"} | expected
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": "hi"},
+        {"text": "hi"},
+        {"delta": {"content": "hi"}},
+        {"message": None, "text": "hi"},
+        {"message": {"content": "hi"}, "finish_reason": None},
+        {"message": {"content": "hi"}, "index": None, "finish_reason": ""},
+    ],
+)
+async def test_a_choice_says_what_it_says_under_any_name(choice: dict[str, Any]) -> None:
+    reply = await whole({"choices": [choice]})
+    said = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    assert reply.body["choices"] == [said]
+    chunks = await streamed(events({"choices": [choice]}, finish(usage=U)))
+    assert text_of(chunks) == "hi"
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "eos", "end_turn", "FINISH_REASON_X", "content_filter"])
+async def test_any_finish_reason_is_passed_on(reason: str) -> None:
+    body = completion()
+    body["choices"][0]["finish_reason"] = reason
+    assert (await whole(body)).finish_reason == reason
+    chunks = await streamed(events(delta("a"), finish(reason)))
+    assert chunks[-1]["choices"][0]["finish_reason"] == reason
+
+
+async def test_a_filtered_answer_without_a_message_is_an_answer() -> None:
+    reply = await whole({"choices": [{"index": 0, "finish_reason": "content_filter"}], "usage": U})
+    assert reply.body["choices"][0]["message"] == {"role": "assistant", "content": None}
+    assert reply.finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize("choices", [None, [], [None], "x", [{}], {}])
+async def test_an_answer_without_a_choice_is_broken_and_billed_as_reported(choices: Any) -> None:
+    body = {"id": "x", "object": "chat.completion", "choices": choices, "usage": U}
+    with pytest.raises(BrokenFault) as caught:
+        await whole(body)
+    assert (caught.value.usage, caught.value.dispatched, caught.value.retryable) == (Usage(10, 5), True, False)
+    with pytest.raises(BrokenFault) as caught:
+        await opened(json.dumps(body).encode(), "application/json").read_ahead()
+    assert caught.value.usage == Usage(10, 5)
+
+
+def called(*calls: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"tool_calls": list(calls)}}]}
+
+
+async def placed(*payloads: dict[str, Any]) -> dict[int, tuple[str, str, str]]:
+    """The calls of a stream as a client gathers them: id, name, arguments by index."""
+    made: dict[int, list[str]] = {}
+    for chunk in await streamed(events(*payloads, finish("tool_calls"))):
+        for choice in chunk["choices"]:
+            for call in choice["delta"].get("tool_calls", ()):
+                parts = made.setdefault(call["index"], [call.get("id", ""), "", ""])
+                parts[1] += call["function"].get("name") or ""
+                parts[2] += call["function"].get("arguments") or ""
+    return {index: (parts[0], parts[1], parts[2]) for index, parts in made.items()}
+
+
+def piece(arguments: Any, name: str | None = None, **more: Any) -> dict[str, Any]:
+    function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    return {"function": function, **more}
+
+
+async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
+    two = {0: ("a", "f", "{1}"), 1: ("b", "g", "{2}")}
+    well = [called(piece("{", "f", id="a", index=0)), called(piece("1}", index=0))]
+    well += [called(piece("{", "g", id="b", index=1)), called(piece("2}", index=1))]
+    assert await placed(*well) == two
+    without = [
+        called(piece("{", "f", id="a")),
+        called(piece("1}")),
+        called(piece("{", "g", id="b")),
+        called(piece("2}")),
+    ]
+    assert await placed(*without) == two
+    by_id = [called(piece("{", "f", id="a")), called(piece("{", "g", id="b"))]
+    by_id += [called(piece("1}", id="a")), called(piece("2}", id="b"))]
+    assert await placed(*by_id) == two
+    one_number = [called(piece("{1}", "f", id="a", index=0)), called(piece("{2}", "g", id="b", index=0))]
+    assert await placed(*one_number) == two
+    at_once = [called(piece("{1}", "f", id="a"), piece("{2}", "g", id="b"))]
+    assert await placed(*at_once) == two
+    crossed = [called(piece("{", "f", id="a", index=0), piece("{", "g", id="b", index=1))]
+    crossed += [called(piece("2}", index=1)), called(piece("1}", index=0))]
+    assert await placed(*crossed) == two
+
+
+async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:
+    assert await placed(called(piece("{", "f")), called(piece("}"))) == {0: ("call_1", "f", "{}")}
+    repeated = [called(piece("{", "f", id="a", index=0)), called(piece("}", "", id="other", index=0))]
+    assert (await placed(*repeated))[0] == ("a", "f", "{}")
+
+
+# -- errors inside a 200 ----------------------------------------------------------------------------------------------
+
+ERRORS: list[tuple[dict[str, Any], type[UpstreamFault], int, str]] = [
+    ({"error": {"code": 429, "message": "slow"}}, ThrottledFault, 429, ""),
+    ({"error": {"code": "429", "message": "slow"}}, ThrottledFault, 429, ""),
+    ({"error": {"code": "rate_limit_exceeded", "message": "x"}}, ThrottledFault, 429, ""),
+    ({"error": {"type": "rate_limit_error", "message": "x"}}, ThrottledFault, 429, ""),
+    ({"error": {"status": "RESOURCE_EXHAUSTED", "code": 429}}, ThrottledFault, 429, ""),
+    ({"error": "Rate limit reached for requests"}, ThrottledFault, 429, ""),
+    ({"error": {"message": "Too many requests"}}, ThrottledFault, 429, ""),
+    ({"error": {"type": "insufficient_quota", "code": None}}, ThrottledFault, 429, "insufficient_quota"),
+    ({"error": {"code": "context_length_exceeded", "message": "x"}}, RejectedFault, 400, "context_length_exceeded"),
+    (
+        {"error": {"type": "invalid_request_error", "message": "This model's maximum context length is 8192 tokens"}},
+        RejectedFault, 400, "context_length_exceeded",
+    ),
+    (
+        {"object": "error", "type": "BadRequestError", "code": 400, "message": "maximum context length is 8192"},
+        RejectedFault, 400, "context_length_exceeded",
+    ),
+    ({"error": {"code": "content_filter", "status": 400}}, RejectedFault, 400, "content_filter"),
+    ({"error": {"type": "invalid_request_error", "message": "bad"}}, RejectedFault, 400, ""),
+    ({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, FailedFault, 503, ""),
+    ({"error": {"code": "invalid_api_key", "message": "x"}}, CredentialFault, 401, ""),
+    ({"error": {"type": "authentication_error"}}, CredentialFault, 401, ""),
+    ({"error": {"type": "permission_error"}}, CredentialFault, 403, ""),
+    ({"error": {"message": "insufficient balance", "code": 402}}, CredentialFault, 402, ""),
+    ({"error": {"code": "model_not_found", "message": "x"}}, RejectedFault, 404, "model_not_found"),
+    ({"error": {"code": 504, "message": "upstream timed out"}}, TimeoutFault, 504, ""),
+    ({"error": {"code": 500, "message": "x"}}, FailedFault, 502, ""),
+    ({"error": {"message": "something"}}, FailedFault, 502, ""),
+    ({"error": "something"}, FailedFault, 502, ""),
+    ({"error": True}, FailedFault, 502, ""),
+    ({"errors": [{"code": 429, "message": "x"}], "success": False}, ThrottledFault, 429, ""),
+    ({"base_resp": {"status_code": 1002, "status_msg": "x"}, "choices": None}, ThrottledFault, 429, ""),
+    ({"base_resp": {"status_code": 1004, "status_msg": "x"}, "choices": None}, CredentialFault, 401, ""),
+    ({"code": "Throttling.RateQuota", "message": "x", "request_id": "r"}, ThrottledFault, 429, ""),
+    ({"code": "InvalidParameter", "message": "x", "request_id": "r"}, RejectedFault, 400, ""),
+    ({"choices": [{"index": 0, "delta": {"content": ""}, "error": {"code": 429}}]}, ThrottledFault, 429, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "kind", "status", "code"), ERRORS)
+async def test_an_error_inside_a_200_means_what_its_status_would(
+    error: dict[str, Any], kind: type[UpstreamFault], status: int, code: str
+) -> None:
+    for answer in (
+        whole(error),
+        whole([error]),
+        opened(events(error)).read_ahead(),
+        opened(events({"choices": []}, error)).read_ahead(),
+        opened(json.dumps(error).encode(), "application/json").read_ahead(),
+        opened(b"event: error\n" + events(error)).read_ahead(),
+    ):
+        with pytest.raises(kind) as caught:
+            await answer
+        assert (caught.value.status, caught.value.code) == (status, code)
+
+
+async def test_an_error_event_without_an_error_object_is_one() -> None:
+    for data, kind in [(b'{"type": "rate_limit_error", "message": "x"}', ThrottledFault), (b"overloaded", FailedFault)]:
+        with pytest.raises(kind):
+            await opened(b"event: error\ndata: " + data + b"\n\n").read_ahead()
+
+
+async def test_an_error_in_mid_stream_breaks_it_with_its_own_meaning() -> None:
+    stream = opened(events(delta("a"), {"error": {"code": "rate_limit_exceeded"}, "usage": U}))
+    with pytest.raises(BrokenFault) as caught:
+        [chunk async for chunk in stream]
+    assert caught.value.answer().code == "rate_limited"
+    assert (caught.value.dispatched, caught.value.retryable, caught.value.usage) == (True, False, Usage(10, 5))
+    bare = opened(events(delta("a"), b'{"error": {"message": "x"}}\n\n', end=b""))
+    with pytest.raises(BrokenFault) as caught:
+        [chunk async for chunk in bare]
+    assert caught.value.answer().code == "upstream_error"
+
+
+async def test_an_error_that_was_billed_is_paid_and_not_tried_again() -> None:
+    with pytest.raises(FailedFault) as caught:
+        await whole({"error": {"code": 503}, "usage": U})
+    assert (caught.value.usage, caught.value.dispatched, caught.value.retryable) == (Usage(10, 5), True, False)
+    with pytest.raises(FailedFault) as caught:
+        await whole({"error": {"code": 503}, "usage": dict.fromkeys(U, 0)})
+    assert (caught.value.usage, caught.value.dispatched, caught.value.retryable) == (None, False, True)
+
+
+# -- compressed answers -----------------------------------------------------------------------------------------------
+
+
+def raw_deflate(data: bytes) -> bytes:
+    squeezer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return squeezer.compress(data) + squeezer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "squeezed"),
+    [
+        ("gzip", gzip.compress(b"hello " * 99)),
+        ("GZIP", gzip.compress(b"hello " * 50) + gzip.compress(b"hello " * 49)),
+        ("x-gzip", gzip.compress(b"hello " * 99) + b"\0\0"),
+        ("deflate", zlib.compress(b"hello " * 99)),
+        ("deflate", raw_deflate(b"hello " * 99)),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_compressed_answers_are_unpacked_however_they_are_cut(encoding: str, squeezed: bytes, step: int) -> None:
+    decoder = decoder_for(encoding)
+    assert decoder is not None
+    parts = [decoder.unpacked(squeezed[at : at + step], 10_000) for at in range(0, len(squeezed), step)]
+    assert b"".join(parts) == b"hello " * 99
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    decoder = decoder_for("gzip")
+    assert decoder is not None
+    with pytest.raises(UnpackingError):
+        decoder.unpacked(gzip.compress(b" " * 10_000_000), 100_000)
+    with pytest.raises(UnpackingError):
+        decoder_for("br")
+    broken = decoder_for("gzip")
+    assert broken is not None
+    with pytest.raises(UnpackingError):
+        broken.unpacked(b"no gzip", 100)
+
+
+# -- anything at all --------------------------------------------------------------------------------------------------
+
+NAMES = [
+    "choices", "message", "delta", "content", "tool_calls", "function", "arguments", "index", "id", "usage", "type",
+    "prompt_tokens", "completion_tokens", "error", "code", "finish_reason", "text", "name", "created", "x_groq",
+    "logprobs",
+]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+ANSWERS = st.fixed_dictionaries({"choices": st.lists(st.dictionaries(st.sampled_from(
+    ["message", "delta", "index", "finish_reason", "usage", "text"]), JSON, max_size=4), max_size=3)},
+    optional={"usage": JSON, "error": JSON, "id": JSON, "model": JSON, "created": JSON},
+)  # fmt: skip
+
+
+@given(answer=JSON | ANSWERS)
+async def test_no_json_breaks_the_readers(answer: Any) -> None:
+    """Either an answer in the right form that can be written again, or a fault."""
+    try:
+        reply = await whole(answer)
+    except UpstreamFault:
+        pass
+    else:
+        orjson.dumps(reply.body)
+        for choice in reply.body["choices"]:
+            assert isinstance(choice["index"], int)
+            assert choice["message"]["role"] == "assistant"
+            assert isinstance(choice["finish_reason"], str)
+    for body in (json.dumps(answer).encode(), events(answer, answer, finish())):
+        stream = opened(body)
+        try:
+            async for chunk in stream:
+                orjson.dumps(chunk)
+                assert all(isinstance(choice["delta"], dict) for choice in chunk["choices"])
+        except UpstreamFault:
+            assert not stream.ended_properly
+
+
+@given(data=st.binary(max_size=80), step=st.integers(1, 80))
+async def test_no_bytes_break_the_readers(data: bytes, step: int) -> None:
+    for answer in (data, b"data: " + data, b'{"choices": ' + data):
+        with contextlib.suppress(UpstreamFault):
+            [chunk async for chunk in opened(answer, step=step)]
+        with pytest.raises(UpstreamFault):
+            await whole(answer)
