@@ -53,6 +53,7 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
+from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
@@ -108,8 +109,8 @@ def build(
     )
     app.router.redirect_slashes = False  # an address with a slash too many is unknown, in the words of every error
     app.state.parts = parts
-    turns = parts.turns
-    direct = {("POST", prefix + "/chat/completions"): turns.chat for prefix in ("/v1", "")}
+    endpoints = parts.endpoints
+    direct = {("POST", prefix + "/chat/completions"): endpoints.chat for prefix in ("/v1", "")}
     return Admission(app, parts.lifecycle, settings.limits.parallel_requests, direct)
 
 
@@ -191,6 +192,14 @@ def assemble(
         new_id=new_id,
         uniform=uniform,
     )
+    endpoints = Endpoints(
+        turns,
+        configuration=current,
+        authenticator=authenticator,
+        database=database,
+        tokens=tokens,
+        clock=clock,
+    )
     parts = Gateway(
         settings=settings,
         configuration=configuration,
@@ -199,6 +208,7 @@ def assemble(
         outage=outage,
         upstream=upstream,
         turns=turns,
+        endpoints=endpoints,
         leases=leases,
         background=background,
         policies=policies,
@@ -253,7 +263,7 @@ def assemble(
         target.exploring.set(exploring.allows())
 
     routes: list[BaseRoute] = [
-        *_routes(turns, views, planning),
+        *_routes(turns, endpoints, views, planning),
         *admin.routes(),
         *dashboard.routes(),
         Route("/openapi.json", openapi.openapi, methods=["GET"]),
@@ -263,10 +273,19 @@ def assemble(
     return parts, routes
 
 
-def _routes(turns: Turns, views: Views, planning: Planning) -> list[BaseRoute]:
+def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning) -> list[BaseRoute]:
     """The tenant's routes, with and without `/v1`."""
     table: list[tuple[str, Callable[[Request], Any], str]] = [
-        ("/chat/completions", turns.chat, "POST"),
+        ("/chat/completions", endpoints.chat, "POST"),
+        ("/messages", endpoints.messages, "POST"),
+        ("/messages/count_tokens", endpoints.count_tokens, "POST"),
+        ("/responses", endpoints.responses, "POST"),
+        ("/responses/compact", endpoints.compact, "POST"),
+        ("/responses/{response_id}", endpoints.response, "GET"),
+        ("/responses/{response_id}", endpoints.delete_response, "DELETE"),
+        ("/responses/{response_id}/cancel", endpoints.cancel_response, "POST"),
+        ("/responses/{response_id}/input_items", endpoints.response_items, "GET"),
+        ("/completions", endpoints.completions, "POST"),
         ("/route", turns.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),

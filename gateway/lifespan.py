@@ -30,7 +30,7 @@ from gateway.clock import Clock, Uniform, now_ms
 from gateway.config.settings import Settings
 from gateway.database import diagnosis
 from gateway.database.database import Database
-from gateway.decisions import rollups
+from gateway.decisions import response_store, rollups
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import Leases, sweep_forever
 from gateway.ledger.ledger import Ledger
@@ -42,6 +42,7 @@ from gateway.policies.trials import watch_forever
 from gateway.providers.providers import Upstream
 from gateway.routing.exploration import ExplorationBudget
 from gateway.tasks import Background
+from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
 from gateway.turn.turn import Turns
 from gateway.webhooks.delivery import Webhooks
@@ -52,6 +53,7 @@ DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
 """The budget of `default`, which the master key spends: enough to start with, and still a limit."""
 RETRY_S = 0.5
 ROLLUP_S = 5.0
+FORGET_S = 600.0
 WEBHOOK_S = 2.0
 REMIND_S = 60.0
 """How often the same reason for waiting is logged again."""
@@ -79,6 +81,7 @@ class Gateway:
     outage: OfflineLedger
     upstream: Upstream
     turns: Turns
+    endpoints: Endpoints
     leases: Leases
     background: Background
     policies: PolicyRegistry
@@ -167,6 +170,7 @@ async def _serve_when_ready(parts: Gateway) -> None:
             parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
         ),
         lambda: parts.webhooks.run(ready=lambda: parts.lifecycle.ledger_up, interval_s=WEBHOOK_S),
+        lambda: _forget_responses(parts),
         lambda: rollups.follow_forever(
             parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
         ),
@@ -250,6 +254,14 @@ class _Reminder:
 
 
 # -- serving -----------------------------------------------------------------------------------------------------------
+
+
+async def _forget_responses(parts: Gateway) -> None:
+    """Delete stored responses whose time is over."""
+    while True:
+        await asyncio.sleep(FORGET_S)
+        with contextlib.suppress(LedgerUnavailable):
+            await parts.database.write(lambda c: response_store.forget(c, now_ms(parts.clock)))
 
 
 async def _poll_policies(parts: Gateway) -> None:

@@ -444,3 +444,18 @@ Index(
     sqlite_where=webhook_events.c.done_at_ms.is_(None),
     postgresql_where=webhook_events.c.done_at_ms.is_(None),
 )
+
+responses = Table(
+    "responses",
+    metadata,
+    # What a client of the Responses dialect may refer to later; nothing with `store: false`.
+    Column("tenant_id", String(64), nullable=False),
+    Column("response_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("response", Text, nullable=False),
+    Column("items", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "response_id"),
+    Index("responses_by_expiry", "expires_at_ms"),
+)

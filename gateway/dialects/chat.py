@@ -1,4 +1,4 @@
-"""What came of a turn, as pure functions: the body a client sees, the columns of the completed decision."""
+"""Chat completions, the way down: bodies and chunks under our id, the usage shown once, errors in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -6,6 +6,62 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.catalog.usage import Usage
+from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
+from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
+from gateway.errors import GatewayError, http_status
+
+
+class ChatDialect:
+    """`POST /chat/completions`."""
+
+    endpoint = "chat"
+
+    def __init__(self, include_usage: bool) -> None:
+        self._include_usage = include_usage
+
+    def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        """The provider's body under our id, with the catalogue's name of the model that answered."""
+        made = answered_body(body, answer.decision_id, answer.model, answer.created_s)
+        return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
+
+    def stream(self, answer: AnswerIdentity) -> ChatStream:
+        return ChatStream(answer, self._include_usage)
+
+    def error(self, error: GatewayError) -> ErrorAnswer:
+        return ErrorAnswer(http_status(error), error.as_body())
+
+    async def keep(self, session_id: str) -> None:
+        """Nothing is kept of a chat completion."""
+
+
+class ChatStream:
+    """Chunks under our id; the usage chunk, where the client asked for it, at the end and with the bill."""
+
+    def __init__(self, answer: AnswerIdentity, include_usage: bool) -> None:
+        self._answer = answer
+        self._name = completion_id(answer.decision_id)
+        self._created = int(answer.created_s)
+        self._include_usage = include_usage
+        self._reported: dict[str, Any] | None = None
+
+    def chunk(self, chunk: Mapping[str, Any]) -> bytes:
+        shown = answered_chunk(chunk, self._name, self._answer.model, self._created)
+        if shown.get("usage") and not shown.get("choices"):
+            self._reported = shown
+            return b""
+        if not self._include_usage:
+            shown.pop("usage", None)
+        return data_frame(shown)
+
+    def end(self, billed: Billed, error: GatewayError | None) -> bytes:
+        last = DONE_FRAME if error is None else data_frame(error.as_body())
+        frames = []
+        if error is None and self._include_usage:
+            usage = self._reported
+            if usage is None or billed.estimated:
+                usage = usage_chunk(self._answer.decision_id, self._answer.model, billed.usage, self._created)
+            frames.append(data_frame({**usage, "seqroute": billed.report}))
+        return b"".join([*frames, billed_frame(billed.report, last)])
 
 
 def completion_id(decision_id: str) -> str:

@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.dialects.chat import estimated_usage
+from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
 from gateway.dialects.fields import need, read, refused
+from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
+from gateway.errors import GatewayError, http_status
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 MAX_LOGPROBS = 20
@@ -107,3 +111,59 @@ def _logprobs(logprobs: object, offset: int) -> dict[str, Any] | None:
         ],
         "text_offset": offsets,
     }
+
+
+class CompletionsDialect:
+    """`POST /v1/completions`. `prefix` is the prompt when the client asked for an echo."""
+
+    endpoint = "completions"
+
+    def __init__(self, prefix: str, include_usage: bool) -> None:
+        self._prefix = prefix
+        self._include_usage = include_usage
+
+    def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        made = whole_completion(body, identity_of(answer), self._prefix)
+        return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
+
+    def stream(self, answer: AnswerIdentity) -> CompletionsStream:
+        return CompletionsStream(answer, self._prefix, self._include_usage)
+
+    def error(self, error: GatewayError) -> ErrorAnswer:
+        return ErrorAnswer(http_status(error), error.as_body())
+
+    async def keep(self, session_id: str) -> None:
+        """Nothing is kept of a completion."""
+
+
+class CompletionsStream:
+    """Chat chunks in, chunks of a text completion out."""
+
+    def __init__(self, answer: AnswerIdentity, prefix: str, include_usage: bool) -> None:
+        self._identity = identity_of(answer)
+        self._prefix = prefix
+        self._include_usage = include_usage
+
+    def chunk(self, chunk: Mapping[str, Any]) -> bytes:
+        if not chunk.get("choices"):
+            return b""
+        made = completion_chunk(chunk, self._identity, self._prefix)
+        self._prefix = ""
+        made.pop("usage", None)
+        return data_frame(made)
+
+    def end(self, billed: Billed, error: GatewayError | None) -> bytes:
+        if error is not None:
+            return billed_frame(billed.report, data_frame(error.as_body()))
+        frames = []
+        if self._include_usage:
+            usage = estimated_usage(billed.usage)
+            if not billed.estimated:
+                usage.pop("estimated")
+            made = {**self._identity, "object": "text_completion", "choices": [], "usage": usage}
+            frames.append(data_frame(made | {"seqroute": billed.report}))
+        return b"".join([*frames, billed_frame(billed.report, DONE_FRAME)])
+
+
+def identity_of(answer: AnswerIdentity) -> dict[str, Any]:
+    return {"id": completion_id(answer.decision_id), "created": int(answer.created_s), "model": answer.model}

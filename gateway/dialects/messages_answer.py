@@ -10,7 +10,8 @@ import orjson
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried
 from gateway.dialects.answer_parts import AnswerParts, Part, PartEvent, first_choice, whole_parts
-from gateway.dialects.sse import event_frame, seqroute_frame
+from gateway.dialects.dialect import Billed
+from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, http_status
 
 _STOP_REASONS: Mapping[str, str] = {
@@ -102,10 +103,10 @@ class MessagesStream:
                 frames += [_part_frames(event) for event in self._parts.feed(delta)]
         return b"".join(frames)
 
-    def end(self, usage: Usage, report: Mapping[str, Any], error: GatewayError | None) -> bytes:
+    def end(self, billed: Billed, error: GatewayError | None) -> bytes:
         """The last events. May be called again with a newer report."""
         if error is not None:
-            return event_frame("error", error_body(error)) + seqroute_frame(report)
+            return billed_frame(billed.report, event_frame("error", error_body(error)))
         if self._last is None:
             start = [] if self._started else [self._start()]
             self._last = b"".join([*start, *(_part_frames(event) for event in self._parts.finish())])
@@ -113,15 +114,14 @@ class MessagesStream:
         delta = {
             "type": "message_delta",
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
-            "usage": usage_object(usage),
-            "seqroute": report,
+            "usage": usage_object(billed.usage),
+            "seqroute": billed.report,
         }
         return b"".join(
             [
                 self._last,
                 event_frame("message_delta", delta),
-                seqroute_frame(report),
-                event_frame("message_stop", {"type": "message_stop"}),
+                billed_frame(billed.report, event_frame("message_stop", {"type": "message_stop"})),
             ]
         )
 

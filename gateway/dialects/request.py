@@ -68,6 +68,8 @@ class ChatRequest:
     provider_bound: bool
     session_hint: str | None
     body_sha256: bytes
+    dropped: tuple[str, ...] = ()
+    """The client's parameters that leave for no provider, by name."""
 
     @property
     def last_user_text(self) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried
 from gateway.dialects.answer_parts import AnswerParts, Part, PartEvent, first_choice, whole_parts
+from gateway.dialects.dialect import Billed
 from gateway.dialects.responses_tools import OfferedTool, free_form_input
-from gateway.dialects.sse import event_frame, seqroute_frame
+from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError
 
 _INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -174,7 +175,7 @@ class ResponsesStream:
                     frames += self._of(event)
         return b"".join(frames)
 
-    def end(self, usage: Usage, report: Mapping[str, Any], error: GatewayError | None) -> bytes:
+    def end(self, billed: Billed, error: GatewayError | None) -> bytes:
         """The last events. May be called again with a newer report."""
         if self._last is None:
             frames = [] if self._started else self._start()
@@ -183,12 +184,12 @@ class ResponsesStream:
                     frames += self._of(event)
             self._last = b"".join(frames)
         if error is not None:
-            self.ended = self._response.failed(error, self._items, usage)
+            self.ended = self._response.failed(error, self._items, billed.usage)
         else:
-            self.ended = self._response.ended(self._finish, self._items, usage)
+            self.ended = self._response.ended(self._finish, self._items, billed.usage)
         name = f"response.{self.ended['status']}"
-        last = {"type": name, "sequence_number": self._sequence, "response": self.ended, "seqroute": report}
-        return self._last + seqroute_frame(report) + event_frame(name, last)
+        last = {"type": name, "sequence_number": self._sequence, "response": self.ended, "seqroute": billed.report}
+        return self._last + billed_frame(billed.report, event_frame(name, last))
 
     def _start(self) -> list[bytes]:
         self._started = True

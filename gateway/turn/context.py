@@ -11,6 +11,7 @@ from gateway.accounts.auth import Caller
 from gateway.catalog.cost import Settlement
 from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import PromptTokens
+from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError, LedgerUnavailable, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.ledger.ledger import SessionRow
@@ -77,6 +78,8 @@ class TurnContext:
     terms: SessionTerms
     idempotency: IdempotencyClaim | None
     started_ms: int
+    dialect: Dialect
+    """How the client reads its answer."""
     outage: OfflineLedger | None = None
     """Where this turn's money is kept when the ledger is unavailable and its tenant is served all the same."""
 
@@ -146,6 +149,10 @@ class Attempt:
         """The catalogue's name of the chosen model."""
         return self.choice.estimate.view.name
 
+    def identity(self, created_s: float) -> AnswerIdentity:
+        """What a dialect writes at the head of the answer."""
+        return AnswerIdentity(self.decision_id, self.model, created_s, self.scene.prompt.estimate)
+
     def report(self, bill: Settlement | None = None) -> TurnReport:
         """What the client may be told: at a stream's start without a bill, with the balances of the reservation."""
         estimate, decision = self.choice.estimate, self.choice.routed.decision
@@ -191,3 +198,8 @@ def exhausted(scene: TurnContext, purse: AvailableFunds, least_nanousd: int) -> 
             "needed_usd": usd_string(least_nanousd),
         },
     )
+
+
+def billed(report: TurnReport, bill: Settlement) -> Billed:
+    """A settled answer as dialects show it."""
+    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object())

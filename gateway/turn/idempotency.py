@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-from gateway.errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
+from gateway.dialects.dialect import Dialect
+from gateway.errors import GatewayError, IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
+from gateway.http import json_response
 from gateway.ledger.types import (
     Answer,
     BodyMismatch,
@@ -57,6 +59,12 @@ def kept_stream(transcript: Transcript, last: bytes, headers: Mapping[str, str])
         return Answer(too_long.status, {"content-type": "application/json"}, orjson.dumps(too_long.as_body()))
     kept = {**headers, "content-type": "text/event-stream; charset=utf-8"}
     return Answer(200, kept, transcript.whole() + last)
+
+
+def error_answer(dialect: Dialect, error: GatewayError) -> Response:
+    """An error as this dialect's clients know it."""
+    shown = dialect.error(error)
+    return json_response(shown.body, shown.status, error.headers)
 
 
 def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:

@@ -10,6 +10,7 @@ from gateway.accounts.auth import Caller
 from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import TokenCounter
 from gateway.clock import Clock, now_ms
+from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
 from gateway.ledger.ledger import AccountSnapshot, Ledger
@@ -48,6 +49,7 @@ class Preparation:
         self,
         caller: Caller,
         chat: ChatRequest,
+        dialect: Dialect,
         asked: TurnHeaders,
         claim: IdempotencyClaim | None,
         headers: Mapping[str, str],
@@ -76,6 +78,7 @@ class Preparation:
         return TurnContext(
             caller=caller,
             chat=chat,
+            dialect=dialect,
             asked=asked,
             wish=wish,
             session_id=session_id,

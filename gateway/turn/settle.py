@@ -15,9 +15,7 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.dialects import chat as outcome
-from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
-from gateway.errors import LedgerUnavailable, UpstreamError
-from gateway.http import error_response, json_response
+from gateway.errors import GatewayError, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Answer, Release, Resolved, Settle
@@ -28,11 +26,13 @@ from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
 from gateway.turn.context import Attempt, settled
 from gateway.turn.headers import TurnReport
-from gateway.turn.idempotency import Transcript, kept_answer, kept_stream
+from gateway.turn.idempotency import error_answer, kept_answer
 from gateway.turn.signals import StreamedAnswer, implicit_signals
 from gateway.turn.stream import StreamEnd
 
 _log = logging.getLogger("seqroute.settling")
+Render = Callable[[TurnReport, cost.Settlement], Response]
+KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
 OnAnswer = Callable[[Attempt, str], None]
 """Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
 
@@ -59,12 +59,12 @@ class Settlements:
         self._clock = clock
         self._on_answer = on_answer
 
-    async def reply(self, bound: Attempt, reply: Reply) -> Response:
-        """The bill of a whole answer, and the answer."""
+    async def reply(self, bound: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
+        """Settle a whole answer. `render` makes the response that an idempotency key keeps."""
         self._leases.drop(bound.hold_id)  # first of all: should anything below raise, the sweeper finds the hold
-        own_count = 0
+        text, own_count = outcome.generated_text(reply.body), 0
         if not isinstance(reply.usage, Usage):
-            own_count = await self._tokens.count_generated(outcome.generated_text(reply.body))
+            own_count = await self._tokens.count_generated(text)
         bill = bill_of(bound, reply.usage, own_count)
         self._learn(bound, bill, reply.finish_reason)
         signals = implicit_signals(
@@ -78,39 +78,23 @@ class Settlements:
             signals=signals,
             response_text=log.stored_answer(reply.body) if bound.scene.caller.store_text else None,
         )
-        body = outcome.answered_body(reply.body, bound.decision_id, bound.model, self._clock())
-        if bill.usage_source == "estimated":
-            body["usage"] = outcome.estimated_usage(bill.usage)
         report = bound.report(bill)
-        resolved = await self._settle(
-            bound,
-            bill,
-            columns,
-            failed=False,
-            signals=signals,
-            answer=None
-            if bound.scene.idempotency is None
-            else kept_answer(json_response(body, 200, report.as_headers())),
-        )
-        self._on_answer(bound, outcome.generated_text(reply.body))
-        return json_response(body, 200, settled(report, resolved).as_headers())
+        answer = None if bound.scene.idempotency is None else kept_answer(render(report, bill))
+        resolved = await self._settle(bound, bill, columns, failed=False, signals=signals, answer=answer)
+        self._on_answer(bound, text)
+        return settled(report, resolved), bill
 
     async def stream(
-        self,
-        bound: Attempt,
-        end: StreamEnd,
-        usage_chunk: dict[str, Any] | None,
-        transcript: Transcript | None,
-        heard: StreamedAnswer,
-    ) -> list[bytes]:
-        """The bill of a stream that ended in any way, and its last frames."""
+        self, bound: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
+    ) -> tuple[TurnReport, cost.Settlement, GatewayError | None]:
+        """Settle a stream that ended in any way. `keep` makes what an idempotency key keeps of it."""
         self._leases.drop(bound.hold_id)
         own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
         bill = bill_of(bound, end.usage, own_count)
         if end.ending == "finished":
             self._learn(bound, bill, end.finish_reason)
         status = {"finished": "completed", "failed": "truncated", "client_left": "cancelled"}[end.ending]
-        fault = end.fault.answer() if end.fault is not None else None
+        error = end.fault.answer() if end.fault is not None else None
         # What a broken stream says of its tool calls is only that it broke.
         whole = heard.choices() if end.ending == "finished" else []
         signals = implicit_signals(bound.scene.chat, bound.scene.memory, whole, end.finish_reason)
@@ -122,32 +106,27 @@ class Settlements:
             status=status,
             finish_reason=end.finish_reason,
             signals=signals,
-            error_code=fault.code if fault else None,
+            error_code=error.code if error else None,
             response_text=end.text if bound.scene.caller.store_text else None,
         )
         report = bound.report(bill)
-        if fault is not None or not bound.scene.chat.include_usage:
-            usage_chunk = None
-        elif usage_chunk is None or bill.usage_source == "estimated":
-            usage_chunk = outcome.usage_chunk(bound.decision_id, bound.model, bill.usage, self._clock())
-        last = DONE_FRAME if fault is None else data_frame(fault.as_body())
-        answer = None
-        if transcript is not None:
-            # The retry of a client that left finds what there was, and that it was cut: never a second call.
-            cut = data_frame(_cut_short().as_body()) if end.ending == "client_left" else last
-            answer = kept_stream(transcript, b"".join(_closing(usage_chunk, report, cut)), report.as_headers())
+        # The retry of a client that left finds what there was, and that it was cut: never a second call.
+        told = _cut_short() if end.ending == "client_left" else error
+        answer = None if keep is None else keep(report, bill, told)
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
         if end.ending == "finished":
             self._on_answer(bound, end.text)
-        return _closing(usage_chunk, settled(report, resolved), last)
+        return settled(report, resolved), bill, error
 
     async def abandoned(self, bound: Attempt) -> None:
         """The client left before a whole answer came: what the provider did until then is estimated."""
         bill = self._silent_bill(bound)
         columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
-        answer = None if bound.scene.idempotency is None else kept_answer(error_response(_cut_short()))
+        answer = (
+            None if bound.scene.idempotency is None else kept_answer(error_answer(bound.scene.dialect, _cut_short()))
+        )
         await self._settle(bound, bill, columns, failed=True, signals={}, answer=answer)
 
     async def failed(self, bound: Attempt, fault: UpstreamFault, *, final: bool) -> None:
@@ -164,7 +143,11 @@ class Settlements:
         columns = self._columns(
             bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
         )
-        answer = kept_answer(error_response(error)) if final and bound.scene.idempotency is not None else None
+        answer = (
+            kept_answer(error_answer(bound.scene.dialect, error))
+            if final and bound.scene.idempotency is not None
+            else None
+        )
         await self._settle(
             bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
         )
@@ -308,13 +291,6 @@ def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost
 def own_bill(bound: Attempt, output_tokens: int) -> cost.Settlement:
     """The bill for our own count of what was generated, within the hold; marked as estimated."""
     return bill_of(bound, None, output_tokens)
-
-
-def _closing(usage_chunk: Mapping[str, Any] | None, report: TurnReport, last: bytes) -> list[bytes]:
-    """A stream's last frames: its usage where the client asked for it, then `last` with the bill before it."""
-    bill = report.as_object()
-    usage = [] if usage_chunk is None else [data_frame({**usage_chunk, "seqroute": bill})]
-    return [*usage, billed_frame(bill, last)]
 
 
 def _cut_short() -> UpstreamError:

@@ -75,7 +75,7 @@ class StreamEnd:
 class StreamPump:
     """Starts pumping when made (inside a running loop) and needs no one to consume it.
 
-    on_chunk(chunk) -> chunk or None    rewrites a chunk for the client, or hides it (an unasked-for usage chunk)
+    on_chunk(chunk) -> bytes            what the client is sent of a chunk; empty: nothing
     on_progress(output_tokens)          about every second while the stream lives, also when nothing comes
     on_end(end) -> frames               once, protected from cancellation; its frames are the stream's last
 
@@ -88,7 +88,7 @@ class StreamPump:
         *,
         on_end: Callable[[StreamEnd], Awaitable[Iterable[bytes]]],
         spawn: Spawn,
-        on_chunk: Callable[[Chunk], Chunk | None] | None = None,
+        on_chunk: Callable[[Chunk], bytes] = data_frame,
         on_progress: Callable[[int], Awaitable[None] | None] | None = None,
         progress_s: float = PROGRESS_S,
         buffer_bytes: int = BUFFER_BYTES,
@@ -176,9 +176,9 @@ class StreamPump:
     async def _read(self) -> None:
         async for chunk in self._stream:
             self._received.note(chunk)
-            outgoing = chunk if self._on_chunk is None else self._on_chunk(chunk)
-            if outgoing is not None:
-                self._put(data_frame(outgoing))
+            outgoing = self._on_chunk(chunk)
+            if outgoing:
+                self._put(outgoing)
                 if len(self._buffer) > self._buffer_bytes:
                     await self._until_room()
 

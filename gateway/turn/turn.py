@@ -14,7 +14,7 @@ disagree. Whatever ends the call - an answer, an error, a client that leaves, a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakSet
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import TokenCounter
@@ -32,29 +33,30 @@ from gateway.clock import Clock, NewId, Uniform, now_ms
 from gateway.config.settings import Settings
 from gateway.decisions import log
 from gateway.decisions.log import pending_row
-from gateway.dialects import chat as outcome
-from gateway.dialects.request import parse_chat
-from gateway.dialects.sse import data_frame
+from gateway.dialects.chat import ChatDialect
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import GatewayError
 from gateway.http import header_map, json_response, read_body
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
-from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
+from gateway.ledger.types import Answer, Refused, Reserve, Reserved, ReserveOutcome
 from gateway.metrics import Metrics
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.cooldown import Breaker, pick_deployment
 from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
 from gateway.providers.providers import Call, Upstream
+from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
 from gateway.routing.estimates import estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
-from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, TurnContext, exhausted
-from gateway.turn.headers import read_turn_headers
-from gateway.turn.idempotency import Transcript, answer_or_raise
+from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, TurnContext, billed, exhausted
+from gateway.turn.headers import TurnReport, read_turn_headers
+from gateway.turn.idempotency import Transcript, answer_or_raise, kept_stream
 from gateway.turn.prepare import Preparation
 from gateway.turn.settle import Settlements
 from gateway.turn.signals import StreamedAnswer
@@ -62,6 +64,8 @@ from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, Stre
 from policy.features import encode
 
 T = TypeVar("T")
+ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
+"""Makes the chat request, and the dialect its answer is read in, out of a body. Raises InvalidRequest, NotFound."""
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it."""
 RESERVE_TRIES = 4
@@ -118,17 +122,18 @@ class Turns:
     def _settings(self) -> Settings:
         return self._configuration().settings
 
-    async def chat(self, request: Request) -> ASGIApp:
-        """`POST /chat/completions`, the whole of it."""
+    async def serve(self, request: Request, read: ReadRequest) -> ASGIApp:
+        """One turn in any dialect, the whole of it. `read` makes the chat request out of the body."""
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
-        chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
+        body = await read_body(request, self._settings.limits)
+        chat, dialect = await read(body, caller)
         asked = read_turn_headers(headers)
         claim = self._arrivals.claim(chat, asked)
         replayed = await self._arrivals.replayed(caller, claim)
         if replayed is not None:
             return replayed
-        scene = await self._arrivals.scene(caller, chat, asked, claim, headers)
+        scene = await self._arrivals.scene(caller, chat, dialect, asked, claim, headers)
         bound = await self._decide_and_reserve(scene)
         if isinstance(bound, Response):
             return bound
@@ -147,7 +152,8 @@ class Turns:
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
-        scene = await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
+        dialect = ChatDialect(chat.include_usage)
+        scene = await self._arrivals.scene(caller, chat, dialect, read_turn_headers(headers), None, headers)
         choice = self._decide(scene, scene.purse)
         return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
@@ -156,7 +162,9 @@ class Turns:
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
         bound = await self._decide_and_reserve(
-            await self._arrivals.scene(caller, chat, read_turn_headers(headers), None, headers)
+            await self._arrivals.scene(
+                caller, chat, ChatDialect(chat.include_usage), read_turn_headers(headers), None, headers
+            )
         )
         answer = bound if isinstance(bound, Response) else await self._complete(bound)
         return bytes(answer.body)
@@ -222,7 +230,7 @@ class Turns:
                 choice.routed.decision,
                 uniform=choice.uniform,
                 requested_model=scene.chat.model,
-                endpoint="chat",
+                endpoint=scene.dialect.endpoint,
                 request_text=log.stored_request(scene.chat) if scene.caller.store_text else None,
                 shadow=choice.routed.shadow,
                 now_ms=scene.started_ms,
@@ -287,7 +295,19 @@ class Turns:
     async def _complete(self, bound: Attempt) -> Response:
         """An answer in one piece."""
         bound, reply = await self._reached(bound, self._upstream.complete)
-        return await self._background.run(self._settling.reply(bound, reply))
+        return await self._background.run(self._answered(bound, reply))
+
+    async def _answered(self, bound: Attempt, reply: Reply) -> Response:
+        """Settle a whole answer and render it in its client's dialect."""
+        dialect, identity = bound.scene.dialect, bound.identity(self._clock())
+
+        def render(report: TurnReport, bill: Settlement) -> Response:
+            return json_response(dialect.whole(identity, reply.body, billed(report, bill)), 200, report.as_headers())
+
+        report, bill = await self._settling.reply(bound, reply, render)
+        response = render(report, bill)
+        await dialect.keep(bound.scene.session_id)
+        return response
 
     async def _stream(self, bound: Attempt) -> ASGIApp:
         """A streamed answer: its first chunk is there when this returns; what fails later ends the stream."""
@@ -361,29 +381,31 @@ class Turns:
 
     def _pumped(self, bound: Attempt, stream: UpstreamStream) -> ASGIApp:
         """Hand the stream to a pump of its own, which settles whatever happens to the client."""
-        usage_chunks: list[dict[str, Any]] = []
-        name = outcome.completion_id(bound.decision_id)
-        created = int(self._clock())
+        dialect = bound.scene.dialect
+        renderer = dialect.stream(bound.identity(self._clock()))
         transcript = Transcript() if bound.scene.idempotency is not None else None
         heard = StreamedAnswer()
 
-        def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
-            chunk = outcome.answered_chunk(chunk, name, bound.model, created)
+        def on_chunk(chunk: dict[str, Any]) -> bytes:
             heard.note(chunk)
-            if chunk.get("usage") and not chunk.get("choices"):
-                usage_chunks[:] = [chunk]
-                return None
-            if not bound.scene.chat.include_usage:
-                chunk.pop("usage", None)
-            if transcript is not None:
-                transcript.add(data_frame(chunk))
-            return chunk
+            frames = renderer.chunk(chunk)
+            if transcript is not None and frames:
+                transcript.add(frames)
+            return frames
 
         def on_progress(output_tokens: int) -> None:
             self._leases.progress(bound.hold_id, self._settling.checkpoint_nanousd(bound, output_tokens))
 
+        def keep(report: TurnReport, bill: Settlement, error: GatewayError | None) -> Answer:
+            assert transcript is not None
+            return kept_stream(transcript, renderer.end(billed(report, bill), error), report.as_headers())
+
         async def on_end(end: StreamEnd) -> list[bytes]:
-            return await self._settling.stream(bound, end, usage_chunks[0] if usage_chunks else None, transcript, heard)
+            report, bill, error = await self._settling.stream(bound, end, heard, None if transcript is None else keep)
+            last = renderer.end(billed(report, bill), error)
+            if end.ending == "finished":
+                await dialect.keep(bound.scene.session_id)
+            return [last]
 
         pump = StreamPump(
             stream,

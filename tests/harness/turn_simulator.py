@@ -31,7 +31,7 @@ from gateway.accounts.auth import Authenticator
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import TokenCounter
-from gateway.config.settings import RouterSettings, SessionSettings, Settings
+from gateway.config.settings import LimitSettings, RouterSettings, SessionSettings, Settings
 from gateway.database import sqlite as db_sqlite
 from gateway.database.database import Database
 from gateway.errors import GatewayError, LedgerUnavailable
@@ -48,6 +48,7 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
+from gateway.turn.endpoints import read_chat
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from tests.harness.models import catalog, deployment, model
@@ -210,7 +211,9 @@ class TurnSimulation:
                 "headers": headers,
             }  # fmt: skip
             try:
-                answer = await self.turns.chat(Request(scope, receive))
+                answer = await self.turns.serve(
+                    Request(scope, receive), lambda body, _: read_chat(body, LimitSettings())
+                )
             except GatewayError as error:
                 answer = error_response(error)
             await answer(scope, receive, send)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from gateway.catalog.usage import Usage
 from gateway.dialects.carried import seal, unseal
+from gateway.dialects.dialect import Billed
 from gateway.dialects.messages_answer import MessagesStream, error_body, whole_message
 from gateway.dialects.messages_request import to_chat
 from gateway.errors import InvalidRequest, SessionBudgetExceeded, UpstreamRejected
@@ -268,7 +269,9 @@ def test_an_answer_is_the_same_message_whole_and_streamed(
     Message.model_validate(made)
     assert (made["content"], made["stop_reason"], made["id"]) == (content, reason, "msg_1")
     stream = MessagesStream("dec_1", "small", 7, ())
-    rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(USAGE, {"model": "small"}, None)
+    rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
+        Billed(USAGE, False, {"model": "small"}), None
+    )
     seen = events(rendered)
     for event in seen:
         STREAM_EVENT.validate_python(event)
@@ -342,7 +345,7 @@ def test_broken_arguments_stay_visible() -> None:
 
 def test_a_broken_stream_ends_with_an_error_event_and_no_message_stop() -> None:
     stream = MessagesStream("dec_1", "m", 7, ())
-    rendered = stream.chunk(delta(content="Hel")) + stream.end(USAGE, {}, SessionBudgetExceeded("spent"))
+    rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}), SessionBudgetExceeded("spent"))
     seen = events(rendered)
     assert seen[-1]["type"] == "error"
     assert seen[-1]["error"]["type"] == "billing_error"
@@ -352,7 +355,7 @@ def test_a_broken_stream_ends_with_an_error_event_and_no_message_stop() -> None:
 def test_the_last_events_can_be_rendered_again_with_a_newer_report() -> None:
     stream = MessagesStream("dec_1", "m", 7, ())
     stream.chunk(delta(content="Hi"))
-    first, second = stream.end(USAGE, {"n": 1}, None), stream.end(USAGE, {"n": 2}, None)
+    first, second = stream.end(Billed(USAGE, False, {"n": 1}), None), stream.end(Billed(USAGE, False, {"n": 2}), None)
     assert first.replace(b'{"n":1}', b'{"n":2}') == second
 
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from gateway.catalog.usage import Usage
 from gateway.dialects.carried import seal, unseal
+from gateway.dialects.dialect import Billed
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, whole_response
 from gateway.dialects.responses_request import ResponsesRequest, referenced_ids, to_chat
 from gateway.dialects.responses_tools import function_name
@@ -295,7 +296,9 @@ def test_an_answer_is_the_same_response_whole_and_streamed(
     assert [item["type"] for item in made["output"]] == kinds
     assert (made["status"], made["id"], made["model"], made["created_at"]) == (status, "resp_1", "small", 7)
     stream = ResponsesStream(response_object())
-    rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(USAGE, {"model": "small"}, None)
+    rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
+        Billed(USAGE, False, {"model": "small"}), None
+    )
     seen = events(rendered)
     for event in seen:
         STREAM_EVENT.validate_python(event)
@@ -343,7 +346,7 @@ def test_provider_bound_state_is_sealed_and_comes_back() -> None:
 
 def test_a_broken_stream_ends_with_response_failed() -> None:
     stream = ResponsesStream(response_object())
-    rendered = stream.chunk(delta(content="Hel")) + stream.end(USAGE, {}, UpstreamError("broke"))
+    rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}), UpstreamError("broke"))
     last = events(rendered)[-1]
     assert last["type"] == "response.failed"
     assert last["response"]["error"] == {"code": "upstream_error", "message": "broke"}
@@ -352,5 +355,5 @@ def test_a_broken_stream_ends_with_response_failed() -> None:
 def test_the_last_events_can_be_rendered_again_with_a_newer_report() -> None:
     stream = ResponsesStream(response_object())
     stream.chunk(delta(content="Hi"))
-    first, second = stream.end(USAGE, {"n": 1}, None), stream.end(USAGE, {"n": 2}, None)
+    first, second = stream.end(Billed(USAGE, False, {"n": 1}), None), stream.end(Billed(USAGE, False, {"n": 2}), None)
     assert first.replace(b'{"n":1}', b'{"n":2}') == second

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import Response
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
@@ -16,11 +17,12 @@ from gateway.catalog.usage import Usage, UsageFault
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.types import Balance, Release, Resolved, Settle
+from gateway.ledger.types import Balance, IdempotencyClaim, Release, Resolved, Settle
 from gateway.metrics import Metrics
 from gateway.providers.errors import ConnectFault, TimeoutFault
 from gateway.providers.replies import Reply
 from gateway.turn.context import Attempt
+from gateway.turn.headers import TurnReport
 from gateway.turn.settle import Settlements, bill_of
 from tests.gateway.turn.turns import LEFT, bound
 from tests.harness.models import deployment, model, prices
@@ -63,6 +65,10 @@ def reply(**body: Any) -> Reply:
     message = {"message": {"content": "four words of answer"}, "finish_reason": "stop"}
     usage = body.pop("usage", Usage(10, 5))
     return Reply({"id": "x", "model": "small-2026", "choices": [message]} | body, usage, "stop", None)
+
+
+def rendered(report: TurnReport, bill: Settlement) -> Response:
+    return Response(b"{}", headers=report.as_headers())
 
 
 # -- bills -------------------------------------------------------------------------------------------------------------
@@ -127,23 +133,22 @@ async def test_an_answer_is_settled_once_and_told_with_the_balances_after_it() -
     made, books, leases = settling()
     turn = bound()
     leases.take(turn.hold_id, 1)
-    answer = await made.reply(turn, reply())
+    answered, _ = await made.reply(turn, reply(), rendered)
     [settle] = books.settled
     assert (settle.hold_id, settle.amount_nanousd, settle.usage_source) == ("hold_1", 20_000, "reported")
     assert settle.decision is not None
     assert (settle.decision["status"], settle.decision["output_tokens"]) == ("completed", 5)
-    assert answer.headers["x-seqroute-cost-usd"] == "0.00002"
-    assert answer.headers["x-seqroute-session-spent-usd"] == "0.00002"
+    assert answered.as_headers()["x-seqroute-cost-usd"] == "0.00002"
+    assert answered.as_headers()["x-seqroute-session-spent-usd"] == "0.00002"
     assert leases.count == 0
 
 
 async def test_the_answer_that_was_paid_for_is_given_although_the_bill_waits_for_the_database() -> None:
     made, books, leases = settling()
     books.down = True
-    answer = await made.reply(bound(), reply())
-    assert answer.status_code == 200
-    assert answer.headers["x-seqroute-cost-usd"] == "0.00002"
-    assert "x-seqroute-session-spent-usd" not in answer.headers
+    answered, _ = await made.reply(bound(), reply(), rendered)
+    assert answered.as_headers()["x-seqroute-cost-usd"] == "0.00002"
+    assert "x-seqroute-session-spent-usd" not in answered.as_headers()
     assert leases.count == 0
 
 
@@ -151,8 +156,13 @@ async def test_a_fault_while_settling_leaves_the_hold_to_the_sweeper_not_to_an_e
     made, _, leases = settling()
     turn = bound()
     leases.take(turn.hold_id, 1)
+    turn = replace(turn, scene=replace(turn.scene, idempotency=IdempotencyClaim("k", b"", 0)))
+
+    def broken(report: TurnReport, bill: Settlement) -> Response:
+        raise TypeError("a defect of a dialect")
+
     with pytest.raises(TypeError):
-        await made.reply(turn, reply(choices=[{"message": {"content": {1, 2}}}], system_fingerprint={3}))
+        await made.reply(turn, reply(), broken)
     assert leases.count == 0
 
 

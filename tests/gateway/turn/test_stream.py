@@ -11,7 +11,7 @@ import pytest
 
 from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.dialects.chat import generated_texts
-from gateway.dialects.sse import DONE_FRAME
+from gateway.dialects.sse import DONE_FRAME, data_frame
 from gateway.errors import LedgerUnavailable
 from gateway.providers.errors import BrokenFault
 from gateway.tasks import Background
@@ -115,8 +115,8 @@ async def test_chunks_come_in_order_and_the_last_frames_are_those_of_the_end() -
 async def test_on_chunk_rewrites_and_hides() -> None:
     client = Client()
 
-    def on_chunk(chunk: dict[str, Any]) -> dict[str, Any] | None:
-        return None if "usage" in chunk else chunk | {"model": "ours"}
+    def on_chunk(chunk: dict[str, Any]) -> bytes:
+        return b"" if "usage" in chunk else data_frame(chunk | {"model": "ours"})
 
     stream = pump(Provider(delta("a"), {"choices": [], "usage": {}}), Ends(()), on_chunk=on_chunk)
     await EventStreamResponse(stream)({}, client.receive, client.send)

@@ -9,6 +9,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.tokens import PromptTokens
 from gateway.config.settings import RouterSettings
+from gateway.dialects.chat import ChatDialect
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.types import Balance, SessionTerms
 from gateway.providers.cooldown import Breaker
@@ -52,7 +53,7 @@ def scene(
         wish=RequestedModel(None, None), session_id="s", row=row, memory=memory or SessionMemory(),
         tenant=tenant or Balance(LEFT, 0, 0), prompt=PromptTokens(prompt_tokens, 2 * prompt_tokens),
         options=[Eligibility(subject, subject.deployments, "")], terms=terms or SessionTerms(default_nanousd=LEFT),
-        idempotency=None, started_ms=1_000,
+        idempotency=None, started_ms=1_000, dialect=ChatDialect(False),
     )  # fmt: skip
 
 

@@ -1,0 +1,51 @@
+"""OpenAI's Responses: one request's answer, stream and errors, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
+from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, whole_response
+from gateway.dialects.responses_request import ResponsesRequest
+from gateway.errors import GatewayError, http_status
+
+Store = Callable[[str, Mapping[str, Any], list[Mapping[str, Any]]], Awaitable[None]]
+"""Keeps a session's response object and the conversation that a later request may continue."""
+
+
+class ResponsesDialect:
+    """`POST /v1/responses`."""
+
+    endpoint = "responses"
+
+    def __init__(self, request: ResponsesRequest, store: Store) -> None:
+        self._request = request
+        self._store = store
+        self._stream: ResponsesStream | None = None
+        self._ended: dict[str, Any] | None = None
+
+    def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        self._ended = whole_response(self._object(answer), body, billed.usage)
+        return self._ended | {"seqroute": billed.report}
+
+    def stream(self, answer: AnswerIdentity) -> ResponsesStream:
+        self._stream = ResponsesStream(self._object(answer))
+        return self._stream
+
+    def error(self, error: GatewayError) -> ErrorAnswer:
+        """A budget that is spent is a 400 here: Codex shows the words of a 400 at once and sends a 402 five times."""
+        status = http_status(error)
+        return ErrorAnswer(400 if status == 402 else status, error.as_body())
+
+    async def keep(self, session_id: str) -> None:
+        """Store a complete response, unless the client asked for `store: false`."""
+        ended = self._ended if self._stream is None else self._stream.ended
+        if ended is not None and self._request.store and ended["status"] != "failed":
+            await self._store(session_id, ended, [*self._request.items, *ended["output"]])
+
+    def _object(self, answer: AnswerIdentity) -> ResponseObject:
+        request = self._request
+        return ResponseObject(
+            answer.decision_id, answer.model, answer.created_s, request.echoed, request.tools, request.store
+        )

@@ -1,0 +1,212 @@
+"""The routes that spend: one way in for every dialect, and errors in the shape that its clients know.
+
+chat completions | messages | responses | completions  ->  a chat request and its dialect  ->  Turns.serve
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gateway.accounts.auth import Authenticator, Caller
+from gateway.catalog.live import Configuration
+from gateway.catalog.tokens import TokenCounter
+from gateway.clock import Clock, now_ms
+from gateway.config.settings import LimitSettings
+from gateway.database.database import Database
+from gateway.decisions import response_store
+from gateway.dialects import completions, messages_request, responses_request
+from gateway.dialects.chat import ChatDialect
+from gateway.dialects.completions import CompletionsDialect
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.messages import MessagesDialect
+from gateway.dialects.request import ChatRequest, parse_chat, parse_object
+from gateway.dialects.responses import ResponsesDialect, Store
+from gateway.dialects.responses_request import ResponsesRequest
+from gateway.errors import GatewayError, InvalidRequest, NotFound
+from gateway.http import json_response, read_body
+from gateway.turn.idempotency import error_answer
+from gateway.turn.turn import Turns
+
+_NO_TOOLS: Mapping[str, Any] = {}
+
+
+class Endpoints:
+    """Every route on which a client spends money, and the routes about stored responses."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        *,
+        configuration: Callable[[], Configuration],
+        authenticator: Authenticator,
+        database: Database,
+        tokens: TokenCounter,
+        clock: Clock,
+    ) -> None:
+        self._turns = turns
+        self._configuration = configuration
+        self._authenticator = authenticator
+        self._database = database
+        self._tokens = tokens
+        self._clock = clock
+
+    @property
+    def _limits(self) -> LimitSettings:
+        return self._configuration().settings.limits
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> ASGIApp:
+        """A turn of a session in OpenAI's chat dialect."""
+        return await self._turns.serve(request, lambda body, caller: read_chat(body, self._limits))
+
+    async def messages(self, request: Request) -> ASGIApp:
+        """A turn of a session in Anthropic's Messages dialect."""
+        return await _in(MessagesDialect(), self._turns.serve(request, self._read_messages))
+
+    async def responses(self, request: Request) -> ASGIApp:
+        """A turn of a session in OpenAI's Responses dialect."""
+        return await _in(_REFUSING, self._turns.serve(request, self._read_responses))
+
+    async def completions(self, request: Request) -> ASGIApp:
+        """A turn of a session in OpenAI's legacy completions dialect."""
+        return await self._turns.serve(request, self._read_completions)
+
+    async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
+        read = messages_request.to_chat(parse_object(body, self._limits))
+        return self._as_chat(read.chat, body, read.dropped), MessagesDialect(read.stop_sequences)
+
+    async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
+        read = completions.to_chat(parse_object(body, self._limits))
+        chat = self._as_chat(read.chat, body, ())
+        return chat, CompletionsDialect(read.prefix, chat.include_usage)
+
+    async def _read_responses(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
+        fields = parse_object(body, self._limits)
+        earlier: list[Mapping[str, Any]] = []
+        session_id: str | None = None
+        previous = fields.get("previous_response_id")
+        if isinstance(previous, str):
+            stored = await self._stored(caller, previous)
+            earlier, session_id = list(stored.items), stored.session_id
+        fields = fields | {"input": await self._resolved(caller, fields)}
+        read = responses_request.to_chat(fields, earlier)
+        if session_id is not None and "session_id" not in read.chat:
+            read.chat["session_id"] = session_id
+        chat = self._as_chat(read.chat, body, read.dropped)
+        return chat, ResponsesDialect(read, self._keeper(caller))
+
+    def _as_chat(self, fields: Mapping[str, Any], body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
+        """A translated body, checked as any other; an idempotency key stands for the bytes that the client sent."""
+        chat = parse_chat(orjson.dumps(fields), self._limits)
+        digest = hashlib.sha256(body).digest()
+        return replace(chat, body_sha256=digest, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
+
+    async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
+        """The input with every `item_reference` replaced by the item that it names."""
+        items = responses_request.input_items(fields)
+        wanted = responses_request.referenced_ids(items)
+        if not wanted:
+            return fields.get("input")
+        at_ms = now_ms(self._clock)
+
+        def look_up(connection: Any) -> dict[str, Mapping[str, Any]]:
+            return {
+                item_id: response_store.find_item(connection, caller.tenant_id, item_id, at_ms) for item_id in wanted
+            }
+
+        found = await self._database.read(look_up)
+        return [found[item["id"]] if item.get("type") == "item_reference" else item for item in items]
+
+    def _keeper(self, caller: Caller) -> Store:
+        async def keep(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:
+            at_ms = now_ms(self._clock)
+            await self._database.write(
+                lambda c: response_store.store(c, caller.tenant_id, session_id, response, items, at_ms)
+            )
+
+        return keep
+
+    # -- stored responses --------------------------------------------------------------------------------------------
+
+    async def response(self, request: Request) -> Response:
+        """A stored response."""
+        caller = await self._authenticator.reader(request.headers)
+        stored = await self._stored(caller, request.path_params["response_id"])
+        return json_response(stored.response)
+
+    async def response_items(self, request: Request) -> Response:
+        """The input items of a stored response."""
+        caller = await self._authenticator.reader(request.headers)
+        stored = await self._stored(caller, request.path_params["response_id"])
+        items = stored.items[: len(stored.items) - len(stored.response["output"])]
+        ids = [item.get("id") for item in items]
+        return json_response(
+            {"object": "list", "data": items, "has_more": False, "first_id": ids[0] if ids else None,
+             "last_id": ids[-1] if ids else None}
+        )  # fmt: skip
+
+    async def delete_response(self, request: Request) -> Response:
+        """Forget a stored response."""
+        caller = await self._authenticator.caller(request.headers)
+        response_id = request.path_params["response_id"]
+        await self._database.write(lambda c: response_store.remove(c, caller.tenant_id, response_id))
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    async def cancel_response(self, request: Request) -> Response:
+        """Refused: only background responses can be cancelled, and none are served."""
+        caller = await self._authenticator.caller(request.headers)
+        await self._stored(caller, request.path_params["response_id"])
+        raise InvalidRequest("response: only background responses can be cancelled; close the connection instead")
+
+    async def compact(self, request: Request) -> Response:
+        """Refused: compaction is the client's own."""
+        await self._authenticator.caller(request.headers)
+        raise NotFound("POST /v1/responses/compact is not served: compact the conversation in the client")
+
+    async def _stored(self, caller: Caller, response_id: str) -> response_store.StoredResponse:
+        at_ms = now_ms(self._clock)
+        return await self._database.read(lambda c: response_store.find(c, caller.tenant_id, response_id, at_ms))
+
+    # -- counting ----------------------------------------------------------------------------------------------------
+
+    async def count_tokens(self, request: Request) -> ASGIApp:
+        """How many prompt tokens an Anthropic request has, by our own count."""
+        return await _in(MessagesDialect(), self._count_tokens(request))
+
+    async def _count_tokens(self, request: Request) -> Response:
+        await self._authenticator.caller(request.headers)
+        fields = parse_object(await read_body(request, self._limits), self._limits)
+        read = messages_request.to_chat(fields, counting=True)
+        chat = parse_chat(orjson.dumps(read.chat), self._limits)
+        counted = await self._tokens.count(chat.messages, chat.params)
+        return json_response({"input_tokens": counted.estimate})
+
+
+async def read_chat(body: bytes, limits: LimitSettings) -> tuple[ChatRequest, Dialect]:
+    """A chat-completions body and the dialect of its answer. Raises InvalidRequest."""
+    chat = parse_chat(body, limits)
+    return chat, ChatDialect(chat.include_usage)
+
+
+async def _in(dialect: Dialect, work: Awaitable[ASGIApp]) -> ASGIApp:
+    """Errors in the shape of this dialect."""
+    try:
+        return await work
+    except GatewayError as error:
+        return error_answer(dialect, error)
+
+
+async def _store_nothing(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:
+    """For the dialect that only renders errors."""
+
+
+_REFUSING = ResponsesDialect(ResponsesRequest({}, _NO_TOOLS, {}, (), store=False), _store_nothing)
