@@ -21,6 +21,7 @@ from policy.exploration import NEVER, Exploration
 from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
+from policy.network_policy import NetworkPolicy, Shown, able_later
 from policy.planned import TIE_BREAK, Planner
 from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.rules import ReSolving
@@ -52,6 +53,7 @@ class Batch:
     warm_tokens: F64  # (N, K)
     cost_quantiles_usd: F32  # (N, K, L)
     mask: Bools  # (N, K)
+    able: Bools  # (N, K) whom only money may keep from answering
     available_usd: F64  # (N,)
     turn: I64  # (N,)
     expected_turns: I64  # (N,)
@@ -105,7 +107,7 @@ def stacked(observations: Sequence[Observation]) -> Batch:
     names = sorted({c.name for seen in observations for c in seen.candidates})
     index = {name: k for k, name in enumerate(names)}
     most = max(len(seen.candidates) for seen in observations)
-    number = np.zeros((7, len(observations), most))
+    number = np.zeros((8, len(observations), most))
     model = np.full((len(observations), most), -1, np.int64)
     quantiles = np.zeros((len(observations), most, len(COST_LEVELS)), np.float32)
     for n, seen in enumerate(observations):
@@ -119,8 +121,9 @@ def stacked(observations: Sequence[Observation]) -> Batch:
                 c.input_tokens,
                 c.warm_tokens,
                 c.feasible,
+                able_later(c),
             )
-    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible = number
+    prior, usd_in, usd_cached, usd_out, input_tokens, warm_tokens, feasible, able = number
     return Batch(
         models=tuple(names),
         model=model,
@@ -133,6 +136,7 @@ def stacked(observations: Sequence[Observation]) -> Batch:
         warm_tokens=warm_tokens,
         cost_quantiles_usd=quantiles,
         mask=feasible > 0,
+        able=able > 0,
         available_usd=np.array([available_usd(seen.session) for seen in observations]),
         turn=np.array([seen.session.turn for seen in observations], np.int64),
         expected_turns=np.array([seen.session.expected_turns or 0 for seen in observations], np.int64),
@@ -140,12 +144,15 @@ def stacked(observations: Sequence[Observation]) -> Batch:
     )
 
 
-def batched(policy: Policy) -> TypeGuard[Planner | ReSolving]:
-    """Whether `probabilities` knows this policy: the planner or the default rule, over a reward model of ours."""
-    return isinstance(policy, Planner | ReSolving) and isinstance(policy.quality, PriorQuality | KernelQuality)
+Batched = Planner | ReSolving | NetworkPolicy
 
 
-def probabilities(policy: Planner | ReSolving, batch: Batch) -> F64:
+def batched(policy: Policy) -> TypeGuard[Batched]:
+    """Whether `probabilities` knows this policy: network, planner or default rule, over a reward model of ours."""
+    return isinstance(policy, Batched) and isinstance(policy.quality, PriorQuality | KernelQuality)
+
+
+def probabilities(policy: Batched, batch: Batch) -> F64:
     """The probabilities from which `policy.decide` would draw at every turn, (N, K).
 
     Raises PolicyFault where `decide` would at any of the turns.
@@ -159,8 +166,10 @@ def probabilities(policy: Planner | ReSolving, batch: Batch) -> F64:
     return found
 
 
-def scored(policy: Planner | ReSolving, batch: Batch) -> Scored:
+def scored(policy: Batched, batch: Batch) -> Scored:
     """What `decide` computes before the draw."""
+    if isinstance(policy, NetworkPolicy):
+        return _networked(policy, batch)
     return _planned(policy, batch) if isinstance(policy, Planner) else _resolving(policy, batch)
 
 
@@ -186,6 +195,34 @@ def draws(shares: F64, uniform: F64) -> I64:
     action = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
     last = shares.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0.0, axis=1)
     return np.asarray(np.minimum(action, last), np.int64)
+
+
+def _networked(policy: NetworkPolicy, batch: Batch) -> Scored:
+    """`NetworkPolicy.decide` up to the draw."""
+    there = batch.model >= 0
+    found = policy.values(
+        Shown(
+            places=_places(policy.law.models, batch),
+            prior=batch.prior,
+            predicted=predicted(policy.quality, batch),
+            average=average(policy.quality, batch),
+            usd_in=batch.usd_in,
+            usd_cached=batch.usd_cached,
+            usd_out=batch.usd_out,
+            warm_tokens=batch.warm_tokens,
+            bills_usd=batch.cost_quantiles_usd,
+            able=(batch.able | batch.mask) & there,
+            available_usd=batch.available_usd,
+            later_turns=np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0),
+            context_tokens=_context_tokens(batch),
+            lambda_per_usd=batch.lambda_per_usd,
+            state=batch.state,
+        )
+    )[1]
+    costs = np.where(there, expected_cost_usd(batch.cost_quantiles_usd.astype(np.float64)), 0.0)
+    dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
+    worth = found.worth(batch.lambda_per_usd[:, None], policy.starved_penalty)
+    return Scored(np.asarray(worth - TIE_BREAK * costs / dearest, np.float64), batch.mask)
 
 
 def _planned(policy: Planner, batch: Batch) -> Scored:

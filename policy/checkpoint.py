@@ -26,12 +26,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
+from policy.catalogue_law import CatalogueLaw
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
 from policy.kernel import MAX_MODELS, KernelQuality
 from policy.mdp import FloatArray
-from policy.network_shapes import Sizes, parameter_shapes
+from policy.residual import Residual
 from policy.rules import LAMBDA_PRESETS
 from policy.text import TEXT_VERSION
+from policy.value_network_shapes import Sizes, parameter_shapes
 from policy.valuetable import ValueTable
 
 FORMAT = "seqroute-policy-1"
@@ -42,13 +44,13 @@ MAX_HEADER_BYTES = 1 << 14
 """Of the safetensors header, which names every tensor: ours takes 2 kB, a million empty ones gigabytes to parse."""
 
 RULES: Mapping[str, frozenset[str]] = {
-    "learned": frozenset({"reserve", "pessimism", "shrinkage"}),
+    "network": frozenset({"starved_penalty"}),
     "planned": frozenset({"starved_penalty", "caution"}),
-    "resolving": frozenset({"reserve", "spread", "margin", "cache_aware", "network_quality", "shrinkage"}),
-    "pacing": frozenset({"factor", "reserve", "network_quality", "shrinkage"}),
-    "tuned-lambda": frozenset({"lambda_per_usd", "reserve", "network_quality", "shrinkage"}),
-    "threshold": frozenset({"threshold", "network_quality", "shrinkage"}),
-    "strongest": frozenset({"network_quality", "shrinkage"}),
+    "resolving": frozenset({"reserve", "spread", "margin", "cache_aware"}),
+    "pacing": frozenset({"factor", "reserve"}),
+    "tuned-lambda": frozenset({"lambda_per_usd", "reserve"}),
+    "threshold": frozenset({"threshold"}),
+    "strongest": frozenset(),
     "cheapest": frozenset(),
 }
 """What a checkpoint may decide by, and the numbers each rule takes; `policy.learned.policy_from` gives their
@@ -86,13 +88,15 @@ class Recipe:
     """How a checkpoint decides, besides its parameters: all of the manifest that a trainer chooses.
 
     `rule` names one of RULES and `rule_parameters` its numbers; `average_quality` is the mean graded quality by model
-    name, which replaces the catalogue's prior for the models that the log knows; `report` is free JSON (the gate's
-    verdict). With `models` the parameters are no network's but a reward model (policy/kernel.py, "quality/...") and,
-    for the planner, a value table (policy/valuetable.py, "values/...") over these models.
+    name, for people to read; `report` is free JSON (the gate's verdict). The parameters are by part: a reward model
+    over `models` ("quality/...", policy/kernel.py), the planner's value table ("values/...", policy/valuetable.py), the
+    network's layers ("network/layer.leaf", of these `sizes`), its law of the catalogue ("law/...",
+    policy/catalogue_law.py) and the residual of its quality ("residual/...", policy/residual.py). Without models there
+    are none but the layers: priors are all that is known.
     """
 
     policy_id: str
-    rule: str = "learned"
+    rule: str = "network"
     rule_parameters: Mapping[str, float] = field(default_factory=dict)
     lambda_presets: Mapping[str, float] = field(default_factory=lambda: dict(LAMBDA_PRESETS))
     horizon: Horizon = DEFAULT_HORIZON
@@ -104,8 +108,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A verified checkpoint: `params` is `network.Params` as float32 NumPy arrays, or {"quality": ..., "values": ...};
-    `sha256` that of the manifest."""
+    """A verified checkpoint: `params` are float32 NumPy arrays by part and name; `sha256` is that of the manifest."""
 
     recipe: Recipe
     params: dict[str, dict[str, FloatArray]]
@@ -272,12 +275,12 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
         raise CheckpointError(f"{MANIFEST}: hazard: expected 1 to 256 probabilities")
     if not isinstance(manifest["report"], dict):
         raise CheckpointError(f"{MANIFEST}: report: expected an object")
-    try:
-        sizes = Sizes(**manifest["sizes"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{MANIFEST}: sizes: expected the positive whole numbers of a network") from error
-    if sizes != Sizes(hidden=sizes.hidden, joint=sizes.joint, members=sizes.members):
-        raise CheckpointError(f"{MANIFEST}: sizes: not those of feature version {FEATURE_VERSION}")
+    sizes = Sizes()
+    if rule == "network":  # others were once written with the sizes of a network that they did not have
+        try:
+            sizes = Sizes(**manifest["sizes"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{MANIFEST}: sizes: expected the positive whole numbers of a network") from error
     return Recipe(
         folder_name,
         rule,
@@ -292,13 +295,13 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
 
 
 def _models(manifest: dict[str, Any], rule: str) -> tuple[str, ...]:
-    """The models of tables; none where the parameters are a network's."""
+    """The models of the tables."""
     names = manifest.get("models", [])
     if not isinstance(names, list) or len(names) > MAX_MODELS or not all(isinstance(n, str) and n for n in names):
         raise CheckpointError(f"{MANIFEST}: models: expected at most {MAX_MODELS} names")
     if len(set(names)) != len(names):
         raise CheckpointError(f"{MANIFEST}: models: a name stands twice")
-    if (rule == "planned" and not names) or (rule == "learned" and names):
+    if rule == "planned" and not names:
         raise CheckpointError(f"{MANIFEST}: models: not those of a {rule} policy")
     return tuple(names)
 
@@ -320,39 +323,64 @@ def _within(value: Any, least: float, most: float) -> bool:
 
 
 def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
-    """Exactly the known tree: names, float32, shapes, all finite."""
-    if recipe.models:
-        _check_tables(flat, recipe)
-        return
-    expected = parameter_shapes(recipe.sizes)
-    if set(flat) != set(expected):
-        raise CheckpointError(f"{PARAMS}: missing or unknown tensors: {sorted(set(flat) ^ set(expected))}"[:300])
-    for path, shape in expected.items():
-        value = flat[path]
-        if value.dtype != np.float32 or value.shape != shape:
-            raise CheckpointError(f"{PARAMS}: {path}: expected float32 {shape}, found {value.dtype} {value.shape}")
-        if not np.isfinite(value).all():
-            raise CheckpointError(f"{PARAMS}: {path}: a value is not finite")
-
-
-def _check_tables(flat: Mapping[str, Any], recipe: Recipe) -> None:
-    """A reward model, and a value table where the rule plans with one."""
+    """Exactly the known parts: names, float32, shapes, all finite."""
+    parts: dict[str, dict[str, Any]] = {}
     for path, value in flat.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
             raise CheckpointError(f"{PARAMS}: {path}: expected finite float32"[:300])
-    parts: dict[str, dict[str, Any]] = {}
-    for path, value in flat.items():
         part, _, name = path.partition("/")
         parts.setdefault(part, {})[name] = value
-    wanted = {"quality", "values"} if recipe.rule == "planned" else {"quality"}
-    if set(parts) != wanted:
-        raise CheckpointError(f"{PARAMS}: expected {sorted(wanted)}, found {sorted(parts)}"[:300])
+    needed, optional = parts_of(recipe)
+    if not needed <= set(parts) <= needed | optional:
+        raise CheckpointError(f"{PARAMS}: expected {sorted(needed)}, found {sorted(parts)}"[:300])
+    if "network" in parts:
+        _check_layers(parts["network"], recipe.sizes)
     try:
-        KernelQuality.from_arrays(recipe.models, parts["quality"])
+        if "quality" in parts:
+            KernelQuality.from_arrays(recipe.models, parts["quality"])
         if "values" in parts:
             ValueTable.from_arrays(recipe.models, parts["values"])
+        if "law" in parts:
+            CatalogueLaw.from_arrays(recipe.models, parts["law"])
+        if "residual" in parts:
+            Residual.from_arrays(parts["residual"])
     except ValueError as error:
         raise CheckpointError(f"{PARAMS}: {error}"[:300]) from error
+
+
+def parts_of(recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
+    """The parts that a checkpoint must have, and those that it may have."""
+    known = frozenset({"quality"}) if recipe.models else frozenset()
+    if recipe.rule == "network":
+        return known | ({"network", "law"} if recipe.models else {"network"}), known and frozenset({"residual"})
+    return (known | {"values"} if recipe.rule == "planned" else known), frozenset()
+
+
+def _check_layers(found: Mapping[str, Any], sizes: Sizes) -> None:
+    expected = {path.replace("/", "."): shape for path, shape in parameter_shapes(sizes).items()}
+    if set(found) != set(expected):
+        raise CheckpointError(f"{PARAMS}: missing or unknown tensors: {sorted(set(found) ^ set(expected))}"[:300])
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise CheckpointError(f"{PARAMS}: network/{name}: expected {shape}, found {found[name].shape}")
+
+
+def layers_as_part(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """The network's parameters as the part "network" of a checkpoint; `layers_of` is the inverse."""
+    return {
+        f"{layer}.{leaf}": np.asarray(value, np.float32)
+        for layer, leaves in layers.items()
+        for leaf, value in leaves.items()
+    }
+
+
+def layers_of(part: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+    """The part "network" of a checkpoint as the network's parameters."""
+    layers: dict[str, dict[str, FloatArray]] = {}
+    for name, value in part.items():
+        layer, leaf = name.split(".")
+        layers.setdefault(layer, {})[leaf] = value
+    return layers
 
 
 def _write_synced(path: Path, content: bytes) -> None:

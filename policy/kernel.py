@@ -13,7 +13,7 @@ were off, bent by that difficulty. NumPy alone: some tens of microseconds, and n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,12 @@ class KernelQuality:
     means: F32  # (M,)
     weights: F32  # (R, M + 1)
     offset: F32  # (M + 1,)
+    norms: tuple[F32, F32] = field(init=False, repr=False)
+    """Squared lengths of the landmarks, of their text and of the rest: half of a prediction's time, were they not
+    kept."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norms", landmark_norms(self.landmarks))
 
     def predict(self, observation: Observation) -> FloatArray:
         try:
@@ -57,7 +63,7 @@ class KernelQuality:
 
     def deviations(self, state: NDArray[np.floating]) -> F32:
         """How far this turn is from each model's mean, (M + 1,); the last entry is the shared difficulty's."""
-        near = kernel((state - self.centre) * self.scale, self.landmarks, self.width)
+        near = kernel((state - self.centre) * self.scale, self.landmarks, self.width, self.norms)
         return np.asarray(near @ self.weights + self.offset, np.float32)
 
     def arrays(self) -> dict[str, F32]:
@@ -108,18 +114,31 @@ _ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset"
 
 
 def kernel(
-    scaled: NDArray[np.floating], landmarks: NDArray[np.floating], width: NDArray[np.floating]
+    scaled: NDArray[np.floating],
+    landmarks: NDArray[np.floating],
+    width: NDArray[np.floating],
+    norms: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> NDArray[np.floating]:
-    """K of scaled states (..., D) and landmarks (R, D): (..., R). `width` has one entry or two."""
+    """K of scaled states (..., D) and landmarks (R, D): (..., R). `width` has one entry or two; `norms` are
+    `landmark_norms` where they are known already."""
     text, rest = slice(0, TEXT_DIM), slice(TEXT_DIM, None)
-    texts = squared_distances(scaled[..., text], landmarks[:, text])
-    found = np.exp(-(texts + squared_distances(scaled[..., rest], landmarks[:, rest])) / width[0])
+    of_text, of_rest = landmark_norms(landmarks) if norms is None else norms
+    texts = squared_distances(scaled[..., text], landmarks[:, text], of_text)
+    found = np.exp(-(texts + squared_distances(scaled[..., rest], landmarks[:, rest], of_rest)) / width[0])
     if len(width) > 1:
         found = 0.5 * (found + np.exp(-texts / width[1]))
     return np.asarray(found)
 
 
-def squared_distances(x: NDArray[np.floating], z: NDArray[np.floating]) -> NDArray[np.floating]:
-    """|x - z|^2 of rows (..., D) and (R, D): (..., R), not negative."""
-    squares = np.sum(x * x, axis=-1, keepdims=True) + np.sum(z * z, axis=-1)
+def landmark_norms(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """|z|^2 of the landmarks' text and of the rest, (R,) each."""
+    text, rest = landmarks[:, :TEXT_DIM], landmarks[:, TEXT_DIM:]
+    return np.asarray(np.sum(text * text, axis=-1)), np.asarray(np.sum(rest * rest, axis=-1))
+
+
+def squared_distances(
+    x: NDArray[np.floating], z: NDArray[np.floating], norms: NDArray[np.floating] | None = None
+) -> NDArray[np.floating]:
+    """|x - z|^2 of rows (..., D) and (R, D): (..., R), not negative. `norms` (R,) are |z|^2, where known."""
+    squares = np.sum(x * x, axis=-1, keepdims=True) + (np.sum(z * z, axis=-1) if norms is None else norms)
     return np.asarray(np.maximum(squares - 2.0 * (x @ z.T), 0.0))

@@ -18,11 +18,16 @@ import numpy as np
 from policy.checkpoint import MANIFEST, CheckpointError, load
 from policy.exploration import GREEDY, Exploration
 from policy.fallback import check_decision
+from policy.learned import policy_from
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
 from policy.rules import LAMBDA_PRESETS, builtin_rules
 from policy.text import STATS_DIM, TEXT_DIM
 
 DEFAULT_RULE = "rule:resolving"
+"""What answers when a policy faults."""
+PRETRAINED = "pretrained-1"
+"""The shipped network, which serves until another policy is published; its folder lies beside this module."""
+PRETRAINED_FOLDER = Path(__file__).parent / "pretrained" / PRETRAINED
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -36,7 +41,7 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True)
 class StagedPolicies:
-    """The stages of the policies table. No champion: the default rule."""
+    """The stages of the policies table. No champion: the shipped network."""
 
     champion: CheckpointRef | None = None
     canary: CheckpointRef | None = None
@@ -81,7 +86,12 @@ class HotSwap:
         }
         self._refreshing = threading.Lock()
         self._refused: dict[CheckpointRef, tuple[object, str]] = {}
-        self._lineup = ServingPolicies(self.rule)
+        self._shortfall: tuple[str, ...] = ()
+        try:
+            self._first = pretrained(exploration)
+        except CheckpointError as error:  # an installation that is not whole serves all the same
+            self._first, self._shortfall = self.rule, (f"{PRETRAINED}: {error}"[:300],)
+        self._lineup = ServingPolicies(self._first)
 
     @property
     def lineup(self) -> ServingPolicies:
@@ -89,13 +99,13 @@ class HotSwap:
 
     @property
     def rule(self) -> LoadedPolicy:
-        """What answers when a policy faults, and while nothing else is published."""
+        """What answers when a policy faults."""
         return self._rules[DEFAULT_RULE]
 
     def refresh(self, wanted: StagedPolicies) -> Refresh:
         """Make the line-up what is wanted, as far as it verifies and warms up."""
         with self._refreshing:
-            now, problems = self._lineup, []
+            now, problems = self._lineup, list(self._shortfall)
             made: dict[str, LoadedPolicy | None] = {}
             for role in ("champion", "canary", "shadow"):
                 reference: CheckpointRef | None = getattr(wanted, role)
@@ -104,7 +114,7 @@ class HotSwap:
                 except (CheckpointError, PolicyFault) as error:
                     problems.append(f"{role} {reference.policy_id if reference else ''}: {error}"[:300])
                     made[role] = now.champion if role == "champion" else None
-            lineup = ServingPolicies(made["champion"] or self.rule, made["canary"], made["shadow"])
+            lineup = ServingPolicies(made["champion"] or self._first, made["canary"], made["shadow"])
             changed = lineup != now
             if changed:
                 self._lineup = lineup
@@ -113,6 +123,8 @@ class HotSwap:
     def _served(self, reference: CheckpointRef, now: ServingPolicies) -> LoadedPolicy:
         if reference.policy_id in self._rules:
             return self._rules[reference.policy_id]
+        if reference.policy_id == PRETRAINED:
+            return self._first
         for served in (now.champion, now.canary, now.shadow):
             if served is not None and served.reference == reference:
                 return served
@@ -131,9 +143,6 @@ class HotSwap:
         return served
 
     def _made(self, reference: CheckpointRef) -> LoadedPolicy:
-        # JAX costs two seconds and over 100 MB: only a gateway that serves a checkpoint pays for it.
-        from policy.learned import policy_from  # noqa: PLC0415
-
         loaded = load(self._directory / reference.policy_id, sha256=reference.sha256)
         try:
             policy = policy_from(loaded, self._exploration)
@@ -153,8 +162,21 @@ class HotSwap:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
 
+def pretrained(exploration: Exploration = GREEDY) -> LoadedPolicy:
+    """The shipped network. Raises CheckpointError where the installation is not whole."""
+    loaded = load(PRETRAINED_FOLDER)
+    policy = policy_from(loaded, exploration)
+    return LoadedPolicy(policy, CheckpointRef(PRETRAINED), loaded.recipe.lambda_presets)
+
+
+def builtin_policies(exploration: Exploration = GREEDY) -> dict[str, Policy]:
+    """What may be promoted by id without a checkpoint: the rules, and the shipped network."""
+    shipped = pretrained(exploration).policy
+    return builtin_rules(exploration) | {shipped.policy_id: shipped}
+
+
 def warm_up(policy: Policy) -> None:
-    """Decide a few synthetic turns and check the answers: compiles what will serve. Raises PolicyFault."""
+    """Decide a few synthetic turns and check the answers. Raises PolicyFault."""
     for count in (1, 3, 20):
         observation = synthetic_observation(count)
         for uniform in (0.0, 0.999):

@@ -56,53 +56,54 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelabelConfig:
-    """Hindsight budget relabeling (arXiv 2605.25424, section 4), drawn anew at every gradient step."""
+    """Hindsight relabeling (arXiv 2605.25424, section 4): terms drawn anew at every gradient step, at all sums of
+    money."""
 
-    budget_low: float = 0.15
-    budget_high: float = 3.0
-    """A session's budget is drawn log-uniformly between these multiples of what the session cost in the log."""
-    lambda_zero_fraction: float = 0.3
-    """The share of transitions at lambda = 0 (quality only)."""
+    lambda_zero_fraction: float = 0.6
+    """The share of groups at lambda = 0 (quality only)."""
     lambda_low: float = 0.02
     lambda_high: float = 5.0
     """Else log-uniform, in quality points per mean cost of a turn (a scale-free lambda)."""
-    starved_penalty: float = 0.0
-    """Subtracted once when the budget ends before the session. The lost turns themselves earn 0, which is penalty
-    enough at gamma = 1; the published 5 swamps quality differences."""
-    single_turn_fraction: float = 0.4
-    """The share of transitions relabelled as a session's last turn: they teach this turn's quality and cost alone."""
+    bold_fraction: float = 0.5
+    """The share of groups at which ending without money counts no more than the answers that are lost."""
+    penalty_low: float = 0.1
+    penalty_high: float = 40.0
+    """Else log-uniform, in right answers: the price of starving is an input of the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """Discrete conservative Q-learning (arXiv 2006.04779) of the action-conditioned ensemble."""
+    """The value network (train/fit/value_curves.py): warm start on the exact programme, then TD; and the residual."""
 
-    steps: int = 1500
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    """Peak of a cosine decay with a short warm-up."""
-    weight_decay: float = 1e-4
-    gradient_clip: float = 10.0
-    polyak: float = 0.01
-    """Step of the target network towards the online one."""
-    huber_delta: float = 1.0
-    alpha: float = 0.005
-    """Weight of the conservative term where only the logged action was graded. With the reward model's grades behind
-    it .05 is already behaviour cloning: measured, see docs/training.md."""
-    cost_weight: float = 0.1
-    """Weight of the cost-to-go error, in units of a turn's mean cost."""
-    turn_weight: float = 2.0
-    """Weight of the error in this turn's own quality: what the differences between candidates are learnt from."""
-    counterfactual_fraction: float = 0.5
-    """How often the value-to-go is backed up over an action other than the logged one."""
-    hidden: int = 128
-    joint: int = 64
-    members: int = 3
-    """Widths of the network and size of its ensemble."""
-    imputed_weight: float = 1.0
-    """Weight of the reward model's grade of an action that was not taken, relative to a real grade."""
-    lower_confidence: float = 0.0
-    """Ensemble standard deviations subtracted from a value when the target chooses its action."""
+    warm_steps: int = 600
+    """Steps of regression on the exact programme, from the shipped checkpoint on."""
+    steps: int = 500
+    """Steps of temporal differences."""
+    groups: int = 16
+    """Terms a step: each is learnt at every knot of the money axis."""
+    rows: int = 24
+    """Turns of the log that a group is backed up over."""
+    samples: int = 1024
+    """Turns of the log that are drawn from, evenly through it."""
+    conversation_fraction: float = 0.6
+    """The share of groups with a conversation to read."""
+    warm_rate: float = 2e-3
+    learning_rate: float = 5e-4
+    """Peaks of a cosine decay with a short warm-up."""
+    weight_decay: float = 1e-5
+    gradient_clip: float = 5.0
+    polyak: float = 0.05
+    """Step of the mean network, which is the target and what is published, towards the online one."""
+    encoder: int = 32
+    hidden: int = 80
+    """Widths of a network that is not begun from the shipped checkpoint."""
+    margin: float = 0.25
+    """Posterior deviations that are subtracted from a predicted quality: a lower confidence bound."""
+    alpha: float = 0.01
+    """Weight of the conservative term of the residual where only the logged action was graded (arXiv 2006.04779)."""
+    residual_steps: int = 400
+    residual_hidden: int = 16
+    residual_rate: float = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,8 @@ class GateConfig:
     must bring. Infinite: at none. Where dear answers are the failures, guarding every session costs most quality."""
     min_gain: float = 0.0
     """The lower bound of the gain in score per turn must be above this."""
+    network_tie: float = 0.001
+    """Score per turn by which the network may be behind and still be taken: ties go to what is learnt by gradient."""
 
 
 @dataclass(frozen=True, slots=True)

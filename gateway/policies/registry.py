@@ -1,8 +1,8 @@
 """The policies table: which policy is champion, canary, shadow; and the slot that serves what it says.
 
 Stages change here, by the CLI, the admin API, the nightly job or a trial's end; every replica polls the table and
-follows within about a second. At most one champion, canary and shadow exist at a time; without a champion the rule
-serves. A champion that is pinned is replaced by people only.
+follows within about a second. At most one champion, canary and shadow exist at a time; without a champion the shipped
+network serves. A champion that is pinned is replaced by people only.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from gateway.database.database import Database
 from gateway.database.tables import policies, policy_events
 from gateway.errors import InvalidRequest, NotFound
 from policy.exploration import Exploration
-from policy.reload import CheckpointRef, HotSwap, LoadedPolicy, ServingPolicies, StagedPolicies
+from policy.reload import PRETRAINED, CheckpointRef, HotSwap, LoadedPolicy, ServingPolicies, StagedPolicies
 from policy.rules import builtin_rules
 
 _log = logging.getLogger("seqroute.policies")
 Stage = Literal["champion", "canary", "shadow"]
 ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
+_BUILTIN = frozenset(builtin_rules()) | {PRETRAINED}
+"""Policies that need no checkpoint of the operator's: the rules, and the network that is shipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def holder_of(connection: Connection, stage: str) -> PolicyRecord | None:
 
 
 def champion_of(connection: Connection) -> PolicyRecord | None:
-    """None: the rule serves."""
+    """None: the shipped network serves."""
     return holder_of(connection, "champion")
 
 
@@ -126,13 +128,13 @@ def stage_policy(
 ) -> PolicyRecord:
     """Put a policy on a stage; whoever stood there steps back, and a pin ends. Raises NotFound, InvalidRequest.
 
-    A built-in rule needs no checkpoint: its row is made when it is first staged.
+    A built-in rule and the shipped network need no checkpoint: their rows are made when they are first staged.
     """
     _know_rule(connection, policy_id, now_ms)
     record = get_policy(connection, policy_id)
     if record.stage == stage:
         return record
-    if record.stage == "rejected" and record.path is None and policy_id not in builtin_rules():
+    if record.stage == "rejected" and record.path is None and policy_id not in _BUILTIN:
         raise InvalidRequest(f"policy {policy_id}: the gate refused it, and its checkpoint was not kept")
     step_back = "retired" if stage == "champion" else "candidate"
     holders = update(policies).where(policies.c.stage == stage)
@@ -187,13 +189,14 @@ def act_on(connection: Connection, policy_id: str, action: str, *, actor: str, n
 
 
 def roll_back(connection: Connection, *, actor: str, now_ms: int, note: str | None = None) -> PolicyRecord | None:
-    """Undo the newest promotion: the champion is rejected and the one before it serves again; None: the rule serves.
+    """Undo the newest promotion: the champion is rejected and the one before it serves again; None: the shipped
+    network serves.
 
     Raises InvalidRequest when there is no champion.
     """
     champion = champion_of(connection)
     if champion is None:
-        raise InvalidRequest("policies: no champion to roll back; the rule serves already")
+        raise InvalidRequest("policies: no champion to roll back; the shipped network serves already")
     reject_policy(connection, champion.policy_id, actor=actor, now_ms=now_ms, note=note)
     before = holder_of(connection, "retired")
     if before is None:
@@ -236,12 +239,13 @@ def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list
 
 
 def _know_rule(connection: Connection, policy_id: str, now_ms: int) -> None:
-    if policy_id not in builtin_rules():
+    if policy_id not in _BUILTIN:
         return
+    kind = "network" if policy_id == PRETRAINED else "rule"
     if connection.execute(select(policies.c.policy_id).where(policies.c.policy_id == policy_id)).first() is None:
         connection.execute(
             insert(policies).values(
-                policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=now_ms, staged_at_ms=now_ms
+                policy_id=policy_id, kind=kind, stage="candidate", created_at_ms=now_ms, staged_at_ms=now_ms
             )
         )
 

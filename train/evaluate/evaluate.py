@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.mdp import Policy
+from policy.network_policy import NetworkPolicy
 from train.config import TrainConfig
 from train.evaluate import ope
 from train.evaluate.fqe import fitted_q_evaluation, values
@@ -98,6 +99,8 @@ def evaluate(
                 config,
             ),
             tuned_score=tuned_scores.get(name, 0.0),
+            network=isinstance(candidates[name], NetworkPolicy),
+            incumbent_network=isinstance(incumbent, NetworkPolicy),
         )
         for name in candidates
     )

@@ -34,6 +34,9 @@ class Evidence:
     incumbent_starved_rate: float
     tuned_score: float = 0.0
     """Score per turn on the training part, by the reward model: decides among candidates that all pass."""
+    network: bool = False
+    incumbent_network: bool = False
+    """Whether the network decides: it is what this product learns, and ties go to it."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Verdict:
 def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
     """A candidate that passes every test, if there is one; else why none does.
 
-    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse.
+    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network
+    that is not behind that one by more than `network_tie` is taken in its place.
     """
     if not evidence:
         return Verdict("keep", None, ("there is no candidate",))
     passed = [item for item in evidence if not objections(item, config)]
     if passed:
         best = max(passed, key=lambda item: (item.tuned_score, item.gain.low))
+        networks = [item for item in passed if item.network and item.gain.mean >= best.gain.mean - config.network_tie]
+        best = max(networks or [best], key=lambda item: (item.tuned_score, item.gain.low))
         return Verdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
     best = max(evidence, key=lambda item: (item.gain.mean, item.name))
     reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))
@@ -67,11 +73,10 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     found = []
     if item.sessions < config.min_sessions:
         found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
-    if not item.gain.low > config.min_gain:
-        found.append(
-            f"gain {item.gain.mean:+.4f} per turn, lower bound {item.gain.low:+.4f} is not above {config.min_gain:g}"
-        )
-    if item.second_opinion.high < config.min_gain:
+    least = least_gain(item, config)
+    if not item.gain.low > least:
+        found.append(f"gain {item.gain.mean:+.4f} per turn, lower bound {item.gain.low:+.4f} is not above {least:g}")
+    if item.second_opinion.high < least:
         found.append(
             f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"
         )
@@ -86,6 +91,11 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
         pays = f": a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
         found.append(starves + (pays if math.isfinite(wanted) else ""))
     return tuple(found)
+
+
+def least_gain(item: Evidence, config: GateConfig) -> float:
+    """What the lower bound must be above: a network may take a rule's place where it is surely no worse to speak of."""
+    return config.min_gain - (config.network_tie if item.network and not item.incumbent_network else 0.0)
 
 
 def starving_costs(item: Evidence, config: GateConfig) -> float:

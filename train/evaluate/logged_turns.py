@@ -69,6 +69,7 @@ def recorded(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logge
         warm_tokens=np.round(of_candidate("warm_share") * np.maximum(tokens, 1.0)),
         cost_quantiles_usd=episodes.cost_quantiles_usd[i, j],
         mask=episodes.offered[i, j] if as_logged else affordable(episodes, i, j, remaining_usd),
+        able=episodes.mask[i, j],
         available_usd=np.maximum(remaining_usd, 0.0),
         turn=np.round(np.expm1(of_session("turn") * 3.0)).astype(np.int64),
         expected_turns=episodes.expected_turns[i, j].astype(np.int64),

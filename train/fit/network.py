@@ -1,53 +1,66 @@
-"""Fit the network: episodes -> parameters. Pure in (episodes, config, key); nightly, `fit` and replay all come here."""
+"""Fit the network: episodes -> a checkpoint's parts. Pure in (episodes, config, key); nightly, `fit`, replay come here.
+
+Grade what was not graded (train/fit/reward_model.py), teach the value curves (train/fit/value_curves.py) from the
+shipped checkpoint on, and try a residual of the quality (train/fit/residual.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
-from numpy.typing import NDArray
 
-from policy import network
-from policy.mdp import COST_MASSES
-from policy.network_shapes import Sizes
-from train.config import FitConfig, RelabelConfig, TrainConfig
-from train.fit.cql import Batch, Info, Params, draw_batch, loss, polyak
-from train.fit.mesh import everywhere, mean_of_shards
-from train.fit.relabel import Turns
+from policy import value_network
+from policy.catalogue_law import CatalogueLaw
+from policy.checkpoint import layers_as_part, layers_of, load
+from policy.network_policy import NetworkPolicy
+from policy.reload import PRETRAINED_FOLDER
+from policy.residual import Residual
+from policy.value_layers import forward_of
+from policy.value_network_shapes import Sizes
+from train.config import FitConfig, TrainConfig
+from train.fit.residual import fit_residual
 from train.fit.reward_model import QualityModel, fit_quality, folds_of
+from train.fit.value_curves import law_of, teach
+from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
 
 Array = jax.Array
+Layers = dict[str, dict[str, Any]]
 Progress = Callable[[int, int], None]
-Carry = tuple[Params, Params, optax.OptState]
 
-COMPILER = {"xla_backend_optimization_level": 1}
-"""Steps are as fast as at the default level, and compiling takes half as long where cores are shared."""
-ON_MESH = COMPILER | {"xla_disable_hlo_passes": "algsimp"}
-"""The simplifier rewrites sums by the number of devices it compiles for; without it no bit depends on that."""
-PAD_ROWS = 1024
-CHUNK_STEPS = 100
-"""Gradient steps between two looks at the progress bar; one compiled scan."""
+
+@dataclass(frozen=True)
+class Network:
+    """What a checkpoint of the network holds beside its reward model."""
+
+    layers: Layers
+    sizes: Sizes
+    law: CatalogueLaw
+    residual: Residual | None = None
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The parts of a checkpoint (policy/checkpoint.py), without "quality"."""
+        found = {"network": layers_as_part(self.layers), "law": self.law.arrays()}
+        return found | ({"residual": self.residual.arrays()} if self.residual is not None else {})
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Parameters of the ensemble, the reward model they were distilled from, and the curve of the losses."""
+    """The network, the reward model that it serves with, its grades, and how the fit went."""
 
-    params: Params
-    sizes: Sizes
+    network: Network
     quality: QualityModel
     grades: np.ndarray[Any, np.dtype[np.float64]]
     """(N, K): every candidate at every valid turn, out of fold."""
     curve: tuple[dict[str, float], ...]
     transitions: int
+    residual: dict[str, float] = field(default_factory=dict)
+    """What the fold kept aside said of the residual."""
 
 
 def fit(
@@ -57,24 +70,60 @@ def fit(
     progress: Progress | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> Fitted:
-    """Grade what was not graded, then learn values-to-go by CQL under relabelled budgets.
+    """Grade what was not graded, then teach the network under relabelled money.
 
-    `batch_sharding` (train/fit/mesh.py) splits every step over devices; without it one device does all.
+    `batch_sharding` (train/fit/mesh.py) splits every step of TD over devices; without it one device does all.
     """
-    quality, grades = grade(episodes, config)
-    turns, weights = device_turns(episodes, grades, config)
-    sizes = Sizes(hidden=config.fit.hidden, joint=config.fit.joint, members=config.fit.members)
-    init_key, train_key = jax.random.split(key)
-    params, curve = train(
-        initial(init_key, sizes), turns, weights, config.fit, config.relabel, train_key, progress, batch_sharding
+    quality, flat = grade(episodes, config)
+    grades = np.zeros(episodes.mask.shape)
+    grades[episodes.valid] = flat
+    network, curve = fit_network(episodes, grades, quality, config, key, progress, batch_sharding)
+    network, said = with_residual(network, episodes, grades, quality, config)
+    return Fitted(network, quality, flat, curve, episodes.turns, said)
+
+
+def with_residual(
+    network: Network,
+    episodes: Episodes,
+    grades: np.ndarray[Any, np.dtype[np.float64]],
+    quality: QualityModel,
+    config: TrainConfig,
+) -> tuple[Network, dict[str, float]]:
+    """The network with its residual, where the fold kept aside is for it, and what that fold said."""
+    served = NetworkPolicy("residual", forward_of(network.layers), quality.served(episodes.models), network.law)
+    folds = folds_of(episodes, config.quality.folds, config.seed)
+    residual, said = fit_residual(served, episodes, grades, folds, config.fit, config.relabel, config.seed)
+    return replace(network, residual=residual), said
+
+
+def fit_network(
+    episodes: Episodes,
+    grades: np.ndarray[Any, np.dtype[np.float64]],
+    quality: QualityModel,
+    config: TrainConfig,
+    key: Array,
+    progress: Progress | None = None,
+    batch_sharding: NamedSharding | None = None,
+    start: Layers | None = None,
+) -> tuple[Network, tuple[dict[str, float], ...]]:
+    """The curves of a log with its grades (S, T, K), out of fold, from `start` on (default: `begin`)."""
+    init_key, teach_key = jax.random.split(key)
+    samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
+    law = law_of(samples, config.fit.margin * quality.deviation)
+    layers = begin(config.fit, init_key) if start is None else start
+    taught, curve = teach(
+        layers, samples, law, config.fit, config.relabel, config.plan, teach_key, progress, batch_sharding
     )
-    return Fitted(params, sizes, quality, grades, curve, episodes.turns)
+    sizes = Sizes(encoder=config.fit.encoder, hidden=config.fit.hidden)
+    return Network(jax.tree.map(np.asarray, taught), sizes, law), curve
 
 
-@partial(jax.jit, static_argnames="sizes", compiler_options=COMPILER)
-def initial(key: Array, sizes: Sizes) -> Params:
-    """Fresh parameters, compiled as one: a dozen small compilations take ten times as long."""
-    return network.init(key, sizes)
+def begin(fit: FitConfig, key: Array) -> Layers:
+    """The shipped network's layers; fresh ones where the config asks for other widths."""
+    sizes = Sizes(encoder=fit.encoder, hidden=fit.hidden)
+    if sizes == Sizes():
+        return layers_of(load(PRETRAINED_FOLDER).params["network"])
+    return value_network.init(key, sizes)
 
 
 def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
@@ -113,47 +162,6 @@ def model_priors(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.where(count > 0, total / np.maximum(count, 1), 0.5)
 
 
-def device_turns(
-    episodes: Episodes, grades: np.ndarray[Any, np.dtype[np.float64]], config: TrainConfig
-) -> tuple[Turns, Array]:
-    """Valid turns in order, on the device (vectors in float16), and the cumulative sampling weights (N,)."""
-    valid = episodes.valid
-    known = episodes.known_scores()[valid]
-    graded = np.isfinite(known).astype(np.float32)
-    scores = np.where(graded > 0, known, grades).astype(np.float32)
-    weights = np.where(graded > 0, 1.0, config.fit.imputed_weight).astype(np.float32)
-    spent = np.cumsum(episodes.cost_usd, axis=1) - episodes.cost_usd
-    left = (episodes.lengths[:, None] - np.arange(valid.shape[1])[None, :]).astype(np.float32)
-    per_session = tenant_weights(episodes, config.log.tenant_weight_cap)
-    per_turn = np.broadcast_to(per_session[:, None], valid.shape)[valid]
-    missing = padded_rows(episodes.turns) - episodes.turns
-
-    def device(x: NDArray[Any], dtype: Any = None) -> Array:
-        # Rows repeated, never drawn: logs of about a size share one compilation.
-        return jnp.asarray(np.pad(x.astype(dtype or x.dtype), [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge"))
-
-    turns = Turns(
-        state=device(episodes.state[valid], np.float16),
-        candidates=device(episodes.candidates[valid], np.float16),
-        cost_quantiles_usd=device(episodes.cost_quantiles_usd[valid], np.float32),
-        mask=device(episodes.mask[valid]),
-        action=device(episodes.action[valid]),
-        bills_usd=device(episodes.known_bills_usd()[valid]),
-        grades=device(scores),
-        weights=device(weights),
-        graded=device(graded),
-        spent_usd=device(spent[valid], np.float32),
-        left=device(left[valid]),
-    )
-    return turns, device(np.cumsum(per_turn), np.float32)
-
-
-def padded_rows(rows: int) -> int:
-    """The next of the sizes that are compiled for: steps of a quarter of the size, of PAD_ROWS at least."""
-    step = max(PAD_ROWS, (1 << rows.bit_length()) // 8)
-    return rows + -rows % step
-
-
 def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Weight of each session, (S,): 1, or less for a tenant whose turns exceed `cap` of all; a tenant alone has 1."""
     lengths = episodes.lengths.astype(np.float64)
@@ -165,122 +173,3 @@ def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[n
         share = lengths[mine].sum() / max(total, 1.0)
         weights[mine] = min(1.0, cap / share) if share > 0 else 1.0
     return weights / max(float(weights.max(initial=0.0)), 1e-12) if len(weights) else weights
-
-
-def train(
-    params: Params,
-    turns: Turns,
-    cdf: Array,
-    config: FitConfig,
-    relabel: RelabelConfig,
-    key: Array,
-    progress: Progress | None = None,
-    batch_sharding: NamedSharding | None = None,
-) -> tuple[Params, tuple[dict[str, float], ...]]:
-    """Adam on the CQL loss, in compiled scans of CHUNK_STEPS. Same data, config and key: the same parameters."""
-    steps = whole_chunks(config.steps)
-    target = jax.tree.map(jnp.copy, params)
-    carry = (params, target, optimizer(config).init(params))
-    if batch_sharding is not None:
-        carry, turns, cdf = everywhere((carry, turns, cdf), batch_sharding)
-    curve = []
-    for start in range(0, steps, CHUNK_STEPS):
-        keys = jax.random.split(jax.random.fold_in(key, start), CHUNK_STEPS)
-        if batch_sharding is not None:
-            keys = everywhere(keys, batch_sharding)
-        if batch_sharding is None:
-            carry, info = chunk(carry, keys, turns, cdf, config, relabel)
-        else:
-            carry, info = chunk_on_mesh(carry, keys, turns, cdf, config, relabel, batch_sharding)
-        curve.append({"step": float(start + CHUNK_STEPS)} | {name: float(value) for name, value in info.items()})
-        if progress is not None:
-            progress(start + CHUNK_STEPS, steps)
-    return carry[0], tuple(curve)
-
-
-@partial(jax.jit, static_argnames=("config", "relabel"), donate_argnames="carry", compiler_options=COMPILER)
-def chunk(
-    carry: Carry, keys: Array, turns: Turns, cdf: Array, config: FitConfig, relabel: RelabelConfig
-) -> tuple[Carry, Info]:
-    """As many steps as there are keys. One compilation serves every fit of the same shapes and config."""
-    masses = jnp.asarray(COST_MASSES)
-
-    def step(carry: Carry, step_key: Array) -> tuple[Carry, Info]:
-        batch = draw_batch(step_key, turns, masses, cdf, config, relabel)
-        gradient, info = slope(carry[:2], batch, config, relabel)
-        return moved(carry, gradient, config), info
-
-    carry, infos = jax.lax.scan(step, carry, keys)
-    return carry, jax.tree.map(jnp.mean, infos)
-
-
-def chunk_on_mesh(
-    carry: Carry,
-    keys: Array,
-    turns: Turns,
-    cdf: Array,
-    config: FitConfig,
-    relabel: RelabelConfig,
-    batch_sharding: NamedSharding,
-) -> tuple[Carry, dict[str, float]]:
-    """The same over a mesh: two programs a step, so that none is compiled together with what depends on the mesh."""
-    infos = []
-    for at in range(len(keys)):
-        gradient, info = slope_on_mesh(carry[:2], keys, at, turns, cdf, config, relabel, batch_sharding)
-        # Forced devices share few threads: a program dispatched ahead may hold the one that a collective waits for.
-        gradient = jax.block_until_ready(gradient)
-        carry = jax.block_until_ready(moved_on_mesh(carry, gradient, config))
-        infos.append(info)
-    return carry, {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
-
-
-@partial(jax.jit, static_argnames=("config", "relabel", "batch_sharding"), compiler_options=ON_MESH)
-def slope_on_mesh(
-    networks: tuple[Params, Params],
-    keys: Array,
-    at: int,
-    turns: Turns,
-    cdf: Array,
-    config: FitConfig,
-    relabel: RelabelConfig,
-    batch_sharding: NamedSharding,
-) -> tuple[Params, Info]:
-    """The gradient at the `at`-th key's batch, whole on every device."""
-    batch = draw_batch(keys[at], turns, jnp.asarray(COST_MASSES), cdf, config, relabel)
-    found: tuple[Params, Info] = mean_of_shards(
-        lambda same, part: slope(same, part, config, relabel), networks, batch, batch_sharding
-    )
-    return found
-
-
-def slope(
-    networks: tuple[Params, Params], batch: Batch, config: FitConfig, relabel: RelabelConfig
-) -> tuple[Params, Info]:
-    """Gradient of the loss by the online network's parameters, beside (online, target)."""
-    found: tuple[Params, Info] = jax.grad(loss, has_aux=True)(*networks, batch, config, relabel)
-    return found
-
-
-def moved(carry: Carry, gradient: Params, config: FitConfig) -> Carry:
-    """One step of the optimiser, and of the target network after it."""
-    params, target, state = carry
-    updates, state = optimizer(config).update(gradient, state, params)
-    params = optax.apply_updates(params, updates)
-    return params, polyak(target, params, config.polyak), state
-
-
-moved_on_mesh = jax.jit(moved, static_argnames="config", donate_argnames="carry", compiler_options=ON_MESH)
-
-
-def optimizer(config: FitConfig) -> optax.GradientTransformation:
-    """AdamW with clipped gradients and a cosine decay after a short warm-up."""
-    steps = whole_chunks(config.steps)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 20, steps)
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip), optax.adamw(rate, weight_decay=config.weight_decay)
-    )
-
-
-def whole_chunks(steps: int) -> int:
-    """Steps rounded down to whole chunks, one at least."""
-    return max(CHUNK_STEPS, steps - steps % CHUNK_STEPS)

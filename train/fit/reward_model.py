@@ -68,6 +68,9 @@ class QualityModel:
     pooled: F64  # (2,)
     out_of_fold_error: float
     rows: I64  # (M,) graded turns each model was fitted on
+    deviation: (
+        F64  # (M + 1,) posterior deviation of a prediction, on average; last of a model that the log does not know
+    )
 
     def predict(self, states: NDArray[np.floating]) -> F64:
         """Expected score of every model, (N, M), for states (N, D)."""
@@ -162,7 +165,29 @@ def fit_quality(
     error, penalty, slopes, pooled, predicted = best
     means, shared, own = _solve(everything, priors, penalty, config)
     rows = np.bincount(models, minlength=len(priors))
-    return QualityModel(space, means, shared, own, slopes, pooled, error, rows), predicted
+    deviation = posterior_deviation(everything, priors, means, error, penalty, config)
+    return QualityModel(space, means, shared, own, slopes, pooled, error, rows, deviation), predicted
+
+
+def posterior_deviation(
+    seen: Moments, priors: F64, means: F64, error: float, penalty: float, config: QualityConfig
+) -> F64:
+    """How far a prediction of each model may be off, on average over the log's turns, (M + 1,).
+
+        variance_k = noise (mean of x' (X_k' X_k + penalty)^-1 x  +  1 / (prior strength + rows_k))
+
+    Bayesian ridge regression's (Bishop 2006, 3.59) of a model's own part, and its mean's. A model that the log does not
+    know is as far off as the known ones' priors were, and no nearer than one of which nothing was graded.
+    """
+    d = seen.xx.shape[-1]
+    typical_xx = seen.xx.sum(axis=0) / max(float(seen.rows.sum()), 1.0)
+    spread = np.array([np.trace(np.linalg.solve(xx + penalty * np.eye(d), typical_xx)) for xx in seen.xx])
+    noise = max(error, 1e-6)
+    known = np.sqrt(noise * (spread + 1.0 / (config.prior_strength + seen.rows)))
+    graded = seen.rows > 0
+    off = float(np.sqrt(np.mean((means - priors)[graded] ** 2))) if graded.any() else 0.0
+    nothing = float(np.sqrt(noise * (np.trace(typical_xx) / penalty + 1.0 / config.prior_strength)))
+    return np.append(known, max(off, nothing))
 
 
 def _features_once(space: Space, states: NDArray[np.floating]) -> F64:

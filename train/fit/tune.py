@@ -1,12 +1,12 @@
-"""What could serve tomorrow: planner, network, and the heuristics over the learnt quality, each tuned on the log.
+"""What could serve tomorrow: the network, the planner, and the heuristics over the learnt quality, tuned on the log.
 
-Tuning plays the training part only, with out-of-fold grades. To the gate go the planner at its best and at its
-calibrated setting, the network and the best heuristic; every further one would widen all their intervals.
+Tuning plays the training part only, with out-of-fold grades. To the gate go the network at its best and at its
+calibrated penalty, the planner at its best and the best heuristic; every further one would widen all their intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
@@ -30,13 +30,14 @@ F64 = NDArray[np.float64]
 Params = Mapping[str, Mapping[str, Any]]
 
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
-    "learned": {"reserve": (1.0,), "pessimism": (0.0, 0.5)},
     "resolving": {"reserve": (1.0,), "spread": (0.1, 0.2), "margin": (1.0,)},
     "pacing": {"factor": (1.0, 2.0), "reserve": (1.0,)},
     "tuned-lambda": {"reserve": (1.0,)},
 }
 """Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
 LAMBDA_GRID = (0.0, 0.05, 0.15)
+PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0, 6.0, 10.0, 20.0, 40.0)
+"""Prices of starving that the network's dial is turned through, from the boldest to the most careful."""
 
 
 @dataclass(frozen=True)
@@ -59,50 +60,88 @@ def propose(
         lambda_presets=calibrate_presets(training, predicted),
         horizon=learn_horizon(training.lengths),
         average_quality=dict(zip(training.models, (float(x) for x in fitted.quality.means), strict=True)),
-        sizes=fitted.sizes,
+        models=training.models,
     )
     few = np.arange(min(training.sessions, config.ope.tuning_sessions))
     sample, sample_grades = training.take(few), grades[few]
-    tables = replace(base, models=training.models)
     quality = fitted.quality.served(training.models).arrays()
+
+    def judged(recipe: Recipe, params: Params, policy: Policy | None = None) -> Tuned:
+        return judge(recipe, params, policy or build(recipe, params), sample, sample_grades, config)
+
+    of_network = replace(base, policy_id=f"{run_id}-network", rule="network", sizes=fitted.network.sizes)
+    layers = fitted.network.parts() | {"quality": quality}
+
+    def at(penalty: float) -> Tuned:
+        return judged(replace(of_network, rule_parameters={"starved_penalty": penalty}), layers)
+
+    # Of few sessions none may starve: even then Laplace's rule says more than is allowed.
+    allowed = max(config.plan.most_starved, 1.5 / (len(few) + 2.0))
+    dial = turned(at, lambda trial: laplace(trial.starved, len(few)), allowed)
     tried: dict[str, list[Tuned]] = {
+        "network": list(dial.tried.values()),
         "planned": [
-            judge(recipe, params, build(recipe, params), sample, sample_grades, config)
+            judged(recipe, params)
             for recipe, params in plans(
-                replace(tables, policy_id=f"{run_id}-planned"), quality, training, predicted, config
+                replace(base, policy_id=f"{run_id}-planned"), quality, training, predicted, config
             )
-        ]
+        ],
     }
     for rule, grid in GRIDS.items():
-        of, params = (base, fitted.params) if rule == "learned" else (tables, {"quality": quality})
-        named = replace(of, policy_id=f"{run_id}-{rule}", rule=rule)
+        named = replace(base, policy_id=f"{run_id}-{rule}", rule=rule)
         tried[rule] = [
-            judge(recipe, params, policy, sample, sample_grades, config)
-            for recipe, policy in variants(named, params, settings(rule, grid, sample))
+            judged(recipe, {"quality": quality}, policy)
+            for recipe, policy in variants(named, {"quality": quality}, settings(rule, grid, sample))
         ]
     best = {
         rule: max(trials, key=lambda t: (t.score - t.starved * 0.01, -trials.index(t)))
         for rule, trials in tried.items()
     }
-    heuristic = max((best[rule] for rule in GRIDS if rule != "learned"), key=lambda trial: trial.score)
-    chosen = [best["planned"], best["learned"], heuristic]
-    planned = tried["planned"]
-    calibrated = planned[
-        least_starving(
-            [trial.score for trial in planned],
-            [trial.starved for trial in planned],
-            len(few),
-            config.plan.most_starved,
-        )
-    ]
-    if calibrated is not best["planned"]:
-        recipe = replace(calibrated.recipe, policy_id=f"{run_id}-planned-calibrated")
+    heuristic = max((best[rule] for rule in GRIDS), key=lambda trial: trial.score)
+    chosen = [best["network"], best["planned"], heuristic]
+    calibrated = dial.tried[dial.calibrated]
+    if calibrated is not best["network"]:
+        recipe = replace(calibrated.recipe, policy_id=f"{run_id}-network-calibrated")
         chosen.insert(1, replace(calibrated, recipe=recipe))
     seen = {
         rule: [{"parameters": dict(t.recipe.rule_parameters), "score": t.score, "starved": t.starved} for t in trials]
         for rule, trials in tried.items()
     }
     return chosen, seen
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What was seen while turning the dial, by penalty, the boldest first; and where it is called calibrated."""
+
+    tried: Mapping[float, Any]
+    calibrated: float
+
+
+def turned(at: Callable[[float], Any], starved: Callable[[Any], float], most_starved: float) -> Dial:
+    """Bisect PENALTIES for the boldest that starves no more than so much; the most careful one where none does.
+
+    Starving is taken to fall as the penalty rises. The boldest is always tried: it is the best, where nobody starves.
+    """
+    tried = {PENALTIES[0]: at(PENALTIES[0])}
+    low, high = 0, len(PENALTIES) - 1  # `low` starves too many, `high` is as careful as can be
+    if starved(tried[PENALTIES[0]]) <= most_starved:
+        return Dial(tried, PENALTIES[0])
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried[PENALTIES[middle]] = at(PENALTIES[middle])
+        if starved(tried[PENALTIES[middle]]) <= most_starved:
+            high = middle
+        else:
+            low = middle
+    if PENALTIES[high] not in tried:
+        tried[PENALTIES[high]] = at(PENALTIES[high])
+    return Dial(dict(sorted(tried.items())), PENALTIES[high])
+
+
+def laplace(share: float, sessions: int) -> float:
+    """A share of `sessions` by Laplace's rule, (k + 1) / (n + 2): a few sessions without an event prove nothing."""
+    return (share * sessions + 1.0) / (sessions + 2.0)
 
 
 def plans(
@@ -125,16 +164,6 @@ def plans(
                 "values": table.arrays(),
             },
         )
-
-
-def least_starving(scores: Sequence[float], starved: Sequence[float], sessions: int, most_starved: float) -> int:
-    """Which setting is called calibrated: the best score among those that starve no more than so many sessions.
-
-    `starved` are shares of `sessions` played. Rare events are counted as in Laplace's rule, (k + 1) / (n + 2), so that
-    a few sessions without one prove nothing. Where no setting is within, the best of those that starve fewest.
-    """
-    rates = [max((share * sessions + 1.0) / (sessions + 2.0), most_starved) for share in starved]
-    return min(range(len(scores)), key=lambda at: (rates[at], -scores[at]))
 
 
 def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episodes) -> list[dict[str, float]]:

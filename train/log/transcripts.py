@@ -40,6 +40,9 @@ class LoggedTurn:
     user_texts: tuple[str, ...]
     history_chars: int
     tools: int
+    images: int = 0
+    json_output: bool = False
+    """Whether an answer in JSON was asked for (`response_format`)."""
 
 
 def read_transcripts(path: Path) -> tuple[list[LoggedTurn], Counter[str]]:
@@ -88,6 +91,8 @@ def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
         user_texts=tuple(users[-3:]),
         history_chars=sum(len(_text(m)) for m in messages[:-1]),
         tools=len(record["tools"]) if isinstance(record.get("tools"), list) else 0,
+        images=sum(_images(m) for m in messages),
+        json_output=_format(record) in ("json_object", "json_schema"),
     )
 
 
@@ -154,6 +159,17 @@ def _text(message: Mapping[str, Any]) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+def _images(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    return sum(isinstance(part, Mapping) and part.get("type") == "image_url" for part in parts)
+
+
+def _format(record: Mapping[str, Any]) -> object:
+    wanted = record.get("response_format")
+    return wanted.get("type") if isinstance(wanted, Mapping) else None
 
 
 def _number(value: object) -> float | None:

@@ -16,8 +16,8 @@ from policy.checkpoint import load
 from policy.exploration import GREEDY
 from policy.learned import policy_from
 from policy.mdp import Policy
-from policy.reload import DEFAULT_RULE
-from policy.rules import LAMBDA_PRESETS, builtin_rules
+from policy.reload import PRETRAINED, builtin_policies
+from policy.rules import LAMBDA_PRESETS
 from train.config import TrainConfig
 from train.errors import InputError
 from train.evaluate import frontier
@@ -80,7 +80,7 @@ def frontier_of(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, 
 
 
 def _of_folder(job: Nightly, config: TrainConfig, wanted: Wanted, data: Path) -> dict[str, Any]:
-    """The default rule and what a fit makes of the folder, on prompts that the fit did not see."""
+    """The shipped network and what a fit makes of the folder, on prompts that the fit did not see."""
     sessions = FOLDER_SESSIONS if wanted.sessions is None else wanted.sessions
     found = steps.material(job, config, data, phis=(LOOSE_PHI,), untouched_sessions=sessions)
     run = wanted.run or job.runs / "fit"
@@ -88,9 +88,9 @@ def _of_folder(job: Nightly, config: TrainConfig, wanted: Wanted, data: Path) ->
         fitted = steps.fit_on(found, job, config, run)
         if "reasons" in fitted:
             raise InputError(f"{data}: {fitted['reasons'][0]}")
-    rule = Contender(builtin_rules(GREEDY)[DEFAULT_RULE], LAMBDA_PRESETS)
+    first = Contender(builtin_policies(GREEDY)[PRETRAINED], LAMBDA_PRESETS)
     sample = sampled(found.training, found.untouched, config, sessions)
-    return drawn(job, [rule, *_candidates(run)], sample, wanted.quality, {"folder": data.name})
+    return drawn(job, [first, *_candidates(run)], sample, wanted.quality, {"folder": data.name})
 
 
 def sampled(training: Episodes, untouched: Episodes, config: TrainConfig, sessions: int) -> Sample:

@@ -29,7 +29,7 @@ from policy.text import embed_conversation, stats
 from train.config import TrainConfig
 from train.fit.network import Fitted, fit
 from train.fit.presets import calibrate_presets, learn_horizon
-from train.fit.tune import predictions_by_turn
+from train.fit.tune import as_arrays, predictions_by_turn
 from train.log.episodes import Episodes, blank_episodes
 from train.log.transcripts import LoggedTurn, read_transcripts
 from train.nightly.nightly import MIN_TURNS_TO_FIT
@@ -168,7 +168,13 @@ def observe(models: Sequence[Model], session: Session, j: int, forecast: OutputF
     newest = turn.user_texts[-1] if turn.user_texts else ""
     return Observation(
         text=embed_conversation(turn.user_texts),
-        text_stats=stats(newest, history_chars=turn.history_chars, tools=turn.tools),
+        text_stats=stats(
+            newest,
+            history_chars=turn.history_chars,
+            tools=turn.tools,
+            images=turn.images,
+            json_output=turn.json_output,
+        ),
         session=view,
         candidates=candidates,
         lambda_per_usd=0.0,
@@ -259,15 +265,16 @@ def quality_report(fitted: Fitted, episodes: Episodes) -> dict[str, Any]:
 
 
 def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> Recipe:
-    """Re-solving over the learnt quality: the rule that serves anyway, with knowledge in place of priors."""
+    """The network, taught on these turns: what they do not tell of money and horizons is drawn anew in its training."""
     digest = hashlib.sha256(episodes.digest().encode()).hexdigest()[:12]
     return Recipe(
         policy_id=f"imported-{digest}",
-        rule="resolving",
+        rule="network",
         lambda_presets=calibrate_presets(episodes, predictions_by_turn(episodes, fitted.grades)),
         horizon=learn_horizon(episodes.lengths),
         average_quality=dict(zip(episodes.models, (float(x) for x in fitted.quality.means), strict=True)),
-        sizes=fitted.sizes,
+        sizes=fitted.network.sizes,
+        models=episodes.models,
         report={
             "outcome": "imported",
             "reasons": list(NOT_LEARNT),
@@ -278,8 +285,8 @@ def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> 
 
 def publish_on_trial(job: Import, recipe: Recipe, fitted: Fitted) -> dict[str, Any]:
     """The folder; with `shadow` also the row, on the shadow's stage if it is free."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), fitted.params)
-    sha256 = write_folder(job.directory, recipe, params)
+    params = fitted.network.parts() | {"quality": fitted.quality.served(recipe.models).arrays()}
+    sha256 = write_folder(job.directory, recipe, as_arrays(params))
     done = {"policy_id": recipe.policy_id, "stage": "unpublished", "note": "say --shadow to put it on trial"}
     if job.shadow:
         path = job.directory / recipe.policy_id

@@ -23,8 +23,7 @@ from policy.exploration import Exploration
 from policy.features import FEATURE_VERSION
 from policy.learned import policy_from
 from policy.mdp import Policy
-from policy.reload import DEFAULT_RULE
-from policy.rules import builtin_rules
+from policy.reload import PRETRAINED, builtin_policies
 from train.config import TrainConfig
 from train.evaluate.evaluate import as_json, evaluate
 from train.evaluate.gate import Evidence, Verdict, judge
@@ -190,6 +189,7 @@ def fit_candidates(
             "graded_turns": dict(zip(training.models, fitted.quality.rows.tolist(), strict=True)),
         },
         "curve": list(fitted.curve),
+        "residual": fitted.residual,
     }
     folder.write("fit", result)
     return result
@@ -256,21 +256,21 @@ def waiting_candidates(job: Nightly) -> list[Loaded]:
 
 
 def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict[str, Any]]:
-    """The incumbent as it serves: the champion; the rule where there is none, or where it cannot be read."""
-    rules = builtin_rules(exploration)
+    """The incumbent as it serves: the champion; the shipped network where there is none, or where it cannot be read."""
+    builtin = builtin_policies(exploration)
     with transaction(job.database_url, read_only=True) as connection:
         champion = serving_champion(connection)
     if champion is None:
-        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE}
+        return builtin[PRETRAINED], {"policy_id": PRETRAINED}
     policy_id, sha256 = champion
-    if policy_id in rules:
-        return rules[policy_id], {"policy_id": policy_id}
+    if policy_id in builtin:
+        return builtin[policy_id], {"policy_id": policy_id}
     try:
         return policy_from(load(job.policies.directory / policy_id, sha256=sha256), exploration), {
             "policy_id": policy_id
         }
     except CheckpointError as error:
-        return rules[DEFAULT_RULE], {"policy_id": DEFAULT_RULE, "note": f"{policy_id} does not serve: {error}"}
+        return builtin[PRETRAINED], {"policy_id": PRETRAINED, "note": f"{policy_id} does not serve: {error}"}
 
 
 def close(

@@ -9,8 +9,7 @@ from typing import Any
 
 from policy.exploration import GREEDY
 from policy.mdp import Policy
-from policy.reload import DEFAULT_RULE
-from policy.rules import builtin_rules
+from policy.reload import PRETRAINED, builtin_policies
 from train.config import TrainConfig
 from train.errors import InputError
 from train.evaluate.gate import judge
@@ -43,7 +42,7 @@ class Material:
 
 
 def material(job: Nightly, config: TrainConfig, data: Path | None = None, **composing: Any) -> Material:
-    """The log, split by session; or a replay folder as a log, split by prompt, where the default rule serves.
+    """The log, split by session; or a replay folder as a log, split by prompt, where the shipped network serves.
 
     `composing` is for `composed_log`.
     """
@@ -53,7 +52,7 @@ def material(job: Nightly, config: TrainConfig, data: Path | None = None, **comp
         return Material(training, untouched, finite(read))
     job.step("compose")
     training, untouched = composed_log(data, config.seed, **composing)
-    return Material(training, untouched, described(training, untouched), builtin_rules(GREEDY)[DEFAULT_RULE])
+    return Material(training, untouched, described(training, untouched), builtin_policies(GREEDY)[PRETRAINED])
 
 
 def fit(job: Nightly, config: TrainConfig, folder: Path, data: Path | None = None) -> dict[str, Any]:

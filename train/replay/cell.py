@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policy.mdp import Policy
+from policy.network_policy import NetworkPolicy
 from policy.rules import ReSolving
 from train.config import TrainConfig
 from train.evaluate.gate import Verdict
-from train.fit.tune import least_starving
+from train.fit.tune import Dial, laplace, turned
 from train.replay import baselines_learned as cited
 from train.replay import bounds
 from train.replay.baselines import TunedRule, families, quality_per_turn, tune
@@ -20,6 +21,7 @@ from train.replay.blind import Blind
 from train.replay.catalogue import CatalogueSetup, Environment, re_boarded, with_newcomer, without_model
 from train.replay.gate import Gate, Trial, trial, verdict
 from train.replay.grid import RANDOM, Cell, phi_of, session_cost_usd
+from train.replay.network import Networks, named, shipped
 from train.replay.ours import Curve, Learned, Planners, told
 from train.replay.served import as_rule
 from train.replay.simulator import Played, Rule
@@ -43,6 +45,10 @@ class CellRun:
     @property
     def planners(self) -> Planners:
         return self.learned.planners[self.cell.context]
+
+    @property
+    def networks(self) -> Networks:
+        return self.learned.networks[self.cell.context]
 
 
 def play_cell(contest: CellRun, policies: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -124,24 +130,32 @@ def cloned_entry(contest: CellRun) -> Entry:
 
 
 def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[Entry]:
-    """What the gateway would serve: what passed the gate, and the planner whatever the gate says."""
-    seen, planners = contest.study.seen, contest.planners
-    incumbent = as_rule(ReSolving(horizon=contest.learned.horizon), seen)
-    trials = planner_trials(contest)
-    best_at, calibrated_at = chosen_settings(trials, contest.config)
-    best, calibrated = planners.curve[best_at][1], planners.curve[calibrated_at][1]
-    found = gated(contest, incumbent, trials, heuristic)
-    named = {policy.policy_id: as_rule(policy, seen) for _, policy in planners.curve}
-    rules = named | {DEFAULT_RULE: incumbent, heuristic.serving.name: heuristic.serving.rule}
-    name = found.candidate or DEFAULT_RULE
-    shown = (DEFAULT_RULE, name, best.policy_id, calibrated.policy_id)
-    served = {rule: contest.test.play(rules[rule]) for rule in dict.fromkeys(shown)}
-    yield Entry(DEFAULT_RULE, served[DEFAULT_RULE], 0.0)
-    yield Entry("ours", served[name], 0.0, numbers={"gate": found.outcome, "serves": name})
-    for policy, planner in (("ours-ungated", best), ("ours-calibrated", calibrated)):
-        yield Entry(policy, served[planner.policy_id], 0.0, numbers={"policy_id": planner.policy_id})
-    if contest.learned.network is not None:
-        yield _planned(contest, "ours-network", contest.learned.network.expecting(contest.learned.horizon))
+    """What the gateway would serve: what passed the gate; and network and planner whatever the gate says."""
+    seen, planners, networks = contest.study.seen, contest.planners, contest.networks
+    first = shipped(contest.learned.horizon)
+    trials, dial = planner_trials(contest), turned_dial(contest)
+    best_at = best_setting(trials)
+    best = planners.curve[best_at][1]
+    boldest = max(dial.tried, key=lambda penalty: float(dial.tried[penalty].quality.mean()))
+    found = gated(contest, first, trials, dial, heuristic)
+    policies = {policy.policy_id: policy for _, policy in planners.curve}
+    policies |= {one.policy_id: one for one in [networks.at(penalty).serving for penalty in dial.tried]}
+    rules = {name: as_rule(policy, seen) for name, policy in policies.items()}
+    rules |= {first.policy_id: as_rule(first, seen), heuristic.serving.name: heuristic.serving.rule}
+    rules[DEFAULT_RULE] = as_rule(ReSolving(horizon=contest.learned.horizon), seen)
+    names = {
+        DEFAULT_RULE: DEFAULT_RULE,
+        "ours-pretrained": first.policy_id,
+        "ours": found.candidate or first.policy_id,
+        "ours-ungated": best.policy_id,
+        "ours-network": networks.at(boldest).serving.policy_id,
+        "ours-calibrated": networks.at(dial.calibrated).serving.policy_id,
+    }
+    played = {rule: contest.test.play(rules[rule]) for rule in dict.fromkeys(names.values())}
+    for name, rule in names.items():
+        served = "rule:resolving" if rule == DEFAULT_RULE else named(rule)
+        gate = {"gate": found.outcome, "serves": rule} if name == "ours" else {"policy_id": rule}
+        yield Entry(name, played[rule], 0.0, numbers=gate, served=served)
     if contest.cell.context.cached_price < 1.0:
         yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]))
 
@@ -157,21 +171,35 @@ def tried(contest: CellRun, each: Sequence[Rule]) -> Trial:
     return trial(contest.gate, [stage.play(rule) for stage, rule in zip(contest.gate, each, strict=True)])
 
 
-def chosen_settings(trials: Sequence[Trial], config: TrainConfig) -> tuple[int, int]:
-    """(the setting that earned most, the one that did among those that starve hardly anybody), in the rehearsals."""
-    earned = [float(trial.quality.mean()) for trial in trials]
-    starved = [float(trial.starved.mean()) for trial in trials]
-    sessions = len(trials[0].starved)
-    return int(np.argmax(earned)), least_starving(earned, starved, sessions, config.plan.most_starved)
+def turned_dial(contest: CellRun) -> Dial:
+    """The network in all rehearsals, at the penalties that bisection asks for; each a Trial."""
+    seen = contest.study.seen
+
+    def at(penalty: float) -> Trial:
+        return tried(contest, [as_rule(policy, seen) for policy in contest.networks.at(penalty).rehearsals])
+
+    def starved(trial: Trial) -> float:
+        return laplace(float(trial.starved.mean()), len(trial.starved))
+
+    return turned(at, starved, contest.config.plan.most_starved)
 
 
-def gated(contest: CellRun, incumbent: Rule, trials: Sequence[Trial], heuristic: Heuristic) -> Verdict:
-    """The planner at every setting and the best tuned rule against the default rule, in all rehearsals."""
+def best_setting(trials: Sequence[Trial]) -> int:
+    """The planner's setting that earned most in the rehearsals."""
+    return int(np.argmax([float(trial.quality.mean()) for trial in trials]))
+
+
+def gated(
+    contest: CellRun, incumbent: NetworkPolicy, trials: Sequence[Trial], dial: Dial, heuristic: Heuristic
+) -> Verdict:
+    """The network along its dial, the planner at every setting and the best tuned rule against what a fresh install
+    serves, in all rehearsals."""
     gate = Gate(contest.study.graded.task, contest.study.resampled, contest.config.gate)
-    candidates = {
-        policy.policy_id: trial for (_, policy), trial in zip(contest.planners.curve, trials, strict=True)
-    } | {heuristic.serving.name: tried(contest, heuristic.rehearsed)}
-    return verdict(gate, tried(contest, [incumbent] * len(contest.gate)), candidates)
+    planned = {policy.policy_id: trial for (_, policy), trial in zip(contest.planners.curve, trials, strict=True)}
+    networks = {contest.networks.at(penalty).serving.policy_id: trial for penalty, trial in dial.tried.items()}
+    candidates = networks | planned | {heuristic.serving.name: tried(contest, heuristic.rehearsed)}
+    before = tried(contest, [as_rule(incumbent, contest.study.seen)] * len(contest.gate))
+    return verdict(gate, before, candidates, frozenset(networks), incumbent_network=True)
 
 
 def published_entries(contest: CellRun) -> Iterator[Entry]:
@@ -208,7 +236,7 @@ def newcomer_rows(contest: CellRun, model: int, curve: Curve, policies: tuple[st
     `ours-trained` knew it all along. Purse and sessions are the same for all three.
     """
     newcomer, absent = with_newcomer(contest.study, model), without_model(contest.study, model)
-    at = chosen_settings(planner_trials(contest), contest.config)[0]
+    at = best_setting(planner_trials(contest))
     planner = told(curve, contest.learned.horizon)[at][1]
     training, test = (re_boarded(stage, newcomer) for stage in (contest.training, contest.test))
     there = replace(contest, study=newcomer, training=training, test=test)

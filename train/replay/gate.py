@@ -2,14 +2,14 @@
 
 The tests and their words are those of a night (`train.evaluate.gate.judge`); only the evidence is exact, and it is of
 every training prompt: a candidate is made of two thirds of them and judged on the last third, three times over
-(`ours.Rehearsal`). What then serves is made the same way of all of them. The default rule is the incumbent and stays
-where nothing surely beats it.
+(`ours.Rehearsal`). What then serves is made the same way of all of them. The shipped network is the
+incumbent and stays where nothing surely beats it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,20 @@ def trial(stages: Sequence[Environment], played: Sequence[Played]) -> Trial:
     )
 
 
-def verdict(gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial]) -> Verdict:
-    """Who serves. Of several that pass, the one that earned most."""
-    return judge(evidence(gate, incumbent, candidates), gate.config)
+def verdict(
+    gate: Gate,
+    incumbent: Trial,
+    candidates: Mapping[str, Trial],
+    networks: frozenset[str] = frozenset(),
+    *,
+    incumbent_network: bool = False,
+) -> Verdict:
+    """Who serves. Of several that pass, the one that earned most; ties go to the `networks` among them."""
+    found = [
+        replace(item, network=item.name in networks, incumbent_network=incumbent_network)
+        for item in evidence(gate, incumbent, candidates)
+    ]
+    return judge(found, gate.config)
 
 
 def evidence(gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial]) -> list[Evidence]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import FitConfig, GateConfig, PlanConfig, TrainConfig
+from train.config import GateConfig, PlanConfig, TrainConfig
 from train.fit.seqroute_paper import PublishedConfig
 from train.replay.baselines import Ends, ends
 from train.replay.compose import ORDERINGS
@@ -36,7 +36,16 @@ RANDOM = "random"
 POLICIES = (
     *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
     *("behaviour-cloning", "published", "published-safe", "gateway-default", "ours", "ours-ungated", "ours-calibrated"),
-    *("ours-network", "ours-blind", "ours-not-offered", "ours-trained", "dp-predicted", "dp-perfect", "knapsack"),
+    *(
+        "ours-network",
+        "ours-pretrained",
+        "ours-blind",
+        "ours-not-offered",
+        "ours-trained",
+        "dp-predicted",
+        "dp-perfect",
+        "knapsack",
+    ),
 )
 """Whose rows may be asked for (docs/replay.md)."""
 
@@ -69,8 +78,6 @@ class Grid:
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
     published: PublishedConfig
-    network: FitConfig | None = None
-    """How the network is fitted; None: not at all."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,6 @@ def full() -> Grid:
         sweep_sessions=300,
         training=TrainConfig(gate=TRADING),
         published=PublishedConfig(steps=2000),
-        network=FitConfig(),
     )
 
 

@@ -1,43 +1,96 @@
-"""The learned network on graded answers: fitted by the code of a night on the log that `ours` learns from.
+"""The network on graded answers: taught by the code of a night on the log that the planner learns from.
 
-It is reported beside the planner and not offered to the replay's gate: a fit for each rehearsal would take longer than
-all the rest of a run.
+Curves and residual are taught once for each set of prompts, on a log without conversation: contexts, cached prices,
+lambdas and penalties are inputs of the network. What it is told of the models, and their qualities, are of each
+context's own log.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
-from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
-from policy.mdp import Policy
-from train.config import FitConfig, TrainConfig
-from train.fit.network import fit
+from policy.network_policy import NetworkPolicy
+from policy.reload import pretrained
+from policy.value_layers import forward_of
+from train.config import TrainConfig
+from train.fit.network import Network, fit_network, with_residual
 from train.fit.presets import learn_horizon
-from train.fit.tune import build
+from train.fit.reward_model import QualityModel
+from train.fit.value_curves import law_of
+from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
 
+F64 = NDArray[np.float64]
 POLICY_ID = "replay-network"
 
 
 @dataclass(frozen=True)
-class Network:
-    """What a checkpoint of the network would hold."""
+class Networks:
+    """The network of all training prompts, and that of each rehearsal, at one penalty."""
 
-    recipe: Recipe
-    params: Any
+    serving: NetworkPolicy
+    rehearsals: tuple[NetworkPolicy, ...]
 
-    def expecting(self, horizon: Horizon) -> Policy:
-        """The served policy where sessions are known to last like this."""
-        return build(replace(self.recipe, horizon=horizon), self.params, GREEDY)
+    def at(self, penalty: float) -> Networks:
+        """The same at another price of starving."""
+
+        def priced(policy: NetworkPolicy) -> NetworkPolicy:
+            return replace(policy, starved_penalty=penalty, policy_id=f"{POLICY_ID}-{penalty:g}")
+
+        return Networks(priced(self.serving), tuple(priced(policy) for policy in self.rehearsals))
+
+    def expecting(self, horizon: Horizon) -> Networks:
+        """The same where sessions are known to last like this."""
+        return Networks(
+            replace(self.serving, horizon=horizon), tuple(replace(one, horizon=horizon) for one in self.rehearsals)
+        )
 
 
-def fit_network(episodes: Episodes, config: TrainConfig, fitting: FitConfig, seed: int) -> Network:
-    """Grade, relabel and fit as a night does (`train.fit.network.fit`). Deterministic given log, config and seed."""
-    fitted = fit(episodes, replace(config, fit=fitting, seed=seed), jax.random.key(seed))
-    recipe = Recipe(policy_id=POLICY_ID, rule="learned", horizon=learn_horizon(episodes.lengths), sizes=fitted.sizes)
-    return Network(recipe, fitted.params)
+def taught(episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig) -> Network:
+    """As a night teaches it (`train.fit.network.fit`). Deterministic given log and config."""
+    network, _ = fit_network(episodes, grades, quality, config, jax.random.key(config.seed))
+    return with_residual(network, episodes, grades, quality, config)[0]
+
+
+def served(
+    network: Network, episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig
+) -> NetworkPolicy:
+    """The policy of these layers with what another log says of the models."""
+    samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
+    return NetworkPolicy(
+        POLICY_ID,
+        forward_of(network.layers),
+        quality.served(episodes.models),
+        law_of(samples, config.fit.margin * quality.deviation),
+        network.residual,
+        horizon=learn_horizon(episodes.lengths),
+        exploration=GREEDY,
+    )
+
+
+def hasty(config: TrainConfig) -> TrainConfig:
+    """For rehearsals: half of the warm start and a quarter of the TD, so that three more fits take as long as one."""
+    fit = config.fit
+    return replace(config, fit=replace(fit, warm_steps=fit.warm_steps // 2, steps=fit.steps // 4))
+
+
+def shipped(horizon: Horizon) -> NetworkPolicy:
+    """The network of a fresh install: priors alone."""
+    policy = pretrained(GREEDY).policy
+    assert isinstance(policy, NetworkPolicy)
+    return replace(policy, horizon=horizon)
+
+
+def named(policy_id: str) -> str:
+    """What kind of policy decides, by its name in the replay's gate: the column `served`."""
+    if policy_id.startswith((POLICY_ID, "pretrained")):
+        return "network"
+    if policy_id.startswith("replay-planned"):
+        return "planner"
+    return policy_id if policy_id.startswith("rule:") else f"heuristic:{policy_id}"

@@ -1,12 +1,11 @@
-"""`ours`: what the gateway would serve after a night on this data: the planner, if the gate lets it.
+"""`ours`: what the gateway would serve after a night on this data: network or planner, if the gate lets it.
 
-Grades, value tables and the gate are those of `train.fit.network`, `train.fit.tune` and `train.evaluate.gate`; what
-decides is the object that the gateway would make of the published recipe. Nothing is fitted under other budgets than
-those of TRAINING_PHIS, and no test prompt is looked at. The network of `train.fit.cql`, which a night also proposes, is
-reported and not offered to the gate (network.py).
+Grades, curves, value tables and the gate are those of `train.fit.network`, `train.fit.tune` and `train.evaluate.gate`;
+what decides is the object that the gateway would make of the published recipe. Nothing is fitted under other budgets
+than those of TRAINING_PHIS, and no test prompt is looked at.
 
-Since every action is graded, no prompt is set aside: the planner is made of two thirds of the training prompts and
-judged on the last third, three times over (rehearsals); what serves is made of all of them.
+Since every action is graded, no prompt is set aside: network and planner are made of two thirds of the training prompts
+and judged on the last third, three times over (rehearsals); what serves is made of all of them.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.mdp import Policy
+from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
 from train.config import TrainConfig
-from train.fit.network import grade
+from train.fit.network import Network, grade
 from train.fit.presets import learn_horizon
 from train.fit.reward_model import QualityModel
 from train.fit.seqroute_paper import Published, fit_published
@@ -34,7 +34,7 @@ from train.replay.catalogue import CatalogueSetup, composed
 from train.replay.cloning import Clone, clone
 from train.replay.compose import Sessions, covering
 from train.replay.grid import TRAINING_PHIS, Cell, Grid, budgets_usd
-from train.replay.network import Network, fit_network
+from train.replay.network import Networks, hasty, served, taught
 from train.replay.simulated_log import joined, log_episodes
 from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, make_board, turns_left
 
@@ -75,18 +75,20 @@ class Planners:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learnt of a catalogue before any cell is played; planners by what the conversation weighs."""
+    """What was learnt of a catalogue before any cell is played; planners and networks by what the conversation
+    weighs."""
 
     planners: dict[Context, Planners]
+    networks: dict[Context, Networks]
     clone: Clone
     published: Published
     horizon: Horizon
-    network: Network | None = None
 
     def expecting(self, horizon: Horizon) -> Learned:
         """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0115)."""
         planners = {context: made.expecting(horizon) for context, made in self.planners.items()}
-        return replace(self, planners=planners, horizon=horizon)
+        networks = {context: made.expecting(horizon) for context, made in self.networks.items()}
+        return replace(self, planners=planners, networks=networks, horizon=horizon)
 
 
 def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
@@ -102,25 +104,26 @@ def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
     horizon = learn_horizon(np.concatenate([board.sessions.lengths for _, board in logs]))
     plain, board = logs[len(logs) // 2]
     left = turns_left(board.sessions, horizon)
+    planned: dict[Context, Planners] = {}
+    networks: dict[Context, Networks] = {}
+    layers: list[Network] = []
+    for alike in by_weight((NO_CONTEXT, *grid.contexts)):
+        lessons = study_lessons(study, grid, turns, alike)
+        planned |= rehearsed(lessons, alike)
+        # The first is without conversation: what is taught there holds for all.
+        layers = layers or [one.network(hasty(one.config) if at else one.config) for at, one in enumerate(lessons.each)]
+        networks |= {
+            context: Networks(first, tuple(others))
+            for i, context in enumerate(alike)
+            for first, *others in [[one.served(made, i) for one, made in zip(lessons.each, layers, strict=True)]]
+        }
     return Learned(
-        {
-            context: made
-            for alike in by_weight((NO_CONTEXT, *grid.contexts))
-            for context, made in rehearsed(study, grid, turns, alike).items()
-        },
+        planned,
+        networks,
         clone(plain, board, study.seen, left, study.predictions.average_cost_usd),
         fit_published(episodes, grid.published, study.seed),
         horizon,
-        learn_network(study, grid, turns),
     )
-
-
-def learn_network(study: CatalogueSetup, grid: Grid, turns: int | None) -> Network | None:
-    """The network of all training prompts, where the grid has one."""
-    if grid.network is None:
-        return None
-    episodes = training_log(study, grid, study.halves.training, turns, NO_CONTEXT)
-    return fit_network(episodes, grid.training, grid.network, study.seed)
 
 
 def learnt_turns(grid: Grid) -> int | None:
@@ -128,19 +131,35 @@ def learnt_turns(grid: Grid) -> int | None:
     return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
-def rehearsed(
-    study: CatalogueSetup, grid: Grid, turns: int | None, contexts: Sequence[Context]
-) -> dict[Context, Planners]:
-    """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
+@dataclass(frozen=True)
+class Lessons:
+    """What all training prompts teach, and what all but each judging part do."""
+
+    whole: Lesson
+    judged: tuple[I64, ...]
+    less: tuple[Lesson, ...]
+
+    @property
+    def each(self) -> tuple[Lesson, ...]:
+        return (self.whole, *self.less)
+
+
+def study_lessons(study: CatalogueSetup, grid: Grid, turns: int | None, contexts: Sequence[Context]) -> Lessons:
+    """Of all training prompts, and of all but each part, in contexts that weigh the same."""
     prompts, judged = study.halves.training, parts(study)
-    taught = lesson(study, grid, prompts, turns, contexts)
-    whole = taught.curves()
-    less = [curves_of(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
-    blind = taught.curves(cache_aware=False) if any(context.cached_price < 1.0 for context in contexts) else []
+    less = [lesson(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
+    return Lessons(lesson(study, grid, prompts, turns, contexts), tuple(judged), tuple(less))
+
+
+def rehearsed(lessons: Lessons, contexts: Sequence[Context]) -> dict[Context, Planners]:
+    """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
+    whole, less = lessons.whole.curves(), [one.curves() for one in lessons.less]
+    cached = any(context.cached_price < 1.0 for context in contexts)
+    blind = lessons.whole.curves(cache_aware=False) if cached else []
     return {
         context: Planners(
             whole[i],
-            tuple(Rehearsal(*both) for both in zip(judged, [made[i] for made in less], strict=True)),
+            tuple(Rehearsal(*both) for both in zip(lessons.judged, [made[i] for made in less], strict=True)),
             blind[i] if context.cached_price < 1.0 else (),
         )
         for i, context in enumerate(contexts)
@@ -168,6 +187,14 @@ class Lesson:
     def curves(self, cache_aware: bool = True) -> list[Curve]:
         """The planner at every setting of the config, for each context."""
         return [planners(log, self.quality, self.grades, self.config, cache_aware) for log in self.logs]
+
+    def network(self, config: TrainConfig) -> Network:
+        """The network's layers, taught on the first context's log."""
+        return taught(self.logs[0], self.grades, self.quality, config)
+
+    def served(self, network: Network, at: int) -> NetworkPolicy:
+        """The network in the context at this place."""
+        return served(network, self.logs[at], self.grades, self.quality, self.config)
 
 
 def lesson(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> Lesson:

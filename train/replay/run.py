@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from policy.mdp import Policy
-from train.config import FitConfig
 from train.replay.branches import Branches, read_branches
 from train.replay.catalogue import CatalogueSetup, Sets, compose_sets, gate_stages, stages, studies, without_model
-from train.replay.cell import CellRun, chosen_settings, newcomer_rows, planner_trials, play_cell
+from train.replay.cell import CellRun, best_setting, newcomer_rows, planner_trials, play_cell
 from train.replay.dataset import Graded, named_apart, read_folder
 from train.replay.grid import Cell, Grid, catalogues, cells, middle, newcomer_cells
 from train.replay.ours import Learned, curves_of, learn, learnt_turns
@@ -29,8 +28,6 @@ from train.run_folder import finite
 
 Progress = Callable[[str, int, int], None]
 
-OURS_NETWORK = "ours-network"
-"""Fitted in the presets that have it, and wherever it is named."""
 FORMAT = "seqroute-replay/1"
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
 LEARNING_STEPS = 5
@@ -150,8 +147,6 @@ def steps(grid: Grid) -> int:
 def play_catalogue(source: Source, number: int, options: Options, tell: Tell) -> Part:
     """One catalogue of a source, by its number."""
     study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
-    if OURS_NETWORK in options.policies and options.grid.network is None:
-        options = replace(options, grid=replace(options.grid, network=FitConfig()))
     return play_study(study, source.branches, options, tell)
 
 
@@ -192,7 +187,7 @@ def contest(study: CatalogueSetup, sets: dict[int | None, Sets], cell: Cell, lea
 
 def planner_of_front(contest: CellRun) -> Policy:
     """The setting that earned most in the rehearsals."""
-    return contest.planners.curve[chosen_settings(planner_trials(contest), contest.config)[0]][1]
+    return contest.planners.curve[best_setting(planner_trials(contest))][1]
 
 
 def newcomer_part(

@@ -69,6 +69,7 @@ def turn_batch(
         warm_tokens=turn.warm_tokens(),
         cost_quantiles_usd=turn.cost_quantiles_usd.astype(np.float32),
         mask=turn.mask,
+        able=np.ones(shape, np.bool_),
         available_usd=np.maximum(turn.remaining_usd, 0.0),
         turn=np.full(shape[0], turn.index),
         expected_turns=turn.declared,

@@ -37,6 +37,8 @@ class Entry:
     training_quality: float | None = None
     baseline: bool = False
     numbers: Mapping[str, Any] | None = None
+    served: str | None = None
+    """Of ours: what kind of policy decided (`network`, `planner`, `rule:NAME`, `heuristic:NAME`)."""
 
 
 class Resampled:
@@ -90,6 +92,7 @@ def rows(
                     **cell,
                     "ordering": ordering,
                     "policy": entry.policy,
+                    "served": entry.served,
                     "lambda": entry.lambda_per_usd,
                     **_interval("quality", values[:, i].mean(), means[:, i]),
                     "best_tuned": entries[reference].policy,

@@ -1,0 +1,272 @@
+"""What the later turns are worth, as curves over the money left: all of the served network but its layers.
+
+    Q(s, k) = sum_l mass_l [bill_kl <= m] (quality_k answer_kl + G(m - bill_kl))
+              - lambda E[min(bill_k, m) + [fits] S(m - bill_k)] - penalty P(session ends starved)
+
+This turn is bookkeeping (`q_values`). The network (policy/value_network.py) carries the values to go alone: G
+(quality), S (spend) and P (chance of ending starved), given the turns to come, the tokens of conversation, whose prompt
+cache is warm, lambda and the penalty. Curves are monotone by construction (`monotone`), and every input is a ratio:
+prices, budgets and 1 / lambda times c change nothing.
+
+NumPy or traced by JAX, from the same lines (`xp`), as in policy/features.py: training differentiates what serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policy.budgeting import CACHE_MIN_TOKENS
+from policy.mdp import COST_MASSES
+from policy.value_network_shapes import KNOTS, TURNS
+
+Forward = Callable[[Any, Any, Any], Any]
+"""rows (..., K, ROW_DIM), mask (..., K), state (..., STATE_DIM) -> raw curves (..., CURVES, KNOTS + 1)."""
+
+_LOW, _HIGH = 0.15, 3.0
+"""The money axis runs from this share of what the cheapest model costs warm to so many times the dearest, cold."""
+_HEADROOM = 0.1
+"""How far above the best average quality a curve may rise: tasks differ, and each turn has its best model."""
+_STEPS = np.linspace(0.0, 1.0, KNOTS, dtype=np.float32)
+_EMPTY = np.array([0.0, 0.0, 1.0], np.float32)
+"""Quality, spend and chance of ending starved of an empty purse."""
+_UPTO = np.triu(np.ones((KNOTS + 1, KNOTS + 1), np.float32))
+"""x @ _UPTO is the running sum of x: a small product compiles and runs faster than a scan."""
+
+
+class Catalogue(NamedTuple):
+    """What is known of the candidates of a later turn, (..., K) each; money in USD.
+
+    `spread` is the deviation of a model's predicted quality from the candidates' mean; `mean_usd`, `q95_usd` are bills
+    without conversation; `tail` is the quality of answers with the dearest bills, relative to the model's mean.
+    """
+
+    quality: Any
+    spread: Any
+    mean_usd: Any
+    q95_usd: Any
+    tail: Any
+    input_usd: Any
+    cached_usd: Any
+    mask: Any
+
+    def at_each_candidate(self) -> Catalogue:
+        """The same catalogue, to be looked at once for every candidate: (..., 1, K)."""
+        return Catalogue(*(x[..., None, :] for x in self))
+
+
+class Later(NamedTuple):
+    """The turns to come, (...,) each: how many (1 at least), tokens of conversation that the first of them reads, what
+    each adds, the index of the model whose cache is warm (K: nobody's), lambda per USD and the penalty of starving."""
+
+    turns: Any
+    context_tokens: Any
+    grown_tokens: Any
+    last: Any
+    lambda_per_usd: Any
+    penalty: Any
+
+
+class Curves(NamedTuple):
+    """At every knot of the money axis, (..., KNOTS): quality and spend per turn, and the chance of ending starved."""
+
+    money_usd: Any
+    quality: Any
+    spend_usd: Any
+    starved: Any
+
+
+class Backup(NamedTuple):
+    """What a choice brings from this turn on, each (...): expected quality, spend and chance of ending starved."""
+
+    quality: Any
+    spend_usd: Any
+    starved: Any
+
+    def worth(self, lambda_per_usd: Any, penalty: Any) -> Any:
+        """quality - lambda spend - penalty P(starved)."""
+        return self.quality - lambda_per_usd * self.spend_usd - penalty * self.starved
+
+
+def session_usd(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any, Any]:
+    """What all turns to come cost on each model alone, what the first reads of the conversation, whose cache is warm;
+    (..., K) each.
+
+        n mean + c p_first + (n - 1) (c + g n / 2) p_later,    p the cached price where a cache holds the conversation
+    """
+    turns, context = later.turns[..., None], later.context_tokens[..., None]
+    served = later.last[..., None] == np.arange(catalogue.quality.shape[-1])
+    warm = served & (context >= CACHE_MIN_TOKENS)
+    first = context * xp.where(warm, catalogue.cached_usd, catalogue.input_usd)
+    halfway = context + later.grown_tokens[..., None] * turns / 2.0
+    price = xp.where(halfway >= CACHE_MIN_TOKENS, catalogue.cached_usd, catalogue.input_usd)
+    return turns * catalogue.mean_usd + first + (turns - 1.0) * halfway * price, first, warm
+
+
+def money_span(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
+    """Lowest and highest knot of the money axis, (...,): nothing to be had below, nothing to be gained above.
+
+    Whose cache is warm does not move the axis: curves of all candidates are read at the same knots.
+    """
+    turns, context = later.turns[..., None], later.context_tokens[..., None]
+    halfway = context + later.grown_tokens[..., None] * turns / 2.0
+    price = xp.where(halfway >= CACHE_MIN_TOKENS, catalogue.cached_usd, catalogue.input_usd)
+    alone = turns * catalogue.mean_usd
+    least = alone + turns * halfway * catalogue.cached_usd
+    most = alone + context * catalogue.input_usd + (turns - 1.0) * halfway * price
+    return (
+        _LOW * xp.min(xp.where(catalogue.mask, least, np.inf), axis=-1),
+        _HIGH * xp.max(xp.where(catalogue.mask, most, 0.0), axis=-1),
+    )
+
+
+def money_axis(catalogue: Catalogue, later: Later, xp: Any = np) -> Any:
+    """The knots, (..., KNOTS), geometric."""
+    low, high = money_span(catalogue, later, xp)
+    return xp.exp(xp.log(low)[..., None] + _STEPS * xp.log(high / low)[..., None])
+
+
+def inputs(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
+    """(rows (..., K, ROW_DIM), state (..., STATE_DIM)): all that the network sees."""
+    total, first, warm = session_usd(catalogue, later, xp)
+    low, high = money_span(catalogue, later, xp)
+    turns = later.turns
+    width, ones, price = xp.log(high / low)[..., None], xp.ones_like(total), later.lambda_per_usd[..., None]
+    mask = xp.broadcast_to(catalogue.mask, total.shape)
+    best = xp.max(xp.where(mask, catalogue.quality, 0.0), axis=-1, keepdims=True)
+    per_turn = total / turns[..., None]
+    cheapest = xp.min(xp.where(mask, per_turn, np.inf), axis=-1, keepdims=True)
+    rows = xp.stack(
+        [
+            (catalogue.quality * 2.0 - 1.0) * ones,
+            (catalogue.quality - best) * 5.0,
+            catalogue.spread * 5.0 * ones,
+            xp.log(total / low[..., None]) / width * 2.0 - 1.0,
+            xp.log(per_turn / cheapest) / 3.0,
+            warm * ones,
+            xp.log1p(first / catalogue.mean_usd) / 2.0,
+            xp.log(xp.maximum(catalogue.q95_usd / catalogue.mean_usd, 0.1)) * ones,
+            (catalogue.tail - 1.0) * ones,
+            catalogue.cached_usd / xp.maximum(catalogue.input_usd, 1e-15) * ones,
+            _in_quality(price * per_turn, xp),
+            _in_quality(price * xp.maximum(per_turn - cheapest, 0.0), xp),
+        ],
+        -1,
+    )
+    rows = xp.where(mask[..., None], rows, 0.0)
+    own = xp.sum(xp.where(warm[..., None], rows, 0.0), axis=-2)
+    state = xp.stack(
+        [
+            xp.log(turns) * 2.0 / 3.0 - 1.0,
+            1.0 / turns,
+            (turns - 8.0) / 8.0,
+            xp.log1p(later.context_tokens) / 10.0,
+            xp.log1p(later.grown_tokens) / 10.0,
+            width[..., 0] / 5.0,
+            xp.log1p(later.penalty),
+            _in_quality(later.lambda_per_usd * cheapest[..., 0], xp),
+        ],
+        -1,
+    )
+    return rows, xp.concatenate([state, own], -1)
+
+
+def monotone(raw: Any, best: Any, money_usd: Any, turns: Any, xp: Any = np) -> Curves:
+    """Curves out of raw numbers (..., CURVES, KNOTS + 1): rising quality and spend, falling chance of starving.
+
+    quality_j = (best + headroom) sum_{i <= j} softmax(raw)_i
+    spend_j   = m_0 / n sigmoid(raw_0) (m_1 / m_0)^(sum_{0 < i <= j} sigmoid(raw_i))    never more than the money
+    starved_j = exp(-sum_{i <= j} softplus(raw_i))
+    """
+    grown = xp.exp(raw[..., 0, :] - xp.max(raw[..., 0, :], axis=-1, keepdims=True))
+    shares = grown @ _UPTO
+    step = xp.log(money_usd[..., 1:2] / money_usd[..., :1])
+    first = -_softplus(-raw[..., 1, :1], xp)
+    elasticity = xp.exp(-_softplus(-raw[..., 1, 1:-1], xp)) @ _UPTO[:-2, :-2]
+    exponent = xp.concatenate([first, first + step * elasticity], -1)
+    return Curves(
+        money_usd,
+        (best + _HEADROOM)[..., None] * shares[..., :-1] / shares[..., -1:],
+        money_usd[..., :1] / turns[..., None] * xp.exp(exponent),
+        xp.exp(-(_softplus(raw[..., 2, :-1], xp) @ _UPTO[:-1, :-1])),
+    )
+
+
+def curves(forward: Forward, catalogue: Catalogue, later: Later, xp: Any = np) -> Curves:
+    """The values to go of the turns to come; the leading axes of `later` and `catalogue` are kept."""
+    rows, state = inputs(catalogue, later, xp)
+    mask = xp.broadcast_to(catalogue.mask, rows.shape[:-1])
+    best = xp.max(xp.where(mask, catalogue.quality, 0.0), axis=-1)
+    return monotone(forward(rows, mask, state), best, money_axis(catalogue, later, xp), later.turns, xp)
+
+
+def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
+    """(quality, spend, starved) at sums of money (..., X): linear between the knots, towards an empty purse below the
+    first, held beyond the last."""
+    low = known.money_usd[..., :1]
+    step = xp.log(known.money_usd[..., 1:2] / low)
+    at = xp.clip(xp.floor(xp.log(xp.maximum(money_usd, 1e-30) / low) / step), 0, KNOTS - 2).astype(np.int32)
+    below = xp.take_along_axis(known.money_usd, at, axis=-1)
+    share = xp.clip((money_usd / below - 1.0) / (xp.exp(step) - 1.0), 0.0, 1.0)
+    scarce, short = money_usd / low, money_usd < low
+
+    values = xp.stack([known.quality, known.spend_usd, known.starved])
+    places = xp.broadcast_to(at, (len(values), *at.shape))
+    here = xp.take_along_axis(values, places, axis=-1)
+    inside = here + share * (xp.take_along_axis(values, places + 1, axis=-1) - here)
+    first, empty = values[..., :1], _EMPTY.reshape(-1, *(1,) * at.ndim)
+    found = xp.where(short, empty + (first - empty) * scarce, inside)
+    return found[0], found[1], found[2]
+
+
+def after_bill(
+    answers: Any, bills_usd: Any, money_usd: Any, later_turns: Any, to_go: tuple[Any, Any, Any], xp: Any = np
+) -> Backup:
+    """Expectation over the whole cost law: answers, bills and what is to go at money - bill, (..., L); the rest (...).
+
+    An answer dearer than the money left is lost, and the money with it: the session ends starved. This is the exact
+    transition of hindsight budget relabeling (arXiv 2605.25424), summed over the quantiles instead of drawn.
+    """
+    money, n = money_usd[..., None], later_turns[..., None]
+    fits = bills_usd <= money
+    quality, spend_usd, starved = to_go
+    return Backup(
+        xp.sum(COST_MASSES * xp.where(fits, answers + n * quality, 0.0), axis=-1),
+        xp.sum(COST_MASSES * (xp.minimum(bills_usd, money) + xp.where(fits, n * spend_usd, 0.0)), axis=-1),
+        xp.sum(COST_MASSES * xp.where(fits, xp.where(n > 0.0, starved, 0.0), 1.0), axis=-1),
+    )
+
+
+def q_values(
+    forward: Forward,
+    catalogue: Catalogue,
+    answers: Any,
+    bills_usd: Any,
+    money_usd: Any,
+    later: Later,
+    xp: Any = np,
+) -> Backup:
+    """Every candidate's values, (..., K): quality by bill and bills (..., K, L), money and `later` (...,).
+
+    `later.last` is not looked at. Less than one turn to come is that share of one; more than TURNS are TURNS, repeated.
+    """
+    k, known_turns = catalogue.quality.shape[-1], xp.clip(later.turns, 1.0, TURNS)
+    each = Later(*(xp.broadcast_to(x[..., None], (*x.shape, k)) for x in later._replace(turns=known_turns)))
+    each = each._replace(last=np.broadcast_to(np.arange(k), each.turns.shape))
+    known = curves(forward, catalogue.at_each_candidate(), each, xp)
+    share = (xp.maximum(later.turns, 1e-6) / known_turns)[..., None, None]
+    money = xp.broadcast_to(money_usd[..., None], each.turns.shape)
+    to_go = read(known, xp.maximum(money[..., None] - bills_usd, 0.0) / share, xp)
+    turns = xp.broadcast_to(later.turns[..., None], each.turns.shape)
+    return after_bill(answers, bills_usd, money, turns, to_go, xp)
+
+
+def _in_quality(cost: Any, xp: Any) -> Any:
+    """A cost in units of quality (lambda times USD): hundredths matter, beyond 1 no more than that it is much."""
+    return xp.log1p(100.0 * xp.minimum(cost, 1e4)) / 5.0
+
+
+def _softplus(x: Any, xp: Any) -> Any:
+    return xp.logaddexp(x, 0.0)
