@@ -20,10 +20,12 @@ from starlette.types import ASGIApp
 from gateway.accounts.auth import Authenticator
 from gateway.api.admin import Admin
 from gateway.api.health import Health, Lifecycle
-from gateway.api.limits import Admission
+from gateway.api.limits import Admission, Bodies
 from gateway.api.openapi import OpenApi
+from gateway.api.places import PlaceLimits, Places
 from gateway.api.planning import Planning
 from gateway.api.resources import Views
+from gateway.api.welcome import Welcome, not_found
 from gateway.catalog import models as catalog
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration, LiveConfiguration
@@ -37,7 +39,6 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
-    NotFound,
 )
 from gateway.http import error_response
 from gateway.ledger.leases import Leases
@@ -61,6 +62,8 @@ from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 from gateway.webhooks.delivery import Webhooks
 
+BODIES_AT_ONCE = 8
+"""Request bodies of the largest size that a process holds; smaller ones as many as come to the same."""
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
 
@@ -109,9 +112,18 @@ def build(
     )
     app.router.redirect_slashes = False  # an address with a slash too many is unknown, in the words of every error
     app.state.parts = parts
-    endpoints = parts.endpoints
-    direct = {("POST", prefix + "/chat/completions"): endpoints.chat for prefix in ("/v1", "")}
-    return Admission(app, parts.lifecycle, settings.limits.parallel_requests, direct)
+    direct = {("POST", prefix + "/chat/completions"): parts.endpoints.chat for prefix in ("/v1", "")}
+    limits = settings.limits
+    return Admission(
+        app,
+        parts.lifecycle,
+        Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s)),
+        Bodies(BODIES_AT_ONCE * limits.body_bytes),
+        parts.authenticator.known_tenant,
+        direct,
+        cors_origins=settings.general.cors_origins,
+        on_refusal=lambda code: parts.metrics.refused.labels(code).inc(),
+    )
 
 
 def assemble(
@@ -207,6 +219,7 @@ def assemble(
         ledger=ledger,
         outage=outage,
         upstream=upstream,
+        authenticator=authenticator,
         turns=turns,
         endpoints=endpoints,
         leases=leases,
@@ -245,7 +258,7 @@ def assemble(
         clock=clock,
         lambda_presets=router.presets,
     )
-    openapi = OpenApi(version("seqroute"))
+    openapi, welcome = OpenApi(version("seqroute")), Welcome(version("seqroute"))
     dashboard = Dashboard(
         configuration=current,
         database=database,
@@ -266,6 +279,7 @@ def assemble(
         *_routes(turns, endpoints, views, planning),
         *admin.routes(),
         *dashboard.routes(),
+        Route("/", welcome.root, methods=["GET"]),
         Route("/openapi.json", openapi.openapi, methods=["GET"]),
         *_health_routes(Health(lifecycle, metrics, refresh)),
     ]
@@ -302,7 +316,12 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
 
 
 def _health_routes(health: Health) -> list[BaseRoute]:
-    return [Route("/livez", health.livez), Route("/readyz", health.readyz), Route("/metrics", health.metrics)]
+    """For machines; those below `/health` are what tools written for LiteLLM's proxy ask."""
+    return [
+        *(Route(path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
+        *(Route(path, health.readyz) for path in ("/readyz", "/health/readiness")),
+        Route("/metrics", health.metrics),
+    ]
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -316,7 +335,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         return error_response(
             MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
         )
-    return error_response(NotFound("no such route"))
+    return not_found(request.url.path)
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:

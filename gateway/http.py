@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -35,9 +35,30 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     return b"".join(chunks)
 
 
+ONCE = frozenset(
+    (
+        "authorization", "x-api-key", "x-tenant-id", "x-tenant-budget-usd", "x-session-id", "x-session-budget-usd",
+        "x-parent-session-id", "x-route-max-usd", "idempotency-key", "content-type",
+    )
+)  # fmt: skip
+"""Headers that say who pays how much for what: of two, a proxy before us may have checked the other one."""
+
+
 def header_map(request: Request) -> dict[str, str]:
-    """The headers by their lower-case names, the first of each name: one look-up is one step, not a walk."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
+    """The headers by their lower-case names: one look-up is one step, not a walk. Raises InvalidRequest."""
+    raw = request.scope["headers"]
+    found = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+    if len(found) < len(raw):
+        _refuse_doubles(raw)
+    return found
+
+
+def _refuse_doubles(raw: Iterable[tuple[bytes, bytes]]) -> None:
+    seen: set[str] = set()
+    for name in (name.decode("latin-1") for name, _ in raw):
+        if name in seen and name in ONCE:
+            raise InvalidRequest(f"{name}: expected this header once", param=name)
+        seen.add(name)
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

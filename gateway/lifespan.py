@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from gateway.accounts import tenants
-from gateway.accounts.auth import DEFAULT_TENANT
+from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
 from gateway.api.health import Lifecycle
 from gateway.api.server import STATE_KEY, HttpLimits
 from gateway.catalog.live import LiveConfiguration
@@ -80,6 +80,7 @@ class Gateway:
     ledger: Ledger
     outage: OfflineLedger
     upstream: Upstream
+    authenticator: Authenticator
     turns: Turns
     endpoints: Endpoints
     leases: Leases

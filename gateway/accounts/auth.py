@@ -108,6 +108,22 @@ class Authenticator:
             raise Forbidden("this needs the master key or a key of role admin")
         return caller
 
+    def known_tenant(self, headers: Mapping[str, str]) -> str:
+        """The tenant of a key that was looked up before, "" for any other: to be fair by, not to trust."""
+        try:
+            digest = keys.key_digest(_bearer(headers))
+        except (InvalidApiKey, InvalidRequest):
+            return ""
+        cached = self._cache.get(digest)
+        if cached is None:
+            return ""
+        caller = cached[1]
+        wanted = headers.get("x-tenant-id") if caller.role == "service" else None
+        if wanted is None:
+            return caller.tenant_id
+        acting = self._cache.get(_acting_digest(caller, wanted))
+        return wanted if acting is None else acting[1].tenant_id
+
     def forget(self) -> None:
         """Drop the cache: the next call of every key is looked up (after a change made here)."""
         self._cache.clear()
@@ -174,7 +190,7 @@ class Authenticator:
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
         """The same key, paying from another tenant's purse; an unknown tenant is opened."""
-        digest = hashlib.sha256(f"{caller.key_id}\0{wanted}".encode()).digest()
+        digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
         if budget_nanousd is None and cached is not None and cached[0] > self._clock():
             return cached[1]
@@ -202,10 +218,18 @@ class Authenticator:
         return acting
 
 
+def _acting_digest(caller: Caller, wanted: str) -> bytes:
+    return hashlib.sha256(f"{caller.key_id}\0{wanted}".encode()).digest()
+
+
 def _bearer(headers: Mapping[str, str]) -> str:
-    """The key of `Authorization: Bearer ...` (or Anthropic's `x-api-key`). Raises InvalidApiKey."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    key = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    """The key of `Authorization: Bearer ...` or Anthropic's `x-api-key`. Raises InvalidApiKey, InvalidRequest."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    other = headers.get("x-api-key", "").strip()
+    if bearer and other and bearer != other:
+        raise InvalidRequest("Authorization, x-api-key: expected one key, got two", param="x-api-key")
+    key = bearer or other
     if not 1 <= len(key) <= MAX_KEY_CHARS:
         raise _unknown_key()
     return key

@@ -23,7 +23,7 @@ from gateway.database.database import Database
 from gateway.database.tables import ledger_entries
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import json_response, query_integer, read_body
+from gateway.http import header_map, json_response, query_integer, read_body
 from gateway.ledger import audit
 from gateway.policies import registry as policies
 from gateway.policies import trials
@@ -80,7 +80,7 @@ class Admin:
 
     def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            caller = await self._authenticator.admin(request.headers)
+            caller = await self._authenticator.admin(header_map(request))
             return json_response(await handler(request, caller))
 
         return endpoint

@@ -1,63 +1,152 @@
-"""The front door: what is refused before any of it is read, and the short way to the busiest routes."""
+"""The front door: what is refused before any of it is read, what waits, and the short way to the busiest routes."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
+from gateway.api.places import Places
 from gateway.database.database import DatabaseStartError
-from gateway.errors import Draining, GatewayError, InternalError, InvalidRequest, LedgerUnavailable, Overloaded
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    LedgerUnavailable,
+    Overloaded,
+    RateLimited,
+)
 from gateway.http import error_response
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
+TenantOf = Callable[[Mapping[str, str]], str]
+FREE_BODY_BYTES = 64 * 2**10
+"""Of every body: what the server holds anyway before it asks the client to wait."""
+MACHINES = frozenset(
+    ("/livez", "/readyz", "/metrics", "/health", "/health/liveliness", "/health/liveness", "/health/readiness")
+)
+"""Asked by machines that must know how this process is, however busy it is."""
+
+
+class Bodies:
+    """Bytes of request bodies that this process holds; no tenant may have more than half of them."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._held_bytes = 0
+        self._of: Counter[str] = Counter()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def hold(self, tenant: str, size: int) -> None:
+        """Count bytes that came. Raises RateLimited, Overloaded; then none of them is counted."""
+        if self._of[tenant] + size > self._total_bytes / 2:
+            raise RateLimited(
+                f"the bodies of this tenant's requests under way exceed {self._total_bytes // 2} bytes; try again",
+                headers=Places.retry_later,
+            )
+        if self._held_bytes + size > self._total_bytes:
+            raise Overloaded("too many large requests at once; try again", headers=Places.retry_later)
+        self._held_bytes += size
+        self._of[tenant] += size
+
+    def drop(self, tenant: str, size: int) -> None:
+        self._held_bytes -= size
+        self._of[tenant] -= size
+        if self._of[tenant] <= 0:
+            del self._of[tenant]
 
 
 class Admission:
-    """Pure ASGI, outermost: refuses work while draining or beyond the parallel limit, before reading any of it.
+    """Pure ASGI, outermost. While draining or starting nothing is taken; a place is, once a request is there whole.
 
     `direct` are the endpoints of the busiest routes, by method and path: they are asked without a walk through the
-    application's layers, and answer the same.
+    application's layers, and answer the same. `tenant_of` tells from headers whose key was looked up a moment ago.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         lifecycle: Lifecycle,
-        parallel_limit: int,
+        places: Places,
+        bodies: Bodies,
+        tenant_of: TenantOf = lambda headers: "",
         direct: Mapping[tuple[str, str], Endpoint] = MappingProxyType({}),
+        cors_origins: Sequence[str] = (),
+        on_refusal: Callable[[str], None] = lambda code: None,
     ) -> None:
         self.app = app
+        # No credentials: a browser sends no cookie along, so a page can use only the key that it was given.
+        self._for_browsers = CORSMiddleware(
+            self._admit, allow_origins=cors_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
+            expose_headers=("*",),
+        ) if cors_origins else None  # fmt: skip
         self._direct = direct
         self._lifecycle = lifecycle
-        self._parallel_limit = parallel_limit
-        self._active = 0
+        self._places = places
+        self._bodies = bodies
+        self._tenant_of = tenant_of
+        self._on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-            return
-        if scope["type"] != "http" or scope["path"] in ("/livez", "/readyz", "/metrics"):
+        elif self._for_browsers is not None and scope["type"] == "http" and not _is_operators(scope["path"]):
+            await self._for_browsers(scope, receive, send)
+        else:
+            await self._admit(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in MACHINES:
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
-        if refusal is not None:
+        visit = _Visit(scope, receive, self._places, self._bodies, self._tenant_of)
+        try:
+            self._check(scope)
+        except GatewayError as refusal:
+            self._on_refusal(refusal.code)
             await error_response(refusal)(scope, receive, send)
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
-        self._active += 1
         try:
+            await visit.begin()
             if endpoint is None:
-                await self.app(scope, receive, send)
+                await self.app(scope, visit.receive, send)
             else:
-                await _answer(endpoint, scope, receive, send)
+                await _answer(endpoint, scope, visit.receive, send)
+        except _NotBegun as refusal:
+            await error_response(refusal.error)(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._lifecycle.draining:
+                raise
+            # The time to drain is up. An answer that has begun can only be cut.
+            with contextlib.suppress(RuntimeError):
+                await error_response(_draining())(scope, receive, send)
         finally:
-            self._active -= 1
+            visit.end()
+            if visit.refused is not None:
+                self._on_refusal(visit.refused)
+
+    def _check(self, scope: Scope) -> None:
+        """Raise what can be told without reading anything."""
+        if self._lifecycle.draining:
+            raise _draining()
+        if not self._lifecycle.started:
+            raise LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
+        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            raise InvalidRequest("the address: expected no NUL, which no id has and no database takes")
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start and end. A database that cannot be served from is one line for the operator, without a traceback."""
@@ -70,16 +159,100 @@ class Admission:
         with contextlib.suppress(DatabaseStartError):
             await self.app(scope, receive, told)
 
-    def _refusal(self, scope: Scope) -> GatewayError | None:
-        if self._lifecycle.draining:
-            return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
-        if not self._lifecycle.started:
-            return LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
-        if self._active >= self._parallel_limit:
-            return Overloaded("too many requests at once; try again", headers={"Retry-After": "1"})
-        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-            return InvalidRequest("the address: expected no NUL, which no id has and no database takes")
-        return None
+
+class _NotBegun(Exception):
+    """A request without a body was refused, before anybody else could answer it."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class _Visit:
+    """One request: takes a place when its body is there, counts the body's bytes, gives both back at its end."""
+
+    __slots__ = (
+        "_bodies",
+        "_counted",
+        "_has_place",
+        "_places",
+        "_receive",
+        "_scope",
+        "_size",
+        "_tenant",
+        "_tenant_of",
+        "_whole",
+        "refused",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, places: Places, bodies: Bodies, tenant_of: TenantOf) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._places = places
+        self._bodies = bodies
+        self._tenant_of = tenant_of
+        self._tenant: str | None = None
+        self._size = self._counted = 0
+        self._whole = self._has_place = False
+        self.refused: str | None = None
+
+    async def begin(self) -> None:
+        """What has no body is there already; what an operator asks for waits for nobody's turns."""
+        headers = Headers(scope=self._scope)
+        if _is_operators(self._scope["path"]):
+            self._whole = True
+        elif headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            try:
+                await self._take_place()
+            except GatewayError as refusal:
+                self.refused = refusal.code
+                raise _NotBegun(refusal) from None
+
+    async def receive(self) -> Message:
+        """The next message. Raises GatewayError inside the endpoint that reads, which answers with it."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            try:
+                self._count(len(message.get("body", b"")))
+                if not self._whole and not message.get("more_body", False):
+                    await self._take_place()
+            except GatewayError as refusal:
+                self.refused = refusal.code
+                raise
+        return message
+
+    def end(self) -> None:
+        if self._has_place:
+            self._places.give_back(self._payer())
+        if self._counted:
+            self._bodies.drop(self._payer(), self._counted)
+
+    async def _take_place(self) -> None:
+        self._whole = True
+        await self._places.take(self._payer())
+        self._has_place = True
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        more = max(0, self._size - FREE_BODY_BYTES) - self._counted
+        if more > 0:
+            self._bodies.hold(self._payer(), more)
+            self._counted += more
+
+    def _payer(self) -> str:
+        """The tenant, asked when the endpoint has looked up the key; the same until the end."""
+        if self._tenant is None:
+            self._tenant = self._tenant_of(Headers(scope=self._scope))
+        return self._tenant
+
+
+def _is_operators(path: str) -> bool:
+    """Whether an address is for those who run the gateway: their pages are its own, and they get in when it is full."""
+    return path.removeprefix("/v1").startswith(("/admin/", "/ui/")) or path == "/ui"
+
+
+def _draining() -> Draining:
+    return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
 
 
 async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,7 +22,7 @@ from gateway.database.database import Database
 from gateway.decisions import session_forecast
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import json_response, read_body
+from gateway.http import header_map, json_response, read_body
 
 _PER_UNIT = frozenset({"image", "request"})
 
@@ -47,13 +47,13 @@ class Planning:
 
     async def prices(self, request: Request) -> Response:
         """The prices in force, of every model that this key may use."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         models = [model for model in self._configuration().catalog.candidates if _allowed(model, caller)]
         return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": [_priced(m) for m in models]})
 
     async def forecast(self, request: Request) -> Response:
         """What the rest of a session will cost: quantiles from the tenant's own finished sessions."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         settings = self._configuration().settings
         body = parse_object(await read_body(request, settings.limits), settings.limits)
         unknown = sorted(set(body) - {"session_id", "budget_usd"})

@@ -22,7 +22,7 @@ from gateway.decisions import feedback
 from gateway.decisions import log as decisions
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
-from gateway.http import json_response, query_integer, read_body
+from gateway.http import header_map, json_response, query_integer, read_body
 from gateway.ledger.records import SessionRow
 from gateway.metrics import Metrics
 from gateway.routing.guard import AUTO
@@ -60,7 +60,7 @@ class Views:
 
     async def models(self, request: Request) -> Response:
         """`GET /models`: the catalogue as this key may use it, aliases included, plus `auto`."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         catalog = self._catalog()
         listed = {model.name: model for model in catalog.candidates if self._may_use(caller, model)}
         names = [AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)]
@@ -71,7 +71,7 @@ class Views:
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         name = request.path_params["model_id"]
         if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
             return json_response(_virtual(name))
@@ -86,7 +86,7 @@ class Views:
 
     async def sessions(self, request: Request) -> Response:
         """`GET /sessions?state=&limit=`: the tenant's sessions, the one used last first."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         limit = query_integer(request, "limit", 100, MAX_LISTED_SESSIONS)
         state = request.query_params.get("state")
         if state not in (None, "open", "closed"):
@@ -98,14 +98,14 @@ class Views:
 
     async def session(self, request: Request) -> Response:
         """`GET /sessions/{id}`."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         session_id = request.path_params["session_id"]
         found = await self._database.read(lambda c: session_accounts.get_session(c, caller.tenant_id, session_id))
         return json_response(describe_session(found))
 
     async def change_session(self, request: Request) -> Response:
         """`POST /sessions/{id}`: open it, raise or lower its budget, declare its turns, close it."""
-        caller = await self._authenticator.caller(request.headers)
+        caller = await self._authenticator.caller(header_map(request))
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
         unknown = sorted(set(fields) - _SESSION_FIELDS)
         if unknown:
@@ -141,7 +141,7 @@ class Views:
 
     async def decision(self, request: Request) -> Response:
         """`GET /decisions/{id}`: why this model."""
-        caller = await self._authenticator.reader(request.headers)
+        caller = await self._authenticator.reader(header_map(request))
         decision_id = request.path_params["decision_id"]
         tenant_id = None if caller.is_admin else caller.tenant_id
         row = await self._database.read(lambda c: decisions.find(c, decision_id, tenant_id))
@@ -151,7 +151,7 @@ class Views:
 
     async def feedback(self, request: Request) -> Response:
         """`POST /feedback`: one quality signal, stored once."""
-        caller = await self._authenticator.caller(request.headers)
+        caller = await self._authenticator.caller(header_map(request))
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
         signal = feedback.read_signal(fields, caller.key_id)
         made = self._new_id("fb")

@@ -127,7 +127,8 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
             section.findings.problem(section.path("master_key"), weakness)
             master_key = None
     url = section.secret("database_url") or Secret(DEFAULT_DATABASE_URL)
-    return GeneralSettings(master_key, _checked_database_url(section, url, folder), _read_webhooks(section))
+    checked_url = _checked_database_url(section, url, folder)
+    return GeneralSettings(master_key, checked_url, _read_webhooks(section), _read_origins(section))
 
 
 def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
@@ -146,6 +147,18 @@ def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
         else:
             found.append(WebhookSettings(url.reveal(), secret))
     return tuple(found)
+
+
+def _read_origins(section: Section) -> tuple[str, ...]:
+    """What a browser sends as `Origin`: scheme, host, port; or `*` for any page."""
+    origins = section.texts("cors_origins")
+    for origin in origins:
+        if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin) is None:
+            section.findings.problem(
+                section.path("cors_origins"),
+                f'expected "*" or origins like https://chat.example.com, without a path, got "{origin[:64]}"',
+            )
+    return origins
 
 
 def _checked_database_url(section: Section, url: Secret, folder: Path) -> Secret:
@@ -185,6 +198,7 @@ def _read_timings(section: Section) -> TimingSettings:
 
 def _read_limits(section: Section) -> LimitSettings:
     default = LimitSettings()
+    parallel = section.integer("global_max_parallel_requests", default.parallel_requests, minimum=1, maximum=10**6)
     return LimitSettings(
         body_bytes=section.integer("max_body_bytes", default.body_bytes, minimum=1024, maximum=2**30),
         header_bytes=section.integer("max_header_bytes", default.header_bytes, minimum=1024, maximum=2**20),
@@ -193,8 +207,12 @@ def _read_limits(section: Section) -> LimitSettings:
         stream_buffer_bytes=section.integer(
             "stream_buffer_bytes", default.stream_buffer_bytes, minimum=4096, maximum=2**26
         ),
-        parallel_requests=section.integer(
-            "global_max_parallel_requests", default.parallel_requests, minimum=1, maximum=10**6
+        parallel_requests=parallel,
+        tenant_parallel_requests=section.integer(
+            "tenant_max_parallel_requests", max(1, parallel // 2), minimum=1, maximum=10**6
+        ),
+        admission_wait_s=section.number(
+            "admission_queue_timeout_seconds", default.admission_wait_s, minimum=0.01, maximum=60.0
         ),
         outage_cap_nanousd=section.usd("outage_cap_usd", default.outage_cap_nanousd),
     )

@@ -96,6 +96,7 @@ class GeneralSettings:
     master_key: Secret | None = None
     database_url: Secret = field(default_factory=lambda: Secret(DEFAULT_DATABASE_URL))
     webhooks: tuple[WebhookSettings, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,14 @@ class TimingSettings:
 class LimitSettings:
     """What a client may send and how much work is taken at once; beyond it the answer is 4xx, 429 or 503."""
 
-    body_bytes: int = 4 * 2**20
+    body_bytes: int = 32 * 2**20
     header_bytes: int = 32 * 2**10
     json_depth: int = 64
     choices: int = 8
     stream_buffer_bytes: int = 256 * 2**10
     parallel_requests: int = 512
+    tenant_parallel_requests: int = 256
+    admission_wait_s: float = 2.0
     outage_cap_nanousd: int = NANOUSD_PER_USD
 
 

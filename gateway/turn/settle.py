@@ -15,7 +15,7 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.dialects import chat as outcome
-from gateway.errors import GatewayError, LedgerUnavailable, UpstreamError
+from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Answer, Release, Resolved, Settle
@@ -33,6 +33,8 @@ from gateway.turn.stream import StreamEnd
 _log = logging.getLogger("seqroute.settling")
 Render = Callable[[TurnReport, cost.Settlement], Response]
 KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
+ENDED = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}
+"""The status of the decision, by how its stream ended."""
 OnAnswer = Callable[[Attempt, str], None]
 """Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
 
@@ -93,8 +95,10 @@ class Settlements:
         bill = bill_of(bound, end.usage, own_count)
         if end.ending == "finished":
             self._learn(bound, bill, end.finish_reason)
-        status = {"finished": "completed", "failed": "truncated", "client_left": "cancelled"}[end.ending]
-        error = end.fault.answer() if end.fault is not None else None
+        status = ENDED[end.ending]
+        error: GatewayError | None = end.fault.answer() if end.fault is not None else None
+        if end.ending == "stopped":  # our own end, so it counts against no model, no policy and no provider
+            error = Draining("this replica shuts down before the answer's end; ask again")
         # What a broken stream says of its tool calls is only that it broke.
         whole = heard.choices() if end.ending == "finished" else []
         signals = implicit_signals(bound.scene.chat, bound.scene.memory, whole, end.finish_reason)

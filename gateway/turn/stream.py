@@ -39,7 +39,7 @@ BYTES_PER_TOKEN = 4
 
 Chunk = dict[str, Any]
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-Ending = Literal["finished", "failed", "client_left"]
+Ending = Literal["finished", "failed", "client_left", "stopped"]
 
 
 class ChunkStream(Protocol):
@@ -60,7 +60,8 @@ class StreamEnd:
     """How a stream ended. `usage` is only what the provider reported; `output_tokens` an estimate of what was received.
 
     `text` is everything generated that came through (answer, reasoning, tool arguments; at most KEPT_TEXT_BYTES), for a
-    better count where usage is missing. `ending` is "client_left" too when this process shut down over the stream.
+    better count where usage is missing. `ending` is "stopped" when this process drains and the client is still there;
+    "client_left" too when the task was cancelled.
     """
 
     ending: Ending
@@ -108,6 +109,7 @@ class StreamPump:
         self._room = asyncio.Event()
         self._room.set()
         self._left = False
+        self._stopped = False
         self._closed = False
         self._reader: asyncio.Task[None] | None = None
         self._task = spawn(self._run())
@@ -130,6 +132,7 @@ class StreamPump:
     def stop(self) -> None:
         """The process must end: stop the provider, settle, and tell the client, who is still there, with an error."""
         if not self._closed and self._reader is not None:
+            self._stopped = True
             self._reader.cancel()
 
     async def wait(self) -> None:
@@ -202,8 +205,10 @@ class StreamPump:
         ending: Ending = "finished"
         if reader.cancelled() and self._left:
             ending = "client_left"
+        elif reader.cancelled() and self._stopped:
+            ending = "stopped"
         elif reader.cancelled():
-            # Stopped, or a cancel scope below us went astray: the client is there, and is told of no end that was not.
+            # A cancel scope below us went astray: the client is there, and is told of no end that was not.
             ending, fault = "failed", BrokenFault("the stream was stopped inside the gateway")
         elif (error := reader.exception()) is not None:
             ending = "failed"

@@ -67,7 +67,7 @@ async def test_a_stream_longer_than_the_drain_is_cut_with_an_error_and_settled(
         await s.until(lambda: bool(s.provider.bill) and s.provider.bill[0].output_tokens > 5)
         replica.terminate()
         cut = await running
-        assert (cut.fate, cut.code) == ("failed", "upstream_error")
+        assert (cut.fate, cut.code) == ("failed", "draining")
         await replica.ended(timeout_s=15)
         assert s.open_holds() == 0
         verdict = await s.judge()

@@ -142,6 +142,8 @@ def config(
         "general_settings": {
             "master_key": "sk-" + secrets.token_urlsafe(32),
             "database_url": database_url or f"sqlite:///{folder / 'gateway.database.database'}",
+            # Where many tests share a few cores, a crowd takes longer to be started; that is no overload here.
+            "admission_queue_timeout_seconds": 30,
         }
         | dict(general or {}),
         "session_settings": {"default_budget_usd": 1, "max_budget_usd": 1000} | dict(session or {}),

@@ -1,0 +1,67 @@
+"""What somebody meets who knocks at the wrong door: `GET /`, and 404 that says what to use instead."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import NotFound
+from gateway.http import error_response, json_response
+
+CHAT = "POST /v1/chat/completions"
+_HINTS: tuple[tuple[str, str], ...] = (
+    (r"/v1/v1(/.*)?", "the base URL ends in /v1 once: http://HOST:PORT/v1"),
+    (r".+/", "the same address without the slash at its end"),
+    (r"(/v1)?/messages(/.*)?", f"{CHAT}, in OpenAI's dialect"),
+    (r"(/v1)?/(completions|responses|chat|engines/.*)", f"{CHAT} with `messages`"),
+    (r"/openai/deployments/.*", f"{CHAT} with the name in `model`; as an OpenAI client, not Azure's"),
+    (
+        r"/api/(chat|generate|tags|show|embed|embeddings)",
+        f"{CHAT} and GET /v1/models; as an OpenAI client, not Ollama's",
+    ),
+    (r"/v1(beta\d?|alpha)?/models/[^/]+:\w+", f"{CHAT}; as an OpenAI client, not Gemini's"),
+    (r"/model/.*/(converse|invoke).*", f"{CHAT}; as an OpenAI client, not Bedrock's"),
+    (r"(/v1)?/(key|user|team|customer|budget|organization)/.*", "POST /admin/tenants and POST /admin/keys"),
+    (r"(/v1)?/(spend|global|model|model_group)/.*", "GET /admin/ledger, GET /v1/prices and GET /v1/models"),
+    (r"(/v1)?/health/.*", "GET /livez and GET /readyz"),
+    (
+        r"(/v1)?/(embeddings|moderations|rerank|realtime|(images|audio|files|batches|fine_tuning|assistants|threads"
+        r"|vector_stores|uploads|containers|conversations|videos)(/.*)?)",
+        f"the provider itself; this gateway serves {CHAT}",
+    ),
+)
+
+
+class Welcome:
+    """`GET /`: a program and a person both learn here what this is."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    async def root(self, request: Request) -> Response:
+        """Name, version, and where to go on."""
+        return json_response(
+            {
+                "name": "seqroute",
+                "version": self._version,
+                "description": "An OpenAI-compatible gateway that plans a session's budget.",
+                "base_url": str(request.base_url) + "v1",
+                "docs": {"openapi": "/openapi.json", "dashboard": "/ui", "models": "/v1/models", "health": "/readyz"},
+            }
+        )
+
+
+def instead(path: str) -> str | None:
+    """What to use instead of an address of another API or another gateway; None for one nobody knows."""
+    return next((use for pattern, use in _HINTS if re.fullmatch(pattern, path)), None)
+
+
+def not_found(path: str) -> Response:
+    """404 in the shape that the client of this address reads."""
+    use = instead(path)
+    message = "no such route" + (f": use {use}" if use else "; GET / says what there is")
+    if re.fullmatch(r"(/v1)?/messages(/.*)?", path):
+        return json_response({"type": "error", "error": {"type": "not_found_error", "message": message}}, 404)
+    return error_response(NotFound(message))
