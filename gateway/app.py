@@ -35,12 +35,13 @@ from gateway.clock import Clock, Entropy, NewId, Uniform, time_ordered_ids
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
+from gateway.dialects.errors import error_on
 from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
 )
-from gateway.http import error_response
+from gateway.http import error_response, json_response
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
@@ -326,7 +327,8 @@ def _health_routes(health: Health) -> list[BaseRoute]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
-    return error_response(error)
+    shown = error_on(request.url.path, error)
+    return json_response(shown.body, shown.status, error.headers)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

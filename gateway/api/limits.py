@@ -12,11 +12,13 @@ from types import MappingProxyType
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
 from gateway.api.places import Places
 from gateway.database.database import DatabaseStartError
+from gateway.dialects.errors import error_on
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -26,7 +28,7 @@ from gateway.errors import (
     Overloaded,
     RateLimited,
 )
-from gateway.http import error_response
+from gateway.http import json_response
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 TenantOf = Callable[[Mapping[str, str]], str]
@@ -117,7 +119,7 @@ class Admission:
             self._check(scope)
         except GatewayError as refusal:
             self._on_refusal(refusal.code)
-            await error_response(refusal)(scope, receive, send)
+            await _refusal(scope, refusal)(scope, receive, send)
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
         try:
@@ -127,13 +129,13 @@ class Admission:
             else:
                 await _answer(endpoint, scope, visit.receive, send)
         except _NotBegun as refusal:
-            await error_response(refusal.error)(scope, receive, send)
+            await _refusal(scope, refusal.error)(scope, receive, send)
         except asyncio.CancelledError:
             if not self._lifecycle.draining:
                 raise
             # The time to drain is up. An answer that has begun can only be cut.
             with contextlib.suppress(RuntimeError):
-                await error_response(_draining())(scope, receive, send)
+                await _refusal(scope, _draining())(scope, receive, send)
         finally:
             visit.end()
             if visit.refused is not None:
@@ -251,6 +253,12 @@ def _is_operators(path: str) -> bool:
     return path.removeprefix("/v1").startswith(("/admin/", "/ui/")) or path == "/ui"
 
 
+def _refusal(scope: Scope, error: GatewayError) -> Response:
+    """An error in the shape of the route that was asked."""
+    shown = error_on(scope["path"], error)
+    return json_response(shown.body, shown.status, error.headers)
+
+
 def _draining() -> Draining:
     return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
 
@@ -260,8 +268,8 @@ async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
     try:
         answer = await endpoint(Request(scope, receive))
     except GatewayError as error:
-        answer = error_response(error)
+        answer = _refusal(scope, error)
     except Exception:
-        await error_response(InternalError("internal error"))(scope, receive, send)
+        await _refusal(scope, InternalError("internal error"))(scope, receive, send)
         raise  # the server writes it into its log
     await answer(scope, receive, send)

@@ -14,8 +14,8 @@ CHAT = "POST /v1/chat/completions"
 _HINTS: tuple[tuple[str, str], ...] = (
     (r"/v1/v1(/.*)?", "the base URL ends in /v1 once: http://HOST:PORT/v1"),
     (r".+/", "the same address without the slash at its end"),
-    (r"(/v1)?/messages(/.*)?", f"{CHAT}, in OpenAI's dialect"),
-    (r"(/v1)?/(completions|responses|chat|engines/.*)", f"{CHAT} with `messages`"),
+    (r"(/v1)?/messages/.*", "POST /v1/messages and POST /v1/messages/count_tokens"),
+    (r"(/v1)?/(chat|engines/.*)", f"{CHAT} with `messages`"),
     (r"/openai/deployments/.*", f"{CHAT} with the name in `model`; as an OpenAI client, not Azure's"),
     (
         r"/api/(chat|generate|tags|show|embed|embeddings)",
