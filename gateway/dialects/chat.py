@@ -74,15 +74,17 @@ def answered_body(body: Mapping[str, Any], decision_id: str, model: str, created
 
     `created_s` is for providers that do not say when.
     """
-    made = {"created": int(created_s), **body, "id": completion_id(decision_id), "object": "chat.completion"}
-    if type(made["created"]) is not int:
-        made["created"] = int(created_s)
-    return made | {"model": model}
+    return _answered(body, completion_id(decision_id), "chat.completion", model, int(created_s))
 
 
 def answered_chunk(chunk: Mapping[str, Any], completion: str, model: str, created: int) -> dict[str, Any]:
     """The same for a chunk of the stream whose id is `completion`."""
-    made = {"created": created, **chunk, "id": completion, "object": "chat.completion.chunk", "model": model}
+    return _answered(chunk, completion, "chat.completion.chunk", model, created)
+
+
+def _answered(body: Mapping[str, Any], completion: str, kind: str, model: str, created: int) -> dict[str, Any]:
+    made = {"id": completion, "object": kind, "created": created, "model": model, **body}
+    made["id"], made["object"], made["model"] = completion, kind, model
     if type(made["created"]) is not int:
         made["created"] = created
     return made

@@ -43,12 +43,15 @@ class UpstreamStream:
         self._report: dict[str, Any] | None = None
         self._report_chunk: dict[str, Any] = {}
         self._outdated = False
+        self._fault_usage: ReportedUsage = None
         self._at_end = False
         self._closed = False
 
     @property
     def usage(self) -> ReportedUsage:
         """What the provider reported. Of an answer that was cut, counts from before its last words are only a part."""
+        if self._fault_usage is not None:
+            return self._fault_usage
         usage = usage_from_openai(self._report)
         complete = self.finish_reason is not None and not self._unfinished
         if not isinstance(usage, Usage) or complete or not self._outdated:
@@ -88,8 +91,8 @@ class UpstreamStream:
         try:
             return await self._source.next_chunk()
         except UpstreamFault as fault:
-            if fault.usage is None:
-                fault.billed(self.usage)
+            self._fault_usage = fault.usage
+            fault.billed(self.usage)
             raise
 
     async def _ended(self) -> dict[str, Any]:

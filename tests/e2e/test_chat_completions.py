@@ -194,8 +194,8 @@ async def test_a_stream_that_breaks_ends_with_one_error_event_and_no_invented_st
     async with stage.gateway.http(client.api_key) as http:
         answer = await http.post("/v1/chat/completions", json={"model": model, "messages": HELLO, "stream": True})
     assert answer.status_code == 200
-    frames = [f for f in answer.text.strip().split("\n\n") if f.startswith("data: ")]
-    assert '"error"' in frames[-1]
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1].startswith('data: {"error"')
     assert '"finish_reason":"stop"' not in answer.text
     assert "[DONE]" not in answer.text
 

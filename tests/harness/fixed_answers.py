@@ -40,9 +40,14 @@ class CannedProvider:
         writer.close()
 
 
+def raw_answer(body: bytes, content_type: str, *headers: str) -> bytes:
+    """Any body under any label."""
+    lines = ["HTTP/1.1 200 OK", f"content-type: {content_type}", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 def json_answer(body: Any) -> bytes:
-    raw = json.dumps(body).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw
+    return raw_answer(json.dumps(body).encode(), "application/json")
 
 
 def event_answer(*events: dict[str, Any], whole: bool = True) -> bytes:
