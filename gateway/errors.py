@@ -6,6 +6,7 @@
     +-- InvalidApiKey            401
     +-- SessionBudgetExceeded    402
     +-- TenantBudgetExceeded     402
+    +-- RequestBudgetExceeded    402
     +-- Forbidden                403
     +-- NotFound                 404
     +-- MethodNotAllowed         405
@@ -80,6 +81,10 @@ class SessionBudgetExceeded(GatewayError):
 
 class TenantBudgetExceeded(GatewayError):
     status, code, type = 402, "tenant_budget_exceeded", "insufficient_quota"
+
+
+class RequestBudgetExceeded(GatewayError):
+    status, code, type = 402, "request_budget_exceeded", "insufficient_quota"
 
 
 class Forbidden(GatewayError):

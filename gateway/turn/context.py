@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,13 @@ from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import PromptTokens
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.request import ChatRequest
-from gateway.errors import GatewayError, LedgerUnavailable, SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import (
+    GatewayError,
+    LedgerUnavailable,
+    RequestBudgetExceeded,
+    SessionBudgetExceeded,
+    TenantBudgetExceeded,
+)
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.types import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
@@ -27,10 +34,13 @@ from policy.features import Encoded, expected_cost_usd
 from policy.mdp import Observation
 
 # A key's own budget is the operator's to raise, as its tenant's is; clients know these two codes.
-_EXHAUSTED: Mapping[AccountKind, tuple[type[GatewayError], str]] = {
+Payer = AccountKind | Literal["request"]
+"""What leaves a turn no more money: an account, or the request's own limit (X-Route-Max-USD)."""
+_EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
     "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
     "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
     "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
+    "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
 }
 
 
@@ -39,7 +49,7 @@ class AvailableFunds:
     """What a turn can spend, the account that leaves it no more, and whether parallel turns spend from it too."""
 
     left_nanousd: int
-    account: AccountKind
+    account: Payer
     contended: bool
     overdrawn_nanousd: int = 0
     """How far below zero that account is, after a bill above its hold or a lowered budget."""
@@ -57,7 +67,7 @@ class AvailableFunds:
         return _funds(refused.balance.available_nanousd, refused.account, contended)
 
 
-def _funds(remainder_nanousd: int, account: AccountKind, contended: bool) -> AvailableFunds:
+def _funds(remainder_nanousd: int, account: Payer, contended: bool) -> AvailableFunds:
     return AvailableFunds(available([remainder_nanousd]), account, contended, max(0, -remainder_nanousd))
 
 
@@ -109,6 +119,9 @@ class TurnContext:
         account: AccountKind = "tenant" if tenant < session else "session"
         # Only the account that binds counts: another session's hold on a rich tenant takes nothing from this turn.
         binding = self.tenant if account == "tenant" else None if self.row is None else self.row.balance
+        most = self.asked.max_cost_nanousd
+        if most is not None and most < min(session, tenant):
+            return _funds(most, "request", False)
         return _funds(min(session, tenant), account, binding is not None and binding.reserved_nanousd > 0)
 
 

@@ -26,6 +26,8 @@ class TurnHeaders:
     end_session: bool
     lambda_per_usd: float | None
     idempotency_key: str | None
+    max_cost_nanousd: int | None = None
+    """The most that this one request may cost (X-Route-Max-USD)."""
     explore: bool | None = None
     """May the session's turns be left to chance from here on? None: as before."""
 
@@ -40,6 +42,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
     return TurnHeaders(
         session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
+        max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
         end_session=_flag(headers.get("x-session-end")),
         explore=_explore(headers.get("x-route-explore")),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),

@@ -203,6 +203,8 @@ class Settlements:
             at_ms=now_ms(self._clock),
         )
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
+        if columns is not None:
+            self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - scene.started_ms) / 1000)
         self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
         if bill.alarm:
             self._metrics.alarms.labels(bill.alarm).inc()

@@ -369,7 +369,9 @@ class Turns:
         self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
         healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
         others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
-        again = fault.retryable and tries_left > 0 and bool(others)
+        # What was sent may be billed: a second call could bring the request above its own limit.
+        within_limit = bound.scene.asked.max_cost_nanousd is None or not fault.dispatched
+        again = fault.retryable and tries_left > 0 and bool(others) and within_limit
         await self._background.run(self._settling.failed(bound, fault, final=not again))
         if not again:
             raise fault.answer()
