@@ -104,8 +104,7 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
                     None,
                     "small",
                     1_000,
-                    1,
-                    10**15,
+                    10**12,
                     SessionTerms(FAR_NANOUSD // 1000),
                     decision_row(),
                     checkpoint_nanousd=100,
@@ -118,7 +117,6 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
                     hold_id,
                     500,
                     "reported",
-                    2,
                     {
                         "status": "completed",
                         "finish_reason": "stop",

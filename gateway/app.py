@@ -31,7 +31,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration, LiveConfiguration
 from gateway.catalog.models import Catalog
 from gateway.catalog.tokens import TokenCounter
-from gateway.clock import Clock, Entropy, NewId, Uniform, time_ordered_ids
+from gateway.clock import Clock, Entropy, NewId, SteadyClock, Uniform, time_ordered_ids
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
@@ -143,11 +143,15 @@ def assemble(
     upstream.on_call = lambda lane: metrics.upstream_calls.labels(lane).inc()
     tokens = TokenCounter()
     database = Database(settings.general.database_url.reveal(), serving=True)
-    ledger = Ledger(database, clock=clock)
+    steady = SteadyClock(clock)
+    ledger = Ledger(database, clock=steady)
     outage = OfflineLedger(
-        settings.policy.directory / "outage", cap_nanousd=settings.limits.outage_cap_nanousd, clock=clock, new_id=new_id
+        settings.policy.directory / "outage",
+        cap_nanousd=settings.limits.outage_cap_nanousd,
+        clock=steady,
+        new_id=new_id,
     )
-    leases = Leases(ledger, clock, ttl_s=settings.timings.hold_ttl_s)
+    leases = Leases(ledger, steady, ttl_s=settings.timings.hold_ttl_s)
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
     policies = PolicyRegistry(settings.policy, database)
 
@@ -182,7 +186,7 @@ def assemble(
         tokens=tokens,
         forecast=forecast,
         metrics=metrics,
-        clock=clock,
+        clock=steady,
         on_answer=judge.offer,
     )
     turns = Turns(
@@ -195,13 +199,13 @@ def assemble(
         upstream=upstream,
         tokens=tokens,
         forecast=forecast,
-        breaker=Breaker(clock, lambda: current().settings.router),
+        breaker=Breaker(steady, lambda: current().settings.router),
         leases=leases,
         settling=settling,
         exploring=exploring,
         background=background,
         metrics=metrics,
-        clock=clock,
+        clock=steady,
         new_id=new_id,
         uniform=uniform,
     )

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 Clock = Callable[[], float]
 """Seconds since the Unix epoch."""
+
+
+def elapsed_s() -> float:
+    """Seconds from an arbitrary start that never step; where the system can, they count while it sleeps too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class SteadyClock:
+    """Seconds since the Unix epoch that never step: the wall clock read once, carried on by elapsed time.
+
+    Whatever sets the machine's clock while the process runs (a first NTP answer, an operator, a restored machine)
+    neither ages nor rejuvenates what is measured with it.
+    """
+
+    def __init__(self, wall: Clock, elapsed: Clock = elapsed_s) -> None:
+        self._elapsed = elapsed
+        self._start_s = wall() - elapsed()
+
+    def __call__(self) -> float:
+        return self._start_s + self._elapsed()
+
 
 Uniform = Callable[[], float]
 """A draw from [0, 1)."""

@@ -168,7 +168,7 @@ async def _serve_when_ready(parts: Gateway) -> None:
             ready=lambda: parts.lifecycle.ledger_up,
         ),
         lambda: sweep_forever(
-            parts.ledger, clock=parts.clock, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
+            parts.ledger, parts.leases, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
         ),
         lambda: parts.webhooks.run(ready=lambda: parts.lifecycle.ledger_up, interval_s=WEBHOOK_S),
         lambda: _forget_responses(parts),

@@ -1,6 +1,8 @@
 """Bring a database to the newest schema: `seqroute migrate`, and what `seqroute serve` does by itself on SQLite.
 
 Several replicas may call it at once: on Postgres an advisory lock of the transaction lets one of them do the work.
+The functions of `migrations/sql` are made as they are now after the last revision, so no revision carries their text; a
+change of theirs that a running gateway would notice comes with a revision all the same.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from sqlalchemy import Connection
 from gateway.database.database import transaction
 
 HERE = Path(__file__).parent
+FUNCTIONS = ("now_ms", "next_reset", "remember", "apply")
+"""Files of `migrations/sql`, each after those it calls."""
 PERCENT = "%"
 
 
@@ -34,7 +38,19 @@ def upgrade(url: str, revision: str = "head") -> str:
     """
     with transaction(url) as connection:
         command.upgrade(configuration(connection), revision)
+        if revision == "head":
+            make_functions(connection)
         return current_revision(connection) or ""
+
+
+def make_functions(connection: Connection) -> None:
+    """Make Postgres' functions as the files of `migrations/sql` have them; SQLite needs none."""
+    if connection.dialect.name != "postgresql":
+        return
+    for name in FUNCTIONS:
+        # The driver must not look for parameters: PL/pgSQL has percent signs of its own.
+        statement = (HERE / "sql" / f"{name}.sql").read_text()
+        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
 
 
 def downgrade(url: str, revision: str) -> None:

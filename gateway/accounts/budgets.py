@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Table, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from gateway.database.database import ledger_now_ms
 from gateway.database.tables import audit_trail, holds, ledger_entries, tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import AccountKind, Balance
@@ -83,8 +84,8 @@ def checked_amount(amount_nanousd: object, param: str) -> int:
 MAX_WINDOW_CHARS = 16
 
 
-def checked_window(window: object, param: str, now_ms: int) -> int | None:
-    """When the window's first period ends; None without a window. Raises InvalidRequest."""
+def checked_window(connection: Connection, window: object, param: str, now_ms: int) -> int | None:
+    """When the window's first period ends by the ledger's clock; None without a window. Raises InvalidRequest."""
     if window is None:
         return None
     try:
@@ -93,7 +94,7 @@ def checked_window(window: object, param: str, now_ms: int) -> int | None:
         parse_window(window)
     except ValueError:
         raise InvalidRequest(f'{param}: expected a window like "12h", "30d" or "1mo"', param=param) from None
-    return next_reset_ms(window, now_ms)
+    return next_reset_ms(window, ledger_now_ms(connection, now_ms))
 
 
 def checked_models(models: object, param: str) -> str | None:

@@ -110,7 +110,7 @@ def create_key(
         raise InvalidRequest("budget_duration: a window needs a budget", param="budget_duration")
     if budget_nanousd is not None:
         checked_amount(budget_nanousd, "budget_usd")
-    reset_at_ms = checked_window(window, "budget_duration", now_ms)
+    reset_at_ms = checked_window(connection, window, "budget_duration", now_ms)
     lock_tenant(connection, tenant_id)
     secret = new_secret(entropy)
     connection.execute(
@@ -241,7 +241,7 @@ def set_key_budget(
         )
     values: dict[str, Any] = {"has_budget": int(budget_nanousd is not None)}
     if window != before.window:
-        values |= {"window": window, "reset_at_ms": checked_window(window, "budget_duration", now_ms)}
+        values |= {"window": window, "reset_at_ms": checked_window(connection, window, "budget_duration", now_ms)}
     connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
     after = get_key(connection, key_id)
     leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)

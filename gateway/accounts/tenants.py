@@ -68,6 +68,7 @@ def create_tenant(
     if TENANT_ID.fullmatch(tenant_id) is None:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(
+        connection,
         {
             "name": name,
             "window": window,
@@ -157,7 +158,7 @@ def patch_tenant(
             f"{min(unknown)}: cannot be changed; expected one of {', '.join(CHANGEABLE)}", param=min(unknown)
         )
     before = tenant_from_row(lock_tenant(connection, tenant_id))
-    values = _checked({name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
+    values = _checked(connection, {name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
     if (
         "name" in values
         and values["name"] != before.name
@@ -213,13 +214,13 @@ def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, act
     )
 
 
-def _checked(values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The columns for what was asked, each one validated. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
     if "name" in values and not (isinstance(values["name"], str) and TENANT_NAME.fullmatch(values["name"])):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:
-        columns["reset_at_ms"] = checked_window(values["window"], "budget_duration", now_ms)
+        columns["reset_at_ms"] = checked_window(connection, values["window"], "budget_duration", now_ms)
     if values.get("max_session_nanousd") is not None:
         checked_amount(values["max_session_nanousd"], "max_session_usd")
     if "models" in values:

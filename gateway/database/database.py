@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from gateway.database.postgres import PostgresDatabase, connect_arguments
+from gateway.database.postgres import PostgresDatabase, connect_arguments, database_now_ms
 from gateway.database.sqlite import (
     DatabaseStartError,
     FileLock,
@@ -133,4 +133,9 @@ def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
         lock.release()
 
 
-__all__ = ["DEFAULT_URL", "Database", "DatabaseStartError", "Dialect", "parse_url", "transaction"]
+def ledger_now_ms(connection: Connection, process_ms: int) -> int:
+    """The time that decides over money: the database's own on Postgres, the one process's on SQLite."""
+    return process_ms if connection.dialect.name == "sqlite" else database_now_ms(connection)
+
+
+__all__ = ["DEFAULT_URL", "Database", "DatabaseStartError", "Dialect", "ledger_now_ms", "parse_url", "transaction"]

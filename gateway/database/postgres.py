@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -55,6 +55,11 @@ def connect_arguments() -> dict[str, Any]:
         "tcp_user_timeout": 8_000,
         "application_name": "seqroute",
     }
+
+
+def database_now_ms(connection: Connection) -> int:
+    """The database's own time, which decides over money for all gateways alike."""
+    return int(connection.execute(select(func.seqroute_now_ms())).scalar_one())
 
 
 def unavailable(reason: str, retry_after_s: int = 1, *, unsure: bool = False) -> LedgerUnavailable:

@@ -372,6 +372,11 @@ class SqliteDatabase:
         self.reader: SqliteThread
         self.reports: list[SqliteThread]
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether this process serves from the file alone."""
+        return self._exclusive
+
     async def start(self) -> None:
         if self.path:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The tables, as SQLAlchemy Core knows them; the same on SQLite and Postgres. `migrations/` creates them.
 
-Times are integers of milliseconds since the Unix epoch, from the gateway's clock. Money is BIGINT nano-USD.
+Times are integers of milliseconds since the Unix epoch. What decides over money (leases, windows, idempotency) is
+stamped by the ledger's one clock: the database's own on Postgres, the serving process's steady clock on SQLite.
+Money is BIGINT nano-USD.
 Every account (tenant, key, session) carries `granted, reserved, spent, overage` and the CHECK that makes an impossible
 balance impossible: `available = granted - reserved - spent` is never below zero except by what a provider billed
 beyond the reserved maximum, which is counted in `overage`.
@@ -55,6 +57,7 @@ tenants = Table(
     *_account("tenants"),
     Column("window", String(16)),  # "30d", "1mo"; null: the budget never resets
     Column("reset_at_ms", BigInteger),
+    Column("last_reset_at_ms", BigInteger),  # when the window under way began; null: the first one
     Column("max_session_nanousd", BigInteger),
     Column("models", Text),  # JSON list of allowed model names; null: all
     Column("outage", String(8), nullable=False, server_default="closed"),
@@ -76,6 +79,7 @@ keys = Table(
     *_account("keys"),
     Column("window", String(16)),
     Column("reset_at_ms", BigInteger),
+    Column("last_reset_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
     Column("created_at_ms", BigInteger, nullable=False),
@@ -132,7 +136,7 @@ holds = Table(
     # What the sweeper posts if this process dies now: last checkpoint plus margin, at most amount_nanousd.
     Column("checkpoint_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("posted_nanousd", BigInteger, nullable=False, server_default="0"),
-    Column("late", Integer, nullable=False, server_default="0"),  # 1: the one late_post was made
+    Column("late", Integer, nullable=False, server_default="0"),  # 1: the one late_post or refund was made
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("resolved_at_ms", BigInteger),
@@ -174,7 +178,8 @@ ledger_entries = Table(
     Column("actor", String(64)),  # who granted, revoked or reset: a key id, "cli", "sweeper"
     Column("created_at_ms", BigInteger, nullable=False),
     CheckConstraint(
-        "kind IN ('grant', 'reserve', 'settle', 'release', 'expire', 'orphan_post', 'late_post', 'overage', 'reset')",
+        "kind IN ('grant', 'reserve', 'settle', 'release', 'expire', 'orphan_post', 'late_post', 'refund', "
+        "'overage', 'reset')",
         name="ledger_entries_kind",
     ),
     CheckConstraint("scope IN ('turn', 'tenant', 'session', 'key')", name="ledger_entries_scope"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, and_, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from gateway.database.database import ledger_now_ms
 from gateway.database.tables import decisions, holds, keys, ledger_entries, sessions, tenants
 
 MOST = 50
@@ -37,13 +38,14 @@ class Violation:
 def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | None = None) -> list[Violation]:
     """All violations, at most MOST per law; an empty list is a sound ledger.
 
-    With `now_ms` and `grace_ms` also: no hold is open longer than `grace_ms` (two sweeps) after its lease ran out.
+    With `now_ms` and `grace_ms` also: no hold is open longer than `grace_ms` (two sweeps) after its lease ran out, by
+    Postgres' own clock or by `now_ms` on SQLite.
     """
     found: list[Violation] = []
     for law in (_accounts, _holds, _reserved_is_held, _decisions):
         found.extend(law(connection))
     if now_ms is not None and grace_ms is not None:
-        found.extend(_no_leak(connection, now_ms, grace_ms))
+        found.extend(_no_leak(connection, ledger_now_ms(connection, now_ms), grace_ms))
     return found
 
 
@@ -98,7 +100,7 @@ def _holds(connection: Connection) -> Iterator[Violation]:
             func.sum(e.reserved_delta_nanousd).label("reserved"),
             func.sum(e.spent_delta_nanousd).label("spent"),
             func.sum(case((e.kind == "reserve", e.amount_nanousd), else_=0)).label("amount"),
-            func.sum(case((e.kind == "late_post", 1), else_=0)).label("lates"),
+            func.sum(case((e.kind.in_(("late_post", "refund")), 1), else_=0)).label("lates"),
         )
         .where(e.hold_id.is_not(None))
         .group_by(e.hold_id)
@@ -117,7 +119,7 @@ def _holds(connection: Connection) -> Iterator[Violation]:
         ("reserved by its entries", func.coalesce(p.reserved, 0), case((h.state == "open", h.amount_nanousd), else_=0)),
         ("posted by its entries", func.coalesce(p.spent, 0), h.posted_nanousd),
         ("the reserve entry's amount", func.coalesce(p.amount, 0), h.amount_nanousd),
-        ("late posts", func.coalesce(p.lates, 0), h.late),
+        ("late posts and refunds", func.coalesce(p.lates, 0), h.late),
     ]
     joined = holds.outerjoin(per_hold, p.hold_id == h.hold_id)
     for name, found, expected in laws:

@@ -1,17 +1,18 @@
-"""Keeps the holds of live calls alive, and says about once a second what each has cost so far.
+"""Keep the holds of live calls alive, and say about once a second what each has cost so far.
 
-A hold's lease runs out `ttl_s` after its last renewal; then the sweeper of any replica resolves it. So a process that
-dies leaves at most one lease of silence, and what was streamed until about a second before is posted.
+A hold's lease runs out `ttl_s` after its last renewal; then the sweeper of any replica resolves it, but never the one
+of the process that still carries the call. So a process that dies leaves at most one lease of silence, and what was
+streamed until about a second before is posted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from gateway.clock import Clock, Uniform, now_ms
+from gateway.clock import Clock, Uniform
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Checkpoint, Swept
@@ -30,7 +31,7 @@ class _Lease:
 
 
 class Leases:
-    """The holds this process answers for. `run` is the one loop that writes them."""
+    """The holds this process answers for. `run` is the one loop that writes them. `clock` never steps."""
 
     def __init__(self, ledger: Ledger, clock: Clock, *, ttl_s: float) -> None:
         self._ledger = ledger
@@ -38,9 +39,15 @@ class Leases:
         self._ttl_s = ttl_s
         self._live: dict[str, _Lease] = {}
 
-    def expiry_ms(self) -> int:
-        """When a lease taken now runs out."""
-        return now_ms(self._clock) + int(self._ttl_s * 1000)
+    @property
+    def ttl_ms(self) -> int:
+        """How long a lease runs when nobody renews it."""
+        return int(self._ttl_s * 1000)
+
+    @property
+    def carried(self) -> Collection[str]:
+        """The holds whose calls this process still carries."""
+        return self._live.keys()
 
     def take(self, hold_id: str, checkpoint_nanousd: int) -> None:
         self._live[hold_id] = _Lease(checkpoint_nanousd, checkpoint_nanousd, self._clock())
@@ -76,17 +83,16 @@ class Leases:
         ]
         if not due:
             return
-        expires_at_ms = self.expiry_ms()
-        await self._ledger.checkpoint([Checkpoint(h, lease.checkpoint_nanousd, expires_at_ms) for h, lease in due])
+        await self._ledger.checkpoint([Checkpoint(h, lease.checkpoint_nanousd, self.ttl_ms) for h, lease in due])
         for _, lease in due:
             lease.written_nanousd, lease.renewed_s = lease.checkpoint_nanousd, now_s
 
 
-async def sweep_all(ledger: Ledger, at_ms: int) -> Swept:
+async def sweep_all(ledger: Ledger, carried: Collection[str] = ()) -> Swept:
     """Sweep until nothing is due any more, however much a long outage left behind."""
     total = Swept(0, 0, 0)
     while True:
-        swept = await ledger.sweep(at_ms, BATCH)
+        swept = await ledger.sweep(BATCH, carried=carried)
         total = Swept(
             total.expired + swept.expired,
             total.orphaned + swept.orphaned,
@@ -99,7 +105,12 @@ async def sweep_all(ledger: Ledger, at_ms: int) -> Swept:
 
 
 async def sweep_forever(
-    ledger: Ledger, *, clock: Clock, uniform: Uniform, interval_s: float, report: Callable[[Swept], None] | None = None
+    ledger: Ledger,
+    leases: Leases,
+    *,
+    uniform: Uniform,
+    interval_s: float,
+    report: Callable[[Swept], None] | None = None,
 ) -> None:
     """Sweep about every `interval_s` until cancelled; replicas drift apart by a random fraction of it.
 
@@ -107,7 +118,7 @@ async def sweep_forever(
     """
     while True:
         try:
-            swept = await sweep_all(ledger, now_ms(clock))
+            swept = await sweep_all(ledger, leases.carried)
         except LedgerUnavailable:
             _log.warning("the sweep waits for the database")
         else:

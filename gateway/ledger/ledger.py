@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from math import inf
 from typing import Any, Protocol, TypeVar
 
-from gateway.clock import Clock, now_ms
+from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger import records
@@ -45,7 +45,6 @@ from gateway.ledger.types import (
     ResetWindow,
     Resolved,
     Settle,
-    SweepHold,
     Swept,
 )
 from gateway.tasks import Deadline
@@ -70,14 +69,14 @@ class LedgerBackend(Protocol):
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]: ...
     def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]: ...
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]: ...
-    def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]: ...
+    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]: ...
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]: ...
     def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]: ...
     def idempotent(
-        self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
+        self, tenant_id: str, key: str, body_sha256: bytes
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]: ...
-    async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]: ...
-    async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]: ...
+    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]: ...
+    async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]: ...
     async def start(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -93,9 +92,9 @@ class Ledger:
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         backend: LedgerBackend | None = None,
     ) -> None:
-        """`backend`: what carries the operations instead of the database's own, for a simulation."""
+        """`clock` never steps. `backend`: what carries the operations instead of the database's own."""
         self._database = database
-        self._backend = backend_of(database) if backend is None else backend
+        self._backend = backend_of(database, clock) if backend is None else backend
         self._clock = clock
         self._deadline = Deadline(answer_timeout_s)
         self._unresolved: dict[str, Settle | Release] = {}
@@ -136,6 +135,7 @@ class Ledger:
 
         A hold that this process was not told of in time, or not at all, is released: no call goes out under it.
         """
+        asked_s = self._clock()
         future = self._backend.reserve(checked_reserve(op))
         try:
             outcome = await self._answer(future)
@@ -147,7 +147,7 @@ class Ledger:
                 self._undo_later(op, future)
             raise
         leaving = isinstance(outcome, Reserved) and op.checkpoint_nanousd is not None
-        if leaving and now_ms(self._clock) >= op.expires_at_ms:
+        if leaving and (self._clock() - asked_s) * 1000 >= op.ttl_ms:
             self._undo_later(op, future)
             raise LedgerUnavailable(
                 "the reservation ran out before the call could leave; try again", headers={"Retry-After": "1"}
@@ -191,18 +191,20 @@ class Ledger:
 
     async def idempotent(self, tenant_id: str, key: str, body_sha256: bytes) -> Replay | InFlight | BodyMismatch | None:
         """What became of an earlier request with this key; None: it is free (the reservation makes the claim)."""
-        return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256, now_ms(self._clock)))
+        return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256))
 
-    async def sweep(self, at_ms: int, limit: int = 500) -> Swept:
-        """Resolve holds whose lease ran out before `at_ms`, start due windows, tidy what crashes left behind.
+    async def sweep(self, limit: int = 500, *, carried: Collection[str] = ()) -> Swept:
+        """Resolve holds whose lease ran out, start due windows, tidy what crashes left behind.
 
-        After an outage what this process knows comes before what would be estimated.
+        What this process knows comes before what would be estimated: `carried` are the holds of its live calls, which
+        an outage or a pause kept from being renewed; bills that wait for the database are as good as posted.
         """
         await self._repeat_all()
-        late, resets = await self._backend.due(at_ms, limit)
-        kinds = await asyncio.gather(*(self._answer(self._backend.sweep_hold(SweepHold(hold, at_ms))) for hold in late))
+        due, resets = await self._backend.due(limit + len(carried) + len(self._unresolved))
+        late = [hold for hold in due if hold not in carried and hold not in self._unresolved]
+        kinds = await asyncio.gather(*(self._answer(self._backend.sweep_hold(hold)) for hold in late))
         started = await asyncio.gather(*(self._answer(self._backend.reset_window(reset)) for reset in resets))
-        abandoned, forgotten = await self._backend.tidy(at_ms, at_ms - ABANDONED_AFTER_MS)
+        abandoned, forgotten = await self._backend.tidy(ABANDONED_AFTER_MS)
         return Swept(kinds.count("expire"), kinds.count("orphan_post"), sum(started), abandoned, forgotten)
 
     async def _answer(self, future: asyncio.Future[T]) -> T:
@@ -222,7 +224,7 @@ class Ledger:
 
     async def _undo(self, op: Reserve, future: asyncio.Future[ReserveOutcome]) -> None:
         """The caller left before it had its hold: nobody else can release it."""
-        release = Release(op.hold_id, now_ms(self._clock), decision={"status": "cancelled"})
+        release = Release(op.hold_id, decision={"status": "cancelled"})
         await asyncio.wait([future])
         error = future.exception()
         if isinstance(error, LedgerUnsure):
@@ -286,10 +288,10 @@ class Ledger:
         return now_s < until_s
 
 
-def backend_of(database: Database) -> LedgerBackend:
-    """What carries operations to this database."""
+def backend_of(database: Database, clock: Clock) -> LedgerBackend:
+    """What carries operations to this database; `clock` is SQLite's, Postgres has its own."""
     if database.sqlite is not None:
-        return SqliteLedger(database.sqlite)
+        return SqliteLedger(database.sqlite, clock)
     assert database.postgres is not None
     return PostgresLedger(database.postgres, max_waiting=database.max_waiting)
 

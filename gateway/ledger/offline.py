@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, select
 
-from gateway.clock import Clock, NewId, now_ms
+from gateway.clock import Clock, NewId
 from gateway.database.database import Database
 from gateway.database.tables import decisions, holds
 from gateway.errors import LedgerUnavailable
@@ -115,7 +115,7 @@ class OfflineLedger:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait([writing])
-            await self.release(Release(op.hold_id, op.now_ms))
+            await self.release(Release(op.hold_id))
             raise
         except OSError as error:
             del self._spent[op.hold_id]
@@ -174,10 +174,9 @@ class OfflineLedger:
 
     async def _post(self, entry: _Spent, ledger: Ledger, database: Database) -> None:
         """One attempt, once: a hold that is there already was posted before, or is settled by its bill."""
-        at_ms = now_ms(self._clock)
         hold = entry.hold
         bill = entry.bill or Settle(
-            hold.hold_id, entry.checkpoint_nanousd, "estimated", at_ms, decision={"status": "orphaned"}
+            hold.hold_id, entry.checkpoint_nanousd, "estimated", decision={"status": "orphaned"}
         )
 
         def known(connection: Connection) -> tuple[bool, bool]:
@@ -188,14 +187,14 @@ class OfflineLedger:
             return held is not None, logged is not None
 
         held, logged = await database.read(known)
-        if not held and not await self._hold(replace(hold, decision=None) if logged else hold, bill, ledger, at_ms):
+        if not held and not await self._hold(replace(hold, decision=None) if logged else hold, bill, ledger):
             return
         # What the session remembers was not known during the outage, so it is not overwritten.
-        await ledger.settle(replace(bill, now_ms=at_ms, session_memory=None))
+        await ledger.settle(replace(bill, session_memory=None))
 
-    async def _hold(self, hold: Reserve, bill: Settle, ledger: Ledger, at_ms: int) -> bool:
+    async def _hold(self, hold: Reserve, bill: Settle, ledger: Ledger) -> bool:
         """Reserve the bill; what the accounts cannot cover any more becomes an overage when it is settled."""
-        wanted = replace(hold, amount_nanousd=bill.amount_nanousd, now_ms=at_ms, expires_at_ms=at_ms + POSTING_LEASE_MS)
+        wanted = replace(hold, amount_nanousd=bill.amount_nanousd, ttl_ms=POSTING_LEASE_MS)
         for _ in range(3):
             outcome = await ledger.reserve(wanted)
             if isinstance(outcome, Reserved):

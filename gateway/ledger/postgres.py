@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from gateway.database.postgres import PostgresDatabase
+from gateway.database.postgres import PostgresDatabase, database_now_ms
 from gateway.database.tables import holds, keys, tenants
 from gateway.ledger.postgres_batches import BatchCommitter
 from gateway.ledger.records import (
@@ -42,7 +42,6 @@ from gateway.ledger.types import (
     Resolved,
     SessionClosed,
     Settle,
-    SweepHold,
     TenantMissing,
 )
 
@@ -76,8 +75,7 @@ class PostgresLedger:
             "key_id": op.key_id,
             "model": op.model,
             "amount": op.amount_nanousd,
-            "now_ms": op.now_ms,
-            "expires_at_ms": op.expires_at_ms,
+            "ttl_ms": op.ttl_ms,
             "checkpoint": op.checkpoint_nanousd,
             "first_nanousd": op.terms.default_nanousd,
             "ceiling_nanousd": op.terms.ceiling_nanousd,
@@ -89,7 +87,7 @@ class PostgresLedger:
         if op.idempotency is not None:
             sent["claim_key"] = op.idempotency.key
             sent["claim_sha"] = op.idempotency.body_sha256.hex()
-            sent["claim_expires_ms"] = op.idempotency.expires_at_ms
+            sent["claim_kept_ms"] = op.idempotency.kept_ms
         return self._money(op.tenant_id, sent, lambda answer: _reserve_outcome(op, answer))
 
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
@@ -100,7 +98,6 @@ class PostgresLedger:
             "again": again,
             "hold_id": op.hold_id,
             "amount": op.amount_nanousd,
-            "now_ms": op.now_ms,
             "usage_source": op.usage_source,
             "memory": op.session_memory,
             "close_session": op.close_session,
@@ -112,7 +109,6 @@ class PostgresLedger:
             "op": "release",
             "again": again,
             "hold_id": op.hold_id,
-            "now_ms": op.now_ms,
             "drop_claim": op.drop_idempotency,
         }
         return self._resolve(op, sent, outcome_columns(op.decision))
@@ -125,38 +121,35 @@ class PostgresLedger:
                 "op": "checkpoint",
                 "hold_id": point.hold_id,
                 "amount": point.checkpoint_nanousd,
-                "expires_at_ms": point.expires_at_ms,
+                "ttl_ms": point.ttl_ms,
             }
             futures.append(self._groups.submit(BESIDE, sent, bool, locking=False))
         return asyncio.ensure_future(_all(futures))
 
-    def sweep_hold(self, op: SweepHold) -> asyncio.Future[str | None]:
-        return self._money(
-            self._forget(op.hold_id),
-            {"op": "sweep", "hold_id": op.hold_id, "now_ms": op.now_ms},
-            _sweep_outcome,
-            hold_id=op.hold_id,
-        )
+    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]:
+        sent = {"op": "sweep", "hold_id": hold_id}
+        return self._money(self._forget(hold_id), sent, _sweep_outcome, hold_id=hold_id)
 
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
-        return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id, "now_ms": op.now_ms}, bool)
+        return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id}, bool)
 
     def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
         sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
         return self._groups.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
 
     def idempotent(
-        self, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
+        self, tenant_id: str, key: str, body_sha256: bytes
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
-        sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key, "now_ms": now_ms}
+        sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key}
         return self._groups.submit(
             BESIDE, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
         )
 
-    async def due(self, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
+    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
         """Holds whose lease ran out, and windows that ended. SKIP LOCKED passes over what is being resolved now."""
 
         def find(connection: Connection) -> tuple[list[str], list[ResetWindow]]:
+            now_ms = database_now_ms(connection)
             late = connection.execute(
                 select(holds.c.hold_id, holds.c.tenant_id)
                 .where(holds.c.state == "open", holds.c.expires_at_ms <= now_ms)
@@ -167,20 +160,21 @@ class PostgresLedger:
             for hold_id, tenant_id in late:
                 self._remember(hold_id, tenant_id)
             payers = connection.execute(select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= now_ms).limit(limit))
-            resets = [ResetWindow(row.tenant_id, None, now_ms) for row in payers]
+            resets = [ResetWindow(row.tenant_id, None) for row in payers]
             owned = connection.execute(
                 select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= now_ms).limit(limit)
             )
-            resets += [ResetWindow(row.tenant_id, row.key_id, now_ms) for row in owned]
+            resets += [ResetWindow(row.tenant_id, row.key_id) for row in owned]
             return [hold_id for hold_id, _ in late], resets
 
         return await self._database.write(find)
 
-    async def tidy(self, now_ms: int, before_ms: int) -> tuple[int, int]:
+    async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
         """Decisions that were abandoned between two attempts, and idempotency rows nobody needs any more."""
 
         def clean(connection: Connection) -> tuple[int, int]:
-            bounds = {"now": now_ms, "before": before_ms}
+            now_ms = database_now_ms(connection)
+            bounds = {"now": now_ms, "before": now_ms - abandoned_after_ms}
             return connection.execute(abandon(), bounds).rowcount, connection.execute(forget(), bounds).rowcount
 
         return await self._database.write(clean)
@@ -199,8 +193,6 @@ class PostgresLedger:
         return self._groups.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
 
     def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
-        if "status" in outcome:
-            outcome.setdefault("completed_at_ms", op.now_ms)
         sent["decision"] = _json_row(outcome)
         if op.answer is not None:
             sent["answer_status"] = op.answer.status
@@ -273,6 +265,7 @@ def _standing(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
         return None
     tenant = Balance(*row[:4])
     if row[4] is None:
-        return AccountSnapshot(tenant, None)
-    told = dict(zip(SESSION_FACTS, row[9:], strict=True))
-    return AccountSnapshot(tenant, SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant))
+        return AccountSnapshot(tenant, None, row[-1])
+    told = dict(zip(SESSION_FACTS, row[9:-1], strict=True))
+    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant)
+    return AccountSnapshot(tenant, session, row[-1])

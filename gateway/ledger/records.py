@@ -29,9 +29,10 @@ LEDGER_COLUMNS = frozenset(
         "reserved_nanousd",
         "cost_nanousd",
         "created_at_ms",
+        "completed_at_ms",
     }
 )
-"""Columns of `decisions` that only the ledger writes: the money and the order of turns."""
+"""Columns of `decisions` that only the ledger writes: the money, the order of turns and their times."""
 
 OUTCOME_COLUMNS: tuple[str, ...] = (
     "model",
@@ -51,7 +52,6 @@ OUTCOME_COLUMNS: tuple[str, ...] = (
     "signals",
     "request_text",
     "response_text",
-    "completed_at_ms",
 )
 """Columns that a settle or release may set."""
 
@@ -93,10 +93,12 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class AccountSnapshot:
-    """Tenant and session of one turn, in one read. `session` is None before its first turn."""
+    """Tenant and session of one turn, in one read at `at_ms`. `session` is None before its first turn."""
 
     tenant: Balance
     session: SessionRow | None
+    at_ms: int
+    """The ledger's own time, which `session.updated_at_ms` is told in as well."""
 
 
 def checked_reserve(op: Reserve) -> Reserve:
@@ -118,7 +120,7 @@ def checked_settle(op: Settle) -> Settle:
 
 
 def decision_row(op: Reserve) -> dict[str, Any]:
-    """The pending row with every column; the ledger's own turn and money columns are still None."""
+    """The pending row with every column; the ledger's own columns of turn, money and time are still None."""
     assert op.decision is not None
     row: dict[str, Any] = dict.fromkeys(DECISION_COLUMNS) | _DEFAULTS
     row.update({name: storable(value) for name, value in op.decision.items()})
@@ -129,7 +131,6 @@ def decision_row(op: Reserve) -> dict[str, Any]:
         "session_id": op.session_id,
         "model": op.model,
         "reserved_nanousd": op.amount_nanousd,
-        "created_at_ms": op.now_ms,
         "status": "pending",
     }
     return row

@@ -1,7 +1,7 @@
 """How money is held on SQLite: the laws of `reserve`, and of the window that a reservation may be the first in.
 
 Each function reads, decides, and only then writes, so a refusal leaves nothing behind.
-The same laws are written down for Postgres in the migrations' `apply_function`; tests run one suite against both.
+The same rules are written down for Postgres in `migrations/sql/apply.sql`; tests run one suite against both.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from gateway.ledger.types import (
 from gateway.ledger.windows import next_reset_ms
 
 
-def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
+def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     """Check session, key and tenant, then hold the amount on all of them and log the pending decision."""
-    claimed = _claimed(cursor, op.tenant_id, op.idempotency, op.now_ms, op.decision_id)
+    claimed = _claimed(cursor, op.tenant_id, op.idempotency, now_ms)
     if claimed is not None:
         return claimed
     tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
-    if tenant is not None and tenant[5] is not None and tenant[5] <= op.now_ms:
+    if tenant is not None and tenant[5] is not None and tenant[5] <= now_ms:
         # A turn at the boundary does not wait for the sweeper to start the new window.
-        reset_window(cursor, ResetWindow(op.tenant_id, None, op.now_ms))
+        reset_window(cursor, ResetWindow(op.tenant_id, None), now_ms)
         tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
     if tenant is None:
         return TenantMissing(op.tenant_id)
@@ -55,7 +55,7 @@ def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
         return Refused("session", before, before.reserved_nanousd > 0)
     key_id = op.key_id
     if key_id is not None:
-        key = _key_account(cursor, op)
+        key = _key_account(cursor, op, now_ms)
         if key is None:
             key_id = None
         elif key.available_nanousd < op.amount_nanousd:
@@ -63,14 +63,14 @@ def reserve(cursor: Cursor, op: Reserve) -> ReserveOutcome:
     tenant_before = Balance(*tenant[:4])
     if tenant_before.available_nanousd < op.amount_nanousd:
         return Refused("tenant", tenant_before, tenant_before.reserved_nanousd > 0)
-    return _hold(cursor, op, key_id, session, before, old.granted_nanousd, tenant_before)
+    return _hold(cursor, op, now_ms, key_id, session, before, old.granted_nanousd, tenant_before)
 
 
-def reserve_again(cursor: Cursor, op: Reserve) -> ReserveOutcome:
+def reserve_again(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     """`reserve`, for an operation that may have been committed before: the same attempt gets the same answer."""
     hold = find_hold(cursor, op.hold_id)
     if hold is None or hold.attempt_id != op.attempt_id:
-        return reserve(cursor, op)
+        return reserve(cursor, op, now_ms)
     turn = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
     session, tenant = balances(cursor, op.tenant_id, op.session_id)
     return Reserved(turn[0] if turn else 0, session, tenant)
@@ -92,19 +92,26 @@ def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int
     return max(wanted, min(session.granted_nanousd, used))
 
 
-def _key_account(cursor: Cursor, op: Reserve) -> Balance | None:
+def _key_account(cursor: Cursor, op: Reserve, now_ms: int) -> Balance | None:
     """The key's own account; None when it spends its tenant's money freely."""
     row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
     if row is None or not row[4]:
         return None
-    if row[5] is not None and row[5] <= op.now_ms:
-        reset_window(cursor, ResetWindow(op.tenant_id, op.key_id, op.now_ms))
+    if row[5] is not None and row[5] <= now_ms:
+        reset_window(cursor, ResetWindow(op.tenant_id, op.key_id), now_ms)
         row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
     return Balance(*row[:4])
 
 
 def _hold(
-    cursor: Cursor, op: Reserve, key_id: str | None, session: Any, before: Balance, old_granted: int, tenant: Balance
+    cursor: Cursor,
+    op: Reserve,
+    now_ms: int,
+    key_id: str | None,
+    session: Any,
+    before: Balance,
+    old_granted: int,
+    tenant: Balance,
 ) -> Reserved:
     turn: int = session[5] if session is not None else 0
     place = {"tenant": op.tenant_id, "session": op.session_id}
@@ -116,8 +123,8 @@ def _hold(
                 "session_id": op.session_id,
                 "granted_nanousd": before.granted_nanousd,
                 "expected_turns": op.terms.expected_turns,
-                "created_at_ms": op.now_ms,
-                "updated_at_ms": op.now_ms,
+                "created_at_ms": now_ms,
+                "updated_at_ms": now_ms,
             },
         )
     if before.granted_nanousd != old_granted or session is None:
@@ -126,7 +133,7 @@ def _hold(
             cursor,
             "grant",
             change,
-            op.now_ms,
+            now_ms,
             op.tenant_id,
             scope="session",
             session_id=op.session_id,
@@ -137,7 +144,7 @@ def _hold(
         cursor,
         "reserve",
         op.amount_nanousd,
-        op.now_ms,
+        now_ms,
         op.tenant_id,
         session_id=op.session_id,
         key_id=key_id,
@@ -161,8 +168,8 @@ def _hold(
             "state": "open",
             "dispatched": int(op.checkpoint_nanousd is not None),
             "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
-            "expires_at_ms": op.expires_at_ms,
-            "created_at_ms": op.now_ms,
+            "expires_at_ms": now_ms + op.ttl_ms,
+            "created_at_ms": now_ms,
         },
     )
     new_turn = op.decision is not None
@@ -172,6 +179,7 @@ def _hold(
         row["previous_decision_id"] = session[7] if session is not None else None
         row["session_budget_nanousd"] = before.granted_nanousd
         row["remaining_before_nanousd"] = before.available_nanousd
+        row["created_at_ms"] = now_ms
         cursor.execute(sql.ADD_DECISION, row)
     else:
         known = cursor.execute(sql.DECISION_TURN, {"decision": op.decision_id}).fetchone()
@@ -183,7 +191,7 @@ def _hold(
             "granted": before.granted_nanousd,
             "amount": op.amount_nanousd,
             "new_turns": int(new_turn),
-            "now": op.now_ms,
+            "now": now_ms,
             "decision": op.decision_id if new_turn else None,
             "expected": op.terms.expected_turns,
         },
@@ -199,32 +207,32 @@ def _hold(
                 "idempotency_key": op.idempotency.key,
                 "body_sha256": op.idempotency.body_sha256,
                 "decision_id": op.decision_id,
-                "created_at_ms": op.now_ms,
-                "expires_at_ms": op.idempotency.expires_at_ms,
+                "created_at_ms": now_ms,
+                "expires_at_ms": now_ms + op.idempotency.kept_ms,
             },
         )
     return Reserved(turn, _with(before, reserved=op.amount_nanousd), _with(tenant, reserved=op.amount_nanousd))
 
 
-def reset_window(cursor: Cursor, op: ResetWindow) -> bool:
+def reset_window(cursor: Cursor, op: ResetWindow, now_ms: int) -> bool:
     """Spent and overage start again at zero; what is reserved stays reserved. True when this call did it."""
     if op.key_id is None:
         row = cursor.execute(sql.RESET_TENANT, {"tenant": op.tenant_id}).fetchone()
     else:
         row = cursor.execute(sql.RESET_KEY, {"key": op.key_id}).fetchone()
-    if row is None or row[4] is None or row[5] is None or row[5] > op.now_ms:
+    if row is None or row[4] is None or row[5] is None or row[5] > now_ms:
         return False
     _, _, spent, overage, window, old = row
-    new = next_reset_ms(window, op.now_ms)
+    new = next_reset_ms(window, now_ms)
     if op.key_id is None:
-        cursor.execute(sql.NEXT_TENANT_WINDOW, {"tenant": op.tenant_id, "old": old, "new": new})
+        cursor.execute(sql.NEXT_TENANT_WINDOW, {"tenant": op.tenant_id, "old": old, "new": new, "now": now_ms})
     else:
-        cursor.execute(sql.NEXT_KEY_WINDOW, {"key": op.key_id, "old": old, "new": new})
+        cursor.execute(sql.NEXT_KEY_WINDOW, {"key": op.key_id, "old": old, "new": new, "now": now_ms})
     entry(
         cursor,
         "reset",
         spent,
-        op.now_ms,
+        now_ms,
         op.tenant_id,
         scope="tenant" if op.key_id is None else "key",
         key_id=op.key_id,
@@ -236,7 +244,7 @@ def reset_window(cursor: Cursor, op: ResetWindow) -> bool:
 
 
 def _claimed(
-    cursor: Cursor, tenant_id: str, claim: IdempotencyClaim | None, now_ms: int, decision_id: str
+    cursor: Cursor, tenant_id: str, claim: IdempotencyClaim | None, now_ms: int
 ) -> Replay | InFlight | BodyMismatch | None:
     if claim is None:
         return None

@@ -1,6 +1,6 @@
 """How a hold ends on SQLite: the laws of settle, release and the sweep, and of what is known of a call meanwhile.
 
-The same laws are written down for Postgres in the migrations' `apply_function`; tests run one suite against both.
+The same rules are written down for Postgres in `migrations/sql/apply.sql`; tests run one suite against both.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ import json
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import outcome_columns, remembered
-from gateway.ledger.sqlite_rows import Hold, balances, find_hold, move, require_hold, turn_entry
-from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle, SweepHold
+from gateway.ledger.sqlite_rows import Hold, balances, entry, find_hold, move, require_hold, turn_entry
+from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle
 
 
-def settle(cursor: Cursor, op: Settle) -> Resolved:
-    """The bill: the held part is spent, the rest is an overage; after the sweeper, once, what it did not post."""
+def settle(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
+    """The bill: the held part is spent, the rest is an overage; after the sweeper, once, the difference to its post."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state in ("settled", "released") or hold.late:
         return _already(cursor, hold)
     if hold.state != "open":
-        return _late(cursor, hold, op)
+        return _late(cursor, hold, op, now_ms)
     held = min(op.amount_nanousd, hold.amount_nanousd)
     overage = op.amount_nanousd - held
-    turn_entry(
-        cursor, "settle", held, op.now_ms, hold, reserved=-hold.amount_nanousd, spent=held, source=op.usage_source
-    )
+    turn_entry(cursor, "settle", held, now_ms, hold, reserved=-hold.amount_nanousd, spent=held, source=op.usage_source)
     if overage:
-        turn_entry(cursor, "overage", overage, op.now_ms, hold, spent=overage, overage=overage, source=op.usage_source)
+        turn_entry(cursor, "overage", overage, now_ms, hold, spent=overage, overage=overage, source=op.usage_source)
     session, tenant = move(
         cursor,
         hold,
-        op.now_ms,
+        now_ms,
         reserved=-hold.amount_nanousd,
         spent=op.amount_nanousd,
         overage=overage,
@@ -40,28 +38,34 @@ def settle(cursor: Cursor, op: Settle) -> Resolved:
     )
     cursor.execute(
         sql.RESOLVE_HOLD,
-        {"hold": hold.hold_id, "new_state": "settled", "posted": op.amount_nanousd, "new_late": 0, "now": op.now_ms},
+        {"hold": hold.hold_id, "new_state": "settled", "posted": op.amount_nanousd, "new_late": 0, "now": now_ms},
     )
-    _close_decision(cursor, hold, op, op.amount_nanousd, session)
+    _close_decision(cursor, hold, op, op.amount_nanousd, session, now_ms)
     return Resolved("settle", overage, session, tenant)
 
 
-def _late(cursor: Cursor, hold: Hold, op: Settle) -> Resolved:
-    """The sweeper was first: post what it did not, within what is left; the rest is an overage."""
-    owed = max(0, op.amount_nanousd - hold.posted_nanousd)
+def _late(cursor: Cursor, hold: Hold, op: Settle, now_ms: int) -> Resolved:
+    """The sweeper was first: post what it did not, within what is left; the rest is an overage.
+
+    A reported bill below its estimate gives the difference back; another estimate does not.
+    """
+    excess = hold.posted_nanousd - op.amount_nanousd
+    if excess > 0 and op.usage_source == "reported":
+        return _refund(cursor, hold, op, excess, now_ms)
+    owed = max(0, -excess)
     session, tenant = balances(cursor, hold.tenant_id, hold.session_id)
     room = [session.available_nanousd, tenant.available_nanousd]
     if hold.key_id is not None:
         room.append(Balance(*cursor.execute(sql.KEY, {"key": hold.key_id}).fetchone()[:4]).available_nanousd)
     fits = max(0, min(owed, *room))
     overage = owed - fits
-    turn_entry(cursor, "late_post", fits, op.now_ms, hold, spent=fits, source=op.usage_source)
+    turn_entry(cursor, "late_post", fits, now_ms, hold, spent=fits, source=op.usage_source)
     if overage:
-        turn_entry(cursor, "overage", overage, op.now_ms, hold, spent=overage, overage=overage, source=op.usage_source)
+        turn_entry(cursor, "overage", overage, now_ms, hold, spent=overage, overage=overage, source=op.usage_source)
     session, tenant = move(
         cursor,
         hold,
-        op.now_ms,
+        now_ms,
         spent=owed,
         overage=overage,
         memory=_memory_after(cursor, hold, op.session_memory),
@@ -74,76 +78,120 @@ def _late(cursor: Cursor, hold: Hold, op: Settle) -> Resolved:
             "new_state": hold.state,
             "posted": hold.posted_nanousd + owed,
             "new_late": 1,
-            "now": op.now_ms,
+            "now": now_ms,
         },
     )
-    _close_decision(cursor, hold, op, owed, session)
+    _close_decision(cursor, hold, op, owed, session, now_ms)
     return Resolved("late_post", overage, session, tenant)
 
 
-def settle_again(cursor: Cursor, op: Settle) -> Resolved:
+def _refund(cursor: Cursor, hold: Hold, op: Settle | Release, excess: int, now_ms: int) -> Resolved:
+    """Give back what the sweeper posted beyond the bill, to every account whose window still counts it."""
+    source = op.usage_source if isinstance(op, Settle) else "none"
+    tenant_counts = _still_counted(cursor, hold, sql.LAST_TENANT_RESET, {"tenant": hold.tenant_id})
+    key_counts = hold.key_id is None or _still_counted(cursor, hold, sql.LAST_KEY_RESET, {"key": hold.key_id})
+    if tenant_counts and key_counts:
+        turn_entry(cursor, "refund", excess, now_ms, hold, spent=-excess, source=source)
+    else:
+        turn_entry(cursor, "refund", excess, now_ms, hold, scope="session", spent=-excess, source=source)
+        if tenant_counts:
+            entry(cursor, "refund", excess, now_ms, hold.tenant_id, scope="tenant", spent=-excess, source=source)
+        if hold.key_id is not None and key_counts:
+            entry(
+                cursor, "refund", excess, now_ms, hold.tenant_id, scope="key", key_id=hold.key_id, spent=-excess,
+                source=source,
+            )  # fmt: skip
+    session, tenant = move(
+        cursor,
+        hold,
+        now_ms,
+        spent=-excess,
+        memory=_memory_after(cursor, hold, op.session_memory) if isinstance(op, Settle) else None,
+        state="closed" if isinstance(op, Settle) and op.close_session else None,
+        tenant=tenant_counts,
+        key=key_counts,
+    )
+    posted = hold.posted_nanousd - excess
+    cursor.execute(
+        sql.RESOLVE_HOLD,
+        {"hold": hold.hold_id, "new_state": hold.state, "posted": posted, "new_late": 1, "now": now_ms},
+    )
+    _close_decision(cursor, hold, op, -excess, session, now_ms)
+    return Resolved("refund", 0, session, tenant)
+
+
+def _still_counted(cursor: Cursor, hold: Hold, last_reset: str, of: dict[str, str]) -> bool:
+    """Whether an account's window is still the one in which the sweeper posted this hold."""
+    (reset_ms,) = cursor.execute(last_reset, of).fetchone()
+    assert hold.resolved_at_ms is not None
+    return reset_ms is None or reset_ms < hold.resolved_at_ms
+
+
+def settle_again(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
     """`settle`, for an operation that may have been committed before."""
     hold = require_hold(cursor, op.hold_id)
     overage = op.amount_nanousd - hold.amount_nanousd
     if hold.state == "settled" and hold.posted_nanousd == op.amount_nanousd:
         return Resolved("settle", max(0, overage), *balances(cursor, hold.tenant_id, hold.session_id))
-    return settle(cursor, op)
+    return settle(cursor, op, now_ms)
 
 
-def release(cursor: Cursor, op: Release) -> Resolved:
-    """Give the hold back whole."""
+def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
+    """Give the hold back whole; after the sweeper, once, what it posted for a call that costs nothing."""
     hold = require_hold(cursor, op.hold_id)
+    if hold.state == "orphaned" and not hold.late and hold.posted_nanousd:
+        return _refund(cursor, hold, op, hold.posted_nanousd, now_ms)
     if hold.state != "open":
         return _already(cursor, hold)
-    turn_entry(cursor, "release", hold.amount_nanousd, op.now_ms, hold, reserved=-hold.amount_nanousd)
-    session, tenant = move(cursor, hold, op.now_ms, reserved=-hold.amount_nanousd)
+    turn_entry(cursor, "release", hold.amount_nanousd, now_ms, hold, reserved=-hold.amount_nanousd)
+    session, tenant = move(cursor, hold, now_ms, reserved=-hold.amount_nanousd)
     cursor.execute(
-        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": "released", "posted": 0, "new_late": 0, "now": op.now_ms}
+        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": "released", "posted": 0, "new_late": 0, "now": now_ms}
     )
-    _close_decision(cursor, hold, op, 0, session)
+    _close_decision(cursor, hold, op, 0, session, now_ms)
     if op.answer is None and op.drop_idempotency:
         cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return Resolved("release", 0, session, tenant)
 
 
-def release_again(cursor: Cursor, op: Release) -> Resolved:
+def release_again(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
     """`release`, for an operation that may have been committed before."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state == "released":
         return Resolved("release", 0, *balances(cursor, hold.tenant_id, hold.session_id))
-    return release(cursor, op)
+    return release(cursor, op, now_ms)
 
 
-def sweep_hold(cursor: Cursor, op: SweepHold) -> str | None:
+def sweep_hold(cursor: Cursor, hold_id: str, now_ms: int) -> str | None:
     """Resolve one hold whose lease ran out; None when somebody was faster or the lease was extended."""
-    hold = find_hold(cursor, op.hold_id)
-    if hold is None or hold.state != "open" or hold.expires_at_ms > op.now_ms:
+    hold = find_hold(cursor, hold_id)
+    if hold is None or hold.state != "open" or hold.expires_at_ms > now_ms:
         return None
     kind, state, posted = (
         ("orphan_post", "orphaned", hold.checkpoint_nanousd) if hold.dispatched else ("expire", "expired", 0)
     )
     source = "estimated" if hold.dispatched else "none"
     amount = posted if hold.dispatched else hold.amount_nanousd
-    turn_entry(cursor, kind, amount, op.now_ms, hold, reserved=-hold.amount_nanousd, spent=posted, source=source)
-    session, _ = move(cursor, hold, op.now_ms, reserved=-hold.amount_nanousd, spent=posted)
+    turn_entry(cursor, kind, amount, now_ms, hold, reserved=-hold.amount_nanousd, spent=posted, source=source)
+    session, _ = move(cursor, hold, now_ms, reserved=-hold.amount_nanousd, spent=posted)
     cursor.execute(
-        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": state, "posted": posted, "new_late": 0, "now": op.now_ms}
+        sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": state, "posted": posted, "new_late": 0, "now": now_ms}
     )
     cursor.execute(
         sql.LOST_DECISION,
         {"decision": hold.decision_id, "cost": posted, "source": source, "remaining": session.available_nanousd},
     )
-    cursor.execute(sql.LOSE_DECISION, {"decision": hold.decision_id, "error": state, "now": op.now_ms})
+    cursor.execute(sql.LOSE_DECISION, {"decision": hold.decision_id, "error": state, "now": now_ms})
     # The first answer will never come: the client's next try may run, it is not held off for a day.
     cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return kind
 
 
-def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...]) -> None:
+def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...], now_ms: int) -> None:
     for point in points:
         cursor.execute(
             sql.CHECKPOINT,
-            {"hold": point.hold_id, "checkpoint": point.checkpoint_nanousd, "expires": point.expires_at_ms},
+            {"hold": point.hold_id, "checkpoint": point.checkpoint_nanousd, "expires": now_ms + point.ttl_ms},
         )
 
 
@@ -158,12 +206,12 @@ def _memory_after(cursor: Cursor, hold: Hold, news: str | None) -> str | None:
     return remembered(stored, news)
 
 
-def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int, session: Balance) -> None:
+def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int, session: Balance, now_ms: int) -> None:
     outcome = outcome_columns(op.decision)
     if isinstance(op, Settle):
         outcome.setdefault("usage_source", op.usage_source)
     if "status" in outcome:
-        outcome.setdefault("completed_at_ms", op.now_ms)
+        outcome["completed_at_ms"] = now_ms
     names = tuple(sorted(outcome))
     cursor.execute(
         sql.settle_decision(names),

@@ -26,6 +26,7 @@ class Hold:
     posted_nanousd: int
     late: int
     expires_at_ms: int
+    resolved_at_ms: int | None
 
 
 def find_hold(cursor: Cursor, hold_id: str) -> Hold | None:
@@ -56,17 +57,24 @@ def move(
     overage: int = 0,
     memory: str | None = None,
     state: str | None = None,
+    tenant: bool = True,
+    key: bool = True,
 ) -> tuple[Balance, Balance]:
-    """Add the same deltas to session, key and tenant; answer the new balances of session and tenant."""
+    """Add the same deltas to session, key and tenant, and answer session's and tenant's balance.
+
+    `tenant`, `key`: whether they take part.
+    """
     deltas = {"reserved": reserved, "spent": spent, "overage": overage}
     place = {"tenant": hold.tenant_id, "session": hold.session_id}
     (session,) = cursor.execute(
         sql.MOVE_SESSION, deltas | place | {"now": now_ms, "memory": memory, "state": state}
     ).fetchall()
-    if hold.key_id is not None:
+    if hold.key_id is not None and key:
         cursor.execute(sql.MOVE_KEY, deltas | {"key": hold.key_id})
-    (tenant,) = cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id}).fetchall()
-    return Balance(*session), Balance(*tenant)
+    if not tenant:
+        return balances(cursor, hold.tenant_id, hold.session_id)
+    (moved,) = cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id}).fetchall()
+    return Balance(*session), Balance(*moved)
 
 
 def turn_entry(
@@ -76,6 +84,7 @@ def turn_entry(
     now_ms: int,
     hold: Hold,
     *,
+    scope: str = "turn",
     reserved: int = 0,
     spent: int = 0,
     overage: int = 0,
@@ -87,6 +96,7 @@ def turn_entry(
         amount,
         now_ms,
         hold.tenant_id,
+        scope=scope,
         session_id=hold.session_id,
         key_id=hold.key_id,
         reserved=reserved,

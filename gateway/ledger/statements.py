@@ -54,6 +54,8 @@ SESSION = _sql(
         sessions.c.last_decision_id,
     ).where(_HERE)
 )
+LAST_TENANT_RESET = _sql(select(tenants.c.last_reset_at_ms).where(tenants.c.tenant_id == bindparam("tenant")))
+LAST_KEY_RESET = _sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
 MEMORY = _sql(select(sessions.c.memory).where(_HERE))
 KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
 STANDING = _sql(
@@ -85,6 +87,7 @@ HOLD = _sql(
         holds.c.posted_nanousd,
         holds.c.late,
         holds.c.expires_at_ms,
+        holds.c.resolved_at_ms,
     ).where(_THIS_HOLD)
 )
 OPEN_SESSION = _all_columns(
@@ -245,12 +248,15 @@ RESET_KEY = _sql(select(*_balance_of(keys), keys.c.window, keys.c.reset_at_ms).w
 NEXT_TENANT_WINDOW = _sql(
     update(tenants)
     .where(tenants.c.tenant_id == bindparam("tenant"), tenants.c.reset_at_ms == bindparam("old"))
-    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
+    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"), last_reset_at_ms=bindparam("now"))
 )
 NEXT_KEY_WINDOW = _sql(
     update(keys)
     .where(keys.c.key_id == bindparam("key"), keys.c.reset_at_ms == bindparam("old"))
-    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"))
+    .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"), last_reset_at_ms=bindparam("now"))
+)
+END_LEASES = _sql(
+    update(holds).where(holds.c.state == "open").values(expires_at_ms=func.min(holds.c.expires_at_ms, bindparam("now")))
 )
 DUE_HOLDS = _sql(
     select(holds.c.hold_id)

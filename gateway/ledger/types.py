@@ -5,11 +5,15 @@ The life of money for one attempt at a turn:
     reserve --> open, dispatched --> settle        the bill, exact or estimated
                                  --> release       no bill
                                  --> orphan_post   by the sweeper: the last checkpoint
-                                       +--> late_post   the bill arrived after all, once
+                                       +--> late_post   the bill arrived after all, once: what the checkpoint missed
+                                       +--> refund      it was below the checkpoint: what was posted too much
 
 A hold that was reserved without a checkpoint was never to be dispatched: the sweeper expires it, at no cost.
 
 Exactly one terminal entry per hold; whoever comes second is told so and changes nothing.
+
+Operations carry intervals (`ttl_ms`, `kept_ms`), no moments: whether a lease, a window or an idempotency key has run
+out is decided by one clock for everybody, the database's own on Postgres, the one process's steady clock on SQLite.
 """
 
 from __future__ import annotations
@@ -53,11 +57,11 @@ class SessionTerms:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """Scope (tenant, key). The claim is made in the transaction of the first reservation."""
+    """Scope (tenant, key). The claim is made in the transaction of the first reservation and kept for `kept_ms`."""
 
     key: str
     body_sha256: bytes
-    expires_at_ms: int
+    kept_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Reserve:
     `decision` holds the remaining columns of the `decisions` row; None for a further attempt of the same decision
     (retry or fallback). The ledger itself fills turn, previous_decision_id, session budget and remaining_before.
     `checkpoint_nanousd` marks the hold as dispatched: the call leaves right after the commit, and from then on a crash
-    costs that much instead of nothing; None when no call follows.
+    costs that much instead of nothing; None when no call follows. The lease runs for `ttl_ms` from the commit.
     """
 
     hold_id: str
@@ -78,8 +82,7 @@ class Reserve:
     key_id: str | None
     model: str
     amount_nanousd: int
-    now_ms: int
-    expires_at_ms: int
+    ttl_ms: int
     terms: SessionTerms
     decision: Mapping[str, Any] | None = None
     idempotency: IdempotencyClaim | None = None
@@ -157,7 +160,6 @@ class Settle:
     hold_id: str
     amount_nanousd: int
     usage_source: UsageSource
-    now_ms: int
     decision: Mapping[str, Any] | None = None
     session_memory: str | None = None
     close_session: bool = False
@@ -169,7 +171,6 @@ class Release:
     """Give a hold back whole: nothing was billed. `final` is False when another attempt of the turn follows."""
 
     hold_id: str
-    now_ms: int
     decision: Mapping[str, Any] | None = None
     answer: Answer | None = None
     drop_idempotency: bool = True
@@ -177,9 +178,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`kind` is the entry made now: settle, release, late_post, or "already" when the hold had been resolved before."""
+    """`kind` is the entry made now, or "already" when the hold had been resolved before."""
 
-    kind: Literal["settle", "release", "late_post", "already"]
+    kind: Literal["settle", "release", "late_post", "refund", "already"]
     overage_nanousd: int
     session: Balance
     tenant: Balance
@@ -187,19 +188,11 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the sweeper shall post for this hold if nobody resolves it; also extends the lease."""
+    """What the sweeper shall post for this hold if nobody resolves it; also extends the lease to `ttl_ms` from now."""
 
     hold_id: str
     checkpoint_nanousd: int
-    expires_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class SweepHold:
-    """Resolve a hold whose lease ran out: `expire` when nothing was dispatched, else `orphan_post`."""
-
-    hold_id: str
-    now_ms: int
+    ttl_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +201,6 @@ class ResetWindow:
 
     tenant_id: str
     key_id: str | None
-    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,11 @@ class Preparation:
             standing, outage = await self._standing(caller, session_id, claim)
             if standing is None or not self._over(standing):
                 return session_id, standing, outage
-        return sessions.next_of(session_id), AccountSnapshot(standing.tenant, None), outage
+        return sessions.next_of(session_id), AccountSnapshot(standing.tenant, None, standing.at_ms), outage
 
     def _over(self, standing: AccountSnapshot) -> bool:
         row, idle_s = standing.session, self._configuration().settings.session.idle_timeout_s
-        return row is not None and sessions.is_over(row, idle_s, now_ms(self._clock))
+        return row is not None and sessions.is_over(row, idle_s, standing.at_ms)
 
     async def _standing(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
@@ -128,7 +128,7 @@ class Preparation:
                 self._outage.notice()
                 if not may_open:
                     raise
-        return AccountSnapshot(self._outage.purse, None), self._outage
+        return AccountSnapshot(self._outage.purse, None, now_ms(self._clock)), self._outage
 
     def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
         """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
@@ -155,7 +155,7 @@ class Preparation:
         return IdempotencyClaim(
             key=asked.idempotency_key,
             body_sha256=chat.body_sha256,
-            expires_at_ms=now_ms(self._clock) + KEPT_MS,
+            kept_ms=KEPT_MS,
         )
 
     async def replayed(self, caller: Caller, claim: IdempotencyClaim | None) -> Response | None:

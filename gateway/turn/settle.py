@@ -170,7 +170,7 @@ class Settlements:
         self._metrics.turns.labels(bound.model, status or "retried").inc()
         try:
             await (bound.scene.outage or self._ledger).release(
-                Release(bound.hold_id, now, decision=columns, drop_idempotency=status is not None)
+                Release(bound.hold_id, decision=columns, drop_idempotency=status is not None)
             )
         except LedgerUnavailable:
             _log.warning("the release of %s waits for the database", bound.hold_id)
@@ -215,7 +215,6 @@ class Settlements:
                     hold_id=bound.hold_id,
                     amount_nanousd=bill.amount_nanousd,
                     usage_source=bill.usage_source,
-                    now_ms=now_ms(self._clock),
                     decision=columns,
                     session_memory=news,
                     close_session=scene.asked.end_session and columns is not None,

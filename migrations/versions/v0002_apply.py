@@ -1,14 +1,8 @@
-"""Postgres: the ledger's operations as functions, so that a group of them is one round trip.
-
-SQLite needs none: there the gateway's writer thread runs the same laws in Python.
-"""
+"""Postgres: the functions of `migrations/sql` come with every upgrade; going below this revision drops them."""
 
 from __future__ import annotations
 
 from alembic import op
-
-from migrations.apply_function import APPLY
-from migrations.value_functions import NEXT_RESET, REMEMBER
 
 revision = "0002"
 down_revision = "0001"
@@ -17,16 +11,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name != "postgresql":
-        return
-    for statement in (NEXT_RESET, REMEMBER, APPLY):
-        # The driver must not look for parameters: PL/pgSQL has percent signs of its own.
-        op.get_bind().execution_options(no_parameters=True).exec_driver_sql(statement)
+    """`migrations.upgrade` makes the functions after the last revision."""
 
 
 def downgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
-    op.execute("DROP FUNCTION seqroute_apply(boolean, boolean, boolean, jsonb)")
+    op.execute("DROP FUNCTION IF EXISTS seqroute_apply(boolean, boolean, boolean, jsonb)")
     op.execute("DROP FUNCTION IF EXISTS seqroute_remember(text, text)")
-    op.execute("DROP FUNCTION seqroute_next_reset(text, bigint)")
+    op.execute("DROP FUNCTION IF EXISTS seqroute_next_reset(text, bigint)")
+    op.execute("DROP FUNCTION IF EXISTS seqroute_now_ms()")

@@ -1,16 +1,9 @@
-"""Turns of one session that run beside each other merge what they remember; a fingerprint's newest session is found.
-
-The functions are made anew as they are now. Expand only: what a gateway of the revision before sends still means the
-same to them.
-"""
+"""A fingerprint's newest session is found by an index."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-
-from migrations.apply_function import APPLY
-from migrations.value_functions import REMEMBER
 
 revision = "0005"
 down_revision = "0004"
@@ -28,9 +21,6 @@ def upgrade() -> None:
         sqlite_where=fingerprinted,
         postgresql_ops={"session_id": "text_pattern_ops"},
     )
-    if op.get_bind().dialect.name == "postgresql":
-        for statement in (REMEMBER, APPLY):
-            op.get_bind().execution_options(no_parameters=True).exec_driver_sql(statement)
 
 
 def downgrade() -> None:

@@ -1,13 +1,8 @@
-"""New rows of a group are inserted by one statement per table; an index of entries that another one covers goes.
-
-`ledger_entries_once` begins with the hold as well. The function is made anew as it is now.
-"""
+"""An index of entries goes that another one covers: `ledger_entries_once` begins with the hold as well."""
 
 from __future__ import annotations
 
 from alembic import op
-
-from migrations.apply_function import APPLY
 
 revision = "0008"
 down_revision = "0007"
@@ -17,8 +12,6 @@ depends_on = None
 
 def upgrade() -> None:
     op.drop_index("ledger_entries_by_hold", table_name="ledger_entries")
-    if op.get_bind().dialect.name == "postgresql":
-        op.get_bind().execution_options(no_parameters=True).exec_driver_sql(APPLY)
 
 
 def downgrade() -> None:

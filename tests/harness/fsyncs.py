@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gateway.ledger.types import Checkpoint
 from migrations.upgrade import upgrade
-from tests.harness.money import START_MS, TTL_MS, open_bench
+from tests.harness.money import TTL_MS, open_bench
 
 MARK = "acknowledged: "
 
@@ -43,7 +43,7 @@ async def work(url: str, turns: int, trace_to: int) -> None:
         for _ in range(turns):
             op = await bench.held(100, dispatch=10)
             os.write(trace_to, f"{MARK}reserve\n".encode())
-            await bench.ledger.checkpoint([Checkpoint(op.hold_id, 20, START_MS + TTL_MS)])
+            await bench.ledger.checkpoint([Checkpoint(op.hold_id, 20, TTL_MS)])
             os.write(trace_to, f"{MARK}checkpoint\n".encode())
             await bench.ledger.settle(bench.bill(op, 40))
             os.write(trace_to, f"{MARK}settle\n".encode())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection
 
 from gateway.accounts import keys, tenants
@@ -25,6 +26,7 @@ from gateway.ledger.types import (
     ReserveOutcome,
     SessionTerms,
     Settle,
+    Swept,
 )
 from tests.harness.auditor import assert_ledger_sound
 
@@ -34,12 +36,29 @@ TTL_MS = 60_000
 FAR_NANOUSD = 10**12
 
 
-@dataclass
 class Hands:
-    """Clock and ids that a test moves and reads."""
+    """Clock and ids that a test moves and reads. Databases that follow it have the same time."""
 
-    at_ms: int = START_MS
-    numbers: Any = field(default_factory=lambda: count(1))
+    def __init__(self, at_ms: int = START_MS) -> None:
+        self._at_ms = at_ms
+        self.numbers: Any = count(1)
+        self._followers: list[str] = []
+
+    @property
+    def at_ms(self) -> int:
+        return self._at_ms
+
+    @at_ms.setter
+    def at_ms(self, at_ms: int) -> None:
+        self._at_ms = at_ms
+        for url in self._followers:
+            set_database_clock(url, at_ms)
+
+    def lead(self, url: str) -> None:
+        """Make a Postgres database's own clock follow this one."""
+        if url.startswith("postgresql") and url not in self._followers:
+            self._followers.append(url)
+            set_database_clock(url, self._at_ms)
 
     def clock(self) -> float:
         return self.at_ms / 1000
@@ -106,8 +125,7 @@ class Bench:
             key_id=key,
             model="small",
             amount_nanousd=amount_nanousd,
-            now_ms=self.hands.at_ms,
-            expires_at_ms=self.hands.at_ms + ttl_ms,
+            ttl_ms=ttl_ms,
             terms=SessionTerms(default_nanousd=default, ceiling_nanousd=ceiling, max_turns=max_turns),
             decision=None if decision is not None else DECISION | dict(row or {}),
             idempotency=claim,
@@ -126,12 +144,15 @@ class Bench:
 
     def bill(self, op: Reserve, amount_nanousd: int, source: UsageSource = "reported", **more: Any) -> Settle:
         decision = {"status": "completed", "finish_reason": "stop"} | dict(more.pop("decision", {}))
-        return Settle(op.hold_id, amount_nanousd, source, self.hands.at_ms, decision=decision, **more)
+        return Settle(op.hold_id, amount_nanousd, source, decision=decision, **more)
 
     def back(self, op: Reserve, *, answer: Answer | None = None, drop: bool = True) -> Release:
-        return Release(
-            op.hold_id, self.hands.at_ms, decision={"status": "failed"}, answer=answer, drop_idempotency=drop
-        )
+        return Release(op.hold_id, decision={"status": "failed"}, answer=answer, drop_idempotency=drop)
+
+    async def sweep(self, at_ms: int) -> Swept:
+        """What the sweeper does when it is that late."""
+        self.hands.at_ms = at_ms
+        return await self.ledger.sweep()
 
 
 DECISION: dict[str, Any] = {
@@ -174,8 +195,22 @@ async def replica(url: str, hands: Hands) -> AsyncIterator[Bench]:
         await stop_bench(bench)
 
 
-async def start_bench(url: str, *, serving: bool = False, hands: Hands | None = None, **database: Any) -> Bench:
+def set_database_clock(url: str, at_ms: int) -> None:
+    """Set the clock that the ledger's functions on Postgres read; nothing else there knows of it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION seqroute_now_ms() RETURNS bigint LANGUAGE sql VOLATILE"
+            f" AS $$ SELECT {int(at_ms)}::bigint $$"
+        )
+
+
+async def start_bench(
+    url: str, *, serving: bool = False, hands: Hands | None = None, own_clock: bool = False, **database: Any
+) -> Bench:
+    """`own_clock`: Postgres keeps its own time instead of the hands'."""
     hands = hands or Hands()
+    if not own_clock:
+        hands.lead(url)
     opened = Database(url, serving=serving, **database)
     await opened.start()
     ledger = Ledger(opened, clock=hands.clock)

@@ -39,10 +39,7 @@ async def reset_together(url: str, *, budgets: int, turns: int = 50) -> ResetFig
         calm_s = await _turns(bench, turns)
         # The boundary: both replicas sweep, and clients go on.
         bench.hands.at_ms = START_MS // HOUR_MS * HOUR_MS + HOUR_MS
-        now_ms = bench.hands.at_ms
-        one, two, busy_s = await asyncio.gather(
-            sweep_all(bench.ledger, now_ms), sweep_all(other.ledger, now_ms), _turns(bench, turns)
-        )
+        one, two, busy_s = await asyncio.gather(sweep_all(bench.ledger), sweep_all(other.ledger), _turns(bench, turns))
         made = await bench.database.read(_resets)
         left = await bench.database.read(_still_spent)
     assert_url_sound(url)

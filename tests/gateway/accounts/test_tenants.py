@@ -246,9 +246,9 @@ async def test_a_window_starts_again_at_its_boundary_and_what_is_reserved_stays_
         await bench.ledger.settle(bench.bill(spent, 700))
         running = await bench.held(200, tenant="daily", ttl_ms=9 * DAY_MS)
         assert isinstance((await bench.reserve(200, tenant="daily"))[1], Refused)
-        assert (await bench.ledger.sweep(boundary_ms - 1)).reset == 0
-        assert (await bench.ledger.sweep(boundary_ms)).reset == 1
-        assert (await bench.ledger.sweep(boundary_ms)).reset == 0
+        assert (await bench.sweep(boundary_ms - 1)).reset == 0
+        assert (await bench.sweep(boundary_ms)).reset == 1
+        assert (await bench.sweep(boundary_ms)).reset == 0
         assert (await bench.show("daily")).balance == Balance(1_000, 200, 0)
         await bench.ledger.settle(bench.bill(running, 150))
         tenant = await bench.show("daily")
@@ -282,7 +282,7 @@ async def test_two_replicas_that_reset_under_load_lose_no_new_spending(postgres_
 
         results = await race(
             *(turn(bench, n) for n in range(20) for bench in (one, two)),
-            *(b.ledger.sweep(one.hands.at_ms) for b in (one, two)),
+            *(b.ledger.sweep() for b in (one, two)),
         )
         assert len(results) == 42
         for n in range(20):

@@ -24,7 +24,7 @@ from gateway.errors import LedgerUnavailable, NotFound
 from gateway.ledger.types import Balance, Checkpoint, Reserved
 from tests.harness.auditor import assert_url_sound
 from tests.harness.fsyncs import syncs_before
-from tests.harness.money import START_MS, Hands, open_bench, race, replica, until
+from tests.harness.money import Hands, open_bench, race, replica, until
 
 
 def path_of(url: str) -> str:
@@ -112,7 +112,7 @@ async def test_waiting_operations_are_committed_as_one_group_that_begins_immedia
 async def test_only_groups_of_checkpoints_commit_without_an_fsync(sqlite_url: str) -> None:
     async with open_bench(sqlite_url) as bench:
         op = await bench.held(10)
-        point = Checkpoint(op.hold_id, 3, START_MS)
+        point = Checkpoint(op.hold_id, 3, 0)
         with traced(bench.database) as statements:
             await bench.ledger.checkpoint([point])
         assert statements[0] == "PRAGMA synchronous = NORMAL"
@@ -246,7 +246,7 @@ async def test_a_killed_gateway_loses_nothing_it_acknowledged(sqlite_url: str, l
     assert_url_sound(sqlite_url)
     # The next gateway takes the file over and resolves what was left, each from its mark: 4, or nothing.
     async with replica(sqlite_url, Hands()) as bench:
-        await bench.ledger.sweep(bench.hands.at_ms + 10**9)
+        await bench.sweep(bench.hands.at_ms + 10**9)
         spent = (await bench.show()).balance
         assert spent.reserved_nanousd == 0
         assert spent.spent_nanousd >= 7 * len(settled)

@@ -21,7 +21,7 @@ DAMAGE = {
     "hold: the terminal entry's kind": "UPDATE holds SET state = 'released' WHERE state = 'settled'",
     "hold: posted by its entries": "UPDATE holds SET posted_nanousd = 1 WHERE state = 'settled'",
     "hold: the reserve entry's amount": "UPDATE holds SET amount_nanousd = 77 WHERE state = 'settled'",
-    "hold: late posts": "UPDATE holds SET late = 1",
+    "hold: late posts and refunds": "UPDATE holds SET late = 1",
     "hold: entries belong to a hold": "DELETE FROM holds WHERE state = 'settled'",
     "hold: belongs to a logged decision": "DELETE FROM decisions",
     "decision: cost is what its holds posted": "UPDATE decisions SET cost_nanousd = 5",
@@ -61,12 +61,14 @@ async def test_a_hold_that_outlives_its_lease_and_two_sweeps_is_a_leak(database_
     async with open_bench(database_url, audit=False) as bench:
         op = await bench.held(50)
         late_ms = START_MS + TTL_MS + 20_001
+        bench.hands.at_ms = late_ms
         found = await bench.database.read(lambda c: audit(c, now_ms=late_ms, grace_ms=20_000))
         assert [(violation.law, violation.subject) for violation in found] == [
             ("hold: resolved after its lease", op.hold_id)
         ]
+        bench.hands.at_ms = late_ms - 1
         assert await bench.database.read(lambda c: audit(c, now_ms=late_ms - 1, grace_ms=20_000)) == []
-        await bench.ledger.sweep(late_ms)
+        await bench.sweep(late_ms)
         assert await bench.database.read(lambda c: audit(c, now_ms=late_ms, grace_ms=0)) == []
 
 

@@ -48,7 +48,7 @@ async def test_a_lease_is_renewed_after_a_quarter_of_its_time_and_not_before() -
     assert books.written == []
     clock.now_s += 0.1
     await leases.beat()
-    assert books.written == [[Checkpoint("h1", 70, 150_000)]]
+    assert books.written == [[Checkpoint("h1", 70, 40_000)]]
     await leases.beat()
     assert len(books.written) == 1
 
@@ -60,7 +60,7 @@ async def test_progress_is_written_at_the_next_beat_and_never_goes_back() -> Non
     leases.progress("h1", 80)
     clock.now_s += 1.0
     await leases.beat()
-    assert books.written == [[Checkpoint("h1", 90, 141_000)]]
+    assert books.written == [[Checkpoint("h1", 90, 40_000)]]
 
 
 async def test_a_dropped_hold_is_left_alone() -> None:
@@ -93,6 +93,10 @@ async def test_what_an_outage_kept_from_being_written_is_written_after_it() -> N
         await loop
 
 
-def test_a_lease_taken_now_runs_out_after_its_time() -> None:
+def test_leases_are_intervals_and_know_what_this_process_carries() -> None:
     leases, _, _ = made(ttl_s=2.5)
-    assert leases.expiry_ms() == 102_500
+    assert leases.ttl_ms == 2_500
+    leases.take("h1", 70)
+    assert list(leases.carried) == ["h1"]
+    leases.drop("h1")
+    assert list(leases.carried) == []

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 
 from gateway.accounts.keys import get_key
 from gateway.accounts.tenants import grant_to_tenant
+from gateway.catalog.usage import UsageSource
 from gateway.errors import InvalidRequest
 from gateway.ledger.types import Balance, Checkpoint, Refused, Reserve, Reserved
 from tests.harness.auditor import assert_ledger_sound
@@ -64,6 +65,8 @@ class Held:
     expires_ms: int = 0
     posted: int = 0
     late: bool = False
+    swept_in: int = 0
+    """The end of the tenant's window in which the sweeper posted it."""
 
 
 @dataclass
@@ -98,15 +101,18 @@ class Model:
             account.reserved += op.amount_nanousd
         checkpoint = min(op.checkpoint_nanousd or 0, op.amount_nanousd)
         dispatched = op.checkpoint_nanousd is not None
-        self.holds[op.hold_id] = Held(op, accounts, "open", dispatched, checkpoint, op.expires_at_ms)
+        self.holds[op.hold_id] = Held(op, accounts, "open", dispatched, checkpoint, now_ms + op.ttl_ms)
         return "reserved"
 
-    def settle(self, hold_id: str, bill: int) -> tuple[str, int]:
+    def settle(self, hold_id: str, bill: int, exact: bool) -> tuple[str, int]:
         held = self.holds[hold_id]
         if held.state == "open":
             self._end(held, "settled", bill, over := max(0, bill - held.op.amount_nanousd))
             return "settle", over
         if held.state in ("expired", "orphaned") and not held.late:
+            if bill < held.posted and exact:
+                self._give_back(held, held.posted - bill)
+                return "refund", 0
             owed = max(0, bill - held.posted)
             fits = max(0, min(owed, *(account.available for account in held.accounts)))
             held.late = True
@@ -119,6 +125,9 @@ class Model:
 
     def release(self, hold_id: str) -> str:
         held = self.holds[hold_id]
+        if held.state == "orphaned" and not held.late and held.posted:
+            self._give_back(held, held.posted)
+            return "refund"
         if held.state != "open":
             return "already"
         self._end(held, "released", 0, 0)
@@ -132,6 +141,7 @@ class Model:
                 self._end(held, "orphaned" if held.dispatched else "expired", posted, 0)
                 orphaned += held.dispatched
                 expired += not held.dispatched
+                held.swept_in = self.reset_ms
         self.turn_windows(now_ms)
         return expired, orphaned
 
@@ -140,6 +150,14 @@ class Model:
         if now_ms >= self.reset_ms:
             self.tenant.spent = self.tenant.overage = 0
             self.reset_ms = (now_ms // HOUR_MS + 1) * HOUR_MS
+
+    def _give_back(self, held: Held, excess: int) -> None:
+        """The tenant's window may have begun anew since: then it does not count that money any more."""
+        held.late = True
+        held.posted -= excess
+        for account in held.accounts:
+            if account is not self.tenant or held.swept_in == self.reset_ms:
+                account.spent -= excess
 
     def _end(self, held: Held, state: str, posted: int, over: int) -> None:
         held.state, held.posted = state, posted
@@ -196,10 +214,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert outcome.account == expected
         return multiple()
 
-    @rule(op=holds, bill=AMOUNTS)
-    def settle(self, op: Reserve, bill: int) -> None:
-        kind, over = self.model.settle(op.hold_id, bill)
-        resolved = self.do(self.bench.ledger.settle(self.bench.bill(op, bill)))
+    @rule(op=holds, bill=AMOUNTS, exact=st.booleans())
+    def settle(self, op: Reserve, bill: int, exact: bool) -> None:
+        kind, over = self.model.settle(op.hold_id, bill, exact)
+        source: UsageSource = "reported" if exact else "estimated"
+        resolved = self.do(self.bench.ledger.settle(self.bench.bill(op, bill, source)))
         assert (resolved.kind, resolved.overage_nanousd) == (kind, over)
         assert resolved.session == self.model.sessions[op.session_id].balance()
         assert resolved.tenant == self.model.tenant.balance()
@@ -211,7 +230,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(op=holds, checkpoint=AMOUNTS)
     def stream(self, op: Reserve, checkpoint: int) -> None:
         expires_ms = self.bench.hands.at_ms + TTL_MS
-        self.do(self.bench.ledger.checkpoint([Checkpoint(op.hold_id, checkpoint, expires_ms)]))
+        self.do(self.bench.ledger.checkpoint([Checkpoint(op.hold_id, checkpoint, TTL_MS)]))
         held = self.model.holds[op.hold_id]
         if held.state == "open":
             held.dispatched = True
@@ -226,7 +245,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def time_passes_and_the_sweeper_comes(self, passed_ms: int) -> None:
         self.bench.hands.at_ms += passed_ms
         expected = self.model.sweep(self.bench.hands.at_ms)
-        swept = self.do(self.bench.ledger.sweep(self.bench.hands.at_ms))
+        swept = self.do(self.bench.sweep(self.bench.hands.at_ms))
         assert (swept.expired, swept.orphaned) == expected
 
     @rule(change=st.sampled_from([-500, -30, 40, 1_000]))

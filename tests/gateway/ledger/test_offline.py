@@ -42,7 +42,7 @@ async def test_the_cap_binds_and_what_was_released_is_free_again(tmp_path: Path,
         refused = await books.reserve(second)
         assert isinstance(refused, Refused)
         assert (refused.balance.available_nanousd, refused.pending) == (400, True)
-        await books.release(Release(first.hold_id, bench.hands.at_ms))
+        await books.release(Release(first.hold_id))
         assert isinstance(await books.reserve(second), Reserved)
         await books.settle(bench.bill(second, 250))
         assert books.purse.available_nanousd == 750
@@ -71,7 +71,7 @@ async def test_the_journal_of_a_dead_process_is_posted_once_with_estimates_where
         for op in (billed, cut, released):
             await dead.reserve(op)
         await dead.settle(bench.bill(billed, 120))
-        await dead.release(Release(released.hold_id, bench.hands.at_ms))
+        await dead.release(Release(released.hold_id))
         [path] = journals(tmp_path)
         alive = books_of(bench, tmp_path)
         assert await alive.post(bench.ledger, bench.database) == 0  # its process lives: the lock says so

@@ -58,7 +58,7 @@ async def test_a_stopped_database_is_503_and_recovery_needs_no_restart(postgres_
         with pytest.raises(LedgerUnavailable) as refused:
             await within(ANSWER_S, bench.reserve(100))
         assert refused.value.headers["Retry-After"].isdigit()
-        for question in (bench.ledger.session("acme", "s1"), bench.show(), bench.ledger.sweep(START_MS)):
+        for question in (bench.ledger.session("acme", "s1"), bench.show(), bench.sweep(START_MS)):
             with pytest.raises(LedgerUnavailable):
                 await within(ANSWER_S, question)
         # The bill that met the outage is kept, and posted exactly when the database is back.
@@ -113,7 +113,7 @@ async def test_a_crash_of_the_database_loses_no_acknowledged_turn(postgres_serve
         stop.set()
         await within(60, asyncio.gather(*clients))
         await until(lambda: bench.ledger.unresolved == 0, seconds=10)
-        await bench.ledger.sweep(START_MS + TTL_MS)
+        await bench.sweep(START_MS + TTL_MS)
         # What was acknowledged is there to the last nano; what was not may be there too, but never twice.
         spent = (await bench.show()).balance.spent_nanousd
         assert spent >= sum(acknowledged) > 0
@@ -131,7 +131,7 @@ async def test_a_frozen_database_is_503_in_bounded_time_and_then_answers_again(p
         finally:
             postgres_server.thaw()
         await until_it_works(lambda: bench.reserve(100))
-        await bench.ledger.sweep(START_MS + TTL_MS)
+        await bench.sweep(START_MS + TTL_MS)
         assert (await bench.show()).balance.reserved_nanousd == 0
 
 
@@ -273,7 +273,7 @@ async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[FaultP
         proxy.heal()
         # What may have been committed without anybody hearing of it is released; no estimate of it is ever posted.
         await until(lambda: bench.ledger.unresolved == 0, seconds=20)
-        await until_it_works(lambda: bench.ledger.sweep(START_MS + TTL_MS))
+        await until_it_works(lambda: bench.sweep(START_MS + TTL_MS))
         assert (await bench.show()).balance == Balance(
             10**12, 0, sum(billed), sum(max(0, bill - 10) for bill in billed)
         )

@@ -33,7 +33,7 @@ async def test_three_gateways_on_three_shared_connections(pooled: tuple[Transact
         ops = admitted(outcomes)
         assert len(ops) == 20
         await race(*(one.ledger.settle(one.bill(op, 30)) for op in ops[:10]))
-        swept = await three.ledger.sweep(START_MS + TTL_MS)
+        swept = await three.sweep(START_MS + TTL_MS)
         assert swept.orphaned == 10
         key = await three.key(budget_nanousd=10)
         await one.database.write(lambda c: keys.revoke_key(c, key.key_id, actor="test", now_ms=1))

@@ -6,6 +6,7 @@ More seeds: `python -m tests.harness.simulator --seeds 0:10000`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from gateway.ledger import sqlite_reserve as ledger_sqlite_reserve
 from gateway.ledger import sqlite_resolve as ledger_sqlite_resolve
 from gateway.ledger import statements as ledger_statements
 from gateway.ledger.ledger import Ledger
-from tests.harness.simulator import simulate, template
+from tests.harness.simulator import Simulation, simulate, template
 
 SEEDS = 100
 BATCH = 20
@@ -53,15 +54,36 @@ def forgets_the_session_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
 def posts_late_bills_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     late = ledger_sqlite_resolve._late
 
-    def whole(cursor: Any, hold: Any, op: Any) -> Any:
-        return late(
-            cursor, type(hold)(**{name: getattr(hold, name) for name in hold.__slots__} | {"posted_nanousd": 0}), op
-        )
+    def whole(cursor: Any, hold: Any, op: Any, now_ms: int) -> Any:
+        return late(cursor, replace(hold, posted_nanousd=0), op, now_ms)
 
     monkeypatch.setattr(ledger_sqlite_resolve, "_late", whole)
 
 
-@pytest.mark.parametrize("sabotage", [forgets_bills, never_sweeps, forgets_the_session_s_share, posts_late_bills_whole])
+def keeps_what_was_posted_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = ledger_sqlite_resolve._late
+    monkeypatch.setattr(
+        ledger_sqlite_resolve,
+        "_late",
+        lambda cursor, hold, op, now_ms: late(cursor, hold, replace(op, usage_source="estimated"), now_ms),
+    )
+
+
+def trusts_each_gateway_s_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Simulation, "database_clock", lambda self, wall: wall)
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        forgets_bills,
+        never_sweeps,
+        forgets_the_session_s_share,
+        posts_late_bills_whole,
+        keeps_what_was_posted_too_much,
+        trusts_each_gateway_s_clock,
+    ],
+)
 def test_a_sabotaged_ledger_is_found_out(
     empty: Any, monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -79,9 +101,9 @@ def test_a_seed_repeats_itself(empty: Any, monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(2):
         history: list[tuple[str, int]] = []
 
-        def seen(cursor: Any, op: Any, history: list[tuple[str, int]] = history) -> Any:
-            outcome = reserve(cursor, op)
-            history.append((f"{op.hold_id} {outcome}", op.now_ms))
+        def seen(cursor: Any, op: Any, now_ms: int, history: list[tuple[str, int]] = history) -> Any:
+            outcome = reserve(cursor, op, now_ms)
+            history.append((f"{op.hold_id} {outcome}", now_ms))
             return outcome
 
         monkeypatch.setattr(ledger_sqlite, "reserve", seen)

@@ -1,23 +1,19 @@
-"""The ledger's laws as Postgres functions, so that a whole group of operations costs one round trip.
-
-They say what `gateway/ledger/sqlite_reserve.py` and `ledger_sqlite_resolve.py` say in Python, branch by branch; one
-test suite runs against both.
-
-Lock order: a tenant's row first; then its sessions, keys and holds. Whoever moves a tenant's money holds that one lock.
-A group may carry operations of several tenants, one tenant after the other; it then takes their locks without waiting
-(SKIP LOCKED) and answers "busy" for a tenant that somebody else is moving: such operations come again in a group of
-their own, which waits (`p_wait`) and holds nothing else. So no transaction ever waits while it holds what another waits
-for. Checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
-
-A tenant's row is read once and written once per group, however many of its turns the group carries. New rows are
-gathered and inserted by one statement per table at the end: starting a statement and reading its table's CHECK
-constraints costs three times what a row does. Nobody can speak of a hold before its group was answered, so no operation
-misses what the group has not inserted yet.
-"""
-
-from __future__ import annotations
-
-APPLY = """
+-- The ledger's rules as a Postgres function, so that a whole group of operations costs one round trip.
+--
+-- It says what gateway/ledger/sqlite_reserve.py and sqlite_resolve.py say in Python, branch by branch; one test suite
+-- runs against both. Time is the database's own (seqroute_now_ms), read again after each wait for a lock: operations
+-- carry intervals only, so that no gateway's clock decides over another's money.
+--
+-- Lock order: a tenant's row first; then its sessions, keys and holds. Whoever moves a tenant's money holds that one
+-- lock. A group may carry operations of several tenants, one tenant after the other; it then takes their locks without
+-- waiting (SKIP LOCKED) and answers "busy" for a tenant that somebody else is moving: such operations come again in a
+-- group of their own, which waits (p_wait) and holds nothing else. So no transaction ever waits while it holds what
+-- another waits for. Checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
+--
+-- A tenant's row is read once and written once per group, however many of its turns the group carries. New rows are
+-- gathered and inserted by one statement per table at the end: starting a statement and reading its table's CHECK
+-- constraints costs three times what a row does. Nobody can speak of a hold before its group was answered, so no
+-- operation misses what the group has not inserted yet.
 CREATE OR REPLACE FUNCTION seqroute_apply(p_locking boolean, p_wait boolean, p_again boolean, p_ops jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -36,6 +32,9 @@ DECLARE
   result jsonb;
   v_found boolean;
   v_again boolean;
+  v_now_ms bigint := seqroute_now_ms();
+  v_counted boolean;
+  v_key_counted boolean;
   v_tenant text;
   v_locked text;
   v_first boolean := true;
@@ -64,9 +63,9 @@ BEGIN
 
   FOR o IN SELECT * FROM jsonb_to_recordset(p_ops) AS x(
     op text, again boolean, hold_id text, attempt_id text, decision_id text, session_id text, key_id text, model text,
-    amount bigint, now_ms bigint, expires_at_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
+    amount bigint, ttl_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
     expected_turns int, max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text,
-    claim_expires_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
+    claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text)
   LOOP
     result := NULL;
@@ -80,7 +79,7 @@ BEGIN
       IF v_first OR v_tenant IS DISTINCT FROM v_locked THEN
         IF t IS DISTINCT FROM v_was THEN
           UPDATE tenants x SET reserved_nanousd = t.reserved_nanousd, spent_nanousd = t.spent_nanousd,
-            overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms
+            overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms, last_reset_at_ms = t.last_reset_at_ms
           WHERE x.tenant_id = t.tenant_id;
         END IF;
         v_first := false;
@@ -95,6 +94,7 @@ BEGIN
           END IF;
         END IF;
         v_was := t;
+        v_now_ms := seqroute_now_ms();
       END IF;
       IF v_busy THEN
         results := array_append(results, '["busy"]'::jsonb);
@@ -129,7 +129,7 @@ BEGIN
       IF result IS NULL AND o.claim_key IS NOT NULL THEN
         SELECT * INTO c FROM idempotency x WHERE x.tenant_id = t.tenant_id AND x.idempotency_key = o.claim_key;
         IF FOUND THEN
-          IF c.expires_at_ms <= o.now_ms THEN
+          IF c.expires_at_ms <= v_now_ms THEN
             DELETE FROM idempotency x WHERE x.tenant_id = t.tenant_id AND x.idempotency_key = o.claim_key;
           ELSE
             result := jsonb_build_array('claim', encode(c.body_sha256, 'hex'), c.decision_id, c.status, c.headers,
@@ -137,15 +137,16 @@ BEGIN
           END IF;
         END IF;
       END IF;
-      IF result IS NULL AND t.reset_at_ms <= o.now_ms THEN
+      IF result IS NULL AND t.reset_at_ms <= v_now_ms THEN
         e := v_blank;
-        e.kind := 'reset'; e.scope := 'tenant'; e.actor := 'sweeper'; e.created_at_ms := o.now_ms;
+        e.kind := 'reset'; e.scope := 'tenant'; e.actor := 'sweeper'; e.created_at_ms := v_now_ms;
         e.tenant_id := t.tenant_id; e.amount_nanousd := t.spent_nanousd;
         e.spent_delta_nanousd := -t.spent_nanousd; e.overage_delta_nanousd := -t.overage_nanousd;
         v_entries := array_append(v_entries, e);
         t.spent_nanousd := 0;
         t.overage_nanousd := 0;
-        t.reset_at_ms := seqroute_next_reset(t."window", o.now_ms);
+        t.reset_at_ms := seqroute_next_reset(t."window", v_now_ms);
+        t.last_reset_at_ms := v_now_ms;
       END IF;
       IF result IS NULL THEN
         SELECT * INTO s FROM sessions x WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id FOR UPDATE;
@@ -185,14 +186,14 @@ BEGIN
           SELECT * INTO k FROM keys x WHERE x.key_id = o.key_id AND x.has_budget = 1 FOR UPDATE;
           IF FOUND THEN
             v_key := k.key_id;
-            IF k.reset_at_ms <= o.now_ms THEN
+            IF k.reset_at_ms <= v_now_ms THEN
               e := v_blank;
-              e.kind := 'reset'; e.scope := 'key'; e.actor := 'sweeper'; e.created_at_ms := o.now_ms;
+              e.kind := 'reset'; e.scope := 'key'; e.actor := 'sweeper'; e.created_at_ms := v_now_ms;
               e.tenant_id := k.tenant_id; e.key_id := k.key_id; e.amount_nanousd := k.spent_nanousd;
               e.spent_delta_nanousd := -k.spent_nanousd; e.overage_delta_nanousd := -k.overage_nanousd;
               v_entries := array_append(v_entries, e);
-              UPDATE keys x SET spent_nanousd = 0, overage_nanousd = 0,
-                reset_at_ms = seqroute_next_reset(k."window", o.now_ms)
+              UPDATE keys x SET spent_nanousd = 0, overage_nanousd = 0, last_reset_at_ms = v_now_ms,
+                reset_at_ms = seqroute_next_reset(k."window", v_now_ms)
               WHERE x.key_id = k.key_id RETURNING * INTO k;
             END IF;
             IF k.granted_nanousd - k.reserved_nanousd - k.spent_nanousd < o.amount THEN
@@ -210,13 +211,13 @@ BEGIN
         IF NOT v_found OR v_granted <> s.granted_nanousd THEN
           v_owed := v_granted - CASE WHEN v_found THEN s.granted_nanousd ELSE 0 END;
           e := v_blank;
-          e.kind := 'grant'; e.scope := 'session'; e.actor := 'client'; e.created_at_ms := o.now_ms;
+          e.kind := 'grant'; e.scope := 'session'; e.actor := 'client'; e.created_at_ms := v_now_ms;
           e.tenant_id := t.tenant_id; e.session_id := o.session_id;
           e.amount_nanousd := v_owed; e.granted_delta_nanousd := v_owed;
           v_entries := array_append(v_entries, e);
         END IF;
         e := v_blank;
-        e.kind := 'reserve'; e.scope := 'turn'; e.created_at_ms := o.now_ms; e.model := o.model;
+        e.kind := 'reserve'; e.scope := 'turn'; e.created_at_ms := v_now_ms; e.model := o.model;
         e.tenant_id := t.tenant_id; e.session_id := o.session_id; e.key_id := v_key;
         e.hold_id := o.hold_id; e.attempt_id := o.attempt_id; e.decision_id := o.decision_id;
         e.amount_nanousd := o.amount; e.reserved_delta_nanousd := o.amount;
@@ -227,12 +228,13 @@ BEGIN
         h.state := 'open'; h.amount_nanousd := o.amount; h.posted_nanousd := 0; h.late := 0;
         h.dispatched := CASE WHEN o.checkpoint IS NULL THEN 0 ELSE 1 END;
         h.checkpoint_nanousd := LEAST(COALESCE(o.checkpoint, 0), o.amount);
-        h.expires_at_ms := o.expires_at_ms; h.created_at_ms := o.now_ms;
+        h.expires_at_ms := v_now_ms + o.ttl_ms; h.created_at_ms := v_now_ms;
         v_holds := array_append(v_holds, h);
         v_turn := s.turns;
         IF o.decision IS NOT NULL THEN
           v_row := jsonb_populate_record(NULL::decisions, o.decision);
           v_row.turn := v_turn;
+          v_row.created_at_ms := v_now_ms;
           v_row.previous_decision_id := s.last_decision_id;
           v_row.session_budget_nanousd := v_granted;
           v_row.remaining_before_nanousd := v_available;
@@ -245,13 +247,13 @@ BEGIN
           UPDATE sessions x SET granted_nanousd = v_granted, reserved_nanousd = x.reserved_nanousd + o.amount,
             turns = x.turns + CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
-            expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = o.now_ms
+            expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,
             expected_turns, created_at_ms, updated_at_ms)
           VALUES (t.tenant_id, o.session_id, v_granted, o.amount, CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
-            CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, o.now_ms, o.now_ms);
+            CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms);
         END IF;
         IF v_key IS NOT NULL THEN
           UPDATE keys x SET reserved_nanousd = x.reserved_nanousd + o.amount WHERE x.key_id = v_key;
@@ -259,7 +261,8 @@ BEGIN
         t.reserved_nanousd := t.reserved_nanousd + o.amount;
         IF o.claim_key IS NOT NULL THEN
           INSERT INTO idempotency (tenant_id, idempotency_key, body_sha256, decision_id, created_at_ms, expires_at_ms)
-          VALUES (t.tenant_id, o.claim_key, decode(o.claim_sha, 'hex'), o.decision_id, o.now_ms, o.claim_expires_ms);
+          VALUES (t.tenant_id, o.claim_key, decode(o.claim_sha, 'hex'), o.decision_id, v_now_ms,
+            v_now_ms + o.claim_kept_ms);
         END IF;
         result := jsonb_build_array('reserved', v_turn, v_granted, s.reserved_nanousd + o.amount, s.spent_nanousd,
           s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd);
@@ -268,6 +271,8 @@ BEGIN
     WHEN 'settle', 'release', 'sweep' THEN
       v_kind := NULL;
       v_over := 0;
+      v_counted := true;
+      v_key_counted := true;
       v_source := COALESCE(o.usage_source, 'none');
       IF h.state = 'open' THEN
         -- v_owed: what this resolution posts in all; v_fits: what of it is held or left; v_over: the rest.
@@ -281,7 +286,7 @@ BEGIN
           v_state := 'released';
           v_owed := 0;
           v_fits := 0;
-        ELSIF h.expires_at_ms <= o.now_ms THEN
+        ELSIF h.expires_at_ms <= v_now_ms THEN
           IF h.dispatched = 1 THEN
             v_kind := 'orphan_post';
             v_state := 'orphaned';
@@ -297,14 +302,31 @@ BEGIN
       ELSIF o.op = 'settle' AND h.state IN ('expired', 'orphaned') AND h.late = 0 THEN
         v_kind := 'late_post';
         v_state := h.state;
-        v_owed := GREATEST(0, o.amount - h.posted_nanousd);
+        v_owed := o.amount - h.posted_nanousd;
+        IF v_owed < 0 AND v_source = 'reported' THEN
+          v_kind := 'refund';
+        END IF;
+        v_owed := CASE WHEN v_kind = 'refund' THEN v_owed ELSE GREATEST(0, v_owed) END;
         v_fits := LEAST(v_owed, s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd,
           t.granted_nanousd - t.reserved_nanousd - t.spent_nanousd);
         IF h.key_id IS NOT NULL THEN
           SELECT LEAST(v_fits, x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd) INTO v_fits
           FROM keys x WHERE x.key_id = h.key_id;
         END IF;
-        v_fits := GREATEST(0, v_fits);
+        v_fits := CASE WHEN v_kind = 'refund' THEN v_owed ELSE GREATEST(0, v_fits) END;
+      ELSIF o.op = 'release' AND h.state = 'orphaned' AND h.late = 0 AND h.posted_nanousd > 0 THEN
+        v_kind := 'refund';
+        v_state := h.state;
+        v_owed := -h.posted_nanousd;
+        v_fits := v_owed;
+      END IF;
+      IF v_kind = 'refund' THEN
+        -- An account whose window began anew since the sweeper posted does not count that post any more.
+        v_counted := t.last_reset_at_ms IS NULL OR t.last_reset_at_ms < h.resolved_at_ms;
+        IF h.key_id IS NOT NULL THEN
+          SELECT x.last_reset_at_ms IS NULL OR x.last_reset_at_ms < h.resolved_at_ms INTO v_key_counted
+          FROM keys x WHERE x.key_id = h.key_id;
+        END IF;
       END IF;
 
       IF v_kind IS NULL THEN
@@ -320,12 +342,27 @@ BEGIN
         v_over := v_owed - v_fits;
         v_available := CASE WHEN h.state = 'open' THEN h.amount_nanousd ELSE 0 END;
         e := v_blank;
-        e.kind := v_kind; e.scope := 'turn'; e.created_at_ms := o.now_ms; e.model := h.model;
+        e.kind := v_kind; e.scope := 'turn'; e.created_at_ms := v_now_ms; e.model := h.model;
         e.tenant_id := h.tenant_id; e.session_id := h.session_id; e.key_id := h.key_id;
         e.hold_id := h.hold_id; e.attempt_id := h.attempt_id; e.decision_id := h.decision_id;
-        e.amount_nanousd := CASE WHEN v_kind IN ('release', 'expire') THEN h.amount_nanousd ELSE v_fits END;
+        e.amount_nanousd := CASE WHEN v_kind IN ('release', 'expire') THEN h.amount_nanousd ELSE abs(v_fits) END;
         e.reserved_delta_nanousd := -v_available; e.spent_delta_nanousd := v_fits; e.usage_source := v_source;
+        IF NOT (v_counted AND v_key_counted) THEN
+          e.scope := 'session';
+        END IF;
         v_entries := array_append(v_entries, e);
+        IF e.scope = 'session' THEN
+          e.session_id := NULL; e.key_id := NULL; e.hold_id := NULL; e.attempt_id := NULL; e.decision_id := NULL;
+          e.model := NULL;
+          IF v_counted THEN
+            e.scope := 'tenant';
+            v_entries := array_append(v_entries, e);
+          END IF;
+          IF h.key_id IS NOT NULL AND v_key_counted THEN
+            e.scope := 'key'; e.key_id := h.key_id;
+            v_entries := array_append(v_entries, e);
+          END IF;
+        END IF;
         IF v_over > 0 THEN
           e.kind := 'overage'; e.amount_nanousd := v_over; e.reserved_delta_nanousd := 0;
           e.spent_delta_nanousd := v_over; e.overage_delta_nanousd := v_over;
@@ -334,26 +371,26 @@ BEGIN
         UPDATE sessions x SET reserved_nanousd = x.reserved_nanousd - v_available,
           spent_nanousd = x.spent_nanousd + v_owed, overage_nanousd = x.overage_nanousd + v_over,
           memory = seqroute_remember(x.memory, o.memory),
-          state = CASE WHEN o.close_session THEN 'closed' ELSE x.state END, updated_at_ms = o.now_ms
+          state = CASE WHEN o.close_session THEN 'closed' ELSE x.state END, updated_at_ms = v_now_ms
         WHERE x.tenant_id = h.tenant_id AND x.session_id = h.session_id RETURNING * INTO s;
-        IF h.key_id IS NOT NULL THEN
+        IF h.key_id IS NOT NULL AND v_key_counted THEN
           UPDATE keys x SET reserved_nanousd = x.reserved_nanousd - v_available,
             spent_nanousd = x.spent_nanousd + v_owed, overage_nanousd = x.overage_nanousd + v_over
           WHERE x.key_id = h.key_id;
         END IF;
         t.reserved_nanousd := t.reserved_nanousd - v_available;
-        t.spent_nanousd := t.spent_nanousd + v_owed;
+        t.spent_nanousd := t.spent_nanousd + CASE WHEN v_counted THEN v_owed ELSE 0 END;
         t.overage_nanousd := t.overage_nanousd + v_over;
         UPDATE holds x SET state = v_state, posted_nanousd = x.posted_nanousd + v_owed,
-          late = CASE WHEN v_kind = 'late_post' THEN 1 ELSE 0 END, resolved_at_ms = COALESCE(x.resolved_at_ms,
-            o.now_ms)
+          late = CASE WHEN v_kind IN ('late_post', 'refund') THEN 1 ELSE 0 END,
+          resolved_at_ms = COALESCE(x.resolved_at_ms, v_now_ms)
         WHERE x.hold_id = h.hold_id;
         v_available := s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd;
         IF o.op = 'sweep' THEN
           UPDATE decisions x SET cost_nanousd = COALESCE(x.cost_nanousd, 0) + v_owed,
             usage_source = COALESCE(x.usage_source, v_source), remaining_after_nanousd = v_available,
             error_code = CASE WHEN x.status = 'pending' THEN v_state ELSE x.error_code END,
-            completed_at_ms = CASE WHEN x.status = 'pending' THEN o.now_ms ELSE x.completed_at_ms END,
+            completed_at_ms = CASE WHEN x.status = 'pending' THEN v_now_ms ELSE x.completed_at_ms END,
             status = CASE WHEN x.status = 'pending' THEN 'orphaned' ELSE x.status END
           WHERE x.decision_id = h.decision_id;
           DELETE FROM idempotency x WHERE x.decision_id = h.decision_id AND x.status IS NULL;
@@ -373,7 +410,7 @@ BEGIN
             error_code = COALESCE(v_row.error_code, x.error_code), signals = COALESCE(v_row.signals, x.signals),
             request_text = COALESCE(v_row.request_text, x.request_text),
             response_text = COALESCE(v_row.response_text, x.response_text),
-            completed_at_ms = COALESCE(v_row.completed_at_ms, x.completed_at_ms)
+            completed_at_ms = CASE WHEN v_row.status IS NULL THEN x.completed_at_ms ELSE v_now_ms END
           WHERE x.decision_id = h.decision_id;
           IF o.answer_status IS NOT NULL THEN
             UPDATE idempotency x SET status = o.answer_status, headers = o.answer_headers,
@@ -390,36 +427,37 @@ BEGIN
     WHEN 'reset' THEN
       result := 'false';
       IF o.key_id IS NULL THEN
-        IF t.reset_at_ms <= o.now_ms THEN
+        IF t.reset_at_ms <= v_now_ms THEN
           e := v_blank;
-          e.kind := 'reset'; e.scope := 'tenant'; e.actor := 'sweeper'; e.created_at_ms := o.now_ms;
+          e.kind := 'reset'; e.scope := 'tenant'; e.actor := 'sweeper'; e.created_at_ms := v_now_ms;
           e.tenant_id := t.tenant_id; e.amount_nanousd := t.spent_nanousd;
           e.spent_delta_nanousd := -t.spent_nanousd; e.overage_delta_nanousd := -t.overage_nanousd;
           v_entries := array_append(v_entries, e);
           t.spent_nanousd := 0;
           t.overage_nanousd := 0;
-          t.reset_at_ms := seqroute_next_reset(t."window", o.now_ms);
+          t.reset_at_ms := seqroute_next_reset(t."window", v_now_ms);
+          t.last_reset_at_ms := v_now_ms;
           result := 'true';
         END IF;
       ELSE
         SELECT * INTO k FROM keys x WHERE x.key_id = o.key_id FOR UPDATE;
-        IF k.reset_at_ms <= o.now_ms THEN
+        IF k.reset_at_ms <= v_now_ms THEN
           e := v_blank;
-          e.kind := 'reset'; e.scope := 'key'; e.actor := 'sweeper'; e.created_at_ms := o.now_ms;
+          e.kind := 'reset'; e.scope := 'key'; e.actor := 'sweeper'; e.created_at_ms := v_now_ms;
           e.tenant_id := k.tenant_id; e.key_id := k.key_id; e.amount_nanousd := k.spent_nanousd;
           e.spent_delta_nanousd := -k.spent_nanousd; e.overage_delta_nanousd := -k.overage_nanousd;
           v_entries := array_append(v_entries, e);
-          UPDATE keys x SET spent_nanousd = 0, overage_nanousd = 0, reset_at_ms = seqroute_next_reset(k."window",
-            o.now_ms)
+          UPDATE keys x SET spent_nanousd = 0, overage_nanousd = 0, last_reset_at_ms = v_now_ms,
+            reset_at_ms = seqroute_next_reset(k."window", v_now_ms)
           WHERE x.key_id = k.key_id;
           result := 'true';
         END IF;
       END IF;
 
-    WHEN 'mark', 'checkpoint' THEN  -- 'mark': from a gateway of the revision before
+    WHEN 'checkpoint' THEN
       UPDATE holds x SET dispatched = 1,
         checkpoint_nanousd = LEAST(GREATEST(x.checkpoint_nanousd, o.amount), x.amount_nanousd),
-        expires_at_ms = GREATEST(x.expires_at_ms, o.expires_at_ms)
+        expires_at_ms = GREATEST(x.expires_at_ms, v_now_ms + o.ttl_ms)
       WHERE x.hold_id = (
         SELECT y.hold_id FROM holds y WHERE y.hold_id = o.hold_id AND y.state = 'open' FOR UPDATE SKIP LOCKED);
       result := to_jsonb(FOUND);
@@ -429,7 +467,7 @@ BEGIN
         b.session_id,
         b.granted_nanousd, b.reserved_nanousd, b.spent_nanousd, b.overage_nanousd, b.state, b.turns, b.expected_turns,
         b.memory, b.last_decision_id, b.quality_count, b.quality_sum, b.last_quality, b.created_at_ms,
-          b.updated_at_ms)
+        b.updated_at_ms, v_now_ms)
       INTO result FROM tenants a LEFT JOIN sessions b ON b.tenant_id = a.tenant_id AND b.session_id = o.session_id
       WHERE a.tenant_id = o.tenant_id;
 
@@ -437,7 +475,7 @@ BEGIN
       SELECT jsonb_build_array('claim', encode(x.body_sha256, 'hex'), x.decision_id, x.status, x.headers,
         encode(x.body, 'base64'))
       INTO result FROM idempotency x
-      WHERE x.tenant_id = o.tenant_id AND x.idempotency_key = o.claim_key AND x.expires_at_ms > o.now_ms;
+      WHERE x.tenant_id = o.tenant_id AND x.idempotency_key = o.claim_key AND x.expires_at_ms > v_now_ms;
     END CASE;
 
     results := array_append(results, result);
@@ -462,9 +500,8 @@ BEGIN
   END IF;
   IF t IS DISTINCT FROM v_was THEN
     UPDATE tenants x SET reserved_nanousd = t.reserved_nanousd, spent_nanousd = t.spent_nanousd,
-      overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms
+      overage_nanousd = t.overage_nanousd, reset_at_ms = t.reset_at_ms, last_reset_at_ms = t.last_reset_at_ms
     WHERE x.tenant_id = t.tenant_id;
   END IF;
   RETURN to_jsonb(results);
 END $$
-"""

@@ -1,0 +1,3 @@
+-- The ledger's clock: leases, windows and idempotency keys of all gateways run on this one.
+CREATE OR REPLACE FUNCTION seqroute_now_ms() RETURNS bigint
+LANGUAGE sql VOLATILE AS $$ SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint $$
