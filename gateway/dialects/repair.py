@@ -36,6 +36,8 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
             if isinstance(function := call.get("function"), dict) and not function.get("arguments"):
                 function["arguments"] = "{}"
         if not _is_finish(choice.get("finish_reason")):
+            if all(value is None for name, value in message.items() if name != "role"):
+                continue  # neither a word nor an end
             # The whole of it is here, so it ended; `length` is what only the provider can know.
             choice["finish_reason"] = "tool_calls" if calls else "stop"
         kept.append(choice)
@@ -233,8 +235,9 @@ def _repaired_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
         _write_arguments(legacy)
     if "tool_calls" not in message:
         return []
-    calls = message["tool_calls"]
-    calls = [call for call in ([calls] if isinstance(calls, dict) else calls or ()) if isinstance(call, dict)]
+    made = message["tool_calls"]
+    listed = made if isinstance(made, list) else [made]
+    calls = [call for call in listed if isinstance(call, dict)]
     if not calls:
         del message["tool_calls"]
         return []

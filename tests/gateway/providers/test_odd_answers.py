@@ -579,6 +579,7 @@ async def test_a_message_is_given_the_form_that_clients_read(kind: str) -> None:
     [
         {"message": "hi"},
         {"text": "hi"},
+        {"delta": "hi"},
         {"delta": {"content": "hi"}},
         {"message": None, "text": "hi"},
         {"message": {"content": "hi"}, "finish_reason": None},
@@ -608,7 +609,19 @@ async def test_a_filtered_answer_without_a_message_is_an_answer() -> None:
     assert reply.finish_reason == "content_filter"
 
 
-@pytest.mark.parametrize("choices", [None, [], [None], "x", [{}], {}])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        None,
+        [],
+        [None],
+        "x",
+        [{}],
+        {},
+        [{"message": {"role": "assistant", "content": None}}],
+        [{"delta": {"tool_calls": 5}}],
+    ],
+)
 async def test_an_answer_without_a_choice_is_broken_and_billed_as_reported(choices: Any) -> None:
     body = {"id": "x", "object": "chat.completion", "choices": choices, "usage": U}
     with pytest.raises(BrokenFault) as caught:

@@ -163,7 +163,7 @@ async def test_azure_is_called_with_its_own_path_and_key(upstream: Upstream) -> 
 
 
 ODD_CHUNKS: list[Any] = [
-    {"choices": "none"}, {"choices": [None]}, {"choices": [[]]}, {"choices": [{"delta": "text"}]}, {"choices": {}},
+    {"choices": "none"}, {"choices": [None]}, {"choices": [[]]}, {"choices": [{"delta": 7}]}, {"choices": {}},
     {"choices": [{"index": [], "delta": {"role": 7}, "finish_reason": {}}]}, {"usage": "many"}, {"usage": [1]},
     {"choices": None, "model": 3}, {"choices": [{"delta": {"tool_calls": 5}}]}, [], 7, None, "text",
     {"usage": {"prompt_tokens": {"a": 1}, "prompt_tokens_details": []}}, {"error": 0, "choices": []}, {"error": "x"},
