@@ -9,6 +9,7 @@ the whole cost law of this turn and the chance of ending starved are in the valu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from policy.catalogue_law import NOTHING_KNOWN, CatalogueLaw
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
-from policy.mdp import CandidateView, Decision, Observation
+from policy.mdp import CandidateView, Decision, Observation, PolicyFault
 from policy.planned import TIE_BREAK
 from policy.quality import PriorQuality, QualityModel
 from policy.residual import Residual
@@ -71,6 +72,8 @@ class NetworkPolicy:
     def decide(self, observation: Observation, uniform: float) -> Decision:
         mask = feasible(observation)
         bills, price = cost_quantiles_usd(observation), observation.lambda_per_usd
+        if not (math.isfinite(price) and math.isfinite(available_usd(observation.session))):
+            raise PolicyFault("money or lambda is not finite")
         left = turns_left(observation, self.horizon)
         prior, usd_in, usd_cached, usd_out, warm_tokens = np.array(
             [_numbers(c) for c in observation.candidates], np.float32

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from train.cli.data import export, import_logs, replay, rollout
-from train.cli.learn import evaluate, fit, frontier, nightly
+from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
 from train.errors import InputError
 
 BAD_INPUT = 2
@@ -24,7 +24,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=True,
     )
-    for command in (nightly, fit, evaluate, frontier, replay, rollout, export):
+    for command in (nightly, fit, evaluate, frontier, replay, rollout, export, pretrain):
         app.command(command.__name__)(command)
     app.command("import-logs")(import_logs)
     return app

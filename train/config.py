@@ -75,19 +75,19 @@ class RelabelConfig:
 class FitConfig:
     """The value network (train/fit/value_curves.py): warm start on the exact programme, then TD; and the residual."""
 
-    warm_steps: int = 600
+    warm_steps: int = 3000
     """Steps of regression on the exact programme, from the shipped checkpoint on."""
-    steps: int = 500
+    steps: int = 300
     """Steps of temporal differences."""
     groups: int = 16
     """Terms a step: each is learnt at every knot of the money axis."""
-    rows: int = 24
+    rows: int = 16
     """Turns of the log that a group is backed up over."""
     samples: int = 1024
     """Turns of the log that are drawn from, evenly through it."""
     conversation_fraction: float = 0.6
     """The share of groups with a conversation to read."""
-    warm_rate: float = 2e-3
+    warm_rate: float = 4e-3
     learning_rate: float = 5e-4
     """Peaks of a cosine decay with a short warm-up."""
     weight_decay: float = 1e-5

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from policy.network_shapes import Sizes, parameter_shapes
 
 from gateway.config.settings import PolicySettings
 from gateway.database import tables
@@ -28,7 +29,6 @@ from policy.checkpoint import Recipe, load, save
 from policy.exploration import Exploration
 from policy.learned import policy_from
 from policy.mdp import Policy
-from policy.network_shapes import Sizes, parameter_shapes
 from policy.reload import DEFAULT_RULE, HotSwap
 from policy.rules import builtin_rules
 from tests.harness.learning_loop_world import DAY_MS, LAMBDA_PER_USD, START_MS, Outcome, duel, plan, play, quality_of

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from policy import batch
+from policy.catalogue_law import CatalogueLaw
 from policy.exploration import Exploration, draw
 from policy.features import STATE_DIM, Horizon
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, Observation, PolicyFault
+from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
 from policy.quality import PriorQuality, QualityModel
 from policy.rules import Pacing, ReSolving
+from policy.value_layers import forward_of
 from policy.valuetable import ValueTable
+from tests.policy.networks import layers
 from tests.policy.observations import candidate, observation, random_observation
 
 MODELS = ("model-0", "model-2", "model-3")
@@ -54,7 +58,16 @@ def learnt_table(rng: np.random.Generator) -> ValueTable:
     )
 
 
-def policies() -> list[Planner | ReSolving]:
+def learnt_law(rng: np.random.Generator) -> CatalogueLaw:
+    """It knows the models of the table."""
+    m = len(MODELS)
+    numbers = {name: rng.uniform(0.01, 1.0, m) for name in ("quality", "spread", "mean_usd", "q95_usd", "list_usd")}
+    numbers |= {"answers": rng.uniform(0.5, 1.5, (m + 1, len(COST_LEVELS))), "margin": rng.uniform(0.0, 0.1, m + 1)}
+    numbers["grown_tokens"] = np.array([120.0])
+    return CatalogueLaw(MODELS, **{name: x.astype(np.float32) for name, x in numbers.items()})
+
+
+def policies() -> list[batch.Batched]:
     rng = np.random.default_rng(1)
     learnt, table = learnt_quality(rng), learnt_table(rng)
     priors: QualityModel = PriorQuality()
@@ -65,6 +78,8 @@ def policies() -> list[Planner | ReSolving]:
         ReSolving(horizon=HORIZON),
         ReSolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
         ReSolving(learnt, margin=0.8, cache_aware=False),
+        NetworkPolicy("network", forward_of(layers()), learnt, learnt_law(rng), starved_penalty=1.0, horizon=HORIZON),
+        NetworkPolicy("network-priors", forward_of(layers(1)), exploration=EXPLORING),
     ]
 
 
@@ -74,7 +89,7 @@ def some_observations(count: int) -> list[Observation]:
 
 
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: f"{policy.policy_id}")
-def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: Planner | ReSolving) -> None:
+def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: batch.Batched) -> None:
     seen = some_observations(600)  # more than two chunks
     found = batch.probabilities(policy, batch.stacked(seen))
     for row, one in zip(found, seen, strict=True):

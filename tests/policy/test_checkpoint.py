@@ -16,19 +16,13 @@ from safetensors.numpy import save as dump_safetensors
 from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
 from policy.features import STATE_DIM, Horizon
 from policy.learned import policy_from
-from policy.network_shapes import Sizes, parameter_shapes
+from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
+from policy.value_network_shapes import Sizes
+from tests.policy.networks import SMALL, part
 from tests.policy.observations import candidate, observation
 
-SMALL = Sizes(hidden=4, joint=3, members=2)
-
-
-def tree(fill: float = 0.5) -> dict[str, dict[str, Any]]:
-    params: dict[str, dict[str, Any]] = {}
-    for path, shape in parameter_shapes(SMALL).items():
-        layer, leaf = path.split("/")
-        params.setdefault(layer, {})[leaf] = np.full(shape, fill, np.float32)
-    return params
+HEAD = "network/curves.bias"
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -38,31 +32,30 @@ def recipe(**changes: Any) -> Recipe:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save(tmp_path / "p1", recipe(), tree())
+    save(tmp_path / "p1", recipe(), part())
     return tmp_path / "p1"
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     given = recipe(
-        rule="resolving",
-        rule_parameters={"spread": 0.2},
+        rule_parameters={"starved_penalty": 0.2},
         lambda_presets={"cheap": 9.0, "balanced": 3.0, "best": 0.0},
         horizon=Horizon((0.1, 0.5)),
         average_quality={"gpt": 0.7},
         report={"gate": {"passed": True}},
     )
-    digest = save(tmp_path / "p1", given, tree(0.25))
+    digest = save(tmp_path / "p1", given, part(3))
     loaded = load(tmp_path / "p1", sha256=digest)
     assert loaded.recipe == given
     assert loaded.sha256 == digest == hashlib.sha256((tmp_path / "p1" / MANIFEST).read_bytes()).hexdigest()
-    assert set(loaded.params) == set(tree())
-    assert (loaded.params["heads"]["kernel"] == 0.25).all()
+    assert set(loaded.params) == set(part())
+    assert (loaded.params["network"]["curves.bias"] == part(3)["network"]["curves.bias"]).all()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p1"]
 
 
 def test_a_checkpoint_is_written_once(folder: Path) -> None:
     with pytest.raises(FileExistsError, match="once"):
-        save(folder, recipe(), tree())
+        save(folder, recipe(), part())
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +64,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        save(tmp_path / "p1", recipe(), tree())
+        save(tmp_path / "p1", recipe(), part())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,9 +73,9 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     [
         {"policy_id": "other"},
         {"rule": "unheard-of"},
-        {"rule_parameters": {"pessimism": float("nan")}},
+        {"rule_parameters": {"starved_penalty": float("nan")}},
         {"rule_parameters": {"exec": 1.0}},
-        {"rule_parameters": {"reserve": -1.0}},
+        {"rule_parameters": {"starved_penalty": -1.0}},
         {"lambda_presets": {"cheap": 1.0}},
         {"horizon": Horizon(())},
         {"horizon": Horizon((2.0,))},
@@ -93,14 +86,14 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 )
 def test_nothing_is_saved_that_would_not_load(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
-        save(tmp_path / "p1", recipe(**changes), tree())
+        save(tmp_path / "p1", recipe(**changes), part())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("policy_id", ["../escape", ".hidden", "a/b", "", "x" * 129, "a\nb"])
 def test_ids_that_are_no_plain_folder_names_are_refused(tmp_path: Path, policy_id: str) -> None:
     with pytest.raises((CheckpointError, FileExistsError)):
-        save(tmp_path / "base" / policy_id, recipe(policy_id=policy_id), tree())
+        save(tmp_path / "base" / policy_id, recipe(policy_id=policy_id), part())
 
 
 def resigned(folder: Path, body: bytes) -> None:
@@ -113,7 +106,7 @@ def resigned(folder: Path, body: bytes) -> None:
 
 def with_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
     def attack(folder: Path) -> None:
-        flat = {f"{a}/{b}": v for a, leaves in tree().items() for b, v in leaves.items()}
+        flat = {f"{a}/{b}": v for a, leaves in part().items() for b, v in leaves.items()}
         change(flat)
         resigned(folder, dump_safetensors(flat))
 
@@ -169,7 +162,7 @@ def grow_sparse(name: str, size: int) -> Callable[[Path], object]:
 
 
 def header_of_petabytes(folder: Path) -> None:
-    head = json.dumps({"heads/bias": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]}}).encode()
+    head = json.dumps({HEAD: {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]}}).encode()
     resigned(folder, len(head).to_bytes(8, "little") + head)
 
 
@@ -187,23 +180,23 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "a header that claims petabytes": header_of_petabytes,
     "a pickle for tensors": lambda folder: resigned(folder, b"\x80\x04cos\nsystem\n(S'true'\ntR."),
     "no bytes at all": lambda folder: resigned(folder, b""),
-    "float64": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"].astype(np.float64)})),
-    "int32": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"].astype(np.int32)})),
-    "another shape": with_tensors(lambda flat: flat.update({"heads/bias": flat["heads/bias"][:, :1].copy()})),
-    "a missing tensor": with_tensors(lambda flat: flat.pop("heads/bias")),
+    "float64": with_tensors(lambda flat: flat.update({HEAD: flat[HEAD].astype(np.float64)})),
+    "int32": with_tensors(lambda flat: flat.update({HEAD: flat[HEAD].astype(np.int32)})),
+    "another shape": with_tensors(lambda flat: flat.update({HEAD: flat[HEAD][:1].copy()})),
+    "a missing tensor": with_tensors(lambda flat: flat.pop(HEAD)),
     "an extra tensor": with_tensors(lambda flat: flat.update({"extra/bias": np.zeros(1, np.float32)})),
-    "a NaN": with_tensors(lambda flat: flat["heads/bias"].fill(np.nan)),
-    "an infinity": with_tensors(lambda flat: flat["heads/bias"].fill(np.inf)),
+    "a NaN": with_tensors(lambda flat: flat[HEAD].fill(np.nan)),
+    "an infinity": with_tensors(lambda flat: flat[HEAD].fill(np.inf)),
     "another feature version": with_manifest(feature_version=99),
     "a feature version of another type": with_manifest(feature_version=True),
     "another text version": with_manifest(text_version="bert"),
     "another format": with_manifest(format="seqroute-policy-9"),
     "another policy's manifest": with_manifest(policy_id="p2"),
     "an unknown rule": with_manifest(rule="eval"),
-    "a rule that is no text": with_manifest(rule=["learned"]),
+    "a rule that is no text": with_manifest(rule=["network"]),
     "an unknown field": with_manifest(import_this="os"),
     "sizes beyond reason": with_manifest(sizes={"hidden": 10**9}),
-    "sizes of other features": with_manifest(sizes={"state_dim": 7, "hidden": 4, "joint": 3, "members": 2}),
+    "sizes of another network": with_manifest(sizes={"hidden": 4, "joint": 3, "members": 2}),
     "sizes that are no object": with_manifest(sizes=[1, 2]),
     "a wrong digest type": with_manifest(params_sha256=None),
     "a hazard that is no list": with_manifest(hazard="1"),
@@ -284,7 +277,7 @@ NO_PRICES_OF_MONEY = {
 def test_a_planner_is_stored_as_tables_and_serves_from_them(tmp_path: Path) -> None:
     save(tmp_path / "p1", recipe(**PLANNED), tables())
     loaded = load(tmp_path / "p1")
-    assert loaded.recipe == recipe(**PLANNED)
+    assert loaded.recipe == recipe(**PLANNED, sizes=Sizes())
     policy = policy_from(loaded)
     assert isinstance(policy, Planner)
     assert policy.starved_penalty == 0.3
@@ -302,12 +295,12 @@ def test_a_heuristic_may_read_the_reward_model_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "params"),
     [
-        (PLANNED | {"models": ()}, tree()),
+        (PLANNED | {"models": ()}, part()),
         (PLANNED | {"models": ("small", "small")}, tables()),
         (PLANNED | {"models": ("small",)}, tables()),
         (PLANNED, {"quality": tables()["quality"]}),
         (PLANNED, tables() | {"more": {"x": np.zeros(1, np.float32)}}),
-        (PLANNED | {"rule": "learned", "rule_parameters": {}}, tables()),
+        (PLANNED | {"rule": "network", "rule_parameters": {}}, tables()),
         (PLANNED, tables() | {"values": tables()["values"] | NO_PRICES_OF_MONEY}),
         (PLANNED, tables() | {"values": tables()["values"] | {"list_usd": np.full(2, np.nan, np.float32)}}),
     ],
@@ -317,3 +310,37 @@ def test_tables_that_do_not_fit_their_models_are_refused(
 ) -> None:
     with pytest.raises(CheckpointError):
         save(tmp_path / "p1", recipe(**changes), params)
+
+
+def network_parts() -> dict[str, dict[str, Any]]:
+    law = {
+        "quality": np.ones(2), "spread": np.ones(2), "mean_usd": np.ones(2), "q95_usd": np.ones(2),
+        "list_usd": np.ones(2), "answers": np.ones((3, 15)), "margin": np.zeros(3), "grown_tokens": np.ones(1),
+    }  # fmt: skip
+    arrays = {name: np.asarray(value, np.float32) for name, value in law.items()}
+    return part() | {"quality": tables()["quality"], "law": arrays}
+
+
+OF_A_LOG = {"rule": "network", "models": ("small", "large")}
+
+
+def test_a_network_of_a_log_brings_its_qualities_and_its_law(tmp_path: Path) -> None:
+    save(tmp_path / "p1", recipe(**OF_A_LOG), network_parts())
+    policy = policy_from(load(tmp_path / "p1"))
+    assert isinstance(policy, NetworkPolicy)
+    seen = observation([candidate("large", 0.2, prior=0.1), candidate("small", 0.1, prior=0.1)])
+    assert policy.decide(seen, 0.5).quality == pytest.approx([0.8, 0.5])
+
+
+@pytest.mark.parametrize("broken", [{"mean_usd": np.zeros(2)}, {"margin": np.zeros(2)}, {"quality": -np.ones(2)}])
+def test_a_law_that_cannot_be_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+    parts = network_parts()
+    law = parts["law"] | {name: np.asarray(x, np.float32) for name, x in broken.items()}
+    with pytest.raises(CheckpointError, match="law"):
+        save(tmp_path / "p1", recipe(**OF_A_LOG), parts | {"law": law})
+
+
+def test_sizes_of_a_network_that_a_planner_never_had_do_not_matter(tmp_path: Path) -> None:
+    save(tmp_path / "p1", recipe(**PLANNED), tables())
+    with_manifest(sizes={"hidden": 256, "joint": 128, "members": 3, "state_dim": 295})(tmp_path / "p1")
+    assert isinstance(policy_from(load(tmp_path / "p1")), Planner)

@@ -20,13 +20,13 @@ from safetensors.numpy import save as dump_safetensors
 from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
 from policy.fallback import WithFallback, check_decision
 from policy.learned import policy_from
-from policy.network_shapes import Sizes, parameter_shapes
 from policy.reload import synthetic_observation
 from policy.rules import ReSolving
+from tests.policy.networks import SMALL as SIZES
+from tests.policy.networks import part
 from tests.policy.test_checkpoint import PLANNED, recipe, tables
 
 Flat = dict[str, np.ndarray[Any, Any]]
-SIZES = Sizes(hidden=2, joint=2, members=1)
 SEEN = synthetic_observation(3)
 SLACK_BYTES = 4 << 20
 
@@ -35,7 +35,7 @@ def flat_of(params: dict[str, dict[str, Any]]) -> Flat:
     return {f"{part}/{name}": value for part, leaves in params.items() for name, value in leaves.items()}
 
 
-NETWORK: Flat = {path: np.full(shape, 0.1, np.float32) for path, shape in parameter_shapes(SIZES).items()}
+NETWORK: Flat = flat_of(part())
 TABLES: Flat = flat_of(tables())
 
 

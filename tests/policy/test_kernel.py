@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy.features import STATE_DIM
-from policy.kernel import KernelQuality, kernel
+from policy.kernel import KernelQuality, kernel, landmark_norms
 from policy.mdp import PolicyFault
 from policy.text import TEXT_DIM
 from tests.policy.observations import candidate, observation
@@ -88,3 +88,11 @@ def test_an_observation_of_foreign_features_is_a_fault() -> None:
     seen = observation([candidate("small")])
     with pytest.raises(PolicyFault, match="encoded"):
         model().predict(replace(seen, text=np.zeros(3, np.float32)))
+
+
+def test_kept_norms_of_the_landmarks_change_no_bit() -> None:
+    rng = np.random.default_rng(0)
+    landmarks = rng.standard_normal((64, STATE_DIM)).astype(np.float32)
+    states, width = rng.standard_normal((5, STATE_DIM)).astype(np.float32), np.array([300.0, 200.0], np.float32)
+    plain, kept = kernel(states, landmarks, width), kernel(states, landmarks, width, landmark_norms(landmarks))
+    assert np.array_equal(plain, kept)

@@ -3,34 +3,29 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pytest
 
-from policy.checkpoint import MANIFEST, PARAMS, Recipe, save
+from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, layers_as_part, save
 from policy.exploration import Exploration
-from policy.network_shapes import Sizes, parameter_shapes
-from policy.reload import DEFAULT_RULE, CheckpointRef, HotSwap, StagedPolicies, synthetic_observation
+from policy.reload import PRETRAINED, CheckpointRef, HotSwap, StagedPolicies, builtin_policies, synthetic_observation
+from tests.policy.networks import SMALL, layers, part
 
-SMALL = Sizes(hidden=4, joint=3, members=2)
 PRESETS = {"cheap": 7.0, "balanced": 2.0, "best": 0.0}
 
 
 def publish(directory: Path, policy_id: str, rule: str = "cheapest") -> CheckpointRef:
-    """A whole checkpoint; most tests let it decide by a rule, since compiling the network is slow."""
-    params: dict[str, dict[str, Any]] = {}
-    for path, shape in parameter_shapes(SMALL).items():
-        layer, leaf = path.split("/")
-        params.setdefault(layer, {})[leaf] = np.full(shape, 0.1, np.float32)
+    """A whole checkpoint."""
+    params = part() if rule == "network" else {}
     recipe = Recipe(policy_id, rule, lambda_presets=PRESETS, sizes=SMALL)
     return CheckpointRef(policy_id, save(directory / policy_id, recipe, params))
 
 
-def test_the_default_rule_serves_until_a_champion_is_wanted(tmp_path: Path) -> None:
+def test_the_shipped_network_serves_until_a_champion_is_wanted(tmp_path: Path) -> None:
     slot = HotSwap(tmp_path, Exploration(0.1))
-    assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
     assert slot.refresh(StagedPolicies()).changed is False
-    wanted = StagedPolicies(champion=publish(tmp_path, "p1", "learned"))
+    wanted = StagedPolicies(champion=publish(tmp_path, "p1", "network"))
     refreshed = slot.refresh(wanted)
     assert (refreshed.changed, refreshed.problems) == (True, ())
     champion = slot.lineup.champion
@@ -39,7 +34,7 @@ def test_the_default_rule_serves_until_a_champion_is_wanted(tmp_path: Path) -> N
     assert slot.refresh(wanted).changed is False
     assert slot.lineup.champion is champion
     slot.refresh(StagedPolicies())
-    assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
 
 
 def test_a_broken_champion_leaves_the_old_one_and_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
@@ -72,7 +67,7 @@ def test_a_missing_folder_a_wrong_digest_and_a_hostile_id_change_nothing(tmp_pat
     ):
         refreshed = slot.refresh(StagedPolicies(champion=reference))
         assert (refreshed.changed, len(refreshed.problems)) == (False, 1)
-        assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
+        assert slot.lineup.champion.policy.policy_id == PRETRAINED
 
 
 def test_a_folder_that_appears_after_its_row_is_served_when_it_is_there(tmp_path: Path) -> None:
@@ -109,15 +104,14 @@ def test_a_broken_shadow_or_canary_does_not_serve_and_hurts_nobody(tmp_path: Pat
 
 
 def test_a_policy_that_answers_nonsense_at_warm_up_never_serves(tmp_path: Path) -> None:
-    params: dict[str, dict[str, Any]] = {}
-    for path, shape in parameter_shapes(SMALL).items():
-        layer, leaf = path.split("/")
-        params.setdefault(layer, {})[leaf] = np.full(shape, 3e38, np.float32)  # finite, and overflows at once
-    save(tmp_path / "p1", Recipe("p1", sizes=SMALL), params)
+    found = layers()
+    for leaves in found.values():
+        leaves["bias"][:] = 3e38  # finite, and overflows at once
+    save(tmp_path / "p1", Recipe("p1", sizes=SMALL), {"network": layers_as_part(found)})
     slot = HotSwap(tmp_path)
     refreshed = slot.refresh(StagedPolicies(champion=CheckpointRef("p1")))
-    assert "not finite" in refreshed.problems[0]
-    assert slot.lineup.champion.policy.policy_id == DEFAULT_RULE
+    assert refreshed.problems
+    assert slot.lineup.champion.policy.policy_id == PRETRAINED
 
 
 def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Path) -> None:
@@ -129,7 +123,7 @@ def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Pa
         while not stop.is_set():
             lineup = slot.lineup
             decision = lineup.champion.policy.decide(view, 0.5)
-            if decision.policy_id not in (lineup.champion.reference.policy_id, DEFAULT_RULE):
+            if decision.policy_id not in (lineup.champion.reference.policy_id, PRETRAINED):
                 mixed.append(decision.policy_id)
 
     threads = [threading.Thread(target=serve) for _ in range(2)]
@@ -141,3 +135,22 @@ def test_turns_under_a_hot_swap_are_served_by_one_whole_lineup_each(tmp_path: Pa
     for thread in threads:
         thread.join()
     assert mixed == []
+
+
+def test_an_installation_that_is_not_whole_serves_the_rule_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(exploration: Exploration) -> None:
+        raise CheckpointError("pretrained-1: cannot be read")
+
+    monkeypatch.setattr("policy.reload.pretrained", missing)
+    slot = HotSwap(tmp_path)
+    assert slot.lineup.champion.policy.policy_id == "rule:resolving"
+    assert slot.refresh(StagedPolicies()).problems == (f"{PRETRAINED}: pretrained-1: cannot be read",)
+
+
+def test_rules_and_the_shipped_network_are_promoted_by_id(tmp_path: Path) -> None:
+    slot = HotSwap(tmp_path)
+    for policy_id in builtin_policies():
+        assert slot.refresh(StagedPolicies(champion=CheckpointRef(policy_id))).problems == ()
+        assert slot.lineup.champion.policy.policy_id == policy_id

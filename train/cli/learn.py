@@ -127,6 +127,30 @@ def frontier(
     return 0
 
 
+def pretrain(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder that the checkpoint's folder is written to.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of catalogues and training (the shipped checkpoint: 0).")] = 0,
+    catalogues: Annotated[int | None, typer.Option(min=1, help="Random catalogues (default 500).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default 20,000).")] = None,
+) -> int:
+    """Teach the generic network that a fresh install serves, on random catalogues: no log and no data are read."""
+    from policy.checkpoint import layers_as_part, save
+    from train.fit.pretrain import PretrainConfig, pretrain, recipe
+
+    defaults = PretrainConfig()
+    config = PretrainConfig(catalogues=catalogues or defaults.catalogues, steps=steps or defaults.steps)
+    made = recipe(config.sizes, seed)
+    if (out / made.policy_id).exists():
+        raise CommandError(f"--out: {out / made.policy_id} is there already; a checkpoint is written once")
+    with Bar() as progress:
+        layers = pretrain(config, seed, progress.show)
+    save(out / made.policy_id, made, {"network": layers_as_part(layers)})
+    print(f"written: {out / made.policy_id}")
+    return 0
+
+
 def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, progress: Bar) -> Nightly:
     """For a step on its own. A replay folder needs no gateway."""
     from gateway.config.settings import PolicySettings

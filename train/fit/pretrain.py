@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import value_network
+from policy.checkpoint import Recipe
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.quality import PriorQuality
+from policy.reload import PRETRAINED
 from policy.value_curves import Catalogue, Curves, Later, money_axis
 from policy.value_network import Params
 from policy.value_network_shapes import KNOTS, Sizes
@@ -134,6 +136,11 @@ def some_curves(solved: Programme, samples: Samples, law: Any, generator: np.ran
     each = [found[..., part] / (n[:, None] if part != STARVED else 1.0) for part in (QUALITY, SPEND, STARVED)]
     assert money.shape == (count, KNOTS)
     return Target(catalogue, later, Curves(money, *(x.astype(f32) for x in each)))
+
+
+def recipe(sizes: Sizes, seed: int) -> Recipe:
+    """The manifest of the generic checkpoint."""
+    return Recipe(PRETRAINED, rule="network", sizes=sizes, report={"pretrained": {"seed": seed}})
 
 
 def random_prices(generator: np.random.Generator, unit_usd: float) -> list[tuple[float, float]]:

@@ -58,6 +58,8 @@ LEAST_GROWTH_TOKENS = 20.0
 """A log whose conversations grow by less has none to speak of."""
 DEFAULT_CACHED = 0.1
 """Cached price, relative to the list price, where the log's catalogue has none."""
+FREE_WEIGHT = 6.0
+"""How much more often the programme of quality alone is looked at than that of another pair of prices."""
 HUBER = 0.05
 
 
@@ -187,7 +189,7 @@ def joined(programmes: list[Programme], models: int) -> Tables:
         price, context, last = (axis.ravel() for axis in np.indices((p, c, k1)))
         # Without a cache it does not matter who served: one of those cells is enough.
         cached = one.contexts_tokens[context] >= CACHE_MIN_TOKENS
-        weight = np.where(cached | (last == models), 1.0, 0.0) * np.where(price == 0, 3.0, 1.0) / c
+        weight = np.where(cached | (last == models), 1.0, 0.0) * np.where(price == 0, FREE_WEIGHT, 1.0) / c
         for column, values in zip(
             columns,
             (at, one.lambdas_per_usd[price], one.penalties[price], one.contexts_tokens[context],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from policy.network import Heads
+
 from train.fit.cql import conservative_loss, double_q_target, huber, pessimistic, polyak
 
 
