@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 CONFIG ?= gateway.yaml
 PORT ?= 4000
+PROVIDER_PORT ?= 4010
 CODE := gateway policy train demo migrations tests bench
 
 # LiteLLM would fetch prices from the network when imported, and read a stray .env file.
@@ -15,52 +16,55 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test soak soak-loop check format bench lock clean
+.PHONY: help setup demo provider serve test faults soak soak-loop check format bench lock clean
 
-help: ## What can be made
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-9s  %s\n", $$1, $$2 }'
 
-setup: $(VENV)/.dev-installed ## Install everything, tools included, into .venv
+setup: $(VENV)/.dev-installed ## Install everything into .venv (40 s, 1.6 GB)
 
-demo: $(VENV)/.run-installed ## The whole story: gateway, simulated provider, sessions, training, sessions again
+demo: $(VENV)/.run-installed ## The whole story in three minutes: sessions, training, sessions again
 	@$(PY) -m demo.play
 
-serve: $(VENV)/.run-installed ## Serve gateway.yaml on port 4000 (CONFIG=..., PORT=...)
+provider: $(VENV)/.run-installed ## Serve the simulated provider of gateway.yaml (PROVIDER_PORT=4010)
+	@exec $(BIN)/seqroute demo-provider --port $(PROVIDER_PORT)
+
+serve: $(VENV)/.run-installed ## Serve the gateway (CONFIG=gateway.yaml PORT=4000)
 	@exec $(BIN)/seqroute serve --config $(CONFIG) --port $(PORT)
 
-test: setup ## The tests, a real Postgres included (ARGS="-k name" for some)
+test: setup ## Run the tests, on a real Postgres too (ARGS="-k name" for some)
 	@$(PY) -m pytest -m "not faults" $(ARGS)
 
-faults: setup ## The proofs with real processes killed, cut off and restarted: some minutes, best on a quiet machine
+faults: setup ## Run the tests that kill and cut off real processes (minutes)
 	@$(PY) -m pytest -m faults $(ARGS)
 
 SEED ?= 1
 SIZE ?= 1
-soak: setup ## Kills, crashes and simulated seeds, as many as one likes (SEED=1 SIZE=1, 100 is the release; PARTS=vortex, SEEDS=0:10000)
+soak: setup ## Run kills, crashes and seeds for longer (SEED=1 SIZE=1, or PARTS, SEEDS)
 	@$(PY) -m tests.harness.soak --seed $(SEED) --size $(SIZE) $(if $(PARTS),--parts $(PARTS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS))
 
-soak-loop: setup ## A simulated month of the learning loop against known truth (SEED=1 SIZE=1: 100,000 decisions)
+soak-loop: setup ## Simulate a month of learning against known truth (SEED=1 SIZE=1)
 	@$(PY) -m tests.harness.soak_loop --seed $(SEED) --size $(SIZE)
 
-check: setup ## Lint, format, types, import contracts, docs
+check: setup ## Check lint, format, types, import contracts and docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(PY) -m pytest -q tests/test_house.py tests/test_docs.py
 
-format: setup ## Format the code and mend what ruff can mend
+format: setup ## Format the code and apply fixes of ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 # What builds environments or gigabytes, or needs a quiet machine for long, runs only when named.
 BENCHES = decision ledger startup memory
-bench: setup ## Measure, print tables (BENCH=peers beside LiteLLM Proxy and Portkey; bench/README.md lists them)
+bench: setup ## Measure and print tables (BENCH=name; bench/README.md lists them)
 	@for name in $(or $(BENCH),$(BENCHES)); do \
 	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name $(ARGS); done
 
-lock: setup ## Resolve the dependencies anew into requirements/*.lock, with hashes
+lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
 	@$(UV_COMPILE) --group setup -o requirements/setup.lock
 	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
 	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
@@ -69,7 +73,7 @@ lock: setup ## Resolve the dependencies anew into requirements/*.lock, with hash
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-clean: ## Remove the environment and every cache; databases and policies stay
+clean: ## Remove .venv and every cache; databases and policies stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

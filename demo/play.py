@@ -132,15 +132,21 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     parser.add_argument("--sessions", type=_positive, default=300, help="sessions to learn from")
     parser.add_argument("--held-out", type=_positive, default=60, help="new sessions to compare the policies on")
-    parser.add_argument("--turns", type=_positive, default=8, help="turns of every session")
+    parser.add_argument("--turns", type=_positive, default=8, help="turns in every session")
     parser.add_argument("--budget-usd", type=float, default=0.014, help="what an average session may spend")
-    parser.add_argument("--seed", type=int, default=7, help="of the questions and of the models' mistakes")
+    parser.add_argument(
+        "--seed", type=int, default=7, help="the same seed gives the same questions and the same mistakes of the models"
+    )
     parser.add_argument("--parallel", type=_positive, default=12, help="sessions played at once")
-    parser.add_argument("--port", type=int, default=0, help="of the gateway; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="the gateway's port; 0 takes a free one")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="0: the provider answers at once")
-    parser.add_argument("--exploration", type=float, default=0.5, help="exploration floor while learning")
-    parser.add_argument("--exploration-after", type=float, default=0.02, help="the floor when policies are compared")
-    parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="where everything is written")
+    parser.add_argument(
+        "--exploration", type=float, default=0.5, help="exploration floor during the sessions to learn from"
+    )
+    parser.add_argument(
+        "--exploration-after", type=float, default=0.02, help="exploration floor while policies are compared"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="folder for everything that is written")
     parser.add_argument("--training", type=Path, default=None, help="a training file for `seqroute-train nightly`")
     parser.add_argument("--keep", action="store_true", help="leave provider and gateway running until Ctrl-C")
     given = parser.parse_args(arguments)
@@ -153,7 +159,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
     return number

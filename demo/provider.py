@@ -1,4 +1,4 @@
-"""An OpenAI-compatible provider that only pretends: `python -m demo.provider --port 4010 --seed 7`.
+"""An OpenAI-compatible provider that only pretends: `seqroute demo-provider --port 4010 --seed 7`.
 
     POST /v1/chat/completions   stream and not; usage with cached tokens; max_tokens, stop, n, tools, response_format
     GET  /v1/models
@@ -333,13 +333,16 @@ def _tool_calls(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m demo.provider", description="A simulated provider.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=4010)
+    parser = argparse.ArgumentParser(
+        prog="seqroute demo-provider", description="A simulated provider: an OpenAI-compatible server."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=4010, help="port to listen on")
     parser.add_argument("--seed", type=int, default=7, help="the same seed gives the same answers")
     parser.add_argument("--latency-scale", type=float, default=1.0, help="0 answers at once")
     options = parser.parse_args()
     app = create_app(seed=options.seed, latency_scale=options.latency_scale, clock=time.time)
+    print(f"simulated provider at http://{options.host}:{options.port}/v1, until Ctrl-C", flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
 
 

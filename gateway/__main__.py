@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -18,15 +19,26 @@ from gateway.cli.console import BAD_INPUT, CommandError
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"seqroute {version('seqroute')}")
+        raise typer.Exit
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
         name="seqroute",
         help="An OpenAI-compatible gateway that plans a session's budget.",
         add_completion=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_options)
     app.command("serve")(serving.serve)
     app.command("check-config")(serving.check_config)
     app.command("migrate")(serving.migrate)
@@ -40,8 +52,17 @@ def build() -> typer.Typer:
     app.command("audit")(decisions.audit)
     app.command("import-litellm")(importing.import_litellm)
     app.command("export", context_settings=PASS_ON)(decisions.export)
+    app.command("demo-provider", context_settings=PASS_ON)(serving.demo_provider)
     app.command("demo", context_settings=PASS_ON)(serving.demo)
     return app
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An OpenAI-compatible gateway that plans a session's budget."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -49,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     from gateway.config.reader import SettingsError
 
     try:
-        status = build()(list(arguments) or ["--help"], prog_name="seqroute", standalone_mode=False)
+        status = build()(list(arguments), prog_name="seqroute", standalone_mode=False)
     except SettingsError as error:
         return _fail(error.problems, BAD_INPUT)
     except CommandError as error:

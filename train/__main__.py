@@ -23,6 +23,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     for command in (nightly, fit, evaluate, frontier, replay, rollout, export, pretrain):
         app.command(command.__name__)(command)
@@ -31,14 +32,17 @@ def build() -> typer.Typer:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line; answer its exit status. What a user can mend is said in one line each on stderr."""
+    """Run one command line; answer its exit status. What a user can fix is said in one line each on stderr."""
     try:
-        status = build()(list(arguments) or ["--help"], prog_name="seqroute-train", standalone_mode=False)
+        status = build()(list(arguments), prog_name="seqroute-train", standalone_mode=False)
     except InputError as error:
         return _fail(str(error))
     except typer.Abort:
         return 130
     except typer.TyperException as error:
+        if error.format_message().startswith("Usage: "):  # no command: it shows what it has
+            print(error.format_message())
+            return BAD_INPUT
         return _fail(" ".join(error.format_message().split()))
     except KeyboardInterrupt:
         return 130
@@ -46,7 +50,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _fail(text: str) -> int:
-    print(text, file=sys.stderr)
+    for line in text.splitlines():
+        print(f"seqroute-train: {line}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from train.errors import kind_of
+
 
 class ConfigError(ValueError):
     """A setting with an unknown name or an impossible value; the message says which."""
@@ -249,7 +251,7 @@ def _typed(where: str, current: object, value: object) -> object:
         return value
     if isinstance(current, float):
         return float(_number(where, value))
-    raise ConfigError(f"{where}: expected {type(current).__name__}, got {value!r}")
+    raise ConfigError(f"{where}: expected {kind_of(current)}, got {value!r}")
 
 
 def _number(where: str, value: object) -> float:

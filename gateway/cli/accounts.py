@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,8 @@ from gateway.cli.console import (
     ConfigOption,
     JsonOption,
     amount_nanousd,
-    moment,
+    environment,
+    now_ms,
     opened,
     say,
     show,
@@ -28,41 +30,35 @@ if TYPE_CHECKING:
 
 ACTOR = "cli"
 DEFAULT_TENANT = "default"
+MAX_NAMES = 100_000
 
 tenants_app = typer.Typer(
     help="Who pays: create, list, show, change, grant.", rich_markup_mode=None, no_args_is_help=True
 )
 keys_app = typer.Typer(
-    help="API keys of a tenant: create, list, rotate, revoke.", rich_markup_mode=None, no_args_is_help=True
+    help="API keys of a tenant: create, list, set-budget, rotate, revoke.", rich_markup_mode=None, no_args_is_help=True
 )
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
 ModelsOption = Annotated[str | None, typer.Option("--models", help='Allowed models, comma-separated; "all" for all.')]
 WindowOption = Annotated[
-    str | None, typer.Option("--window", help='After this the budget begins anew: "30d", "1mo", "24h".')
+    str | None, typer.Option("--window", help='The budget starts again after each of these: "30d", "1mo", "24h".')
 ]
 
-_TENANT_COLUMNS = (
-    "name",
-    "id",
-    "budget_usd",
-    "spent_usd",
-    "reserved_usd",
-    "remaining_usd",
-    "window",
-    "models",
-    "outage",
-)
-_KEY_COLUMNS = ("id", "prefix", "tenant_id", "role", "models", "budget_usd", "remaining_usd", "expires", "revoked")
+# The most important column first: a narrow terminal shows only those.
+_TENANT_COLUMNS = ("name", "remaining_usd", "budget_usd", "spent_usd", "id", "budget_duration", "reserved_usd",
+                   "models", "outage")  # fmt: skip
+_KEY_COLUMNS = ("id", "tenant", "role", "key_prefix", "expires_at_ms", "revoked_at_ms", "remaining_usd", "budget_usd",
+                "models")  # fmt: skip
 
 
 @tenants_app.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(help="Its name, once among all tenants.")],
-    budget_usd: Annotated[str, typer.Option(help="What it may spend, in a window if there is one.")],
+    name: Annotated[str, typer.Argument(help="A name that no other tenant has: letters, digits and . _ : @ + -")],
+    budget_usd: Annotated[str, typer.Option(help="What it may spend; with --window, in each window.")],
     window: WindowOption = None,
-    max_session_usd: Annotated[str | None, typer.Option(help="The most that one session may be given.")] = None,
+    max_session_usd: Annotated[str | None, typer.Option(help="The largest budget of one of its sessions.")] = None,
     models: ModelsOption = None,
     outage: Annotated[str, typer.Option(help='While the database is away: "closed" or "open".')] = "closed",
     store_text: Annotated[bool, typer.Option("--store-text", help="Keep prompts and answers in the log.")] = False,
@@ -71,6 +67,7 @@ def create_tenant(
 ) -> None:
     """Open an account."""
     from gateway.accounts import tenants
+    from gateway.accounts.fields import describe_tenant
 
     budget_nanousd = amount_nanousd("--budget-usd", budget_usd)
     assert budget_nanousd is not None
@@ -82,40 +79,43 @@ def create_tenant(
             budget_nanousd=budget_nanousd,
             window=window,
             max_session_nanousd=amount_nanousd("--max-session-usd", max_session_usd),
-            models=_models(models),
+            models=_models(models, config),
             outage=outage,
             store_text=store_text,
             actor=ACTOR,
             now_ms=now_ms(),
         )
-    show_one(_tenant_row(tenant), as_json=as_json)
+    show_one(describe_tenant(tenant), as_json=as_json)
 
 
 @tenants_app.command("list")
 def list_tenants(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """All tenants with their money."""
     from gateway.accounts import tenants
+    from gateway.accounts.fields import describe_tenant
 
     with opened(config, read_only=True) as connection:
-        rows = [_tenant_row(tenant) for tenant in tenants.list_tenants(connection)]
+        rows = [describe_tenant(tenant) for tenant in tenants.list_tenants(connection)]
     show(rows, _TENANT_COLUMNS, as_json=as_json, empty="no tenants yet: seqroute tenants create NAME --budget-usd 100")
 
 
 @tenants_app.command("show")
 def show_tenant(tenant: TenantArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """One tenant."""
+    from gateway.accounts.fields import describe_tenant
+
     with opened(config, read_only=True) as connection:
         found = find_tenant(connection, tenant)
-    show_one(_tenant_row(found), as_json=as_json)
+    show_one(describe_tenant(found), as_json=as_json)
 
 
 @tenants_app.command("change")
 def change_tenant(
     tenant: TenantArgument,
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
-    budget_usd: Annotated[str | None, typer.Option(help="The new budget, spent money included.")] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="The new budget, including what is already spent.")] = None,
     window: Annotated[
-        str | None, typer.Option(help='"30d", "1mo", "24h"; "none": the budget never begins anew.')
+        str | None, typer.Option(help='"30d", "1mo", "24h"; "none": the budget never starts again.')
     ] = None,
     max_session_usd: Annotated[
         str | None, typer.Option(help='The most for one session; "none": no such limit.')
@@ -130,6 +130,7 @@ def change_tenant(
 ) -> None:
     """Change what is given, leave the rest."""
     from gateway.accounts import tenants
+    from gateway.accounts.fields import describe_tenant
 
     changes: dict[str, Any] = {}
     if name is not None:
@@ -143,7 +144,7 @@ def change_tenant(
             None if max_session_usd == "none" else amount_nanousd("--max-session-usd", max_session_usd)
         )
     if models is not None:
-        changes["models"] = _models(models)
+        changes["models"] = _models(models, config)
     if outage is not None:
         changes["outage"] = outage
     if store_text is not None:
@@ -153,10 +154,10 @@ def change_tenant(
     with opened(config) as connection:
         found = find_tenant(connection, tenant)
         after = tenants.patch_tenant(connection, found.tenant_id, changes, actor=ACTOR, now_ms=now_ms())
-    show_one(_tenant_row(after), as_json=as_json)
+    show_one(describe_tenant(after), as_json=as_json)
 
 
-@tenants_app.command("grant")
+@tenants_app.command("grant", context_settings={"ignore_unknown_options": True})
 def grant_tenant(
     tenant: TenantArgument,
     usd: Annotated[str, typer.Argument(help="How much to add; with --take-back, to take away.")],
@@ -166,7 +167,13 @@ def grant_tenant(
 ) -> None:
     """Add to a budget, or take back from it."""
     from gateway.accounts import tenants
+    from gateway.accounts.fields import describe_tenant
 
+    if usd.startswith("-"):
+        raise CommandError(
+            f"USD: expected an amount of at least 0, got {usd[:40]}; to take money back: "
+            f"seqroute tenants grant {tenant} {usd.lstrip('-')[:40]} --take-back"
+        )
     amount = amount_nanousd("USD", usd)
     assert amount is not None
     with opened(config) as connection:
@@ -174,7 +181,7 @@ def grant_tenant(
         after = tenants.grant_to_tenant(
             connection, found.tenant_id, -amount if take_back else amount, actor=ACTOR, now_ms=now_ms()
         )
-    show_one(_tenant_row(after), as_json=as_json)
+    show_one(describe_tenant(after), as_json=as_json)
 
 
 @keys_app.command("create")
@@ -182,8 +189,8 @@ def create_key(
     tenant: TenantOption = DEFAULT_TENANT,
     role: Annotated[str, typer.Option(help="tenant, service, admin or read-only.")] = "tenant",
     models: ModelsOption = None,
-    expires: Annotated[str | None, typer.Option(help='From now: "90d", "12h"; never, when absent.')] = None,
-    budget_usd: Annotated[str | None, typer.Option(help="A budget of its own within the tenant's.")] = None,
+    expires: Annotated[str | None, typer.Option(help='When it ends, from now: "90d", "12h" (default: never).')] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="A budget of its own, within the tenant's.")] = None,
     window: WindowOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -193,20 +200,22 @@ def create_key(
 
     with opened(config) as connection:
         at_ms = now_ms()
+        found = find_tenant(connection, tenant)
         made = keys.create_key(
             connection,
             _new_id("key"),
-            find_tenant(connection, tenant).tenant_id,
+            found.tenant_id,
             role=role,
-            models=_models(models),
+            models=_models(models, config),
             expires_at_ms=_later_ms("--expires", expires, at_ms),
             budget_nanousd=amount_nanousd("--budget-usd", budget_usd),
             window=window,
             actor=ACTOR,
             now_ms=at_ms,
         )
+        row = _key_row(made.key, found.name)
     say("keep it: only its SHA-256 is stored, so it cannot be shown again")
-    show_one({"key": made.secret, **_key_row(made.key)}, as_json=as_json)
+    show_one({"key": made.secret, **row}, as_json=as_json)
 
 
 @keys_app.command("list")
@@ -216,11 +225,15 @@ def list_keys(
     as_json: JsonOption = False,
 ) -> None:
     """Keys without their secrets."""
-    from gateway.accounts import keys
+    from gateway.accounts import keys, tenants
 
     with opened(config, read_only=True) as connection:
         tenant_id = None if tenant is None else find_tenant(connection, tenant).tenant_id
-        rows = [_key_row(key) for key in keys.list_keys(connection, tenant_id=tenant_id)]
+        names = {found.tenant_id: found.name for found in tenants.list_tenants(connection, limit=MAX_NAMES)}
+        rows = [
+            _key_row(key, names.get(key.tenant_id, key.tenant_id))
+            for key in keys.list_keys(connection, tenant_id=tenant_id)
+        ]
     show(rows, _KEY_COLUMNS, as_json=as_json, empty="no keys yet: seqroute keys create --tenant NAME")
 
 
@@ -235,7 +248,7 @@ def revoke_key(
 
     with opened(config) as connection:
         key_id = keys.find_key_id(connection, key) if key.startswith("sk-") else key
-        row = _key_row(keys.revoke_key(connection, key_id, actor=ACTOR, now_ms=now_ms()))
+        row = _named_key_row(connection, keys.revoke_key(connection, key_id, actor=ACTOR, now_ms=now_ms()))
     show_one(row, as_json=as_json)
 
 
@@ -260,8 +273,31 @@ def rotate_key(
             now_ms=at_ms,
             grace_ms=0 if ends_ms is None else ends_ms - at_ms,
         )
+        row = _named_key_row(connection, made.key)
     say("keep it: only its SHA-256 is stored, so it cannot be shown again")
-    show_one({"key": made.secret, **_key_row(made.key)}, as_json=as_json)
+    show_one({"key": made.secret, **row}, as_json=as_json)
+
+
+@keys_app.command("set-budget")
+def set_key_budget(
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    usd: Annotated[str, typer.Argument(help='The new budget, including what is already spent; "none": no own budget.')],
+    window: Annotated[
+        str | None, typer.Option("--window", help='"30d", "1mo", "24h"; "none": the budget never starts again.')
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key a budget of its own, change it, or end it."""
+    from gateway.accounts import keys
+
+    changes: dict[str, Any] = {"budget_nanousd": None if usd == "none" else amount_nanousd("USD", usd)}
+    if window is not None:
+        changes["window"] = None if window == "none" else window
+    with opened(config) as connection:
+        changed = keys.set_key_budget(connection, key_id, **changes, actor=ACTOR, now_ms=now_ms())
+        row = _named_key_row(connection, changed)
+    show_one(row, as_json=as_json)
 
 
 def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
@@ -275,44 +311,34 @@ def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
     return found
 
 
-def _tenant_row(tenant: Tenant) -> dict[str, Any]:
-    from gateway.accounts.fields import balance_fields, money_fields
+def _key_row(key: Key, tenant_name: str) -> dict[str, Any]:
+    """A key as the API shows it, with its tenant's name."""
+    from gateway.accounts.fields import describe_key
 
-    return {
-        "id": tenant.tenant_id,
-        "name": tenant.name,
-        **balance_fields(tenant.balance),
-        "window": tenant.window,
-        "reset_at": moment(tenant.reset_at_ms),
-        **money_fields("max_session", tenant.max_session_nanousd),
-        "models": None if tenant.models is None else list(tenant.models),
-        "outage": tenant.outage,
-        "store_text": tenant.store_text,
-        "created": moment(tenant.created_at_ms),
-    }
+    return {**describe_key(key), "tenant": tenant_name}
 
 
-def _key_row(key: Key) -> dict[str, Any]:
-    from gateway.accounts.fields import money_fields
+def _named_key_row(connection: Connection, key: Key) -> dict[str, Any]:
+    from gateway.accounts import tenants
 
-    balance = key.balance
-    return {
-        "id": key.key_id,
-        "prefix": key.key_prefix,
-        "tenant_id": key.tenant_id,
-        "role": key.role,
-        "models": None if key.models is None else list(key.models),
-        **money_fields("budget", None if balance is None else balance.granted_nanousd),
-        **money_fields("remaining", None if balance is None else balance.available_nanousd),
-        "window": key.window,
-        "expires": moment(key.expires_at_ms),
-        "revoked": moment(key.revoked_at_ms),
-        "created": moment(key.created_at_ms),
-    }
+    return _key_row(key, tenants.get_tenant(connection, key.tenant_id).name)
 
 
-def _models(text: str | None) -> list[str] | None:
-    return None if text is None or text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+def _models(text: str | None, config: Path) -> list[str] | None:
+    """The names of an allow-list, each one a model or an alias of the configuration."""
+    from gateway.accounts.budgets import refuse_unknown_models
+    from gateway.catalog.models import draft
+    from gateway.config.reader import AssumedEnvironment
+    from gateway.errors import InvalidRequest
+
+    if text is None or text == "all":
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        refuse_unknown_models(names, draft(config, AssumedEnvironment(environment())).catalog.names)
+    except InvalidRequest as error:
+        raise CommandError(f"--{error.message}") from error
+    return names
 
 
 def _later_ms(name: str, text: str | None, at_ms: int) -> int | None:
@@ -330,8 +356,3 @@ def _new_id(prefix: str) -> str:
     from gateway.clock import time_ordered_ids
 
     return time_ordered_ids(time.time)(prefix)
-
-
-def now_ms() -> int:
-    """The wall clock, as every table stores it."""
-    return int(time.time() * 1000)

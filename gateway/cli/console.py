@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,21 @@ DEFAULT_CONFIG = Path("gateway.yaml")
 BAD_INPUT, BROKEN = 2, 1
 """Exit codes: what was asked cannot be done as it was asked; something is wrong with what is there."""
 
+SQLITE_PREFIX = "sqlite:///"
+_OPTIONS: Mapping[str, str] = {
+    "budget_duration": "--window",
+    "budget_usd": "--budget-usd",
+    "expected_turns": "--expected-turns",
+    "expires": "--expires",
+    "max_session_usd": "--max-session-usd",
+    "models": "--models",
+    "outage": "--outage",
+    "role": "--role",
+}
+"""The API's name of a field -> the option that sets it."""
+_GAP = "  "
+_UNITS = ((86_400_000, "day"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
 
 class CommandError(Exception):
     """Ends a command with lines on stderr and an exit code."""
@@ -35,6 +52,7 @@ class CommandError(Exception):
 
 
 def environment() -> Mapping[str, str]:
+    """The variables that configurations may refer to."""
     return os.environ
 
 
@@ -44,36 +62,43 @@ def say(line: str) -> None:
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as a table of `columns`, or whole as a JSON list."""
+    """Rows as a table of `columns`, the most important first, or whole as a JSON list.
+
+    A terminal that is too narrow gets fewer columns; no id and no amount is ever cut.
+    """
     if as_json:
         print(json.dumps(list(rows), indent=2))
         return
     if not rows:
         say(empty)
         return
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    at_ms = now_ms()
+    lines = [[_heading(column) for column in columns]]
+    lines += [[_cell(column, row.get(column), at_ms) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    kept = len(columns)
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-        for line in cells:
-            table.add_row(*line)
-        Console().print(table)
-        return
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    for line in [list(columns), *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        width = shutil.get_terminal_size().columns
+        while kept > 2 and sum(widths[:kept]) + len(_GAP) * (kept - 1) > width:
+            kept -= 1
+    for line in lines:
+        print(_GAP.join(cell.ljust(width) for cell, width in zip(line[:kept], widths[:kept], strict=True)).rstrip())
+    if kept < len(columns):
+        say(f"not shown, for want of width: {', '.join(lines[0][kept:])} (--json has everything)")
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
-    """One object: `name  value` lines, or JSON."""
+    """One object: `name  value` lines, or JSON. Money stands once, in USD; its integers are in the JSON."""
     if as_json:
         print(json.dumps(dict(row), indent=2))
         return
-    width = max(len(name) for name in row)
-    for name, value in row.items():
-        print(f"{name.ljust(width)}  {_cell(value)}")
+    at_ms = now_ms()
+    shown = {name: value for name, value in row.items() if not name.endswith("_nano_usd")}
+    width = max(len(_heading(name)) for name in shown)
+    for name, value in shown.items():
+        text = _cell(name, value, at_ms)
+        exact = moment(value) if name.endswith("_at_ms") else None
+        print(f"{_heading(name).ljust(width)}{_GAP}{text if exact is None else f'{exact} ({text})'}")
 
 
 @contextmanager
@@ -90,9 +115,12 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
     from gateway.errors import GatewayError
     from migrations.upgrade import current_revision, newest_revision
 
-    url = read_database_url(config, environment())
+    url = read_database_url(config, environment()).reveal()
+    file = Path(url.removeprefix(SQLITE_PREFIX))
+    if url.startswith(SQLITE_PREFIX) and not file.exists():
+        raise CommandError(f"database: {file.name} does not exist yet: run `seqroute migrate` or `seqroute serve`")
     try:
-        with transaction(url.reveal(), read_only=read_only) as connection:
+        with transaction(url, read_only=read_only) as connection:
             found, expected = current_revision(connection), newest_revision()
             if found != expected:
                 at = found or "an empty database"
@@ -101,7 +129,7 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
     except DatabaseStartError as error:
         raise CommandError(f"database: {error}", status=BROKEN) from error
     except GatewayError as error:
-        raise CommandError(error.message) from error
+        raise CommandError(_with_options(error)) from error
     except DBAPIError as error:
         raise CommandError(f"database: {type(error.orig).__name__}: {first_line(error.orig)}", status=BROKEN) from error
 
@@ -123,6 +151,11 @@ def amount_nanousd(name: str, text: str | None) -> int | None:
         raise CommandError(f"{name}: {error}") from error
 
 
+def now_ms() -> int:
+    """The wall clock, as every table stores it."""
+    return int(time.time() * 1000)
+
+
 def moment(at_ms: int | None) -> str | None:
     """Milliseconds since the epoch as UTC, to the second."""
     from datetime import UTC, datetime
@@ -132,11 +165,34 @@ def moment(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _cell(value: Any) -> str:
+def ago(at_ms: int, now: int) -> str:
+    """A time as seen from now: "3 min ago", "in 2 days"."""
+    away_ms = abs(now - at_ms)
+    if away_ms < 1_000:
+        return "now"
+    size_ms, unit = next((size_ms, unit) for size_ms, unit in _UNITS if away_ms >= size_ms)
+    count = away_ms // size_ms
+    text = f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''}"
+    return f"{text} ago" if at_ms <= now else f"in {text}"
+
+
+def _with_options(error: Any) -> str:
+    """An error's text, with the option's name in the place of the API's field."""
+    option, text = _OPTIONS.get(error.param or ""), str(error.message)
+    return f"{option}{text[len(error.param) :]}" if option and text.startswith(f"{error.param}:") else text
+
+
+def _heading(column: str) -> str:
+    return column.removesuffix("_at_ms")
+
+
+def _cell(column: str, value: Any, at_ms: int) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if column.endswith("_at_ms"):
+        return ago(value, at_ms)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple | set | frozenset):

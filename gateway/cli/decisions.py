@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from gateway.cli.console import (
     JsonOption,
     environment,
     moment,
+    now_ms,
     opened,
     say,
     show,
@@ -25,7 +27,9 @@ from gateway.cli.console import (
 
 decisions_app = typer.Typer(help="The log of decisions: list, show.", rich_markup_mode=None, no_args_is_help=True)
 policies_app = typer.Typer(
-    help="Who decides: list, show, promote, canary, shadow, pin, unpin, rollback.", rich_markup_mode=None
+    help="Who decides: list, show, promote, canary, shadow, pin, unpin, rollback.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 DecisionArgument = Annotated[
@@ -33,26 +37,18 @@ DecisionArgument = Annotated[
 ]
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY_ID", help="As `seqroute policies list` shows it.")]
 
-_DECISION_COLUMNS = (
-    "decision_id",
-    "session_id",
-    "turn",
-    "model",
-    "reason",
-    "probability",
-    "cost_usd",
-    "status",
-    "created",
-)
-_CANDIDATE_COLUMNS = ("model", "feasible", "why_not", "probability", "quality", "cost_usd", "q_quality", "q_cost")
-_POLICY_COLUMNS = ("policy_id", "kind", "stage", "pinned", "staged", "created")
+# The most important column first: a narrow terminal shows only those.
+_DECISION_COLUMNS = ("decision_id", "model", "turn", "cost_usd", "status", "created_at_ms", "reason", "probability",
+                     "session_id")  # fmt: skip
+_CANDIDATE_COLUMNS = ("model", "probability", "cost_usd", "quality", "q_quality", "q_cost", "why_not")
+_POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "created_at_ms")
 
 
 @decisions_app.command("list")
 def list_decisions(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")] = DEFAULT_TENANT,
     session: Annotated[str | None, typer.Option(help="Only of this session.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,14 +64,15 @@ def list_decisions(
         row.propensity, row.cost_nanousd, row.status, row.created_at_ms,
     ).order_by(row.created_at_ms.desc(), row.turn.desc()).limit(limit)  # fmt: skip
     with opened(config, read_only=True) as connection:
-        query = query.where(row.tenant_id == find_tenant(connection, tenant).tenant_id)
+        paying = find_tenant(connection, tenant)
+        query = query.where(row.tenant_id == paying.tenant_id)
         if session is not None:
             query = query.where(row.session_id == session)
         rows = [
             {
                 "decision_id": found.decision_id,
                 "session_id": found.session_id,
-                "turn": found.turn,
+                "turn": found.turn + 1,
                 "requested_model": found.requested_model,
                 "model": found.model,
                 "policy": found.policy_id,
@@ -84,11 +81,14 @@ def list_decisions(
                 "cost_nano_usd": found.cost_nanousd,
                 "cost_usd": None if found.cost_nanousd is None else usd_string(found.cost_nanousd),
                 "status": found.status,
-                "created": moment(found.created_at_ms),
+                "created_at_ms": found.created_at_ms,
             }
             for found in connection.execute(query)
         ]
-    show(rows, _DECISION_COLUMNS, as_json=as_json, empty="no decisions yet")
+    if rows and not as_json:
+        say(f"decisions of tenant {paying.name}, turns counted from 1")
+    empty = f"no decisions of tenant {paying.name} yet; --tenant NAME lists another's"
+    show(rows, _DECISION_COLUMNS, as_json=as_json, empty=empty)
 
 
 @decisions_app.command("show")
@@ -103,11 +103,12 @@ def explain(decision_id: DecisionArgument, config: ConfigOption = DEFAULT_CONFIG
         if row is None:
             raise NotFound(f'decision: expected the id of a logged decision, got "{decision_id[:80]}"')
         explained = decisions.explain(row)
+        explained["turn"] += 1
     if as_json:
         show_one(explained, as_json=True)
         return
     candidates: list[dict[str, Any]] = explained.pop("candidates")
-    show_one({name: value for name, value in explained.items() if not name.endswith("_nano_usd")}, as_json=False)
+    show_one(explained, as_json=False)
     print()
     rows = [candidate | {"cost_usd": usd_string(candidate["cost_nano_usd"])} for candidate in candidates]
     show(rows, _CANDIDATE_COLUMNS, as_json=False, empty="no candidates")
@@ -120,21 +121,47 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Spend, savings against always taking one model, bankrupt sessions."""
-    from gateway.decisions.report import money_columns
     from gateway.decisions.report import report as make_report
 
     since_ms = _since_ms(since)
     with opened(config, read_only=True) as connection:
-        tenant_id = None if tenant is None else find_tenant(connection, tenant).tenant_id
-        found = make_report(connection, tenant_id=tenant_id, since_ms=since_ms)
+        paying = None if tenant is None else find_tenant(connection, tenant)
+        found = make_report(connection, tenant_id=None if paying is None else paying.tenant_id, since_ms=since_ms)
     if as_json:
         show_one(found, as_json=True)
         return
     tables = {name: found.pop(name) for name in ("tenants", "models", "baselines")}
-    show_one({name: value for name, value in found.items() if not name.endswith("_nano_usd")}, as_json=False)
-    for title, rows in tables.items():
-        print(f"\n{title}" + (" (estimated from the log)" if title == "baselines" else ""))
-        show(rows, money_columns(rows), as_json=False, empty="nothing yet")
+    given_up = found.pop("exploration_quality_given_up", None)
+    found |= {"tenant": "all" if paying is None else paying.name}
+    found |= {"since": "the first turn" if since_ms is None else moment(found["since_ms"])}
+    del found["since_ms"]
+    if given_up is not None:
+        found |= {
+            "exploration_quality_given_up": f"{given_up:.4g} points (quality is 0 to 1 a turn), summed over turns"
+        }
+    show_one(found, as_json=False)
+    for name, title in _REPORT_TITLES.items():
+        rows = [_for_people(row) for row in tables[name]]
+        print(f"\n{title}")
+        show(rows, list(rows[0]) if rows else [], as_json=False, empty="nothing yet")
+
+
+_REPORT_TITLES = {
+    "tenants": "Tenants, now",
+    "models": "Models that answered",
+    "baselines": "What always taking one model would have cost, by estimate (a saving below 0: it costs less)",
+}
+
+
+def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the report without the integers of its money and without ids, with shares as percentages."""
+    shown: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "saved_share":
+            shown["saved"] = None if value is None else f"{value:.1%}"
+        elif not name.endswith(("_nano_usd", "tenant_id")):
+            shown[name] = value
+    return shown
 
 
 def export(context: typer.Context) -> None:
@@ -153,14 +180,14 @@ def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
     sweep_s = read_settings(config, environment()).settings.timings.sweep_s
     with opened(config, read_only=True) as connection:
-        found = ledger_audit.audit(connection, now_ms=_now_ms(), grace_ms=int(2000 * sweep_s))
+        found = ledger_audit.audit(connection, now_ms=now_ms(), grace_ms=int(2000 * sweep_s))
         violations = [str(violation) for violation in found]
     if as_json:
         show_one({"ok": not violations, "violations": violations}, as_json=True)
     else:
         for violation in violations:
             print(violation)
-        print("the ledger is whole" if not violations else f"{len(violations)} violations")
+        print("every invariant of the ledger holds" if not violations else f"{len(violations)} violations")
     if violations:
         raise typer.Exit(1)
 
@@ -171,7 +198,7 @@ def list_policies(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = F
     from gateway.policies import registry as policies
 
     with opened(config, read_only=True) as connection:
-        rows = [_policy_row(record) for record in policies.list_policies(connection)]
+        rows = [policies.describe(record) for record in policies.list_policies(connection)]
     show(rows, _POLICY_COLUMNS, as_json=as_json, empty="no policies yet: seqroute-train nightly publishes them")
 
 
@@ -183,21 +210,23 @@ def show_policy(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, a
 
     settings = read_settings(config, environment()).settings.policy
     with opened(config, read_only=True) as connection:
-        row = trials.describe_policy(connection, policy, settings, _now_ms())
-    show_one(row | {"created": moment(row["created_at_ms"]), "staged": moment(row["staged_at_ms"])}, as_json=as_json)
+        row = trials.describe_policy(connection, policy, settings, now_ms())
+    show_one(row, as_json=as_json)
 
 
 def _act(policy: str, action: str, config: Any, as_json: bool) -> None:
     from gateway.policies import registry as policies
 
     with opened(config) as connection:
-        record = policies.act_on(connection, policy, action, actor=ACTOR, now_ms=_now_ms())
+        record = policies.act_on(connection, policy, action, actor=ACTOR, now_ms=now_ms())
     _show_serving(record, as_json)
 
 
 def _show_serving(record: Any, as_json: bool) -> None:
+    from gateway.policies.registry import describe
+
     if record is not None:
-        show_one(_policy_row(record), as_json=as_json)
+        show_one(describe(record), as_json=as_json)
         return
     say("no earlier champion: the rule decides")
     if as_json:
@@ -237,7 +266,8 @@ def unpin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json
 @policies_app.command("rollback")
 def rollback(
     policy: Annotated[
-        str | None, typer.Argument(metavar="[POLICY_ID]", help="Take this one off its stage (default: the champion).")
+        str | None,
+        typer.Argument(metavar="[POLICY_ID]", help="The policy to take off its stage (default: the champion)."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -249,19 +279,8 @@ def rollback(
         _act(policy, "rollback", config, as_json)
         return
     with opened(config) as connection:
-        record = policies.roll_back(connection, actor=ACTOR, now_ms=_now_ms())
+        record = policies.roll_back(connection, actor=ACTOR, now_ms=now_ms())
     _show_serving(record, as_json)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def _policy_row(record: Any) -> dict[str, Any]:
-    from gateway.policies.registry import describe
-
-    row = describe(record)
-    return row | {"created": moment(row["created_at_ms"]), "staged": moment(row["staged_at_ms"])}
 
 
 def _since_ms(text: str | None) -> int | None:

@@ -184,19 +184,20 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
         rows.append(
             {
                 "model": model.name,
-                "mode": model.mode,
-                "deployments": len(model.deployments),
                 "input_usd_per_mtok": rates.input_femtousd / 1e9,
-                "cached_usd_per_mtok": rates.cached_input_femtousd / 1e9,
                 "output_usd_per_mtok": rates.output_femtousd / 1e9,
+                "cached_usd_per_mtok": rates.cached_input_femtousd / 1e9,
+                "quality_prior": model.quality_prior,
                 "max_input_tokens": model.max_input_tokens,
                 "max_output_tokens": model.max_output_tokens,
-                "quality_prior": model.quality_prior,
+                "mode": model.mode,
+                "deployments": len(model.deployments),
                 "capabilities": sorted(model.capabilities),
             }
         )
     show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")
-    say(f"{config}: good, {len(catalog.models)} models, catalogue {catalog.digest[:12]}")
+    count = len(catalog.models)
+    say(f"{config}: good, {count} model{'' if count == 1 else 's'}, catalogue {catalog.digest[:12]}")
 
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -216,7 +217,10 @@ def _upgrade(settings: Settings) -> str:
 
     url = settings.general.database_url.reveal()
     if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(url.removeprefix("sqlite:///")).parent
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            say(f"made the folder {folder} for the database")
     try:
         return upgrade(url)
     except DatabaseStartError as error:
@@ -230,4 +234,10 @@ def _upgrade(settings: Settings) -> str:
 def demo(context: typer.Context) -> None:
     """Play sessions against a simulated provider, train on them, play again; arguments go to the demo."""
     finished = subprocess.run([sys.executable, "-m", "demo.play", *context.args], check=False)
+    raise typer.Exit(finished.returncode)
+
+
+def demo_provider(context: typer.Context) -> None:
+    """Serve the simulated provider that the shipped gateway.yaml talks to; arguments go to it."""
+    finished = subprocess.run([sys.executable, "-m", "demo.provider", *context.args], check=False)
     raise typer.Exit(finished.returncode)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.accounts import ACTOR, DEFAULT_TENANT, TenantOption, find_tenant, now_ms
+from gateway.cli.accounts import ACTOR, DEFAULT_TENANT, TenantOption, find_tenant
 from gateway.cli.console import (
     DEFAULT_CONFIG,
     CommandError,
@@ -14,77 +14,79 @@ from gateway.cli.console import (
     JsonOption,
     amount_nanousd,
     environment,
-    moment,
+    now_ms,
     opened,
+    say,
     show,
     show_one,
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from gateway.accounts.tenants import Tenant
     from gateway.ledger.records import SessionRow
 
 sessions_app = typer.Typer(
     help="Sessions and their budgets: list, show, change, close.", rich_markup_mode=None, no_args_is_help=True
 )
 
-_SESSION_COLUMNS = (
-    "session_id",
-    "state",
-    "turns",
-    "budget_usd",
-    "spent_usd",
-    "reserved_usd",
-    "remaining_usd",
-    "updated",
-)
+SessionArgument = Annotated[str, typer.Argument(metavar="SESSION_ID", help="As in the header x-seqroute-session-id.")]
+
+# The most important column first: a narrow terminal shows only those.
+_SESSION_COLUMNS = ("session_id", "state", "turns", "remaining_usd", "spent_usd", "updated_at_ms", "budget_usd",
+                    "reserved_usd")  # fmt: skip
 
 
 @sessions_app.command("list")
 def list_sessions(
     tenant: TenantOption = DEFAULT_TENANT,
     state: Annotated[str | None, typer.Option(help="Only open or closed ones.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """A tenant's sessions, the one used last first."""
     from gateway.accounts import sessions as session_accounts
+    from gateway.accounts.fields import describe_session
 
     if state not in (None, "open", "closed"):
         raise CommandError(f'--state: expected open or closed, got "{state}"')
     with opened(config, read_only=True) as connection:
-        tenant_id = find_tenant(connection, tenant).tenant_id
-        rows = [
-            _session_row(row) for row in session_accounts.list_sessions(connection, tenant_id, state=state, limit=limit)
-        ]
-    show(rows, _SESSION_COLUMNS, as_json=as_json, empty="no sessions yet")
+        found = find_tenant(connection, tenant)
+        sessions = session_accounts.list_sessions(connection, found.tenant_id, state=state, limit=limit)
+    if sessions and not as_json:
+        say(f"sessions of tenant {found.name}")
+    empty = f"no {state or ''} sessions of tenant {found.name} yet; --tenant NAME lists another's".replace("  ", " ")
+    show([describe_session(row) for row in sessions], _SESSION_COLUMNS, as_json=as_json, empty=empty)
 
 
 @sessions_app.command("show")
 def show_session(
-    session_id: str, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
+    session_id: SessionArgument, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """One session."""
-    from gateway.accounts import sessions as session_accounts
+    from gateway.accounts.fields import describe_session
 
     with opened(config, read_only=True) as connection:
-        row = session_accounts.get_session(connection, find_tenant(connection, tenant).tenant_id, session_id)
-    show_one(_session_row(row), as_json=as_json)
+        row = _find_session(connection, find_tenant(connection, tenant), session_id)
+    show_one(describe_session(row), as_json=as_json)
 
 
 @sessions_app.command("change")
 def change_session(
-    session_id: str,
+    session_id: SessionArgument,
     tenant: TenantOption = DEFAULT_TENANT,
     budget_usd: Annotated[str | None, typer.Option(help="Raise or lower the session's ceiling.")] = None,
-    expected_turns: Annotated[int | None, typer.Option(min=1, max=100_000, help="How many turns it will have.")] = None,
+    expected_turns: Annotated[int | None, typer.Option(help="How many turns it will have, 1 to 10,000.")] = None,
     state: Annotated[str | None, typer.Option(help="open or closed.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Open a session, change its budget or horizon, close it or open it again."""
     from gateway.accounts import sessions as session_accounts
+    from gateway.accounts.fields import describe_session
     from gateway.config.load import read_settings
 
     defaults = read_settings(config, environment()).settings.session
@@ -100,36 +102,35 @@ def change_session(
             actor=ACTOR,
             now_ms=now_ms(),
         )
-    show_one(_session_row(row), as_json=as_json)
+    show_one(describe_session(row), as_json=as_json)
 
 
 @sessions_app.command("close")
 def close_session(
-    session_id: str, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
+    session_id: SessionArgument, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Let a session take no further turns."""
     from gateway.accounts import sessions as session_accounts
+    from gateway.accounts.fields import describe_session
 
     with opened(config) as connection:
-        tenant_id = find_tenant(connection, tenant).tenant_id
-        session_accounts.get_session(connection, tenant_id, session_id)
+        found = find_tenant(connection, tenant)
+        tenant_id = found.tenant_id
+        _find_session(connection, found, session_id)
         row = session_accounts.change_session(
             connection, tenant_id, session_id, default_nanousd=0, state="closed", actor=ACTOR, now_ms=now_ms()
         )
-    show_one(_session_row(row), as_json=as_json)
+    show_one(describe_session(row), as_json=as_json)
 
 
-def _session_row(session: SessionRow) -> dict[str, Any]:
-    from gateway.accounts.fields import balance_fields
+def _find_session(connection: Connection, tenant: Tenant, session_id: str) -> SessionRow:
+    from gateway.accounts import sessions as session_accounts
+    from gateway.errors import NotFound
 
-    return {
-        "session_id": session.session_id,
-        "tenant_id": session.tenant_id,
-        "state": session.state,
-        "turns": session.turns,
-        "expected_turns": session.expected_turns,
-        **balance_fields(session.balance),
-        "created": moment(session.created_at_ms),
-        "updated": moment(session.updated_at_ms),
-    }
+    try:
+        return session_accounts.get_session(connection, tenant.tenant_id, session_id)
+    except NotFound:
+        raise CommandError(
+            f'session: tenant {tenant.name} has no session "{session_id[:128]}"; --tenant NAME looks in another'
+        ) from None

@@ -9,7 +9,7 @@ real cost. Quality is compared only where scores exist, and only for what was re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -219,9 +219,3 @@ def _count(connection: Connection, query: Select[Any]) -> int:
 
 def _money(name: str, nanousd: int) -> dict[str, Any]:
     return {f"{name}_nano_usd": nanousd, f"{name}_usd": usd_string(nanousd)}
-
-
-def money_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names of a row's columns without the integer twins of the money: what a person reads."""
-    first = next(iter(rows), {})
-    return [name for name in first if not name.endswith("_nano_usd")]

@@ -29,16 +29,26 @@ from train.cli.progress import Bar
 def replay(
     data: Annotated[list[Path], typer.Option("--data", help="Folder of graded answers; may be given several times.")],
     json_file: Annotated[Path, typer.Option("--json", help="File to write rows, summary and fronts to.")],
-    preset: Annotated[str, typer.Option(help="quick (minutes) or full (the better part of an hour).")] = "quick",
-    seed: Annotated[int, typer.Option(help="Of the split, the sessions and the fits.")] = 0,
-    models: Annotated[str, typer.Option(help="The catalogue, a,b,c (default: all, or the front when many).")] = "",
-    policies: Annotated[str, typer.Option(help="Report these policies alone, a,b,c.")] = "",
-    turns: Annotated[str, typer.Option(help="Turns of a session, 4,8,...; random is one of them.")] = "",
-    phi: Annotated[str, typer.Option(help="Budgets between the weakest (0) and the strongest (1), .2,.5,...")] = "",
-    ordering: Annotated[str, typer.Option(help="iid, by-topic, easy-first, hard-first, late-burst.")] = "",
-    mode: Annotated[str, typer.Option(help="cut, degrade.")] = "",
-    base_context: Annotated[str, typer.Option(help="Tokens before the first turn of the prompt-cache cells.")] = "",
-    plot: Annotated[Path | None, typer.Option(help="Folder for the fronts and starvation curves, SVG and PNG.")] = None,
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (most of an hour).")] = "quick",
+    seed: Annotated[int, typer.Option(help="Random seed of the split, the sessions and the fits.")] = 0,
+    models: Annotated[
+        str, typer.Option(help="Use only these models, a,b,c (default: all; of many, those on the cost-quality front).")
+    ] = "",
+    policies: Annotated[str, typer.Option(help="Report only these policies, a,b,c.")] = "",
+    turns: Annotated[str, typer.Option(help="Session lengths in turns, 4,8,..., or random.")] = "",
+    phi: Annotated[
+        str, typer.Option(help="Budgets, from 0 (the weakest model always) to 1 (the strongest always): .2,.5,...")
+    ] = "",
+    ordering: Annotated[
+        str, typer.Option(help="Order of the prompts: iid, by-topic, easy-first, hard-first, late-burst.")
+    ] = "",
+    mode: Annotated[str, typer.Option(help="What happens when the budget is used up: cut, degrade.")] = "",
+    base_context: Annotated[
+        str, typer.Option(help="Prompt tokens before the first turn, in the cells about prompt caching.")
+    ] = "",
+    plot: Annotated[
+        Path | None, typer.Option(help="Folder for plots of the fronts and of starvation, SVG and PNG.")
+    ] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay import tree
@@ -95,21 +105,29 @@ def _words(text: str) -> tuple[str, ...]:
 
 def rollout(
     tasks: Annotated[Path, typer.Option(help="JSONL of tasks; see docs/rollout.md.")],
-    max_usd: Annotated[str, typer.Option(help="The most that it may cost; the ledger refuses what goes beyond.")],
+    max_usd: Annotated[str, typer.Option(help="The most that it may cost; the ledger refuses anything beyond.")],
     config: Config = Path("gateway.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the journal and of the result.")] = Path("rollout"),
-    depth: Annotated[int, typer.Option(min=1, max=64, help="Turns of a conversation at most.")] = 4,
-    branches: Annotated[str, typer.Option(help='Answers continued at every state: "all", or a number drawn.')] = "1",
-    models: Annotated[str | None, typer.Option(help="Comma-separated; default: every chat model.")] = None,
-    judge: Annotated[str | None, typer.Option(help="The model that grades what only a judge can.")] = None,
-    user: Annotated[str | None, typer.Option(help="The model that plays the user beyond a task's own turns.")] = None,
-    gateway: Annotated[str | None, typer.Option(help="URL of a running gateway; default: one is started.")] = None,
-    name: Annotated[str | None, typer.Option(help="The `source` of the data (default: the folder's name).")] = None,
-    parallel: Annotated[int, typer.Option(min=1, max=256, help="Calls at a time.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=16, help="Of an answer, where the task says nothing.")] = 1024,
-    check_seconds: Annotated[int, typer.Option(min=1, help="Processor time of one check.")] = 5,
-    check_megabytes: Annotated[int, typer.Option(min=64, help="Memory of one check.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the branches and the order of the tasks.")] = 0,
+    depth: Annotated[int, typer.Option(min=1, max=64, help="Longest conversation, in turns.")] = 4,
+    branches: Annotated[
+        str, typer.Option(help='How many answers to continue from each state: a number, drawn at random, or "all".')
+    ] = "1",
+    models: Annotated[
+        str | None, typer.Option(help="Models to play, comma-separated (default: every chat model).")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Model that grades answers for which a task has no check.")] = None,
+    user: Annotated[str | None, typer.Option(help="Model that plays the user after a task's own turns.")] = None,
+    gateway: Annotated[str | None, typer.Option(help="URL of a running gateway (default: start one).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set, its `source` (default: the folder's name).")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Calls at the same time.")] = 8,
+    max_tokens: Annotated[
+        int, typer.Option(min=16, help="Longest answer in tokens, where a task sets no limit.")
+    ] = 1024,
+    check_seconds: Annotated[int, typer.Option(min=1, help="Processor time that one check may use, in seconds.")] = 5,
+    check_megabytes: Annotated[int, typer.Option(min=64, help="Memory that one check may use, in MB.")] = 512,
+    seed: Annotated[int, typer.Option(help="Random seed of the branches and of the order of the tasks.")] = 0,
     as_json: AsJson = False,
 ) -> int:
     """Play graded multi-turn tasks through every model, as counterfactual trees, under a hard dollar cap."""
@@ -148,7 +166,7 @@ def export(
     config: Config = Path("gateway.yaml"),
     since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD, UTC (default: the log's first).")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant, by name or id.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="With the texts that tenants let us store.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Include the texts of tenants that allow storing them.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Write the decision log as Parquet, one file a day and table; go on where an earlier export stopped."""
@@ -180,7 +198,9 @@ def import_logs(
         Path, typer.Argument(metavar="FILE", help="JSONL transcripts, or LiteLLM spend logs (JSONL, CSV).")
     ],
     config: Config = Path("gateway.yaml"),
-    shadow: Annotated[bool, typer.Option("--shadow", help="Put the policy on trial; it never serves by this.")] = False,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Publish the policy to the shadow stage, where it serves no one.")
+    ] = False,
     seed: Seed = None,
     training: Training = None,
     as_json: AsJson = False,

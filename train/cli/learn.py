@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,8 +33,12 @@ def nightly(
     config: Config = Path("gateway.yaml"),
     date: Annotated[str | None, typer.Option(help="Date of the run, YYYY-MM-DD (default: today, UTC).")] = None,
     seed: Seed = None,
-    force: Annotated[bool, typer.Option("--force", help="Run although this date has run, or runs.")] = False,
-    runs: Annotated[Path | None, typer.Option(help="Folder of step results (default: runs, by the config).")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run even if this date has run already, or is running.")
+    ] = False,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder for the results of the steps (default: runs, beside the configuration).")
+    ] = None,
     training: Training = None,
     log: LogFolder = None,
     as_json: AsJson = False,
@@ -42,7 +47,7 @@ def nightly(
     settings, chosen = gateway_settings(config), training_settings(training, seed)
     from train.nightly.nightly import Nightly, run
 
-    with Bar() as progress:
+    with Bar(lines=sys.stderr if as_json else sys.stdout) as progress:
         job = Nightly(
             database_url=settings.general.database_url.reveal(),
             policies=settings.policy,
@@ -78,7 +83,7 @@ def fit(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Option(help="Folder that `fit` wrote.")],
+    run: Annotated[Path, typer.Option(help="Folder written by `fit`.")],
     config: Config = Path("gateway.yaml"),
     seed: Seed = None,
     training: Training = None,
@@ -100,12 +105,14 @@ def frontier(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for frontier.svg, .png and .json.")],
     config: Config = Path("gateway.yaml"),
     tenant: Annotated[str | None, typer.Option(help="Only sessions of this tenant, by name or id.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Draw the candidates of this `fit` too.")] = None,
-    quality: Annotated[float | None, typer.Option(help="Which budget does this quality per turn need?")] = None,
+    run: Annotated[Path | None, typer.Option(help="Also draw the candidates in this folder of `fit`.")] = None,
+    quality: Annotated[float | None, typer.Option(help="Say which budget reaches this quality per turn.")] = None,
     sessions: Annotated[
-        int | None, typer.Option(min=20, help="Sessions that are played at most (default 400; of a folder 60).")
+        int | None, typer.Option(min=20, help="Play at most this many sessions (default 400; with --data 60).")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here instead.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the report (default: frontier.json in --out).")
+    ] = None,
     seed: Seed = None,
     training: Training = None,
     log: LogFolder = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from train.errors import InputError
+from train.errors import InputError, kind_of
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.yaml.")]
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the split and of the fit (default 0).")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split and the fit (default 0).")]
 LogFolder = Annotated[
-    Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the database's own log.")
+    Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the log in the database.")
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Use this replay folder instead of a gateway's log.")
@@ -70,10 +70,12 @@ def training_settings(path: Path | None, seed: int | None, data: Path | None = N
     if path is not None:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise CommandError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+        except OSError as error:
+            raise CommandError(f"{path}: expected a readable file: {error.strerror}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CommandError(f"{path}: expected YAML in UTF-8") from error
     if not isinstance(values, Mapping):
-        raise CommandError(f"{path}: expected a mapping, found {type(values).__name__}")
+        raise CommandError(f"{path}: expected a mapping, got {kind_of(values)}")
     try:
         return from_mapping(values, seed)
     except ConfigError as error:

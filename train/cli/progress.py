@@ -1,15 +1,20 @@
-"""How far a step is, and how long it will still take: a bar on a terminal, nothing in a pipe."""
+"""How far a step is, and how long it will still take: a bar on a terminal; in a pipe nothing, or a line a step."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
 
 
 class Bar:
-    """A bar on a terminal; nothing elsewhere, so that cron mails no progress."""
+    """A bar on a terminal; elsewhere nothing, or a line to `lines` when a step starts and when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: TextIO | None = None, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._lines = lines
+        self._clock_s = clock_s
+        self._started_s = 0.0
         self._bar: Any = None
         self._task: Any = None
         self._step = ""
@@ -23,15 +28,27 @@ class Bar:
             self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._end(failed=kind is not None)
         if self._bar is not None:
             self._bar.stop()
 
     def show(self, step: str, done: int, total: int) -> None:
         if self._bar is None:
+            if self._lines is not None and step != self._step:
+                self._end(failed=False)
+                self._step, self._started_s = step, self._clock_s()
+                print(f"{step} ...", file=self._lines, flush=True)
             return
         if step != self._step:
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task, self._step = self._bar.add_task(step, total=total or None), step
         self._bar.update(self._task, completed=done, total=total or None)
+
+    def _end(self, failed: bool) -> None:
+        """Say that the step that ran has ended."""
+        if self._bar is None and self._lines is not None and self._step:
+            took_s = self._clock_s() - self._started_s
+            print(f"{self._step} {'failed' if failed else 'done'} after {took_s:.0f} s", file=self._lines, flush=True)
+            self._step = ""

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from gateway.database import tables
 from gateway.database.database import transaction
-from train.errors import InputError
+from train.errors import InputError, reason_of
 from train.log.source import ORDER
 
 ROWS_AT_ONCE = 2_000
@@ -131,7 +131,7 @@ def _is_final(target: Path, job: Export, day: date) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise ExportError(f"{target}: expected a file of an export ({type(error).__name__})") from error
+        raise ExportError(f"{target}: expected a file of an export: {reason_of(error)}") from error
     if not isinstance(note, dict):
         raise ExportError(f"{target}: expected a file of an export, found another")
     for name, wanted in (("tenant_id", job.tenant_id), ("with_text", job.with_text)):

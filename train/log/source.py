@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from gateway.database import tables
-from train.errors import InputError
+from train.errors import InputError, reason_of
 from train.log.reward import Signal
 
 Row = Mapping[str, Any]
@@ -155,4 +155,4 @@ def rows(file: Path, names: tuple[str, ...]) -> Iterator[Row]:
     except (OSError, ValueError) as error:
         if isinstance(error, LogError):
             raise
-        raise LogError(f"{file}: expected a Parquet file ({type(error).__name__})") from error
+        raise LogError(f"{file}: expected a Parquet file: {reason_of(error)}") from error

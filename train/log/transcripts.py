@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.errors import InputError
+from train.errors import InputError, reason_of
 
 MAX_LINE_CHARS = 16 * 2**20
 _CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "litellm_completion"})
@@ -57,7 +57,7 @@ def read_transcripts(path: Path) -> tuple[list[LoggedTurn], Counter[str]]:
             else:
                 turns.append(found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected JSONL or CSV in UTF-8 ({type(error).__name__})") from error
+        raise InputError(f"{path}: expected JSONL or CSV in UTF-8: {reason_of(error)}") from error
     return turns, left_out
 
 
@@ -98,7 +98,7 @@ def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
 
 def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
     """Each row or line as a mapping; None for a line that is none."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the data
         if path.suffix.lower() == ".csv":
             csv.field_size_limit(MAX_LINE_CHARS)
             yield from csv.DictReader(file)

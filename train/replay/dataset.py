@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from train.errors import kind_of, reason_of
+
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -277,7 +279,7 @@ def read_table(path: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; a data folder holds {', '.join(FILES)}") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__})") from error
+        raise DataError(f"{path}: expected a Parquet file: {reason_of(error)}") from error
     if not found.num_rows:
         raise DataError(f"{path}: expected rows, found none")
     return found.replace_schema_metadata({"file": str(path)})
@@ -313,7 +315,7 @@ def numbers_of(table: pa.Table, column: str, missing: float) -> F64:
     try:
         return np.array([missing if value is None else float(value) for value in values], np.float64)
     except (TypeError, ValueError) as error:
-        found = next(type(value).__name__ for value in values if not isinstance(value, int | float | None))
+        found = next(kind_of(value) for value in values if not isinstance(value, int | float | None))
         raise DataError(f"{_file(table)}: column {column!r}: expected numbers, found {found}") from error
 
 

@@ -60,7 +60,7 @@ async def asked(
     try:
         response = await admin.request(method, path, json=body)
     except httpx.HTTPError as error:
-        raise GatewayRefused(f"{method} {path}: the gateway does not answer ({type(error).__name__})") from error
+        raise GatewayRefused(f"{method} {path}: the gateway does not answer") from error
     if response.status_code != 200:
         raise GatewayRefused(f"{method} {path}: {message_of(response)}")
     answer: dict[str, Any] = response.json()

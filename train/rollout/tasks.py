@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.errors import InputError
+from train.errors import InputError, kind_of, reason_of
 
 KINDS = ("exact", "regex", "json_schema", "python", "judge")
 _TASK_KEYS = frozenset({"id", "group", "system", "turns", "user", "check", "parameters"})
@@ -68,7 +68,7 @@ def read_tasks(path: Path) -> tuple[Task, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: expected a readable UTF-8 file, got {type(error).__name__}") from error
+        raise TaskError(f"{path}: expected a readable UTF-8 file: {reason_of(error)}") from error
     tasks: dict[str, Task] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -133,7 +133,7 @@ def _check(where: str, value: object) -> Mapping[str, Any]:
     if kinds != ["json_schema"]:
         _text(where, check, kinds[0])
     elif not isinstance(check["json_schema"], dict):
-        raise TaskError(f"{where}.json_schema: expected an object, got {type(check['json_schema']).__name__}")
+        raise TaskError(f"{where}.json_schema: expected an object, got {kind_of(check['json_schema'])}")
     for name in {"extract", *kinds} & {"extract", "regex"} & set(check):
         try:
             re.compile(_text(where, check, name))
@@ -149,7 +149,7 @@ def _check(where: str, value: object) -> Mapping[str, Any]:
 
 def _mapping(where: str, value: object, allowed: frozenset[str] | None) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise TaskError(f"{where}: expected an object, got {type(value).__name__}")
+        raise TaskError(f"{where}: expected an object, got {kind_of(value)}")
     unknown = sorted(set(value) - allowed) if allowed is not None else []
     if unknown:
         raise TaskError(f"{where}: {unknown[0][:40]}: unknown key, expected one of {', '.join(sorted(allowed or ()))}")
@@ -159,5 +159,5 @@ def _mapping(where: str, value: object, allowed: frozenset[str] | None) -> Mappi
 def _text(where: str, fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not value:
-        raise TaskError(f"{where}: {name}: expected a text, got {type(value).__name__}")
+        raise TaskError(f"{where}: {name}: expected a text, got {kind_of(value)}")
     return value

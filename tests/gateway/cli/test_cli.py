@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import uvicorn
 
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
+from gateway.cli.console import ago
 from gateway.database.sqlite import FileLock
 
 CONFIG = """
@@ -76,7 +78,7 @@ def test_check_config_lists_the_models_and_says_that_all_is_good(cli: Cli) -> No
     assert ran.status == 0
     assert ran.json[0]["model"] == "small"
     assert ran.json[0]["output_usd_per_mtok"] == 0.6
-    assert ": good, 1 models, catalogue " in ran.err
+    assert ": good, 1 model, catalogue " in ran.err
 
 
 def test_check_config_names_every_problem_and_exits_with_2(cli: Cli, config: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_key_is_shown_once_and_can_be_rotated_and_revoked(migrated: Cli) -> No
     migrated("tenants", "create", "acme", "--budget-usd", "1")
     made = migrated("keys", "create", "--tenant", "acme", "--expires", "90d", "--json").json
     assert made["key"].startswith("sk-")
-    assert made["expires"] > made["created"]
+    assert made["expires_at_ms"] == made["created_at_ms"] + 90 * 86_400_000
     listed = migrated("keys", "list", "--tenant", "acme", "--json")
     assert made["key"] not in listed.out
     assert listed.json[0]["id"] == made["id"]
@@ -113,7 +115,7 @@ def test_a_key_is_shown_once_and_can_be_rotated_and_revoked(migrated: Cli) -> No
     assert rotated["id"] == made["id"]
     assert rotated["key"] != made["key"]
     assert migrated("keys", "revoke", made["key"]).status == 2
-    assert migrated("keys", "revoke", rotated["key"], "--json").json["revoked"] is not None
+    assert migrated("keys", "revoke", rotated["key"], "--json").json["revoked_at_ms"] is not None
 
 
 def test_a_session_is_opened_raised_and_closed(migrated: Cli) -> None:
@@ -143,6 +145,20 @@ def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monk
         (("explain", "dec_none"), 'decision: expected the id of a logged decision, got "dec_none"'),
         (("report", "--since", "ever"), '--since: expected "7d", "24h" or a date like 2026-11-01, got "ever"'),
         (("policies", "promote", "none"), "policy: no such policy"),
+        (("tenants", "create", "bad name!", "--budget-usd", "1"),
+         "name: expected 1 to 128 letters, digits or . _ : @ + - without spaces"),
+        (("tenants", "create", "default", "--budget-usd", "1"),
+         'name: the name or id "default" is taken by another tenant'),
+        (("tenants", "create", "b", "--budget-usd", "1", "--window", "1y"),
+         '--window: expected a window like "12h", "30d" or "1mo"'),
+        (("tenants", "create", "b", "--budget-usd", "1_000"), "--budget-usd: expected a decimal number, got '1_000'"),
+        (("tenants", "grant", "default", "-5"), "USD: expected an amount of at least 0, got -5; to take money back: "
+                                                "seqroute tenants grant default 5 --take-back"),
+        (("keys", "create", "--models", "smal"),
+         '--models: expected models of the configuration, got "smal", did you mean "small"?'),
+        (("sessions", "show", "none"), 'session: tenant default has no session "none"; --tenant NAME looks in another'),
+        (("sessions", "change", "s", "--expected-turns", "10001"),
+         "--expected-turns: expected an integer from 1 to 10000"),
         (("serve", "--workers", "2"), "--workers: expected 1 on SQLite, got 2: one process serves a SQLite file; "
                                       "set general_settings.database_url to a Postgres for more"),
         (("serve", "--log-level", "loud"), '--log-level: expected critical, error, warning, info or debug, got "loud"'),
@@ -166,7 +182,16 @@ def test_a_command_line_that_cannot_be_read_is_one_line_and_exit_2(
     assert len(written.splitlines()) == 1
 
 
-def test_an_empty_database_says_to_migrate(cli: Cli) -> None:
+def test_without_a_database_nothing_is_left_behind(cli: Cli, config: Path) -> None:
+    ran = cli("sessions", "list")
+    assert (ran.status, ran.err) == (
+        2, "seqroute: database: seqroute.db does not exist yet: run `seqroute migrate` or `seqroute serve`\n"
+    )  # fmt: skip
+    assert [path.name for path in config.parent.iterdir()] == ["gateway.yaml"]
+
+
+def test_an_empty_database_says_to_migrate(cli: Cli, config: Path) -> None:
+    (config.parent / "seqroute.db").touch()
     ran = cli("tenants", "list")
     assert ran.status != 0
     assert "seqroute migrate" in ran.err
@@ -176,7 +201,7 @@ def test_an_empty_database_says_to_migrate(cli: Cli) -> None:
 def test_an_empty_ledger_is_whole(migrated: Cli) -> None:
     assert migrated("audit", "--json").json == {"ok": True, "violations": []}
     ran = migrated("audit")
-    assert (ran.status, ran.out) == (0, "the ledger is whole\n")
+    assert (ran.status, ran.out) == (0, "every invariant of the ledger holds\n")
 
 
 def test_the_report_of_an_empty_log_has_all_its_parts(migrated: Cli) -> None:
@@ -190,9 +215,75 @@ def test_the_report_of_an_empty_log_has_all_its_parts(migrated: Cli) -> None:
 def test_a_table_is_plain_text_in_a_pipe(migrated: Cli) -> None:
     migrated("tenants", "create", "acme", "--budget-usd", "3")
     header, row = migrated("tenants", "list").out.splitlines()
-    assert header.split() == ["name", "id", "budget_usd", "spent_usd", "reserved_usd", "remaining_usd", "window",
-                              "models", "outage"]  # fmt: skip
-    assert row.split()[:1] + row.split()[2:] == ["acme", "3", "0", "0", "3", "-", "-", "closed"]
+    assert header.split() == ["name", "remaining_usd", "budget_usd", "spent_usd", "id", "budget_duration",
+                              "reserved_usd", "models", "outage"]  # fmt: skip
+    assert row.split()[:4] + row.split()[5:] == ["acme", "3", "3", "0", "-", "0", "-", "closed"]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_ids(migrated: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = migrated("tenants", "create", "acme", "--budget-usd", "123456789.123456789", "--json").json
+    key = migrated("keys", "create", "--tenant", "acme", "--json").json
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for arguments, whole in ((("tenants", "list"), "123456789.123456789"), (("keys", "list"), key["id"])):
+        ran = migrated(*arguments)
+        assert whole in ran.out
+        assert max(map(len, ran.out.splitlines())) <= 80
+        assert "not shown, for want of width: " in ran.err
+    assert made["id"] in migrated("tenants", "show", "acme").out
+
+
+def test_one_account_shows_each_amount_once_and_its_times_in_words(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "3")
+    lines = dict(line.split(maxsplit=1) for line in migrated("tenants", "show", "acme").out.splitlines())
+    assert [name for name in lines if name.startswith("budget")] == ["budget_usd", "budget_duration"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+Z \((?:now|\d+ s ago)\)", lines["created"])
+
+
+def test_times_are_told_as_seen_from_now() -> None:
+    now = 10**12
+    told = [ago(now - away, now) for away in (0, 5_000, 180_000, 7_200_000, 86_400_000, 200_000_000, -90_000)]
+    assert told == ["now", "5 s ago", "3 min ago", "2 h ago", "1 day ago", "2 days ago", "in 1 min"]
+
+
+def test_the_json_of_an_account_is_that_of_the_api(migrated: Cli) -> None:
+    made = migrated("tenants", "create", "acme", "--budget-usd", "3", "--window", "30d", "--json").json
+    assert {"id", "name", "budget_duration", "reset_at_ms", "created_at_ms", "remaining_nano_usd"} < made.keys()
+    key = migrated("keys", "create", "--tenant", "acme", "--json").json
+    assert (key["tenant"], key["tenant_id"]) == ("acme", made["id"])
+
+
+def test_a_key_s_budget_is_given_raised_and_ended(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "10")
+    key_id = migrated("keys", "create", "--tenant", "acme", "--json").json["id"]
+    given = migrated("keys", "set-budget", key_id, "2", "--window", "1mo", "--json").json
+    assert (given["budget_usd"], given["budget_duration"]) == ("2", "1mo")
+    raised = migrated("keys", "set-budget", key_id, "3", "--json").json
+    assert (raised["budget_usd"], raised["budget_duration"]) == ("3", "1mo")
+    assert migrated("keys", "set-budget", key_id, "none", "--json").json["budget_usd"] is None
+
+
+def test_without_a_command_the_help_is_shown_and_the_status_is_the_same_everywhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments in ([], ["tenants"], ["keys"], ["sessions"], ["policies"], ["decisions"]):
+        assert run(arguments) == 2
+        assert capsys.readouterr().out.startswith("Usage: seqroute")
+
+
+def test_version_and_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"seqroute \d+\.\d+\S*\n", capsys.readouterr().out)
+    assert run(["tenants", "list", "-h"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: seqroute tenants list")
+
+
+def test_the_report_names_tenants_and_units(migrated: Cli) -> None:
+    migrated("tenants", "create", "acme", "--budget-usd", "3")
+    ran = migrated("report", "--tenant", "acme", "--since", "7d")
+    assert re.search(r"^tenant +acme$", ran.out, flags=re.MULTILINE)
+    assert re.search(r"^since +20\d\d-\S+Z$", ran.out, flags=re.MULTILINE)
+    assert "points (quality is 0 to 1 a turn)" in migrated("report").out
 
 
 def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(
@@ -253,6 +344,17 @@ def test_a_second_server_on_one_sqlite_file_is_one_line_and_exit_1(migrated: Cli
     assert ran.err.startswith("seqroute: database: ")
     assert "another process serves from this SQLite database" in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_an_empty_list_says_whose_it_is(migrated: Cli) -> None:
+    migrated("tenants", "create", "default", "--budget-usd", "1")
+    assert "no sessions of tenant default yet; --tenant NAME" in migrated("sessions", "list").err
+    assert "no decisions of tenant default yet; --tenant NAME" in migrated("decisions", "list").err
+
+
+def test_the_provider_of_the_demo_is_started_as_a_program_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo-provider", "--help"]) == 0
+    assert "usage: seqroute demo-provider" in capfd.readouterr().out
 
 
 def test_the_demo_is_started_as_a_program_of_its_own(

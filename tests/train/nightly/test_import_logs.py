@@ -96,10 +96,13 @@ def test_a_line_that_is_no_object_is_counted_and_a_file_that_is_no_text_refused(
     file.write_text("[1]\n{broken\n\n" + json.dumps(record()) + "\n")
     turns, left_out = read_transcripts(file)
     assert (len(turns), dict(left_out)) == (1, {"no JSON object": 2})
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(record()).encode() + b"\n")  # as Windows writes UTF-8
+    turns, left_out = read_transcripts(file)
+    assert (len(turns), dict(left_out)) == (1, {})
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="expected JSONL or CSV in UTF-8"):
         read_transcripts(file)
-    with pytest.raises(InputError, match="FileNotFoundError"):
+    with pytest.raises(InputError, match="no such file"):
         read_transcripts(tmp_path / "none")
 
 

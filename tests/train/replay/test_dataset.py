@@ -42,7 +42,7 @@ def test_what_is_missing_is_made_up_for(tmp_path: Path) -> None:
         ({"cost_usd": [-1.0] * 24}, "cost_usd: expected 0 or more, found -1"),
         ({"model": ["huge"] * 24}, "no price for model 'huge'"),
         ({"task_id": ["other"] * 24}, "no row belongs to a prompt"),
-        ({"quality": ["good"] * 24}, "column 'quality': expected numbers, found str"),
+        ({"quality": ["good"] * 24}, "column 'quality': expected numbers, found a text"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:

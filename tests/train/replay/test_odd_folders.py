@@ -122,7 +122,7 @@ def test_prompts_that_lack_text_or_embedding_have_what_they_have(tmp_path: Path)
     ("file", "change", "said"),
     [
         ("outcomes", every("quality", None), r"outcomes.parquet: quality: expected numbers from 0 to 1, found none"),
-        ("outcomes", every("quality", "good"), r"outcomes.parquet: column 'quality': expected numbers, found str"),
+        ("outcomes", every("quality", "good"), r"outcomes.parquet: column 'quality': expected numbers, found a text"),
         ("outcomes", every("cost_usd", -1.0), r"outcomes.parquet: cost_usd: expected 0 or more, found -1"),
         ("outcomes", every("turn", 1), r"no row belongs .*task_id 'task-0', turn 0; task_id 'task-0', turn 1"),
         ("prompts", column("task_id", lambda of: ["one"] * 10), r"prompts.parquet: 9 rows repeat a task_id and turn"),

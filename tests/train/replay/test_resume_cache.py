@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -91,3 +92,12 @@ def test_a_pipe_gets_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with Bar() as progress:
         progress.show("replay", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_night_in_a_pipe_says_when_a_step_starts_and_ends() -> None:
+    written = io.StringIO()
+    times = iter([10.0, 22.4, 30.0, 31.0])
+    with Bar(lines=written, clock_s=lambda: next(times)) as progress:
+        for step, done in (("read", 0), ("read", 5), ("fit", 0)):
+            progress.show(step, done, 10)
+    assert written.getvalue().splitlines() == ["read ...", "read done after 12 s", "fit ...", "fit done after 1 s"]

@@ -39,11 +39,11 @@ def test_a_conversation_goes_beyond_its_own_turns_only_with_a_user_model_and_a_p
     ("line", "message"),
     [
         ("{", "expected one JSON object"),
-        ("[1]", "expected an object, got list"),
+        ("[1]", "expected an object, got a list"),
         (GOOD | {"id": "a/b"}, "id: expected 1 to 80"),
         (GOOD | {"turns": []}, "turns: expected a list of at least one turn"),
         (GOOD | {"depth": 3}, "depth: unknown key"),
-        (GOOD | {"turns": [{"user": "hi"}]}, r"turns\[0\].check: expected an object, got NoneType"),
+        (GOOD | {"turns": [{"user": "hi"}]}, r"turns\[0\].check: expected an object, got nothing"),
         (GOOD | {"turns": [{"user": "hi", "check": {}}]}, "exactly one of exact, regex.* got none"),
         (GOOD | {"turns": [{"user": "hi", "check": {"exact": "a", "judge": "b"}}]}, "got exact, judge"),
         (GOOD | {"turns": [{"user": "hi", "check": {"regex": "("}}]}, "check.regex: expected a regular expression"),
