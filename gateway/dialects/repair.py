@@ -159,10 +159,11 @@ def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
         elif name == "message" and _is_finish(choice.get("finish_reason")):
             message = {}  # an answer that was filtered away
         else:
-            return None
-        choice[name] = message
-    for alias in {"delta", "message", "text"} - {name}:
+            message = None
+    for alias in ("delta", "message", "text"):
         choice.pop(alias, None)
+    if message is not None:
+        choice[name] = message
     return message
 
 

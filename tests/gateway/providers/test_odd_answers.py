@@ -856,3 +856,13 @@ async def test_no_bytes_break_the_readers(data: bytes, step: int) -> None:
             [chunk async for chunk in opened(answer, step=step)]
         with pytest.raises(UpstreamFault):
             await whole(answer)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"message": []}, {"text": 7}, {"delta": "", "message": {}}, {"delta": {"content": 0}}]
+)
+async def test_an_event_of_an_odd_choice_is_put_together_as_far_as_it_says_something(choice: dict[str, Any]) -> None:
+    reply = await whole(events({"choices": [choice]}, delta("a"), finish()))
+    [made] = reply.body["choices"]
+    assert made["message"]["content"] in ("a", "0a")
+    assert made.keys() == {"index", "message", "finish_reason"}
