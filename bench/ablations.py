@@ -2,7 +2,7 @@
 
 The planner of the folder's training half plays test sessions under tight budgets (mode `cut`) and with a prompt cache
 (budget: the middle model's warm cost); each line takes one part away and says what that changes in quality per turn,
-with a 95 % interval paired over prompts, and how many sessions starve. `--network` fits the CQL network too, once for
+with a 95 % interval paired over prompts, and how many sessions starve. `--network` fits the value network too, once for
 each of its own parts. Deterministic given the data and the seed.
 """
 
@@ -31,14 +31,14 @@ from train.replay import baselines_learned as cited
 from train.replay.catalogue import CatalogueSetup, Environment, Sets, compose_sets, stages, studies
 from train.replay.dataset import read_folder
 from train.replay.grid import Cell, Grid, quick
-from train.replay.network import fit_network
+from train.replay.network import served, taught
 from train.replay.ours import training_log
 from train.replay.served import as_rule, turn_batch
 from train.replay.simulator import NO_CONTEXT, Context, Played, Rule
 
 TURNS = 8
 PENALTY = 0.3
-NETWORK = FitConfig(steps=600)
+NETWORK = FitConfig()
 Seen = Callable[[batch.Batch], batch.Batch]
 
 
@@ -161,10 +161,10 @@ def network_variants(base: FitConfig) -> Iterator[tuple[str, FitConfig, RelabelC
     """The network as a night fits it, less one part each: in words, and how it is then fitted."""
     relabel = RelabelConfig()
     yield "(the network)", base, relabel
-    yield "ensemble: one member", replace(base, members=1), relabel
-    yield "relabelled budgets: what was spent", base, replace(relabel, budget_low=0.99, budget_high=1.01)
+    yield "temporal differences: the warm start alone", replace(base, steps=0), relabel
+    yield "the warm start: as shipped", replace(base, warm_steps=0, steps=0), relabel
     yield "lambda: 0 alone is trained", base, replace(relabel, lambda_zero_fraction=1.0)
-    yield "(conservative term ten times as heavy)", replace(base, alpha=10.0 * base.alpha), relabel
+    yield "lower confidence: no margin", replace(base, margin=0.0), relabel
 
 
 def network_lines(
@@ -177,8 +177,9 @@ def network_lines(
     """What each variant earns; against the first."""
     before: list[Played] | None = None
     for words, fitting, relabelling in variants:
-        config = replace(grid.training, relabel=relabelling)
-        policy = fit_network(learnt.episodes, config, fitting, study.seed).expecting(learnt.horizon)
+        config = replace(grid.training, relabel=relabelling, fit=fitting, seed=study.seed)
+        network = taught(learnt.episodes, learnt.grades, learnt.quality, config)
+        policy = served(network, learnt.episodes, learnt.grades, learnt.quality, config)
         after = [stage.play(as_rule(policy, study.seen)) for stage in played]
         yield line(study, "budget", words, played, after, before)
         before = before or after

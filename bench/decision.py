@@ -15,12 +15,14 @@ from dataclasses import replace
 import numpy as np
 
 from policy import features, text
+from policy.catalogue_law import CatalogueLaw
 from policy.exploration import Exploration
 from policy.fallback import WithFallback, check_decision
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, Observation
+from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
-from policy.reload import synthetic_observation
+from policy.reload import pretrained, synthetic_observation
 from policy.rules import ReSolving, TunedLambda
 from policy.valuetable import ValueTable
 
@@ -28,17 +30,24 @@ SHORT = "Write a Python function that merges two sorted lists, and explain why i
 LONG = "The quick brown fox jumps over 13 lazy dogs; def f(x): return x + 1. Why? " * 30
 
 
-def learned(exploration: Exploration) -> Callable[[Observation], object]:
-    """The learned policy at its default size; the parameters' values do not matter to the clock."""
-    import jax
-
-    from policy import network
-    from policy.learned import LearnedPolicy, NetworkValues
-
-    params = jax.tree.map(np.asarray, network.init(jax.random.key(0)))
-    policy = LearnedPolicy("bench", NetworkValues(params), exploration=exploration)
+def learned(exploration: Exploration, planner: Planner) -> Callable[[Observation], object]:
+    """The network at its size, with the planner's reward model and a law of its models, as a night publishes it."""
+    shipped, quality = pretrained(exploration).policy, planner.quality
+    assert isinstance(shipped, NetworkPolicy)
+    assert isinstance(quality, KernelQuality)
+    m, f32 = len(quality.models), np.float32
+    columns = [np.linspace(0.1, 0.9, m).astype(f32)] * 5
+    answers, margin = np.ones((m + 1, len(COST_LEVELS)), f32), np.zeros(m + 1, f32)
+    law = CatalogueLaw(quality.models, *[*columns, answers, margin, np.full(1, 250.0, f32)])
+    policy = replace(shipped, quality=quality, law=law)
     guarded = WithFallback(policy, ReSolving(), deadline_s=1.0, clock=time.perf_counter)
     return lambda observation: guarded.decide(observation, 0.5)
+
+
+def fresh(exploration: Exploration) -> Callable[[Observation], object]:
+    """What a fresh install serves."""
+    policy = pretrained(exploration).policy
+    return lambda observation: policy.decide(observation, 0.5)
 
 
 def planned(exploration: Exploration, candidates: int) -> Planner:
@@ -91,8 +100,8 @@ def main() -> None:
     observation = synthetic_observation(options.candidates)
     exploration = Exploration(0.05)
     resolving, greedy = ReSolving(exploration=exploration), TunedLambda(exploration=exploration)
-    network = learned(exploration)
-    planner = planned(exploration, options.candidates)
+    planner, first = planned(exploration, options.candidates), fresh(exploration)
+    network = learned(exploration, planner)
     decision = resolving.decide(observation, 0.5)
 
     def with_text(words: str) -> object:
@@ -106,6 +115,7 @@ def main() -> None:
         "decide: tuned lambda": lambda: greedy.decide(observation, 0.5),
         "decide: re-solving": lambda: resolving.decide(observation, 0.5),
         "decide: planner": lambda: planner.decide(observation, 0.5),
+        "decide: shipped network, priors alone": lambda: first(observation),
         "decide: learned, guarded": lambda: network(observation),
         f"decide: learned, with text of {len(SHORT)} chars": lambda: with_text(SHORT),
         f"decide: learned, with text of {len(LONG)} chars": lambda: with_text(LONG),

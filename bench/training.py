@@ -26,10 +26,12 @@ import numpy as np
 
 from policy.features import CANDIDATE_DIM, STATE_DIM
 from policy.mdp import COST_LEVELS
+from policy.value_network_shapes import KNOTS
 from train.config import FitConfig, QualityConfig, TrainConfig
 from train.fit.mesh import data_parallel
 from train.fit.network import fit
 from train.fit.seqroute_paper import PublishedConfig, fit_published, largest_budget_usd, relabelled
+from train.fit.value_curves import CHUNK_STEPS
 from train.log.episodes import Episodes, blank_episodes
 
 TURNS, MODELS = 4, 2
@@ -68,14 +70,20 @@ def composed(sessions: int) -> Episodes:
 def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict[str, Any]:
     """One fit in this process; the parameters go to `kept`."""
     episodes = composed(sessions)
-    config = TrainConfig(fit=FitConfig(steps=steps), quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=64))
+    config = TrainConfig(
+        fit=FitConfig(warm_steps=0, steps=steps), quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=64)
+    )
     marks: list[float] = []
     sharding = data_parallel(devices) if devices else None
     fitted = fit(episodes, config, jax.random.key(0), lambda done, total: marks.append(time.perf_counter()), sharding)
     if kept is not None:
-        np.savez(kept, *(np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)))
+        np.savez(kept, *(np.asarray(leaf) for leaf in jax.tree.leaves(fitted.network.layers)))
     # The first chunk compiles; the others are timed.
-    rate = config.fit.batch_size * 100 * (len(marks) - 1) / (marks[-1] - marks[0]) if len(marks) > 1 else float("nan")
+    rate = (
+        transitions(config) * CHUNK_STEPS * (len(marks) - 1) / (marks[-1] - marks[0])
+        if len(marks) > 1
+        else float("nan")
+    )
     return {"devices": devices, "transitions_per_s": rate, "peak_gib": peak_gib()}
 
 
@@ -99,11 +107,16 @@ def night(sessions: int) -> str:
     episodes, config = composed(sessions), TrainConfig()
     began = time.perf_counter()
     fit(episodes, config, jax.random.key(0))
-    seconds, drawn = time.perf_counter() - began, config.fit.steps * config.fit.batch_size
+    seconds, drawn = time.perf_counter() - began, config.fit.steps * transitions(config)
     return (
         f"a night's fit: {episodes.turns:,} turns, {drawn:,} transitions drawn on the fly in {seconds:.0f} s "
         f"({drawn / seconds:,.0f}/s, reward model and compiling included), peak {peak_gib():.1f} GiB"
     )
+
+
+def transitions(config: TrainConfig) -> int:
+    """Of one step of TD: turns drawn, each at every knot of the money axis."""
+    return config.fit.groups * config.fit.rows * KNOTS
 
 
 def peak_gib() -> float:

@@ -145,7 +145,7 @@ class NetworkPolicy:
         listed = shown.usd_in + shown.usd_out
         rows = self.law.rows(shown.places, shown.average, listed, shown.bills_usd, read_usd, shown.able)
         columns = (*rows, shown.usd_in * 1e-6, shown.usd_cached * 1e-6)
-        return Catalogue(*[np.asarray(x, np.float32) for x in columns], shown.able)
+        return Catalogue._make([*(np.asarray(x, np.float32) for x in columns), shown.able])
 
 
 def _numbers(c: CandidateView) -> tuple[float, float, float, float, float]:

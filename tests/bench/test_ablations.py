@@ -27,8 +27,8 @@ PARTS = {
 CACHE = {"the cache, in this turn alone", "the cache, in the plan alone", "the cache, in turn and plan"}
 PUBLISHED = {"(as published, safe)", "relabelled budgets: the largest alone"}
 NETWORK = {
-    *("(the network)", "ensemble: one member", "relabelled budgets: what was spent", "lambda: 0 alone is trained"),
-    "(conservative term ten times as heavy)",
+    *("(the network)", "temporal differences: the warm start alone", "the warm start: as shipped"),
+    *("lambda: 0 alone is trained", "lower confidence: no margin"),
 }
 
 
@@ -73,12 +73,12 @@ def test_the_network_loses_one_part_after_the_other() -> None:
     assert whole == (base, RelabelConfig())
     # Each differs from the whole, in one of the two and in no other way than its words say.
     assert all((fitting == base) != (relabelling == whole[1]) for fitting, relabelling in found.values())
-    assert found["ensemble: one member"][0].members == 1
+    assert found["lower confidence: no margin"][0].margin == 0.0
     assert found["lambda: 0 alone is trained"][1].lambda_zero_fraction == 1.0
 
 
 def test_a_network_is_fitted_and_compared_with_the_first(study: CatalogueSetup, grid: Grid) -> None:
-    tiny = FitConfig(steps=2, batch_size=16, hidden=8, joint=8, members=1)
+    tiny = FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20)
     learnt = learnt_of(study, grid, NO_CONTEXT)
     stage = stages(study, compose_sets(study, grid, 8), Cell(8, 0.35, "cut", NO_CONTEXT))[1]
     twice = [(words, tiny, RelabelConfig()) for words in ("first", "again")]

@@ -11,11 +11,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from policy.network_shapes import Sizes, parameter_shapes
 
 from gateway.config.settings import PolicySettings
 from gateway.database import tables
@@ -29,8 +27,7 @@ from policy.checkpoint import Recipe, load, save
 from policy.exploration import Exploration
 from policy.learned import policy_from
 from policy.mdp import Policy
-from policy.reload import DEFAULT_RULE, HotSwap
-from policy.rules import builtin_rules
+from policy.reload import PRETRAINED, HotSwap, builtin_policies
 from tests.harness.learning_loop_world import DAY_MS, LAMBDA_PER_USD, START_MS, Outcome, duel, plan, play, quality_of
 from train.config import FitConfig, GateConfig, LogConfig, OpeConfig, PlanConfig, TrainConfig
 from train.nightly.nightly import Nightly, run
@@ -58,7 +55,7 @@ class Size:
 
 NIGHT = TrainConfig(
     log=LogConfig(since_days=8.0, max_sessions=1_500),
-    fit=FitConfig(steps=200, batch_size=64, hidden=32, joint=32, members=2),
+    fit=FitConfig(warm_steps=200, steps=0, samples=256, residual_steps=50),
     plan=PlanConfig(samples=64, turns=6, contexts_tokens=(0.0, 2000.0)),
     ope=OpeConfig(bootstrap=400, tuning_sessions=20, max_sessions=300, fqe_sessions=60),
     gate=GateConfig(min_sessions=60, max_starved_increase=0.05),
@@ -94,9 +91,9 @@ class Month:
 
     def policy(self, policy_id: str | None) -> Policy:
         """Without exploration: what it wants."""
-        rules = builtin_rules()
-        if policy_id is None or policy_id in rules:
-            return rules[policy_id or DEFAULT_RULE]
+        builtin = builtin_policies()
+        if policy_id is None or policy_id in builtin:
+            return builtin[policy_id or PRETRAINED]
         return policy_from(load(self.folder / "policies" / policy_id), Exploration())
 
 
@@ -172,13 +169,9 @@ def write(made: Month, day: int, outcomes: Sequence[Outcome]) -> None:
 def plant(made: Month, day: int) -> None:
     """A policy that spends nothing, or everything at once, asks to serve."""
     rule = "cheapest" if day % 2 else "strongest"
-    recipe = Recipe(f"planted-{day:02d}", rule=rule, sizes=Sizes(hidden=4, joint=4, members=1))
-    params: dict[str, dict[str, Any]] = {}
-    for name, shape in parameter_shapes(recipe.sizes).items():
-        layer, leaf = name.split("/")
-        params.setdefault(layer, {})[leaf] = np.zeros(shape, np.float32)
+    recipe = Recipe(f"planted-{day:02d}", rule=rule)
     path = made.settings.directory / recipe.policy_id
-    sha256 = save(path, recipe, params)
+    sha256 = save(path, recipe, {})
     at_ms = START_MS + (day + 1) * DAY_MS - 1
     with transaction(made.url) as connection:
         connection.execute(

@@ -27,7 +27,7 @@ from gateway.policies.registry import champion_of, holder_of
 from policy.checkpoint import load
 from policy.exploration import Exploration, draw
 from policy.learned import policy_from
-from policy.reload import DEFAULT_RULE
+from policy.reload import PRETRAINED
 from tests.harness.gate_trials import promoted_of
 from tests.harness.learning_loop import NIGHT, POISON_DAYS, POISONED, POISONED_LOG, Month, Size, month
 from tests.harness.learning_loop_world import DAY_MS, START_MS, duel, quality_of, quality_per_dollar
@@ -57,7 +57,7 @@ def findings(made: Month) -> list[Finding]:
     worse = [item for item in made.promotions if item[3] < 0.0]
     crowded = [pair for pair in made.canary_share if pair[0] / pair[1] > share_bound(made, pair[1])]
     found = [
-        Finding("champion at the end", champion.policy_id if champion else DEFAULT_RULE, champion is not None),
+        Finding("champion at the end", champion.policy_id if champion else PRETRAINED, champion is not None),
         Finding("canary at the end", canary.policy_id if canary else "none", True),
         Finding("quality per USD against night 0", f"{gain[0]:+.0f} to {gain[1]:+.0f} points", gain[0] > 0.0),
         Finding("quality per turn against night 0", f"{points[0]:+.3f} to {points[1]:+.3f}", points[1] > 0.0),

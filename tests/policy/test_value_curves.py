@@ -25,13 +25,13 @@ def catalogue(**changes: Any) -> Catalogue:
         "quality": [0.4, 0.9], "spread": [0.1, 0.1], "mean_usd": [1.0, 3.0], "q95_usd": [2.0, 6.0], "tail": [1.0, 1.0],
         "input_usd": [1e-3, 1e-3], "cached_usd": [1e-4, 1e-4],
     } | changes  # fmt: skip
-    return Catalogue(*(np.array(x, F32) for x in columns.values()), mask=np.ones(len(columns["quality"]), bool))
+    return Catalogue._make([*(np.array(x, F32) for x in columns.values()), np.ones(len(columns["quality"]), bool)])
 
 
 def later(turns: float = 4.0, context: float = 0.0, *, grown: float = 0.0, last: int = 2, price: float = 0.0,
           penalty: float = 0.0) -> Later:  # fmt: skip
-    numbers = (np.array(x, F32) for x in (turns, context, grown))
-    return Later(*numbers, np.array(last), np.array(price, F32), np.array(penalty, F32))
+    numbers = [np.array(x, F32) for x in (turns, context, grown, price, penalty)]
+    return Later._make([*numbers[:3], np.array(last), *numbers[3:]])
 
 
 def straight(money: list[float]) -> Curves:
@@ -148,7 +148,8 @@ def test_prices_budgets_and_lambda_in_another_currency_change_nothing() -> None:
 
 def test_padding_and_the_order_of_the_candidates_do_not_matter() -> None:
     rows, state = inputs(catalogue(), later(4.0, 5000.0, last=1, price=0.1, penalty=2.0))
-    padded = Catalogue(*(np.append(x, F32(9.0)) for x in catalogue()[:-1]), mask=np.array([True, True, False]))
+    columns = [np.append(x, F32(9.0)) for x in catalogue()[:-1]]
+    padded = Catalogue._make([*columns, np.array([True, True, False])])
     more, same = inputs(padded, later(4.0, 5000.0, last=1, price=0.1, penalty=2.0))
     assert same == pytest.approx(state)
     assert more[:2] == pytest.approx(rows)

@@ -150,7 +150,8 @@ def train(turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
     kernel = jax.random.normal(key, (INPUT_DIM, fit.residual_hidden)) / np.sqrt(INPUT_DIM)
     zeros = jnp.zeros(fit.residual_hidden)
     params = {"kernel": kernel, "bias": zeros, "heads": zeros, "offset": jnp.zeros(1)}
-    return _descended(params, on_device, fit, key)
+    found: Params = _descended(params, on_device, fit, key)
+    return found
 
 
 @partial(jax.jit, static_argnames="fit")

@@ -140,12 +140,9 @@ def lesson_of(samples: Samples, law: CatalogueLaw) -> Lesson:
     priced = samples.input_usd > 0.0
     ratio = np.where(priced, samples.cached_usd / np.where(priced, samples.input_usd, 1.0), 1.0)
     cached = np.where(ratio < 1.0, samples.cached_usd, samples.input_usd * DEFAULT_CACHED)
-    catalogue = Catalogue(
-        *(jnp.asarray(x, jnp.float32) for x in known_rows(law, samples)),
-        jnp.asarray(samples.input_usd, jnp.float32),
-        jnp.asarray(cached, jnp.float32),
-        jnp.ones(len(samples.models), bool),
-    )
+    columns = (*known_rows(law, samples), samples.input_usd, cached)
+    shown = jnp.ones(len(samples.models), bool)
+    catalogue = Catalogue._make([*(jnp.asarray(x, jnp.float32) for x in columns), shown])
     quality = np.clip(samples.quality - law.margin[:-1], 0.0, 1.0)
     return Lesson(
         catalogue,

@@ -12,7 +12,7 @@ from policy.mdp import COST_LEVELS
 from policy.rules import Cheapest
 from train.config import QualityConfig, TrainConfig
 from train.evaluate.simulate import play
-from train.fit.network import device_turns, grade
+from train.fit.network import grade
 from train.fit.reward_model import folds_of
 from train.fit.tune import grades_by_turn, predictions_by_turn
 from train.log.episodes import Episodes, blank_episodes
@@ -84,16 +84,6 @@ def test_a_grade_out_of_fold_has_not_seen_its_task_in_any_session() -> None:
     # all folds share, can move.
     assert seen > 0.5
     assert out_of_fold < 0.1 * seen
-
-
-def test_the_trainer_gets_every_real_grade_and_bill_and_nothing_to_be_conservative_about() -> None:
-    episodes = asked_everywhere()
-    _, grades = grade(episodes, CONFIG)
-    turns, _ = device_turns(episodes, grades, CONFIG)
-    rows = episodes.turns
-    assert np.asarray(turns.graded)[:rows].all()
-    assert np.asarray(turns.grades)[:rows] == pytest.approx(episodes.scores.reshape(rows, 2))
-    assert np.asarray(turns.bills_usd)[:rows] == pytest.approx(episodes.bills_usd.reshape(rows, 2))
 
 
 def test_a_policy_pays_the_real_bills_and_earns_the_real_grades() -> None:

@@ -25,12 +25,12 @@ from train.config import FitConfig, QualityConfig, TrainConfig
 from train.fit.network import fit
 from train.fit.mesh import data_parallel
 config = TrainConfig(
-    fit=FitConfig(steps=100, batch_size=32, hidden=8, joint=8, members=2),
+    fit=FitConfig(warm_steps=0, steps=50, groups=16, rows=2, samples=32, encoder=8, hidden=8),
     quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=8),
 )
 sharding = data_parallel()
 fitted = fit(asked_everywhere(), config, jax.random.key(0), batch_sharding=sharding)
-leaves = [np.asarray(leaf.addressable_data(0)) for leaf in jax.tree.leaves(fitted.params)]
+leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(fitted.network.layers)]
 if part == 0:
     np.savez(f"{folder}/{jax.device_count()}-{processes}.npz", *leaves)
 """

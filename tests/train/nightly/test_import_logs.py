@@ -152,7 +152,7 @@ def a_file(folder: Path, sessions: int, scored: bool) -> Path:
 
 
 def test_with_scores_a_policy_goes_on_trial_and_nothing_is_promoted(tmp_path: Path, sqlite_url: str) -> None:
-    config = replace(TINY, fit=FitConfig(steps=100, batch_size=32, hidden=16, joint=16, members=1))
+    config = replace(TINY, fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20))
     job = Import(a_file(tmp_path, 30, True), CATALOG, sqlite_url, tmp_path / "policies", 1, shadow=True)
     report = import_logs(job, config)
     assert (report["turns"], report["sessions"], report["graded_turns"]) == (60, 30, 60)
@@ -165,7 +165,7 @@ def test_with_scores_a_policy_goes_on_trial_and_nothing_is_promoted(tmp_path: Pa
     assert stages == ["shadow"]
     assert wanted.shadow is not None
     loaded = load(tmp_path / "policies" / wanted.shadow.policy_id, sha256=wanted.shadow.sha256)
-    assert loaded.recipe.rule == "resolving"
+    assert loaded.recipe.rule == "network"
     assert loaded.recipe.average_quality["big"] > 0.95
     assert any("no propensities" in line for line in describe(report))
 

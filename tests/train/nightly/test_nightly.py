@@ -27,13 +27,12 @@ from train.nightly.publish import TRIAL_MS, publish
 from train.nightly.words import describe
 
 SMALL = TrainConfig(
-    fit=FitConfig(steps=400, batch_size=64, hidden=32, joint=32, members=2),
+    fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
     ope=OpeConfig(bootstrap=300, tuning_sessions=40),
 )
 TINY = replace(
     SMALL,
     plan=PlanConfig(samples=16, turns=4, purses=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
-    fit=replace(SMALL.fit, steps=100),
     ope=OpeConfig(bootstrap=100, tuning_sessions=3),
     gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),
 )

@@ -18,7 +18,7 @@ from train.replay import as_log as composed
 from train.replay.as_log import LOOSE_PHI, composed_log
 
 TINY = TrainConfig(
-    fit=FitConfig(steps=20, batch_size=32, hidden=16, joint=16, members=2),
+    fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
     quality=QualityConfig(folds=2, penalties=(1.0,), landmarks=16),
     plan=PlanConfig(samples=8, turns=3, purses=6, contexts_tokens=(0.0,), lambdas=(0.15,), starved_penalties=(0.0,)),
     ope=OpeConfig(bootstrap=50, tuning_sessions=3),

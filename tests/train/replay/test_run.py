@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from policy.features import Horizon
-from policy.learned import LearnedPolicy
+from policy.network_policy import NetworkPolicy
 from tests.train.replay.folders import write_folder
 from train.__main__ import run_command
 from train.config import FitConfig, PlanConfig, TrainConfig
@@ -25,11 +25,12 @@ from train.replay.grid import Grid, narrowed
 from train.replay.ours import learn
 from train.replay.predict import predict
 from train.replay.run import Options, run
+from train.replay.simulator import NO_CONTEXT
 from train.replay.split import halves
 from train.replay.vectors import vectors
 
 OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}
-POLICIES = set(cells.POLICIES) - OF_SOME_CELLS - {"ours-network"}
+POLICIES = set(cells.POLICIES) - OF_SOME_CELLS
 KNOWING = {"dp-perfect", "knapsack"}
 COLUMNS = {
     *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "policy", "lambda"),
@@ -41,7 +42,8 @@ COLUMNS = {
 def small_grid() -> Grid:
     grid = narrowed(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
     training = TrainConfig(
-        plan=PlanConfig(samples=24, turns=4, purses=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,))
+        fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
+        plan=PlanConfig(samples=24, turns=4, purses=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,)),
     )
     return replace(
         grid,
@@ -199,28 +201,20 @@ def predicted(folder: Path) -> Any:
     return predict(graded, vectors(graded, split.training), split.training, 0)
 
 
-def test_the_network_is_fitted_and_reported_where_the_grid_or_the_reader_asks_for_it(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, tasks=24, models=("large", "small"))
-    tiny = FitConfig(steps=4, batch_size=16, hidden=8, joint=8, members=2)
-    grid = replace(small_grid(), network=tiny, contexts=())
-    found = run(Options((folder,), grid, policies=("ours-network", "ours-ungated")))["rows"]
-    networks = [row for row in found if row["policy"] == "ours-network"]
-    assert {(row["mode"], row["numbers"]["policy_id"]) for row in networks} == {
-        ("cut", "replay-network"),
-        ("degrade", "replay-network"),
-    }
+def test_every_row_of_ours_says_what_kind_of_policy_served(found: dict[str, Any]) -> None:
+    served = {row["policy"]: row["served"] for row in found["rows"] if row["served"] is not None}
+    assert served["ours-network"] == served["ours-pretrained"] == served["ours-calibrated"] == "network"
+    assert served["ours-ungated"] == "planner"
+    assert served["gateway-default"] == "rule:resolving"
+    kinds = {row["served"].split(":")[0] for row in found["rows"] if row["policy"] == "ours"}
+    assert kinds <= {"network", "planner", "heuristic"}
 
 
 def test_the_network_that_is_reported_is_the_one_that_the_gateway_would_serve(tmp_path: Path) -> None:
     (graded,) = read_folder(write_folder(tmp_path, tasks=24, models=("large", "small")))
-    tiny = FitConfig(steps=4, batch_size=16, hidden=8, joint=8, members=2)
-    grid = replace(small_grid(), network=tiny, contexts=())
-    network = learn(next(studies(graded, grid, (), 0)), grid, 4).network
-    assert network is not None
-    served = network.expecting(Horizon((0.0, 0.5)))
-    assert isinstance(served, LearnedPolicy)
-    assert (served.policy_id, served.horizon, network.recipe.sizes.members) == (
-        "replay-network",
-        Horizon((0.0, 0.5)),
-        2,
-    )
+    grid = replace(small_grid(), contexts=())
+    networks = learn(next(studies(graded, grid, (), 0)), grid, 4).networks[NO_CONTEXT]
+    served = networks.expecting(Horizon((0.0, 0.5))).at(3.0).serving
+    assert isinstance(served, NetworkPolicy)
+    assert (served.policy_id, served.horizon, served.starved_penalty) == ("replay-network-3", Horizon((0.0, 0.5)), 3.0)
+    assert len(networks.rehearsals) == 3
