@@ -39,7 +39,7 @@ def test_the_demo_learns_reloads_compares_and_its_books_agree_with_the_providers
     champion = results.trained_policies(folder / "seqroute.db")[0]
     assert champion.stage == "champion"
     assert passes["after"].policies == (champion.policy_id,)
-    assert passes["before"].policies == ("rule:resolving",)
+    assert passes["before"].policies == ("pretrained-1",)
     totals = results.ledger_totals(folder / "seqroute.db")
     assert f"ledger settled {totals['settled'] / 10**9:.9f} USD" in said
     assert f"provider billed {totals['settled'] / 10**9:.9f} USD" in said

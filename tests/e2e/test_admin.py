@@ -305,7 +305,7 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
                         policy_id=policy_id, kind="rule", stage="candidate", created_at_ms=1, staged_at_ms=1
                     )
                 )
-        assert (await http.get("/admin/policies")).json()["serving"] == "rule:resolving"
+        assert (await http.get("/admin/policies")).json()["serving"] == "pretrained-1"
         for policy_id in ("rule:cheapest", "rule:strongest"):
             assert (await http.post(f"/admin/policies/{policy_id}/promote")).json()["stage"] == "champion"
             assert (await http.get("/admin/policies")).json()["serving"] == policy_id
@@ -315,7 +315,7 @@ async def test_policies_are_staged_and_rolled_back_over_http(tmp_path: Path, sql
         assert back.json()["champion"]["policy_id"] == "rule:cheapest"
         assert (await turn(http, "auto")).json()["model"] == "small"
         assert (await http.post("/admin/policies/rollback")).json() == {"champion": None}
-        assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "rule:resolving"
+        assert (await turn(http, "auto")).headers["x-seqroute-policy"] == "pretrained-1"
         assert (await http.post("/admin/policies/rollback")).status_code == 400
         assert (await http.post("/admin/policies/nope/promote")).status_code == 404
 

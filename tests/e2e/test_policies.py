@@ -73,7 +73,7 @@ async def test_a_canary_s_sessions_stay_with_it_and_its_trial_is_shown(tmp_path:
             answer = await turn(http, "auto", headers={"X-Session-Id": name})
             met.setdefault(name, set()).add(answer.headers["x-seqroute-policy"])
         assert all(len(policies) == 1 for policies in met.values())
-        assert set.union(*met.values()) == {"rule:strongest", "rule:resolving"}
+        assert set.union(*met.values()) == {"rule:strongest", "pretrained-1"}
         trial = (await http.get("/admin/policies/rule:strongest")).json()["trial"]
         sessions = sum(policies == {"rule:strongest"} for policies in met.values())
         assert trial["outcome"] == "on trial"
