@@ -52,8 +52,10 @@ PROVIDER_PARAMS = (
     "aws_access_key_id", "aws_bedrock_runtime_endpoint", "aws_external_id", "aws_profile_name", "aws_region_name",
     "aws_role_name", "aws_secret_access_key", "aws_session_name", "aws_session_token", "aws_sts_endpoint",
     "aws_web_identity_token", "azure_ad_token", "azure_password", "azure_scope", "azure_username", "client_id",
-    "client_secret", "custom_llm_provider", "region_name", "tenant_id", "vertex_credentials", "vertex_location",
-    "vertex_project", "watsonx_region_name",
+    "client_secret", "custom_llm_provider", "gigachat_access_token", "gigachat_auth_url", "gigachat_scope",
+    "oci_compartment_id", "oci_fingerprint", "oci_key", "oci_key_file", "oci_region", "oci_tenancy", "oci_user",
+    "predibase_tenant_id", "project_id", "region_name", "space_id", "tenant_id", "vertex_credentials",
+    "vertex_location", "vertex_project", "watsonx_region_name",
 )  # fmt: skip
 """How to reach and enter a cloud provider: passed to LiteLLM as they are, all treated as secrets."""
 

@@ -11,17 +11,30 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
 import httpx
 
 from gateway.providers.answers import ChunkSource, LitellmSource
+from gateway.providers.blocking import BlockingTransport
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, UpstreamFault
-from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, exchange_fault
+from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
+from gateway.providers.litellm_clients import (
+    HANDLERS,
+    SDK_TIMEOUT_S,
+    UNLIMITED,
+    WHOLE_ONLY,
+    CurrentHandler,
+    Handlers,
+    Resolved,
+    SdkClients,
+    handler_cache,
+)
+from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.upstream")
@@ -41,14 +54,10 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
     "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
 }
 
-OPENAI_PROVIDERS = frozenset({"openai", "custom_openai"})
-"""What LiteLLM sends through the OpenAI SDK, so that it wants one of its clients."""
 # Providers with OpenAI's path but content of their own (lists of parts where text is expected).
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
-_SDK_TIMEOUT_S = 3600.0
-_MAX_CLIENTS = 512
+_OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
-DEFAULT_AZURE_API_VERSION = "2024-10-21"
 
 
 class LitellmClient:
@@ -58,10 +67,11 @@ class LitellmClient:
         self._litellm = litellm
         self._openai: Any = importlib.import_module("openai")
         self._internal_call: Any = importlib.import_module("litellm._internal_context").is_internal_call
-        self._timeout = httpx.Timeout(_SDK_TIMEOUT_S, connect=connect_timeout_s)
-        self._sdk_clients: dict[tuple[str | None, ...], Any] = {}
-        self._handler: Any = None
+        self._timeout = httpx.Timeout(SDK_TIMEOUT_S, connect=connect_timeout_s)
+        self._sdk: SdkClients | None = None
+        self._handlers: Handlers | None = None
         self._http: httpx.AsyncClient | None = None
+        self._blocking: httpx.Client | None = None
 
     async def start(self, session: aiohttp.ClientSession) -> None:
         """Put our transport under LiteLLM's clients, and call once in vain: LiteLLM imports much of itself then."""
@@ -69,37 +79,44 @@ class LitellmClient:
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
         inner = transports.LiteLLMAiohttpTransport(client=lambda: session)
         self._http = httpx.AsyncClient(transport=BoundedTransport(inner), timeout=self._timeout, follow_redirects=False)
-        self._handler = handlers.AsyncHTTPHandler(timeout=self._timeout)
-        await self._handler.client.aclose()
-        self._handler.client = self._http
+        self._blocking = httpx.Client(transport=BlockingTransport(), timeout=self._timeout, follow_redirects=False)
+        waiting = handlers.AsyncHTTPHandler(timeout=self._timeout)
+        await waiting.client.aclose()
+        waiting.client = self._http
+        # LiteLLM's handler answers a lost connection with a second client and a second call, which nobody would count.
+        waiting.create_client = lambda **_: httpx.AsyncClient(transport=NoSecondTransport())
+        self._handlers = Handlers(waiting, handlers.HTTPHandler(client=self._blocking))
+        self._sdk = SdkClients(self._litellm, self._http)
         await self._warm_up()
 
     async def close(self) -> None:
         if self._http is not None:
             await self._http.aclose()
-        self._http, self._handler = None, None
-        self._sdk_clients.clear()
+        if self._blocking is not None:
+            self._blocking.close()
+        self._http, self._blocking, self._handlers, self._sdk = None, None, None, None
 
     def sending(
-        self, call: Call, model: str, provider: str, params: dict[str, Any], messages: list[dict[str, Any]]
+        self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> LitellmSending:
         """`params` and `messages` are the outgoing ones (`gateway.dialects.arguments`)."""
-        return LitellmSending(self, call, provider, self._arguments(call, model, provider, params, messages))
+        return LitellmSending(self, call, found.provider, self._arguments(call, found, params, messages))
 
     async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
         """To be awaited within `recorded`."""
         return await self._litellm.acompletion(**arguments)
 
-    @asynccontextmanager
-    async def recorded(self, exchange: Exchange) -> AsyncIterator[None]:
+    @contextmanager
+    def recorded(self, exchange: Exchange) -> Iterator[None]:
         """Within, the transport writes into `exchange`, and LiteLLM takes the call for one of its own inner calls:
         it keeps no logs of those, starts no logging worker and runs no callbacks."""
-        mark, inner = EXCHANGE.set(exchange), self._internal_call.set(True)
+        mark, inner, handed = EXCHANGE.set(exchange), self._internal_call.set(True), HANDLERS.set(self._handlers)
         try:
             yield
         finally:
             EXCHANGE.reset(mark)
             self._internal_call.reset(inner)
+            HANDLERS.reset(handed)
 
     def known_code(self, error: Exception) -> str:
         """What LiteLLM made of an error's words, where clients have a code for it."""
@@ -108,20 +125,30 @@ class LitellmClient:
         return "content_filter" if isinstance(error, self._litellm.ContentPolicyViolationError) else ""
 
     def _arguments(
-        self, call: Call, model: str, provider: str, params: dict[str, Any], messages: list[dict[str, Any]]
+        self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """LiteLLM's keyword arguments."""
-        by_sdk = provider in OPENAI_PROVIDERS or provider == "azure"
+        assert self._sdk is not None
+        assert self._handlers is not None
+        model, provider = found.model, found.provider
+        by_sdk = self._sdk.kind(provider) != "http"
         arguments: dict[str, Any] = {**call.options, **params, "messages": messages}
-        arguments |= {"model": model, "custom_llm_provider": provider, "stream": call.stream}
+        streamed = call.stream and provider not in WHOLE_ONLY
+        arguments |= {"model": model, "custom_llm_provider": provider, "stream": streamed}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True}
         arguments["drop_params"] = call.drop_params and self._may_drop(call, model, provider)
         # Callers cannot name MCP servers (gateway.arguments), and the check for them would import their package.
         arguments["_skip_mcp_handler"] = True
-        arguments["timeout"] = self._timeout if by_sdk else _SDK_TIMEOUT_S
-        if call.max_tokens is not None:
+        arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
+        if call.max_tokens is not None and provider not in UNLIMITED:
             arguments[call.max_tokens_param] = call.max_tokens
-        if call.stream:
+            if by_sdk and call.max_tokens_param not in self._known_params(model, provider):
+                # A server of OpenAI's dialect takes it, whatever LiteLLM's list says.
+                arguments["allowed_openai_params"] = [call.max_tokens_param]
+        if call.api_base is not None and provider in ("sagemaker", "sagemaker_chat", "sagemaker_nova"):
+            suffix = "-response-stream" if streamed and call.api_base.endswith("/invocations") else ""
+            arguments["sagemaker_base_url"] = call.api_base + suffix
+        if streamed:
             arguments["stream_options"] = {"include_usage": True}
         if call.api_base is not None:
             arguments["api_base"] = call.api_base
@@ -129,39 +156,20 @@ class LitellmClient:
             arguments["api_key"] = call.api_key or NO_KEY
         if call.extra_headers:
             arguments["extra_headers"] = dict(call.extra_headers)
-        arguments["client"] = self._sdk_client(call, provider) if by_sdk else self._handler
+        arguments["client"] = self._sdk.client(call, found) if by_sdk else self._handlers.waiting
         return arguments
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """What must not be dropped in silence: the limit that the reservation rests on, and what shapes the answer."""
-        known = self._litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ()
+        known = self._known_params(model, provider)
         needed = {name for name in ("tools", "response_format") if name in call.params}
-        return needed | ({call.max_tokens_param} if call.max_tokens is not None else set()) <= set(known)
+        limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
+        assert self._sdk is not None
+        return needed | (set() if self._sdk.kind(provider) != "http" else limit) <= known
 
-    def _sdk_client(self, call: Call, provider: str) -> Any:
-        """One SDK client per address and key; all share one connection pool."""
-        wanted = (provider, call.api_base, call.api_key, call.options.get("api_version"))
-        client = self._sdk_clients.get(wanted)
-        if client is None:
-            keyless = NO_KEY if call.api_base else os.environ.get("OPENAI_API_KEY", NO_KEY)
-            common = {
-                "api_key": call.api_key or keyless,
-                "max_retries": 0,
-                "http_client": self._http,
-                "timeout": _SDK_TIMEOUT_S,
-            }
-            if provider == "azure":
-                client = self._openai.AsyncAzureOpenAI(
-                    azure_endpoint=call.api_base,
-                    api_version=call.options.get("api_version", DEFAULT_AZURE_API_VERSION),
-                    **common,
-                )
-            else:
-                client = self._openai.AsyncOpenAI(base_url=call.api_base or "https://api.openai.com/v1", **common)
-            if len(self._sdk_clients) >= _MAX_CLIENTS:
-                self._sdk_clients.clear()
-            self._sdk_clients[wanted] = client
-        return client
+    def _known_params(self, model: str, provider: str) -> frozenset[str]:
+        known = self._litellm.get_supported_openai_params(model=model, custom_llm_provider=provider)
+        return frozenset(known or ())
 
     async def _warm_up(self) -> None:
         """One call of each kind that goes nowhere."""
@@ -177,7 +185,7 @@ class LitellmClient:
             for stream in (False, True):
                 arguments = {"model": "w", "custom_llm_provider": "openai", "api_key": NO_KEY, "client": client}
                 arguments |= {"messages": [{"role": "user", "content": "w"}], "stream": stream, "max_retries": 0}
-                async with self.recorded(Exchange()):
+                with self.recorded(Exchange()):
                     await self.acompletion(arguments)
 
 
@@ -191,22 +199,24 @@ class LitellmSending:
         self._arguments = arguments
 
     async def whole(self, exchange: Exchange) -> Any:
-        async with self._lane.recorded(exchange):
+        with self._lane.recorded(exchange):
             return await self._lane.acompletion(self._arguments)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        async with self._lane.recorded(exchange):
+        with self._lane.recorded(exchange):
             response = await self._lane.acompletion(self._arguments)
+            if not self._arguments["stream"]:
+                return WholeSource(translated_reply(exchange, response))
             answer = exchange.answer
             if answer is not None and not answer.begun and self.is_native(exchange):
                 return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
             source = LitellmSource(response, self._call.idle_timeout_s, deadline, self.fault, exchange)
             await source.open()
-            return source
+            return _RecordedSource(source, self._lane, exchange)
 
     def is_native(self, exchange: Exchange) -> bool:
         """LiteLLM emulates schemas with tools for some providers, and must undo that itself."""
-        emulated = "response_format" in self._call.params and self._provider not in OPENAI_PROVIDERS | {"azure"}
+        emulated = "response_format" in self._call.params and self._provider not in _OWN_SCHEMAS
         return exchange.speaks_openai and self._provider not in _TRANSLATED and not emulated
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
@@ -227,6 +237,22 @@ class LitellmSending:
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
 
 
+class _RecordedSource:
+    """Reads chunks as a part of the call: LiteLLM's code may ask for more than the stream it holds."""
+
+    def __init__(self, inner: ChunkSource, lane: LitellmClient, exchange: Exchange) -> None:
+        self._inner = inner
+        self._lane = lane
+        self._exchange = exchange
+
+    async def next_chunk(self) -> dict[str, Any] | None:
+        with self._lane.recorded(self._exchange):
+            return await self._inner.next_chunk()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 def _no_price(*_: Any, **__: Any) -> None:
     return None
 
@@ -241,6 +267,9 @@ def import_litellm() -> Any:
         litellm: Any = importlib.import_module("litellm")
         for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
             answer().model_dump()
+    litellm.in_memory_llm_clients_cache = handler_cache()
+    litellm.module_level_aclient = CurrentHandler("waiting")
+    litellm.module_level_client = CurrentHandler("blocking")
     # What a call costs is the ledger's to say. LiteLLM's own price takes a quarter of its time, and nobody reads it.
     importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
     litellm.disable_hf_tokenizer_download = True

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import aiohttp
 import httpx
@@ -67,8 +67,15 @@ class Exchange:
     streaming: bool = False
     """Whether a stream was asked for: only its tail is kept, of every other answer the whole."""
     new_id: NewId = field(default=time_ordered_ids(time.time), repr=False)
+    expected_host: bytes = b""
+    """The deployment's own host and port, where it names one."""
+    errands: bool = False
+    """Whether this provider's code may look things up before the call."""
+    patience_s: float = 600.0
+    """How long a thread waits for the provider's next byte."""
     attempts: int = 0
     path: str = ""
+    host: bytes = b""
     reached: bool = False
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +115,10 @@ class AnswerTooLarge(httpx.ReadError):
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """Sends through `inner` and records into the call's Exchange; a second request within one call is refused."""
+    """Sends through `inner` and records into the call's Exchange; a second one within one call is refused.
+
+    What a provider's code asks beside the call (`errand`) is sent unrecorded, or refused as if nobody listened there.
+    """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._inner = inner
@@ -116,16 +126,17 @@ class BoundedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         exchange = EXCHANGE.get() or Exchange()
-        exchange.attempts += 1
-        if exchange.attempts > 1:
-            raise httpx.UnsupportedProtocol("one call may send one request", request=request)
-        exchange.path = request.url.path
-        exchange.reached = True
+        kind = errand(request, exchange)
+        if kind == "refused":
+            raise httpx.ConnectError("nothing but the call is asked here", request=request)
+        if kind == "sent":
+            return await self._inner.handle_async_request(outgoing(request, None))
+        begin(exchange, request)
         try:
-            response = await self._inner.handle_async_request(_outgoing(request, exchange.organization))
+            response = await self._inner.handle_async_request(outgoing(request, exchange.organization))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             exchange.failure = type(error)
-            exchange.reached = not _never_sent(error)
+            exchange.reached = not never_sent(error)
             raise
         exchange.status = response.status_code
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -148,6 +159,13 @@ class BoundedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class NoSecondTransport(httpx.AsyncBaseTransport):
+    """For the second client that LiteLLM makes to send a failed call again: it sends nothing."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.UnsupportedProtocol("one call may send one request", request=request)
 
 
 class RecordedStream(httpx.AsyncByteStream):
@@ -193,6 +211,32 @@ def unpacked(decoder: Decoder | None, piece: bytes, max_bytes: int) -> bytes:
     return piece
 
 
+def errand(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent", "refused"]:
+    """What a request of a provider's code is.
+
+    `call`: the call itself. `sent`: what it needs beside - a sign-in (a form to another host than the deployment's)
+    before it, the state of a job (from the host that took it) after it, or whatever `errands` allows. `refused`:
+    everything else that LiteLLM looks up on its own account (a model's template on a hub, its size at a local server):
+    nobody configured these hosts, and LiteLLM goes on without.
+    """
+    host = request.url.netloc
+    if request.method in ("GET", "HEAD"):
+        polled = exchange.reached and host == exchange.host
+        return "sent" if polled or exchange.errands else "refused"
+    if request.url.path.endswith("/api/show"):
+        return "refused"
+    form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    return "sent" if form and exchange.attempts == 0 and host != exchange.expected_host else "call"
+
+
+def begin(exchange: Exchange, request: httpx.Request) -> None:
+    exchange.attempts += 1
+    if exchange.attempts > 1:
+        raise httpx.UnsupportedProtocol("one call may send one request", request=request)
+    exchange.path, exchange.host = request.url.path, request.url.netloc
+    exchange.reached = True
+
+
 def kept(body: bytearray, piece: bytes, streamed: bool) -> None:
     """Add to the copy of an answer; of a stream only the tail stays."""
     body += piece
@@ -200,7 +244,7 @@ def kept(body: bytearray, piece: bytes, streamed: bool) -> None:
         del body[:-KEPT_TAIL_BYTES]
 
 
-def _outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
+def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
     """A copy with our headers only: the SDK still looks for its own in the original."""
     headers = [(name, value) for name, value in request.headers.items() if not name.startswith(_SDK_HEADERS)]
     outgoing = httpx.Request(
@@ -216,7 +260,7 @@ def _outgoing(request: httpx.Request, organization: str | None) -> httpx.Request
     return outgoing
 
 
-def _never_sent(error: Exception) -> bool:
+def never_sent(error: Exception) -> bool:
     """True when the connection itself failed. httpx's ConnectError is not enough: aiohttp's mapping uses it for a
     reset in mid-request too."""
     cause = error.__cause__

@@ -13,14 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import httpx
 
 from gateway.dialects.arguments import outgoing_messages, outgoing_params
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
-from gateway.providers.call import NO_KEY, Call, Lane, PreparedCall
+from gateway.providers.call import Call, Lane, PreparedCall
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
+from gateway.providers.litellm_clients import LOOKING_UP, Resolved, spoken_as_openai
 from gateway.providers.replies import Reply, native_reply, translated_reply
 from gateway.providers.transport import new_session
 
@@ -56,7 +58,7 @@ class Upstream:
         self._thin: DirectClient | None = None
         self._acompletion: LitellmClient | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._providers: dict[tuple[str | None, ...], tuple[str, str]] = {}
+        self._resolutions: dict[tuple[Any, ...], Resolved] = {}
 
     async def start(self) -> None:
         if self._litellm is None:
@@ -82,7 +84,7 @@ class Upstream:
     async def complete(self, call: Call) -> Reply:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
         sending = self._sending(replace(call, stream=False) if call.stream else call)
-        exchange = Exchange(organization=call.options.get("organization"))
+        exchange = _exchange(call)
         response, fault = None, None
         try:
             async with asyncio.timeout(call.timeout_s) as limit:
@@ -104,7 +106,8 @@ class Upstream:
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
         sending = self._sending(call if call.stream else replace(call, stream=True))
-        exchange = Exchange(organization=call.options.get("organization"), streaming=True)
+        exchange = _exchange(call)
+        exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         stream: UpstreamStream | None = None
         fault: UpstreamFault | None = None
@@ -132,36 +135,50 @@ class Upstream:
         """The call on its lane. Raises CallRefused where no lane may carry it, InvalidRequest for its content."""
         if self._thin is None or self._acompletion is None or self._session is None:
             raise RuntimeError("Upstream.start() was not awaited")
-        model, provider = self._provider(call)
+        found = self._resolved(call)
         if call.lane != "litellm":
-            sending = self._thin.sending(call, model, provider, *_outgoing(call, provider), self._session)
+            outgoing = _outgoing(call, found.provider)
+            sending = self._thin.sending(call, found.model, found.provider, *outgoing, self._session)
             if sending is not None:
                 self.on_call("thin")
                 return sending
             if call.lane == "thin":
                 raise CallRefused("the configuration demands the thin lane, which cannot carry this call")
         self.on_call("litellm")
-        return self._acompletion.sending(call, model, provider, *_outgoing(call, provider))
+        return self._acompletion.sending(call, found, *_outgoing(call, found.provider))
 
-    def _provider(self, call: Call) -> tuple[str, str]:
+    def _resolved(self, call: Call) -> Resolved:
         """LiteLLM's names of model and provider."""
-        wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base)
-        known = self._providers.get(wanted)
+        wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base, bool(call.api_key))
+        known = self._resolutions.get(wanted)
         if known is not None:
             return known
+        named = call.options.get("custom_llm_provider")
+        plain = spoken_as_openai(call)
+        if plain is not None:
+            return plain
         try:
-            model, provider, _, _ = self._litellm.get_llm_provider(
-                model=call.litellm_model,
-                custom_llm_provider=call.options.get("custom_llm_provider"),
-                api_base=call.api_base,
-                api_key=call.api_key or NO_KEY,
+            model, provider, key, base = self._litellm.get_llm_provider(
+                model=call.litellm_model, custom_llm_provider=named, api_base=call.api_base, api_key=call.api_key
             )
         except Exception:  # noqa: BLE001 - its text would repeat our arguments
             raise CallRefused("no provider is known for the model") from None
-        if len(self._providers) >= _MAX_PROVIDERS:
-            self._providers.clear()
-        self._providers[wanted] = model, provider
-        return model, provider
+        # A key that was found for another address than the deployment's is not for it.
+        found = Resolved(model, provider, None if call.api_base or call.api_key else key, base or call.api_base)
+        if len(self._resolutions) >= _MAX_PROVIDERS:
+            self._resolutions.clear()
+        self._resolutions[wanted] = found
+        return found
+
+
+def _exchange(call: Call) -> Exchange:
+    """The record of a call that has not begun."""
+    return Exchange(
+        organization=call.options.get("organization"),
+        expected_host=httpx.URL(call.api_base).netloc if call.api_base else b"",
+        errands=call.litellm_model.partition("/")[0] in LOOKING_UP,
+        patience_s=call.timeout_s,
+    )
 
 
 def _outgoing(call: Call, provider: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -109,4 +109,35 @@ class _Received:
 
 
 def _mentions_usage(answer: bytes) -> bool:
-    return any(name in answer for name in (b'"usage"', b'"usageMetadata"', b'"meta"', b"eval_count"))
+    return any(name in answer for name in (b'"usage', b'"meta"', b"eval_count", b"_token_count"))
+
+
+class WholeSource:
+    """A whole answer as a stream: one chunk for each choice, then what the provider reported (`ChunkSource`)."""
+
+    def __init__(self, reply: Reply) -> None:
+        usage = reply.body.get("usage")
+        self._chunks: list[dict[str, Any]] = [
+            _chunk(reply.body, [_as_delta(index, choice)])
+            for index, choice in enumerate(reply.body.get("choices") or ())
+        ]
+        if usage:
+            self._chunks.append(_chunk(reply.body, []) | {"usage": usage})
+
+    async def next_chunk(self) -> dict[str, Any] | None:
+        return self._chunks.pop(0) if self._chunks else None
+
+    async def aclose(self) -> None:
+        self._chunks.clear()
+
+
+def _chunk(body: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+    known: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
+    return {**known, "object": "chat.completion.chunk", "choices": choices}
+
+
+def _as_delta(index: int, choice: dict[str, Any]) -> dict[str, Any]:
+    delta = dict(choice.get("message") or {})
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{**call, "index": place} for place, call in enumerate(delta["tool_calls"])]
+    return {"index": choice.get("index", index), "delta": delta, "finish_reason": choice.get("finish_reason")}

@@ -18,7 +18,7 @@ from gateway.providers.errors import BrokenFault, CallRefused
 from gateway.providers.providers import Call, Upstream
 from tests.harness.upstream import FaultUpstream, Received
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
 TOOL = {
     "type": "function",

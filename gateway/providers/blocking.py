@@ -1,0 +1,78 @@
+"""The transport under LiteLLM's blocking client, for the few providers whose code waits in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+from gateway.providers.exchange import (
+    EXCHANGE,
+    MAX_ANSWER_BYTES,
+    AnswerTooLarge,
+    Exchange,
+    begin,
+    errand,
+    kept,
+    never_sent,
+    outgoing,
+)
+
+
+class BlockingTransport(httpx.BaseTransport):
+    """`BoundedTransport` for provider code that blocks its thread: same rules, same record, no kept connections."""
+
+    def __init__(self, inner: httpx.BaseTransport | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._inner = inner or httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self._max_answer_bytes = max_answer_bytes
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        exchange = EXCHANGE.get() or Exchange()
+        # A thread cannot be cancelled: its sockets give up by themselves once the call's time is over.
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), exchange.patience_s)
+        kind = errand(request, exchange)
+        if kind == "refused":
+            raise httpx.ConnectError("nothing but the call is asked here", request=request)
+        if kind == "sent":
+            return self._inner.handle_request(outgoing(request, None))
+        begin(exchange, request)
+        try:
+            response = self._inner.handle_request(outgoing(request, exchange.organization))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            exchange.failure = type(error)
+            exchange.reached = not (isinstance(error, httpx.ConnectError) or never_sent(error))
+            raise
+        exchange.status = response.status_code
+        exchange.headers = {name.lower(): value for name, value in response.headers.items()}
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        body = _BlockingBody(response.stream, exchange, self._max_answer_bytes)
+        return httpx.Response(response.status_code, headers=response.headers, stream=body, request=request)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _BlockingBody(httpx.SyncByteStream):
+    """Passes the answer on, keeps a copy (of a stream its tail), and stops at the limit."""
+
+    def __init__(self, inner: httpx.SyncByteStream, exchange: Exchange, max_bytes: int) -> None:
+        self._inner = inner
+        self._exchange = exchange
+        self._left = max_bytes
+        self._streamed = "text/event-stream" in exchange.headers.get("content-type", "")
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for piece in self._inner:
+                self._left -= len(piece)
+                if self._left < 0:
+                    raise AnswerTooLarge("expected a smaller answer")
+                kept(self._exchange.body, piece, self._streamed)
+                yield piece
+        except httpx.HTTPError as error:
+            self._exchange.failure = type(error)
+            raise
+        self._exchange.whole = True
+
+    def close(self) -> None:
+        self._inner.close()

@@ -1,0 +1,195 @@
+"""The HTTP clients that LiteLLM's provider code works with, all on our transport.
+
+LiteLLM has three ways to its providers: the OpenAI SDK (some seventy providers), the SDK's Azure client, and a handler
+of its own around httpx. Each provider's code takes one kind of client and breaks on the others, so each call is given
+the kind that its branch of `litellm.completion` uses. Code that asks nobody for a client looks for one in LiteLLM's
+cache; there it finds ours as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+
+from gateway.providers.call import NO_KEY, Call
+from gateway.providers.errors import CallRefused
+
+ClientKind = Literal["openai", "azure", "http"]
+
+DEFAULT_AZURE_API_VERSION = "2024-10-21"
+OPENAI_ADDRESS = "https://api.openai.com/v1"
+SDK_TIMEOUT_S = 3600.0
+_MAX_CLIENTS = 512
+
+_TEXT_BY_SDK = frozenset({"text-completion-openai", "text-completion-inception"})
+_AZURE_BY_SDK = frozenset({"azure", "azure_text"})
+# `litellm.completion` asks for these by name before it comes to its branch for the OpenAI SDK.
+_OWN_BRANCH = frozenset(
+    {
+        "azure_ai", "deepseek", "fireworks_ai", "together_ai", "heroku", "ragflow", "xai", "groq", "bedrock_mantle",
+        "a2a", "gigachat", "sap", "aiohttp_openai", "cometapi", "minimax", "hosted_vllm", "edenai", "fal_ai",
+    }
+)  # fmt: skip
+# Named in the condition of that branch, beside LiteLLM's own lists.
+_NAMED_BY_SDK = frozenset(
+    {
+        "custom_openai", "deepinfra", "perplexity", "nvidia_nim", "cerebras", "baseten", "sambanova", "volcengine",
+        "anyscale", "openai", "nebius", "wandb", "clarifai",
+    }
+)  # fmt: skip
+
+
+LOOKING_UP = frozenset({"sap"})
+"""Providers whose code must ask them where a model is before it can call it."""
+
+WHOLE_ONLY = frozenset(
+    {
+        "azure_text", "bytez", "cohere", "cohere_chat", "custom", "fal_ai", "langflow", "langgraph", "nlp_cloud",
+        "petals", "sagemaker", "text-completion-inception", "text-completion-openai", "triton",
+    }
+)  # fmt: skip
+"""Providers whose streams LiteLLM cannot read, or whose end it makes up: a stream is made of a whole answer."""
+
+UNLIMITED = frozenset({"fal_ai", "langflow", "langgraph"})
+"""Providers that take no token limit at all: what an answer costs is bounded by nothing but the reservation's guess."""
+
+# Servers of OpenAI's dialect whose code in LiteLLM does not stream, or is not reached by chat calls.
+# provider -> (address, what the server's paths begin with, variable that LiteLLM takes a key from)
+_SPOKEN_AS_OPENAI: Mapping[str, tuple[str | None, str, str]] = {
+    "aiohttp_openai": (OPENAI_ADDRESS, "", "OPENAI_API_KEY"),
+    "amazon_nova": ("https://api.nova.amazon.com/v1", "", "AMAZON_NOVA_API_KEY"),
+    "maritalk": ("https://chat.maritaca.ai/api", "", "MARITALK_API_KEY"),
+    "oobabooga": (None, "/v1", ""),
+    "openai_like": (None, "", "OPENAI_LIKE_API_KEY"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What LiteLLM's own code gets when it looks for a client within one of our calls."""
+
+    waiting: Any
+    """`AsyncHTTPHandler`, for `await`."""
+    blocking: Any
+    """`HTTPHandler`, for provider code that runs in a thread."""
+
+
+HANDLERS: ContextVar[Handlers | None] = ContextVar("seqroute_handlers", default=None)
+"""The handlers of the call that this task is making."""
+
+
+class CurrentHandler:
+    """Stands in LiteLLM's module for its own handler: ours within a call, and none that sends anything outside one.
+
+    LiteLLM's book-keeping looks models up at their servers, from the event loop, which would stand still meanwhile.
+    """
+
+    def __init__(self, kind: Literal["waiting", "blocking"]) -> None:
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        handlers = HANDLERS.get()
+        if handlers is None:
+            if name in ("get", "post", "put", "patch", "delete"):
+                raise httpx.ConnectError("nothing is sent outside of a call")
+            raise AttributeError(name)
+        return getattr(getattr(handlers, self._kind), name)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """LiteLLM's own names of a call's model and provider, and what it found where the deployment names none."""
+
+    model: str
+    provider: str
+    api_key: str | None = field(default=None, repr=False)
+    api_base: str | None = None
+
+
+def spoken_as_openai(call: Call) -> Resolved | None:
+    """The call as one of OpenAI's dialect, where LiteLLM's own code for its provider has no way to do both answers."""
+    named, _, model = call.litellm_model.partition("/")
+    provider = call.options.get("custom_llm_provider")
+    if provider is not None:
+        named, model = provider, call.litellm_model.removeprefix(f"{provider}/")
+    if named not in _SPOKEN_AS_OPENAI:
+        return None
+    address, prefix, variable = _SPOKEN_AS_OPENAI[named]
+    base = call.api_base or address
+    if base is None:
+        raise CallRefused(f"{named}: expected an api_base for the deployment, got nothing")
+    base = base if base.endswith(prefix or base) else base + prefix
+    key = None if call.api_base or call.api_key else os.environ.get(variable)
+    return Resolved(model, "custom_openai", key, base)
+
+
+def sdk_providers(litellm: Any) -> frozenset[str]:
+    """The providers that LiteLLM calls with a client of the OpenAI SDK."""
+    registry = importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
+    listed = {str(name) for name in litellm.openai_compatible_providers} | set(registry.list_providers())
+    return frozenset((listed | _NAMED_BY_SDK) - _OWN_BRANCH) | _TEXT_BY_SDK
+
+
+def handler_cache() -> Any:
+    """LiteLLM's cache of clients, in which every call of ours finds our handlers."""
+    base: Any = importlib.import_module("litellm.caching.llm_caching_handler").LLMClientCache
+
+    class HandlerCache(base):  # type: ignore[misc]  # a class of LiteLLM's, imported late
+        def get_cache(self, key: Any, **more: Any) -> Any:
+            handlers = HANDLERS.get()
+            if handlers is not None and str(key).startswith("async_httpx_client"):
+                return handlers.waiting
+            if handlers is not None and str(key).startswith("httpx_client"):
+                return handlers.blocking
+            return super().get_cache(key, **more)
+
+    return HandlerCache()
+
+
+class SdkClients:
+    """One client of the OpenAI SDK per address and key; all share one connection pool."""
+
+    def __init__(self, litellm: Any, http: httpx.AsyncClient) -> None:
+        self._openai: Any = importlib.import_module("openai")
+        self._by_sdk = sdk_providers(litellm)
+        self._http = http
+        self._clients: dict[tuple[str | None, ...], Any] = {}
+
+    def kind(self, provider: str) -> ClientKind:
+        """The kind of client that a provider's code in LiteLLM takes."""
+        if provider in _AZURE_BY_SDK:
+            return "azure"
+        return "openai" if provider in self._by_sdk else "http"
+
+    def client(self, call: Call, found: Resolved) -> Any:
+        """The SDK's client for a call's address and key."""
+        wanted = (found.provider, found.api_base, call.api_base, call.api_key, call.options.get("api_version"))
+        client = self._clients.get(wanted)
+        if client is None:
+            if len(self._clients) >= _MAX_CLIENTS:
+                self._clients.clear()
+            client = self._clients[wanted] = self._new_client(call, found)
+        return client
+
+    def _new_client(self, call: Call, found: Resolved) -> Any:
+        # A key out of the environment never goes to an address that the file names.
+        keyless = NO_KEY if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY", NO_KEY)
+        common = {
+            "api_key": call.api_key or keyless,
+            "max_retries": 0,
+            "http_client": self._http,
+            "timeout": SDK_TIMEOUT_S,
+        }
+        if found.provider in _AZURE_BY_SDK:
+            version = call.options.get("api_version", DEFAULT_AZURE_API_VERSION)
+            return self._openai.AsyncAzureOpenAI(azure_endpoint=call.api_base, api_version=version, **common)
+        base = found.api_base or call.api_base or OPENAI_ADDRESS
+        if found.provider == "text-completion-inception" and not base.endswith("/fim"):
+            base = f"{base.rstrip('/')}/fim"
+        return self._openai.AsyncOpenAI(base_url=base, **common)

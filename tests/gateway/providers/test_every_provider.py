@@ -1,0 +1,99 @@
+"""Every provider of the pinned LiteLLM answers through the gateway's own upstream, whole and streamed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from pydantic.warnings import PydanticDeprecatedSince211
+
+from gateway.catalog.usage import Usage
+from gateway.providers.providers import Upstream
+from tests.harness.dialects import OUTPUT_TOKENS, PROMPT_TOKENS, TEXT, DialectProvider
+from tests.harness.provider_cases import (
+    CASES,
+    DOCS,
+    IMPOSSIBLE,
+    NO_CHAT,
+    ROUTES,
+    RedirectedUpstream,
+    call_of,
+    environment_of,
+    written,
+)
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    # LiteLLM's wrapper reads attributes that pydantic wants to give up, and some of its types are built late.
+    pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprecatedSince211.__name__}"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
+]
+
+ANSWER = "".join(TEXT)
+BILL = Usage(PROMPT_TOKENS, OUTPUT_TOKENS)
+LIKE_OPENAI = "/chat/completions"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider() -> AsyncIterator[DialectProvider]:
+    async with DialectProvider() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream(provider: DialectProvider) -> AsyncIterator[Upstream]:
+    upstream = RedirectedUpstream(provider)
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", sorted(CASES | ROUTES))
+async def test_a_provider_answers_and_says_what_it_cost(
+    upstream: Upstream, provider: DialectProvider, monkeypatch: pytest.MonkeyPatch, name: str, stream: bool
+) -> None:
+    for variable, value in environment_of(name, provider).items():
+        monkeypatch.setenv(variable, value)
+    provider.asked.clear()
+    call = call_of(name, provider, stream=stream)
+    if stream:
+        answer = await upstream.open_stream(call)
+        said = ""
+        async for chunk in answer:
+            said += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        assert answer.ended_properly
+        assert answer.finish_reason
+        usage = answer.usage
+    else:
+        reply = await upstream.complete(call)
+        said, usage = reply.body["choices"][0]["message"]["content"], reply.usage
+        assert reply.finish_reason
+    assert said == ANSWER
+    assert usage == (BILL if (CASES | ROUTES)[name].usage[stream] else None)
+    assert len([asked for asked in provider.asked if asked.method == "POST" and "/token" not in asked.path]) == 1
+
+
+async def test_no_provider_of_litellm_is_left_out(upstream: Upstream) -> None:
+    litellm = importlib.import_module("litellm")
+    every = {str(getattr(name, "value", name)) for name in litellm.provider_list}
+    assert every == CASES.keys() | IMPOSSIBLE.keys()
+    assert not CASES.keys() & IMPOSSIBLE.keys()
+
+
+@pytest.mark.parametrize("name", sorted(name for name, why in IMPOSSIBLE.items() if why == NO_CHAT))
+async def test_what_litellm_has_no_chat_for_is_refused_without_a_call(
+    upstream: Upstream, provider: DialectProvider, name: str
+) -> None:
+    """Should one of them learn to chat, it belongs among the others."""
+    litellm = importlib.import_module("litellm")
+    with pytest.raises((litellm.BadRequestError, litellm.UnsupportedParamsError, litellm.APIConnectionError)):
+        await litellm.acompletion(
+            model=f"{name}/m", messages=[{"role": "user", "content": "hi"}], api_key="k", api_base=provider.address
+        )
+
+
+async def test_the_documentation_lists_every_provider_as_it_is() -> None:
+    assert written(DOCS.read_text()) == DOCS.read_text(), "run: python -m tests.harness.provider_cases"
