@@ -226,7 +226,8 @@ def bound_entries(contest: CellRun) -> Iterator[Entry]:
 
 def _planned(contest: CellRun, name: str, policy: Policy) -> Entry:
     played = contest.test.play(as_rule(policy, contest.study.seen))
-    return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id})
+    served = named(policy.policy_id)
+    return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id}, served=served)
 
 
 def newcomer_rows(contest: CellRun, model: int, curve: Curve, policies: tuple[str, ...]) -> list[dict[str, Any]]:
