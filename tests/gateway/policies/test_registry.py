@@ -25,7 +25,7 @@ from gateway.policies.registry import (
     stage_policy,
     wanted_policies,
 )
-from policy.reload import CheckpointRef, StagedPolicies
+from policy.reload import PRETRAINED, CheckpointRef, StagedPolicies
 
 T = TypeVar("T")
 
@@ -115,14 +115,14 @@ async def test_a_policy_is_shown_with_its_report(sqlite_url: str) -> None:
         }  # fmt: skip
 
 
-async def test_a_champion_without_a_checkpoint_leaves_the_rule_serving_and_is_named_once(
+async def test_a_champion_without_a_checkpoint_leaves_the_shipped_network_serving_and_is_named_once(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with table(sqlite_url, ghost="champion") as database:
         board = PolicyRegistry(PolicySettings(directory=tmp_path), database)
         await board.refresh()
         await board.refresh()
-        assert board.lineup().champion is board.rule
+        assert board.lineup().champion.policy.policy_id == PRETRAINED
         [problem] = board.problems
         assert problem.startswith("champion ghost:")
         assert len([r for r in caplog.records if "policy not served" in r.message]) == 1
