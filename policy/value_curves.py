@@ -134,7 +134,7 @@ def inputs(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
     low, high = money_span(catalogue, later, xp)
     turns = later.turns
     width, ones, price = xp.log(high / low)[..., None], xp.ones_like(total), later.lambda_per_usd[..., None]
-    mask = xp.broadcast_to(catalogue.mask, total.shape)
+    mask = catalogue.mask & (total > -np.inf)
     best = xp.max(xp.where(mask, catalogue.quality, 0.0), axis=-1, keepdims=True)
     per_turn = total / turns[..., None]
     cheapest = xp.min(xp.where(mask, per_turn, np.inf), axis=-1, keepdims=True)
@@ -197,7 +197,7 @@ def monotone(raw: Any, best: Any, money_usd: Any, turns: Any, xp: Any = np) -> C
 def curves(forward: Forward, catalogue: Catalogue, later: Later, xp: Any = np) -> Curves:
     """The values to go of the turns to come; the leading axes of `later` and `catalogue` are kept."""
     rows, state = inputs(catalogue, later, xp)
-    mask = xp.broadcast_to(catalogue.mask, rows.shape[:-1])
+    mask = catalogue.mask & (rows[..., 0] > -np.inf)
     best = xp.max(xp.where(mask, catalogue.quality, 0.0), axis=-1)
     return monotone(forward(rows, mask, state), best, money_axis(catalogue, later, xp), later.turns, xp)
 
@@ -213,7 +213,7 @@ def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
     scarce, short = money_usd / low, money_usd < low
 
     values = xp.stack([known.quality, known.spend_usd, known.starved])
-    places = xp.broadcast_to(at, (len(values), *at.shape))
+    places = xp.stack([at, at, at])
     here = xp.take_along_axis(values, places, axis=-1)
     inside = here + share * (xp.take_along_axis(values, places + 1, axis=-1) - here)
     first, empty = values[..., :1], _EMPTY.reshape(-1, *(1,) * at.ndim)
@@ -253,14 +253,21 @@ def q_values(
     `later.last` is not looked at. Less than one turn to come is that share of one; more than TURNS are TURNS, repeated.
     """
     k, known_turns = catalogue.quality.shape[-1], xp.clip(later.turns, 1.0, TURNS)
-    each = Later(*(xp.broadcast_to(x[..., None], (*x.shape, k)) for x in later._replace(turns=known_turns)))
-    each = each._replace(last=np.broadcast_to(np.arange(k), each.turns.shape))
+    # Where no cache holds the conversation, all candidates leave the same turns to come: one curve is enough.
+    alike = xp is np and not (later.context_tokens >= CACHE_MIN_TOKENS).any()
+    served = np.array([k] if alike else range(k), np.float32)
+    nothing = np.zeros(served.shape, np.float32)
+    each = Later(*(x[..., None] + nothing for x in later._replace(turns=known_turns, last=nothing[0])))
+    each = each._replace(last=served + 0.0 * each.turns)
     known = curves(forward, catalogue.at_each_candidate(), each, xp)
     share = (xp.maximum(later.turns, 1e-6) / known_turns)[..., None, None]
-    money = xp.broadcast_to(money_usd[..., None], each.turns.shape)
-    to_go = read(known, xp.maximum(money[..., None] - bills_usd, 0.0) / share, xp)
-    turns = xp.broadcast_to(later.turns[..., None], each.turns.shape)
-    return after_bill(answers, bills_usd, money, turns, to_go, xp)
+    left = xp.maximum(money_usd[..., None, None] - bills_usd, 0.0) / share
+    if alike:
+        to_go = tuple(x.reshape(left.shape) for x in read(known, left.reshape(*left.shape[:-2], 1, -1), xp))
+    else:
+        to_go = read(known, left, xp)
+    money, turns = money_usd[..., None], later.turns[..., None]
+    return after_bill(answers, bills_usd, money, turns, (to_go[0], to_go[1], to_go[2]), xp)
 
 
 def _in_quality(cost: Any, xp: Any) -> Any:
