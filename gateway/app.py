@@ -24,6 +24,7 @@ from gateway.api.limits import Admission, Bodies
 from gateway.api.openapi import OpenApi
 from gateway.api.places import PlaceLimits, Places
 from gateway.api.planning import Planning
+from gateway.api.refusals import refusal
 from gateway.api.resources import Views
 from gateway.api.welcome import Welcome, not_found
 from gateway.catalog import models as catalog
@@ -35,13 +36,11 @@ from gateway.clock import Clock, Entropy, NewId, SteadyClock, Uniform, time_orde
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
-from gateway.dialects.errors import error_on
 from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
 )
-from gateway.http import error_response, json_response
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
@@ -331,22 +330,20 @@ def _health_routes(health: Health) -> list[BaseRoute]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
-    shown = error_on(request.url.path, error)
-    return json_response(shown.body, shown.status, error.headers)
+    return refusal(request.url.path, error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return error_response(
-            MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
-        )
+        refused = MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
+        return refusal(request.url.path, refused)
     return not_found(request.url.path)
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:
     """A defect of ours: the client learns that it happened, the log where."""
-    return error_response(InternalError("internal error"))
+    return refusal(request.url.path, InternalError("internal error"))
 
 
 def app_parts(app: ASGIApp) -> Gateway:

@@ -12,13 +12,12 @@ from types import MappingProxyType
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
 from gateway.api.places import Places
+from gateway.api.refusals import refusal
 from gateway.database.database import DatabaseStartError
-from gateway.dialects.errors import error_on
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -28,16 +27,18 @@ from gateway.errors import (
     Overloaded,
     RateLimited,
 )
-from gateway.http import json_response
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 TenantOf = Callable[[Mapping[str, str]], str]
 FREE_BODY_BYTES = 64 * 2**10
 """Of every body: what the server holds anyway before it asks the client to wait."""
 MACHINES = frozenset(
-    ("/livez", "/readyz", "/metrics", "/health", "/health/liveliness", "/health/liveness", "/health/readiness")
-)
-"""Asked by machines that must know how this process is, however busy it is."""
+    (
+        "/", "/livez", "/readyz", "/metrics", "/openapi.json",
+        "/health", "/health/liveliness", "/health/liveness", "/health/readiness",
+    )
+)  # fmt: skip
+"""What needs neither a key nor the ledger, and must be answered however busy this process is."""
 
 
 class Bodies:
@@ -117,9 +118,9 @@ class Admission:
         visit = _Visit(scope, receive, self._places, self._bodies, self._tenant_of)
         try:
             self._check(scope)
-        except GatewayError as refusal:
-            self._on_refusal(refusal.code)
-            await _refusal(scope, refusal)(scope, receive, send)
+        except GatewayError as error:
+            self._on_refusal(error.code)
+            await refusal(scope["path"], error)(scope, receive, send)
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
         try:
@@ -128,14 +129,14 @@ class Admission:
                 await self.app(scope, visit.receive, send)
             else:
                 await _answer(endpoint, scope, visit.receive, send)
-        except _NotBegun as refusal:
-            await _refusal(scope, refusal.error)(scope, receive, send)
+        except _NotBegun as stopped:
+            await refusal(scope["path"], stopped.error)(scope, receive, send)
         except asyncio.CancelledError:
             if not self._lifecycle.draining:
                 raise
             # The time to drain is up. An answer that has begun can only be cut.
             with contextlib.suppress(RuntimeError):
-                await _refusal(scope, _draining())(scope, receive, send)
+                await refusal(scope["path"], _draining())(scope, receive, send)
         finally:
             visit.end()
             if visit.refused is not None:
@@ -206,9 +207,9 @@ class _Visit:
         elif headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
             try:
                 await self._take_place()
-            except GatewayError as refusal:
-                self.refused = refusal.code
-                raise _NotBegun(refusal) from None
+            except GatewayError as error:
+                self.refused = error.code
+                raise _NotBegun(error) from None
 
     async def receive(self) -> Message:
         """The next message. Raises GatewayError inside the endpoint that reads, which answers with it."""
@@ -218,8 +219,8 @@ class _Visit:
                 self._count(len(message.get("body", b"")))
                 if not self._whole and not message.get("more_body", False):
                     await self._take_place()
-            except GatewayError as refusal:
-                self.refused = refusal.code
+            except GatewayError as error:
+                self.refused = error.code
                 raise
         return message
 
@@ -253,12 +254,6 @@ def _is_operators(path: str) -> bool:
     return path.removeprefix("/v1").startswith(("/admin/", "/ui/")) or path == "/ui"
 
 
-def _refusal(scope: Scope, error: GatewayError) -> Response:
-    """An error in the shape of the route that was asked."""
-    shown = error_on(scope["path"], error)
-    return json_response(shown.body, shown.status, error.headers)
-
-
 def _draining() -> Draining:
     return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
 
@@ -268,8 +263,8 @@ async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
     try:
         answer = await endpoint(Request(scope, receive))
     except GatewayError as error:
-        answer = _refusal(scope, error)
+        answer = refusal(scope["path"], error)
     except Exception:
-        await _refusal(scope, InternalError("internal error"))(scope, receive, send)
+        await refusal(scope["path"], InternalError("internal error"))(scope, receive, send)
         raise  # the server writes it into its log
     await answer(scope, receive, send)

@@ -40,7 +40,7 @@ class PlaceLimits:
 
     process: int = 512
     tenant: int = 256
-    wait_s: float = 2.0
+    wait_s: float = 3.0
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.api.refusals import body_of
 from gateway.errors import (
     GatewayError,
     HeadersTooLarge,
@@ -299,7 +300,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._answer(error)
 
     def _answer(self, error: GatewayError) -> None:
-        body = orjson.dumps(error.as_body())
+        body = orjson.dumps(body_of("" if self._in_head else self.scope["path"], error))
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),

@@ -7,8 +7,9 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.refusals import refusal
 from gateway.errors import NotFound
-from gateway.http import error_response, json_response
+from gateway.http import json_response
 
 CHAT = "POST /v1/chat/completions"
 _HINTS: tuple[tuple[str, str], ...] = (
@@ -61,7 +62,4 @@ def instead(path: str) -> str | None:
 def not_found(path: str) -> Response:
     """404 in the shape that the client of this address reads."""
     use = instead(path)
-    message = "no such route" + (f": use {use}" if use else "; GET / says what there is")
-    if re.fullmatch(r"(/v1)?/messages(/.*)?", path):
-        return json_response({"type": "error", "error": {"type": "not_found_error", "message": message}}, 404)
-    return error_response(NotFound(message))
+    return refusal(path, NotFound("no such route" + (f": use {use}" if use else "; GET / says what there is")))

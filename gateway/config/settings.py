@@ -120,7 +120,7 @@ class LimitSettings:
     stream_buffer_bytes: int = 256 * 2**10
     parallel_requests: int = 512
     tenant_parallel_requests: int = 256
-    admission_wait_s: float = 2.0
+    admission_wait_s: float = 3.0
     outage_cap_nanousd: int = NANOUSD_PER_USD
 
 

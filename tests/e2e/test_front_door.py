@@ -206,10 +206,12 @@ async def test_a_wrong_address_says_what_to_use(stranger: httpx.AsyncClient, pat
     assert use in answer.json()["error"]["message"]
 
 
-async def test_a_wrong_address_of_anthropics_is_told_in_its_shape(stranger: httpx.AsyncClient) -> None:
+async def test_errors_below_anthropics_address_have_its_shape(stranger: httpx.AsyncClient) -> None:
     answer = await stranger.post("/v1/messages/batches", json={})
     assert (answer.status_code, answer.json()["type"]) == (404, "error")
     assert answer.json()["error"]["type"] == "not_found_error"
+    refused = await stranger.get("/v1/messages?x=%00")
+    assert (refused.status_code, refused.json()["type"]) == (400, "error")
 
 
 async def test_the_root_and_the_probes_of_other_gateways_are_answered(stranger: httpx.AsyncClient) -> None:
