@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from gateway.accounts.auth import Authenticator
 from gateway.api.admin import Admin
 from gateway.api.health import Health, Lifecycle
-from gateway.api.limits import Admission, Bodies
+from gateway.api.limits import Admission, Bodies, call_left
 from gateway.api.openapi import OpenApi
 from gateway.api.places import PlaceLimits, Places
 from gateway.api.planning import Planning
@@ -48,6 +48,7 @@ from gateway.lifespan import Gateway, running
 from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
 from gateway.policies.registry import PolicyRegistry
+from gateway.providers.call import Lane
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
 from gateway.routing.exploration import ExplorationBudget
@@ -114,7 +115,7 @@ def build(
     app.state.parts = parts
     direct = {("POST", prefix + "/chat/completions"): parts.endpoints.chat for prefix in ("/v1", "")}
     limits = settings.limits
-    return Admission(
+    admission = Admission(
         app,
         parts.lifecycle,
         Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s)),
@@ -124,6 +125,8 @@ def build(
         cors_origins=settings.general.cors_origins,
         on_refusal=lambda code: parts.metrics.refused.labels(code).inc(),
     )
+    parts.shed = admission.shed
+    return admission
 
 
 def assemble(
@@ -139,7 +142,12 @@ def assemble(
     """Every object and every route; nothing is started yet."""
     assert settings.general.master_key is not None, "the caller provides a master key"
     metrics, lifecycle, background = Metrics(), Lifecycle(), Background()
-    upstream.on_call = lambda lane: metrics.upstream_calls.labels(lane).inc()
+
+    def on_call(lane: Lane) -> None:
+        metrics.upstream_calls.labels(lane).inc()
+        call_left()
+
+    upstream.on_call = on_call
     tokens = TokenCounter()
     database = Database(settings.general.database_url.reveal(), serving=True)
     steady = SteadyClock(clock)

@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from gateway.accounts import tenants
 from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
 from gateway.api.health import Lifecycle
-from gateway.api.server import STATE_KEY, HttpLimits
+from gateway.api.server import STATE_KEY, HttpLimits, Shed
 from gateway.catalog.live import LiveConfiguration
 from gateway.catalog.tokens import TokenCounter
 from gateway.clock import Clock, Uniform, now_ms
@@ -94,6 +94,7 @@ class Gateway:
     tokens: TokenCounter
     clock: Clock
     uniform: Uniform
+    shed: Shed | None = None
     on_started: Callable[[], None] = lambda: None
     """Called once, when everything is there and before the first turn."""
 
@@ -118,7 +119,7 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
     restore = (restore_signals, parts.configuration.on_hangup())
     parts.lifecycle.serving = True
     try:
-        yield {STATE_KEY: HttpLimits(header_bytes=parts.settings.limits.header_bytes)}
+        yield {STATE_KEY: HttpLimits(header_bytes=parts.settings.limits.header_bytes, shed=parts.shed)}
     finally:
         parts.lifecycle.drain()
         for undo in restore:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -22,7 +22,7 @@ from gateway.accounts.tenants import Tenant
 from gateway.clock import Clock, NewId, now_ms
 from gateway.config.reader import Secret
 from gateway.database.database import Database
-from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
+from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable, Overloaded
 from gateway.http import read_budget
 
 DEFAULT_TENANT = "default"
@@ -37,6 +37,8 @@ OUTAGE_KEY_S = 900.0
 LOOKUP_TIMEOUT_S = 5.0
 """A database that is silent is an outage, 503; reports may take longer than a caller waits for its key."""
 MAX_KEY_CHARS = 512
+STRANGERS_AT_ONCE = 4
+"""Look-ups of keys that were not known before: guesses by the thousand must not keep known keys from their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Authenticator:
         self._new_id = new_id
         self._cache: OrderedDict[bytes, tuple[float, Caller, float]] = OrderedDict()
         self._silent_until_s = 0.0
+        self._lookups: dict[bytes, asyncio.Task[Caller]] = {}
+        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         """Who may spend: any key but a read-only one. Raises InvalidApiKey, Forbidden, InvalidRequest."""
@@ -127,6 +131,7 @@ class Authenticator:
     def forget(self) -> None:
         """Drop the cache: the next call of every key is looked up (after a change made here)."""
         self._cache.clear()
+        self._lookups.clear()
 
     async def _own(self, headers: Mapping[str, str]) -> Caller:
         digest = keys.key_digest(_bearer(headers))
@@ -136,12 +141,38 @@ class Authenticator:
             return cached[1]
         if now_s < self._silent_until_s and (known := self._known_before(digest)) is not None:
             return known
-        master = hmac.compare_digest(digest, self._master_sha256)
+        # A key's whole crowd waits for one look-up: each on its own, they would ask for seconds whenever it is due.
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            lookup = self._lookups[digest] = asyncio.get_running_loop().create_task(self._look_up(digest))
+            lookup.add_done_callback(lambda done: self._looked(digest, done))
+        return await asyncio.shield(lookup)
+
+    def _looked(self, digest: bytes, lookup: asyncio.Task[Caller]) -> None:
+        if self._lookups.get(digest) is lookup:
+            del self._lookups[digest]
+        if not lookup.cancelled():
+            lookup.exception()  # told to those who wait, if any still do
+
+    async def _look_up(self, digest: bytes) -> Caller:
+        if hmac.compare_digest(digest, self._master_sha256):
+            return await self._read_owner(digest, self._master)
+        if digest in self._cache:
+            return await self._read_owner(digest, lambda connection: self._looked_up(connection, digest))
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                caller, ends_s = await self._database.read(
-                    self._master if master else lambda connection: self._looked_up(connection, digest)
-                )
+                await self._strangers.acquire()
+        except TimeoutError:
+            raise Overloaded("too many unknown keys at once; try again", headers={"Retry-After": "2"}) from None
+        try:
+            return await self._read_owner(digest, lambda connection: self._looked_up(connection, digest))
+        finally:
+            self._strangers.release()
+
+    async def _read_owner(self, digest: bytes, read: Callable[[Connection], tuple[Caller, float]]) -> Caller:
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                caller, ends_s = await self._database.read(read)
         except (TimeoutError, LedgerUnavailable) as error:
             self._silent_until_s = self._clock() + CACHE_S
             if (known := self._known_before(digest)) is not None:
@@ -151,7 +182,8 @@ class Authenticator:
             raise LedgerUnavailable(
                 "the key cannot be looked up now; try again", headers={"Retry-After": "2"}
             ) from error
-        self._remember(digest, caller, ends_s)
+        if self._lookups.get(digest) is asyncio.current_task():  # else what was read is from before a change
+            self._remember(digest, caller, ends_s)
         return caller
 
     def _known_before(self, digest: bytes) -> Caller | None:

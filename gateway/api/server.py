@@ -15,6 +15,7 @@ What was refused is told in JSON, after the answers to earlier requests of the s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ from gateway.errors import (
 
 STATE_KEY = "http_limits"
 """Where the lifespan's state carries `HttpLimits` to every connection, in every worker process."""
+Shed = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], GatewayError | None]
+"""Asked with method, address and headers of every request: why it is refused before anything is made of it."""
 LINGER_S = 1.0
 """After a refusal: bytes on their way are read and dropped, else a reset would take the answer with them."""
 WRITE_STALL_S = 60.0
@@ -54,6 +57,7 @@ class HttpLimits:
     header_bytes: int = 32 * 2**10
     head_s: float = 10.0
     body_s: float = 10.0
+    shed: Shed | None = None
 
 
 class _Refused(ValueError):
@@ -78,6 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._received = 0
         self._parsed = 0
         self._upgrade_ignored = False
+        self._shed = False
         self._deaf = False
         self._refusal: GatewayError | None = None
         self._running: RequestResponseCycle | None = None
@@ -172,14 +177,35 @@ class BoundedHttp(HttpToolsProtocol):
             self._upgrade_ignored = True
             return
         self._in_head = self._begun = False
-        super().on_headers_complete()
+        if not self._refused_unread():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._shed:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._upgrade_ignored:
             return
         self._in_head = True
         self._completed += 1
-        super().on_message_complete()
+        if self._shed:
+            self._shed = False
+        else:
+            super().on_message_complete()
+
+    def _refused_unread(self) -> bool:
+        """Answer a request of an overload here, for a tenth of what the application would cost; its body is dropped."""
+        idle = self._running is None or self._running.response_complete
+        if self._limits.shed is None or not idle or not self.parser.should_keep_alive():
+            return False
+        error = self._limits.shed(self._method(), self.url, self.headers)
+        if error is None:
+            return False
+        self._shed = True
+        self._write(error, self.url.decode("ascii"), [(n.encode(), v.encode()) for n, v in error.headers.items()])
+        self.on_response_complete()
+        return True
 
     def _weigh(self, size: int) -> None:
         self._parsed += size
@@ -281,7 +307,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for(None)
         if self.transport.is_closing():
             return
-        broken = None if self._in_head else self.cycle
+        broken = None if self._in_head or self._shed else self.cycle
         if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline.popleft()
             broken = None
@@ -296,19 +322,21 @@ class BoundedHttp(HttpToolsProtocol):
                 self._answer(error)
         elif self._running is not None and not self._running.response_complete:
             self._running.keep_alive = False
+        elif self._shed:
+            self.transport.close()
         else:
             self._answer(error)
 
+    def _write(self, error: GatewayError, path: str, more: list[tuple[bytes, bytes]]) -> None:
+        body = orjson.dumps(body_of(path, error))
+        headers = b"".join([b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *more)])
+        self.transport.write(
+            b"%s%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+            % (STATUS_LINE[http_status(error)], headers, len(body), body)
+        )
+
     def _answer(self, error: GatewayError) -> None:
-        body = orjson.dumps(body_of("" if self._in_head else self.scope["path"], error))
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        head = [STATUS_LINE[http_status(error)], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
-        self.transport.write(b"".join([*head, body]))
+        self._write(error, "" if self._in_head else self.scope["path"], [(b"connection", b"close")])
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)

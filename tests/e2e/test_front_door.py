@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from gateway.api.places import STARTING
 from tests.harness.gateway import Served, config, serving
 from tests.harness.upstream import FaultUpstream
 
@@ -79,6 +80,29 @@ async def test_a_tenants_parallel_turns_are_its_own_limit(tmp_path: Path, sqlite
             assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
             assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
             assert 'seqroute_refused_total{code="rate_limited"} 1.0' in (await http.get("/metrics")).text
+
+
+async def test_turns_that_wait_for_their_provider_keep_no_other_from_being_started(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    modes = {"held": "ok:tokens=60,delay=0.1"}
+    async with served(tmp_path, sqlite_url, modes) as (gateway, provider), gateway.http() as http:
+        asked = BODY | {"model": "held"}
+        keys: list[dict[str, str]] = [{}, {"Idempotency-Key": "k"}]
+        turns = [
+            asyncio.create_task(
+                http.post(
+                    "/v1/chat/completions",
+                    json=asked | {"stream": number % 3 == 0},
+                    headers={name: f"{value}{number}" for name, value in keys[number % 2].items()},
+                )
+            )
+            for number in range(3 * STARTING)
+        ]
+        while len(provider.bill) < 3 * STARTING:  # noqa: ASYNC110 - the provider has no event
+            await asyncio.sleep(0.02)
+        assert not any(turn.done() for turn in turns)
+        assert {answer.status_code for answer in await asyncio.gather(*turns)} == {200}
 
 
 async def test_a_full_process_refuses_in_time_and_lets_operators_and_machines_in(

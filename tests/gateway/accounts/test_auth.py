@@ -287,3 +287,66 @@ async def test_a_database_that_is_away_is_503_and_never_401(sqlite_url: str) -> 
         with pytest.raises(LedgerUnavailable):
             await here.auth.caller(bearer("sk-anything"))
         await here.database.start()
+
+
+class CountedReads:
+    """Counts a database's reads, and holds them back until they may go on."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reads = 0
+        self.may_go_on = asyncio.Event()
+        read = database.read
+
+        async def counted(run: Any) -> Any:
+            self.reads += 1
+            await self.may_go_on.wait()
+            return await read(run)
+
+        monkeypatch.setattr(database, "read", counted)
+
+
+async def test_a_crowd_with_one_key_waits_for_one_look_up(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(sqlite_url) as home:
+        key = (await home.key()).secret
+        counted = CountedReads(home.database, monkeypatch)
+        crowd = [asyncio.create_task(home.auth.caller(bearer(key))) for _ in range(100)]
+        await asyncio.sleep(0)
+        crowd[0].cancel()  # the first of them leaves, and the others are answered all the same
+        await asyncio.sleep(0)
+        counted.may_go_on.set()
+        answers = await asyncio.gather(*crowd[1:])
+        assert {caller.tenant_id for caller in answers} == {"acme"}
+        assert counted.reads == 1
+
+
+async def test_guessed_keys_by_the_hundred_keep_no_known_key_waiting(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(sqlite_url) as home:
+        key = (await home.key()).secret
+        await home.auth.caller(bearer(key))
+        home.clock.now_s += CACHE_S + 1
+        counted = CountedReads(home.database, monkeypatch)
+        guesses = [asyncio.create_task(home.auth.caller(bearer(f"sk-guess-{n}"))) for n in range(300)]
+        known = asyncio.create_task(home.auth.caller(bearer(key)))
+        await asyncio.sleep(0.01)
+        assert counted.reads == 5  # four guesses, and the known one
+        counted.may_go_on.set()
+        assert (await known).tenant_id == "acme"
+        refused = await asyncio.gather(*guesses, return_exceptions=True)
+        assert {type(error) for error in refused} == {InvalidApiKey}
+
+
+async def test_a_look_up_from_before_a_change_made_here_is_not_remembered(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(sqlite_url) as home:
+        made = await home.key()
+        counted = CountedReads(home.database, monkeypatch)
+        before = asyncio.create_task(home.auth.caller(bearer(made.secret)))
+        await asyncio.sleep(0)
+        home.auth.forget()
+        counted.may_go_on.set()
+        await before
+        await home.auth.caller(bearer(made.secret))
+        assert counted.reads == 2

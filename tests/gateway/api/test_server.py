@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api import server as served
 from gateway.api.server import STATE_KEY, BoundedHttp, HttpLimits
+from gateway.errors import GatewayError, Overloaded
 
 LIMIT = 4096
 PATIENT = HttpLimits(header_bytes=LIMIT)
@@ -317,6 +318,48 @@ async def test_http_1_0_keeps_a_length_that_is_known() -> None:
     async with connected() as (reader, writer):
         writer.write(b"POST /x HTTP/1.0\r\ncontent-length: 2\r\n\r\nab")
         assert await answer(reader) == (200, "/x 1 2")
+        assert await reader.read() == b""
+
+
+# -- overload ----------------------------------------------------------------------------------------------------------
+
+
+def shedding(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> GatewayError | None:
+    if url.startswith(b"/full"):
+        return Overloaded("too many requests at once", headers={"Retry-After": "1"})
+    return None
+
+
+SHEDDING = HttpLimits(header_bytes=LIMIT, shed=shedding)
+
+
+async def test_what_is_shed_is_answered_before_its_body_and_the_connection_goes_on() -> None:
+    async with connected(SHEDDING) as (reader, writer):
+        for _ in range(3):
+            whole = post("/full", HIDDEN)
+            writer.write(whole[: -len(HIDDEN)])
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert head.startswith(b"http/1.1 503 ")
+            assert b"retry-after: 1\r\n" in head
+            length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+            assert json.loads(await reader.readexactly(length))["error"]["code"] == "overloaded"
+            writer.write(HIDDEN)
+            writer.write(get("/free"))
+            assert await answer(reader) == (200, "/free 1 0")
+
+
+async def test_what_comes_behind_a_running_request_is_not_answered_before_it() -> None:
+    async with connected(SHEDDING) as (reader, writer):
+        writer.write(get("/free") + post("/full", b"ab"))
+        assert await answer(reader) == (200, "/free 1 0")
+        assert await answer(reader) == (200, "/full 2 2")
+
+
+async def test_a_body_of_a_shed_request_that_does_not_come_ends_the_connection_without_a_second_answer() -> None:
+    limits = HttpLimits(header_bytes=LIMIT, body_s=0.1, shed=shedding)
+    async with connected(limits) as (reader, writer):
+        writer.write(post("/full", HIDDEN)[:-5])
+        assert (await answer(reader))[0] == 503
         assert await reader.read() == b""
 
 
