@@ -66,8 +66,11 @@ class Deployment:
     provider_params: Mapping[str, Secret]
     lane: str = "auto"
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that the operator gives every call, by OpenAI's and the provider's names."""
     allowed_params: frozenset[str] = frozenset()
+    """Parameters that callers may send although nobody knows that the deployment takes them."""
     dropped_params: frozenset[str] = frozenset()
+    """Parameters that are kept from the deployment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ REMEMBERED_TEXTS = 8_192
 REMEMBERED_FROM_BYTES = 256
 
 _VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache name of o200k_base
+# Fields of a message that are no text of the prompt, and the content, which has a rule of its own.
+_UNCOUNTED = frozenset({"role", "content", "cache_control", "images", "audio"})
 _LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
 _SPACES_BETWEEN_WORDS = re.compile(rb"(?<=\S) (?=\S)")
 
@@ -168,19 +170,19 @@ def _parts(message: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
     elif isinstance(content, list):
         for part in content:
             yield from _part(part)
-    for name in ("name", "refusal", "reasoning_content", "tool_call_id"):
-        if isinstance(message.get(name), str):
-            yield message[name]
-    for name in ("tool_calls", "function_call", "thinking_blocks", "reasoning_items"):
-        if message.get(name):
-            yield orjson.dumps(message[name]).decode()
+    for name, value in message.items():
+        if name in _UNCOUNTED or not value:
+            continue
+        yield value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _part(part: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
     kind = part.get("type")
     inner = part.get(kind) if isinstance(kind, str) else None
-    if isinstance(inner, str) and kind in ("text", "refusal"):
+    if isinstance(inner, str) and kind in ("text", "refusal", "thinking"):
         yield inner
+    elif kind == "redacted_thinking":
+        yield str(part.get("data"))
     elif kind == "image_url":
         yield _IMAGE_LOW if isinstance(inner, Mapping) and inner.get("detail") == "low" else _IMAGE
     elif kind == "input_audio":

@@ -6,53 +6,53 @@ Everything malformed or out of range is refused here, with the parameter's name,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import orjson
 
 from gateway.config.settings import LimitSettings
-from gateway.dialects.arguments import ALLOWED_PARAMS, outgoing_messages, outgoing_params
+from gateway.dialects import schema
+from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.errors import InvalidRequest
 
-# https://platform.openai.com/docs/api-reference/chat/create
-_NUMBER_RANGES: Mapping[str, tuple[float, float]] = {
-    "temperature": (0.0, 2.0),
-    "top_p": (0.0, 1.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-}
-_TYPES: Mapping[str, Any] = {
-    "user": str, "safety_identifier": str, "prompt_cache_key": str, "reasoning_effort": str, "verbosity": str,
-    "audio": dict, "logit_bias": dict, "modalities": list, "functions": list, "tool_choice": str | dict,
-    "function_call": str | dict,
-}  # fmt: skip
-_MESSAGE_TYPES: Mapping[str, Any] = {
-    "name": str, "refusal": str, "reasoning_content": str, "encrypted_content": str, "tool_call_id": str,
-    "tool_calls": list, "function_call": dict, "audio": dict, "cache_control": dict, "thinking_blocks": list,
-    "reasoning_items": list,
-}  # fmt: skip
-_FUNCTION_TYPES: Mapping[str, Any] = {"description": str, "parameters": dict, "strict": bool}
-_CALL_TYPES: Mapping[str, Any] = {"id": str, "type": str, "function": dict, "custom": dict}
-_CALLED_TYPES: Mapping[str, Any] = {"name": str, "arguments": str, "input": str}
-_INNER_TYPES: Mapping[str, Any] = {
-    "url": str, "detail": str, "format": str, "data": str, "file_data": str, "filename": str, "file_id": str,
-}  # fmt: skip
-_WORDS: Mapping[Any, str] = {
-    str: "a string", dict: "an object", list: "a list", bool: "true or false", str | dict: "a string or an object",
-}  # fmt: skip
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_SESSION_FIELDS = ("session_id", "litellm_session_id")
-_PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
-MAX_OUTPUT_TOKENS = 10_000_000
-MAX_MESSAGES = 10_000
-MAX_TOOLS = 128
+MAX_METADATA = 16
+"""OpenAI's most entries of `metadata`."""
+_METADATA_CHARS = 512
+_SESSION_METADATA = ("session_id", "conversation_id", "thread_id", "chat_id")
+# How Claude Code wrote `metadata.user_id` before it became JSON.
+_CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
+_CALLED = ("function", "custom")
+_CHOICES = ("auto", "none", "required", *_CALLED, "allowed_tools")
+_INSTEAD_OF_CONTENT = (
+    "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "reasoning_details",
+    "reasoning_items", "reasoning_text", "thinking_blocks", "encrypted_content", "images",
+)  # fmt: skip
+# What a provider made and only it can read again: signatures, encrypted reasoning, ids of its own store.
+_BOUND_FIELDS = (
+    "thinking_blocks", "reasoning_items", "encrypted_content", "reasoning_details", "reasoning_opaque",
+    "reasoning_signature", "signature", "extra_content", "provider_specific_fields",
+)  # fmt: skip
+_BOUND_CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature", "signature")
+_SIGNED_ID = "__thought__"
+"""LiteLLM's mark of a tool call's id that carries a thought signature."""
+# Fields of any JSON: only these can nest deeper than the schema.
+_FREE_PARAMS = ("tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "provider")
+_FREE_FIELDS = (
+    "audio", "annotations", "images", "citations", "reasoning", "reasoning_details", "reasoning_items",
+    "thinking_blocks", "thinking", "extra_content", "provider_specific_fields",
+)  # fmt: skip
+_PLAIN_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "cache_control"})
+_PLAIN_CALL = frozenset({"id", "type", "index", "function", "custom"})
+_PLAIN_FUNCTION = frozenset({"name", "arguments"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One checked chat body. `params` are the allow-listed parameters as the provider shall see them."""
+    """One checked chat body. `params` are OpenAI's parameters, `extras` all others: which of them leave, and in which
+    form, is the provider's to say. `dropped` names what leaves for no provider."""
 
     model: str
     messages: tuple[dict[str, Any], ...]
@@ -68,6 +68,7 @@ class ChatRequest:
     provider_bound: bool
     session_hint: str | None
     body_sha256: bytes
+    extras: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """The client's parameters that leave for no provider, by name."""
 
@@ -88,68 +89,52 @@ class ChatRequest:
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Check a chat-completions body. Raises InvalidRequest naming the parameter that is wrong."""
-    fields = parse_object(body, limits)
-    model = _string(fields, "model", required=True)
-    messages = _messages(fields.get("messages"), limits)
-    stream = _boolean(fields, "stream")
-    options = fields.get("stream_options") or {}
-    if not isinstance(options, dict):
-        raise InvalidRequest("stream_options: expected an object", param="stream_options")
-    include_usage = _boolean(options, "include_usage", "stream_options.include_usage")
-    if options and not stream:
+    fields, dropped = _with_extra_body(_object(body))
+    read = schema.read_body(fields)
+    given = [name for name, value in fields.items() if value is not None]
+    params = schema.given(read, [name for name in given if name in schema.CHAT_FIELDS])
+    extras = schema.given(read, [name for name in given if name in schema.VENDOR_FIELDS])
+    for name in ("messages", "stream_options"):
+        dropped += schema.left_out(fields.get(name), getattr(read, name), name)
+    for name, value in (params | extras).items():
+        dropped += schema.left_out(fields[name], value, name)
+    extras |= {name: fields[name] for name in given if name not in schema.KNOWN_FIELDS}
+    dropped += _read_labels(params)
+    messages = cast(list[dict[str, Any]], read.messages)
+    seen = _read_messages(messages)
+    check_addresses(seen.with_parts, by_reference=True)
+    _check_depth([*seen.free, *(params[name] for name in _FREE_PARAMS if name in params), *extras.values()], limits)
+    _check_choices(params)
+    if read.stream_options is not None and not read.stream:
         raise InvalidRequest("stream_options: only allowed when stream is true", param="stream_options")
-    n = _integer(fields, "n", 1, limits.choices) or 1
-    new_style = "max_completion_tokens" in fields and fields["max_completion_tokens"] is not None
-    max_tokens_param = "max_completion_tokens" if new_style else "max_tokens"
-    max_tokens = _integer(fields, max_tokens_param, 1, MAX_OUTPUT_TOKENS)
-    for name, (low, high) in _NUMBER_RANGES.items():
-        _number(fields, name, low, high)
-    _integer(fields, "top_logprobs", 0, 20)
-    _integer(fields, "seed", -(2**63), 2**63 - 1)
-    _integer(fields, "top_k", -1, 2**31)
-    _number(fields, "min_p", 0.0, 1.0)
-    _number(fields, "repetition_penalty", 0.0, 10.0)
-    _boolean(fields, "logprobs")
-    _boolean(fields, "parallel_tool_calls")
-    _typed(fields, _TYPES)
-    _stop(fields.get("stop"))
-    _entries(fields)
-    _choice(fields.get("tool_choice"))
-    tools = _tools(fields)
-    response_format = _response_format(fields.get("response_format"))
-    params = {name: fields[name] for name in ALLOWED_PARAMS if fields.get(name) is not None and name != "n"}
-    # What may not leave the house is refused here, before any money; what does leave is built again for its provider.
-    outgoing_params(params)
-    outgoing_messages(messages, by_reference=True)
-    images = sum(1 for part in _parts(messages) if part.get("type") == "image_url")
+    if read.n is not None and not 1 <= read.n <= limits.choices:
+        raise InvalidRequest(f"n: expected an integer from 1 to {limits.choices}", param="n")
+    n = read.n or 1
+    new_style = read.max_completion_tokens is not None
     return ChatRequest(
-        model=model,
+        model=read.model,
         messages=tuple(messages),
         params=params | ({"n": n} if n > 1 else {}),
-        stream=stream,
-        include_usage=include_usage,
+        stream=read.stream is True,
+        include_usage=bool((read.stream_options or {}).get("include_usage")),
         n=n,
-        max_tokens=max_tokens,
-        max_tokens_param=max_tokens_param,
-        capabilities=_capabilities(tools, response_format, messages, fields),
-        images=images,
+        max_tokens=read.max_completion_tokens if new_style else read.max_tokens,
+        max_tokens_param="max_completion_tokens" if new_style else "max_tokens",
+        capabilities=_capabilities(params, frozenset(seen.kinds)),
+        images=seen.kinds.count("image_url"),
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
-        provider_bound=any(_is_provider_bound(message) for message in messages),
+        provider_bound=seen.bound,
         session_hint=_session_hint(fields),
         body_sha256=hashlib.sha256(body).digest(),
+        extras=extras,
+        dropped=tuple(dict.fromkeys(dropped)),
     )
 
 
 def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:
     """Parse a JSON object of bounded depth. Raises InvalidRequest."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise InvalidRequest("body: expected a JSON object in UTF-8") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest("body: expected a JSON object")
-    if _deeper_than(fields, limits.json_depth):
-        raise InvalidRequest(f"body: nested deeper than {limits.json_depth} levels")
+    fields = _object(body)
+    _check_depth([fields], limits)
     return fields
 
 
@@ -163,228 +148,186 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
-def _messages(value: object, limits: LimitSettings) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise InvalidRequest("messages: expected a list with at least one message", param="messages")
-    if len(value) > MAX_MESSAGES:
-        raise InvalidRequest(f"messages: expected at most {MAX_MESSAGES}, got {len(value)}", param="messages")
-    for index, message in enumerate(value):
-        _message(message, f"messages[{index}]")
-    return value
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("body: expected a JSON object in UTF-8") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("body: expected a JSON object")
+    return fields
 
 
-def _message(message: object, where: str) -> None:
-    if not isinstance(message, dict):
-        raise InvalidRequest(f"{where}: expected an object", param=where)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidRequest(f"{where}.role: expected one of {', '.join(sorted(_ROLES))}", param=f"{where}.role")
-    _typed(message, _MESSAGE_TYPES, f"{where}.")
-    content = message.get("content")
-    calls = message.get("tool_calls")
-    for position, call in enumerate(calls or ()):
-        _tool_call(call, f"{where}.tool_calls[{position}]")
-    if role == "tool" and message.get("tool_call_id") is None:
-        raise InvalidRequest(f"{where}.tool_call_id: expected a string", param=f"{where}.tool_call_id")
-    if content is None:
-        if role == "assistant" and (calls or message.get("function_call") or message.get("refusal")):
-            return
-        raise InvalidRequest(f"{where}.content: expected a string or a list of parts", param=f"{where}.content")
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where}.content: expected a string or a list of parts", param=f"{where}.content")
-    for position, part in enumerate(content):
-        _part(part, f"{where}.content[{position}]")
+def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The body with what a client put into `extra_body` beside the other parameters, by the same rules as these.
+
+    A parameter that stands in both places keeps its own value; the gateway's own fields are taken from no other place.
+    """
+    extra = fields.pop("extra_body", None)
+    if extra is None:
+        return fields, []
+    if not isinstance(extra, dict):
+        raise InvalidRequest("extra_body: expected an object", param="extra_body")
+    barred = [name for name in extra if name in schema.OWN_FIELDS or name in fields or name == "extra_body"]
+    return {name: value for name, value in extra.items() if name not in barred} | fields, [
+        f"extra_body.{name}" for name in barred
+    ]
 
 
-def _tool_call(call: object, where: str) -> None:
-    if not isinstance(call, dict):
-        raise InvalidRequest(f"{where}: expected an object", param=where)
-    _typed(call, _CALL_TYPES, f"{where}.")
-    for kind in ("function", "custom"):
-        _typed(call.get(kind) or {}, _CALLED_TYPES, f"{where}.{kind}.")
+@dataclass(slots=True)
+class _Seen:
+    """What one pass over the messages finds: those with parts, the parts' types, values of any JSON, bound state."""
+
+    with_parts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    free: list[Any] = field(default_factory=list)
+    bound: bool = False
 
 
-def _part(part: object, where: str) -> None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PART_TYPES:
-        raise InvalidRequest(f"{where}.type: expected one of {', '.join(sorted(_PART_TYPES))}", param=f"{where}.type")
-    _typed(part, {"cache_control": dict}, f"{where}.")
-    inner = part.get(kind)
-    if kind in ("text", "refusal"):
-        if not isinstance(inner, str):
-            raise InvalidRequest(f"{where}.{kind}: expected a string", param=f"{where}.{kind}")
-        return
-    if not isinstance(inner, dict):
-        raise InvalidRequest(f"{where}.{kind}: expected an object", param=f"{where}.{kind}")
-    _typed(inner, _INNER_TYPES, f"{where}.{kind}.")
-    if kind == "image_url" and inner.get("url") is None:
-        raise InvalidRequest(f"{where}.image_url.url: expected a string", param=f"{where}.image_url.url")
+def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
+    """Check what the schema cannot say: which fields must be there for a role and a type. Raises InvalidRequest."""
+    seen = _Seen()
+    for index, message in enumerate(messages):
+        content, calls = message.get("content"), message.get("tool_calls")
+        if content is None:
+            if message["role"] != "assistant" or not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+                where = f"messages[{index}].content"
+                raise InvalidRequest(f"{where}: expected a string or a list of parts", param=where)
+        elif type(content) is list:
+            seen.with_parts.append((index, message))
+            for position, part in enumerate(content):
+                _check_part(part, f"messages[{index}].content[{position}]")
+                seen.kinds.append(part["type"])
+        if message["role"] == "tool" and message.get("tool_call_id") is None:
+            where = f"messages[{index}].tool_call_id"
+            raise InvalidRequest(f"{where}: expected a string", param=where)
+        if not _PLAIN_FIELDS.issuperset(message):
+            seen.free += [message[name] for name in _FREE_FIELDS if name in message]
+            seen.bound = seen.bound or any(message.get(name) for name in _BOUND_FIELDS)
+            seen.bound = seen.bound or "id" in (message.get("audio") or {})
+        for call in calls or ():
+            called = call.get("function") or {}
+            if not _PLAIN_CALL.issuperset(call) or not _PLAIN_FUNCTION.issuperset(called):
+                seen.free += [call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS]
+                seen.bound = seen.bound or any(call.get(name) or called.get(name) for name in _BOUND_CALL_FIELDS)
+            seen.bound = seen.bound or _SIGNED_ID in (call.get("id") or "")
+    seen.bound = seen.bound or not THINKING_PARTS.isdisjoint(seen.kinds)
+    return seen
 
 
-def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        if isinstance(message.get("content"), list):
-            yield from message["content"]
+def _check_part(part: dict[str, Any], where: str) -> None:
+    kind = part["type"]
+    name = "data" if kind == "redacted_thinking" else kind
+    if name not in part:
+        raise InvalidRequest(f"{where}.{name}: expected it beside the type", param=f"{where}.{name}")
+    if isinstance(part.get("image_url"), str):
+        part["image_url"] = {"url": part["image_url"]}
 
 
-def _tools(fields: Mapping[str, Any]) -> list[Any]:
-    tools = fields.get("tools")
-    if tools is None:
-        return []
-    if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
-        raise InvalidRequest(f"tools: expected a list of at most {MAX_TOOLS} tools", param="tools")
-    for index, tool in enumerate(tools):
-        if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
-            raise InvalidRequest(f"tools[{index}].type: expected a string", param=f"tools[{index}].type")
-        if tool["type"] in ("function", "custom"):
-            _function(tool.get(tool["type"]), f"tools[{index}].{tool['type']}")
-    return tools
+def _check_choices(params: Mapping[str, Any]) -> None:
+    """Which tools there are and which may be called: functions and custom tools, run by the client.
 
-
-def _entries(fields: Mapping[str, Any]) -> None:
-    """What is inside the lists and objects that are passed on as they are."""
-    functions = fields.get("functions") or ()
-    if len(functions) > MAX_TOOLS:
-        raise InvalidRequest(f"functions: expected at most {MAX_TOOLS}, got {len(functions)}", param="functions")
-    for index, function in enumerate(functions):
-        _function(function, f"functions[{index}]")
-    if not all(isinstance(name, str) for name in fields.get("modalities") or ()):
-        raise InvalidRequest("modalities: expected a list of strings", param="modalities")
-    biases = (fields.get("logit_bias") or {}).values()
-    if not all(isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in biases):
-        raise InvalidRequest("logit_bias: expected numbers from -100 to 100", param="logit_bias")
-
-
-def _choice(choice: object) -> None:
+    A hosted tool or an MCP server would be run, and billed, by the provider, outside of what was reserved.
+    """
+    for index, tool in enumerate(params.get("tools") or ()):
+        kind = tool["type"]
+        if kind not in _CALLED:
+            where = f"tools[{index}].type"
+            raise InvalidRequest(
+                f'{where}: "{kind[:64]}" is run by a provider; expected a function or a custom tool', param=where
+            )
+        if kind not in tool:
+            where = f"tools[{index}].{kind}.name"
+            raise InvalidRequest(f"{where}: expected a string", param=where)
+    choice = params.get("tool_choice")
     if not isinstance(choice, dict):
         return
-    named = [kind for kind in ("function", "custom") if isinstance(choice.get(kind), dict)]
-    if choice.get("type") not in ("auto", "none", "required", "function", "custom") or (
-        choice["type"] in ("function", "custom") and named != [choice["type"]]
-    ):
-        raise InvalidRequest('tool_choice: expected {"type": "function", "function": {"name"}}', param="tool_choice")
-    for kind in named:
-        _function(choice[kind], f"tool_choice.{kind}")
-
-
-def _function(function: object, where: str) -> None:
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidRequest(f"{where}.name: expected a string", param=f"{where}.name")
-    _typed(function, _FUNCTION_TYPES, f"{where}.")
-
-
-def _response_format(value: object) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or value.get("type") not in ("text", "json_object", "json_schema"):
+    kind = choice.get("type")
+    named = choice.keys() - {"type"}
+    if kind not in _CHOICES or (kind in named) != (kind in _CHOICES[3:]) or named - {kind}:
         raise InvalidRequest(
-            "response_format.type: expected text, json_object or json_schema", param="response_format.type"
+            'tool_choice: expected {"type": "function", "function": {"name"}}, the same with custom, '
+            'or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
+            param="tool_choice",
         )
-    if value["type"] == "json_schema":
-        where, schema = "response_format.json_schema", value.get("json_schema")
-        if not isinstance(schema, dict):
-            raise InvalidRequest(f"{where}: expected an object", param=where)
-        _typed(schema, {"name": str, "schema": dict, **_FUNCTION_TYPES}, f"{where}.")
-    return value
 
 
-def _stop(value: object) -> None:
-    if value is None or isinstance(value, str):
-        return
-    if not isinstance(value, list) or len(value) > 16 or not all(isinstance(item, str) for item in value):
-        raise InvalidRequest("stop: expected a string or a list of at most 16 strings", param="stop")
-
-
-def _capabilities(
-    tools: list[Any], response_format: dict[str, Any] | None, messages: list[dict[str, Any]], fields: Mapping[str, Any]
-) -> frozenset[str]:
+def _capabilities(params: Mapping[str, Any], parts: frozenset[str]) -> frozenset[str]:
     """What the request needs of a model, in the catalogue's words."""
     needed = set()
-    if tools or fields.get("functions"):
+    if params.get("tools") or params.get("functions"):
         needed.add("tools")
+    response_format = params.get("response_format")
     if response_format and response_format["type"] == "json_schema":
+        if "json_schema" not in response_format:
+            where = "response_format.json_schema"
+            raise InvalidRequest(f"{where}: expected an object", param=where)
         needed.add("response_schema")
-    kinds = {part.get("type") for part in _parts(messages)}
-    if "image_url" in kinds:
+    if "image_url" in parts:
         needed.add("vision")
-    modalities = fields.get("modalities")
-    if "input_audio" in kinds or (isinstance(modalities, list) and "audio" in modalities):
+    if "input_audio" in parts or "audio" in (params.get("modalities") or ()):
         needed.add("audio")
     return frozenset(needed)
 
 
-def _is_provider_bound(message: Mapping[str, Any]) -> bool:
-    """Thinking signatures and encrypted reasoning are only valid at the provider that made them."""
-    return any(message.get(name) for name in ("thinking_blocks", "reasoning_items", "encrypted_content"))
+def _read_labels(params: dict[str, Any]) -> list[str]:
+    """Keep of `metadata` what OpenAI takes, a few short texts; the names of the rest."""
+    dropped: list[str] = []
+    labels = params.pop("metadata", None)
+    if isinstance(labels, dict):
+        kept = {
+            name: value for name, value in labels.items() if isinstance(value, str) and len(value) <= _METADATA_CHARS
+        }
+        if len(kept) > MAX_METADATA:
+            return ["metadata"]
+        dropped += [f"metadata.{name}" for name in labels if name not in kept]
+        if kept:
+            params["metadata"] = kept
+    elif labels is not None:
+        dropped.append("metadata")
+    return dropped
 
 
 def _session_hint(fields: Mapping[str, Any]) -> str | None:
-    metadata = fields.get("metadata") if isinstance(fields.get("metadata"), dict) else {}
-    candidates = [fields.get(name) for name in _SESSION_FIELDS]
-    candidates += [metadata.get("session_id"), metadata.get("user_id")] if metadata else []
+    """The session that a body names. A cache key, a person and an earlier response are no sessions."""
+    metadata = fields.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     conversation = fields.get("conversation")
-    candidates += [
+    candidates = [
+        fields.get("session_id"),
+        fields.get("litellm_session_id"),
+        *(metadata.get(name) for name in _SESSION_METADATA),
+        _session_inside(metadata.get("user_id")),
         fields.get("tensorzero::episode_id"),
         conversation.get("id") if isinstance(conversation, dict) else conversation,
-        fields.get("previous_response_id"),
-        fields.get("prompt_cache_key"),
     ]
     return next((value for value in candidates if isinstance(value, str) and value), None)
 
 
-def _typed(fields: Mapping[str, Any], types: Mapping[str, Any], where: str = "") -> None:
-    """Each field that is there has its type."""
-    for name, kind in types.items():
-        value = fields.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise InvalidRequest(f"{where}{name}: expected {_WORDS[kind]}", param=f"{where}{name}")
-
-
-def _string(fields: Mapping[str, Any], name: str, *, required: bool = False) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or (required and not value) or len(value) > 256:
-        raise InvalidRequest(f"{name}: expected a string of 1 to 256 characters", param=name)
-    return value
-
-
-def _boolean(fields: Mapping[str, Any], name: str, param: str | None = None) -> bool:
-    value = fields.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{param or name}: expected true or false", param=param or name)
-    return value
-
-
-def _integer(fields: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
-    value = fields.get(name)
-    if value is None:
+def _session_inside(user_id: object) -> object:
+    """The session that Claude Code writes into `metadata.user_id`: JSON, or text that ends with it."""
+    if not isinstance(user_id, str) or len(user_id) > 4096:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(f"{name}: expected an integer from {low} to {high}", param=name)
-    return value
+    if user_id.startswith("{"):
+        try:
+            named = orjson.loads(user_id)
+        except orjson.JSONDecodeError:
+            return None
+        return named.get("session_id") if isinstance(named, dict) else None
+    found = _CLAUDE_CODE_SESSION.search(user_id)
+    return found[1] if found else None
 
 
-def _number(fields: Mapping[str, Any], name: str, low: float, high: float) -> None:
-    value = fields.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidRequest(f"{name}: expected a number from {low:g} to {high:g}", param=name)
-
-
-def _deeper_than(value: dict[str, Any], limit: int) -> bool:
-    """Whether containers nest deeper than `limit`; level by level, so that no input can exhaust the stack."""
-    level: list[dict[str, Any] | list[Any]] = [value]
-    for _ in range(limit + 1):
+def _check_depth(values: Sequence[Any], limits: LimitSettings) -> None:
+    """No value nests deeper than allowed; level by level, so that no input can exhaust the stack."""
+    level = [value for value in values if isinstance(value, dict | list)]
+    for _ in range(limits.json_depth + 1):
         level = [
             child
             for container in level
-            for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, dict | list)
+            for child in (container.values() if type(container) is dict else container)
+            if type(child) is dict or type(child) is list
         ]
         if not level:
-            return False
-    return True
+            return
+    raise InvalidRequest(f"body: nested deeper than {limits.json_depth} levels")

@@ -34,6 +34,7 @@ from gateway.providers.litellm_clients import (
     SdkClients,
     handler_cache,
 )
+from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
 from gateway.providers.wire_source import WireSource
 
@@ -162,7 +163,7 @@ class LitellmClient:
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """What must not be dropped in silence: the limit that the reservation rests on, and what shapes the answer."""
         known = self._known_params(model, provider)
-        needed = {name for name in ("tools", "response_format") if name in call.params}
+        needed = {name for name in NEEDED if name in call.params}
         limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
         assert self._sdk is not None
         return needed | (set() if self._sdk.kind(provider) != "http" else limit) <= known
@@ -257,6 +258,10 @@ def _no_price(*_: Any, **__: Any) -> None:
     return None
 
 
+def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if value is not None or name == "content"}
+
+
 def import_litellm() -> Any:
     """Import LiteLLM (seconds) in the environment it is to be kept in."""
     for name, value in LITELLM_ENVIRONMENT.items():
@@ -272,6 +277,8 @@ def import_litellm() -> Any:
     litellm.module_level_client = CurrentHandler("blocking")
     # What a call costs is the ledger's to say. LiteLLM's own price takes a quarter of its time, and nobody reads it.
     importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
+    # Beside tool calls or reasoning a content may be null, and some servers demand the field.
+    importlib.import_module("litellm.utils").cleanup_none_field_in_message = _without_null
     litellm.disable_hf_tokenizer_download = True
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -39,6 +39,14 @@ class Call:
     """The operator's own arguments for LiteLLM (api_version, organization, aws_..., vertex_...), never the caller's."""
     lane: str = "auto"
     """One of `model_list.LANES`."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """The caller's parameters beyond OpenAI's: each goes to a provider that knows it, or nowhere."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The operator's parameters for this deployment: the caller's go before them, but for those in `extra_body`."""
+    allowed_params: frozenset[str] = frozenset()
+    """Parameters that the operator lets callers send to this deployment although nobody knows that it takes them."""
+    dropped_params: frozenset[str] = frozenset()
+    """Parameters that the operator keeps from this deployment."""
 
 
 class PreparedCall(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from gateway.dialects.arguments import outgoing_messages, outgoing_params
+from gateway.dialects.arguments import outgoing_messages
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, PreparedCall
@@ -23,6 +23,16 @@ from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.litellm_clients import LOOKING_UP, Resolved, spoken_as_openai
+from gateway.providers.parameters import (
+    SIGNED,
+    Shaped,
+    Target,
+    has_thinking_parts,
+    shaped,
+    takes_thinking_parts,
+    target_of,
+    with_signatures,
+)
 from gateway.providers.replies import Reply, native_reply, translated_reply
 from gateway.providers.transport import new_session
 
@@ -59,11 +69,14 @@ class Upstream:
         self._acompletion: LitellmClient | None = None
         self._session: aiohttp.ClientSession | None = None
         self._resolutions: dict[tuple[Any, ...], Resolved] = {}
+        self._targets: dict[tuple[str | None, ...], Target] = {}
+        self._steering: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(import_litellm)
             self._thin = await asyncio.to_thread(DirectClient, self._litellm)
+            self._steering = frozenset(self._litellm.types.utils.all_litellm_params)
         self._session = new_session(*self._connections)
         self._acompletion = LitellmClient(self._litellm, self._connections[2])
         await self._acompletion.start(self._session)
@@ -137,7 +150,7 @@ class Upstream:
             raise RuntimeError("Upstream.start() was not awaited")
         found = self._resolved(call)
         if call.lane != "litellm":
-            outgoing = _outgoing(call, found.provider)
+            outgoing = self._outgoing(call, found)
             sending = self._thin.sending(call, found.model, found.provider, *outgoing, self._session)
             if sending is not None:
                 self.on_call("thin")
@@ -145,7 +158,34 @@ class Upstream:
             if call.lane == "thin":
                 raise CallRefused("the configuration demands the thin lane, which cannot carry this call")
         self.on_call("litellm")
-        return self._acompletion.sending(call, found, *_outgoing(call, found.provider))
+        return self._acompletion.sending(call, found, *self._outgoing(call, found))
+
+    def left_out(self, call: Call) -> tuple[str, ...]:
+        """The names of the caller's parameters that the call's provider is not sent. Raises as `complete` does."""
+        found = self._resolved(call)
+        names = self._shaped(call, found).dropped
+        thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)
+        return (*names, "messages[].content[].thinking") if thinking else names
+
+    def _outgoing(self, call: Call, found: Resolved) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Parameters and messages that may leave, made anew: a lane writes into them."""
+        messages = outgoing_messages(
+            call.messages,
+            by_reference=found.provider in _BY_REFERENCE,
+            thinking_parts=takes_thinking_parts(found.provider),
+        )
+        if found.provider in SIGNED:
+            with_signatures(messages)
+        return self._shaped(call, found).arguments, messages
+
+    def _shaped(self, call: Call, found: Resolved) -> Shaped:
+        wanted = (found.model, found.provider, call.api_base)
+        target = self._targets.get(wanted)
+        if target is None:
+            if len(self._targets) >= _MAX_PROVIDERS:
+                self._targets.clear()
+            target = self._targets[wanted] = target_of(self._litellm, found.model, found.provider, call.api_base)
+        return shaped(call, target, self._steering)
 
     def _resolved(self, call: Call) -> Resolved:
         """LiteLLM's names of model and provider."""
@@ -180,7 +220,3 @@ def _exchange(call: Call) -> Exchange:
         patience_s=call.timeout_s,
     )
 
-
-def _outgoing(call: Call, provider: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Parameters and messages that may leave, made anew: a lane writes into them."""
-    return outgoing_params(call.params), outgoing_messages(call.messages, by_reference=provider in _BY_REFERENCE)

@@ -25,6 +25,7 @@ from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.types import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
 from gateway.money import usd_string
+from gateway.providers.parameters import told
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.routing.estimates import Estimate, available
@@ -155,6 +156,8 @@ class Attempt:
     tenant: Balance
     sent_ms: int = 0
     """When this attempt was dispatched."""
+    dropped: tuple[str, ...] = ()
+    """The client's parameters that this deployment is not sent."""
     first_byte_ms: int | None = None
 
     @property
@@ -177,6 +180,7 @@ class Attempt:
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
+            dropped=told((*self.scene.chat.dropped, *self.dropped)),
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,

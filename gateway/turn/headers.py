@@ -61,6 +61,8 @@ class TurnReport:
     reason: str
     reserved_nanousd: int
     max_tokens: int | None
+    dropped: tuple[str, ...] = ()
+    """The client's parameters that were left out, by name."""
     cost_nanousd: int | None = None
     usage_source: str | None = None
     session: Balance | None = None
@@ -75,13 +77,14 @@ class TurnReport:
             "reason": self.reason,
             "reserved-usd": usd_string(self.reserved_nanousd),
             "max-tokens": None if self.max_tokens is None else str(self.max_tokens),
+            "dropped": ", ".join(self.dropped) or None,
             **self._money(),
         }
         return {_PREFIX + name: header_value(value) for name, value in values.items() if value is not None}
 
-    def as_object(self) -> dict[str, str | int]:
+    def as_object(self) -> dict[str, str | int | list[str]]:
         """The `seqroute` object of a stream's usage chunk and closing comment."""
-        values: dict[str, str | int | None] = {
+        values: dict[str, str | int | list[str] | None] = {
             "decision_id": self.decision_id,
             "session_id": self.session_id,
             "model": self.model,
@@ -90,6 +93,7 @@ class TurnReport:
             "reserved_usd": usd_string(self.reserved_nanousd),
             "reserved_nano_usd": self.reserved_nanousd,
             "max_tokens": self.max_tokens,
+            "dropped": list(self.dropped) or None,
             "cost_nano_usd": self.cost_nanousd,
             "usage_source": self.usage_source,
             **{name.replace("-", "_"): value for name, value in self._money().items()},

@@ -319,7 +319,9 @@ class Turns:
             started_s = self._clock()
             bound = replace(bound, sent_ms=int(started_s * 1000))
             try:
-                answer = await send(self._call(bound))
+                call = self._call(bound)
+                bound = replace(bound, dropped=self._upstream.left_out(call))
+                answer = await send(call)
             except UpstreamFault as fault:
                 bound = await self._next_attempt(bound, fault, tries_left)
             except GatewayError as error:  # refused on our side of the wire: nothing was sent
@@ -345,6 +347,10 @@ class Turns:
             api_base=deployment.api_base,
             api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
             params=chat.params,
+            extras=chat.extras,
+            defaults=deployment.request_defaults,
+            allowed_params=deployment.allowed_params,
+            dropped_params=deployment.dropped_params,
             max_tokens=bound.choice.estimate.max_tokens,
             max_tokens_param=chat.max_tokens_param,
             stream=chat.stream,

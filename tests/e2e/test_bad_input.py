@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.dialects.arguments import ALLOWED_PARAMS
+from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from tests.harness.scenario import HELLO, playing, session, turn
 from tests.harness.upstream import FaultUpstream
 
@@ -179,7 +179,11 @@ def steering_names() -> list[str]:
     own = importlib.import_module("litellm.types.utils").all_litellm_params
     taken = inspect.signature(importlib.import_module("litellm").acompletion).parameters
     return sorted(
-        ({*own, *taken} | {"extra_body", "custom_llm_provider", "api_base"}) - OURS - ALLOWED_PARAMS - {"kwargs"}
+        ({*own, *taken} | {"extra_body", "custom_llm_provider", "api_base"})
+        - OURS
+        - CHAT_FIELDS
+        - VENDOR_FIELDS
+        - {"kwargs"}
     )
 
 
@@ -210,8 +214,10 @@ async def test_no_parameter_that_steers_litellm_reaches_it_from_a_body(tmp_path:
                 return await http.post("/v1/chat/completions", json={"model": "small", "messages": HELLO} | fields)
 
         answers = await asyncio.gather(*(tried({name: value}) for name, value in steering.items()))
-        for wrapper in ("extra_body", "metadata", "litellm_params", "optional_params", "extra_headers"):
+        for wrapper in ("extra_body", "metadata", "litellm_params", "optional_params", "extra_headers", "provider"):
             answers.append(await tried({wrapper: steering}))
+        answers += await asyncio.gather(*(tried({"metadata": {name: elsewhere.url}}) for name in names))
+        answers.append(await tried({"response_format": steering | {"type": "text"}}))
         answers.append(await tried(steering))
         deeper = [{**USER, "api_base": elsewhere.url, "extra_body": steering, "provider_specific_fields": steering}]
         answers.append(await tried({"messages": deeper}))
@@ -221,7 +227,7 @@ async def test_no_parameter_that_steers_litellm_reaches_it_from_a_body(tmp_path:
         assert {a.status_code for a in answers} <= {200, 400}
         assert sum(a.status_code == 200 for a in answers) > 100
         for received in play.provider.received:
-            assert set(received.body) <= expected | {"tools"} | {"user", "prompt_cache_key"}
+            assert set(received.body) <= expected | {"tools", "response_format", "metadata"}
             assert received.headers["authorization"] == "Bearer sk-provider-canary"
             assert "canary-of-the-caller" not in json.dumps([received.body, received.headers])
             assert elsewhere.url not in json.dumps([received.body, received.headers])

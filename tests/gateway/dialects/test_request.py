@@ -115,6 +115,113 @@ def test_provider_control_never_becomes_a_parameter(name: str) -> None:
     assert name not in parsed(**{name: {"x": 1}}).params
 
 
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SIGNED = {"google": {"thought_signature": "S"}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": None, "tool_calls": [CALL]},
+        {"content": None, "reasoning_content": "t"},
+        {"audio": {"id": "a1"}},
+        {"content": None, "reasoning_details": [{"type": "reasoning.text", "text": "t"}]},
+        {"content": "x", "annotations": [], "refusal": None, "tool_calls": None, "audio": None, "function_call": None},
+        {"content": [{"type": "thinking", "thinking": "t", "signature": "S"}, {"type": "text", "text": "x"}]},
+        {"content": "x", "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+    ],
+)
+def test_an_answer_that_was_handed_out_is_taken_back(answer: dict[str, Any]) -> None:
+    chat = parsed(messages=[USER, {"role": "assistant", **answer}, USER])
+    assert chat.messages[1] == {"role": "assistant", **answer}
+    assert chat.dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "bound"),
+    [
+        ({"content": "x"}, False),
+        ({"content": "x", "reasoning_content": "t", "annotations": [], "reasoning_details": []}, False),
+        ({"content": "x", "reasoning_details": [{"type": "reasoning.encrypted", "data": "E"}]}, True),
+        ({"content": "x", "thinking_blocks": [{"type": "thinking", "signature": "S"}]}, True),
+        ({"content": [{"type": "redacted_thinking", "data": "E"}]}, True),
+        ({"audio": {"id": "a1"}}, True),
+        ({"tool_calls": [CALL]}, False),
+        ({"tool_calls": [CALL | {"extra_content": SIGNED}]}, True),
+        ({"tool_calls": [CALL | {"function": {"name": "f", "provider_specific_fields": {"thought_signature": "S"}}}]},
+         True),
+        ({"tool_calls": [CALL | {"id": "call_1__thought__S"}]}, True),
+    ],
+)  # fmt: skip
+def test_state_that_only_its_provider_can_read_binds_the_model(answer: dict[str, Any], bound: bool) -> None:
+    assert parsed(messages=[USER, {"role": "assistant", **answer}, USER]).provider_bound is bound
+
+
+def test_what_no_provider_is_sent_is_named() -> None:
+    chat = parsed(
+        messages=[USER | {"mood": 1, "content": [{"type": "text", "text": "x", "api_base": "y"}]}],
+        tools=[{"type": "function", "function": {"name": "f", "server": 1}, "server_url": "z"}],
+        response_format={"type": "text", "enforce": True},
+        metadata={"a": "b", "tags": ["c"]},
+        provider={"order": ["a"], "api_base": "y"},
+    )
+    assert set(chat.dropped) == {
+        "messages[].mood", "messages[].content[].api_base", "tools[].function.server", "tools[].server_url",
+        "response_format.enforce", "metadata.tags", "provider.api_base",
+    }  # fmt: skip
+    assert chat.messages == ({"role": "user", "content": [{"type": "text", "text": "x"}]},)
+    assert chat.params["metadata"] == {"a": "b"}
+
+
+def test_parameters_inside_extra_body_are_parameters_by_the_same_rules() -> None:
+    chat = parsed(extra_body={"top_k": 5, "temperature": 1, "model": "other", "max_tokens": 10**9, "foo": 1}, seed=3)
+    assert chat.model == "auto"
+    assert chat.max_tokens is None
+    assert chat.params == {"temperature": 1, "seed": 3}
+    assert chat.extras == {"top_k": 5, "foo": 1}
+    assert set(chat.dropped) == {"extra_body.model", "extra_body.max_tokens"}
+    assert refused(json.dumps({"model": "auto", "messages": [USER], "extra_body": {"top_k": "x"}}).encode()) == "top_k"
+
+
+@pytest.mark.parametrize(
+    "kind", ["mcp", "web_search", "web_search_preview", "code_interpreter", "file_search", "computer_use_preview"]
+)
+def test_a_tool_that_a_provider_would_run_is_refused_by_name(kind: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}, {"type": kind, "server_url": "http://169.254.169.254/"}]
+    with pytest.raises(InvalidRequest, match=kind) as caught:
+        parsed(tools=tools)
+    assert caught.value.param == "tools[1].type"
+
+
+def test_custom_tools_and_every_choice_of_tools_are_taken() -> None:
+    tools = [
+        {"type": "custom", "custom": {"name": "sql", "format": {"type": "text"}}},
+        {"type": "function", "function": {"name": "f"}},
+    ]
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    for choice in (
+        "auto", {"type": "custom", "custom": {"name": "sql"}}, {"type": "function", "function": {"name": "f"}},
+        {"type": "allowed_tools", "allowed_tools": allowed},
+    ):  # fmt: skip
+        chat = parsed(tools=tools, tool_choice=choice)
+        assert (chat.params["tools"], chat.params["tool_choice"]) == (tools, choice)
+
+
+def test_a_picture_s_address_may_stand_for_the_picture() -> None:
+    chat = parsed(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": "https://x.org/a.png"}]}])
+    assert chat.messages[0]["content"] == [{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]
+
+
+def test_json_inside_a_body_is_bounded_in_depth() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100):
+        deep = {"items": deep}
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        parsed(tools=[{"type": "function", "function": {"name": "f", "parameters": deep}}])
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        parsed(messages=[{"role": "assistant", "content": "x", "reasoning_details": [deep]}, USER])
+
+
 def test_the_opening_identifies_a_conversation_and_not_its_later_turns() -> None:
     system = {"role": "system", "content": "be brief"}
     first = parsed(messages=[system, USER])

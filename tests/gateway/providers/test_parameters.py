@@ -1,0 +1,246 @@
+"""Parameters go to the providers that know them, in the form these take; what is left out is named."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.providers.errors import CallRefused
+from gateway.providers.parameters import Target, shaped, told
+from gateway.providers.providers import Call, Upstream
+from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
+from tests.harness.fixed_answers import CannedProvider, json_answer
+
+HELLO = [{"role": "user", "content": "hello"}]
+OPENAI_ANSWER = {
+    "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+}  # fmt: skip
+OLLAMA_ANSWER = {
+    "model": "m", "created_at": "2026-01-01T00:00:00Z", "message": {"role": "assistant", "content": "hi"},
+    "done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 4,
+}  # fmt: skip
+ANSWERS: dict[str, Any] = {
+    "anthropic": CLAUDE_ANSWER, "gemini": gemini("x", "STOP", GEMINI_USAGE), "ollama_chat": OLLAMA_ANSWER,
+}  # fmt: skip
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+COMPATIBLE = Target("openai_compatible", True, frozenset({"temperature", "tools", "n"}))
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+async def sent(upstream: Upstream, model: str, **more: Any) -> tuple[dict[str, Any], set[str]]:
+    """What the provider of `model` was sent, and the names of what it was not."""
+    provider = model.partition("/")[0]
+    async with CannedProvider(json_answer(ANSWERS.get(provider, OPENAI_ANSWER))) as canned:
+        base = canned.address + ("/v1beta" if provider == "gemini" else "")
+        given: dict[str, Any] = {"messages": HELLO, "max_tokens": 4000, "drop_params": True} | more
+        call = Call(litellm_model=model, api_base=base, api_key="k", timeout_s=20.0, **given)
+        left_out = set(upstream.left_out(call))
+        await upstream.complete(call)
+    return canned.received[0][1], left_out
+
+
+@pytest.mark.parametrize("model", ["openai/qwen", "hosted_vllm/qwen"])
+async def test_servers_of_open_models_are_sent_their_switches(upstream: Upstream, model: str) -> None:
+    extras = {
+        "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "chat_template_kwargs": {"x": 1}, "guided_regex": "a+",
+        "guided_json": {"type": "object"}, "min_tokens": 2, "ignore_eos": True, "stop_token_ids": [1],
+        "skip_special_tokens": False, "include_reasoning": True, "reasoning": {"effort": "low"}, "grammar": "g",
+    }  # fmt: skip
+    body, left_out = await sent(upstream, model, extras=extras)
+    assert extras.items() <= body.items()
+    assert left_out == set()
+
+
+async def test_thinking_is_switched_off_where_vllm_looks_for_it(upstream: Upstream) -> None:
+    extras = {"enable_thinking": False, "chat_template_kwargs": {"x": 1}}
+    body, _ = await sent(upstream, "hosted_vllm/qwen", extras=extras)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "x": 1}
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/gpt-5"])
+async def test_openai_is_sent_no_parameter_of_others(upstream: Upstream, model: str) -> None:
+    extras = {"top_k": 5, "thinking": {"type": "enabled"}, "provider": {"order": ["a"]}, "unheard_of": 1}
+    body, left_out = await sent(upstream, model, extras=extras)
+    assert not extras.keys() & body.keys()
+    assert left_out == extras.keys()
+
+
+async def test_anthropic_takes_top_k_beside_the_messages(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "anthropic/claude-sonnet-4-5", extras={"top_k": 5, "min_p": 0.1})
+    assert body["top_k"] == 5
+    assert "extra_body" not in body
+    assert "min_p" not in body
+    assert left_out == {"min_p"}
+
+
+async def test_gemini_takes_top_k_among_its_generation_settings(upstream: Upstream) -> None:
+    settings = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
+    body, left_out = await sent(upstream, "gemini/gemini-2.5-pro", extras={"top_k": 5, "safety_settings": settings})
+    assert body["generationConfig"]["top_k"] == 5
+    assert body["safetySettings"] == settings
+    assert left_out == set()
+
+
+async def test_ollama_takes_its_options_but_for_the_length_of_the_answer(upstream: Upstream) -> None:
+    extras = {"options": {"mirostat": 1, "num_predict": 9}, "num_ctx": 4096, "keep_alive": "5m", "min_p": 0.1}
+    body, left_out = await sent(upstream, "ollama_chat/qwen", extras=extras)
+    assert body["options"] == {"num_predict": 4000, "mirostat": 1, "num_ctx": 4096, "min_p": 0.1}
+    assert body["keep_alive"] == "5m"
+    assert left_out == set()
+
+
+@pytest.mark.parametrize(("model", "takes"), [("openrouter/a/b", True), ("openai/qwen", False), ("groq/q", False)])
+async def test_openrouter_alone_is_told_which_provider_to_take(upstream: Upstream, model: str, takes: bool) -> None:
+    extras = {"provider": {"order": ["a"], "api_base": "http://x"}, "transforms": ["middle-out"]}
+    body, left_out = await sent(upstream, model, extras=extras)
+    assert body.get("provider") == ({"order": ["a"]} if takes else None)
+    assert left_out == (set() if takes else {"provider", "transforms"})
+
+
+async def test_parameters_of_the_openai_reference_reach_openai(upstream: Upstream) -> None:
+    params: dict[str, Any] = {
+        "metadata": {"team": "blue"}, "store": True, "prediction": {"type": "content", "content": "x"},
+        "web_search_options": {"search_context_size": "low"}, "prompt_cache_key": "k", "user": "u",
+        "prompt_cache_retention": "24h", "safety_identifier": "s", "service_tier": "default",
+    }  # fmt: skip
+    body, left_out = await sent(upstream, "openai/gpt-4o", params=params)
+    assert params.items() <= body.items()
+    assert left_out == set()
+
+
+async def test_labels_go_to_openai_with_an_answer_that_it_shall_store_alone(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "openai/gpt-4o", params={"metadata": {"session_id": "s"}})
+    assert "metadata" not in body
+    assert left_out == {"metadata"}
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority", "scale"])
+async def test_a_tier_with_a_price_of_its_own_is_left_out(upstream: Upstream, tier: str) -> None:
+    body, left_out = await sent(upstream, "openai/gpt-4o", params={"service_tier": tier})
+    assert "service_tier" not in body
+    assert left_out == {"service_tier"}
+
+
+async def test_a_temperature_that_litellm_leaves_out_is_named(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "openai/gpt-5", params={"temperature": 0.5})
+    assert "temperature" not in body
+    assert left_out == {"temperature"}
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/qwen", "openai/gpt-5"])
+async def test_allowed_tools_reach_openai_as_they_are(upstream: Upstream, model: str) -> None:
+    choice = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    }
+    body, left_out = await sent(upstream, model, params={"tools": TOOLS, "tool_choice": choice})
+    assert body["tool_choice"] == choice
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["f", "g"]
+    assert left_out == set()
+
+
+async def test_elsewhere_the_allowed_tools_are_the_tools(upstream: Upstream) -> None:
+    choice = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "g"}}]},
+    }
+    body, _ = await sent(upstream, "hosted_vllm/q", params={"tools": TOOLS, "tool_choice": choice})
+    assert body["tool_choice"] == "required"
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["g"]
+
+
+@pytest.mark.parametrize("lane", ["auto", "litellm"])
+async def test_history_goes_back_up_as_it_was_handed_out(upstream: Upstream, lane: str) -> None:
+    call = {
+        "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"},
+        "extra_content": {"google": {"thought_signature": "S"}},
+    }  # fmt: skip
+    history: list[dict[str, Any]] = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "4"},
+        {"role": "assistant", "content": None, "reasoning_content": "t"},
+        {"role": "assistant", "audio": {"id": "a1"}},
+        {"role": "assistant", "content": "x", "reasoning_details": [{"type": "reasoning.encrypted", "data": "E"}]},
+        {"role": "assistant", "content": "y", "reasoning": "r", "annotations": []},
+        {"role": "user", "content": "go on"},
+    ]
+    body, _ = await sent(upstream, "openai/qwen", messages=history, lane=lane)
+    assert body["messages"] == history
+
+
+async def test_a_signature_of_gemini_s_openai_like_api_reaches_its_own_one(upstream: Upstream) -> None:
+    call = {
+        "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"},
+        "extra_content": {"google": {"thought_signature": "S"}},
+    }  # fmt: skip
+    history = [
+        *HELLO,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "4"},
+    ]
+    body, _ = await sent(upstream, "gemini/gemini-2.5-pro", messages=history)
+    assert body["contents"][1]["parts"][0]["thoughtSignature"] == "S"
+
+
+async def test_thinking_blocks_among_the_parts_go_to_claude_and_nowhere_else(upstream: Upstream) -> None:
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "S"}, {"type": "text", "text": "four"}]
+    history = [*HELLO, {"role": "assistant", "content": blocks}, {"role": "user", "content": "why?"}]
+    body, left_out = await sent(upstream, "openai/qwen", messages=history)
+    assert body["messages"][1]["content"] == blocks[1:]
+    assert left_out == {"messages[].content[].thinking"}
+    body, left_out = await sent(upstream, "anthropic/claude-sonnet-4-5", messages=history)
+    assert body["messages"][1]["content"][0] == blocks[0]
+    assert left_out == set()
+
+
+def test_the_operator_s_defaults_stand_behind_the_caller_and_the_fixed_body_before_both() -> None:
+    call = Call(
+        "openai/q", HELLO, params={"temperature": 0.1}, extras={"top_k": 3}, drop_params=True,
+        defaults={"temperature": 0.9, "top_k": 9, "min_p": 0.2, "extra_body": {"top_k": 1, "max_tokens": 10**6}},
+    )  # fmt: skip
+    made = shaped(call, COMPATIBLE)
+    assert made.arguments == {"temperature": 0.1, "extra_body": {"min_p": 0.2, "top_k": 1}}
+    assert made.dropped == ()
+
+
+def test_the_operator_s_lists_let_a_parameter_through_or_keep_it_back() -> None:
+    call = Call("openai/q", HELLO, params={"temperature": 0.1}, extras={"unheard_of": 1, "api_base": "http://x"})
+    assert shaped(call, COMPATIBLE).dropped == ("unheard_of", "api_base")
+    listed = Call(
+        "openai/q", HELLO, params=call.params, extras=call.extras, allowed_params=frozenset({"unheard_of", "api_base"}),
+        dropped_params=frozenset({"temperature"}),
+    )  # fmt: skip
+    made = shaped(listed, COMPATIBLE)
+    assert made.arguments == {"extra_body": {"unheard_of": 1}}
+    assert made.dropped == ("temperature", "api_base")
+
+
+def test_where_nothing_is_to_be_left_out_the_parameter_is_refused_by_name() -> None:
+    call = Call("openai/q", HELLO, params={"seed": 1}, drop_params=False)
+    with pytest.raises(CallRefused, match="seed"):
+        shaped(call, COMPATIBLE)
+
+
+def test_thinking_fits_into_the_answer_that_the_money_allows() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 8000}
+    call = Call("openai/q", HELLO, extras={"thinking": thinking}, max_tokens=4000)
+    assert shaped(call, COMPATIBLE).arguments["extra_body"]["thinking"]["budget_tokens"] == 2000
+    small = Call("openai/q", HELLO, extras={"thinking": thinking}, max_tokens=500)
+    assert shaped(small, COMPATIBLE).dropped == ("thinking",)
+
+
+def test_names_of_a_caller_s_are_told_only_where_a_header_can_hold_them() -> None:
+    assert told(("top_k", "top_k", "a\r\nb", "é")) == ("top_k", "(unprintable)")
+    assert len(told(tuple(f"n{i}" for i in range(100)))) == 41
