@@ -278,7 +278,8 @@ def import_litellm() -> Any:
     # What a call costs is the ledger's to say. LiteLLM's own price takes a quarter of its time, and nobody reads it.
     importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
     # Beside tool calls or reasoning a content may be null, and some servers demand the field.
-    importlib.import_module("litellm.utils").cleanup_none_field_in_message = _without_null
+    messages: Any = importlib.import_module("litellm.utils")
+    messages.cleanup_none_field_in_message = _without_null
     litellm.disable_hf_tokenizer_download = True
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -219,4 +219,3 @@ def _exchange(call: Call) -> Exchange:
         errands=call.litellm_model.partition("/")[0] in LOOKING_UP,
         patience_s=call.timeout_s,
     )
-
