@@ -379,7 +379,9 @@ class Simulation:
                     return
                 asked_s = loop.time()
                 with suppress(LedgerUnavailable):
-                    await one.ledger.checkpoint([Checkpoint(call.hold_id, call.billed_nanousd, LEASE_MS)])
+                    margin_nanousd = self.dice.choice((0, call.amount_nanousd // 2))
+                    point = Checkpoint(call.hold_id, call.billed_nanousd + margin_nanousd, LEASE_MS)
+                    await one.ledger.checkpoint([point])
                     call.renewed(asked_s, loop.time())
             if self.dice.random() < self.swarm.overbill:
                 call.billed_nanousd = call.amount_nanousd + self.dice.randint(1, 100)
