@@ -210,15 +210,30 @@ class Admin:
     # -- the books -------------------------------------------------------------------------------------------------
 
     async def ledger(self, request: Request, caller: Caller) -> object:
-        """`GET /admin/ledger?session=&tenant=&hold=&limit=`, oldest first."""
-        limit = query_integer(request, "limit", 1000, MAX_ROWS)
-        query = select(ledger_entries).order_by(ledger_entries.c.entry_id).limit(limit)
+        """`GET /admin/ledger?session=&tenant=&hold=&limit=&after=&order=`: oldest first, or newest with `order=desc`.
+
+        `next_cursor`, given as `after`, asks for the page that follows; null: there is none.
+        """
+        limit, entry_id = query_integer(request, "limit", 1000, MAX_ROWS), ledger_entries.c.entry_id
+        order = request.query_params.get("order", "asc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("order: expected asc or desc", param="order")
+        query = select(ledger_entries).order_by(entry_id if order == "asc" else entry_id.desc()).limit(limit + 1)
+        after = request.query_params.get("after")
+        if after is not None:
+            if not (after.isascii() and after.isdigit() and len(after) <= 18):
+                raise InvalidRequest("after: expected the next_cursor of another answer", param="after")
+            query = query.where(entry_id > int(after) if order == "asc" else entry_id < int(after))
         for name in ("session", "tenant", "hold"):
             value = request.query_params.get(name)
             if value is not None:
                 query = query.where(ledger_entries.c[f"{name}_id"] == value)
         rows = await self._database.read(lambda c: c.execute(query).mappings().all())
-        return {"data": [describe_entry(row) for row in rows]}
+        more = len(rows) > limit
+        return {
+            "data": [describe_entry(row) for row in rows[:limit]],
+            "next_cursor": str(rows[limit - 1]["entry_id"]) if more else None,
+        }
 
     async def audit(self, request: Request, caller: Caller) -> object:
         """`GET /admin/audit`: every invariant of the ledger, checked now."""

@@ -16,6 +16,7 @@ from gateway.app import build
 from gateway.catalog.models import load
 from gateway.database.database import transaction
 from gateway.database.tables import audit_trail, keys, policies
+from tests.e2e.conftest import Stage
 from tests.harness.scenario import HELLO, Play, playing, session, turn
 
 PUBLIC = {"/livez", "/readyz", "/metrics", "/openapi.json"}
@@ -422,3 +423,27 @@ async def test_a_tenant_lists_its_own_sessions(tmp_path: Path, sqlite_url: str) 
             assert (await http.get("/v1/sessions?state=asleep")).status_code == 400
         async with play.gateway.http(other) as http:
             assert (await http.get("/v1/sessions")).json()["data"] == []
+
+
+async def test_the_ledger_pages_both_ways_and_its_newest_entries_are_reachable(stage: Stage) -> None:
+    _, key = await stage.gateway.tenant("paged")
+    client = stage.gateway.client(key)
+    for _ in range(3):
+        await client.chat.completions.create(model="small", messages=HELLO)
+    async with stage.gateway.http() as http:
+        whole = (await http.get("/admin/ledger")).json()
+        assert whole["next_cursor"] is None
+        ids = [entry["entry_id"] for entry in whole["data"]]
+        assert ids == sorted(ids)
+        for order, wanted in (("asc", ids), ("desc", ids[::-1])):
+            found: list[int] = []
+            query: dict[str, Any] = {"order": order, "limit": 3}
+            while True:
+                page = (await http.get("/admin/ledger", params=query)).json()
+                found += [entry["entry_id"] for entry in page["data"]]
+                if page["next_cursor"] is None:
+                    break
+                query["after"] = page["next_cursor"]
+            assert found == wanted
+        for wrong in ("order=up", "after=x", "after=-1", "after=" + "9" * 19):
+            assert (await http.get(f"/admin/ledger?{wrong}")).status_code == 400
