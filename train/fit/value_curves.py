@@ -190,7 +190,7 @@ def joined(programmes: list[Programme], models: int) -> Tables:
         for column, values in zip(
             columns,
             (at, one.lambdas_per_usd[price], one.penalties[price], one.contexts_tokens[context],
-             np.full(len(last), one.grown_tokens), last, weight / weight.sum()),
+             np.full(len(last), one.grown_tokens), last, weight / weight.sum() / len(programmes)),
             strict=True,
         ):  # fmt: skip
             column.append(values)
