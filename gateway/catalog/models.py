@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from gateway.catalog.price_map import PriceMap
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.config.load import read_settings
 from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, ModelEntry
@@ -27,6 +29,12 @@ DEFAULT_QUALITY_PRIOR = 0.5
 DEFAULT_MAX_INPUT_TOKENS = 8192
 DEFAULT_MAX_OUTPUT_TOKENS = 4096
 """For a model whose limits nobody states: small enough to be true of any model in use."""
+
+_FEE = re.compile(
+    r"(?!.*_(?:batches|priority|flex|balanced|ultrafast)$)(?!tiered_pricing|off_peak_pricing|.*_cache_hit$|.*_dbu_)"
+    r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*"
+)
+"""Names of prices in the map, less those of other service tiers and those that repeat another one."""
 
 _FIELDS: Mapping[str, str] = {
     "input_cost_per_token": "input_femtousd",
@@ -71,6 +79,8 @@ class Deployment:
     """Parameters that callers may send although nobody knows that the deployment takes them."""
     dropped_params: frozenset[str] = frozenset()
     """Parameters that are kept from the deployment."""
+    base_model: str | None = None
+    """What the provider's own name for this deployment hides: the model whose rules and prices hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +191,15 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     problems: list[str] = []
     warnings: list[str] = []
     groups: dict[str, list[Model]] = {}
+    listed = PriceMap(price_map)
     for position, entry in enumerate(settings.models):
-        known = _looked_up(entry, price_map)
+        known = _looked_up(entry, listed)
         mode = entry.info.mode or str(known.get("mode", "chat"))
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
         prices = _prices(entry, known, problems)
+        warnings += _uncharged(entry, known)
         if prices is not None:
             groups.setdefault(entry.model_name, []).append(_model(entry, position, known, mode, prices, settings))
     models = {name: _joined(members) for name, members in groups.items()}
@@ -200,25 +212,31 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     return catalog, tuple(problems)
 
 
-def _looked_up(entry: ModelEntry, price_map: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The map's entry for `base_model`, else for the model's full name, else without the provider's prefix.
-
-    The bare name counts only where the prefix is the provider that the map's entry names: `openai/gpt-4o` is
-    `gpt-4o`, but some gateway's `openrouter/gpt-4o` must not borrow OpenAI's price.
-    """
-    model = entry.params.model
-    if entry.info.base_model is not None:
-        found = price_map.get(entry.info.base_model)
-        if isinstance(found, Mapping):
+def _looked_up(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
+    """The map's entry for `base_model`, else for the model, by LiteLLM's own rules."""
+    named = (entry.params.provider_params or {}).get("custom_llm_provider")
+    provider = None if named is None else named.reveal()
+    base = entry.info.base_model
+    if base is not None:
+        found = listed.find(base) or listed.find(base, provider or entry.params.model.partition("/")[0])
+        if found:
             return found
-    found = price_map.get(model)
-    if isinstance(found, Mapping):
-        return found
-    provider, _, bare = model.partition("/")
-    found = price_map.get(bare)
-    if isinstance(found, Mapping) and found.get("litellm_provider") == provider:
-        return found
-    return {}
+    return listed.find(entry.params.model, provider)
+
+
+def _uncharged(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
+    """A warning that names what the map says a model costs beside the prices that are charged here."""
+    if "input_cost_per_token" in entry.info.prices_usd:
+        return []
+    names = sorted(
+        name
+        for name, value in known.items()
+        if _FEE.fullmatch(name) and value and not PRICE_KEY.fullmatch(name) and name not in UNIT_PRICE_KEYS
+    )
+    if not names:
+        return []
+    model = entry.params.model[:120]
+    return [f'{entry.where}: the price map has fees for "{model}" that are not charged here: {", ".join(names)}']
 
 
 def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
@@ -320,6 +338,7 @@ def _model(
                 request_defaults=params.request_defaults,
                 allowed_params=params.allowed_params,
                 dropped_params=params.dropped_params,
+                base_model=info.base_model,
             ),
         ),
     )

@@ -205,3 +205,24 @@ def test_the_bundled_map_prices_the_models_people_use(tmp_path: Path) -> None:
     assert catalog.models["m"].prices.at(0).output_femtousd == 600_000_000
     assert catalog.models["s"].prices.at(200_001).input_femtousd == 6_000_000_000
     assert catalog.models["g"].prices.at(0).cached_input_femtousd == 125_000_000
+
+
+def test_fees_of_the_map_that_nobody_is_charged_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    free = entry("perplexity/sonar-deep-research", "f", input_cost_per_token="1e-6", output_cost_per_token="1e-6")
+    path.write_text("model_list:\n" + entry("perplexity/sonar-deep-research", "r") + free)
+    _, catalog = load(path, {})
+    [warning] = catalog.warnings
+    assert warning.startswith(
+        'gateway.yaml: model_list[0]: the price map has fees for "perplexity/sonar-deep-research"'
+    )
+    assert warning.endswith("citation_cost_per_token, search_context_cost_per_query")
+
+
+def test_base_model_has_the_price_and_reaches_the_deployment(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    azure = [entry("azure/mine", name, base_model=base) for name, base in (("a", "azure/o3-mini"), ("b", "o3-mini"))]
+    path.write_text("model_list:\n" + "".join(azure))
+    _, catalog = load(path, {})
+    assert {m.deployments[0].base_model for m in catalog.models.values()} == {"azure/o3-mini", "o3-mini"}
+    assert all(model.prices.input_femtousd for model in catalog.models.values())

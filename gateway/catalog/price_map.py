@@ -1,0 +1,117 @@
+"""Finding a model in LiteLLM's price map by LiteLLM's own rules, without importing LiteLLM.
+
+LiteLLM looks for several spellings of a name in turn and takes the first entry whose provider fits: with and without
+the provider's prefix, without Bedrock's routes and regions, without a date or a version, and so on. The same order
+here; tests/gateway/catalog/test_price_map.py compares the two over the whole map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_BEDROCK_ROUTES = ("bedrock/", "chat_completions/", "converse/", "invoke/", "openai/", "mantle/", "nova-2/", "nova/")
+_BEDROCK_REGION_GROUPS = frozenset({"global", "us", "eu", "apac", "jp", "au", "us-gov"})
+_AWS_REGION = re.compile(r"(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
+_THROUGHPUT = re.compile(r"(:\d+):(\d+k)$")
+# A provider's own name -> the one that its entries in the map carry.
+_FAMILIES = ("vertex_ai", "fireworks_ai")
+_ANY_PROVIDER = frozenset({"litellm_proxy", "github", "nadir"})
+_ALIASES: Mapping[str, str] = {"vertex_ai_beta": "vertex_ai", "cohere": "cohere_chat"}
+
+
+class PriceMap:
+    """The map, and its keys whatever their case."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = entries
+        self._folded = {key.lower(): key for key in reversed(list(entries))}
+
+    def find(self, model: str, provider: str | None = None) -> Mapping[str, Any]:
+        """The entry for a deployment's `model`; `provider` is `custom_llm_provider` where the file names one. Empty:
+        the map does not know it."""
+        if provider is None:
+            # A name without a provider, or with a prefix that is the maker's and no provider's.
+            exact = self._entry(model)
+            if exact is not None:
+                return exact
+            provider, separator, model = model.partition("/")
+            if not separator:
+                return {}
+        else:
+            model = model.removeprefix(f"{provider}/")
+        for alias in dict.fromkeys((provider, _ALIASES.get(provider, provider))):
+            for name in _spellings(model, alias):
+                entry = self._entry(name)
+                if entry is not None and _fits(str(entry.get("litellm_provider") or ""), alias):
+                    return entry
+        return {}
+
+    def _entry(self, name: str) -> Mapping[str, Any] | None:
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries.get(self._folded.get(name.lower(), ""))
+        return entry if isinstance(entry, Mapping) else None
+
+
+def _spellings(model: str, provider: str) -> Iterator[str]:
+    """The names to look for, the most specific first."""
+    plain = _without_route(model) if provider in ("bedrock", "bedrock_converse") else model
+    if provider == "bedrock_mantle":
+        head, _, rest = model.partition("/")
+        plain = rest if rest and _AWS_REGION.fullmatch(head) else model
+    if provider == "vertex_ai":
+        yield from (f"vertex_ai/meta/{model}", f"vertex_ai/{model}@latest", f"{model}@latest")
+    stripped = _stripped(plain, provider)
+    yield from (f"{provider}/{model}", model, plain, f"{provider}/{plain}", f"{provider}/{stripped}", stripped)
+    if provider == "fireworks_ai":
+        yield f"fireworks_ai/{_fireworks_resource(model)}"
+    yield f"{provider}/{provider}/{model}"
+
+
+def _stripped(model: str, provider: str) -> str:
+    """Without what tells apart editions of one price: a region, a version, a tune, a date."""
+    if provider in ("bedrock", "bedrock_converse"):
+        return _bedrock_base(model)
+    if provider in ("vertex_ai", "gemini", "databricks"):
+        return re.sub(r"-\d+$", "", model)
+    if "ft:" in model:
+        return re.sub(r"(:[^:]*){3}$", "", model)
+    return re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)
+
+
+def _without_route(model: str) -> str:
+    for route in _BEDROCK_ROUTES:
+        model = model.removeprefix(route)
+    return model
+
+
+def _bedrock_base(model: str) -> str:
+    if "arn" in model.lower():
+        model = model.rsplit("/", 1)[-1]
+    model = _THROUGHPUT.sub(r"\1", model)
+    group, dot, rest = model.partition(".")
+    if dot and group in _BEDROCK_REGION_GROUPS:
+        return rest
+    region, slash, rest = model.partition("/")
+    return rest if slash and _AWS_REGION.fullmatch(region) else model
+
+
+def _fireworks_resource(model: str) -> str:
+    if model.startswith("accounts/") or "#" in model:
+        return model
+    if model.startswith(("routers/", "models/")):
+        return f"accounts/fireworks/{model}"
+    return f"accounts/fireworks/models/{model}"
+
+
+def _fits(found: str, provider: str) -> bool:
+    """Whether an entry's provider is the deployment's, or one of its family."""
+    if not found or found == provider or provider in _ANY_PROVIDER:
+        return True
+    if provider.startswith("bedrock"):
+        return found.startswith("bedrock")
+    if provider in _FAMILIES:
+        return found.startswith(provider)
+    return provider == "azure_ai" and found in ("azure", "openai")
