@@ -3,12 +3,14 @@
     GatewayError
     +-- InternalError            500   a defect of ours
     +-- InvalidRequest           400   malformed or out of range; before any reservation
+    |     +-- ContextLengthExceeded
     +-- InvalidApiKey            401
     +-- SessionBudgetExceeded    402
     +-- TenantBudgetExceeded     402
     +-- RequestBudgetExceeded    402
     +-- Forbidden                403
     +-- NotFound                 404
+    |     +-- ModelNotFound
     +-- MethodNotAllowed         405
     +-- RequestTimeout           408
     +-- IdempotencyInFlight      409
@@ -40,8 +42,8 @@ class GatewayError(Exception):
     """Base of all errors that become an HTTP response."""
 
     status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
-    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+    type: str = "server_error"
 
     def __init__(
         self,
@@ -71,6 +73,12 @@ class InvalidRequest(GatewayError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt is longer than what the models that could answer read; clients shorten it and ask again."""
+
+    code = "context_length_exceeded"
+
+
 class InvalidApiKey(GatewayError):
     status, code, type = 401, "invalid_api_key", "authentication_error"
 
@@ -93,6 +101,10 @@ class Forbidden(GatewayError):
 
 class NotFound(GatewayError):
     status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class MethodNotAllowed(GatewayError):
@@ -130,13 +142,26 @@ class HeadersTooLarge(GatewayError):
 
 
 class UpstreamRejected(GatewayError):
-    """The provider refused the request itself; its status is passed on, its words are not."""
+    """The provider refused the request itself; its status and a code that clients know are passed on, not its words."""
 
     status, code, type = 400, "upstream_rejected", "invalid_request_error"
 
-    def __init__(self, message: str, *, status: int, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, headers=headers)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        type: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, headers=headers)
         self.rejected_status = status
+        if code is not None:
+            self.code = code
+        if type is not None:
+            self.type = type
 
 
 class UpstreamError(GatewayError):

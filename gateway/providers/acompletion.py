@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import aiohttp
 import httpx
 
 from gateway.providers.answers import ChunkSource, LitellmSource
@@ -36,6 +35,7 @@ from gateway.providers.litellm_clients import (
 )
 from gateway.providers.parameters import NEEDED
 from gateway.providers.replies import WholeSource, translated_reply
+from gateway.providers.transport import Connections
 from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.upstream")
@@ -74,12 +74,14 @@ class LitellmClient:
         self._http: httpx.AsyncClient | None = None
         self._blocking: httpx.Client | None = None
 
-    async def start(self, session: aiohttp.ClientSession) -> None:
+    async def start(self, connections: Connections) -> None:
         """Put our transport under LiteLLM's clients, and call once in vain: LiteLLM imports much of itself then."""
         transports = importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport")
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
-        inner = transports.LiteLLMAiohttpTransport(client=lambda: session)
-        self._http = httpx.AsyncClient(transport=BoundedTransport(inner), timeout=self._timeout, follow_redirects=False)
+        inner = transports.LiteLLMAiohttpTransport(client=lambda: connections.kept)
+        fresh = transports.LiteLLMAiohttpTransport(client=lambda: connections.fresh)
+        transport = BoundedTransport(inner, fresh=fresh)
+        self._http = httpx.AsyncClient(transport=transport, timeout=self._timeout, follow_redirects=False)
         self._blocking = httpx.Client(transport=BlockingTransport(), timeout=self._timeout, follow_redirects=False)
         waiting = handlers.AsyncHTTPHandler(timeout=self._timeout)
         await waiting.client.aclose()
@@ -143,7 +145,7 @@ class LitellmClient:
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         if call.max_tokens is not None and provider not in UNLIMITED:
             arguments[call.max_tokens_param] = call.max_tokens
-            if by_sdk and call.max_tokens_param not in self._known_params(model, provider):
+            if by_sdk and call.max_tokens_param not in self._known_params(call.base_model or model, provider):
                 # A server of OpenAI's dialect takes it, whatever LiteLLM's list says.
                 arguments["allowed_openai_params"] = [call.max_tokens_param]
         if call.api_base is not None and provider in ("sagemaker", "sagemaker_chat", "sagemaker_nova"):
@@ -151,6 +153,8 @@ class LitellmClient:
             arguments["sagemaker_base_url"] = call.api_base + suffix
         if streamed:
             arguments["stream_options"] = {"include_usage": True}
+        if call.base_model is not None:
+            arguments["base_model"] = call.base_model
         if call.api_base is not None:
             arguments["api_base"] = call.api_base
         if call.api_key is not None or call.api_base is not None:
@@ -162,7 +166,7 @@ class LitellmClient:
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
         """What must not be dropped in silence: the limit that the reservation rests on, and what shapes the answer."""
-        known = self._known_params(model, provider)
+        known = self._known_params(call.base_model or model, provider)
         needed = {name for name in NEEDED if name in call.params}
         limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
         assert self._sdk is not None

@@ -19,6 +19,7 @@ from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import joined, shown, take_usage
 from gateway.providers.errors import BrokenFault, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
+from gateway.providers.waiting import Patience
 
 FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
@@ -163,7 +164,7 @@ class LitellmSource:
     async def next_chunk(self) -> dict[str, Any] | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout_at(min(loop.time() + self._idle_timeout_s, self._deadline)):
+            async with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)):
                 chunk = await anext(self._chunks)
         except StopAsyncIteration:
             return self._last_usage()

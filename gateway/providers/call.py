@@ -17,8 +17,8 @@ NO_KEY = "none"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One attempt at one deployment. `timeout_s` bounds the whole call, `stream_timeout_s` the wait for a stream's
-    first chunk, `idle_timeout_s` the wait between chunks. `params` are the caller's, checked; they are filtered again.
+    """One attempt at one deployment. `timeout_s` bounds a whole answer, `stream_timeout_s` a stream from its request to
+    its end, `idle_timeout_s` the wait between chunks. `params` are the caller's, checked; they are filtered again.
     """
 
     litellm_model: str
@@ -30,13 +30,15 @@ class Call:
     max_tokens_param: Literal["max_tokens", "max_completion_tokens"] | str = "max_tokens"
     stream: bool = False
     timeout_s: float = 600.0
-    stream_timeout_s: float = 60.0
+    stream_timeout_s: float = 600.0
     idle_timeout_s: float = 60.0
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     drop_params: bool = False
     """Leave out OpenAI parameters that the model's provider does not take, instead of refusing the call."""
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The operator's own arguments for LiteLLM (api_version, organization, aws_..., vertex_...), never the caller's."""
+    base_model: str | None = None
+    """The model behind a deployment's own name; LiteLLM shapes parameters by it."""
     lane: str = "auto"
     """One of `model_list.LANES`."""
     extras: Mapping[str, Any] = field(default_factory=dict)

@@ -37,8 +37,11 @@ class Breaker:
         self._recent: dict[str, deque[tuple[bool, float]]] = {}
         self._sums: dict[str, _Sums] = {}
 
-    def record(self, deployment_id: str, *, failed: bool, latency_s: float) -> None:
-        """Note how a call went. Only faults of the provider count, never a client's bad request."""
+    def record(self, deployment_id: str, *, failed: bool, latency_s: float, counts: bool = True) -> None:
+        """Note how a call went. Only faults of the provider count, never a client's bad request.
+
+        A failure that does not count is a further one of the same turn: it says nothing new about other turns.
+        """
         recent_calls = self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS))
         recent_calls.append((failed, latency_s))
         answered = [seconds for broken, seconds in recent_calls if not broken]
@@ -46,6 +49,8 @@ class Breaker:
         if not failed:
             self._failed_at_s.pop(deployment_id, None)
             self._resting_until_s.pop(deployment_id, None)
+            return
+        if not counts:
             return
         now_s, settings = self._clock(), self._settings()
         times = self._failed_at_s.setdefault(deployment_id, deque(maxlen=MOST_FAILS))

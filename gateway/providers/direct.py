@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import orjson
 from yarl import URL
 
@@ -27,7 +26,7 @@ from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
-from gateway.providers.transport import ThinRequest, send
+from gateway.providers.transport import Connections, ThinRequest, send
 from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.lanes")
@@ -95,7 +94,7 @@ class DirectClient:
         provider: str,
         params: dict[str, Any],
         messages: list[dict[str, Any]],
-        session: aiohttp.ClientSession,
+        connections: Connections,
     ) -> ThinSending | None:
         """The call, ready to go, or None when it must go through LiteLLM.
 
@@ -112,7 +111,7 @@ class DirectClient:
         except Exception as error:  # noqa: BLE001 - LiteLLM says in its own lane what it does not take
             _log.debug("a call for %s leaves the thin lane: %s", provider, type(error).__name__)
             return None
-        return ThinSending(self, route, call, request, session)
+        return ThinSending(self, route, call, request, connections)
 
     def known_code(self, route: Route, exchange: Exchange) -> str:
         """What LiteLLM makes of an error's words, where clients have a code for it."""
@@ -242,20 +241,20 @@ class ThinSending:
     """One call on the thin lane."""
 
     def __init__(
-        self, lane: DirectClient, route: Route, call: Call, request: ThinRequest, session: aiohttp.ClientSession
+        self, lane: DirectClient, route: Route, call: Call, request: ThinRequest, connections: Connections
     ) -> None:
         self._lane = lane
         self._route = route
         self._call = call
         self._request = request
-        self._session = session
+        self._connections = connections
 
     async def whole(self, exchange: Exchange) -> None:
-        await (await send(self._session, self._request, exchange)).read()
+        await (await send(self._connections, self._request, exchange)).read()
         self._check(exchange)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        answer = await send(self._session, self._request, exchange)
+        answer = await send(self._connections, self._request, exchange)
         if not exchange.speaks_openai:
             await answer.read()
             self._check(exchange)
@@ -270,7 +269,7 @@ class ThinSending:
         seen = exchange_fault(exchange)
         if seen is None:
             _log.error("a call failed on the thin lane: %s", type(error).__name__)
-        return seen or BrokenFault("the call failed in the gateway")
+        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
 
     def _check(self, exchange: Exchange) -> None:
         """Raises UpstreamFault for anything but an answer in OpenAI's dialect."""

@@ -33,6 +33,7 @@ from gateway.providers.errors import (
     UpstreamFault,
     fault_from_status,
 )
+from gateway.providers.told import told_in
 
 _log = logging.getLogger("seqroute.wire")
 
@@ -76,6 +77,8 @@ class Exchange:
     attempts: int = 0
     path: str = ""
     host: bytes = b""
+    reused: bool = False
+    """Whether the request went out on a connection that had served another call before."""
     reached: bool = False
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +87,11 @@ class Exchange:
     whole: bool = False
     failure: type[BaseException] | None = None
     answer: Answer | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port that the call went to, for the operator."""
+        return self.host.decode("ascii", "replace")
 
     @property
     def speaks_openai(self) -> bool:
@@ -120,9 +128,15 @@ class BoundedTransport(httpx.AsyncBaseTransport):
     What a provider's code asks beside the call (`errand`) is sent unrecorded, or refused as if nobody listened there.
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(
+        self,
+        inner: httpx.AsyncBaseTransport,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        fresh: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self._inner = inner
         self._max_answer_bytes = max_answer_bytes
+        self._fresh = fresh
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         exchange = EXCHANGE.get() or Exchange()
@@ -133,7 +147,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             return await self._inner.handle_async_request(outgoing(request, None))
         begin(exchange, request)
         try:
-            response = await self._inner.handle_async_request(outgoing(request, exchange.organization))
+            response = await self._sent(request, exchange)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             exchange.failure = type(error)
             exchange.reached = not never_sent(error)
@@ -156,6 +170,17 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             status_code=response.status_code, headers=headers, stream=exchange.answer, request=request
         )
+
+    async def _sent(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
+        try:
+            return await self._inner.handle_async_request(outgoing(request, exchange.organization))
+        except httpx.HTTPError as error:
+            repeatable = self._fresh is not None and isinstance(request.stream, httpx.ByteStream)
+            if not repeatable or not lost_unanswered(error.__cause__, exchange):
+                raise
+        exchange.reused = False
+        assert self._fresh is not None
+        return await self._fresh.handle_async_request(outgoing(request, exchange.organization))
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -260,6 +285,18 @@ def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
     return outgoing
 
 
+def lost_unanswered(error: BaseException | None, exchange: Exchange) -> bool:
+    """Whether a connection that had been kept ended without a byte of an answer: its server had closed it already.
+
+    Such a call was not taken, and may be sent once more, over a connection of its own.
+    """
+    if not exchange.reused:
+        return False
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the beginning of an answer
+    return isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
+
+
 def never_sent(error: Exception) -> bool:
     """True when the connection itself failed. httpx's ConnectError is not enough: aiohttp's mapping uses it for a
     reset in mid-request too."""
@@ -272,7 +309,7 @@ def never_sent(error: Exception) -> bool:
 def timeout_fault(exchange: Exchange, ours: bool) -> UpstreamFault:
     """The fault for a wait that was too long, by our own limit (`ours`) or by a socket's."""
     if not exchange.reached:
-        return ConnectFault("the provider could not be reached in time")
+        return ConnectFault("the provider could not be reached in time", address=exchange.address)
     said = "the provider did not answer in time" if ours else "the connection to the provider timed out"
     return TimeoutFault(said, status=exchange.status)
 
@@ -290,9 +327,9 @@ def wire_fault(exchange: Exchange) -> UpstreamFault:
 def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
     """What went wrong, as far as the wire tells; `code` is what LiteLLM made of an error's words. None: nothing."""
     if exchange.status >= 400:
-        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code)
+        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, told_in(exchange.body))
     if exchange.attempts and not exchange.reached:
-        return ConnectFault("the provider could not be reached")
+        return ConnectFault("the provider could not be reached", address=exchange.address)
     if exchange.failure is not None:
         return wire_fault(exchange)
     if 300 <= exchange.status < 400:

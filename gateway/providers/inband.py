@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.providers.errors import FailedFault, UpstreamFault, fault_from_status
 from gateway.providers.exchange import retry_after_s
+from gateway.providers.told import Told, told_of
 
 _CONTEXT, _FILTER, _QUOTA, _MODEL = (
     "context_length_exceeded", "content_filter", "insufficient_quota", "model_not_found",
@@ -63,10 +64,10 @@ def fault_in(
     base = payload.get("base_resp")
     if isinstance(base, Mapping) and (number := _number(base.get("status_code"))):
         code = _FILTER if number in _MINIMAX_FILTERED else ""
-        return _fault(_MINIMAX.get(number, 502), code, headers)
+        return _fault(_MINIMAX.get(number, 502), code, headers, told_of(payload))
     for error in _errors(payload, named_error):
         if _says_something(error):
-            return _fault(*_meaning(error), headers)
+            return _fault(*_meaning(error), headers, told_of({"error": error}))
     return None
 
 
@@ -116,10 +117,10 @@ def _matched(table: tuple[tuple[str, int, str], ...], text: str) -> tuple[int, s
     return next(((status, code) for pattern, status, code in table if re.search(pattern, text)), None)
 
 
-def _fault(status: int, code: str, headers: Mapping[str, str]) -> UpstreamFault:
-    if status in (500, 502):
-        return FailedFault("the provider reported an error instead of an answer", status=502)
-    return fault_from_status(status, retry_after_s(headers), code)
+def _fault(status: int, code: str, headers: Mapping[str, str], told: Told) -> UpstreamFault:
+    if status in (500, 502) and not told.overflows:
+        return FailedFault("the provider reported an error instead of an answer", status=502, told=told)
+    return fault_from_status(status, retry_after_s(headers), code, told)
 
 
 def _number(value: object) -> int:

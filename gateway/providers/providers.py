@@ -8,19 +8,20 @@ environment of this process or out of the caller's body. Every failure leaves as
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import httpx
 
 from gateway.dialects.arguments import outgoing_messages
+from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.call import Call, Lane, PreparedCall
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
-from gateway.providers.errors import CallRefused, UpstreamFault
+from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.litellm_clients import LOOKING_UP, Resolved, spoken_as_openai
 from gateway.providers.parameters import (
@@ -34,7 +35,8 @@ from gateway.providers.parameters import (
     with_signatures,
 )
 from gateway.providers.replies import Reply, native_reply, translated_reply
-from gateway.providers.transport import new_session
+from gateway.providers.transport import Connections
+from gateway.providers.waiting import Patience
 
 __all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
 
@@ -46,6 +48,7 @@ _BY_REFERENCE = frozenset(
     }
 )  # fmt: skip
 _MAX_PROVIDERS = 1024
+_log = logging.getLogger("seqroute.upstream")
 
 
 class Upstream:
@@ -67,7 +70,7 @@ class Upstream:
         self._litellm: Any = None
         self._thin: DirectClient | None = None
         self._acompletion: LitellmClient | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._open: Connections | None = None
         self._resolutions: dict[tuple[Any, ...], Resolved] = {}
         self._targets: dict[tuple[str | None, ...], Target] = {}
         self._steering: frozenset[str] = frozenset()
@@ -77,16 +80,16 @@ class Upstream:
             self._litellm = await asyncio.to_thread(import_litellm)
             self._thin = await asyncio.to_thread(DirectClient, self._litellm)
             self._steering = frozenset(self._litellm.types.utils.all_litellm_params)
-        self._session = new_session(*self._connections)
+        self._open = Connections.open(*self._connections)
         self._acompletion = LitellmClient(self._litellm, self._connections[2])
-        await self._acompletion.start(self._session)
+        await self._acompletion.start(self._open)
 
     async def close(self) -> None:
         if self._acompletion is not None:
             await self._acompletion.close()
-        if self._session is not None:
-            await self._session.close()
-        self._acompletion, self._session = None, None
+        if self._open is not None:
+            await self._open.close()
+        self._acompletion, self._open = None, None
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
@@ -96,11 +99,11 @@ class Upstream:
 
     async def complete(self, call: Call) -> Reply:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
-        sending = self._sending(replace(call, stream=False) if call.stream else call)
+        sending = self._prepared(replace(call, stream=False) if call.stream else call)
         exchange = _exchange(call)
         response, fault = None, None
         try:
-            async with asyncio.timeout(call.timeout_s) as limit:
+            async with Patience(asyncio.get_running_loop().time() + call.timeout_s) as limit:
                 response = await sending.whole(exchange)
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
@@ -118,15 +121,15 @@ class Upstream:
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
-        sending = self._sending(call if call.stream else replace(call, stream=True))
+        sending = self._prepared(call if call.stream else replace(call, stream=True))
         exchange = _exchange(call)
         exchange.streaming = True
-        deadline = asyncio.get_running_loop().time() + call.timeout_s
+        deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
         stream: UpstreamStream | None = None
         fault: UpstreamFault | None = None
         started = False
         try:
-            async with asyncio.timeout(min(call.stream_timeout_s, call.timeout_s)) as limit:
+            async with Patience(deadline) as limit:
                 stream = UpstreamStream(await sending.opened(exchange, deadline), exchange)
                 await stream.read_ahead()
             started = True
@@ -144,14 +147,25 @@ class Upstream:
         assert stream is not None
         return stream
 
+    def _prepared(self, call: Call) -> PreparedCall:
+        """The call on its lane. What fails here, fails before anything was sent, and costs nothing."""
+        try:
+            return self._sending(call)
+        except (UpstreamFault, GatewayError):
+            raise
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
+            _log.error("a call for %s could not be made: %s", call.litellm_model[:120], type(error).__name__)
+            fault = FailedFault("the call could not be made in the gateway", dispatched=False, retryable=False)
+        raise fault
+
     def _sending(self, call: Call) -> PreparedCall:
         """The call on its lane. Raises CallRefused where no lane may carry it, InvalidRequest for its content."""
-        if self._thin is None or self._acompletion is None or self._session is None:
+        if self._thin is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
         found = self._resolved(call)
         if call.lane != "litellm":
             outgoing = self._outgoing(call, found)
-            sending = self._thin.sending(call, found.model, found.provider, *outgoing, self._session)
+            sending = self._thin.sending(call, found.model, found.provider, *outgoing, self._open)
             if sending is not None:
                 self.on_call("thin")
                 return sending

@@ -10,15 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import aiohttp
 import httpx
 from yarl import URL
 
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
-from gateway.providers.exchange import MAX_ANSWER_BYTES, AnswerTooLarge, Exchange, kept, unpacked
+from gateway.providers.exchange import (
+    EXCHANGE,
+    MAX_ANSWER_BYTES,
+    AnswerTooLarge,
+    Exchange,
+    kept,
+    lost_unanswered,
+    unpacked,
+)
 
-KEEP_ALIVE_S = 15.0
+KEEP_ALIVE_S = 4.0
+"""Less than the five seconds after which most servers close an idle connection (uvicorn, Node)."""
 DNS_CACHE_S = 60
 
 
@@ -31,16 +41,45 @@ class ThinRequest:
     body: bytes = field(repr=False)
 
 
-def new_session(max_connections: int, per_host: int, connect_timeout_s: float) -> aiohttp.ClientSession:
-    """A session that adds nothing of its own to a request; make it inside the loop that uses it."""
-    connector = aiohttp.TCPConnector(
-        limit=max_connections,
-        limit_per_host=per_host,
-        keepalive_timeout=KEEP_ALIVE_S,
-        ttl_dns_cache=DNS_CACHE_S,
-    )
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The two pools of a process: `kept` connections are used again, `fresh` ones are made for one call each.
+
+    A call whose kept connection turns out to be closed is sent once more over a fresh one.
+    """
+
+    kept: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession
+
+    @classmethod
+    def open(cls, max_connections: int, per_host: int, connect_timeout_s: float) -> Connections:
+        """Make both inside the loop that uses them."""
+        kept = aiohttp.TCPConnector(
+            limit=max_connections, limit_per_host=per_host, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=DNS_CACHE_S
+        )
+        fresh = aiohttp.TCPConnector(
+            limit=max_connections, limit_per_host=per_host, force_close=True, ttl_dns_cache=DNS_CACHE_S
+        )
+        return cls(_session(kept, connect_timeout_s), _session(fresh, connect_timeout_s))
+
+    async def close(self) -> None:
+        await self.kept.close()
+        await self.fresh.close()
+
+
+async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    exchange = context.trace_request_ctx or EXCHANGE.get()
+    if exchange is not None:
+        exchange.reused = True
+
+
+def _session(connector: aiohttp.TCPConnector, connect_timeout_s: float) -> aiohttp.ClientSession:
+    """A session that adds nothing of its own to a request."""
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
         connector=connector,
+        trace_configs=[tracing],
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -49,14 +88,20 @@ def new_session(max_connections: int, per_host: int, connect_timeout_s: float) -
 
 
 async def send(
-    session: aiohttp.ClientSession, request: ThinRequest, exchange: Exchange, max_bytes: int = MAX_ANSWER_BYTES
+    connections: Connections, request: ThinRequest, exchange: Exchange, max_bytes: int = MAX_ANSWER_BYTES
 ) -> PoolAnswer:
     """Send, and wait for the answer's head. What happened is in `exchange`, also when this raises httpx.HTTPError."""
     exchange.attempts += 1
-    exchange.path = request.url.path
+    exchange.path, exchange.host = request.url.path, request.url.authority.rpartition("@")[2].encode("ascii", "replace")
     exchange.reached = True
     try:
-        response = await session.post(request.url, data=request.body, headers=request.headers, allow_redirects=False)
+        try:
+            response = await _posted(connections.kept, request, exchange)
+        except (aiohttp.ClientError, OSError) as error:
+            if not lost_unanswered(error, exchange):
+                raise
+            exchange.reused = False
+            response = await _posted(connections.fresh, request, exchange)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
         exchange.failure, exchange.reached = httpx.ConnectError, False
         raise httpx.ConnectError("the provider could not be reached") from None
@@ -74,6 +119,12 @@ async def send(
     answer = PoolAnswer(response, exchange, max_bytes, decoder)
     exchange.answer = answer
     return answer
+
+
+async def _posted(session: aiohttp.ClientSession, request: ThinRequest, exchange: Exchange) -> aiohttp.ClientResponse:
+    return await session.post(
+        request.url, data=request.body, headers=request.headers, allow_redirects=False, trace_request_ctx=exchange
+    )
 
 
 class PoolAnswer:

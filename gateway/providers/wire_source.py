@@ -24,6 +24,7 @@ from gateway.dialects.usage_report import take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
 from gateway.providers.exchange import Answer, Exchange, wire_fault
 from gateway.providers.inband import fault_in
+from gateway.providers.waiting import Patience
 
 _HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
 _ERROR_KEYS = frozenset({"error", "errors", "base_resp"})
@@ -99,7 +100,7 @@ class WireSource:
         lines = self._reader.lines
         quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
         try:
-            async with asyncio.timeout_at(quiet_until):
+            async with Patience(quiet_until):
                 while self._reader.lines == lines and not self._ended:
                     try:
                         piece = await anext(self._pieces)

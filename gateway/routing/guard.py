@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.config.settings import PRESETS
 from gateway.dialects.request import ChatRequest
-from gateway.errors import InvalidRequest, NotFound, UpstreamError
+from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, ModelNotFound, UpstreamError
 from gateway.providers.cooldown import Breaker
 
 NOT_ALLOWED = "not allowed"
 """Why a model outside the allow-list of tenant or key is no candidate."""
+
+TOO_SMALL = "context too small"
 
 AUTO = "auto"
 
@@ -40,7 +42,7 @@ class Eligibility:
 
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
-    """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises NotFound for anything else."""
+    """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises ModelNotFound for anything else."""
     name = requested
     if name == AUTO:
         return RequestedModel(pinned=None, preset=None)
@@ -51,7 +53,7 @@ def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
         return RequestedModel(pinned=None, preset=preset)
     model = catalog.resolve(name)
     if model is None:
-        raise NotFound("model: no such model in the catalogue; GET /v1/models lists them", param="model")
+        raise _unknown(requested)
     return RequestedModel(pinned=model.name, preset=None)
 
 
@@ -75,7 +77,7 @@ def feasible(
     return options
 
 
-def refuse_when_none(options: Sequence[Eligibility]) -> None:
+def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int) -> None:
     """Raise the error that says why no model may answer; says nothing when one may."""
     reasons = [option.why_not for option in options]
     if not all(reasons):
@@ -84,9 +86,31 @@ def refuse_when_none(options: Sequence[Eligibility]) -> None:
     if "unhealthy" in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == NOT_ALLOWED for reason in decisive):
-        raise NotFound("model: no such model for this key", param="model")
+        raise _unknown(requested)
+    if TOO_SMALL in decisive:
+        raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
     needs = sorted({reason for reason in decisive if reason}) or ["it is no chat model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
+
+
+def _unknown(requested: str) -> GatewayError:
+    """One error for names that nobody has and for those that this key may not use."""
+    shown = requested if len(requested) <= 128 and requested.isprintable() else "(a name that cannot be shown)"
+    return ModelNotFound(
+        f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists those that it may use, '
+        f'and "{AUTO}" lets the gateway choose',
+        param="model",
+    )
+
+
+def _overflow(models: Sequence[Model], prompt_tokens: int) -> GatewayError:
+    """Worded as OpenAI does: clients that compact their history look for it."""
+    widest = max(model.max_input_tokens for model in models)
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {widest} tokens, and the messages come to {prompt_tokens} tokens; "
+        "shorten them",
+        param="messages",
+    )
 
 
 def _why_not(
@@ -106,7 +130,7 @@ def _why_not(
     if missing:
         return "lacks " + ", ".join(sorted(missing))
     if prompt_tokens >= model.max_input_tokens:
-        return "context too small"
+        return TOO_SMALL
     if not healthy:
         return "unhealthy"
     if bound_to is not None and wish.pinned is None and model.name != bound_to:

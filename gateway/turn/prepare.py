@@ -74,7 +74,7 @@ class Preparation:
             bound_to=bound_to if bound_to in catalog.models else None,
             prompt_tokens=prompt.estimate,
         )
-        guard.refuse_when_none(options)
+        guard.refuse_when_none(options, chat.model, prompt.estimate)
         return TurnContext(
             caller=caller,
             chat=chat,

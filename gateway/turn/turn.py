@@ -14,6 +14,9 @@ disagree. Whatever ends the call - an answer, an error, a client that leaves, a 
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
@@ -58,6 +61,7 @@ from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, TurnC
 from gateway.turn.headers import TurnReport, read_turn_headers
 from gateway.turn.idempotency import Transcript, answer_or_raise, kept_stream
 from gateway.turn.prepare import Preparation
+from gateway.turn.retry import Failures, next_attempt
 from gateway.turn.settle import Settlements
 from gateway.turn.signals import StreamedAnswer
 from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
@@ -66,6 +70,7 @@ from policy.features import encode
 T = TypeVar("T")
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
 """Makes the chat request, and the dialect its answer is read in, out of a body. Raises InvalidRequest, NotFound."""
+_log = logging.getLogger("seqroute.turn")
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it."""
 RESERVE_TRIES = 4
@@ -96,7 +101,9 @@ class Turns:
         clock: Clock,
         new_id: NewId,
         uniform: Uniform,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._sleep = sleep
         self._configuration = configuration
         self._ledger = ledger
         self._authenticator = authenticator
@@ -315,7 +322,8 @@ class Turns:
 
     async def _reached(self, bound: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
         """Call the provider, and again where that cannot pay twice. Every attempt that fails resolves its own hold."""
-        for tries_left in range(self._tries() - 1, -1, -1):
+        failures = Failures(asyncio.get_running_loop().time())
+        while True:
             started_s = self._clock()
             bound = replace(bound, sent_ms=int(started_s * 1000))
             try:
@@ -323,7 +331,7 @@ class Turns:
                 bound = replace(bound, dropped=self._upstream.left_out(call))
                 answer = await send(call)
             except UpstreamFault as fault:
-                bound = await self._next_attempt(bound, fault, tries_left)
+                bound = await self._next_attempt(bound, fault, failures)
             except GatewayError as error:  # refused on our side of the wire: nothing was sent
                 await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
                 raise
@@ -334,10 +342,6 @@ class Turns:
                 latency_s = self._clock() - started_s
                 self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=latency_s)
                 return bound, answer
-        raise AssertionError("the last attempt either returns or raises")
-
-    def _tries(self) -> int:
-        return 1 + min(self._settings.router.num_retries, 2)
 
     def _call(self, bound: Attempt) -> Call:
         chat, deployment = bound.scene.chat, bound.deployment
@@ -360,6 +364,7 @@ class Turns:
             extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
             drop_params=self._settings.router.drop_params,
             lane=deployment.lane,
+            base_model=deployment.base_model,
             options={name: value.reveal() for name, value in deployment.provider_params.items()}
             | {
                 name: value
@@ -368,23 +373,57 @@ class Turns:
             },
         )
 
-    async def _next_attempt(self, bound: Attempt, fault: UpstreamFault, tries_left: int) -> Attempt:
+    async def _next_attempt(self, bound: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then a new hold for the next attempt, or the fault as the answer."""
+        self._tell(bound, fault)
+        deployment = bound.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
-        self._breaker.record(bound.deployment.deployment_id, failed=faulty, latency_s=0.0)
-        healthy = tuple(self._breaker.healthy(bound.choice.estimate.option.model.deployments))
-        others = tuple(d for d in healthy if d.deployment_id != bound.deployment.deployment_id) or healthy
-        # What was sent may be billed: a second call could bring the request above its own limit.
-        within_limit = bound.scene.asked.max_cost_nanousd is None or not fault.dispatched
-        again = fault.retryable and tries_left > 0 and bool(others) and within_limit
-        await self._background.run(self._settling.failed(bound, fault, final=not again))
-        if not again:
-            raise fault.answer()
-        reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, others)
+        first = deployment.deployment_id not in failures.seen
+        self._breaker.record(deployment.deployment_id, failed=faulty, latency_s=0.0, counts=first)
+        failures.note(deployment, fault)
+        limit_s = deployment.stream_timeout_s if bound.scene.chat.stream else deployment.timeout_s
+        further = next_attempt(
+            fault,
+            deployment,
+            self._breaker.healthy(bound.choice.estimate.option.model.deployments),
+            failures.refused,
+            retries=failures.count - 1,
+            most_retries=self._settings.router.num_retries,
+            left_s=limit_s - (asyncio.get_running_loop().time() - failures.since_s),
+            uniform=self._uniform,
+        )
+        if bound.scene.asked.max_cost_nanousd is not None and fault.dispatched:
+            further = None  # what was sent may be billed: a second call could bring the request above its own limit
+        await self._background.run(self._settling.failed(bound, fault, final=further is None))
+        if further is None:
+            raise _final(fault, failures)
+        reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, further.deployments)
         if not isinstance(reserved, Attempt):
             # The failed attempt's row stays pending; the sweeper's tidying closes a decision without an open hold.
-            raise fault.answer()
+            raise _final(fault, failures)
+        try:
+            await self._sleep(further.pause_s)
+        except BaseException:  # cancelled before anything of this attempt was sent
+            self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
+            raise
         return reserved
+
+    def _tell(self, bound: Attempt, fault: UpstreamFault) -> None:
+        """One line for the operator: names and numbers, never a provider's sentences."""
+        told = fault.told
+        _log.warning(
+            "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s"
+            " type=%s code=%s param=%s address=%s",
+            bound.decision_id,
+            bound.model,
+            bound.deployment.deployment_id,
+            fault.status or "-",
+            json.dumps(fault.message),
+            told.type or "-",
+            told.code or fault.code or "-",
+            told.param or "-",
+            fault.address or "-",
+        )
 
     def _pumped(self, bound: Attempt, stream: UpstreamStream) -> ASGIApp:
         """Hand the stream to a pump of its own, which settles whatever happens to the client."""
@@ -408,6 +447,8 @@ class Turns:
             return kept_stream(transcript, renderer.end(billed(report, bill), error), report.as_headers())
 
         async def on_end(end: StreamEnd) -> list[bytes]:
+            if end.fault is not None:
+                self._tell(bound, end.fault)
             report, bill, error = await self._settling.stream(bound, end, heard, None if transcript is None else keep)
             last = renderer.end(billed(report, bill), error)
             if end.ending == "finished":
@@ -424,3 +465,11 @@ class Turns:
         )
         self.live_streams.add(pump)
         return EventStreamResponse(pump, bound.report().as_headers())
+
+
+def _final(fault: UpstreamFault, failures: Failures) -> GatewayError:
+    """The fault as the client's answer; one that was retried here need not be retried by every client again."""
+    error = fault.answer()
+    if failures.count > 1:
+        error.headers["x-should-retry"] = "false"
+    return error

@@ -130,7 +130,7 @@ async def test_a_prompt_that_fits_nowhere_is_refused_before_any_money(tmp_path: 
         before = await play.gateway.entries()
         answer = await turn(http, messages=[{"role": "user", "content": "word " * 100}])
         assert answer.status_code == 400
-        assert "context too small" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
         assert await play.gateway.entries() == before
 
 

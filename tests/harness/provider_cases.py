@@ -75,15 +75,14 @@ _SAP = {
 }  # fmt: skip
 
 _OPENAI_ALIKE = """
-    ai21 ai21_chat aiml aiohttp_openai amazon_nova apertis azure_ai baseten bedrock_mantle cerebras charity_engine
-    chutes cognition cometapi compactifai cortecs darkbloom dashscope databricks deepinfra deepseek docker_model_runner
-    edenai empower featherless_ai fireworks_ai friendliai galadriel github groq helicone hosted_vllm hyperbolic
-    inception lambda_ai libertai litellm_proxy llamafile lm_studio maritalk meta meta_llama minimax mistral modelscope
-    moonshot morph nadir nano-gpt nebius neosantara novita nscale nvidia_nim openai openai_like openrouter ovhcloud
-    parasail
-    perplexity pinstripes poe prism publicai qwen_ai_platform qwencloud reka sail sambanova scaleway scx-ai synthetic
-    tencent tensormesh together_ai v0 vercel_ai_gateway volcengine wandb xai xiaomi_mimo xinference zai custom_openai
-    codestral assemblyai
+    ai21 ai21_chat aiml aiohttp_openai amazon_nova apertis azure_ai baseten bedrock_mantle cerebras
+    charity_engine chutes cognition cometapi compactifai cortecs darkbloom dashscope databricks deepinfra
+    deepseek docker_model_runner edenai empower featherless_ai fireworks_ai friendliai galadriel github groq
+    helicone hosted_vllm hyperbolic inception lambda_ai libertai litellm_proxy llamafile lm_studio maritalk meta
+    meta_llama minimax mistral modelscope moonshot morph nadir nano-gpt nebius neosantara novita nscale
+    nvidia_nim openai openai_like openrouter ovhcloud parasail perplexity pinstripes poe prism publicai
+    qwen_ai_platform qwencloud reka sail sambanova scaleway scx-ai synthetic tencent tensormesh together_ai v0
+    vercel_ai_gateway volcengine wandb xai xiaomi_mimo xinference zai custom_openai codestral assemblyai
     """.split()
 
 CASES: dict[str, Case] = {

@@ -188,8 +188,8 @@ async def test_a_failure_before_the_first_chunk_fails_the_opening(
         await _until(lambda: provider.open_connections == 0)
 
 
-async def test_the_whole_call_has_a_deadline(upstream: Upstream, provider: FaultUpstream) -> None:
-    stream = await upstream.open_stream(call(provider, "ok:tokens=1000,delay=0.02", timeout_s=0.5))
+async def test_a_stream_has_a_deadline_of_its_own(upstream: Upstream, provider: FaultUpstream) -> None:
+    stream = await upstream.open_stream(call(provider, "ok:tokens=1000,delay=0.02", stream_timeout_s=0.5))
     with pytest.raises(TimeoutFault):
         await text_of(stream)
     await stream.aclose()

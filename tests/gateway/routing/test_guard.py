@@ -10,7 +10,7 @@ import pytest
 from gateway.catalog.models import Catalog
 from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
-from gateway.errors import GatewayError, InvalidRequest, NotFound, UpstreamError
+from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility, RequestedModel, feasible, parse_model, refuse_when_none
 from tests.harness.models import catalog, chat, deployment, model
@@ -69,11 +69,12 @@ def test_an_unknown_point_of_the_sweep_is_refused_by_the_parameter(name: str) ->
 
 
 @pytest.mark.parametrize("name", ["gpt-none", "AUTO", "auto2", "{{7*7}}", "small\n", "openai/small"])
-def test_an_unknown_model_is_not_found_and_not_repeated(name: str) -> None:
-    with pytest.raises(NotFound) as refused:
+def test_an_unknown_model_is_named_and_auto_is_offered(name: str) -> None:
+    with pytest.raises(ModelNotFound) as refused:
         parse_model(name, TWO)
-    assert refused.value.param == "model"
-    assert name not in refused.value.message
+    assert (refused.value.status, refused.value.code, refused.value.param) == (404, "model_not_found", "model")
+    assert (f'"{name}"' in refused.value.message) == name.isprintable()
+    assert '"auto"' in refused.value.message
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------------
@@ -131,12 +132,12 @@ def test_an_open_tool_loop_keeps_its_model_unless_the_client_pins_another() -> N
 def refusal(*reasons: str) -> GatewayError:
     options = [Eligibility(model(f"m{number}"), (), reason) for number, reason in enumerate(reasons)]
     with pytest.raises(GatewayError) as refused:
-        refuse_when_none(options)
+        refuse_when_none(options, "nope", 9_000)
     return refused.value
 
 
 def test_one_that_may_is_enough() -> None:
-    refuse_when_none([Eligibility(model(), (), "unhealthy"), Eligibility(model(), (), "")])
+    refuse_when_none([Eligibility(model(), (), "unhealthy"), Eligibility(model(), (), "")], "auto", 1)
 
 
 def test_failing_models_are_an_upstream_error_worth_another_try() -> None:
@@ -147,15 +148,23 @@ def test_failing_models_are_an_upstream_error_worth_another_try() -> None:
 
 def test_a_model_that_is_not_allowed_looks_like_an_unknown_one() -> None:
     error = refusal("not allowed", "not the pinned model")
-    with pytest.raises(NotFound) as unknown:
+    with pytest.raises(ModelNotFound) as unknown:
         parse_model("nope", TWO)
-    assert (type(error), error.param, error.status) == (NotFound, "model", unknown.value.status)
+    assert (type(error), error.as_body()) == (ModelNotFound, unknown.value.as_body())
 
 
 def test_what_is_missing_is_said() -> None:
-    error = refusal("lacks vision", "context too small", "not the pinned model")
+    error = refusal("lacks vision", "lacks tools", "not the pinned model")
     assert isinstance(error, InvalidRequest)
-    assert error.message == "model: no model can serve this request: context too small; lacks vision"
+    assert error.message == "model: no model can serve this request: lacks tools; lacks vision"
+
+
+def test_a_prompt_that_is_too_long_is_what_clients_shorten_their_history_for() -> None:
+    error = refusal("lacks vision", "context too small", "not the pinned model")
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+    widest = model("m1").max_input_tokens
+    assert f"maximum context length is {widest} tokens" in error.message
+    assert "9000 tokens" in error.message
 
 
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
@@ -163,5 +172,5 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     wish: Any = parse_model("vectors", models)
     options = feasible(chat(), wish, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
     with pytest.raises(InvalidRequest) as refused:
-        refuse_when_none(options)
+        refuse_when_none(options, "vectors", 1)
     assert refused.value.message == "model: no model can serve this request: it is no chat model"

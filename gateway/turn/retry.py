@@ -1,0 +1,84 @@
+"""Whether a failed attempt is followed by another one, where it goes, and how long it waits before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from gateway.catalog.models import Deployment
+from gateway.providers.errors import UpstreamFault
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The deployments that the next attempt may go to, and the pause before it."""
+
+    deployments: tuple[Deployment, ...]
+    pause_s: float
+
+
+@dataclass(slots=True)
+class Failures:
+    """The failed attempts of one turn, by the time of `since_s` on; filled by the turn that owns it."""
+
+    since_s: float
+    count: int = 0
+    seen: set[str] = field(default_factory=set)
+    refused: list[Deployment] = field(default_factory=list)
+
+    def note(self, deployment: Deployment, fault: UpstreamFault) -> None:
+        """Add one, and the deployment to those whose key is not to be used again, where the fault says so."""
+        self.count += 1
+        self.seen.add(deployment.deployment_id)
+        if not fault.on_same_key:
+            self.refused.append(deployment)
+
+
+def pause_s(retries: int, retry_after_s: float | None, uniform: Callable[[], float]) -> float:
+    """How long to leave a deployment alone that failed: doubling with every retry, half of it drawn, never less than
+    its own Retry-After."""
+    most: float = min(FIRST_PAUSE_S * 2.0**retries, LONGEST_PAUSE_S)
+    return max(most * (0.5 + 0.5 * uniform()), retry_after_s or 0.0)
+
+
+def next_attempt(
+    fault: UpstreamFault,
+    failed: Deployment,
+    healthy: Sequence[Deployment],
+    refused: Sequence[Deployment],
+    *,
+    retries: int,
+    most_retries: int,
+    left_s: float,
+    uniform: Callable[[], float],
+) -> Next | None:
+    """None: the fault is the answer.
+
+    Another deployment is asked at once; the same one after a pause that must fit into what is left of the turn's time.
+    `refused` are the deployments of this turn whose provider would not have the key: neither they nor others with the
+    same key are asked again.
+    """
+    if not fault.retryable or retries >= most_retries:
+        return None
+    usable = [each for each in healthy if not any(same_key(each, other) for other in refused)]
+    others = tuple(each for each in usable if each.deployment_id != failed.deployment_id)
+    if others:
+        return Next(others, 0.0)
+    pause = pause_s(retries, fault.retry_after_s, uniform)
+    return Next(tuple(usable), pause) if usable and pause < left_s else None
+
+
+def same_key(one: Deployment, other: Deployment) -> bool:
+    """Whether two deployments call with the same account: no key at all is the one of the environment."""
+    return (one.api_key, one.provider_params, _provider(one)) == (
+        other.api_key,
+        other.provider_params,
+        _provider(other),
+    )
+
+
+def _provider(deployment: Deployment) -> str:
+    return deployment.litellm_model.partition("/")[0] if deployment.api_key is None else ""

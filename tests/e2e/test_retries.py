@@ -1,0 +1,207 @@
+"""Retries, limits and a provider's errors as clients and operators meet them, over real HTTP."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.harness.gateway import config, serving
+from tests.harness.scenario import seqroute, session, turn
+from tests.harness.scripted import Line, ScriptedProvider
+
+BUSY = Line(429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, {"retry-after": "1"})
+DOWN = Line(503, {"error": {"message": "down"}})
+
+
+def written(folder: Path, provider: ScriptedProvider, url: str, *, params: Any = None, **router: Any) -> Path:
+    """A configuration whose model `small` is at the scripted provider, with changed `litellm_params`."""
+    path = config(folder, provider.url, database_url=url, router=router)
+    tree = yaml.safe_load(path.read_text())
+    small = next(entry for entry in tree["model_list"] if entry["model_name"] == "small")
+    small["litellm_params"] |= params or {}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_as_many_retries_are_made_as_the_configuration_says(
+    tmp_path: Path, sqlite_url: str, stream: bool
+) -> None:
+    script = [DOWN, DOWN, Line(chunks=2) if stream else Line()]
+    async with (
+        ScriptedProvider(script) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=2)) as gateway,
+        gateway.http() as http,
+    ):
+        answer = await turn(http, stream=stream)
+        assert answer.status_code == 200
+        assert len(provider.bodies) == 3
+        gaps = [later - earlier for earlier, later in zip(provider.asked_s, provider.asked_s[1:], strict=False)]
+        assert gaps[0] >= 0.25
+        assert gaps[1] >= 0.5
+        await gateway.settled()
+        await gateway.audit()
+
+
+async def test_four_failures_are_four_retries(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        ScriptedProvider([DOWN] * 4 + [Line()]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=4)) as gateway,
+        gateway.http() as http,
+    ):
+        assert (await turn(http)).status_code == 200
+        assert len(provider.bodies) == 5
+
+
+async def test_a_provider_is_left_alone_for_as_long_as_it_asks(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        ScriptedProvider([BUSY, Line()]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=2)) as gateway,
+        gateway.http() as http,
+    ):
+        assert (await turn(http)).status_code == 200
+        assert provider.asked_s[1] - provider.asked_s[0] >= 1.0
+
+
+async def test_an_answer_that_was_retried_here_is_not_retried_by_clients_too(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        ScriptedProvider([DOWN]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=1)) as gateway,
+        gateway.http() as http,
+    ):
+        failed = await turn(http)
+        assert (failed.status_code, failed.headers["x-should-retry"]) == (502, "false")
+        assert len(provider.bodies) == 2
+    async with (
+        ScriptedProvider([DOWN]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=0)) as gateway,
+        gateway.http() as http,
+    ):
+        assert "x-should-retry" not in (await turn(http)).headers
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_a_refused_key_is_not_used_again_in_its_turn(tmp_path: Path, sqlite_url: str, status: int) -> None:
+    refused = Line(status, {"error": {"message": "your key k1 is not welcome"}})
+    async with ScriptedProvider([refused, Line()]) as provider:
+        path = written(tmp_path, provider, sqlite_url, num_retries=2, params={"api_key": "k1", "weight": 1_000_000})
+        async with serving(path) as gateway, gateway.http() as http:
+            alone = await turn(http)
+            assert (alone.status_code, alone.json()["error"]["code"]) == (502, "upstream_error")
+            assert provider.keys == ["k1"]
+        tree = yaml.safe_load(path.read_text())
+        small = next(entry for entry in tree["model_list"] if entry["model_name"] == "small")
+        twin = small | {"litellm_params": small["litellm_params"] | {"api_key": "k1", "weight": 1e-6}}
+        other = small | {"litellm_params": small["litellm_params"] | {"api_key": "k2", "weight": 1e-6}}
+        path.write_text(yaml.safe_dump(tree | {"model_list": [*tree["model_list"], twin, other]}))
+        provider.bodies.clear()
+        provider.keys.clear()
+        async with serving(path) as gateway, gateway.http() as http:
+            assert (await turn(http)).status_code == 200
+            assert provider.keys == ["k1", "k2"]
+
+
+@pytest.mark.parametrize("names_limit", [True, False])
+async def test_a_stream_is_limited_by_stream_timeout_and_an_answer_by_timeout(
+    tmp_path: Path, sqlite_url: str, names_limit: bool
+) -> None:
+    stream, answer = Line(chunks=12, pause_s=0.1), Line(chunks=12, pause_s=0.1)
+    async with ScriptedProvider([stream, answer]) as provider:
+        limits = {"timeout": 0.5, "stream_timeout": 20} if names_limit else {"timeout": 20, "stream_timeout": 0.5}
+        async with serving(written(tmp_path, provider, sqlite_url, params=limits)) as gateway, gateway.http() as http:
+            told = (await turn(http, stream=True)).text
+            assert ("[DONE]" in told) == names_limit
+            assert ("upstream_timeout" in told) != names_limit
+
+
+ERRORS = [
+    ({"error": {"message": "This model's maximum context length is 8192 tokens. However, your messages resulted in "
+      "9001 tokens.", "code": "context_length_exceeded", "param": "messages", "type": "invalid_request_error"}},
+     400, "context_length_exceeded", "8192 tokens"),
+    ({"error": {"message": "filtered sk-secret-7", "code": "content_filter"}}, 400, "content_filter", "content filter"),
+    ({"error": {"message": "no such deployment-7", "code": "model_not_found"}}, 404, "model_not_found", "404"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lane", ["thin", "litellm"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("body", "status", "code", "words"), ERRORS)
+async def test_a_providers_known_code_reaches_the_client_and_its_words_nobody(
+    tmp_path: Path,
+    sqlite_url: str,
+    caplog: pytest.LogCaptureFixture,
+    body: Any,
+    status: int,
+    code: str,
+    words: str,
+    stream: bool,
+    lane: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with ScriptedProvider([Line(status, body)]) as provider:
+        path = written(tmp_path, provider, sqlite_url, lane=lane)
+        async with serving(path) as gateway, gateway.http() as http:
+            failed = await turn(http, stream=stream)
+            assert (failed.status_code, failed.json()["error"]["code"]) == (status, code)
+            assert words in failed.json()["error"]["message"]
+            await gateway.settled()
+            await gateway.audit()
+    [line] = [record.getMessage() for record in caplog.records if "attempt failed" in record.getMessage()]
+    assert f"status={status}" in line
+    assert f"code={code}" in line
+    assert "model=small deployment=small#0" in line
+    assert body["error"]["message"] not in caplog.text + failed.text
+
+
+async def test_an_address_that_cannot_be_reached_is_named_to_the_operator_alone(
+    tmp_path: Path, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedProvider([Line()]) as provider:
+        path = written(tmp_path, provider, sqlite_url, params={"api_base": "http://127.0.0.1:9/v1"})
+        async with serving(path) as gateway, gateway.http() as http:
+            failed = await turn(http)
+            assert failed.status_code == 502
+            assert "127.0.0.1" not in failed.text
+    [line] = [record for record in caplog.records if "attempt failed" in record.getMessage()]
+    assert line.levelno == logging.WARNING
+    assert "address=127.0.0.1:9" in line.getMessage()
+
+
+async def test_the_gateways_own_errors_have_the_codes_that_clients_look_for(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        ScriptedProvider([Line()]) as provider,
+        serving(written(tmp_path, provider, sqlite_url)) as gateway,
+        gateway.http() as http,
+    ):
+        long = await turn(http, messages=[{"role": "user", "content": "word " * 120_000}])
+        error = long.json()["error"]
+        assert (long.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+        assert "maximum context length is 100000 tokens" in error["message"]
+        unknown = await turn(http, "gpt-17")
+        error = unknown.json()["error"]
+        assert (unknown.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        assert '"gpt-17"' in error["message"]
+        assert '"auto"' in error["message"]
+
+
+async def test_a_model_behind_another_name_is_called_as_what_it_is(tmp_path: Path, sqlite_url: str) -> None:
+    async with ScriptedProvider([Line()]) as provider:
+        params = {
+            "model": "azure/my-reasoner",
+            "api_base": provider.url.removesuffix("/v1"),
+            "api_version": "2025-01-01",
+        }
+        path = written(tmp_path, provider, sqlite_url, params=params)
+        tree = yaml.safe_load(path.read_text())
+        for entry in tree["model_list"]:
+            entry["model_info"]["base_model"] = "azure/o3-mini"
+        path.write_text(yaml.safe_dump(tree))
+        async with serving(path) as gateway, gateway.http() as http:
+            answer = await turn(http, max_tokens=100, headers=session("s"))
+            assert (answer.status_code, seqroute(answer, "model")) == (200, "small")
+            assert provider.bodies[0]["max_completion_tokens"] == 100
+            assert "max_tokens" not in provider.bodies[0]

@@ -1,0 +1,137 @@
+"""Kept connections: one that its server has closed costs nothing, and nobody is asked twice for the same answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pytest
+
+from gateway.providers.errors import BrokenFault
+from gateway.providers.providers import Call, Upstream
+from gateway.providers.transport import KEEP_ALIVE_S
+from tests.harness.lanes import LANES, OnLane
+
+ANSWER = {
+    "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+}  # fmt: skip
+STREAM = {
+    "id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m",
+    "choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "stop"}],
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class HangsUp:
+    """A provider that answers the first request of a connection and meets the next ones with `then`: "close" ends the
+    connection without a byte, "reset" by a reset."""
+
+    then: str
+    first: str = "answer"
+    port: int = 0
+    requests: int = 0
+    connections: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._tasks)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        self.connections += 1
+        what = self.first
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                body = await self._request(reader)
+                if what == "answer":
+                    writer.write(_answered(streamed=body.get("stream") is True))
+                    await writer.drain()
+                    what = self.then
+                    continue
+                if what == "reset":
+                    writer.transport.abort()
+                break
+        writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length"))
+        body: dict[str, Any] = json.loads(await reader.readexactly(length))
+        self.requests += 1
+        return body
+
+
+def _answered(streamed: bool) -> bytes:
+    kind, raw = "application/json", json.dumps(ANSWER).encode()
+    if streamed:
+        kind, raw = "text/event-stream", b"data: " + json.dumps(STREAM).encode() + b"\n\ndata: [DONE]\n\n"
+    return f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+@pytest.fixture(params=LANES)
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[Upstream]:
+    upstream = OnLane(request.param)
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+def call(provider: HangsUp, **more: Any) -> Call:
+    base = f"http://127.0.0.1:{provider.port}/v1"
+    return Call("openai/m", [{"role": "user", "content": "hi"}], api_base=base, api_key="k", **more)
+
+
+def test_connections_are_kept_for_less_time_than_servers_keep_theirs() -> None:
+    assert KEEP_ALIVE_S < 5.0
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+async def test_a_kept_connection_that_ends_without_a_byte_is_one_more_attempt(upstream: Upstream, then: str) -> None:
+    async with HangsUp(then) as provider:
+        for _ in range(3):
+            assert (await upstream.complete(call(provider))).body["choices"][0]["message"]["content"] == "Hello"
+        assert provider.connections >= 2
+
+
+async def test_the_same_holds_for_streams(upstream: Upstream) -> None:
+    async with HangsUp("close") as provider:
+        for _ in range(3):
+            stream = await upstream.open_stream(call(provider, stream=True))
+            assert [chunk["choices"][0]["delta"]["content"] async for chunk in stream] == ["Hello"]
+
+
+async def test_a_fresh_connection_that_ends_without_a_byte_is_the_providers_failure(upstream: Upstream) -> None:
+    async with HangsUp("close", first="close") as provider:
+        with pytest.raises(BrokenFault) as caught:
+            await upstream.complete(call(provider))
+        assert caught.value.dispatched
+        assert provider.requests == 1
+
+
+async def test_there_is_no_third_attempt(upstream: Upstream) -> None:
+    async with HangsUp("close") as provider:
+        await upstream.complete(call(provider))
+        provider.first = "close"
+        with pytest.raises(BrokenFault):
+            await upstream.complete(call(provider))
+        assert provider.requests == 3

@@ -1,0 +1,98 @@
+"""What is read out of a provider's error, in the shapes of many providers, and what is never repeated."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.errors import http_status
+from gateway.providers.errors import CredentialFault, FailedFault, RejectedFault, fault_from_status
+from gateway.providers.told import NOTHING_TOLD, told_in
+
+OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
+    ({"error": {"message": "This model's maximum context length is 8192 tokens. However, your messages resulted in "
+      "9001 tokens.", "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}},
+     8192, 9001),
+    ({"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 "
+      "tokens (4000 in the messages, 1000 in the completion).", "type": "BadRequestError", "code": 400}, 4096, 5000),
+    ({"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > "
+      "200000 maximum"}}, 200_000, 210_000),
+    ([{"error": {"code": 400, "message": "The input token count (1200000) exceeds the maximum number of tokens allowed "
+      "(1048576).", "status": "INVALID_ARGUMENT"}}], 1_048_576, 1_200_000),
+    ({"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"},
+     32_768, 40_000),
+    ({"error": {"code": 400, "message": "the request exceeds the available context size (4096 tokens)",
+      "type": "exceed_context_size_error"}}, 4096, None),
+    ({"message": "Input is too long for requested model."}, None, None),
+    ({"error": {"message": "x", "code": "context_length_exceeded"}}, None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "limit", "asked"), OVERFLOWS)
+def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: int | None, asked: int | None) -> None:
+    told = told_in(json.dumps(body).encode())
+    assert (told.known, told.limit_tokens, told.asked_tokens) == ("context_length_exceeded", limit, asked)
+    error = fault_from_status(400, None, "", told).answer()
+    shown = error.as_body()["error"]
+    assert (http_status(error), shown["code"], shown["param"]) == (400, "context_length_exceeded", "messages")
+    assert "maximum context length" in shown["message"]
+    for number in (limit, asked):
+        assert number is None or f" {number} tokens" in shown["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "answered"),
+    [
+        ({"error": {"message": "x", "code": "content_filter", "innererror": {"code": "AnyPolicyViolation"}}},
+         400, "content_filter", 400),
+        ({"error": {"message": "x", "type": "invalid_request_error", "code": "model_not_found"}},
+         404, "model_not_found", 404),
+        ({"error": {"message": "x", "code": "unsupported_parameter", "param": "top_k"}},
+         400, "unsupported_parameter", 400),
+        ({"error": {"code": "data_inspection_failed", "message": "x"}}, 400, "content_filter", 400),
+        ({"error": {"message": "x", "code": "something_new"}}, 422, "upstream_rejected", 422),
+        ({"error": "words"}, 400, "upstream_rejected", 400),
+    ],
+)  # fmt: skip
+def test_codes_that_clients_know_are_passed_on(body: Any, status: int, code: str, answered: int) -> None:
+    error = fault_from_status(status, None, "", told_in(json.dumps(body).encode())).answer()
+    assert (http_status(error), error.as_body()["error"]["code"]) == (answered, code)
+
+
+def test_a_parameter_is_named() -> None:
+    told = told_in(b'{"error": {"message": "x", "code": "unsupported_value", "param": "tools[0].function"}}')
+    assert fault_from_status(400, None, "", told).answer().param == "tools[0].function"
+
+
+@pytest.mark.parametrize("status", [500, 413, 422])
+def test_too_long_is_too_long_whatever_the_status(status: int) -> None:
+    told = told_in(b'{"error": {"message": "x", "code": "context_length_exceeded"}}')
+    fault = fault_from_status(status, None, "", told)
+    assert isinstance(fault, RejectedFault)
+    assert not fault.retryable
+
+
+def test_a_refused_key_stays_the_gateways_own_affair() -> None:
+    told = told_in(b'{"error": {"message": "Incorrect API key: sk-abc123", "code": "invalid_api_key"}}')
+    fault = fault_from_status(401, None, "", told)
+    assert isinstance(fault, CredentialFault)
+    assert fault.answer().as_body()["error"]["code"] == "upstream_error"
+    assert not fault.on_same_key
+
+
+@pytest.mark.parametrize(
+    "value", ["sk-proj-abc123", "Bearer x", "two words", "AKIAIOSFODNN7EXAMPLE1", "x" * 65, "", 7, None, {"a": 1}]
+)
+def test_only_names_are_repeated(value: Any) -> None:
+    told = told_in(json.dumps({"error": {"message": "m", "code": value, "type": value, "param": value}}).encode())
+    assert (told.code, told.type, told.param) == ("", "", "")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b'{"error": []}', b'{"error": null}', b"\xff"])
+def test_a_body_of_another_kind_tells_nothing(body: bytes) -> None:
+    told = told_in(body)
+    assert (told.known, told.code, told.type) == ("", "", "")
+    assert isinstance(fault_from_status(500, None, "", told), FailedFault)
+    assert NOTHING_TOLD.known == ""
