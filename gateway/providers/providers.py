@@ -11,11 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import httpx
 
 from gateway.dialects.arguments import outgoing_messages
+from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
@@ -79,7 +81,8 @@ class Upstream:
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(import_litellm)
             self._thin = await asyncio.to_thread(DirectClient, self._litellm)
-            self._steering = frozenset(self._litellm.types.utils.all_litellm_params)
+            own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
+            self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
         self._open = Connections.open(*self._connections)
         self._acompletion = LitellmClient(self._litellm, self._connections[2])
         await self._acompletion.start(self._open)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,7 +19,10 @@ from gateway.database.tables import audit_trail, keys, policies
 from tests.e2e.conftest import Stage
 from tests.harness.scenario import HELLO, Play, playing, session, turn
 
-PUBLIC = {"/livez", "/readyz", "/metrics", "/openapi.json"}
+PUBLIC = {
+    "/", "/livez", "/readyz", "/metrics", "/openapi.json", "/health", "/health/liveliness", "/health/liveness",
+    "/health/readiness",
+}  # fmt: skip
 """What needs no key. A new route that needs none has to be named here."""
 READ_BY_POST = {"/forecast"}
 """Questions with a body: a read-only key may ask them."""
@@ -429,7 +432,7 @@ async def test_the_ledger_pages_both_ways_and_its_newest_entries_are_reachable(s
     _, key = await stage.gateway.tenant("paged")
     client = stage.gateway.client(key)
     for _ in range(3):
-        await client.chat.completions.create(model="small", messages=HELLO)
+        await client.chat.completions.create(model="small", messages=cast(Any, HELLO))
     async with stage.gateway.http() as http:
         whole = (await http.get("/admin/ledger")).json()
         assert whole["next_cursor"] is None

@@ -227,7 +227,7 @@ async def test_a_killed_gateway_loses_nothing_it_acknowledged(sqlite_url: str, l
         [sys.executable, "-c", KILLED, sqlite_url, str(lines * 10**6)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"PYTHONPATH": "."},
     )
     assert child.stdout is not None

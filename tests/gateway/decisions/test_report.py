@@ -45,7 +45,7 @@ def turn(
     connection.execute(
         insert(ledger_entries).values(
             kind="settle", scope="turn", amount_nanousd=cost, spent_delta_nanousd=cost, tenant_id="t",
-            session_id=session, created_at_ms=at_ms,
+            session_id=session, hold_id=f"hold_{decision_id}", created_at_ms=at_ms,
         )
     )  # fmt: skip
     if number == 0:

@@ -171,4 +171,4 @@ async def test_a_grade_is_stored_for_the_turn_s_tenant_and_paid_by_the_judge_s(s
 
 
 def test_the_shipped_rubric_is_packaged_with_the_gateway() -> None:
-    assert 'gateway = ["rubric.txt"]' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '"gateway.turn" = ["rubric.txt"]' in (Path(__file__).parents[3] / "pyproject.toml").read_text()

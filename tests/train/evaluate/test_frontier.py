@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from gateway.config.settings import PolicySettings
-from policy.rules import LAMBDA_PRESETS, Random, ReSolving
+from policy.reload import PRETRAINED
+from policy.rules import LAMBDA_PRESETS, Random
 from tests.train.log.test_episodes import a_log
 from tests.train.synthetic import NOW_MS
 from train.config import OpeConfig, TrainConfig
@@ -90,7 +91,7 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     report = frontier_of(replace(job, progress=lambda *at: seen.append(at)), CONFIG, replace(ALL, tenant_id="ten_a"))
     assert seen[-1][1] == seen[-1][2] > 0
     (policy,) = report["policies"]
-    assert policy["policy"] == ReSolving().policy_id
+    assert policy["policy"] == PRETRAINED
     assert set(policy["presets"]) == set(LAMBDA_PRESETS)
     bills = [p["cost_usd"]["mean"] for p in policy["lambda_sweep"]]
     assert bills[0] > 2 * bills[-1]
