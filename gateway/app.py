@@ -312,6 +312,7 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
         ("/responses/{response_id}/cancel", endpoints.cancel_response, "POST"),
         ("/responses/{response_id}/input_items", endpoints.response_items, "GET"),
         ("/completions", endpoints.completions, "POST"),
+        ("/embeddings", endpoints.embeddings, "POST"),
         ("/route", turns.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),

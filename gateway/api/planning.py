@@ -48,7 +48,7 @@ class Planning:
     async def prices(self, request: Request) -> Response:
         """The prices in force, of every model that this key may use."""
         caller = await self._authenticator.reader(header_map(request))
-        models = [model for model in self._configuration().catalog.candidates if _allowed(model, caller)]
+        models = [model for model in self._configuration().catalog.served if _allowed(model, caller)]
         return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": [_priced(m) for m in models]})
 
     async def forecast(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -62,23 +62,25 @@ class Views:
         """`GET /models`: the catalogue as this key may use it, aliases included, plus `auto`."""
         caller = await self._authenticator.reader(header_map(request))
         catalog = self._catalog()
-        listed = {model.name: model for model in catalog.candidates if self._may_use(caller, model)}
+        listed = {model.name: model for model in catalog.served if self._may_use(caller, model)}
         names = [AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)]
         data = [_virtual(name) for name in names] + [_listed(model, name) for name, model in listed.items()]
         for alias, name in catalog.aliases.items():
             if name in listed and alias not in catalog.hidden_aliases:
                 data.append(_listed(listed[name], alias))
-        return json_response({"object": "list", "data": data})
+        return json_response(_as_anthropic(data) if _speaks_anthropic(request) else {"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         caller = await self._authenticator.reader(header_map(request))
         name = request.path_params["model_id"]
         if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
-            return json_response(_virtual(name))
-        model = self._catalog().resolve(name)
-        if model is None or not self._may_use(caller, model):
-            raise NotFound("model: no such model", param="model")
-        return json_response(_listed(model, name))
+            found = _virtual(name)
+        else:
+            model = self._catalog().resolve(name)
+            if model is None or not self._may_use(caller, model):
+                raise NotFound("model: no such model", param="model")
+            found = _listed(model, name)
+        return json_response(_anthropic_model(found) if _speaks_anthropic(request) else found)
 
     def _may_use(self, caller: Caller, model: Model) -> bool:
         lists = map(self._catalog().resolve_all, (caller.key_models, caller.tenant_models))
@@ -186,6 +188,23 @@ def _listed(model: Model, name: str) -> dict[str, Any]:
         "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
         "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
     }
+
+
+def _speaks_anthropic(request: Request) -> bool:
+    """Whether the client is one of Anthropic's: they name the version of the API that they know."""
+    return "anthropic-version" in request.headers
+
+
+def _as_anthropic(listed: list[dict[str, Any]]) -> dict[str, Any]:
+    """The list of models as Anthropic's clients read it, on one page."""
+    data = [_anthropic_model(model) for model in listed]
+    return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
+
+
+def _anthropic_model(listed: Mapping[str, Any]) -> dict[str, Any]:
+    limits = {"max_input_tokens": listed.get("max_input_tokens"), "max_tokens": listed.get("max_output_tokens")}
+    name = listed["id"]
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z", **limits}
 
 
 def _expected_turns(value: object) -> int | None:

@@ -141,7 +141,16 @@ class Catalog:
     @property
     def candidates(self) -> tuple[Model, ...]:
         """The models that a policy may choose among for a chat turn, in the order of the file."""
-        return tuple(model for model in self.models.values() if model.mode == "chat")
+        return self.of_mode("chat")
+
+    @property
+    def served(self) -> tuple[Model, ...]:
+        """Every model that a client can name: for chat, and for embeddings."""
+        return (*self.candidates, *self.of_mode("embedding"))
+
+    def of_mode(self, mode: str) -> tuple[Model, ...]:
+        """The models of one mode, in the order of the file."""
+        return tuple(model for model in self.models.values() if model.mode == mode)
 
 
 @dataclass(frozen=True, slots=True)

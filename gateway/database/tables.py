@@ -253,7 +253,7 @@ decisions = Table(
     Column("response_text", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
-    Column("origin", String(8)),  # null: a client's turn; "admin", "judge": nothing to learn from
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed": nothing to learn from
     Column("exploration_floor", Float),  # in force at this turn, 0 when exploration was off; null: nobody noted it
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(

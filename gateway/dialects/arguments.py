@@ -28,6 +28,10 @@ def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return outgoing
 
 
+FROM_MODELS = ("provider_specific_fields", "extra_content", "thinking_blocks", "reasoning_items", "reasoning_details")
+"""State that a model's answer carried: only an assistant's message brings it back."""
+
+
 def outgoing_messages(
     messages: Sequence[Mapping[str, Any]], *, by_reference: bool, thinking_parts: bool = True
 ) -> list[dict[str, Any]]:
@@ -40,6 +44,9 @@ def outgoing_messages(
     parted = [item for item in enumerate(outgoing) if isinstance(item[1].get("content"), list)]
     check_addresses(parted, by_reference=by_reference)
     for message in outgoing:
+        if message["role"] != "assistant":
+            for name in FROM_MODELS:
+                message.pop(name, None)
         for name in [name for name, value in message.items() if value is None and name != "content"]:
             del message[name]
         content = message.get("content")

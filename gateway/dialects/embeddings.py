@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.dialects.fields import need, read, refused
+from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.fields import copied, need, read, refused
+from gateway.dialects.request import ChatRequest
+from gateway.errors import GatewayError, UpstreamError, http_status
 
 MAX_INPUTS = 2_048
 MAX_DIMENSIONS = 65_536
-_KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
+_KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user", "session_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,8 @@ class EmbeddingsRequest:
     base64: bool
     dimensions: int | None
     user: str | None
-    session_hint: str | None
-    body_sha256: bytes
-    dropped: tuple[str, ...] = ()
+    chat: ChatRequest
+    """What the guard, the session and the ledger know of it: a pinned request whose messages are the inputs."""
 
     @property
     def inputs(self) -> list[Any]:
@@ -43,8 +45,8 @@ class EmbeddingsRequest:
 def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsRequest:
     """Check an embeddings body. Raises InvalidRequest naming the field that is wrong."""
     model = need(fields, "model", str)
-    if not model:
-        raise refused("model", "expected the name of an embedding model")
+    if not model or model.partition("@")[0] == "auto":
+        raise refused("model", "expected the name of an embedding model: vectors of two models cannot be compared")
     shape = read(fields, "encoding_format", str) or "float"
     if shape not in ("float", "base64"):
         raise refused("encoding_format", "expected float or base64")
@@ -52,18 +54,29 @@ def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsReques
     if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
         raise refused("dimensions", f"expected an integer from 1 to {MAX_DIMENSIONS}")
     texts, token_ids = _inputs(fields.get("input"))
-    session = fields.get("session_id")
-    return EmbeddingsRequest(
+    user, session = read(fields, "user", str), read(fields, "session_id", str)
+    params: dict[str, Any] = {"input": [*texts] or [[*ids] for ids in token_ids], "encoding_format": "float"}
+    params |= copied(fields, {"dimensions": "dimensions", "user": "user"})
+    chat = ChatRequest(
         model=model,
-        texts=texts,
-        token_ids=token_ids,
-        base64=shape == "base64",
-        dimensions=dimensions,
-        user=read(fields, "user", str),
-        session_hint=session if isinstance(session, str) and session else None,
+        messages=tuple({"role": "user", "content": text} for text in texts or ("",)),
+        params=params,
+        stream=False,
+        include_usage=False,
+        n=1,
+        max_tokens=None,
+        max_tokens_param="max_tokens",
+        capabilities=frozenset(),
+        images=0,
+        open_tool_loop=False,
+        provider_bound=False,
+        session_hint=session or None,
         body_sha256=hashlib.sha256(body).digest(),
         dropped=tuple(sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)),
+        mode="embedding",
+        token_ids=sum(map(len, token_ids)),
     )
+    return EmbeddingsRequest(model, texts, token_ids, shape == "base64", dimensions, user, chat)
 
 
 def _inputs(given: object) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
@@ -131,3 +144,28 @@ def decoded(text: str) -> list[float] | None:
     except ValueError:
         return None
     return list(struct.unpack(f"<{len(data) // 4}f", data)) if len(data) % 4 == 0 else None
+
+
+class EmbeddingsDialect:
+    """`POST /v1/embeddings`."""
+
+    endpoint = "embeddings"
+
+    def __init__(self, request: EmbeddingsRequest) -> None:
+        self._request = request
+
+    def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        vectors = vectors_of(body, len(self._request.inputs))
+        if vectors is None:
+            raise UpstreamError("the provider's answer has not one vector for each input")
+        made = rendered_embeddings(vectors, self._request, answer.model, billed.usage.prompt_tokens)
+        return made | {"seqroute": billed.report}
+
+    def stream(self, answer: AnswerIdentity) -> StreamRenderer:
+        raise AssertionError("vectors are not streamed")
+
+    def error(self, error: GatewayError) -> ErrorAnswer:
+        return ErrorAnswer(http_status(error), error.as_body())
+
+    async def keep(self, session_id: str) -> None:
+        """Nothing is kept of vectors."""

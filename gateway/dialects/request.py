@@ -71,6 +71,10 @@ class ChatRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """The client's parameters that leave for no provider, by name."""
+    mode: str = "chat"
+    """Which models of the catalogue it is for: "chat" or "embedding"."""
+    token_ids: int = 0
+    """Tokens of the prompt that are given as ids instead of text."""
 
     @property
     def last_user_text(self) -> str:

@@ -105,6 +105,18 @@ class LitellmClient:
         """`params` and `messages` are the outgoing ones (`gateway.dialects.arguments`)."""
         return LitellmSending(self, call, found.provider, self._arguments(call, found, params, messages))
 
+    def embedding(self, call: Call, found: Resolved, body: Mapping[str, Any]) -> LitellmEmbedding:
+        """A call for vectors; `body` are the input and its parameters."""
+        arguments = self._arguments(call, found, {}, [])
+        chat_only = ("messages", "stream", "_skip_mcp_handler", "allowed_openai_params", call.max_tokens_param)
+        for name in chat_only:
+            arguments.pop(name, None)
+        return LitellmEmbedding(self, call, found.provider, arguments | dict(body))
+
+    async def aembedding(self, arguments: Mapping[str, Any]) -> Any:
+        """To be awaited within `recorded`."""
+        return await self._litellm.aembedding(**arguments)
+
     async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
         """To be awaited within `recorded`."""
         return await self._litellm.acompletion(**arguments)
@@ -240,6 +252,14 @@ class LitellmSending:
             return CallRefused("the model's provider does not take this request", status=400, code=code)
         _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
+
+
+class LitellmEmbedding(LitellmSending):
+    """One call through `aembedding`."""
+
+    async def whole(self, exchange: Exchange) -> Any:
+        with self._lane.recorded(exchange):
+            return await self._lane.aembedding(self._arguments)
 
 
 class _RecordedSource:

@@ -36,7 +36,7 @@ from gateway.providers.parameters import (
     target_of,
     with_signatures,
 )
-from gateway.providers.replies import Reply, native_reply, translated_reply
+from gateway.providers.replies import Reply, embedding_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 
@@ -121,6 +121,28 @@ class Upstream:
         if fault is not None:
             raise fault
         return translated_reply(exchange, response)
+
+    async def embed(self, call: Call) -> Reply:
+        """The vectors of the inputs in `call.params`. Raises as `complete` does."""
+        if self._acompletion is None:
+            raise RuntimeError("Upstream.start() was not awaited")
+        self.on_call("litellm")
+        sending = self._acompletion.embedding(call, self._resolved(call), call.params)
+        exchange = _exchange(call)
+        response, fault = None, None
+        try:
+            async with asyncio.timeout(call.timeout_s) as limit:
+                response = await sending.whole(exchange)
+        except TimeoutError:
+            fault = timeout_fault(exchange, limit.expired())
+        except Exception as error:  # noqa: BLE001 - as in `complete`
+            fault = sending.fault(exchange, error)
+        finally:
+            if not exchange.whole:
+                await uninterrupted(exchange.close())
+        if fault is not None:
+            raise fault
+        return embedding_reply(exchange, response, len(call.params["input"]))
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""

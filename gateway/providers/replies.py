@@ -56,6 +56,22 @@ def translated_reply(exchange: Exchange, response: Any) -> Reply:
     return _reply(exchange, body)
 
 
+def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
+    """The vectors of an embedding model, one for each of its inputs, as LiteLLM translated them."""
+    body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
+    report = take_usage(body)
+    if report is not None and exchange.whole and not _mentions_usage(bytes(exchange.body)):
+        report = None  # LiteLLM's own guess
+    counted = None if report is None else {**report, "completion_tokens": 0}
+    usage = usage_from_openai(counted)
+    data = body.get("data")
+    if not isinstance(data, list) or len(data) != inputs:
+        raise BrokenFault("the provider's answer has not one vector for each input", status=exchange.status).billed(
+            usage
+        )
+    return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
+
+
 async def _assembled(exchange: Exchange) -> Reply:
     """The answer of a provider that streamed though nobody asked for it."""
     source = WireSource(_Received(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))

@@ -70,14 +70,14 @@ def feasible(
     """The verdict on every model, in catalogue order. `bound_to` is the model a tool loop must stay on, if any."""
     options = []
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
-    for model in catalog.candidates:
+    for model in catalog.of_mode(chat.mode):
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, wish, model, healthy, allow_lists, bound_to, prompt_tokens)
         options.append(Eligibility(model=model, healthy=healthy, why_not=why_not))
     return options
 
 
-def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int) -> None:
+def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int, mode: str = "chat") -> None:
     """Raise the error that says why no model may answer; says nothing when one may."""
     reasons = [option.why_not for option in options]
     if not all(reasons):
@@ -89,7 +89,7 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
         raise _unknown(requested)
     if TOO_SMALL in decisive:
         raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
-    needs = sorted({reason for reason in decisive if reason}) or ["it is no chat model"]
+    needs = sorted({reason for reason in decisive if reason}) or [f"it is no {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
 
 
@@ -129,7 +129,8 @@ def _why_not(
     missing = chat.capabilities - model.capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))
-    if prompt_tokens >= model.max_input_tokens:
+    # Each input of an embedding has the whole context for itself; the provider says when one is too long.
+    if chat.mode == "chat" and prompt_tokens >= model.max_input_tokens:
         return TOO_SMALL
     if not healthy:
         return "unhealthy"

@@ -26,6 +26,7 @@ from gateway.dialects import completions, messages_request, responses_request
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.completions import CompletionsDialect
 from gateway.dialects.dialect import Dialect
+from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
 from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.request import ChatRequest, parse_chat, parse_object
 from gateway.dialects.responses import ResponsesDialect, Store
@@ -79,6 +80,14 @@ class Endpoints:
     async def completions(self, request: Request) -> ASGIApp:
         """A turn of a session in OpenAI's legacy completions dialect."""
         return await self._turns.serve(request, self._read_completions)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        """The vectors of texts, by a model that the client names."""
+        return await self._turns.serve(request, self._read_embeddings)
+
+    async def _read_embeddings(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
+        asked = parse_embeddings(parse_object(body, self._limits), body)
+        return asked.chat, EmbeddingsDialect(asked)
 
     async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits))

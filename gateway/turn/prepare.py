@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from gateway.accounts.auth import Caller
 from gateway.catalog.live import Configuration
-from gateway.catalog.tokens import TokenCounter
+from gateway.catalog.tokens import PromptTokens, TokenCounter
 from gateway.clock import Clock, now_ms
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
@@ -59,6 +59,8 @@ class Preparation:
         name = sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers)
         wish = guard.parse_model(chat.model, catalog)
         prompt = await self._tokens.count(chat.messages, chat.params)
+        if chat.token_ids:
+            prompt += PromptTokens(chat.token_ids, chat.token_ids)
         session_id, standing, outage = await self._resumed(caller, name, claim)
         if standing is None:
             raise NotFound("tenant: no such tenant")
@@ -74,7 +76,7 @@ class Preparation:
             bound_to=bound_to if bound_to in catalog.models else None,
             prompt_tokens=prompt.estimate,
         )
-        guard.refuse_when_none(options, chat.model, prompt.estimate)
+        guard.refuse_when_none(options, chat.model, prompt.estimate, chat.mode)
         return TurnContext(
             caller=caller,
             chat=chat,

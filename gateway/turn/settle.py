@@ -191,16 +191,21 @@ class Settlements:
         """
         self._leases.drop(bound.hold_id)
         scene, model = bound.scene, bound.model
-        news = sessions.news(
-            explores=scene.explores,
-            model=model,
-            messages=scene.chat.messages,
-            prompt_tokens=columns["input_tokens"] if columns else 0,
-            output_tokens=columns["output_tokens"] if columns else 0,
-            failed=failed,
-            regenerated="regenerates" in signals,
-            tool_error="invalid_tool_json" in signals,
-            at_ms=now_ms(self._clock),
+        # Embeddings are no turns of the conversation: what it remembers of its models stays as it is.
+        news = (
+            None
+            if scene.chat.mode != "chat"
+            else sessions.news(
+                explores=scene.explores,
+                model=model,
+                messages=scene.chat.messages,
+                prompt_tokens=columns["input_tokens"] if columns else 0,
+                output_tokens=columns["output_tokens"] if columns else 0,
+                failed=failed,
+                regenerated="regenerates" in signals,
+                tool_error="invalid_tool_json" in signals,
+                at_ms=now_ms(self._clock),
+            )
         )
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
         if columns is not None:
@@ -253,6 +258,8 @@ class Settlements:
 
     def _learn(self, bound: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
         """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
+        if bound.scene.chat.mode != "chat":
+            return
         predicted_usd = bound.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
             self._metrics.cost_ratio.labels(bound.model).observe(bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd)

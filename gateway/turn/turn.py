@@ -73,6 +73,8 @@ ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
 _log = logging.getLogger("seqroute.turn")
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it."""
+EMBEDDING = "embed"
+"""The origin of a decision that was none: its model was named, and training leaves it out."""
 RESERVE_TRIES = 4
 """How often a turn that lost the race for the last money decides again with what is left."""
 
@@ -241,7 +243,7 @@ class Turns:
                 request_text=log.stored_request(scene.chat) if scene.caller.store_text else None,
                 shadow=choice.routed.shadow,
                 now_ms=scene.started_ms,
-                origin=scene.caller.origin,
+                origin=scene.caller.origin if scene.chat.mode == "chat" else EMBEDDING,
                 exploration_floor=self._settings.policy.exploration_floor if choice.observation.explore else 0.0,
             )
             answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
@@ -300,7 +302,8 @@ class Turns:
 
     async def _complete(self, bound: Attempt) -> Response:
         """An answer in one piece."""
-        bound, reply = await self._reached(bound, self._upstream.complete)
+        send = self._upstream.complete if bound.scene.chat.mode == "chat" else self._upstream.embed
+        bound, reply = await self._reached(bound, send)
         return await self._background.run(self._answered(bound, reply))
 
     async def _answered(self, bound: Attempt, reply: Reply) -> Response:
@@ -328,7 +331,8 @@ class Turns:
             bound = replace(bound, sent_ms=int(started_s * 1000))
             try:
                 call = self._call(bound)
-                bound = replace(bound, dropped=self._upstream.left_out(call))
+                if bound.scene.chat.mode == "chat":
+                    bound = replace(bound, dropped=self._upstream.left_out(call))
                 answer = await send(call)
             except UpstreamFault as fault:
                 bound = await self._next_attempt(bound, fault, failures)

@@ -114,8 +114,12 @@ def config(
     router: Mapping[str, Any] | None = None,
     policy: Mapping[str, Any] | None = None,
     model_info: Mapping[str, Any] | None = None,
+    infos: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write a gateway.yaml. `modes` maps model names to the provider's modes; `small` and `big` always exist."""
+    """Write a gateway.yaml. `modes` maps model names to the provider's modes; `small` and `big` always exist.
+
+    `infos` are further `model_info` by model name.
+    """
     deployments = {"small": "small", "big": "big"} | dict(modes or {})
     tree = {
         "model_list": [
@@ -135,7 +139,8 @@ def config(
                     "supports_response_schema": True,
                     "quality_prior": 0.9 if name == "big" else 0.6,
                 }
-                | dict(model_info or {}),
+                | dict(model_info or {})
+                | dict((infos or {}).get(name, {})),
             }
             for name, mode in deployments.items()
         ],

@@ -107,7 +107,7 @@ class FaultUpstream:
             return True
         self.received.append(Received(path, headers, body))
         del self.received[:-1000]
-        return await Answer(self, reader, writer, headers, body).send()
+        return await Answer(self, reader, writer, headers, body, embedding=path.endswith("/embeddings")).send()
 
     def _control(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         if path == "/__mode":
@@ -129,7 +129,7 @@ class FaultUpstream:
         name = self.modes.get(model, model).rpartition("/")[2]
         mode, _, options = name.partition(":")
         pairs = (option.partition("=") for option in options.split(",") if option)
-        known = mode in STREAM_MODES or mode in STATUS_MODES
+        known = mode in STREAM_MODES or mode in STATUS_MODES or mode == "short"
         return (mode if known else "ok"), {key: value for key, _, value in pairs}
 
     def now_s(self) -> float:

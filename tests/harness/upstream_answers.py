@@ -81,7 +81,10 @@ class Answer:
         writer: asyncio.StreamWriter,
         headers: Mapping[str, str],
         body: Mapping[str, Any],
+        *,
+        embedding: bool = False,
     ) -> None:
+        self.embedding = embedding
         self.upstream, self.reader, self.writer, self.headers, self.body = upstream, reader, writer, headers, body
         self.model = str(body.get("model", "ok"))
         self.mode, options = upstream.mode_of(self.model)
@@ -176,7 +179,7 @@ class Answer:
         self._generated(self.tokens * self.n)
         if self.mode == "rst":
             return self._reset()
-        body = json.dumps(self._completion()).encode()
+        body = json.dumps(self._vectors() if self.embedding else self._completion()).encode()
         if self.mode == "badjson":
             body = body[:-7]
         if self.mode == "half":
@@ -193,6 +196,22 @@ class Answer:
         await _send(self.writer, 200, body, "application/json")
         self.attempt.finished = True
         return True
+
+    def _vectors(self) -> dict[str, Any]:
+        """A vector for each input (but the last, in mode "short"), by its place; a token for each word or id."""
+        inputs = self.body["input"]
+        self.attempt.prompt_tokens = sum(len(i) if isinstance(i, list) else len(i.split()) for i in inputs)
+        self.attempt.output_tokens = 0
+        data = [
+            {"object": "embedding", "index": place, "embedding": [float(place), 0.5, -1.25]}
+            for place in range(len(inputs) - (self.mode == "short"))
+        ]
+        answer = {"object": "list", "model": self.model, "data": data}
+        if self.mode in ("nousage", "oknousage"):
+            return answer
+        self.attempt.usage_reported = True
+        tokens = self.attempt.prompt_tokens
+        return answer | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
     def _completion(self) -> dict[str, Any]:
         if self.mode.startswith("inband"):

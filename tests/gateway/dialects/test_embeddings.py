@@ -85,4 +85,4 @@ def test_an_answer_without_a_vector_for_each_input_is_none(body: dict[str, Any])
 
 
 def test_what_is_not_passed_on_is_named() -> None:
-    assert request(input_type="query", user="u").dropped == ("input_type",)
+    assert request(input_type="query", user="u").chat.dropped == ("input_type",)
