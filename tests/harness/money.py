@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -52,7 +52,8 @@ class Hands:
     def at_ms(self, at_ms: int) -> None:
         self._at_ms = at_ms
         for url in self._followers:
-            set_database_clock(url, at_ms)
+            with suppress(psycopg.OperationalError):  # a stopped database has no clock to set
+                set_database_clock(url, at_ms)
 
     def lead(self, url: str) -> None:
         """Make a Postgres database's own clock follow this one."""
@@ -205,12 +206,13 @@ def set_database_clock(url: str, at_ms: int) -> None:
 
 
 async def start_bench(
-    url: str, *, serving: bool = False, hands: Hands | None = None, own_clock: bool = False, **database: Any
-) -> Bench:
-    """`own_clock`: Postgres keeps its own time instead of the hands'."""
+    url: str, *, serving: bool = False, hands: Hands | None = None, own_clock: bool = False,
+    clock_url: str | None = None, **database: Any,
+) -> Bench:  # fmt: skip
+    """`own_clock`: Postgres keeps its own time instead of the hands'. `clock_url`: where to set it, past any proxy."""
     hands = hands or Hands()
     if not own_clock:
-        hands.lead(url)
+        hands.lead(clock_url or url)
     opened = Database(url, serving=serving, **database)
     await opened.start()
     ledger = Ledger(opened, clock=hands.clock)

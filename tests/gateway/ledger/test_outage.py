@@ -75,7 +75,7 @@ async def test_a_database_that_is_down_at_the_start_is_waited_for(postgres_serve
     url = postgres_server.url("postgres")
     upgrade(url)
     postgres_server.stop()
-    bench = await start_bench(url)
+    bench = await start_bench(url, own_clock=True)
     try:
         with pytest.raises(LedgerUnavailable):
             await within(ANSWER_S, bench.tenant("acme"))
@@ -230,10 +230,10 @@ def once(direction: Way, marker: bytes) -> Callable[[Way, bytes], bool]:
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
 async def test_a_connection_that_dies_around_commit_leaves_exactly_one_outcome(
-    proxied: tuple[FaultProxy, str], direction: Way
+    proxied: tuple[FaultProxy, str], postgres_url: str, direction: Way
 ) -> None:
     proxy, url = proxied
-    async with open_bench(url, budget_nanousd=1_000) as bench:
+    async with open_bench(url, budget_nanousd=1_000, clock_url=postgres_url) as bench:
         proxy.loses = once(direction, b"seqroute_apply")
         op, reserved = await within(ANSWER_S, bench.reserve(600, ceiling=800))
         assert reserved == Reserved(0, Balance(800, 600, 0), Balance(1_000, 600, 0))
@@ -246,14 +246,14 @@ async def test_a_connection_that_dies_around_commit_leaves_exactly_one_outcome(
         assert released.kind == "release"
 
 
-async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[FaultProxy, str]) -> None:
+async def test_a_thousand_ambiguous_commits_double_nothing(proxied: tuple[FaultProxy, str], postgres_url: str) -> None:
     proxy, url = proxied
     dice = random.Random(20_260_418)
 
     def loses(way: Way, data: bytes) -> bool:
         return dice.random() < 0.06
 
-    async with open_bench(url) as bench:
+    async with open_bench(url, clock_url=postgres_url) as bench:
         await bench.held(0)
         proxy.loses = loses
         billed: list[int] = []
