@@ -16,7 +16,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo provider serve test faults soak soak-loop check format bench lock clean
+.PHONY: help setup demo provider serve test faults clients soak soak-loop check format bench lock clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-9s  %s\n", $$1, $$2 }'
@@ -37,6 +37,9 @@ test: setup ## Run the tests, on a real Postgres too (ARGS="-k name" for some)
 
 faults: setup ## Run the tests that kill and cut off real processes (minutes)
 	@$(PY) -m pytest -m faults $(ARGS)
+
+clients: setup ## Run Codex and Claude Code from npm at a gateway of their own (AGENTS=codex)
+	@$(PY) -m tests.clients.agents $(AGENTS)
 
 SEED ?= 1
 SIZE ?= 1

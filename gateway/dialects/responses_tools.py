@@ -49,8 +49,8 @@ def function_name(name: str, namespace: str | None) -> str:
 def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
     """The chat functions for `tools`. Raises InvalidRequest for a tool that OpenAI's servers would run.
 
-    Codex sends `web_search` with `external_web_access: false` (a cache of OpenAI's) on every request: that one is
-    left out by name instead.
+    Codex offers `web_search` on every request by itself, always with `external_web_access`: in this form it is left out
+    by name instead, since nobody asked for it.
     """
     made: list[dict[str, Any]] = []
     by_name: dict[str, OfferedTool] = {}
@@ -83,7 +83,7 @@ def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
                 if inner.get("type") not in ("function", "custom"):
                     raise refused(f"{at}.type", "expected function or custom")
                 offer(inner, at, namespace)
-        elif kind == "web_search" and tool.get("external_web_access") is False:
+        elif kind == "web_search" and "external_web_access" in tool:
             dropped.append("tools.web_search")
         else:
             named = f'"{kind[:64]}"' if isinstance(kind, str) else "a tool without a type"

@@ -126,6 +126,7 @@ def test_tools_of_every_kind_are_functions() -> None:
             {"type": "custom", "name": "apply_patch", "description": "Patch", "format": grammar},
             {"type": "namespace", "name": "fs", "description": "", "tools": [FLAT | {"name": "read"}]},
             {"type": "web_search", "external_web_access": False},
+            {"type": "web_search", "external_web_access": True},
         ],
         parallel_tool_calls=False,
     )
@@ -134,7 +135,7 @@ def test_tools_of_every_kind_are_functions() -> None:
     assert functions[0] == {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
     assert "lark grammar:\nstart: x" in functions[1]["description"]
     assert functions[1]["parameters"]["required"] == ["input"]
-    assert made.dropped == ("tools.web_search",)
+    assert made.dropped == ("tools.web_search", "tools.web_search")
     assert made.chat["parallel_tool_calls"] is False
 
 
