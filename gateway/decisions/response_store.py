@@ -43,12 +43,25 @@ def store(
             tenant_id=tenant_id,
             response_id=response["id"],
             session_id=session_id,
-            response=orjson.dumps(response).decode().replace("\\u0000", ""),
-            items=orjson.dumps(list(items)).decode().replace("\\u0000", ""),
+            response=_storable(response),
+            items=_storable(list(items)),
             created_at_ms=at_ms,
             expires_at_ms=at_ms + KEPT_MS,
         )
     )
+
+
+def _storable(value: object) -> str:
+    """JSON that Postgres takes: it has no NUL in texts."""
+    return orjson.dumps(_without_nul(value)).decode()
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, Mapping):
+        return {_without_nul(name): _without_nul(item) for name, item in value.items()}
+    return [_without_nul(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def find(connection: Connection, tenant_id: str, response_id: str, at_ms: int) -> StoredResponse:

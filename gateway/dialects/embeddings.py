@@ -71,7 +71,7 @@ def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsReques
         open_tool_loop=False,
         provider_bound=False,
         session_hint=session or None,
-        body_sha256=hashlib.sha256(body).digest(),
+        body_sha256=hashlib.sha256(b"embeddings\0" + body).digest(),
         dropped=tuple(sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)),
         mode="embedding",
         token_ids=sum(map(len, token_ids)),

@@ -6,6 +6,7 @@ chat completions | messages | responses | completions  ->  a chat request and it
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,11 +32,12 @@ from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.request import ChatRequest, parse_chat, parse_object
 from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
-from gateway.errors import GatewayError, InvalidRequest, NotFound
+from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
 from gateway.http import json_response, read_body
 from gateway.turn.idempotency import error_answer
 from gateway.turn.turn import Turns
 
+_log = logging.getLogger("seqroute.endpoints")
 _NO_TOOLS: Mapping[str, Any] = {}
 
 
@@ -91,11 +93,11 @@ class Endpoints:
 
     async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits))
-        return self._as_chat(read.chat, body, read.dropped), MessagesDialect(read.stop_sequences)
+        return self._as_chat(read.chat, "messages", body, read.dropped), MessagesDialect(read.stop_sequences)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))
-        chat = self._as_chat(read.chat, body, ())
+        chat = self._as_chat(read.chat, "completions", body, ())
         return chat, CompletionsDialect(read.prefix, chat.include_usage)
 
     async def _read_responses(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
@@ -110,13 +112,17 @@ class Endpoints:
         read = responses_request.to_chat(fields, earlier)
         if session_id is not None and "session_id" not in read.chat:
             read.chat["session_id"] = session_id
-        chat = self._as_chat(read.chat, body, read.dropped)
+        chat = self._as_chat(read.chat, "responses", body, read.dropped)
         return chat, ResponsesDialect(read, self._keeper(caller))
 
-    def _as_chat(self, fields: Mapping[str, Any], body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
-        """A translated body, checked as any other; an idempotency key stands for the bytes that the client sent."""
+    def _as_chat(self, fields: Mapping[str, Any], endpoint: str, body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
+        """A translated body, checked as any other.
+
+        An idempotency key stands for the bytes that the client sent and the address it sent them to: the same bytes
+        in another dialect have another answer.
+        """
         chat = parse_chat(orjson.dumps(fields), self._limits)
-        digest = hashlib.sha256(body).digest()
+        digest = hashlib.sha256(endpoint.encode() + b"\0" + body).digest()
         return replace(chat, body_sha256=digest, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
@@ -138,9 +144,12 @@ class Endpoints:
     def _keeper(self, caller: Caller) -> Store:
         async def keep(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:
             at_ms = now_ms(self._clock)
-            await self._database.write(
-                lambda c: response_store.store(c, caller.tenant_id, session_id, response, items, at_ms)
-            )
+            try:
+                await self._database.write(
+                    lambda c: response_store.store(c, caller.tenant_id, session_id, response, items, at_ms)
+                )
+            except LedgerUnavailable:  # the answer was paid for: it is given, and cannot be referred to
+                _log.warning("%s could not be stored: the database is unavailable", response["id"])
 
         return keep
 

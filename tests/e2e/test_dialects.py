@@ -203,6 +203,18 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+async def test_one_idempotency_key_in_two_dialects_is_two_bodies(tmp_path: Path, sqlite_url: str) -> None:
+    """The same bytes are a chat and a message; the answer of one cannot be read by the client of the other."""
+    body = {"model": "small", "messages": HELLO, "max_tokens": 20}
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        key = {"Idempotency-Key": "k"}
+        first = await http.post("/v1/messages", json=body, headers=key)
+        again = await http.post("/v1/messages", json=body, headers=key)
+        assert (again.json(), again.headers["x-seqroute-replayed"]) == (first.json(), "true")
+        other = await http.post("/v1/chat/completions", json=body, headers=key)
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", BODIES)
 async def test_every_way_to_spend_resolves_one_hold_for_each_attempt(
