@@ -128,7 +128,25 @@ def next_of(session_id: str) -> str:
 
 
 def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:
-    return hashlib.blake2b(orjson.dumps(list(messages)), digest_size=12).hexdigest()
+    """What identifies messages. Cache marks do not count: agents move them to the newest message on every turn."""
+    written = orjson.dumps(list(messages))
+    if b'"content":[' in written or b'"cache_control"' in written:
+        written = orjson.dumps([_without_marks(message) for message in messages])
+    return hashlib.blake2b(written, digest_size=12).hexdigest()
+
+
+def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without `cache_control`, and one plain text as a string: the dialects write it so without a mark."""
+    made = {name: value for name, value in message.items() if name != "cache_control"}
+    content = made.get("content")
+    if isinstance(content, list):
+        parts = [
+            {name: value for name, value in part.items() if name != "cache_control"} if isinstance(part, dict) else part
+            for part in content
+        ]
+        plain = len(parts) == 1 and isinstance(parts[0], dict) and parts[0].keys() == {"type", "text"}
+        made["content"] = parts[0]["text"] if plain else parts
+    return made
 
 
 def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int) -> int:

@@ -129,6 +129,21 @@ def test_the_next_turn_is_warm_on_the_model_that_read_the_same_beginning() -> No
     assert warm_tokens(memory, "big", ANSWERED, 1_500) == 0
 
 
+def test_a_cache_mark_that_moves_leaves_the_beginning_what_it_was() -> None:
+    """Claude Code marks the newest message on every turn, and the one that was the newest no more."""
+    mark = {"cache_control": {"type": "ephemeral"}}
+
+    def said(text: str, **more: Any) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "text", "text": text, **more}]}
+
+    marked = sessions.messages_digest([said("a"), said("b", **mark)])
+    assert marked == sessions.messages_digest([said("a"), said("b")])
+    assert marked == sessions.messages_digest([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+    assert marked != sessions.messages_digest([said("a"), said("c", **mark)])
+    tool = {"role": "tool", "tool_call_id": "t", "content": "x"}
+    assert sessions.messages_digest([tool | mark]) == sessions.messages_digest([tool])
+
+
 def test_an_edited_beginning_is_cold() -> None:
     edited = [{"role": "user", "content": "why is the sky black?"}, *ANSWERED[1:]]
     assert warm_tokens(remembered(), "small", edited, 1_500) == 0
