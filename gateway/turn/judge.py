@@ -178,4 +178,4 @@ def read_score(reply: bytes) -> float | None:
 
 def default_rubric() -> str:
     """The rubric that is shipped."""
-    return resources.files("gateway").joinpath("rubric.txt").read_text(encoding="utf-8")
+    return resources.files("gateway.turn").joinpath("rubric.txt").read_text(encoding="utf-8")

@@ -67,11 +67,11 @@ async def test_the_catalogue_is_listed_as_openai_does_with_auto_in_front(tmp_pat
     async with playing(tmp_path, sqlite_url, router=router) as play:
         client = play.gateway.client()
         listed = [model.id async for model in client.models.list()]
-        assert listed == ["auto", "auto@cheap", "auto@balanced", "auto@best", "small", "big"]
+        assert listed == ["auto", "auto@cheap", "auto@balanced", "auto@best", "small", "big", "gpt-4o"]
         shown: Any = await client.models.retrieve("big")
         assert (shown.id, shown.object, shown.max_input_tokens) == ("big", "model", 100_000)
         assert shown.output_usd_per_million_tokens == 20.0
-        assert (await client.models.retrieve("gpt-4o")).id == "small"
+        assert (await client.models.retrieve("gpt-4o")).id == "gpt-4o"
         assert (await client.models.retrieve("auto@best")).id == "auto@best"
         async with play.gateway.http() as http:
             for prefix in ("", "/v1"):
@@ -289,11 +289,11 @@ async def test_parameters_a_model_does_not_know_are_left_out_or_refused_as_confi
             path.write_text(yaml.safe_dump(tree))
             provider.received.clear()
             async with serving(path) as gateway, gateway.http() as http:
-                answer = await turn(http, verbosity="low", tools=TOOLS, max_tokens=9, headers=session(f"s{drops}"))
+                answer = await turn(http, store=True, tools=TOOLS, max_tokens=9, headers=session(f"s{drops}"))
                 if drops:
                     assert answer.status_code == 200
                     [received] = provider.received
-                    assert "verbosity" not in received.body
+                    assert "store" not in received.body
                     assert received.body["max_tokens"] == 9
                     assert received.body["tools"][0]["function"]["name"] == "get_weather"
                 else:

@@ -123,12 +123,10 @@ async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path
                 {"session_id": "b1"},
                 {"litellm_session_id": "b2"},
                 {"metadata": {"session_id": "b3"}},
-                {"metadata": {"user_id": "b4"}},
+                {"metadata": {"conversation_id": "b4"}},
                 {"tensorzero::episode_id": "b5"},
                 {"conversation": "b6"},
                 {"conversation": {"id": "b7"}},
-                {"previous_response_id": "b8"},
-                {"prompt_cache_key": "b9"},
             ]
             for number, body in enumerate(bodies, start=1):
                 assert seqroute(await turn(http, **body), "session-id") == f"b{number}", body

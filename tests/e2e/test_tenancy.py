@@ -170,7 +170,7 @@ async def test_a_key_s_and_its_tenant_s_lists_of_models_hide_the_others(tmp_path
                 refused, unknown = await http.get(f"/v1/models/{name}"), await http.get("/v1/models/none")
                 assert (refused.status_code, refused.content) == (404, unknown.content)
                 pinned = await turn(http, name)
-                assert (pinned.status_code, pinned.json()["error"]["code"]) == (404, "not_found")
+                assert (pinned.status_code, pinned.json()["error"]["code"]) == (404, "model_not_found")
             chosen = await turn(http, "auto@best")
             assert (chosen.json()["model"], seqroute(chosen, "reason")) == ("small", "capability")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CAGE = Path(__file__).with_name("cage.py")
+CAGE = Path(__file__).with_name("sandbox.py")
 MAX_VERDICT_BYTES = 4096
 
 
