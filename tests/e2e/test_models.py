@@ -279,28 +279,6 @@ async def test_a_retry_goes_to_another_deployment_and_ends_when_none_is_left(tmp
             await gateway.audit()
 
 
-async def test_parameters_a_model_does_not_know_are_left_out_or_refused_as_configured(
-    tmp_path: Path, sqlite_url: str
-) -> None:
-    async with FaultUpstream() as provider:
-        path = config(tmp_path, provider.url, database_url=sqlite_url)
-        for drops in (True, False):
-            tree = yaml.safe_load(path.read_text()) | {"litellm_settings": {"drop_params": drops}}
-            path.write_text(yaml.safe_dump(tree))
-            provider.received.clear()
-            async with serving(path) as gateway, gateway.http() as http:
-                answer = await turn(http, store=True, tools=TOOLS, max_tokens=9, headers=session(f"s{drops}"))
-                if drops:
-                    assert answer.status_code == 200
-                    [received] = provider.received
-                    assert "store" not in received.body
-                    assert received.body["max_tokens"] == 9
-                    assert received.body["tools"][0]["function"]["name"] == "get_weather"
-                else:
-                    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "upstream_rejected")
-                    assert provider.received == []
-
-
 async def test_a_provider_s_nonsense_does_not_keep_its_bill_from_the_ledger(tmp_path: Path, database_url: str) -> None:
     modes = {mode: mode for mode in ("nul", "badjson", "html", "empty", "split-utf8")}
     async with playing(tmp_path, database_url, modes=modes, audited=False) as play:
