@@ -79,6 +79,9 @@ class SimulatedProvider:
     def _fault(self, rate: float) -> bool:
         return self.faults and self._dice.random() < rate
 
+    def left_out(self, call: Call) -> tuple[str, ...]:
+        return ()
+
     async def complete(self, call: Call) -> Reply:
         attempt = await self._accept(call)
         try:
