@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -56,7 +57,7 @@ async def test_an_embedding_leaves_the_memory_of_its_session_s_models_alone(tmp_
         assert after["spent_nanousd"] > before["spent_nanousd"]
 
 
-async def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **fields: object) -> httpx.Response:
+async def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
     body = {"model": "vectors", "input": "one two three"} | fields
     return await http.post("/v1/embeddings", json=body, headers=headers or {})
 
@@ -73,7 +74,7 @@ async def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, 
     ],
 )
 async def test_what_cannot_be_embedded_is_refused_before_any_money(
-    tmp_path: Path, sqlite_url: str, fields: dict[str, object], status: int, param: str
+    tmp_path: Path, sqlite_url: str, fields: dict[str, Any], status: int, param: str
 ) -> None:
     async with playing(tmp_path, sqlite_url, modes={"vectors": "ok"}, infos={"vectors": VECTORS}) as play:
         async with play.gateway.http() as http:
