@@ -14,7 +14,7 @@ from demo.results import PolicyRow
 from demo.stage import ROOT
 
 LENIENT = """
-fit: {steps: 20, batch_size: 16}
+fit: {warm_steps: 20, steps: 20}
 ope: {bootstrap: 50}
 gate:
   {min_sessions: 1, min_gain: -9.0, min_ess: 0.0, min_ess_fraction: 0.0, min_overlap: 0.0, max_starved_increase: 1.0}

@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
     "langgraph": Case(base="", usage=(False, False), needs="`api_base`; the model is the agent's id"),
     "lemonade": Case(base="/v1"),
     "nlp_cloud": Case(base="/", usage=(False, False)),
-    "oci": Case(model="meta.llama-3.3-70b-instruct", base="", options=_OCI, usage=(True, False), needs="`oci_...`"),
+    "oci": Case(model="meta.llama-3.3-70b-instruct", base="", options=_OCI, usage=(True, True), needs="`oci_...`"),
     "ollama": Case(base=""),
     "ollama_chat": Case(base=""),
     "oobabooga": Case(base="", needs="`api_base`"),

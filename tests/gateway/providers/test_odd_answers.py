@@ -688,7 +688,7 @@ async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:
 ERRORS: list[tuple[dict[str, Any], type[UpstreamFault], int, str]] = [
     ({"error": {"code": 429, "message": "slow"}}, ThrottledFault, 429, ""),
     ({"error": {"code": "429", "message": "slow"}}, ThrottledFault, 429, ""),
-    ({"error": {"code": "rate_limit_exceeded", "message": "x"}}, ThrottledFault, 429, ""),
+    ({"error": {"code": "rate_limit_exceeded", "message": "x"}}, ThrottledFault, 429, "rate_limit_exceeded"),
     ({"error": {"type": "rate_limit_error", "message": "x"}}, ThrottledFault, 429, ""),
     ({"error": {"status": "RESOURCE_EXHAUSTED", "code": 429}}, ThrottledFault, 429, ""),
     ({"error": "Rate limit reached for requests"}, ThrottledFault, 429, ""),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from gateway.config.settings import PolicySettings
 from policy.reload import PRETRAINED
@@ -108,9 +107,7 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     assert (tmp_path / "out" / "frontier.svg").read_text().startswith("<?xml")
     told = describe(report)
     assert any("quality 0.8 needs" in line for line in told)
-    assert told[-2] == "while rule:resolving serves, in gateway.yaml:"
-    presets = report["policies"][0]["presets_by_this_sweep"]
-    assert yaml.safe_load(told[-1])["policy_settings"]["lambda_presets"] == pytest.approx(presets, abs=1e-3)
+    assert not any(line.startswith("while ") for line in told)  # the shipped network brings presets of its own
 
 
 def test_too_few_sessions_are_no_front(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.config.settings import PolicySettings
+from policy.reload import PRETRAINED
 from tests.train.replay.folders import write_folder
 from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, QualityConfig, TrainConfig
 from train.errors import InputError
@@ -70,7 +71,7 @@ def test_fit_evaluate_and_frontier_take_a_folder_and_need_no_gateway(tmp_path: P
     fitted = steps.fit(job(tmp_path), TINY, tmp_path / "run", data)
     assert fitted["log"]["labels"] == {"known": fitted["log"]["turns"]}
     found = steps.evaluate(job(tmp_path), TINY, tmp_path / "run", data)
-    assert found["evaluation"]["incumbent"]["policy_id"].startswith("rule:")
+    assert found["evaluation"]["incumbent"]["policy_id"] == PRETRAINED
     assert set(found["evaluation"]["policies"]) == {"incumbent", *fitted["fit"]["candidates"]}
     wanted = Wanted(None, tmp_path / "run", 20, 0.5, data)
     report = frontier_of(replace(job(tmp_path), progress=lambda *at: None), TINY, wanted)
