@@ -51,7 +51,7 @@ def fresh(exploration: Exploration) -> Callable[[Observation], object]:
 
 
 def planned(exploration: Exploration, candidates: int) -> Planner:
-    """The planner at its default sizes: 512 landmarks, 16 turns, 40 purses, 5 contexts, 4 prices of money."""
+    """The planner at its default sizes: 512 landmarks, 16 turns, 40 budgets, 5 contexts, 4 prices of money."""
     names, r = tuple(f"model-{k}" for k in range(candidates)), 512
     f32 = np.float32
     quality = KernelQuality(

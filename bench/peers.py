@@ -3,7 +3,7 @@
     make bench BENCH=peers         or         python -m bench.peers [--preset full] [--only relay,portkey] [--json FILE]
 
 Each server has one worker, pinned to one core; the fake provider, Postgres and the load generator share another. Rounds
-are interleaved, the order of the contenders is drawn anew in each, and the figures are medians over rounds with the
+are interleaved, the order of the contenders is redrawn in each, and the figures are medians over rounds with the
 least and the most beside them. The first run builds the peers' environments (some minutes, 0.5 GB, from the package
 registries); a peer that cannot be built, started or measured is named with the reason.
 """

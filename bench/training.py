@@ -2,7 +2,7 @@
 
 Composes sessions of four turns and two models, relabelled under budgets as the paper's 10,000 are (2.38 M transitions),
 and prints, each from a process of its own: the published baseline, materialised and trained on every transition once;
-a night's whole fit at its defaults, reward model and all, which draws terms anew in the compiled step; and a short fit
+a night's whole fit at its defaults, reward model and all, which redraws terms in the compiled step; and a short fit
 without a mesh and over forced host devices, with the largest difference of a parameter from a mesh of one. Forced
 devices share the same cores: they show sameness, not speed.
 """
@@ -103,7 +103,7 @@ def published(sessions: int) -> str:
 
 
 def night(sessions: int) -> str:
-    """What a night fits at its defaults: reward model, then the network under terms that are drawn anew."""
+    """What a night fits at its defaults: reward model, then the network under terms that are redrawn."""
     episodes, config = composed(sessions), TrainConfig()
     began = time.perf_counter()
     fit(episodes, config, jax.random.key(0))

@@ -27,7 +27,7 @@ THEMES: dict[str, tuple[float, ...]] = {
 class Conversation:
     """One session to be played: `tasks[t]` is asked at turn t, after `opening` (the table) at turn 0.
 
-    `purse` scales the demo's session budget, so that rich and poor sessions occur.
+    `budget_scale` scales the demo's session budget, so that rich and poor sessions occur.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Conversation:
     theme: str
     opening: str
     tasks: tuple[Task, ...]
-    purse: float
+    budget_scale: float
 
     def user_message(self, turn: int) -> str:
         return f"{self.opening}\n\n{self.tasks[turn].prompt}" if turn == 0 else self.tasks[turn].prompt

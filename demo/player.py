@@ -29,7 +29,7 @@ class Playbill:
     """One pass over a list of conversations.
 
     `label` begins every session id of the pass; `model` is `auto` or a model's name; `budget_usd` is scaled by each
-    conversation's purse.
+    conversation's budget.
     """
 
     label: str
@@ -85,7 +85,7 @@ async def _play_one(
     turns = len(conversation.tasks)
     headers = {
         "X-Session-Id": f"{playbill.label}-{index:04d}",
-        "X-Session-Budget-USD": f"{playbill.budget_usd * conversation.purse:.6f}",
+        "X-Session-Budget-USD": f"{playbill.budget_usd * conversation.budget_scale:.6f}",
         "X-Session-Expected-Turns": str(turns),
     }
     for turn, task in enumerate(conversation.tasks):

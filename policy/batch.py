@@ -229,14 +229,14 @@ def _planned(policy: Planner, batch: Batch) -> Scored:
     """`Planner.decide` up to the draw."""
     quantiles = batch.cost_quantiles_usd.astype(np.float64)
     quality = predicted(policy.quality, batch)
-    purse = batch.available_usd[:, None, None]
+    budget_left = batch.available_usd[:, None, None]
     later_turns = np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0)
     weighed = cautious_usd(quantiles, policy.caution)
-    later = later_value(policy.table, batch, np.maximum(purse - weighed, 0.0), later_turns)
+    later = later_value(policy.table, batch, np.maximum(budget_left - weighed, 0.0), later_turns)
     price = batch.lambda_per_usd[:, None, None]
     answers = quality[..., None] * policy.table.answers[_places(policy.table.models, batch)]
-    worth = np.where(weighed <= purse, answers + later, -policy.starved_penalty)
-    scores = (worth - price * np.minimum(quantiles, purse)) @ COST_MASSES.astype(np.float64)
+    worth = np.where(weighed <= budget_left, answers + later, -policy.starved_penalty)
+    scores = (worth - price * np.minimum(quantiles, budget_left)) @ COST_MASSES.astype(np.float64)
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
     dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
     return Scored(scores - TIE_BREAK * costs / dearest, batch.mask)
@@ -290,7 +290,7 @@ def average(model: QualityModel, batch: Batch) -> F32:
 
 
 def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> F64:
-    """`ValueTable.later` of every turn: (N, K, L) purses and (N,) later turns -> (N, K, L)."""
+    """`ValueTable.later` of every turn: (N, K, L) budgets and (N,) later turns -> (N, K, L)."""
     rows = _places(table.models, batch)
     scale = _price_scale(table, batch, rows)
     most = table.values.shape[3] - 1

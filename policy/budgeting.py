@@ -169,7 +169,7 @@ def resolve(
 ) -> Resolved:
     """The lowest price of money, not under the floor, at which this turn and the later ones cost what is left.
 
-    Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is found anew, so
+    Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is recomputed, so
     what was saved or lost so far is spread over what is to come. This turn counts as one of the session's tasks; only
     the scores look at its own quality. Where even the highest price tried overspends, the
     highest is taken: the cheapest candidate. `mask` marks what later turns may choose too.

@@ -172,7 +172,7 @@ def encode_state(observation: Observation) -> FloatArray:
 
 
 def available_usd(session: SessionView) -> float:
-    """What this session may still spend: the tenant's purse binds too."""
+    """What this session may still spend: the tenant's budget binds too."""
     return max(min(session.remaining_usd, session.tenant_remaining_usd), 0.0)
 
 

@@ -1,10 +1,10 @@
 """The planner: this turn's quality and the worth of what each bill would leave, over the whole cost law.
 
     argmax_k  sum over the quantiles l of k's bill of
-              [it fits] (quality_k answer_kl + V(purse - bill, k warm)) - [it does not] penalty
+              [it fits] (quality_k answer_kl + V(budget - bill, k warm)) - [it does not] penalty
 
 Dynamic programming with a learnt value function (policy/valuetable.py), this turn done exactly: the tail of a bill, the
-prompt cache that k would leave warm and the turns that an empty purse loses are all in it, so that no shield stands
+prompt cache that k would leave warm and the turns that an empty budget loses are all in it, so that no shield stands
 before it. answer_kl is how good an answer with such a bill is, relative to the model's mean: 1 on average.
 `starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve. `caution` stretches the
 tail of every bill when it is asked what fits and what is left: the penalty alone guards against what the law knows.
@@ -43,13 +43,13 @@ class Planner:
         mask = feasible(observation)
         quantiles = cost_quantiles_usd(observation).astype(np.float64)
         quality = self.quality.predict(observation)
-        purse, price = available_usd(observation.session), observation.lambda_per_usd
+        budget, price = available_usd(observation.session), observation.lambda_per_usd
         later_turns = max(turns_left(observation, self.horizon) - 1.0, 0.0)
         weighed = cautious_usd(quantiles, self.caution)
-        after = np.maximum(purse - weighed, 0.0)
+        after = np.maximum(budget - weighed, 0.0)
         later = self.table.later(observation.candidates, after, later_turns, price, context_tokens(observation))
         answers = self.table.by_bill(observation.candidates, quality)
-        scores = bill_scores(answers, quantiles, weighed, later, purse, price, self.starved_penalty)
+        scores = bill_scores(answers, quantiles, weighed, later, budget, price, self.starved_penalty)
         costs = expected_cost_usd(quantiles)
         scores = scores - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
         return decided(

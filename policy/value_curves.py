@@ -31,7 +31,7 @@ _HEADROOM = 0.1
 """How far above the best average quality a curve may rise: tasks differ, and each turn has its best model."""
 _STEPS = np.linspace(0.0, 1.0, KNOTS, dtype=np.float32)
 _EMPTY = np.array([0.0, 0.0, 1.0], np.float32)
-"""Quality, spend and chance of ending starved of an empty purse."""
+"""Quality, spend and chance of ending starved of an empty budget."""
 _UPTO = np.triu(np.ones((KNOTS + 1, KNOTS + 1), np.float32))
 """x @ _UPTO is the running sum of x: a small product compiles and runs faster than a scan."""
 
@@ -203,7 +203,7 @@ def curves(forward: Forward, catalogue: Catalogue, later: Later, xp: Any = np) -
 
 
 def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-    """(quality, spend, starved) at sums of money (..., X): linear between the knots, towards an empty purse below the
+    """(quality, spend, starved) at sums of money (..., X): linear between the knots, towards an empty budget below the
     first, held beyond the last."""
     low = known.money_usd[..., :1]
     step = xp.log(known.money_usd[..., 1:2] / low)

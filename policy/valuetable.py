@@ -1,4 +1,4 @@
-"""What money left is worth: the value of the later turns, by the purse after this bill. Learnt by
+"""What money left is worth: the value of the later turns, by the budget after this bill. Learnt by
 train/fit/value_table.py.
 
     V(lambda, context, last, n, m) = expected quality - lambda * spend of the n turns to come, with m USD left for them,
@@ -7,7 +7,7 @@ train/fit/value_table.py.
 A table over all five, interpolated linearly; the last entry of `last` stands for a model that the table does not know,
 whose cache is taken to be cold. Scale-free: when list prices move by a common factor, money is read in old prices.
 Beside it stands what an answer is worth by its bill (`answers`): where long answers are the failures, a bill that the
-purse does not hold would have bought little.
+budget does not hold would have bought little.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueTable:
-    """K models, P prices of money, C contexts, N turns, B purses. The axes rise; `purses_usd` begins with 0."""
+    """K models, P prices of money, C contexts, N turns, B budgets. The axes rise; `purses_usd` begins with 0."""
 
     models: tuple[str, ...]
     list_usd: F32  # (K,) input plus output price when the table was learnt, USD per million tokens
@@ -52,7 +52,7 @@ class ValueTable:
         lambda_per_usd: float,
         context_tokens: float,
     ) -> F64:
-        """Value of `turns` later turns for each candidate serving now and each purse left, (K', L) -> (K', L).
+        """Value of `turns` later turns for each candidate serving now and each budget left, (K', L) -> (K', L).
 
         `after_usd` (K', L) is not negative. More turns than the table has are its last row, repeated in proportion.
         """
@@ -120,7 +120,7 @@ class ValueTable:
         return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
 
     def _at(self, values: F32, purses_usd: F64) -> F64:
-        """Row k of values (K', B) at purses (K', L); above the last purse the last value."""
+        """Row k of values (K', B) at budgets (K', L); above the last budget the last value."""
         axis = self.purses_usd.astype(np.float64)
         low = np.clip(np.searchsorted(axis, purses_usd, side="right") - 1, 0, len(axis) - 2)
         share = np.minimum((purses_usd - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
@@ -132,7 +132,7 @@ _ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "valu
 
 
 def cautious_usd(cost_quantiles_usd: NDArray[np.floating], caution: float) -> F64:
-    """Bills (..., L) as a cautious purse weighs them: the tail's distance from the median counts `caution` times.
+    """Bills (..., L) as a cautious budget weighs them: the tail's distance from the median counts `caution` times.
 
     The law's last quantile is no bill's limit, and bills of one session are high together; a conversation that every
     bill reads moves all levels alike and is not stretched.
@@ -159,7 +159,7 @@ def bill_scores(
                       - lambda min(bill_l, available))
 
     Answers (quality at each bill, `ValueTable.by_bill`), bills, bills as weighed (`cautious_usd`) and later values
-    (K, L). An answer dearer than the purse is lost, and the purse with it.
+    (K, L). An answer dearer than the budget is lost, and the budget with it.
     """
     paid = np.minimum(cost_quantiles_usd, available_usd)
     kept = weighed_usd <= available_usd

@@ -58,7 +58,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelabelConfig:
-    """Hindsight relabeling (arXiv 2605.25424, section 4): terms drawn anew at every gradient step, at all sums of
+    """Hindsight relabeling (arXiv 2605.25424, section 4): terms redrawn at every gradient step, at all sums of
     money."""
 
     lambda_zero_fraction: float = 0.6

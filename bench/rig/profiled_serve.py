@@ -2,7 +2,7 @@
 
 Each clock adds up the CPU time of its thread. What a clocked function spends inside another clocked one counts for the
 inner one alone, so that the phases add up; what no clock covers is the difference to the thread's own time. `GET
-/__clocks` answers what was measured since the last time it was asked, and starts anew.
+/__clocks` answers what was measured since the last time it was asked, and starts again.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Authenticator:
         return _paying(caller, tenant), math.inf
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
-        """The same key, paying from another tenant's purse; an unknown tenant is opened."""
+        """The same key, paying from another tenant's budget; an unknown tenant is opened."""
         digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
         if budget_nanousd is None and cached is not None and cached[0] > self._clock():
@@ -272,7 +272,7 @@ def _unknown_key() -> InvalidApiKey:
 
 
 def _paying(caller: Caller, tenant: Tenant) -> Caller:
-    """The caller with this tenant's purse and rules."""
+    """The caller with this tenant's budget and rules."""
     return replace(
         caller,
         tenant_id=tenant.tenant_id,

@@ -182,7 +182,7 @@ def _scores(connection: Connection, tenant_id: str | None, since_ms: int | None)
 
 
 def _spent(connection: Connection, tenant_id: str | None, since_ms: int | None) -> int:
-    """What the ledger charged in this time: windows that began anew since do not hide it."""
+    """What the ledger charged in this time: windows that started again since do not hide it."""
     kinds = ("settle", "orphan_post", "late_post", "refund", "overage")
     query = select(func.coalesce(func.sum(ledger_entries.c.spent_delta_nanousd), 0)).where(
         ledger_entries.c.kind.in_(kinds), ledger_entries.c.hold_id.is_not(None)

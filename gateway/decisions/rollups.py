@@ -1,8 +1,8 @@
 """Hourly sums of the ledger and the decision log, so that pages about months read a few thousand rows.
 
 Each settled turn is counted once, in the hour of its bill. The sums follow the ledger by entry id, some seconds
-behind, so that an entry whose transaction committed late is not passed over. Every replica may run this: whoever moves
-the mark first wins, the other's transaction changes nothing.
+behind, so that an entry whose transaction committed late is not passed over. Every replica may run this: the one
+that moves the mark first wins, the other's transaction changes nothing.
 """
 
 from __future__ import annotations

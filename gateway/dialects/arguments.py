@@ -1,4 +1,4 @@
-"""Messages and parameters as they leave: made anew by the schema for every attempt, in the form of the provider's API.
+"""Messages and parameters as they leave: rebuilt by the schema for every attempt, in the form of the provider's API.
 
 LiteLLM reads some 350 arguments of its own out of whatever it is given (`api_base`, `mock_response`, `fallbacks`,
 `input_cost_per_token`, MCP servers named inside `tools`, ...). So nothing a caller sent is passed on because it was not

@@ -465,13 +465,13 @@ def read_body(fields: Mapping[str, Any]) -> ChatBody:
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages made anew, with the fields of the schema alone. Raises InvalidRequest."""
+    """Messages rebuilt, with the fields of the schema alone. Raises InvalidRequest."""
     made: list[dict[str, Any]] = _read(messages, list[Message], "messages")
     return made
 
 
 def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the schema knows, made anew. Raises InvalidRequest."""
+    """The parameters that the schema knows, rebuilt. Raises InvalidRequest."""
     known = [name for name in params if name in CHAT_FIELDS or name in VENDOR_FIELDS]
     read = given(_read({name: params[name] for name in known}, ChatParams), known)
     return read | ({"n": params["n"]} if isinstance(params.get("n"), int) else {})

@@ -182,7 +182,7 @@ class Ledger:
         return None if found is None else found.session
 
     async def newest_after(self, tenant_id: str, fingerprint: str) -> str | None:
-        """The newest session that began anew under a fingerprint, if any did."""
+        """The newest session that started again under a fingerprint, if any did."""
         return await self._database.read(lambda c: records.newest_after(c, tenant_id, fingerprint))
 
     async def tenant(self, tenant_id: str) -> Balance | None:

@@ -75,7 +75,7 @@ class OfflineLedger:
 
     def allows(self, outage: str) -> bool:
         """Whether a tenant with this `outage` setting may be served now."""
-        return outage == "open" and not self._posting and self.purse.available_nanousd > 0
+        return outage == "open" and not self._posting and self.balance.available_nanousd > 0
 
     def notice(self) -> None:
         """The ledger did not answer just now."""
@@ -87,7 +87,7 @@ class OfflineLedger:
         return self._clock() - self._noticed_s < BELIEVED_S
 
     @property
-    def purse(self) -> Balance:
+    def balance(self) -> Balance:
         """What this process may spend in this outage, as an account."""
         held_nanousd = sum(spent.hold.amount_nanousd for spent in self._spent.values() if spent.bill is None)
         spent_nanousd = sum(spent.bill.amount_nanousd for spent in self._spent.values() if spent.bill is not None)
@@ -105,9 +105,9 @@ class OfflineLedger:
         """
         if op.decision is not None:
             self._rows[op.decision_id] = op.decision
-        purse = self.purse
-        if purse.available_nanousd < op.amount_nanousd:
-            return Refused("tenant", purse, purse.reserved_nanousd > 0)
+        balance = self.balance
+        if balance.available_nanousd < op.amount_nanousd:
+            return Refused("tenant", balance, balance.reserved_nanousd > 0)
         hold = replace(op, decision=self._rows.get(op.decision_id), idempotency=None, checkpoint_nanousd=None)
         spent = self._spent[op.hold_id] = _Spent(hold, op.checkpoint_nanousd or 0)
         writing = asyncio.ensure_future(asyncio.to_thread(self._write, _line_of(spent)))
@@ -122,7 +122,7 @@ class OfflineLedger:
             raise LedgerUnavailable(
                 "neither the ledger nor its journal can be written", headers={"Retry-After": "5"}
             ) from error
-        return Reserved(0, self.purse, self.purse)
+        return Reserved(0, self.balance, self.balance)
 
     async def settle(self, op: Settle) -> Resolved:
         """The bill, to the journal; kept in memory when the disk refuses it."""
@@ -130,13 +130,13 @@ class OfflineLedger:
         cost_nanousd = min(op.amount_nanousd, spent.hold.amount_nanousd)
         self._spent[op.hold_id] = replace(spent, checkpoint_nanousd=cost_nanousd, bill=op)
         await self._try_write({"bill": asdict(replace(op, answer=None))})
-        return Resolved("settle", 0, self.purse, self.purse)
+        return Resolved("settle", 0, self.balance, self.balance)
 
     async def release(self, op: Release) -> Resolved:
         """Nothing was billed."""
         if self._spent.pop(op.hold_id, None) is not None:
             await self._try_write({"released": op.hold_id})
-        return Resolved("release", 0, self.purse, self.purse)
+        return Resolved("release", 0, self.balance, self.balance)
 
     async def post(self, ledger: Ledger, database: Database) -> int:
         """The database answers again: post what was spent, here and by processes that died. Answers how many.

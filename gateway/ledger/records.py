@@ -220,7 +220,7 @@ def storable(value: Any) -> Any:
 
 
 def newest_after(connection: Connection, tenant_id: str, fingerprint: str) -> str | None:
-    """The newest session that began anew under a fingerprint (`sessions.next_of`); None: there was only one."""
+    """The newest session that started again under a fingerprint (`sessions.next_of`); None: there was only one."""
     # "." and "/" are neighbours in ASCII; Postgres compares by bytes only with operators of their own.
     above, below = (">", "<") if connection.dialect.name == "sqlite" else ("~>~", "~<~")
     name = sessions.c.session_id

@@ -2,7 +2,7 @@
 
 A canary answers a fixed share of the sessions; the others are its control, at the same time, over the same models.
 Every replica looks, one at a time; who finds a trial over ends it by a conditional change of the policies table.
-Verdicts (`gateway/policies/verdicts.py`) are kept nowhere: whoever shows a policy computes them anew from the log.
+Verdicts (`gateway/policies/verdicts.py`) are not stored: each page that shows a policy recomputes them from the log.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class Upstream:
         return (*names, "messages[].content[].thinking") if thinking else names
 
     def _outgoing(self, call: Call, found: Resolved) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Parameters and messages that may leave, made anew: a lane writes into them."""
+        """Parameters and messages that may leave, as a new copy: a lane writes into them."""
         messages = outgoing_messages(
             call.messages,
             by_reference=found.provider in _BY_REFERENCE,

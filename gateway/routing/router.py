@@ -103,7 +103,7 @@ class Router:
             return forced(observation, POLICY_FAULT)
 
     def _guard(self, served: LoadedPolicy) -> WithFallback:
-        """The policy with the rule behind it; made anew for another checkpoint of the name or another deadline."""
+        """The policy with the rule behind it; rebuilt for another checkpoint of the name or another deadline."""
         on_rule = served is self._rule
         # The deadline buys the rule's answer in place of a late one; the rule itself has nobody better behind it.
         deadline_s = math.inf if on_rule else self._settings().decision_deadline_ms / 1000

@@ -61,7 +61,7 @@ class AvailableFunds:
         return self.left_nanousd - self.overdrawn_nanousd
 
     def after(self, refused: Refused) -> AvailableFunds:
-        """The purse as a refused reservation found it."""
+        """The budget as a refused reservation found it."""
         contended = self.contended or refused.pending
         if refused.balance.available_nanousd >= self.left_nanousd:
             return replace(self, contended=contended)
@@ -114,7 +114,7 @@ class TurnContext:
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
 
     @property
-    def purse(self) -> AvailableFunds:
+    def funds(self) -> AvailableFunds:
         """What this turn can spend by the last read; the reservation is the authority."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
         account: AccountKind = "tenant" if tenant < session else "session"
@@ -193,7 +193,7 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
-def exhausted(scene: TurnContext, purse: AvailableFunds, least_nanousd: int) -> GatewayError:
+def exhausted(scene: TurnContext, funds: AvailableFunds, least_nanousd: int) -> GatewayError:
     """402: says how much is left, where, what the cheapest way would need, and how to raise it.
 
     While others spend from it also when to ask again: turns under way hold money that comes back with their bills.
@@ -202,15 +202,15 @@ def exhausted(scene: TurnContext, purse: AvailableFunds, least_nanousd: int) -> 
         return LedgerUnavailable(
             "the ledger is unavailable, and what may be spent without it is used up", headers={"Retry-After": "5"}
         )
-    kind, how = _EXHAUSTED[purse.account]
+    kind, how = _EXHAUSTED[funds.account]
     return kind(
-        f"the {purse.account}'s budget has {usd_string(purse.remainder_nanousd)} USD left; the cheapest capable model "
+        f"the {funds.account}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
         f"needs {usd_string(least_nanousd)} USD for this turn; {how}",
-        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if purse.contended else {}),
+        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if funds.contended else {}),
         details={
             "session_id": scene.session_id,
-            "remaining_nano_usd": purse.remainder_nanousd,
-            "remaining_usd": usd_string(purse.remainder_nanousd),
+            "remaining_nano_usd": funds.remainder_nanousd,
+            "remaining_usd": usd_string(funds.remainder_nanousd),
             "needed_nano_usd": least_nanousd,
             "needed_usd": usd_string(least_nanousd),
         },

@@ -2,8 +2,8 @@
 
     settled answer --sampled--> bounded queue --> one turn of tenant `judge` --> feedback, source "judge"
 
-The judge's turns go the way of every turn, through the same ledger; their purse is the tenant `judge`, whose budget
-begins anew every day. No turn ever waits for it: a full queue drops what comes. Texts live in the queue and nowhere
+The judge's turns go the way of every turn, through the same ledger; their budget is the tenant `judge`, whose budget
+starts again every day. No turn ever waits for it: a full queue drops what comes. Texts live in the queue and nowhere
 else. What the judge's own turns were is logged with origin "judge", and training leaves them out.
 """
 
@@ -41,7 +41,7 @@ WAITING = 64
 CONVERSATION_CHARS, ANSWER_CHARS = 12_000, 8_000
 ANSWER_TOKENS = 512
 PAUSE_S = 5.0
-"""Between two looks at a ledger that is away or a purse that is empty."""
+"""Between two looks at a ledger that is away or a budget that is empty."""
 _SCORE = re.compile(r'\{[^{}]*"score"\s*:\s*(-?\d+(?:\.\d+)?)\s*[,}]')
 
 
@@ -125,7 +125,7 @@ class Judge:
         return "graded"
 
     async def _ensure_purse(self, settings: JudgeSettings) -> None:
-        """The tenant with the budget that the configuration says; it begins anew every day."""
+        """The tenant with the budget that the configuration says; it starts again every day."""
         budget = settings.budget_nanousd_per_day
         if self._budget_nanousd == budget:
             return

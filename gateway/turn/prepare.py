@@ -98,7 +98,7 @@ class Preparation:
     async def _resumed(
         self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None
     ) -> tuple[str, AccountSnapshot | None, OfflineLedger | None]:
-        """The session that this turn continues; a fingerprint begins anew after a pause or a close."""
+        """The session that this turn continues; a fingerprint starts again after a pause or a close."""
         session_id = name.session_id
         standing, outage = await self._standing(caller, session_id, claim)
         if not name.fingerprint or standing is None or not self._over(standing):
@@ -130,7 +130,7 @@ class Preparation:
                 self._outage.notice()
                 if not may_open:
                     raise
-        return AccountSnapshot(self._outage.purse, None, now_ms(self._clock)), self._outage
+        return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
     def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
         """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""

@@ -163,7 +163,7 @@ class Turns:
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         dialect = ChatDialect(chat.include_usage)
         scene = await self._arrivals.scene(caller, chat, dialect, read_turn_headers(headers), None, headers)
-        choice = self._decide(scene, scene.purse)
+        choice = self._decide(scene, scene.funds)
         return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
@@ -180,8 +180,8 @@ class Turns:
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
-    def _decide(self, scene: TurnContext, purse: AvailableFunds) -> RoutingDecision:
-        """One decision under what is left in `purse`. Raises a 402 when no feasible model is affordable."""
+    def _decide(self, scene: TurnContext, funds: AvailableFunds) -> RoutingDecision:
+        """One decision under what is left in `budget`. Raises a 402 when no feasible model is affordable."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
         estimates = [
             estimate(
@@ -192,16 +192,16 @@ class Turns:
                 self._breaker,
                 prompt_tokens=scene.prompt.estimate,
                 prompt_tokens_bound=scene.prompt.bound,
-                available_nanousd=purse.left_nanousd,
+                available_nanousd=funds.left_nanousd,
                 over_budget=over_budget,
                 at_ms=scene.started_ms,
-                contended=purse.contended,
+                contended=funds.contended,
             )
             for option in scene.options
         ]
         if not any(e.view.feasible for e in estimates):
             least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
-            raise exhausted(scene, purse, least)
+            raise exhausted(scene, funds, least)
         started_s = self._clock()
         observation = self._observer.observe(
             scene.chat,
@@ -210,7 +210,7 @@ class Turns:
             scene.tenant,
             estimates,
             budget_nanousd=scene.budget_nanousd,
-            left_nanousd=purse.left_nanousd,
+            left_nanousd=funds.left_nanousd,
             expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
             lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked.lambda_per_usd),
             at_ms=scene.started_ms,
@@ -229,9 +229,9 @@ class Turns:
 
     async def _decide_and_reserve(self, scene: TurnContext) -> Attempt | Response:
         """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
-        purse = scene.purse
+        funds = scene.funds
         for _ in range(RESERVE_TRIES):
-            choice = self._decide(scene, purse)
+            choice = self._decide(scene, funds)
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -251,10 +251,10 @@ class Turns:
                 self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
                 return answer
             if isinstance(answer, Refused):
-                purse = purse.after(answer)
+                funds = funds.after(answer)
                 continue
             return answer_or_raise(answer)
-        raise exhausted(scene, purse, choice.estimate.hold_nanousd)
+        raise exhausted(scene, funds, choice.estimate.hold_nanousd)
 
     async def _reserve(
         self,

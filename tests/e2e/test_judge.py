@@ -29,6 +29,6 @@ async def test_sampled_answers_are_graded_in_the_background_on_the_judge_s_budge
         assert {row["origin"] for row in own} == {"judge"}
         assert [row["request_text"] for row in own] == [None, None]
         assert {row["session_id"] for row in own} == {f"judge:{row[0]}" for row in graded}
-        [purse] = play.rows(tenants, tenant_id="judge")
-        assert purse["granted_nanousd"] == 500_000_000
-        assert purse["spent_nanousd"] == sum(row["cost_nanousd"] for row in own) > 0
+        [judge] = play.rows(tenants, tenant_id="judge")
+        assert judge["granted_nanousd"] == 500_000_000
+        assert judge["spent_nanousd"] == sum(row["cost_nanousd"] for row in own) > 0

@@ -165,7 +165,7 @@ def test_a_table_of_before_takes_bill_and_answer_to_be_independent() -> None:
 
 
 def test_a_bill_beyond_the_purse_costs_little_where_dear_answers_are_the_failures() -> None:
-    # A purse of 1 USD holds every bill but the dearest. Right below it and wrong beyond: nothing is lost but failures.
+    # A budget of 1 USD holds every bill but the dearest. Right below it and wrong beyond: nothing is lost but failures.
     bills = np.full((2, LEVELS), 0.5)
     bills[1, 10:] = 1.5
     shares = np.ones((3, LEVELS), np.float32)

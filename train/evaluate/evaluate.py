@@ -32,7 +32,7 @@ ESTIMATORS = {
 @dataclass(frozen=True)
 class Judged:
     """One policy on the untouched sessions, per turn. `sequential` are the estimators that reweigh whole sessions as
-    they were logged; `score` is the doubly robust estimate with the purse recomputed."""
+    they were logged; `score` is the doubly robust estimate with the budget recomputed."""
 
     score: Interval
     cost_usd: Interval

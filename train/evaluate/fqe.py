@@ -29,7 +29,7 @@ class Evaluation:
 
 
 def features(episodes: Episodes, grades: F64) -> F64:
-    """What the later turns' value depends on, (S, T, K, FEATURES): the grade, the purse after this bill."""
+    """What the later turns' value depends on, (S, T, K, FEATURES): the grade, the budget after this bill."""
     costs = expected_cost_usd(episodes.cost_quantiles_usd.astype(np.float64))
     shown = np.where(episodes.mask, costs, np.inf)
     cheapest = np.where(np.isfinite(shown.min(axis=-1)), shown.min(axis=-1), 1e-9)

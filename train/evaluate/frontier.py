@@ -1,6 +1,6 @@
 """The cost-quality front of a log: one policy swept over lambda and over budgets, the single models beside it.
 
-Every point is the policy itself, sent through the untouched sessions with its own purse (train/evaluate/simulate.py),
+Every point is the policy itself, sent through the untouched sessions with its own budget (train/evaluate/simulate.py),
 scored doubly robust. All points see the same sessions and the same luck; intervals are a bootstrap over whole sessions,
 the same resamples for every point, so that "which budget for this quality" has an interval too.
 """

@@ -1,4 +1,4 @@
-"""A recorded turn as the gateway showed it, under any purse: one by one for any policy, many at once for some.
+"""A recorded turn as the gateway showed it, under any budget: one by one for any policy, many at once for some.
 
 Inverts `policy.features.encode`: what a policy looks at is all in the log. Shapes as in train/log/episodes.py; N turns.
 """
@@ -18,7 +18,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _AFFORDABLE_LEVEL = 12
-"""Index of the .98 quantile: the purse must hold it, as the gateway's reservation would ask."""
+"""Index of the .98 quantile: the budget must hold it, as the gateway's reservation would ask."""
 
 
 def asked(
@@ -26,7 +26,7 @@ def asked(
 ) -> tuple[F64, I64]:
     """What a policy would draw from at the turns (i, j), (N, K), and what it draws by `uniform`; all others (N,).
 
-    Each turn must have a candidate that its purse holds (`affordable`).
+    Each turn must have a candidate that its budget holds (`affordable`).
     """
     if batch.batched(policy):
         shares = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd))
@@ -40,7 +40,7 @@ def asked(
 
 
 def affordable(episodes: Episodes, i: I64, j: I64, remaining_usd: F64) -> Bools:
-    """Candidates that the guard let pass for other reasons than money and that the purse holds, (N, K)."""
+    """Candidates that the guard let pass for other reasons than money and that the budget holds, (N, K)."""
     tail = episodes.cost_quantiles_usd[i, j, :, _AFFORDABLE_LEVEL].astype(np.float64)
     return np.asarray(episodes.mask[i, j] & (tail <= remaining_usd[:, None]))
 
@@ -80,10 +80,10 @@ def recorded(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logge
 def observed(
     episodes: Episodes, i: int, j: int, *, remaining_usd: float, budget_usd: float, as_logged: bool = False
 ) -> Observation:
-    """Turn j of session i as the gateway showed it, under another purse.
+    """Turn j of session i as the gateway showed it, under another budget.
 
     Unless `as_logged`, a candidate is feasible when the log's guard let it pass for other reasons than money and the
-    purse holds its cost.
+    budget holds its cost.
     """
     expected = int(episodes.expected_turns[i, j])
     value = dict(zip(SESSION_FEATURES, episodes.state[i, j, TEXT_DIM + STATS_DIM :].tolist(), strict=True))

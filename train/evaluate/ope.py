@@ -70,7 +70,7 @@ def turnwise_doubly_robust(logged: Logged) -> F64:
     """sum_t v_t + ratio_t (r_t - q_t), with values of the turn alone. Dudik, Langford, Li 2011 (arXiv 1103.4601).
 
     Right for a session when its states are those the evaluated policy would have met: what the user says does not
-    depend on the model, and the purse, which does, is recomputed (train/evaluate/simulate.py). No products of ratios,
+    depend on the model, and the budget, which does, is recomputed (train/evaluate/simulate.py). No products of ratios,
     so the variance does not grow with the session.
     """
     terms = logged.v + logged.ratio * (logged.reward - logged.q)

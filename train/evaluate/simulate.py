@@ -1,4 +1,4 @@
-"""Send a policy through the logged sessions with its own purse: what would it have done, earned and spent?
+"""Send a policy through the logged sessions with its own budget: what would it have done, earned and spent?
 
 The policy is the object that the gateway serves, asked with the observation the gateway would have built. What the
 user said is taken from the log; what is left, and which model's prompt cache is warm, follow from what the policy

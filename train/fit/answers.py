@@ -1,8 +1,8 @@
 """How good an answer is by its bill: long ones are often the failures (train/fit/value_table.py, policy/planned.py).
 
 A model that loops, wanders or runs into its limit bills the most and earns the least: in the interactive SQL sessions
-of the development data a strong model is right on all of its cheapest bills and on three in ten of its dearest. What an
-empty purse cuts off would then mostly have been lost anyway, and a planner that takes bill and answer to be independent
+of the development data a strong model is right on all of its cheapest bills and on three in ten of its dearest. What
+an empty budget cuts off would then mostly have been lost anyway; a planner that takes bill and answer as independent
 is too careful by far.
 
     share[k, l] = E[score | bill at level l of its law] / E[score predicted],    mean 1 over the law

@@ -6,7 +6,7 @@ helps.
 
 What follows a turn is bookkeeping, the same on both sides of the Bellman equation, so its error is that of this turn's
 quality: of the logged action, or of every action where all were graded. The conservative term (arXiv 2006.04779) pushes
-down what the log did not try, under money, horizons and lambdas drawn anew for every turn; with all actions graded
+down what the log did not try, under money, horizons and lambdas redrawn for every turn; with all actions graded
 there is nothing to be conservative about, and it vanishes.
 """
 

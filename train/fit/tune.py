@@ -177,7 +177,7 @@ def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episode
 
 def variants(recipe: Recipe, params: Params, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
     """The recipe with each set of numbers, as a policy. Where the policy is a dataclass that holds the numbers, its
-    compiled network serves them all; where the numbers are compiled in, each is built anew."""
+    compiled network serves them all; where the numbers are compiled in, each is rebuilt."""
     built: Any = build(replace(recipe, rule_parameters=trials[0]), params)
     names = {item.name for item in fields(built)} if is_dataclass(built) else set()
     for numbers in trials:

@@ -7,7 +7,7 @@ axis,
        y(m) = mean over turns of  Backup of  argmax_k worth( after_bill(quality_k answer_kl, b_kl, m, target curves) ),
 
    over all 15 quantiles of every candidate's bill. Turns to come, conversation, growth, cached price, warm model,
-   lambda and penalty are drawn anew in every step: what a user says next depends on none of them, and all of them
+   lambda and penalty are redrawn in every step: what a user says next depends on none of them, and all of them
    follow by bookkeeping, so a recorded turn is a true transition under any (hindsight budget relabeling, arXiv
    2605.25424).
 

@@ -1,13 +1,13 @@
-"""Learn what money left is worth: backward induction over turns of the log under every purse (policy/valuetable.py).
+"""Learn what money left is worth: backward induction over turns of the log under every budget (policy/valuetable.py).
 
-Hindsight budget relabeling taken to its end. What a user says next does not depend on the purse, and purse, prompt
+Hindsight budget relabeling taken to its end. What a user says next does not depend on the budget, and budget, prompt
 cache and length of the conversation follow by bookkeeping. So every recorded turn is a sample of a later turn under
-*any* purse, any context and any warm model, and the value of n turns follows from that of n - 1 without a gradient:
+*any* budget, any context and any warm model, and the value of n turns follows from that of n - 1 without a gradient:
 
     V_n(m, last) = mean over turns of
                    max_k sum_l mass_l ([w <= m] (quality_k answer_kl + V_{n-1}(m - w, k)) - [w > m] penalty)
                          - lambda E[min(b, m)],     b the l-th quantile of k's bill, on a warm cache if k is last,
-    w the same as a cautious purse weighs it (policy/valuetable.py), and answer_kl how good an answer with such a bill
+    w the same as a cautious budget weighs it (policy/valuetable.py), and answer_kl how good an answer with such a bill
     is, relative to the model's mean (train/fit/answers.py).
 
 Qualities are out-of-fold grades, shrunk to what they are worth: with honest ones, taking the best of them is no curse.
@@ -35,7 +35,7 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 UNKNOWN_USD = 1e12
-"""The bill of a model that a turn did not offer: no purse holds it."""
+"""The bill of a model that a turn did not offer: no budget holds it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware
 
 
 def axes(samples: Samples, config: PlanConfig) -> tuple[F64, F64]:
-    """(lambdas (P,), purses (B,)): from half the cheapest bill to all turns on the dearest, context and all."""
+    """(lambdas (P,), budgets (B,)): from half the cheapest bill to all turns on the dearest, context and all."""
     offered = samples.bills_usd[..., -1] < UNKNOWN_USD
     typical = samples.bills_usd[..., COST_LEVELS.index(0.5)]
     tail = samples.bills_usd[..., COST_LEVELS.index(0.95)]
@@ -151,7 +151,7 @@ class Step:
 
 
 def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, setting: Setting) -> Step:
-    """Quality at each bill, and the bills, (M, L): one that fits moves the purse between two points of the grid."""
+    """Quality at each bill, and the bills, (M, L): one that fits moves the budget between two points of the grid."""
     m, b = len(answers), len(purses)
     weighed = cautious_usd(bills_usd, setting.caution)
     left = purses[None, :, None] - weighed[:, None, :]  # (M, B, L)
@@ -213,7 +213,7 @@ def _backed_up(samples: Samples, cold: list[Step], warm: list[Step], following: 
 
 
 def _worth(step: Step, following: F32) -> F32:
-    """Reward and the later value of one model at every sample and purse: (P, B) -> (P, M, B)."""
+    """Reward and the later value of one model at every sample and budget: (P, B) -> (P, M, B)."""
     p, b = following.shape
     later = (step.moved @ following.T).reshape(-1, b, p)
     return np.asarray(step.reward + later.transpose(2, 0, 1), np.float32)

@@ -23,7 +23,7 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NOT_AFFORDABLE = "not affordable"
-"""The guard's word for a candidate that only the purse of that moment ruled out: another purse may allow it."""
+"""The guard's word for a candidate that only the budget of that moment ruled out: another budget may allow it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Episodes:
     candidates: F32  # (S, T, K, C)
     cost_quantiles_usd: F32  # (S, T, K, L)
     mask: Bools  # (S, T, K) candidates able to answer, were there money enough
-    offered: Bools  # (S, T, K) those that the purse of that moment allowed too
+    offered: Bools  # (S, T, K) those that the budget of that moment allowed too
     model: I32  # (S, T, K) index into `models`, -1 for padding
     prior_quality: F32  # (S, T, K) what the serving policy believed
     probabilities: F32  # (S, T, K) of the serving policy's draw

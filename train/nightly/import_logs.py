@@ -265,7 +265,7 @@ def quality_report(fitted: Fitted, episodes: Episodes) -> dict[str, Any]:
 
 
 def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> Recipe:
-    """The network, taught on these turns: what they do not tell of money and horizons is drawn anew in its training."""
+    """The network, taught on these turns: what they do not tell of money and horizons is redrawn in its training."""
     digest = hashlib.sha256(episodes.digest().encode()).hexdigest()[:12]
     return Recipe(
         policy_id=f"imported-{digest}",

@@ -1,6 +1,6 @@
 """The rules that a learned policy must beat, vectorised over sessions, each tuned on the training half.
 
-All know what `ours` may know: predicted quality, the cost law, the purse, and the turns left as declared or learnt.
+All know what `ours` may know: predicted quality, the cost law, the budget, and the turns left as declared or learnt.
 `reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any other number,
 so a baseline starves only where starving pays.
 """
@@ -165,7 +165,7 @@ def pacing(factor: float, reserve: float) -> Rule:
 
 def resolving(bank: Bank, slack: float, reserve: float) -> Rule:
     """Re-solving (Jasin & Kumar 2012): the lambda at which a turn is expected to spend `slack` times what is left per
-    turn left, found anew each turn; then argmax quality - lambda * cost."""
+    turn left, recomputed each turn; then argmax quality - lambda * cost."""
 
     def rule(turn: Turn) -> I64:
         price = bank.price(slack * turn.remaining_usd / np.maximum(turn.turns_left, 1.0))

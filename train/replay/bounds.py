@@ -125,7 +125,7 @@ def knapsack(board: SessionBatch, budget_usd: F64) -> Played:
 
 
 def _walked(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached: bool) -> Played:
-    """Follow the picks from the full purse."""
+    """Follow the picks from the full budget."""
     s, t, _ = board.shape
     left, last = np.full(s, UNITS), np.full(s, -1, np.int64)
     action = np.full((s, t), -1, np.int64)

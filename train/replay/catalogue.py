@@ -57,7 +57,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Environment:
-    """Sessions under one purse in one mode: where a rule is played."""
+    """Sessions under one budget in one mode: where a rule is played."""
 
     board: SessionBatch
     budget_usd: F64  # (S,)
@@ -151,14 +151,14 @@ def gate_stages(study: CatalogueSetup, sets: Sets, cell: Cell) -> tuple[Environm
 
 
 def staged(study: CatalogueSetup, board: SessionBatch, cell: Cell, horizon: Horizon, seed: int) -> Environment:
-    """A board under one cell's context, purse and mode."""
+    """A board under one cell's context, budget and mode."""
     weighed = board.within(cell.context)
     budget = budgets_usd(weighed, study.average_cost_usd, study.named, cell.phi)
     return Environment(weighed, budget, cell.mode, horizon, seed)
 
 
 def re_boarded(stage: Environment, study: CatalogueSetup) -> Environment:
-    """The same sessions and purses as another study of the same prompts sees them."""
+    """The same sessions and budgets as another study of the same prompts sees them."""
     board = make_board(study.graded, study.predictions, stage.board.sessions, stage.board.context)
     return replace(stage, board=board)
 

@@ -1,6 +1,6 @@
 """Which cells there are: catalogues, turns, budgets, modes and contexts; presets, and what the options narrow.
 
-A cell is one test set under one purse. Its orderings are played mixed in one set and reported apart and together.
+A cell is one test set under one budget. Its orderings are played mixed in one set and reported apart and together.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One purse: `phi` is None where the budget is the warm cost of the middle model."""
+    """One budget: `phi` is None where the budget is the warm cost of the middle model."""
 
     turns: int | None
     phi: float | None

@@ -263,7 +263,7 @@ def parts(study: CatalogueSetup) -> list[I64]:
 
 
 def one_log(study: CatalogueSetup, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, SessionBatch]:
-    """What the gateway would have logged of these sessions, under this cell's purse."""
+    """What the gateway would have logged of these sessions, under this cell's budget."""
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
     horizon = learn_horizon(made.lengths)

@@ -1,4 +1,4 @@
-"""The world a policy plays in: composed sessions, a purse that binds, a context that grows and a prompt cache.
+"""The world a policy plays in: composed sessions, a budget that binds, a context that grows and a prompt cache.
 
 One loop serves every policy. At each turn a `Rule` sees all sessions that can still be answered at once, as a `Turn`;
 `served.as_rule` makes one of any `policy.mdp.Policy`. The hard cap is the gateway's:
@@ -195,7 +195,7 @@ def make_board(
 
 
 def play(board: SessionBatch, rule: Rule, budget_usd: F64, mode: Mode, horizon: Horizon, seed: int) -> Played:
-    """Every session through one rule under its own purse, `budget_usd` (S,). Same seed, same draws for every rule."""
+    """Every session through one rule under its own budget, `budget_usd` (S,). Same seed, same draws for every rule."""
     s, t, _ = board.shape
     valid = board.sessions.valid
     action = np.full((s, t), -1, np.int64)

@@ -1,7 +1,7 @@
 """Rows of the output: means, intervals by a paired bootstrap over prompts, differences to the best tuned baseline.
 
 The tasks of the test half are resampled, the same resamples for every policy of a source; a turn counts as often as its
-task was drawn. What a policy did with its purse is not played again: the usual approximation.
+task was drawn. What a policy did with its budget is not played again: the usual approximation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whole fronts instead of points: cost against quality, and quality against starvation.
 
-A rule that is driven by a price of money is swept over lambda under a purse that hardly binds, one that paces what is
+A rule that is driven by a price of money is swept over lambda under a budget that hardly binds, one that paces what is
 left is swept over the budget itself: either way a policy's own dial, from cheap to good. The planner has both, as its
 client has. The starvation curves sweep the shield's reserve under one tight budget.
 """

@@ -20,7 +20,7 @@ from train.rollout.journal import Journal
 from train.rollout.tree import Answer
 
 WAITS_S = (2.0, 10.0, 30.0)
-"""Between the attempts of one run at a call that fails; the next run of the rollout begins anew."""
+"""Between the attempts of one run at a call that fails; the next run of the rollout starts again."""
 PATIENCE = 300
 """How often one attempt is sent again while the gateway is away, full, or still busy with it: about five minutes."""
 AGAIN_S = 1.0

@@ -2,7 +2,7 @@
 
 tasks   = read the file                               what is wrong with it is said before anything is spent
 gateway = the one at `url`, or one of our own         the only way to money
-purse   = a tenant with exactly the cap, and a key    the ledger refuses what goes beyond
+budget   = a tenant with exactly the cap, and a key    the ledger refuses what goes beyond
 trees   = play                                        journalled call by call, taken up after a kill
 folder  = prompts, outcomes, models, tree
 """

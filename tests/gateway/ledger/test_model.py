@@ -152,7 +152,7 @@ class Model:
             self.reset_ms = (now_ms // HOUR_MS + 1) * HOUR_MS
 
     def _give_back(self, held: Held, excess: int) -> None:
-        """The tenant's window may have begun anew since: then it does not count that money any more."""
+        """The tenant's window may have started again since: then it does not count that money any more."""
         held.late = True
         held.posted -= excess
         for account in held.accounts:

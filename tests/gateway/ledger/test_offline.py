@@ -45,9 +45,9 @@ async def test_the_cap_binds_and_what_was_released_is_free_again(tmp_path: Path,
         await books.release(Release(first.hold_id))
         assert isinstance(await books.reserve(second), Reserved)
         await books.settle(bench.bill(second, 250))
-        assert books.purse.available_nanousd == 750
+        assert books.balance.available_nanousd == 750
         assert await books.post(bench.ledger, bench.database) == 1
-        assert books.purse.available_nanousd == CAP_NANOUSD
+        assert books.balance.available_nanousd == CAP_NANOUSD
         assert await entries(bench) == [("reserve", 250), ("settle", 250)]
         assert journals(tmp_path) == []
 
@@ -107,7 +107,7 @@ async def test_a_journal_that_cannot_be_written_means_503_before_the_call(tmp_pa
         books = books_of(bench, tmp_path / "taken")
         with pytest.raises(LedgerUnavailable):
             await books.reserve(bench.asking(600))
-        assert (books.unposted, books.purse.available_nanousd) == (0, CAP_NANOUSD)
+        assert (books.unposted, books.balance.available_nanousd) == (0, CAP_NANOUSD)
 
 
 async def test_a_caller_that_leaves_while_the_journal_is_written_holds_nothing(tmp_path: Path, sqlite_url: str) -> None:
@@ -118,7 +118,7 @@ async def test_a_caller_that_leaves_while_the_journal_is_written_holds_nothing(t
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert dead.purse.available_nanousd == CAP_NANOUSD
+        assert dead.balance.available_nanousd == CAP_NANOUSD
         [path] = journals(tmp_path)
         told = path.read_bytes()
         path.unlink()

@@ -1,4 +1,4 @@
-"""Exploring has a purse of its own, by day: what it is expected to cost is counted, shared, and ends it."""
+"""Exploring has a budget of its own, by day: what it is expected to cost is counted, shared, and ends it."""
 
 from __future__ import annotations
 

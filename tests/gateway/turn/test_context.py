@@ -12,24 +12,24 @@ from tests.gateway.turn.turns import bound, scene, session_row
 
 
 def test_a_first_turn_can_spend_the_default_budget() -> None:
-    assert scene(terms=SessionTerms(default_nanousd=70)).purse.left_nanousd == 70
+    assert scene(terms=SessionTerms(default_nanousd=70)).funds.left_nanousd == 70
 
 
 def test_the_header_s_ceiling_counts_before_the_session_s_own_and_what_is_spent_and_reserved_comes_off() -> None:
     row = session_row(Balance(granted_nanousd=100, reserved_nanousd=10, spent_nanousd=20))
-    assert scene(row=row).purse.left_nanousd == 70
+    assert scene(row=row).funds.left_nanousd == 70
     raised = scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=500))
-    assert (raised.budget_nanousd, raised.purse.left_nanousd) == (500, 470)
+    assert (raised.budget_nanousd, raised.funds.left_nanousd) == (500, 470)
 
 
 def test_a_ceiling_below_what_is_spent_leaves_nothing_and_never_less() -> None:
     row = session_row(Balance(100, 10, 20))
-    assert scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).purse.left_nanousd == 0
+    assert scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).funds.left_nanousd == 0
 
 
 def test_the_tenant_s_purse_binds_too() -> None:
-    assert scene(tenant=Balance(50, 20, 10)).purse.left_nanousd == 20
-    assert scene(tenant=Balance(50, 20, 60, overage_nanousd=30)).purse.left_nanousd == 0
+    assert scene(tenant=Balance(50, 20, 10)).funds.left_nanousd == 20
+    assert scene(tenant=Balance(50, 20, 60, overage_nanousd=30)).funds.left_nanousd == 0
 
 
 def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() -> None:
@@ -48,9 +48,9 @@ def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() ->
 
 
 def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
-    purse = scene(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).purse
-    assert (purse.left_nanousd, purse.account) == (0, "session")
-    error = exhausted(scene(), purse, 0)
+    funds = scene(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).funds
+    assert (funds.left_nanousd, funds.account) == (0, "session")
+    error = exhausted(scene(), funds, 0)
     assert "the session's budget has -0.25 USD left" in error.message
     assert error.details["remaining_nano_usd"] == -250_000_000
     refused = Refused("tenant", Balance(50, 20, 60, overage_nanousd=30), pending=False)
@@ -76,17 +76,17 @@ def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
 def test_the_account_with_the_least_left_binds_and_only_holds_on_that_one_contend(
     tenant: Balance, account: AccountKind, contended: bool
 ) -> None:
-    found = scene(tenant=tenant, terms=SessionTerms(default_nanousd=70)).purse
+    found = scene(tenant=tenant, terms=SessionTerms(default_nanousd=70)).funds
     assert (found.account, found.contended) == (account, contended)
 
 
 def test_a_refusal_lowers_the_purse_to_what_it_found_and_never_raises_it() -> None:
-    purse = AvailableFunds(70, "session", contended=False)
-    assert purse.after(Refused("key", Balance(50, 0, 20), pending=False)) == AvailableFunds(30, "key", contended=False)
-    assert purse.after(Refused("tenant", Balance(90, 20, 0), pending=True)) == AvailableFunds(
+    funds = AvailableFunds(70, "session", contended=False)
+    assert funds.after(Refused("key", Balance(50, 0, 20), pending=False)) == AvailableFunds(30, "key", contended=False)
+    assert funds.after(Refused("tenant", Balance(90, 20, 0), pending=True)) == AvailableFunds(
         70, "session", contended=True
     )
-    assert purse.after(Refused("tenant", Balance(5, 0, 9), pending=False)).left_nanousd == 0
+    assert funds.after(Refused("tenant", Balance(5, 0, 9), pending=False)).left_nanousd == 0
 
 
 def test_a_report_takes_over_the_balances_of_its_settlement() -> None:

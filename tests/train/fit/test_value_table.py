@@ -65,7 +65,7 @@ def test_a_cautious_purse_holds_back_for_a_tail_longer_than_the_law_knows() -> N
 
 
 def test_the_best_use_of_a_purse_is_found() -> None:
-    # The grid is coarse, so a purse a little beyond each threshold is asked for.
+    # The grid is coarse, so a budget a little beyond each threshold is asked for.
     assert value(samples(), 1, 3.5) == pytest.approx(0.9, abs=0.02)
     assert value(samples(), 2, 2.3) == pytest.approx(0.8, abs=0.03)  # twice small
     assert value(samples(), 2, 4.6) == pytest.approx(1.3, abs=0.03)  # one of each

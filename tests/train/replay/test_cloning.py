@@ -1,4 +1,4 @@
-"""Behaviour cloning does what the log did, where the log's reasons can be seen: in the prompt, or in the purse."""
+"""Behaviour cloning does what the log did, where the log's reasons can be seen: in the prompt, or in the budget."""
 
 from __future__ import annotations
 

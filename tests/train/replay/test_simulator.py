@@ -1,4 +1,4 @@
-"""The purse, the cache and the two modes by hand; and one rule told in both ways plays the same sessions alike."""
+"""The budget, the cache and the two modes by hand; and one rule told in both ways plays the same sessions alike."""
 
 from __future__ import annotations
 

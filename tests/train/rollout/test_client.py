@@ -105,7 +105,7 @@ async def test_without_money_and_nobody_under_way_nothing_more_is_asked(tmp_path
 
 
 async def test_refused_calls_do_not_keep_one_another_asking(tmp_path: Path) -> None:
-    """While the first holds the purse the others ask once; what they end gives no money back. Then nobody is left."""
+    """While the first holds the budget the others ask once; what they end gives no money back. Then nobody is left."""
     sent: list[str] = []
     before_the_first_ended = 0
 
@@ -131,7 +131,7 @@ async def test_refused_calls_do_not_keep_one_another_asking(tmp_path: Path) -> N
 
 
 async def test_money_that_another_call_only_holds_is_waited_for(tmp_path: Path) -> None:
-    """The second call is refused while the first holds the purse, and served when the first has settled."""
+    """The second call is refused while the first holds the budget, and served when the first has settled."""
     first_ends = asyncio.Event()
     holding = asyncio.Event()
     sent: list[str] = []
