@@ -1,10 +1,10 @@
 """`seqroute demo`: sessions through the gateway, a night of learning, and the same kind of sessions again.
 
 1. a simulated provider and a gateway on SQLite start; a tenant and a key are made
-2. learning sessions are played under the rule that needs no training; every answer is graded
+2. learning sessions are played under the policy that serves before any training; every answer is graded
 3. `seqroute-train nightly` turns that log into a policy, and its gate decides whether it may serve
 4. the running gateway takes the new policy up
-5. new sessions, which training never saw, are played under the new policy and under the rule, and with the
+5. new sessions, which training never saw, are played under the new policy and the one before, and with the
    weakest and the strongest model pinned
 6. the table, the audit and the bill: every number out of the database
 """
@@ -172,6 +172,7 @@ class Show:
         self._options, self._stage, self._narrator = options, stage, narrator
         self._admin = httpx.Client(base_url=stage.gateway_url, timeout=60.0)
         self._key = ""
+        self._initial_policy = ""
         self._complaints: list[str] = []
 
     def run(self) -> list[str]:
@@ -181,7 +182,8 @@ class Show:
             with stage.gateway(options.exploration):
                 self._key = self._open_account()
                 learning = self._conversations("learn", options.learn)
-                self._play("learn", "auto", learning, "learning sessions under the rule")
+                self._initial_policy = self._serving_policy()
+                self._play("learn", "auto", learning, f"learning sessions under {self._initial_policy}")
                 promoted = self._train()
             with stage.gateway(options.exploration_after):
                 self._narrator.say(f"the gateway was restarted with exploration {options.exploration_after:g}")
@@ -230,7 +232,7 @@ class Show:
             raise StageError(f"seqroute-train nightly ended with status {process.returncode}: {last_line(log)}")
         trained = results.trained_policies(self._stage.database)
         if not trained or trained[0].stage != "champion":
-            self._narrator.say("the gate did not promote a new policy; the rule goes on serving")
+            self._narrator.say("the gate did not promote a new policy; the one before goes on serving")
             return None
         champion = trained[0].policy_id
         self._wait_for(champion)
@@ -243,9 +245,9 @@ class Show:
         if promoted is not None:
             self._play("after", "auto", held_out, "new sessions under the promoted policy")
             self._ask("POST", "/admin/policies/rollback", {})
-            self._wait_for(None)
-            self._narrator.say("rolled back, so that the rule meets the same sessions")
-        self._play("before", "auto", held_out, "the same new sessions under the rule")
+            self._wait_for(self._initial_policy)
+            self._narrator.say(f"rolled back, so that {self._initial_policy} meets the same sessions")
+        self._play("before", "auto", held_out, f"the same new sessions under {self._initial_policy}")
         if promoted is not None:
             self._ask("POST", f"/admin/policies/{promoted}/promote", {})
             self._wait_for(promoted)
@@ -255,19 +257,21 @@ class Show:
             labels.append((label, f"only {model}"))
         return labels
 
-    def _wait_for(self, policy_id: str | None) -> None:
-        """Until the running gateway decides with this policy (None: a rule), asked by dry runs that cost nothing."""
-        body = {"model": "auto", "messages": [{"role": "user", "content": "Question 1. Compute 1 + 1."}]}
+    def _wait_for(self, policy_id: str) -> None:
+        """Until the running gateway decides with this policy."""
         deadline = time.monotonic() + RELOAD_TIMEOUT_S
-        serving = ""
-        while time.monotonic() < deadline:
-            reply = self._admin.post("/v1/route", json=body, headers={"Authorization": f"Bearer {self._key}"})
-            serving = str(reply.json().get("policy")) if reply.status_code == 200 else f"status {reply.status_code}"
-            if serving == policy_id or (policy_id is None and serving.startswith("rule:")):
-                return
+        while (serving := self._serving_policy()) != policy_id:
+            if time.monotonic() >= deadline:
+                raise StageError(
+                    f"the gateway did not take up {policy_id} within {RELOAD_TIMEOUT_S:.0f} s, it serves {serving!r}"
+                )
             time.sleep(0.2)
-        wanted = policy_id or "the rule"
-        raise StageError(f"the gateway did not take up {wanted} within {RELOAD_TIMEOUT_S:.0f} s, it serves {serving!r}")
+
+    def _serving_policy(self) -> str:
+        """The policy that the gateway decides with, asked by a dry run that costs nothing."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Question 1. Compute 1 + 1."}]}
+        reply = self._admin.post("/v1/route", json=body, headers={"Authorization": f"Bearer {self._key}"})
+        return str(reply.json().get("policy")) if reply.status_code == 200 else f"status {reply.status_code}"
 
     def _report(self, labels: Sequence[tuple[str, str]], promoted: str | None) -> None:
         passes = {label: results.read_pass(self._stage.database, label) for label, _ in labels}
