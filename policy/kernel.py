@@ -24,6 +24,8 @@ from policy.text import TEXT_DIM
 
 MAX_LANDMARKS = 1024
 MAX_MODELS = 256
+MAX_LANDMARK = 1e12
+"""Far beyond every scaled state; its square, summed over a state, is still finite in float32."""
 F32 = NDArray[np.float32]
 
 
@@ -93,6 +95,8 @@ class KernelQuality:
                 raise ValueError(f"quality/{name}: expected {shape}, found {arrays[name].shape}")
         if arrays["width"].shape not in {(1,), (2,)} or not (arrays["width"] > 0.0).all():
             raise ValueError("quality/width: expected one or two positive numbers")
+        if not (np.abs(landmarks) <= MAX_LANDMARK).all():
+            raise ValueError(f"quality/landmarks: expected numbers of at most {MAX_LANDMARK:g} in size")
         return cls(models, **{name: arrays[name] for name in _ARRAYS})
 
     def _columns(self, observation: Observation) -> list[int]:
