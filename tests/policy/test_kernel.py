@@ -80,6 +80,9 @@ def test_arrays_come_back_and_foreign_shapes_are_refused() -> None:
         KernelQuality.from_arrays(made.models, arrays | {"width": np.zeros(1, np.float32)})
     with pytest.raises(ValueError, match="width"):
         KernelQuality.from_arrays(made.models, arrays | {"width": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match="quality/landmarks: expected numbers of at most 1e"):
+        # 1e20 is finite in float32, its square is not.
+        KernelQuality.from_arrays(made.models, arrays | {"landmarks": arrays["landmarks"] * 0 + np.float32(1e20)})
     with pytest.raises(ValueError, match="missing or unknown"):
         KernelQuality.from_arrays(made.models, {})
 
