@@ -151,12 +151,30 @@ def change_grant(
     if change == 0:
         return now
     connection.execute(update(table).where(here).values(granted_nanousd=wanted_nanousd))
+    record_grant(
+        connection, kind, change, tenant_id=tenant_id, session_id=session_id, key_id=key_id, actor=actor, now_ms=now_ms
+    )
+    return Balance(wanted_nanousd, now.reserved_nanousd, now.spent_nanousd, now.overage_nanousd)
+
+
+def record_grant(
+    connection: Connection,
+    kind: AccountKind,
+    change_nanousd: int,
+    *,
+    tenant_id: str,
+    session_id: str | None = None,
+    key_id: str | None = None,
+    actor: str,
+    now_ms: int,
+) -> None:
+    """Write the ledger entry of a grant; the caller changes the account in the same transaction."""
     connection.execute(
         insert(ledger_entries).values(
             kind="grant",
             scope=kind,
-            amount_nanousd=change,
-            granted_delta_nanousd=change,
+            amount_nanousd=change_nanousd,
+            granted_delta_nanousd=change_nanousd,
             tenant_id=tenant_id,
             session_id=session_id,
             key_id=key_id,
@@ -164,7 +182,6 @@ def change_grant(
             created_at_ms=now_ms,
         )
     )
-    return Balance(wanted_nanousd, now.reserved_nanousd, now.spent_nanousd, now.overage_nanousd)
 
 
 def leave_trail(

@@ -21,10 +21,11 @@ from gateway.accounts.budgets import (
     checked_window,
     leave_trail,
     lock_tenant,
+    record_grant,
     stored_models,
 )
 from gateway.accounts.tenants import Tenant, get_tenant
-from gateway.database.tables import keys, ledger_entries
+from gateway.database.tables import keys
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
@@ -130,18 +131,7 @@ def create_key(
         )
     )
     if budget_nanousd:
-        connection.execute(
-            insert(ledger_entries).values(
-                kind="grant",
-                scope="key",
-                amount_nanousd=budget_nanousd,
-                granted_delta_nanousd=budget_nanousd,
-                tenant_id=tenant_id,
-                key_id=key_id,
-                actor=actor,
-                created_at_ms=now_ms,
-            )
-        )
+        record_grant(connection, "key", budget_nanousd, tenant_id=tenant_id, key_id=key_id, actor=actor, now_ms=now_ms)
     key = get_key(connection, key_id)
     leave_trail(connection, actor, "key.create", key_id, None, _trail(key), now_ms)
     return NewKey(key, secret)

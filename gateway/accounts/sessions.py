@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant
-from gateway.database.tables import ledger_entries, sessions, tenants
+from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant, record_grant
+from gateway.database.tables import sessions, tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.records import SessionRow
 from gateway.ledger.types import Balance
@@ -126,17 +126,8 @@ def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: in
             updated_at_ms=now_ms,
         )
     )
-    connection.execute(
-        insert(ledger_entries).values(
-            kind="grant",
-            scope="session",
-            amount_nanousd=granted,
-            granted_delta_nanousd=granted,
-            tenant_id=tenant.tenant_id,
-            session_id=session_id,
-            actor=actor,
-            created_at_ms=now_ms,
-        )
+    record_grant(
+        connection, "session", granted, tenant_id=tenant.tenant_id, session_id=session_id, actor=actor, now_ms=now_ms
     )
 
 

@@ -21,9 +21,10 @@ from gateway.accounts.budgets import (
     checked_window,
     leave_trail,
     lock_tenant,
+    record_grant,
     stored_models,
 )
-from gateway.database.tables import ledger_entries, tenants
+from gateway.database.tables import tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
@@ -92,17 +93,7 @@ def create_tenant(
             )
     except IntegrityError:  # another replica was faster
         raise _name_taken(name) from None
-    connection.execute(
-        insert(ledger_entries).values(
-            kind="grant",
-            scope="tenant",
-            amount_nanousd=budget_nanousd,
-            granted_delta_nanousd=budget_nanousd,
-            tenant_id=tenant_id,
-            actor=actor,
-            created_at_ms=now_ms,
-        )
-    )
+    record_grant(connection, "tenant", budget_nanousd, tenant_id=tenant_id, actor=actor, now_ms=now_ms)
     tenant = get_tenant(connection, tenant_id)
     leave_trail(connection, actor, "tenant.create", tenant_id, None, _trail(tenant), now_ms)
     return tenant
