@@ -201,7 +201,7 @@ def test_available_money_is_the_least_of_session_and_tenant_and_never_negative()
 
 def test_rules_features_and_reload_import_without_jax() -> None:
     lines = (
-        "import sys, policy.rules, policy.features, policy.guarded, policy.reload, policy.checkpoint\n"
+        "import sys, policy.rules, policy.features, policy.fallback, policy.reload, policy.checkpoint\n"
         "assert not {'jax', 'flax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", lines], check=True)
