@@ -51,14 +51,14 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.routing.session", "news", "settlement: memory"),
     ("gateway.turn.settle", "bill_of", "settlement: bill"),
     ("gateway.ledger.ledger", "Ledger.settle", "ledger: settle"),
-    ("gateway.turn.settle", "Settling.reply", "settlement: the rest"),
-    ("gateway.turn.turn", "Turns.chat", "turn: the rest"),
+    ("gateway.turn.settle", "Settlements.reply", "settlement: the rest"),
+    ("gateway.turn.turn", "Turns.serve", "turn: the rest"),
     ("starlette.responses", "Response.__call__", "send the answer"),
     ("gateway.api.server", "BoundedHttp.data_received", "HTTP parser, and what it starts"),
     ("gateway.database.sqlite", "SqliteThread._together", "in the database's thread"),
     ("gateway.database.sqlite", "SqliteThread._answer", "ledger: hand results over"),
-    ("gateway.ledger.postgres_batches", "PostgresGroups._answer", "ledger: hand results over"),
-    ("gateway.ledger.postgres_batches", "_Carrier._apply", "in the database's thread"),
+    ("gateway.ledger.postgres_batches", "BatchCommitter._answer", "ledger: hand results over"),
+    ("gateway.ledger.postgres_batches", "_Worker._apply", "in the database's thread"),
 )
 COLLECTOR = "garbage collection"
 

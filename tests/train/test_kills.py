@@ -23,6 +23,9 @@ from tests.train.nightly.test_nightly import TINY, night, run_state
 from tests.train.synthetic import NOW_MS
 from train.nightly.nightly import STALE_AFTER_MS, run
 
+TAUGHT = replace(TINY, fit=replace(TINY.fit, warm_steps=50, steps=50, rows=4, encoder=8, hidden=8))
+"""A fit that takes some steps, so that a kill can fall between them."""
+
 
 @dataclass
 class Deaths:
@@ -59,7 +62,7 @@ def test_a_run_killed_at_any_moment_shows_no_partial_policy_and_is_finished_by_t
     with monkeypatch.context() as patched:
         for name in ("fsync", "replace", "rename"):
             patched.setattr(os, name, deaths.around(name, getattr(os, name)))
-        report = run(job, TINY)
+        report = run(job, TAUGHT)
     assert report["outcome"] == "promote", report["reasons"]
     names = {name for name, _ in deaths.moments}
     assert {"read", "fit", "tune", "evaluate", "publish", "before fsync", "after rename"} <= names
@@ -87,7 +90,7 @@ def check_nothing_partial(name: str, folder: Path) -> None:
 def resume(folder: Path, candidate: str) -> None:
     url, steps = f"sqlite:///{folder}/log.db", list[str]()
     late = night(url, folder, progress=lambda step, done, total: steps.append(step))
-    report = run(replace(late, now_ms=lambda: NOW_MS + STALE_AFTER_MS), TINY)
+    report = run(replace(late, now_ms=lambda: NOW_MS + STALE_AFTER_MS), TAUGHT)
     if report["outcome"] != "already ran":
         assert report["candidate"] == candidate
         assert "fit" not in steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -18,6 +19,7 @@ import uvicorn
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
 from gateway.cli.console import ago
+from gateway.cli.logs import OURS
 from gateway.database.sqlite import FileLock
 
 CONFIG = """
@@ -62,9 +64,13 @@ def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         written = capsys.readouterr()
         return Ran(status, written.out, written.err)
 
+    # serve takes SIGTERM for its own end and sets the levels of the loggers.
     on_terminate = signal.getsignal(signal.SIGTERM)
+    levels = {name: logging.getLogger(name).level for name in ("", *OURS)}
     yield type_in
-    signal.signal(signal.SIGTERM, on_terminate)  # serve takes it for its own end
+    signal.signal(signal.SIGTERM, on_terminate)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_fit_evaluate_and_frontier_take_a_folder_and_need_no_gateway(tmp_path: P
     report = frontier_of(replace(job(tmp_path), progress=lambda *at: None), TINY, wanted)
     assert report["meta"]["folder"] == "data"
     drawn = [policy["policy"] for policy in report["policies"]]
-    assert drawn[0].startswith("rule:")
+    assert drawn[0] == PRETRAINED
     assert drawn[1:] == sorted(fitted["fit"]["candidates"])
     rich = [policy["budget_sweep"][-1]["starved_rate"]["mean"] for policy in report["policies"]]
     assert rich == [0.0] * len(rich)
