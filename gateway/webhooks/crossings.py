@@ -1,4 +1,4 @@
-"""Notices that an account has spent 50, 80, 95 or 100 % of its budget, and queues one message for each crossing.
+"""Queue one message whenever an account has spent 50, 80, 95 or 100 % of its budget.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is raised, or a window that begins again, makes room for a new crossing of the same threshold.
@@ -42,7 +42,7 @@ class Account:
 def record(
     connection: Connection, urls: Sequence[str], *, since_ms: int, at_ms: int, new_id: Callable[[str], str]
 ) -> int:
-    """Queue a message to every URL for every crossing that was not recorded before; returns how many."""
+    """Queue a message to every URL for each new crossing; return how many."""
     made = 0
     for account in _accounts(connection, since_ms):
         for threshold in account.crossed:

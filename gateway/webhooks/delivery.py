@@ -131,7 +131,7 @@ def pause_s(attempts: int, uniform: float) -> float:
 
 
 def claim(connection: Connection, at_ms: int) -> list[Message]:
-    """Take what is due: whoever moves a message's due time sends it."""
+    """Take the messages that are due: the process that moves a message's due time sends it."""
     e = webhook_events.c
     due = connection.execute(
         select(webhook_events).where(e.done_at_ms.is_(None), e.due_at_ms <= at_ms).order_by(e.due_at_ms).limit(BATCH)

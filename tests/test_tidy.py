@@ -1,0 +1,130 @@
+"""The language of the house: plain words, short first lines, and a docstring for every public name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TIDY = ("gateway/webhooks",)
+"""The folders that follow the rules."""
+
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+LONGEST_FIRST_LINE = 90
+PLAIN = {
+    "all the same": "still",
+    "anew": "again",
+    "dear": "expensive",
+    "dearer": "more expensive",
+    "dearest": "most expensive",
+    "for ever": "forever",
+    "law": "invariant, distribution, rule",
+    "laws": "invariants, distributions, rules",
+    "learnt": "learned",
+    "mend": "fix",
+    "mended": "fixed",
+    "mends": "fixes",
+    "nobody": "no one, none",
+    "of ours": "our",
+    "of theirs": "their",
+    "purse": "budget",
+    "purses": "budgets",
+    "whoever": "anyone who",
+}
+"""Words that send a reader to a dictionary or belong to no field, and what to say instead."""
+UNPLAIN = re.compile(
+    r"(?<![A-Za-z])(" + "|".join(word.replace(" ", r"\s+") for word in PLAIN) + r")(?![A-Za-z])", re.IGNORECASE
+)
+RIDDLE = re.compile(r"(What|How|Which|Who|Whose|Whether|When|Where|Why)\b")
+"""A relative clause is no name for a thing and no instruction."""
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("folder", TIDY)
+def test_words_are_plain(folder: str) -> None:
+    found = [
+        f'{name_of(path)}:{number}: "{match[0]}": say {PLAIN[" ".join(match[0].lower().split())]}'
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".sql", ".md", ".yaml", ".html", ".js")
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for match in UNPLAIN.finditer(line.replace("_", " "))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_use_plain_words(page: str) -> None:
+    found = [
+        f'{page}:{number}: "{match[0]}": say {PLAIN[" ".join(match[0].lower().split())]}'
+        for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1)
+        for match in UNPLAIN.finditer(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", TIDY)
+def test_first_lines_of_docstrings_are_short_phrases(folder: str) -> None:
+    found = []
+    for path in sources(folder):
+        for where, node in _public(ast.parse(path.read_text()), path):
+            first = (ast.get_docstring(node) or "").partition("\n")[0]
+            if len(first) > LONGEST_FIRST_LINE or RIDDLE.match(first):
+                found.append(f"{where}: {len(first)} characters: {first}")
+    assert found == [], f"expected an imperative or a noun phrase of at most {LONGEST_FIRST_LINE} characters"
+
+
+@pytest.mark.parametrize("folder", TIDY)
+def test_every_public_name_has_a_docstring(folder: str) -> None:
+    """A method that a base class documents under the same name needs none of its own."""
+    documented = {
+        (base.name, method.name)
+        for path in sources("gateway") + sources("policy") + sources("train")
+        for base in ast.walk(ast.parse(path.read_text()))
+        if isinstance(base, ast.ClassDef)
+        for method in base.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(method)
+    }
+    found = []
+    for path in sources(folder):
+        tree = ast.parse(path.read_text())
+        if not tree.body:
+            continue
+        inherited = {
+            id(method)
+            for owner in ast.walk(tree)
+            if isinstance(owner, ast.ClassDef)
+            for method in owner.body
+            if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+            if any((ast.unparse(base).partition("[")[0], method.name) in documented for base in owner.bases)
+        }
+        found += [
+            where
+            for where, node in _public(tree, path)
+            if ast.get_docstring(node) is None and id(node) not in inherited
+        ]
+    assert found == []
+
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _public(tree: ast.Module, path: Path) -> Iterator[tuple[str, Documented]]:
+    """The module, its public classes and functions, and the public methods of these classes."""
+    yield name_of(path), tree
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield f"{name_of(path)}:{node.lineno} {node.name}", node
+            for method in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and not method.name.startswith("_"):
+                    yield f"{name_of(path)}:{method.lineno} {node.name}.{method.name}", method
