@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TIDY = ("gateway/webhooks",)
+TIDY = (
+    "gateway/catalog",
+    "gateway/database",
+    "gateway/webhooks",
+)
 """The folders that follow the rules."""
 
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")

@@ -1,8 +1,8 @@
-"""How long answers will be and how fast they come: output tokens per model and per second, learnt while serving.
+"""Forecasts of answer length and speed per model, learned while serving.
 
 Answer lengths are close to log-normal with a heavy tail, so the running mean and variance of log tokens give every
-quantile. A prior stands for the first answers; each model's own evidence then outweighs it. Forecasts size holds
-and feed the policy's cost law; the binding amount is always the clamp, never the forecast.
+quantile. A prior covers the first answers until the model's own evidence outweighs it. Forecasts size holds and feed
+the policy's cost distribution; the amount that binds is always the clamp, never the forecast.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from policy.mdp import COST_LEVELS
 PRIOR_MEAN_LOG = math.log(220.0)
 PRIOR_VARIANCE_LOG = 1.0
 PRIOR_ANSWERS = 8.0
-"""How many answers the prior is worth."""
+"""Weight of the prior, in answers."""
 PRIOR_TOKENS_PER_S = 80.0
-"""What hosted models of 2026 generate; worth one answer of evidence."""
+"""Typical of hosted models in 2026; weighs as much as one answer."""
 MEMORY_ANSWERS = 500.0
-"""Older answers fade: beyond this many the forecast follows the model's present habits."""
+"""Cap on the evidence's weight: older answers fade, so the forecast follows recent behaviour."""
 
 _LONG = COST_LEVELS.index(0.98)
 _NORMAL_SCORES: tuple[float, ...] = tuple(NormalDist().inv_cdf(level) for level in COST_LEVELS)
@@ -34,17 +34,17 @@ class _Evidence:
     speed_weight: float = 1.0
     mean_log_speed: float = math.log(PRIOR_TOKENS_PER_S)
     quantiles: tuple[float, ...] = ()
-    """At COST_LEVELS, without a limit; worked out when first asked for."""
+    """At COST_LEVELS, without a limit; computed on first use."""
 
 
 class OutputForecast:
-    """Per-model lengths and speeds of answers seen by this process; `observe` after a turn, the rest before one."""
+    """Lengths and speeds of the answers that this process has seen, per model."""
 
     def __init__(self) -> None:
         self._evidence: dict[str, _Evidence] = {}
 
     def observe(self, model: str, output_tokens: int, seconds: float = 0.0) -> None:
-        """Learn from one complete answer (a truncated one says nothing about length); 0 seconds: speed unknown."""
+        """Learn from one complete, untruncated answer; `seconds` is 0 when the speed is unknown."""
         if output_tokens <= 0:
             return
         value = math.log(output_tokens)
@@ -61,7 +61,7 @@ class OutputForecast:
             seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
 
     def generated(self, model: str, seconds: float, limit_tokens: int) -> int:
-        """Output tokens that a call has likely cost after `seconds`: time at the model's speed, within its lengths."""
+        """Likely output tokens after `seconds` of generation, at most the model's p98 length."""
         seen = self._evidence.get(model)
         speed = PRIOR_TOKENS_PER_S if seen is None else math.exp(seen.mean_log_speed)
         longest = self.quantiles(model, limit_tokens)[_LONG]
@@ -74,7 +74,7 @@ class OutputForecast:
             seen.quantiles = _quantiles(seen.mean_log, seen.variance_log)
         unlimited = _PRIOR if seen is None else seen.quantiles
         limit = float(limit_tokens)
-        # They ascend: where the last is within the limit, all are.
+        # Quantiles ascend: when the last is within the limit, all are.
         return unlimited if unlimited[-1] <= limit else tuple([min(tokens, limit) for tokens in unlimited])
 
 

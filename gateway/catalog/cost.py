@@ -1,8 +1,8 @@
-"""The cost law: what a call can cost at worst, what it did cost, and the token limit that makes the first one true.
+"""Cost of a call: worst case, actual bill, and the token limit that enforces the worst case.
 
 Pure functions of integers. Sums are exact in femto-USD and rounded up to nano-USD once, at the end.
 
-    worst(t)      = max over reachable tiers of  bound * dearest input + images + request + n * t * dearest output
+    worst(t)      = max over reachable tiers of  bound * max input price + images + request + n * t * max output price
     affordable(B) = the largest t with worst(t) <= B
     bill(usage)   = the tier of the whole prompt; cached, written, audio and reasoning tokens at their own prices
 """
@@ -16,18 +16,18 @@ from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault
 from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
 
 UNLIMITED_TOKENS = 10**9
-"""What any budget affords of a free answer."""
+"""Affordable output of a free model, at any budget."""
 
 PLAUSIBLE_PROMPT_TOKENS = 2_000_000
 PLAUSIBLE_OUTPUT_TOKENS = 200_000
-"""Beyond both the hold and one of these a report is a fault, not the bill of a provider that overran its limit."""
+"""A report above the hold and above one of these is an error, not a provider that overran its limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What to settle a hold at. `alarm` names what an operator must look at: "implausible_usage" or "overage".
+    """The amount a hold is settled at, and the reported or estimated usage behind it.
 
-    `usage` is what the amount was computed from, reported or estimated.
+    `alarm` names a case for the operator: "implausible_usage" or "overage".
     """
 
     amount_nanousd: int
@@ -37,14 +37,15 @@ class Settlement:
 
     @property
     def output_tokens(self) -> int:
+        """Output tokens of the settled usage, reasoning included."""
         return self.usage.output_tokens
 
 
 class CostBounds:
-    """What a call of one kind can cost at worst, as a function of its answers' length.
+    """Worst-case cost of a call as a function of its answers' length.
 
-    `prompt_tokens_bound`: its prompt has at most that many tokens; `n` answers; `audio`: in either direction. Made once
-    per call and asked several times: worst(t) and affordable(budget) are exact inverses.
+    The prompt has at most `prompt_tokens_bound` tokens, the call `n` answers; `audio` covers both directions. Made
+    once per call and queried several times: worst(t) and affordable(budget) are exact inverses.
     """
 
     __slots__ = ("_lines",)
@@ -59,12 +60,14 @@ class CostBounds:
         ]
 
     def worst_nanousd(self, max_output_tokens: int) -> int:
-        """The most that it can cost when every answer has at most `max_output_tokens`."""
+        """Highest possible cost when every answer has at most `max_output_tokens`."""
         return nanousd_from_femtousd(max([fixed + max_output_tokens * per_token for fixed, per_token in self._lines]))
 
     def affordable_output_tokens(self, budget_nanousd: int) -> int:
-        """The largest `max_output_tokens` whose worst case fits `budget_nanousd`; 0 also when not even the prompt fits,
-        UNLIMITED_TOKENS when answers are free."""
+        """Largest `max_output_tokens` whose worst case fits the budget.
+
+        0 also when not even the prompt fits; UNLIMITED_TOKENS when answers are free.
+        """
         budget_femtousd = budget_nanousd * FEMTOUSD_PER_NANOUSD
         tokens = UNLIMITED_TOKENS
         for fixed, per_token in self._lines:
@@ -84,22 +87,22 @@ def worst_case_nanousd(
     images: int = 0,
     audio: bool = False,
 ) -> int:
-    """`CostBounds.worst_nanousd`, for who asks once."""
+    """Convenience wrapper around `CostBounds` for a single query."""
     return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio).worst_nanousd(max_output_tokens)
 
 
 def prompt_cost_nanousd(prices: Prices, prompt_tokens: int, *, cached_tokens: int = 0, images: int = 0) -> int:
-    """What the prompt alone costs: the least that a dispatched call is charged."""
+    """Cost of the prompt alone: the minimum charge of a dispatched call."""
     return bill_nanousd(prices, Usage(prompt_tokens, 0, cached_tokens=min(cached_tokens, prompt_tokens)), images=images)
 
 
 def bill_nanousd(prices: Prices, usage: Usage, *, images: int = 0) -> int:
-    """The invoice for `usage`, at the tier that the whole prompt falls into."""
+    """The bill for `usage`, at the tier that the whole prompt falls into."""
     return nanousd_from_femtousd(bill_femtousd(prices.at(usage.prompt_tokens), usage, images))
 
 
 def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
-    """The invoice before rounding. Every token is paid once: the special counts are parts of the totals."""
+    """The bill before rounding; special counts are part of the totals and paid once."""
     written_1h = usage.cache_write_1h_tokens
     written = usage.cache_write_tokens - written_1h
     uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
@@ -129,12 +132,12 @@ def settlement(
     output_tokens: int,
     images: int = 0,
 ) -> Settlement:
-    """What a dispatched call is settled at; `prompt_tokens` and `output_tokens` are our own estimate of it.
+    """Settle a dispatched call; `prompt_tokens` and `output_tokens` are our own estimate.
 
-    missing usage, or a half of it      the bill of the estimate, never above the hold; marked (missing is not zero)
-    zero                                zero tokens, as the provider says
-    negative, contradictory, absurd     the whole hold, with an alarm
-    more than the hold                  the true bill, with an alarm: the ledger posts the excess as overage
+    missing usage, or a half of it        the bill of the estimate, never above the hold; marked (missing is not zero)
+    zero                                  zero tokens, as reported
+    negative, contradictory, implausible  the whole hold, with an alarm
+    more than the hold                    the actual bill, with an alarm: the ledger posts the excess as overage
     """
     own = Usage(prompt_tokens, output_tokens)
     if isinstance(reported, PartialUsage):
@@ -153,18 +156,18 @@ def settlement(
 
 
 def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int = 0) -> Settlement:
-    """A settlement without any report: a call that was cut before it could tell."""
+    """A settlement from our own estimate, for a call cut off before it reported usage."""
     return Settlement(amount_nanousd, "estimated", Usage(prompt_tokens, output_tokens))
 
 
 def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: bool) -> int:
-    """Everything but the answer, at worst."""
-    per_token_femtousd = rates.dearest_input_femtousd
+    """Worst-case cost of everything but the answer."""
+    per_token_femtousd = rates.max_input_femtousd
     if audio:
         per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd)
     return prompt_tokens_bound * per_token_femtousd + images * rates.image_femtousd + rates.request_femtousd
 
 
 def _output_femtousd(rates: Rates, audio: bool) -> int:
-    dearest_femtousd = rates.dearest_output_femtousd
-    return max(dearest_femtousd, rates.audio_output_femtousd) if audio else dearest_femtousd
+    per_token_femtousd = rates.max_output_femtousd
+    return max(per_token_femtousd, rates.audio_output_femtousd) if audio else per_token_femtousd

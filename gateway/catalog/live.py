@@ -1,8 +1,8 @@
-"""The configuration that is in force, and how it changes while the gateway serves.
+"""The active configuration and its reload.
 
-SIGHUP or a change of a file reads everything again. A bad file changes nothing: its problems are logged and what was
-in force stays. The database, the master key, timings, limits, the policies' folder and the exploration floor are fixed
-at the start; a change of those is named in the log and waits for a restart.
+SIGHUP or a changed file reloads it. A bad file changes nothing: its problems are logged and the active configuration
+stays. The database, the master key, timings, limits, the policy folder and the exploration floor are fixed at start;
+a change to them is logged and takes effect after a restart.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from gateway.config.settings import Settings
 _log = logging.getLogger("seqroute.configuration")
 _FIXED = ("general", "timings", "limits")
 _FIXED_OF_POLICY = ("directory", "exploration_floor")
-LOOK_S = 2
+POLL_S = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
+    """Settings and the catalogue built from them, swapped together on a reload."""
+
     settings: Settings
     catalog: Catalog
 
 
 class LiveConfiguration:
-    """Holds the configuration in force; a turn reads `current` once and is served by it to its end."""
+    """Holder of the active configuration; a turn reads `current` once and keeps it to its end."""
 
     def __init__(self, first: Configuration, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.current = first
 
     def reload(self) -> bool:
-        """Read the file again; True when what it says is in force now."""
+        """Read the files again; True when the new configuration is active."""
         before = self.current.settings
         try:
             settings, catalog = load(before.path, self._environ)
@@ -56,10 +58,10 @@ class LiveConfiguration:
             settings = replace(settings, general=replace(settings.general, master_key=before.general.master_key))
         for name in _FIXED:
             if getattr(settings, name) != getattr(before, name):
-                _log.warning("%s_settings changed: this waits for a restart", name)
+                _log.warning("%s_settings changed: restart to apply this", name)
         for name in _FIXED_OF_POLICY:
             if getattr(settings.policy, name) != getattr(before.policy, name):
-                _log.warning("policy_settings.%s changed: this waits for a restart", name)
+                _log.warning("policy_settings.%s changed: restart to apply this", name)
         kept = {name: getattr(before, name) for name in _FIXED}
         policy = replace(settings.policy, **{name: getattr(before.policy, name) for name in _FIXED_OF_POLICY})
         self.current = Configuration(replace(settings, **kept, policy=policy), catalog)
@@ -69,16 +71,16 @@ class LiveConfiguration:
     async def follow(self) -> None:
         """Reload whenever a file changes, until cancelled.
 
-        Folders are watched and the files in them looked at: editors and deployment tools put a new file in the old
-        one's place, or turn a symbolic link, and a watch on the old file would never hear of it. A look every
-        LOOK_S finds what no watch tells, as on network file systems.
+        Folders are watched, not files: editors and deployment tools replace a file or repoint a symbolic link, which
+        a watch on the old file would miss. Polling every POLL_S covers network file systems, where watches report
+        nothing.
         """
         files = self.current.settings.files
         seen = await asyncio.to_thread(_stamps, files)
         while files:
             folders = {file.parent for file in files}
             watch = awatch(
-                *folders, watch_filter=None, recursive=False, debounce=300, rust_timeout=LOOK_S * 1000,
+                *folders, watch_filter=None, recursive=False, debounce=300, rust_timeout=POLL_S * 1000,
                 yield_on_timeout=True,
             )  # fmt: skip
             async with contextlib.aclosing(watch) as looks:
@@ -86,11 +88,14 @@ class LiveConfiguration:
                     before, seen = seen, await asyncio.to_thread(_stamps, files)
                     if seen != before and await asyncio.to_thread(self.reload) and self.current.settings.files != files:
                         break
-            # Other files count now; they may have changed again before this watch began, so the first look reads them.
+            # Watch the new set of files; they may change before the watch begins, so the first look reloads.
             files, seen = self.current.settings.files, []
 
     def on_hangup(self) -> Callable[[], None]:
-        """Reload on SIGHUP; returns the undoing of it. Nothing in a thread: whoever embeds us handles signals."""
+        """Reload on SIGHUP; return a function that removes the handler.
+
+        Does nothing outside the main thread, where the embedding program handles signals.
+        """
         if threading.current_thread() is not threading.main_thread():
             return lambda: None
         loop = asyncio.get_running_loop()
@@ -103,7 +108,7 @@ class LiveConfiguration:
 
 
 def _stamps(files: Sequence[Path]) -> list[object]:
-    """Differs when the content of a file may; a file that is not there counts as a state of its own."""
+    """Change stamps (time, inode, size) of the files; None for a missing one."""
     stamps: list[object] = []
     for file in files:
         try:

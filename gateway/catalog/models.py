@@ -1,7 +1,7 @@
-"""The models that can be routed to: what each costs, can do and holds, and the deployments that answer for it.
+"""The model catalogue: prices, capabilities, limits and deployments of every routable model.
 
-What the configuration leaves open comes from the price map that LiteLLM ships as a file, read without importing
-LiteLLM and without any network. A model whose price nobody states is a problem of the configuration, never free.
+Values that the configuration omits come from the price map that LiteLLM ships as a file, read without importing
+LiteLLM and without network access. A model without a price is a configuration error, never free.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5
 DEFAULT_MAX_INPUT_TOKENS = 8192
 DEFAULT_MAX_OUTPUT_TOKENS = 4096
-"""For a model whose limits nobody states: small enough to be true of any model in use."""
+"""For a model without stated limits: small enough to hold for any model in use."""
 
 _FEE = re.compile(
     r"(?!.*_(?:batches|priority|flex|balanced|ultrafast)$)(?!tiered_pricing|off_peak_pricing|.*_cache_hit$|.*_dbu_)"
     r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*"
 )
-"""Names of prices in the map, less those of other service tiers and those that repeat another one."""
+"""Price keys of the map, except those of other service tiers and duplicates of another key."""
 
 _FIELDS: Mapping[str, str] = {
     "input_cost_per_token": "input_femtousd",
@@ -52,9 +52,9 @@ _FIELDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One way to reach a model. `prices` are what this deployment bills; the model's are at least as high.
+    """One way to reach a model; `prices` are its own, the model's are at least as high.
 
-    `request_defaults`, `allowed_params` and `dropped_params` are as `gateway.config.model_list.ModelParams` says.
+    `request_defaults`, `allowed_params` and `dropped_params` are those of `gateway.config.model_list.ModelParams`.
     """
 
     deployment_id: str
@@ -74,13 +74,13 @@ class Deployment:
     provider_params: Mapping[str, Secret]
     lane: str = "auto"
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters that the operator gives every call, by OpenAI's and the provider's names."""
+    """Parameters that the operator adds to every call, by OpenAI's and the provider's names."""
     allowed_params: frozenset[str] = frozenset()
-    """Parameters that callers may send although nobody knows that the deployment takes them."""
+    """Parameters that callers may send although the deployment is not known to accept them."""
     dropped_params: frozenset[str] = frozenset()
-    """Parameters that are kept from the deployment."""
+    """Parameters that are never sent to the deployment."""
     base_model: str | None = None
-    """What the provider's own name for this deployment hides: the model whose rules and prices hold."""
+    """The model behind the provider's own deployment name, whose rules and prices apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All routable models by name, aliases beside them. `digest` is equal where prices, limits and names are equal.
+    """All routable models by name, and their aliases.
 
-    `hidden_aliases` are understood and not listed.
+    `digest` is equal when prices, limits and names are; `hidden_aliases` are accepted but not listed.
     """
 
     models: Mapping[str, Model]
@@ -126,16 +126,16 @@ class Catalog:
         return catalog
 
     def resolve(self, name: str) -> Model | None:
-        """The model that a catalogue name or an alias means."""
+        """The model that a catalogue name or an alias refers to."""
         return self.models.get(self.aliases.get(name, name))
 
     def resolve_all(self, names: frozenset[str] | None) -> frozenset[str] | None:
-        """The models that an allow-list means: a model in the place of each alias. None: every model."""
+        """The models of an allow-list, aliases resolved; None allows every model."""
         return None if names is None else frozenset(self.aliases.get(name, name) for name in names)
 
     @property
     def names(self) -> frozenset[str]:
-        """What an allow-list may name: models and aliases."""
+        """Names valid in an allow-list: models and aliases."""
         return frozenset(self.models) | frozenset(self.aliases)
 
     @property
@@ -155,7 +155,7 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class CatalogDraft:
-    """What could be read of a configuration and its catalogue; only to be used when there are no `problems`."""
+    """A configuration and its catalogue as far as readable; usable only without `problems`."""
 
     settings: Settings
     catalog: Catalog
@@ -163,7 +163,7 @@ class CatalogDraft:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is named without stopping the start."""
+        """Findings that are logged without stopping the start."""
         return (*self.settings.warnings, *self.catalog.warnings)
 
 
@@ -202,16 +202,16 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     groups: dict[str, list[Model]] = {}
     listed = PriceMap(price_map)
     for position, entry in enumerate(settings.models):
-        known = _looked_up(entry, listed)
+        known = _map_entry(entry, listed)
         mode = entry.info.mode or str(known.get("mode", "chat"))
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
         prices = _prices(entry, known, problems)
-        warnings += _uncharged(entry, known)
+        warnings += _uncharged_fees(entry, known)
         if prices is not None:
             groups.setdefault(entry.model_name, []).append(_model(entry, position, known, mode, prices, settings))
-    models = {name: _joined(members) for name, members in groups.items()}
+    models = {name: _merged(members) for name, members in groups.items()}
     if not models and not problems and settings.models:
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
     problems += _mixed_modes(groups)
@@ -221,8 +221,8 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     return catalog, tuple(problems)
 
 
-def _looked_up(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
-    """The map's entry for `base_model`, else for the model, by LiteLLM's own rules."""
+def _map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
+    """The price map's entry for `base_model`, else for the model, by LiteLLM's own rules."""
     named = (entry.params.provider_params or {}).get("custom_llm_provider")
     provider = None if named is None else named.reveal()
     base = entry.info.base_model
@@ -233,8 +233,8 @@ def _looked_up(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
     return listed.find(entry.params.model, provider)
 
 
-def _uncharged(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
-    """A warning that names what the map says a model costs beside the prices that are charged here."""
+def _uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
+    """A warning that names the price map's fees for the model that are not charged here."""
     if "input_cost_per_token" in entry.info.prices_usd:
         return []
     names = sorted(
@@ -249,12 +249,12 @@ def _uncharged(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
 
 
 def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
-    """The entry's prices. The file's plain prices replace the map's whole price list, tiers and cache included."""
+    """The entry's prices. The file's base prices replace the map's whole list, tiers and cache included."""
     stated = dict(entry.info.prices_usd)
     has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
     needs_output = (entry.info.mode or known.get("mode", "chat")) != "embedding"
     if has_input and (has_output or not needs_output):
-        return _assembled(entry, stated, problems)
+        return _build_prices(entry, stated, problems)
     if has_input != has_output and needs_output:
         missing = "output_cost_per_token" if has_input else "input_cost_per_token"
         problems.append(f"{entry.where}.model_info.{missing}: expected a number, got nothing")
@@ -272,7 +272,7 @@ def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) ->
             f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
         )
         return None
-    return _assembled(entry, mapped | stated, problems)
+    return _build_prices(entry, mapped | stated, problems)
 
 
 def _mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
@@ -289,7 +289,7 @@ def _mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
     return prices
 
 
-def _assembled(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
+def _build_prices(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
     plain: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for key, price in prices_usd.items():
@@ -361,12 +361,12 @@ def _tokens(known: Mapping[str, Any], *keys: str) -> int | None:
     return None
 
 
-def _joined(members: list[Model]) -> Model:
-    """One model out of the deployments that share its name: the smallest limits, the common capabilities."""
+def _merged(members: list[Model]) -> Model:
+    """One model from the deployments that share its name: smallest limits, common capabilities."""
     first = members[0]
     return replace(
         first,
-        prices=_dearest([member.prices for member in members]),
+        prices=_upper_bounds([member.prices for member in members]),
         max_input_tokens=min(member.max_input_tokens for member in members),
         max_output_tokens=min(member.max_output_tokens for member in members),
         capabilities=frozenset.intersection(*(member.capabilities for member in members)),
@@ -375,8 +375,8 @@ def _joined(members: list[Model]) -> Model:
     )
 
 
-def _dearest(lists: list[Prices]) -> Prices:
-    """A price list that no prompt length makes cheaper than any of `lists`."""
+def _upper_bounds(lists: list[Prices]) -> Prices:
+    """A price list that at every prompt length is at least as high as each of `lists`."""
     if all(prices == lists[0] for prices in lists):
         return lists[0]
     thresholds = sorted({tier.above_prompt_tokens for prices in lists for tier in prices.tiers})
@@ -403,7 +403,7 @@ def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:
 
 
 def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
-    """SHA-256 over all that decides routing and billing; keys, hosts and other secrets stay out."""
+    """SHA-256 over everything that affects routing and billing; keys, hosts and secrets are left out."""
     rows = [
         (
             model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,

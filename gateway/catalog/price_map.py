@@ -1,8 +1,8 @@
-"""Finding a model in LiteLLM's price map by LiteLLM's own rules, without importing LiteLLM.
+"""Look-up of models in LiteLLM's price map by its own rules, without importing LiteLLM.
 
-LiteLLM looks for several spellings of a name in turn and takes the first entry whose provider fits: with and without
-the provider's prefix, without Bedrock's routes and regions, without a date or a version, and so on. The same order
-here; tests/gateway/catalog/test_price_map.py compares the two over the whole map.
+LiteLLM tries several spellings of a name in turn and takes the first entry whose provider matches: with and without
+the provider's prefix, without Bedrock's routes and regions, without a date or a version, and so on. The order here is
+the same; tests/gateway/catalog/test_price_map.py compares the two over the whole map.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ _BEDROCK_ROUTES = ("bedrock/", "chat_completions/", "converse/", "invoke/", "ope
 _BEDROCK_REGION_GROUPS = frozenset({"global", "us", "eu", "apac", "jp", "au", "us-gov"})
 _AWS_REGION = re.compile(r"(?:us-gov|us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-\d")
 _THROUGHPUT = re.compile(r"(:\d+):(\d+k)$")
-# A provider's own name -> the one that its entries in the map carry.
+# Providers whose entries in the map carry a longer name that starts with theirs.
 _FAMILIES = ("vertex_ai", "fireworks_ai")
 _ANY_PROVIDER = frozenset({"litellm_proxy", "github", "nadir"})
 _ALIASES: Mapping[str, str] = {"vertex_ai_beta": "vertex_ai", "cohere": "cohere_chat"}
 
 
 class PriceMap:
-    """The map, and its keys whatever their case."""
+    """The price map, with case-insensitive keys."""
 
     def __init__(self, entries: Mapping[str, Any]) -> None:
         self._entries = entries
         self._folded = {key.lower(): key for key in reversed(list(entries))}
 
     def find(self, model: str, provider: str | None = None) -> Mapping[str, Any]:
-        """The entry for a deployment's `model`; `provider` is `custom_llm_provider` where the file names one. Empty:
-        the map does not know it."""
+        """The entry for a deployment's `model`, or an empty mapping.
+
+        `provider` is the deployment's `custom_llm_provider`, where one is configured.
+        """
         if provider is None:
-            # A name without a provider, or with a prefix that is the maker's and no provider's.
+            # A name without a prefix, or with a prefix that names the model's maker rather than a provider.
             exact = self._entry(model)
             if exact is not None:
                 return exact
@@ -56,7 +58,7 @@ class PriceMap:
 
 
 def _spellings(model: str, provider: str) -> Iterator[str]:
-    """The names to look for, the most specific first."""
+    """The names to try, most specific first."""
     plain = _without_route(model) if provider in ("bedrock", "bedrock_converse") else model
     if provider == "bedrock_mantle":
         head, _, rest = model.partition("/")
@@ -71,7 +73,7 @@ def _spellings(model: str, provider: str) -> Iterator[str]:
 
 
 def _stripped(model: str, provider: str) -> str:
-    """Without what tells apart editions of one price: a region, a version, a tune, a date."""
+    """The name without the parts that do not change the price: region, version, fine-tune, date."""
     if provider in ("bedrock", "bedrock_converse"):
         return _bedrock_base(model)
     if provider in ("vertex_ai", "gemini", "databricks"):
@@ -107,7 +109,7 @@ def _fireworks_resource(model: str) -> str:
 
 
 def _fits(found: str, provider: str) -> bool:
-    """Whether an entry's provider is the deployment's, or one of its family."""
+    """True when an entry's provider is the deployment's or belongs to its family."""
     if not found or found == provider or provider in _ANY_PROVIDER:
         return True
     if provider.startswith("bedrock"):

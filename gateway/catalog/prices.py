@@ -1,8 +1,7 @@
 """The price list of one model: frozen integers of femto-USD (1e-15 USD) per unit.
 
-Built by the catalogue from `model_info` (or LiteLLM's bundled map), read by `gateway.catalog.cost`. A missing special
-price falls back to the plain one of its direction: an uncached, untiered model needs only `input_femtousd` and
-`output_femtousd`.
+A missing special price falls back to the base price of its direction: an uncached, untiered model needs only
+`input_femtousd` and `output_femtousd`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
 MAX_FEMTOUSD = 10**18
-"""1,000 USD per unit: beyond it a price is a slip of the pen (`money.femtousd_from_usd` has the same limit)."""
+"""1,000 USD per unit: a higher price is a typing error (`money.femtousd_from_usd` has the same limit)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one call pays, every price known. Per token, but `image` per picture and `request` per call.
+    """Complete prices of one call: per token, except `image` (each) and `request` (per call).
 
-    `reasoning` is the price of output tokens spent on thinking, `cache_write_1h` of a prompt cached for an hour.
+    `reasoning` prices the output tokens spent on reasoning, `cache_write_1h` a prompt cached for an hour.
     """
 
     input_femtousd: int
@@ -33,23 +32,23 @@ class Rates:
     request_femtousd: int
 
     @property
-    def dearest_input_femtousd(self) -> int:
-        """What a text token of the prompt costs at worst: a provider may write it to its cache unasked."""
+    def max_input_femtousd(self) -> int:
+        """Highest price of a prompt text token: a provider may write it to its cache unasked."""
         return max(
             self.input_femtousd, self.cached_input_femtousd, self.cache_write_femtousd, self.cache_write_1h_femtousd
         )
 
     @property
-    def dearest_output_femtousd(self) -> int:
-        """What a token of the answer costs at worst, audio aside."""
+    def max_output_femtousd(self) -> int:
+        """Highest price of an answer token, audio excluded."""
         return max(self.output_femtousd, self.reasoning_femtousd)
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTier:
-    """Other prices for the *whole* call when the prompt has more than `above_prompt_tokens` tokens, cached included.
+    """Prices of the *whole* call when its prompt is longer than `above_prompt_tokens`.
 
-    None keeps the price of the tier below.
+    The threshold counts cached tokens too. None keeps the price of the tier below.
     """
 
     above_prompt_tokens: int
@@ -68,11 +67,11 @@ class PriceTier:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """All prices of a model. None: the plain price of the same direction holds.
+    """All prices of a model; None falls back to the base price of the same direction.
 
-    `image_femtousd` is for providers that bill a picture as a unit of its own; where a picture is billed as prompt
+    `image_femtousd` is for providers that bill an image as a unit; where an image is billed as prompt
     tokens (OpenAI, Anthropic, Gemini) it stays 0. `tiers` ascend by `above_prompt_tokens`.
-    Raises ValueError for a negative or absurd price and for tiers out of order.
+    Raises ValueError for a negative or implausible price and for tiers out of order.
     """
 
     input_femtousd: int
@@ -87,7 +86,7 @@ class Prices:
     request_femtousd: int = 0
     tiers: tuple[PriceTier, ...] = ()
     _steps: tuple[tuple[int, Rates], ...] = field(init=False, repr=False, compare=False)
-    """(prompt tokens that it begins above, rates) of every tier, the plain prices first: made once, read every turn."""
+    """(exclusive lower bound in prompt tokens, rates) of every tier, base prices first."""
 
     def __post_init__(self) -> None:
         _check_amounts(self)
@@ -111,15 +110,15 @@ class Prices:
         return found
 
     def reachable(self, prompt_tokens_bound: int) -> list[Rates]:
-        """The rates of every tier that a prompt of at most `prompt_tokens_bound` tokens can fall into."""
+        """Rates of every tier that a prompt of at most `prompt_tokens_bound` tokens can reach."""
         return [rates for above, rates in self._steps if prompt_tokens_bound > above]
 
     def _completed(self, chosen: dict[str, int | None]) -> Rates:
         input_femtousd, output_femtousd = chosen["input_femtousd"] or 0, chosen["output_femtousd"] or 0
 
-        def price(name: str, plain: int) -> int:
+        def price(name: str, base: int) -> int:
             value = chosen[name]
-            return plain if value is None else value
+            return base if value is None else value
 
         cache_write_femtousd = price("cache_write_femtousd", input_femtousd)
         return Rates(

@@ -1,18 +1,17 @@
-"""How many tokens a prompt has: an *estimate* for decisions, and a *bound* for money.
+"""Prompt token counts: an *estimate* for decisions and an upper *bound* for money.
 
 The estimate is a count with o200k, read from the copy inside the litellm package: nothing is fetched, and litellm is
-not imported. The model that answers may use another tokenizer, so the bound is built to hold for all of them:
+not imported. The answering model may use another tokenizer, so the bound holds for all of them:
 
     bound = min(bytes, 2 * estimate + digits + punctuation + white space beyond single spaces + non-ASCII bytes)
 
-No byte-level tokenizer uses more tokens than bytes. Within that, ASCII letters are where vocabularies agree best:
-twice o200k's count covers Anthropic's, Llama's and GPT-2's. They disagree about runs of digits, punctuation and white
-space and about other scripts, and there every byte is counted as a token. On top come what templates add around
-messages, tools and schemas, and pictures, audio and files, which are never tokenised as text.
+No byte-level tokenizer uses more tokens than bytes. Vocabularies agree best on ASCII letters: twice o200k's count
+covers Anthropic's, Llama's and GPT-2's. They disagree on runs of digits, punctuation and white space and on other
+scripts, where every byte is counted as a token. Added to that: the templates around messages, tools and schemas, and
+images, audio and files, which are never tokenised as text.
 
-Small prompts are counted in place; from INLINE_BYTES on a thread does it (the tokenizer lets go of the GIL), so that a
-megabyte of prompt does not hold up the event loop. Texts seen before are remembered by digest: a session sends its
-whole history on every turn.
+Prompts below INLINE_BYTES are counted inline, larger ones in a thread (the tokenizer releases the GIL) so that they do
+not block the event loop. Counts are cached by the text's digest: a session sends its whole history on every turn.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ _log = logging.getLogger("seqroute.tokens")
 
 INLINE_BYTES = 4_096
 BYTES_PER_TOKEN = 4
-REMEMBERED_TEXTS = 8_192
-REMEMBERED_FROM_BYTES = 256
+CACHED_TEXTS = 8_192
+CACHED_FROM_BYTES = 256
 
 _VOCABULARY_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache name of o200k_base
-# Fields of a message that are no text of the prompt, and the content, which has a rule of its own.
+# Message fields that are not prompt text, and the content, which `_parts` reads separately.
 _UNCOUNTED = frozenset({"role", "content", "cache_control", "images", "audio"})
 _LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
 _SPACES_BETWEEN_WORDS = re.compile(rb"(?<=\S) (?=\S)")
@@ -48,7 +47,7 @@ _SPACES_BETWEEN_WORDS = re.compile(rb"(?<=\S) (?=\S)")
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """`estimate` is the likely count, `bound` holds for every tokenizer; both include tools and pictures."""
+    """Likely count and upper bound for every tokenizer; both include tools and images."""
 
     estimate: int
     bound: int
@@ -57,7 +56,7 @@ class PromptTokens:
         return PromptTokens(self.estimate + other.estimate, self.bound + other.bound)
 
 
-# What surrounds the text (estimate, bound). Templates of open models spend up to ten tokens on a turn's markers;
+# Overhead around the text (estimate, bound). Open models' templates spend up to ten tokens on a turn's markers;
 # Anthropic adds a hidden prompt of up to about 530 tokens when tools are given, and LiteLLM turns a schema into a tool.
 _REQUEST = PromptTokens(3, 32)
 _MESSAGE = PromptTokens(4, 12)
@@ -77,20 +76,22 @@ class _Tokenizer(Protocol):
 
 
 class TokenCounter:
-    """Counts prompts and answers. `start` loads the vocabulary (half a second, in a thread), else the first count."""
+    """Counts the tokens of prompts and answers."""
 
     def __init__(self, *, threads: int = 2) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
         self._tokenizer: _Tokenizer | None = None
         self._loading: asyncio.Future[_Tokenizer] | None = None
-        self._remembered: dict[bytes, PromptTokens] = {}
+        self._cache: dict[bytes, PromptTokens] = {}
 
     async def start(self) -> None:
+        """Load the vocabulary in a thread (about 0.5 s); otherwise the first count does."""
         if self._loading is None:
             self._loading = asyncio.get_running_loop().run_in_executor(self._executor, load_tokenizer)
         self._tokenizer = await self._loading
 
     async def close(self) -> None:
+        """Stop the threads; counts still queued are cancelled."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def count(self, messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> PromptTokens:
@@ -116,13 +117,13 @@ class TokenCounter:
         return around + await self.count_texts(texts)
 
     async def count_texts(self, texts: Sequence[str]) -> PromptTokens:
-        """Tokens of plain texts, nothing around them."""
+        """Tokens of plain texts, without message overhead."""
         if self._tokenizer is None:
             await self.start()
         known, digests, unknown = PromptTokens(0, 0), [], []
         for text in texts:
             digest = _digest(text)
-            seen = self._remembered.get(digest) if digest else None
+            seen = self._cache.get(digest) if digest else None
             if seen is None:
                 unknown.append(text)
                 digests.append(digest)
@@ -134,7 +135,7 @@ class TokenCounter:
             counts = await asyncio.get_running_loop().run_in_executor(self._executor, self._count_all, unknown)
         for digest, counted in zip(digests, counts, strict=True):
             if digest:
-                self._remember(digest, counted)
+                self._store(digest, counted)
             known += counted
         return known
 
@@ -146,24 +147,24 @@ class TokenCounter:
         assert self._tokenizer is not None
         return [count_text(self._tokenizer, text) for text in texts]
 
-    def _remember(self, digest: bytes, counted: PromptTokens) -> None:
-        if len(self._remembered) >= REMEMBERED_TEXTS:
-            self._remembered.clear()
-        self._remembered[digest] = counted
+    def _store(self, digest: bytes, counted: PromptTokens) -> None:
+        if len(self._cache) >= CACHED_TEXTS:
+            self._cache.clear()
+        self._cache[digest] = counted
 
 
 def count_text(tokenizer: _Tokenizer, text: str) -> PromptTokens:
-    """Estimate and bound of one text, by the rule at the top of this file."""
+    """Estimate and bound of one text, by the formula in the module docstring."""
     if not text:
         return PromptTokens(0, 0)
     data = text.encode("utf-8", "replace")
     estimate = len(tokenizer.encode_ordinary(text))
-    unruly = len(data.translate(None, _LETTERS)) - len(_SPACES_BETWEEN_WORDS.findall(data))
-    return PromptTokens(estimate, min(len(data) + 1, 2 * estimate + unruly))
+    divergent = len(data.translate(None, _LETTERS)) - len(_SPACES_BETWEEN_WORDS.findall(data))
+    return PromptTokens(estimate, min(len(data) + 1, 2 * estimate + divergent))
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[str | PromptTokens]:
-    """The texts of a message, and the weight of what is not text."""
+    """The texts of a message, and the token counts of its images, audio and files."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
@@ -203,26 +204,26 @@ def _size(inner: object, name: str) -> int:
 
 
 def _digest(text: str) -> bytes:
-    """Empty for a text too short to be worth remembering."""
-    if len(text) < REMEMBERED_FROM_BYTES:
+    """Cache key of a text; empty when it is too short to be worth caching."""
+    if len(text) < CACHED_FROM_BYTES:
         return b""
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 class _ByteTokenizer:
-    """Without a vocabulary: a token per four bytes; the bound falls back to bytes by itself."""
+    """Fallback without a vocabulary: one token per four bytes; the bound then is the byte count."""
 
     def encode_ordinary(self, text: str) -> list[int]:
         return [0] * -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 def load_tokenizer() -> _Tokenizer:
-    """The vocabulary inside the litellm package, or bytes where there is none; half a second the first time."""
+    """Load the vocabulary in the litellm package (about 0.5 s), or a byte-count fallback."""
     folder = _vocabulary_folder()
     if folder is None:
         _log.warning("no o200k vocabulary in the litellm package: prompts are counted by their bytes")
         return _ByteTokenizer()
-    # tiktoken downloads a vocabulary that it does not find in this folder; the check above makes sure that it does.
+    # tiktoken downloads a vocabulary missing from this folder; the check above rules that out.
     os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
     tokenizer = tiktoken.get_encoding("o200k_base")
     tokenizer.encode_ordinary("warm")

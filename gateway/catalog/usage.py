@@ -1,12 +1,12 @@
-"""What a provider says it used, in one shape: `usage_from_openai` reads every dialect that reaches us.
+"""Provider-reported usage in one shape; `usage_from_openai` reads every dialect.
 
-`prompt_tokens` always includes cached and cache-written tokens, `output_tokens` always includes reasoning. The
-dialects differ in just that:
+`prompt_tokens` always includes cached and cache-written tokens, `output_tokens` always includes reasoning; providers
+differ in both:
 
     OpenAI, DeepSeek, Gemini        prompt includes cached
     Anthropic (native)              input excludes cache reads and writes; LiteLLM adds them into prompt_tokens
     OpenAI, Anthropic, DeepSeek     output includes reasoning
-    Gemini (native, and its OpenAI dialect), xAI   output excludes reasoning; only the total tells
+    Gemini (native, and its OpenAI dialect), xAI   output excludes reasoning; only the total shows it
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 UsageSource = Literal["reported", "estimated", "none"]
 
 MAX_PLAUSIBLE_TOKENS = 10**7
-"""The largest context window of 2026; beyond it a count is a fault, not a bill."""
+"""The largest context window of 2026; a higher count is an error, not a bill."""
 
 _MAX_DIGITS = 20
 
@@ -42,16 +42,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class UsageFault:
-    """A usage that no bill can be made of; `reason` names the field, never the provider's text."""
+    """A usage report that cannot be billed; `reason` names the field, never the provider's text."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class PartialUsage:
-    """Half a report. `known` has what was said, with 0 for a half that is missing.
+    """An incomplete report: `known` has 0 for a missing half.
 
-    An output that is not `has_output` is no total, but the least that was generated.
+    Without `has_output`, the output count is a lower bound, not a total.
     """
 
     known: Usage
@@ -59,7 +59,7 @@ class PartialUsage:
     has_output: bool
 
     def completed(self, prompt_tokens: int, output_tokens: int) -> Usage:
-        """The whole, with our own estimate for what is missing."""
+        """The full usage, with our own estimate in place of the missing half."""
         known = self.known
         return replace(
             known,
@@ -72,9 +72,9 @@ ReportedUsage = Usage | PartialUsage | UsageFault | None
 
 
 def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
-    """Read a `usage` object of any dialect. None: nothing was reported (missing is not zero).
+    """Read a `usage` object of any dialect; None when nothing was reported (never zero usage).
 
-    One half without the other gives PartialUsage; a negative, fractional, absurd or self-contradicting count gives
+    One half without the other gives PartialUsage; a negative, fractional, implausible or contradictory count gives
     UsageFault.
     """
     if not reported:
@@ -108,7 +108,7 @@ def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
     if not has_prompt and not has_output:
         return None
     if total is not None and has_prompt != has_output:
-        # The total tells the other half. Equal to the half, it only repeats it: an answer is never free for that.
+        # The total gives the other half. Equal to the known half it only repeats it: no answer is free for that.
         other = total - (prompt or 0) - (output or 0)
         if other > 0 or (other == 0 and "promptTokenCount" in reported):  # Gemini leaves zeros out
             prompt, output = (prompt, other) if has_prompt else (other, output)
@@ -159,14 +159,14 @@ def _with_cache(reported: Mapping[str, Any], prompt: int, output: int, cache: in
         and "prompt_tokens" not in reported
         and ("cache_read_input_tokens" in reported or "cache_creation_input_tokens" in reported)
     )
-    excluded_says_total = total is not None and total == prompt + cache + output
-    return prompt + cache if native_anthropic or prompt < cache or excluded_says_total else prompt
+    total_adds_cache = total is not None and total == prompt + cache + output
+    return prompt + cache if native_anthropic or prompt < cache or total_adds_cache else prompt
 
 
 def _with_reasoning(
     reported: Mapping[str, Any], prompt: int, output: int, reasoning: int, total: int | None
 ) -> tuple[int, int]:
-    """Add thinking to an output count that excludes it; tokens that only the total knows of are thinking."""
+    """Add reasoning to an output count that excludes it; tokens found only in the total are reasoning."""
     if "thoughtsTokenCount" in reported and "candidatesTokenCount" in reported:
         return output + reasoning, reasoning
     unexplained = 0 if total is None else total - prompt - output
@@ -185,7 +185,7 @@ def _checked(usage: Usage) -> Usage:
     if usage.audio_input_tokens > usage.prompt_tokens or usage.audio_output_tokens > usage.output_tokens:
         raise _Implausible("more audio tokens than tokens")
     if usage.output_tokens > MAX_PLAUSIBLE_TOKENS or usage.prompt_tokens > MAX_PLAUSIBLE_TOKENS:
-        raise _Implausible("an absurd number of tokens")
+        raise _Implausible("implausibly many tokens")
     return usage
 
 
@@ -198,24 +198,24 @@ def _part(reported: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def _count(reported: Mapping[str, Any], *names: str) -> int | None:
-    """The first of `names` that is there, as a count; null counts as absent."""
+    """The first of `names` that is present, as a count; null counts as absent."""
     for name in names:
         value = reported.get(name)
         if value is None:
             continue
         value = _as_integer(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _Implausible(f"{name} is no whole number")
+            raise _Implausible(f"{name} is not a whole number")
         if value < 0:
             raise _Implausible(f"{name} is negative")
         if value > MAX_PLAUSIBLE_TOKENS:
-            raise _Implausible(f"{name} is absurdly large")
+            raise _Implausible(f"{name} is implausibly large")
         return value
     return None
 
 
 def _as_integer(value: object) -> object:
-    """A whole number in the dress of a fraction or of a text, as itself."""
+    """Convert a whole number written as a float or a string to int; return other values unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:

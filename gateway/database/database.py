@@ -1,8 +1,9 @@
-"""The database behind one face: SQLite out of the box, Postgres for many replicas.
+"""One interface to both databases: SQLite by default, Postgres for several replicas.
 
 `Database.read(fn)` and `Database.write(fn)` run a synchronous function of a SQLAlchemy Connection inside one
-transaction; the same Core statements serve both databases. Reads see one snapshot. What was submitted runs to its end
-even when the caller is cancelled; only its result is dropped. An outage raises LedgerUnavailable and nothing else.
+transaction; the same Core statements serve both databases. Reads see one snapshot. Submitted
+work runs to its end even when the caller is cancelled; only its result is dropped. An outage raises LedgerUnavailable
+and nothing else.
 
 Programs beside the gateway (the CLI, the trainer) use `transaction(url)`.
 """
@@ -36,7 +37,7 @@ DEFAULT_URL = "sqlite:///seqroute.db"
 
 
 def parse_url(text_url: str) -> URL:
-    """Accept `sqlite:///path.db` and `postgresql://user:pw@host/db`; add the driver. Raises ValueError."""
+    """Parse `sqlite:///path.db` or `postgresql://user:pw@host/db`. Raises ValueError."""
     try:
         url = make_url(text_url)
     except ArgumentError:
@@ -50,16 +51,20 @@ def parse_url(text_url: str) -> URL:
 
 
 def dialect_of(url: URL) -> Dialect:
+    """The database that a parsed URL names."""
     return "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
 
 
 def sqlite_path(url: URL) -> str:
-    """The file of a SQLite URL; "" for one that lives in memory."""
+    """The file of a SQLite URL; "" for an in-memory database."""
     return "" if url.database in (None, "", ":memory:") else str(url.database)
 
 
 class Database:
-    """Start it inside the event loop that uses it. `serving` claims a SQLite file for this process alone."""
+    """The database, started inside the event loop that uses it.
+
+    `serving` locks a SQLite file for this process alone.
+    """
 
     def __init__(
         self, url: str = DEFAULT_URL, *, serving: bool = False, max_waiting: int = 2_048, pool_size: int = 4
@@ -81,29 +86,30 @@ class Database:
         return backend
 
     async def start(self) -> None:
-        """Open the database. Raises DatabaseStartError when a SQLite file cannot be served from.
+        """Open the database. Raises DatabaseStartError when a SQLite file cannot be used.
 
-        A Postgres that is down does not stop the start: the gateway answers 503 until it is there.
+        An unreachable Postgres does not stop the start: the gateway answers 503 until it is up.
         """
         await self._backend.start()
 
     async def close(self) -> None:
+        """Finish submitted work and close every connection."""
         await self._backend.close()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
-        """`run(connection)` inside one read-only transaction with one snapshot."""
+        """Run `run(connection)` in a read-only transaction with one snapshot."""
         return await self._backend.read(run)
 
     async def write(self, run: Callable[[Connection], T]) -> T:
-        """`run(connection)` inside one transaction; what it raises rolls back and reaches the caller."""
+        """Run `run(connection)` in a transaction; an exception rolls back and is passed on."""
         return await self._backend.write(run)
 
 
 @contextmanager
 def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
-    """One synchronous transaction, for the CLI, the trainer and migrations; also while a gateway serves.
+    """A synchronous transaction for the CLI and the trainer, also while a gateway serves.
 
-    Raises DatabaseStartError when the SQLite file is missing or must not be shared, and the driver's own errors.
+    Raises DatabaseStartError when the SQLite file cannot be opened or shared, and the driver's own errors.
     """
     parsed = parse_url(url)
     if dialect_of(parsed) == "postgresql":
@@ -134,7 +140,7 @@ def transaction(url: str, *, read_only: bool = False) -> Iterator[Connection]:
 
 
 def ledger_now_ms(connection: Connection, process_ms: int) -> int:
-    """The time that decides over money: the database's own on Postgres, the one process's on SQLite."""
+    """The time used for money: the database's clock on Postgres, `process_ms` on SQLite."""
     return process_ms if connection.dialect.name == "sqlite" else database_now_ms(connection)
 
 

@@ -1,4 +1,4 @@
-"""Why a Postgres cannot be used, in one line for the operator: where it was looked for, what it said, what to do."""
+"""One-line diagnosis of an unreachable database: its address, the reason, and a remedy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def address(url: URL) -> str:
 
 
 def outage(url: URL, error: BaseException) -> str:
-    """What an outage looks like from here. Never contains the password."""
+    """A message for the operator; never contains the password."""
     reason = _reason(url, error)
     return f"the database {address(url)} cannot be reached ({reason}): {_advice(reason)}"
 
 
 def _reason(url: URL, error: BaseException) -> str:
-    """The first line of the deepest cause: what the driver or the server said."""
+    """The first line of the root cause, as the driver or the server worded it."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:

@@ -1,9 +1,8 @@
-"""Postgres for everything but the ledger's hot path: a few threads, short transactions, bounded waits.
+"""Postgres outside the ledger's hot path: few threads, short transactions, bounded waits.
 
-Every transaction sets its own limits with SET LOCAL, so that pgbouncer in transaction mode may hand the server
-connection to somebody else right after it; nothing lives in the session, and no statement is prepared by name.
-A caller's cancellation cannot reach a running transaction: it is carried by a thread, and ends by itself or by its
-deadline, at which the socket is shut down under it.
+Every transaction sets its own limits with SET LOCAL, so that pgbouncer in transaction mode may reassign the server
+connection right after it; no session state and no named prepared statements are used. Cancelling the caller does not
+stop a running transaction: it runs in a thread until it ends or reaches its deadline, when its socket is shut down.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ READ_LIMITS = (
 
 
 def connect_arguments() -> dict[str, Any]:
-    """libpq settings that bound every wait for a network that went silent."""
+    """libpq settings that bound every wait on an unresponsive network."""
     return {
         "prepare_threshold": None,
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -58,19 +57,19 @@ def connect_arguments() -> dict[str, Any]:
 
 
 def database_now_ms(connection: Connection) -> int:
-    """The database's own time, which decides over money for all gateways alike."""
+    """The database's clock in milliseconds since the epoch, shared by all gateways."""
     return int(connection.execute(select(func.seqroute_now_ms())).scalar_one())
 
 
 def unavailable(reason: str, retry_after_s: int = 1, *, unsure: bool = False) -> LedgerUnavailable:
-    """The one error of an outage, in our own words: a driver's text may carry addresses and passwords."""
+    """The error of an outage, without the driver's text: it may carry addresses and passwords."""
     return (LedgerUnsure if unsure else LedgerUnavailable)(
         f"the ledger cannot answer now ({reason}); try again", headers={"Retry-After": str(retry_after_s)}
     )
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a failure means "cannot answer now" rather than "this statement is wrong"."""
+    """True for an outage (cannot answer now), False for an error in the statement."""
     if isinstance(error, (PoolTimeout, TimeoutError, OSError)):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -80,7 +79,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def cut(connection: psycopg.Connection[Any] | None) -> None:
-    """Shut a connection's socket down under the thread that waits on it; that thread sees the connection break."""
+    """Shut a connection's socket down; a thread waiting on it sees the connection break."""
     if connection is None:
         return
     with contextlib.suppress(OSError, psycopg.Error):
@@ -91,15 +90,15 @@ def cut(connection: psycopg.Connection[Any] | None) -> None:
             duplicate.close()
 
 
-class _Run:
-    """One transaction on its way: which connection it has got, so that its deadline can cut it."""
+class _Transaction:
+    """A running transaction's connection, for its deadline to cut."""
 
     def __init__(self) -> None:
         self.driver_connection: psycopg.Connection[Any] | None = None
 
 
 class PostgresDatabase:
-    """SQLAlchemy's engine on a few threads of our own."""
+    """A SQLAlchemy engine on a small thread pool."""
 
     def __init__(self, url: URL, *, pool_size: int, max_waiting: int = 256) -> None:
         self.url = url
@@ -110,6 +109,7 @@ class PostgresDatabase:
         self._threads: ThreadPoolExecutor | None = None
 
     async def start(self) -> None:
+        """Create the engine and its threads; connects on first use."""
         self._engine = create_engine(
             self.url,
             pool_size=self._pool_size,
@@ -122,25 +122,28 @@ class PostgresDatabase:
         self._threads = ThreadPoolExecutor(self._pool_size, thread_name_prefix="postgres")
 
     async def close(self) -> None:
+        """Finish running transactions and close the pool."""
         if self._threads is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
         if self._engine is not None:
             self._engine.dispose()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
+        """Run in a repeatable-read snapshot, for at most READ_TIMEOUT_MS."""
         return await self._bounded(run, READ_LIMITS, READ_TIMEOUT_MS / 1000 + CONNECT_TIMEOUT_S)
 
     async def write(self, run: Callable[[Connection], T]) -> T:
+        """Run in a transaction of at most STATEMENT_TIMEOUT_MS."""
         return await self._bounded(run, WRITE_LIMITS, STATEMENT_TIMEOUT_MS / 1000 + CONNECT_TIMEOUT_S)
 
     async def _bounded(self, run: Callable[[Connection], T], limits: str, timeout_s: float) -> T:
         if self._threads is None or self._waiting >= self._max_waiting:
             raise unavailable("it is not started" if self._threads is None else "too many operations are waiting")
         loop = asyncio.get_running_loop()
-        ticket = _Run()
+        transaction = _Transaction()
         self._waiting += 1
-        future = loop.run_in_executor(self._threads, self._transact, run, limits, ticket)
-        deadline = loop.call_later(timeout_s, lambda: cut(ticket.driver_connection))
+        future = loop.run_in_executor(self._threads, self._transact, run, limits, transaction)
+        deadline = loop.call_later(timeout_s, lambda: cut(transaction.driver_connection))
         future.add_done_callback(lambda _: self._finished(deadline))
         try:
             async with asyncio.timeout(timeout_s + 1):
@@ -152,11 +155,11 @@ class PostgresDatabase:
         self._waiting -= 1
         deadline.cancel()
 
-    def _transact(self, run: Callable[[Connection], T], limits: str, ticket: _Run) -> T:
+    def _transact(self, run: Callable[[Connection], T], limits: str, transaction: _Transaction) -> T:
         assert self._engine is not None
         try:
             with self._engine.begin() as connection:
-                ticket.driver_connection = connection.connection.driver_connection
+                transaction.driver_connection = connection.connection.driver_connection
                 for statement in limits.split(";"):
                     connection.execute(text(statement))
                 return run(connection)
@@ -165,4 +168,4 @@ class PostgresDatabase:
                 raise unavailable("the database does not answer") from error
             raise
         finally:
-            ticket.driver_connection = None
+            transaction.driver_connection = None

@@ -1,11 +1,10 @@
-"""SQLite as the gateway uses it: one thread owns one connection, and commits what is waiting as one group.
+"""SQLite with group commit: one thread owns a connection and commits waiting work at once.
 
-One fsync then serves every turn that asked while the previous one was being written. `soft` work (a checkpoint) may
-commit without an fsync: the file system keeps it through a kill of this process, and the next hard commit makes it
-durable too.
+One fsync then serves every turn submitted while the previous group was being written. `soft` work (a checkpoint) may
+commit without an fsync: it survives a kill of this process, and the next hard commit makes it durable.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections write and checkpoint at once. The wheel we depend on
-carries a later one; on an older library this module opens one connection only and refuses to share the file.
+includes a later one; on an older library this module opens one connection only and refuses to share the file.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ SAFE_VERSION = (3, 51, 3)
 BUSY_TIMEOUT_MS = 5_000
 REPORT_THREADS = 2
 MAX_GROUP = 256
-"""Operations of one commit: enough to amortise the fsync, few enough that the first caller is not kept waiting."""
+"""Operations per commit: enough to amortise the fsync, few enough to keep the first caller's wait short."""
 
 
 class DatabaseStartError(RuntimeError):
-    """The database cannot be served from: the message says what was found and what to do."""
+    """The database cannot be used; the message says what was found and what to do."""
 
 
 class Cursor(Protocol):
@@ -49,9 +48,14 @@ class Cursor(Protocol):
     rowcount: int
     lastrowid: int | None
 
-    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
+        """Run one statement; `parameters` is a sequence or a mapping."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """All remaining rows."""
 
 
 def _load_driver() -> ModuleType:
@@ -66,7 +70,7 @@ wal_reset_safe: bool = tuple(driver.sqlite_version_info) >= SAFE_VERSION
 
 
 def unavailable(reason: str, retry_after_s: int = 1) -> LedgerUnavailable:
-    """The one error of an outage, in our own words: a driver's text may carry paths and addresses."""
+    """The error of an outage, without the driver's text: it may carry paths and addresses."""
     return LedgerUnavailable(
         f"the ledger cannot answer now ({reason}); nothing was spent, try again",
         headers={"Retry-After": str(retry_after_s)},
@@ -78,13 +82,13 @@ _OUTAGES = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a driver error means "cannot answer now" rather than "this statement is wrong"."""
+    """True for an outage (cannot answer now), False for an error in the statement."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return isinstance(cause, driver.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OUTAGES
 
 
 def open_connection(path: str, *, query_only: bool = False, create: bool = True) -> Any:
-    """Open, set and read back every PRAGMA the durability argument rests on. Raises DatabaseStartError."""
+    """Open a connection with verified durability PRAGMAs. Raises DatabaseStartError."""
     uri = "file::memory:" if path == "" else f"file:{_uri_path(path)}?mode={'rwc' if create else 'rw'}"
     connection = driver.connect(
         uri,
@@ -121,7 +125,7 @@ def _uri_path(path: str) -> str:
 
 
 def core_engine(connection: Any, *, begin: str) -> Engine:
-    """An Engine over one given DBAPI connection, whose transactions start with `begin` (never a bare BEGIN)."""
+    """A SQLAlchemy engine over one DBAPI connection; transactions start with `begin`."""
     engine = create_engine(
         "sqlite+pysqlite://", module=driver, creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
     )
@@ -134,25 +138,27 @@ def core_engine(connection: Any, *, begin: str) -> Engine:
 
 
 class FileLock:
-    """An advisory lock on `<database>.lock`, held while a process serves from it; the kernel drops it on a crash."""
+    """An advisory lock on `<database>.lock`; the kernel releases it when the process dies."""
 
     def __init__(self, path: str) -> None:
         self.path = f"{path}.lock"
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
+        """Take the lock. Raises DatabaseStartError when another process holds it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             raise DatabaseStartError(
-                f"{self.path}: another process serves from this SQLite database; one process is what SQLite is for. "
+                f"{self.path}: another process serves from this SQLite database; SQLite supports one. "
                 "Stop the other one, or use Postgres (general_settings.database_url) for several workers or replicas"
             ) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
+        """Give the lock up; does nothing when it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -160,7 +166,7 @@ class FileLock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """`grouped` work gets a cursor inside a shared transaction; else the whole transaction and a Core connection."""
+    """`grouped` work gets a cursor in a shared transaction, other work its own transaction and a Core connection."""
 
     run: Callable[[Any], Any]
     future: asyncio.Future[Any]
@@ -170,7 +176,7 @@ class _Job:
 
 
 class SqliteThread:
-    """A thread that owns a connection. `submit` never blocks the event loop, and what was submitted always runs."""
+    """A thread that owns a connection; submitting never blocks, and submitted work always runs."""
 
     def __init__(self, connection: Any, *, read_only: bool, max_waiting: int, name: str) -> None:
         self.connection = connection
@@ -199,14 +205,15 @@ class SqliteThread:
         soft: bool = False,
         must: bool = False,
     ) -> asyncio.Future[T]:
-        """Run `run(cursor)` inside the next group. If the group fails, `careful(cursor)` runs alone under a savepoint.
+        """Run `run(cursor)` in the next group commit.
 
-        `must` is for work that ends a hold: it is taken beyond the queue's cap, since refusing it frees nothing.
+        If the group fails, `careful(cursor)` runs under its own savepoint. `must` marks work that ends a hold: it is
+        accepted beyond the queue's cap, since refusing it frees nothing.
         """
         return self._put(run, grouped=True, soft=soft, careful=careful, must=must)
 
     def transact(self, run: Callable[[Connection], T]) -> asyncio.Future[T]:
-        """Run `run(connection)` in a transaction of its own, with SQLAlchemy Core."""
+        """Run `run(connection)` in its own transaction, with SQLAlchemy Core."""
         return self._put(run, grouped=False, soft=False, careful=None, must=False)
 
     def _put(
@@ -225,14 +232,14 @@ class SqliteThread:
         return future
 
     def _hand_over(self) -> None:
-        """Everything that this turn of the event loop submitted, at once: waking the thread costs the loop its core
-        and the interpreter, and what wakes it together commits together."""
+        """Pass on everything that this turn of the event loop submitted: waking the thread is costly, and jobs that
+        arrive together commit together."""
         jobs, self._submitted = self._submitted, []
         if jobs:
             self._queue.put(jobs)
 
     async def close(self) -> None:
-        """Finish what was submitted, then close the connection."""
+        """Finish submitted work, then close the connection."""
         if self._closed:
             return
         self._closed = True
@@ -249,32 +256,32 @@ class SqliteThread:
             backlog: deque[_Job] = deque()
             while self._fill(backlog):
                 if backlog[0].grouped:
-                    self._deliver(self._together(cursor, _group(backlog)))
+                    self._deliver(self._run_group(cursor, _group(backlog)))
                 else:
-                    self._deliver([self._alone(core, backlog.popleft())])
+                    self._deliver([self._run_alone(core, backlog.popleft())])
         finally:
             core.close()
             self._engine.dispose()
             self.connection.close()
 
     def _fill(self, backlog: deque[_Job]) -> bool:
-        """Add what is waiting now, and wait where there is nothing to do; False: that was all there will be."""
+        """Add all queued jobs, waiting when there is nothing to do; False after the last job."""
         while not (self._ended or (backlog and self._queue.empty())):
             jobs = self._queue.get()
             self._ended = jobs is None
             backlog.extend(jobs or ())
         return bool(backlog)
 
-    def _alone(self, core: Connection, job: _Job) -> tuple[_Job, Any, BaseException | None]:
+    def _run_alone(self, core: Connection, job: _Job) -> tuple[_Job, Any, BaseException | None]:
         try:
             with core.begin():
                 result = job.run(core)
-        except Exception as error:  # noqa: BLE001 - whatever the caller's function raised goes back to that caller
+        except Exception as error:  # noqa: BLE001 - any exception of the caller's function goes back to that caller
             self._ensure_idle()
             return job, None, _translated(error)
         return job, result, None
 
-    def _together(self, cursor: Cursor, group: Sequence[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
+    def _run_group(self, cursor: Cursor, group: Sequence[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
         soft = not self._read_only and all(job.soft for job in group)
         try:
             if soft:
@@ -299,7 +306,7 @@ class SqliteThread:
             cursor.execute("ROLLBACK") if self.connection.in_transaction else None
             if isinstance(error, driver.Error) and is_outage(error):
                 raise
-            # One operation was refused by the database or is wrong in itself: find it, and commit the others.
+            # The database refused one operation, or it has an error: find it, and commit the others.
             cursor.execute(begin)
             results = [self._guarded(cursor, job) for job in group]
         cursor.execute("COMMIT")
@@ -326,7 +333,7 @@ class SqliteThread:
     def _deliver(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> None:
         try:
             self._loop.call_soon_threadsafe(self._answer, outcomes)
-        except RuntimeError:  # the loop was closed under us; nobody is waiting any more
+        except RuntimeError:  # the loop is closed: no one waits for the results
             return
 
     def _answer(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> None:
@@ -341,7 +348,7 @@ class SqliteThread:
 
 
 def _group(backlog: deque[_Job]) -> list[_Job]:
-    """The grouped jobs at the head, up to the first that wants a transaction of its own."""
+    """Take the grouped jobs at the head, up to the first that needs its own transaction."""
     group = [backlog.popleft()]
     while backlog and backlog[0].grouped and len(group) < MAX_GROUP:
         group.append(backlog.popleft())
@@ -357,9 +364,9 @@ def _translated(error: Exception) -> Exception:
 
 
 class SqliteDatabase:
-    """The file, its writer thread, and (when the library is safe with several connections) reader threads.
+    """A database file with its writer thread and, where the library allows, reader threads.
 
-    The ledger's reads have a thread of their own: a report that reads for seconds must not hold up a turn.
+    The ledger reads in its own thread: a report that reads for seconds must not delay a turn.
     """
 
     def __init__(self, path: str, *, serving: bool, max_waiting: int) -> None:
@@ -374,10 +381,11 @@ class SqliteDatabase:
 
     @property
     def exclusive(self) -> bool:
-        """Whether this process serves from the file alone."""
+        """True when this process alone may use the file."""
         return self._exclusive
 
     async def start(self) -> None:
+        """Lock the file and start the threads. Raises DatabaseStartError."""
         if self.path:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             if self._exclusive:
@@ -405,15 +413,17 @@ class SqliteDatabase:
         return thread
 
     async def close(self) -> None:
-        """Finish what was submitted, the writer last, and give the file up."""
+        """Finish submitted work, the writer's last, and release the file."""
         for thread in reversed(self._threads):
             await thread.close()
         self._threads.clear()
         self._lock.release()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
-        idlest = min(self.reports, key=lambda thread: thread.waiting)
-        return await asyncio.shield(idlest.transact(run))
+        """Run on the least busy report thread."""
+        least_busy = min(self.reports, key=lambda thread: thread.waiting)
+        return await asyncio.shield(least_busy.transact(run))
 
     async def write(self, run: Callable[[Connection], T]) -> T:
+        """Run on the writer thread, in its own transaction."""
         return await asyncio.shield(self.writer.transact(run))

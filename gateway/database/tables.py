@@ -1,11 +1,10 @@
-"""The tables, as SQLAlchemy Core knows them; the same on SQLite and Postgres. `migrations/` creates them.
+"""SQLAlchemy Core tables, the same on SQLite and Postgres; `migrations/` creates them.
 
-Times are integers of milliseconds since the Unix epoch. What decides over money (leases, windows, idempotency) is
-stamped by the ledger's one clock: the database's own on Postgres, the serving process's steady clock on SQLite.
-Money is BIGINT nano-USD.
-Every account (tenant, key, session) carries `granted, reserved, spent, overage` and the CHECK that makes an impossible
-balance impossible: `available = granted - reserved - spent` is never below zero except by what a provider billed
-beyond the reserved maximum, which is counted in `overage`.
+Times are integers of milliseconds since the Unix epoch. Those that affect money (leases, windows, idempotency) come
+from the ledger's clock: the database's on Postgres, the serving process's steady clock on SQLite. Money is BIGINT
+nano-USD. Every account (tenant, key, session) has `granted, reserved, spent, overage` and a CHECK on its balance:
+`available = granted - reserved - spent` is never below zero except by what a provider billed beyond the reserved
+maximum, which is counted in `overage`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ metadata = MetaData()
 
 
 def _account(prefix: str) -> list[Column[int] | CheckConstraint]:
-    """The four money columns of an account and the law that binds them."""
+    """The four money columns of an account and their invariant."""
     return [
         Column("granted_nanousd", BigInteger, nullable=False, server_default="0"),
         Column("reserved_nanousd", BigInteger, nullable=False, server_default="0"),
@@ -57,7 +56,7 @@ tenants = Table(
     *_account("tenants"),
     Column("window", String(16)),  # "30d", "1mo"; null: the budget never resets
     Column("reset_at_ms", BigInteger),
-    Column("last_reset_at_ms", BigInteger),  # when the window under way began; null: the first one
+    Column("last_reset_at_ms", BigInteger),  # start of the current window; null: the first one
     Column("max_session_nanousd", BigInteger),
     Column("models", Text),  # JSON list of allowed model names; null: all
     Column("outage", String(8), nullable=False, server_default="closed"),
@@ -99,7 +98,7 @@ sessions = Table(
     # What the next turn's observation needs, updated with each settle; JSON, owned by gateway/routing/session.py.
     Column("memory", Text, nullable=False, server_default="{}"),
     Column("last_decision_id", String(64)),
-    # Running sums of the scores that feedback brought: the next turn's observation sees how the session went.
+    # Running sums of feedback scores, for the next turn's observation.
     Column("quality_count", Integer, nullable=False, server_default="0"),
     Column("quality_sum", Float, nullable=False, server_default="0"),
     Column("last_quality", Float),
@@ -109,7 +108,7 @@ sessions = Table(
     CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
 )
 Index("sessions_by_use", sessions.c.updated_at_ms)
-# By bytes, whatever the database's collation: the sessions of one fingerprint stand beside each other.
+# In byte order, independent of the collation: the sessions of one fingerprint are adjacent.
 Index(
     "sessions_fingerprints",
     sessions.c.tenant_id,
@@ -125,7 +124,7 @@ holds = Table(
     Column("hold_id", String(64), primary_key=True),
     Column("tenant_id", String(64), nullable=False),
     Column("session_id", String(128), nullable=False),
-    Column("key_id", String(64)),  # only when the key has a budget of its own
+    Column("key_id", String(64)),  # only when the key has its own budget
     Column("decision_id", String(64), nullable=False),
     Column("attempt_id", String(64), nullable=False, unique=True),
     Column("model", String(256), nullable=False),
@@ -133,10 +132,10 @@ holds = Table(
     # open -> settled | released | expired (nothing dispatched) | orphaned (posted by the sweeper)
     Column("state", String(10), nullable=False),
     Column("dispatched", Integer, nullable=False, server_default="0"),
-    # What the sweeper posts if this process dies now: last checkpoint plus margin, at most amount_nanousd.
+    # Posted by the sweeper if this process dies: last checkpoint plus margin, at most amount_nanousd.
     Column("checkpoint_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("posted_nanousd", BigInteger, nullable=False, server_default="0"),
-    Column("late", Integer, nullable=False, server_default="0"),  # 1: the one late_post or refund was made
+    Column("late", Integer, nullable=False, server_default="0"),  # 1: the single late_post or refund was posted
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("resolved_at_ms", BigInteger),
@@ -160,7 +159,7 @@ ledger_entries = Table(
     # Immutable: triggers of the first migration refuse UPDATE and DELETE.
     Column("entry_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("kind", String(12), nullable=False),
-    # Which accounts the deltas belong to: 'turn' = tenant, session and (when key_id is set) key; else the one named.
+    # Accounts the deltas belong to: 'turn' = tenant, session and (when key_id is set) key; else the named one.
     Column("scope", String(8), nullable=False),
     Column("amount_nanousd", BigInteger, nullable=False),
     Column("granted_delta_nanousd", BigInteger, nullable=False, server_default="0"),
@@ -186,7 +185,7 @@ ledger_entries = Table(
     CheckConstraint("usage_source IN ('reported', 'estimated', 'none')", name="ledger_entries_usage_source"),
     Index("ledger_entries_by_session", "tenant_id", "session_id", "entry_id"),
 )
-# At most one entry of each kind per hold; and exactly one of the terminal kinds, whatever races.
+# At most one entry of each kind per hold, and exactly one of the terminal kinds, under any race.
 Index(
     "ledger_entries_once",
     ledger_entries.c.hold_id,
@@ -215,7 +214,7 @@ decisions = Table(
     Column("completion_id", String(128)),  # the id in the body the client saw
     Column("endpoint", String(16), nullable=False, server_default="chat"),
     Column("requested_model", String(256), nullable=False),
-    # What the policy saw. Vectors are little-endian float32; shapes follow from feature_version and the candidates.
+    # The policy's input. Vectors are little-endian float32; shapes follow from feature_version and the candidates.
     Column("feature_version", Integer, nullable=False),
     Column("features", LargeBinary, nullable=False),
     Column("candidate_features", LargeBinary, nullable=False),
@@ -227,16 +226,16 @@ decisions = Table(
     Column("remaining_before_nanousd", BigInteger, nullable=False),
     Column("remaining_after_nanousd", BigInteger),
     Column("expected_turns", Integer),
-    # What it answered, and with which probability the executed action was drawn.
+    # The policy's output, and the probability with which the executed action was drawn.
     Column("model", String(256), nullable=False),
     Column("action", Integer, nullable=False),
     Column("propensity", Float, nullable=False),
-    Column("uniform", Float, nullable=False),  # the number the draw came from: the decision can be replayed
+    Column("uniform", Float, nullable=False),  # random number of the draw: the decision can be replayed
     Column("policy_id", String(128), nullable=False),
     Column("reason", String(24), nullable=False),
     Column("shadow_policy_id", String(128)),
     Column("shadow_model", String(256)),
-    # What came of it. pending -> completed | failed | truncated | cancelled | orphaned
+    # The outcome. pending -> completed | failed | truncated | cancelled | orphaned
     Column("status", String(10), nullable=False, server_default="pending"),
     Column("reserved_nanousd", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger),
@@ -253,8 +252,8 @@ decisions = Table(
     Column("response_text", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
-    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed": nothing to learn from
-    Column("exploration_floor", Float),  # in force at this turn, 0 when exploration was off; null: nobody noted it
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed": not used for learning
+    Column("exploration_floor", Float),  # at this turn, 0 when exploration was off; null: not recorded
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(
         "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')", name="decisions_status"
@@ -293,8 +292,7 @@ feedback = Table(
 exploration_days = Table(
     "exploration_days",
     metadata,
-    # What exploration was expected to cost on a day (UTC), all replicas together; gateway/routing/exploration.py adds
-    # to it.
+    # Expected cost of exploration on a UTC day, over all replicas; gateway/routing/exploration.py adds to it.
     Column("day", String(10), primary_key=True),
     Column("extra_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("quality_given_up", Float, nullable=False, server_default="0"),
@@ -430,7 +428,7 @@ webhook_events = Table(
     Column("account", String(8), nullable=False),
     Column("account_id", String(256), nullable=False),
     Column("threshold", Integer, nullable=False),
-    # With the threshold: which crossing this is. A raised budget or a new window makes a new one.
+    # Identify the crossing together with the threshold: a raised budget or a new window makes a new one.
     Column("granted_nanousd", BigInteger, nullable=False),
     Column("reset_at_ms", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
@@ -453,7 +451,7 @@ Index(
 responses = Table(
     "responses",
     metadata,
-    # What a client of the Responses dialect may refer to later; nothing with `store: false`.
+    # Responses that a client may refer to later; none with `store: false`.
     Column("tenant_id", String(64), nullable=False),
     Column("response_id", String(64), nullable=False),
     Column("session_id", String(128), nullable=False),

@@ -92,7 +92,7 @@ def test_a_fraction_of_a_nano_usd_is_rounded_up_at_the_end_and_only_there() -> N
     assert bill_nanousd(odd, Usage(0, 0)) == 0
 
 
-def test_worst_case_takes_the_dearest_tier_a_prompt_can_fall_into() -> None:
+def test_worst_case_takes_the_most_expensive_tier_a_prompt_can_fall_into() -> None:
     assert worst_case_nanousd(TIERED, 200_000, 0) == 200_000 * 2_000
     assert worst_case_nanousd(TIERED, 200_001, 10) == 200_001 * 4_000 + 10 * 15_000
 

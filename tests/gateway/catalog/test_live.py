@@ -76,7 +76,7 @@ def test_what_is_fixed_at_the_start_is_kept_and_named_in_the_log_without_its_val
     assert subject.reload()
     after = subject.current.settings
     assert (after.general, after.timings, after.limits) == (before.general, before.timings, before.limits)
-    waiting = [r.message for r in caplog.records if "waits for a restart" in r.message]
+    waiting = [r.message for r in caplog.records if "restart to apply this" in r.message]
     assert len(waiting) == 3
     assert other_key not in caplog.text
 

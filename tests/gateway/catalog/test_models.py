@@ -130,7 +130,7 @@ def test_base_model_names_the_map_s_entry(tmp_path: Path) -> None:
     assert model.prices.output_femtousd == 600_000_000
 
 
-def test_a_group_is_bounded_by_its_dearest_and_shares_what_all_can_do(tmp_path: Path) -> None:
+def test_a_group_is_bounded_by_its_most_expensive_member_and_shares_what_all_can_do(tmp_path: Path) -> None:
     text = (
         "model_list:\n"
         + entry("openai/gpt-4o-mini", id="cheap")
@@ -144,8 +144,8 @@ def test_a_group_is_bounded_by_its_dearest_and_shares_what_all_can_do(tmp_path: 
         bound = model.prices.at(prompt_tokens)
         for deployment in model.deployments:
             own = deployment.prices.at(prompt_tokens)
-            assert bound.dearest_input_femtousd >= own.dearest_input_femtousd
-            assert bound.dearest_output_femtousd >= own.dearest_output_femtousd
+            assert bound.max_input_femtousd >= own.max_input_femtousd
+            assert bound.max_output_femtousd >= own.max_output_femtousd
             assert bound.cached_input_femtousd >= own.cached_input_femtousd
 
 

@@ -44,7 +44,7 @@ def test_a_count_that_cannot_be_is_a_fault(reported: dict[str, Any]) -> None:
 def test_a_fault_names_the_field_and_not_the_value() -> None:
     fault = usage_from_openai({"prompt_tokens": "sk-secret", "completion_tokens": 1})
     assert isinstance(fault, UsageFault)
-    assert fault.reason == "prompt_tokens is no whole number"
+    assert fault.reason == "prompt_tokens is not a whole number"
 
 
 def test_whole_floats_count() -> None:
