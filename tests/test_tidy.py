@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 TIDY = (
     "gateway/catalog",
     "gateway/database",
+    "gateway/decisions",
+    "gateway/policies",
     "gateway/webhooks",
 )
 """The folders that follow the rules."""

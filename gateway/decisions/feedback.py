@@ -1,9 +1,9 @@
-"""Quality signals from outside: four dialects in, one shape stored, once per (decision, source, name).
+"""Feedback in four dialects, stored in one form, once per (decision, source, name).
 
 Ours `{decision_id|completion_id|session_id, score}`; TensorZero's `{inference_id|episode_id, metric_name, value}`
 (https://www.tensorzero.com/docs/gateway/api-reference/feedback); Portkey's `{trace_id, value: -10..10, weight}`
 (https://portkey.ai/docs/product/observability/feedback); vLLM semantic router's `{replay_id, target, verdict, score}`
-(its `POST /v1/router/outcomes`). A score lands on 0..1 and is clipped there; what nobody can have meant is refused.
+(its `POST /v1/router/outcomes`). Scores are mapped and clipped to 0..1; implausible values are refused.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gateway.database import tables
 from gateway.errors import InvalidRequest, NotFound
 
 MAX_COMMENT = 2000
-MOST = 1e6
-"""A number beyond this is a timestamp or a defect, not a score that left its scale."""
+MAX_SCORE = 1e6
+"""A number beyond this is a timestamp or a bug, not a score off its scale."""
 JUDGE = "judge"
-"""The source of the gateway's own judge (gateway/turn/judge.py): nobody else signs with it."""
+"""The source of the gateway's own judge (gateway/turn/judge.py); no client may use it."""
 VERDICTS: Mapping[str, float] = {"good_fit": 1.0, "overprovisioned": 1.0, "underpowered": 0.25, "failed": 0.0}
-"""What a semantic router's verdict says of the *answer*: one by too strong a model is a good answer, if a dear one."""
+"""A semantic router's verdicts as scores of the *answer*: too strong a model still gives a good one."""
 _LABEL_LENGTH = 64
 _ID_LENGTH = 1024
-"""Longer than any id of ours: another system's id of a session may be anything, and is hashed where we store it."""
+"""Longer than our ids: other systems' session ids may have any form and are hashed when stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One score about a decision (by its id or its completion's id) or about a whole session.
+    """One score of a decision (by its id or its completion's id) or of a whole session.
 
-    `score` None: words without a score (TensorZero's comments and demonstrations), checked and not kept.
+    `score` is None for text without a score (TensorZero's comments and demonstrations): validated, not stored.
     """
 
     target: Literal["decision", "completion", "session"]
@@ -48,17 +48,19 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
+    """The result of storing a signal; `feedback_id` is None when it had no score."""
+
     feedback_id: str | None
     decision_id: str | None
     session_id: str
     new: bool
-    """False when this (decision, source, name) had been scored before, or when there was no score to keep."""
+    """False when this (decision, source, name) already had a score, or the signal has none."""
     predicted_quality: float | None = None
-    """What the policy had predicted for the answer that is scored, where it predicts any."""
+    """The policy's prediction for the scored answer, where it makes one."""
 
 
 def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
-    """Recognise the dialect and put the score on 0..1. Raises InvalidRequest naming the field."""
+    """Recognise the dialect and map the score to 0..1. Raises InvalidRequest naming the field."""
     if "metric_name" in fields or "inference_id" in fields or "episode_id" in fields:
         return _tensorzero(fields, key_id)
     if "trace_id" in fields:
@@ -86,7 +88,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
 
 
 def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
-    """Write a signal of this tenant, once. Raises NotFound for an unknown or foreign decision or session."""
+    """Store a signal once. Raises NotFound unless the tenant owns the decision or session."""
     decision_id, session_id, predicted = _resolve(connection, signal, tenant_id)
     if signal.score is None:
         return Stored(feedback_id=None, decision_id=decision_id, session_id=session_id, new=False)
@@ -98,7 +100,7 @@ def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: s
         "source": signal.source,
         "name": signal.name,
     }
-    # The session row is locked first, so that two copies of one signal cannot both find none.
+    # The session row is locked first, so that two copies of one signal cannot both be new.
     touch_session = update(tables.sessions).where(
         tables.sessions.c.tenant_id == tenant_id, tables.sessions.c.session_id == session_id
     )
@@ -122,9 +124,9 @@ def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: s
 
 
 def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str, float | None]:
-    """(decision id or None, session id, predicted quality) of what the signal is about.
+    """(decision id or None, session id, predicted quality) of the signal's target.
 
-    What other systems call the id of an inference or a trace may be a completion's id, a decision's or a session's.
+    Another system's inference or trace id may be a completion's, a decision's or a session's id.
     """
     d, s = tables.decisions, tables.sessions
     if signal.target != "session":
@@ -147,7 +149,7 @@ def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[st
 
 
 def _predicted(candidates: str, action: int) -> float | None:
-    """The quality that was predicted for the chosen candidate; None where the policy has no such number."""
+    """The predicted quality of the chosen candidate; None when the policy predicts none."""
     listed = orjson.loads(candidates)
     quality = listed[action].get("quality") if 0 <= action < len(listed) else None
     return float(quality) if isinstance(quality, int | float) else None
@@ -168,7 +170,7 @@ def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:
 
 
 _UNSCORED = frozenset({"comment", "demonstration"})
-"""TensorZero's two metrics whose value is text. A demonstration is an answer: kept, it would be stored prompt text."""
+"""TensorZero's two text metrics. A demonstration is an answer, and answer texts are not stored."""
 _FLAGS: Mapping[str, float] = {"true": 1.0, "false": 0.0}
 
 
@@ -188,7 +190,7 @@ def _flag_or_number(value: object) -> float:
 
 
 def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
-    """-10..10 becomes 0..1; a weight below 1 draws the score towards the neutral middle."""
+    """Map -10..10 to 0..1; a weight below 1 moves the score towards the neutral 0.5."""
     value = _finite(fields.get("value"), "value")
     weight = _clip(_finite(fields.get("weight", 1.0), "weight"))
     return Signal(
@@ -202,8 +204,8 @@ def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
 
 
 def _semantic_router(fields: Mapping[str, Any], key_id: str) -> Signal:
-    """A verdict of a fixed set, with a score that wins when there is one. Only verdicts on the model are about answers;
-    the others (`target` route, policy, provider, ...) are taken and not kept."""
+    """A verdict of a fixed set, which an explicit score overrides. Only verdicts on the model rate answers; those on
+    other targets (route, policy, provider, ...) are accepted and not stored."""
     verdict = fields.get("verdict")
     if not isinstance(verdict, str) or verdict not in VERDICTS:
         raise InvalidRequest(f"verdict: expected one of {', '.join(VERDICTS)}", param="verdict")
@@ -221,12 +223,12 @@ def _semantic_router(fields: Mapping[str, Any], key_id: str) -> Signal:
 
 
 def _source(fields: Mapping[str, Any], key_id: str) -> str:
-    """Who scored, where the client says so; else its key."""
+    """The source named by the client; otherwise its key."""
     if fields.get("source") is None:
         return key_id
     source = _text(fields, "source", _LABEL_LENGTH)
     if source == JUDGE:
-        raise InvalidRequest(f'source: "{JUDGE}" is the gateway\'s own, expected another', param="source")
+        raise InvalidRequest(f'source: "{JUDGE}" is reserved for the gateway, expected another', param="source")
     return source
 
 
@@ -248,8 +250,8 @@ def _comment(value: object) -> str | None:
 def _finite(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name}: expected a number, got {type(value).__name__}", param=name)
-    if not -MOST <= value <= MOST:  # NaN fails too; so does a whole number that no float holds
-        raise InvalidRequest(f"{name}: expected a finite number, at most {MOST:.0f} either way", param=name)
+    if not -MAX_SCORE <= value <= MAX_SCORE:  # NaN fails too; so does a whole number that no float holds
+        raise InvalidRequest(f"{name}: expected a finite number, at most {MAX_SCORE:.0f} either way", param=name)
     return float(value)
 
 

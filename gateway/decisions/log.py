@@ -1,7 +1,7 @@
-"""The transition log: one row per decision, written pending with the reservation and completed with the settlement.
+"""Decision log: a row per decision, added by the reservation, completed by the settlement.
 
-`features` and `candidate_features` are what `policy.features.encode` made of the observation, so that a training run
-sees exactly what the served policy saw; `propensity` is the probability of the executed draw.
+`features` and `candidate_features` are the output of `policy.features.encode`, so that training sees exactly the served
+policy's input; `propensity` is the probability of the executed draw.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pending_row(
     origin: str | None = None,
     exploration_floor: float | None = None,
 ) -> dict[str, Any]:
-    """The columns known before dispatch; the ledger adds ids, turn and balances in the same transaction."""
+    """The columns known before dispatch; the ledger adds ids, turn and balances."""
     return {
         "endpoint": endpoint,
         "requested_model": requested_model,
@@ -70,7 +70,7 @@ def pending_row(
 
 
 def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
-    """Every candidate with mask, probability, predicted quality and cost, as the contract names the fields."""
+    """Every candidate with its mask, probability and predictions, as the API shows them."""
     rows = []
     usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
     nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
@@ -92,12 +92,12 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
 
 
 def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a tenant may see of the candidates: no name of a model that it may not use."""
+    """The candidates without the models that the tenant may not use."""
     return [candidate for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
 
 
 def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Mapping[str, Any] | None:
-    """One decision of a tenant (of any tenant when None), or None; a foreign id looks like an unknown one."""
+    """A tenant's decision (any tenant's when None); None for an unknown or foreign id."""
     row = tables.decisions
     query = select(row).where(row.c.decision_id == decision_id)
     if tenant_id is not None:
@@ -107,7 +107,7 @@ def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Map
 
 
 def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
-    """`GET /v1/decisions/{id}` and `seqroute explain`: why this model. `whole`: for an operator, every candidate."""
+    """A decision as the API and `seqroute explain` show it; `whole` includes forbidden models."""
     candidates = orjson.loads(row["candidates"])
     before, after = row["remaining_before_nanousd"], row["remaining_after_nanousd"]
     return {
@@ -149,7 +149,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN: a policy without values-to-go has none to show."""
+    """None for NaN, which JSON lacks: some policies predict no values-to-go."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -167,9 +167,9 @@ def completed_columns(
     response_text: str | None,
     now_ms: int,
 ) -> dict[str, Any]:
-    """The columns of `decisions` that the settlement completes; `usage` is the provider's or our own count.
+    """The columns that the settlement completes; `usage` is reported or estimated.
 
-    What a provider said is cut to what a column holds: no answer may keep its bill from being posted.
+    Provider values are cut to their columns' width: no answer may prevent its bill from being posted.
     """
     return {
         "completion_id": completion_id(decision_id),
@@ -189,16 +189,17 @@ def completed_columns(
 
 
 def stored_request(chat: ChatRequest) -> str:
-    """The messages of a tenant that opted in to storing text."""
+    """The request's messages as JSON, for a tenant that opted in to storing text."""
     return orjson.dumps(list(chat.messages)).decode()[:MAX_STORED_TEXT]
 
 
 def stored_answer(body: Mapping[str, Any]) -> str:
+    """The answer's choices as JSON, for a tenant that opted in to storing text."""
     return orjson.dumps(body.get("choices") or []).decode()[:MAX_STORED_TEXT]
 
 
 def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: Estimate) -> dict[str, Any]:
-    """`POST /v1/route`: the decision that this body would meet now."""
+    """The answer to `POST /v1/route`: the decision that this request would get now."""
     decision = routed.decision
     return {
         "session_id": session_id,
@@ -216,5 +217,5 @@ def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: E
 
 
 def _storable(text: str, length: int) -> str:
-    """Postgres has no NUL in text."""
+    """Text without NUL, which Postgres cannot store, cut to `length`."""
     return text.replace("\0", "")[:length]

@@ -1,9 +1,9 @@
-"""What the money bought: spend, sessions, bankruptcies, and what other ways of choosing would have cost.
+"""Report of spend, sessions, bankruptcies, and estimated savings against baselines.
 
-Everything is read from the ledger and the decision log. A baseline ("always this model") is an estimate: for every
-logged turn the cost law had predicted each candidate's cost, and the sum of those predictions is scaled by how well
-they met the bills of the models that really answered. Turns that a baseline's model could not have served keep their
-real cost. Quality is compared only where scores exist, and only for what was really answered.
+Everything is read from the ledger and the decision log. A baseline ("always this model") is an estimate: the predicted
+costs of its model are summed over the logged turns and scaled by the ratio of bills to predictions for the models that
+answered. Turns that a baseline's model could not have served keep their actual cost. Quality is compared only where
+scores exist, and only for actual answers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Baseline:
 
 @dataclass(slots=True)
 class _Log:
-    """What one pass over the decision log gathers."""
+    """Sums gathered in one pass over the decision log."""
 
     models: dict[str, _ModelTally] = field(default_factory=lambda: defaultdict(_ModelTally))
     baselines: dict[str, _Baseline] = field(default_factory=lambda: defaultdict(_Baseline))
@@ -53,7 +53,7 @@ class _Log:
 
 
 def report(connection: Connection, *, tenant_id: str | None = None, since_ms: int | None = None) -> dict[str, Any]:
-    """One JSON object, money as nano-USD and as decimal USD; `since_ms` counts turns and sessions begun after it."""
+    """The report as JSON, over turns and sessions begun since `since_ms`."""
     log = _read_log(connection, tenant_id, since_ms)
     spent_nanousd = _spent(connection, tenant_id, since_ms)
     opened = _count(connection, _scoped(select(func.count()).select_from(sessions), sessions, tenant_id, since_ms))
@@ -111,7 +111,7 @@ def _tally(log: _Log, row: Any, score: float | None) -> None:
         if candidate.get("quality") is not None:
             baseline.quality_sum += candidate["quality"]
             baseline.quality_turns += 1
-    # What a next turn like this one would cost at least: below it the session can go no further.
+    # Least cost of a next turn like this one: with less money left, the session cannot continue.
     cheapest = min((candidate["cost_nano_usd"] for candidate in candidates), default=None)
     key = (row.tenant_id, row.session_id)
     if key not in log.last or log.last[key][0] < row.turn:
@@ -142,7 +142,7 @@ def _baseline_rows(log: _Log) -> list[dict[str, Any]]:
     rows = []
     for name, baseline in log.baselines.items():
         missing = log.answered_turns - baseline.turns
-        # Turns that this model was no candidate for keep what they really cost.
+        # Turns without this model among the candidates keep their actual cost.
         estimate = round(baseline.predicted_nanousd * scale) + log.billed_nanousd - baseline.billed_nanousd
         rows.append(
             {
@@ -175,14 +175,14 @@ def _tenant_rows(connection: Connection, tenant_id: str | None) -> list[dict[str
 
 
 def _scores(connection: Connection, tenant_id: str | None, since_ms: int | None) -> Mapping[str, float]:
-    """Mean score of each decision that has any."""
+    """Mean score of each scored decision."""
     query = select(feedback.c.decision_id, func.avg(feedback.c.score)).where(feedback.c.decision_id != "")
     rows = connection.execute(_scoped(query, feedback, tenant_id, since_ms).group_by(feedback.c.decision_id))
     return {decision_id: float(score) for decision_id, score in rows}
 
 
 def _spent(connection: Connection, tenant_id: str | None, since_ms: int | None) -> int:
-    """What the ledger charged in this time: windows that started again since do not hide it."""
+    """Charges in this period by ledger entries, which a window reset does not hide."""
     kinds = ("settle", "orphan_post", "late_post", "refund", "overage")
     query = select(func.coalesce(func.sum(ledger_entries.c.spent_delta_nanousd), 0)).where(
         ledger_entries.c.kind.in_(kinds), ledger_entries.c.hold_id.is_not(None)
@@ -198,7 +198,7 @@ def _overage(connection: Connection, tenant_id: str | None, since_ms: int | None
 
 
 def _exploration(connection: Connection, since_ms: int | None) -> dict[str, Any]:
-    """What exploring was expected to cost on the days since, of all tenants together: whole days (UTC)."""
+    """Expected cost of exploration since then, over all tenants, in whole UTC days."""
     days = exploration_days.c
     query = select(func.coalesce(func.sum(days.extra_nanousd), 0), func.coalesce(func.sum(days.quality_given_up), 0.0))
     if since_ms is not None:

@@ -1,7 +1,7 @@
-"""Responses that a later request may refer to: kept for their tenant, for a time, in the gateway's database.
+"""Store of responses that later requests may refer to, per tenant and for a limited time.
 
-A client decides with each request (`store: false` keeps nothing). What is kept is the response object and the items of
-its whole conversation, so that `previous_response_id` continues it and `item_reference` finds an item again.
+A client decides with each request (`store: false` keeps nothing). Stored are the response object and the items of its
+whole conversation, so that `previous_response_id` continues it and `item_reference` finds an item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORGET_BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response object and the items of the conversation up to and with its answer."""
+    """A response object and the items of its conversation, its answer included."""
 
     response: Mapping[str, Any]
     items: Sequence[Mapping[str, Any]]
@@ -38,6 +38,7 @@ def store(
     items: Sequence[Mapping[str, Any]],
     at_ms: int,
 ) -> None:
+    """Store a response and its conversation for KEPT_MS."""
     connection.execute(
         insert(responses).values(
             tenant_id=tenant_id,
@@ -52,7 +53,7 @@ def store(
 
 
 def _storable(value: object) -> str:
-    """JSON that Postgres takes: it has no NUL in texts."""
+    """JSON without NUL characters, which Postgres cannot store."""
     return orjson.dumps(_without_nul(value)).decode()
 
 
@@ -65,7 +66,7 @@ def _without_nul(value: Any) -> Any:
 
 
 def find(connection: Connection, tenant_id: str, response_id: str, at_ms: int) -> StoredResponse:
-    """Raises NotFound for an unknown, deleted or expired response, and for one of another tenant."""
+    """A stored response. Raises NotFound if unknown, deleted, expired or another tenant's."""
     r = responses.c
     row = connection.execute(
         select(responses).where(r.tenant_id == tenant_id, r.response_id == response_id, r.expires_at_ms > at_ms)
@@ -76,7 +77,7 @@ def find(connection: Connection, tenant_id: str, response_id: str, at_ms: int) -
 
 
 def find_item(connection: Connection, tenant_id: str, item_id: str, at_ms: int) -> Mapping[str, Any]:
-    """An output item by its id, `KIND_SUFFIX_INDEX` of the response `resp_SUFFIX`. Raises NotFound."""
+    """An output item by id: `KIND_SUFFIX_INDEX` of the response `resp_SUFFIX`. Raises NotFound."""
     _, _, rest = item_id.partition("_")
     suffix = rest.rpartition("_")[0]
     try:
@@ -87,7 +88,7 @@ def find_item(connection: Connection, tenant_id: str, item_id: str, at_ms: int) 
 
 
 def remove(connection: Connection, tenant_id: str, response_id: str) -> None:
-    """Raises NotFound like `find`."""
+    """Delete a response. Raises NotFound if unknown or another tenant's."""
     r = responses.c
     gone = connection.execute(
         delete(responses).where(r.tenant_id == tenant_id, r.response_id == response_id).returning(r.response_id)
@@ -97,7 +98,7 @@ def remove(connection: Connection, tenant_id: str, response_id: str) -> None:
 
 
 def forget(connection: Connection, at_ms: int) -> int:
-    """Delete a batch of what has expired; returns how many."""
+    """Delete a batch of expired responses; return their number."""
     r = responses.c
     due = select(r.tenant_id, r.response_id).where(r.expires_at_ms <= at_ms).limit(FORGET_BATCH)
     rows = connection.execute(due).all()

@@ -1,8 +1,8 @@
-"""Hourly sums of the ledger and the decision log, so that pages about months read a few thousand rows.
+"""Hourly sums of the ledger and the decision log, for pages that cover months.
 
 Each settled turn is counted once, in the hour of its bill. The sums follow the ledger by entry id, some seconds
-behind, so that an entry whose transaction committed late is not passed over. Every replica may run this: the one
-that moves the mark first wins, the other's transaction changes nothing.
+behind, so that an entry committed late is not missed. Every replica may run this: the first to advance the progress
+row wins, the other's transaction changes nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from gateway.errors import LedgerUnavailable
 _log = logging.getLogger("seqroute.rollups")
 HOUR_MS = 3_600_000
 LAG_MS = 10_000
-"""How far the sums stay behind the clock: no transaction of the ledger is open for this long."""
+"""Delay behind the clock, longer than any ledger transaction stays open."""
 BATCH_ROWS = 2_000
 SPENDING = ("settle", "orphan_post", "late_post", "overage", "refund")
 CHOSEN = ""
-"""The name under which `baseline_hours` keeps what was predicted for the models that really answered."""
+"""The name in `baseline_hours` of the predictions for the models that answered."""
 
 _Key = tuple[int, str, str]
 
 
 async def follow_forever(database: Database, clock: Clock, *, ready: Callable[[], bool], interval_s: float) -> None:
-    """Add what was settled since the last look, until cancelled."""
+    """Add newly settled turns to the sums until cancelled."""
     while True:
         await asyncio.sleep(interval_s)
         if not ready():
@@ -45,11 +45,11 @@ async def follow_forever(database: Database, clock: Clock, *, ready: Callable[[]
             while read == BATCH_ROWS:
                 read = await database.write(lambda c: advance(c, now_ms(clock)))
         except LedgerUnavailable:
-            _log.warning("hourly sums wait for the database")
+            _log.warning("hourly sums not updated: the database is unavailable")
 
 
 def advance(connection: Connection, at_ms: int) -> int:
-    """Add one batch of ledger entries to the sums; returns how many entries were read."""
+    """Add one batch of ledger entries to the sums; return the number of entries read."""
     through = connection.execute(select(rollup_progress.c.through_entry_id)).scalar_one_or_none()
     if through is None:
         connection.execute(insert(rollup_progress).values(id=1, through_entry_id=0))
@@ -116,7 +116,7 @@ def _tally_baseline(sums: dict[str, float], candidate: Mapping[str, Any], billed
 
 
 def _add(connection: Connection, table: Table, sums: Mapping[_Key, Mapping[str, float]]) -> None:
-    """Insert the rows, or add to those that are there."""
+    """Insert the rows, or add to existing ones."""
     names = [column.name for column in table.columns if not column.primary_key]
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     for (hour_ms, tenant_id, model), values in sums.items():

@@ -1,9 +1,9 @@
-"""What the rest of a session will cost: quantiles from the tenant's own finished sessions.
+"""Forecast of a session's cost to go: quantiles from the tenant's finished sessions.
 
-A session that has had k turns is compared with the tenant's sessions that had more than k: their turns after the k-th
-are possible futures. Each future is priced three ways: as it was billed, and at every point of the lambda sweep, where
-the logged candidates are chosen again by `quality - lambda * cost`. A session that has spent more or less than its
-references had by turn k scales their futures, shrunk towards 1 by how few turns say so.
+A session of k turns is compared with the tenant's longer sessions: their turns after the k-th are possible futures.
+Each future is priced as billed and at every point of the lambda sweep, where the logged candidates are chosen again by
+`quality - lambda * cost`. The futures are scaled by the session's spend relative to its references at turn k, shrunk
+towards 1 when there are few turns.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from gateway.database.tables import decisions, sessions
 from gateway.money import usd_string
 
 MAX_SESSIONS = 400
-LEAST_SESSIONS = 8
-"""Fewer references than this say nothing: the forecast is then empty and says why."""
+MIN_SESSIONS = 8
+"""With fewer references the forecast is empty and says why."""
 SHRINK_TURNS = 3.0
 QUANTILES = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
 class PastTurn:
-    """One billed turn; `options` are (expected quality, expected nano-USD) of the candidates that could have served."""
+    """One billed turn; `options` are (expected quality, nano-USD) of its feasible candidates."""
 
     cost_nanousd: int
     options: tuple[tuple[float, int], ...]
@@ -36,7 +36,7 @@ class PastTurn:
 
 @dataclass(frozen=True, slots=True)
 class Future:
-    """What one reference session still did after the turn that is asked about."""
+    """The rest of one reference session after the current turn."""
 
     turns: int
     cost_nanousd: int
@@ -44,7 +44,7 @@ class Future:
 
 
 def past_sessions(connection: Connection, tenant_id: str, *, but: str, idle_before_ms: int) -> list[list[PastTurn]]:
-    """The tenant's newest finished sessions, turn by turn: closed ones, and those idle since `idle_before_ms`."""
+    """The tenant's newest sessions that are closed or idle since `idle_before_ms`, by turn."""
     s, d = sessions.c, decisions.c
     newest = (
         select(s.session_id)
@@ -66,7 +66,7 @@ def past_sessions(connection: Connection, tenant_id: str, *, but: str, idle_befo
 
 
 def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tuple[int, int]:
-    """(billed turns, nano-USD) of the session so far."""
+    """Billed turns and nano-USD of the session so far."""
     d = decisions.c
     turns, spent = connection.execute(
         select(func.count(), func.coalesce(func.sum(d.cost_nanousd), 0)).where(
@@ -79,7 +79,7 @@ def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tupl
 def futures(
     past: Iterable[Sequence[PastTurn]], turns: int, spent_nanousd: int, lambdas: Mapping[str, float]
 ) -> list[Future]:
-    """The possible futures of a session that has had `turns` turns for `spent_nanousd`."""
+    """Possible futures of a session with `turns` turns for `spent_nanousd` behind it."""
     found = []
     for session in past:
         if len(session) <= turns:
@@ -102,11 +102,11 @@ def futures(
 
 
 def summarise(found: Sequence[Future], remaining_nanousd: int, sessions_read: int) -> dict[str, Any]:
-    """The forecast as the API shows it. Quantiles are empirical, with the finite-sample correction (n + 1)."""
-    if len(found) < LEAST_SESSIONS:
+    """The forecast as JSON; quantiles are empirical, with the finite-sample correction (n + 1)."""
+    if len(found) < MIN_SESSIONS:
         return {
             "available": False,
-            "why_not": f"{len(found)} finished sessions of this tenant went on from here; {LEAST_SESSIONS} are needed",
+            "why_not": f"{len(found)} finished sessions of this tenant went on from here; {MIN_SESSIONS} are needed",
             "sessions_read": sessions_read,
         }
     return {
@@ -127,7 +127,7 @@ def summarise(found: Sequence[Future], remaining_nanousd: int, sessions_read: in
 
 
 def quantile(values: Sequence[int], share: float) -> int:
-    """The conformal upper quantile: covers a new value with probability of at least `share` when exchangeable."""
+    """Conformal upper quantile: covers an exchangeable new value with probability >= `share`."""
     ordered = sorted(values)
     return ordered[min(len(ordered), math.ceil(share * (len(ordered) + 1))) - 1]
 
@@ -148,7 +148,7 @@ def _share(costs: Sequence[int], remaining_nanousd: int) -> float:
 
 
 def _cost_at(turn: PastTurn, per_usd: float) -> int:
-    """What the turn is expected to cost when only `quality - lambda * cost` decides; its bill when nothing is known."""
+    """Expected cost when `quality - lambda * cost` decides; the bill when no options were logged."""
     if not turn.options:
         return turn.cost_nanousd
     return max(turn.options, key=lambda option: option[0] - per_usd * option[1] / 1e9)[1]

@@ -1,9 +1,9 @@
-"""Differences between two arms of a running trial, with bounds that hold at every look at once.
+"""Confidence sequences for the difference between two arms of a running trial.
 
-A canary is looked at every few seconds and stopped the first time it looks bad. A fixed-time interval would stop nearly
-every canary sooner or later; a confidence sequence covers the truth at all looks together. These are the asymptotic
+A canary is checked every few seconds and stopped the first time it looks bad. A fixed-time interval would eventually
+stop nearly every canary; a confidence sequence covers the true value at all looks together. These are the asymptotic
 ones of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (arXiv 2103.06476, one-sided normal mixture); sessions are the
-units, because turns of a session resemble each other.
+units, because turns within a session are correlated.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Sums over sessions of a numerator y (cents, failures, scores) and a denominator m (turns, graded turns).
+    """Per-session sums of a numerator y and a denominator m, with their products.
 
-    `sessions` counts those with m > 0; yy, ym, mm are the sums of the products.
+    y is in cents, failures or scores, m in turns or graded turns; `sessions` counts those with m > 0.
     """
 
     sessions: int = 0
@@ -28,14 +28,14 @@ class Arm:
 
     @property
     def rate(self) -> float:
-        """y per m, NaN while there is none."""
+        """y per m; NaN while m is 0."""
         return self.y / self.m if self.m > 0 else math.nan
 
     def variance(self, unit: float) -> float:
-        """Of `rate`, sessions being independent (Cochran 1977, ratio estimator); infinite below two sessions.
+        """Variance of `rate` over independent sessions; infinite below two sessions.
 
-        `unit` is the largest y of one m, 0 when there is none: as if one more such observation had been met, since
-        fifty turns without a failure do not prove that failures are impossible.
+        The ratio estimator of Cochran (1977). `unit` is the largest y of one m, 0 when unbounded: it adds one such
+        observation, since fifty turns without a failure do not prove that failures are impossible.
         """
         if self.sessions < 2 or self.m <= 0:
             return math.inf
@@ -45,7 +45,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`mean` = canary's rate - scale * control's rate; each bound alone holds at all looks with 1 - alpha."""
+    """Canary's rate - scale * control's rate; each bound holds at all looks with 1 - alpha."""
 
     mean: float
     low: float
@@ -53,9 +53,9 @@ class Bounds:
 
 
 def compare(canary: Arm, control: Arm, *, alpha: float, best_at: int, scale: float = 1.0, unit: float = 0.0) -> Bounds:
-    """Bounds on how the canary's rate differs from `scale` times the control's; infinite while nothing is known.
+    """Bound the canary's rate minus `scale` times the control's; infinite without data.
 
-    They are tightest for their level when the canary has met about `best_at` sessions.
+    The bounds are tightest for their level at about `best_at` canary sessions.
     """
     mean = canary.rate - scale * control.rate
     error = math.sqrt(canary.variance(unit) + scale**2 * control.variance(unit))
@@ -66,9 +66,9 @@ def compare(canary: Arm, control: Arm, *, alpha: float, best_at: int, scale: flo
 
 
 def anytime_quantile(count: int, alpha: float, best_at: int) -> float:
-    """Standard errors by which a mean of `count` observations may ever stray, with probability 1 - alpha.
+    """Time-uniform quantile in standard errors: one-sided, with probability 1 - alpha.
 
-    sqrt(2 (k+1)/k log(1 + sqrt(k+1) / (2 alpha))), k = count * rho^2; rho is the paper's best for `best_at`.
+    sqrt(2 (k+1)/k log(1 + sqrt(k+1) / (2 alpha))), k = count * rho^2; rho is the paper's optimum for `best_at`.
     """
     two_sided = 2.0 * alpha
     rho_squared = (-2.0 * math.log(two_sided) + math.log(-2.0 * math.log(two_sided)) + 1.0) / best_at

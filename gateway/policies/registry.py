@@ -1,8 +1,8 @@
-"""The policies table: which policy is champion, canary, shadow; and the slot that serves what it says.
+"""Policy registry: the policies table with its stages, and the slot that serves them.
 
-Stages change here, by the CLI, the admin API, the nightly job or a trial's end; every replica polls the table and
-follows within about a second. At most one champion, canary and shadow exist at a time; without a champion the shipped
-network serves. A champion that is pinned is replaced by people only.
+The CLI, the admin API, the nightly job and the end of a trial change stages here; every replica polls the table and
+follows within about a second. There is at most one champion, canary and shadow; without a champion the shipped
+network serves. Only people replace a pinned champion.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Stage = Literal["champion", "canary", "shadow"]
 ACTIONS = ("promote", "canary", "shadow", "pin", "unpin", "rollback")
 _SERVING_STAGES: tuple[Stage, ...] = ("champion", "canary", "shadow")
 _BUILTIN = frozenset(builtin_rules()) | {PRETRAINED}
-"""Policies that need no checkpoint of the operator's: the rules, and the network that is shipped."""
+"""Policies that need no checkpoint from the operator: the rules and the shipped network."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """One row of the table; `report` is the gate's verdict with its numbers."""
+    """One row of the policies table; `report` is the gate's verdict with its numbers."""
 
     policy_id: str
     kind: str
@@ -48,7 +48,7 @@ class PolicyRecord:
 
 
 class PolicyRegistry:
-    """Keeps this worker's slot in step with the table."""
+    """Serving slot of one worker, synchronised with the policies table."""
 
     def __init__(self, settings: PolicySettings, database: Database) -> None:
         self._database = database
@@ -57,18 +57,20 @@ class PolicyRegistry:
 
     @property
     def rule(self) -> LoadedPolicy:
+        """The built-in rule, always loaded."""
         return self._slot.rule
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line for every staged policy that does not serve."""
+        """One line for each staged policy that could not be loaded."""
         return self._problems
 
     def lineup(self) -> ServingPolicies:
+        """The policies that serve now."""
         return self._slot.lineup
 
     async def refresh(self) -> None:
-        """Make the slot what the table says; a policy that is off is logged once and the old one stays."""
+        """Load the staged policies; one that fails is logged once, and the previous one stays."""
         wanted = await self._database.read(wanted_policies)
         done = await asyncio.to_thread(self._slot.refresh, wanted)
         if done.changed:
@@ -91,13 +93,13 @@ def wanted_policies(connection: Connection) -> StagedPolicies:
 
 
 def list_policies(connection: Connection, limit: int = 200) -> list[PolicyRecord]:
-    """Newest first."""
+    """All policies, most recently staged first."""
     query = select(policies).order_by(policies.c.staged_at_ms.desc(), policies.c.policy_id).limit(limit)
     return [_record(row) for row in connection.execute(query)]
 
 
 def get_policy(connection: Connection, policy_id: str) -> PolicyRecord:
-    """Raises NotFound."""
+    """One policy by its id. Raises NotFound."""
     row = connection.execute(select(policies).where(policies.c.policy_id == policy_id)).first()
     if row is None:
         raise NotFound("policy: no such policy")
@@ -105,14 +107,14 @@ def get_policy(connection: Connection, policy_id: str) -> PolicyRecord:
 
 
 def holder_of(connection: Connection, stage: str) -> PolicyRecord | None:
-    """The policy that stands on a stage; of several the one that came last."""
+    """The policy on a stage; among several the most recently staged."""
     query = select(policies).where(policies.c.stage == stage).order_by(policies.c.staged_at_ms.desc()).limit(1)
     row = connection.execute(query).first()
     return None if row is None else _record(row)
 
 
 def champion_of(connection: Connection) -> PolicyRecord | None:
-    """None: the shipped network serves."""
+    """The champion; None when the shipped network serves."""
     return holder_of(connection, "champion")
 
 
@@ -126,11 +128,11 @@ def stage_policy(
     action: str | None = None,
     note: str | None = None,
 ) -> PolicyRecord:
-    """Put a policy on a stage; whoever stood there steps back, and a pin ends. Raises NotFound, InvalidRequest.
+    """Put a policy on a stage in place of its holder. Raises NotFound, InvalidRequest.
 
-    A built-in rule and the shipped network need no checkpoint: their rows are made when they are first staged.
+    Ends a pin. Built-in rules and the shipped network need no checkpoint: their rows are created on first staging.
     """
-    _know_rule(connection, policy_id, now_ms)
+    _ensure_builtin_row(connection, policy_id, now_ms)
     record = get_policy(connection, policy_id)
     if record.stage == stage:
         return record
@@ -147,13 +149,13 @@ def stage_policy(
 
 
 def pin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
-    """Make a policy the champion, and keep nightly runs and trials from replacing it. Raises NotFound."""
+    """Make a policy the champion that only people can replace. Raises NotFound."""
     stage_policy(connection, policy_id, "champion", actor=actor, now_ms=now_ms, action="promote")
     return _set_pin(connection, policy_id, True, actor, now_ms)
 
 
 def unpin_policy(connection: Connection, policy_id: str, *, actor: str, now_ms: int) -> PolicyRecord:
-    """End a pin; the policy serves on until a better one comes. Raises NotFound."""
+    """End a pin; the policy serves until it is replaced. Raises NotFound."""
     return _set_pin(connection, policy_id, False, actor, now_ms)
 
 
@@ -169,7 +171,7 @@ def _set_pin(connection: Connection, policy_id: str, pinned: bool, actor: str, n
 
 
 def act_on(connection: Connection, policy_id: str, action: str, *, actor: str, now_ms: int) -> PolicyRecord | None:
-    """What people ask for, by its name in ACTIONS; a rollback answers with the champion after it.
+    """Perform an action of ACTIONS; a rollback returns the new champion.
 
     Raises NotFound, also for an unknown action, and InvalidRequest.
     """
@@ -189,25 +191,24 @@ def act_on(connection: Connection, policy_id: str, action: str, *, actor: str, n
 
 
 def roll_back(connection: Connection, *, actor: str, now_ms: int, note: str | None = None) -> PolicyRecord | None:
-    """Undo the newest promotion: the champion is rejected and the one before it serves again; None: the shipped
-    network serves.
+    """Reject the champion and reinstate the one before it.
 
-    Raises InvalidRequest when there is no champion.
+    Returns None when the shipped network serves then. Raises InvalidRequest when there is no champion.
     """
     champion = champion_of(connection)
     if champion is None:
-        raise InvalidRequest("policies: no champion to roll back; the shipped network serves already")
+        raise InvalidRequest("policies: no champion to roll back; the shipped network already serves")
     reject_policy(connection, champion.policy_id, actor=actor, now_ms=now_ms, note=note)
-    before = holder_of(connection, "retired")
-    if before is None:
+    previous = holder_of(connection, "retired")
+    if previous is None:
         return None
-    return stage_policy(connection, before.policy_id, "champion", actor=actor, now_ms=now_ms, action="reinstate")
+    return stage_policy(connection, previous.policy_id, "champion", actor=actor, now_ms=now_ms, action="reinstate")
 
 
 def reject_policy(
     connection: Connection, policy_id: str, *, actor: str, now_ms: int, note: str | None = None
 ) -> PolicyRecord:
-    """Take a policy off its stage for good (a promotion by hand brings it back). Raises NotFound."""
+    """Take a policy off its stage until someone promotes it by hand. Raises NotFound."""
     get_policy(connection, policy_id)
     connection.execute(
         update(policies)
@@ -221,6 +222,7 @@ def reject_policy(
 def note_event(
     connection: Connection, policy_id: str, action: str, actor: str, now_ms: int, note: str | None = None
 ) -> None:
+    """Append an event to a policy's history."""
     connection.execute(
         insert(policy_events).values(
             policy_id=policy_id, action=action, actor=actor, note=note[:2000] if note else None, created_at_ms=now_ms
@@ -229,7 +231,7 @@ def note_event(
 
 
 def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list[dict[str, Any]]:
-    """What happened to a policy, newest first."""
+    """The history of a policy, newest first."""
     e = policy_events.c
     query = select(e.action, e.actor, e.note, e.created_at_ms).where(e.policy_id == policy_id)
     return [
@@ -238,7 +240,7 @@ def list_events(connection: Connection, policy_id: str, limit: int = 50) -> list
     ]
 
 
-def _know_rule(connection: Connection, policy_id: str, now_ms: int) -> None:
+def _ensure_builtin_row(connection: Connection, policy_id: str, now_ms: int) -> None:
     if policy_id not in _BUILTIN:
         return
     kind = "network" if policy_id == PRETRAINED else "rule"

@@ -1,7 +1,7 @@
-"""A policy on trial beside the champion: read off the log how it does, and take it off or let it serve.
+"""Trials of staged policies: judged from the decision log, then rolled back or promoted.
 
-A canary answers a fixed share of the sessions; the others are its control, at the same time, over the same models.
-Every replica looks, one at a time; who finds a trial over ends it by a conditional change of the policies table.
+A canary serves a fixed share of the sessions; the others are its concurrent control over the same models. Every
+replica checks, one at a time; the first to find a trial over ends it by a conditional update of the policies table.
 Verdicts (`gateway/policies/verdicts.py`) are not stored: each page that shows a policy recomputes them from the log.
 """
 
@@ -36,21 +36,21 @@ from gateway.policies.verdicts import MEASURES, RULES, Arms, TrialRules, Verdict
 
 _log = logging.getLogger("seqroute.trials")
 ACTOR = "trial"
-LOOK_S = 10.0
-LOOK_SHARE = 0.05
-"""Looking may take this share of one database reader; on a long log the looks become rarer."""
+CHECK_S = 10.0
+MAX_CHECK_SHARE = 0.05
+"""Share of one database reader that checks may use: on a long log they become less frequent."""
 ADVISORY_LOCK_KEY = 0x5E9_0_0718
 MS_PER_HOUR = 3_600_000
 
 
-# -- what the log says ---------------------------------------------------------------------------------------------
+# -- reading the log -----------------------------------------------------------------------------------------------
 
 
 def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> Arms:
-    """Both arms' sums over the sessions that began since then. Pinned turns are nobody's choice and left out."""
-    since_ms = _bounded(connection, since_ms, rules.most_turns)
+    """Both arms' sums over the sessions begun since then, without turns of a pinned model."""
+    since_ms = _bounded(connection, since_ms, rules.max_turns)
     d, f = decisions.c, feedback.c
-    # A decision that the policy owed and could not make carries its id as the shadow's: its faults are its own.
+    # A decision the policy failed to make carries its id as the shadow's: the failure counts for the policy.
     owed = and_(d.reason == "policy-fault", d.shadow_policy_id == policy_id)
     users = and_(d.reason != "pinned", d.origin.is_(None))
     ended = and_(d.status.in_(("completed", "failed", "truncated")), users)
@@ -94,8 +94,8 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: T
 
 
 def read_shadow(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> tuple[int, int]:
-    """(turns that a policy decided, those for which the shadow had an answer) since it was staged."""
-    since_ms = _bounded(connection, since_ms, rules.most_turns)
+    """Turns decided by a policy since `since_ms`, and those that the shadow answered too."""
+    since_ms = _bounded(connection, since_ms, rules.max_turns)
     d = decisions.c
     query = select(
         func.count(), func.sum(_flag(and_(d.shadow_policy_id == policy_id, d.shadow_model.is_not(None))))
@@ -108,19 +108,19 @@ def _flag(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
 
 
-def _bounded(connection: Connection, since_ms: int, most_turns: int) -> int:
-    """`since_ms`, or later: the newest `most_turns` turns begin there. Read off the index by time alone."""
+def _bounded(connection: Connection, since_ms: int, max_turns: int) -> int:
+    """`since_ms`, or the start of the newest `max_turns` turns if later; reads the time index only."""
     at = decisions.c.created_at_ms
-    query = select(at).where(at >= since_ms).order_by(at.desc()).offset(most_turns).limit(1)
+    query = select(at).where(at >= since_ms).order_by(at.desc()).offset(max_turns).limit(1)
     later = connection.execute(query).scalar()
     return since_ms if later is None else int(later)
 
 
-# -- what is done about it -----------------------------------------------------------------------------------------
+# -- acting on verdicts --------------------------------------------------------------------------------------------
 
 
 def verdict_on(connection: Connection, record: PolicyRecord, settings: PolicySettings, at_ms: int) -> Verdict | None:
-    """How a staged policy does by now; None for one that is not on trial."""
+    """The current verdict on a staged policy; None when it is not on trial."""
     if record.stage == "shadow":
         return judge_shadow(*read_shadow(connection, record.policy_id, record.staged_at_ms))
     if record.stage == "canary" or (record.stage == "champion" and settings.mode == "canary"):
@@ -131,7 +131,7 @@ def verdict_on(connection: Connection, record: PolicyRecord, settings: PolicySet
 
 
 def describe_policy(connection: Connection, policy_id: str, settings: PolicySettings, at_ms: int) -> dict[str, Any]:
-    """A policy for people: its row, how its trial stands by now, and what happened to it. Raises NotFound."""
+    """A policy with its current trial verdict and its history. Raises NotFound."""
     record = get_policy(connection, policy_id)
     verdict = verdict_on(connection, record, settings, at_ms)
     trial = None if verdict is None else verdict.describe()
@@ -139,10 +139,10 @@ def describe_policy(connection: Connection, policy_id: str, settings: PolicySett
 
 
 def look(connection: Connection, settings: PolicySettings, at_ms: int) -> list[tuple[PolicyRecord, Verdict]]:
-    """Every trial that is over, by this moment's log. Empty when another replica is looking just now."""
+    """Trials that are over by now; empty while another replica checks."""
     if connection.dialect.name == "postgresql":
-        mine = connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK_KEY}).scalar()
-        if not mine:
+        locked = connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK_KEY}).scalar()
+        if not locked:
             return []
     found = []
     for record in on_trial(connection, settings):
@@ -153,7 +153,7 @@ def look(connection: Connection, settings: PolicySettings, at_ms: int) -> list[t
 
 
 def on_trial(connection: Connection, settings: PolicySettings) -> list[PolicyRecord]:
-    """Canary and shadow; in the mode `canary` without a canary, the champion, which then serves a share only."""
+    """Canary and shadow; in mode `canary` the champion, serving a share, holder in for a canary."""
     canary, shadow = holder_of(connection, "canary"), holder_of(connection, "shadow")
     if canary is None and settings.mode == "canary":
         canary = champion_of(connection)
@@ -163,12 +163,12 @@ def on_trial(connection: Connection, settings: PolicySettings) -> list[PolicyRec
 def act(
     connection: Connection, record: PolicyRecord, verdict: Verdict, settings: PolicySettings, at_ms: int
 ) -> str | None:
-    """Do what a verdict asks for, unless the policy has moved meanwhile; returns what was done.
+    """Apply a verdict unless the policy has changed stage meanwhile; return the action taken.
 
-    Every replica may come here with the same verdict: the first changes the row, the others find it changed.
+    Several replicas may reach the same verdict: the first changes the row, the others find it changed.
     """
-    stands = holder_of(connection, record.stage)
-    if stands is None or (stands.policy_id, stands.staged_at_ms) != (record.policy_id, record.staged_at_ms):
+    holder = holder_of(connection, record.stage)
+    if holder is None or (holder.policy_id, holder.staged_at_ms) != (record.policy_id, record.staged_at_ms):
         return None
     note = "; ".join(verdict.reasons)
     if verdict.outcome == "regressed":
@@ -200,10 +200,10 @@ async def watch_forever(
     on_end: Callable[[str], None],
     ready: Callable[[], bool],
 ) -> None:
-    """Look at the trials until cancelled, and end those that are over. An outage is waited out."""
+    """Check the trials until cancelled and end those that are over; waits out an outage."""
     took_s = 0.0
     while True:
-        await asyncio.sleep(max(LOOK_S, took_s / LOOK_SHARE) * (0.75 + 0.25 * uniform()))
+        await asyncio.sleep(max(CHECK_S, took_s / MAX_CHECK_SHARE) * (0.75 + 0.25 * uniform()))
         if not ready():
             continue
         began_s = time.monotonic()
@@ -212,21 +212,26 @@ async def watch_forever(
                 _log.warning("trial of %s: %s, %s", record.policy_id, done, "; ".join(verdict.reasons))
                 on_end(done)
         except LedgerUnavailable:
-            _log.warning("the trials wait for the database")
+            _log.warning("trials not checked: the database is unavailable")
         took_s = time.monotonic() - began_s
 
 
 async def look_once(
     database: Database, settings: PolicySettings, clock: Clock
 ) -> list[tuple[PolicyRecord, Verdict, str]]:
-    """One look, and what was done: reading and writing apart, so that no long reading holds the ledger's writer up."""
+    """Check once and return what was done.
+
+    Reading and writing are separate transactions, so that a long read does not block the ledger's writer.
+    """
     over = await database.read(lambda c: look(c, settings, now_ms(clock)))
-    done = [(record, verdict, await _acted(database, record, verdict, settings, clock)) for record, verdict in over]
+    done = [
+        (record, verdict, await _act_in_write(database, record, verdict, settings, clock)) for record, verdict in over
+    ]
     return [(record, verdict, action) for record, verdict, action in done if action is not None]
 
 
-async def _acted(
+async def _act_in_write(
     database: Database, record: PolicyRecord, verdict: Verdict, settings: PolicySettings, clock: Clock
 ) -> str | None:
-    """`act` in a write of its own."""
+    """`act` in its own write transaction."""
     return await database.write(lambda c: act(c, record, verdict, settings, now_ms(clock)))

@@ -1,8 +1,7 @@
-"""How a policy on trial did, as a value with reasons: regressed, held, or still on trial. Pure arithmetic.
+"""Verdict on a policy's trial: regressed, held or on trial, with reasons. Pure arithmetic.
 
-A canary is compared with the sessions beside it by confidence sequences (`gateway/policies/confidence_sequences.py`),
-so that it may be judged every few seconds without losing certainty. A shadow answers nothing; it only has to show that
-it can.
+A canary is compared with concurrent sessions by confidence sequences (`gateway/policies/confidence_sequences.py`), so
+that it may be judged every few seconds without losing confidence. A shadow serves no one; it only has to answer.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Outcome = Literal["on trial", "held", "regressed"]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is compared: a rate, how much worse is still no regression, and how much worse must be excluded to hold.
+    """A compared rate with its tolerance (no regression within) and margin (excluded to hold).
 
     `worse` is +1 when more is worse, -1 when less is. `relative`: tolerance and margin are shares of the control's
-    rate. `unit` is the largest value of one turn, 0 where there is none.
+    rate. `unit` is the largest value of one turn, 0 when unbounded.
     """
 
     name: str
@@ -43,16 +42,16 @@ MEASURES: tuple[Measure, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class TrialRules:
-    """When a trial is over. `alpha` is divided among the measures."""
+    """Conditions that end a trial; `alpha` is divided among the measures."""
 
     alpha: float = 0.05
-    """A canary as good as its control is ever taken off with at most about this probability."""
+    """About the probability, over the whole trial, of rolling back a canary as good as its control."""
     first_look_sessions: int = 30
-    """Fewer sessions than this say nothing: the sequences are asymptotic."""
+    """Fewer sessions are not judged: the sequences are asymptotic."""
     best_at_sessions: int = 100
     hold_sessions: int = 100
-    most_turns: int = 100_000
-    """The newest so many turns are read: bounds a look's work on a busy gateway."""
+    max_turns: int = 100_000
+    """Only the newest turns are read, which bounds the work of a check on a busy gateway."""
     shadow_turns: int = 200
     shadow_answered: float = 0.99
 
@@ -70,7 +69,7 @@ class Arms:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`numbers` by measure: both rates and the bounds of the difference."""
+    """Outcome of a trial with its reasons; `numbers` has rates and bounds by measure."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
@@ -79,6 +78,7 @@ class Verdict:
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
+        """The verdict as the admin API and the CLI show it."""
         return {
             "outcome": self.outcome,
             "reasons": list(self.reasons),
@@ -89,7 +89,7 @@ class Verdict:
 
 
 def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRules = RULES) -> Verdict:
-    """Regressed, held, or still on trial, and why. Pure."""
+    """Judge a canary against its control."""
     seen = arms.canary.get("cost", Arm())
     sessions, turns = seen.sessions, int(seen.m)
     if sessions < rules.first_look_sessions:
@@ -103,9 +103,9 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRu
         numbers[measure.name] = {name: value for name, value in values.items() if math.isfinite(value)}
         beyond = _bounds(measure, canary, control, measure.tolerance, rules)
         within = _bounds(measure, canary, control, measure.margin, rules)
-        if _worse_for_certain(measure, beyond):
+        if _certainly_worse(measure, beyond):
             regressions.append((measure, _regression(measure, canary, control)))
-        if not _no_worse_for_certain(measure, within):
+        if not _certainly_not_worse(measure, within):
             doubts.append(f"{measure.name} may still be {_amount(measure, measure.margin)} worse")
     better = numbers["quality"].get("low", -1.0) > 0.0
     reasons = [text for measure, text in regressions if not (measure.name == "cost" and better)]
@@ -121,17 +121,17 @@ def judge_canary(arms: Arms, *, hours: float, least_hours: float, rules: TrialRu
 
 
 def judge_shadow(turns: int, answered: int, *, rules: TrialRules = RULES) -> Verdict:
-    """A shadow holds when it could have answered nearly every turn; it is never compared, for it spends nothing."""
+    """Judge a shadow by the share of turns it could answer; it spends nothing to compare."""
     if turns < rules.shadow_turns:
         return Verdict("on trial", (f"not enough data: {turns:,} of {rules.shadow_turns:,} turns",), turns)
-    said = f"answered {answered:,} of {turns:,} turns"
+    summary = f"answered {answered:,} of {turns:,} turns"
     if answered < rules.shadow_answered * turns:
-        return Verdict("regressed", (f"{said}, at least {rules.shadow_answered:.0%} are required",), turns)
-    return Verdict("held", (said,), turns)
+        return Verdict("regressed", (f"{summary}, at least {rules.shadow_answered:.0%} are required",), turns)
+    return Verdict("held", (summary,), turns)
 
 
 def _bounds(measure: Measure, canary: Arm, control: Arm, allowed: float, rules: TrialRules) -> Bounds:
-    """Bounds on canary's rate minus what is allowed of it."""
+    """Bounds on the canary's rate minus the control's and the allowed difference."""
     allowed *= measure.worse
     scale = 1.0 + allowed if measure.relative else 1.0
     found = compare(
@@ -142,11 +142,11 @@ def _bounds(measure: Measure, canary: Arm, control: Arm, allowed: float, rules: 
     return Bounds(found.mean - shift, found.low - shift, found.high - shift)
 
 
-def _worse_for_certain(measure: Measure, beyond: Bounds) -> bool:
+def _certainly_worse(measure: Measure, beyond: Bounds) -> bool:
     return beyond.low > 0.0 if measure.worse > 0 else beyond.high < 0.0
 
 
-def _no_worse_for_certain(measure: Measure, within: Bounds) -> bool:
+def _certainly_not_worse(measure: Measure, within: Bounds) -> bool:
     return within.high < 0.0 if measure.worse > 0 else within.low > 0.0
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gateway.decisions.session_forecast import LEAST_SESSIONS, PastTurn, futures, quantile, summarise
+from gateway.decisions.session_forecast import MIN_SESSIONS, PastTurn, futures, quantile, summarise
 
 LAMBDAS = {"best": 0.0, "cheap": 1_000.0}
 
@@ -38,9 +38,9 @@ def test_quantiles_are_conformal() -> None:
 
 
 def test_few_references_give_no_forecast_but_a_reason() -> None:
-    found = summarise(futures([[turn(1), turn(1)]] * (LEAST_SESSIONS - 1), 1, 1, {}), 10, 7)
+    found = summarise(futures([[turn(1), turn(1)]] * (MIN_SESSIONS - 1), 1, 1, {}), 10, 7)
     assert (found["available"], found["sessions_read"]) == (False, 7)
-    assert f"{LEAST_SESSIONS} are needed" in found["why_not"]
+    assert f"{MIN_SESSIONS} are needed" in found["why_not"]
 
 
 def test_the_share_that_finishes_counts_futures_within_what_is_left() -> None:

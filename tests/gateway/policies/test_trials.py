@@ -92,7 +92,7 @@ def test_sessions_that_began_since_are_summed_by_who_decided_them(database_url: 
 def test_on_a_long_log_the_newest_turns_are_read(sqlite_url: str) -> None:
     rows = [turn(n, f"s{n}", "new", first=True, at_ms=n) for n in range(20)]
     with log(sqlite_url, rows) as connection:
-        arms = read_arms(connection, "new", 0, rules=TrialRules(most_turns=5))
+        arms = read_arms(connection, "new", 0, rules=TrialRules(max_turns=5))
     assert arms.canary["cost"].sessions == 6
 
 
