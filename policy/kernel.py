@@ -5,7 +5,7 @@
 
 s scales the state, z_r are landmarks out of the log (Nystrom features: Williams & Seeger 2001), the weights are a ridge
 regression's (train/fit/reward_model.py). Half of the likeness is the text's alone: what a turn is about tells models
-apart even where its length and its place in the session are unlike (docs/decisions/0074). The last column is the
+apart even where its length and its place in the session are unlike (docs/decisions/0025). The last column is the
 difficulty that all models share: what the log does not know is at its prior, moved by how far the known ones' priors
 were off, bent by that difficulty. NumPy alone: some tens of microseconds, and no JAX to import.
 """

@@ -158,6 +158,36 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_the_index_lists_every_page() -> None:
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"} | {"decisions/README.md"}
+    assert set(re.findall(r"\]\(([^)#]+)\)", (DOCS / "README.md").read_text())) == pages
+
+
+def test_decisions_are_numbered_in_sequence_and_indexed() -> None:
+    """A new decision takes the next number, in its file name and in its title."""
+    pages = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+    assert [path.name[:4] for path in pages] == [f"{number:04d}" for number in range(1, len(pages) + 1)]
+    titles = [re.match(r"# (\d+)\. (\S.*)", path.read_text()) for path in pages]
+    assert [title and int(title[1]) for title in titles] == list(range(1, len(pages) + 1))
+    index = (DOCS / "decisions" / "README.md").read_text()
+    rows = [f"| [{title[1]}]({path.name}) | {title[2]} |" for path, title in zip(pages, titles, strict=True) if title]
+    assert re.findall(r"^\| \[.*", index, flags=re.MULTILINE) == rows
+
+
+def test_references_to_decisions_exist() -> None:
+    known = {path.name[:4] for path in (DOCS / "decisions").glob("[0-9]*.md")}
+    code = [
+        path for folder in ("gateway", "policy", "train", "tests", "bench") for path in (ROOT / folder).rglob("*.py")
+    ]
+    broken = [
+        f"{path.relative_to(ROOT)}: {number}"
+        for path in code
+        for number in re.findall(r"docs/decisions/(\d+)", path.read_text())
+        if number not in known
+    ]
+    assert broken == []
+
+
 def test_commands_shown_in_the_pages_exist() -> None:
     known = {path[:1] for path, _ in commands(typer.main.get_command(build()))}
     unknown = [

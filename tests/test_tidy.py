@@ -19,7 +19,12 @@ TIDY = (
 )
 """The folders that follow the rules."""
 
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
+)
 LONGEST_FIRST_LINE = 90
 PLAIN = {
     "all the same": "still",

@@ -64,7 +64,7 @@ class Verdict:
     estimated: int
     orphaned: int
     uncalled: int
-    """Orphans whose process died between the commit of its hold and the call (docs/decisions/0011)."""
+    """Orphans whose process died between the commit of its hold and the call (docs/decisions/0005)."""
     overshoot_nanousd: int
     estimate_error: float
     """Of turns that were settled at an estimate: |posted - billed| over billed, summed."""

@@ -29,7 +29,7 @@ PHIS = (0.05, 0.15, 0.2, 0.35, 0.5, 0.7)
 TRAINING_PHIS = (0.05, 0.2, 0.5)
 """Policies are trained under these budgets alone; the other half of PHIS is new to them."""
 TRADING = GateConfig(starved_worth=1.0)
-"""Here the gate knows every return, and a starved session has a price: docs/decisions/0072."""
+"""Here the gate knows every return, and a starved session has a price: docs/decisions/0023."""
 BASE_TOKENS = (0, 1500, 8000, 30000)
 CACHED_PRICES = (0.1, 0.5)
 RANDOM = "random"

@@ -85,7 +85,7 @@ class Learned:
     horizon: Horizon
 
     def expecting(self, horizon: Horizon) -> Learned:
-        """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0115)."""
+        """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0039)."""
         planners = {context: made.expecting(horizon) for context, made in self.planners.items()}
         networks = {context: made.expecting(horizon) for context, made in self.networks.items()}
         return replace(self, planners=planners, networks=networks, horizon=horizon)
