@@ -114,7 +114,9 @@ def ablations(study: CatalogueSetup, grid: Grid, learnt: Learnt, kind: str) -> I
     whole = learnt.planner(config)
 
     def seeing(policy: Planner, change: Seen) -> Rule:
-        return lambda turn: batch.draws(batch.probabilities(policy, change(turn_batch(turn, study.seen))), turn.uniform)
+        return lambda turn: batch.draw_rows(
+            batch.probabilities(policy, change(turn_batch(turn, study.seen))), turn.uniform
+        )
 
     if kind == "cache":
         yield Ablation("the cache, in this turn alone", seeing(whole, batch.Batch.without_cache))
@@ -221,7 +223,7 @@ def with_mean_bill(shown: batch.Batch) -> batch.Batch:
 
 def behind_shield(shown: batch.Batch, horizon: Horizon) -> batch.Batch:
     left = shown.turns_left(horizon)
-    allowed = planning.shielded(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
+    allowed = planning.shield(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
     return replace(shown, mask=allowed)
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from policy import features, text
-from policy.catalogue_law import CatalogueLaw
+from policy.catalogue_statistics import CatalogueStatistics
 from policy.exploration import Exploration
 from policy.fallback import WithFallback, check_decision
 from policy.kernel import KernelQuality
@@ -31,15 +31,15 @@ LONG = "The quick brown fox jumps over 13 lazy dogs; def f(x): return x + 1. Why
 
 
 def learned(exploration: Exploration, planner: Planner) -> Callable[[Observation], object]:
-    """The network at its size, with the planner's reward model and a law of its models, as a night publishes it."""
+    """The network at its size with the planner's reward model and statistics of its models, as published."""
     shipped, quality = pretrained(exploration).policy, planner.quality
     assert isinstance(shipped, NetworkPolicy)
     assert isinstance(quality, KernelQuality)
     m, f32 = len(quality.models), np.float32
     columns = [np.linspace(0.1, 0.9, m).astype(f32)] * 5
     answers, margin = np.ones((m + 1, len(COST_LEVELS)), f32), np.zeros(m + 1, f32)
-    law = CatalogueLaw(quality.models, *[*columns, answers, margin, np.full(1, 250.0, f32)])
-    policy = replace(shipped, quality=quality, law=law)
+    statistics = CatalogueStatistics(quality.models, *[*columns, answers, margin, np.full(1, 250.0, f32)])
+    policy = replace(shipped, quality=quality, statistics=statistics)
     guarded = WithFallback(policy, ReSolving(), deadline_s=1.0, clock=time.perf_counter)
     return lambda observation: guarded.decide(observation, 0.5)
 
@@ -71,7 +71,7 @@ def planned(exploration: Exploration, candidates: int) -> Planner:
         list_usd=np.ones(candidates, f32),
         lambdas_per_usd=np.array([0.0, 1.0, 10.0, 100.0], f32),
         contexts_tokens=np.array([0.0, 2e3, 8e3, 32e3, 128e3], f32),
-        purses_usd=purses.astype(f32),
+        budgets_usd=purses.astype(f32),
         values=values,
         answers=np.ones((candidates + 1, len(COST_LEVELS)), f32),
     )

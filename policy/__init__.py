@@ -1,1 +1,1 @@
-"""What the agent sees and does: observation, policies, network, checkpoints. JAX and NumPy only."""
+"""Observations, policies, networks and checkpoints of the routing agent. JAX and NumPy only."""

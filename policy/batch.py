@@ -1,8 +1,8 @@
-"""Many turns decided at once: the arithmetic of the served planner and of the default rule over arrays.
+"""Batched form of the served planner, network and default rule: many turns at once.
 
 Replay and evaluation ask a policy hundreds of thousands of times; one by one most of that would be Python. Row n of a
-`Batch` is one `Observation`, and `probabilities` of row n are those that `decide` would draw from (a test holds both
-together). The gateway decides one turn at a time and does not come here.
+`Batch` is one `Observation`, and `probabilities` of row n are those that `decide` would draw from (a test checks that
+both agree). The gateway decides one turn at a time and does not use this.
 
 Shapes: N turns, K candidates (padded where `model` is -1), L cost levels.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import budgeting as planning
+from policy import budgeting
 from policy.exploration import NEVER, Exploration
 from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
@@ -34,13 +34,16 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 CHUNK = 256
-"""Turns that are worked on together: what they need stays in a processor's cache."""
+"""Turns processed together: their data fits into a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """`models` names what `model` points to. `available_usd` is what the session may still spend; `expected_turns` is
-    0 where the client declared no horizon. `state` is that of `features.encode_state`."""
+    """Observations of N turns as arrays.
+
+    `models` names what `model` indexes. `available_usd` is what the session may still spend; `expected_turns` is 0
+    where the client declared no horizon. `state` is that of `features.encode_state`.
+    """
 
     models: tuple[str, ...]
     model: I64  # (N, K)
@@ -53,7 +56,7 @@ class Batch:
     warm_tokens: F64  # (N, K)
     cost_quantiles_usd: F32  # (N, K, L)
     mask: Bools  # (N, K)
-    able: Bools  # (N, K) whom only money may keep from answering
+    able: Bools  # (N, K) excluded by nothing but money, if at all
     available_usd: F64  # (N,)
     turn: I64  # (N,)
     expected_turns: I64  # (N,)
@@ -79,13 +82,13 @@ class Batch:
     def turns_left(self, horizon: Horizon) -> F64:
         """`Horizon.turns_left` of every turn, (N,)."""
         table = horizon.table().astype(np.float64)
-        learnt = table[np.minimum(self.turn, len(table) - 1)]
+        undeclared = table[np.minimum(self.turn, len(table) - 1)]
         declared = self.expected_turns > 0
-        past = np.where(declared, np.minimum(learnt, 2.0), learnt)
+        past = np.where(declared, np.minimum(undeclared, 2.0), undeclared)
         return np.where(declared & (self.turn < self.expected_turns), self.expected_turns - self.turn, past)
 
     def without_cache(self) -> Batch:
-        """The same turns, as they look to who is not told of the prompt cache: everything at the list price."""
+        """The same turns without the prompt cache: everything at the list price."""
         saved = self.warm_tokens * (self.usd_in - self.usd_cached) * 1e-6
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         cold = (self.cost_quantiles_usd + saved[..., None]).astype(np.float32)
@@ -96,14 +99,14 @@ class Batch:
 
 
 class Scored(NamedTuple):
-    """What the draw is made of: scores and what may be chosen, (N, K)."""
+    """Inputs of the draw, (N, K): scores and the mask of what may be chosen."""
 
     scores: F64
     mask: Bools
 
 
-def stacked(observations: Sequence[Observation]) -> Batch:
-    """Observations as rows of one batch."""
+def stack_observations(observations: Sequence[Observation]) -> Batch:
+    """Observations as rows of one batch, padded to the most candidates."""
     names = sorted({c.name for seen in observations for c in seen.candidates})
     index = {name: k for k, name in enumerate(names)}
     most = max(len(seen.candidates) for seen in observations)
@@ -144,15 +147,15 @@ def stacked(observations: Sequence[Observation]) -> Batch:
     )
 
 
-Batched = Planner | ReSolving | NetworkPolicy
+BatchedPolicy = Planner | ReSolving | NetworkPolicy
 
 
-def batched(policy: Policy) -> TypeGuard[Batched]:
-    """Whether `probabilities` knows this policy: network, planner or default rule, over a reward model of ours."""
-    return isinstance(policy, Batched) and isinstance(policy.quality, PriorQuality | KernelQuality)
+def has_batched_form(policy: Policy) -> TypeGuard[BatchedPolicy]:
+    """Tell whether `probabilities` supports this policy and its reward model."""
+    return isinstance(policy, BatchedPolicy) and isinstance(policy.quality, PriorQuality | KernelQuality)
 
 
-def probabilities(policy: Batched, batch: Batch) -> F64:
+def probabilities(policy: BatchedPolicy, batch: Batch) -> F64:
     """The probabilities from which `policy.decide` would draw at every turn, (N, K).
 
     Raises PolicyFault where `decide` would at any of the turns.
@@ -162,12 +165,12 @@ def probabilities(policy: Batched, batch: Batch) -> F64:
     found = np.zeros(batch.mask.shape)
     for start in range(0, len(batch), CHUNK):
         rows = slice(start, start + CHUNK)
-        found[rows] = action_probabilities(*scored(policy, batch.take(rows)), policy.exploration)
+        found[rows] = action_probabilities(*score_batch(policy, batch.take(rows)), policy.exploration)
     return found
 
 
-def scored(policy: Batched, batch: Batch) -> Scored:
-    """What `decide` computes before the draw."""
+def score_batch(policy: BatchedPolicy, batch: Batch) -> Scored:
+    """The scores and mask that `decide` computes before the draw."""
     if isinstance(policy, NetworkPolicy):
         return _networked(policy, batch)
     return _planned(policy, batch) if isinstance(policy, Planner) else _resolving(policy, batch)
@@ -189,8 +192,8 @@ def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> 
     return np.asarray((found / found.sum(axis=1, keepdims=True)).astype(np.float32), np.float64)
 
 
-def draws(shares: F64, uniform: F64) -> I64:
-    """`exploration.draw` of every row: the action whose share of [0, 1) holds `uniform` (N,)."""
+def draw_rows(shares: F64, uniform: F64) -> I64:
+    """`exploration.draw` of every row: the action whose share of [0, 1) contains `uniform` (N,)."""
     cumulative = np.cumsum(shares, axis=1)
     action = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
     last = shares.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0.0, axis=1)
@@ -202,7 +205,7 @@ def _networked(policy: NetworkPolicy, batch: Batch) -> Scored:
     there = batch.model >= 0
     found = policy.values(
         Shown(
-            places=_places(policy.law.models, batch),
+            places=_places(policy.statistics.models, batch),
             prior=batch.prior,
             predicted=predicted(policy.quality, batch),
             average=average(policy.quality, batch),
@@ -220,9 +223,9 @@ def _networked(policy: NetworkPolicy, batch: Batch) -> Scored:
         )
     )[1]
     costs = np.where(there, expected_cost_usd(batch.cost_quantiles_usd.astype(np.float64)), 0.0)
-    dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
+    costliest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
     worth = found.worth(batch.lambda_per_usd[:, None], policy.starved_penalty)
-    return Scored(np.asarray(worth - TIE_BREAK * costs / dearest, np.float64), batch.mask)
+    return Scored(np.asarray(worth - TIE_BREAK * costs / costliest, np.float64), batch.mask)
 
 
 def _planned(policy: Planner, batch: Batch) -> Scored:
@@ -238,22 +241,22 @@ def _planned(policy: Planner, batch: Batch) -> Scored:
     worth = np.where(weighed <= budget_left, answers + later, -policy.starved_penalty)
     scores = (worth - price * np.minimum(quantiles, budget_left)) @ COST_MASSES.astype(np.float64)
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
-    dearest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
-    return Scored(scores - TIE_BREAK * costs / dearest, batch.mask)
+    costliest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
+    return Scored(scores - TIE_BREAK * costs / costliest, batch.mask)
 
 
 def _resolving(policy: ReSolving, batch: Batch) -> Scored:
     """`ReSolving.decide` up to the draw."""
     quantiles, mask, left = batch.cost_quantiles_usd, batch.mask, batch.available_usd
     turns = batch.turns_left(policy.horizon)
-    allowed = planning.shielded(quantiles, mask, left, turns, policy.reserve) if policy.reserve > 0.0 else mask
+    allowed = budgeting.shield(quantiles, mask, left, turns, policy.reserve) if policy.reserve > 0.0 else mask
     costs = np.asarray(expected_cost_usd(quantiles), np.float32)
     cold, warm = (
-        planning.cache_costs(costs, batch.input_tokens, batch.warm_tokens, batch.usd_in, batch.usd_cached)
+        budgeting.cache_costs(costs, batch.input_tokens, batch.warm_tokens, batch.usd_in, batch.usd_cached)
         if policy.cache_aware
         else (costs, costs)
     )
-    found = planning.resolve(
+    found = budgeting.resolve(
         predicted(policy.quality, batch),
         average(policy.quality, batch),
         costs,
@@ -281,7 +284,7 @@ def predicted(model: QualityModel, batch: Batch) -> F32:
 
 
 def average(model: QualityModel, batch: Batch) -> F32:
-    """`average` of every turn, (N, K). Raises as `predicted`."""
+    """`average` of every turn, (N, K). Raises like `predicted`."""
     if isinstance(model, PriorQuality):
         return np.asarray(np.clip(batch.prior, 1e-3, 1.0), np.float32)
     if isinstance(model, KernelQuality):
@@ -308,7 +311,7 @@ def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> 
 
     plane = _mixed(at_context(p), lambda: at_context(p + 1), p_share)  # (N, K, B)
     money = after_usd / (scale * repeated)[:, None, None]
-    axis = table.purses_usd.astype(np.float64)
+    axis = table.budgets_usd.astype(np.float64)
     low = np.clip(np.searchsorted(axis, money, side="right") - 1, 0, len(axis) - 2)
     share = np.minimum((money - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
     below, above = np.take_along_axis(plane, low, axis=-1), np.take_along_axis(plane, low + 1, axis=-1)
@@ -316,7 +319,7 @@ def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> 
 
 
 def _between(axis: NDArray[np.floating], at: F64) -> tuple[I64, F64]:
-    """Where on a rising axis, and how far to the next entry; held constant beyond both ends. (N,) each."""
+    """Index on a rising axis and share of the step to the next entry, (N,) each; clamped."""
     if len(axis) == 1:
         return np.zeros(at.shape, np.int64), np.zeros(at.shape)
     known = axis.astype(np.float64)
@@ -325,7 +328,7 @@ def _between(axis: NDArray[np.floating], at: F64) -> tuple[I64, F64]:
 
 
 def _mixed(low: F32, high: Callable[[], F32], share: F64) -> F32:
-    """Linear interpolation of (N, ...) by (N,); the upper values are not looked up where nobody needs them."""
+    """Linear interpolation of (N, ...) by (N,); looks up the upper values only where they count."""
     if not share.any():
         return low
     wide = share[:, None, None]
@@ -347,7 +350,7 @@ def _context_tokens(batch: Batch) -> F64:
 
 
 def _places(models: tuple[str, ...], batch: Batch) -> I64:
-    """Index of every candidate in `models`, (N, K); what is not there, and padding, is at their end."""
+    """Index of every candidate in `models`, (N, K); unknown models and padding get the index past the end."""
     known = {name: k for k, name in enumerate(models)}
     places = np.array([*(known.get(name, len(models)) for name in batch.models), len(models)], np.int64)
     return places[batch.model]

@@ -1,4 +1,8 @@
-"""The decision maths of the rules: prices of money, pacing, reserves, the prompt cache. Pure NumPy over leading axes.
+"""Budgeting arithmetic of the rules: prices of money, pacing, reserves, the prompt cache.
+
+Pure NumPy over leading axes. Everywhere: `quality`, `mean_cost_usd`, `mask` have shape (..., K); `remaining_usd`,
+`turns_left` (this turn included) and `lambda_per_usd` have shape (...). Serving calls with no leading axis, replay with
+one per session.
 
 Everywhere: `quality`, `mean_cost_usd`, `mask` have shape (..., K); `remaining_usd`, `turns_left` (this turn included)
 and `lambda_per_usd` have shape (...). Serving calls with no leading axis, replay with one per session.
@@ -19,24 +23,24 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 CACHE_MIN_TOKENS = 1024
-"""Providers keep prompts in their cache from about a thousand tokens on."""
+"""Providers cache prompts of about a thousand tokens or more."""
 
 _Q99 = COST_LEVELS.index(0.99)
 PLAN_STEPS = 6
-"""By then a plan's gain per turn has settled; later turns add the gain of the model it has settled on."""
+"""A plan's gain per turn has converged by then; later turns add the gain of the model it converged on."""
 PRICE_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1e3, 36)])
 """Prices of money tried by `resolve`, in quality per cost range of the candidates."""
 
 
 class Plan(NamedTuple):
-    """What the turns after this one bring if this one is served by k: value (quality - lambda cost) and USD."""
+    """Value (quality - lambda cost) and USD spend of the later turns if k serves this one."""
 
     value: Floats
     spend_usd: Floats
 
 
 class Resolved(NamedTuple):
-    """The price of money found by re-solving, (...,), and at that price the scores and the plan, (..., K)."""
+    """Re-solved price of money, (...,), with the scores and the plan at that price, (..., K)."""
 
     lambda_per_usd: Floats
     scores: Floats
@@ -44,7 +48,7 @@ class Resolved(NamedTuple):
 
 
 def lagrangian_scores(quality: ArrayLike, mean_cost_usd: ArrayLike, lambda_per_usd: ArrayLike) -> Floats:
-    """quality - lambda * cost: what a candidate is worth when a dollar must buy `lambda_per_usd` of quality."""
+    """quality - lambda * cost, with `lambda_per_usd` the quality that a dollar must buy."""
     scores: Floats = np.asarray(quality) - np.asarray(lambda_per_usd)[..., None] * np.asarray(mean_cost_usd)
     return scores
 
@@ -58,7 +62,9 @@ def pacing_scores(
     factor: float,
     lambda_per_usd: ArrayLike = 0.0,
 ) -> Floats:
-    """quality - lambda * cost for those whose expected cost is within `factor` times an even share of what is left.
+    """quality - lambda * cost of candidates whose expected cost is within an even share.
+
+    The share is `factor` * remaining / turns left. Candidates beyond it rank below all within it, cheaper ones higher.
 
     Those beyond the share rank below all within it, the cheaper the higher.
     """
@@ -70,19 +76,19 @@ def pacing_scores(
 
 
 def cheapness(mean_cost_usd: Floats, mask: Bools) -> Floats:
-    """Minus the cost in units of the dearest allowed: 0 (free) to -1."""
-    dearest = np.max(np.where(mask, mean_cost_usd, 0.0), axis=-1, keepdims=True)
-    return -np.asarray(mean_cost_usd / np.maximum(dearest, 1e-12))
+    """Minus the cost in units of the most expensive allowed candidate: 0 (free) to -1."""
+    costliest = np.max(np.where(mask, mean_cost_usd, 0.0), axis=-1, keepdims=True)
+    return -np.asarray(mean_cost_usd / np.maximum(costliest, 1e-12))
 
 
-def shielded(
+def shield(
     cost_quantiles_usd: Floats, mask: Bools, remaining_usd: ArrayLike, turns_left: ArrayLike, reserve: float
 ) -> Bools:
-    """Candidates after which the remaining turns can still be answered; never none of `mask` (nobody is starved).
+    """Mask of the candidates after which the remaining turns can still be paid; never empty.
 
     Allowed when  q99(this call) + reserve * R(turns left - 1)  fits into what is left, R being
-    `features.reserve_usd`; `reserve` is calibrated (1: as stated; 0: only this call must fit). When nothing fits, the
-    cheapest alone stays. cost_quantiles_usd is (..., K, 15).
+    `features.reserve_usd`; `reserve` is calibrated (1: all of R; 0: only this call must fit). When nothing fits, only
+    the cheapest is allowed. cost_quantiles_usd is (..., K, 15).
     """
     q99 = cost_quantiles_usd[..., _Q99]
     later_usd: Floats = reserve * reserve_usd(cost_quantiles_usd, mask, np.asarray(turns_left, float) - 1.0)
@@ -103,7 +109,7 @@ def cache_costs(
 ) -> tuple[Floats, Floats]:
     """Expected cost of a turn like this one on a cold and on a warm cache, each (..., K).
 
-    The next prompt begins with all of this one, so on the model that serves this turn it is read at the cached price.
+    The next prompt begins with all of this one, which the model that serves this turn reads at the cached price.
     """
     tokens = np.asarray(input_tokens, float)
     discount = np.maximum(np.asarray(input_usd_per_mtok) - np.asarray(cached_input_usd_per_mtok), 0.0) * 1e-6
@@ -121,7 +127,7 @@ def later_plan(
     lambda_per_usd: Floats,
     spread: float,
 ) -> Plan:
-    """Value and spend of the turns to come, by the model that serves now: soft backward induction.
+    """Value and spend of the later turns for each model serving now, by soft backward induction.
 
     Tasks differ: a model's quality on a later turn is its average plus Gumbel noise of scale `spread`, so with
     c(j|k) = warm cost if j = k else cold cost (the prompt cache remembers one turn)
@@ -167,18 +173,18 @@ def resolve(
     lambda_floor_per_usd: ArrayLike,
     spread: float,
 ) -> Resolved:
-    """The lowest price of money, not under the floor, at which this turn and the later ones cost what is left.
+    """Find the lowest price of money at which this turn and the later ones cost what is left.
 
     Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is recomputed, so
-    what was saved or lost so far is spread over what is to come. This turn counts as one of the session's tasks; only
-    the scores look at its own quality. Where even the highest price tried overspends, the
-    highest is taken: the cheapest candidate. `mask` marks what later turns may choose too.
+    what was saved or lost so far is spread over the later turns. This turn counts as one of the session's tasks; only
+    the scores use its own quality. Where even the highest price tried overspends, the highest is taken: the cheapest
+    candidate. The price is never below the floor. `mask` marks what later turns may choose too.
     """
     floor = np.asarray(lambda_floor_per_usd, float)
-    mask = mask | ~mask.any(axis=-1, keepdims=True)  # a row that is all masked is answered, not warned about
-    dearest = np.max(np.where(mask, mean_cost_usd, -np.inf), axis=-1)
+    mask = mask | ~mask.any(axis=-1, keepdims=True)  # avoids warnings for rows that are all masked
+    costliest = np.max(np.where(mask, mean_cost_usd, -np.inf), axis=-1)
     cheapest = np.min(np.where(mask, mean_cost_usd, np.inf), axis=-1)
-    unit = 1.0 / np.maximum(dearest - cheapest, 1e-9)
+    unit = 1.0 / np.maximum(costliest - cheapest, 1e-9)
     prices = floor[..., None] + PRICE_STEPS * unit[..., None]  # (..., L)
     later_turns = np.broadcast_to(np.asarray(turns_left, float)[..., None] - 1.0, prices.shape)
     plan = later_plan(
@@ -194,12 +200,12 @@ def resolve(
     left = np.asarray(remaining_usd, float)[..., None]
     within = spend_usd <= left
     tried = np.arange(prices.shape[-1])
-    dearer = np.where(within.any(axis=-1), within.argmax(axis=-1), tried[-1])[..., None]
-    last_over, first_within = tried == dearer - 1, tried == dearer
-    # Between the last price that overspends and the first that does not, spend is taken to fall in a straight line.
+    upper = np.where(within.any(axis=-1), within.argmax(axis=-1), tried[-1])[..., None]
+    last_over, first_within = tried == upper - 1, tried == upper
+    # Spend is taken to be linear between the last price that overspends and the first that does not.
     over = (spend_usd * last_over).sum(axis=-1, keepdims=True) - left
     under = left - (spend_usd * first_within).sum(axis=-1, keepdims=True)
-    share = np.where((dearer > 0) & (under >= 0.0), over / np.maximum(over + under, 1e-300), 1.0)
+    share = np.where((upper > 0) & (under >= 0.0), over / np.maximum(over + under, 1e-300), 1.0)
     weights = last_over * (1.0 - share) + first_within * share
 
     def between(values: Floats) -> Floats:
@@ -213,7 +219,7 @@ def resolve(
 def _expected_total(
     later_quality: Floats, mean_cost_usd: Floats, mask: Bools, prices: Floats, plan: Plan, spread: float
 ) -> Floats:
-    """Expected spend of this and all later turns at every price, this turn's task not yet looked at: (..., L)."""
+    """Expected spend of this and all later turns at every price, (..., L)."""
     terms = later_quality[..., None, :] - prices[..., None] * mean_cost_usd[..., None, :] + plan.value
     terms = np.where(mask[..., None, :], terms, -np.inf) / spread
     weights = np.exp(terms - np.max(terms, axis=-1, keepdims=True))
@@ -225,11 +231,12 @@ def _expected_total(
 def lower_confidence_scores(
     q_quality: Any, q_cost_usd: Any, mask: Any, lambda_per_usd: Any, pessimism: Any, shrinkage: Any, *, xp: Any = np
 ) -> Any:
-    """An ensemble's Q_quality - lambda * Q_cost, where only what the members agree on counts: (..., E, K) -> (..., K).
+    """Lower confidence bound of an ensemble's scores: (..., E, K) -> (..., K).
 
-    Differences of quality between candidates are shrunk by the out-of-fold slope `shrinkage`, and `pessimism` standard
-    deviations (over members, of a candidate's advantage over the allowed ones' mean) are taken off. What all
-    candidates share moves none of them. NumPy, or traced by JAX (`xp`) as part of the served decision.
+    Scores are Q_quality - lambda * Q_cost. Differences of quality between candidates are shrunk by the out-of-fold
+    slope `shrinkage`, and `pessimism` standard deviations (over members, of a candidate's advantage over the allowed
+    ones' mean) are subtracted. What all candidates share changes no ranking. NumPy, or traced by JAX (`xp`) in the
+    served decision.
     """
     count = xp.maximum(mask.sum(axis=-1, keepdims=True), 1)
     price = xp.asarray(lambda_per_usd)[..., None]

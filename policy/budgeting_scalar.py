@@ -1,8 +1,8 @@
-"""One turn decided alone, in plain numbers: the laws of `planning` for the gateway, which has a handful of candidates.
+"""Scalar form of `budgeting` for one turn: what the gateway calls for its few candidates.
 
-An array operation on three numbers takes twenty times as long as the arithmetic in it, and a decision used to be eighty
-of them. The laws stand in `planning`, which replay and evaluation use; a test holds both together. All lists have one
-entry for each candidate; those outside `mask` are read and mean nothing.
+An array operation on three numbers takes twenty times as long as its arithmetic, and a decision used to take eighty of
+them. `budgeting` is the reference, used by replay and evaluation; a test checks that both agree. All lists have one
+entry per candidate; entries outside `mask` are ignored.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _LARGEST_EXPONENT = 600.0
 
 
 class Later(NamedTuple):
-    """`planning.Plan` at one price."""
+    """`budgeting.Plan` at one price."""
 
     value: list[float]
     spend_usd: list[float]
 
 
 class Resolved(NamedTuple):
-    """`planning.Resolved` for one turn; `spent_usd` is what this and the later turns are expected to cost."""
+    """`budgeting.Resolved` for one turn."""
 
     lambda_per_usd: float
     scores: list[float]
     later: Later
 
 
-def shielded(
+def shield(
     quantiles_usd: Sequence[Numbers],
     means_usd: Numbers,
     mask: Mask,
@@ -45,7 +45,7 @@ def shielded(
     turns_left: float,
     reserve: float,
 ) -> list[bool]:
-    """`planning.shielded`: who leaves enough for the later turns; the cheapest alone when nobody does."""
+    """`budgeting.shield`: candidates that leave enough for later turns, or the cheapest alone."""
     later = max(turns_left - 1.0, 0.0)
     root = math.sqrt(later)
     needed = [
@@ -65,14 +65,14 @@ def shielded(
 def cache_costs(
     mean: float, input_tokens: float, warm_tokens: float, usd_per_mtok: float, cached_usd_per_mtok: float
 ) -> tuple[float, float]:
-    """`planning.cache_costs` of one candidate: cold, warm."""
+    """`budgeting.cache_costs` of one candidate: cold, warm."""
     discount = max(usd_per_mtok - cached_usd_per_mtok, 0.0) * 1e-6
     cold = mean + warm_tokens * discount
     return cold, max(cold - (input_tokens * discount if input_tokens >= CACHE_MIN_TOKENS else 0.0), 0.0)
 
 
 class Session(NamedTuple):
-    """What `resolve` asks of a turn and the ones after it; `mask` marks what later turns may choose."""
+    """Inputs of `resolve` for a turn and later ones; `mask` marks what later turns may choose."""
 
     quality: Numbers
     mean_usd: Numbers
@@ -84,12 +84,12 @@ class Session(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Turns that are planned one by one: without a cache to remember, every later turn is like the first."""
+        """Number of turns planned one by one; without a cache discount every later turn is alike."""
         remembers = any(cold > warm for cold, warm in zip(self.cold_usd, self.warm_usd, strict=True))
         return min(math.ceil(self.later_turns), PLAN_STEPS if remembers else 1)
 
     def later(self, price: float) -> Later:
-        """`planning.later_plan` at one price of money."""
+        """`budgeting.later_plan` at one price of money."""
         count, spread, steps = len(self.mask), self.spread, self.steps
         scaled = price / spread
         offered = [
@@ -115,7 +115,7 @@ class Session(NamedTuple):
         return Later([spread * old for old in value], spend)
 
     def total_usd(self, price: float, later: Later) -> float:
-        """Expected spend of this and all later turns at a price, this turn's task not yet looked at."""
+        """Expected spend of this and all later turns at a price, this turn's quality unknown."""
         terms = [
             (quality - price * mean + value) / self.spread
             for quality, mean, value in zip(self.quality, self.mean_usd, later.value, strict=True)
@@ -129,23 +129,25 @@ class Session(NamedTuple):
 
 
 def resolve(session: Session, quality: Numbers, remaining_usd: float, lambda_floor_per_usd: float) -> Resolved:
-    """`planning.resolve`. What is spent falls as the price rises (it is the slope of a convex function of the price,
-    soft Bellman values), so that the first price within the money is found by halving and not by trying all.
+    """`budgeting.resolve` by bisection.
+
+    Spend falls as the price rises (it is the slope of a convex function of the price, soft Bellman values), so that the
+    first price within the money is found without trying all.
     """
     price, later = lambda_floor_per_usd, session.later(lambda_floor_per_usd)
     usd = session.total_usd(price, later)
     if usd > remaining_usd:
-        price, later = _dearer(session, remaining_usd, price, later, usd)
+        price, later = _raised_price(session, remaining_usd, price, later, usd)
     scores = [
         now - price * mean + value for now, mean, value in zip(quality, session.mean_usd, later.value, strict=True)
     ]
     return Resolved(price, scores, later)
 
 
-def _dearer(
+def _raised_price(
     session: Session, remaining_usd: float, floor: float, floor_later: Later, floor_usd: float
 ) -> tuple[float, Later]:
-    """The price, above the floor, between the last that overspends and the first that does not."""
+    """Interpolate between the last price that overspends and the first that does not."""
     means = [mean for mean, allowed in zip(session.mean_usd, session.mask, strict=True) if allowed]
     unit = 1.0 / max(max(means) - min(means), 1e-9)
     low, high = 0, len(_STEPS) - 1
@@ -179,7 +181,7 @@ def _dearer(
 def _soft_backup(
     terms: Numbers, saved: Numbers, cold_usd: Numbers, warm_usd: Numbers, spend_usd: Numbers
 ) -> tuple[list[float], list[float]]:
-    """`planning._soft_backup` at one price."""
+    """`budgeting._soft_backup` at one price."""
     most = max(terms)
     moves = [math.exp(term - most) for term in terms]
     totals = [usd + later for usd, later in zip(cold_usd, spend_usd, strict=True)]

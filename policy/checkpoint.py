@@ -1,6 +1,6 @@
-"""A policy on disk: `params.safetensors` beside `manifest.json`, in a folder named by the policy's id.
+"""Policy checkpoints: `params.safetensors` and `manifest.json` in a folder named by the id.
 
-Written once, never changed: a temporary folder beside the target, fsync, rename. Read as if by an enemy: no links, no
+Written once, never changed: a temporary folder beside the target, fsync, rename. Read as untrusted input: no links, no
 other files, sizes capped before reading, digests of the very bytes that are parsed, the exact known tree of float32
 arrays, all finite; nothing is ever unpickled. `python -m policy.checkpoint DIR` verifies one and prints its manifest.
 """
@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
-from policy.catalogue_law import CatalogueLaw
+from policy.catalogue_statistics import CatalogueStatistics
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
 from policy.kernel import MAX_MODELS, KernelQuality
 from policy.mdp import FloatArray
@@ -41,7 +41,7 @@ MANIFEST, PARAMS = "manifest.json", "params.safetensors"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_PARAMS_BYTES = 256 << 20
 MAX_HEADER_BYTES = 1 << 14
-"""Of the safetensors header, which names every tensor: ours takes 2 kB, a million empty ones gigabytes to parse."""
+"""Limit of the safetensors header, which names every tensor: 2 kB here; a million names take gigabytes to parse."""
 
 RULES: Mapping[str, frozenset[str]] = {
     "network": frozenset({"starved_penalty"}),
@@ -53,8 +53,7 @@ RULES: Mapping[str, frozenset[str]] = {
     "strongest": frozenset(),
     "cheapest": frozenset(),
 }
-"""What a checkpoint may decide by, and the numbers each rule takes; `policy.learned.policy_from` gives their
-defaults."""
+"""Decision rules of a checkpoint and their parameters; `policy.learned.policy_from` has the defaults."""
 
 _POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FIELDS = frozenset(
@@ -77,22 +76,24 @@ _FIELDS = frozenset(
 
 
 _OPTIONAL_FIELDS = frozenset({"models"})
+EARLIER_NAMES: Mapping[str, str] = {"law": "statistics", "purses_usd": "budgets_usd"}
+"""Parts and arrays in checkpoints of earlier versions, by their present names."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that must not serve; the message is one line: what was found, what was expected, where."""
+    """An invalid checkpoint. The one-line message says what was found and expected, and where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a checkpoint decides, besides its parameters: all of the manifest that a trainer chooses.
+    """The part of the manifest that a trainer chooses: how a checkpoint decides.
 
     `rule` names one of RULES and `rule_parameters` its numbers; `average_quality` is the mean graded quality by model
     name, for people to read; `report` is free JSON (the gate's verdict). The parameters are by part: a reward model
     over `models` ("quality/...", policy/kernel.py), the planner's value table ("values/...", policy/valuetable.py), the
-    network's layers ("network/layer.leaf", of these `sizes`), its law of the catalogue ("law/...",
-    policy/catalogue_law.py) and the residual of its quality ("residual/...", policy/residual.py). Without models there
-    are none but the layers: priors are all that is known.
+    network's layers ("network/layer.leaf", of these `sizes`), its statistics of the catalogue ("statistics/...",
+    policy/catalogue_statistics.py) and the residual of its quality ("residual/...", policy/residual.py). Without models
+    there are only the layers, and all qualities are priors.
     """
 
     policy_id: str
@@ -108,7 +109,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A verified checkpoint: `params` are float32 NumPy arrays by part and name; `sha256` is that of the manifest."""
+    """A verified checkpoint: float32 arrays by part and name; `sha256` is that of the manifest."""
 
     recipe: Recipe
     params: dict[str, dict[str, FloatArray]]
@@ -117,7 +118,7 @@ class Loaded:
 
 
 def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write `directory` (which must not exist) in one step; returns the manifest's SHA-256 for the policies row.
+    """Write `directory`, which must not exist, atomically; returns the manifest's SHA-256.
 
     Raises CheckpointError for what `load` would refuse, and FileExistsError when the folder is there.
     """
@@ -166,9 +167,9 @@ def save(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]
 
 
 def load(directory: Path, *, sha256: str | None = None) -> Loaded:
-    """Read and verify a checkpoint. `sha256`, when given, is what the manifest must hash to (the policies row).
+    """Read and verify a checkpoint, against the manifest digest `sha256` if given.
 
-    Raises CheckpointError, and nothing else, for anything that is not a whole, sane checkpoint of this version.
+    Raises CheckpointError, and nothing else, for anything but a complete, valid checkpoint of this version.
     """
     try:
         text, body = _read_folder(directory)
@@ -184,7 +185,7 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
     if int.from_bytes(body[:8], "little") > MAX_HEADER_BYTES:
         raise CheckpointError(f"{PARAMS}: expected a header of at most {MAX_HEADER_BYTES} bytes")
     try:
-        flat = parse_safetensors(body)
+        flat = _present_names(parse_safetensors(body))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{PARAMS}: not a safetensors file") from error
     _check_tensors(flat, recipe)
@@ -195,8 +196,12 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
     return Loaded(recipe, params, manifest, found)
 
 
+def _present_names(flat: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {"/".join(EARLIER_NAMES.get(name, name) for name in path.split("/")): x for path, x in flat.items()}
+
+
 def _read_folder(directory: Path) -> tuple[bytes, bytes]:
-    """Both files through descriptors that follow no link, so that what was checked is what is read."""
+    """Read both files through descriptors that follow no link, so that the checked bytes are the parsed bytes."""
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         with os.scandir(folder) as entries:
@@ -209,7 +214,7 @@ def _read_folder(directory: Path) -> tuple[bytes, bytes]:
 
 
 def _read_file(folder: int, name: str, most_bytes: int) -> bytes:
-    # Without O_NONBLOCK a named pipe would hang the reader before fstat could tell.
+    # Without O_NONBLOCK a named pipe would block the reader before fstat could detect it.
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(file.fileno())
@@ -217,7 +222,7 @@ def _read_file(folder: int, name: str, most_bytes: int) -> bytes:
             raise CheckpointError(f"{name}: not a regular file")
         if status.st_size > most_bytes:
             raise CheckpointError(f"{name}: {status.st_size} bytes, expected at most {most_bytes}")
-        content = file.read(status.st_size + 1)  # a read of the cap would set the cap's memory aside
+        content = file.read(status.st_size + 1)  # reading up to the cap would allocate the cap
     if len(content) != status.st_size:
         raise CheckpointError(f"{name}: it changed while it was read")
     return content
@@ -241,7 +246,7 @@ def _parse_manifest(text: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a field stands twice")
+        raise ValueError("a field appears twice")
     return made
 
 
@@ -250,7 +255,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
-    """The manifest as a Recipe. Raises CheckpointError with the field that is wrong."""
+    """Parse the manifest. Raises CheckpointError naming the wrong field."""
     for name, expected in (
         ("format", FORMAT),
         ("feature_version", FEATURE_VERSION),
@@ -276,7 +281,7 @@ def _recipe(manifest: dict[str, Any], folder_name: str) -> Recipe:
     if not isinstance(manifest["report"], dict):
         raise CheckpointError(f"{MANIFEST}: report: expected an object")
     sizes = Sizes()
-    if rule == "network":  # others were once written with the sizes of a network that they did not have
+    if rule == "network":  # earlier versions wrote meaningless sizes for other rules
         try:
             sizes = Sizes(**manifest["sizes"])
         except (TypeError, ValueError) as error:
@@ -300,7 +305,7 @@ def _models(manifest: dict[str, Any], rule: str) -> tuple[str, ...]:
     if not isinstance(names, list) or len(names) > MAX_MODELS or not all(isinstance(n, str) and n for n in names):
         raise CheckpointError(f"{MANIFEST}: models: expected at most {MAX_MODELS} names")
     if len(set(names)) != len(names):
-        raise CheckpointError(f"{MANIFEST}: models: a name stands twice")
+        raise CheckpointError(f"{MANIFEST}: models: a name appears twice")
     if rule == "planned" and not names:
         raise CheckpointError(f"{MANIFEST}: models: not those of a {rule} policy")
     return tuple(names)
@@ -323,7 +328,7 @@ def _within(value: Any, least: float, most: float) -> bool:
 
 
 def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
-    """Exactly the known parts: names, float32, shapes, all finite."""
+    """Raise CheckpointError unless exactly the known parts are there: names, float32, shapes, all finite."""
     parts: dict[str, dict[str, Any]] = {}
     for path, value in flat.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
@@ -340,8 +345,8 @@ def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
             KernelQuality.from_arrays(recipe.models, parts["quality"])
         if "values" in parts:
             ValueTable.from_arrays(recipe.models, parts["values"])
-        if "law" in parts:
-            CatalogueLaw.from_arrays(recipe.models, parts["law"])
+        if "statistics" in parts:
+            CatalogueStatistics.from_arrays(recipe.models, parts["statistics"])
         if "residual" in parts:
             Residual.from_arrays(parts["residual"])
     except ValueError as error:
@@ -349,10 +354,10 @@ def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def parts_of(recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
-    """The parts that a checkpoint must have, and those that it may have."""
+    """Names of the required and of the optional parts of a checkpoint."""
     known = frozenset({"quality"}) if recipe.models else frozenset()
     if recipe.rule == "network":
-        return known | ({"network", "law"} if recipe.models else {"network"}), known and frozenset({"residual"})
+        return known | ({"network", "statistics"} if recipe.models else {"network"}), known and frozenset({"residual"})
     return (known | {"values"} if recipe.rule == "planned" else known), frozenset()
 
 
@@ -366,7 +371,7 @@ def _check_layers(found: Mapping[str, Any], sizes: Sizes) -> None:
 
 
 def layers_as_part(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, FloatArray]:
-    """The network's parameters as the part "network" of a checkpoint; `layers_of` is the inverse."""
+    """The network's parameters as the checkpoint part "network"; `layers_of` is the inverse."""
     return {
         f"{layer}.{leaf}": np.asarray(value, np.float32)
         for layer, leaves in layers.items()
@@ -399,7 +404,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m policy.checkpoint DIR`: exit 0 and the manifest, or 1 and one line on stderr; 2 for wrong usage."""
+    """Verify the checkpoint named on the command line and print its manifest.
+
+    Exit codes: 0; 1 with one line on stderr; 2 for wrong usage.
+    """
     if len(arguments) != 1:
         print("usage: python -m policy.checkpoint DIR", file=sys.stderr)
         return 2

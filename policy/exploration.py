@@ -2,8 +2,8 @@
 
     p(a) = (1 - floor) * [a is the best] + floor * u(a)
 
-`u` is proportional to exp(-(gap - tolerance)+ / temperature): the near-ties of the best share alike, since trying them
-costs nothing, and what is worse by more than the tolerance is tried the more rarely the worse it is, near-ties or not.
+`u` is proportional to exp(-(gap - tolerance)+ / temperature): near-ties of the best candidate share equally, since
+trying them costs nothing; beyond the tolerance, worse candidates are tried exponentially less often.
 The logged propensity is the number the draw used, after every mask.
 """
 
@@ -27,8 +27,10 @@ NEVER = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """`floor` is the probability of exploring; `tolerance` (what counts as a near-tie) and `temperature` are in the
-    scores' units: quality, 0 to 1."""
+    """Exploration settings: probability of exploring, width of a near-tie, temperature.
+
+    `floor` is that probability; `tolerance` and `temperature` are in the scores' units: quality, 0 to 1.
+    """
 
     floor: float = 0.0
     tolerance: float = 0.02
@@ -43,7 +45,10 @@ GREEDY = Exploration()
 
 
 def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, exploration: Exploration) -> FloatArray:
-    """Probability of every candidate, float32 (K,), zero outside `mask`. The first of equal scores is the best."""
+    """Probability of every candidate, float32 (K,), zero outside `mask`.
+
+    The first of equal scores is the best. Raises PolicyFault without a candidate or with a score that is not finite.
+    """
     shown: list[float] = np.asarray(scores, np.float64).tolist()
     allowed = [k for k, may in enumerate(np.asarray(mask).tolist()) if may]
     if not allowed:
@@ -75,17 +80,19 @@ def draw(probabilities: FloatArray, uniform: float) -> int:
 
 
 class Price(NamedTuple):
-    """What exploring is expected to cost one turn, against taking the most probable candidate; neither is negative."""
+    """Expected cost of exploring in one turn against the most probable candidate; not negative."""
 
     extra_usd: float
     quality: float
 
 
 def price(probabilities: FloatArray, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
-    """sum_a p(a) (cost(a) - cost(best))+ and (sum_a p(a) (quality(best) - quality(a)))+, all (K,); best = argmax p.
+    """Expected extra cost and lost quality of drawing from `probabilities`; all arguments (K,).
 
-    Trying something cheaper saves no money here: a budget for exploring is not refilled by luck. Where a policy says
-    nothing of quality (NaN), none is counted as given up.
+        extra_usd = sum_a p(a) (cost(a) - cost(best))+,    quality = (sum_a p(a) (quality(best) - quality(a)))+
+
+    best = argmax p. Trying something cheaper saves no money here: a budget for exploring is not refilled by luck. Where
+    a policy predicts no quality (NaN), none is counted as lost.
     """
     chances: list[float] = np.asarray(probabilities).tolist()
     qualities: list[float] = np.asarray(quality).tolist()

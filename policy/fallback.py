@@ -1,4 +1,8 @@
-"""No policy can fail a turn: whatever the champion does, the rule answers in the same turn.
+"""Fallback to a rule in the same turn when a policy fails.
+
+A decision is checked before it is used: the action feasible, the probabilities a distribution over feasible candidates,
+the propensity that of the executed draw. A late decision counts as a fault too, and after several in a row the policy
+is suspended, so that a slow one cannot block the event loop turn after turn.
 
 A decision is checked before it is believed: the action feasible, the probabilities a distribution over feasible
 candidates, the propensity the one of the executed draw. A decision that comes too late counts as a fault too, and
@@ -30,7 +34,9 @@ class Faults:
 
 
 class WithFallback:
-    """`policy`, with `rule` behind it. `clock` is monotonic seconds; `faults` counts what went wrong.
+    """`policy` backed by `rule`. `clock` is monotonic seconds; `faults` counts failures by kind.
+
+    After `patience` faults in a row the policy is called only every `rest`-th turn until it succeeds.
 
     After `patience` faults in a row the policy is asked again only every `rest`-th turn until it answers well.
     """
@@ -58,10 +64,14 @@ class WithFallback:
 
     @property
     def policy_id(self) -> str:
+        """The wrapped policy's id."""
         return self._policy.policy_id
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        """The policy's decision, or the rule's with reason `policy-fault`. Raises only what the rule raises."""
+        """Return the policy's decision, or the rule's with reason `policy-fault`.
+
+        Raises only what the rule raises.
+        """
         if self._in_a_row >= self._patience and self._resting < self._rest:
             self._resting += 1
             self.faults.rested += 1
@@ -100,7 +110,7 @@ def check_decision(observation: Observation, decision: Decision) -> None:
     count = len(mask)
     probabilities: list[float] = np.asarray(decision.probabilities).tolist()
     if isinstance(decision.action, bool) or not isinstance(decision.action, int | np.integer):
-        raise PolicyFault("the action is no whole number")
+        raise PolicyFault("the action is not an integer")
     if not 0 <= decision.action < count or not mask[decision.action]:
         raise PolicyFault("the action is not feasible")
     if np.shape(decision.probabilities) != (count,) or not all(0.0 <= p < math.inf for p in probabilities):

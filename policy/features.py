@@ -1,13 +1,6 @@
-"""An observation as arrays. The one place that decides what the network sees; versioned by FEATURE_VERSION.
+"""Encoding of an observation as arrays: the network's inputs, versioned by FEATURE_VERSION.
 
 Two kinds of input, kept apart because training resamples budgets and lambdas (hindsight budget relabeling):
-
-- `encode(observation)`: what does *not* depend on money left, budget or lambda: the text, how the session went, and one
-  row per candidate out of prices, catalogue and prompt-cache state. Never a model's name: a model added to the
-  catalogue is a row like any other.
-- `money_features(...)`: everything that does, in NumPy or traced by JAX (`xp=jax.numpy`), from the same lines.
-
-Money features are ratios: scaling all prices and budgets by c and lambda by 1/c changes nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +51,7 @@ CANDIDATE_FEATURES: tuple[str, ...] = (
     "served_last",
     "log_mean_cost",
     "cost_above_cheapest",
-    "cost_below_dearest",
+    "cost_below_costliest",
     "spread_q05",
     "spread_q50",
     "spread_q95",
@@ -70,11 +63,11 @@ CANDIDATE_FEATURES: tuple[str, ...] = (
 MONEY_FEATURES: tuple[str, ...] = (
     "remaining_share",
     "rate_to_cheapest",
-    "rate_to_dearest",
+    "rate_to_costliest",
     "rate_position",
     "turns_left",
     "lambda_cheapest",
-    "lambda_dearest",
+    "lambda_costliest",
     "reserve_slack",
 )
 CANDIDATE_MONEY_FEATURES: tuple[str, ...] = (
@@ -105,7 +98,10 @@ _LEAST, _MOST = np.float32(-5.0), np.float32(5.0)
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """state (STATE_DIM,), candidates (K, CANDIDATE_DIM), cost_quantiles_usd (K, 15), mask (K,): K as observed."""
+    """The arrays of one observation with K candidates.
+
+    state (STATE_DIM,), candidates (K, CANDIDATE_DIM), cost_quantiles_usd (K, 15), mask (K,).
+    """
 
     state: FloatArray
     candidates: FloatArray
@@ -115,10 +111,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """How many turns a session still has, when the client did not say.
+    """Distribution of a session's remaining turns, used when the client declared none.
 
     `hazard[t]` is the probability that turn t, once reached, is the last; its last entry holds for all later turns.
-    Learnt from the log and stored in the checkpoint; the default is a geometric horizon of mean six.
+    Learned from the log and stored in the checkpoint; the default is a geometric horizon of mean six.
     """
 
     hazard: tuple[float, ...] = (1.0 / 6.0,)
@@ -133,7 +129,10 @@ class Horizon:
         return np.array(values[::-1], np.float32)
 
     def turns_left(self, turn: int, expected_turns: int | None) -> float:
-        """Turns left, this one included; a declared horizon counts until it is passed, and then two at most."""
+        """Expected turns left, this one included.
+
+        A declared horizon counts until it is passed, and then two turns at most.
+        """
         if expected_turns is not None and turn < expected_turns:
             return float(expected_turns - turn)
         undeclared = float(self.table()[min(turn, len(self.hazard) - 1)])
@@ -144,7 +143,7 @@ DEFAULT_HORIZON = Horizon()
 
 
 def encode(observation: Observation) -> Encoded:
-    """The observation without its money. Raises ValueError when a part has the wrong shape or is not finite."""
+    """Encode what does not depend on money. Raises ValueError on wrong shapes or infinities."""
     quantiles = np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
     if quantiles.ndim != 2 or quantiles.shape[1] != len(COST_LEVELS):
         raise ValueError(f"expected cost quantiles of shape (candidates, {len(COST_LEVELS)}), got {quantiles.shape}")
@@ -158,7 +157,7 @@ def encode(observation: Observation) -> Encoded:
 
 
 def encode_state(observation: Observation) -> FloatArray:
-    """The part of `encode` that no candidate enters, (STATE_DIM,): text, its statistics, the session. Raises as it."""
+    """Encode text, its statistics and the session, (STATE_DIM,). Raises like `encode`."""
     if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
         raise ValueError(
             f"expected text ({TEXT_DIM},) and text_stats ({STATS_DIM},), "
@@ -172,7 +171,7 @@ def encode_state(observation: Observation) -> FloatArray:
 
 
 def available_usd(session: SessionView) -> float:
-    """What this session may still spend: the tenant's budget binds too."""
+    """Money this session may still spend: the least of its own and the tenant's."""
     return max(min(session.remaining_usd, session.tenant_remaining_usd), 0.0)
 
 
@@ -182,7 +181,7 @@ def expected_cost_usd(cost_quantiles_usd: Any, xp: Any = np) -> Any:
 
 
 def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = np) -> Any:
-    """What n later turns on the cheapest candidate cost at most, nineteen times of twenty: (...,), 0 without any.
+    """95 % bound of the cost of n later turns on the cheapest candidate: (...,), 0 without any.
 
         R(n) = n * mean + sqrt(n) * (q95 - mean)
 
@@ -206,7 +205,7 @@ def money_features(
     *,
     xp: Any = np,
 ) -> tuple[Any, Any]:
-    """What depends on money and lambda: (..., MONEY_DIM) and (..., K, CANDIDATE_MONEY_DIM).
+    """Features of money and lambda: (..., MONEY_DIM) and (..., K, CANDIDATE_MONEY_DIM).
 
     The first four have shape (...), `cost_quantiles_usd` (..., K, 15), `mask` (..., K) marks the candidates that may
     be chosen (padding is not; default: all). `turns_left` counts this turn. Rows outside the mask are zero.
@@ -216,8 +215,8 @@ def money_features(
     q99 = cost_quantiles_usd[..., _Q99]
     some = xp.any(allowed, axis=-1)
     cheapest = xp.where(some, xp.min(xp.where(allowed, mean, 1e9), axis=-1), 0.0)
-    dearest = xp.max(xp.where(allowed, mean, 0.0), axis=-1)
-    zeros = xp.zeros_like(cheapest)  # broadcasts what was given once to the shape of the batch
+    costliest = xp.max(xp.where(allowed, mean, 0.0), axis=-1)
+    zeros = xp.zeros_like(cheapest)  # broadcasts scalars to the shape of the batch
     turns = xp.maximum(xp.asarray(turns_left, dtype=mean.dtype), 1.0) + zeros
     remaining = xp.clip(xp.asarray(remaining_usd, dtype=mean.dtype), 0.0, 1e9) + zeros
     budget = xp.maximum(xp.asarray(budget_usd, dtype=mean.dtype), _TINY_USD) + zeros
@@ -228,28 +227,28 @@ def money_features(
         [
             xp.clip(remaining / budget, 0.0, 1.0),
             _log_ratio(rate, cheapest, xp),
-            _log_ratio(rate, dearest, xp),
-            xp.clip((rate - cheapest) / (dearest - cheapest + _TINY_USD), -1.0, 2.0),
+            _log_ratio(rate, costliest, xp),
+            xp.clip((rate - cheapest) / (costliest - cheapest + _TINY_USD), -1.0, 2.0),
             xp.log1p(turns) / 3.0,
             _quality_scale(price * cheapest, xp),
-            _quality_scale(price * dearest, xp),
+            _quality_scale(price * costliest, xp),
             xp.clip((remaining - later_reserve) / xp.maximum(remaining, _TINY_USD), -1.0, 1.0),
         ],
         axis=-1,
     )
-    purse = xp.maximum(remaining, _TINY_USD)[..., None]
+    left = xp.maximum(remaining, _TINY_USD)[..., None]
     extra = xp.maximum(mean - cheapest[..., None], 0.0)
-    over = xp.sum(xp.where(cost_quantiles_usd > purse[..., None], COST_MASSES, 0.0), axis=-1)
+    over = xp.sum(xp.where(cost_quantiles_usd > left[..., None], COST_MASSES, 0.0), axis=-1)
     candidate_money = xp.stack(
         [
             _log_ratio(rate[..., None], mean, xp),
-            _squashed(mean / purse),
-            _squashed(q99 / purse),
+            _squashed(mean / left),
+            _squashed(q99 / left),
             over,
-            xp.clip((remaining[..., None] - q99 - later_reserve[..., None]) / purse, -1.0, 1.0),
+            xp.clip((remaining[..., None] - q99 - later_reserve[..., None]) / left, -1.0, 1.0),
             _quality_scale(price[..., None] * mean, xp),
             _quality_scale(price[..., None] * extra, xp),
-            _squashed(extra * turns[..., None] / purse),
+            _squashed(extra * turns[..., None] / left),
         ],
         axis=-1,
     )
@@ -291,19 +290,19 @@ def _candidate_rows(observation: Observation) -> FloatArray:
     candidates = observation.candidates
     means = [max(mean, _TINY_USD) for mean in observation.means_usd]
     log_means = [math.log(mean) for mean in means]
-    cheapest, dearest = min(log_means, default=0.0), max(log_means, default=0.0)
+    cheapest, costliest = min(log_means, default=0.0), max(log_means, default=0.0)
     best = max((c.quality_prior for c in candidates), default=0.0)
     rows = [
-        _candidate_row(c, mean, log_mean, max(best, 0.0), cheapest, dearest)
+        _candidate_row(c, mean, log_mean, max(best, 0.0), cheapest, costliest)
         for c, mean, log_mean in zip(candidates, means, log_means, strict=True)
     ]
     return np.minimum(np.maximum(np.array(rows, np.float32).reshape(-1, CANDIDATE_DIM), _LEAST), _MOST)
 
 
 def _candidate_row(
-    c: CandidateView, mean: float, log_mean: float, best_prior: float, log_cheapest: float, log_dearest: float
+    c: CandidateView, mean: float, log_mean: float, best_prior: float, log_cheapest: float, log_costliest: float
 ) -> tuple[float, ...]:
-    """One row, in the order of CANDIDATE_FEATURES. In plain numbers: rows are few, and array operations many."""
+    """One row in the order of CANDIDATE_FEATURES; plain numbers beat small arrays here."""
     tokens, warm = c.input_tokens, c.warm_tokens
     saved = max(c.input_usd_per_mtok - c.cached_input_usd_per_mtok, 0.0) * 1e-6
     spread = [
@@ -322,7 +321,7 @@ def _candidate_row(
         c.served_last,
         log_mean / _LOG_1000 + 1.0,
         (log_mean - log_cheapest) / 5.0,
-        (log_mean - log_dearest) / 5.0,
+        (log_mean - log_costliest) / 5.0,
         *spread,
         min((tokens - warm) * saved / mean, 1.0),
         min(c.failure_rate, 1.0),
@@ -335,7 +334,7 @@ def _log_ratio(numerator: Any, denominator: Any, xp: Any) -> Any:
 
 
 def _quality_scale(quality: Any, xp: Any) -> Any:
-    """Costs in units of quality (lambda times USD); hundredths matter, and beyond 1 no more than that it is much."""
+    """Compress costs in units of quality (lambda times USD): fine below 0.01, coarse beyond 1."""
     return xp.log1p(100.0 * xp.minimum(quality, 1e6)) / 5.0
 
 

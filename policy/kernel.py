@@ -1,13 +1,13 @@
-"""A learnt reward model that serves: what each model is expected to score at this turn.
+"""Learned reward model of the served policies: expected score of each model at this turn.
 
     score(x, k) = mean_k + offset_k + sum_r K(s(x), z_r) w_rk,    clipped to [0, 1]
     K(s, z) = (exp(-|s - z|^2 / width) + exp(-|text of s - text of z|^2 / text width)) / 2
 
-s scales the state, z_r are landmarks out of the log (Nystrom features: Williams & Seeger 2001), the weights are a ridge
-regression's (train/fit/reward_model.py). Half of the likeness is the text's alone: what a turn is about tells models
-apart even where its length and its place in the session are unlike (docs/decisions/0025). The last column is the
-difficulty that all models share: what the log does not know is at its prior, moved by how far the known ones' priors
-were off, bent by that difficulty. NumPy alone: some tens of microseconds, and no JAX to import.
+s scales the state, z_r are landmarks from the log (Nystrom features: Williams & Seeger 2001), the weights come from
+ridge regression (train/fit/reward_model.py). Half of the kernel uses the text alone: a turn's topic distinguishes
+models even where its length and its place in the session are unusual (docs/decisions/0025). The last column is the
+difficulty shared by all models: a model missing from the log has its prior, shifted by the known models' average error
+and bent by that difficulty. NumPy only: some tens of microseconds, without importing JAX.
 """
 
 from __future__ import annotations
@@ -25,30 +25,33 @@ from policy.text import TEXT_DIM
 MAX_LANDMARKS = 1024
 MAX_MODELS = 256
 MAX_LANDMARK = 1e12
-"""Far beyond every scaled state; its square, summed over a state, is still finite in float32."""
+"""Far beyond any scaled state; its square, summed over a state, is still finite in float32."""
 F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelQuality:
-    """`policy.quality.QualityModel`. R landmarks, M models; weights (R, M + 1), offset (M + 1,): difficulty is last."""
+    """Kernel model of the quality of M models, R landmarks; implements `quality.QualityModel`.
+
+    The last column of `weights` and the last entry of `offset` are the shared difficulty's.
+    """
 
     models: tuple[str, ...]
     centre: F32  # (STATE_DIM,)
     scale: F32  # (STATE_DIM,)
     landmarks: F32  # (R, STATE_DIM), scaled
-    width: F32  # (2,) of all and of the text alone; (1,) where the text has no kernel of its own
+    width: F32  # (2,) of everything and of the text alone; (1,) without a text kernel
     means: F32  # (M,)
     weights: F32  # (R, M + 1)
     offset: F32  # (M + 1,)
     norms: tuple[F32, F32] = field(init=False, repr=False)
-    """Squared lengths of the landmarks, of their text and of the rest: half of a prediction's time, were they not
-    kept."""
+    """Squared lengths of the landmarks' text and rest; recomputing them would take half of a prediction's time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norms", landmark_norms(self.landmarks))
 
     def predict(self, observation: Observation) -> FloatArray:
+        """Quality on this turn. Raises PolicyFault when the observation cannot be encoded."""
         try:
             state = encode_state(observation)
         except ValueError as error:
@@ -60,21 +63,22 @@ class KernelQuality:
         return found
 
     def average(self, observation: Observation) -> FloatArray:
+        """Mean quality of each model."""
         found: FloatArray = np.clip(self._levels(observation), 0.0, 1.0, dtype=np.float32)
         return found
 
     def deviations(self, state: NDArray[np.floating]) -> F32:
-        """How far this turn is from each model's mean, (M + 1,); the last entry is the shared difficulty's."""
+        """Deviation of this turn from each model's mean, (M + 1,); the shared difficulty's is last."""
         near = kernel((state - self.centre) * self.scale, self.landmarks, self.width, self.norms)
         return np.asarray(near @ self.weights + self.offset, np.float32)
 
     def arrays(self) -> dict[str, F32]:
-        """What a checkpoint stores, by name; `from_arrays` is the inverse."""
+        """Arrays by name, as a checkpoint stores them; `from_arrays` is the inverse."""
         return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> KernelQuality:
-        """Raises ValueError when names or shapes are not those of one reward model."""
+        """Build a reward model. Raises ValueError when names, shapes or ranges are wrong."""
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"quality: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
         landmarks = arrays["landmarks"]
@@ -104,7 +108,7 @@ class KernelQuality:
         return [known.get(c.name, len(self.models)) for c in observation.candidates]
 
     def _levels(self, observation: Observation) -> NDArray[np.float64]:
-        """Mean quality of every candidate; a newcomer's prior is moved as far as the known ones' were off."""
+        """Mean quality of every candidate; an unknown model's prior is shifted by the known ones' average error."""
         columns = np.array(self._columns(observation))
         priors = np.array([c.quality_prior for c in observation.candidates], np.float64)
         known = columns < len(self.models)
@@ -123,8 +127,10 @@ def kernel(
     width: NDArray[np.floating],
     norms: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> NDArray[np.floating]:
-    """K of scaled states (..., D) and landmarks (R, D): (..., R). `width` has one entry or two; `norms` are
-    `landmark_norms` where they are known already."""
+    """Kernel matrix of scaled states (..., D) and landmarks (R, D): (..., R).
+
+    `width` has one entry or two; `norms` are precomputed `landmark_norms`.
+    """
     text, rest = slice(0, TEXT_DIM), slice(TEXT_DIM, None)
     of_text, of_rest = landmark_norms(landmarks) if norms is None else norms
     texts = squared_distances(scaled[..., text], landmarks[:, text], of_text)
@@ -135,7 +141,7 @@ def kernel(
 
 
 def landmark_norms(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """|z|^2 of the landmarks' text and of the rest, (R,) each."""
+    """Squared lengths of the landmarks' text and of the rest, (R,) each."""
     text, rest = landmarks[:, :TEXT_DIM], landmarks[:, TEXT_DIM:]
     return np.asarray(np.sum(text * text, axis=-1)), np.asarray(np.sum(rest * rest, axis=-1))
 
@@ -143,6 +149,6 @@ def landmark_norms(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating
 def squared_distances(
     x: NDArray[np.floating], z: NDArray[np.floating], norms: NDArray[np.floating] | None = None
 ) -> NDArray[np.floating]:
-    """|x - z|^2 of rows (..., D) and (R, D): (..., R), not negative. `norms` (R,) are |z|^2, where known."""
+    """|x - z|^2 of rows (..., D) and (R, D): (..., R), from 0. `norms` (R,) are known |z|^2."""
     squares = np.sum(x * x, axis=-1, keepdims=True) + (np.sum(z * z, axis=-1) if norms is None else norms)
     return np.asarray(np.maximum(squares - 2.0 * (x @ z.T), 0.0))

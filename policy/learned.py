@@ -1,10 +1,10 @@
-"""A checkpoint at work: the policy that a verified folder describes. NumPy alone, nothing to compile."""
+"""Builder of the policy that a verified checkpoint describes. NumPy only."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from policy.catalogue_law import NOTHING_KNOWN, CatalogueLaw
+from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.checkpoint import Loaded, layers_of
 from policy.exploration import GREEDY, Exploration
 from policy.kernel import KernelQuality
@@ -18,7 +18,7 @@ from policy.valuetable import ValueTable
 
 
 def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
-    """The policy that a verified checkpoint describes; numbers it does not give have the rule's own defaults."""
+    """Build the policy of a checkpoint; parameters it does not set keep the rule's defaults."""
     recipe, params = loaded.recipe, loaded.params
     numbers: dict[str, Any] = dict(recipe.rule_parameters)
     shared: dict[str, Any] = {"policy_id": recipe.policy_id, "exploration": exploration}
@@ -29,7 +29,9 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
     if recipe.rule == "network":
         return NetworkPolicy(
             forward=forward_of(layers_of(params["network"])),
-            law=CatalogueLaw.from_arrays(recipe.models, params["law"]) if recipe.models else NOTHING_KNOWN,
+            statistics=CatalogueStatistics.from_arrays(recipe.models, params["statistics"])
+            if recipe.models
+            else NOTHING_KNOWN,
             residual=Residual.from_arrays(params["residual"]) if "residual" in params else None,
             horizon=recipe.horizon,
             **numbers,

@@ -1,10 +1,8 @@
-"""The session as a Markov decision process: what is observed at a turn, and what a policy answers.
+"""The session as a Markov decision process: observations and decisions.
 
-A *session* is an episode. At every *turn* the agent sees the text of the turn, how the session has gone, what is left
-of its money, and one row per *candidate* model; it picks one. The transition of the money is bookkeeping (the bill is
-subtracted), which is what makes hindsight budget relabeling exact (arXiv 2605.25424).
-
-Costs in an observation are floats of USD, for deciding only; the ledger holds the integers that bind.
+A *session* is an episode. At every *turn* the agent observes the text of the turn, the session so far, the money left
+and one row per *candidate* model; it picks one. The transition of the money is bookkeeping (the bill is subtracted),
+which is what makes hindsight budget relabeling exact (arXiv 2605.25424).
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ COST_LEVELS: tuple[float, ...] = (
 
 
 def _masses() -> NDArray[np.float64]:
-    """Probability mass that each of COST_LEVELS stands for: from midpoint to midpoint, all of [0, 1]."""
+    """Probability mass of each of COST_LEVELS: from midpoint to midpoint, all of [0, 1]."""
     levels = np.array(COST_LEVELS)
     edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
     return np.diff(edges)
@@ -61,7 +59,7 @@ def mean_cost_usd(quantiles_usd: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """One model of the catalogue, as it stands for this turn.
+    """One model of the catalogue at this turn.
 
     `cost_quantiles_usd` are the quantiles at COST_LEVELS of what this turn would cost on this model, with the warm
     part of the prompt at the cached price; `warm_tokens` is that part. `input_tokens` is the whole prompt.
@@ -88,7 +86,7 @@ class CandidateView:
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """The session so far. `turn` counts from 0; `expected_turns` is the client's declared horizon, if any."""
+    """The session so far. `turn` counts from 0; `expected_turns` is the client's, if declared."""
 
     turn: int
     expected_turns: int | None
@@ -109,11 +107,10 @@ class SessionView:
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything a policy may look at for one turn. `text` is the featurizer's vector of shape (text_dim,).
+    """Everything a policy may use for one turn. `text` is the featurizer's vector, (text_dim,).
 
     `text_stats` are cheap surface features of the turn, (n_stats,). `lambda_per_usd` is the quality (0..1 scale) one
     dollar must buy at this turn. `explore` False: the best candidate is taken with probability one.
-    What policy, log and guard all ask for is worked out once, when it is first asked for.
     """
 
     text: FloatArray
@@ -125,7 +122,7 @@ class Observation:
 
     @cached_property
     def mask(self) -> BoolArray:
-        """Feasible candidates, shape (candidates,); not to be written to."""
+        """Feasible candidates, shape (candidates,); read-only."""
         feasible = np.array([c.feasible for c in self.candidates], np.bool_)
         feasible.setflags(write=False)
         return feasible
@@ -138,10 +135,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy answered. `propensity == probabilities[action]` is the probability of the executed draw.
+    """A policy's choice. `propensity == probabilities[action]` is that of the executed draw.
 
     `reason` is one of `policy`, `explore`, `only-affordable`, `policy-fault`, `policy-off`, `pinned`, `tool-loop`,
-    `capability`, `fallback`, `shadow` (the gateway adds those that it decides itself).
+    `capability`, `fallback`, `shadow` (some are set by the gateway).
     Arrays have shape (candidates,); `q_quality`, `q_cost_usd` are NaN for a policy without values-to-go.
     """
 
@@ -157,19 +154,21 @@ class Decision:
 
 
 class PolicyFault(Exception):
-    """A policy cannot answer: nothing to choose from, a value that is not finite, a broken checkpoint.
+    """A policy cannot decide: no feasible candidate, an infinite value, an invalid checkpoint.
 
-    The gateway takes the rule's choice in the same turn.
+    The gateway uses the rule's choice in the same turn.
     """
 
 
 class Policy(Protocol):
-    """Chooses a feasible candidate. Pure: the draw comes from `uniform`, a number in [0, 1) the caller drew.
+    """A routing policy. Pure: `uniform`, a number in [0, 1), is its only randomness.
 
-    Raises anything at all when it cannot decide; the gateway then takes the rule's choice in the same turn.
+    `decide` may raise any exception; the gateway then uses the rule's choice in the same turn.
     """
 
     @property
-    def policy_id(self) -> str: ...
+    def policy_id(self) -> str:
+        """Identifier in the log and in the policies table."""
 
-    def decide(self, observation: Observation, uniform: float) -> Decision: ...
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose a feasible candidate."""

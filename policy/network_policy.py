@@ -1,10 +1,10 @@
-"""The served network: what this turn brings, by bookkeeping, and what the later ones do, by the value network.
+"""The served network policy: this turn computed exactly, later turns by the network.
 
     argmax_k  Q_quality(k) - lambda Q_spend(k) - penalty P(starved | k)          (policy/value_curves.py)
 
 This turn's quality is the reward model's less a margin of its posterior deviation: a lower confidence bound (Jin, Yang,
-Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy.md). No shield stands before it:
-the whole cost law of this turn and the chance of ending starved are in the values.
+Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy.md). It needs no shield: the
+values include the whole cost distribution of this turn and the chance of ending starved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.catalogue_law import NOTHING_KNOWN, CatalogueLaw
+from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
 from policy.mdp import CandidateView, Decision, Observation, PolicyFault
@@ -24,7 +24,7 @@ from policy.planned import TIE_BREAK
 from policy.quality import PriorQuality, QualityModel
 from policy.residual import Residual
 from policy.residual import inputs as residual_inputs
-from policy.rules import cost_quantiles_usd, decided, feasible, turns_left
+from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.value_curves import Backup, Catalogue, Forward, Later, q_values
 from policy.valuetable import context_tokens
 
@@ -32,10 +32,10 @@ F32 = NDArray[np.float32]
 
 
 class Shown(NamedTuple):
-    """What a turn shows of its candidates and its money: (..., K) each, bills (..., K, L), the last five (...).
+    """Inputs of a decision: (..., K) each, bills (..., K, L), the last five (...).
 
-    `predicted` and `average` are the quality model's; `able` whom only money may keep from answering later turns;
-    `state` is that of `features.encode_state`, looked at where there is a residual.
+    `predicted` and `average` are the quality model's; `able` marks candidates that later turns may use if affordable;
+    `state` is that of `features.encode_state`, used only by a residual.
     """
 
     places: Any
@@ -57,19 +57,22 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkPolicy:
-    """`forward` are the network's layers (policy/value_layers.py); `starved_penalty` is the dial between quality and
-    starvation: what ending without money counts, in right answers."""
+    """Policy of the value network. `forward` are its layers (policy/value_layers.py).
+
+    `starved_penalty` trades quality for starvation: what ending without money costs, in right answers.
+    """
 
     policy_id: str
     forward: Forward
     quality: QualityModel = PriorQuality()  # noqa: RUF009 - frozen
-    law: CatalogueLaw = NOTHING_KNOWN
+    statistics: CatalogueStatistics = NOTHING_KNOWN
     residual: Residual | None = None
     starved_penalty: float = 0.0
     horizon: Horizon = DEFAULT_HORIZON
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the best worth over this and the later turns."""
         mask = feasible(observation)
         bills, price = cost_quantiles_usd(observation), observation.lambda_per_usd
         if not (math.isfinite(price) and math.isfinite(available_usd(observation.session))):
@@ -80,7 +83,7 @@ class NetworkPolicy:
         ).T
         quality, found = self.values(
             Shown(
-                places=self.law.places([c.name for c in observation.candidates]),
+                places=self.statistics.places([c.name for c in observation.candidates]),
                 prior=prior,
                 predicted=self.quality.predict(observation),
                 average=self.quality.average(observation),
@@ -99,7 +102,7 @@ class NetworkPolicy:
         )
         costs = np.array(observation.means_usd)
         scores = found.worth(price, self.starved_penalty) - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
-        return decided(
+        return make_decision(
             self.policy_id,
             observation,
             scores,
@@ -113,37 +116,37 @@ class NetworkPolicy:
         )
 
     def values(self, shown: Shown) -> tuple[F32, Backup]:
-        """This turn's quality and what each candidate brings from now on, (..., K) each."""
+        """This turn's quality and the values from this turn on, (..., K) each."""
         quality = shown.predicted
         if self.residual is not None:
             listed, bill = shown.usd_in + shown.usd_out, shown.bills_usd.mean(axis=-1)
             quality = quality + self.residual.of(residual_inputs(shown.state, quality, shown.prior, listed, bill))
-        quality = np.clip(quality - self.law.margin[shown.places], 0.0, 1.0).astype(np.float32)
+        quality = np.clip(quality - self.statistics.margin[shown.places], 0.0, 1.0).astype(np.float32)
         price = np.asarray(shown.lambda_per_usd, np.float32)
         later = Later(
             turns=np.asarray(shown.later_turns, np.float32),
             context_tokens=np.asarray(shown.context_tokens, np.float32),
-            grown_tokens=np.broadcast_to(self.law.grown_tokens[0], price.shape),
-            last=price,  # not looked at
+            grown_tokens=np.broadcast_to(self.statistics.grown_tokens[0], price.shape),
+            last=price,  # ignored
             lambda_per_usd=price,
             penalty=np.broadcast_to(np.float32(self.starved_penalty), price.shape),
         )
         return quality, q_values(
             self.forward,
             self.catalogue(shown),
-            quality[..., None] * self.law.answers[shown.places],
+            quality[..., None] * self.statistics.answers[shown.places],
             shown.bills_usd,
             np.asarray(shown.available_usd, np.float32),
             later,
         )
 
     def catalogue(self, shown: Shown) -> Catalogue:
-        """The candidates as later turns will find them."""
+        """Statistics of the candidates on later turns."""
         context = np.asarray(shown.context_tokens)[..., None]
         warm = np.minimum(shown.warm_tokens, context)
         read_usd = ((context - warm) * shown.usd_in + warm * shown.usd_cached) * 1e-6
         listed = shown.usd_in + shown.usd_out
-        rows = self.law.rows(shown.places, shown.average, listed, shown.bills_usd, read_usd, shown.able)
+        rows = self.statistics.rows(shown.places, shown.average, listed, shown.bills_usd, read_usd, shown.able)
         columns = (*rows, shown.usd_in * 1e-6, shown.usd_cached * 1e-6)
         return Catalogue._make([*(np.asarray(x, np.float32) for x in columns), shown.able])
 
@@ -153,5 +156,5 @@ def _numbers(c: CandidateView) -> tuple[float, float, float, float, float]:
 
 
 def able_later(candidate: CandidateView) -> bool:
-    """Whether a later turn may be answered by this candidate: only money may stand in its way now."""
+    """Tell whether a later turn may use this candidate: nothing but money excludes it now."""
     return candidate.feasible or "budget" in candidate.why_not or "afford" in candidate.why_not

@@ -1,13 +1,13 @@
-"""The planner: this turn's quality and the worth of what each bill would leave, over the whole cost law.
+"""The planner: this turn's quality plus the value of what each bill would leave.
 
     argmax_k  sum over the quantiles l of k's bill of
               [it fits] (quality_k answer_kl + V(budget - bill, k warm)) - [it does not] penalty
 
-Dynamic programming with a learnt value function (policy/valuetable.py), this turn done exactly: the tail of a bill, the
-prompt cache that k would leave warm and the turns that an empty budget loses are all in it, so that no shield stands
-before it. answer_kl is how good an answer with such a bill is, relative to the model's mean: 1 on average.
-`starved_penalty` is what a lost answer counts beside being lost; raised, fewer sessions starve. `caution` stretches the
-tail of every bill when it is asked what fits and what is left: the penalty alone guards against what the law knows.
+Dynamic programming with a learned value function (policy/valuetable.py), this turn computed exactly: it includes the
+tail of a bill, the prompt cache that k would leave warm and the turns that an empty budget loses, and so needs no
+shield. answer_kl is the quality of an answer with such a bill, relative to the model's mean: 1 on average.
+`starved_penalty` is the cost of a lost answer beyond its loss; raised, fewer sessions starve. `caution` stretches the
+tail of every bill where the budget is compared with it: the penalty alone covers only the estimated cost distribution.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
 from policy.mdp import Decision, Observation
 from policy.quality import QualityModel
-from policy.rules import cost_quantiles_usd, decided, feasible, turns_left
+from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.valuetable import ValueTable, bill_scores, cautious_usd, context_tokens
 
 TIE_BREAK = 1e-7
-"""Of equals the cheaper: what is left over is the tenant's. In quality, for the dearest candidate."""
+"""Advantage of the cheaper of equals, in quality between free and the most expensive candidate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """`table` must have been learnt with this `starved_penalty` and `caution`."""
+    """The planner. `table` must have been learned with this `starved_penalty` and `caution`."""
 
     policy_id: str
     quality: QualityModel
@@ -40,6 +40,7 @@ class Planner:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the best expected worth over this turn's cost distribution."""
         mask = feasible(observation)
         quantiles = cost_quantiles_usd(observation).astype(np.float64)
         quality = self.quality.predict(observation)
@@ -52,7 +53,7 @@ class Planner:
         scores = bill_scores(answers, quantiles, weighed, later, budget, price, self.starved_penalty)
         costs = expected_cost_usd(quantiles)
         scores = scores - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
-        return decided(
+        return make_decision(
             self.policy_id,
             observation,
             scores,

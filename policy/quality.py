@@ -1,4 +1,4 @@
-"""What the rules believe about quality before anything was learnt: the catalogue's priors, bent by difficulty."""
+"""Prior quality model, used before anything is learned: catalogue priors bent by difficulty."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _ORDINARY = 0.35
 
 
 class QualityModel(Protocol):
-    """Predicted quality, 0 to 1, of every candidate, float32 (K,): on this turn, and on a later turn of the session."""
+    """Predictor of the quality of every candidate, 0 to 1, float32 (K,)."""
 
-    def predict(self, observation: Observation) -> FloatArray: ...
+    def predict(self, observation: Observation) -> FloatArray:
+        """Quality on this turn."""
 
-    def average(self, observation: Observation) -> FloatArray: ...
+    def average(self, observation: Observation) -> FloatArray:
+        """Quality on a later turn of the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriorQuality:
-    """`quality_prior ** exponent(difficulty)`: a hard turn widens the gap between a weak and a strong model.
+    """`quality_prior ** exponent(difficulty)`: hard turns widen the gap between weak and strong.
 
     At the ordinary difficulty priors .6 and .9 stay; at difficulty 1 they are .28 and .77, at 0 .73 and .94.
     """
@@ -36,12 +38,15 @@ class PriorQuality:
     sensitivity: float = 2.0
 
     def predict(self, observation: Observation) -> FloatArray:
+        """The priors bent by this turn's difficulty."""
         return np.asarray(self.average(observation) ** np.float32(self.exponent(difficulty(observation))), np.float32)
 
     def exponent(self, difficulty: Any) -> Any:
+        """Exponent of the priors at a difficulty (0 to 1): 1 at ordinary difficulty, else monotone."""
         return 2.0 ** (self.sensitivity * (difficulty - _ORDINARY))
 
     def average(self, observation: Observation) -> FloatArray:
+        """The priors as they are."""
         priors = [min(max(c.quality_prior, 1e-3), 1.0) for c in observation.candidates]
         return np.array(priors, np.float32)
 
@@ -49,7 +54,10 @@ class PriorQuality:
 def difficulties(
     text_stats: NDArray[np.floating], trouble: NDArray[np.floating], poor: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """`difficulty` of many turns: statistics (N, STATS_DIM), failures of any kind, whether the last grade was poor."""
+    """`difficulty` of many turns, (N,).
+
+    From statistics (N, STATS_DIM), failures of any kind and whether the last grade was poor.
+    """
     stats = np.asarray(text_stats, np.float64)
     text = (
         0.8 * np.clip(stats[:, _LENGTH] - 0.2, 0.0, 0.5)
@@ -61,7 +69,7 @@ def difficulties(
 
 
 def difficulty(observation: Observation) -> float:
-    """A guess from 0 to 1: length, code, formulas and words of reasoning, and above all how the session has gone.
+    """Heuristic difficulty, 0 to 1, from the text's surface and above all the session so far.
 
     A failure, a tool error, a regeneration or a poor last grade says more than any word of the text (escalation).
     """

@@ -1,8 +1,8 @@
-"""Which policies serve, and how they change under traffic: verify, warm up, then swap one reference.
+"""Hot reload of the serving policies: verify, warm up, then swap one reference.
 
-The gateway passes in what the policies table wants; here it is made true or left alone. A turn reads `slot.lineup` once
-and is served by that line-up to its end, so no turn mixes two policies. Whatever is off with a new champion, the old
-one stays; a shadow or canary that is off does not serve.
+The gateway passes in the wanted state of the policies table. A turn reads `slot.lineup` once and keeps it to its end,
+so no turn mixes two policies. When a new champion fails to load, the old one stays; a shadow or canary that fails does
+not serve.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from policy.rules import LAMBDA_PRESETS, builtin_rules
 from policy.text import STATS_DIM, TEXT_DIM
 
 DEFAULT_RULE = "rule:resolving"
-"""What answers when a policy faults."""
+"""The rule that decides when a policy faults."""
 PRETRAINED = "pretrained-1"
-"""The shipped network, which serves until another policy is published; its folder lies beside this module."""
+"""The shipped network, which serves until another policy is published; its folder is next to this module."""
 PRETRAINED_FOLDER = Path(__file__).parent / "pretrained" / PRETRAINED
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A policy as the table names it; `sha256` of the manifest when the table knows it. `rule:...` needs no folder."""
+    """A policy by id and, when the table has it, its manifest's SHA-256; rules have no folder."""
 
     policy_id: str
     sha256: str | None = None
@@ -41,7 +41,7 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True)
 class StagedPolicies:
-    """The stages of the policies table. No champion: the shipped network."""
+    """The stages of the policies table. Without a champion the shipped network serves."""
 
     champion: CheckpointRef | None = None
     canary: CheckpointRef | None = None
@@ -50,7 +50,7 @@ class StagedPolicies:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """A policy that is warm, with the points of the lambda sweep it was calibrated for."""
+    """A warmed-up policy with the lambda presets it was calibrated for."""
 
     policy: Policy
     reference: CheckpointRef
@@ -59,7 +59,7 @@ class LoadedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ServingPolicies:
-    """Who serves now. Frozen: a turn holds one for its whole life."""
+    """The serving policies by role. Frozen: a turn keeps one instance to its end."""
 
     champion: LoadedPolicy
     canary: LoadedPolicy | None = None
@@ -68,14 +68,14 @@ class ServingPolicies:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What a refresh did; `problems` has one line for every wanted policy that does not serve."""
+    """Result of a refresh; `problems` has one line for every wanted policy that does not serve."""
 
     changed: bool
     problems: tuple[str, ...]
 
 
 class HotSwap:
-    """Holds the line-up. `refresh` blocks (disk, compilation): call it from a thread, turns go on meanwhile."""
+    """Holder of the serving policies. `refresh` blocks on disk: call it from a thread."""
 
     def __init__(self, directory: Path, exploration: Exploration = GREEDY) -> None:
         self._directory = directory
@@ -89,21 +89,22 @@ class HotSwap:
         self._shortfall: tuple[str, ...] = ()
         try:
             self._first = pretrained(exploration)
-        except CheckpointError as error:  # an installation that is not whole serves all the same
+        except CheckpointError as error:  # an incomplete installation must still serve
             self._first, self._shortfall = self.rule, (f"{PRETRAINED}: {error}"[:300],)
         self._lineup = ServingPolicies(self._first)
 
     @property
     def lineup(self) -> ServingPolicies:
+        """The policies that serve now."""
         return self._lineup
 
     @property
     def rule(self) -> LoadedPolicy:
-        """What answers when a policy faults."""
+        """The rule that decides when a policy faults."""
         return self._rules[DEFAULT_RULE]
 
     def refresh(self, wanted: StagedPolicies) -> Refresh:
-        """Make the line-up what is wanted, as far as it verifies and warms up."""
+        """Replace the serving policies by the wanted ones, as far as they verify and warm up."""
         with self._refreshing:
             now, problems = self._lineup, list(self._shortfall)
             made: dict[str, LoadedPolicy | None] = {}
@@ -149,12 +150,12 @@ class HotSwap:
             warm_up(policy)
         except PolicyFault:
             raise
-        except Exception as error:  # whatever building or compiling raises, the old policy stays
+        except Exception as error:  # on any failure to build, the old policy stays
             raise PolicyFault(f"does not start ({type(error).__name__})") from error
         return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets)
 
     def _stamp(self, reference: CheckpointRef) -> object:
-        """Changes when the folder does, so that a refused checkpoint is read again only after it changed."""
+        """Version stamp of the folder: a refused checkpoint is read again only after it changes."""
         try:
             status = (self._directory / reference.policy_id / MANIFEST).lstat()
         except OSError:
@@ -163,20 +164,20 @@ class HotSwap:
 
 
 def pretrained(exploration: Exploration = GREEDY) -> LoadedPolicy:
-    """The shipped network. Raises CheckpointError where the installation is not whole."""
+    """Load the shipped network. Raises CheckpointError when the installation is incomplete."""
     loaded = load(PRETRAINED_FOLDER)
     policy = policy_from(loaded, exploration)
     return LoadedPolicy(policy, CheckpointRef(PRETRAINED), loaded.recipe.lambda_presets)
 
 
 def builtin_policies(exploration: Exploration = GREEDY) -> dict[str, Policy]:
-    """What may be promoted by id without a checkpoint: the rules, and the shipped network."""
+    """Policies that may be promoted by id without a checkpoint: rules and the shipped network."""
     shipped = pretrained(exploration).policy
     return builtin_rules(exploration) | {shipped.policy_id: shipped}
 
 
 def warm_up(policy: Policy) -> None:
-    """Decide a few synthetic turns and check the answers. Raises PolicyFault."""
+    """Decide a few synthetic turns and check the decisions. Raises PolicyFault."""
     for count in (1, 3, 20):
         observation = synthetic_observation(count)
         for uniform in (0.0, 0.999):

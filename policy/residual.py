@@ -1,8 +1,8 @@
-"""What the reward model misses of a candidate's quality: a small network, zero at first, learnt by discrete CQL.
+"""Residual of the reward model's quality: a small network fit by discrete CQL.
 
     residual(s, k) = relu(x W + b) w + c,    x of the turn's statistics, the session and the candidate (`inputs`)
 
-It is in a checkpoint only where a fold kept aside said that it helps (train/fit/residual.py). NumPy or traced by JAX.
+A checkpoint has one only if it improved a held-out fold (train/fit/residual.py). NumPy or traced by JAX.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_HIDDEN = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residual:
-    """H hidden units."""
+    """Parameters of the residual network with H hidden units."""
 
     kernel: F32  # (INPUT_DIM, H)
     bias: F32  # (H,)
@@ -33,16 +33,16 @@ class Residual:
     offset: F32  # (1,)
 
     def of(self, x: Any, xp: Any = np) -> Any:
-        """(..., INPUT_DIM) -> (...)."""
+        """The residual of inputs (..., INPUT_DIM), (...)."""
         return xp.maximum(x @ self.kernel + self.bias, 0.0) @ self.heads + self.offset[0]
 
     def arrays(self) -> dict[str, F32]:
-        """What a checkpoint stores, by name; `from_arrays` is the inverse."""
+        """Arrays by name, as a checkpoint stores them; `from_arrays` is the inverse."""
         return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, F32]) -> Residual:
-        """Raises ValueError when names or shapes are not those of one residual."""
+        """Build a residual. Raises ValueError when names or shapes are wrong."""
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"residual: missing or unknown arrays {sorted(set(arrays) ^ set(_ARRAYS))}")
         hidden = len(arrays["bias"]) if arrays["bias"].ndim == 1 else 0
@@ -54,9 +54,11 @@ class Residual:
 
 
 def inputs(state: Any, quality: Any, prior: Any, list_usd: Any, mean_usd: Any) -> NDArray[np.float32]:
-    """x of every candidate, (..., K, INPUT_DIM): state (..., STATE_DIM) of `features.encode_state`, the rest (...,
-    K)."""
-    told = state[..., TEXT_DIM:]
+    """Network inputs of every candidate, (..., K, INPUT_DIM).
+
+    `state` (..., STATE_DIM) is that of `features.encode_state`, the rest (..., K).
+    """
+    turn_state = state[..., TEXT_DIM:]
     price = np.log(np.maximum(list_usd, 1e-6))
     bill = np.log(np.maximum(mean_usd, 1e-9))
     columns = (
@@ -67,7 +69,7 @@ def inputs(state: Any, quality: Any, prior: Any, list_usd: Any, mean_usd: Any) -
         (bill - bill.min(axis=-1, keepdims=True)) / 5.0,
     )
     each = np.stack(np.broadcast_arrays(*columns), axis=-1)
-    session = np.broadcast_to(told[..., None, :], (*each.shape[:-1], told.shape[-1]))
+    session = np.broadcast_to(turn_state[..., None, :], (*each.shape[:-1], turn_state.shape[-1]))
     return np.asarray(np.concatenate([session, each], axis=-1), np.float32)
 
 

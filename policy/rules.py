@@ -1,7 +1,7 @@
-"""Policies that need no training: what serves until a learned one is published, and what it must beat.
+"""Policies that need no training: the default until a learned one is published; baselines.
 
-Each is a rule that scores the candidates; `decided` turns scores into a draw with its exact probability. The maths is
-in `planning`, where replay calls the same functions for many sessions at once.
+Each rule scores the candidates; `make_decision` turns scores into a draw with its exact probability. The arithmetic is
+in `budgeting`, where replay calls the same functions for many sessions at once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from policy import budgeting as planning
-from policy import budgeting_scalar as alone
+from policy import budgeting
+from policy import budgeting_scalar as scalar
 from policy.budgeting import Bools, Floats
 from policy.exploration import GREEDY, Exploration, action_probabilities, draw
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd
@@ -21,7 +21,7 @@ from policy.mdp import BoolArray, Decision, FloatArray, Observation, Policy, Pol
 from policy.quality import PriorQuality, QualityModel
 
 LAMBDA_PRESETS: Mapping[str, float] = {"cheap": 100.0, "balanced": 5.0, "best": 0.0}
-"""Quality per USD until a checkpoint brings calibrated ones: `cheap` pays a cent for no less than the whole scale."""
+"""Quality per USD until a checkpoint brings calibrated values; `cheap` pays a cent only for the whole quality scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,10 @@ class Cheapest:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the least expected cost."""
         mask = feasible(observation)
-        scores = planning.cheapness(mean_costs_usd(observation), mask)
-        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform)
+        scores = budgeting.cheapness(mean_costs_usd(observation), mask)
+        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +47,45 @@ class Fixed:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the named model where it is feasible."""
         mask = feasible(observation)
         named = np.array([c.name == self.model for c in observation.candidates])
-        scores = planning.cheapness(mean_costs_usd(observation), mask) + 2.0 * named
-        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform)
+        scores = budgeting.cheapness(mean_costs_usd(observation), mask) + 2.0 * named
+        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform)
 
 
 @dataclass(frozen=True, slots=True)
 class Strongest:
-    """The candidate of the best average quality, until the money is gone; the cheaper of equals."""
+    """The candidate of the best average quality while it is affordable; the cheaper of equals."""
 
     quality: QualityModel = field(default_factory=PriorQuality)
     policy_id: str = "rule:strongest"
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the best average quality."""
         mask = feasible(observation)
         quality = self.quality.average(observation)
-        scores = quality + 1e-6 * planning.cheapness(mean_costs_usd(observation), mask)
-        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+        scores = quality + 1e-6 * budgeting.cheapness(mean_costs_usd(observation), mask)
+        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
 
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Each feasible candidate with the same probability: the log that off-policy evaluation likes best."""
+    """Uniform draw of a feasible candidate: the ideal logging policy for off-policy evaluation."""
 
     policy_id: str = "rule:random"
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Draw uniformly."""
         mask = feasible(observation)
         everything = Exploration(floor=1.0, tolerance=0.0)
-        return decided(self.policy_id, observation, np.zeros(mask.shape), mask, everything, uniform)
+        return make_decision(self.policy_id, observation, np.zeros(mask.shape), mask, everything, uniform)
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """RouteLLM (arXiv 2406.18665): the strongest when it is expected to win by `threshold`, else the cheapest."""
+    """RouteLLM (arXiv 2406.18665): strongest if expected to win by `threshold`, else cheapest."""
 
     threshold: float
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -89,22 +93,23 @@ class Threshold:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the strongest or the cheapest by their predicted difference."""
         mask = feasible(observation)
         quality = self.quality.predict(observation)
         costs = mean_costs_usd(observation)
         weak = int(np.argmin(np.where(mask, costs, np.inf)))
         strong = int(np.argmax(np.where(mask, self.quality.average(observation), -np.inf)))
         chosen = strong if quality[strong] - quality[weak] >= self.threshold else weak
-        scores = planning.cheapness(costs, mask)
+        scores = budgeting.cheapness(costs, mask)
         scores[chosen] += 2.0
-        return decided(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
 
 
 @dataclass(frozen=True, slots=True)
 class TunedLambda:
-    """argmax quality - lambda * cost, at one lambda for every turn, or the observation's where that is higher.
+    """argmax quality - lambda * cost, at the higher of the rule's and the observation's lambda.
 
-    None: the observation's alone.
+    Without one of its own (None) the observation's alone.
     """
 
     lambda_per_usd: float | None = None
@@ -115,11 +120,12 @@ class TunedLambda:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        mask = shielded(observation, self.reserve, self.horizon)
+        """Choose the best worth among the shielded candidates."""
+        mask = shield(observation, self.reserve, self.horizon)
         quality = self.quality.predict(observation)
         price = max(observation.lambda_per_usd, self.lambda_per_usd or 0.0)
-        scores = planning.lagrangian_scores(quality, mean_costs_usd(observation), price)
-        return decided(
+        scores = budgeting.lagrangian_scores(quality, mean_costs_usd(observation), price)
+        return make_decision(
             self.policy_id,
             observation,
             scores,
@@ -133,8 +139,10 @@ class TunedLambda:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """The best candidate within `factor` times an even share of what is left; a dollar must buy the observation's
-    lambda of quality."""
+    """The best candidate within `factor` times an even share of the remaining money.
+
+    A dollar must buy the observation's lambda of quality.
+    """
 
     factor: float = 1.0
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -144,10 +152,11 @@ class Pacing:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
-        mask = shielded(observation, self.reserve, self.horizon)
+        """Choose the best candidate within the share."""
+        mask = shield(observation, self.reserve, self.horizon)
         quality = self.quality.predict(observation)
         turns = turns_left(observation, self.horizon)
-        scores = planning.pacing_scores(
+        scores = budgeting.pacing_scores(
             quality,
             mean_costs_usd(observation),
             mask,
@@ -156,7 +165,7 @@ class Pacing:
             self.factor,
             observation.lambda_per_usd,
         )
-        return decided(
+        return make_decision(
             self.policy_id,
             observation,
             scores,
@@ -170,11 +179,11 @@ class Pacing:
 
 @dataclass(frozen=True, slots=True)
 class ReSolving:
-    """The default: each turn, the price of money at which this and the later turns cost what is left, cache included.
+    """The default rule: re-solve the price of money each turn, prompt cache included.
 
-    `reserve` scales what the shield keeps for later turns, `spread` is how much tasks differ (see
-    `planning.later_plan`), `margin` the share of the money that is planned with. The observation's lambda is a floor:
-    with money to spare, a dollar must still buy that much quality.
+    At that price this and the later turns cost what is left. `reserve` scales what the shield keeps for later turns,
+    `spread` is how much tasks differ (see `budgeting.later_plan`), `margin` the share of the money to plan with. The
+    observation's lambda is a floor: with money to spare, a dollar must still buy that much quality.
     """
 
     quality: QualityModel = field(default_factory=PriorQuality)
@@ -187,6 +196,7 @@ class ReSolving:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose the best score at the re-solved price among the shielded candidates."""
         costs = checked_means_usd(observation)
         quality = self.quality.predict(observation)
         turns = turns_left(observation, self.horizon)
@@ -195,14 +205,14 @@ class ReSolving:
         mask = allowed
         if self.reserve > 0.0:
             quantiles = [c.cost_quantiles_usd for c in observation.candidates]
-            mask = alone.shielded(quantiles, costs, allowed, left_usd, turns, self.reserve)
+            mask = scalar.shield(quantiles, costs, allowed, left_usd, turns, self.reserve)
         cached = [
-            alone.cache_costs(cost, c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
+            scalar.cache_costs(cost, c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok)
             if self.cache_aware
             else (cost, cost)
             for cost, c in zip(costs, observation.candidates, strict=True)
         ]
-        session = alone.Session(
+        session = scalar.Session(
             quality=self.quality.average(observation).tolist(),
             mean_usd=costs,
             cold_usd=[cold for cold, _ in cached],
@@ -212,8 +222,8 @@ class ReSolving:
             spread=self.spread,
         )
         now: list[float] = quality.tolist()
-        price, scores, later = alone.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)
-        return decided(
+        price, scores, later = scalar.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)
+        return make_decision(
             self.policy_id,
             observation,
             np.array(scores),
@@ -242,7 +252,7 @@ def builtin_rules(exploration: Exploration = GREEDY) -> dict[str, Policy]:
     return {rule.policy_id: rule for rule in rules}
 
 
-def decided(
+def make_decision(
     policy_id: str,
     observation: Observation,
     scores: Floats,
@@ -255,13 +265,13 @@ def decided(
     q_cost_usd: Floats | None = None,
     info: dict[str, float] | None = None,
 ) -> Decision:
-    """Scores and what may be chosen, as a decision: the draw, its probability and its reason."""
+    """Draw from the scored candidates; returns the decision with its probability and reason."""
     probabilities = action_probabilities(scores, mask, exploration if observation.explore else GREEDY)
     action = draw(probabilities, uniform)
     ranked: list[float] = np.asarray(scores, np.float64).tolist()
     best = max((k for k, may in enumerate(mask.tolist()) if may), key=ranked.__getitem__)
 
-    def told(values: Floats | None) -> FloatArray:
+    def or_nan(values: Floats | None) -> FloatArray:
         return np.full(mask.shape, np.nan, np.float32) if values is None else np.asarray(values, np.float32)
 
     return Decision(
@@ -270,28 +280,28 @@ def decided(
         policy_id=policy_id,
         reason=_reason(observation, mask) if action == best else "explore",
         probabilities=probabilities,
-        quality=told(quality),
-        q_quality=told(q_quality),
-        q_cost_usd=told(q_cost_usd),
+        quality=or_nan(quality),
+        q_quality=or_nan(q_quality),
+        q_cost_usd=or_nan(q_cost_usd),
         info=info or {},
     )
 
 
 def feasible(observation: Observation) -> BoolArray:
-    """The guard's mask. Raises PolicyFault when nothing passed it: the gateway should have said so to the client."""
+    """The guard's mask. Raises PolicyFault when it is empty; the gateway refuses such turns."""
     mask = observation.mask
     if not mask.any():
         raise PolicyFault("no candidate is feasible")
     return mask
 
 
-def shielded(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
-    """The feasible candidates that leave enough for the later turns; the cheapest when none does."""
+def shield(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
+    """Feasible candidates that leave enough for the later turns; the cheapest if none does."""
     mask = feasible(observation)
     if reserve <= 0.0:
         return mask
     return np.array(
-        alone.shielded(
+        scalar.shield(
             [c.cost_quantiles_usd for c in observation.candidates],
             checked_means_usd(observation),
             mask.tolist(),
@@ -308,13 +318,13 @@ def turns_left(observation: Observation, horizon: Horizon) -> float:
 
 
 def cost_quantiles_usd(observation: Observation) -> FloatArray:
-    """(K, 15), checked to be finite and not negative."""
+    """Cost quantiles, (K, 15). Raises PolicyFault on negative or infinite ones."""
     checked_means_usd(observation)
     return np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
 
 
 def checked_means_usd(observation: Observation) -> tuple[float, ...]:
-    """The expected cost of every candidate; its quantiles are finite and not negative."""
+    """Expected cost of every candidate. Raises PolicyFault on negative or infinite quantiles."""
     means = observation.means_usd
     if not all(math.isfinite(mean) for mean in means) or any(
         min(c.cost_quantiles_usd) < 0.0 for c in observation.candidates
@@ -329,7 +339,7 @@ def mean_costs_usd(observation: Observation) -> FloatArray:
 
 
 def _reason(observation: Observation, mask: Bools) -> str:
-    """Why no choice was left, when none was: the money (the shield included) or what the request needs."""
+    """The reason code of the best candidate: why there was no choice, if there was none."""
     if np.count_nonzero(mask) > 1 or len(observation.candidates) == 1:
         return "policy"
     if np.count_nonzero(observation.mask) > 1:

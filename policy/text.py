@@ -1,8 +1,8 @@
-"""Text of a turn as numbers: hashed n-grams and surface features. Local, deterministic, needs no model file.
+"""Text features of a turn: hashed n-grams and surface statistics.
 
-`embed` is the default `Embedder`; another (static token embeddings, a small ONNX encoder) may replace it if it has the
-same output length, and its `TEXT_VERSION` goes into the checkpoint so that a network never reads a foreign space.
-The caller caches per conversation prefix: the functions here are pure.
+Local, deterministic, without a model file. `embed` is the default `Embedder`; another (static token embeddings, a small
+ONNX encoder) may replace it if it has the same output length, and its `TEXT_VERSION` goes into the checkpoint so that a
+network never reads another embedding space. The functions are pure; the caller caches per conversation prefix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policy.mdp import FloatArray
 TEXT_VERSION = "hashed-ngrams-1"
 TEXT_DIM = 256
 TEXT_CAP_CHARS = 4096
-"""Longer text is read at both ends: the task stands at the start, the question often at the end."""
+"""Longer text is read at both ends: the task is at the start, the question often at the end."""
 
 STAT_NAMES: tuple[str, ...] = (
     "log_chars",
@@ -79,9 +79,9 @@ class Embedder(Protocol):
 
 
 def embed(text: str) -> FloatArray:
-    """Signed feature hashing of words and word pairs (crc32), square-root damped, of Euclidean length 1 (or 0).
+    """Signed feature hashing of words and word pairs (crc32), square-root damped, normalized.
 
-    Weinberger et al. 2009, arXiv 0902.2206. Shape (TEXT_DIM,).
+    Weinberger et al. 2009, arXiv 0902.2206. Shape (TEXT_DIM,); Euclidean length 1 (0 without tokens).
     """
     tokens = _TOKEN.findall(_both_ends(text).lower().translate(_DIGITS))
     if not tokens:
@@ -98,7 +98,10 @@ def embed(text: str) -> FloatArray:
 
 
 def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) -> FloatArray:
-    """The last three user turns (oldest first in `user_texts`), each older one weighing half; length 1 or 0."""
+    """Weighted sum of the last three user turns, normalized; each older one counts half.
+
+    `user_texts` are oldest first.
+    """
     total = np.zeros(TEXT_DIM, np.float32)
     for age, text in enumerate(reversed(user_texts[-3:])):
         total += np.float32(0.5**age) * embedder(text)
@@ -107,10 +110,10 @@ def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) ->
 
 
 def project(embedding: NDArray[np.floating]) -> FloatArray:
-    """An embedding of any length as one of TEXT_DIM, by a fixed Gaussian projection; length 1 or 0.
+    """Project embeddings by a fixed Gaussian matrix: (..., d) -> (..., TEXT_DIM).
 
     For graded data that carry vectors in place of text. (Johnson & Lindenstrauss; the matrix depends on the input
-    length alone.) Shape (..., d) -> (..., TEXT_DIM).
+    length alone.) Results have length 1 or 0.
     """
     matrix = np.random.default_rng(embedding.shape[-1]).standard_normal((embedding.shape[-1], TEXT_DIM))
     projected = np.asarray(embedding, np.float64) @ matrix
@@ -121,12 +124,12 @@ def project(embedding: NDArray[np.floating]) -> FloatArray:
 def stats(
     text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False
 ) -> FloatArray:
-    """Surface features of the newest user turn, about 0 to 1 each, shape (STATS_DIM,); see STAT_NAMES."""
+    """Surface features of the newest user turn, about 0 to 1 each, (STATS_DIM,); see STAT_NAMES."""
     read = _both_ends(text)
     words = read.lower().split()
     counted = np.bincount(_CLASS[np.frombuffer(read.encode("latin-1", "replace"), np.uint8)], minlength=_CLASSES)
     space, digits, upper, symbols, punctuation = (int(counted[c]) for c in range(1, _CLASSES))
-    # "?" also stands for what latin-1 cannot write; the true ones are counted from the text.
+    # "?" also replaces characters outside latin-1; real question marks are counted in the text.
     ascii_only = read.isascii()
     questions = read.count("?") + read.count("\uff1f")
     non_ascii = 0 if ascii_only else len(read) - len(read.encode("ascii", "ignore"))

@@ -1,12 +1,12 @@
-"""What the later turns are worth, as curves over the money left: all of the served network but its layers.
+"""Value curves of the later turns over the money left: the served network minus its layers.
 
     Q(s, k) = sum_l mass_l [bill_kl <= m] (quality_k answer_kl + G(m - bill_kl))
               - lambda E[min(bill_k, m) + [fits] S(m - bill_k)] - penalty P(session ends starved)
 
-This turn is bookkeeping (`q_values`). The network (policy/value_network.py) carries the values to go alone: G
-(quality), S (spend) and P (chance of ending starved), given the turns to come, the tokens of conversation, whose prompt
-cache is warm, lambda and the penalty. Curves are monotone by construction (`monotone`), and every input is a ratio:
-prices, budgets and 1 / lambda times c change nothing.
+This turn is computed exactly (`q_values`). The network (policy/value_network.py) predicts only the values to go: G
+(quality), S (spend) and P (chance of ending starved), given the later turns, the tokens of conversation, the model with
+the warm prompt cache, lambda and the penalty. Curves are monotone by construction (`monotone`), and every input is a
+ratio: multiplying prices, budgets and 1 / lambda by c changes nothing.
 
 NumPy or traced by JAX, from the same lines (`xp`), as in policy/features.py: training differentiates what serves.
 """
@@ -26,9 +26,9 @@ Forward = Callable[[Any, Any, Any], Any]
 """rows (..., K, ROW_DIM), mask (..., K), state (..., STATE_DIM) -> raw curves (..., CURVES, KNOTS + 1)."""
 
 _LOW, _HIGH = 0.15, 3.0
-"""The money axis runs from this share of what the cheapest model costs warm to so many times the dearest, cold."""
+"""Ends of the money axis, in warm costs of the cheapest model and in cold costs of the most expensive one."""
 _HEADROOM = 0.1
-"""How far above the best average quality a curve may rise: tasks differ, and each turn has its best model."""
+"""A curve may exceed the best average quality by so much: tasks differ, and each turn has its best model."""
 _STEPS = np.linspace(0.0, 1.0, KNOTS, dtype=np.float32)
 _EMPTY = np.array([0.0, 0.0, 1.0], np.float32)
 """Quality, spend and chance of ending starved of an empty budget."""
@@ -37,10 +37,10 @@ _UPTO = np.triu(np.ones((KNOTS + 1, KNOTS + 1), np.float32))
 
 
 class Catalogue(NamedTuple):
-    """What is known of the candidates of a later turn, (..., K) each; money in USD.
+    """Statistics of the candidates of a later turn, (..., K) each; money in USD.
 
     `spread` is the deviation of a model's predicted quality from the candidates' mean; `mean_usd`, `q95_usd` are bills
-    without conversation; `tail` is the quality of answers with the dearest bills, relative to the model's mean.
+    without conversation; `tail` is the quality of the most expensive answers, relative to the model's mean.
     """
 
     quality: Any
@@ -53,13 +53,16 @@ class Catalogue(NamedTuple):
     mask: Any
 
     def at_each_candidate(self) -> Catalogue:
-        """The same catalogue, to be looked at once for every candidate: (..., 1, K)."""
+        """The same catalogue with an axis for the candidate that serves now: (..., 1, K)."""
         return Catalogue(*(x[..., None, :] for x in self))
 
 
 class Later(NamedTuple):
-    """The turns to come, (...,) each: how many (1 at least), tokens of conversation that the first of them reads, what
-    each adds, the index of the model whose cache is warm (K: nobody's), lambda per USD and the penalty of starving."""
+    """The later turns, (...,) each.
+
+    `turns` (1 at least), tokens of conversation that the first of them reads, tokens that each adds, index of the model
+    whose cache is warm (K: none), lambda per USD and the penalty of starving.
+    """
 
     turns: Any
     context_tokens: Any
@@ -70,7 +73,10 @@ class Later(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """At every knot of the money axis, (..., KNOTS): quality and spend per turn, and the chance of ending starved."""
+    """Quality and spend per turn and chance of ending starved at the knots of the money axis.
+
+    Each (..., KNOTS).
+    """
 
     money_usd: Any
     quality: Any
@@ -79,20 +85,21 @@ class Curves(NamedTuple):
 
 
 class Backup(NamedTuple):
-    """What a choice brings from this turn on, each (...): expected quality, spend and chance of ending starved."""
+    """Expected quality, spend and chance of ending starved from this turn on, each (...)."""
 
     quality: Any
     spend_usd: Any
     starved: Any
 
     def worth(self, lambda_per_usd: Any, penalty: Any) -> Any:
-        """quality - lambda spend - penalty P(starved)."""
+        """Return quality - lambda spend - penalty P(starved)."""
         return self.quality - lambda_per_usd * self.spend_usd - penalty * self.starved
 
 
 def session_usd(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any, Any]:
-    """What all turns to come cost on each model alone, what the first reads of the conversation, whose cache is warm;
-    (..., K) each.
+    """Cost of all later turns on each model alone, of the first's reading, and the warm mask.
+
+    Each (..., K).
 
         n mean + c p_first + (n - 1) (c + g n / 2) p_later,    p the cached price where a cache holds the conversation
     """
@@ -106,9 +113,10 @@ def session_usd(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, 
 
 
 def money_span(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
-    """Lowest and highest knot of the money axis, (...,): nothing to be had below, nothing to be gained above.
+    """Lowest and highest knot of the money axis, (...,).
 
-    Whose cache is warm does not move the axis: curves of all candidates are read at the same knots.
+    Less money buys nothing, more gains nothing. The warm cache does not move the axis: curves of all candidates are
+    read at the same knots.
     """
     turns, context = later.turns[..., None], later.context_tokens[..., None]
     halfway = context + later.grown_tokens[..., None] * turns / 2.0
@@ -129,7 +137,7 @@ def money_axis(catalogue: Catalogue, later: Later, xp: Any = np) -> Any:
 
 
 def inputs(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
-    """(rows (..., K, ROW_DIM), state (..., STATE_DIM)): all that the network sees."""
+    """Network inputs: rows (..., K, ROW_DIM) and state (..., STATE_DIM)."""
     total, first, warm = session_usd(catalogue, later, xp)
     low, high = money_span(catalogue, later, xp)
     turns = later.turns
@@ -174,7 +182,9 @@ def inputs(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
 
 
 def monotone(raw: Any, best: Any, money_usd: Any, turns: Any, xp: Any = np) -> Curves:
-    """Curves out of raw numbers (..., CURVES, KNOTS + 1): rising quality and spend, falling chance of starving.
+    """Turn raw numbers (..., CURVES, KNOTS + 1) into monotone curves.
+
+    Quality and spend rise, the chance of starving falls.
 
     quality_j = (best + headroom) sum_{i <= j} softmax(raw)_i
     spend_j   = m_0 / n sigmoid(raw_0) (m_1 / m_0)^(sum_{0 < i <= j} sigmoid(raw_i))    never more than the money
@@ -195,7 +205,7 @@ def monotone(raw: Any, best: Any, money_usd: Any, turns: Any, xp: Any = np) -> C
 
 
 def curves(forward: Forward, catalogue: Catalogue, later: Later, xp: Any = np) -> Curves:
-    """The values to go of the turns to come; the leading axes of `later` and `catalogue` are kept."""
+    """Values to go of the later turns; keeps the leading axes of `later` and `catalogue`."""
     rows, state = inputs(catalogue, later, xp)
     mask = catalogue.mask & (rows[..., 0] > -np.inf)
     best = xp.max(xp.where(mask, catalogue.quality, 0.0), axis=-1)
@@ -203,8 +213,10 @@ def curves(forward: Forward, catalogue: Catalogue, later: Later, xp: Any = np) -
 
 
 def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-    """(quality, spend, starved) at sums of money (..., X): linear between the knots, towards an empty budget below the
-    first, held beyond the last."""
+    """Interpolate (quality, spend, starved) at sums of money (..., X).
+
+    Linear between the knots, towards an empty budget below the first, constant beyond the last.
+    """
     low = known.money_usd[..., :1]
     step = xp.log(known.money_usd[..., 1:2] / low)
     at = xp.clip(xp.floor(xp.log(xp.maximum(money_usd, 1e-30) / low) / step), 0, KNOTS - 2).astype(np.int32)
@@ -224,10 +236,11 @@ def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
 def after_bill(
     answers: Any, bills_usd: Any, money_usd: Any, later_turns: Any, to_go: tuple[Any, Any, Any], xp: Any = np
 ) -> Backup:
-    """Expectation over the whole cost law: answers, bills and what is to go at money - bill, (..., L); the rest (...).
+    """Expectation over this turn's whole cost distribution.
 
-    An answer dearer than the money left is lost, and the money with it: the session ends starved. This is the exact
-    transition of hindsight budget relabeling (arXiv 2605.25424), summed over the quantiles instead of drawn.
+    Answers, bills and values to go at money - bill are (..., L), the rest (...). An answer more expensive than the
+    money left is lost, and the money with it: the session ends starved. This is the exact transition of hindsight
+    budget relabeling (arXiv 2605.25424), summed over the quantiles instead of drawn.
     """
     money, n = money_usd[..., None], later_turns[..., None]
     fits = bills_usd <= money
@@ -248,12 +261,13 @@ def q_values(
     later: Later,
     xp: Any = np,
 ) -> Backup:
-    """Every candidate's values, (..., K): quality by bill and bills (..., K, L), money and `later` (...,).
+    """Values of every candidate, (..., K), from this turn on.
 
-    `later.last` is not looked at. Less than one turn to come is that share of one; more than TURNS are TURNS, repeated.
+    Answers (quality by bill) and bills are (..., K, L), money and `later` (...). `later.last` is ignored. Less than one
+    later turn counts as that share of one; more than TURNS as TURNS, repeated.
     """
     k, known_turns = catalogue.quality.shape[-1], xp.clip(later.turns, 1.0, TURNS)
-    # Where no cache holds the conversation, all candidates leave the same turns to come: one curve is enough.
+    # Where no cache holds the conversation, later turns are the same after every candidate: one curve is enough.
     alike = xp is np and not (later.context_tokens >= CACHE_MIN_TOKENS).any()
     served = np.array([k] if alike else range(k), np.float32)
     nothing = np.zeros(served.shape, np.float32)
@@ -271,7 +285,7 @@ def q_values(
 
 
 def _in_quality(cost: Any, xp: Any) -> Any:
-    """A cost in units of quality (lambda times USD): hundredths matter, beyond 1 no more than that it is much."""
+    """Compress a cost in units of quality (lambda times USD): fine below 0.01, coarse beyond 1."""
     return xp.log1p(100.0 * xp.minimum(cost, 1e4)) / 5.0
 
 

@@ -1,4 +1,7 @@
-"""The value network's layers in NumPy: what serves, without JAX to import or to compile (policy/value_network.py).
+"""NumPy layers of the value network (policy/value_network.py), served without importing JAX.
+
+The network is so small that dispatching a compiled call takes as long as computing it, and compiling would add seconds
+to every worker's start. `tests/policy/test_value_network.py` checks that both forms agree.
 
 The network is so small that dispatching a compiled call takes as long as computing it, and a compilation takes seconds
 of every worker's start. `tests/policy/test_value_network.py` holds the two together.
@@ -21,7 +24,7 @@ _EPSILON = np.float32(1e-6)
 
 
 def forward_of(params: Mapping[str, Mapping[str, Any]]) -> Forward:
-    """The layers with these parameters closed over, all in float32."""
+    """The forward pass with these parameters bound, all in float32."""
     layers = {
         name: (np.asarray(p["kernel"], np.float32), np.asarray(p["bias"], np.float32))
         for name, p in params.items()

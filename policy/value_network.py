@@ -1,8 +1,8 @@
-"""The layers of the value network: one small Flax module for every catalogue, and the same layers in NumPy to serve.
+"""Flax layers of the value network: one small module for every catalogue.
 
 The catalogue is a set (Deep Sets: Zaheer et al. 2017, arXiv 1703.06114): the order of the candidates does not matter,
-nor does padding, and a model added to it is a row. What goes in and what the numbers that come out mean is in
-policy/value_curves.py. Importing this imports JAX; `forward_of` in policy/value_layers.py does not.
+nor does padding, and a new model is one more row. policy/value_curves.py defines inputs and outputs. Importing this
+imports JAX; policy/value_layers.py holds the same layers in NumPy, for serving.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Params = dict[str, dict[str, Array]]
 
 
 class ValueNetwork(nn.Module):
-    """(rows (..., K, ROW_DIM), mask (..., K), state (..., STATE_DIM)) -> (..., CURVES, KNOTS + 1)."""
+    """Layers: rows (..., K, ROW_DIM), mask, state (..., STATE_DIM) -> (..., CURVES, KNOTS + 1)."""
 
     sizes: Sizes = Sizes()
 
@@ -37,7 +37,7 @@ class ValueNetwork(nn.Module):
         hidden = nn.relu(nn.LayerNorm(name="norm")(nn.Dense(self.sizes.hidden, name="trunk_0")(hidden)))
         hidden = hidden + nn.relu(nn.Dense(self.sizes.hidden, name="trunk_1")(hidden))
         hidden = hidden + nn.relu(nn.Dense(self.sizes.hidden, name="trunk_2")(hidden))
-        # Small at first: untrained curves are straight.
+        # Small initial weights: untrained curves are straight.
         raw = nn.Dense(CURVES * (KNOTS + 1), kernel_init=nn.initializers.normal(1e-2), name="curves")(hidden)
         return raw.reshape(*raw.shape[:-1], CURVES, KNOTS + 1)
 
@@ -50,7 +50,7 @@ def init(key: Array, sizes: Sizes = Sizes()) -> Params:  # noqa: B008 - frozen
 
 
 def forward_of(params: Params) -> Forward:
-    """The module with its parameters closed over."""
+    """The module with its parameters bound."""
     sizes = Sizes(encoder=params["encoder_0"]["kernel"].shape[-1], hidden=params["trunk_0"]["kernel"].shape[-1])
     return lambda rows, mask, state: ValueNetwork(sizes).apply({"params": params}, rows, mask, state)
 

@@ -1,4 +1,4 @@
-"""The value network's sizes and the exact tree of its parameters, without JAX: what a checkpoint is checked against."""
+"""Sizes and parameter shapes of the value network, without JAX; checkpoints must match them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 KNOTS = 40
 """Points of the money axis."""
 TURNS = 16
-"""Later turns that it is taught; more are taken to be like these."""
+"""Later turns that it is trained on; more are taken to be alike."""
 CURVES = 3
 """Quality, spend, chance of ending starved."""
 ROW_DIM = 12
-"""What is seen of a model (`value_network.inputs`)."""
+"""Inputs for each model (`value_curves.inputs`)."""
 STATE_DIM = 8 + ROW_DIM
-"""What is seen of the session: its turns, conversation and prices, and the row of the model that is warm."""
+"""Inputs for the session: its turns, conversation and prices, and the row of the model whose cache is warm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Sizes:
 
 
 def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Every parameter by its layer and leaf ("trunk_0/kernel"); all float32."""
+    """Shape of every parameter by layer and leaf ("trunk_0/kernel"); all float32."""
     dense = {
         "encoder_0": (ROW_DIM, sizes.encoder),
         "encoder_1": (sizes.encoder, sizes.encoder),

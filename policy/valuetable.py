@@ -1,13 +1,12 @@
-"""What money left is worth: the value of the later turns, by the budget after this bill. Learnt by
-train/fit/value_table.py.
+"""Value table of the later turns by the money left, learned by train/fit/value_table.py.
 
-    V(lambda, context, last, n, m) = expected quality - lambda * spend of the n turns to come, with m USD left for them,
+    V(lambda, context, last, n, m) = expected quality - lambda * spend of the n later turns with m USD for them,
                                      so many tokens of conversation to read, and the prompt cache of model `last` warm
 
 A table over all five, interpolated linearly; the last entry of `last` stands for a model that the table does not know,
 whose cache is taken to be cold. Scale-free: when list prices move by a common factor, money is read in old prices.
-Beside it stands what an answer is worth by its bill (`answers`): where long answers are the failures, a bill that the
-budget does not hold would have bought little.
+`answers` holds the quality of an answer by its bill: where long answers are the failures, a bill that exceeds the
+budget would have bought little.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from policy.text import STAT_NAMES
 MAX_CELLS = 8_000_000
 CHARS_PER_TOKEN = 4.0
 TAIL = COST_LEVELS.index(0.95)
-"""The levels of a bill from here on are its tail."""
+"""First level of a bill's tail."""
 MEDIAN = COST_LEVELS.index(0.5)
 _LOG_CHARS, _LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
 F32 = NDArray[np.float32]
@@ -34,13 +33,13 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueTable:
-    """K models, P prices of money, C contexts, N turns, B budgets. The axes rise; `purses_usd` begins with 0."""
+    """Values over K models, P prices of money, C contexts, N turns, B budgets; axes rise."""
 
     models: tuple[str, ...]
-    list_usd: F32  # (K,) input plus output price when the table was learnt, USD per million tokens
+    list_usd: F32  # (K,) input plus output price when the table was learned, USD per million tokens
     lambdas_per_usd: F32  # (P,)
     contexts_tokens: F32  # (C,)
-    purses_usd: F32  # (B,)
+    budgets_usd: F32  # (B,)
     values: F32  # (P, C, K + 1, N + 1, B)
     answers: F32  # (K + 1, L) quality by the level of the bill, relative to the model's mean
 
@@ -52,9 +51,9 @@ class ValueTable:
         lambda_per_usd: float,
         context_tokens: float,
     ) -> F64:
-        """Value of `turns` later turns for each candidate serving now and each budget left, (K', L) -> (K', L).
+        """Value of `turns` later turns per serving candidate and budget left, (K', L) -> (K', L).
 
-        `after_usd` (K', L) is not negative. More turns than the table has are its last row, repeated in proportion.
+        `after_usd` (K', L) is not negative. More turns than the table has repeat its last row in proportion.
         """
         rows = self._rows(candidates)
         scale = self._price_scale(candidates, rows)
@@ -70,14 +69,14 @@ class ValueTable:
         return np.asarray(quality[:, None] * self.answers[self._rows(candidates)], np.float64)
 
     def arrays(self) -> dict[str, F32]:
-        """What a checkpoint stores, by name; `from_arrays` is the inverse."""
+        """Arrays by name, as a checkpoint stores them; `from_arrays` is the inverse."""
         return {name: np.asarray(getattr(self, name), np.float32) for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, models: tuple[str, ...], arrays: Mapping[str, F32]) -> ValueTable:
-        """Raises ValueError when names, shapes or the order of an axis are not those of one table.
+        """Build a table. Raises ValueError when names, shapes or the order of an axis are wrong.
 
-        Tables of before `answers` have none: bill and answer are then independent.
+        Checkpoints written before `answers` existed lack it; quality is then independent of cost.
         """
         independent: F32 = np.ones((len(models) + 1, len(COST_MASSES)), np.float32)
         arrays = {"answers": independent} | dict(arrays)
@@ -86,7 +85,7 @@ class ValueTable:
         values = arrays["values"]
         if values.ndim != 5 or values.size > MAX_CELLS or not 1 <= len(models) <= MAX_MODELS:
             raise ValueError(f"values/values: expected 5 axes and at most {MAX_CELLS} cells, found {values.shape}")
-        axes = ("lambdas_per_usd", "contexts_tokens", None, None, "purses_usd")
+        axes = ("lambdas_per_usd", "contexts_tokens", None, None, "budgets_usd")
         for at, name in enumerate(axes):
             if name is None:
                 continue
@@ -95,7 +94,7 @@ class ValueTable:
                 raise ValueError(f"values/{name}: expected {values.shape[at]} rising numbers from 0")
         if values.shape[2] != len(models) + 1 or values.shape[3] < 2 or values.shape[4] < 2:
             raise ValueError(
-                f"values/values: expected {len(models) + 1} models, turns and purses, found {values.shape}"
+                f"values/values: expected {len(models) + 1} models, turns and budgets, found {values.shape}"
             )
         if arrays["list_usd"].shape != (len(models),) or not (arrays["list_usd"] > 0.0).all():
             raise ValueError(f"values/list_usd: expected {len(models)} positive prices")
@@ -111,7 +110,7 @@ class ValueTable:
         return np.array([known.get(c.name, len(self.models)) for c in candidates], np.intp)
 
     def _price_scale(self, candidates: Sequence[CandidateView], rows: NDArray[np.intp]) -> float:
-        """How much dearer the known models have become, as a geometric mean; 1 where none is known or free now."""
+        """Geometric mean of the known models' price increases; 1 where none is known or all are free now."""
         ratios = [
             (c.input_usd_per_mtok + c.output_usd_per_mtok) / float(self.list_usd[row])
             for c, row in zip(candidates, rows, strict=True)
@@ -119,23 +118,23 @@ class ValueTable:
         ]
         return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
 
-    def _at(self, values: F32, purses_usd: F64) -> F64:
+    def _at(self, values: F32, budgets_usd: F64) -> F64:
         """Row k of values (K', B) at budgets (K', L); above the last budget the last value."""
-        axis = self.purses_usd.astype(np.float64)
-        low = np.clip(np.searchsorted(axis, purses_usd, side="right") - 1, 0, len(axis) - 2)
-        share = np.minimum((purses_usd - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
+        axis = self.budgets_usd.astype(np.float64)
+        low = np.clip(np.searchsorted(axis, budgets_usd, side="right") - 1, 0, len(axis) - 2)
+        share = np.minimum((budgets_usd - axis[low]) / (axis[low + 1] - axis[low]), 1.0)
         row = np.arange(len(values))[:, None]
         return np.asarray((1.0 - share) * values[row, low] + share * values[row, low + 1])
 
 
-_ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "purses_usd", "values", "answers")
+_ARRAYS = ("list_usd", "lambdas_per_usd", "contexts_tokens", "budgets_usd", "values", "answers")
 
 
 def cautious_usd(cost_quantiles_usd: NDArray[np.floating], caution: float) -> F64:
-    """Bills (..., L) as a cautious budget weighs them: the tail's distance from the median counts `caution` times.
+    """Bills (..., L) with their distance from the median stretched `caution` times in the tail.
 
-    The law's last quantile is no bill's limit, and bills of one session are high together; a conversation that every
-    bill reads moves all levels alike and is not stretched.
+    The last quantile of the cost distribution is no limit, and bills of one session are high together. A conversation
+    that every bill reads moves all levels alike and is not stretched.
     """
     weighed = np.array(cost_quantiles_usd, np.float64)
     if caution != 1.0:
@@ -153,13 +152,13 @@ def bill_scores(
     lambda_per_usd: float,
     starved_penalty: float,
 ) -> F64:
-    """Expected worth of each candidate over its whole cost law, (K,).
+    """Expected worth of each candidate over its whole cost distribution, (K,).
 
         sum_l mass_l ([weighed_l <= available] (answer_l + later_l) - [weighed_l > available] penalty
                       - lambda min(bill_l, available))
 
-    Answers (quality at each bill, `ValueTable.by_bill`), bills, bills as weighed (`cautious_usd`) and later values
-    (K, L). An answer dearer than the budget is lost, and the budget with it.
+    Answers (quality at each bill, `ValueTable.by_bill`), bills, stretched bills (`cautious_usd`) and later values
+    (K, L). An answer more expensive than the budget is lost, and the budget with it.
     """
     paid = np.minimum(cost_quantiles_usd, available_usd)
     kept = weighed_usd <= available_usd
@@ -168,13 +167,13 @@ def bill_scores(
 
 
 def context_tokens(observation: Observation) -> float:
-    """Tokens of the conversation before this turn's own text (its length from the statistics), not negative."""
+    """Tokens of the conversation before this turn's own text, estimated from its length; from 0."""
     tokens = max((c.input_tokens for c in observation.candidates), default=0)
     return max(tokens - float(turn_tokens(observation.text_stats)), 0.0)
 
 
 def turn_tokens(text_stats: NDArray[np.floating]) -> NDArray[np.floating]:
-    """About how many tokens a turn's own text has: statistics (..., STATS_DIM) -> (...)."""
+    """Estimated tokens of a turn's own text: statistics (..., STATS_DIM) -> (...)."""
     return np.asarray(np.expm1(text_stats[..., _LOG_CHARS] * _LOG_CHARS_SCALE) / CHARS_PER_TOKEN)
 
 

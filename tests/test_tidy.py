@@ -16,6 +16,7 @@ TIDY = (
     "gateway/decisions",
     "gateway/policies",
     "gateway/webhooks",
+    "policy",
 )
 """The folders that follow the rules."""
 
@@ -64,11 +65,13 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("folder", TIDY)
 def test_words_are_plain(folder: str) -> None:
+    """Names in files of earlier versions, which are still read, are exempt."""
     found = [
         f'{name_of(path)}:{number}: "{match[0]}": say {PLAIN[" ".join(match[0].lower().split())]}'
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".sql", ".md", ".yaml", ".html", ".js")
         for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if "EARLIER_NAMES" not in line
         for match in UNPLAIN.finditer(line.replace("_", " "))
     ]
     assert found == []

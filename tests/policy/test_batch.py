@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy import batch
-from policy.catalogue_law import CatalogueLaw
+from policy.catalogue_statistics import CatalogueStatistics
 from policy.exploration import Exploration, draw
 from policy.features import STATE_DIM, Horizon
 from policy.kernel import KernelQuality
@@ -28,7 +28,7 @@ HORIZON = Horizon((0.1, 0.2, 0.3))
 EXPLORING = Exploration(floor=0.2)
 
 
-def learnt_quality(rng: np.random.Generator) -> KernelQuality:
+def learned_quality(rng: np.random.Generator) -> KernelQuality:
     rows, m = 20, len(MODELS)
     f32 = np.float32
     return KernelQuality(
@@ -43,42 +43,44 @@ def learnt_quality(rng: np.random.Generator) -> KernelQuality:
     )
 
 
-def learnt_table(rng: np.random.Generator) -> ValueTable:
+def learned_table(rng: np.random.Generator) -> ValueTable:
     """Every axis has several entries; later money is worth what chance says."""
-    lambdas, contexts, turns, purses = 3, 3, 6, 12
-    steps = rng.random((lambdas, contexts, len(MODELS) + 1, turns + 1, purses)).astype(np.float32)
+    lambdas, contexts, turns, budgets = 3, 3, 6, 12
+    steps = rng.random((lambdas, contexts, len(MODELS) + 1, turns + 1, budgets)).astype(np.float32)
     return ValueTable(
         models=MODELS,
         list_usd=np.array([1.0, 5.0, 20.0], np.float32),
         lambdas_per_usd=np.array([0.0, 5.0, 100.0], np.float32),
         contexts_tokens=np.array([0.0, 500.0, 9000.0], np.float32),
-        purses_usd=np.append(0.0, np.geomspace(1e-5, 10.0, purses - 1)).astype(np.float32),
+        budgets_usd=np.append(0.0, np.geomspace(1e-5, 10.0, budgets - 1)).astype(np.float32),
         values=np.cumsum(steps, axis=-1),
         answers=rng.uniform(0.2, 1.8, (len(MODELS) + 1, len(COST_LEVELS))).astype(np.float32),
     )
 
 
-def learnt_law(rng: np.random.Generator) -> CatalogueLaw:
+def learned_statistics(rng: np.random.Generator) -> CatalogueStatistics:
     """It knows the models of the table."""
     m = len(MODELS)
     numbers = {name: rng.uniform(0.01, 1.0, m) for name in ("quality", "spread", "mean_usd", "q95_usd", "list_usd")}
     numbers |= {"answers": rng.uniform(0.5, 1.5, (m + 1, len(COST_LEVELS))), "margin": rng.uniform(0.0, 0.1, m + 1)}
     numbers["grown_tokens"] = np.array([120.0])
-    return CatalogueLaw(MODELS, **{name: x.astype(np.float32) for name, x in numbers.items()})
+    return CatalogueStatistics(MODELS, **{name: x.astype(np.float32) for name, x in numbers.items()})
 
 
-def policies() -> list[batch.Batched]:
+def policies() -> list[batch.BatchedPolicy]:
     rng = np.random.default_rng(1)
-    learnt, table = learnt_quality(rng), learnt_table(rng)
+    learned, table = learned_quality(rng), learned_table(rng)
     priors: QualityModel = PriorQuality()
     return [
-        Planner("planned", learnt, table, 0.0, 1.0, HORIZON),
-        Planner("planned-careful", learnt, table, 2.0, 1.7, HORIZON, EXPLORING),
+        Planner("planned", learned, table, 0.0, 1.0, HORIZON),
+        Planner("planned-careful", learned, table, 2.0, 1.7, HORIZON, EXPLORING),
         Planner("planned-priors", priors, table, 0.3),
         ReSolving(horizon=HORIZON),
-        ReSolving(learnt, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
-        ReSolving(learnt, margin=0.8, cache_aware=False),
-        NetworkPolicy("network", forward_of(layers()), learnt, learnt_law(rng), starved_penalty=1.0, horizon=HORIZON),
+        ReSolving(learned, reserve=0.0, horizon=HORIZON, exploration=EXPLORING),
+        ReSolving(learned, margin=0.8, cache_aware=False),
+        NetworkPolicy(
+            "network", forward_of(layers()), learned, learned_statistics(rng), starved_penalty=1.0, horizon=HORIZON
+        ),
         NetworkPolicy("network-priors", forward_of(layers(1)), exploration=EXPLORING),
     ]
 
@@ -89,9 +91,9 @@ def some_observations(count: int) -> list[Observation]:
 
 
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: f"{policy.policy_id}")
-def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: batch.Batched) -> None:
+def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: batch.BatchedPolicy) -> None:
     seen = some_observations(600)  # more than two chunks
-    found = batch.probabilities(policy, batch.stacked(seen))
+    found = batch.probabilities(policy, batch.stack_observations(seen))
     for row, one in zip(found, seen, strict=True):
         alone = policy.decide(one, 0.5).probabilities
         assert row[: len(alone)] == pytest.approx(alone, abs=1e-5)
@@ -104,14 +106,14 @@ def test_every_row_is_drawn_as_its_turn_alone() -> None:
     shares[:, 2] += 0.1
     shares = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
     uniform = np.append(rng.random(298), [0.0, np.nextafter(1.0, 0.0)])
-    found = batch.draws(shares.astype(np.float64), uniform)
+    found = batch.draw_rows(shares.astype(np.float64), uniform)
     assert found.tolist() == [draw(row, float(u)) for row, u in zip(shares, uniform, strict=True)]
 
 
 def test_who_is_not_told_of_the_cache_sees_list_prices_and_cold_bills() -> None:
     """400 of 500 tokens are warm: at 2 USD a million instead of .5 they cost 400 * 1.5e-6 = .0006 more."""
     warm = candidate("a", 0.001, input_usd_per_mtok=2.0, cached_input_usd_per_mtok=0.5, warm_tokens=400)
-    cold = batch.stacked([observation([warm])]).without_cache()
+    cold = batch.stack_observations([observation([warm])]).without_cache()
     assert cold.cost_quantiles_usd[0, 0] == pytest.approx(0.0016)
     assert (cold.warm_tokens[0, 0], cold.usd_cached[0, 0]) == (0.0, 2.0)
 
@@ -123,12 +125,12 @@ def test_a_policy_without_a_batched_form_is_asked_one_by_one() -> None:
 
         average = predict
 
-    assert not batch.batched(Pacing())
-    assert not batch.batched(ReSolving(Unknown()))
-    assert batch.batched(ReSolving())
+    assert not batch.has_batched_form(Pacing())
+    assert not batch.has_batched_form(ReSolving(Unknown()))
+    assert batch.has_batched_form(ReSolving())
 
 
 def test_a_turn_without_a_candidate_is_a_fault_as_it_is_alone() -> None:
-    nobody = replace(candidate(), feasible=False)
+    no_one = replace(candidate(), feasible=False)
     with pytest.raises(PolicyFault, match="feasible"):
-        batch.probabilities(ReSolving(), batch.stacked([observation([nobody])]))
+        batch.probabilities(ReSolving(), batch.stack_observations([observation([no_one])]))

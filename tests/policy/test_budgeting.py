@@ -3,35 +3,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policy import budgeting as planning
-from policy import features
+from policy import budgeting, features
 
 TWO = np.array([True, True])
 
 
 def test_lagrangian_scores_by_hand() -> None:
-    assert planning.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 5.0) == pytest.approx([0.55, 0.65])
-    assert planning.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 10.0) == pytest.approx([0.5, 0.4])
-    many = planning.lagrangian_scores([[0.6, 0.9]] * 2, [[0.01, 0.05]] * 2, [5.0, 10.0])
+    assert budgeting.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 5.0) == pytest.approx([0.55, 0.65])
+    assert budgeting.lagrangian_scores([0.6, 0.9], [0.01, 0.05], 10.0) == pytest.approx([0.5, 0.4])
+    many = budgeting.lagrangian_scores([[0.6, 0.9]] * 2, [[0.01, 0.05]] * 2, [5.0, 10.0])
     assert np.argmax(many, axis=-1).tolist() == [1, 0]
 
 
 def test_pacing_takes_the_best_within_an_even_share_and_the_cheapest_beyond_it() -> None:
     quality, cost = np.array([0.5, 0.7, 0.9]), np.array([1.0, 2.0, 4.0])
     every = np.ones(3, bool)
-    at_share_2 = planning.pacing_scores(quality, cost, every, 8.0, 4.0, 1.0)
-    at_share_4 = planning.pacing_scores(quality, cost, every, 8.0, 4.0, 2.0)
-    at_share_half = planning.pacing_scores(quality, cost, every, 2.0, 4.0, 1.0)
+    at_share_2 = budgeting.pacing_scores(quality, cost, every, 8.0, 4.0, 1.0)
+    at_share_4 = budgeting.pacing_scores(quality, cost, every, 8.0, 4.0, 2.0)
+    at_share_half = budgeting.pacing_scores(quality, cost, every, 2.0, 4.0, 1.0)
     assert [int(np.argmax(s)) for s in (at_share_2, at_share_4, at_share_half)] == [1, 2, 0]
 
 
 def test_pacing_pays_no_more_than_lambda_says_and_never_ranks_what_is_beyond_the_share_above_what_is_within() -> None:
     quality, cost = np.array([0.5, 0.7, 0.9]), np.array([1.0, 2.0, 4.0])
-    scores = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 0.3)
-    # Share 2: .5 - .3, .7 - .6. The dear one lies beyond: the lowest worth, .9 - 1.2, less 1, less 4/4.
+    scores = budgeting.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 0.3)
+    # Share 2: .5 - .3, .7 - .6. The costly one lies beyond: the lowest worth, .9 - 1.2, less 1, less 4/4.
     assert scores == pytest.approx([0.2, 0.1, -2.3])
-    dear = planning.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 10.0)
-    assert dear == pytest.approx([-9.5, -19.3, -41.1])
+    costly = budgeting.pacing_scores(quality, cost, np.ones(3, bool), 8.0, 4.0, 1.0, 10.0)
+    assert costly == pytest.approx([-9.5, -19.3, -41.1])
 
 
 def quantiles(*costs: float) -> np.ndarray:
@@ -46,14 +45,14 @@ def quantiles(*costs: float) -> np.ndarray:
         (4.0, 4.0, 0.0, [True, True]),  # only this call must fit
         (3.9, 4.0, 0.0, [True, False]),
         (9.9, 4.0, 2.0, [True, False]),  # 4 + 2 * 3
-        (0.5, 4.0, 1.0, [True, False]),  # nothing fits: the cheapest stays, nobody is starved
+        (0.5, 4.0, 1.0, [True, False]),  # nothing fits: the cheapest stays, no one is starved
         (4.0, 1.0, 1.0, [True, True]),  # the last turn needs no reserve
     ],
 )
 def test_the_shield_keeps_enough_for_the_turns_to_come(
     remaining: float, turns: float, reserve: float, expected: list[bool]
 ) -> None:
-    assert planning.shielded(quantiles(1.0, 4.0), TWO, remaining, turns, reserve).tolist() == expected
+    assert budgeting.shield(quantiles(1.0, 4.0), TWO, remaining, turns, reserve).tolist() == expected
 
 
 def test_the_reserve_for_later_turns_averages_their_bills_by_hand() -> None:
@@ -66,9 +65,9 @@ def test_the_reserve_for_later_turns_averages_their_bills_by_hand() -> None:
 
 def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
     heavy = np.array([[1.0] * 13 + [6.0, 8.0], [2.0] * 15])  # q99 of the first is 6
-    assert planning.shielded(heavy, TWO, 5.0, 1.0, 1.0).tolist() == [False, True]
-    assert planning.shielded(quantiles(1.0, 4.0), np.array([False, True]), 0.1, 3.0, 1.0).tolist() == [False, True]
-    batch = planning.shielded(
+    assert budgeting.shield(heavy, TWO, 5.0, 1.0, 1.0).tolist() == [False, True]
+    assert budgeting.shield(quantiles(1.0, 4.0), np.array([False, True]), 0.1, 3.0, 1.0).tolist() == [False, True]
+    batch = budgeting.shield(
         np.stack([quantiles(1.0, 4.0)] * 2),
         np.array([[True, True]] * 2),
         np.array([7.01, 6.0]),
@@ -80,16 +79,16 @@ def test_the_shield_reads_the_tail_and_never_widens_the_mask() -> None:
 
 def test_cache_costs_by_hand() -> None:
     # 10k tokens at 1 USD/Mtok, cached at .1, 4k of them warm; the turn is expected to cost .02 so.
-    cold, warm = planning.cache_costs([0.02], [10_000], [4_000], [1.0], [0.1])
+    cold, warm = budgeting.cache_costs([0.02], [10_000], [4_000], [1.0], [0.1])
     assert cold == pytest.approx([0.02 + 0.0036])
     assert warm == pytest.approx([0.02 + 0.0036 - 0.009])
-    small_cold, small_warm = planning.cache_costs([0.02], [500], [0], [1.0], [0.1])
+    small_cold, small_warm = budgeting.cache_costs([0.02], [500], [0], [1.0], [0.1])
     assert small_cold == small_warm == pytest.approx([0.02])  # too short for any provider's cache
 
 
 def test_one_later_turn_is_a_softmax_over_the_candidates() -> None:
     quality, cost = np.array([0.5, 0.9]), np.array([0.1, 0.5])
-    plan = planning.later_plan(quality, cost, cost, TWO, 1.0, np.array(1.0), 0.1)
+    plan = budgeting.later_plan(quality, cost, cost, TWO, 1.0, np.array(1.0), 0.1)
     # both are worth .4 at this price: ln 2 of the spread on top, half of each cost
     assert plan.value == pytest.approx([0.4 + 0.1 * np.log(2)] * 2)
     assert plan.spend_usd == pytest.approx([0.3, 0.3])
@@ -97,9 +96,9 @@ def test_one_later_turn_is_a_softmax_over_the_candidates() -> None:
 
 def test_without_a_cache_later_turns_add_up_in_whole_and_in_part() -> None:
     quality, cost = np.array([0.5, 0.8]), np.array([0.1, 0.5])
-    one = planning.later_plan(quality, cost, cost, TWO, 1.0, np.array(0.3), 0.1)
+    one = budgeting.later_plan(quality, cost, cost, TWO, 1.0, np.array(0.3), 0.1)
     for turns in (0.0, 0.5, 2.5, 4.0, 11.0):
-        plan = planning.later_plan(quality, cost, cost, TWO, turns, np.array(0.3), 0.1)
+        plan = budgeting.later_plan(quality, cost, cost, TWO, turns, np.array(0.3), 0.1)
         assert plan.value == pytest.approx(turns * one.value)
         assert plan.spend_usd == pytest.approx(turns * one.spend_usd)
 
@@ -128,7 +127,7 @@ def test_the_plan_with_a_cache_equals_backward_induction_pair_by_pair(turns: int
     quality, cold = rng.random(5), rng.random(5)
     warm = cold * rng.random(5)
     for price in (0.0, 0.7, 40.0):
-        plan = planning.later_plan(quality, cold, warm, np.ones(5, bool), float(turns), np.array(price), 0.1)
+        plan = budgeting.later_plan(quality, cold, warm, np.ones(5, bool), float(turns), np.array(price), 0.1)
         value, spend = brute_force(quality, cold, warm, turns, price, 0.1)
         assert plan.value == pytest.approx(value)
         assert plan.spend_usd == pytest.approx(spend)
@@ -138,15 +137,15 @@ def test_a_long_plan_goes_on_as_it_settled() -> None:
     rng = np.random.default_rng(9)
     quality, cold = rng.random(4), rng.random(4)
     warm = cold * 0.3
-    plan = planning.later_plan(quality, cold, warm, np.ones(4, bool), 12.0, np.array(1.0), 0.1)
+    plan = budgeting.later_plan(quality, cold, warm, np.ones(4, bool), 12.0, np.array(1.0), 0.1)
     value, spend = brute_force(quality, cold, warm, 12, 1.0, 0.1)
     assert plan.value == pytest.approx(value, rel=0.02)
     assert plan.spend_usd == pytest.approx(spend, rel=0.1)
 
 
-def resolved(remaining: float, turns: float = 4.0, floor: float = 0.0) -> planning.Resolved:
+def resolved(remaining: float, turns: float = 4.0, floor: float = 0.0) -> budgeting.Resolved:
     quality, cost = np.array([0.6, 0.9]), np.array([1.0, 10.0])
-    return planning.resolve(quality, quality, cost, cost, cost, TWO, remaining, turns, floor, 0.1)
+    return budgeting.resolve(quality, quality, cost, cost, cost, TWO, remaining, turns, floor, 0.1)
 
 
 def test_with_enough_money_its_price_is_the_floor_and_without_it_rises() -> None:
@@ -161,18 +160,18 @@ def test_with_enough_money_its_price_is_the_floor_and_without_it_rises() -> None
 
 
 def test_the_price_makes_the_expected_spend_what_is_left() -> None:
-    """Four turns, costs 1 and 10: a share p of dear turns costs 4 + 36 p; the softmax at the price found gives p."""
+    """Four turns, costs 1 and 10: a share p of costly turns costs 4 + 36 p; the softmax at the price found gives p."""
     for remaining in (8.0, 15.0, 25.0, 35.0):
         price = float(resolved(remaining).lambda_per_usd)
-        dear = 1.0 / (1.0 + np.exp(-(0.3 - 9.0 * price) / 0.1))
-        assert 4.0 + 36.0 * dear == pytest.approx(remaining, rel=0.1)  # the prices tried lie 1.35 apart
+        costly = 1.0 / (1.0 + np.exp(-(0.3 - 9.0 * price) / 0.1))
+        assert 4.0 + 36.0 * costly == pytest.approx(remaining, rel=0.1)  # the prices tried lie 1.35 apart
 
 
-def test_a_turn_that_gains_more_than_the_others_gets_the_dear_model() -> None:
+def test_a_turn_that_gains_more_than_the_others_gets_the_costly_model() -> None:
     usual, cost = np.array([0.6, 0.8]), np.array([1.0, 10.0])
 
     def choice(*now: float) -> int:
-        found = planning.resolve(np.array(now), usual, cost, cost, cost, TWO, 15.0, 4.0, 0.0, 0.1)
+        found = budgeting.resolve(np.array(now), usual, cost, cost, cost, TWO, 15.0, 4.0, 0.0, 0.1)
         return int(np.argmax(found.scores))
 
     assert choice(0.2, 0.9) == 1
@@ -183,9 +182,9 @@ def test_a_warm_cache_is_worth_staying_for_and_a_blind_plan_does_not_see_it() ->
     """Served last by the first: staying costs .2, the rival costs 1 now and .2 from then on."""
     quality, now = np.array([0.6, 0.63]), np.array([0.2, 1.0])
     cold, warm = np.array([1.0, 1.0]), np.array([0.2, 0.2])
-    stays = planning.resolve(quality, quality, now, cold, warm, TWO, 1.2, 4.0, 0.0, 0.05)
+    stays = budgeting.resolve(quality, quality, now, cold, warm, TWO, 1.2, 4.0, 0.0, 0.05)
     assert int(np.argmax(stays.scores)) == 0
-    rich = planning.resolve(quality, quality, now, cold, warm, TWO, 50.0, 4.0, 0.0, 0.05)
+    rich = budgeting.resolve(quality, quality, now, cold, warm, TWO, 50.0, 4.0, 0.0, 0.05)
     assert int(np.argmax(rich.scores)) == 1
 
 
@@ -195,9 +194,9 @@ def test_resolving_many_sessions_at_once_is_resolving_each() -> None:
     mask = rng.random((6, 3)) < 0.8
     mask[:, 0] = True
     left, turns = rng.random(6) * 3, rng.integers(1, 9, 6).astype(float)
-    together = planning.resolve(quality, quality, cost, cost, 0.4 * cost, mask, left, turns, np.zeros(6), 0.1)
+    together = budgeting.resolve(quality, quality, cost, cost, 0.4 * cost, mask, left, turns, np.zeros(6), 0.1)
     for k in range(6):
-        alone = planning.resolve(
+        alone = budgeting.resolve(
             quality[k], quality[k], cost[k], cost[k], 0.4 * cost[k], mask[k], left[k], turns[k], 0.0, 0.1
         )
         assert together.lambda_per_usd[k] == pytest.approx(float(alone.lambda_per_usd))
@@ -208,18 +207,18 @@ def test_lower_confidence_by_hand() -> None:
     # Two members agree on a, disagree on b by +-.2 around the same mean.
     quality = np.array([[0.5, 0.4], [0.5, 0.8]])
     costs = np.zeros((2, 2))
-    level = planning.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 1.0)
+    level = budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 1.0)
     assert level == pytest.approx([0.5, 0.6])
     # advantages (a, b): (.05, -.05) and (-.15, .15): a standard deviation of .1 for both
-    assert planning.lower_confidence_scores(quality, costs, TWO, 0.0, 1.0, 1.0) == pytest.approx([0.4, 0.5])
+    assert budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 1.0, 1.0) == pytest.approx([0.4, 0.5])
     # differences shrunk to half: mean .55
-    assert planning.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 0.5) == pytest.approx([0.525, 0.575])
-    priced = planning.lower_confidence_scores(quality, np.array([[0.0, 1.0]] * 2), TWO, 0.2, 0.0, 1.0)
+    assert budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 0.5) == pytest.approx([0.525, 0.575])
+    priced = budgeting.lower_confidence_scores(quality, np.array([[0.0, 1.0]] * 2), TWO, 0.2, 0.0, 1.0)
     assert priced == pytest.approx([0.5, 0.4])
 
 
 def test_what_the_members_disagree_on_for_all_candidates_moves_none() -> None:
     quality = np.array([[0.5, 0.6, 0.7], [0.5, 0.6, 0.7]]) + np.array([[0.0], [3.0]])
     every = np.ones(3, bool)
-    doubtful = planning.lower_confidence_scores(quality, np.zeros((2, 3)), every, 0.0, 2.0, 1.0)
+    doubtful = budgeting.lower_confidence_scores(quality, np.zeros((2, 3)), every, 0.0, 2.0, 1.0)
     assert doubtful == pytest.approx([2.0, 2.1, 2.2])

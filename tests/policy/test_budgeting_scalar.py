@@ -1,4 +1,4 @@
-"""The plain numbers of the gateway's decision are the arrays of `planning`."""
+"""The scalar form of a decision agrees with the arrays of `budgeting`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from policy import budgeting as planning
-from policy import budgeting_scalar as alone
+from policy import budgeting
+from policy import budgeting_scalar as scalar
 from policy.features import expected_cost_usd
 from policy.mdp import Observation, mean_cost_usd
 from tests.policy.observations import random_observation
@@ -37,9 +37,9 @@ def test_the_shield_keeps_the_same_candidates() -> None:
     for view in observations():
         quantiles, _ = arrays(view)
         left, turns = view.session.remaining_usd, float(rng.uniform(1.0, 9.0))
-        expected = planning.shielded(quantiles, view.mask, left, turns, 0.8)
+        expected = budgeting.shield(quantiles, view.mask, left, turns, 0.8)
         told = [c.cost_quantiles_usd for c in view.candidates]
-        found = alone.shielded(told, view.means_usd, view.mask.tolist(), left, turns, 0.8)
+        found = scalar.shield(told, view.means_usd, view.mask.tolist(), left, turns, 0.8)
         assert found == expected.tolist()
         kept.add((sum(found) == 1, sum(found) == view.mask.sum()))
     assert len(kept) > 2  # all of the guard's, some of them, one
@@ -55,18 +55,18 @@ def test_the_price_of_money_the_plan_and_the_scores_are_the_same(cache: bool) ->
         numbers = [
             (c.input_tokens, c.warm_tokens, c.input_usd_per_mtok, c.cached_input_usd_per_mtok) for c in view.candidates
         ]
-        cold, warm = planning.cache_costs(means, *np.array(numbers).T) if cache else (means, means)
+        cold, warm = budgeting.cache_costs(means, *np.array(numbers).T) if cache else (means, means)
         if cache:
-            pairs = [alone.cache_costs(mean, *row) for mean, row in zip(means, numbers, strict=True)]
+            pairs = [scalar.cache_costs(mean, *row) for mean, row in zip(means, numbers, strict=True)]
             assert np.array(pairs) == pytest.approx(np.stack([cold, warm], axis=1))
         now, usual = rng.random((2, len(means)))
         turns, left = float(rng.uniform(1.0, 12.0)), float(10 ** rng.uniform(-5, 1))
         floor = view.lambda_per_usd
-        expected = planning.resolve(now, usual, means, cold, warm, view.mask, left, turns, floor, 0.1)
-        session = alone.Session(
+        expected = budgeting.resolve(now, usual, means, cold, warm, view.mask, left, turns, floor, 0.1)
+        session = scalar.Session(
             usual.tolist(), means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), turns - 1.0, 0.1
         )
-        found = alone.resolve(session, now.tolist(), left, floor)
+        found = scalar.resolve(session, now.tolist(), left, floor)
         assert found.lambda_per_usd == pytest.approx(float(expected.lambda_per_usd), rel=1e-6)
         assert np.array(found.scores)[view.mask] == pytest.approx(expected.scores[view.mask], rel=1e-6, abs=1e-6)
         assert np.array(found.later.spend_usd)[view.mask] == pytest.approx(
@@ -84,13 +84,13 @@ def test_what_is_spent_falls_as_the_price_rises() -> None:
         _, means = arrays(view)
         cold, warm = means * 1.2, means * 0.7
         quality = [c.quality_prior for c in view.candidates]
-        session = alone.Session(quality, means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), 4.5, 0.1)
+        session = scalar.Session(quality, means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), 4.5, 0.1)
         spent = [session.total_usd(price, session.later(price)) for price in np.geomspace(0.1, 1e6, 20)]
         assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(spent))
 
 
 def test_where_one_turn_is_left_nothing_comes_later() -> None:
-    session = alone.Session([0.5, 0.9], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [True, True], 0.0, 0.1)
-    found = alone.resolve(session, [0.4, 0.95], remaining_usd=10.0, lambda_floor_per_usd=0.1)
-    assert found.later == alone.Later([0.0, 0.0], [0.0, 0.0])
+    session = scalar.Session([0.5, 0.9], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [True, True], 0.0, 0.1)
+    found = scalar.resolve(session, [0.4, 0.95], remaining_usd=10.0, lambda_floor_per_usd=0.1)
+    assert found.later == scalar.Later([0.0, 0.0], [0.0, 0.0])
     assert found.scores == pytest.approx([0.4 - 0.1, 0.95 - 0.2])

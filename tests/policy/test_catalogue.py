@@ -59,20 +59,20 @@ def test_the_better_model_serves_while_it_is_worth_its_price(served: Policy) -> 
 
 def test_a_new_price_counts_at_once(served: Policy) -> None:
     """The large model at fifty times its price: .8 - .5 is less than .5 - .001."""
-    dear = replace(
+    costly = replace(
         BOTH[1], input_usd_per_mtok=50.0, output_usd_per_mtok=200.0, cost_quantiles_usd=(0.5,) * len(COST_LEVELS)
     )
-    assert best(decided(served, (BOTH[0], dear))) == 0
+    assert best(decided(served, (BOTH[0], costly))) == 0
 
 
 def test_a_new_model_is_weighed_by_its_price_and_prior(served: Policy) -> None:
-    """Better and cheaper than the large one it is taken; worse and dearer it is not."""
+    """Better and cheaper than the large one it is taken; worse and costlier it is not."""
     fine, poor = candidate("brand-new", 0.002, 0.95), candidate("brand-new", 0.05, 0.2)
     assert best(decided(served, (*BOTH, fine))) == 2
     assert best(decided(served, (*BOTH, poor))) == 1
 
 
-def test_a_model_that_left_the_catalogue_is_missed_by_nobody(served: Policy) -> None:
+def test_a_model_that_left_the_catalogue_is_missed_by_no_one(served: Policy) -> None:
     assert best(decided(served, BOTH[:1])) == 0
     assert best(decided(served, BOTH[1:])) == 0
     strangers = (candidate("x", 0.001, 0.5), candidate("y", 0.01, 0.8))

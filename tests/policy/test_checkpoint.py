@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as dump_safetensors
 
-from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
+from policy.checkpoint import EARLIER_NAMES, MANIFEST, PARAMS, CheckpointError, Recipe, load, save
 from policy.features import STATE_DIM, Horizon
 from policy.learned import policy_from
 from policy.network_policy import NetworkPolicy
@@ -258,7 +259,7 @@ def tables() -> dict[str, dict[str, Any]]:
         "list_usd": np.ones(2),
         "lambdas_per_usd": np.zeros(1),
         "contexts_tokens": np.zeros(1),
-        "purses_usd": np.array([0.0, 1.0]),
+        "budgets_usd": np.array([0.0, 1.0]),
         "values": np.zeros((1, 1, 3, 2, 2)),
     }
     return {
@@ -313,18 +314,18 @@ def test_tables_that_do_not_fit_their_models_are_refused(
 
 
 def network_parts() -> dict[str, dict[str, Any]]:
-    law = {
+    statistics = {
         "quality": np.ones(2), "spread": np.ones(2), "mean_usd": np.ones(2), "q95_usd": np.ones(2),
         "list_usd": np.ones(2), "answers": np.ones((3, 15)), "margin": np.zeros(3), "grown_tokens": np.ones(1),
     }  # fmt: skip
-    arrays = {name: np.asarray(value, np.float32) for name, value in law.items()}
-    return part() | {"quality": tables()["quality"], "law": arrays}
+    arrays = {name: np.asarray(value, np.float32) for name, value in statistics.items()}
+    return part() | {"quality": tables()["quality"], "statistics": arrays}
 
 
 OF_A_LOG = {"rule": "network", "models": ("small", "large")}
 
 
-def test_a_network_of_a_log_brings_its_qualities_and_its_law(tmp_path: Path) -> None:
+def test_a_network_of_a_log_brings_its_qualities_and_statistics(tmp_path: Path) -> None:
     save(tmp_path / "p1", recipe(**OF_A_LOG), network_parts())
     policy = policy_from(load(tmp_path / "p1"))
     assert isinstance(policy, NetworkPolicy)
@@ -333,11 +334,28 @@ def test_a_network_of_a_log_brings_its_qualities_and_its_law(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("broken", [{"mean_usd": np.zeros(2)}, {"margin": np.zeros(2)}, {"quality": -np.ones(2)}])
-def test_a_law_that_cannot_be_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+def test_statistics_out_of_range_are_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
     parts = network_parts()
-    law = parts["law"] | {name: np.asarray(x, np.float32) for name, x in broken.items()}
-    with pytest.raises(CheckpointError, match="law"):
-        save(tmp_path / "p1", recipe(**OF_A_LOG), parts | {"law": law})
+    statistics = parts["statistics"] | {name: np.asarray(x, np.float32) for name, x in broken.items()}
+    with pytest.raises(CheckpointError, match="statistics"):
+        save(tmp_path / "p1", recipe(**OF_A_LOG), parts | {"statistics": statistics})
+
+
+def test_parts_and_arrays_under_their_earlier_names_are_read(tmp_path: Path) -> None:
+    for policy_id, given, parts in (("p1", PLANNED, tables()), ("p2", OF_A_LOG, network_parts())):
+        folder = tmp_path / policy_id
+        save(folder, recipe(policy_id=policy_id, **given), parts)
+        written = load(folder)
+        flat = {f"{part}/{name}": value for part, arrays in written.params.items() for name, value in arrays.items()}
+        for earlier, present in EARLIER_NAMES.items():
+            flat = {re.sub(rf"\b{present}\b", earlier, path): value for path, value in flat.items()}
+        assert set(flat) & {"values/purses_usd", "law/margin"}
+        resigned(folder, dump_safetensors(flat))
+        read = load(folder)
+        assert {part: set(arrays) for part, arrays in read.params.items()} == {
+            part: set(arrays) for part, arrays in written.params.items()
+        }
+        policy_from(read)
 
 
 def test_sizes_of_a_network_that_a_planner_never_had_do_not_matter(tmp_path: Path) -> None:

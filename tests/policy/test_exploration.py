@@ -25,7 +25,7 @@ def test_what_is_worse_is_tried_more_rarely_by_hand() -> None:
     assert found == pytest.approx([1 - other, other])
 
 
-def test_a_near_tie_takes_nobody_else_s_chance() -> None:
+def test_a_near_tie_takes_no_one_else_s_chance() -> None:
     """Support: with a twin of the best in the catalogue a third candidate is still tried."""
     scores, allowed = np.array([0.5, 0.5, 0.4]), np.ones(3, bool)
     assert action_probabilities(scores, allowed, Exploration(floor=0.1))[2] > 1e-3

@@ -130,11 +130,11 @@ def test_money_features_by_hand() -> None:
     money, rows = hand_worked()
     assert money["remaining_share"] == pytest.approx(0.8)
     assert money["rate_to_cheapest"] == pytest.approx(np.log(2.0) / 3)  # 2 USD a turn against 1
-    assert money["rate_to_dearest"] == pytest.approx(np.log(0.5) / 3)
+    assert money["rate_to_costliest"] == pytest.approx(np.log(0.5) / 3)
     assert money["rate_position"] == pytest.approx(1 / 3)
     assert money["turns_left"] == pytest.approx(np.log(5.0) / 3)
     assert money["lambda_cheapest"] == pytest.approx(np.log(11.0) / 5)
-    assert money["lambda_dearest"] == pytest.approx(np.log(41.0) / 5)
+    assert money["lambda_costliest"] == pytest.approx(np.log(41.0) / 5)
     assert money["reserve_slack"] == pytest.approx(5 / 8)  # three later turns of 1 USD
     assert rows["cost_share"] == pytest.approx([(1 / 8) / (9 / 8), 0.5 / 1.5])
     assert rows["chance_over"] == pytest.approx([0.0, 0.0])
@@ -143,7 +143,7 @@ def test_money_features_by_hand() -> None:
     assert rows["extra_share"] == pytest.approx([0.0, (12 / 8) / (20 / 8)])
 
 
-def test_the_chance_of_overspending_is_the_mass_of_the_quantiles_beyond_the_purse() -> None:
+def test_the_chance_of_overspending_is_the_mass_of_the_quantiles_beyond_the_budget() -> None:
     quantiles = np.array([[0.1] * 10 + [2.0] * 5], np.float32)
     _, rows = features.money_features(1.0, 1.0, 1.0, 0.0, quantiles)
     over = rows[0, features.CANDIDATE_MONEY_FEATURES.index("chance_over")]

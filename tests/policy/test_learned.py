@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.catalogue_law import NOTHING_KNOWN, CatalogueLaw
+from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.checkpoint import Recipe, load, save
 from policy.exploration import Exploration
 from policy.fallback import check_decision
@@ -38,13 +38,13 @@ def shipped(**settings: Any) -> NetworkPolicy:
     return replace(policy, **settings)
 
 
-def law(**changes: Any) -> CatalogueLaw:
+def statistics(**changes: Any) -> CatalogueStatistics:
     values: dict[str, Any] = {
         "quality": [0.4, 0.8], "spread": [0.1, 0.1], "mean_usd": [0.001, 0.01], "q95_usd": [0.002, 0.02],
         "list_usd": [5.0, 5.0], "answers": np.ones((3, len(COST_LEVELS))), "margin": [0.0, 0.0, 0.0],
         "grown_tokens": [100.0],
     } | changes  # fmt: skip
-    return CatalogueLaw(("small", "large"), **{name: np.asarray(x, F32) for name, x in values.items()})
+    return CatalogueStatistics(("small", "large"), **{name: np.asarray(x, F32) for name, x in values.items()})
 
 
 def test_propensities_recomputed_from_the_observation_are_those_logged() -> None:
@@ -99,8 +99,8 @@ def test_the_price_of_starving_is_a_dial_that_needs_no_other_network() -> None:
 
 def test_a_margin_is_subtracted_from_the_quality_that_serves() -> None:
     view = observation([candidate("large", 0.001, 0.9), candidate("unknown", 0.001, 0.85)], expected_turns=1)
-    plain = network(law=law()).decide(view, 0.0)
-    wary = network(law=law(margin=[0.0, 0.2, 0.3])).decide(view, 0.0)
+    plain = network(statistics=statistics()).decide(view, 0.0)
+    wary = network(statistics=statistics(margin=[0.0, 0.2, 0.3])).decide(view, 0.0)
     assert plain.quality - wary.quality == pytest.approx([0.2, 0.3], abs=1e-6)
 
 
@@ -117,9 +117,9 @@ def test_a_law_at_other_list_prices_scales_its_bills_and_leaves_newcomers_to_thi
     places = np.array([1, 2])
     bills = np.array([np.full(len(COST_LEVELS), 0.05), np.full(len(COST_LEVELS), 0.03)])
     shown = (np.array([0.7, 0.6]), np.array([10.0, 7.0]), bills, np.array([0.0, 0.01]), np.ones(2, bool))
-    rows = law().rows(places, *shown)
+    rows = statistics().rows(places, *shown)
     assert rows.quality == pytest.approx([0.8, 0.6])
-    assert rows.mean_usd == pytest.approx([0.02, 0.02], rel=1e-4)  # twice as dear now; .03 less .01 for reading
+    assert rows.mean_usd == pytest.approx([0.02, 0.02], rel=1e-4)  # twice as costly now; .03 less .01 for reading
     nothing = NOTHING_KNOWN.rows(np.zeros(2, int), *shown)
     assert nothing.mean_usd == pytest.approx([0.05, 0.02], rel=1e-4)
     assert (nothing.spread >= 0.0).all()

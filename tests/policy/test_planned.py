@@ -18,8 +18,8 @@ LEVELS = len(COST_LEVELS)
 
 
 def table(**changes: Any) -> ValueTable:
-    """Two later turns at most; a turn is worth the dollars left for it, up to 1, whoever served."""
-    purses = np.array([0.0, 1.0, 2.0], np.float32)
+    """Two later turns at most; a turn is worth the dollars left for it, up to 1, whichever model served."""
+    budgets = np.array([0.0, 1.0, 2.0], np.float32)
     values = np.zeros((1, 1, 3, 3, 3), np.float32)
     values[0, 0, :, 1] = [0.0, 1.0, 1.0]
     values[0, 0, :, 2] = [0.0, 1.0, 2.0]
@@ -28,7 +28,7 @@ def table(**changes: Any) -> ValueTable:
         list_usd=np.array([5.0, 5.0], np.float32),
         lambdas_per_usd=np.zeros(1, np.float32),
         contexts_tokens=np.zeros(1, np.float32),
-        purses_usd=purses,
+        budgets_usd=budgets,
         values=values,
         answers=np.ones((3, LEVELS), np.float32),
     )
@@ -39,7 +39,7 @@ def later(of: ValueTable, usd: float, turns: float, lambda_per_usd: float = 0.0,
     return float(of.later([candidate("small")], np.array([[usd]]), turns, lambda_per_usd, context)[0, 0])
 
 
-def test_values_are_read_between_purses_and_between_turns() -> None:
+def test_values_are_read_between_budgets_and_between_turns() -> None:
     assert later(table(), 0.5, 1.0) == pytest.approx(0.5)
     assert later(table(), 1.5, 1.0) == pytest.approx(1.0)
     # Half way between one turn (1) and two (1.5).
@@ -62,31 +62,31 @@ def test_prices_and_contexts_are_interpolated_and_held_beyond_the_ends() -> None
     of = table(
         lambdas_per_usd=np.array([0.0, 10.0], np.float32),
         contexts_tokens=np.array([0.0, 1000.0], np.float32),
-        purses_usd=np.array([0.0, 1.0], np.float32),
+        budgets_usd=np.array([0.0, 1.0], np.float32),
         values=values,
     )
     assert later(of, 1.0, 1.0, lambda_per_usd=5.0, context=500.0) == pytest.approx(1.5)
     assert later(of, 1.0, 1.0, lambda_per_usd=99.0, context=9999.0) == pytest.approx(3.0)
 
 
-def test_doubled_prices_and_purses_and_half_the_lambda_change_nothing() -> None:
+def test_doubled_prices_and_budgets_and_half_the_lambda_change_nothing() -> None:
     of = table(
         lambdas_per_usd=np.array([0.0, 10.0], np.float32), values=np.concatenate([table().values, table().values / 2])
     )
-    dearer = candidate("small", input_usd_per_mtok=2.0, output_usd_per_mtok=8.0)
-    found = of.later([dearer], np.array([[3.0]]), 2.0, 2.5, 0.0)
+    costlier = candidate("small", input_usd_per_mtok=2.0, output_usd_per_mtok=8.0)
+    found = of.later([costlier], np.array([[3.0]]), 2.0, 2.5, 0.0)
     assert found[0, 0] == pytest.approx(later(of, 1.5, 2.0, lambda_per_usd=5.0))
 
 
 def test_the_warm_cache_belongs_to_the_model_that_serves_and_an_unknown_one_is_cold() -> None:
     values = np.zeros((1, 1, 3, 2, 2), np.float32)
     values[0, 0, :, 1] = np.array([[0.1], [0.2], [0.05]])
-    of = table(purses_usd=np.array([0.0, 1.0], np.float32), values=values)
+    of = table(budgets_usd=np.array([0.0, 1.0], np.float32), values=values)
     found = of.later([candidate("large"), candidate("new"), candidate("small")], np.full((3, 1), 1.0), 1.0, 0.0, 0.0)
     assert found[:, 0] == pytest.approx([0.2, 0.05, 0.1])
 
 
-def test_a_bill_beyond_the_purse_loses_the_answer_and_the_purse() -> None:
+def test_a_bill_beyond_the_budget_loses_the_answer_and_the_budget() -> None:
     # Two bills of mass 1/2 each would be .5; here the 8 lower levels (mass .55) cost 1, the others 3; 2 USD are left.
     bills = np.where(np.array(COST_LEVELS) < 0.55, 1.0, 3.0)[None]
     found = bill_scores(np.full((1, LEVELS), 0.8), bills, bills, np.full((1, LEVELS), 0.4), 2.0, 0.1, 0.5)
@@ -112,12 +112,12 @@ def test_a_tail_that_is_weighed_twice_is_paid_once() -> None:
     assert found[0] == pytest.approx((1.0 - tail) - 0.1 * (1.0 + tail), abs=1e-6)
 
 
-def seen_with(purse_usd: float, turns: int) -> Observation:
+def seen_with(budget_usd: float, turns: int) -> Observation:
     return observation(
         [candidate("small", 0.5), candidate("large", 1.0)],
         expected_turns=turns,
         budget_usd=2.0,
-        remaining_usd=purse_usd,
+        remaining_usd=budget_usd,
     )
 
 
@@ -136,9 +136,9 @@ def test_money_that_later_turns_need_is_kept_and_on_the_last_turn_it_is_not() ->
     assert policy.decide(seen_with(2.0, 3), 0.5).action == 1
     # A penniless turn is worth nothing: with 1 USD small leaves .5 (.8 in all), large nothing (.9); the last: large.
     assert policy.decide(seen_with(1.0, 2), 0.5).action == 1
-    dear = replace(table(), values=table().values * 2)
-    assert Planner("p", Known(), dear).decide(seen_with(1.0, 2), 0.5).action == 0
-    assert Planner("p", Known(), dear).decide(seen_with(1.0, 1), 0.5).action == 1
+    costly = replace(table(), values=table().values * 2)
+    assert Planner("p", Known(), costly).decide(seen_with(1.0, 2), 0.5).action == 0
+    assert Planner("p", Known(), costly).decide(seen_with(1.0, 1), 0.5).action == 1
 
 
 def test_of_equal_scores_the_cheaper_is_taken() -> None:
@@ -164,8 +164,8 @@ def test_a_table_of_before_takes_bill_and_answer_to_be_independent() -> None:
     assert (ValueTable.from_arrays(table().models, arrays).answers == 1.0).all()
 
 
-def test_a_bill_beyond_the_purse_costs_little_where_dear_answers_are_the_failures() -> None:
-    # A budget of 1 USD holds every bill but the dearest. Right below it and wrong beyond: nothing is lost but failures.
+def test_a_bill_beyond_the_budget_costs_little_where_costly_answers_are_the_failures() -> None:
+    # A budget of 1 USD holds every bill but the costliest: right below it, wrong beyond, only failures are lost.
     bills = np.full((2, LEVELS), 0.5)
     bills[1, 10:] = 1.5
     shares = np.ones((3, LEVELS), np.float32)
@@ -184,7 +184,7 @@ def test_a_bill_beyond_the_purse_costs_little_where_dear_answers_are_the_failure
     ("changes", "message"),
     [
         ({"values": np.zeros((1, 1, 2, 3, 3), np.float32)}, "3 models"),
-        ({"purses_usd": np.array([0.0, 2.0, 1.0], np.float32)}, "purses_usd"),
+        ({"budgets_usd": np.array([0.0, 2.0, 1.0], np.float32)}, "budgets_usd"),
         ({"lambdas_per_usd": np.array([1.0], np.float32)}, "lambdas_per_usd"),
         ({"list_usd": np.zeros(2, np.float32)}, "list_usd"),
         ({"values": np.zeros(3, np.float32)}, "5 axes"),

@@ -92,7 +92,7 @@ def test_shadow_and_canary_come_and_go_and_promotion_reuses_the_warm_policy(tmp_
     assert slot.lineup.shadow is None
 
 
-def test_a_broken_shadow_or_canary_does_not_serve_and_hurts_nobody(tmp_path: Path) -> None:
+def test_a_broken_shadow_or_canary_does_not_serve_and_hurts_no_one(tmp_path: Path) -> None:
     slot = HotSwap(tmp_path)
     one = publish(tmp_path, "p1")
     publish(tmp_path, "p2")

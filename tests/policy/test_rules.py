@@ -113,7 +113,7 @@ def test_resolving_keeps_enough_for_every_later_turn() -> None:
         assert left >= -1e-12
 
 
-def test_the_tenants_purse_binds_as_the_sessions_does() -> None:
+def test_the_tenants_budget_binds_as_the_sessions_does() -> None:
     view = observation([SMALL, LARGE], expected_turns=4, remaining_usd=10.0, tenant_remaining_usd=0.01)
     assert chosen(baselines.ReSolving(), view) == "small"
 

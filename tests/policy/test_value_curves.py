@@ -88,7 +88,7 @@ def test_curves_rise_and_starving_falls_whatever_the_network_says() -> None:
     assert (np.diff(found.spend_usd, axis=-1) >= -1e-6).all()
     assert (np.diff(found.starved, axis=-1) <= 1e-6).all()
     assert found.quality.max() <= 0.9 + 1e-5
-    assert (5.0 * found.spend_usd <= money * (1 + 1e-5)).all(), "nobody spends more than there is"
+    assert (5.0 * found.spend_usd <= money * (1 + 1e-5)).all(), "no one spends more than there is"
 
 
 def test_monotone_by_hand() -> None:
@@ -138,10 +138,12 @@ def test_more_turns_than_were_taught_are_those_repeated() -> None:
 
 def test_prices_budgets_and_lambda_in_another_currency_change_nothing() -> None:
     forward, c = value_layers.forward_of(layers(4)), 7.3
-    dear = catalogue(mean_usd=[c, 3 * c], q95_usd=[2 * c, 6 * c], input_usd=[1e-3 * c] * 2, cached_usd=[1e-4 * c] * 2)
+    costly = catalogue(mean_usd=[c, 3 * c], q95_usd=[2 * c, 6 * c], input_usd=[1e-3 * c] * 2, cached_usd=[1e-4 * c] * 2)
     bills, answers = np.array([[1.0] * L, [3.0] * L], F32), np.full((2, L), 0.5, F32)
     one = q_values(forward, catalogue(), answers, bills, np.array(9.0, F32), later(3.0, 3000.0, price=0.1))
-    other = q_values(forward, dear, answers, bills * F32(c), np.array(9.0 * c, F32), later(3.0, 3000.0, price=0.1 / c))
+    other = q_values(
+        forward, costly, answers, bills * F32(c), np.array(9.0 * c, F32), later(3.0, 3000.0, price=0.1 / c)
+    )
     assert other.quality == pytest.approx(one.quality, rel=1e-3)
     assert other.spend_usd == pytest.approx(one.spend_usd * c, rel=1e-3)
 

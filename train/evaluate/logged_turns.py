@@ -28,9 +28,9 @@ def asked(
 
     Each turn must have a candidate that its budget holds (`affordable`).
     """
-    if batch.batched(policy):
+    if batch.has_batched_form(policy):
         shares = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd))
-        return shares, batch.draws(shares, uniform)
+        return shares, batch.draw_rows(shares, uniform)
     shares, action = np.zeros((len(i), episodes.mask.shape[-1])), np.zeros(len(i), np.int64)
     for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
         seen = observed(episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=float(budget_usd[n]))

@@ -106,7 +106,7 @@ def probabilities_as_logged(policies: Mapping[str, Policy], episodes: Episodes) 
     i, j = np.nonzero(episodes.valid)
     remaining_usd = episodes.remaining_usd[i, j].astype(np.float64)
     for name, policy in policies.items():
-        if batch.batched(policy):
+        if batch.has_batched_form(policy):
             found[name][i, j] = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd, as_logged=True))
             del alone[name]
     for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True) if alone else ()):

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from policy import value_network
-from policy.catalogue_law import CatalogueLaw
+from policy.catalogue_statistics import CatalogueStatistics
 from policy.checkpoint import layers_as_part, layers_of, load
 from policy.network_policy import NetworkPolicy
 from policy.reload import PRETRAINED_FOLDER
@@ -25,7 +25,7 @@ from policy.value_network_shapes import Sizes
 from train.config import FitConfig, TrainConfig
 from train.fit.residual import fit_residual
 from train.fit.reward_model import QualityModel, fit_quality, folds_of
-from train.fit.value_curves import law_of, teach
+from train.fit.value_curves import catalogue_statistics_of, teach
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
 
@@ -40,12 +40,12 @@ class Network:
 
     layers: Layers
     sizes: Sizes
-    law: CatalogueLaw
+    statistics: CatalogueStatistics
     residual: Residual | None = None
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """The parts of a checkpoint (policy/checkpoint.py), without "quality"."""
-        found = {"network": layers_as_part(self.layers), "law": self.law.arrays()}
+        found = {"network": layers_as_part(self.layers), "statistics": self.statistics.arrays()}
         return found | ({"residual": self.residual.arrays()} if self.residual is not None else {})
 
 
@@ -90,7 +90,7 @@ def with_residual(
     config: TrainConfig,
 ) -> tuple[Network, dict[str, float]]:
     """The network with its residual, where the fold kept aside is for it, and what that fold said."""
-    served = NetworkPolicy("residual", forward_of(network.layers), quality.served(episodes.models), network.law)
+    served = NetworkPolicy("residual", forward_of(network.layers), quality.served(episodes.models), network.statistics)
     folds = folds_of(episodes, config.quality.folds, config.seed)
     residual, said = fit_residual(served, episodes, grades, folds, config.fit, config.relabel, config.seed)
     return replace(network, residual=residual), said
@@ -109,13 +109,13 @@ def fit_network(
     """The curves of a log with its grades (S, T, K), out of fold, from `start` on (default: `begin`)."""
     init_key, teach_key = jax.random.split(key)
     samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
-    law = law_of(samples, config.fit.margin * quality.deviation)
+    statistics = catalogue_statistics_of(samples, config.fit.margin * quality.deviation)
     layers = begin(config.fit, init_key) if start is None else start
     taught, curve = teach(
-        layers, samples, law, config.fit, config.relabel, config.plan, teach_key, progress, batch_sharding
+        layers, samples, statistics, config.fit, config.relabel, config.plan, teach_key, progress, batch_sharding
     )
     sizes = Sizes(encoder=config.fit.encoder, hidden=config.fit.hidden)
-    return Network(jax.tree.map(np.asarray, taught), sizes, law), curve
+    return Network(jax.tree.map(np.asarray, taught), sizes, statistics), curve
 
 
 def begin(fit: FitConfig, key: Array) -> Layers:

@@ -30,7 +30,17 @@ from policy.value_network import Params
 from policy.value_network_shapes import KNOTS, Sizes
 from train.config import FitConfig, PlanConfig
 from train.fit.programme import QUALITY, SPEND, STARVED, Programme, programme
-from train.fit.value_curves import COMPILER, Carry, Info, Target, begun, known_rows, law_of, loss, moved
+from train.fit.value_curves import (
+    COMPILER,
+    Carry,
+    Info,
+    Target,
+    begun,
+    catalogue_statistics_of,
+    known_rows,
+    loss,
+    moved,
+)
 from train.fit.value_table import Samples
 
 F64 = NDArray[np.float64]
@@ -95,18 +105,20 @@ def chunk(carry: Carry, keys: jax.Array, pool: Target, fit: FitConfig, config: P
 def lesson(generator: np.random.Generator, config: PretrainConfig) -> Target:
     """Curves of one random catalogue, with and without conversation, under random prices; as NumPy arrays."""
     samples = random_samples(generator, config.samples)
-    law = law_of(samples, np.zeros(len(samples.models) + 1))
-    unit = float(law.mean_usd.mean())
+    statistics = catalogue_statistics_of(samples, np.zeros(len(samples.models) + 1))
+    unit = float(statistics.mean_usd.mean())
     prices = random_prices(generator, unit)
     parts = []
     for contexts, grown in (((0.0,), 0.0), (CONTEXTS_TOKENS, samples.grown_tokens)):
         plan = PlanConfig(turns=config.turns, purses=config.purses, contexts_tokens=contexts)
         solved = programme(replace(samples, grown_tokens=grown), plan, prices)
-        parts.append(some_curves(solved, samples, law, generator, config.curves // 2))
+        parts.append(some_curves(solved, samples, statistics, generator, config.curves // 2))
     return Target(*(jax.tree.map(lambda *x: np.concatenate(x), *each) for each in zip(*parts, strict=True)))
 
 
-def some_curves(solved: Programme, samples: Samples, law: Any, generator: np.random.Generator, count: int) -> Target:
+def some_curves(
+    solved: Programme, samples: Samples, statistics: Any, generator: np.random.Generator, count: int
+) -> Target:
     """So many of a programme's curves at the knots of the network's axis."""
     k = len(samples.models)
     p = generator.integers(0, len(solved.lambdas_per_usd), count)
@@ -114,7 +126,7 @@ def some_curves(solved: Programme, samples: Samples, law: Any, generator: np.ran
     n = generator.integers(1, solved.values.shape[3], count)
     last = generator.integers(0, k + 1, count)
     f32 = np.float32
-    columns = (*known_rows(law, samples), samples.input_usd, samples.cached_usd)
+    columns = (*known_rows(statistics, samples), samples.input_usd, samples.cached_usd)
     # Padding is priced as a model is, so that no logarithm meets a zero.
     padded = [np.pad(np.asarray(x, f32), (0, MODELS - k), mode="edge") for x in columns]
     mask = np.arange(MODELS) < k
@@ -128,7 +140,7 @@ def some_curves(solved: Programme, samples: Samples, law: Any, generator: np.ran
         solved.penalties[p].astype(f32),
     )
     money = np.asarray(money_axis(catalogue, later), f32)
-    axis = solved.purses_usd
+    axis = solved.budgets_usd
     low = np.clip(np.searchsorted(axis, money, side="right") - 1, 0, len(axis) - 2)
     share = np.clip((money - axis[low]) / (axis[low + 1] - axis[low]), 0.0, 1.0)[..., None]
     at = (p[:, None], c[:, None], last[:, None], n[:, None])
@@ -166,9 +178,9 @@ def random_samples(generator: np.random.Generator, count: int) -> Samples:
     least, most = np.sort(generator.uniform(0.05, 0.97, 2))
     priors = least + (most - least) * standing
     hard = generator.beta(1.5, 2.5, count)[:, None]
-    law = PriorQuality(sensitivity=float(generator.uniform(0.0, 3.0)))
+    bend = PriorQuality(sensitivity=float(generator.uniform(0.0, 3.0)))
     own = generator.uniform(0.0, 0.12) * generator.standard_normal((count, k))
-    quality = np.clip(priors ** law.exponent(hard) + own, 0.0, 1.0)
+    quality = np.clip(priors ** bend.exponent(hard) + own, 0.0, 1.0)
     tokens = np.exp(
         generator.uniform(np.log(50.0), np.log(2000.0)) + generator.uniform(0.0, 0.5) * generator.standard_normal(k)
     )

@@ -37,7 +37,7 @@ class Programme:
     lambdas_per_usd: F64  # (P,)
     penalties: F64  # (P,)
     contexts_tokens: F64  # (C,)
-    purses_usd: F64  # (B,), from 0
+    budgets_usd: F64  # (B,), from 0
     values: F32  # (P, C, K + 1, N + 1, B, 3)
     grown_tokens: float
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from policy.exploration import GREEDY, Exploration
 from policy.features import TEXT_SCALE, available_usd
 from policy.mdp import Decision, Observation
-from policy.rules import decided, feasible, mean_costs_usd
+from policy.rules import feasible, make_decision, mean_costs_usd
 from policy.text import TEXT_DIM
 from train.fit.cql import huber
 from train.log.episodes import Episodes
@@ -90,7 +90,7 @@ class Published:
         q = np.array([known.get(c.name, float(values.min()) - 1e3) for c in observation.candidates])
         price = observation.lambda_per_usd if self.lambda_per_usd is None else self.lambda_per_usd
         scores = q - price * mean_costs_usd(observation)
-        return decided(
+        return make_decision(
             self.policy_id,
             observation,
             scores,

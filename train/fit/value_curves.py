@@ -30,7 +30,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from policy.budgeting import CACHE_MIN_TOKENS
-from policy.catalogue_law import GROWN_TOKENS, LEAST_USD, CatalogueLaw, Rows
+from policy.catalogue_statistics import GROWN_TOKENS, LEAST_USD, CatalogueStatistics, Rows
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.value_curves import Backup, Catalogue, Curves, Later, after_bill, money_axis, read
 from policy.value_network import Params, curves
@@ -87,7 +87,7 @@ class Target(NamedTuple):
 class Tables(NamedTuple):
     """Programmes on the device, one after the other: cells of (price pair, context, warm model), curves by turns."""
 
-    purses_usd: Any  # (B,)
+    budgets_usd: Any  # (B,)
     values: Any  # (cells, N + 1, B, 3)
     lambdas_per_usd: Any  # (cells,)
     penalties: Any
@@ -97,7 +97,7 @@ class Tables(NamedTuple):
     weights: Any
 
 
-def law_of(samples: Samples, margin: np.ndarray[Any, np.dtype[np.float64]]) -> CatalogueLaw:
+def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[np.float64]]) -> CatalogueStatistics:
     """What serving is told of the models: means over the turns that offered each. margin (K + 1,)."""
     offered = samples.bills_usd[..., -1] < UNKNOWN_USD
     count = np.maximum(offered.sum(axis=0), 1)
@@ -110,7 +110,7 @@ def law_of(samples: Samples, margin: np.ndarray[Any, np.dtype[np.float64]]) -> C
     dearest = max(float((bills @ COST_MASSES).max()), LEAST_USD)
     seen = offered.any(axis=0)
     f32 = np.float32
-    return CatalogueLaw(
+    return CatalogueStatistics(
         models=samples.models,
         quality=(quality.sum(axis=0) / count).astype(f32),
         spread=spread.astype(f32),
@@ -128,28 +128,30 @@ def grown_tokens(samples: Samples) -> float:
     return samples.grown_tokens if samples.grown_tokens >= LEAST_GROWTH_TOKENS else GROWN_TOKENS
 
 
-def known_rows(law: CatalogueLaw, samples: Samples) -> Rows:
-    """What the law says of its own models, at the prices that it was learnt at."""
-    k = len(law.models)
+def known_rows(statistics: CatalogueStatistics, samples: Samples) -> Rows:
+    """What the statistics says of its own models, at the prices that it was learnt at."""
+    k = len(statistics.models)
     unseen = np.ones((k, len(COST_LEVELS)), np.float32)
-    return law.rows(np.arange(k), law.quality, samples.list_usd, unseen, np.zeros(k), np.ones(k, np.bool_))
+    return statistics.rows(
+        np.arange(k), statistics.quality, samples.list_usd, unseen, np.zeros(k), np.ones(k, np.bool_)
+    )
 
 
-def lesson_of(samples: Samples, law: CatalogueLaw) -> Lesson:
+def lesson_of(samples: Samples, statistics: CatalogueStatistics) -> Lesson:
     """The samples as they are learnt from: qualities as they serve, less their margins."""
     priced = samples.input_usd > 0.0
     ratio = np.where(priced, samples.cached_usd / np.where(priced, samples.input_usd, 1.0), 1.0)
     cached = np.where(ratio < 1.0, samples.cached_usd, samples.input_usd * DEFAULT_CACHED)
-    columns = (*known_rows(law, samples), samples.input_usd, cached)
+    columns = (*known_rows(statistics, samples), samples.input_usd, cached)
     shown = jnp.ones(len(samples.models), bool)
     catalogue = Catalogue._make([*(jnp.asarray(x, jnp.float32) for x in columns), shown])
-    quality = np.clip(samples.quality - law.margin[:-1], 0.0, 1.0)
+    quality = np.clip(samples.quality - statistics.margin[:-1], 0.0, 1.0)
     return Lesson(
         catalogue,
         jnp.asarray(quality, jnp.float32),
         jnp.asarray(samples.bills_usd, jnp.float32),
         jnp.asarray(samples.answers[:-1], jnp.float32),
-        jnp.float32(law.grown_tokens[0]),
+        jnp.float32(statistics.grown_tokens[0]),
     )
 
 
@@ -178,11 +180,11 @@ def tables_of(samples: Samples, catalogue: Catalogue, config: PlanConfig, grown:
 
 def joined(programmes: list[Programme], models: int) -> Tables:
     """All cells of some programmes of one catalogue, their money axes brought to the first with the longest."""
-    axis = max((p.purses_usd for p in programmes), key=lambda purses: float(purses[-1]))
+    axis = max((p.budgets_usd for p in programmes), key=lambda purses: float(purses[-1]))
     columns: list[list[Any]] = [[] for _ in range(7)]
     for one in programmes:
         p, c, k1, n1, _, parts = one.values.shape
-        at = _resampled(one.values, one.purses_usd, axis).reshape(p * c * k1, n1, len(axis), parts)
+        at = _resampled(one.values, one.budgets_usd, axis).reshape(p * c * k1, n1, len(axis), parts)
         price, context, last = (axis.ravel() for axis in np.indices((p, c, k1)))
         # Without a cache it does not matter who served: one of those cells is enough.
         cached = one.contexts_tokens[context] >= CACHE_MIN_TOKENS
@@ -216,8 +218,8 @@ def exact(key: Array, lesson: Lesson, tables: Tables, turns: int) -> Target:
         tables.lambdas_per_usd[cell], tables.penalties[cell],
     )  # fmt: skip
     money = money_axis(lesson.catalogue, later, jnp)
-    low = jnp.clip(jnp.searchsorted(tables.purses_usd, money, side="right") - 1, 0, len(tables.purses_usd) - 2)
-    below, above = tables.purses_usd[low], tables.purses_usd[low + 1]
+    low = jnp.clip(jnp.searchsorted(tables.budgets_usd, money, side="right") - 1, 0, len(tables.budgets_usd) - 2)
+    below, above = tables.budgets_usd[low], tables.budgets_usd[low + 1]
     share = jnp.clip((money - below) / (above - below), 0.0, 1.0)[..., None]
     at = (cell[:, None], n[:, None])
     found = (1 - share) * tables.values[(*at, low)] + share * tables.values[(*at, low + 1)]
@@ -419,7 +421,7 @@ def on_mesh(
 def teach(
     params: Params,
     samples: Samples,
-    law: CatalogueLaw,
+    statistics: CatalogueStatistics,
     fit: FitConfig,
     relabel: RelabelConfig,
     plan: PlanConfig,
@@ -428,7 +430,7 @@ def teach(
     sharding: NamedSharding | None = None,
 ) -> tuple[Params, tuple[dict[str, float], ...]]:
     """Warm start and TD from given parameters; returns the mean network and the curve of the losses."""
-    lesson, curve = lesson_of(samples, law), []
+    lesson, curve = lesson_of(samples, statistics), []
     warm_key, td_key = jax.random.split(key)
     warm_steps, steps = whole_chunks(fit.warm_steps), whole_chunks(fit.steps)
 

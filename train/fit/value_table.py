@@ -121,7 +121,7 @@ def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware
         list_usd=samples.list_usd.astype(np.float32),
         lambdas_per_usd=lambdas.astype(np.float32),
         contexts_tokens=contexts.astype(np.float32),
-        purses_usd=purses.astype(np.float32),
+        budgets_usd=purses.astype(np.float32),
         values=values,
         answers=samples.answers.astype(np.float32),
     )

@@ -202,7 +202,7 @@ def shielded(turn: Turn, reserve: float) -> Bools:
     """The offered candidates that leave the reserve for later turns; the cheapest where none does."""
     if reserve <= 0.0:
         return turn.mask
-    return planning.shielded(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
+    return planning.shield(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
 
 
 def cheapest(turn: Turn) -> I64:

@@ -22,7 +22,7 @@ from train.config import TrainConfig
 from train.fit.network import Network, fit_network, with_residual
 from train.fit.presets import learn_horizon
 from train.fit.reward_model import QualityModel
-from train.fit.value_curves import law_of
+from train.fit.value_curves import catalogue_statistics_of
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
 
@@ -67,7 +67,7 @@ def served(
         POLICY_ID,
         forward_of(network.layers),
         quality.served(episodes.models),
-        law_of(samples, config.fit.margin * quality.deviation),
+        catalogue_statistics_of(samples, config.fit.margin * quality.deviation),
         network.residual,
         horizon=learn_horizon(episodes.lengths),
         exploration=GREEDY,

@@ -30,10 +30,10 @@ def as_rule(
     asked = policy.policy if isinstance(policy, Blind) else policy
 
     def rule(turn: Turn) -> I64:
-        if batch.batched(asked):
+        if batch.has_batched_form(asked):
             shown = turn_batch(turn, seen, lambda_per_usd, priors)
             shown = shown if asked is policy else shown.without_cache()
-            return batch.draws(batch.probabilities(asked, shown), turn.uniform)
+            return batch.draw_rows(batch.probabilities(asked, shown), turn.uniform)
         return np.array(
             [
                 policy.decide(observation(turn, n, seen, lambda_per_usd, priors), float(turn.uniform[n])).action

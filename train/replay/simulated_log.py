@@ -52,7 +52,7 @@ def log_episodes(
 
     def recording(turn: Turn) -> I64:
         shares = batch.probabilities(policy, turn_batch(turn, seen))
-        chosen = batch.draws(shares, turn.uniform)
+        chosen = batch.draw_rows(shares, turn.uniform)
         for n in range(len(turn.at)):
             _keep(episodes, turn, n, encode(observation(turn, n, seen)), shares[n], float(shares[n, chosen[n]]))
         return chosen

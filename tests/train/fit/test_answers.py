@@ -17,9 +17,9 @@ def turns(rows: int, *, failing_from: int, seed: int = 0) -> tuple[np.ndarray, n
     return levels, (levels < failing_from).astype(np.float64)
 
 
-def test_a_bill_belongs_to_the_nearest_quantile_of_its_law() -> None:
-    law = np.arange(1.0, LEVELS + 1.0)[None].repeat(3, axis=0)  # midpoints at 1.5, 2.5, ...
-    assert levels_of(np.array([0.1, 2.4, 99.0]), law).tolist() == [0, 1, LEVELS - 1]
+def test_a_bill_belongs_to_the_nearest_quantile_of_its_distribution() -> None:
+    quantiles = np.arange(1.0, LEVELS + 1.0)[None].repeat(3, axis=0)  # midpoints at 1.5, 2.5, ...
+    assert levels_of(np.array([0.1, 2.4, 99.0]), quantiles).tolist() == [0, 1, LEVELS - 1]
 
 
 def test_dear_answers_that_fail_are_worth_less_and_the_mean_stays() -> None:

@@ -18,7 +18,7 @@ from train.config import FitConfig, PlanConfig, RelabelConfig
 from train.fit import value_curves
 from train.fit.pretrain import PretrainConfig, lesson, pretrain, random_samples
 from train.fit.programme import QUALITY, SPEND, STARVED, programme
-from train.fit.value_curves import Drawn, backed_up, draw, law_of, lesson_of, price_pairs, tables_of
+from train.fit.value_curves import Drawn, backed_up, catalogue_statistics_of, draw, lesson_of, price_pairs, tables_of
 from train.fit.value_table import Samples, Setting, tabulate
 
 PLAN = PlanConfig(samples=8, turns=3, purses=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
@@ -40,7 +40,7 @@ def test_quality_spend_and_starving_of_the_programme_add_up_to_the_planners_tabl
 def test_a_programme_by_hand() -> None:
     # `small` earns .4 for 1 USD, `large` .9 for 3. Two turns with 4.6 USD: one of each, 4 USD, and nobody starves.
     found = programme(samples(), PLAN, [(0.0, 0.0)])
-    at = np.array([np.interp(4.6, found.purses_usd, found.values[0, 0, 2, 2, :, i]) for i in range(3)])
+    at = np.array([np.interp(4.6, found.budgets_usd, found.values[0, 0, 2, 2, :, i]) for i in range(3)])
     assert at[[QUALITY, SPEND]] == pytest.approx([1.3, 4.0], abs=0.1)
     assert at[STARVED] == pytest.approx(0.0, abs=0.02)
     assert found.values[0, 0, 2, 2, 0] == pytest.approx([0.0, 0.0, 1.0])
@@ -48,20 +48,20 @@ def test_a_programme_by_hand() -> None:
 
 def test_one_turn_backed_up_by_td_is_one_turn_of_the_programme() -> None:
     made = varied(input_usd=np.array([1e-4, 1e-4]), cached_usd=np.array([1e-5, 1e-5]))
-    law = law_of(made, np.zeros(3))
-    taught = lesson_of(made, law)
+    statistics = catalogue_statistics_of(made, np.zeros(3))
+    taught = lesson_of(made, statistics)
     none = jnp.array([0.0])
     terms = Later(jnp.array([1.0]), none, none, jnp.array([2]), none, none)
     drawn = Drawn(terms, taught.catalogue.cached_usd[None], jnp.arange(8)[None])
     found = backed_up(value_network.init(jax.random.key(0), TINY), taught, drawn).curves
     exact = programme(made, PlanConfig(turns=1, purses=400, contexts_tokens=(0.0,)), [(0.0, 0.0)])
     for part, curve in ((QUALITY, found.quality), (SPEND, found.spend_usd), (STARVED, found.starved)):
-        wanted = np.interp(np.asarray(found.money_usd[0]), exact.purses_usd, exact.values[0, 0, 2, 1, :, part])
+        wanted = np.interp(np.asarray(found.money_usd[0]), exact.budgets_usd, exact.values[0, 0, 2, 1, :, part])
         assert np.asarray(curve[0]) == pytest.approx(wanted, abs=0.03)
 
 
 def test_what_is_drawn_is_what_the_config_says() -> None:
-    taught = lesson_of(varied(), law_of(varied(), np.zeros(3)))
+    taught = lesson_of(varied(), catalogue_statistics_of(varied(), np.zeros(3)))
     fit, relabel = FitConfig(groups=512, rows=2), RelabelConfig()
     drawn = draw(jax.random.key(0), taught, fit, relabel, 16)
     later = jax.tree.map(np.asarray, drawn.later)
@@ -73,10 +73,10 @@ def test_what_is_drawn_is_what_the_config_says() -> None:
 
 
 def test_the_lower_bound_serves_and_is_learnt_from() -> None:
-    law = law_of(varied(), np.array([0.1, 0.3, 0.5]))
-    plain = law_of(varied(), np.zeros(3))
-    assert (law.quality < plain.quality).all()
-    assert np.asarray(lesson_of(varied(), law).quality) == pytest.approx(
+    statistics = catalogue_statistics_of(varied(), np.array([0.1, 0.3, 0.5]))
+    plain = catalogue_statistics_of(varied(), np.zeros(3))
+    assert (statistics.quality < plain.quality).all()
+    assert np.asarray(lesson_of(varied(), statistics).quality) == pytest.approx(
         np.clip(varied().quality - np.array([0.1, 0.3]), 0.0, 1.0), abs=1e-6
     )
 
@@ -84,10 +84,12 @@ def test_the_lower_bound_serves_and_is_learnt_from() -> None:
 def test_a_warm_start_learns_the_programme() -> None:
     made, fit = varied(), FitConfig(warm_steps=300, steps=0, encoder=8, hidden=16, warm_rate=1e-2)
     layers = value_network.init(jax.random.key(0), Sizes(encoder=8, hidden=16))
-    law = law_of(made, np.zeros(3))
-    _, curve = value_curves.teach(layers, made, law, fit, RelabelConfig(), PlanConfig(turns=3), jax.random.key(1))
+    statistics = catalogue_statistics_of(made, np.zeros(3))
+    _, curve = value_curves.teach(
+        layers, made, statistics, fit, RelabelConfig(), PlanConfig(turns=3), jax.random.key(1)
+    )
     assert curve[-1]["warm/curves/loss"] < 0.5 * curve[0]["warm/curves/loss"]
-    cells = tables_of(made, lesson_of(made, law).catalogue, PlanConfig(turns=3), 250.0)
+    cells = tables_of(made, lesson_of(made, statistics).catalogue, PlanConfig(turns=3), 250.0)
     assert float(cells.weights.sum()) == pytest.approx(1.0, abs=1e-5)
     assert price_pairs(1.0)[0] == (0.0, 0.0)
 

@@ -35,7 +35,7 @@ def samples(**changes: Any) -> Samples:
 
 def value(of: Samples, turns: int, purse_usd: float, *, last: int = 2, context: int = 0, penalty: float = 0.0) -> float:
     table = tabulate(of, CONFIG, Setting(penalty))
-    return float(np.interp(purse_usd, table.purses_usd, table.values[0, context, last, turns]))
+    return float(np.interp(purse_usd, table.budgets_usd, table.values[0, context, last, turns]))
 
 
 def test_a_certain_bill_moves_the_purse_between_two_points_of_the_grid() -> None:

@@ -49,7 +49,7 @@ def test_all_sessions_of_a_turn_are_shown_what_each_is_shown_alone(tmp_path: Pat
     compared = []
 
     def comparing(turn: Turn) -> np.ndarray:
-        alone = batch.stacked([observation(turn, n, seen, 3.0) for n in range(len(turn.at))])
+        alone = batch.stack_observations([observation(turn, n, seen, 3.0) for n in range(len(turn.at))])
         shown = turn_batch(turn, seen, 3.0)
         assert [alone.models[k] for k in alone.model[0]] == [shown.models[k] for k in shown.model[0]]
         for item in fields(batch.Batch):
