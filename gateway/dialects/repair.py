@@ -11,8 +11,23 @@ from typing import Any
 
 import orjson
 
+_NO_FINISH = ("", "null", "None")
+"""What some servers write for a finish that is none yet."""
+
+_ENVELOPES = ("result", "data", "response", "output")
+
 NewCallId = Callable[[], str]
 """Makes the id of a tool call whose provider gave none."""
+
+
+def unwrapped(body: Any) -> Any:
+    """The answer inside an envelope of one more object, as some gateways in between put it: `{"result": {...}}`."""
+    if isinstance(body, dict) and "choices" not in body:
+        for name in _ENVELOPES:
+            inner = body.get(name)
+            if isinstance(inner, dict) and "choices" in inner:
+                return inner
+    return body
 
 
 def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
@@ -73,7 +88,7 @@ class StreamRepair:
         content = delta.get("content")
         return (
             (content is None or type(content) is str)
-            and (finish is None or (type(finish) is str and finish != ""))
+            and (finish is None or (type(finish) is str and finish not in _NO_FINISH))
             and "tool_calls" not in delta
             and "function_call" not in delta
         )
@@ -175,7 +190,7 @@ def _set_index(choice: dict[str, Any], position: int) -> int:
 
 
 def _is_finish(reason: object) -> bool:
-    return isinstance(reason, str) and reason != ""
+    return isinstance(reason, str) and reason not in _NO_FINISH
 
 
 def _repair_texts(message: dict[str, Any]) -> None:

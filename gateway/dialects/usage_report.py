@@ -1,8 +1,8 @@
 """Where in an answer a provider says what it used: found, taken out, joined, and shown to the client once.
 
-Besides `usage` at the top: in a choice or its message, in `x_groq`, as Gemini's `usageMetadata`, as Ollama's bare
-counts, with `cached_tokens` beside it; whole, cumulative in every chunk, or one half at a stream's start and the other
-at its end.
+Besides `usage` at the top: in a choice or its message, in `x_groq` or `metadata`, as Gemini's `usageMetadata`, as bare
+counts beside the choices, with `cached_tokens` beside it, as the one item of a list; whole, cumulative in every chunk,
+or one half at a stream's start and the other at its end.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from typing import Any
 
 from gateway.catalog.usage import ReportedUsage, Usage
 
-_BARE = ("prompt_eval_count", "eval_count")
-_PLACES = frozenset({"usage", "usageMetadata", "usage_metadata", "x_groq", "cached_tokens", *_BARE})
+_BARE = (
+    "prompt_eval_count", "eval_count", "prompt_tokens", "completion_tokens", "total_tokens", "input_tokens",
+    "output_tokens",
+)  # fmt: skip
+_AROUND = ("x_groq", "metadata", "meta", "response_metadata")
+"""Objects of providers that hold the usage among other things."""
+PLACES = frozenset({"usage", "usageMetadata", "usage_metadata", "cached_tokens", *_AROUND, *_BARE})
+"""The fields of an answer or a chunk in which a usage may stand."""
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
 def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
     """Take the usage out of an answer or a chunk, wherever it stands; None: it reports nothing."""
     found: dict[str, Any] | None = None
-    if not payload.keys().isdisjoint(_PLACES):
+    if not payload.keys().isdisjoint(PLACES):
         found = _taken_from_top(payload)
     choices = payload.get("choices")
     for choice in choices if type(choices) is list else ():
@@ -31,8 +37,8 @@ def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
             part = choice.get(name)
             if type(part) is dict and "usage" in part:
                 inner = inner or part.pop("usage")
-        if isinstance(inner, dict):
-            found = joined(inner, found)
+        if (report := _mapping(inner)) is not None:
+            found = joined(report, found)
     return found
 
 
@@ -56,7 +62,7 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
 
 def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
     """The provider's own report as clients of OpenAI's dialect read it: what they look for and do not find is added."""
-    made = dict(report)
+    made = _whole_counts(report)
     if not isinstance(usage, Usage):
         return made
     named = {
@@ -64,7 +70,7 @@ def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
-    made |= {name: count for name, count in named.items() if made.get(name) is None or isinstance(made[name], str)}
+    made |= {name: count for name, count in named.items() if type(made.get(name)) is not int}
     if usage.cached_tokens and not isinstance(made.get("prompt_tokens_details"), Mapping):
         made["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     if usage.reasoning_tokens and not isinstance(made.get("completion_tokens_details"), Mapping):
@@ -72,15 +78,27 @@ def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
     return made
 
 
+def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts as integers, since strict clients read nothing else: some providers write 10.0."""
+    made: dict[str, Any] = {}
+    for name, value in report.items():
+        if isinstance(value, Mapping):
+            made[name] = _whole_counts(value)
+        else:
+            made[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    return made
+
+
 def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
     found = _mapping(payload.pop("usage", None))
     for name in ("usageMetadata", "usage_metadata"):
         found = found or _mapping(payload.pop(name, None))
-    groq = payload.get("x_groq")
-    if isinstance(groq, dict) and "usage" in groq:
-        inner = _mapping(groq["usage"])
-        payload["x_groq"] = {name: value for name, value in groq.items() if name != "usage"}
-        found = found or inner
+    for name in _AROUND:
+        around = payload.get(name)
+        if isinstance(around, dict) and "usage" in around:
+            inner = _mapping(around["usage"])
+            payload[name] = {key: value for key, value in around.items() if key != "usage"}
+            found = found or inner
     if any(name in payload for name in _BARE):
         bare = {name: payload.pop(name) for name in _BARE if name in payload}
         found = found or bare
@@ -91,4 +109,6 @@ def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _mapping(value: object) -> dict[str, Any] | None:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     return value if isinstance(value, dict) and value else None

@@ -8,7 +8,7 @@ The others go through that wrapper (`LitellmSource`) with the truth taken from b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -44,18 +44,22 @@ class UpstreamStream:
         self._report: dict[str, Any] | None = None
         self._report_chunk: dict[str, Any] = {}
         self._outdated = False
+        self._spoken_since = False
         self._fault_usage: ReportedUsage = None
         self._at_end = False
         self._closed = False
 
     @property
     def usage(self) -> ReportedUsage:
-        """What the provider reported. Of an answer that was cut, counts from before its last words are only a part."""
+        """What the provider reported. Of an answer that was cut, counts from before its last words are only a part; so
+        is an output of nothing from before the words."""
         if self._fault_usage is not None:
             return self._fault_usage
         usage = usage_from_openai(self._report)
         complete = self.finish_reason is not None and not self._unfinished
-        if not isinstance(usage, Usage) or complete or not self._outdated:
+        if not isinstance(usage, Usage):
+            return usage
+        if not (self._spoken_since and usage.output_tokens == 0 if complete else self._outdated):
             return usage
         return PartialUsage(usage, has_prompt=usage.prompt_tokens > 0, has_output=False)
 
@@ -125,12 +129,17 @@ class UpstreamStream:
                 self._unfinished.add(choice["index"])
         if report is not None:
             self._report = joined(self._report, report)
-            self._outdated = bool(choices) and not any(report.get(name) for name in OUTPUT_COUNTS)
+            counted = any(report.get(name) for name in OUTPUT_COUNTS)
+            self._outdated = bool(choices) and not counted
+            ended = any(choice.get("finish_reason") for choice in choices)
+            self._spoken_since = not (counted or ended) and _speaks(choices)
             if not choices:
                 self._report_chunk = chunk
                 return False
         elif choices:
             self._outdated = True
+            if self._report is not None and not self._spoken_since:
+                self._spoken_since = _speaks(choices)
         return True
 
 
@@ -272,6 +281,11 @@ class _Tap:
 def _member(value: Any, name: str) -> Any:
     """LiteLLM's providers give dicts here and objects there."""
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _speaks(choices: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a chunk brings anything that was generated."""
+    return any(value for choice in choices for name, value in (choice.get("delta") or {}).items() if name != "role")
 
 
 def _says_something(choice: Mapping[str, Any]) -> bool:

@@ -174,6 +174,11 @@ def fault_from_status(
     kind, why = _kind_of(status)
     if told.overflows and kind not in (CredentialFault, ThrottledFault):
         kind = RejectedFault  # whatever the status: the next attempt would be as long
+    elif told.known == "content_filter" and (kind is FailedFault or status == 403):
+        kind = RejectedFault
+        why = ": it refused the request"
+    elif told.known == "insufficient_quota" and kind is RejectedFault:
+        kind, why = _kind_of(402)
     fault = kind(f"{said}{why}", status=status, retry_after_s=retry_after_s, code=code, told=told)
     if fault.code == "insufficient_quota":
         fault.on_same_key = False
@@ -183,8 +188,10 @@ def fault_from_status(
 def _kind_of(status: int) -> tuple[type[UpstreamFault], str]:
     if status in (408, 499, 504, 524):
         return TimeoutFault, ": it gave up waiting"
-    if status in (401, 402, 403):
-        # 402 is the gateway's account with the provider; passed on, it would look like the session's budget.
+    if status == 402:
+        # Passed on, it would look like the session's budget.
+        return CredentialFault, ": the gateway's account with it is used up"
+    if status in (401, 403):
         return CredentialFault, ": it refused the gateway's credentials"
     if status == 429:
         return ThrottledFault, ": too many requests"

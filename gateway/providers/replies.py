@@ -8,7 +8,7 @@ from typing import Any
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
-from gateway.dialects.repair import repair_whole
+from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import shown, take_usage
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
@@ -39,9 +39,10 @@ async def native_reply(exchange: Exchange) -> Reply:
         return await _assembled(exchange)
     if isinstance(body, list) and len(body) == 1:
         body = body[0]
+    body = unwrapped(body)
     if not isinstance(body, dict):
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
-    fault = fault_in(body, exchange.headers)
+    fault = fault_in(body, exchange.headers, alone=True)
     if fault is not None:
         raise fault.billed(usage_from_openai(take_usage(body)))
     return _reply(exchange, body)

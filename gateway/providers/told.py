@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from gateway.providers import meanings
+
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]-]{0,63}")
 _KEY_LIKE = re.compile(r"^(sk|pk|key|gsk|xai|AKIA|AIza|ya29)[-_.A-Za-z0-9]*\d", re.IGNORECASE)
 _READ_BYTES = 64 * 1024
+_MAX_SAID_CHARS = 2_000
+_NUMBERED = re.compile(r"[1-9]\d{2,5}")
+_VAGUE = (400, 404, 413, 422, 500)
+"""Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
 
 KNOWN_CODES: Mapping[str, str] = {
     **{
@@ -40,22 +46,24 @@ KNOWN_CODES: Mapping[str, str] = {
 }  # fmt: skip
 """A provider's code -> the one that clients of OpenAI's API look for."""
 
-# In the sentences of OpenAI and vLLM, Anthropic, Gemini, Mistral, llama.cpp.
+# Numbers in the sentences of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others.
+_N = r"\(?([\d,]+)"
 _LIMIT = re.compile(
-    r"maximum context length (?:is|of) ([\d,]+)|> ([\d,]+) maximum|with ([\d,]+) maximum context"
-    r"|tokens allowed \(?([\d,]+)|context (?:size|length|window)[a-z ]{0,20}[:=(]? ?\(?([\d,]+)",
+    rf"maximum (?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
+    rf"|> {_N} maximum|with {_N} maximum context|tokens allowed {_N}|\+ [\d,]+ > {_N}|<= {_N}"
+    rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}"
+    rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
+    rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
-    r"(?:resulted in|requested|contains(?: at least)?|request has|too long:|token count|passed) \(?([\d,]+)",
+    rf"(?:resulted in|requested(?: about| a total of)?|contains(?: at least)?|request has|too long:|token count(?: of)?"
+    rf"|current length is|given:|passed|request|the input|number of input tokens) {_N}",
     re.IGNORECASE,
 )
-_SAYS_OVERFLOW = re.compile(
-    r"maximum context length|context[ _]length|context[ _]window|prompt is too long|input is too long|max_model_len"
-    r"|too many (?:input )?tokens|input token count|available context size"
-    r"|exceeds? the (?:maximum|max)(?: allowed)? (?:number of )?(?:input )?tokens",
-    re.IGNORECASE,
-)
+_SUM = re.compile(r"([\d,]+) \+ ([\d,]+) > [\d,]+")
+_COUNTS = (("n_ctx", "n_prompt_tokens"),)
+"""llama.cpp's own fields: what the model reads, what the prompt came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ class Told:
     code: str = ""
     param: str = ""
     known: str = ""
+    said: str = field(default="", repr=False)
+    """The provider's sentence, for `gateway.turn.failures` alone: it may hold a key or a prompt."""
     limit_tokens: int | None = None
     asked_tokens: int | None = None
 
@@ -92,22 +102,43 @@ def told_of(document: object) -> Told:
     objects = list(_objects(document))
     if not objects:
         return NOTHING_TOLD
-    codes = [name for each in objects for name in (_identifier(each.get("code")), _identifier(each.get("status")))]
+    codes = [name for each in objects for name in (_code(each.get("code")), _code(each.get("status")))]
     types = [_identifier(each.get("type")) for each in objects]
     params = [_identifier(each.get("param")) for each in objects]
-    text = " ".join(message for each in objects if isinstance(message := each.get("message"), str))
-    known = next((KNOWN_CODES[name] for name in (*codes, *types) if name in KNOWN_CODES), "")
-    if not known and _SAYS_OVERFLOW.search(text):
-        known = "context_length_exceeded"
-    limit, asked = _numbers(text) if known == "context_length_exceeded" else (None, None)
+    text = " ".join(said for each in objects for said in _sentences(each))[:_MAX_SAID_CHARS]
+    known = _known([each.get(name) for each in objects for name in ("code", "type", "status")], text)
+    limit, asked = _numbers(objects, text) if known == meanings.CONTEXT else (None, None)
     return Told(
         type=next((name for name in types if name), ""),
         code=next((name for name in codes if name), ""),
         param=next((name for name in params if name), ""),
         known=known,
+        said=text,
         limit_tokens=limit,
         asked_tokens=asked,
     )
+
+
+def _known(names: list[object], text: str) -> str:
+    """The code that clients look for; a sentence counts where no name says that it is something else."""
+    called = [name for name in names if isinstance(name, str) and name]
+    exact = next((KNOWN_CODES[name] for name in called if name in KNOWN_CODES), "")
+    if exact:
+        return exact
+    named = [meaning for name in called if (meaning := meanings.of_name(name)) is not None]
+    by_name = next((code for _, code in named if code), "")
+    if by_name or any(status not in _VAGUE for status, _ in named):
+        return by_name
+    said = meanings.of_words(text)
+    return "" if said is None else said[1]
+
+
+def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring"):
+        value = error.get(name)
+        if isinstance(value, str) and value:
+            yield value
+            return
 
 
 def _objects(document: object) -> Iterator[Mapping[str, Any]]:
@@ -116,7 +147,10 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
         document = document[0] if document else None
     if not isinstance(document, dict):
         return
-    error = document.get("error")
+    error = document.get("error") or document.get("Error")
+    errors = document.get("errors")
+    if not error and isinstance(errors, list) and errors:
+        error = errors[0]
     if isinstance(error, str):
         yield {"message": error, "code": document.get("code"), "type": document.get("type")}
     elif isinstance(error, dict):
@@ -125,9 +159,9 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
         if isinstance(inner, dict):
             yield inner
     else:
-        yield document if "message" in document or "code" in document else {}
-        if isinstance(detail := document.get("detail"), str):
-            yield {"message": detail}
+        yield document
+        if isinstance(base := document.get("base_resp"), dict):
+            yield {"message": base.get("status_msg"), "code": base.get("status_code")}
 
 
 def _identifier(value: object) -> str:
@@ -137,9 +171,25 @@ def _identifier(value: object) -> str:
     return value
 
 
-def _numbers(text: str) -> tuple[int | None, int | None]:
+def _code(value: object) -> str:
+    """As `_identifier`, and the numbers that some providers count their errors with."""
+    if isinstance(value, int | str) and _NUMBERED.fullmatch(str(value)) is not None:
+        return str(value)
+    return _identifier(value)
+
+
+def _numbers(objects: list[Mapping[str, Any]], text: str) -> tuple[int | None, int | None]:
     """What the model reads at most, and what the request came to."""
-    return _first(_LIMIT, text), _first(_ASKED, text)
+    for error in objects:
+        for limit_name, asked_name in _COUNTS:
+            limit, asked = error.get(limit_name), error.get(asked_name)
+            if type(limit) is int and type(asked) is int:
+                return limit, asked
+    limit, asked = _first(_LIMIT, text), _first(_ASKED, text)
+    if (both := _SUM.search(text)) is not None:
+        asked = sum(int(number.replace(",", "")) for number in both.groups())
+    # What fits cannot be the reason: it is another number of the sentence.
+    return limit, None if limit is not None and asked is not None and asked <= limit else asked
 
 
 def _first(pattern: re.Pattern[str], text: str) -> int | None:

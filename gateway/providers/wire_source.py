@@ -18,17 +18,17 @@ import orjson
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.assembly import chunks_of
 from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely
-from gateway.dialects.repair import repair_whole
+from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
-from gateway.dialects.usage_report import take_usage
+from gateway.dialects.usage_report import PLACES, take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
 from gateway.providers.exchange import Answer, Exchange, wire_fault
 from gateway.providers.inband import fault_in
 from gateway.providers.waiting import Patience
 
 _HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
-_ERROR_KEYS = frozenset({"error", "errors", "base_resp"})
-_ANSWER_KEYS = frozenset({"id", "choices", "usage", "usageMetadata", "usage_metadata", "x_groq"})
+_ERROR_KEYS = frozenset({"error", "Error", "errors", "fault", "base_resp"})
+_ANSWER_KEYS = PLACES | {"id", "choices"}
 _WORDS = re.compile(rb"\s*[A-Za-z][\w .:-]{0,99}\s*")
 _SNIFFED_BYTES = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -75,6 +75,7 @@ class WireSource:
         self._chunks: deque[dict[str, Any]] = deque()
         self._ended = False
         self._answered = False
+        self._alone = False
 
     async def next_chunk(self) -> dict[str, Any] | None:
         while True:
@@ -82,7 +83,7 @@ class WireSource:
                 return self._chunks.popleft()
             while self._events:
                 event = self._events.popleft()
-                if event.data.strip() == b"[DONE]":
+                if _is_done(event.data):
                     return None
                 self._take(event)
                 if self._chunks:
@@ -135,6 +136,7 @@ class WireSource:
             payloads = document_payloads(self._document)
         except ValueError:
             raise BrokenFault("the provider answered with neither JSON nor an event stream", status=200) from None
+        self._alone = len(payloads) == 1
         for payload in payloads:
             self._take_payload(payload, b"")
 
@@ -168,7 +170,7 @@ class WireSource:
             return
         # Events without a blank line between them arrive as one.
         for number, line in enumerate(lines):
-            if line.strip() == b"[DONE]":
+            if _is_done(line):
                 self._events.extendleft(Event(event.name, left) for left in reversed(lines[number:]))
                 return
             try:
@@ -179,6 +181,7 @@ class WireSource:
     def _take_payload(self, payload: Any, name: bytes) -> None:
         if isinstance(payload, list) and len(payload) == 1:
             payload = payload[0]
+        payload = unwrapped(payload)
         if not isinstance(payload, dict):
             if name == b"error":
                 payload = {"error": payload or "error"}
@@ -191,11 +194,18 @@ class WireSource:
             self._check(payload, name)
             if not choices and payload.keys().isdisjoint(_ANSWER_KEYS):
                 return  # a heartbeat that is an object
-        if self._form == "document" and payload.get("object") != "chat.completion.chunk":
+        if self._form == "document" and not self._is_chunk(payload, choices):
             self._take_whole(payload)
         else:
             self._chunks.append(payload)
         self._answered = self._answered or bool(choices)
+
+    def _is_chunk(self, payload: dict[str, Any], choices: Any) -> bool:
+        """Whether a JSON value is a piece of an answer: it says so, or one of several lines speaks in deltas."""
+        if payload.get("object") == "chat.completion.chunk":
+            return True
+        listed = choices if isinstance(choices, list) else [choices]
+        return not self._alone and not any(isinstance(c, dict) and "message" in c for c in listed)
 
     def _take_whole(self, body: dict[str, Any]) -> None:
         repair_whole(body, lambda: self._exchange.new_id("call"))
@@ -206,13 +216,17 @@ class WireSource:
 
     def _check(self, payload: dict[str, Any], name: bytes) -> None:
         """Raises what an error inside the answer means: before any answer as good as a status, later a broken one."""
-        fault = fault_in(payload, self._exchange.headers, named_error=name == b"error")
+        fault = fault_in(payload, self._exchange.headers, named_error=name == b"error", alone=self._alone)
         if fault is None and name != b"error":
             return
         fault = fault or FailedFault("the provider reported an error instead of an answer", status=502)
         if self._answered:
             fault = BrokenMidAnswer(fault)
         raise fault.billed(usage_from_openai(take_usage(payload)))
+
+
+def _is_done(data: bytes) -> bool:
+    return data.strip().strip(b'"').upper() == b"[DONE]"
 
 
 def _has_error(choices: Any) -> bool:

@@ -37,6 +37,7 @@ class ScriptedProvider:
     keys: list[str] = field(default_factory=list)
     asked_s: list[float] = field(default_factory=list)
     _server: asyncio.Server | None = None
+    _under_way: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -51,8 +52,23 @@ class ScriptedProvider:
         assert self._server is not None
         self._server.close()
         await self._server.wait_closed()
+        for task in self._under_way:  # a client that was cut off leaves its answer in the middle
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            await self._answered(reader, writer)
+        finally:
+            self._under_way.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _answered(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
@@ -61,7 +77,6 @@ class ScriptedProvider:
             self.asked_s.append(asyncio.get_running_loop().time())
             line = self.script[min(len(self.bodies), len(self.script)) - 1]
             await (_stream if line.chunks else _whole)(line, writer)
-        writer.close()
 
 
 async def _whole(line: Line, writer: asyncio.StreamWriter) -> None:

@@ -322,6 +322,27 @@ async def test_one_json_line_a_chunk_is_a_stream_too() -> None:
     assert (await whole(lines)).body["choices"][0]["message"]["content"] == "ab"
 
 
+@pytest.mark.parametrize("end", [b"data: [done]\n\n", b'data: "[DONE]"\n\n', b"data:[DONE]", b""])
+async def test_a_stream_s_end_is_read_in_any_spelling(end: bytes) -> None:
+    assert text_of(await streamed(events(delta("hi"), finish(usage=U), end=end))) == "hi"
+
+
+async def test_a_finish_spelt_as_a_null_is_none_yet() -> None:
+    early = {"choices": [{"index": 0, "delta": {"content": "h"}, "finish_reason": "null"}]}
+    chunks = await streamed(events(early, early, delta("i"), finish(usage=U)))
+    assert text_of(chunks) == "hhi"
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]] == [None, None, None, "stop"]
+
+
+@pytest.mark.parametrize("name", ["data", "result", "response"])
+async def test_an_answer_in_an_envelope_is_taken_out_of_it(name: str) -> None:
+    wrapped = {"success": True, "errors": [], "message": "", name: completion()}
+    reply = await whole(wrapped)
+    assert (reply.body["choices"][0]["message"]["content"], reply.usage) == ("hi", Usage(10, 5))
+    assert text_of(await streamed(json.dumps(wrapped).encode(), "application/json")) == "hi"
+    assert text_of(await streamed(events({name: delta("hi")}, {name: finish(usage=U)}))) == "hi"
+
+
 async def test_several_choices_of_an_event_stream_are_put_together_by_their_numbers() -> None:
     answer = events(
         *({"choices": [{"index": i, "delta": {"content": c}}]} for i, c in [(1, "x"), (0, "a"), (1, "y"), (0, "b")]),
@@ -371,6 +392,13 @@ CACHED = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
 FIRST = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
 
 PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
+    "in metadata": ([delta("a"), finish(), {"metadata": {"usage": U, "region": "x"}}], Usage(10, 5)),
+    "bare counts": ([delta("a"), finish(), {"prompt_tokens": 10, "completion_tokens": 5}], Usage(10, 5)),
+    "in a list": ([delta("a"), finish(usage=[U])], Usage(10, 5)),
+    "as fractions": (
+        [delta("a"), finish(usage={"prompt_tokens": 10.0, "completion_tokens": 5.0, "total_tokens": 15.0})],
+        Usage(10, 5),
+    ),
     "beside the finish": ([delta("a"), finish(usage=U)], Usage(10, 5)),
     "chunk of its own": ([delta("a"), finish(), {"choices": [], "usage": U}], Usage(10, 5)),
     "before the finish": ([delta("a"), {"choices": [], "usage": U}, finish()], Usage(10, 5)),
@@ -488,6 +516,19 @@ async def test_half_a_usage_is_no_whole_one(usage: dict[str, Any], read: Partial
 async def test_a_half_that_the_total_tells_is_told() -> None:
     assert (await whole(completion(usage={"prompt_tokens": 10, "total_tokens": 15}))).usage == Usage(10, 5)
     assert (await whole(completion(usage={"completion_tokens": 5, "total_tokens": 15}))).usage == Usage(10, 5)
+
+
+async def test_an_output_of_nothing_from_before_the_words_is_no_output() -> None:
+    nothing = {"prompt_tokens": 10, "completion_tokens": 0}
+    begun = {"choices": [{"index": 0, "delta": {"role": "assistant"}}], "usage": nothing}
+    for payloads in ([begun, delta("hi"), finish()], [delta("h", usage=nothing), delta("i", usage=nothing), finish()]):
+        stream = opened(events(*payloads))
+        [chunk async for chunk in stream]
+        assert stream.usage == PartialUsage(Usage(10, 0), has_prompt=True, has_output=False)
+    for payloads in ([delta("hi"), finish(usage=nothing)], [delta("hi"), finish(), {"choices": [], "usage": nothing}]):
+        stream = opened(events(*payloads))
+        [chunk async for chunk in stream]
+        assert stream.usage == Usage(10, 0)
 
 
 async def test_counts_from_before_the_last_words_of_a_cut_answer_are_only_a_part() -> None:
@@ -709,7 +750,7 @@ ERRORS: list[tuple[dict[str, Any], type[UpstreamFault], int, str]] = [
     ({"error": {"code": "invalid_api_key", "message": "x"}}, CredentialFault, 401, ""),
     ({"error": {"type": "authentication_error"}}, CredentialFault, 401, ""),
     ({"error": {"type": "permission_error"}}, CredentialFault, 403, ""),
-    ({"error": {"message": "insufficient balance", "code": 402}}, CredentialFault, 402, ""),
+    ({"error": {"message": "insufficient balance", "code": 402}}, CredentialFault, 402, "insufficient_quota"),
     ({"error": {"code": "model_not_found", "message": "x"}}, RejectedFault, 404, "model_not_found"),
     ({"error": {"code": 504, "message": "upstream timed out"}}, TimeoutFault, 504, ""),
     ({"error": {"code": 500, "message": "x"}}, FailedFault, 502, ""),
@@ -723,6 +764,26 @@ ERRORS: list[tuple[dict[str, Any], type[UpstreamFault], int, str]] = [
     ({"code": "InvalidParameter", "message": "x", "request_id": "r"}, RejectedFault, 400, ""),
     ({"choices": [{"index": 0, "delta": {"content": ""}, "error": {"code": 429}}]}, ThrottledFault, 429, ""),
 ]  # fmt: skip
+
+
+ALONE: list[tuple[dict[str, Any], type[UpstreamFault]]] = [
+    ({"detail": "Not authenticated"}, CredentialFault),
+    ({"Message": "internal"}, FailedFault),
+    ({"statusCode": 429, "message": "Rate limit is exceeded. Try again in 2 seconds."}, ThrottledFault),
+    ({"success": False, "message": "the model is overloaded"}, FailedFault),
+    ({"error_code": 18, "error_msg": "too many requests"}, ThrottledFault),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), ALONE)
+async def test_a_sentence_without_an_answer_is_an_error_and_between_chunks_a_sign_of_life(
+    error: dict[str, Any], kind: type[UpstreamFault]
+) -> None:
+    for answer in (whole(error), opened(json.dumps(error).encode(), "application/json").read_ahead()):
+        with pytest.raises(kind) as caught:
+            await answer
+        assert not caught.value.dispatched
+    assert text_of(await streamed(events(delta("h"), error, delta("i"), finish(usage=U)))) == "hi"
 
 
 @pytest.mark.parametrize(("error", "kind", "status", "code"), ERRORS)

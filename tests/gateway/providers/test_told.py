@@ -26,6 +26,21 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
     ({"error": {"code": 400, "message": "the request exceeds the available context size (4096 tokens)",
       "type": "exceed_context_size_error"}}, 4096, None),
     ({"message": "Input is too long for requested model."}, None, None),
+    ({"error": {"type": "invalid_request_error", "message": "input length and `max_tokens` exceed context limit: "
+      "190000 + 20000 > 200000, decrease input length"}}, 200_000, 210_000),
+    ({"error": {"type": "exceed_context_size_error", "message": "x", "n_prompt_tokens": 5000, "n_ctx": 4096}},
+     4096, 5000),
+    ({"code": "Client specified an invalid argument", "error": "This model's maximum prompt length is 131072 but the "
+      "request contains 140000 tokens."}, 131_072, 140_000),
+    ({"error": {"code": "model_max_prompt_tokens_exceeded", "message": "prompt token count of 150000 exceeds the limit "
+      "of 128000"}}, 128_000, 150_000),
+    ({"errors": [{"code": "invalid_input_argument", "message": "the number of input tokens 9000 cannot exceed the "
+      "total tokens limit 8192 for this model"}]}, 8192, 9000),
+    ({"error": {"code": "1261", "message": "Prompt exceeds max length"}}, None, None),
+    ({"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` "
+      "tokens", "error_type": "validation"}, 4096, 5000),
+    ({"error": {"message": "'max_tokens' is too large: 5000. This model's maximum context length is 4096 tokens and "
+      "your request has 10 input tokens", "type": "BadRequestError", "code": 400}}, 4096, None),
     ({"error": {"message": "x", "code": "context_length_exceeded"}}, None, None),
 ]  # fmt: skip
 
@@ -52,6 +67,20 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
         ({"error": {"message": "x", "code": "unsupported_parameter", "param": "top_k"}},
          400, "unsupported_parameter", 400),
         ({"error": {"code": "data_inspection_failed", "message": "x"}}, 400, "content_filter", 400),
+        ({"message": "Output blocked by content filtering policy"}, 400, "content_filter", 400),
+        ({"error": {"code": 403, "message": "The input was flagged", "metadata": {"reasons": ["x"]}}},
+         403, "content_filter", 400),
+        ({"error": {"code": "SensitiveContentDetected", "message": "x"}}, 400, "content_filter", 400),
+        ({"type": "error", "error": {"type": "not_found_error", "message": "model: claude-x"}},
+         404, "model_not_found", 404),
+        ({"error": "model \"llama9\" not found, try pulling it first"}, 404, "model_not_found", 404),
+        ({"object": "error", "type": "NotFoundError", "message": "The model `x` does not exist.", "code": 404},
+         404, "model_not_found", 404),
+        ({"error": {"type": "exceeded_current_quota_error", "message": "x"}}, 429, "insufficient_quota", 429),
+        ({"error": {"status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota", "code": 429}},
+         429, "rate_limited", 429),
+        ({"error": {"type": "invalid_request_error", "message": "Your credit balance is too low to use the API"}},
+         400, "upstream_error", 502),
         ({"error": {"message": "x", "code": "something_new"}}, 422, "upstream_rejected", 422),
         ({"error": "words"}, 400, "upstream_rejected", 400),
     ],
@@ -88,6 +117,11 @@ def test_a_refused_key_stays_the_gateways_own_affair() -> None:
 def test_only_names_are_repeated(value: Any) -> None:
     told = told_in(json.dumps({"error": {"message": "m", "code": value, "type": value, "param": value}}).encode())
     assert (told.code, told.type, told.param) == ("", "", "")
+
+
+def test_a_number_that_a_provider_counts_its_errors_with_is_a_code() -> None:
+    assert told_in(b'{"error": {"message": "x", "code": "1301"}}').code == "1301"
+    assert told_in(b'{"error": {"message": "x", "code": 40013}}').code == "40013"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b'{"error": []}', b'{"error": null}', b"\xff"])

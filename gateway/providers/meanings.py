@@ -1,0 +1,88 @@
+"""What the names and the words of providers' errors mean: a status, and the code that clients act on.
+
+Read for their meaning only. None of these words enters an answer, a log or a metric.
+"""
+
+from __future__ import annotations
+
+import re
+
+CONTEXT, FILTER, QUOTA, MODEL = (
+    "context_length_exceeded", "content_filter", "insufficient_quota", "model_not_found",
+)  # fmt: skip
+"""The codes that clients act on."""
+
+Meaning = tuple[int, str]
+"""The status that an error stands for, and its known code, empty where there is none."""
+
+# Found in an error's code, type or status; the first that matches holds. Compared without separators.
+_NAMED: tuple[tuple[str, int, str], ...] = (
+    (
+        r"contextlength|contextwindow|contextsize|prompttoolong|inputtoolong|maxprompttokens|inputtokensexceeded"
+        r"|stringabovemaxlength",
+        400, CONTEXT,
+    ),
+    (r"contentfilter|contentpolicy|contentviolation|moderation|safety|sensitive|datainspection|responsibleai", 400,
+     FILTER),
+    (r"insufficientquota|quotaexceeded|exceededquota|exceededcurrentquota|billinghardlimit", 429, QUOTA),
+    (r"ratelimit|toomanyrequest|resourceexhausted|throttl|concurrency", 429, ""),
+    (r"insufficientbalance|insufficientcredit|insufficientfund|billing|payment|arrear", 402, QUOTA),
+    (r"modelnotfound|nosuchmodel|modelnotexist|unknownmodel|deploymentnotfound|modeldecommissioned|invalidmodel", 404,
+     MODEL),
+    (r"authentic|apikey|unauthor|invalidtoken|credential", 401, ""),
+    (r"permission|forbidden|accessdenied", 403, ""),
+    (r"requesttoolarge|payloadtoolarge", 413, ""),
+    (r"notfound", 404, ""),
+    (r"invalidrequest|invalidargument|invalidparam|badrequest|validation|unprocessable|unsupported", 400, ""),
+    (r"timeout|deadline|timedout", 504, ""),
+    (r"overload|unavailable|capacity|busy", 503, ""),
+    (r"internal|servererror|apierror", 500, ""),
+)  # fmt: skip
+
+# Found in the sentences of an error whose code and type say less.
+_SAID: tuple[tuple[str, int, str], ...] = (
+    (
+        r"maximum (?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
+        r"|(?:prompt|input|request|conversation) (?:is|was) too long|too long for (?:the |this )?(?:requested )?model"
+        r"|max_model_len|max_new_tokens|too many (?:input )?tokens|input tokens? (?:count|exceed)"
+        r"|number of input tokens|prompt token count .{0,20}exceeds|prompt exceeds|model token limit|total tokens limit"
+        r"|range of input length|max(?:imum)? tokens of \d+ exceeded"
+        r"|reduce the length of (?:the |your |either )?(?:messages|prompt|input|one)"
+        r"|exceeds? the (?:maximum|max)(?: allowed)? (?:number of )?(?:input )?tokens",
+        400, CONTEXT,
+    ),
+    (
+        r"content (?:filter|management|policy|violat)|content filtering|flagged|safety system|usage guidelines"
+        r"|inappropriate content|sensitive (?:content|information|word)|unsafe (?:content|or )|moderation|敏感|不安全",
+        400, FILTER,
+    ),
+    (
+        r"exceeded your current quota|insufficient (?:balance|credit|funds|quota)|credit balance is too low"
+        r"|requires more credits|out of credits|account balance|余额不足",
+        402, QUOTA,
+    ),
+    (r"rate.?limit|too many requests|requests per (?:minute|day)|tokens per (?:minute|day)", 429, ""),
+    (
+        r"model\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
+        r"|unknown model|^model: ",
+        404, MODEL,
+    ),
+    (r"api.?key|unauthori[sz]ed|not authenticated|authentication", 401, ""),
+    (r"overloaded|temporarily unavailable|try again later", 503, ""),
+)  # fmt: skip
+_MAX_WORDS = 2_000
+
+
+def of_name(name: str) -> Meaning | None:
+    """What a code, a type or a status by name means."""
+    letters = re.sub(r"[^a-z]", "", name[:_MAX_WORDS].lower())
+    return _matched(_NAMED, letters) if letters else None
+
+
+def of_words(words: str) -> Meaning | None:
+    """What a sentence means."""
+    return _matched(_SAID, words[:_MAX_WORDS].lower())
+
+
+def _matched(table: tuple[tuple[str, int, str], ...], text: str) -> Meaning | None:
+    return next(((status, code) for pattern, status, code in table if re.search(pattern, text)), None)
