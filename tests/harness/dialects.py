@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.harness.connections import Connections
+
 TEXT = ("Hel", "lo")
 PROMPT_TOKENS, OUTPUT_TOKENS = 10, 5
 USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": 15}
@@ -47,6 +49,7 @@ class DialectProvider:
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     _server: asyncio.Server | None = None
+    _connections: Connections = field(default_factory=Connections)
 
     @property
     def address(self) -> str:
@@ -65,9 +68,11 @@ class DialectProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        await self._connections.abort()
         await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             asked = await self._read(reader)
             self.asked.append(asked)

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.harness.connections import Connections
+
 
 @dataclass(slots=True)
 class CannedProvider:
@@ -16,6 +18,7 @@ class CannedProvider:
     port: int = 0
     received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     _server: asyncio.Server | None = None
+    _connections: Connections = field(default_factory=Connections)
 
     @property
     def address(self) -> str:
@@ -29,9 +32,11 @@ class CannedProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        await self._connections.abort()
         await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         length = next(int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length"))
         self.received.append((head[0].split(" ")[1], json.loads(await reader.readexactly(length))))

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from tests.harness.connections import Connections
 from tests.harness.upstream_answers import STATUS_MODES, STREAM_MODES, Answer, Attempt, send_json
 
 
@@ -50,6 +51,7 @@ class FaultUpstream:
     open_connections: int = 0
     accepted_connections: int = 0
     _server: asyncio.Server | None = None
+    _connections: Connections = field(default_factory=Connections)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _zero_s: float = field(default_factory=time.monotonic)
 
@@ -68,6 +70,7 @@ class FaultUpstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connections.abort()
         await self._server.wait_closed()
 
     def billed(self, model: str | None = None) -> tuple[int, int]:
@@ -76,6 +79,7 @@ class FaultUpstream:
         return sum(a.prompt_tokens for a in attempts), sum(a.output_tokens for a in attempts)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -64,7 +64,10 @@ def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         written = capsys.readouterr()
         return Ran(status, written.out, written.err)
 
-    # serve takes SIGTERM for its own end and sets the levels of the loggers.
+    # serve takes SIGTERM for its own end and sets the levels of the loggers. Configuring them closes every handler of
+    # the process, the test runner's too, unless they are out of sight.
+    monkeypatch.setattr(logging, "_handlers", {})
+    monkeypatch.setattr(logging, "_handlerList", [])
     on_terminate = signal.getsignal(signal.SIGTERM)
     levels = {name: logging.getLogger(name).level for name in ("", *OURS)}
     yield type_in
