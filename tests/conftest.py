@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from migrations.upgrade import upgrade
@@ -15,6 +16,10 @@ from tests.harness.pgbouncer import find_pgbouncer
 from tests.harness.postgres import PostgresServer, TestDatabases, find_binaries
 
 POSTGRES_URL = "SEQROUTE_TEST_POSTGRES_URL"
+
+# A busy machine is slow: no example is judged by the clock.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 NO_CHROMIUM = "chromium: absent, so tests/e2e/test_dashboard_browser.py does not run (apt-get install chromium)"
