@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Facts
 from policy.mdp import COST_LEVELS, COST_MASSES, BoolArray, CandidateView, FloatArray, Observation, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
 
@@ -168,6 +169,50 @@ def encode_state(observation: Observation) -> FloatArray:
     if not np.isfinite(state).all():
         raise ValueError("an observation must be finite")
     return state
+
+
+def decode(state: FloatArray, candidates: FloatArray) -> Facts:
+    """Invert `encode` up to rounding: (..., STATE_DIM) and (..., K, CANDIDATE_DIM).
+
+    Leading axes are kept. What `encode` clips comes back clipped; every candidate gets the longest prompt of them all.
+    """
+    session = dict(
+        zip(SESSION_FEATURES, np.moveaxis(state[..., TEXT_DIM + STATS_DIM :], -1, 0).astype(np.float64), strict=True)
+    )
+    row = dict(zip(CANDIDATE_FEATURES, np.moveaxis(candidates, -1, 0).astype(np.float64), strict=True))
+    unseen = (session["log_seconds_since_last"] == 0.0) & (session["cache_window_open"] == 0.0)
+    tokens = np.round(np.expm1(session["log_input_tokens"] * 12.0))[..., None] + np.zeros_like(row["warm_share"])
+    input_usd = 10.0 ** (row["log_input_price"] * 3.0) - 1e-3
+    session_facts = {
+        "turn": np.round(np.expm1(session["turn"] * 3.0)),
+        "tokens_so_far": np.round(np.expm1(session["log_tokens_so_far"] * 12.0)),
+        "failures": np.round(np.expm1(session["failures"])),
+        "regenerations": np.round(np.expm1(session["regenerations"])),
+        "tool_errors": np.round(np.expm1(session["tool_errors"])),
+        "last_quality": np.where(session["last_quality_known"] > 0.0, session["last_quality"], np.nan),
+        "mean_quality": np.where(session["mean_quality_known"] > 0.0, session["mean_quality"], np.nan),
+        "seconds_since_last": np.where(unseen, np.nan, np.expm1(session["log_seconds_since_last"] * 10.0)),
+        "tool_loop": session["tool_loop"],
+    }
+    candidate_facts = {
+        "input_usd_per_mtok": input_usd,
+        "cached_input_usd_per_mtok": row["cached_price_ratio"] * input_usd,
+        "output_usd_per_mtok": 10.0 ** (row["log_output_price"] * 3.0) - 1e-3,
+        "quality_prior": row["quality_prior"],
+        "context_limit_tokens": np.round(np.expm1(row["log_context_limit"] * 14.0)),
+        "input_tokens": tokens,
+        "warm_tokens": np.round(row["warm_share"] * np.maximum(tokens, 1.0)),
+        "output_tokens_mean": np.expm1(row["log_output_tokens"] * 10.0),
+        "served_last": row["served_last"],
+        "failure_rate": row["failure_rate"],
+        "latency_s": np.expm1(row["log_latency"] * 4.0),
+    }
+    return Facts(
+        text=state[..., :TEXT_DIM] / TEXT_SCALE,
+        text_stats=state[..., TEXT_DIM : TEXT_DIM + STATS_DIM],
+        session=np.stack([session_facts[name] for name in SESSION_FACTS], axis=-1),
+        candidates=np.stack([candidate_facts[name] for name in CANDIDATE_FACTS], axis=-1),
+    )
 
 
 def available_usd(session: SessionView) -> float:

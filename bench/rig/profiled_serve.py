@@ -41,7 +41,7 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn.turn", "estimate", "estimates"),
     ("gateway.routing.observe", "Observer.observe", "observation"),
     ("gateway.routing.router", "Router.decide", "decision"),
-    ("gateway.turn.turn", "encode", "features"),
+    ("gateway.decisions.log", "pack", "log facts"),
     ("gateway.turn.turn", "pending_row", "log row"),
     ("gateway.ledger.ledger", "Ledger.reserve", "ledger: reserve"),
     ("gateway.providers.providers", "Upstream._sending", "provider: the request"),

@@ -214,7 +214,7 @@ decisions = Table(
     Column("completion_id", String(128)),  # the id in the body the client saw
     Column("endpoint", String(16), nullable=False, server_default="chat"),
     Column("requested_model", String(256), nullable=False),
-    # The policy's input. Vectors are little-endian float32; shapes follow from feature_version and the candidates.
+    # The policy's input, packed by policy/facts.py; `feature_version` is the version of that layout.
     Column("feature_version", Integer, nullable=False),
     Column("features", LargeBinary, nullable=False),
     Column("candidate_features", LargeBinary, nullable=False),

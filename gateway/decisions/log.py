@@ -1,7 +1,7 @@
 """Decision log: a row per decision, added by the reservation, completed by the settlement.
 
-`features` and `candidate_features` are the output of `policy.features.encode`, so that training sees exactly the served
-policy's input; `propensity` is the probability of the executed draw.
+`features` and `candidate_features` hold the facts of the observation (policy/facts.py), so that training sees exactly
+the served policy's input; `propensity` is the probability of the executed draw.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.money import NANOUSD_PER_USD, usd_string
 from gateway.routing.estimates import Estimate
 from gateway.routing.guard import NOT_ALLOWED
 from gateway.routing.router import Routed, Shadow
-from policy.features import FEATURE_VERSION, Encoded
+from policy.facts import LOG_VERSION, pack
 from policy.mdp import Decision, Observation
 
 MAX_FINISH_REASON = 32
@@ -32,7 +32,6 @@ MAX_STORED_TEXT = 1_000_000
 
 def pending_row(
     observation: Observation,
-    encoded: Encoded,
     decision: Decision,
     *,
     uniform: float,
@@ -45,12 +44,13 @@ def pending_row(
     exploration_floor: float | None = None,
 ) -> dict[str, Any]:
     """The columns known before dispatch; the ledger adds ids, turn and balances."""
+    features, candidate_features = pack(observation)
     return {
         "endpoint": endpoint,
         "requested_model": requested_model,
-        "feature_version": FEATURE_VERSION,
-        "features": encoded.state.astype("<f4").tobytes(),
-        "candidate_features": encoded.candidates.astype("<f4").tobytes(),
+        "feature_version": LOG_VERSION,
+        "features": features,
+        "candidate_features": candidate_features,
         "candidates": orjson.dumps(describe_candidates(observation, decision)).decode(),
         "lambda_per_usd": float(observation.lambda_per_usd),
         "expected_turns": observation.session.expected_turns,

@@ -31,7 +31,7 @@ from gateway.routing import session as sessions
 from gateway.routing.estimates import Estimate, available
 from gateway.routing.router import Routed
 from gateway.turn.headers import TurnHeaders, TurnReport
-from policy.features import Encoded, expected_cost_usd
+from policy.features import expected_cost_usd
 from policy.mdp import Observation
 
 # A key's own budget is the operator's to raise, as its tenant's is; clients know these two codes.
@@ -131,7 +131,6 @@ class RoutingDecision:
     """A decision with what it was made of; `estimate` is the chosen model's."""
 
     observation: Observation
-    encoded: Encoded
     routed: Routed
     estimate: Estimate
     uniform: float

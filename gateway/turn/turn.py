@@ -65,7 +65,6 @@ from gateway.turn.retry import Failures, next_attempt
 from gateway.turn.settle import Settlements
 from gateway.turn.signals import StreamedAnswer
 from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
-from policy.features import encode
 
 T = TypeVar("T")
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
@@ -221,7 +220,6 @@ class Turns:
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
         return RoutingDecision(
             observation=observation,
-            encoded=encode(observation),
             routed=routed,
             estimate=estimates[routed.decision.action],
             uniform=uniform,
@@ -235,7 +233,6 @@ class Turns:
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
-                choice.encoded,
                 choice.routed.decision,
                 uniform=choice.uniform,
                 requested_model=scene.chat.model,

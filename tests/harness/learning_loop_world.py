@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from gateway.decisions.log import pending_row
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing.router import Routed
-from policy.features import encode
 from policy.mdp import COST_LEVELS, CandidateView, FloatArray, Observation, Policy, SessionView
 from policy.text import embed, stats
 
@@ -141,7 +140,7 @@ def play(seed: int, session: Plan, decide: Decide, *, logged: bool) -> Outcome:
 
 def _row(seen: Observation, routed: Routed, uniform: float, at_ms: int) -> dict[str, Any]:
     return pending_row(
-        seen, encode(seen), routed.decision, uniform=uniform, requested_model="auto", endpoint="chat",
+        seen, routed.decision, uniform=uniform, requested_model="auto", endpoint="chat",
         request_text=None, shadow=routed.shadow, now_ms=at_ms,
     )  # fmt: skip
 

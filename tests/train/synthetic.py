@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from gateway.database import tables
 from gateway.decisions.log import pending_row
 from gateway.money import NANOUSD_PER_USD
-from policy.features import encode
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, SessionView
 from policy.text import embed, stats
 
@@ -133,7 +132,6 @@ def write_log(
             scores.append(chance)
             row = pending_row(
                 seen,
-                encode(seen),
                 decision,
                 uniform=uniform,
                 requested_model="auto",

@@ -8,7 +8,7 @@ are a fair sample of tenants and days, and neighbours in memory.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any, NamedTuple, get_args
@@ -17,7 +17,8 @@ import numpy as np
 import orjson
 
 from gateway.money import NANOUSD_PER_USD
-from policy.features import CANDIDATE_DIM, STATE_DIM
+from policy.facts import LOG_VERSION, Circumstances, Facts, observation_of, unpack
+from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
 from policy.mdp import COST_LEVELS
 from train.config import LogConfig, TrainConfig
 from train.log.episodes import I32, NOT_AFFORDABLE, Episodes, blank_episodes, session_fraction
@@ -29,6 +30,10 @@ PAGE_TURNS = 4_096
 KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 PINNED_REASONS = frozenset({"pinned", "fallback"})
 """The executed model was not the policy's draw: nothing can be said about a draw that did not decide."""
+
+
+KNOWN_VERSIONS = (1, LOG_VERSION)
+"""Layouts of the log: 1 held encoded features instead of facts."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,12 @@ class LogReport:
     """The share of a model's turns that somebody graded: very unequal ones say that graders chose whom to grade."""
 
 
-def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms: int) -> tuple[Episodes, LogReport]:
+def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episodes, LogReport]:
     """The training log, newest sessions first cut; streamed a session at a time.
 
     Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
-    orphaned; pinned turns and fallbacks; turns logged with other features; rows whose vectors do not have the shape
-    they claim; turns of a session beyond `log.max_turns`, or beyond what `log.memory_mb` has room for.
+    orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the shape they
+    claim; turns of a session beyond `log.max_turns`, or beyond what `log.memory_mb` has room for.
     """
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
     of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
@@ -62,7 +67,7 @@ def read_episodes(log: Log, config: TrainConfig, *, feature_version: int, now_ms
         said_after = _said_after(together)
         pages.begin(*key)
         for row in together:
-            reason = why_excluded(row, feature_version)
+            reason = why_excluded(row)
             turn = None if reason else _decoded(row)
             if turn is None:
                 excluded[reason or "malformed"] += 1
@@ -96,7 +101,7 @@ def _named(names: tuple[str, ...], counts: np.ndarray[Any, Any]) -> dict[str, in
     return {name: int(count) for name, count in zip(names, counts, strict=False) if count}
 
 
-def why_excluded(row: Mapping[str, Any], feature_version: int) -> str:
+def why_excluded(row: Mapping[str, Any]) -> str:
     """The reason this turn teaches nothing, or "" when it is learnt from."""
     if row["origin"] is not None:
         return str(row["origin"])
@@ -104,8 +109,8 @@ def why_excluded(row: Mapping[str, Any], feature_version: int) -> str:
         return str(row["status"])
     if row["reason"] in PINNED_REASONS:
         return str(row["reason"])
-    if row["feature_version"] != feature_version:
-        return f"features of version {row['feature_version']}"
+    if row["feature_version"] not in KNOWN_VERSIONS:
+        return f"log of version {row['feature_version']}"
     if row["cost_nanousd"] is None:
         return "no bill"
     return ""
@@ -152,24 +157,51 @@ class Turn(NamedTuple):
     values: Mapping[str, Any]
 
 
+def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Encoded | None:
+    """The features of a logged turn as of today, whatever version logged it; None when its parts do not fit."""
+    quantiles = [tuple(c["cost_quantiles_nano_usd"]) for c in candidates]
+    if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
+        return None
+    around = Circumstances(
+        names=[candidate["model"] for candidate in candidates],
+        cost_quantiles_usd=[tuple(nano / NANOUSD_PER_USD for nano in levels) for levels in quantiles],
+        exclusions=["" if c["feasible"] else c["why_not"] or "infeasible" for c in candidates],
+        budget_usd=row["session_budget_nanousd"] / NANOUSD_PER_USD,
+        remaining_usd=row["remaining_before_nanousd"] / NANOUSD_PER_USD,
+        expected_turns=row["expected_turns"],
+        lambda_per_usd=row["lambda_per_usd"],
+    )
+    try:
+        return encode(observation_of(facts_of(row), around))
+    except ValueError:
+        return None
+
+
+def facts_of(row: Mapping[str, Any]) -> Facts:
+    """The facts of a logged turn. Raises ValueError when they do not have the shape that the row claims."""
+    if row["feature_version"] == LOG_VERSION:
+        return unpack(row["features"], row["candidate_features"])
+    state = np.frombuffer(row["features"], "<f4")
+    flat = np.frombuffer(row["candidate_features"], "<f4")
+    if state.size != STATE_DIM:
+        raise ValueError(f"expected {STATE_DIM} features of the session, got {state.size}")
+    return decode(state, flat.reshape(-1, CANDIDATE_DIM))
+
+
 def _decoded(row: Mapping[str, Any]) -> Turn | None:
     """One turn's vectors, or None when they do not have the shape the row claims."""
     candidates = orjson.loads(row["candidates"])
     count, action = len(candidates), row["action"]
-    flat = np.frombuffer(row["candidate_features"], "<f4")
-    state = np.frombuffer(row["features"], "<f4")
-    if state.size != STATE_DIM or flat.size != count * CANDIDATE_DIM:
-        return None
     if not 0 <= action < count or candidates[action]["model"] != row["model"]:
         return None
-    quantiles = [candidate["cost_quantiles_nano_usd"] for candidate in candidates]
-    if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
+    encoded = encoded_turn(row, candidates)
+    if encoded is None:
         return None
     values = {
-        "state": state,
-        "candidates": flat.reshape(count, CANDIDATE_DIM),
-        "cost_quantiles_usd": np.asarray(quantiles, np.float64) / NANOUSD_PER_USD,
-        "offered": [bool(candidate["feasible"]) for candidate in candidates],
+        "state": encoded.state,
+        "candidates": encoded.candidates,
+        "cost_quantiles_usd": encoded.cost_quantiles_usd,
+        "offered": encoded.mask,
         "mask": [c["feasible"] or c["why_not"] == NOT_AFFORDABLE for c in candidates],
         "probabilities": [candidate["probability"] or 0.0 for candidate in candidates],
         "prior_quality": [_number(candidate["quality"]) for candidate in candidates],

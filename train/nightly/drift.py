@@ -19,10 +19,13 @@ import orjson
 from numpy.typing import NDArray
 
 from gateway.money import NANOUSD_PER_USD
-from policy.features import CANDIDATE_DIM, CANDIDATE_FEATURES, FEATURE_VERSION, SESSION_FEATURES, expected_cost_usd
+from policy.facts import CANDIDATE_FACTS
+from policy.features import SESSION_FEATURES, expected_cost_usd
 from policy.text import STAT_NAMES, TEXT_DIM
+from train.log.read import KNOWN_VERSIONS, encoded_turn, facts_of
 from train.log.source import Log, Row
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 MS_PER_DAY = 86_400_000
@@ -38,7 +41,7 @@ PRICE_TOLERANCE = 0.005
 MAX_SESSIONS = 100_000
 STATE_NAMES: tuple[str, ...] = (*(f"text {i}" for i in range(TEXT_DIM)), *STAT_NAMES, *SESSION_FEATURES)
 DIRECTIONS = ("input", "output")
-_PRICES = [CANDIDATE_FEATURES.index(f"log_{direction}_price") for direction in DIRECTIONS]
+_PRICES = [CANDIDATE_FACTS.index(f"{direction}_usd_per_mtok") for direction in DIRECTIONS]
 
 
 @dataclass(frozen=True)
@@ -251,28 +254,29 @@ def sessions_seen(log: Log, since_ms: int, now_ms: int) -> Iterator[SessionSeen]
             scores[score.decision_id].append(score.signal.score)
     rows = log.decisions(since_ms, now_ms, MAX_SESSIONS)
     for _, group in groupby(rows, key=lambda row: (row["tenant_id"], row["session_id"])):
-        turns = [row for row in group if _counts(row)]
+        turns = [(row, state) for row in group if (state := _state(row)) is not None]
         if turns:
             yield _session(turns, scores)
 
 
-def _counts(row: Row) -> bool:
-    return (
+def _state(row: Row) -> F32 | None:
+    """The turn's features, (STATE_NAMES,), or None when it does not count."""
+    counts = (
         row["origin"] is None
         and row["status"] == "completed"
-        and row["feature_version"] == FEATURE_VERSION
+        and row["feature_version"] in KNOWN_VERSIONS
         and row["cost_nanousd"] is not None
-        and len(row["features"]) == 4 * len(STATE_NAMES)
     )
+    encoded = encoded_turn(row, orjson.loads(row["candidates"])) if counts else None
+    return None if encoded is None else encoded.state
 
 
-def _session(rows: Sequence[Row], scores: Mapping[str, Sequence[float]]) -> SessionSeen:
+def _session(rows: Sequence[tuple[Row, F32]], scores: Mapping[str, Sequence[float]]) -> SessionSeen:
     prices: dict[str, dict[str, float]] = {}
     turns = []
-    for row in rows:
+    for row, _ in rows:
         candidates = orjson.loads(row["candidates"])
-        features = np.frombuffer(row["candidate_features"], "<f4").reshape(-1, CANDIDATE_DIM)
-        listed = (10.0 ** (features[:, _PRICES].astype(np.float64) * 3.0) - 1e-3).tolist()
+        listed = facts_of(row).candidates[:, _PRICES].tolist()
         for candidate, usd in zip(candidates, listed, strict=False):
             lowest = prices.setdefault(candidate["model"], dict(zip(DIRECTIONS, usd, strict=True)))
             for direction, price in zip(DIRECTIONS, usd, strict=True):
@@ -280,9 +284,8 @@ def _session(rows: Sequence[Row], scores: Mapping[str, Sequence[float]]) -> Sess
         chosen = next((c for c in candidates if c["model"] == row["model"]), None)
         if chosen is not None:
             turns.append(_turn(row, chosen, scores.get(row["decision_id"], ())))
-    states = np.stack([np.frombuffer(row["features"], "<f4") for row in rows])
-    mean = states.mean(axis=0, dtype=np.float64)
-    return SessionSeen(max(row["created_at_ms"] for row in rows), mean, tuple(turns), prices)
+    mean = np.stack([state for _, state in rows]).mean(axis=0, dtype=np.float64)
+    return SessionSeen(max(row["created_at_ms"] for row, _ in rows), mean, tuple(turns), prices)
 
 
 def _turn(row: Row, chosen: Mapping[str, Any], scores: Sequence[float]) -> TurnSeen:

@@ -20,7 +20,6 @@ from gateway.config.settings import PolicySettings
 from gateway.database.database import transaction
 from policy.checkpoint import CheckpointError, Loaded, load
 from policy.exploration import Exploration
-from policy.features import FEATURE_VERSION
 from policy.learned import policy_from
 from policy.mdp import Policy
 from policy.reload import PRETRAINED, builtin_policies
@@ -145,7 +144,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
 
 def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
     with opened_log(job) as log:
-        return read_episodes(log, config, feature_version=FEATURE_VERSION, now_ms=job.now_ms())
+        return read_episodes(log, config, now_ms=job.now_ms())
 
 
 def read_health(job: Nightly) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.decisions.log import describe_candidates, pending_row
 from gateway.routing.router import Shadow, forced
-from policy.features import CANDIDATE_DIM, FEATURE_VERSION, STATE_DIM, encode
+from policy.facts import LOG_VERSION, Circumstances, observation_of, unpack
+from policy.features import encode
 from policy.mdp import COST_LEVELS, Decision, Observation
 from policy.rules import Random, Strongest
 from tests.policy.observations import candidate, observation, random_observation
@@ -29,7 +30,7 @@ NAMES = {
 
 def row(seen: Observation, decision: Decision, shadow: Shadow | None = None) -> dict[str, object]:
     return pending_row(
-        seen, encode(seen), decision, uniform=0.25, requested_model="auto", endpoint="chat", request_text=None,
+        seen, decision, uniform=0.25, requested_model="auto", endpoint="chat", request_text=None,
         shadow=shadow, now_ms=5,
     )  # fmt: skip
 
@@ -45,20 +46,29 @@ def test_candidates_are_described_by_the_documented_names() -> None:
     assert big["q_quality"] is big["q_cost"] is None
 
 
-def test_the_row_holds_the_draw_and_the_bytes_the_policy_saw() -> None:
+def test_the_row_holds_the_draw_and_the_facts_the_policy_saw() -> None:
     decision = forced(SEEN, "capability")
     made = row(SEEN, decision, Shadow("trial", "big"))
     assert (made["model"], made["action"], made["propensity"], made["reason"]) == ("small", 0, 1.0, "capability")
     assert (made["uniform"], made["lambda_per_usd"], made["expected_turns"]) == (0.25, 2.0, 4)
     assert (made["shadow_policy_id"], made["shadow_model"]) == ("trial", "big")
-    assert made["feature_version"] == FEATURE_VERSION
-    encoded = encode(SEEN)
-    state, candidates = made["features"], made["candidate_features"]
-    assert isinstance(state, bytes)
-    assert isinstance(candidates, bytes)
-    np.testing.assert_array_equal(np.frombuffer(state, "<f4"), encoded.state)
-    np.testing.assert_array_equal(np.frombuffer(candidates, "<f4").reshape(2, CANDIDATE_DIM), encoded.candidates)
-    assert len(state) == 4 * STATE_DIM
+    assert made["feature_version"] == LOG_VERSION
+    features, candidate_features = made["features"], made["candidate_features"]
+    assert isinstance(features, bytes)
+    assert isinstance(candidate_features, bytes)
+    around = Circumstances(
+        names=["small", "big"],
+        cost_quantiles_usd=[candidate.cost_quantiles_usd for candidate in SEEN.candidates],
+        exclusions=["", "lacks vision"],
+        budget_usd=SEEN.session.budget_usd,
+        remaining_usd=SEEN.session.remaining_usd,
+        expected_turns=4,
+        lambda_per_usd=2.0,
+    )
+    read = observation_of(unpack(features, candidate_features), around)
+    assert [candidate.feasible for candidate in read.candidates] == [True, False]
+    np.testing.assert_array_equal(encode(read).state, encode(SEEN).state)
+    np.testing.assert_array_equal(encode(read).candidates, encode(SEEN).candidates)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0, exclude_max=True))

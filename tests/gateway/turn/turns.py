@@ -20,7 +20,6 @@ from gateway.routing.router import Routed, forced
 from gateway.routing.session import SessionMemory
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.headers import TurnHeaders
-from policy.features import encode
 from tests.harness.models import chat, model
 
 LEFT = 1_000_000_000
@@ -75,7 +74,7 @@ def bound(
     balance = Balance(LEFT, found.hold_nanousd, 0)
     return Attempt(
         scene=made,
-        choice=RoutingDecision(observation, encode(observation), Routed(decision, None), found, 0.5),
+        choice=RoutingDecision(observation, Routed(decision, None), found, 0.5),
         decision_id="dec_1",
         hold_id="hold_1",
         deployment=chosen or found.option.model.deployments[0],

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 import sqlalchemy as sa
 
 from gateway.database import tables
 from gateway.database.database import transaction
 from policy.exploration import Exploration
-from policy.features import FEATURE_VERSION
 from policy.mdp import Policy
 from policy.rules import ReSolving
 from tests.train.synthetic import NOW_MS, write_log
 from train.config import LogConfig, RewardConfig, TrainConfig
 from train.fit.network import tenant_weights
 from train.log.episodes import Episodes, split_by_session
-from train.log.read import LogReport, read_episodes
+from train.log.read import LogReport, encoded_turn, read_episodes
 from train.log.source import DatabaseLog
 
 EXPLORING = ReSolving(exploration=Exploration(floor=0.2, tolerance=0.5))
@@ -34,7 +34,7 @@ def a_log(folder: Path, sessions: int = 12, policy: Policy = EXPLORING, **option
 
 def read(url: str, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
     with transaction(url, read_only=True) as connection:
-        return read_episodes(DatabaseLog(connection), config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+        return read_episodes(DatabaseLog(connection), config, now_ms=NOW_MS)
 
 
 def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_every_graded_turn_is_read_with_its_bill_score_and_probability(tmp_path:
         ({"status": "cancelled"}, "cancelled"),
         ({"origin": "judge"}, "judge"),
         ({"origin": "admin", "status": "failed"}, "admin"),
-        ({"feature_version": 99}, "features of version 99"),
+        ({"feature_version": 99}, "log of version 99"),
         ({"features": b"", "action": 9}, "malformed"),
     ],
 )
@@ -80,6 +80,36 @@ def test_turns_that_teach_nothing_are_left_out_and_counted(
     episodes, report = read(url)
     assert report.excluded == {reason: 12}
     assert episodes.turns == before - 12
+
+
+def test_a_log_of_the_version_before_trains_like_todays(tmp_path: Path) -> None:
+    """Version 1 held features: what it logged of the same turns reads as the same episodes."""
+    url = a_log(tmp_path)
+    today, _ = read(url)
+    d = tables.decisions
+    with transaction(url) as connection:
+        for row in connection.execute(sa.select(d)).mappings().all():
+            encoded = encoded_turn(dict(row), orjson.loads(row["candidates"]))
+            assert encoded is not None
+            connection.execute(
+                sa.update(d)
+                .where(d.c.decision_id == row["decision_id"])
+                .values(
+                    feature_version=1,
+                    features=encoded.state.astype("<f4").tobytes(),
+                    candidate_features=encoded.candidates.astype("<f4").tobytes(),
+                )
+            )
+    before, report = read(url)
+    assert report.excluded == {}
+    for name in Episodes.__dataclass_fields__:
+        old, new = getattr(before, name), getattr(today, name)
+        if name in ("state", "candidates"):
+            np.testing.assert_allclose(old, new, atol=2e-6)
+        elif isinstance(old, np.ndarray):
+            np.testing.assert_array_equal(old, new)
+        else:
+            assert old == new
 
 
 @pytest.mark.parametrize("limits", [LogConfig(max_turns=2), LogConfig(memory_mb=0.06)])

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from gateway.database import tables
 from gateway.database.database import transaction
-from policy.features import FEATURE_VERSION
 from tests.train.log.test_episodes import EXPLORING, read
 from tests.train.synthetic import NOW_MS, START_MS, write_log
 from train.__main__ import run_command
@@ -40,7 +39,7 @@ def a_log(url: str, sessions: int = 12) -> None:
 
 
 def parquet(folder: Path, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
-    return read_episodes(ParquetLog(folder), config, feature_version=FEATURE_VERSION, now_ms=NOW_MS)
+    return read_episodes(ParquetLog(folder), config, now_ms=NOW_MS)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,192 @@
+"""An observation as the decision log keeps it: facts in their own units, not features.
+
+Features change with what the network is shown; facts do not, so a log of any age trains: read them (`unpack`), and
+encode them (`policy.features.encode`) as the version of today does. Names, masks, cost quantiles and the money of the
+moment are columns of the log by themselves; `observation_of` puts them together again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.mdp import CandidateView, FloatArray, Observation, SessionView
+from policy.text import STATS_DIM, TEXT_DIM
+
+F64 = NDArray[np.float64]
+
+LOG_VERSION = 2
+"""The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them)."""
+
+SESSION_FACTS: tuple[str, ...] = (
+    "turn",
+    "tokens_so_far",
+    "failures",
+    "regenerations",
+    "tool_errors",
+    "last_quality",
+    "mean_quality",
+    "seconds_since_last",
+    "tool_loop",
+)
+"""Fields of SessionView in the order of the log; NaN where the field is None."""
+CANDIDATE_FACTS: tuple[str, ...] = (
+    "input_usd_per_mtok",
+    "cached_input_usd_per_mtok",
+    "output_usd_per_mtok",
+    "quality_prior",
+    "context_limit_tokens",
+    "input_tokens",
+    "warm_tokens",
+    "output_tokens_mean",
+    "served_last",
+    "failure_rate",
+    "latency_s",
+)
+"""Fields of CandidateView in the order of the log."""
+_TEXT_BYTES = 4 * (TEXT_DIM + STATS_DIM)
+_SESSION_BYTES = 8 * len(SESSION_FACTS)
+_CANDIDATE_BYTES = 8 * len(CANDIDATE_FACTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The facts of one turn, or of many along the leading axes.
+
+    text (..., TEXT_DIM), text_stats (..., STATS_DIM), session (..., 9), candidates (..., K, 11).
+    """
+
+    text: FloatArray
+    text_stats: FloatArray
+    session: F64
+    candidates: F64
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """The rest of a logged turn, one entry per candidate.
+
+    `cost_quantiles_usd` has 15 levels each; `exclusions` holds "" for a feasible candidate, else the reason.
+    """
+
+    names: Sequence[str]
+    cost_quantiles_usd: Sequence[tuple[float, ...]]
+    exclusions: Sequence[str]
+    budget_usd: float
+    remaining_usd: float
+    expected_turns: int | None
+    lambda_per_usd: float
+
+
+def pack(observation: Observation) -> tuple[bytes, bytes]:
+    """Write the columns `features` and `candidate_features`, little-endian.
+
+    Raises ValueError when the text vectors have another size.
+    """
+    if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
+        raise ValueError(
+            f"expected text ({TEXT_DIM},) and text_stats ({STATS_DIM},), "
+            f"got {observation.text.shape} and {observation.text_stats.shape}"
+        )
+    s = observation.session
+    session = np.array(
+        [
+            s.turn,
+            s.tokens_so_far,
+            s.failures,
+            s.regenerations,
+            s.tool_errors,
+            math.nan if s.last_quality is None else s.last_quality,
+            math.nan if s.mean_quality is None else s.mean_quality,
+            math.nan if s.seconds_since_last is None else s.seconds_since_last,
+            s.tool_loop,
+        ],
+        "<f8",
+    )
+    candidates = np.array([[getattr(c, name) for name in CANDIDATE_FACTS] for c in observation.candidates], "<f8")
+    words = observation.text.astype("<f4").tobytes() + observation.text_stats.astype("<f4").tobytes()
+    return words + session.tobytes(), candidates.tobytes()
+
+
+def unpack(features: bytes, candidate_features: bytes) -> Facts:
+    """Read the facts that `pack` wrote. Raises ValueError for other lengths."""
+    if len(features) != _TEXT_BYTES + _SESSION_BYTES or len(candidate_features) % _CANDIDATE_BYTES:
+        raise ValueError(
+            f"expected {_TEXT_BYTES + _SESSION_BYTES} bytes and a multiple of {_CANDIDATE_BYTES}, "
+            f"got {len(features)} and {len(candidate_features)}"
+        )
+    words = np.frombuffer(features, "<f4", TEXT_DIM + STATS_DIM)
+    return Facts(
+        text=words[:TEXT_DIM],
+        text_stats=words[TEXT_DIM:],
+        session=np.frombuffer(features, "<f8", offset=_TEXT_BYTES),
+        candidates=np.frombuffer(candidate_features, "<f8").reshape(-1, len(CANDIDATE_FACTS)),
+    )
+
+
+def observation_of(facts: Facts, around: Circumstances) -> Observation:
+    """Rebuild the observation. Raises ValueError when the counts of candidates differ.
+
+    Two fields are not logged: `cost_max_usd` is the highest quantile, and `tenant_remaining_usd` is
+    `remaining_usd`, which the log keeps as the smaller of both.
+    """
+    session = dict(zip(SESSION_FACTS, facts.session.tolist(), strict=True))
+    candidates = tuple(
+        _candidate(row, name, quantiles, exclusion)
+        for row, name, quantiles, exclusion in zip(
+            facts.candidates.tolist(), around.names, around.cost_quantiles_usd, around.exclusions, strict=True
+        )
+    )
+    return Observation(
+        text=facts.text,
+        text_stats=facts.text_stats,
+        session=SessionView(
+            turn=int(session["turn"]),
+            expected_turns=around.expected_turns,
+            budget_usd=around.budget_usd,
+            remaining_usd=around.remaining_usd,
+            tenant_remaining_usd=around.remaining_usd,
+            spent_usd=max(around.budget_usd - around.remaining_usd, 0.0),
+            tokens_so_far=int(session["tokens_so_far"]),
+            failures=int(session["failures"]),
+            regenerations=int(session["regenerations"]),
+            tool_errors=int(session["tool_errors"]),
+            last_quality=_known(session["last_quality"]),
+            mean_quality=_known(session["mean_quality"]),
+            last_model=next((c.name for c in candidates if c.served_last), None),
+            seconds_since_last=_known(session["seconds_since_last"]),
+            tool_loop=session["tool_loop"] > 0,
+        ),
+        candidates=candidates,
+        lambda_per_usd=around.lambda_per_usd,
+    )
+
+
+def _candidate(row: list[float], name: str, quantiles: tuple[float, ...], exclusion: str) -> CandidateView:
+    value = dict(zip(CANDIDATE_FACTS, row, strict=True))
+    return CandidateView(
+        name=name,
+        input_usd_per_mtok=value["input_usd_per_mtok"],
+        cached_input_usd_per_mtok=value["cached_input_usd_per_mtok"],
+        output_usd_per_mtok=value["output_usd_per_mtok"],
+        quality_prior=value["quality_prior"],
+        context_limit_tokens=int(value["context_limit_tokens"]),
+        input_tokens=int(value["input_tokens"]),
+        warm_tokens=int(value["warm_tokens"]),
+        output_tokens_mean=value["output_tokens_mean"],
+        cost_quantiles_usd=quantiles,
+        cost_max_usd=quantiles[-1],
+        served_last=value["served_last"] > 0.5,
+        failure_rate=value["failure_rate"],
+        latency_s=value["latency_s"],
+        feasible=not exclusion,
+        why_not=exclusion,
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
