@@ -1,4 +1,4 @@
-"""`seqroute`: serving, accounts, decisions, reports. Each command lives in `gateway.cli`.
+"""The command line `seqroute`. The commands are in `gateway.cli`.
 
 Nothing heavy is imported before a command runs, so `--help` answers at once.
 """
@@ -66,7 +66,7 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; answer its exit status. What goes wrong is said in one line each on stderr."""
+    """Run one command line and return its exit status. Prints each error as one line on stderr."""
     from gateway.config.reader import SettingsError
 
     try:

@@ -1,4 +1,4 @@
-"""`/admin`: tenants, keys, the ledger, policies, the audit. The master key or a key of role admin, on every route."""
+"""`/admin`: tenants, keys, ledger, policies, audit. Needs the master key or an admin key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KEY_FIELDS = frozenset({"tenant_id", "role", "models", "expires", "budget_usd",
 
 
 class Admin:
-    """Every route goes through `_guarded`, so that a new one is closed from its first day."""
+    """Admin routes. Every route goes through `_guarded`, which requires an admin key."""
 
     def __init__(
         self, *, configuration: Callable[[], Configuration], database: Database, authenticator: Authenticator,
@@ -53,7 +53,7 @@ class Admin:
         self._new_id = new_id
 
     def routes(self) -> list[BaseRoute]:
-        """With and without `/v1`."""
+        """All routes, with and without `/v1`."""
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/admin/tenants", self.create_tenant),
             ("GET", "/admin/tenants", self.list_tenants),
@@ -105,6 +105,7 @@ class Admin:
     # -- tenants and keys ------------------------------------------------------------------------------------------
 
     async def create_tenant(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/tenants`: create a tenant with its budget."""
         fields = await self._fields(request, frozenset(_TENANT_FIELDS))
         if fields.get("name") is None or fields.get("budget_usd") is None:
             missing = "name" if fields.get("name") is None else "budget_usd"
@@ -118,15 +119,18 @@ class Admin:
         return describe_tenant(made)
 
     async def list_tenants(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/tenants?limit=`: all tenants."""
         limit = query_integer(request, "limit", 1000, MAX_ROWS)
         found = await self._database.read(lambda c: tenants.list_tenants(c, limit=limit))
         return {"data": [describe_tenant(tenant) for tenant in found]}
 
     async def show_tenant(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/tenants/{id}`: one tenant."""
         name = request.path_params["tenant_id"]
         return describe_tenant(await self._database.read(lambda c: tenants.get_tenant(c, name)))
 
     async def change_tenant(self, request: Request, caller: Caller) -> object:
+        """`PATCH /admin/tenants/{id}`: change the given fields."""
         changes = _columns(await self._fields(request, frozenset(_TENANT_FIELDS)))
         tenant_id = request.path_params["tenant_id"]
         after = await self._database.write(
@@ -136,6 +140,7 @@ class Admin:
         return describe_tenant(after)
 
     async def create_key(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/keys`: create a key; its secret is returned only here."""
         fields = await self._fields(request, _KEY_FIELDS)
         tenant_id = fields.get("tenant_id")
         if not isinstance(tenant_id, str):
@@ -158,13 +163,14 @@ class Admin:
         return describe_key(made.key) | {"key": made.secret}
 
     async def list_keys(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/keys?tenant=&limit=`: keys without secrets."""
         tenant_id = request.query_params.get("tenant")
         limit = query_integer(request, "limit", 1000, MAX_ROWS)
         found = await self._database.read(lambda c: keys.list_keys(c, tenant_id=tenant_id, limit=limit))
         return {"data": [describe_key(key) for key in found]}
 
     async def change_key(self, request: Request, caller: Caller) -> object:
-        """`PATCH /admin/keys/{id}`: give the key a budget of its own, change it, or end it with null."""
+        """`PATCH /admin/keys/{id}`: set or change the key's own budget; null removes it."""
         fields = await self._fields(request, frozenset({"budget_usd", "budget_duration"}))
         if not fields:
             raise InvalidRequest("budget_usd: missing", param="budget_usd")
@@ -179,6 +185,7 @@ class Admin:
         return describe_key(changed)
 
     async def revoke_key(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/keys/revoke`: revoke a key on every replica."""
         fields = await self._fields(request, frozenset({"id", "key"}))
 
         def revoke(connection: Connection) -> Key:
@@ -190,6 +197,7 @@ class Admin:
         return describe_key(revoked)
 
     async def rotate_key(self, request: Request, caller: Caller) -> object:
+        """`POST /admin/keys/rotate`: a new secret; the old one works for `grace_seconds`."""
         fields = await self._fields(request, frozenset({"id", "key", "grace_seconds"}))
         grace_s = fields.get("grace_seconds", 0)
         if isinstance(grace_s, bool) or not isinstance(grace_s, int) or not 0 <= grace_s <= 30 * 86400:
@@ -207,12 +215,12 @@ class Admin:
         self._authenticator.forget()
         return describe_key(made.key) | {"key": made.secret}
 
-    # -- the books -------------------------------------------------------------------------------------------------
+    # -- the ledger ------------------------------------------------------------------------------------------------
 
     async def ledger(self, request: Request, caller: Caller) -> object:
-        """`GET /admin/ledger?session=&tenant=&hold=&limit=&after=&order=`: oldest first, or newest with `order=desc`.
+        """`GET /admin/ledger`: entries, oldest first, or newest first with `order=desc`.
 
-        `next_cursor`, given as `after`, asks for the page that follows; null: there is none.
+        Filters: `session`, `tenant`, `hold`. `next_cursor` is the `after` of the next page; null on the last page.
         """
         limit, entry_id = query_integer(request, "limit", 1000, MAX_ROWS), ledger_entries.c.entry_id
         order = request.query_params.get("order", "asc")
@@ -222,7 +230,7 @@ class Admin:
         after = request.query_params.get("after")
         if after is not None:
             if not (after.isascii() and after.isdigit() and len(after) <= 18):
-                raise InvalidRequest("after: expected the next_cursor of another answer", param="after")
+                raise InvalidRequest("after: expected the next_cursor of another response", param="after")
             query = query.where(entry_id > int(after) if order == "asc" else entry_id < int(after))
         for name in ("session", "tenant", "hold"):
             value = request.query_params.get(name)
@@ -236,13 +244,14 @@ class Admin:
         }
 
     async def audit(self, request: Request, caller: Caller) -> object:
-        """`GET /admin/audit`: every invariant of the ledger, checked now."""
+        """`GET /admin/audit`: check every invariant of the ledger."""
         violations = await self._database.read(audit.audit)
         return {"ok": not violations, "violations": [str(violation) for violation in violations]}
 
     # -- policies --------------------------------------------------------------------------------------------------
 
     async def list_policies(self, request: Request, caller: Caller) -> object:
+        """`GET /admin/policies`: published policies, the serving one, and load problems."""
         rows = await self._database.read(policies.list_policies)
         lineup = self._policies.lineup()
         return {
@@ -252,14 +261,14 @@ class Admin:
         }
 
     async def show_policy(self, request: Request, caller: Caller) -> object:
-        """`GET /admin/policies/{id}`: with the gate's report, how its trial stands, and what happened to it."""
+        """`GET /admin/policies/{id}`: with the gate's report, trial state and history."""
         policy_id = request.path_params["policy_id"]
         return await self._database.read(
             lambda c: trials.describe_policy(c, policy_id, self._settings.policy, now_ms(self._clock))
         )
 
     async def act_on_policy(self, request: Request, caller: Caller) -> object:
-        """`POST /admin/policies/{id}/promote|shadow|canary|pin|unpin|rollback`."""
+        """`POST /admin/policies/{id}/{action}`: promote, shadow, canary, pin, unpin or rollback."""
         policy_id, action = request.path_params["policy_id"], request.path_params["action"]
         if action not in policies.ACTIONS:
             raise NotFound("no such route")
@@ -273,7 +282,7 @@ class Admin:
         return policies.describe(staged)
 
     async def roll_back(self, request: Request, caller: Caller) -> object:
-        """`POST /admin/policies/rollback`: the champion before this one, or the rule, serves again."""
+        """`POST /admin/policies/rollback`: reinstate the previous champion, or the shipped network."""
         serving = await self._database.write(
             lambda c: policies.roll_back(c, actor=caller.key_id, now_ms=now_ms(self._clock))
         )
@@ -282,7 +291,7 @@ class Admin:
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The API's fields under the tables' names, amounts parsed."""
+    """The API's fields under the tables' column names, with amounts parsed."""
     values = {}
     for name, column in _TENANT_FIELDS.items():
         if name in fields:
@@ -306,7 +315,7 @@ def _time_ms(value: object) -> int | None:
 
 
 def _key_id(connection: Connection, fields: Mapping[str, Any]) -> str:
-    """The key that `{"id"}` or `{"key"}` names."""
+    """Id of the key given as `{"id"}` or `{"key"}`."""
     key_id, secret = fields.get("id"), fields.get("key")
     if isinstance(key_id, str) and secret is None:
         return key_id

@@ -1,4 +1,4 @@
-"""Liveness, readiness and the metrics page: what an orchestrator and Prometheus ask."""
+"""Liveness, readiness and metrics endpoints for orchestrators and Prometheus."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gateway.metrics import Metrics
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Where this worker stands: starting, serving, draining; and whether its ledger answered last time."""
+    """State of this worker (starting, serving, draining) and of its ledger."""
 
     serving: bool = False
-    """Connections are answered, with or without a ledger."""
+    """Connections are served, with or without a ledger."""
     started: bool = False
     draining: bool = False
     ledger_up: bool = False
@@ -28,17 +28,18 @@ class Lifecycle:
 
     @property
     def ready(self) -> bool:
+        """Turns can be served."""
         return self.started and self.ledger_up and not self.draining
 
     def drain(self) -> None:
-        """Begin to end: nothing new is taken. Only the first call counts; a signal handler may make it."""
+        """Stop accepting requests. Only the first call has an effect; safe in a signal handler."""
         if not self.draining:
             self.draining_since_s = time.monotonic()
             self.draining = True
 
 
 class Health:
-    """The three routes that need no key."""
+    """Routes that need no key."""
 
     def __init__(self, lifecycle: Lifecycle, metrics: Metrics, refresh: Callable[[Metrics], None]) -> None:
         self._lifecycle = lifecycle
@@ -46,10 +47,11 @@ class Health:
         self._refresh = refresh
 
     async def livez(self, request: Request) -> Response:
+        """Report that the process runs."""
         return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """200 while turns can be served; 503 with the reason while starting, draining or without a ledger."""
+        """200 when ready; 503 with the reason while starting, draining or without a ledger."""
         state = self._lifecycle
         if state.ready:
             return json_response({"status": "ok"})
@@ -57,5 +59,6 @@ class Health:
         return json_response({"status": reason}, 503, {"Retry-After": "1"})
 
     async def metrics(self, request: Request) -> Response:
+        """Metrics in the Prometheus text format."""
         self._refresh(self._metrics)
         return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,4 +1,4 @@
-"""The front door: what is refused before any of it is read, what waits, and the short way to the busiest routes."""
+"""Admission: early refusals, queueing, and a fast path for the busiest routes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from gateway.errors import (
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 TenantOf = Callable[[Mapping[str, str]], str]
 FREE_BODY_BYTES = 64 * 2**10
-"""Of every body: what the server holds anyway before it asks the client to wait."""
+"""Uncounted part of every body: the server buffers it anyway before it applies back-pressure."""
 MACHINES = frozenset(
     (
         "/", "/livez", "/readyz", "/metrics", "/openapi.json",
         "/health", "/health/liveliness", "/health/liveness", "/health/readiness",
     )
 )  # fmt: skip
-"""What needs neither a key nor the ledger, and must be answered however busy this process is."""
+"""Routes that need neither key nor ledger and are answered even under overload."""
 
 
 class Bodies:
-    """Bytes of request bodies that this process holds; no tenant may have more than half of them."""
+    """Counts bytes of buffered request bodies; a tenant may hold at most half of the limit."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total_bytes = total_bytes
@@ -51,13 +51,14 @@ class Bodies:
 
     @property
     def held_bytes(self) -> int:
+        """Bytes counted at the moment."""
         return self._held_bytes
 
     def hold(self, tenant: str, size: int) -> None:
-        """Count bytes that came. Raises RateLimited, Overloaded; then none of them is counted."""
+        """Count received bytes. Raises RateLimited, Overloaded; then none of them is counted."""
         if self._of[tenant] + size > self._total_bytes / 2:
             raise RateLimited(
-                f"the bodies of this tenant's requests under way exceed {self._total_bytes // 2} bytes; try again",
+                f"the bodies of this tenant's concurrent requests exceed {self._total_bytes // 2} bytes; try again",
                 headers=RETRY_LATER,
             )
         if self._held_bytes + size > self._total_bytes:
@@ -66,6 +67,7 @@ class Bodies:
         self._of[tenant] += size
 
     def drop(self, tenant: str, size: int) -> None:
+        """Stop counting bytes that `hold` counted."""
         self._held_bytes -= size
         self._of[tenant] -= size
         if self._of[tenant] <= 0:
@@ -73,10 +75,10 @@ class Bodies:
 
 
 class Admission:
-    """Pure ASGI, outermost. While draining or starting nothing is taken; a place is, once a request is there whole.
+    """Outermost ASGI layer: refuses while starting or draining; a complete request takes a slot.
 
-    `direct` are the endpoints of the busiest routes, by method and path: they are asked without a walk through the
-    application's layers, and answer the same. `tenant_of` tells from headers whose key was looked up a moment ago.
+    `direct` holds the endpoints of the busiest routes by method and path; they are called without the application's
+    layers, with the same result. `tenant_of` returns the tenant of a recently looked-up key, from headers.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Admission:
         on_refusal: Callable[[str], None] = lambda code: None,
     ) -> None:
         self.app = app
-        # No credentials: a browser sends no cookie along, so a page can use only the key that it was given.
+        # No credentials: browsers send no cookies, so a page can use only the key that it was given.
         self._for_browsers = CORSMiddleware(
             self._admit, allow_origins=cors_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
             expose_headers=("*",),
@@ -135,7 +137,7 @@ class Admission:
         except asyncio.CancelledError:
             if not self._lifecycle.draining:
                 raise
-            # The time to drain is up. An answer that has begun can only be cut.
+            # The drain time is over. A response that has started can only be cut off.
             with contextlib.suppress(RuntimeError):
                 await refusal(scope["path"], _draining())(scope, receive, send)
         finally:
@@ -144,9 +146,9 @@ class Admission:
                 self._on_refusal(visit.refused)
 
     def shed(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> GatewayError | None:
-        """Why a turn is refused before anything is made of its request; None where the long way must decide.
+        """The error of a turn that can be refused unparsed; None when the normal path must decide.
 
-        Of a known tenant, while too many wait: the same answer as by the long way, for a fraction of its cost.
+        Applies to known tenants under overload: the same response as the normal path, at a fraction of its cost.
         """
         if method != b"POST" or b"%" in url or self._for_browsers is not None or not self._lifecycle.ready:
             return None
@@ -163,24 +165,24 @@ class Admission:
         return None
 
     def _check(self, scope: Scope) -> None:
-        """Raise what can be told without reading anything."""
+        """Raise the errors that need no part of the body."""
         if self._lifecycle.draining:
             raise _draining()
         if not self._lifecycle.started:
             raise LedgerUnavailable("the ledger is not available yet", headers={"Retry-After": "1"})
         if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-            raise InvalidRequest("the address: expected no NUL, which no id has and no database takes")
+            raise InvalidRequest("the address: expected no NUL character, which no id contains")
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start and end. A database that cannot be served from is one line for the operator, without a traceback."""
+        """Run the lifespan. An unusable database is reported as one line, without a traceback."""
 
-        async def told(message: Message) -> None:
+        async def send_reason(message: Message) -> None:
             if isinstance(sys.exception(), DatabaseStartError):
                 message = {**message, "message": f"database: {sys.exception()}"}
             await send(message)
 
         with contextlib.suppress(DatabaseStartError):
-            await self.app(scope, receive, told)
+            await self.app(scope, receive, send_reason)
 
 
 _WHOSE = (b"authorization", b"x-api-key", b"x-tenant-id")
@@ -191,7 +193,7 @@ def _whose(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 class _NotBegun(Exception):
-    """A request was refused before anything else could answer it."""
+    """The request was refused before any endpoint answered."""
 
     def __init__(self, error: GatewayError) -> None:
         super().__init__(error.message)
@@ -199,7 +201,7 @@ class _NotBegun(Exception):
 
 
 class _Visit:
-    """One request: takes a place when its body is there, counts the body's bytes, gives both back at its end."""
+    """One request: takes a slot when its body has arrived, counts its bytes, returns both at its end."""
 
     __slots__ = (
         "_bodies",
@@ -228,9 +230,9 @@ class _Visit:
         self.refused: str | None = None
 
     async def begin(self) -> None:
-        """What has no body is there already; what an operator asks for waits for nobody's turns.
+        """Check the limits; take a slot for a request without a body. Operators' requests need none.
 
-        Raises _NotBegun for what would be refused once it was read: it is not read.
+        Raises _NotBegun when the request would be refused after reading: it is not read.
         """
         if _is_operators(self._scope["path"]):
             self._whole = True
@@ -247,7 +249,7 @@ class _Visit:
             raise _NotBegun(error) from None
 
     async def receive(self) -> Message:
-        """The next message. Raises GatewayError inside the endpoint that reads, which answers with it."""
+        """The next message. Raises GatewayError inside the reading endpoint, which returns it."""
         message = await self._receive()
         if message["type"] == "http.request":
             try:
@@ -281,25 +283,25 @@ class _Visit:
             self._counted += more
 
     def _payer(self) -> str:
-        """The tenant as far as it is known; the same from the first byte counted to the end."""
+        """The tenant if known; unchanged from the first counted byte to the end."""
         if not self._tenant and self._place is None and not self._counted:
             self._tenant = self._tenant_of(_whose(self._scope["headers"]))
         return self._tenant
 
 
 _VISIT: ContextVar[_Visit | None] = ContextVar("visit", default=None)
-"""The request that this task, or the one that began it, answers."""
+"""The request served by this task or by its parent task."""
 
 
 def call_left() -> None:
-    """Whatever request is being answered here: its call is on its way, so that the next one may be started."""
+    """Report that the current request's call was sent, so that the next request may start."""
     visit = _VISIT.get()
     if visit is not None:
         visit.call_left()
 
 
 def _is_operators(path: str) -> bool:
-    """Whether an address is for those who run the gateway: their pages are its own, and they get in when it is full."""
+    """Whether an address belongs to operators, who are served even when no slot is free."""
     return path.removeprefix("/v1").startswith(("/admin/", "/ui/")) or path == "/ui"
 
 
@@ -308,12 +310,12 @@ def _draining() -> Draining:
 
 
 async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-    """What the application's exception handlers would make of it, without them."""
+    """Call an endpoint and render errors like the application's exception handlers."""
     try:
         answer = await endpoint(Request(scope, receive))
     except GatewayError as error:
         answer = refusal(scope["path"], error)
     except Exception:
         await refusal(scope["path"], InternalError("internal error"))(scope, receive, send)
-        raise  # the server writes it into its log
+        raise  # the server logs it
     await answer(scope, receive, send)

@@ -1,7 +1,6 @@
-"""`GET /openapi.json`: a description generated from the routes that are served.
+"""`GET /openapi.json`: a description generated from the served routes.
 
-Paths, methods and summaries come from the routes themselves; bodies of the routes in `BODIES` from there. A route
-without an entry takes any JSON object, or none.
+Paths, methods and summaries come from the routes, bodies from `BODIES`. A route without an entry takes any JSON object.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ BODIES: Mapping[str, Schema] = {
         "tenant_id",
     ),
 }  # fmt: skip
-"""Request bodies by method and path, `/v1` left out."""
+"""Request bodies by method and path, without `/v1`."""
 
 ERROR: Schema = _object(
     {
@@ -125,7 +124,7 @@ _OPEN = frozenset({"/", "/livez", "/readyz", "/metrics", "/openapi.json"})
 
 
 def describe(routes: Iterable[BaseRoute], version: str) -> dict[str, Any]:
-    """An OpenAPI 3.1 document of the API routes; the dashboard's pages are not part of it."""
+    """An OpenAPI 3.1 document of the API routes, without the dashboard."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         if not isinstance(route, Route) or route.path.startswith("/ui"):
@@ -138,7 +137,7 @@ def describe(routes: Iterable[BaseRoute], version: str) -> dict[str, Any]:
         "info": {
             "title": "seqroute",
             "version": version,
-            "description": "An OpenAI-compatible gateway that plans a session's budget. Amounts come twice: "
+            "description": "An OpenAI-compatible gateway that plans a session's budget. Amounts appear twice: "
             "`..._nano_usd` as an integer, `..._usd` as a decimal string.",
         },
         "paths": dict(sorted(paths.items())),
@@ -179,13 +178,14 @@ def _reference(name: str) -> Schema:
 
 
 class OpenApi:
-    """Serves the description; `routes` is asked once, when every route is known."""
+    """Serves the description."""
 
     def __init__(self, version: str) -> None:
         self._version = version
         self._document: dict[str, Any] = {}
 
     def know(self, routes: Iterable[BaseRoute]) -> None:
+        """Generate the description; call it once, when every route is registered."""
         self._document = describe(routes, self._version)
 
     async def openapi(self, request: Request) -> Response:

@@ -1,13 +1,13 @@
-"""Who may start next: places of this process, given to waiting tenants in turn, and a wait that is bounded.
+"""Concurrency slots of a process, assigned to tenants in turn, with a bounded wait.
 
-    request, body read --> own limit reached: 429
-                       --> a place, and few are being started: starts at once
-                       --> else waits in its tenant's queue, tenants take turns
-                       --> cannot start within `wait_s`: 503, at once when that can be foreseen
+    request, body read --> tenant's limit reached: 429
+                       --> a free slot, and few requests are starting: starts at once
+                       --> else waits in its tenant's queue; tenants take turns
+                       --> cannot start within `wait_s`: 503, at once when foreseeable
 
-A turn mostly waits for its provider, so how many are under way says little about the processor. What fills it is
-starting them: authentication, decision, reservation. So only some are started at a time, until their call leaves; the
-others wait here, where waiting costs nothing and is fair, and an answer to those refused does not wait behind them.
+A turn mostly waits for its provider, so the number of running turns says little about CPU load. Starting them costs
+CPU time: authentication, decision, reservation. So only a few start at a time, until their call is sent; the others
+wait here, cheaply and fairly, and refusals are not delayed by them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from types import MappingProxyType
 from gateway.errors import Overloaded, RateLimited
 
 STARTING = 16
-"""Requests that are being started at once: enough for a database to commit them in groups."""
+"""Requests that may start concurrently: enough for group commits in the database."""
 RETRY_LATER: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
 LOOK_S = 0.1
 RATE_MEMORY_S = 0.5
 FORESEEN_SHARE = 0.5
-"""Of the longest wait: who would wait longer by today's pace is refused at once, rather than after the whole wait."""
+"""Share of the longest wait: a request expected to wait longer at the current rate is refused at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceLimits:
-    """How many requests may be under way at once, in the process and of one tenant, and how long one may wait."""
+    """Limits of concurrent requests, per process and per tenant, and of the wait for a slot."""
 
     process: int = 512
     tenant: int = 256
@@ -41,7 +41,7 @@ class PlaceLimits:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """What a request under way holds."""
+    """The slot of a running request."""
 
     tenant: str
     starting: bool = True
@@ -55,7 +55,7 @@ class _Waiter:
 
 
 class Places:
-    """Made anywhere, used in one event loop. Each place that is taken is given back once."""
+    """The slots of one event loop. Each slot that is taken must be given back once."""
 
     def __init__(self, limits: PlaceLimits) -> None:
         self._limits = limits
@@ -70,18 +70,20 @@ class Places:
 
     @property
     def active(self) -> int:
+        """Requests that hold a slot."""
         return self._active
 
     @property
     def waiting(self) -> int:
+        """Requests that wait for a slot."""
         return sum(len(queue) for queue in self._waiting.values())
 
     def check(self, tenant: str) -> None:
-        """Raise what `take` would raise at once: RateLimited, Overloaded."""
+        """Raise the errors that `take` would raise at once: RateLimited, Overloaded."""
         queue = self._waiting.get(tenant, ())
         if self._under_way[tenant] + len(queue) >= self._limits.tenant:
             raise RateLimited(
-                f"this tenant has {self._limits.tenant} requests under way, as many as it may; try again",
+                f"this tenant has {self._limits.tenant} concurrent requests, its limit; try again",
                 headers=RETRY_LATER,
             )
         if self._waiting:
@@ -91,7 +93,7 @@ class Places:
                 raise self._overloaded()
 
     async def take(self, tenant: str) -> Place:
-        """Take a place for a request of this tenant. Raises RateLimited, Overloaded."""
+        """Take a slot for a request of this tenant. Raises RateLimited, Overloaded."""
         self.check(tenant)
         if not self._waiting and self._may_start():
             return self._start(tenant)
@@ -109,14 +111,14 @@ class Places:
             raise
 
     def started(self, place: Place) -> None:
-        """Its call has left: it waits for somebody else now, and the next one may be started."""
+        """Report that the request's call was sent, so that the next request may start."""
         if place.starting:
             place.starting = False
             self._starting -= 1
             self._start_waiting()
 
     def give_back(self, place: Place) -> None:
-        """The request is answered."""
+        """Return the slot of a finished request."""
         self._active -= 1
         self._under_way[place.tenant] -= 1
         if self._under_way[place.tenant] <= 0:
@@ -135,7 +137,7 @@ class Places:
         return Place(tenant)
 
     def _start_waiting(self) -> None:
-        """Give free places to waiting tenants, one each in turn."""
+        """Assign free slots to waiting tenants, one each in turn."""
         while self._waiting and self._may_start():
             tenant, queue = next(iter(self._waiting.items()))
             waiter = queue.popleft()
@@ -149,7 +151,7 @@ class Places:
     # -- the wait --------------------------------------------------------------------------------------------------
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While some wait: how many are started a second, and who has waited long enough."""
+        """Update the start rate and refuse expired waiters, while there are any."""
         self._timer = None
         now_s = loop.time()
         elapsed_s = now_s - self._since_s
@@ -161,7 +163,7 @@ class Places:
             self._timer = loop.call_later(LOOK_S, self._look, loop)
 
     def _pace(self, now_s: float) -> float:
-        """Starts a second; 0 while nothing can be said yet."""
+        """Starts per second; 0 while unknown."""
         elapsed_s = now_s - self._since_s
         if self._rate > 0 or self._timer is None or elapsed_s < LOOK_S:
             return self._rate

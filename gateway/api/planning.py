@@ -1,4 +1,4 @@
-"""What a client may ask before it spends: the prices in force, and what the rest of a session will cost."""
+"""Current prices, and forecasts of the remaining cost of a session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PER_UNIT = frozenset({"image", "request"})
 
 
 class Planning:
-    """`GET /prices` and `POST /forecast`: they spend nothing and change nothing."""
+    """`GET /prices` and `POST /forecast`; both are read-only and free."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Planning:
         self._lambda_presets = lambda_presets
 
     async def prices(self, request: Request) -> Response:
-        """The prices in force, of every model that this key may use."""
+        """Current prices of every model that this key may use."""
         caller = await self._authenticator.reader(header_map(request))
         models = [model for model in self._configuration().catalog.served if _allowed(model, caller)]
         return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": [_priced(m) for m in models]})
 
     async def forecast(self, request: Request) -> Response:
-        """What the rest of a session will cost: quantiles from the tenant's own finished sessions."""
+        """Remaining cost of a session: quantiles from the tenant's finished sessions."""
         caller = await self._authenticator.reader(header_map(request))
         settings = self._configuration().settings
         body = parse_object(await read_body(request, settings.limits), settings.limits)
@@ -99,7 +99,7 @@ def _priced(model: Model) -> dict[str, Any]:
 
 
 def _rates(rates: Rates) -> dict[str, float]:
-    """USD for a million tokens; for one picture or call where the price is per unit."""
+    """USD per million tokens; per image or call where the price is per unit."""
     made = {}
     for field in fields(rates):
         name, femtousd = field.name.removesuffix("_femtousd"), getattr(rates, field.name)

@@ -1,4 +1,4 @@
-"""Errors before and beside the endpoints, in the shape that the client of an address reads."""
+"""Error responses outside the endpoints, in the format of the address's dialect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _BELOW_MESSAGES = re.compile(r"(/v1)?/messages/.*")
 
 
 def body_of(path: str, error: GatewayError) -> Mapping[str, Any]:
-    """The dialect's error object; Anthropic's also for addresses below its own that lead nowhere."""
+    """The dialect's error object. Unknown addresses below `/messages` get Anthropic's."""
     return error_on("/messages" if _BELOW_MESSAGES.fullmatch(path) else path, error).body
 
 
 def refusal(path: str, error: GatewayError) -> Response:
+    """The error as a response, with its status and headers."""
     return json_response(body_of(path, error), http_status(error), error.headers)

@@ -1,4 +1,4 @@
-"""Reading and steering by the owner: the catalogue, sessions, decisions, feedback. Always the caller's own tenant."""
+"""Models, sessions, decisions and feedback of the caller's own tenant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SESSION_FIELDS = frozenset({"budget_usd", "expected_turns", "state"})
 
 
 class Views:
-    """Routes of a tenant's own things."""
+    """Routes of a tenant's own resources."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Views:
         return self._configuration().catalog
 
     async def models(self, request: Request) -> Response:
-        """`GET /models`: the catalogue as this key may use it, aliases included, plus `auto`."""
+        """`GET /models`: the models and aliases that this key may use, plus `auto`."""
         caller = await self._authenticator.reader(header_map(request))
         catalog = self._catalog()
         listed = {model.name: model for model in catalog.served if self._may_use(caller, model)}
@@ -71,6 +71,7 @@ class Views:
         return json_response(_as_anthropic(data) if _speaks_anthropic(request) else {"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
+        """`GET /models/{id}`: one model or alias."""
         caller = await self._authenticator.reader(header_map(request))
         name = request.path_params["model_id"]
         if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
@@ -87,7 +88,7 @@ class Views:
         return all(allowed is None or model.name in allowed for allowed in lists)
 
     async def sessions(self, request: Request) -> Response:
-        """`GET /sessions?state=&limit=`: the tenant's sessions, the one used last first."""
+        """`GET /sessions?state=&limit=`: the tenant's sessions, most recently used first."""
         caller = await self._authenticator.reader(header_map(request))
         limit = query_integer(request, "limit", 100, MAX_LISTED_SESSIONS)
         state = request.query_params.get("state")
@@ -99,7 +100,7 @@ class Views:
         return json_response({"object": "list", "data": [describe_session(session) for session in found]})
 
     async def session(self, request: Request) -> Response:
-        """`GET /sessions/{id}`."""
+        """`GET /sessions/{id}`: one session with its balances."""
         caller = await self._authenticator.reader(header_map(request))
         session_id = request.path_params["session_id"]
         found = await self._database.read(lambda c: session_accounts.get_session(c, caller.tenant_id, session_id))
@@ -142,7 +143,7 @@ class Views:
         return json_response(describe_session(await self._database.write(change)))
 
     async def decision(self, request: Request) -> Response:
-        """`GET /decisions/{id}`: why this model."""
+        """`GET /decisions/{id}`: the explanation of a model choice."""
         caller = await self._authenticator.reader(header_map(request))
         decision_id = request.path_params["decision_id"]
         tenant_id = None if caller.is_admin else caller.tenant_id
@@ -191,12 +192,12 @@ def _listed(model: Model, name: str) -> dict[str, Any]:
 
 
 def _speaks_anthropic(request: Request) -> bool:
-    """Whether the client is one of Anthropic's: they name the version of the API that they know."""
+    """Whether the client uses Anthropic's API: its clients send an API version."""
     return "anthropic-version" in request.headers
 
 
 def _as_anthropic(listed: list[dict[str, Any]]) -> dict[str, Any]:
-    """The list of models as Anthropic's clients read it, on one page."""
+    """The list of models in Anthropic's format, on one page."""
     data = [_anthropic_model(model) for model in listed]
     return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
 

@@ -1,15 +1,15 @@
-"""HTTP/1.1 on httptools: uvicorn's protocol with bounded heads, bounded waits and one answer to each request.
+"""HTTP/1.1 on httptools: uvicorn's protocol with limits on request heads and client delays.
 
-httptools is several times faster than h11, but takes headers of any size, waits for a client without end, and hands the
-body of a request with an unknown `Upgrade` back as if it were the next request. Here:
+httptools is several times faster than h11, but accepts headers of any size, waits for clients indefinitely, and returns
+the body of a request with an unknown `Upgrade` as if it were the next request. Here:
 
 - a head beyond `header_bytes` is 431, whether one endless header, thousands of small ones or an endless address;
-- a head or a body that has not arrived whole in time is 408, and a connection that says nothing is closed;
-- an upgrade is ignored (RFC 9110, 7.8): the request is read again as HTTP/1.1, its body is its body;
-- framing that another server might read differently is 400, and nothing after it is read;
-- a client that takes nothing of its answer for a minute is cut off.
+- a head or a body that does not arrive completely in time is 408; a connection without a request is closed;
+- an upgrade is ignored (RFC 9110, 7.8): the request is parsed again as HTTP/1.1, with its body;
+- framing that another server might parse differently is 400, and the rest of the connection is not read;
+- a client that reads nothing of its response for a minute is disconnected.
 
-What was refused is told in JSON, after the answers to earlier requests of the same connection.
+Refusals are JSON and follow the responses to earlier requests of the same connection.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from gateway.errors import (
 )
 
 STATE_KEY = "http_limits"
-"""Where the lifespan's state carries `HttpLimits` to every connection, in every worker process."""
+"""Key of `HttpLimits` in the lifespan state, from which every connection of every worker reads it."""
 Shed = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], GatewayError | None]
-"""Asked with method, address and headers of every request: why it is refused before anything is made of it."""
+"""Method, address and headers of a request -> the error with which to refuse it unparsed, or None."""
 LINGER_S = 1.0
-"""After a refusal: bytes on their way are read and dropped, else a reset would take the answer with them."""
+"""Time to read and drop incoming bytes after a refusal; closing at once could reset the response."""
 WRITE_STALL_S = 60.0
 _SEPARATORS = 4  # ": " and the line's end
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
@@ -52,7 +52,7 @@ Phase = Literal["silent", "head", "body"]
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What a request's head may weigh, and how long head and body may each take to arrive."""
+    """Limits of the size of a request's head and of the arrival time of head and body."""
 
     header_bytes: int = 32 * 2**10
     head_s: float = 10.0
@@ -61,11 +61,11 @@ class HttpLimits:
 
 
 class _Refused(ValueError):
-    """Raised inside a callback of the parser, which ends the parsing; the reason is in `_refusal`."""
+    """Raised inside a parser callback to stop parsing; the reason is in `_refusal`."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection. Limits come with the lifespan's state, since a class travels to worker processes by its name."""
+    """One connection. Its limits come from the lifespan state of the worker process."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._phase: Phase | None = None
         self._phase_of = 0
-        """The number of the request that is waited for: of two in a row each has its own time."""
+        """Number of the awaited request; each request has its own timeout."""
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
@@ -96,15 +96,18 @@ class BoundedHttp(HttpToolsProtocol):
     # -- bytes in --------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timeout of a new connection."""
         super().connection_made(transport)
         self._wait_for("silent")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timers."""
         self._wait_for(None)
         self._stop_watching_writes()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse received bytes, within the limits of the head."""
         self._unset_keepalive_if_required()
         if self._deaf:
             return
@@ -118,7 +121,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._received = 0
             self._wait_for("body")
         elif self._begun or (began_in_head and completed == self._completed):
-            # The parser keeps an unfinished header to itself: what came without completing the head counts as one.
+            # The parser buffers an unfinished header: bytes that do not complete the head count toward its limit.
             self._received = self._received + len(data) if began_in_head and completed == self._completed else 0
             if self._received > self._limits.header_bytes:
                 self._refuse(self._too_large())
@@ -129,7 +132,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait_for(None)
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser. It stops behind the head of an upgrade: go on with a new one that was not told of it."""
+        """Feed the parser. It stops after the head of an upgrade: continue with a new one without it."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -158,20 +161,24 @@ class BoundedHttp(HttpToolsProtocol):
     # -- the parser's callbacks ------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        """Start counting the head of a request."""
         self._in_head = self._begun = True
         self._parsed = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        """Count and collect a part of the address."""
         self._weigh(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Count and collect a header."""
         self._weigh(len(name) + len(value) + _SEPARATORS)
-        if self._in_head:  # a trailer, behind the body, is no header: it comes after the key was looked at
+        if self._in_head:  # drop trailers: they arrive after authentication
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Check the framing, then start the request unless it is refused."""
         self._check_framing()
         if self.parser.should_upgrade():
             self._upgrade_ignored = True
@@ -181,10 +188,12 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body, unless the request was refused."""
         if not self._shed:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """Expect the next request."""
         if self._upgrade_ignored:
             return
         self._in_head = True
@@ -195,7 +204,7 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_message_complete()
 
     def _refused_unread(self) -> bool:
-        """Answer a request of an overload here, for a tenth of what the application would cost; its body is dropped."""
+        """Refuse a request under overload, at a tenth of the application's cost, and drop its body."""
         idle = self._running is None or self._running.response_complete
         if self._limits.shed is None or not idle or not self.parser.should_keep_alive():
             return False
@@ -213,12 +222,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(self._too_large())
 
     def _check_framing(self) -> None:
-        """Refuse what a proxy before us might read as another request (RFC 9112, 3.2, 6.1, 6.3)."""
+        """Refuse framing that a proxy might parse differently (RFC 9112, 3.2, 6.1, 6.3)."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self._stop(InvalidRequest("expected HTTP/1.1"))
         if self._method() == b"CONNECT":
-            self._stop(MethodNotAllowed("this is no proxy: CONNECT is not answered"))
+            self._stop(MethodNotAllowed("this is not a proxy: CONNECT is not supported"))
         found = [(name, value) for name, value in self.headers if name in _ONCE]
         names = {name for name, _ in found}
         if len(names) < len(found):
@@ -236,10 +245,10 @@ class BoundedHttp(HttpToolsProtocol):
     def _too_large(self) -> GatewayError:
         return HeadersTooLarge(f"headers: expected at most {self._limits.header_bytes} bytes")
 
-    # -- how long a client may take --------------------------------------------------------------------------------
+    # -- client timeouts -------------------------------------------------------------------------------------------
 
     def _wait_for(self, phase: Phase | None) -> None:
-        """Begin to wait for a part of a request; what came of it in the meantime does not prolong the wait."""
+        """Start the timeout for a part of a request; partial data does not extend it."""
         if (phase, self._completed) == (self._phase, self._phase_of):
             return
         self._phase, self._phase_of = phase, self._completed
@@ -256,7 +265,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _late(self) -> None:
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:  # we do not read: an earlier answer is under way
+        if self.flow.read_paused:  # reading is paused: an earlier response is being sent
             self._arm()
         elif self._phase == "silent":
             self.transport.close()
@@ -265,14 +274,17 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(RequestTimeout(f"the request's {part} did not arrive within {seconds:g} s"))
 
     def pause_writing(self) -> None:
+        """Watch for a client that stops reading."""
         super().pause_writing()
         self._watch_writes()
 
     def resume_writing(self) -> None:
+        """Stop the write timeout."""
         self._stop_watching_writes()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        """Watch the unsent rest of a response."""
         super().on_response_complete()
         self._watch_writes()
 
@@ -293,7 +305,7 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._watch_writes()
 
-    # -- answers ---------------------------------------------------------------------------------------------------
+    # -- responses -------------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -302,7 +314,7 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, error: GatewayError) -> None:
-        """Read no more. Answer with the error, unless an answer is owed to an earlier request or has begun."""
+        """Stop reading. Send the error, unless an earlier response is pending or has started."""
         self._deaf = True
         self._wait_for(None)
         if self.transport.is_closing():
@@ -345,7 +357,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class _Undelimited:
-    """An answer for HTTP/1.0, which knows no chunks: without a length, its end is the connection's (RFC 9112, 6.1)."""
+    """A response without chunks for HTTP/1.0: its end is the end of the connection (RFC 9112, 6.1)."""
 
     def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
         self._app = app

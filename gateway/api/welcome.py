@@ -1,4 +1,4 @@
-"""What somebody meets who knocks at the wrong door: `GET /`, and 404 that says what to use instead."""
+"""`GET /`, and 404 responses that name the route to use instead."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _HINTS: tuple[tuple[str, str], ...] = (
 
 
 class Welcome:
-    """`GET /`: a program and a person both learn here what this is."""
+    """`GET /`, for programs and people."""
 
     def __init__(self, version: str) -> None:
         self._version = version
 
     async def root(self, request: Request) -> Response:
-        """Name, version, and where to go on."""
+        """Name, version, base URL and links."""
         return json_response(
             {
                 "name": "seqroute",
@@ -55,11 +55,11 @@ class Welcome:
 
 
 def instead(path: str) -> str | None:
-    """What to use instead of an address of another API or another gateway; None for one nobody knows."""
+    """Our equivalent of an address of another API or gateway; None when unknown."""
     return next((use for pattern, use in _HINTS if re.fullmatch(pattern, path)), None)
 
 
 def not_found(path: str) -> Response:
-    """404 in the shape that the client of this address reads."""
+    """404 in the error format of the address's dialect."""
     use = instead(path)
-    return refusal(path, NotFound("no such route" + (f": use {use}" if use else "; GET / says what there is")))
+    return refusal(path, NotFound("no such route" + (f": use {use}" if use else "; GET / lists the entry points")))

@@ -1,4 +1,4 @@
-"""tenants and keys: who may spend, and with what."""
+"""Commands for tenants and keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_TENANT = "default"
 MAX_NAMES = 100_000
 
 tenants_app = typer.Typer(
-    help="Who pays: create, list, show, change, grant.", rich_markup_mode=None, no_args_is_help=True
+    help="Tenants and their budgets: create, list, show, change, grant.", rich_markup_mode=None, no_args_is_help=True
 )
 keys_app = typer.Typer(
     help="API keys of a tenant: create, list, set-budget, rotate, revoke.", rich_markup_mode=None, no_args_is_help=True
@@ -43,7 +43,7 @@ TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or i
 TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
 ModelsOption = Annotated[str | None, typer.Option("--models", help='Allowed models, comma-separated; "all" for all.')]
 WindowOption = Annotated[
-    str | None, typer.Option("--window", help='The budget starts again after each of these: "30d", "1mo", "24h".')
+    str | None, typer.Option("--window", help='The budget resets after each window: "30d", "1mo", "24h".')
 ]
 
 # The most important column first: a narrow terminal shows only those.
@@ -55,17 +55,17 @@ _KEY_COLUMNS = ("id", "tenant", "role", "key_prefix", "expires_at_ms", "revoked_
 
 @tenants_app.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(help="A name that no other tenant has: letters, digits and . _ : @ + -")],
-    budget_usd: Annotated[str, typer.Option(help="What it may spend; with --window, in each window.")],
+    name: Annotated[str, typer.Argument(help="A unique name: letters, digits and . _ : @ + -")],
+    budget_usd: Annotated[str, typer.Option(help="Its budget; with --window, per window.")],
     window: WindowOption = None,
-    max_session_usd: Annotated[str | None, typer.Option(help="The largest budget of one of its sessions.")] = None,
+    max_session_usd: Annotated[str | None, typer.Option(help="The largest budget of a session.")] = None,
     models: ModelsOption = None,
-    outage: Annotated[str, typer.Option(help='While the database is away: "closed" or "open".')] = "closed",
+    outage: Annotated[str, typer.Option(help='During a database outage: "closed" or "open".')] = "closed",
     store_text: Annotated[bool, typer.Option("--store-text", help="Keep prompts and answers in the log.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Open an account."""
+    """Create a tenant with a budget."""
     from gateway.accounts import tenants
     from gateway.accounts.fields import describe_tenant
 
@@ -90,7 +90,7 @@ def create_tenant(
 
 @tenants_app.command("list")
 def list_tenants(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """All tenants with their money."""
+    """List all tenants with their budgets."""
     from gateway.accounts import tenants
     from gateway.accounts.fields import describe_tenant
 
@@ -101,7 +101,7 @@ def list_tenants(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
 
 @tenants_app.command("show")
 def show_tenant(tenant: TenantArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """One tenant."""
+    """Show one tenant."""
     from gateway.accounts.fields import describe_tenant
 
     with opened(config, read_only=True) as connection:
@@ -114,11 +114,9 @@ def change_tenant(
     tenant: TenantArgument,
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     budget_usd: Annotated[str | None, typer.Option(help="The new budget, including what is already spent.")] = None,
-    window: Annotated[
-        str | None, typer.Option(help='"30d", "1mo", "24h"; "none": the budget never starts again.')
-    ] = None,
+    window: Annotated[str | None, typer.Option(help='"30d", "1mo", "24h"; "none": the budget never resets.')] = None,
     max_session_usd: Annotated[
-        str | None, typer.Option(help='The most for one session; "none": no such limit.')
+        str | None, typer.Option(help='The largest budget of a session; "none": no limit.')
     ] = None,
     models: ModelsOption = None,
     outage: Annotated[str | None, typer.Option(help='"closed" or "open".')] = None,
@@ -128,7 +126,7 @@ def change_tenant(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what is given, leave the rest."""
+    """Change the given options of a tenant."""
     from gateway.accounts import tenants
     from gateway.accounts.fields import describe_tenant
 
@@ -160,18 +158,18 @@ def change_tenant(
 @tenants_app.command("grant", context_settings={"ignore_unknown_options": True})
 def grant_tenant(
     tenant: TenantArgument,
-    usd: Annotated[str, typer.Argument(help="How much to add; with --take-back, to take away.")],
-    take_back: Annotated[bool, typer.Option("--take-back", help="Take from what is unspent.")] = False,
+    usd: Annotated[str, typer.Argument(help="Amount to add; with --take-back, to remove.")],
+    take_back: Annotated[bool, typer.Option("--take-back", help="Remove unspent money instead.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Add to a budget, or take back from it."""
+    """Add money to a budget, or remove it."""
     from gateway.accounts import tenants
     from gateway.accounts.fields import describe_tenant
 
     if usd.startswith("-"):
         raise CommandError(
-            f"USD: expected an amount of at least 0, got {usd[:40]}; to take money back: "
+            f"USD: expected an amount of at least 0, got {usd[:40]}; to remove money: "
             f"seqroute tenants grant {tenant} {usd.lstrip('-')[:40]} --take-back"
         )
     amount = amount_nanousd("USD", usd)
@@ -189,13 +187,13 @@ def create_key(
     tenant: TenantOption = DEFAULT_TENANT,
     role: Annotated[str, typer.Option(help="tenant, service, admin or read-only.")] = "tenant",
     models: ModelsOption = None,
-    expires: Annotated[str | None, typer.Option(help='When it ends, from now: "90d", "12h" (default: never).')] = None,
-    budget_usd: Annotated[str | None, typer.Option(help="A budget of its own, within the tenant's.")] = None,
+    expires: Annotated[str | None, typer.Option(help='Lifetime: "90d", "12h" (default: unlimited).')] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="The key's own budget, within the tenant's.")] = None,
     window: WindowOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key. It is shown this once."""
+    """Create a key. Its secret is shown only once."""
     from gateway.accounts import keys
 
     with opened(config) as connection:
@@ -220,11 +218,11 @@ def create_key(
 
 @keys_app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only keys of this tenant.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Keys without their secrets."""
+    """List keys without their secrets."""
     from gateway.accounts import keys, tenants
 
     with opened(config, read_only=True) as connection:
@@ -239,11 +237,11 @@ def list_keys(
 
 @keys_app.command("revoke")
 def revoke_key(
-    key: Annotated[str, typer.Argument(help="Its id, or the key itself when it leaked.")],
+    key: Annotated[str, typer.Argument(help="Its id, or the leaked key itself.")],
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop a key within seconds, on every replica."""
+    """Revoke a key, effective within seconds on every replica."""
     from gateway.accounts import keys
 
     with opened(config) as connection:
@@ -255,11 +253,11 @@ def revoke_key(
 @keys_app.command("rotate")
 def rotate_key(
     key_id: Annotated[str, typer.Argument(help="Id of the key.")],
-    grace: Annotated[str | None, typer.Option(help='How long the old secret still works: "1h", "7d".')] = None,
+    grace: Annotated[str | None, typer.Option(help='Time for which the old secret still works: "1h", "7d".')] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a key a new secret; id, budget and rights stay."""
+    """Replace a key's secret; its id, budget and role stay."""
     from gateway.accounts import keys
 
     at_ms = now_ms()
@@ -283,12 +281,12 @@ def set_key_budget(
     key_id: Annotated[str, typer.Argument(help="Id of the key.")],
     usd: Annotated[str, typer.Argument(help='The new budget, including what is already spent; "none": no own budget.')],
     window: Annotated[
-        str | None, typer.Option("--window", help='"30d", "1mo", "24h"; "none": the budget never starts again.')
+        str | None, typer.Option("--window", help='"30d", "1mo", "24h"; "none": the budget never resets.')
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a key a budget of its own, change it, or end it."""
+    """Set, change or remove a key's own budget."""
     from gateway.accounts import keys
 
     changes: dict[str, Any] = {"budget_nanousd": None if usd == "none" else amount_nanousd("USD", usd)}
@@ -325,7 +323,7 @@ def _named_key_row(connection: Connection, key: Key) -> dict[str, Any]:
 
 
 def _models(text: str | None, config: Path) -> list[str] | None:
-    """The names of an allow-list, each one a model or an alias of the configuration."""
+    """Names of an allow-list, each a model or an alias of the configuration."""
     from gateway.accounts.budgets import refuse_unknown_models
     from gateway.catalog.models import draft
     from gateway.config.reader import AssumedEnvironment

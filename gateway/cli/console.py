@@ -1,4 +1,4 @@
-"""What every command shares: the configuration it was given, the database behind it, tables and JSON, exit codes."""
+"""Shared by all commands: configuration, database, tables and JSON, exit codes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", envvar="SEQROUTE_CONFIG", metavar="FILE", help="The configuration.")
+    Path, typer.Option("--config", envvar="SEQROUTE_CONFIG", metavar="FILE", help="The configuration file.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DEFAULT_CONFIG = Path("gateway.yaml")
 
 BAD_INPUT, BROKEN = 2, 1
-"""Exit codes: what was asked cannot be done as it was asked; something is wrong with what is there."""
+"""Exit codes: the request is invalid; the installation or its data is broken."""
 
 SQLITE_PREFIX = "sqlite:///"
 _OPTIONS: Mapping[str, str] = {
@@ -57,14 +57,14 @@ def environment() -> Mapping[str, str]:
 
 
 def say(line: str) -> None:
-    """A remark for the person at the terminal; stdout stays for what was asked for."""
+    """Print a remark on stderr; stdout is reserved for the result."""
     print(line, file=sys.stderr)
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as a table of `columns`, the most important first, or whole as a JSON list.
+    """Print rows as a table of `columns`, the most important first, or as a complete JSON list.
 
-    A terminal that is too narrow gets fewer columns; no id and no amount is ever cut.
+    A narrow terminal gets fewer columns; ids and amounts are never truncated.
     """
     if as_json:
         print(json.dumps(list(rows), indent=2))
@@ -84,11 +84,11 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
     for line in lines:
         print(_GAP.join(cell.ljust(width) for cell, width in zip(line[:kept], widths[:kept], strict=True)).rstrip())
     if kept < len(columns):
-        say(f"not shown, for want of width: {', '.join(lines[0][kept:])} (--json has everything)")
+        say(f"not shown on this narrow terminal: {', '.join(lines[0][kept:])} (--json has everything)")
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
-    """One object: `name  value` lines, or JSON. Money stands once, in USD; its integers are in the JSON."""
+    """Print one object as `name  value` lines, or as JSON with the integer amounts."""
     if as_json:
         print(json.dumps(dict(row), indent=2))
         return
@@ -103,10 +103,9 @@ def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
 
 @contextmanager
 def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
-    """One transaction on the configured database; also while a gateway serves from it.
+    """One transaction on the configured database, also while a gateway serves from it.
 
-    Only the database URL of the configuration is read: an account can be managed from a shell that lacks the
-    provider's keys.
+    Reads only the database URL of the configuration, so no provider keys are needed.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -135,7 +134,7 @@ def opened(config: Path, *, read_only: bool = False) -> Iterator[Connection]:
 
 
 def first_line(error: object) -> str:
-    """The first line of a message: a driver's second line may quote the statement and its values."""
+    """First line of a message; a driver's later lines may quote the statement and its values."""
     return (str(error).strip().splitlines() or [""])[0][:300]
 
 
@@ -157,7 +156,7 @@ def now_ms() -> int:
 
 
 def moment(at_ms: int | None) -> str | None:
-    """Milliseconds since the epoch as UTC, to the second."""
+    """Milliseconds since the epoch as UTC text, to the second."""
     from datetime import UTC, datetime
 
     if at_ms is None:
@@ -166,7 +165,7 @@ def moment(at_ms: int | None) -> str | None:
 
 
 def ago(at_ms: int, now: int) -> str:
-    """A time as seen from now: "3 min ago", "in 2 days"."""
+    """A time relative to now: "3 min ago", "in 2 days"."""
     away_ms = abs(now - at_ms)
     if away_ms < 1_000:
         return "now"
@@ -177,7 +176,7 @@ def ago(at_ms: int, now: int) -> str:
 
 
 def _with_options(error: Any) -> str:
-    """An error's text, with the option's name in the place of the API's field."""
+    """An error's text, with the option's name instead of the API field."""
     option, text = _OPTIONS.get(error.param or ""), str(error.message)
     return f"{option}{text[len(error.param) :]}" if option and text.startswith(f"{error.param}:") else text
 

@@ -1,4 +1,4 @@
-"""decisions, explain, report, policies, audit: what was decided, why, what it brought, and who decides next."""
+"""Commands for decisions, reports, policies and the audit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from gateway.cli.console import (
     show_one,
 )
 
-decisions_app = typer.Typer(help="The log of decisions: list, show.", rich_markup_mode=None, no_args_is_help=True)
+decisions_app = typer.Typer(help="The decision log: list, show.", rich_markup_mode=None, no_args_is_help=True)
 policies_app = typer.Typer(
-    help="Who decides: list, show, promote, canary, shadow, pin, unpin, rollback.",
+    help="Policies: list, show, promote, canary, shadow, pin, unpin, rollback.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -47,12 +47,12 @@ _POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "crea
 @decisions_app.command("list")
 def list_decisions(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")] = DEFAULT_TENANT,
-    session: Annotated[str | None, typer.Option(help="Only of this session.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    session: Annotated[str | None, typer.Option(help="Only decisions of this session.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The largest number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """A tenant's decisions, newest first."""
+    """List a tenant's decisions, newest first."""
     from sqlalchemy import select
 
     from gateway.database.tables import decisions
@@ -93,7 +93,7 @@ def list_decisions(
 
 @decisions_app.command("show")
 def explain(decision_id: DecisionArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Why this model: every candidate with mask, probability, quality, cost and values-to-go."""
+    """Explain a model choice: all candidates with probability, quality, cost, values-to-go."""
     from gateway.decisions import log as decisions
     from gateway.errors import NotFound
     from gateway.money import usd_string
@@ -116,11 +116,11 @@ def explain(decision_id: DecisionArgument, config: ConfigOption = DEFAULT_CONFIG
 
 def report(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
-    since: Annotated[str | None, typer.Option(help='How far back: "7d", "24h", or a date 2026-11-01.')] = None,
+    since: Annotated[str | None, typer.Option(help='Start of the period: "7d", "24h", or a date 2026-11-01.')] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Spend, savings against always taking one model, bankrupt sessions."""
+    """Report spend, savings against always using one model, and bankrupt sessions."""
     from gateway.decisions.report import report as make_report
 
     since_ms = _since_ms(since)
@@ -149,12 +149,12 @@ def report(
 _REPORT_TITLES = {
     "tenants": "Tenants, now",
     "models": "Models that answered",
-    "baselines": "What always taking one model would have cost, by estimate (a saving below 0: it costs less)",
+    "baselines": "Estimated cost of always using one model (a negative saving: that model would cost less)",
 }
 
 
 def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the report without the integers of its money and without ids, with shares as percentages."""
+    """A report row without integer amounts and ids, with shares as percentages."""
     shown: dict[str, Any] = {}
     for name, value in row.items():
         if name == "saved_share":
@@ -165,16 +165,16 @@ def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export(context: typer.Context) -> None:
-    """Write the decision log as partitioned Parquet, for training elsewhere; `seqroute export --help` has the options.
+    """Write the decision log as Parquet; `seqroute export --help` lists the options.
 
-    Serving never loads what writes Parquet: the trainer does it, in a process of its own.
+    The trainer does this in a separate process: serving never loads a Parquet library.
     """
     finished = subprocess.run([sys.executable, "-m", "train", "export", *context.args], check=False)
     raise typer.Exit(finished.returncode)
 
 
 def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Check every invariant of the ledger; exit 1 when one is broken."""
+    """Check every invariant of the ledger; exit 1 on a violation."""
     from gateway.config.load import read_settings
     from gateway.ledger import audit as ledger_audit
 
@@ -194,7 +194,7 @@ def audit(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
 @policies_app.command("list")
 def list_policies(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Published policies, the one staged last first. Without a champion the rule decides."""
+    """List published policies, most recently staged first."""
     from gateway.policies import registry as policies
 
     with opened(config, read_only=True) as connection:
@@ -204,7 +204,7 @@ def list_policies(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = F
 
 @policies_app.command("show")
 def show_policy(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """One policy: the gate's report, how its trial stands by now, and what happened to it."""
+    """Show one policy: the gate's report, the state of its trial, and its history."""
     from gateway.config.load import read_settings
     from gateway.policies import trials
 
@@ -228,38 +228,38 @@ def _show_serving(record: Any, as_json: bool) -> None:
     if record is not None:
         show_one(describe(record), as_json=as_json)
         return
-    say("no earlier champion: the rule decides")
+    say("no earlier champion: the shipped network decides")
     if as_json:
         show_one({"policy_id": None}, as_json=True)
 
 
 @policies_app.command("promote")
 def promote(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Let this policy decide; the champion retires. Gateways follow within seconds."""
+    """Make this policy champion; the old one retires. Gateways follow within seconds."""
     _act(policy, "promote", config, as_json)
 
 
 @policies_app.command("canary")
 def canary(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Let it decide a share of the sessions (policy_settings.canary_fraction)."""
+    """Let it decide for a share of the sessions (policy_settings.canary_fraction)."""
     _act(policy, "canary", config, as_json)
 
 
 @policies_app.command("shadow")
 def shadow(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Log what it would have done, and let it do nothing."""
+    """Log its choices without executing them."""
     _act(policy, "shadow", config, as_json)
 
 
 @policies_app.command("pin")
 def pin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Promote it, and let neither nightly runs nor trials replace it until `unpin`."""
+    """Promote it and protect it from nightly runs and trials until `unpin`."""
     _act(policy, "pin", config, as_json)
 
 
 @policies_app.command("unpin")
 def unpin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """End a pin: the policy serves on until a better one comes."""
+    """End a pin: nightly runs and trials may replace the policy again."""
     _act(policy, "unpin", config, as_json)
 
 
@@ -267,12 +267,12 @@ def unpin(policy: PolicyArgument, config: ConfigOption = DEFAULT_CONFIG, as_json
 def rollback(
     policy: Annotated[
         str | None,
-        typer.Argument(metavar="[POLICY_ID]", help="The policy to take off its stage (default: the champion)."),
+        typer.Argument(metavar="[POLICY_ID]", help="The policy to remove from its stage (default: the champion)."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Take the champion off and reinstate the one before it; the rule, when there was none."""
+    """Reinstate the previous champion, or the shipped network when there was none."""
     from gateway.policies import registry as policies
 
     if policy is not None:

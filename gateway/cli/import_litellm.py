@@ -1,7 +1,7 @@
-"""import-litellm: a gateway.yaml out of a LiteLLM proxy configuration, without the keys that mean nothing here.
+"""The command import-litellm: converts a LiteLLM proxy configuration to a gateway.yaml.
 
-The file is read as check-config reads it, what it complains of is left out or written down, and it is read again,
-until nothing is left to say.
+The file is checked like in check-config; rejected keys are left out, rejected entries become comments, and the result
+is checked again until no problem remains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER = """\
 # Made by `seqroute import-litellm` from {source}. Every key is explained in docs/configuration.md.
 """
 OURS = """
-# What LiteLLM has no words for; these are the defaults.
+# Settings that LiteLLM does not have, with their defaults.
 session_settings:
   default_budget_usd: 1.00
   max_budget_usd: 10.00
@@ -36,10 +36,10 @@ policy_settings:
   default_lambda: 1.0
 """
 UNSERVED = """
-# Not served, for the reason above each. Fix it and move the entry to model_list.
+# Not served, for the reason above each entry. Fix it and move the entry to model_list.
 """
 MAX_ROUNDS = 20
-"""Leaving something out brings up few further problems, such as a fallback to a model that was left out."""
+"""Removing one entry can cause further problems, such as a fallback to a removed model."""
 FREE = ("input_cost_per_token", "output_cost_per_token")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)]")
 _ENTRY = re.compile(r"model_list\[(\d+)]")
@@ -47,12 +47,12 @@ _ENTRY = re.compile(r"model_list\[(\d+)]")
 
 def import_litellm(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A LiteLLM proxy configuration.")],
-    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("gateway.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("gateway.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Turn a LiteLLM proxy configuration into a gateway.yaml, and name everything that it leaves out."""
+    """Convert a LiteLLM proxy configuration to a gateway.yaml and list what it leaves out."""
     if out.exists() and not force:
-        raise CommandError(f"{out}: expected no such file, found one: name another with --out, or say --force")
+        raise CommandError(f"{out}: expected no such file, found one: choose another with --out, or use --force")
     result = _Import(_document(source), source.name, out.name)
     read = result.read()
     for _ in range(MAX_ROUNDS):
@@ -66,11 +66,11 @@ def import_litellm(
         for problem in read.problems:
             say(f"to fix: {problem}")
         raise typer.Exit(BROKEN)
-    print(f"{out} is written; `seqroute check-config --config {out}` says whether its variables are set")
+    print(f"{out} written; `seqroute check-config --config {out}` checks whether its variables are set")
 
 
 class _Import:
-    """A configuration on its way: what is kept of it, and the entries that cannot be served."""
+    """A conversion in progress: the kept document, and the entries that cannot be served."""
 
     def __init__(self, document: dict[str, Any], source: str, name: str) -> None:
         self._document = document
@@ -79,7 +79,7 @@ class _Import:
         self._unserved: list[tuple[str, Any]] = []
 
     def text(self) -> str:
-        """The file as it stands."""
+        """The text of the converted file."""
         kept = {key: value for key, value in self._document.items() if value not in ({}, [], None)}
         parts = [HEADER.format(source=self._source), _yaml(kept) if kept else ""]
         if not {"session_settings", "policy_settings"} & kept.keys():
@@ -91,7 +91,7 @@ class _Import:
         return "".join(parts)
 
     def read(self) -> CatalogDraft:
-        """What check-config would say of it, whatever the variables hold: that is not this command's business."""
+        """Check the text like check-config does, with every variable assumed to be set."""
         from gateway.catalog.models import draft
         from gateway.config.reader import AssumedEnvironment
 
@@ -101,7 +101,7 @@ class _Import:
             return draft(path, AssumedEnvironment())
 
     def leave_out(self, read: CatalogDraft) -> bool:
-        """Act on what was said; False when there is nothing to act on. Later entries go first: their index stays."""
+        """Act on the problems; False when nothing changed. Later entries go first, to keep indexes valid."""
         ignored = [line for line in read.warnings if "is ignored" in line]
         changed = [self._act_on(line) for line in sorted({*read.problems, *ignored}, key=_position, reverse=True)]
         return any(changed)
@@ -112,7 +112,7 @@ class _Import:
         if entry is not None and "write 0 here if it is free" in line:
             info = self._document["model_list"][int(entry[1])].setdefault("model_info", {})
             info.update(dict.fromkeys(FREE, 0))
-            say(f"note: {line.partition(': expected')[0]}: the price map says that it is free, so 0 is written")
+            say(f"note: {line.partition(': expected')[0]}: the price map lists it as free, so 0 is written")
             return True
         if path.endswith("fallbacks") or path.startswith("router_settings.model_group_alias"):
             return self._leave_out_references(line)
@@ -132,7 +132,7 @@ class _Import:
         return True
 
     def _leave_out_references(self, line: str) -> bool:
-        """Drop fallbacks and aliases that name no model of the list."""
+        """Remove fallbacks and aliases that refer to no model of the list."""
         router = self._document.get("router_settings") or {}
         aliases = router.get("model_group_alias") or {}
         names = {entry.get("model_name") for entry in self._document.get("model_list") or () if isinstance(entry, dict)}
@@ -176,7 +176,7 @@ def _document(source: Path) -> dict[str, Any]:
 
 
 def _yaml(value: Any) -> str:
-    """Block style, and no anchors: each entry can be read and moved on its own."""
+    """YAML in block style without anchors, so each entry can be moved separately."""
     import yaml
 
     class Plain(yaml.SafeDumper):
@@ -187,7 +187,7 @@ def _yaml(value: Any) -> str:
 
 
 def _path_of(line: str) -> str:
-    """The key path of a message: `config.yaml: a.b[0].c: why` -> `a.b[0].c`."""
+    """The key path of a message: `config.yaml: a.b[0].c: reason` -> `a.b[0].c`."""
     return line.split(": ", 2)[1]
 
 

@@ -1,4 +1,4 @@
-"""Log lines of a serving process: time in UTC, level, logger, message; on stderr."""
+"""Log format of a serving process: UTC time, level, logger, message; on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OURS = ("seqroute", "gateway", "policy", "uvicorn")
 
 
 class UtcFormatter(logging.Formatter):
-    """`2026-11-25T10:02:21.123Z WARNING seqroute.app: ...`."""
+    """Formats lines like `2026-11-25T10:02:21.123Z WARNING seqroute.app: ...`."""
 
     converter = time.gmtime  # type: ignore[assignment]
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -21,23 +21,24 @@ class UtcFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        # uvicorn writes all it says, errors or not, to this logger.
+        """The line, with uvicorn's logger renamed: it logs everything as `uvicorn.error`."""
         return super().formatMessage(record).replace(" uvicorn.error: ", " uvicorn: ", 1)
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever standard error is by then."""
+    """Writes to the current standard error stream, which tests may replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
+        """The current `sys.stderr`."""
         return sys.stderr
 
 
 def logging_config(level: str) -> dict[str, Any]:
-    """For `logging.config.dictConfig`: our lines from `level` on, warnings of everybody else."""
+    """Argument of `logging.config.dictConfig`: our loggers from `level` on, others from WARNING."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -1,4 +1,4 @@
-"""serve, check-config, migrate, demo: what runs a gateway."""
+"""Commands that run a gateway: serve, check-config, migrate, demo."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
 
 WORKER_SILENCE_S = 60
-"""A worker that says nothing for this long is killed. uvicorn's five seconds take a busy machine for a hang: they kill
-workers that are still starting, for ever, and the streams of those that serve."""
+"""An unresponsive worker is killed after this time. With uvicorn's default of five seconds a busy machine looks like a
+hang: starting workers are killed repeatedly, and serving workers lose their streams."""
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that could not start."""
 KEEP_ALIVE_S = 75
@@ -48,7 +48,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; more than one needs Postgres.")] = 1,
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
 ) -> None:
-    """Serve the gateway until SIGTERM or SIGINT; running turns are finished first."""
+    """Serve the gateway until SIGTERM or SIGINT; running turns finish first."""
     import logging.config
 
     from gateway.cli.logs import logging_config
@@ -56,7 +56,7 @@ def serve(
     if log_level not in ("critical", "error", "warning", "info", "debug"):
         raise CommandError(f'--log-level: expected critical, error, warning, info or debug, got "{log_level[:40]}"')
     if threading.current_thread() is threading.main_thread():
-        # Nothing is under way yet. An exception instead would be lost where an import or a destructor meets it.
+        # No turn is running yet. An exception could be swallowed by an import or a destructor.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     logging.config.dictConfig(logging_config(log_level))
     log = logging.getLogger("seqroute.serve")
@@ -69,18 +69,18 @@ def serve(
     if workers > 1 and on_sqlite:
         raise CommandError(
             f"--workers: expected 1 on SQLite, got {workers}: one process serves a SQLite file; "
-            "set general_settings.database_url to a Postgres for more"
+            "set general_settings.database_url to a Postgres database for more"
         )
     with _bound(host, port) as listener:
         if on_sqlite:
             _check_alone(settings)
         at = f"{host}:{listener.getsockname()[1]}"
-        log.info("seqroute %s starts: %s on http://%s, ready in some seconds", version("seqroute"), config, at)
+        log.info("seqroute %s starts: %s on http://%s, ready in a few seconds", version("seqroute"), config, at)
         for warning in (*settings.warnings, *catalog.warnings):
             log.warning("%s", warning)
         keyed = with_stored_master_key(settings)
         if keyed.made and keyed.file is not None:
-            log.info("the master key of this gateway was made and written to %s", keyed.file)
+            log.info("a master key for this gateway was created and written to %s", keyed.file)
         if on_sqlite:
             _upgrade(settings)
         os.environ["SEQROUTE_CONFIG"] = str(settings.path)
@@ -88,7 +88,7 @@ def serve(
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """The port, taken before the seconds that the imports need; it listens when the gateway can answer."""
+    """Bind the port before the slow imports; it listens once the gateway can answer."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -111,7 +111,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _check_alone(settings: Settings) -> None:
-    """Before anything is migrated: no other process serves from this SQLite file."""
+    """Raise when another process serves from this SQLite file, before any migration."""
     from gateway.database.database import DatabaseStartError, parse_url, sqlite_path
     from gateway.database.sqlite import FileLock
 
@@ -145,7 +145,7 @@ def _run(settings: Settings, listener: socket.socket, workers: int, log_level: s
         ws="none",
         http=BoundedHttp,
         timeout_keep_alive=KEEP_ALIVE_S,
-        # Without it uvicorn waits for ever for the last stream.
+        # Otherwise uvicorn waits forever for the last stream.
         timeout_graceful_shutdown=max(1, math.ceil(settings.timings.drain_s * CONNECTIONS_END_SHARE)),
         timeout_worker_healthcheck=WORKER_SILENCE_S,
         server_header=False,
@@ -156,7 +156,7 @@ def _run(settings: Settings, listener: socket.socket, workers: int, log_level: s
             Multiprocess(config, sockets=[listener]).run()
             return
         config.load()
-        # uvicorn finishes what runs and then raises the signal again: a stop that was asked for is a success.
+        # uvicorn finishes running requests and then raises the signal again: a requested stop is a success.
         signal.signal(signal.SIGTERM, _stopped)
         uvicorn.Server(config).run(sockets=[listener])
     except SystemExit as ended:
@@ -172,7 +172,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 
 
 def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Name every problem of the configuration with its key path; exit 2 when there is any."""
+    """List every problem of the configuration with its key path; exit 2 if there are any."""
     from gateway.catalog.models import load
 
     settings, catalog = load(config, environment())
@@ -197,11 +197,11 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
         )
     show(rows, list(rows[0]) if rows else [], as_json=as_json, empty="no models")
     count = len(catalog.models)
-    say(f"{config}: good, {count} model{'' if count == 1 else 's'}, catalogue {catalog.digest[:12]}")
+    say(f"{config}: valid, {count} model{'' if count == 1 else 's'}, catalogue {catalog.digest[:12]}")
 
 
 def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Bring the database to the newest schema. Safe to run at once from several places, and again."""
+    """Upgrade the database to the newest schema. Safe to repeat and to run concurrently."""
     from gateway.config.load import load_settings
 
     revision = _upgrade(load_settings(config, environment()))
@@ -220,7 +220,7 @@ def _upgrade(settings: Settings) -> str:
         folder = Path(url.removeprefix("sqlite:///")).parent
         if not folder.exists():
             folder.mkdir(parents=True)
-            say(f"made the folder {folder} for the database")
+            say(f"created the folder {folder} for the database")
     try:
         return upgrade(url)
     except DatabaseStartError as error:
@@ -232,12 +232,12 @@ def _upgrade(settings: Settings) -> str:
 
 
 def demo(context: typer.Context) -> None:
-    """Play sessions against a simulated provider, train on them, play again; arguments go to the demo."""
+    """Play sessions against a simulated provider, train on them, and play again."""
     finished = subprocess.run([sys.executable, "-m", "demo.play", *context.args], check=False)
     raise typer.Exit(finished.returncode)
 
 
 def demo_provider(context: typer.Context) -> None:
-    """Serve the simulated provider that the shipped gateway.yaml talks to; arguments go to it."""
+    """Serve the simulated provider of the shipped gateway.yaml."""
     finished = subprocess.run([sys.executable, "-m", "demo.provider", *context.args], check=False)
     raise typer.Exit(finished.returncode)

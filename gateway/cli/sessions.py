@@ -1,4 +1,4 @@
-"""sessions: the conversations, and what each may still spend."""
+"""Commands for sessions and their budgets."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _SESSION_COLUMNS = ("session_id", "state", "turns", "remaining_usd", "spent_usd"
 @sessions_app.command("list")
 def list_sessions(
     tenant: TenantOption = DEFAULT_TENANT,
-    state: Annotated[str | None, typer.Option(help="Only open or closed ones.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    state: Annotated[str | None, typer.Option(help="open or closed; only sessions in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The largest number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """A tenant's sessions, the one used last first."""
+    """List a tenant's sessions, most recently used first."""
     from gateway.accounts import sessions as session_accounts
     from gateway.accounts.fields import describe_session
 
@@ -66,7 +66,7 @@ def show_session(
     session_id: SessionArgument, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """One session."""
+    """Show one session."""
     from gateway.accounts.fields import describe_session
 
     with opened(config, read_only=True) as connection:
@@ -78,13 +78,13 @@ def show_session(
 def change_session(
     session_id: SessionArgument,
     tenant: TenantOption = DEFAULT_TENANT,
-    budget_usd: Annotated[str | None, typer.Option(help="Raise or lower the session's ceiling.")] = None,
-    expected_turns: Annotated[int | None, typer.Option(help="How many turns it will have, 1 to 10,000.")] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="The session's new budget.")] = None,
+    expected_turns: Annotated[int | None, typer.Option(help="Expected number of turns, 1 to 10,000.")] = None,
     state: Annotated[str | None, typer.Option(help="open or closed.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a session, change its budget or horizon, close it or open it again."""
+    """Open a session, change its budget or expected turns, close or reopen it."""
     from gateway.accounts import sessions as session_accounts
     from gateway.accounts.fields import describe_session
     from gateway.config.load import read_settings
@@ -110,7 +110,7 @@ def close_session(
     session_id: SessionArgument, tenant: TenantOption = DEFAULT_TENANT, config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Let a session take no further turns."""
+    """Close a session: it accepts no further turns."""
     from gateway.accounts import sessions as session_accounts
     from gateway.accounts.fields import describe_session
 

@@ -221,7 +221,7 @@ async def test_without_named_origins_no_page_may_call(tmp_path: Path, sqlite_url
         ("/v1beta/models/gemini-pro:generateContent", "POST /v1/chat/completions"),
         ("/key/generate", "POST /admin/keys"),
         ("/v1/images/generations", "the provider itself"),
-        ("/nothing", "GET / says what there is"),
+        ("/nothing", "GET / lists the entry points"),
     ],
 )
 async def test_a_wrong_address_says_what_to_use(stranger: httpx.AsyncClient, path: str, use: str) -> None:

@@ -87,7 +87,7 @@ def test_check_config_lists_the_models_and_says_that_all_is_good(cli: Cli) -> No
     assert ran.status == 0
     assert ran.json[0]["model"] == "small"
     assert ran.json[0]["output_usd_per_mtok"] == 0.6
-    assert ": good, 1 model, catalogue " in ran.err
+    assert ": valid, 1 model, catalogue " in ran.err
 
 
 def test_check_config_names_every_problem_and_exits_with_2(cli: Cli, config: Path) -> None:
@@ -161,7 +161,7 @@ def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monk
         (("tenants", "create", "b", "--budget-usd", "1", "--window", "1y"),
          '--window: expected a window like "12h", "30d" or "1mo"'),
         (("tenants", "create", "b", "--budget-usd", "1_000"), "--budget-usd: expected a decimal number, got '1_000'"),
-        (("tenants", "grant", "default", "-5"), "USD: expected an amount of at least 0, got -5; to take money back: "
+        (("tenants", "grant", "default", "-5"), "USD: expected an amount of at least 0, got -5; to remove money: "
                                                 "seqroute tenants grant default 5 --take-back"),
         (("keys", "create", "--models", "smal"),
          '--models: expected models of the configuration, got "smal", did you mean "small"?'),
@@ -169,7 +169,7 @@ def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monk
         (("sessions", "change", "s", "--expected-turns", "10001"),
          "--expected-turns: expected an integer from 1 to 10000"),
         (("serve", "--workers", "2"), "--workers: expected 1 on SQLite, got 2: one process serves a SQLite file; "
-                                      "set general_settings.database_url to a Postgres for more"),
+                                      "set general_settings.database_url to a Postgres database for more"),
         (("serve", "--log-level", "loud"), '--log-level: expected critical, error, warning, info or debug, got "loud"'),
     ],
 )  # fmt: skip
@@ -238,7 +238,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_ids(migrated: Cli, monke
         ran = migrated(*arguments)
         assert whole in ran.out
         assert max(map(len, ran.out.splitlines())) <= 80
-        assert "not shown, for want of width: " in ran.err
+        assert "not shown on this narrow terminal: " in ran.err
     assert made["id"] in migrated("tenants", "show", "acme").out
 
 
