@@ -59,6 +59,7 @@ from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
+from gateway.turn.waiting import HeldMoney
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 from gateway.webhooks.delivery import Webhooks
@@ -187,6 +188,7 @@ def assemble(
         new_id=new_id,
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
     )
+    held = HeldMoney(on_wait=call_left)
     settling = Settlements(
         ledger=ledger,
         leases=leases,
@@ -195,6 +197,7 @@ def assemble(
         metrics=metrics,
         clock=steady,
         on_answer=judge.offer,
+        on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
     )
     turns = Turns(
         configuration=current,
@@ -209,6 +212,7 @@ def assemble(
         breaker=Breaker(steady, lambda: current().settings.router),
         leases=leases,
         settling=settling,
+        held=held,
         exploring=exploring,
         background=background,
         metrics=metrics,

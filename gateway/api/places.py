@@ -28,6 +28,9 @@ LOOK_S = 0.1
 RATE_MEMORY_S = 0.5
 FORESEEN_SHARE = 0.5
 """Share of the longest wait: a request expected to wait longer at the current rate is refused at once."""
+WATCHED_SHARE = 1 / 6
+"""Share of the longest wait for which the rate is watched before it refuses a request. A process that has just started
+opens its connections first, so its first tenths of a second do not predict the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Places:
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0
         self._since_s = 0.0
+        self._watched_since_s = 0.0
         self._rate = 0.0
 
     @property
@@ -102,6 +106,7 @@ class Places:
         self._waiting.setdefault(tenant, deque()).append(waiter)
         if self._timer is None:
             self._started, self._since_s, self._rate = 0, loop.time(), 0.0
+            self._watched_since_s = self._since_s
             self._timer = loop.call_later(LOOK_S, self._look, loop)
         try:
             return await waiter.place
@@ -164,6 +169,8 @@ class Places:
 
     def _pace(self, now_s: float) -> float:
         """Starts per second; 0 while unknown."""
+        if now_s - self._watched_since_s < self._limits.wait_s * WATCHED_SHARE:
+            return 0.0
         elapsed_s = now_s - self._since_s
         if self._rate > 0 or self._timer is None or elapsed_s < LOOK_S:
             return self._rate

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -50,6 +50,7 @@ _BY_REFERENCE = frozenset(
     }
 )  # fmt: skip
 _MAX_PROVIDERS = 1024
+T = TypeVar("T")
 _log = logging.getLogger("seqroute.upstream")
 
 
@@ -102,7 +103,7 @@ class Upstream:
 
     async def complete(self, call: Call) -> Reply:
         """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
-        sending = self._prepared(replace(call, stream=False) if call.stream else call)
+        sending = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
         exchange = _exchange(call)
         response, fault = None, None
         try:
@@ -124,10 +125,7 @@ class Upstream:
 
     async def embed(self, call: Call) -> Reply:
         """The vectors of the inputs in `call.params`. Raises as `complete` does."""
-        if self._acompletion is None:
-            raise RuntimeError("Upstream.start() was not awaited")
-        self.on_call("litellm")
-        sending = self._acompletion.embedding(call, self._resolved(call), call.params)
+        sending = _unsent(call, lambda: self._embedding(call))
         exchange = _exchange(call)
         response, fault = None, None
         try:
@@ -146,7 +144,7 @@ class Upstream:
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk is there already. Raises as `complete` does."""
-        sending = self._prepared(call if call.stream else replace(call, stream=True))
+        sending = _unsent(call, lambda: self._sending(call if call.stream else replace(call, stream=True)))
         exchange = _exchange(call)
         exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
@@ -172,17 +170,6 @@ class Upstream:
         assert stream is not None
         return stream
 
-    def _prepared(self, call: Call) -> PreparedCall:
-        """The call on its lane. What fails here, fails before anything was sent, and costs nothing."""
-        try:
-            return self._sending(call)
-        except (UpstreamFault, GatewayError):
-            raise
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
-            _log.error("a call for %s could not be made: %s", call.litellm_model[:120], type(error).__name__)
-            fault = FailedFault("the call could not be made in the gateway", dispatched=False, retryable=False)
-        raise fault
-
     def _sending(self, call: Call) -> PreparedCall:
         """The call on its lane. Raises CallRefused where no lane may carry it, InvalidRequest for its content."""
         if self._thin is None or self._acompletion is None or self._open is None:
@@ -199,8 +186,17 @@ class Upstream:
         self.on_call("litellm")
         return self._acompletion.sending(call, found, *self._outgoing(call, found))
 
+    def _embedding(self, call: Call) -> PreparedCall:
+        if self._acompletion is None:
+            raise RuntimeError("Upstream.start() was not awaited")
+        self.on_call("litellm")
+        return self._acompletion.embedding(call, self._resolved(call), call.params)
+
     def left_out(self, call: Call) -> tuple[str, ...]:
         """The names of the caller's parameters that the call's provider is not sent. Raises as `complete` does."""
+        return _unsent(call, lambda: self._left_out(call))
+
+    def _left_out(self, call: Call) -> tuple[str, ...]:
         found = self._resolved(call)
         names = self._shaped(call, found).dropped
         thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)
@@ -248,6 +244,18 @@ class Upstream:
             self._resolutions.clear()
         self._resolutions[wanted] = found
         return found
+
+
+def _unsent(call: Call, work: Callable[[], T]) -> T:
+    """Do what comes before the sending: what fails here has cost nothing."""
+    try:
+        return work()
+    except (UpstreamFault, GatewayError):
+        raise
+    except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
+        _log.error("a call for %s could not be made: %s", call.litellm_model[:120], type(error).__name__)
+        fault = FailedFault("the call could not be made in the gateway", dispatched=False, retryable=False)
+    raise fault
 
 
 def _exchange(call: Call) -> Exchange:

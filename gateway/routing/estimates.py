@@ -29,7 +29,7 @@ HOLD_SHARE = 4
 """A turn alone may hold a quarter of what is left without asking how long the answer will likely be."""
 CONTENDED_HOLD_SHARE = 16
 """Beside others it may hold so much less: turns that come together have all read the same balance, and four quarters
-of it would leave the fifth nothing."""
+of it would leave the fifth nothing. Of a larger crowd each holds half of its part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,14 @@ def estimate(
     over_budget: Literal["degrade", "refuse"],
     at_ms: int,
     contended: bool = False,
+    patient: bool = False,
+    company: int = 1,
 ) -> Estimate:
-    """Cost law of one candidate under the balances of this moment.
+    """Estimate the cost of one candidate under the balances of this moment.
 
-    `contended`: turns under way hold money of the same session or tenant, so others may be asking right now.
+    `contended`: turns under way hold money of the same session or tenant, which comes back. `patient`: this turn can
+    wait for it, so it is offered no model that could not answer at its likely length. `company`: so many turns of the
+    session are asking right now, this one included.
     """
     model = option.model
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
@@ -71,8 +75,9 @@ def estimate(
     quantiles = forecast.quantiles(model.name, limit)
     likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
     max_tokens, hold = _hold(
-        option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget, contended
-    )
+        option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
+        company,
+    )  # fmt: skip
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
     prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
@@ -123,6 +128,8 @@ def _hold(
     available_nanousd: int,
     over_budget: Literal["degrade", "refuse"],
     contended: bool,
+    patient: bool,
+    company: int,
 ) -> tuple[int, int]:
     """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
     bounds = cost.CostBounds(
@@ -134,12 +141,14 @@ def _hold(
         return min(limit, bounds.affordable_output_tokens(nanousd))
 
     wanted, needed = worst(limit), worst(likely)
-    share = CONTENDED_HOLD_SHARE if contended else HOLD_SHARE
+    share = max(CONTENDED_HOLD_SHARE, 2 * company) if contended or company > 1 else HOLD_SHARE
     target = min(wanted, max(needed, available_nanousd // share))
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)
         return tokens, worst(tokens)
     least = min(limit, LEAST_OUTPUT_TOKENS)
+    if contended:  # what is held comes back: a stump of an answer is for money that is spent
+        least = likely if patient else min(likely, LEAST_LIKELY_TOKENS)
     tokens = affordable(available_nanousd)
     if contended:
         # The rest of a session is not for the first of its parallel turns alone: each takes half of what is left.

@@ -17,6 +17,7 @@ from gateway.dialects.request import ChatRequest
 from gateway.errors import (
     GatewayError,
     LedgerUnavailable,
+    RateLimited,
     RequestBudgetExceeded,
     SessionBudgetExceeded,
     TenantBudgetExceeded,
@@ -47,11 +48,11 @@ _EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AvailableFunds:
-    """What a turn can spend, the account that leaves it no more, and whether parallel turns spend from it too."""
+    """What a turn can spend now and once everything that others hold came back, and the account that leaves no more."""
 
     left_nanousd: int
     account: Payer
-    contended: bool
+    unspent_nanousd: int
     overdrawn_nanousd: int = 0
     """How far below zero that account is, after a bill above its hold or a lowered budget."""
 
@@ -60,16 +61,43 @@ class AvailableFunds:
         """What the account has left as its books say it, below zero too."""
         return self.left_nanousd - self.overdrawn_nanousd
 
+    @property
+    def contended(self) -> bool:
+        """Whether turns under way hold money that this one could spend."""
+        return self.unspent_nanousd > self.left_nanousd
+
     def after(self, refused: Refused) -> AvailableFunds:
-        """The budget as a refused reservation found it."""
-        contended = self.contended or refused.pending
-        if refused.balance.available_nanousd >= self.left_nanousd:
-            return replace(self, contended=contended)
-        return _funds(refused.balance.available_nanousd, refused.account, contended)
+        """What a refused reservation found to be left."""
+        found = refused.balance
+        if found.available_nanousd >= self.left_nanousd:
+            return self
+        unspent_nanousd = min(self.unspent_nanousd, found.available_nanousd + found.reserved_nanousd)
+        return _funds(found.available_nanousd, refused.account, unspent_nanousd)
+
+    def undisturbed(self) -> AvailableFunds:
+        """The same once everything that others hold came back."""
+        return replace(self, left_nanousd=self.unspent_nanousd)
+
+    def all_held(self) -> AvailableFunds:
+        """The same while others hold everything."""
+        return replace(self, left_nanousd=0)
 
 
-def _funds(remainder_nanousd: int, account: Payer, contended: bool) -> AvailableFunds:
-    return AvailableFunds(available([remainder_nanousd]), account, contended, max(0, -remainder_nanousd))
+def _funds(remainder_nanousd: int, account: Payer, unspent_nanousd: int) -> AvailableFunds:
+    left_nanousd = available([remainder_nanousd])
+    return AvailableFunds(left_nanousd, account, max(left_nanousd, unspent_nanousd), max(0, -remainder_nanousd))
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """No model is affordable now. `held`: one would be, if what others hold came back.
+
+    `least_nanousd`: what the cheapest way needs; while money is held, for an answer that is not cut short.
+    """
+
+    funds: AvailableFunds
+    least_nanousd: int
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +146,15 @@ class TurnContext:
         """What this turn can spend by the last read; the reservation is the authority."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
         account: AccountKind = "tenant" if tenant < session else "session"
-        # Only the account that binds counts: another session's hold on a rich tenant takes nothing from this turn.
-        binding = self.tenant if account == "tenant" else None if self.row is None else self.row.balance
+        held_nanousd = 0 if self.row is None else self.row.balance.reserved_nanousd
+        # The least of both: another session's hold on a rich tenant takes nothing from this turn.
+        unspent_nanousd = min(session + held_nanousd, tenant + self.tenant.reserved_nanousd)
         most = self.asked.max_cost_nanousd
         if most is not None and most < min(session, tenant):
-            return _funds(most, "request", False)
-        return _funds(min(session, tenant), account, binding is not None and binding.reserved_nanousd > 0)
+            return _funds(most, "request", most)
+        if most is not None:
+            unspent_nanousd = min(unspent_nanousd, most)
+        return _funds(min(session, tenant), account, unspent_nanousd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,28 +223,36 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
-def exhausted(scene: TurnContext, funds: AvailableFunds, least_nanousd: int) -> GatewayError:
-    """402: says how much is left, where, what the cheapest way would need, and how to raise it.
+def exhausted(scene: TurnContext, shortage: Shortage) -> GatewayError:
+    """Say how much is left, where, and what the cheapest way would need: 402 when it is spent, with how to raise it.
 
-    While others spend from it also when to ask again: turns under way hold money that comes back with their bills.
+    429 when turns under way only hold it: it comes back with their bills, so asking again helps.
     """
+    funds, least_nanousd = shortage.funds, shortage.least_nanousd
     if scene.outage is not None:
         return LedgerUnavailable(
             "the ledger is unavailable, and what may be spent without it is used up", headers={"Retry-After": "5"}
         )
-    kind, how = _EXHAUSTED[funds.account]
-    return kind(
+    details = {
+        "session_id": scene.session_id,
+        "remaining_nano_usd": funds.remainder_nanousd,
+        "remaining_usd": usd_string(funds.remainder_nanousd),
+        "needed_nano_usd": least_nanousd,
+        "needed_usd": usd_string(least_nanousd),
+    }
+    found = (
         f"the {funds.account}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
-        f"needs {usd_string(least_nanousd)} USD for this turn; {how}",
-        headers={"x-should-retry": "false"} | ({"Retry-After": "1"} if funds.contended else {}),
-        details={
-            "session_id": scene.session_id,
-            "remaining_nano_usd": funds.remainder_nanousd,
-            "remaining_usd": usd_string(funds.remainder_nanousd),
-            "needed_nano_usd": least_nanousd,
-            "needed_usd": usd_string(least_nanousd),
-        },
+        f"needs {usd_string(least_nanousd)} USD for this turn"
     )
+    if shortage.held:
+        held = usd_string(funds.unspent_nanousd - funds.left_nanousd)
+        return RateLimited(
+            f"{found}; other turns hold {held} USD until they are billed; try again",
+            headers={"Retry-After": "1"},
+            details=details,
+        )
+    kind, how = _EXHAUSTED[funds.account]
+    return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
 
 
 def billed(report: TurnReport, bill: Settlement) -> Billed:

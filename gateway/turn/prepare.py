@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from starlette.responses import Response
 
@@ -45,18 +46,22 @@ class Preparation:
         self._breaker = breaker
         self._clock = clock
 
+    def session_name(self, caller: Caller, chat: ChatRequest, headers: Mapping[str, str]) -> sessions.SessionKey:
+        """Which session this request names, or begins like."""
+        id_headers = self._configuration().settings.session.id_headers
+        return sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, id_headers)
+
     async def scene(
         self,
         caller: Caller,
+        name: sessions.SessionKey,
         chat: ChatRequest,
         dialect: Dialect,
         asked: TurnHeaders,
         claim: IdempotencyClaim | None,
-        headers: Mapping[str, str],
     ) -> TurnContext:
         """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
-        settings, catalog = self._configuration().settings, self._configuration().catalog
-        name = sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, settings.session.id_headers)
+        catalog = self._configuration().catalog
         wish = guard.parse_model(chat.model, catalog)
         prompt = await self._tokens.count(chat.messages, chat.params)
         if chat.token_ids:
@@ -94,6 +99,13 @@ class Preparation:
             started_ms=now_ms(self._clock),
             outage=outage,
         )
+
+    async def refreshed(self, scene: TurnContext) -> TurnContext:
+        """The scene with what its accounts have now."""
+        standing = await self._ledger.standing(scene.caller.tenant_id, scene.session_id)
+        if standing is None:
+            raise NotFound("tenant: no such tenant")
+        return replace(scene, row=standing.session, tenant=standing.tenant)
 
     async def _resumed(
         self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None

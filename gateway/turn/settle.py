@@ -35,6 +35,8 @@ Render = Callable[[TurnReport, cost.Settlement], Response]
 KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
 ENDED = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}
 """The status of the decision, by how its stream ended."""
+OnFreed = Callable[[str, str], None]
+"""Told of the tenant and session to which a bill or a release gave money back."""
 OnAnswer = Callable[[Attempt, str], None]
 """Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
 
@@ -52,6 +54,7 @@ class Settlements:
         metrics: Metrics,
         clock: Clock,
         on_answer: OnAnswer = lambda bound, text: None,
+        on_freed: OnFreed = lambda tenant_id, session_id: None,
     ) -> None:
         self._ledger = ledger
         self._leases = leases
@@ -60,6 +63,7 @@ class Settlements:
         self._metrics = metrics
         self._clock = clock
         self._on_answer = on_answer
+        self._on_freed = on_freed
 
     async def reply(self, bound: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
         """Settle a whole answer. `render` makes the response that an idempotency key keeps."""
@@ -172,6 +176,7 @@ class Settlements:
             await (bound.scene.outage or self._ledger).release(
                 Release(bound.hold_id, decision=columns, drop_idempotency=status is not None)
             )
+            self._on_freed(bound.scene.caller.tenant_id, bound.scene.session_id)
         except LedgerUnavailable:
             _log.warning("the release of %s waits for the database", bound.hold_id)
 
@@ -215,7 +220,7 @@ class Settlements:
             self._metrics.alarms.labels(bill.alarm).inc()
             _log.error("model %s: %s at settlement", model, bill.alarm)
         try:
-            return await (scene.outage or self._ledger).settle(
+            resolved = await (scene.outage or self._ledger).settle(
                 Settle(
                     hold_id=bound.hold_id,
                     amount_nanousd=bill.amount_nanousd,
@@ -226,6 +231,8 @@ class Settlements:
                     answer=answer,
                 )
             )
+            self._on_freed(scene.caller.tenant_id, scene.session_id)
+            return resolved
         except LedgerUnavailable:
             _log.warning("the bill of %s waits for the database", bound.hold_id)
             return None

@@ -3,7 +3,8 @@
     caller   = authenticate(headers)                     401
     chat     = parse(body)                               400, before any money
     scene    = the session, the prompt's tokens, which models may answer
-    bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded
+    bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded;
+                                                         money that others only hold is waited for, then 429
     reply    = the provider's answer                     no transaction open across the call; retries hold again
     receipt  = settle, decision completed                one transaction
     respond
@@ -24,7 +25,7 @@ from weakref import WeakSet
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive
 
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.catalog.answer_length import OutputForecast
@@ -52,12 +53,12 @@ from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
-from gateway.routing.estimates import estimate
+from gateway.routing.estimates import Estimate, estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
-from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, TurnContext, billed, exhausted
+from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, Shortage, TurnContext, billed, exhausted
 from gateway.turn.headers import TurnReport, read_turn_headers
 from gateway.turn.idempotency import Transcript, answer_or_raise, kept_stream
 from gateway.turn.prepare import Preparation
@@ -65,6 +66,7 @@ from gateway.turn.retry import Failures, next_attempt
 from gateway.turn.settle import Settlements
 from gateway.turn.signals import StreamedAnswer
 from gateway.turn.stream import ClientLeft, EventStreamResponse, StreamEnd, StreamPump, run_until_disconnect
+from gateway.turn.waiting import WAIT_S, HeldMoney
 
 T = TypeVar("T")
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
@@ -96,6 +98,7 @@ class Turns:
         breaker: Breaker,
         leases: Leases,
         settling: Settlements,
+        held: HeldMoney,
         exploring: ExplorationBudget,
         background: Background,
         metrics: Metrics,
@@ -115,6 +118,7 @@ class Turns:
         self._breaker = breaker
         self._leases = leases
         self._settling = settling
+        self._held = held
         self._exploring = exploring
         self._background = background
         self._metrics = metrics
@@ -141,8 +145,13 @@ class Turns:
         replayed = await self._arrivals.replayed(caller, claim)
         if replayed is not None:
             return replayed
-        scene = await self._arrivals.scene(caller, chat, dialect, asked, claim, headers)
-        bound = await self._decide_and_reserve(scene)
+        name = self._arrivals.session_name(caller, chat, headers)
+        try:
+            with self._held.arriving((caller.tenant_id, name.session_id)):
+                scene = await self._arrivals.scene(caller, name, chat, dialect, asked, claim)
+                bound = await self._decide_and_reserve(scene, request.receive)
+        except ClientLeft:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         if isinstance(bound, Response):
             return bound
         if chat.stream:
@@ -161,28 +170,31 @@ class Turns:
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         dialect = ChatDialect(chat.include_usage)
-        scene = await self._arrivals.scene(caller, chat, dialect, read_turn_headers(headers), None, headers)
-        choice = self._decide(scene, scene.funds)
+        name = self._arrivals.session_name(caller, chat, headers)
+        scene = await self._arrivals.scene(caller, name, chat, dialect, read_turn_headers(headers), None)
+        choice = self._decide(scene, scene.funds, patient=False)
+        if isinstance(choice, Shortage):
+            raise exhausted(scene, choice)
         return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
         """A whole turn of the gateway's own, one to a session, by the same way and the same ledger as any other."""
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
-        bound = await self._decide_and_reserve(
-            await self._arrivals.scene(
-                caller, chat, ChatDialect(chat.include_usage), read_turn_headers(headers), None, headers
-            )
-        )
+        name = self._arrivals.session_name(caller, chat, headers)
+        dialect = ChatDialect(chat.include_usage)
+        scene = await self._arrivals.scene(caller, name, chat, dialect, read_turn_headers(headers), None)
+        bound = await self._decide_and_reserve(scene, None)
         answer = bound if isinstance(bound, Response) else await self._complete(bound)
         return bytes(answer.body)
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
-    def _decide(self, scene: TurnContext, funds: AvailableFunds) -> RoutingDecision:
-        """One decision under what is left in `budget`. Raises a 402 when no feasible model is affordable."""
+    def _estimates(self, scene: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
+        """What each model would cost, and which are affordable."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
-        estimates = [
+        company = self._held.company((scene.caller.tenant_id, scene.session_id))
+        return [
             estimate(
                 option,
                 scene.chat,
@@ -195,12 +207,25 @@ class Turns:
                 over_budget=over_budget,
                 at_ms=scene.started_ms,
                 contended=funds.contended,
+                patient=patient,
+                company=max(1, company),
             )
             for option in scene.options
         ]
+
+    def _shortage(self, scene: TurnContext, funds: AvailableFunds) -> Shortage:
+        """Why no model was affordable: the money is spent, or others hold it, or took it before this turn could."""
+        undisturbed = self._estimates(scene, funds.undisturbed(), patient=False)
+        held = any(e.view.feasible for e in undisturbed)
+        needed = self._estimates(scene, funds.all_held(), patient=True) if held else undisturbed
+        least_nanousd = min(e.hold_nanousd for e in needed if not e.option.why_not)
+        return Shortage(funds, least_nanousd, held)
+
+    def _decide(self, scene: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
+        """One decision under `funds`; `patient` takes no answer that is cut short because others hold money."""
+        estimates = self._estimates(scene, funds, patient)
         if not any(e.view.feasible for e in estimates):
-            least = min(e.hold_nanousd for e in estimates if not e.option.why_not)
-            raise exhausted(scene, funds, least)
+            return self._shortage(scene, funds)
         started_s = self._clock()
         observation = self._observer.observe(
             scene.chat,
@@ -225,11 +250,39 @@ class Turns:
             uniform=uniform,
         )
 
-    async def _decide_and_reserve(self, scene: TurnContext) -> Attempt | Response:
-        """Decide and hold the money. Whoever loses a race for the last of it decides again with what is left."""
+    async def _decide_and_reserve(self, scene: TurnContext, receive: Receive | None) -> Attempt | Response:
+        """Decide and hold the money. What others only hold is waited for, unless the client leaves (ClientLeft)."""
+        found = await self._try_to_reserve(scene, patient=scene.outage is None)
+        if not isinstance(found, Shortage):
+            return found
+        if scene.outage is not None or not found.held:
+            raise exhausted(scene, found)
+        waiting = self._wait_and_reserve(scene, found)
+        return await (waiting if receive is None else run_until_disconnect(receive, waiting))
+
+    async def _wait_and_reserve(self, scene: TurnContext, found: Shortage) -> Attempt | Response:
+        """Try again whenever money came back, at last also for a shorter answer. Raises 429; 402 once it is spent."""
+        account = scene.session_id if found.funds.account == "session" else ""
+        timeouts_s = (deployment.timeout_s for option in scene.options for deployment in option.healthy)
+        with self._held.line((scene.caller.tenant_id, account), min(WAIT_S, *timeouts_s)) as place:
+            patient = True
+            while patient and found.held:
+                place.short(found.least_nanousd, found.funds.left_nanousd)
+                patient = await place.called()
+                scene = await self._arrivals.refreshed(scene)
+                tried = await self._try_to_reserve(scene, patient=patient)
+                if not isinstance(tried, Shortage):
+                    return tried
+                found = tried
+        raise exhausted(scene, found)
+
+    async def _try_to_reserve(self, scene: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
+        """Decide and reserve; whoever loses a race for the last money decides again with what is left."""
         funds = scene.funds
         for _ in range(RESERVE_TRIES):
-            choice = self._decide(scene, funds)
+            choice = self._decide(scene, funds, patient=patient)
+            if isinstance(choice, Shortage):
+                return choice
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
@@ -251,7 +304,7 @@ class Turns:
                 funds = funds.after(answer)
                 continue
             return answer_or_raise(answer)
-        raise exhausted(scene, funds, choice.estimate.hold_nanousd)
+        return self._shortage(scene, funds)
 
     async def _reserve(
         self,
@@ -325,19 +378,24 @@ class Turns:
         failures = Failures(asyncio.get_running_loop().time())
         while True:
             started_s = self._clock()
-            bound = replace(bound, sent_ms=int(started_s * 1000))
+            bound, sent = replace(bound, sent_ms=int(started_s * 1000)), False
             try:
                 call = self._call(bound)
                 if bound.scene.chat.mode == "chat":
                     bound = replace(bound, dropped=self._upstream.left_out(call))
+                sent = True
                 answer = await send(call)
             except UpstreamFault as fault:
                 bound = await self._next_attempt(bound, fault, failures)
             except GatewayError as error:  # refused on our side of the wire: nothing was sent
                 await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
                 raise
-            except BaseException:  # cancelled, or a defect of ours: the provider may be at work
-                self._background.spawn(self._settling.abandoned(bound))
+            except BaseException:  # cancelled, or a defect of ours: once sent, the provider may be at work
+                self._background.spawn(
+                    self._settling.abandoned(bound)
+                    if sent
+                    else self._settling.release(bound, status="failed", error_code="internal_error")
+                )
                 raise
             else:
                 latency_s = self._clock() - started_s

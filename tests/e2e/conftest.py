@@ -18,7 +18,7 @@ from tests.harness.upstream import FaultUpstream
 MODES = {
     "words": "ok:tokens=30",
     "slow": "ok:tokens=40,delay=0.02",
-    "held": "ok:tokens=40,delay=0.1",
+    "held": "ok:tokens=40,gate=1",
     "unreported": "nousage",
     "silent": "oknousage",
     "cut": "rst",

@@ -14,7 +14,7 @@ from tests.harness.processes import ForkServer, clean_environ
 
 pytestmark = pytest.mark.faults
 
-MODELS = {"held": "ok:tokens=40,delay=0.1", "words": "ok:tokens=30,delay=0.01", "agent": "ok:tokens=50,delay=0.02"}
+MODELS = {"held": "ok:tokens=40,gate=1", "words": "ok:tokens=30,delay=0.01", "agent": "ok:tokens=50,delay=0.02"}
 LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}
 
 

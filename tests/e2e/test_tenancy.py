@@ -282,7 +282,7 @@ async def test_one_tenant_s_flood_does_not_keep_another_from_its_answers(tmp_pat
             answers = [await turn(quiet, headers=session(f"q{n}")) for n in range(5)]
             await asyncio.gather(*flood)
         assert [a.status_code for a in answers] == [200] * 5
-        assert {task.result().status_code for task in flood} <= {200, 402}
+        assert {task.result().status_code for task in flood} <= {200, 402, 429}
 
 
 async def test_models_that_a_tenant_may_not_use_are_named_to_its_operator_alone(

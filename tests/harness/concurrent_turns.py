@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -27,13 +30,33 @@ class CrowdFigures:
         return max(0, self.billed_nanousd - self.budget_nanousd)
 
 
+async def ended(tasks: Sequence[asyncio.Task[Any]], count: int, within_s: float = 60.0) -> None:
+    """Wait until so many of the tasks are done; however many there are once the time is over."""
+    end = asyncio.Event()
+    open_count = count
+
+    def note(_: asyncio.Task[Any]) -> None:
+        nonlocal open_count
+        open_count -= 1
+        if open_count <= 0:
+            end.set()
+
+    for task in tasks:
+        task.add_done_callback(note)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await end.wait()
+
+
 async def crowd(
     scene: Ground, client: Client, *, session: str, asking: int, affordable: int, model: str = "held"
 ) -> CrowdFigures:
     """`asking` turns at once in one session whose budget is `affordable` times a turn's worst case.
 
-    The provider must hold its answers back until all have asked, or settlements would free money for more.
+    The provider holds its answers back (a mode with `gate=1`) until everybody else is answered, or settlements would
+    free money for more.
     """
+    scene.provider.gate.clear()
     before = len(scene.provider.bill)
     width = len(str(asking))
     question = {"model": model, "messages": [{"role": "user", "content": f"{session}/{0:0{width}}"}], "max_tokens": 40}
@@ -41,8 +64,8 @@ async def crowd(
     async with httpx.AsyncClient(headers=headers, timeout=30.0) as http:
         dry_run = (await http.post(client.urls[0] + "/v1/route", json=question)).json()
     budget_nanousd = affordable * int(dry_run["reserve_nano_usd"])
-    turns = await asyncio.gather(
-        *(
+    asked = [
+        asyncio.create_task(
             client.turn(
                 model,
                 session=session,
@@ -50,15 +73,18 @@ async def crowd(
                 budget_usd=f"{budget_nanousd / 1e9:.9f}",
                 tag=f"{session}/{number:0{width}}",
             )
-            for number in range(asking)
         )
-    )
+        for number in range(asking)
+    ]
+    await ended(asked, asking - affordable)
+    scene.provider.gate.set()
+    turns = await asyncio.gather(*asked)
     calls = scene.provider.bill[before:]
     return CrowdFigures(
         asked=asking,
         dispatched=len(calls),
         answered=sum(turn.fate == "ok" for turn in turns),
-        refused=sum(turn.status == 402 for turn in turns),
+        refused=sum(turn.status in (402, 429) for turn in turns),
         budget_nanousd=budget_nanousd,
         billed_nanousd=sum(map(billed_nanousd, calls)),
     )

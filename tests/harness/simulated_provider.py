@@ -32,6 +32,11 @@ class TurnSwarm:
     break_: float
     silent_usage: float
     stall: float
+    replicas: int = 1
+    """Processes over one ledger: what one frees, the turns that wait in another have to find by looking."""
+    session_nanousd: int = 10**9
+    pause_s: float = 2.0
+    """The provider's longest between two tokens."""
 
     @classmethod
     def draw(cls, dice: random.Random) -> TurnSwarm:
@@ -42,6 +47,8 @@ class TurnSwarm:
             clients=dice.randint(1, 8),
             turns=dice.randint(1, 6),
             tenant_nanousd=dice.choice((10**6, 10**7, 10**10)),
+            replicas=dice.choice((1, 1, 2, 3)),
+            session_nanousd=dice.choice((10**6, 5 * 10**6, 10**9)),
             cancel=rate(0.6),
             leave=rate(0.5),
             refuse=rate(0.4),
@@ -103,7 +110,7 @@ class SimulatedProvider:
         attempt = Attempt(str(call.messages[-1]["content"]))
         self.bill.append(attempt)
         try:
-            await asyncio.sleep(self._dice.uniform(0, 0.5))
+            await asyncio.sleep(self._dice.uniform(0, self._swarm.pause_s / 4))
             if self._fault(self._swarm.refuse):
                 raise self._dice.choice((ConnectFault("refused"), FailedFault("500", status=500)))
         except BaseException:
@@ -119,7 +126,7 @@ class SimulatedProvider:
 
     async def pause(self) -> None:
         stalls = self._fault(self._swarm.stall)
-        await asyncio.sleep(self._dice.uniform(20, 90) if stalls else self._dice.uniform(0, 2))
+        await asyncio.sleep(self._dice.uniform(20, 90) if stalls else self._dice.uniform(0, self._swarm.pause_s))
 
     def more(self) -> int:
         return self._dice.randint(1, 9)

@@ -37,13 +37,13 @@ from tests.harness.lost_commits import ambiguous_commits
 from tests.harness.postgres import PostgresServer, TestDatabases
 from tests.harness.processes import ForkServer, Replica
 from tests.harness.simulator import simulate, template
-from tests.harness.turn_simulator import simulate_turns
+from tests.harness.turn_simulator import simulate_crowd, simulate_turns
 from tests.harness.window_resets import reset_together
 
 MODELS = {
     "words": "ok:tokens=30,delay=0.01",
     "slow": "ok:tokens=400,delay=0.01",
-    "held": "ok:tokens=40,delay=0.1",
+    "held": "ok:tokens=40,gate=1",
     "stream": "ok:tokens=60,delay=0.1",
 }
 LONG_LEASES = {"SEQROUTE_HOLD_TTL_SECONDS": "60"}
@@ -290,6 +290,7 @@ async def seeds(plan: Plan) -> str:
         try:
             await asyncio.to_thread(simulate, seed, empty)
             await asyncio.to_thread(simulate_turns, seed, empty)
+            await asyncio.to_thread(simulate_crowd, seed, empty)
         except Exception as error:
             again = f"python -m tests.harness.simulator --seeds {seed}:{seed + 1}; the same of turn_simulator"
             raise AssertionError(f"seed {seed}: {error} ({again})") from error

@@ -19,7 +19,7 @@ import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -52,6 +52,7 @@ from gateway.tasks import Background
 from gateway.turn.endpoints import read_chat
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
+from gateway.turn.waiting import WAIT_S, HeldMoney
 from tests.harness.models import catalog, deployment, model
 from tests.harness.simulated_provider import Attempt, SimulatedKeys, SimulatedProvider, SimulatedTokens, TurnSwarm
 from tests.harness.simulator import (
@@ -67,6 +68,8 @@ from tests.harness.simulator import (
 )
 
 T = TypeVar("T")
+CROWD_NEEDS_NANOUSD = 3_600_000
+"""A little more than a turn of the simulated model holds for an answer of its likely length."""
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class Seen:
     body: bytes = b""
     ended: bool = False
     steps: int = 0
+    seconds: float = 0.0
 
     @property
     def acknowledged(self) -> bool:
@@ -109,17 +113,26 @@ class TurnSimulation:
     def start(self) -> None:
         """Everything between the request and the statements, as `gateway.app.assemble` puts it together."""
         small = model(deployments=(deployment("small#0"), deployment("small#1")))
-        settings = Settings(models=(), router=RouterSettings(num_retries=1), session=SessionSettings(10**9, 10**10))
+        session = SessionSettings(self.swarm.session_nanousd, 10**10)
+        settings = Settings(models=(), router=RouterSettings(num_retries=1), session=session)
         configuration = Configuration(settings, catalog(small))
         self.wall = SteppingClock(draw_skew(self.clock_dice))
         self.steady = SteadyClock(self.wall, asyncio.get_running_loop().time)
         self.ledger = Ledger(Database("sqlite://"), clock=self.clock, backend=SqliteLedger(self.threads, self.clock))
         self.leases = Leases(self.ledger, self.clock, ttl_s=LEASE_MS / 1000)
         self.background = Background()
+        self.waiting = [HeldMoney() for _ in range(self.swarm.replicas)]
+        self.replicas = [self._replica(settings, configuration, held) for held in self.waiting]
+        with self.engine.begin() as core:
+            tenants.create_tenant(
+                core, "acme", "acme", budget_nanousd=self.swarm.tenant_nanousd, actor="sim", now_ms=START_MS
+            )
+
+    def _replica(self, settings: Settings, configuration: Configuration, held: HeldMoney) -> Turns:
         metrics, forecast = Metrics(), OutputForecast()
         tokens = cast(TokenCounter, SimulatedTokens())
         unused: Any = None
-        self.turns = Turns(
+        return Turns(
             configuration=lambda: configuration,
             ledger=self.ledger,
             outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
@@ -133,8 +146,9 @@ class TurnSimulation:
             leases=self.leases,
             settling=Settlements(
                 ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
-                clock=self.clock,
+                clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
             ),
+            held=held,
             exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
             background=self.background,
             metrics=metrics,
@@ -142,15 +156,18 @@ class TurnSimulation:
             new_id=self.new_id,
             uniform=self.dice.random,
         )  # fmt: skip
-        with self.engine.begin() as core:
-            tenants.create_tenant(
-                core, "acme", "acme", budget_nanousd=self.swarm.tenant_nanousd, actor="sim", now_ms=START_MS
-            )
 
     async def run(self) -> None:
         self.start()
         loops = [asyncio.create_task(work) for work in (self.leases.run(), self.sweep_forever(), self.set_the_clock())]
         await asyncio.gather(*(self._client(number) for number in range(self.swarm.clients)))
+        await self.rest(loops)
+
+    async def crowd(self, stream: bool) -> None:
+        """One turn of every client at once, in one session, by whichever replica."""
+        self.start()
+        loops = [asyncio.create_task(work) for work in (self.leases.run(), self.sweep_forever())]
+        await asyncio.gather(*(self.turn(f"{number}", stream=stream) for number in range(self.swarm.clients)))
         await self.rest(loops)
 
     async def rest(self, loops: list[asyncio.Task[None]]) -> None:
@@ -161,6 +178,7 @@ class TurnSimulation:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        assert [held.waiting for held in self.waiting] == [0] * self.swarm.replicas, "a turn still waits for money"
         assert self.leases.count == 0, "a lease is kept for a call that ended"
         assert (self.ledger.unresolved, self.ledger.undoing) == (0, 0)
         await self.ledger.close()
@@ -202,6 +220,8 @@ class TurnSimulation:
         """One request, from its first byte to its last; its handler is cancelled at await `cancel_at`."""
         seen = Seen(tag, stream)
         self.seen.append(seen)
+        turns = self.dice.choice(self.replicas)
+        started_s = asyncio.get_running_loop().time()
         left = asyncio.Event()
         body = json.dumps({"model": "small", "messages": [{"role": "user", "content": tag}], "stream": stream}).encode()
         headers = [(b"x-session-id", session.encode()), (b"content-type", b"application/json")]
@@ -231,9 +251,7 @@ class TurnSimulation:
                 "headers": headers,
             }  # fmt: skip
             try:
-                answer = await self.turns.serve(
-                    Request(scope, receive), lambda body, _: read_chat(body, LimitSettings())
-                )
+                answer = await turns.serve(Request(scope, receive), lambda body, _: read_chat(body, LimitSettings()))
             except GatewayError as error:
                 answer = error_response(error)
             await answer(scope, receive, send)
@@ -244,6 +262,7 @@ class TurnSimulation:
         with suppress(asyncio.CancelledError):
             await task
         left.set()
+        seen.seconds = asyncio.get_running_loop().time() - started_s
         return seen
 
     def _compare_books(self) -> None:
@@ -303,7 +322,43 @@ def _interrupted(
 
 def simulate_turns(seed: int, empty: Any) -> None:
     """Run one seed on a copy of the database `empty`. Raises AssertionError."""
-    _with_copy(empty, lambda connection: TurnSimulation(seed, connection).run())
+    in_a_copy(empty, lambda connection: TurnSimulation(seed, connection).run())
+
+
+def calm() -> TurnSwarm:
+    """One turn and nothing that goes wrong."""
+    return TurnSwarm(1, 1, 10**10, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def simulate_crowd(seed: int, empty: Any) -> None:
+    """Many turns at once in a session that affords a few of them at a time, and no faults. Raises AssertionError.
+
+    Quick answers: all are served in time, since what each spends is little. Slow ones: as many as the session holds
+    are served, and all others are told 429 after the wait. Never 402: nothing is spent.
+    """
+    dice = random.Random(seed)
+    affords, quick = dice.randint(1, 4), dice.random() < 0.5
+    swarm = replace(
+        calm(),
+        clients=dice.randint(2, 24),
+        replicas=dice.choice((1, 1, 2, 3)),
+        session_nanousd=affords * CROWD_NEEDS_NANOUSD,
+        pause_s=0.01 if quick else 40.0,
+    )
+    stream = dice.random() < 0.5
+
+    async def run(connection: Any) -> None:
+        simulation = TurnSimulation(seed, connection, swarm, faults=False)
+        await simulation.crowd(stream)
+        statuses = [seen.status for seen in simulation.seen]
+        if quick:
+            assert statuses == [200] * swarm.clients, statuses
+        waited_s = [seen.seconds for seen in simulation.seen if seen.status == 429]
+        assert statuses.count(200) + len(waited_s) == swarm.clients, statuses
+        assert all(WAIT_S - 0.5 < seconds < WAIT_S + 0.5 for seconds in waited_s), waited_s
+        assert statuses.count(200) >= min(affords, swarm.clients)
+
+    in_a_copy(empty, run)
 
 
 def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> int:
@@ -311,10 +366,9 @@ def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> in
 
     `victim`: a task of the turn's own instead of its handler, by the name of its coroutine ("StreamPump._run").
     """
-    calm = TurnSwarm(1, 1, 10**10, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     async def once(connection: Any, at: int, met: Seen) -> None:
-        simulation = TurnSimulation(7, connection, calm, faults=False)
+        simulation = TurnSimulation(7, connection, calm(), faults=False)
         simulation.start()
         if victim is not None:
             asyncio.get_running_loop().set_task_factory(_hunting(victim, at, met))
@@ -326,7 +380,7 @@ def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> in
 
     for at in range(1, 10_000):
         met = Seen(victim or "handler")
-        _with_copy(empty, partial(once, at=at, met=met))
+        in_a_copy(empty, partial(once, at=at, met=met))
         if met.steps < at:
             return at - 1
     raise AssertionError("a turn without an end")
@@ -346,7 +400,7 @@ def _hunting(victim: str, at: int, met: Seen) -> Callable[..., asyncio.Task[Any]
     return make
 
 
-def _with_copy(empty: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+def in_a_copy(empty: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     connection = db_sqlite.driver.connect(":memory:", isolation_level=None)
     empty.backup(connection)
     try:
@@ -365,6 +419,7 @@ def main() -> int:
     for seed in range(first, last):
         try:
             simulate_turns(seed, empty)
+            simulate_crowd(seed, empty)
         except Exception as error:  # noqa: BLE001 - every way to fail is a finding
             failed += 1
             print(f"seed {seed}: {type(error).__name__}: {error}")

@@ -48,6 +48,8 @@ class FaultUpstream:
     modes: dict[str, str] = field(default_factory=dict)
     bill: list[Attempt] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Answers of modes with `gate=1` wait until it is set."""
     open_connections: int = 0
     accepted_connections: int = 0
     _server: asyncio.Server | None = None

@@ -62,6 +62,7 @@ class Provider(Protocol):
     tokens: int
     delay_s: float
     bill: list[Attempt]
+    gate: asyncio.Event
 
     def mode_of(self, model: str) -> tuple[str, dict[str, str]]: ...
     def now_s(self) -> float: ...
@@ -95,6 +96,7 @@ class Answer:
         self.finish = "length" if self.tokens < wanted else "stop"
         self.delay_s = float(options.get("delay", upstream.delay_s))
         self.first_s = float(options.get("first", 5.0 if self.mode == "slow-first-byte" else 0.0))
+        self.gated = "gate" in options
         self.after = int(options.get("after", 3))
         self.n = int(body.get("n") or 1)
         self.usage_unasked = options.get("usage") == "always"
@@ -133,6 +135,8 @@ class Answer:
 
     async def _send(self) -> bool:
         await asyncio.sleep(self.first_s)
+        if self.gated:
+            await self.upstream.gate.wait()
         if self.mode in STATUS_MODES:
             return await self._status()
         if self.mode == "1xx":

@@ -192,3 +192,27 @@ def test_one_pause_of_the_loop_refuses_nobody() -> None:
 
     seen = simulated(play())
     assert (len(seen.answered), seen.refused) == (750, [])
+
+
+def test_a_slow_start_is_no_pace_by_which_a_crowd_is_refused() -> None:
+    """Before the connections are made one or two may start; a moment later the whole crowd does, in good time."""
+
+    async def play() -> int:
+        places = Places(PlaceLimits(process=512, tenant=512, wait_s=3.0))
+        connected = asyncio.Event()
+
+        async def turn(number: int) -> None:
+            await asyncio.sleep(number * 0.001)
+            place = await places.take("a")
+            await (connected.wait() if number else asyncio.sleep(0.05))
+            places.started(place)
+            await asyncio.sleep(PROVIDER_S)
+            places.give_back(place)
+
+        async with asyncio.TaskGroup() as group:
+            turns = [group.create_task(turn(number)) for number in range(300)]
+            await asyncio.sleep(0.4)
+            connected.set()
+        return len(turns)
+
+    assert simulated(play()) == 300

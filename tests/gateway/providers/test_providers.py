@@ -22,6 +22,7 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
+from gateway.providers.litellm_clients import Resolved
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
@@ -243,6 +244,27 @@ async def test_a_provider_nobody_knows_is_refused_without_a_request(
     with pytest.raises(UpstreamFault) as caught:
         await upstream.complete(call(provider, "x", litellm_model="no-such-provider/model-x", api_base=None))
     assert caught.value.dispatched is False
+    assert provider.bill == []
+
+
+class _Breaking(Upstream):
+    """What LiteLLM knows of a model meets a defect."""
+
+    def _resolved(self, call: Call) -> Resolved:
+        raise KeyError(call.litellm_model)
+
+
+@pytest.mark.parametrize("ask", ["complete", "open_stream", "embed", "left_out"])
+async def test_what_breaks_while_a_call_is_made_was_not_sent(provider: FaultUpstream, ask: str) -> None:
+    broken = _Breaking()
+    await broken.start()
+    try:
+        with pytest.raises(FailedFault) as caught:
+            found = getattr(broken, ask)(call(provider, "ok", params={"input": ["hello"]}))
+            await found
+    finally:
+        await broken.close()
+    assert (caught.value.dispatched, caught.value.retryable) == (False, False)
     assert provider.bill == []
 
 

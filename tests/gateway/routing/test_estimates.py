@@ -14,7 +14,7 @@ from gateway.catalog.prices import Prices, PriceTier
 from gateway.catalog.usage import Usage
 from gateway.config.settings import RouterSettings
 from gateway.providers.cooldown import Breaker
-from gateway.routing.estimates import LEAST_OUTPUT_TOKENS, Estimate, available, estimate
+from gateway.routing.estimates import LEAST_LIKELY_TOKENS, LEAST_OUTPUT_TOKENS, Estimate, available, estimate
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory
 from policy.mdp import COST_LEVELS
@@ -36,6 +36,8 @@ def estimated(
     why_not: str = "",
     at_ms: int = 0,
     contended: bool = False,
+    patient: bool = False,
+    company: int = 1,
     request: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Estimate:
@@ -44,7 +46,7 @@ def estimated(
         option, chat(**(request or {})), memory or SessionMemory(), OutputForecast(),
         Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
         available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
-        contended=contended,
+        contended=contended, patient=patient, company=company,
     )  # fmt: skip
 
 
@@ -87,13 +89,31 @@ def test_the_last_money_buys_a_shorter_answer() -> None:
     assert (found.max_tokens, found.hold_nanousd, found.view.feasible) == (100, 2_200_000, True)
 
 
-def test_of_the_last_money_each_parallel_turn_takes_half() -> None:
+def test_of_the_last_money_each_parallel_turn_takes_half_but_no_stump_of_an_answer() -> None:
     """2,600,000 is the prompt's 2,000,000 and 300 tokens; half of it does not buy the prompt: the least is held."""
-    least = 2_000_000 + LEAST_OUTPUT_TOKENS * 2_000
+    least = 2_000_000 + LEAST_LIKELY_TOKENS * 2_000
     assert estimated(left_nanousd=2_600_000, contended=True).hold_nanousd == least
-    assert estimated(left_nanousd=5_000_000, contended=True).max_tokens == 250
+    assert estimated(left_nanousd=5_200_000, contended=True).max_tokens == 300
     assert estimated(left_nanousd=5_000_000).max_tokens == 1_500
     assert not estimated(left_nanousd=least - 1, contended=True).view.feasible
+    assert estimated(left_nanousd=least - 1).max_tokens == LEAST_LIKELY_TOKENS - 1
+
+
+def test_who_can_wait_for_held_money_takes_no_answer_that_is_cut_short() -> None:
+    needed = 2_000_000 + LIKELY_TOKENS * 2_000
+    assert not estimated(left_nanousd=needed - 1, contended=True, patient=True).view.feasible
+    assert estimated(left_nanousd=needed, contended=True, patient=True).max_tokens == LIKELY_TOKENS
+    assert estimated(left_nanousd=needed - 1, patient=True).view.feasible  # nobody holds anything: it is spent
+    asked = {"max_tokens": 40}
+    assert estimated(left_nanousd=2_080_000, contended=True, patient=True, request=asked).max_tokens == 40
+
+
+def test_of_a_crowd_each_holds_half_of_its_part_or_what_its_answer_will_likely_need() -> None:
+    left = 640_000_000
+    crowd = estimated(left_nanousd=left, company=40, max_output_tokens=16_000)
+    assert crowd.hold_nanousd == left // 80
+    assert 40 * crowd.hold_nanousd <= left
+    assert estimated(left_nanousd=left, company=400).max_tokens == LIKELY_TOKENS
 
 
 def test_the_last_money_is_not_spent_on_half_an_answer_when_the_operator_says_refuse() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
+from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.ledger.types import AccountKind, Balance, Refused, Resolved, SessionTerms
-from gateway.turn.context import AvailableFunds, exhausted, settled
+from gateway.turn.context import AvailableFunds, Shortage, exhausted, settled
 from gateway.turn.headers import TurnReport
 from tests.gateway.turn.turns import bound, scene, session_row
 
@@ -27,13 +27,13 @@ def test_a_ceiling_below_what_is_spent_leaves_nothing_and_never_less() -> None:
     assert scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).funds.left_nanousd == 0
 
 
-def test_the_tenant_s_purse_binds_too() -> None:
+def test_the_tenant_s_budget_binds_too() -> None:
     assert scene(tenant=Balance(50, 20, 10)).funds.left_nanousd == 20
     assert scene(tenant=Balance(50, 20, 60, overage_nanousd=30)).funds.left_nanousd == 0
 
 
 def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() -> None:
-    error = exhausted(scene(), AvailableFunds(1_500, "session", contended=False), 32_000)
+    error = exhausted(scene(), Shortage(AvailableFunds(1_500, "session", 1_500), 32_000, held=False))
     assert isinstance(error, SessionBudgetExceeded)
     assert error.headers == {"x-should-retry": "false"}
     assert error.details == {
@@ -41,25 +41,33 @@ def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() ->
         "needed_usd": "0.000032",
     }  # fmt: skip
     assert "X-Session-Budget-USD" in error.message
-    poor_tenant = exhausted(scene(), AvailableFunds(10, "tenant", contended=True), 32_000)
+    poor_tenant = exhausted(scene(), Shortage(AvailableFunds(10, "tenant", 20), 32_000, held=False))
     assert isinstance(poor_tenant, TenantBudgetExceeded)
-    assert poor_tenant.headers == {"x-should-retry": "false", "Retry-After": "1"}
+    assert poor_tenant.headers == {"x-should-retry": "false"}
     assert "operator" in poor_tenant.message
+
+
+def test_money_that_others_only_hold_is_worth_asking_again_for() -> None:
+    error = exhausted(scene(), Shortage(AvailableFunds(1_500, "session", 51_500), 32_000, held=True))
+    assert isinstance(error, RateLimited)
+    assert (error.status, error.code, error.headers) == (429, "rate_limited", {"Retry-After": "1"})
+    assert "other turns hold 0.00005 USD" in error.message
+    assert error.details["remaining_nano_usd"] == 1_500
 
 
 def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
     funds = scene(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).funds
     assert (funds.left_nanousd, funds.account) == (0, "session")
-    error = exhausted(scene(), funds, 0)
+    error = exhausted(scene(), Shortage(funds, 0, held=False))
     assert "the session's budget has -0.25 USD left" in error.message
     assert error.details["remaining_nano_usd"] == -250_000_000
     refused = Refused("tenant", Balance(50, 20, 60, overage_nanousd=30), pending=False)
-    after = AvailableFunds(1, "session", contended=False).after(refused)
+    after = AvailableFunds(1, "session", 1).after(refused)
     assert (after.left_nanousd, after.remainder_nanousd) == (0, -30)
 
 
 def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
-    error = exhausted(scene(), AvailableFunds(10, "key", contended=False), 32_000)
+    error = exhausted(scene(), Shortage(AvailableFunds(10, "key", 10), 32_000, held=False))
     assert isinstance(error, TenantBudgetExceeded)
     assert "the key's budget has 0.00000001 USD left" in error.message
 
@@ -80,13 +88,13 @@ def test_the_account_with_the_least_left_binds_and_only_holds_on_that_one_conten
     assert (found.account, found.contended) == (account, contended)
 
 
-def test_a_refusal_lowers_the_purse_to_what_it_found_and_never_raises_it() -> None:
-    funds = AvailableFunds(70, "session", contended=False)
-    assert funds.after(Refused("key", Balance(50, 0, 20), pending=False)) == AvailableFunds(30, "key", contended=False)
-    assert funds.after(Refused("tenant", Balance(90, 20, 0), pending=True)) == AvailableFunds(
-        70, "session", contended=True
-    )
+def test_a_refusal_lowers_the_funds_to_what_it_found_and_never_raises_it() -> None:
+    funds = AvailableFunds(70, "session", 90)
+    assert funds.after(Refused("key", Balance(50, 0, 20), pending=False)) == AvailableFunds(30, "key", 30)
+    assert funds.after(Refused("key", Balance(50, 15, 20), pending=True)) == AvailableFunds(15, "key", 30)
+    assert funds.after(Refused("tenant", Balance(90, 20, 0), pending=True)) == funds
     assert funds.after(Refused("tenant", Balance(5, 0, 9), pending=False)).left_nanousd == 0
+    assert funds.undisturbed() == AvailableFunds(90, "session", 90)
 
 
 def test_a_report_takes_over_the_balances_of_its_settlement() -> None:

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.harness.simulator import template
-from tests.harness.turn_simulator import at_every_await, simulate_turns
+from tests.harness.turn_simulator import (
+    TurnSimulation,
+    at_every_await,
+    calm,
+    in_a_copy,
+    simulate_crowd,
+    simulate_turns,
+)
 
 SEEDS = 200
 
@@ -43,3 +51,32 @@ def test_swarms_of_faults_break_no_law_and_come_to_rest(empty: Any, first: int) 
             simulate_turns(seed, empty)
         except Exception as error:
             raise AssertionError(f"python -m tests.harness.turn_simulator --seeds {seed}:{seed + 1}") from error
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 50))
+def test_of_a_crowd_that_waits_for_held_money_each_is_served_in_time_or_told_429(empty: Any, first: int) -> None:
+    for seed in range(first, first + 50):
+        try:
+            simulate_crowd(seed, empty)
+        except Exception as error:
+            raise AssertionError(f"python -m tests.harness.turn_simulator --seeds {seed}:{seed + 1}") from error
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_breaks_before_a_call_is_sent_costs_nothing(empty: Any, stream: bool) -> None:
+    async def story(connection: Any) -> None:
+        simulation = TurnSimulation(1, connection, calm(), faults=False)
+
+        def broken(call: Any) -> tuple[str, ...]:
+            raise RuntimeError("a provider's code that knows no such model")
+
+        simulation.provider.left_out = broken  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError):
+            await simulation.crowd(stream)
+        await simulation.rest([])
+        with simulation.engine.begin() as core:
+            rows = core.execute(text("SELECT state, posted_nanousd FROM holds")).all()
+            [status] = core.execute(text("SELECT status FROM decisions")).scalars()
+        assert ([tuple(row) for row in rows], status) == ([("released", 0)], "failed")
+
+    in_a_copy(empty, story)
