@@ -11,9 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIDY = (
+    "gateway/accounts",
     "gateway/catalog",
+    "gateway/config",
     "gateway/database",
     "gateway/decisions",
+    "gateway/ledger",
     "gateway/policies",
     "gateway/webhooks",
     "policy",

@@ -1,7 +1,7 @@
-"""Who calls: the key decides the tenant, always.
+"""Authentication: the API key decides the tenant, always.
 
-Keys are looked up by their SHA-256; the whole hash is the cache key. The master key is the admin and calls the API as
-the tenant `default`. A key of role `service` may act for other tenants by header, and open them.
+Keys are looked up by their SHA-256, which is also the cache key. The master key is the admin key and calls the API as
+the tenant `default`. A key of role `service` may act for other tenants by header, and create them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from gateway.http import read_budget
 
 DEFAULT_TENANT = "default"
 JUDGE_TENANT = "judge"
-"""Pays for the gateway's own judge (gateway/turn/judge.py); the only tenant whose turns nobody asked for."""
+"""Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
 MASTER_KEY_ID = "key_master"
 CACHE_S = 2.0
-"""How long a looked-up key is believed; a revocation reaches every replica within this time."""
+"""Validity of a cached key; a revocation reaches every replica within this time."""
 CACHE_KEYS = 10_000
 OUTAGE_KEY_S = 900.0
-"""How long a key of a tenant with `"outage": "open"` is believed when it cannot be looked up again."""
+"""Validity of a cached key in an outage, for a tenant with `"outage": "open"`."""
 LOOKUP_TIMEOUT_S = 5.0
-"""A database that is silent is an outage, 503; reports may take longer than a caller waits for its key."""
+"""A database silent for longer is an outage (503); reports may take longer."""
 MAX_KEY_CHARS = 512
-STRANGERS_AT_ONCE = 4
-"""Look-ups of keys that were not known before: guesses by the thousand must not keep known keys from their own."""
+MAX_UNCACHED_LOOKUPS = 4
+"""Concurrent look-ups of uncached keys: a flood of guesses must not block known keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,14 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
+        """True for the master key and keys of role admin."""
         return self.role == "admin"
 
     @property
     def origin(self) -> str | None:
-        """Why a turn of this caller's teaches nothing: the judge's own, or an operator's; None for a client's.
+        """Origin of turns that are excluded from training: "judge" or "admin"; None for clients.
 
-        The master key is a client too: it calls as the tenant `default`, and is all that a small installation has.
+        The master key is a client too: it calls as the tenant `default`, and small installations have no other key.
         """
         if self.tenant_id == JUDGE_TENANT:
             return "judge"
@@ -71,7 +72,7 @@ class Caller:
 
 
 class Authenticator:
-    """Turns request headers into a Caller. Holds a short cache of looked-up keys."""
+    """Authenticator of request headers, with a short-lived cache of keys."""
 
     def __init__(self, database: Database, master_key: Secret, clock: Clock, new_id: NewId) -> None:
         self._database = database
@@ -79,19 +80,19 @@ class Authenticator:
         self._clock = clock
         self._new_id = new_id
         self._cache: OrderedDict[bytes, tuple[float, Caller, float]] = OrderedDict()
-        self._silent_until_s = 0.0
+        self._down_until_s = 0.0
         self._lookups: dict[bytes, asyncio.Task[Caller]] = {}
-        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
+        self._uncached_lookups = asyncio.Semaphore(MAX_UNCACHED_LOOKUPS)
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Who may spend: any key but a read-only one. Raises InvalidApiKey, Forbidden, InvalidRequest."""
+        """A caller that may spend: not read-only. Raises InvalidApiKey, Forbidden, InvalidRequest."""
         caller = await self.reader(headers)
         if caller.role == "read-only":
             raise Forbidden("this key may read, not spend")
         return caller
 
     async def reader(self, headers: Mapping[str, str]) -> Caller:
-        """Who calls, whatever the role; acting for another tenant when the headers say so and the key may."""
+        """A caller of any role, acting for another tenant when a service key's headers name one."""
         caller = await self._own(headers)
         wanted = headers.get("x-tenant-id")
         budget_nanousd = read_budget(headers, "X-Tenant-Budget-USD")
@@ -100,20 +101,20 @@ class Authenticator:
         if caller.role != "service":
             raise Forbidden("X-Tenant-Id and X-Tenant-Budget-USD need a key of role service")
         if wanted is None:
-            raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id beside it", param="X-Tenant-Id")
+            raise InvalidRequest("X-Tenant-Budget-USD: expected X-Tenant-Id as well", param="X-Tenant-Id")
         if not SESSION_ID.fullmatch(wanted):
             raise InvalidRequest("X-Tenant-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Tenant-Id")
         return await self._acting_for(caller, wanted, budget_nanousd)
 
     async def admin(self, headers: Mapping[str, str]) -> Caller:
-        """The master key or a key of role admin. Raises InvalidApiKey, Forbidden."""
+        """A caller with the master key or role admin. Raises InvalidApiKey, Forbidden."""
         caller = await self._own(headers)
         if not caller.is_admin:
             raise Forbidden("this needs the master key or a key of role admin")
         return caller
 
     def known_tenant(self, headers: Mapping[str, str]) -> str:
-        """The tenant of a key that was looked up before, "" for any other: to be fair by, not to trust."""
+        """The tenant of a cached key, otherwise "": for fair queueing, not for authentication."""
         try:
             digest = keys.key_digest(_bearer(headers))
         except (InvalidApiKey, InvalidRequest):
@@ -129,7 +130,7 @@ class Authenticator:
         return wanted if acting is None else acting[1].tenant_id
 
     def forget(self) -> None:
-        """Drop the cache: the next call of every key is looked up (after a change made here)."""
+        """Clear the cache after a change, so that every key is looked up again."""
         self._cache.clear()
         self._lookups.clear()
 
@@ -139,55 +140,55 @@ class Authenticator:
         cached = self._cache.get(digest)
         if cached is not None and cached[0] > now_s:
             return cached[1]
-        if now_s < self._silent_until_s and (known := self._known_before(digest)) is not None:
+        if now_s < self._down_until_s and (known := self._cached_in_outage(digest)) is not None:
             return known
-        # A key's whole crowd waits for one look-up: each on its own, they would ask for seconds whenever it is due.
+        # Concurrent requests with one key share a look-up, rather than flood the database when the cache expires.
         lookup = self._lookups.get(digest)
         if lookup is None:
             lookup = self._lookups[digest] = asyncio.get_running_loop().create_task(self._look_up(digest))
-            lookup.add_done_callback(lambda done: self._looked(digest, done))
+            lookup.add_done_callback(lambda done: self._lookup_done(digest, done))
         return await asyncio.shield(lookup)
 
-    def _looked(self, digest: bytes, lookup: asyncio.Task[Caller]) -> None:
+    def _lookup_done(self, digest: bytes, lookup: asyncio.Task[Caller]) -> None:
         if self._lookups.get(digest) is lookup:
             del self._lookups[digest]
         if not lookup.cancelled():
-            lookup.exception()  # told to those who wait, if any still do
+            lookup.exception()  # raised in the waiting requests; read here in case none is left
 
     async def _look_up(self, digest: bytes) -> Caller:
         if hmac.compare_digest(digest, self._master_sha256):
             return await self._read_owner(digest, self._master)
         if digest in self._cache:
-            return await self._read_owner(digest, lambda connection: self._looked_up(connection, digest))
+            return await self._read_owner(digest, lambda connection: self._owner_of(connection, digest))
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                await self._strangers.acquire()
+                await self._uncached_lookups.acquire()
         except TimeoutError:
             raise Overloaded("too many unknown keys at once; try again", headers={"Retry-After": "2"}) from None
         try:
-            return await self._read_owner(digest, lambda connection: self._looked_up(connection, digest))
+            return await self._read_owner(digest, lambda connection: self._owner_of(connection, digest))
         finally:
-            self._strangers.release()
+            self._uncached_lookups.release()
 
     async def _read_owner(self, digest: bytes, read: Callable[[Connection], tuple[Caller, float]]) -> Caller:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
                 caller, ends_s = await self._database.read(read)
         except (TimeoutError, LedgerUnavailable) as error:
-            self._silent_until_s = self._clock() + CACHE_S
-            if (known := self._known_before(digest)) is not None:
+            self._down_until_s = self._clock() + CACHE_S
+            if (known := self._cached_in_outage(digest)) is not None:
                 return known
             if isinstance(error, LedgerUnavailable):
                 raise
             raise LedgerUnavailable(
                 "the key cannot be looked up now; try again", headers={"Retry-After": "2"}
             ) from error
-        if self._lookups.get(digest) is asyncio.current_task():  # else what was read is from before a change
+        if self._lookups.get(digest) is asyncio.current_task():  # otherwise the result predates a change
             self._remember(digest, caller, ends_s)
         return caller
 
-    def _known_before(self, digest: bytes) -> Caller | None:
-        """The owner of a key that was looked up not long ago, if its tenant is served in an outage."""
+    def _cached_in_outage(self, digest: bytes) -> Caller | None:
+        """The owner of a recently cached key, if its tenant is served in an outage."""
         cached = self._cache.get(digest)
         if cached is None or cached[1].outage != "open":
             return None
@@ -200,8 +201,8 @@ class Authenticator:
         if len(self._cache) > CACHE_KEYS:
             self._cache.popitem(last=False)
 
-    def _looked_up(self, connection: Connection, digest: bytes) -> tuple[Caller, float]:
-        """The owner of a usable key, and when the key ends."""
+    def _owner_of(self, connection: Connection, digest: bytes) -> tuple[Caller, float]:
+        """The owner of a usable key, and its expiry in seconds since the epoch."""
         owner = keys.lookup_key(connection, digest)
         if owner is None or not owner.key.usable(now_ms(self._clock)):
             raise _unknown_key()
@@ -213,15 +214,15 @@ class Authenticator:
             has_budget=key.balance is not None,
             key_models=_names(key.models),
         )
-        return _paying(caller, owner.tenant), math.inf if key.expires_at_ms is None else key.expires_at_ms / 1000
+        return _with_tenant(caller, owner.tenant), math.inf if key.expires_at_ms is None else key.expires_at_ms / 1000
 
     def _master(self, connection: Connection) -> tuple[Caller, float]:
         tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
         caller = Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None)
-        return _paying(caller, tenant), math.inf
+        return _with_tenant(caller, tenant), math.inf
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
-        """The same key, paying from another tenant's budget; an unknown tenant is opened."""
+        """The caller with another tenant's budget; creates an unknown tenant."""
         digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
         if budget_nanousd is None and cached is not None and cached[0] > self._clock():
@@ -236,7 +237,7 @@ class Authenticator:
                         connection, self._new_id("ten"), wanted, budget_nanousd=budget_nanousd or 0,
                         actor=caller.key_id, now_ms=at_ms,
                     )  # fmt: skip
-                except InvalidRequest:  # another turn of this new tenant opened it since we looked
+                except InvalidRequest:  # a concurrent turn of this new tenant created it
                     found = tenants.find_tenant_by_name(connection, wanted)
                     if found is None:
                         raise
@@ -245,7 +246,7 @@ class Authenticator:
             changes = {"budget_nanousd": budget_nanousd}
             return tenants.patch_tenant(connection, found.tenant_id, changes, actor=caller.key_id, now_ms=at_ms)
 
-        acting = _paying(caller, await self._database.write(open_tenant))
+        acting = _with_tenant(caller, await self._database.write(open_tenant))
         self._remember(digest, acting)
         return acting
 
@@ -255,7 +256,7 @@ def _acting_digest(caller: Caller, wanted: str) -> bytes:
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
-    """The key of `Authorization: Bearer ...` or Anthropic's `x-api-key`. Raises InvalidApiKey, InvalidRequest."""
+    """The key in `Authorization: Bearer ...` or Anthropic's `x-api-key`. Raises InvalidApiKey, InvalidRequest."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     bearer = bearer.strip() if scheme.lower() == "bearer" else ""
     other = headers.get("x-api-key", "").strip()
@@ -271,7 +272,7 @@ def _unknown_key() -> InvalidApiKey:
     return InvalidApiKey("invalid API key: expected Authorization: Bearer sk-...")
 
 
-def _paying(caller: Caller, tenant: Tenant) -> Caller:
+def _with_tenant(caller: Caller, tenant: Tenant) -> Caller:
     """The caller with this tenant's budget and rules."""
     return replace(
         caller,

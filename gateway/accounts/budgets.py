@@ -1,7 +1,7 @@
-"""What tenants, keys and sessions have in common as accounts: a lock order, a change of the grant, a trail.
+"""Operations common to tenant, key and session accounts: locking, grants, audit trail.
 
-Everything here is a synchronous function of a Connection, run through `Database.read` or `Database.write`, and takes
-the tenant's row lock before it touches an account of that tenant: the one lock order of the ledger.
+All are synchronous functions of a Connection, for `Database.read` and `Database.write`. The lock order of the ledger
+holds: a tenant's row is locked before any account of that tenant is changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.money import MAX_NANOUSD, usd_string
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One immutable line of the ledger."""
+    """One immutable ledger entry."""
 
     entry_id: int
     kind: str
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TrailEvent:
-    """Who changed what, when, from what to what."""
+    """One administrative change: actor, action, subject, and its state before and after."""
 
     event_id: int
     actor: str
@@ -57,15 +57,17 @@ class TrailEvent:
 
 
 def balance_columns(table: Table) -> list[ColumnElement[int]]:
+    """The columns of a Balance, in its order."""
     return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
 
 
 def balance_of(row: Row[Any]) -> Balance:
+    """The balance in an account's row."""
     return Balance(row.granted_nanousd, row.reserved_nanousd, row.spent_nanousd, row.overage_nanousd)
 
 
 def lock_tenant(connection: Connection, tenant_id: str) -> Row[Any]:
-    """The tenant's row, locked until the transaction ends (SQLite has one writer anyway). Raises NotFound."""
+    """Lock and return the tenant's row until the transaction ends. Raises NotFound."""
     row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id).with_for_update()).one_or_none()
     if row is None:
         raise NotFound("tenant: no such tenant")
@@ -73,7 +75,7 @@ def lock_tenant(connection: Connection, tenant_id: str) -> Row[Any]:
 
 
 def checked_amount(amount_nanousd: object, param: str) -> int:
-    """A budget that fits an account. Raises InvalidRequest for anything else."""
+    """Check a budget in nano-USD. Raises InvalidRequest."""
     if isinstance(amount_nanousd, bool) or not isinstance(amount_nanousd, int):
         raise InvalidRequest(f"{param}: expected a whole number of nano-USD", param=param)
     if not 0 <= amount_nanousd <= MAX_NANOUSD:
@@ -85,7 +87,7 @@ MAX_WINDOW_CHARS = 16
 
 
 def checked_window(connection: Connection, window: object, param: str, now_ms: int) -> int | None:
-    """When the window's first period ends by the ledger's clock; None without a window. Raises InvalidRequest."""
+    """End of a window's first period by the ledger's clock, or None. Raises InvalidRequest."""
     if window is None:
         return None
     try:
@@ -98,7 +100,7 @@ def checked_window(connection: Connection, window: object, param: str, now_ms: i
 
 
 def checked_models(models: object, param: str) -> str | None:
-    """The JSON that is stored for an allow-list of models; None: every model."""
+    """An allow-list of models as stored JSON; None allows every model. Raises InvalidRequest."""
     if models is None:
         return None
     names: list[object] = list(models) if isinstance(models, list | tuple) else [None]
@@ -108,7 +110,7 @@ def checked_models(models: object, param: str) -> str | None:
 
 
 def refuse_unknown_models(models: object, known: Collection[str]) -> None:
-    """Raise InvalidRequest for a name in an allow-list that is neither a model nor an alias of the configuration."""
+    """Raise InvalidRequest for an allow-list with a name unknown to the configuration."""
     for name in models if isinstance(models, list | tuple) else ():
         if isinstance(name, str) and name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
@@ -119,6 +121,7 @@ def refuse_unknown_models(models: object, known: Collection[str]) -> None:
 
 
 def stored_models(text: str | None) -> tuple[str, ...] | None:
+    """An allow-list from its stored JSON; None allows every model."""
     return None if text is None else tuple(json.loads(text))
 
 
@@ -136,9 +139,9 @@ def change_grant(
     actor: str,
     now_ms: int,
 ) -> Balance:
-    """Set an account's granted amount, with the entry that says so. The caller holds the tenant's lock.
+    """Set an account's grant and record the entry; the caller holds the tenant's lock.
 
-    Raises InvalidRequest below what is spent and reserved: that money is gone or promised.
+    Raises InvalidRequest for less than what is spent and reserved.
     """
     used = now.reserved_nanousd + now.spent_nanousd
     if wanted_nanousd < now.granted_nanousd and wanted_nanousd < used:
@@ -193,6 +196,7 @@ def leave_trail(
     after: Mapping[str, Any] | None,
     now_ms: int,
 ) -> None:
+    """Record an administrative change in the audit trail."""
     connection.execute(
         insert(audit_trail).values(
             actor=actor[:64],
@@ -206,7 +210,7 @@ def leave_trail(
 
 
 def list_trail(connection: Connection, *, subject: str | None = None, limit: int = 100) -> list[TrailEvent]:
-    """The newest events first."""
+    """Administrative changes, newest first."""
     query = select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit)
     if subject is not None:
         query = query.where(audit_trail.c.subject == subject)
@@ -233,7 +237,7 @@ def list_entries(
     after_entry_id: int = 0,
     limit: int = 1_000,
 ) -> list[Entry]:
-    """Lines of the ledger, oldest first; `after_entry_id` continues a listing."""
+    """Ledger entries, oldest first; `after_entry_id` continues a listing."""
     names = tuple(Entry.__dataclass_fields__)
     query = select(*(ledger_entries.c[name] for name in names)).where(ledger_entries.c.entry_id > after_entry_id)
     for column, wanted in (("tenant_id", tenant_id), ("session_id", session_id), ("hold_id", hold_id)):
@@ -243,5 +247,5 @@ def list_entries(
 
 
 def count_open_holds(connection: Connection, state: Literal["open"] = "open") -> int:
-    """How many holds nobody has resolved yet."""
+    """Number of unresolved holds."""
     return len(connection.execute(select(holds.c.hold_id).where(holds.c.state == state)).all())

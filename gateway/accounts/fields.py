@@ -1,4 +1,4 @@
-"""How tenants, keys, sessions and ledger entries are shown, by the API and by the command line alike."""
+"""JSON of tenants, keys, sessions and ledger entries, for the API and the command line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gateway.money import MoneyError, nanousd_from_usd, usd_string
 
 
 def money_fields(name: str, nanousd: int | None) -> dict[str, Any]:
-    """Money twice, as the contract wants it: `<name>_nano_usd` and `<name>_usd`."""
+    """An amount as both `<name>_nano_usd` (integer) and `<name>_usd` (decimal string)."""
     return {f"{name}_nano_usd": nanousd, f"{name}_usd": None if nanousd is None else usd_string(nanousd)}
 
 
 def balance_fields(balance: Balance) -> dict[str, Any]:
-    """An account's money: what it was given, what of it is spent, held and left."""
+    """An account's budget, spent, reserved and remaining amounts."""
     return {
         **money_fields("budget", balance.granted_nanousd),
         **money_fields("spent", balance.spent_nanousd),
@@ -46,7 +46,7 @@ def describe_tenant(tenant: Tenant) -> dict[str, Any]:
 
 
 def describe_key(key: Key) -> dict[str, Any]:
-    """A key without its secret; its money fields are None when it spends its tenant's budget freely."""
+    """A key without its secret; money fields are None when it has no own budget."""
     balance = key.balance
     return {
         "id": key.key_id,
@@ -80,7 +80,7 @@ def describe_session(session: SessionRow) -> dict[str, Any]:
 
 
 def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """One ledger entry, as the contract names its fields."""
+    """A ledger entry by the API's field names."""
     return {
         "entry_id": row["entry_id"],
         "hold_id": row["hold_id"],
@@ -99,7 +99,7 @@ def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def read_usd(fields: Mapping[str, Any], name: str) -> int | None:
-    """An amount of decimal USD in a JSON body, as nano-USD; None when it is absent. Raises InvalidRequest."""
+    """A decimal USD amount of a JSON body in nano-USD, or None. Raises InvalidRequest."""
     value = fields.get(name)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""API keys: random, stored as SHA-256, shown once. A key decides the tenant, and may have a budget of its own."""
+"""API keys: random, stored as SHA-256, shown once; each has a tenant and may have a budget."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What may be shown of a key. `balance` is None when it spends its tenant's money freely."""
+    """A key without its secret; `balance` is None when it has no own budget."""
 
     key_id: str
     key_prefix: str
@@ -51,13 +51,13 @@ class Key:
     created_at_ms: int
 
     def usable(self, now_ms: int) -> bool:
-        """Neither revoked nor expired."""
+        """True when the key is neither revoked nor expired."""
         return self.revoked_at_ms is None and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made: the only moment at which its secret exists outside its owner's hands."""
+    """A new key with its secret, which is shown once and not stored."""
 
     key: Key
     secret: str
@@ -67,7 +67,7 @@ class NewKey:
 
 
 class Unchanged(Enum):
-    """Stands for what a change leaves as it is."""
+    """Marker for a value that a change keeps."""
 
     UNCHANGED = "unchanged"
 
@@ -77,14 +77,14 @@ UNCHANGED = Unchanged.UNCHANGED
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """What a presented key stands for. The caller checks `key.usable`."""
+    """A key with its tenant; the caller must check `key.usable`."""
 
     key: Key
     tenant: Tenant
 
 
 def key_digest(secret: str) -> bytes:
-    """What is stored and looked up: SHA-256 of the whole key (it is random, so a slow hash would add nothing)."""
+    """SHA-256 of a key, as stored (keys are random, so a slow hash would add nothing)."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -102,7 +102,7 @@ def create_key(
     now_ms: int,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> NewKey:
-    """Raises NotFound for the tenant, InvalidRequest for the rest."""
+    """Create a key. Raises NotFound for the tenant, InvalidRequest for other arguments."""
     if role not in ROLES:
         raise InvalidRequest(f"role: expected one of {', '.join(ROLES)}", param="role")
     if expires_at_ms is not None and expires_at_ms <= now_ms:
@@ -147,9 +147,9 @@ def rotate_key(
     grace_ms: int = 0,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> NewKey:
-    """A new secret for the same key: same id, account and rights. The old secret stops at once, or after `grace_ms`.
+    """Replace a key's secret, keeping id, account and rights; the old one ends after `grace_ms`.
 
-    With a grace period the old secret lives on as key `new_key_id`, without a budget of its own.
+    During a grace period the old secret is the key `new_key_id`, without its own budget.
     Raises NotFound, and InvalidRequest for a revoked key.
     """
     row = _row(connection, key_id)
@@ -182,7 +182,7 @@ def rotate_key(
 
 
 def revoke_key(connection: Connection, key_id: str, *, actor: str, now_ms: int) -> Key:
-    """From now on the key opens nothing; calls under way settle. Revoking twice is no error. Raises NotFound."""
+    """Revoke a key; running calls still settle, and repeating is no error. Raises NotFound."""
     before = get_key(connection, key_id)
     if before.revoked_at_ms is not None:
         return before
@@ -201,9 +201,10 @@ def set_key_budget(
     actor: str,
     now_ms: int,
 ) -> Key:
-    """Give a key a budget of its own, change it, or (None) let it spend its tenant's money freely again.
+    """Set or change a key's own budget, or remove it (None).
 
-    Raises NotFound for the key, and InvalidRequest below what is spent and reserved or for a window without a budget.
+    Raises NotFound for the key, and InvalidRequest for a budget below what is spent and reserved or a window without a
+    budget.
     """
     row = _row(connection, key_id)
     lock_tenant(connection, row.tenant_id)
@@ -239,7 +240,7 @@ def set_key_budget(
 
 
 def lookup_key(connection: Connection, key_sha256: bytes) -> KeyOwner | None:
-    """Whom a presented key belongs to, whether it is still usable or not; None when it is unknown."""
+    """The owner of a key by its SHA-256, usable or not; None when unknown."""
     row = connection.execute(select(keys).where(keys.c.key_sha256 == key_sha256)).one_or_none()
     if row is None or not hmac.compare_digest(bytes(row.key_sha256), key_sha256):
         return None
@@ -247,7 +248,7 @@ def lookup_key(connection: Connection, key_sha256: bytes) -> KeyOwner | None:
 
 
 def find_key_id(connection: Connection, secret: str) -> str:
-    """The id of a key given by its secret, for revoking a leaked one. Raises NotFound."""
+    """The id of a key by its secret, to revoke a leaked one. Raises NotFound."""
     owner = lookup_key(connection, key_digest(secret))
     if owner is None:
         raise NotFound("key: no such key")
@@ -255,11 +256,12 @@ def find_key_id(connection: Connection, secret: str) -> str:
 
 
 def get_key(connection: Connection, key_id: str) -> Key:
-    """Raises NotFound."""
+    """A key by its id. Raises NotFound."""
     return key_from_row(_row(connection, key_id))
 
 
 def list_keys(connection: Connection, *, tenant_id: str | None = None, limit: int = 1_000) -> list[Key]:
+    """Keys, oldest first."""
     query = select(keys).order_by(keys.c.created_at_ms, keys.c.key_id).limit(limit)
     if tenant_id is not None:
         query = query.where(keys.c.tenant_id == tenant_id)
@@ -272,6 +274,7 @@ def new_secret(entropy: Callable[[int], bytes] = os.urandom) -> str:
 
 
 def key_from_row(row: Row[Any]) -> Key:
+    """Read a row of `keys`."""
     return Key(
         row.key_id,
         row.key_prefix,

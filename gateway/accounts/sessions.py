@@ -1,4 +1,4 @@
-"""Sessions as an operator or client manages them outside a turn: show, list, open, raise, lower, close."""
+"""Management of sessions outside turns: show, list, open, change the budget, close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def get_session(connection: Connection, tenant_id: str, session_id: str) -> SessionRow:
-    """Raises NotFound, also for a session of another tenant."""
+    """A tenant's session. Raises NotFound, also for another tenant's session."""
     tenant = balance_of(_tenant_row(connection, tenant_id))
     row = connection.execute(_here(tenant_id, session_id)).one_or_none()
     if row is None:
@@ -32,7 +32,7 @@ def get_session(connection: Connection, tenant_id: str, session_id: str) -> Sess
 def list_sessions(
     connection: Connection, tenant_id: str, *, state: str | None = None, limit: int = 100
 ) -> list[SessionRow]:
-    """The tenant's sessions, the one used last first."""
+    """The tenant's sessions, most recently used first."""
     tenant = balance_of(_tenant_row(connection, tenant_id))
     query = (
         select(sessions).where(sessions.c.tenant_id == tenant_id).order_by(sessions.c.updated_at_ms.desc()).limit(limit)
@@ -55,10 +55,10 @@ def change_session(
     actor: str,
     now_ms: int,
 ) -> SessionRow:
-    """Open the session when it is new; set what is given. `max_nanousd` is the gateway's limit for a budget.
+    """Open a new session or change an existing one; `max_nanousd` is the gateway's budget limit.
 
-    A budget below what is spent and reserved becomes just that: the session can spend no more. A closed session is
-    opened again with `state="open"`. Raises NotFound for the tenant, InvalidRequest for the rest.
+    A budget below what is spent and reserved is raised to that amount: the session can spend no more. `state="open"`
+    reopens a closed session. Raises NotFound for the tenant, InvalidRequest for other arguments.
     """
     if state is not None and state not in ("open", "closed"):
         raise InvalidRequest('state: expected "open" or "closed"', param="state")
@@ -71,7 +71,7 @@ def change_session(
         limits = [limit for limit in (max_nanousd, tenant.max_session_nanousd) if limit is not None]
         if limits and checked_amount(budget_nanousd, "budget_usd") > min(limits):
             raise InvalidRequest(
-                f"budget_usd: expected at most {usd_string(min(limits))} USD, what this tenant allows for a session",
+                f"budget_usd: expected at most {usd_string(min(limits))} USD, the limit for a session of this tenant",
                 param="budget_usd",
             )
     row = connection.execute(_here(tenant_id, session_id)).one_or_none()
@@ -174,6 +174,6 @@ def _trail(session: SessionRow) -> dict[str, Any]:
     }
 
 
-def adopted(value: str) -> str:
-    """Another system's id as ours: unchanged where it is well formed, hashed where not."""
+def normalize_id(value: str) -> str:
+    """A valid session id: another system's id unchanged if well formed, otherwise its hash."""
     return value if SESSION_ID.fullmatch(value) else "h:" + hashlib.sha256(value.encode()).hexdigest()[:40]

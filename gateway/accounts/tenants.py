@@ -1,4 +1,4 @@
-"""Tenants: who pays. Create, show, list, change; grant and take back money, with a trail of who did it.
+"""Tenants, the paying accounts: create, show, list, change, grant, with an audit trail.
 
 Synchronous functions of a Connection, for `Database.read` and `Database.write`; the same statements on both databases.
 """
@@ -30,14 +30,14 @@ from gateway.ledger.types import Balance
 
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
-"""Letters of any script: a name is typed in a shell and sent in a header."""
+"""Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
 CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One payer. `models` None: every model; `window` None: the budget never starts again."""
+    """A paying account; `models` None allows every model, `window` None never resets the budget."""
 
     tenant_id: str
     name: str
@@ -65,7 +65,7 @@ def create_tenant(
     actor: str,
     now_ms: int,
 ) -> Tenant:
-    """Raises InvalidRequest, also for a name or an id that is taken."""
+    """Create a tenant. Raises InvalidRequest, also for a name or an id that is taken."""
     if TENANT_ID.fullmatch(tenant_id) is None:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(
@@ -102,7 +102,7 @@ def create_tenant(
 def ensure_tenant(
     connection: Connection, tenant_id: str, name: str, *, budget_nanousd: int, actor: str, now_ms: int, **more: Any
 ) -> Tenant:
-    """The tenant of this id, made now when there is none: the master key's `default`, and a service key's tenants."""
+    """The tenant of this id, created when missing (the tenants `default` and `judge`)."""
     found = find_tenant(connection, tenant_id)
     if found is not None:
         return found
@@ -118,17 +118,19 @@ def ensure_tenant(
 
 
 def find_tenant(connection: Connection, tenant_id: str) -> Tenant | None:
+    """A tenant by its id, or None."""
     row = connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).one_or_none()
     return None if row is None else tenant_from_row(row)
 
 
 def find_tenant_by_name(connection: Connection, name: str) -> Tenant | None:
+    """A tenant by its name, or None."""
     row = connection.execute(select(tenants).where(tenants.c.name == name)).one_or_none()
     return None if row is None else tenant_from_row(row)
 
 
 def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    """Raises NotFound."""
+    """A tenant by its id. Raises NotFound."""
     found = find_tenant(connection, tenant_id)
     if found is None:
         raise NotFound("tenant: no such tenant")
@@ -136,13 +138,14 @@ def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
 
 
 def list_tenants(connection: Connection, *, limit: int = 1_000) -> list[Tenant]:
+    """Tenants by name."""
     return [tenant_from_row(row) for row in connection.execute(select(tenants).order_by(tenants.c.name).limit(limit))]
 
 
 def patch_tenant(
     connection: Connection, tenant_id: str, changes: Mapping[str, Any], *, actor: str, now_ms: int
 ) -> Tenant:
-    """Set what `changes` names (of CHANGEABLE). Raises NotFound, and InvalidRequest with nothing changed."""
+    """Apply `changes` (keys of CHANGEABLE). Raises NotFound or InvalidRequest, changing nothing."""
     unknown = set(changes) - set(CHANGEABLE)
     if unknown:
         raise InvalidRequest(
@@ -166,7 +169,7 @@ def patch_tenant(
 
 
 def grant_to_tenant(connection: Connection, tenant_id: str, change_nanousd: int, *, actor: str, now_ms: int) -> Tenant:
-    """Add to the budget, or take back from it (negative). Raises InvalidRequest for more than what is available."""
+    """Add to the budget, or take back available money. Raises NotFound, InvalidRequest."""
     before = tenant_from_row(lock_tenant(connection, tenant_id))
     wanted = checked_amount(before.balance.granted_nanousd + change_nanousd, "budget_usd")
     _set_budget(connection, before, wanted, actor, now_ms)
@@ -177,6 +180,7 @@ def grant_to_tenant(connection: Connection, tenant_id: str, change_nanousd: int,
 
 
 def tenant_from_row(row: Row[Any]) -> Tenant:
+    """Read a row of `tenants`."""
     return Tenant(
         row.tenant_id,
         row.name,
@@ -206,7 +210,7 @@ def _set_budget(connection: Connection, tenant: Tenant, wanted_nanousd: int, act
 
 
 def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The columns for what was asked, each one validated. Raises InvalidRequest."""
+    """The validated columns of a change. Raises InvalidRequest."""
     columns: dict[str, Any] = dict(values)
     if "name" in values and not (isinstance(values["name"], str) and TENANT_NAME.fullmatch(values["name"])):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")

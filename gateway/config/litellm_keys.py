@@ -1,7 +1,7 @@
-"""What LiteLLM's proxy reads from its configuration and the gateway does not act on.
+"""LiteLLM proxy configuration keys that the gateway does not support.
 
-A LiteLLM file must read unchanged, so a name listed in `litellm_keys.txt` is a warning. `PROTECTIONS` are the
-exception: a file that relies on one of them would spend more, or let more through, if the key were ignored.
+A LiteLLM file must load unchanged, so a name listed in `litellm_keys.txt` is only a warning. `PROTECTIONS` are the
+exception: ignoring one of them would spend more or let more requests through than the file intends.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def _read(text: str) -> Mapping[str, frozenset[str]]:
 
 
 IGNORED: Mapping[str, frozenset[str]] = _read(Path(__file__).with_name("litellm_keys.txt").read_text(encoding="utf-8"))
-"""Block -> the names that are warnings there. `request_parameters` are the names that are defaults of a request."""
+"""Block -> names that only cause a warning; `request_parameters` are request defaults."""
 
 REQUEST_PARAMETERS = IGNORED["request_parameters"]
-"""In `litellm_params` they are defaults of the deployment's requests."""
+"""Names that set defaults of a deployment's requests in `litellm_params`."""
 
-_BUDGET = "a spending limit that is not kept here; give tenants, keys or sessions a budget instead"
+_BUDGET = "a spending limit that is not enforced here; give tenants, keys or sessions a budget instead"
 _UNCHECKED = "requests would pass unchecked, because guardrails do not run here"
 _OPEN = "requests that LiteLLM refuses would pass"
 _BILL = "the ledger would not charge what LiteLLM charges"
@@ -35,14 +35,14 @@ PRICED_PARAMETERS: Mapping[str, str] = {
     name: f"{why}; clients ask for it in a request where it is supported"
     for names, why in (
         ("n best_of", "it multiplies what every request costs"),
-        ("tools functions plugins web_search_options search_parameters", "tools of the provider are billed apart"),
-        ("models route", "the provider could answer with another model, at another price"),
+        ("tools functions plugins web_search_options search_parameters", "tools of the provider are billed separately"),
+        ("models route", "the provider could answer with another model at another price"),
         ("speed", "it changes the price of every token"),
-        ("modalities audio prediction", "it changes what an answer is billed for"),
+        ("modalities audio prediction", "it changes what is billed"),
     )
     for name in names.split()
 }
-"""Parameters that are no defaults of a deployment, because they change the price of each of its requests."""
+"""Parameters refused as defaults because they change the price of every request."""
 
 PROTECTIONS: Mapping[str, Mapping[str, str]] = {
     "top_level": {"guardrails": _UNCHECKED, "policies": _UNCHECKED, "policy_attachments": _UNCHECKED},
@@ -79,7 +79,7 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
         "cost_discount_config": _BILL,
     },
 }
-"""Block -> key -> what would go wrong if the key were ignored. A key that is off (false, empty) is a warning."""
+"""Block -> key -> consequence of ignoring it; a key that is off (false, empty) is a warning."""
 
 GUARDING_CALLBACKS = frozenset(
     """

@@ -1,7 +1,7 @@
-"""Reads `gateway.yaml` into settings, or says every reason why it is none.
+"""Loading of `gateway.yaml` into settings, with every problem reported.
 
-`load_settings(path, environ)` is pure in the file and the environment it is given. Blocks and keys that LiteLLM's
-proxy reads are read the same way; `session_settings` and `policy_settings` are ours.
+`load_settings(path, environ)` depends only on the files and the given environment. LiteLLM's blocks and keys are read
+as its proxy reads them; `session_settings` and `policy_settings` are our own.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ ENVIRONMENT_OVERRIDES: Mapping[str, str] = {
     "SEQROUTE_MASTER_KEY": "master_key",
     "SEQROUTE_DATABASE_URL": "database_url",
 }
-"""Environment variable -> the key of `general_settings` it replaces. (SEQROUTE_CONFIG names the file itself.)"""
+"""Environment variable -> key of `general_settings` that it overrides (SEQROUTE_CONFIG names the file)."""
 MAX_RUBRIC_CHARS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What could be read, with its problems: `settings` may only be used when there are none."""
+    """Settings as far as readable; usable only without `problems`."""
 
     settings: Settings
     problems: tuple[str, ...]
 
 
 def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
-    """The settings of the file at `path`, environment overrides applied.
+    """Load the file at `path` and apply environment overrides.
 
-    Raises SettingsError with every problem found, one line each, when there is any.
+    Raises SettingsError with one line for every problem.
     """
     draft = read_settings(path, environ)
     if draft.problems:
@@ -62,7 +62,7 @@ def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
 
 
 def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
-    """As `load_settings`, but what is wrong is left at its default and returned beside the rest."""
+    """Load like `load_settings`, but keep defaults for invalid values and return the problems."""
     file = Path(path).absolute()
     findings = Findings()
     document, files = read_document(file, findings, environ)
@@ -97,9 +97,9 @@ def read_settings(path: Path | str, environ: Mapping[str, str]) -> Draft:
 
 
 def read_database_url(path: Path | str, environ: Mapping[str, str]) -> Secret:
-    """Only the URL of the database: what an account needs, wherever the providers' keys are.
+    """Read only the database URL, for commands that run without the providers' keys.
 
-    Raises SettingsError when the file cannot be read or the URL is none.
+    Raises SettingsError when the file cannot be read or the URL is invalid.
     """
     file = Path(path).absolute()
     findings = Findings()
@@ -132,7 +132,7 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
 
 
 def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
-    """Targets are the operator's alone: no caller can name one."""
+    """Webhook targets; only the operator can name them."""
     found: list[WebhookSettings] = []
     for located in section.items("webhooks"):
         target = section.nested(located)
@@ -150,7 +150,7 @@ def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:
 
 
 def _read_origins(section: Section) -> tuple[str, ...]:
-    """What a browser sends as `Origin`: scheme, host, port; or `*` for any page."""
+    """Allowed values of a browser's `Origin` header, or `*` for any."""
     origins = section.texts("cors_origins")
     for origin in origins:
         if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin) is None:
@@ -162,13 +162,15 @@ def _read_origins(section: Section) -> tuple[str, ...]:
 
 
 def _checked_database_url(section: Section, url: Secret, folder: Path) -> Secret:
-    """A SQLite file's path counts from the configuration's folder, so that every command meets the same file."""
+    """Check the URL; a SQLite path is relative to the configuration's folder, for every command alike."""
     text = url.reveal()
     where = section.path("database_url")
     if text.startswith("sqlite:///"):
         name = text.removeprefix("sqlite:///")
         if not name or name.startswith((":memory:", "?")) or name.endswith("/"):
-            section.findings.problem(where, "expected sqlite:///FILE: money in memory would be lost with the process")
+            section.findings.problem(
+                where, "expected sqlite:///FILE: an in-memory ledger would be lost with the process"
+            )
             return Secret(DEFAULT_DATABASE_URL)
         return Secret(f"sqlite:///{(folder / name).as_posix()}")
     try:
@@ -261,14 +263,14 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
 
 
 def _read_presets(section: Section) -> dict[str, float]:
-    """Those that are named."""
+    """The presets that are set."""
     read = {name: section.number(name, 0.0, maximum=1e9) for name in PRESETS}
     section.finish()
     return {name: price for name, price in read.items() if section.has(name)}
 
 
 def _read_judge(section: Section, folder: Path) -> JudgeSettings | None:
-    """None when no model is named: nothing is judged."""
+    """Settings of the judge; None without a model, which turns it off."""
     model, rubric = section.text("model"), section.text("rubric")
     text = ""
     if rubric is not None:

@@ -1,4 +1,4 @@
-"""`router_settings` and what `litellm_settings` says of the same things: timeouts, retries, fallbacks, aliases."""
+"""Router settings (timeouts, retries, fallbacks, aliases) of both LiteLLM blocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
     "default_fallbacks": "RouterSettings.default_fallbacks",
     "context_window_fallbacks": "RouterSettings.context_window_fallbacks",
 }
-"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+"""Keys that are validated but not implemented; they cause a warning. A test checks the list."""
 
 
 def read_router(router: Section, litellm: Section) -> RouterSettings:
-    """`router_settings` wins over what `litellm_settings` says of the same thing, as in LiteLLM."""
+    """Read both blocks; `router_settings` overrides `litellm_settings`, as in LiteLLM."""
     default = RouterSettings()
     timeout_s = litellm.duration_s("request_timeout", default.timeout_s, minimum_s=0.1, maximum_s=86400.0)
     aliases, hidden = _read_aliases(router)
@@ -58,7 +58,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
 def finish_litellm_block(
     section: Section, block: str, *, known: Iterable[str] = (), others_allowed: bool = False
 ) -> None:
-    """Judge the keys of one of LiteLLM's blocks that are not read here."""
+    """Report the unread keys of one of LiteLLM's blocks."""
     section.finish(
         litellm_keys.IGNORED[block],
         protections=litellm_keys.PROTECTIONS[block],
@@ -68,26 +68,26 @@ def finish_litellm_block(
 
 
 def _names(section: Section, key: str) -> list[str]:
-    """The texts in a list that is not read otherwise, or the one text that stands in its place."""
+    """The strings of an otherwise unread list, or a single string as a list."""
     located = section.entries.get(key)
     raw = None if located is None else located.raw
     return [item for item in (raw if isinstance(raw, list) else [raw]) if isinstance(item, str)]
 
 
 def _read_fallbacks(section: Section, key: str) -> dict[str, tuple[str, ...]]:
-    """LiteLLM's form: a list of one-key mappings, `[{a: [b, c]}]`."""
+    """Fallbacks in LiteLLM's form: a list of one-key mappings, `[{a: [b, c]}]`."""
     fallbacks: dict[str, tuple[str, ...]] = {}
     for located in section.items(key):
         nested = section.nested(located)
         for name in nested.names():
             if name in fallbacks:
-                section.findings.problem(nested.path(name), f'"{name}" stands here twice')
+                section.findings.problem(nested.path(name), f'"{name}" is listed twice')
             fallbacks[name] = nested.texts(name)
     return fallbacks
 
 
 def _read_aliases(section: Section) -> tuple[dict[str, str], frozenset[str]]:
-    """`alias: model`, or LiteLLM's longer form `alias: {model: ..., hidden: ...}`; and the hidden ones."""
+    """All aliases (`alias: model` or `alias: {model: ..., hidden: ...}`) and the hidden ones."""
     nested = section.section("model_group_alias")
     aliases: dict[str, str] = {}
     hidden: set[str] = set()
@@ -107,6 +107,7 @@ def _read_aliases(section: Section) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], document: Section) -> None:
+    """Report aliases and fallbacks that name no model, and aliases that hide one."""
     names = {entry.model_name for entry in models}
     section, litellm = document.section("router_settings"), document.section("litellm_settings")
     for alias, target in router.model_group_alias.items():
@@ -114,7 +115,7 @@ def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], doc
         if target not in names:
             section.findings.problem(where, f'expected a model of model_list, got "{target}"')
         if alias in names or alias == "auto" or alias.startswith("auto@"):
-            section.findings.problem(where, f'"{alias}" already means something: choose another alias')
+            section.findings.problem(where, f'"{alias}" is already in use: choose another alias')
     known = names | router.model_group_alias.keys()
     for key, mapping in (
         ("fallbacks", router.fallbacks),

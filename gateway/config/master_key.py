@@ -1,7 +1,7 @@
-"""The admin key of a gateway whose configuration names none: made at the first start, kept in a file of mode 0600.
+"""Generated admin key of a gateway without a configured one, in a file of mode 0600.
 
-It lies beside the SQLite database, so whoever may read the money may read the key, and nobody else. Replicas on
-Postgres must share one key, so there it has to be configured.
+The file is beside the SQLite database, with the same readers. Replicas on Postgres must share one key, so there it has
+to be configured.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ MIN_MASTER_KEY_CHARS = 24
 
 REMEDY = (
     "write os.environ/NAME and set that variable to `sk-` and the output of `openssl rand -hex 24`, or remove the key: "
-    "on SQLite one is made at the first start"
+    "on SQLite one is generated at the first start"
 )
 
 SQLITE_PREFIX = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
-class Keyed:
-    """Settings that have a master key. `file` is where it lies when the configuration names none; `made` now."""
+class WithMasterKey:
+    """Settings with a master key, the `file` of a generated one, and whether it was `made` now."""
 
     settings: Settings
     file: Path | None
     made: bool
 
 
-def with_stored_master_key(settings: Settings) -> Keyed:
-    """The settings themselves when they name a key, else with the key of the file, which is made when missing.
+def with_stored_master_key(settings: Settings) -> WithMasterKey:
+    """Add the stored master key to settings without one, generating it when missing.
 
-    Raises SettingsError when the key cannot be stored or the stored one cannot be trusted.
+    Raises SettingsError when the key cannot be stored or the stored key is weak or readable by others.
     """
     if settings.general.master_key is not None:
-        return Keyed(settings, None, made=False)
+        return WithMasterKey(settings, None, made=False)
     file = master_key_file(settings)
     if file is None:
         raise SettingsError(
             ["general_settings.master_key: expected a key (replicas on Postgres share it), got nothing"]
         )
     made = _create(file)
-    return Keyed(with_master_key(settings, Secret(_read(file))), file, made)
+    return WithMasterKey(with_master_key(settings, Secret(_read(file))), file, made)
 
 
 def master_key_file(settings: Settings) -> Path | None:
-    """`seqroute.db` -> `seqroute.master-key` beside it; None on Postgres."""
+    """The key file beside the database, `seqroute.master-key`; None on Postgres."""
     url = settings.general.database_url.reveal()
     if not url.startswith(SQLITE_PREFIX):
         return None
@@ -68,7 +68,7 @@ def master_key_file(settings: Settings) -> Path | None:
 
 
 def _create(file: Path) -> bool:
-    """Write a new key under a name of its own first, so that no process ever reads half a key."""
+    """Write a new key to a temporary file first, so that no process reads a partial key."""
     if file.exists():
         return False
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
@@ -93,7 +93,7 @@ def _create(file: Path) -> bool:
 def _read(file: Path) -> str:
     try:
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise SettingsError([f"{file.name}: expected mode 0600, for it holds the master key"])
+            raise SettingsError([f"{file.name}: expected mode 0600, because it holds the master key"])
         key = file.read_text().strip()
     except OSError as error:
         raise SettingsError([f"{file.name}: expected a readable master key: {error.strerror}"]) from error
@@ -104,13 +104,13 @@ def _read(file: Path) -> str:
 
 
 def problem_of_master_key(key: str) -> str | None:
-    """Why this key must not guard money and what to do, in words without the key; None when it may."""
+    """Weakness of a master key with the remedy, without the key itself; None for a strong key."""
     weakness = weakness_of_master_key(key)
     return None if weakness is None else f"{weakness}; {REMEDY}"
 
 
 def weakness_of_master_key(key: str) -> str | None:
-    """Why this key must not guard money, in words without the key; None when nothing speaks against it."""
+    """Weakness of a master key, without the key itself; None for a strong key."""
     if not key.startswith("sk-"):
         return 'expected a key that begins with "sk-"'
     if _WELL_KNOWN.fullmatch(key) or _PLACEHOLDER.search(key):

@@ -1,7 +1,7 @@
-"""`model_list` and `credential_list`: which deployments there are, how to reach them, what the file says they cost.
+"""Readers of `model_list` and `credential_list`: deployments, access data and prices.
 
-One entry is one deployment; entries that share a `model_name` are a load-balanced group. What an entry leaves open
-(prices, limits, capabilities) the catalogue looks up; here nothing is looked up.
+One entry is one deployment; entries that share a `model_name` are a load-balanced group. The catalogue looks up what an
+entry omits (prices, limits, capabilities).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gateway.config.reader import Findings, Located, Secret, Section, shown
 
 MAX_MODEL_NAME_CHARS = 256
 MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
-"""10,000 USD per million tokens: beyond it the file gives a price per million where one per token is meant."""
+"""10,000 USD per million tokens: a higher price is per million tokens by mistake."""
 
 LANES = ("auto", "thin", "litellm")
-"""`auto`: the thin lane where both do the same; `litellm`: never; `thin`: refuse what the thin lane cannot carry."""
+"""`auto`: the thin lane where equivalent; `litellm`: never; `thin`: refuse calls it cannot carry."""
 MODES = ("chat", "completion", "responses", "embedding")
 
 PRICE_NAMES = (
@@ -30,7 +30,7 @@ PRICE_NAMES = (
     "output_cost_per_audio_token",
 )  # fmt: skip
 PRICE_KEY = re.compile(rf"({'|'.join(PRICE_NAMES)})(?:_above_(\d{{1,6}})k_tokens)?")
-"""Prices per token, by LiteLLM's names; the second group is the tier: prompts above so many thousand tokens."""
+"""Prices per token, by LiteLLM's names; the second group is the tier's threshold in thousand tokens."""
 
 UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
 _FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
@@ -57,29 +57,29 @@ PROVIDER_PARAMS = (
     "predibase_tenant_id", "project_id", "region_name", "space_id", "tenant_id", "vertex_credentials",
     "vertex_location", "vertex_project", "watsonx_region_name",
 )  # fmt: skip
-"""How to reach and enter a cloud provider: passed to LiteLLM as they are, all treated as secrets."""
+"""Access data of cloud providers: passed to LiteLLM unchanged, all treated as secrets."""
 
 PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
     "rpm": "Deployment.rpm",
     "tpm": "Deployment.tpm",
     "order": "Deployment.order",
 }
-"""Keys that are checked and that nothing acts on yet: whoever writes one is told so. A test keeps the list true."""
+"""Keys that are validated but not implemented; they cause a warning. A test checks the list."""
 
 HEADER_KEYS = ("headers", "extra_headers")
-"""LiteLLM's two names for the same; the later one wins."""
+"""LiteLLM's two names for the same setting; the later one wins."""
 
 _CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVIDER_PARAMS)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelParams:
-    """`litellm_params`: where a deployment is and how much it takes. None: not said, so the provider's default.
+    """`litellm_params`: address, access and limits of a deployment; None means the default.
 
-    `rpm` and `tpm` are the provider's limits per minute; `weight` its share within the group; a lower `order` is
+    `rpm` and `tpm` are the provider's limits per minute; `weight` is the share within the group; a lower `order` is
     preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex, Azure). `request_defaults` are
-    parameters that a request gets where its client says nothing; what is under `extra_body` goes to the provider as it
-    is. `allowed_params` reach the provider although LiteLLM does not list them for it; `dropped_params` never do.
+    parameters for requests that omit them; `extra_body` in them is sent to the provider unchanged. `allowed_params` are
+    sent although LiteLLM does not list them for the provider; `dropped_params` never are.
     """
 
     model: str
@@ -102,9 +102,9 @@ class ModelParams:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """`model_info`: what the file itself says about a model. `prices_usd` has LiteLLM's key names, USD per unit.
+    """`model_info`: a model's stated properties; `prices_usd` in USD per unit by LiteLLM's keys.
 
-    `capabilities` maps the catalogue's names ("tools", "vision", ...) to what the file claims.
+    `capabilities` maps the catalogue's names ("tools", "vision", ...) to the stated value.
     """
 
     deployment_id: str | None
@@ -120,7 +120,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One element of `model_list`. `where` is its path, for messages about it."""
+    """One element of `model_list`; `where` is its path, for messages."""
 
     where: str
     model_name: str
@@ -129,7 +129,7 @@ class ModelEntry:
 
 
 def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
-    """All entries that can be read; what cannot is a problem in the document's findings."""
+    """All readable entries; the others are problems in the document's findings."""
     credentials = _read_credentials(document)
     located = document.items("model_list")
     if not located and not document.has("model_list"):
@@ -182,7 +182,7 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
 
 
 def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
-    """Whether the entry is a model that can be called; says why when it is a wildcard or a router of LiteLLM's."""
+    """True for a callable model; reports a wildcard or a LiteLLM router."""
     if "*" in name or "*" in params.model:
         section.findings.problem(
             section.path("model_name"),
@@ -199,7 +199,7 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
 
 
 def _read_request_defaults(section: Section) -> Mapping[str, Any]:
-    """What is left of `litellm_params`: parameters of requests, known ones and such as only the provider knows."""
+    """The remaining `litellm_params`: request parameters, including those only the provider knows."""
     defaults: dict[str, Any] = {}
     extra = section.json("extra_body")
     if extra is not None and not isinstance(extra, dict):
@@ -207,7 +207,7 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
     elif extra:
         for name in sorted(extra.keys() & litellm_keys.PRICED_PARAMETERS.keys()):
             section.findings.problem(
-                f"{section.path('extra_body')}.{name}", f"is no default here: {litellm_keys.PRICED_PARAMETERS[name]}"
+                f"{section.path('extra_body')}.{name}", f"cannot be a default: {litellm_keys.PRICED_PARAMETERS[name]}"
             )
         defaults["extra_body"] = extra
     for key in ("max_tokens", "max_completion_tokens"):
@@ -222,7 +222,7 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
             if section.refuse_misspelt(key):
                 section.skip(key)
                 continue
-            section.findings.warn(section.path(key), "no parameter known here; it is sent to the provider as it is")
+            section.findings.warn(section.path(key), "unknown parameter; it is sent to the provider unchanged")
         value = section.json(key)
         if value is not None:
             defaults[key] = value
@@ -314,7 +314,7 @@ def _read_headers(section: Section) -> Mapping[str, Secret]:
 
 
 def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
-    """Prices stand in `model_info`, or, as LiteLLM also allows, in `litellm_params`; `model_info` wins."""
+    """Prices from `model_info` or, as LiteLLM also allows, `litellm_params`; `model_info` wins."""
     prices: dict[str, Decimal] = {}
     for section in (params, info):
         for key in section.names():
@@ -379,7 +379,7 @@ def _read_credentials(document: Section) -> Mapping[str, Section]:
         if name is None:
             section.findings.problem(section.path("credential_name"), "expected a text, got nothing")
         elif name in credentials:
-            section.findings.problem(section.path("credential_name"), f'"{name}" stands here twice')
+            section.findings.problem(section.path("credential_name"), f'"{name}" is listed twice')
         else:
             credentials[name] = values
             for key in values.names():

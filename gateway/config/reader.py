@@ -1,8 +1,8 @@
-"""One mapping of the configuration, read key by key; every problem is collected with its key path, one line each.
+"""Key-by-key reader of the configuration that collects every problem with its key path.
 
-A problem says where, what was expected and what was found:
+A problem is one line with the place, what was expected and what was found:
 `gateway.yaml: model_list[2].model_info.input_cost_per_token: expected a number, got "free"`.
-Values of secrets are never repeated. `os.environ/NAME` stands for a variable wherever a scalar may stand.
+Secret values are never shown. Any scalar may be `os.environ/NAME`, the value of a variable.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class SettingsError(ValueError):
-    """A configuration that must not start. `problems` has one line per defect, in the order of the file."""
+    """An invalid configuration; `problems` has one line per error, in the order of the file."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -40,11 +40,12 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A value that must not be shown: `reveal()` is the one way to it, `str` and `repr` hide it."""
+    """A value hidden by `str` and `repr`; only `reveal()` returns it."""
 
     _value: str = field(repr=False)
 
     def reveal(self) -> str:
+        """The plain value; never log it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -54,37 +55,39 @@ class Secret:
 
 
 class AssumedEnvironment(dict[str, str]):
-    """An environment in which a variable that is not set counts as set, to a value that nobody needs to know."""
+    """An environment that treats unset variables as set, for checks without secrets."""
 
 
-class _NoJson(ValueError):
-    """A value that JSON cannot say, or that is too large."""
+class _NotJson(ValueError):
+    """A value that is too large or not representable in JSON."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What reading a configuration brings to light. Filled while one file is read, then dropped."""
+    """Problems and warnings collected while a configuration is read."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def problem(self, where: str, text: str) -> None:
+        """Add an error that prevents the start."""
         self.problems.append(_one_line(f"{where}: {text}"))
 
     def warn(self, where: str, text: str) -> None:
+        """Add a warning."""
         self.warnings.append(_one_line(f"{where}: {text}"))
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A raw YAML value and the place it came from: `gateway.yaml: model_list[2]`."""
+    """A raw YAML value and its place, such as `gateway.yaml: model_list[2]`."""
 
     where: str
     raw: Any
 
 
 class Section:
-    """One mapping of the file, read key by key; `finish` judges the keys that nobody asked for."""
+    """One mapping of the file, read key by key; `finish` reports unread keys."""
 
     def __init__(
         self, where: str, entries: Mapping[str, Located], findings: Findings, environ: Mapping[str, str]
@@ -93,23 +96,25 @@ class Section:
         self.entries = dict(entries)
         self.findings = findings
         self.environ = environ
-        self._asked: set[str] = set()
+        self._read: set[str] = set()
 
-    # Scalars. Each returns the default when the key is absent, null or wrong (the problem is noted).
+    # Scalars. Each returns the default when the key is absent, null or invalid (with a problem).
 
     def text(
         self, key: str, default: str | None = None, *, pattern: str | None = None, expected: str = ""
     ) -> str | None:
+        """A string, by default any non-blank one; numbers and dates count as strings."""
         value = _as_text(self._scalar(key))
         if value is None:
             return default
         if not isinstance(value, str) or not value.strip():
-            return self._wrong(key, expected or "a text", value, default)
+            return self._invalid(key, expected or "a text", value, default)
         if pattern is not None and re.fullmatch(pattern, value) is None:
-            return self._wrong(key, expected, value, default)
+            return self._invalid(key, expected, value, default)
         return value
 
     def secret(self, key: str) -> Secret | None:
+        """A string that no message repeats."""
         value = _as_text(self._scalar(key))
         if value is None:
             return None
@@ -119,45 +124,50 @@ class Section:
         return Secret(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool | None:
+        """A boolean; also "true" and "false" as strings."""
         value = self._scalar(key)
         if value is None:
             return default
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        return value if isinstance(value, bool) else self._wrong(key, "true or false", value, default)
+        return value if isinstance(value, bool) else self._invalid(key, "true or false", value, default)
 
     def decimal(
         self, key: str, *, minimum: Decimal | int = 0, maximum: Decimal | int | None = None, expected: str = "a number"
     ) -> Decimal | None:
+        """An exact number within the bounds, or None."""
         value = self._scalar(key)
         if value is None:
             return None
         number = _as_decimal(value)
         if number is None:
-            return self._wrong(key, expected, value, None)
+            return self._invalid(key, expected, value, None)
         if number < minimum or (maximum is not None and number > maximum):
-            return self._wrong(key, f"{expected} {_range(minimum, maximum)}", value, None)
+            return self._invalid(key, f"{expected} {_range(minimum, maximum)}", value, None)
         return number
 
     def number(self, key: str, default: float, *, minimum: float = 0.0, maximum: float | None = None) -> float:
+        """A number within the bounds."""
         value = self.decimal(
             key, minimum=Decimal(str(minimum)), maximum=None if maximum is None else Decimal(str(maximum))
         )
         return default if value is None else float(value)
 
     def integer(self, key: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
+        """A whole number within the bounds."""
         value = self.optional_integer(key, minimum=minimum, maximum=maximum)
         return default if value is None else value
 
     def optional_integer(self, key: str, *, minimum: int = 0, maximum: int | None = None) -> int | None:
+        """A whole number within the bounds, or None."""
         value = self._scalar(key)
         if value is None:
             return None
         number = _as_decimal(value)
         if number is None or number != number.to_integral_value():
-            return self._wrong(key, "a whole number", value, None)
+            return self._invalid(key, "a whole number", value, None)
         if number < minimum or (maximum is not None and number > maximum):
-            return self._wrong(key, f"a whole number {_range(minimum, maximum)}", value, None)
+            return self._invalid(key, f"a whole number {_range(minimum, maximum)}", value, None)
         return int(number)
 
     def duration_s(
@@ -169,9 +179,9 @@ class Section:
             return default
         seconds = parse_duration_s(value)
         if seconds is None:
-            return self._wrong(key, 'a duration like "30m", "45s" or a number of seconds', value, default)
+            return self._invalid(key, 'a duration like "30m", "45s" or a number of seconds', value, default)
         if not minimum_s <= seconds <= maximum_s:
-            return self._wrong(key, f"a duration from {minimum_s:g} to {maximum_s:g} seconds", value, default)
+            return self._invalid(key, f"a duration from {minimum_s:g} to {maximum_s:g} seconds", value, default)
         return seconds
 
     def usd(self, key: str, default_nanousd: int) -> int:
@@ -184,19 +194,20 @@ class Section:
                 raise MoneyError("no number")
             return nanousd_from_usd(value)
         except MoneyError:
-            return self._wrong(key, "an amount of USD, at least 0", value, default_nanousd)
+            return self._invalid(key, "an amount of USD, at least 0", value, default_nanousd)
 
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """One of a set of words."""
         value = self._scalar(key)
         # YAML 1.1 reads a bare `off` and `on` as false and true.
         word = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
         if word is None:
             return default
         listed = tuple(choices)
-        return str(word) if word in listed else self._wrong(key, "one of " + ", ".join(listed), value, default)
+        return str(word) if word in listed else self._invalid(key, "one of " + ", ".join(listed), value, default)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts; a single text counts as a list of one."""
+        """A list of strings; a single string counts as a list of one."""
         found = self._take(key)
         if found is None:
             return ()
@@ -204,29 +215,29 @@ class Section:
         resolved = [self._resolved(Located(f"{found.where}[{i}]", item)) for i, item in enumerate(items)]
         good = tuple(item for item in resolved if isinstance(item, str) and item)
         if len(good) < sum(item is not None for item in resolved):
-            self._wrong(key, "a list of texts", found.raw, None)
+            self._invalid(key, "a list of texts", found.raw, None)
         return good
 
     def json(self, key: str) -> Any:
-        """Any JSON value, with `os.environ/NAME` resolved at every depth; None when it is absent or no JSON."""
+        """A JSON value with `os.environ/NAME` resolved at every depth; None if absent or invalid."""
         found = self._take(key)
         if found is None:
             return None
         nodes = [0]
         try:
             return self._json(found, nodes, depth=0)
-        except _NoJson:
-            return self._wrong(key, f"JSON of at most {MAX_JSON_NODES} values", found.raw, None)
+        except _NotJson:
+            return self._invalid(key, f"JSON of at most {MAX_JSON_NODES} values", found.raw, None)
 
     def _json(self, located: Located, nodes: list[int], depth: int) -> Any:
-        # Anchors of YAML can make a small file an endless value.
+        # YAML anchors can expand a small file without bound.
         nodes[0] += 1
         if depth > MAX_JSON_DEPTH or nodes[0] > MAX_JSON_NODES:
-            raise _NoJson
+            raise _NotJson
         raw = located.raw
         if isinstance(raw, dict):
             if not all(isinstance(name, str) for name in raw):
-                raise _NoJson
+                raise _NotJson
             return {
                 name: self._json(_located(value, f"{located.where}.{name}"), nodes, depth + 1)
                 for name, value in raw.items()
@@ -235,27 +246,27 @@ class Section:
             return [self._json(_located(item, f"{located.where}[{i}]"), nodes, depth + 1) for i, item in enumerate(raw)]
         value = self._resolved(located)
         if isinstance(value, float) and not math.isfinite(value):
-            raise _NoJson
+            raise _NotJson
         if value is None or isinstance(value, str | int | float):
             return value
-        raise _NoJson
+        raise _NotJson
 
     # Structure.
 
     def section(self, key: str) -> Section:
-        """A nested mapping; empty when absent or when something else stands there."""
+        """A nested mapping; empty when absent or not a mapping."""
         found = self._take(key)
         return Section(self.path(key), {}, self.findings, self.environ) if found is None else self.nested(found)
 
     def nested(self, located: Located) -> Section:
-        """The mapping at `located`, as a section; an empty one, and a problem, when it is none."""
+        """The mapping at `located` as a section; empty, with a problem, for any other value."""
         if not isinstance(located.raw, dict):
             self.findings.problem(located.where, f"expected a mapping, got {shown(located.raw)}")
             return Section(located.where, {}, self.findings, self.environ)
         return Section(located.where, entries_of(located, self.findings), self.findings, self.environ)
 
     def items(self, key: str) -> list[Located]:
-        """The elements of a list, each with its own path."""
+        """The elements of a list, each with its path."""
         found = self._take(key)
         if found is None:
             return []
@@ -268,15 +279,15 @@ class Section:
         ]
 
     def names(self) -> Iterator[str]:
-        """The keys that stand here, read or not."""
+        """All keys, read or not."""
         return iter(tuple(self.entries))
 
     def has(self, key: str) -> bool:
-        """Whether something other than null stands under `key`."""
+        """True when `key` has a value other than null."""
         return key in self.entries and self.entries[key].raw is not None
 
     def path(self, key: str) -> str:
-        """Where `key` stands, or would stand."""
+        """The path of `key`, present or not."""
         located = self.entries.get(key)
         if located is not None:
             return located.where
@@ -290,56 +301,56 @@ class Section:
         known: Iterable[str] = (),
         others_allowed: bool = False,
     ) -> None:
-        """Judge the keys that nobody asked for.
+        """Report the unread keys.
 
-        A key of `protections` that is on is a problem: ignoring it would cost money or safety. An `ignored` one is a
-        warning. Any other is refused with the nearest known name; with `others_allowed` only when it looks like a
-        misspelt key of ours, else it is a warning too.
+        A key of `protections` that is on is a problem: ignoring it would cost money or safety. An `ignored` key is a
+        warning. Any other key is a problem naming the nearest known key; with `others_allowed` only when it resembles a
+        key that is read here, otherwise a warning.
         """
         foreign = frozenset(ignored)
         for key, located in self.entries.items():
-            if key in self._asked:
+            if key in self._read:
                 continue
             if protections is not None and key in protections and located.raw:
                 self.findings.problem(
                     located.where,
-                    f"cannot be ignored: {protections[key]}; remove the key to go on without it",
+                    f"cannot be ignored: {protections[key]}; remove the key to run without it",
                 )
             elif key in foreign or (protections is not None and key in protections):
                 self.findings.warn(located.where, "a LiteLLM key that is not supported here; it is ignored")
             elif others_allowed:
                 if not self.refuse_misspelt(key):
-                    self.findings.warn(located.where, "not known here; it is ignored")
+                    self.findings.warn(located.where, "unknown key; it is ignored")
             elif not self.refuse_misspelt(key, foreign | set(known), cutoff=0.7):
                 self.findings.problem(located.where, "unknown key")
 
     def refuse_misspelt(self, key: str, further: Iterable[str] = (), cutoff: float = 0.85) -> bool:
-        """Note a problem when `key` is nearly a key that is read here, or one of `further`; say whether it was."""
-        known = sorted({*self._asked, *further})
+        """Report a problem and return True when `key` resembles a key read here or one of `further`."""
+        known = sorted({*self._read, *further})
         near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
         if near:
             self.findings.problem(self.path(key), f'unknown key, did you mean "{near[0]}"?')
         return bool(near)
 
     def unread(self) -> list[str]:
-        """The keys that nobody asked for so far."""
-        return [key for key in self.entries if key not in self._asked]
+        """The keys not read so far."""
+        return [key for key in self.entries if key not in self._read]
 
     def ignore(self, key: str, why: str) -> None:
-        """Name a key that is understood and has no effect."""
-        self._asked.add(key)
+        """Mark a key as read and warn that it has no effect."""
+        self._read.add(key)
         self.findings.warn(self.path(key), why)
 
     def skip(self, key: str) -> None:
-        """Leave a key unread that has been judged."""
-        self._asked.add(key)
+        """Mark a key as read without a message."""
+        self._read.add(key)
 
     def ignore_all(self) -> None:
-        """Leave the rest of this mapping unread, without a word: descriptions for people."""
-        self._asked |= self.entries.keys()
+        """Mark all keys as read without a message: descriptions for people."""
+        self._read |= self.entries.keys()
 
     def _take(self, key: str) -> Located | None:
-        self._asked.add(key)
+        self._read.add(key)
         found = self.entries.get(key)
         return None if found is None or found.raw is None else found
 
@@ -363,13 +374,13 @@ class Section:
             return None
         return value
 
-    def _wrong(self, key: str, expected: str, value: Any, default: T) -> T:
+    def _invalid(self, key: str, expected: str, value: Any, default: T) -> T:
         self.findings.problem(self.path(key), f"expected {expected}, got {shown(value)}")
         return default
 
 
 def parse_duration_s(value: object) -> float | None:
-    """Seconds out of a number or "500ms", "30s", "30m", "2h", "7d", "1w"; None when it is neither."""
+    """Seconds of a number or a text like "500ms", "30m" or "7d"; None for anything else."""
     number = _as_decimal(value)
     if number is not None:
         return float(number) if number >= 0 else None
@@ -378,6 +389,7 @@ def parse_duration_s(value: object) -> float | None:
 
 
 def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
+    """The entries of a mapping with their paths; reports keys that are not strings."""
     entries: dict[str, Located] = {}
     separator = "." if ": " in located.where else ": "
     for key, value in located.raw.items():
@@ -393,19 +405,19 @@ def _located(value: Any, where: str) -> Located:
 
 
 def _as_text(value: Any) -> Any:
-    """YAML reads an unquoted `2024-02-01` as a date and `42` as a number; where a text is meant they are texts."""
+    """Convert back to text what YAML reads as a date (`2024-02-01`) or a number (`42`)."""
     if isinstance(value, date):
         return value.isoformat()
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _one_line(text: str) -> str:
-    """Keys and file names are shown as they are, but no terminal code or line break of theirs gets through."""
+    """The text with terminal codes and line breaks escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _as_decimal(value: object) -> Decimal | None:
-    # A YAML 1.1 reader takes 1e-7 (no dot) for a text, so texts that are numbers count as numbers.
+    # YAML 1.1 reads 1e-7 (no dot) as a string, so numeric strings count as numbers.
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     text = str(value).strip()
@@ -440,6 +452,7 @@ def _kind(value: object) -> str:
 
 
 def shown(value: object) -> str:
+    """A value as messages show it: short, and without the content of lists and mappings."""
     if isinstance(value, dict | list):
         return _kind(value)
     if value is None:

@@ -1,6 +1,6 @@
-"""What `gateway.yaml` can say, as a frozen tree of values with units in their names.
+"""Settings of `gateway.yaml` as frozen values with units in their names.
 
-`gateway/config/load.py` reads them. `docs/configuration.md` lists every key; a test holds the two in step.
+`gateway/config/load.py` reads them. `docs/configuration.md` lists every key; a test compares the two.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from gateway.money import NANOUSD_PER_USD
 
 DEFAULT_DATABASE_URL = "sqlite:///seqroute.db"
 PRESETS = ("cheap", "balanced", "best")
-"""`auto@cheap` and so on: points between money and quality."""
+"""Names after `auto@`: points between cost and quality."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Budgets and bounds of sessions. `id_headers` are asked before the built-in aliases, in this order."""
+    """Session budgets and limits; `id_headers` are tried in order before the built-in aliases."""
 
     default_budget_nanousd: int = NANOUSD_PER_USD
     max_budget_nanousd: int = 10 * NANOUSD_PER_USD
@@ -32,7 +32,7 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """A model that grades a share of the answers (gateway/turn/judge.py). `rubric` "": the one that is shipped."""
+    """Judge of a sample of answers (gateway/turn/judge.py); an empty `rubric` is the default."""
 
     model: str
     sample: float = 0.02
@@ -42,10 +42,10 @@ class JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """Which policy decides, and how freely. `default_lambda` is quality (0..1 scale) one dollar must buy.
+    """Policy and exploration; `default_lambda` is the quality (0..1) that one dollar must buy.
 
-    `lambda_presets` are what `auto@cheap` and so on mean while a built-in rule is champion, as far as they are named.
-    `exploration_nanousd_per_day` is what exploring may be expected to cost beyond the best choices, over all replicas.
+    `lambda_presets` define `auto@cheap` and so on while a built-in rule is champion. `exploration_nanousd_per_day`
+    limits the expected extra cost of exploration over all replicas.
     """
 
     directory: Path = Path("policies")
@@ -64,7 +64,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
-    """Retries, fallbacks and health of upstreams. Keys of the mappings are model names of the catalogue."""
+    """Retries, fallbacks and upstream health; the mappings' keys are catalogue model names."""
 
     num_retries: int = 2
     timeout_s: float = 600.0
@@ -82,7 +82,7 @@ class RouterSettings:
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """Where messages about budget thresholds go, and the secret they are signed with."""
+    """Target URL of budget notifications and the secret that signs them."""
 
     url: str
     secret: Secret
@@ -90,8 +90,10 @@ class WebhookSettings:
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """`master_key` None: none was configured (`gateway.config.master_key` then makes one). The URL's path is
-    absolute."""
+    """Admin key, database, webhooks and CORS origins.
+
+    `master_key` None: not configured (`gateway.config.master_key` then generates one). A SQLite URL's path is absolute.
+    """
 
     master_key: Secret | None = None
     database_url: Secret = field(default_factory=lambda: Secret(DEFAULT_DATABASE_URL))
@@ -101,7 +103,7 @@ class GeneralSettings:
 
 @dataclass(frozen=True, slots=True)
 class TimingSettings:
-    """How long a hold lives without a sign of life, how often the sweeper runs, how long a stop and a silence last."""
+    """Hold lease, sweep interval, drain time and longest upstream silence, in seconds."""
 
     hold_ttl_s: float = 120.0
     sweep_s: float = 10.0
@@ -111,7 +113,7 @@ class TimingSettings:
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """What a client may send and how much work is taken at once; beyond it the answer is 4xx, 429 or 503."""
+    """Limits on requests and concurrency; beyond them the answer is 4xx, 429 or 503."""
 
     body_bytes: int = 32 * 2**20
     header_bytes: int = 32 * 2**10
@@ -126,7 +128,7 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the file and the environment say. `files` are the paths read, for watching them."""
+    """All settings of the files and the environment; `files` are the paths read, to be watched."""
 
     models: tuple[ModelEntry, ...]
     session: SessionSettings = SessionSettings()

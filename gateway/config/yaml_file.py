@@ -1,4 +1,4 @@
-"""Reads the YAML files of a configuration, includes followed, into one section (`gateway.config.reader`)."""
+"""Reader of a configuration's YAML files, includes followed, into one section."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gateway.config.reader import AssumedEnvironment, Findings, Located, Section
 MAX_FILE_BYTES = 4 * 2**20
 MAX_INCLUDE_DEPTH = 8
 ANCHOR_PREFIX = "x-"
-"""Blocks that only hold YAML anchors for others, as in Compose files."""
+"""Prefix of blocks that only define YAML anchors, as in Compose files."""
 
 
 def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) -> tuple[Section, tuple[Path, ...]]:
-    """The file at `path` with everything it includes, as one section, and the files read.
+    """Read the file at `path` and its includes; return one section and the files read.
 
-    `include` takes paths relative to the including file. Lists are joined in the order read; a mapping in two files is
-    merged, and a key that two files set is a problem: neither order would be obvious.
+    `include` paths are relative to the including file. Lists are concatenated in the order read, mappings are merged,
+    and a key set in two files is a problem, since neither order would be obvious.
     """
     entries: dict[str, Located] = {}
     files: list[Path] = []
@@ -30,7 +30,7 @@ def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) ->
     variables = document.section("environment_variables")
     named = {name: value for name in variables.names() if (value := variables.text(name)) is not None}
     if named:
-        findings.warn(variables.where, "are used for os.environ/ references, not given to the libraries of providers")
+        findings.warn(variables.where, "are used for os.environ/ references only, not passed to provider libraries")
         document.environ = ChainMap(dict(environ), named) if not isinstance(environ, AssumedEnvironment) else environ
     return document, tuple(files)
 
@@ -114,7 +114,7 @@ def _items_of(located: Located) -> list[Located]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; here that is a defect of the file."""
+    """A YAML loader that refuses duplicate keys, which PyYAML accepts silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()

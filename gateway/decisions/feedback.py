@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 from sqlalchemy import Connection, insert, select, update
 
-from gateway.accounts.sessions import adopted
+from gateway.accounts.sessions import normalize_id
 from gateway.database import tables
 from gateway.errors import InvalidRequest, NotFound
 
@@ -141,7 +141,7 @@ def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[st
         if signal.target == "decision":
             raise NotFound("decision_id: no such decision", param="decision_id")
     session = connection.execute(
-        select(s.c.session_id).where(s.c.session_id == adopted(signal.target_id), s.c.tenant_id == tenant_id)
+        select(s.c.session_id).where(s.c.session_id == normalize_id(signal.target_id), s.c.tenant_id == tenant_id)
     ).scalar()
     if session is None:
         raise NotFound(f"{signal.target}_id: no such {signal.target}", param=f"{signal.target}_id")

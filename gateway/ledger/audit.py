@@ -1,7 +1,6 @@
-"""Every law of the ledger, checked over the rows themselves: `seqroute audit`, GET /admin/audit, and after the tests.
+"""Audit of the ledger's invariants, for `seqroute audit` and GET /admin/audit.
 
-The checks are queries that return the rows which break a law, run in one snapshot, so they hold while turns go on.
-Each violation names the law, the row and both numbers.
+Each check is a query for the rows that violate an invariant; all run in one snapshot, so they hold while turns go on.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from gateway.database.database import ledger_now_ms
 from gateway.database.tables import decisions, holds, keys, ledger_entries, sessions, tenants
 
-MOST = 50
-"""Violations listed per law: the first few tell what is wrong, a million would not tell more."""
+MAX_LISTED = 50
+"""Violations listed per invariant: the first few show what is wrong."""
 
 _COLUMNS = ("granted", "reserved", "spent", "overage")
 _TERMINAL = {"settled": "settle", "released": "release", "expired": "expire", "orphaned": "orphan_post"}
@@ -24,33 +23,33 @@ _TERMINAL = {"settled": "settle", "released": "release", "expired": "expire", "o
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken law. `subject` names the row, `found` and `expected` say how it is broken."""
+    """One violated invariant; `subject` names the row."""
 
-    law: str
+    invariant: str
     subject: str
     found: str
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.law}: {self.subject}: found {self.found}, expected {self.expected}"
+        return f"{self.invariant}: {self.subject}: found {self.found}, expected {self.expected}"
 
 
 def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | None = None) -> list[Violation]:
-    """All violations, at most MOST per law; an empty list is a sound ledger.
+    """All violations, at most MAX_LISTED per invariant; an empty list is a sound ledger.
 
-    With `now_ms` and `grace_ms` also: no hold is open longer than `grace_ms` (two sweeps) after its lease ran out, by
-    Postgres' own clock or by `now_ms` on SQLite.
+    With `now_ms` and `grace_ms`, also checks that no hold is open longer than `grace_ms` (two sweeps) after its lease
+    ran out, by Postgres' clock or by `now_ms` on SQLite.
     """
     found: list[Violation] = []
-    for law in (_accounts, _holds, _reserved_is_held, _decisions):
-        found.extend(law(connection))
+    for check in (_accounts, _holds, _reserved_is_held, _decisions):
+        found.extend(check(connection))
     if now_ms is not None and grace_ms is not None:
         found.extend(_no_leak(connection, ledger_now_ms(connection, now_ms), grace_ms))
     return found
 
 
 def _accounts(connection: Connection) -> Iterator[Violation]:
-    """I1, I2: each account equals the sum of its entries, and holds no more than was granted."""
+    """I1, I2: each account equals the sum of its entries and never exceeds its grant."""
     e = ledger_entries.c
     turn = e.scope == "turn"
     places: list[tuple[str, Table, list[str], ColumnElement[bool]]] = [
@@ -72,18 +71,18 @@ def _accounts(connection: Connection) -> Iterator[Violation]:
         for column in _COLUMNS:
             held, entered = table.c[f"{column}_nanousd"], func.coalesce(sums.c[column], 0)
             query = select(*(table.c[name] for name in identity), held, entered).select_from(joined)
-            for row in connection.execute(query.where(held != entered).limit(MOST)):
+            for row in connection.execute(query.where(held != entered).limit(MAX_LISTED)):
                 yield Violation(
                     f"{kind}: {column} equals the sum of its entries", "/".join(row[:-2]), str(row[-2]), str(row[-1])
                 )
         over = table.c.reserved_nanousd + table.c.spent_nanousd - table.c.overage_nanousd
         query = select(*(table.c[name] for name in identity), over, table.c.granted_nanousd)
-        for row in connection.execute(query.where(over > table.c.granted_nanousd).limit(MOST)):
+        for row in connection.execute(query.where(over > table.c.granted_nanousd).limit(MAX_LISTED)):
             yield Violation(f"{kind}: never overspent", "/".join(row[:-2]), str(row[-2]), f"at most {row[-1]}")
-        strangers = select(*(sums.c[name] for name in identity)).select_from(
+        unowned = select(*(sums.c[name] for name in identity)).select_from(
             sums.outerjoin(table, and_(*(table.c[name] == sums.c[name] for name in identity)))
         )
-        for row in connection.execute(strangers.where(table.c[identity[-1]].is_(None)).limit(MOST)):
+        for row in connection.execute(unowned.where(table.c[identity[-1]].is_(None)).limit(MAX_LISTED)):
             yield Violation(f"{kind}: entries belong to an account", "/".join(map(str, row)), "no such account", "one")
 
 
@@ -108,7 +107,7 @@ def _holds(connection: Connection) -> Iterator[Violation]:
     )
     p = per_hold.c
     wanted_kind = case(*((h.state == state, kind) for state, kind in _TERMINAL.items()), else_="none")
-    laws: list[tuple[str, ColumnElement[int] | ColumnElement[str], ColumnElement[int] | ColumnElement[str]]] = [
+    invariants: list[tuple[str, ColumnElement[int] | ColumnElement[str], ColumnElement[int] | ColumnElement[str]]] = [
         ("one reserve entry", func.coalesce(p.reserves, 0), literal(1)),
         (
             "one terminal entry when resolved, none when open",
@@ -122,22 +121,22 @@ def _holds(connection: Connection) -> Iterator[Violation]:
         ("late posts and refunds", func.coalesce(p.lates, 0), h.late),
     ]
     joined = holds.outerjoin(per_hold, p.hold_id == h.hold_id)
-    for name, found, expected in laws:
-        query = select(h.hold_id, found, expected).select_from(joined).where(found != expected).limit(MOST)
+    for name, found, expected in invariants:
+        query = select(h.hold_id, found, expected).select_from(joined).where(found != expected).limit(MAX_LISTED)
         for row in connection.execute(query):
             yield Violation(f"hold: {name}", row[0], str(row[1]), str(row[2]))
     orphans = (
         select(p.hold_id).select_from(per_hold.outerjoin(holds, p.hold_id == h.hold_id)).where(h.hold_id.is_(None))
     )
-    for row in connection.execute(orphans.limit(MOST)):
+    for row in connection.execute(orphans.limit(MAX_LISTED)):
         yield Violation("hold: entries belong to a hold", row[0], "no such hold", "one")
-    turn_without = select(e.entry_id).where(e.scope == "turn", e.hold_id.is_(None)).limit(MOST)
-    for row in connection.execute(turn_without):
+    holdless_turns = select(e.entry_id).where(e.scope == "turn", e.hold_id.is_(None)).limit(MAX_LISTED)
+    for row in connection.execute(holdless_turns):
         yield Violation("entry: a turn's money belongs to a hold", str(row[0]), "no hold", "one")
 
 
 def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
-    """What an account has reserved is what its open holds hold."""
+    """Each account's reserved amount equals the sum of its open holds."""
     h = holds.c
     for kind, table, identity in (
         ("tenant", tenants, ["tenant_id"]),
@@ -155,14 +154,14 @@ def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
             select(*(table.c[name] for name in identity), table.c.reserved_nanousd, held)
             .select_from(table.outerjoin(sums, and_(*(table.c[name] == sums.c[name] for name in identity))))
             .where(table.c.reserved_nanousd != held)
-            .limit(MOST)
+            .limit(MAX_LISTED)
         )
         for row in connection.execute(query):
-            yield Violation(f"{kind}: reserved is what open holds hold", "/".join(row[:-2]), str(row[-2]), str(row[-1]))
+            yield Violation(f"{kind}: reserved equals its open holds", "/".join(row[:-2]), str(row[-2]), str(row[-1]))
 
 
 def _decisions(connection: Connection) -> Iterator[Violation]:
-    """The training log and the ledger agree: a decision's cost is what its holds posted; every hold has a decision."""
+    """Decision log and ledger agree: a decision costs what its holds posted; every hold has one."""
     h, d = holds.c, decisions.c
     posted = (
         select(h.decision_id, func.sum(h.posted_nanousd).label("posted"), func.count().label("holds"))
@@ -172,25 +171,29 @@ def _decisions(connection: Connection) -> Iterator[Violation]:
     joined = decisions.outerjoin(posted, posted.c.decision_id == d.decision_id)
     cost = func.coalesce(d.cost_nanousd, 0)
     query = select(d.decision_id, cost, func.coalesce(posted.c.posted, 0)).select_from(joined)
-    for row in connection.execute(query.where(cost != func.coalesce(posted.c.posted, 0)).limit(MOST)):
+    for row in connection.execute(query.where(cost != func.coalesce(posted.c.posted, 0)).limit(MAX_LISTED)):
         yield Violation("decision: cost is what its holds posted", row[0], str(row[1]), str(row[2]))
-    without = select(d.decision_id).select_from(joined).where(posted.c.holds.is_(None)).limit(MOST)
+    without = select(d.decision_id).select_from(joined).where(posted.c.holds.is_(None)).limit(MAX_LISTED)
     for row in connection.execute(without):
         yield Violation("decision: has a hold", row[0], "none", "at least one")
     unlogged = (
         select(h.hold_id)
         .select_from(holds.outerjoin(decisions, d.decision_id == h.decision_id))
         .where(d.decision_id.is_(None))
-        .limit(MOST)
+        .limit(MAX_LISTED)
     )
     for row in connection.execute(unlogged):
         yield Violation("hold: belongs to a logged decision", row[0], "no decision", "one")
 
 
 def _no_leak(connection: Connection, now_ms: int, grace_ms: int) -> Iterator[Violation]:
-    """I4: nothing stays open after its lease and two sweeps."""
+    """I4: no hold stays open after its lease and two sweeps."""
     h = holds.c
-    query = select(h.hold_id, h.expires_at_ms).where(h.state == "open", h.expires_at_ms < now_ms - grace_ms).limit(MOST)
+    query = (
+        select(h.hold_id, h.expires_at_ms)
+        .where(h.state == "open", h.expires_at_ms < now_ms - grace_ms)
+        .limit(MAX_LISTED)
+    )
     for row in connection.execute(query):
         yield Violation(
             "hold: resolved after its lease", row[0], f"open {now_ms - row[1]} ms after it", f"at most {grace_ms} ms"

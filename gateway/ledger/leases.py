@@ -1,8 +1,8 @@
-"""Keep the holds of live calls alive, and say about once a second what each has cost so far.
+"""Leases on the holds of live calls, renewed with a cost checkpoint about every second.
 
-A hold's lease runs out `ttl_s` after its last renewal; then the sweeper of any replica resolves it, but never the one
-of the process that still carries the call. So a process that dies leaves at most one lease of silence, and what was
-streamed until about a second before is posted.
+A lease runs out `ttl_s` after its last renewal; then any replica's sweeper resolves the hold, except that of the
+process that still carries the call. So the holds of a dead process are resolved within one lease, and what was streamed
+until about a second before its death is posted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Lease:
 
 
 class Leases:
-    """The holds this process answers for. `run` is the one loop that writes them. `clock` never steps."""
+    """The holds of this process's live calls; `run` writes them, `clock` must be monotonic."""
 
     def __init__(self, ledger: Ledger, clock: Clock, *, ttl_s: float) -> None:
         self._ledger = ledger
@@ -41,31 +41,35 @@ class Leases:
 
     @property
     def ttl_ms(self) -> int:
-        """How long a lease runs when nobody renews it."""
+        """Duration of a lease that is not renewed, in milliseconds."""
         return int(self._ttl_s * 1000)
 
     @property
     def carried(self) -> Collection[str]:
-        """The holds whose calls this process still carries."""
+        """Ids of the holds whose calls this process still carries."""
         return self._live.keys()
 
     def take(self, hold_id: str, checkpoint_nanousd: int) -> None:
+        """Start renewing a newly reserved hold."""
         self._live[hold_id] = _Lease(checkpoint_nanousd, checkpoint_nanousd, self._clock())
 
     def progress(self, hold_id: str, checkpoint_nanousd: int) -> None:
+        """Raise a call's checkpoint; ignores a dropped hold."""
         lease = self._live.get(hold_id)
         if lease is not None:
             lease.checkpoint_nanousd = max(lease.checkpoint_nanousd, checkpoint_nanousd)
 
     def drop(self, hold_id: str) -> None:
+        """Stop renewing a hold that was resolved."""
         self._live.pop(hold_id, None)
 
     @property
     def count(self) -> int:
+        """Number of live holds."""
         return len(self._live)
 
     async def run(self) -> None:
-        """Renew until cancelled. A database that cannot answer is tried again at the next beat."""
+        """Renew until cancelled; an outage is retried at the next beat."""
         while True:
             await asyncio.sleep(min(CHECKPOINT_S, self._ttl_s / 4))
             try:
@@ -74,7 +78,7 @@ class Leases:
                 _log.warning("leases not renewed: the ledger is unavailable; %d holds live", len(self._live))
 
     async def beat(self) -> None:
-        """Write every checkpoint that moved and every lease a quarter of whose time has passed."""
+        """Write every changed checkpoint, and every lease after a quarter of its time."""
         now_s = self._clock()
         due = [
             (hold_id, lease)
@@ -89,7 +93,7 @@ class Leases:
 
 
 async def sweep_all(ledger: Ledger, carried: Collection[str] = ()) -> Swept:
-    """Sweep until nothing is due any more, however much a long outage left behind."""
+    """Sweep in batches until nothing is due, as after a long outage."""
     total = Swept(0, 0, 0)
     while True:
         swept = await ledger.sweep(BATCH, carried=carried)
@@ -112,15 +116,15 @@ async def sweep_forever(
     interval_s: float,
     report: Callable[[Swept], None] | None = None,
 ) -> None:
-    """Sweep about every `interval_s` until cancelled; replicas drift apart by a random fraction of it.
+    """Sweep about every `interval_s` until cancelled, with jitter so that replicas spread out.
 
-    An outage is waited out. `report` gets the figures of each sweep (for metrics).
+    Waits out an outage. `report` receives each sweep's counts, for metrics.
     """
     while True:
         try:
             swept = await sweep_all(ledger, leases.carried)
         except LedgerUnavailable:
-            _log.warning("the sweep waits for the database")
+            _log.warning("holds not swept: the database is unavailable")
         else:
             if swept.expired or swept.orphaned or swept.abandoned:
                 _log.info(

@@ -1,12 +1,12 @@
 """The ledger: the only way to hold, spend and give back money.
 
-Every operation is submitted whole and runs to its end, whatever becomes of the caller; several are committed as one
-group. A reservation whose caller is not told of it in time (it was cancelled, the connection died during the commit)
-leaves a hold behind under which no call goes out: the ledger releases it. A settle or release that meets an outage is
-kept here and repeated until the database is back, so that the exact bill is posted and not the sweeper's estimate.
+A submitted operation runs to its end even when the caller is cancelled; several are committed as one group. A
+reservation whose caller does not learn of it in time (it was cancelled, or the connection died during the commit) is
+released: no call goes out under it. A settle or release that fails in an outage is kept and repeated until the database
+is back, so that the exact bill is posted rather than the sweeper's estimate.
 
-Errors: LedgerUnavailable (with Retry-After) when the database cannot answer; UnknownHold and ValueError for defects of
-the caller.
+Errors: LedgerUnavailable (with Retry-After) when the database cannot answer; UnknownHold and ValueError for bugs of the
+caller.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import logging
 from collections.abc import Collection, Sequence
 from functools import partial
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger import records
+from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.records import (
     AccountSnapshot,
@@ -42,7 +43,6 @@ from gateway.ledger.types import (
     Reserve,
     Reserved,
     ReserveOutcome,
-    ResetWindow,
     Resolved,
     Settle,
     Swept,
@@ -53,36 +53,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_S = 8.0
-"""Longer than any single statement may take, shorter than a client's patience."""
+"""Longer than any statement may take, shorter than a client's timeout."""
 REPEAT_S = 0.5
 MAX_UNRESOLVED = 10_000
-DOUBT_S = 5.0
-"""Longer than a database works on a statement (its statement_timeout)."""
+UNSURE_S = 5.0
+"""Longer than the database's statement_timeout."""
 ABANDONED_AFTER_MS = 15 * 60 * 1000
-"""A decision without an open hold for this long has no process left: a turn lasts ten minutes at most."""
-
-
-class LedgerBackend(Protocol):
-    """What one database offers: futures that complete after the commit, whoever still listens."""
-
-    def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]: ...
-    def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]: ...
-    def release(self, op: Release, *, again: bool = False) -> asyncio.Future[Resolved]: ...
-    def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]: ...
-    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]: ...
-    def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]: ...
-    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]: ...
-    def idempotent(
-        self, tenant_id: str, key: str, body_sha256: bytes
-    ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]: ...
-    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]: ...
-    async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]: ...
-    async def start(self) -> None: ...
-    async def close(self) -> None: ...
+"""A decision without an open hold for this long has lost its process: a turn takes ten minutes at most."""
 
 
 class Ledger:
-    """Made once for a started Database; `start` before the first turn, `close` after the last."""
+    """The ledger of a started Database; `start` before the first turn, `close` after the last."""
 
     def __init__(
         self,
@@ -92,32 +73,33 @@ class Ledger:
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         backend: LedgerBackend | None = None,
     ) -> None:
-        """`clock` never steps. `backend`: what carries the operations instead of the database's own."""
+        """`clock` must be monotonic; `backend` replaces the database's own."""
         self._database = database
         self._backend = backend_of(database, clock) if backend is None else backend
         self._clock = clock
         self._deadline = Deadline(answer_timeout_s)
         self._unresolved: dict[str, Settle | Release] = {}
-        self._doubted_until_s: dict[str, float] = {}
+        self._unsure_until_s: dict[str, float] = {}
         self._repeater: asyncio.Task[None] | None = None
         self._repeating = asyncio.Lock()
         self._undoing: set[asyncio.Task[None]] = set()
 
     @property
     def unresolved(self) -> int:
-        """Settles and releases that wait for the database to come back."""
+        """Number of settles and releases that wait for the database."""
         return len(self._unresolved)
 
     @property
     def undoing(self) -> int:
-        """Reservations whose caller left, on their way to being released."""
+        """Number of reservations being released because their caller left."""
         return len(self._undoing)
 
     async def start(self) -> None:
+        """Start the backend; call once, before the first operation."""
         await self._backend.start()
 
     async def close(self) -> None:
-        """Carry what is under way to its end, try once more what an outage held up, and stop."""
+        """Finish running operations, retry those that failed in an outage once more, and stop."""
         if self._undoing:
             await asyncio.wait(self._undoing, timeout=ANSWER_TIMEOUT_S)
         if self._repeater is not None:
@@ -131,9 +113,9 @@ class Ledger:
         await self._backend.close()
 
     async def reserve(self, op: Reserve) -> ReserveOutcome:
-        """Hold money for one attempt, or say why not. Nothing may be dispatched unless this answers Reserved.
+        """Hold money for one attempt; dispatch only after a Reserved outcome.
 
-        A hold that this process was not told of in time, or not at all, is released: no call goes out under it.
+        A hold that this process learns of too late or never is released: no call goes out under it.
         """
         asked_s = self._clock()
         future = self._backend.reserve(checked_reserve(op))
@@ -150,54 +132,56 @@ class Ledger:
         if leaving and (self._clock() - asked_s) * 1000 >= op.ttl_ms:
             self._undo_later(op, future)
             raise LedgerUnavailable(
-                "the reservation ran out before the call could leave; try again", headers={"Retry-After": "1"}
+                "the reservation expired before the call was sent; try again", headers={"Retry-After": "1"}
             )
         return outcome
 
     async def settle(self, op: Settle) -> Resolved:
-        """Turn a hold into its bill. LedgerUnavailable here means: not confirmed yet, and being repeated."""
+        """Turn a hold into its bill. LedgerUnavailable: not confirmed yet, being retried."""
         outcome_columns(op.decision)
         future = self._backend.settle(checked_settle(op))
         future.add_done_callback(partial(self._keep_if_unavailable, op))
         return await self._answer(future)
 
     async def release(self, op: Release) -> Resolved:
-        """Give a hold back. LedgerUnavailable here means: not confirmed yet, and being repeated."""
+        """Give a hold back. LedgerUnavailable: not confirmed yet, being retried."""
         outcome_columns(op.decision)
         future = self._backend.release(op)
         future.add_done_callback(partial(self._keep_if_unavailable, op))
         return await self._answer(future)
 
     async def checkpoint(self, points: Sequence[Checkpoint]) -> None:
-        """Raise what the sweeper would post, and extend the leases of streams that are alive."""
+        """Raise the amounts the sweeper would post, and extend the leases of live calls."""
         if points:
             await self._answer(self._backend.checkpoint(tuple(points)))
 
-    async def standing(self, tenant_id: str, session_id: str) -> AccountSnapshot | None:
-        """Tenant and session in one read; None when there is no such tenant, `.session` None before its first turn."""
-        return await self._answer(self._backend.standing(tenant_id, session_id))
+    async def snapshot(self, tenant_id: str, session_id: str) -> AccountSnapshot | None:
+        """Tenant and session in one read; None for an unknown tenant."""
+        return await self._answer(self._backend.snapshot(tenant_id, session_id))
 
     async def session(self, tenant_id: str, session_id: str) -> SessionRow | None:
-        found = await self.standing(tenant_id, session_id)
+        """A session's row; None before its first turn."""
+        found = await self.snapshot(tenant_id, session_id)
         return None if found is None else found.session
 
     async def newest_after(self, tenant_id: str, fingerprint: str) -> str | None:
-        """The newest session that started again under a fingerprint, if any did."""
+        """The newest session that continues a fingerprint, if any."""
         return await self._database.read(lambda c: records.newest_after(c, tenant_id, fingerprint))
 
     async def tenant(self, tenant_id: str) -> Balance | None:
-        found = await self.standing(tenant_id, "")
+        """A tenant's balance; None for an unknown tenant."""
+        found = await self.snapshot(tenant_id, "")
         return None if found is None else found.tenant
 
     async def idempotent(self, tenant_id: str, key: str, body_sha256: bytes) -> Replay | InFlight | BodyMismatch | None:
-        """What became of an earlier request with this key; None: it is free (the reservation makes the claim)."""
+        """State of an idempotency key; None when it is free (the reservation claims it)."""
         return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256))
 
     async def sweep(self, limit: int = 500, *, carried: Collection[str] = ()) -> Swept:
-        """Resolve holds whose lease ran out, start due windows, tidy what crashes left behind.
+        """Resolve holds whose lease ran out, start due windows, clean up after crashes.
 
-        What this process knows comes before what would be estimated: `carried` are the holds of its live calls, which
-        an outage or a pause kept from being renewed; bills that wait for the database are as good as posted.
+        Skips holds for which this process knows the cost: `carried`, those of its live calls that an outage or a pause
+        kept from renewal, and those whose bills wait for the database.
         """
         await self._repeat_all()
         due, resets = await self._backend.due(limit + len(carried) + len(self._unresolved))
@@ -208,7 +192,7 @@ class Ledger:
         return Swept(kinds.count("expire"), kinds.count("orphan_post"), sum(started), abandoned, forgotten)
 
     async def _answer(self, future: asyncio.Future[T]) -> T:
-        """Wait for an operation without ever cancelling it."""
+        """Wait for an operation without cancelling it."""
         try:
             return await self._deadline.wait(future)
         except TimeoutError as error:
@@ -223,12 +207,12 @@ class Ledger:
         task.add_done_callback(self._undoing.discard)
 
     async def _undo(self, op: Reserve, future: asyncio.Future[ReserveOutcome]) -> None:
-        """The caller left before it had its hold: nobody else can release it."""
+        """Release the hold of a caller that left before it received it."""
         release = Release(op.hold_id, decision={"status": "cancelled"})
         await asyncio.wait([future])
         error = future.exception()
         if isinstance(error, LedgerUnsure):
-            self._doubted_until_s[op.hold_id] = inf
+            self._unsure_until_s[op.hold_id] = inf
             self._keep(release)
         elif error is None and isinstance(future.result(), Reserved):
             undone = self._backend.release(release)
@@ -236,7 +220,7 @@ class Ledger:
             await asyncio.wait([undone])
 
     def _keep_if_unavailable(self, op: Settle | Release, future: asyncio.Future[Any]) -> None:
-        """A bill that met an outage is not forgotten: repeat it until the database answers."""
+        """Queue an operation that failed in an outage for retries."""
         if not future.cancelled() and isinstance(future.exception(), LedgerUnavailable):
             self._keep(op)
 
@@ -254,7 +238,7 @@ class Ledger:
             await self._repeat_all()
 
     async def _repeat_all(self) -> None:
-        """One more try for every bill that waits, some at a time: the database has just come back."""
+        """Retry every waiting operation, in batches that a recovering database can take."""
         async with self._repeating:
             waiting = list(self._unresolved.values())
             for start in range(0, len(waiting), 100):
@@ -269,27 +253,27 @@ class Ledger:
         except LedgerUnavailable:
             return
         except UnknownHold:
-            if self._may_still_come(op.hold_id):
+            if self._may_still_commit(op.hold_id):
                 return
         self._unresolved.pop(op.hold_id, None)
-        self._doubted_until_s.pop(op.hold_id, None)
+        self._unsure_until_s.pop(op.hold_id, None)
 
-    def _may_still_come(self, hold_id: str) -> bool:
-        """Whether a hold that is not there may yet be committed by a statement whose connection died.
+    def _may_still_commit(self, hold_id: str) -> bool:
+        """True while a missing hold may still be committed by a statement whose connection died.
 
-        The server ends its statements by itself, so from its first answer on this lasts as long as one may take.
+        That lasts for one statement timeout after the server's first answer.
         """
-        if hold_id not in self._doubted_until_s:
-            logger.error("hold %s does not exist any more; its bill cannot be posted", hold_id)
+        if hold_id not in self._unsure_until_s:
+            logger.error("hold %s no longer exists; its bill cannot be posted", hold_id)
             return False
         now_s = asyncio.get_running_loop().time()
-        until_s = min(self._doubted_until_s[hold_id], now_s + DOUBT_S)
-        self._doubted_until_s[hold_id] = until_s
+        until_s = min(self._unsure_until_s[hold_id], now_s + UNSURE_S)
+        self._unsure_until_s[hold_id] = until_s
         return now_s < until_s
 
 
 def backend_of(database: Database, clock: Clock) -> LedgerBackend:
-    """What carries operations to this database; `clock` is SQLite's, Postgres has its own."""
+    """The backend for a database; `clock` is used on SQLite only."""
     if database.sqlite is not None:
         return SqliteLedger(database.sqlite, clock)
     assert database.postgres is not None

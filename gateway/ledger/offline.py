@@ -1,9 +1,9 @@
-"""The capped open mode: what a tenant that asked for it may spend while the ledger is unavailable, and its journal.
+"""Capped open mode: journaled spending of opted-in tenants while the ledger is unavailable.
 
-Every process may spend `outage_cap_usd` for all such tenants together in one outage; beyond it they are answered 503
-like everybody else. What is spent is written to a journal and synced to disk before a call leaves and when its bill
-comes. When the database is back the journal is posted: each turn as a reservation and a bill of its own, and what its
-accounts cannot cover as an `overage`. A process that died leaves its journal to the next one that finds it.
+Each process may spend `outage_cap_usd` per outage for all such tenants together; beyond that they get 503 like all
+others. Spending is written to a journal and synced to disk before a call leaves and when its bill arrives. When the
+database is back the journal is posted: each turn as its own reservation and bill, with anything beyond its accounts'
+funds as an `overage`. The journal of a dead process is posted by the next process that finds it.
 
     reserve (journal, fsync) --> settle (journal, fsync) --> post (ledger) --> file removed
 """
@@ -42,16 +42,16 @@ from gateway.ledger.types import (
 )
 
 _log = logging.getLogger("seqroute.outage")
-BELIEVED_S = 2.0
-"""After an outage was noticed, turns of open tenants do not wait for the database again for this long."""
+DOWN_S = 2.0
+"""Time after a failure during which turns of open tenants do not wait for the database."""
 POSTING_LEASE_MS = 60_000
 CLOSED_SESSION = "outage"
-"""Where a turn is posted whose session was closed meanwhile."""
+"""Session that receives the turns of sessions closed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """One dispatched attempt: what was held for it, what it costs without a bill, and its bill once it came."""
+    """One dispatched attempt: its hold, its cost without a bill, and its bill."""
 
     hold: Reserve
     checkpoint_nanousd: int
@@ -60,7 +60,7 @@ class _Spent:
 
 
 class OfflineLedger:
-    """Takes the ledger's place for one turn: the same `reserve`, `settle` and `release`."""
+    """Replacement for the ledger during an outage: the same `reserve`, `settle` and `release`."""
 
     def __init__(self, directory: Path, *, cap_nanousd: int, clock: Clock, new_id: NewId) -> None:
         self._directory = directory
@@ -74,34 +74,34 @@ class OfflineLedger:
         self._posting = False
 
     def allows(self, outage: str) -> bool:
-        """Whether a tenant with this `outage` setting may be served now."""
+        """True when a tenant with this `outage` setting may be served now."""
         return outage == "open" and not self._posting and self.balance.available_nanousd > 0
 
     def notice(self) -> None:
-        """The ledger did not answer just now."""
+        """Record that the ledger did not answer just now."""
         self._noticed_s = self._clock()
 
     @property
     def noticed(self) -> bool:
-        """Whether it is known without asking that the ledger does not answer."""
-        return self._clock() - self._noticed_s < BELIEVED_S
+        """True shortly after a failure: no need to ask the ledger again."""
+        return self._clock() - self._noticed_s < DOWN_S
 
     @property
     def balance(self) -> Balance:
-        """What this process may spend in this outage, as an account."""
+        """This process's allowance in this outage, as an account."""
         held_nanousd = sum(spent.hold.amount_nanousd for spent in self._spent.values() if spent.bill is None)
         spent_nanousd = sum(spent.bill.amount_nanousd for spent in self._spent.values() if spent.bill is not None)
         return Balance(self._cap_nanousd, held_nanousd, spent_nanousd)
 
     @property
     def unposted(self) -> int:
-        """Attempts that wait for the database to come back."""
+        """Number of attempts to be posted."""
         return len(self._spent)
 
     async def reserve(self, op: Reserve) -> Reserved | Refused:
-        """Hold against the cap, on disk before the call leaves; a caller that is cancelled meanwhile holds nothing.
+        """Hold against the cap, journaled before the call leaves.
 
-        Raises LedgerUnavailable when the journal cannot be written either.
+        A cancelled caller holds nothing. Raises LedgerUnavailable when the journal cannot be written.
         """
         if op.decision is not None:
             self._rows[op.decision_id] = op.decision
@@ -125,7 +125,7 @@ class OfflineLedger:
         return Reserved(0, self.balance, self.balance)
 
     async def settle(self, op: Settle) -> Resolved:
-        """The bill, to the journal; kept in memory when the disk refuses it."""
+        """Journal the bill; kept in memory when the disk fails."""
         spent = self._spent[op.hold_id]
         cost_nanousd = min(op.amount_nanousd, spent.hold.amount_nanousd)
         self._spent[op.hold_id] = replace(spent, checkpoint_nanousd=cost_nanousd, bill=op)
@@ -133,15 +133,15 @@ class OfflineLedger:
         return Resolved("settle", 0, self.balance, self.balance)
 
     async def release(self, op: Release) -> Resolved:
-        """Nothing was billed."""
+        """Give a hold back: nothing was billed."""
         if self._spent.pop(op.hold_id, None) is not None:
             await self._try_write({"released": op.hold_id})
         return Resolved("release", 0, self.balance, self.balance)
 
     async def post(self, ledger: Ledger, database: Database) -> int:
-        """The database answers again: post what was spent, here and by processes that died. Answers how many.
+        """Post the journals of this and dead processes to the ledger; return the number of turns.
 
-        Raises LedgerUnavailable when it went away meanwhile; nothing is lost then, and nothing is posted twice.
+        Raises LedgerUnavailable in another outage; then nothing is lost, and nothing is posted twice.
         """
         if self._posting or self._running():
             return 0
@@ -161,7 +161,7 @@ class OfflineLedger:
         return posted
 
     def _running(self) -> bool:
-        """Whether turns of the outage are still under way: their bills come first."""
+        """True while turns of the outage still run: their bills must come first."""
         return any(spent.bill is None for spent in self._spent.values())
 
     async def _post_all(self, entries: Any, ledger: Ledger, database: Database) -> int:
@@ -173,7 +173,7 @@ class OfflineLedger:
         return len(waiting)
 
     async def _post(self, entry: _Spent, ledger: Ledger, database: Database) -> None:
-        """One attempt, once: a hold that is there already was posted before, or is settled by its bill."""
+        """Post one attempt once: an existing hold was posted before, or is settled by its bill."""
         hold = entry.hold
         bill = entry.bill or Settle(
             hold.hold_id, entry.checkpoint_nanousd, "estimated", decision={"status": "orphaned"}
@@ -189,11 +189,11 @@ class OfflineLedger:
         held, logged = await database.read(known)
         if not held and not await self._hold(replace(hold, decision=None) if logged else hold, bill, ledger):
             return
-        # What the session remembers was not known during the outage, so it is not overwritten.
+        # The session's memory was not readable during the outage, so it is not overwritten.
         await ledger.settle(replace(bill, session_memory=None))
 
     async def _hold(self, hold: Reserve, bill: Settle, ledger: Ledger) -> bool:
-        """Reserve the bill; what the accounts cannot cover any more becomes an overage when it is settled."""
+        """Reserve the bill; what the accounts cannot cover becomes an overage when it is settled."""
         wanted = replace(hold, amount_nanousd=bill.amount_nanousd, ttl_ms=POSTING_LEASE_MS)
         for _ in range(3):
             outcome = await ledger.reserve(wanted)
@@ -204,11 +204,13 @@ class OfflineLedger:
             elif isinstance(outcome, Refused) and wanted.amount_nanousd:
                 wanted = replace(wanted, amount_nanousd=0)
             elif isinstance(outcome, TenantMissing):
-                _log.error("tenant %s is gone; %d nano-USD cannot be posted", hold.tenant_id, bill.amount_nanousd)
+                _log.error(
+                    "tenant %s no longer exists; %d nano-USD cannot be posted", hold.tenant_id, bill.amount_nanousd
+                )
                 return False
             else:
                 break
-        raise LedgerUnavailable("an account has nothing left to post an outage's bill on; it is tried again")
+        raise LedgerUnavailable("an outage's bill cannot be posted to an exhausted account; it is retried")
 
     async def _try_write(self, line: Mapping[str, Any]) -> None:
         try:
@@ -224,7 +226,7 @@ class OfflineLedger:
 
 
 class _Journal:
-    """A file of JSON lines that belongs to one process while that lives: the kernel drops its lock on a crash."""
+    """A locked file of JSON lines; the kernel drops the lock when its process dies."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -243,7 +245,7 @@ class _Journal:
 
     @classmethod
     def adopt(cls, path: Path) -> _Journal | None:
-        """The journal of a process that died; None while its process lives."""
+        """The journal of a dead process; None while its process lives."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -264,21 +266,21 @@ class _Journal:
         os.close(self._descriptor)
 
     def entries(self) -> list[_Spent]:
-        """What the file tells, bills joined to their holds; a last line that was cut off says nothing."""
+        """The attempts in the file, bills joined to their holds; ignores a truncated last line."""
         found: dict[str, _Spent] = {}
         for line in self._path.read_bytes().split(b"\n"):
             try:
-                told: dict[str, Any] = orjson.loads(line)
+                row: dict[str, Any] = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            if "hold" in told:
-                hold = _reserve_of(told["hold"])
-                found[hold.hold_id] = _Spent(hold, told["checkpoint_nanousd"])
-            elif "bill" in told:
-                bill = Settle(**told["bill"])
+            if "hold" in row:
+                hold = _reserve_of(row["hold"])
+                found[hold.hold_id] = _Spent(hold, row["checkpoint_nanousd"])
+            elif "bill" in row:
+                bill = Settle(**row["bill"])
                 found[bill.hold_id] = replace(found[bill.hold_id], bill=bill)
-            elif "released" in told:
-                found[told["released"]] = replace(found[told["released"]], released=True)
+            elif "released" in row:
+                found[row["released"]] = replace(found[row["released"]], released=True)
         return list(found.values())
 
 
@@ -288,18 +290,18 @@ def _adopt(directory: Path) -> list[_Journal]:
 
 
 def _line_of(spent: _Spent) -> dict[str, Any]:
-    """A hold as the journal tells it."""
+    """A hold as a journal line."""
     hold = asdict(spent.hold)
     del hold["checkpoint_nanousd"]
     return {"hold": hold, "checkpoint_nanousd": spent.checkpoint_nanousd}
 
 
-def _reserve_of(told: Mapping[str, Any]) -> Reserve:
-    decision = told["decision"]
+def _reserve_of(row: Mapping[str, Any]) -> Reserve:
+    decision = row["decision"]
     return Reserve(
         **{
-            **told,
-            "terms": SessionTerms(**told["terms"]),
+            **row,
+            "terms": SessionTerms(**row["terms"]),
             "decision": None if decision is None else {name: _text_as_bytes(value) for name, value in decision.items()},
         }
     )

@@ -1,6 +1,6 @@
-"""The ledger on Postgres: operations become JSON for `seqroute_apply`, and its answers become our values again.
+"""Ledger on Postgres: JSON encoding of operations and answers of `seqroute_apply`.
 
-Checkpoints and reads take no tenant lock and travel in a line of their own, beside the tenants' lines.
+Checkpoints and reads take no tenant lock and have their own queue beside the tenants' queues.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 
 from gateway.database.postgres import PostgresDatabase, database_now_ms
 from gateway.database.tables import holds, keys, tenants
+from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.postgres_batches import BatchCommitter
 from gateway.ledger.records import (
     SESSION_FACTS,
@@ -46,12 +47,12 @@ from gateway.ledger.types import (
 )
 
 REMEMBERED_HOLDS = 100_000
-BESIDE = "\x00beside"
-"""The line of everything that locks no tenant: checkpoints, reads."""
+UNLOCKED = "\x00beside"
+"""Queue of the operations that lock no tenant: checkpoints, reads."""
 
 
-class PostgresLedger:
-    """Which tenant a hold belongs to is remembered here, so that its settle can join the tenant's line."""
+class PostgresLedger(LedgerBackend):
+    """The backend on Postgres; keeps each hold's tenant, to settle it in the tenant's queue."""
 
     def __init__(self, database: PostgresDatabase, *, max_waiting: int) -> None:
         self._database = database
@@ -114,7 +115,7 @@ class PostgresLedger:
         return self._resolve(op, sent, outcome_columns(op.decision))
 
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
-        """One future for all; the last point's answer stands for the group it travelled in."""
+        """One future for all points; it completes with the last."""
         futures: list[asyncio.Future[Any]] = []
         for point in points:
             sent = {
@@ -123,7 +124,7 @@ class PostgresLedger:
                 "amount": point.checkpoint_nanousd,
                 "ttl_ms": point.ttl_ms,
             }
-            futures.append(self._groups.submit(BESIDE, sent, bool, locking=False))
+            futures.append(self._groups.submit(UNLOCKED, sent, bool, locking=False))
         return asyncio.ensure_future(_all(futures))
 
     def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]:
@@ -133,20 +134,20 @@ class PostgresLedger:
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
         return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id}, bool)
 
-    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
+    def snapshot(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
         sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
-        return self._groups.submit(BESIDE, sent, lambda row: _standing(tenant_id, row), locking=False)
+        return self._groups.submit(UNLOCKED, sent, lambda row: _snapshot(tenant_id, row), locking=False)
 
     def idempotent(
         self, tenant_id: str, key: str, body_sha256: bytes
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
         sent = {"op": "claim", "tenant_id": tenant_id, "claim_key": key}
         return self._groups.submit(
-            BESIDE, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
+            UNLOCKED, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
         )
 
     async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        """Holds whose lease ran out, and windows that ended. SKIP LOCKED passes over what is being resolved now."""
+        """Holds whose lease ran out, and windows that ended; skips holds being resolved now."""
 
         def find(connection: Connection) -> tuple[list[str], list[ResetWindow]]:
             now_ms = database_now_ms(connection)
@@ -170,7 +171,7 @@ class PostgresLedger:
         return await self._database.write(find)
 
     async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
-        """Decisions that were abandoned between two attempts, and idempotency rows nobody needs any more."""
+        """Close abandoned decisions and delete expired idempotency rows; the number of each."""
 
         def clean(connection: Connection) -> tuple[int, int]:
             now_ms = database_now_ms(connection)
@@ -188,7 +189,7 @@ class PostgresLedger:
         hold_id: str = "",
         must: bool = False,
     ) -> asyncio.Future[Any]:
-        """Into the tenant's line. A hold of unknown tenant travels alone: the function looks the tenant up."""
+        """Submit to the tenant's queue; a hold of unknown tenant goes alone, and the function finds its tenant."""
         key = tenant_id if tenant_id is not None else f"\x00hold:{hold_id}"
         return self._groups.submit(key, sent | {"tenant_id": tenant_id}, read, locking=True, must=must)
 
@@ -222,7 +223,7 @@ async def _all(futures: list[asyncio.Future[Any]]) -> None:
 
 
 def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns as `jsonb_populate_record` reads them: bytes in Postgres' own hex form."""
+    """Columns as `jsonb_populate_record` reads them: bytes in Postgres' hex format."""
     return {
         name: "\\x" + value.hex() if isinstance(value, bytes) else value
         for name, value in row.items()
@@ -260,12 +261,12 @@ def _sweep_outcome(answer: list[Any]) -> str | None:
     return answer[0] if answer[0] in ("expire", "orphan_post") else None
 
 
-def _standing(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
+def _snapshot(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
     if row is None:
         return None
     tenant = Balance(*row[:4])
     if row[4] is None:
         return AccountSnapshot(tenant, None, row[-1])
-    told = dict(zip(SESSION_FACTS, row[9:-1], strict=True))
-    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant)
+    facts = dict(zip(SESSION_FACTS, row[9:-1], strict=True))
+    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **facts, tenant=tenant)
     return AccountSnapshot(tenant, session, row[-1])

@@ -1,15 +1,15 @@
-"""A few threads, each with its own connection, that carry groups of ledger operations to Postgres.
+"""Group commit on Postgres: worker threads, each with a connection, apply batches.
 
-Operations wait in one line per tenant. A group takes what is waiting in several lines, as one round trip and one
-transaction: many tenants share an fsync, as many turns of one tenant do. A line is on its way at most once at a time.
-A tenant whose row somebody else has locked is left out ("busy"), and tried again in a group of its own that waits; so
-a locked tenant holds up its own line and nobody else's. After a lock timeout its groups have a carrier to themselves.
+Operations wait in one queue per tenant. A group takes the waiting jobs of several queues in one round trip and one
+transaction, so that tenants share an fsync. A queue is in at most one group at a time. A tenant whose row is locked by
+another transaction is left out ("busy") and retried in its own group that waits, so it delays only its own queue. After
+a lock timeout its groups go through a separate worker.
 
-A group is a single simple-protocol message, so nothing depends on the server connection staying ours: pgbouncer's
-transaction mode is enough. Nothing here is ever cancelled by a caller; a server that hangs is cut off by the watch.
+A group is a single simple-protocol message and needs no session state: pgbouncer's transaction mode is enough. Callers
+cannot cancel a group; a hanging server is cut off by a watchdog.
 
-A connection that dies during COMMIT leaves it open whether the group was committed. Every operation can be told apart
-by its ids, so the group is sent once more, marked `again`, and each operation finds out by itself.
+When a connection dies during COMMIT, the outcome of the group is unknown. Operations are identified by their ids, so
+the group is sent once more, marked `again`, and each operation checks whether it was applied.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from gateway.database.postgres import (
 logger = logging.getLogger(__name__)
 
 MAX_GROUP = 64
-MAX_PER_LINE = 512
+MAX_PER_QUEUE = 512
 HANG_S = STATEMENT_TIMEOUT_MS / 1000 + 1.5
 STALE_S = 8.0
-"""An operation that waited longer than any caller waits is answered, not executed (unless it ends a hold)."""
+"""An operation that waited longer than any caller fails unexecuted (unless it ends a hold)."""
 SLOW_S = 10.0
-"""After a lock timeout a tenant's groups go through the slow carrier for this long."""
+"""Time after a lock timeout during which a tenant's groups use the slow worker."""
 RETRY_CONNECT_S = 0.25
 
 GROUP = (
@@ -64,7 +64,7 @@ _NOT_MIGRATED = (errors.UndefinedFunction, errors.UndefinedTable, errors.Undefin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One operation: the JSON the function is sent, and what its answer becomes. `must`: it ends a hold."""
+    """One operation: its JSON and the reader of its answer; `must` when it ends a hold."""
 
     op: str
     read: Callable[[Any], Any]
@@ -74,7 +74,7 @@ class Job:
 
 
 class TenantQueue:
-    """The operations of one tenant (or all that lock no tenant) that wait, in order."""
+    """Waiting operations of one tenant, or of all that lock no tenant, in order."""
 
     __slots__ = ("alone", "jobs", "key", "locking", "moving", "slow_until_s")
 
@@ -91,52 +91,54 @@ Outcome = tuple[Job, Any, BaseException | None]
 
 
 class BatchCommitter:
-    """Started inside the event loop that submits."""
+    """Queues and workers, started inside the event loop that submits."""
 
-    def __init__(self, url: URL, *, carriers: int = 4, max_waiting: int = 2_048) -> None:
-        # As SQLAlchemy connects: a name that a URL must encode reaches libpq decoded, and not inside another URL.
+    def __init__(self, url: URL, *, workers: int = 4, max_waiting: int = 2_048) -> None:
+        # Connect as SQLAlchemy does: URL-encoded names reach libpq decoded.
         _, arguments = url.get_dialect()().create_connect_args(url)
         self._connect_arguments: dict[str, Any] = {**arguments, **connect_arguments()}
-        self._carrier_count = carriers
+        self._worker_count = workers
         self._max_waiting = max_waiting
         self._waiting = 0
         self._idle = asyncio.Event()
-        self._lines: dict[str, TenantQueue] = {}
+        self._queues: dict[str, TenantQueue] = {}
         self._starting: list[TenantQueue] = []
         self._guard = threading.Lock()
         self._ready: queue.SimpleQueue[TenantQueue | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[TenantQueue | None] = queue.SimpleQueue()
-        self._carriers: list[_Worker] = []
+        self._workers: list[_Worker] = []
         self._watch: asyncio.Task[None] | None = None
         self._closed = True
 
     @property
     def waiting(self) -> int:
+        """Number of operations submitted and not yet answered."""
         return self._waiting
 
     async def start(self) -> None:
+        """Start the workers; they connect on first use."""
         if not self._closed:
-            return  # its threads are there, whether or not the database is
+            return  # the threads run, connected or not
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._idle.set()
         started = [
-            _Worker(self, self._connect_arguments, self._ready, f"ledger-{n}") for n in range(self._carrier_count)
+            _Worker(self, self._connect_arguments, self._ready, f"ledger-{n}") for n in range(self._worker_count)
         ]
-        self._carriers = [*started, _Worker(self, self._connect_arguments, self._slow, "ledger-slow")]
+        self._workers = [*started, _Worker(self, self._connect_arguments, self._slow, "ledger-slow")]
         self._watch = asyncio.create_task(self._cut_hanging())
 
     async def close(self) -> None:
-        """Let the lines run empty, bounded by what one group may take, then stop the threads."""
+        """Wait for the queues to empty, for at most HANG_S, then stop the threads."""
         if self._closed:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HANG_S):
                 await self._idle.wait()
         self._closed = True
-        for carrier in self._carriers:
-            carrier.ready.put(None)
-        await asyncio.gather(*(self._loop.run_in_executor(None, carrier.thread.join) for carrier in self._carriers))
+        for worker in self._workers:
+            worker.ready.put(None)
+        await asyncio.gather(*(self._loop.run_in_executor(None, worker.thread.join) for worker in self._workers))
         assert self._watch is not None
         self._watch.cancel()
         await asyncio.wait([self._watch])
@@ -144,41 +146,41 @@ class BatchCommitter:
     def submit(
         self, key: str, op: dict[str, Any], read: Callable[[Any], Any], *, locking: bool, must: bool = False
     ) -> asyncio.Future[Any]:
-        """Put an operation into the line `key`. `must`: taken beyond the caps, since refusing it frees nothing."""
+        """Queue an operation under `key`; `must` exceeds the caps, since refusing it frees nothing."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closed:
             future.set_exception(unavailable("it is closed"))
             return future
         sent = orjson.dumps(op).decode()
         with self._guard:
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = TenantQueue(key, locking)
+            queued = self._queues.get(key)
+            if queued is None:
+                queued = self._queues[key] = TenantQueue(key, locking)
             grace = 8 if must else 1
-            if self._waiting >= self._max_waiting * grace or len(line.jobs) >= MAX_PER_LINE * grace:
+            if self._waiting >= self._max_waiting * grace or len(queued.jobs) >= MAX_PER_QUEUE * grace:
                 future.set_exception(unavailable("too many operations are waiting"))
                 return future
             self._waiting += 1
             self._idle.clear()
-            line.jobs.append(Job(sent, read, future, time.monotonic(), must))
-            if not line.moving:
-                line.moving = True
+            queued.jobs.append(Job(sent, read, future, time.monotonic(), must))
+            if not queued.moving:
+                queued.moving = True
                 if not self._starting:
-                    self._loop.call_soon(self._start_lines)
-                self._starting.append(line)
+                    self._loop.call_soon(self._start_queues)
+                self._starting.append(queued)
         return future
 
-    def _start_lines(self) -> None:
-        """Send off the lines that this turn of the event loop began: waking a thread costs the loop its core and the
-        interpreter, and what a line has by then travels as one group."""
-        lines, self._starting = self._starting, []
-        for line in lines:
-            self._queue_of(line).put(line)
+    def _start_queues(self) -> None:
+        """Hand over the queues that this turn of the event loop filled: waking a thread is costly, and the jobs of a
+        queue then form one group."""
+        queues, self._starting = self._starting, []
+        for queued in queues:
+            self._queue_of(queued).put(queued)
 
     def take(
         self, ready: queue.SimpleQueue[TenantQueue | None], first: TenantQueue
     ) -> list[tuple[TenantQueue, list[Job]]]:
-        """The next group: the jobs of `first`, and of the other lines that are ready."""
+        """The next group: the jobs of `first` and of other ready queues."""
         with self._guard:
             taken = [(first, self._next_jobs(first, MAX_GROUP))]
             room = MAX_GROUP - len(taken[0][1])
@@ -188,39 +190,40 @@ class BatchCommitter:
                 if room <= 0:
                     break
                 try:
-                    line = ready.get_nowait()
+                    queued = ready.get_nowait()
                 except queue.Empty:
                     break
-                if line is None or line.alone or not line.locking:
-                    ready.put(line)
+                if queued is None or queued.alone or not queued.locking:
+                    ready.put(queued)
                     continue
-                taken.append((line, self._next_jobs(line, room)))
+                taken.append((queued, self._next_jobs(queued, room)))
                 room -= len(taken[-1][1])
             return taken
 
-    def _next_jobs(self, line: TenantQueue, most: int) -> list[Job]:
-        return [line.jobs.popleft() for _ in range(min(len(line.jobs), most))]
+    def _next_jobs(self, queued: TenantQueue, most: int) -> list[Job]:
+        return [queued.jobs.popleft() for _ in range(min(len(queued.jobs), most))]
 
-    def give_back(self, line: TenantQueue, busy: Sequence[Job] = ()) -> None:
-        """A line's group is through. Jobs whose tenant was busy go to the line's head, and next time alone."""
+    def finish(self, queued: TenantQueue, busy: Sequence[Job] = ()) -> None:
+        """End a queue's group; jobs of a busy tenant return to its head, to be retried alone."""
         with self._guard:
-            line.jobs.extendleft(reversed(busy))
-            line.alone = bool(busy)
-            if line.jobs:
-                self._queue_of(line).put(line)
+            queued.jobs.extendleft(reversed(busy))
+            queued.alone = bool(busy)
+            if queued.jobs:
+                self._queue_of(queued).put(queued)
                 return
-            line.moving = False
-            if line.slow_until_s < time.monotonic():
-                self._lines.pop(line.key, None)
+            queued.moving = False
+            if queued.slow_until_s < time.monotonic():
+                self._queues.pop(queued.key, None)
 
     def deliver(self, outcomes: list[Outcome]) -> None:
+        """Complete the jobs' futures in the event loop; called by worker threads."""
         try:
             self._loop.call_soon_threadsafe(self._answer, outcomes)
-        except RuntimeError:  # the loop was closed under us; nobody is waiting any more
+        except RuntimeError:  # the loop is closed: no one waits for the results
             return
 
-    def _queue_of(self, line: TenantQueue) -> queue.SimpleQueue[TenantQueue | None]:
-        return self._slow if line.slow_until_s > time.monotonic() else self._ready
+    def _queue_of(self, queued: TenantQueue) -> queue.SimpleQueue[TenantQueue | None]:
+        return self._slow if queued.slow_until_s > time.monotonic() else self._ready
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         self._waiting -= len(outcomes)
@@ -234,14 +237,14 @@ class BatchCommitter:
                 continue
             try:
                 job.future.set_result(job.read(result))
-            except Exception as unread:  # noqa: BLE001 - an answer nobody can read belongs to the one who asked
+            except Exception as unread:  # noqa: BLE001 - the caller gets the error of an unreadable answer
                 job.future.set_exception(unread)
 
     async def _cut_hanging(self) -> None:
         while True:
             await asyncio.sleep(0.25)
-            for carrier in self._carriers:
-                carrier.cut_if_hanging(time.monotonic())
+            for worker in self._workers:
+                worker.cut_if_hanging(time.monotonic())
 
 
 class _Worker:
@@ -261,7 +264,7 @@ class _Worker:
         self._busy_since_s: float | None = None
         self._down_until_s = 0.0
         self._unsure = False
-        """Whether a connection died under the group that is being carried."""
+        """True when a connection died under the current group."""
         self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self.thread.start()
 
@@ -274,34 +277,34 @@ class _Worker:
         while (first := self.ready.get()) is not None:
             group = self._groups.take(self.ready, first)
             try:
-                outcomes, busy = self._carry(group)
+                outcomes, busy = self._run_group(group)
             except Exception as error:
-                logger.exception("ledger: a group failed in an unforeseen way")
+                logger.exception("ledger: unexpected failure of a group")
                 outcomes, busy = [(job, None, error) for _, jobs in group for job in jobs], {}
             self._groups.deliver(outcomes)
-            for line, _ in group:
-                self._groups.give_back(line, busy.get(line.key, ()))
+            for queued, _ in group:
+                self._groups.finish(queued, busy.get(queued.key, ()))
         self._disconnect()
 
-    def _carry(self, group: Sequence[tuple[TenantQueue, list[Job]]]) -> tuple[list[Outcome], dict[str, list[Job]]]:
-        """Outcomes of all that was answered, and the jobs whose tenant was busy, by line."""
+    def _run_group(self, group: Sequence[tuple[TenantQueue, list[Job]]]) -> tuple[list[Outcome], dict[str, list[Job]]]:
+        """Outcomes of the answered jobs, and by queue the jobs whose tenant was busy."""
         stale_before_s = time.monotonic() - STALE_S
         outcomes: list[Outcome] = []
         fresh: list[tuple[TenantQueue, Job]] = []
-        for line, jobs in group:
+        for queued, jobs in group:
             for job in jobs:
                 if job.since_s < stale_before_s and not job.must:
                     outcomes.append((job, None, unavailable("it waited too long")))
                 else:
-                    fresh.append((line, job))
+                    fresh.append((queued, job))
         if not fresh:
             return outcomes, {}
         self._unsure = False
         answered = self._answers(fresh, wait=len(group) == 1 and group[0][0].alone, again=False)
         busy: dict[str, list[Job]] = {}
-        for (line, job), (answer, error) in zip(fresh, answered, strict=True):
+        for (queued, job), (answer, error) in zip(fresh, answered, strict=True):
             if answer == BUSY:
-                busy.setdefault(line.key, []).append(job)
+                busy.setdefault(queued.key, []).append(job)
             else:
                 outcomes.append((job, answer, error))
         return outcomes, busy
@@ -309,29 +312,31 @@ class _Worker:
     def _answers(
         self, fresh: Sequence[tuple[TenantQueue, Job]], *, wait: bool, again: bool
     ) -> list[tuple[Any, Exception | None]]:
-        """An answer or an error for each job. A group that the database refuses is taken apart."""
+        """An answer or an error for each job; a group that the database refuses is split."""
         try:
-            answers = self._apply_surely([job for _, job in fresh], locking=fresh[0][0].locking, wait=wait, again=again)
+            answers = self._apply_with_retry(
+                [job for _, job in fresh], locking=fresh[0][0].locking, wait=wait, again=again
+            )
         except _NOT_MIGRATED as error:
-            logger.error("the database has not this version's schema: run `seqroute migrate`")
+            logger.error("the database lacks this version's schema: run `seqroute migrate`")
             return [(None, _outage(error)) for _ in fresh]
         except psycopg.Error as error:
             if is_outage(error):
                 if isinstance(error, errors.LockNotAvailable):
-                    lines = [list(jobs) for _, jobs in groupby(fresh, key=lambda pair: pair[0].key)]
-                    if len(lines) > 1:
-                        # Somebody holds a row of one of these tenants: the others must not wait for it.
-                        return [answer for jobs in lines for answer in self._answers(jobs, wait=wait, again=True)]
+                    queues = [list(jobs) for _, jobs in groupby(fresh, key=lambda pair: pair[0].key)]
+                    if len(queues) > 1:
+                        # Another transaction holds a row of one of these tenants: the others must not wait for it.
+                        return [answer for jobs in queues for answer in self._answers(jobs, wait=wait, again=True)]
                     fresh[0][0].slow_until_s = time.monotonic() + SLOW_S
                 return [(None, _outage(error, unsure=self._unsure)) for _ in fresh]
             if len(fresh) == 1:
                 return [(None, error)]
-            # One operation is wrong in itself: find it, and commit the others.
+            # One operation is invalid: find it, and commit the others.
             return [answer for pair in fresh for answer in self._answers([pair], wait=wait, again=True)]
         return [(answer, None) for answer in answers]
 
-    def _apply_surely(self, jobs: Sequence[Job], *, locking: bool, wait: bool, again: bool) -> list[Any]:
-        """Apply the group; once more on a new connection when the first one died under it."""
+    def _apply_with_retry(self, jobs: Sequence[Job], *, locking: bool, wait: bool, again: bool) -> list[Any]:
+        """Apply the group, again on a new connection when the first one died."""
         ops = f"[{','.join(job.op for job in jobs)}]"
         for attempts_left in (2, 1, 0):
             try:
@@ -370,7 +375,7 @@ class _Worker:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         if time.monotonic() < self._down_until_s:
-            raise psycopg.OperationalError("down a moment ago")
+            raise psycopg.OperationalError("the last connection attempt failed")
         self._connection = None
         try:
             self._connection = psycopg.connect(autocommit=True, **self._connect_arguments)

@@ -1,4 +1,4 @@
-"""What both databases' ledgers agree on: the row of a decision, what a reader is given, what text may be stored."""
+"""Rows and checks shared by both ledger backends: decisions, sessions, storable text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEDGER_COLUMNS = frozenset(
         "completed_at_ms",
     }
 )
-"""Columns of `decisions` that only the ledger writes: the money, the order of turns and their times."""
+"""Columns of `decisions` that only the ledger writes: money, order of turns, times."""
 
 OUTCOME_COLUMNS: tuple[str, ...] = (
     "model",
@@ -59,21 +59,21 @@ SESSION_FACTS: tuple[str, ...] = (
     "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
     "created_at_ms", "updated_at_ms",
 )  # fmt: skip
-"""Columns of `sessions`, beside the balance, that a SessionRow carries under the same names."""
+"""Columns of `sessions` besides the balance, in SessionRow under the same names."""
 
 MAX_ANSWERED = 16
-"""Turns of a session that it remembers the model of."""
+"""Turns whose model a session's memory keeps."""
 
 _DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals": "{}"}
 
 
 class UnknownHold(LookupError):
-    """A hold that was never reserved: a defect of the caller, not a race."""
+    """A hold that was never reserved: a bug of the caller, not a race."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A session as a turn needs it: its own account, its tenant's, how it went, and what it remembers."""
+    """A session for a turn: its balance and its tenant's, its scores, and its memory (JSON)."""
 
     tenant_id: str
     session_id: str
@@ -93,16 +93,16 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class AccountSnapshot:
-    """Tenant and session of one turn, in one read at `at_ms`. `session` is None before its first turn."""
+    """Tenant and session in one read; `session` is None before its first turn."""
 
     tenant: Balance
     session: SessionRow | None
     at_ms: int
-    """The ledger's own time, which `session.updated_at_ms` is told in as well."""
+    """Time of the read by the ledger's clock, as in `session.updated_at_ms`."""
 
 
 def checked_reserve(op: Reserve) -> Reserve:
-    """Refuse what could never be stored, before it reaches a group. Raises ValueError."""
+    """Check amounts and columns before an operation joins a group. Raises ValueError."""
     if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
         raise ValueError(f"reserve: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
     if op.checkpoint_nanousd is not None and op.checkpoint_nanousd < 0:
@@ -114,13 +114,14 @@ def checked_reserve(op: Reserve) -> Reserve:
 
 
 def checked_settle(op: Settle) -> Settle:
+    """Check the amount before an operation joins a group. Raises ValueError."""
     if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
         raise ValueError(f"settle: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
     return op
 
 
 def decision_row(op: Reserve) -> dict[str, Any]:
-    """The pending row with every column; the ledger's own columns of turn, money and time are still None."""
+    """The pending row with every column; turn, money and times are still None."""
     assert op.decision is not None
     row: dict[str, Any] = dict.fromkeys(DECISION_COLUMNS) | _DEFAULTS
     row.update({name: storable(value) for name, value in op.decision.items()})
@@ -137,9 +138,9 @@ def decision_row(op: Reserve) -> dict[str, Any]:
 
 
 def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a settle or release sets; None leaves a column as it is. Raises ValueError.
+    """Columns that a settle or release sets, without None. Raises ValueError.
 
-    Columns that the ledger computes itself are left to it.
+    Columns that the ledger computes are skipped.
     """
     if not decision:
         return {}
@@ -152,17 +153,16 @@ def outcome_columns(decision: Mapping[str, Any] | None) -> dict[str, Any]:
     return outcome
 
 
-def remembered(stored: str, news: str) -> str:
-    """A session's memory after a turn, both JSON: `news` says what to `add` to counters, what to `set`, which `warm`
-    prefixes are new and which turns were `answered` (the last MAX_ANSWERED are kept).
+def merge_memory(stored: str, update: str) -> str:
+    """Merge a turn's update into its session's memory, both JSON.
 
-    The ledger merges where it settles, so that turns of one session that run beside each other all leave their mark.
-    Postgres has the same law as `seqroute_remember`. News without `add` replace everything: a gateway of the version
-    before sends its whole memory.
+    The update has counters to `add`, values to `set`, new `warm` prefixes and `answered` turns (the last MAX_ANSWERED
+    are kept). Merging happens in the settle, so that concurrent turns of a session are all recorded; on Postgres by
+    `seqroute_remember`. An update without `add` replaces the memory: older gateways send all of it.
     """
-    fresh = orjson.loads(news)
+    fresh = orjson.loads(update)
     if "add" not in fresh:
-        return news
+        return update
     memory = orjson.loads(stored)
     added = {name: memory.get(name, 0) + number for name, number in fresh["add"].items()}
     answered = [*memory.get("answered", ()), *fresh["answered"]][-MAX_ANSWERED:]
@@ -171,9 +171,9 @@ def remembered(stored: str, news: str) -> str:
 
 
 def abandon() -> Update:
-    """Decisions whose process died between two attempts: still pending, long ago, and nothing is held for them.
+    """Close old pending decisions without an open hold: their process died between attempts.
 
-    Rows that somebody is working on are passed over (on Postgres), so this never waits for a turn or makes one wait.
+    Locked rows are skipped (on Postgres), so this never waits for a turn nor delays one.
     """
     lost = (
         select(decisions.c.decision_id)
@@ -189,7 +189,7 @@ def abandon() -> Update:
 
 
 def forget() -> Delete:
-    """Idempotency rows past their day, and claims whose first request never ended."""
+    """Delete expired idempotency rows, and claims whose first request never ended."""
     unanswered = and_(
         idempotency.c.status.is_(None),
         idempotency.c.created_at_ms <= bindparam("before"),
@@ -204,7 +204,7 @@ def forget() -> Delete:
 
 
 def storable(value: Any) -> Any:
-    """Text both databases can hold: no NUL (Postgres), no lone surrogate; no NaN or infinity among numbers."""
+    """A value that both databases can store: no NUL, no lone surrogate, no NaN or infinity."""
     kind = type(value)
     if value is None or kind is int or kind is bytes:
         return value
@@ -220,8 +220,8 @@ def storable(value: Any) -> Any:
 
 
 def newest_after(connection: Connection, tenant_id: str, fingerprint: str) -> str | None:
-    """The newest session that started again under a fingerprint (`sessions.next_of`); None: there was only one."""
-    # "." and "/" are neighbours in ASCII; Postgres compares by bytes only with operators of their own.
+    """The newest later session of a fingerprint (`sessions.next_of`), if any."""
+    # "." and "/" are adjacent in ASCII; Postgres compares by bytes only with these operators.
     above, below = (">", "<") if connection.dialect.name == "sqlite" else ("~>~", "~<~")
     name = sessions.c.session_id
     query = select(name).where(

@@ -1,7 +1,7 @@
-"""The ledger on SQLite: its operations, run in groups by the database's writer thread, and its reads.
+"""Ledger on SQLite: operations in groups on the writer thread, reads on the reader thread.
 
-One process serves a SQLite file, so its steady clock is the ledger's: it is read in the writer's thread when an
-operation's turn has come.
+One process serves a SQLite file, so its steady clock is the ledger's; it is read in the writer thread when an operation
+runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gateway.clock import Clock, now_ms
 from gateway.database.sqlite import Cursor
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import statements as sql
+from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.records import SESSION_FACTS, AccountSnapshot, SessionRow
 from gateway.ledger.sqlite_reserve import claim_from_row, reserve, reserve_again, reset_window
 from gateway.ledger.sqlite_resolve import (
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 
 class Writes(Protocol):
+    """The writer thread, as the ledger uses it."""
+
     def submit(
         self,
         run: Callable[[Cursor], T],
@@ -50,26 +53,35 @@ class Writes(Protocol):
         careful: Callable[[Cursor], T] | None = None,
         soft: bool = False,
         must: bool = False,
-    ) -> asyncio.Future[T]: ...
+    ) -> asyncio.Future[T]:
+        """Run in the next group commit; see `SqliteThread.submit`."""
 
 
 class Reads(Protocol):
-    def submit(self, run: Callable[[Cursor], T]) -> asyncio.Future[T]: ...
+    """The reader thread, as the ledger uses it."""
+
+    def submit(self, run: Callable[[Cursor], T]) -> asyncio.Future[T]:
+        """Run in the next read transaction."""
 
 
 class Threads(Protocol):
-    """What the ledger needs of `db_sqlite.SqliteDatabase`."""
+    """The part of `SqliteDatabase` that the ledger uses."""
 
     @property
-    def writer(self) -> Writes: ...
+    def writer(self) -> Writes:
+        """The thread for operations."""
+
     @property
-    def reader(self) -> Reads: ...
+    def reader(self) -> Reads:
+        """The thread for reads of turns."""
+
     @property
-    def exclusive(self) -> bool: ...
+    def exclusive(self) -> bool:
+        """True when this process alone may use the file."""
 
 
-class SqliteLedger:
-    """Submits operations to the database's writer thread; the futures complete after the group's fsync."""
+class SqliteLedger(LedgerBackend):
+    """The backend on SQLite; futures complete after the group's fsync."""
 
     def __init__(self, database: Threads, clock: Clock) -> None:
         self._database = database
@@ -100,8 +112,8 @@ class SqliteLedger:
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
         return self._database.writer.submit(lambda c: reset_window(c, op, self._now_ms()))
 
-    def standing(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
-        return self._database.reader.submit(lambda c: standing(c, tenant_id, session_id, self._now_ms()))
+    def snapshot(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
+        return self._database.reader.submit(lambda c: snapshot(c, tenant_id, session_id, self._now_ms()))
 
     def idempotent(
         self, tenant_id: str, key: str, body_sha256: bytes
@@ -115,28 +127,29 @@ class SqliteLedger:
         return await asyncio.shield(self._database.writer.submit(lambda c: tidy(c, self._now_ms(), abandoned_after_ms)))
 
     async def start(self) -> None:
-        """End the leases that an earlier process left: whoever serves the file serves it alone, so that one is gone.
+        """End the leases of an earlier process, which is gone: one process serves the file.
 
-        However the wall clock moved between the two, their holds are due at the next sweep.
+        Their holds are due at the next sweep, however the wall clock moved in between.
         """
         if self._database.exclusive:
             await asyncio.shield(self._database.writer.submit(lambda c: end_leases(c, self._now_ms())))
 
     async def close(self) -> None:
-        """Wait until everything submitted before is committed."""
+        """Wait until all earlier operations are committed."""
         with contextlib.suppress(LedgerUnavailable):
             await self._database.writer.submit(lambda _: None, must=True)
 
 
-def standing(cursor: Cursor, tenant_id: str, session_id: str, now_ms: int) -> AccountSnapshot | None:
-    row = cursor.execute(sql.STANDING, {"tenant": tenant_id, "session": session_id}).fetchone()
-    return None if row is None else standing_from_row(tenant_id, row, now_ms)
+def snapshot(cursor: Cursor, tenant_id: str, session_id: str, now_ms: int) -> AccountSnapshot | None:
+    """Tenant and session in one read; None for an unknown tenant."""
+    row = cursor.execute(sql.SNAPSHOT, {"tenant": tenant_id, "session": session_id}).fetchone()
+    return None if row is None else snapshot_from_row(tenant_id, row, now_ms)
 
 
 def claim_state(
     cursor: Cursor, tenant_id: str, key: str, body_sha256: bytes, now_ms: int
 ) -> Replay | InFlight | BodyMismatch | None:
-    """What is known about an idempotency key; None when it is free."""
+    """State of an idempotency key; None when it is free."""
     row = cursor.execute(sql.CLAIM, {"tenant": tenant_id, "claim": key}).fetchone()
     if row is None or row[5] <= now_ms:
         return None
@@ -153,12 +166,12 @@ def find_due(cursor: Cursor, now_ms: int, limit: int) -> tuple[list[str], list[R
 
 
 def end_leases(cursor: Cursor, now_ms: int) -> None:
-    """Every open hold's lease has run out by now."""
+    """End the lease of every open hold now."""
     cursor.execute(sql.END_LEASES, {"now": now_ms})
 
 
 def tidy(cursor: Cursor, now_ms: int, abandoned_after_ms: int) -> tuple[int, int]:
-    """Close decisions that were abandoned between two attempts, and forget idempotency rows past their day."""
+    """Close abandoned decisions and delete expired idempotency rows; the number of each."""
     bounds = {"now": now_ms, "before": now_ms - abandoned_after_ms}
     cursor.execute(sql.ABANDON, bounds)
     abandoned = cursor.rowcount
@@ -166,11 +179,11 @@ def tidy(cursor: Cursor, now_ms: int, abandoned_after_ms: int) -> tuple[int, int
     return abandoned, cursor.rowcount
 
 
-def standing_from_row(tenant_id: str, row: Any, now_ms: int) -> AccountSnapshot:
-    """`row` in the order of sql.STANDING."""
+def snapshot_from_row(tenant_id: str, row: Any, now_ms: int) -> AccountSnapshot:
+    """Read a row of sql.SNAPSHOT."""
     tenant = Balance(*row[:4])
     if row[4] is None:
         return AccountSnapshot(tenant, None, now_ms)
-    told = dict(zip(SESSION_FACTS, row[9:], strict=True))
-    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **told, tenant=tenant)
+    facts = dict(zip(SESSION_FACTS, row[9:], strict=True))
+    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **facts, tenant=tenant)
     return AccountSnapshot(tenant, session, now_ms)

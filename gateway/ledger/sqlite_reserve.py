@@ -1,7 +1,7 @@
-"""How money is held on SQLite: the laws of `reserve`, and of the window that a reservation may be the first in.
+"""Reservations on SQLite, and the start of a budget window that a reservation may cause.
 
-Each function reads, decides, and only then writes, so a refusal leaves nothing behind.
-The same rules are written down for Postgres in `migrations/sql/apply.sql`; tests run one suite against both.
+Each function reads, decides, and only then writes, so a refusal changes nothing. `migrations/sql/apply.sql` has the
+same rules for Postgres; one test suite runs against both.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from gateway.ledger.windows import next_reset_ms
 
 
 def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
-    """Check session, key and tenant, then hold the amount on all of them and log the pending decision."""
+    """Hold the amount on session, key and tenant if all can pay, and log the pending decision."""
     claimed = _claimed(cursor, op.tenant_id, op.idempotency, now_ms)
     if claimed is not None:
         return claimed
     tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
     if tenant is not None and tenant[5] is not None and tenant[5] <= now_ms:
-        # A turn at the boundary does not wait for the sweeper to start the new window.
+        # A turn at the boundary starts the new window itself rather than waiting for the sweeper.
         reset_window(cursor, ResetWindow(op.tenant_id, None), now_ms)
         tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
     if tenant is None:
@@ -67,7 +67,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
 
 
 def reserve_again(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
-    """`reserve`, for an operation that may have been committed before: the same attempt gets the same answer."""
+    """`reserve` for an operation that may be committed already: an attempt keeps its answer."""
     hold = find_hold(cursor, op.hold_id)
     if hold is None or hold.attempt_id != op.attempt_id:
         return reserve(cursor, op, now_ms)
@@ -77,7 +77,7 @@ def reserve_again(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
 
 
 def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int | None) -> int:
-    """The session's ceiling with this turn: as asked, within the tenant's, never below what is spent and reserved."""
+    """Session grant in nano-USD: as requested, at most the tenant's limit, at least its use."""
     wanted = op.terms.ceiling_nanousd
     if session is None and wanted is None:
         wanted = op.terms.default_nanousd
@@ -93,7 +93,7 @@ def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int
 
 
 def _key_account(cursor: Cursor, op: Reserve, now_ms: int) -> Balance | None:
-    """The key's own account; None when it spends its tenant's money freely."""
+    """The key's own account; None when only its tenant's budget limits it."""
     row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
     if row is None or not row[4]:
         return None
@@ -215,7 +215,7 @@ def _hold(
 
 
 def reset_window(cursor: Cursor, op: ResetWindow, now_ms: int) -> bool:
-    """Spent and overage start again at zero; what is reserved stays reserved. True when this call did it."""
+    """Reset spent and overage to zero, keeping reservations; True when this call did it."""
     if op.key_id is None:
         row = cursor.execute(sql.RESET_TENANT, {"tenant": op.tenant_id}).fetchone()
     else:
@@ -258,7 +258,7 @@ def _claimed(
 
 
 def claim_from_row(row: Any, body_sha256: bytes) -> Replay | InFlight | BodyMismatch:
-    """`row` in the order of sql.CLAIM."""
+    """Read a row of sql.CLAIM."""
     if bytes(row[0]) != body_sha256:
         return BodyMismatch(row[1])
     if row[2] is None:

@@ -1,6 +1,6 @@
-"""How a hold ends on SQLite: the laws of settle, release and the sweep, and of what is known of a call meanwhile.
+"""Resolution of holds on SQLite: settle, release, sweep and checkpoint.
 
-The same rules are written down for Postgres in `migrations/sql/apply.sql`; tests run one suite against both.
+`migrations/sql/apply.sql` has the same rules for Postgres; one test suite runs against both.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import json
 
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
-from gateway.ledger.records import outcome_columns, remembered
+from gateway.ledger.records import merge_memory, outcome_columns
 from gateway.ledger.sqlite_rows import Hold, balances, entry, find_hold, move, require_hold, turn_entry
 from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle
 
 
 def settle(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
-    """The bill: the held part is spent, the rest is an overage; after the sweeper, once, the difference to its post."""
+    """Post a bill, the excess as overage; after the sweeper, post the difference once."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state in ("settled", "released") or hold.late:
         return _already(cursor, hold)
@@ -45,9 +45,9 @@ def settle(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
 
 
 def _late(cursor: Cursor, hold: Hold, op: Settle, now_ms: int) -> Resolved:
-    """The sweeper was first: post what it did not, within what is left; the rest is an overage.
+    """Post what the sweeper did not, within the funds left; the rest is an overage.
 
-    A reported bill below its estimate gives the difference back; another estimate does not.
+    A reported bill below the sweeper's estimate returns the difference; another estimate does not.
     """
     excess = hold.posted_nanousd - op.amount_nanousd
     if excess > 0 and op.usage_source == "reported":
@@ -86,7 +86,7 @@ def _late(cursor: Cursor, hold: Hold, op: Settle, now_ms: int) -> Resolved:
 
 
 def _refund(cursor: Cursor, hold: Hold, op: Settle | Release, excess: int, now_ms: int) -> Resolved:
-    """Give back what the sweeper posted beyond the bill, to every account whose window still counts it."""
+    """Return what the sweeper posted beyond the bill to every account whose window still counts it."""
     source = op.usage_source if isinstance(op, Settle) else "none"
     tenant_counts = _still_counted(cursor, hold, sql.LAST_TENANT_RESET, {"tenant": hold.tenant_id})
     key_counts = hold.key_id is None or _still_counted(cursor, hold, sql.LAST_KEY_RESET, {"key": hold.key_id})
@@ -121,14 +121,14 @@ def _refund(cursor: Cursor, hold: Hold, op: Settle | Release, excess: int, now_m
 
 
 def _still_counted(cursor: Cursor, hold: Hold, last_reset: str, of: dict[str, str]) -> bool:
-    """Whether an account's window is still the one in which the sweeper posted this hold."""
+    """True when an account is still in the window in which the sweeper posted this hold."""
     (reset_ms,) = cursor.execute(last_reset, of).fetchone()
     assert hold.resolved_at_ms is not None
     return reset_ms is None or reset_ms < hold.resolved_at_ms
 
 
 def settle_again(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
-    """`settle`, for an operation that may have been committed before."""
+    """`settle` for an operation that may be committed already."""
     hold = require_hold(cursor, op.hold_id)
     overage = op.amount_nanousd - hold.amount_nanousd
     if hold.state == "settled" and hold.posted_nanousd == op.amount_nanousd:
@@ -137,7 +137,7 @@ def settle_again(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
 
 
 def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
-    """Give the hold back whole; after the sweeper, once, what it posted for a call that costs nothing."""
+    """Give a hold back in full; after the sweeper, return what it posted, once."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state == "orphaned" and not hold.late and hold.posted_nanousd:
         return _refund(cursor, hold, op, hold.posted_nanousd, now_ms)
@@ -155,7 +155,7 @@ def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
 
 
 def release_again(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
-    """`release`, for an operation that may have been committed before."""
+    """`release` for an operation that may be committed already."""
     hold = require_hold(cursor, op.hold_id)
     if hold.state == "released":
         return Resolved("release", 0, *balances(cursor, hold.tenant_id, hold.session_id))
@@ -163,7 +163,7 @@ def release_again(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
 
 
 def sweep_hold(cursor: Cursor, hold_id: str, now_ms: int) -> str | None:
-    """Resolve one hold whose lease ran out; None when somebody was faster or the lease was extended."""
+    """Resolve a hold whose lease ran out; None when it is resolved or the lease was extended."""
     hold = find_hold(cursor, hold_id)
     if hold is None or hold.state != "open" or hold.expires_at_ms > now_ms:
         return None
@@ -178,16 +178,17 @@ def sweep_hold(cursor: Cursor, hold_id: str, now_ms: int) -> str | None:
         sql.RESOLVE_HOLD, {"hold": hold.hold_id, "new_state": state, "posted": posted, "new_late": 0, "now": now_ms}
     )
     cursor.execute(
-        sql.LOST_DECISION,
+        sql.CHARGE_LOST_DECISION,
         {"decision": hold.decision_id, "cost": posted, "source": source, "remaining": session.available_nanousd},
     )
-    cursor.execute(sql.LOSE_DECISION, {"decision": hold.decision_id, "error": state, "now": now_ms})
-    # The first answer will never come: the client's next try may run, it is not held off for a day.
+    cursor.execute(sql.ORPHAN_DECISION, {"decision": hold.decision_id, "error": state, "now": now_ms})
+    # The first request will never answer: let the client's next try run instead of blocking it for a day.
     cursor.execute(sql.DROP_OPEN_CLAIM, {"decision": hold.decision_id})
     return kind
 
 
 def checkpoint(cursor: Cursor, points: tuple[Checkpoint, ...], now_ms: int) -> None:
+    """Raise the checkpoints and extend the leases of open holds."""
     for point in points:
         cursor.execute(
             sql.CHECKPOINT,
@@ -199,11 +200,11 @@ def _already(cursor: Cursor, hold: Hold) -> Resolved:
     return Resolved("already", 0, *balances(cursor, hold.tenant_id, hold.session_id))
 
 
-def _memory_after(cursor: Cursor, hold: Hold, news: str | None) -> str | None:
-    if news is None:
+def _memory_after(cursor: Cursor, hold: Hold, update: str | None) -> str | None:
+    if update is None:
         return None
     (stored,) = cursor.execute(sql.MEMORY, {"tenant": hold.tenant_id, "session": hold.session_id}).fetchone()
-    return remembered(stored, news)
+    return merge_memory(stored, update)
 
 
 def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int, session: Balance, now_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""Rows of the ledger on SQLite, as its operations read and move them: holds, balances, entries."""
+"""Row access of the ledger on SQLite: holds, balances, entries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gateway.ledger.types import Balance
 
 @dataclass(frozen=True, slots=True)
 class Hold:
+    """One row of `holds`."""
+
     hold_id: str
     tenant_id: str
     session_id: str
@@ -30,11 +32,13 @@ class Hold:
 
 
 def find_hold(cursor: Cursor, hold_id: str) -> Hold | None:
+    """A hold by its id, or None."""
     row = cursor.execute(sql.HOLD, {"hold": hold_id}).fetchone()
     return None if row is None else Hold(hold_id, *row)
 
 
 def require_hold(cursor: Cursor, hold_id: str) -> Hold:
+    """A hold by its id. Raises UnknownHold."""
     hold = find_hold(cursor, hold_id)
     if hold is None:
         raise UnknownHold(hold_id)
@@ -42,6 +46,7 @@ def require_hold(cursor: Cursor, hold_id: str) -> Hold:
 
 
 def balances(cursor: Cursor, tenant_id: str, session_id: str) -> tuple[Balance, Balance]:
+    """Balances of the session and of the tenant."""
     session = cursor.execute(sql.SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
     tenant = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
     return Balance(*session[:4]), Balance(*tenant[:4])
@@ -60,9 +65,9 @@ def move(
     tenant: bool = True,
     key: bool = True,
 ) -> tuple[Balance, Balance]:
-    """Add the same deltas to session, key and tenant, and answer session's and tenant's balance.
+    """Add deltas (nano-USD) to session, key and tenant; return session's and tenant's balance.
 
-    `tenant`, `key`: whether they take part.
+    `tenant` and `key` are False to leave these accounts out.
     """
     deltas = {"reserved": reserved, "spent": spent, "overage": overage}
     place = {"tenant": hold.tenant_id, "session": hold.session_id}
@@ -90,6 +95,7 @@ def turn_entry(
     overage: int = 0,
     source: str = "none",
 ) -> None:
+    """Append a ledger entry for a hold, on its session, tenant and key; amounts in nano-USD."""
     entry(
         cursor,
         kind,
@@ -131,6 +137,7 @@ def entry(
     source: str = "none",
     actor: str | None = None,
 ) -> None:
+    """Append a ledger entry; amounts and deltas in nano-USD."""
     cursor.execute(
         sql.ADD_ENTRY,
         {

@@ -1,6 +1,6 @@
-"""The statements of the ledger on SQLite: built with SQLAlchemy Core, compiled once to text with named parameters.
+"""SQL statements of the ledger on SQLite, compiled once from SQLAlchemy Core.
 
-Executing Core itself costs more than the fsync that the statements ride on; compiling keeps its check of the names.
+Executing Core directly costs more than the fsync; compiling still checks the names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DIALECT = sqlite_dialect.dialect(paramstyle="named")
 
 
 def _sql(statement: Executable) -> str:
-    """The statement as text with named parameters; constants of our own code are written into it."""
+    """The statement as text with named parameters; constants are inlined."""
     compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
     text = str(compiled)
     for name, value in compiled.params.items():
@@ -58,7 +58,7 @@ LAST_TENANT_RESET = _sql(select(tenants.c.last_reset_at_ms).where(tenants.c.tena
 LAST_KEY_RESET = _sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
 MEMORY = _sql(select(sessions.c.memory).where(_HERE))
 KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
-STANDING = _sql(
+SNAPSHOT = _sql(
     select(
         *_balance_of(tenants),
         sessions.c.session_id,
@@ -225,7 +225,7 @@ ANSWER_CLAIM = _sql(
 DROP_OPEN_CLAIM = _sql(
     delete(idempotency).where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
 )
-LOST_DECISION = _sql(
+CHARGE_LOST_DECISION = _sql(
     update(decisions)
     .where(decisions.c.decision_id == bindparam("decision"))
     .values(
@@ -234,7 +234,7 @@ LOST_DECISION = _sql(
         remaining_after_nanousd=bindparam("remaining"),
     )
 )
-LOSE_DECISION = _sql(
+ORPHAN_DECISION = _sql(
     update(decisions)
     .where(decisions.c.decision_id == bindparam("decision"), decisions.c.status == "pending")
     .values(status="orphaned", error_code=bindparam("error"), completed_at_ms=bindparam("now"))
@@ -276,6 +276,7 @@ FORGET = _sql(forget())
 
 @lru_cache(maxsize=64)
 def settle_decision(columns: tuple[str, ...]) -> str:
+    """Statement that adds a cost to a decision and sets these columns."""
     return _sql(
         update(decisions)
         .where(decisions.c.decision_id == bindparam("the_decision"))

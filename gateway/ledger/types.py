@@ -1,19 +1,18 @@
-"""What can be asked of the ledger, and what it answers: frozen values, the same for SQLite and Postgres.
+"""Operations and outcomes of the ledger: frozen values, the same for SQLite and Postgres.
 
-The life of money for one attempt at a turn:
+Life cycle of the money of one attempt:
 
     reserve --> open, dispatched --> settle        the bill, exact or estimated
                                  --> release       no bill
                                  --> orphan_post   by the sweeper: the last checkpoint
-                                       +--> late_post   the bill arrived after all, once: what the checkpoint missed
-                                       +--> refund      it was below the checkpoint: what was posted too much
+                                       +--> late_post   the bill arrived later, once: what the checkpoint missed
+                                       +--> refund      it was below the checkpoint: the excess
 
-A hold that was reserved without a checkpoint was never to be dispatched: the sweeper expires it, at no cost.
+A hold without a checkpoint was never dispatched: the sweeper expires it at no cost. Each hold has exactly one terminal
+entry; a second resolution gets "already" and changes nothing.
 
-Exactly one terminal entry per hold; whoever comes second is told so and changes nothing.
-
-Operations carry intervals (`ttl_ms`, `kept_ms`), no moments: whether a lease, a window or an idempotency key has run
-out is decided by one clock for everybody, the database's own on Postgres, the one process's steady clock on SQLite.
+Operations carry durations (`ttl_ms`, `kept_ms`), not points in time: one clock decides whether a lease, a window or an
+idempotency key has expired, the database's on Postgres, the process's steady clock on SQLite.
 """
 
 from __future__ import annotations
@@ -38,12 +37,13 @@ class Balance:
 
     @property
     def available_nanousd(self) -> int:
+        """Money that can still be reserved; negative after an overage."""
         return self.granted_nanousd - self.reserved_nanousd - self.spent_nanousd
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """With what a session is opened when its first turn comes.
+    """Terms on which a session's first turn opens it.
 
     `ceiling_nanousd` (a client's X-Session-Budget-USD) sets the session's granted amount when given, never below what
     is already spent and reserved. `expected_turns` replaces an earlier hint when given.
@@ -57,7 +57,7 @@ class SessionTerms:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """Scope (tenant, key). The claim is made in the transaction of the first reservation and kept for `kept_ms`."""
+    """Claim of a tenant's idempotency key, made with the first reservation, for `kept_ms`."""
 
     key: str
     body_sha256: bytes
@@ -66,7 +66,7 @@ class IdempotencyClaim:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Hold `amount_nanousd` on tenant, session and (if it has a budget) key, and log the pending decision.
+    """Hold an amount on tenant, session and (if it has a budget) key; log the pending decision.
 
     `decision` holds the remaining columns of the `decisions` row; None for a further attempt of the same decision
     (retry or fallback). The ledger itself fills turn, previous_decision_id, session budget and remaining_before.
@@ -105,22 +105,26 @@ class Refused:
     account: AccountKind
     balance: Balance
     pending: bool
-    """True when money of other turns is still reserved there: it may come back, so trying again can help."""
+    """True when other turns hold money there that may come back: a retry can help."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionClosed:
+    """The session takes no more turns; nothing changed."""
+
     reason: Literal["closed", "max_turns"]
 
 
 @dataclass(frozen=True, slots=True)
 class TenantMissing:
+    """No such tenant; nothing changed."""
+
     tenant_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The same tenant, key and body was answered before: give the same answer."""
+    """Stored answer to an earlier request with the same tenant, key and body."""
 
     status: int
     headers: Mapping[str, str]
@@ -129,11 +133,15 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
+    """An earlier request with this idempotency key still runs."""
+
     decision_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class BodyMismatch:
+    """An earlier request with this idempotency key had another body."""
+
     decision_id: str
 
 
@@ -142,7 +150,7 @@ ReserveOutcome = Reserved | Refused | SessionClosed | TenantMissing | Replay | I
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an idempotent retry will be given."""
+    """Answer to store for idempotent retries."""
 
     status: int
     headers: Mapping[str, str]
@@ -151,10 +159,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Turn a hold into its bill. `decision` holds decision columns to set (status, tokens, latency, finish...).
+    """Turn a hold into its bill; `decision` has decision columns to set (status, tokens, ...).
 
-    `session_memory` is what the turn adds to the session's memory (`ledger_records.remembered`). `close_session` closes
-    it in the same transaction.
+    `session_memory` is the turn's update to the session's memory (`records.merge_memory`). `close_session` closes the
+    session in the same transaction.
     """
 
     hold_id: str
@@ -168,7 +176,10 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give a hold back whole: nothing was billed. `final` is False when another attempt of the turn follows."""
+    """Give a hold back in full: nothing was billed.
+
+    `drop_idempotency` frees the idempotency claim when there is no answer to store.
+    """
 
     hold_id: str
     decision: Mapping[str, Any] | None = None
@@ -178,7 +189,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`kind` is the entry made now, or "already" when the hold had been resolved before."""
+    """Outcome of a settle or release; `kind` is "already" for a hold resolved before."""
 
     kind: Literal["settle", "release", "late_post", "refund", "already"]
     overage_nanousd: int
@@ -188,7 +199,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the sweeper shall post for this hold if nobody resolves it; also extends the lease to `ttl_ms` from now."""
+    """Amount to post if the hold is never resolved; extends its lease to `ttl_ms` from now."""
 
     hold_id: str
     checkpoint_nanousd: int
@@ -197,7 +208,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResetWindow:
-    """Start the next window of a tenant's (`key_id` None) or a key's budget, if `reset_at_ms` is still due."""
+    """Start the next budget window of a tenant (`key_id` None) or a key, if it is due."""
 
     tenant_id: str
     key_id: str | None
@@ -205,7 +216,7 @@ class ResetWindow:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """`abandoned`: decisions left pending without an open hold; `forgotten`: idempotency rows past their day."""
+    """Counts of a sweep: holds, windows, abandoned decisions, forgotten idempotency rows."""
 
     expired: int
     orphaned: int

@@ -1,10 +1,10 @@
-"""Budget windows: "12h", "7d", "30d", "1mo". Windows are aligned to the calendar in UTC, not to the first spending.
+"""Budget windows ("12h", "30d", "1mo"), aligned to the UTC calendar, not to the first spend.
 
 A boundary is a multiple of the window's length: hours and days counted from 1970-01-01T00:00Z (so every day window
 turns over at a UTC midnight), months from January of year 0 (so "3mo" are the calendar quarters). Two replicas compute
-the same boundary from the same clock, which lets a conditional update elect the one that resets.
+the same boundary from the same clock, so a conditional update elects the one that resets.
 
-The Postgres function of the first migration computes the same boundary; a test holds the two together.
+The Postgres function of the first migration computes the same boundary; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _UNIT_MS = {"h": 3_600_000, "d": 86_400_000}
 
 
 def parse_window(text: str) -> tuple[int, Literal["h", "d", "mo"]]:
-    """Split "30d" into (30, "d"). Raises ValueError for anything that is no window."""
+    """Split "30d" into (30, "d"). Raises ValueError."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'expected a window like "12h", "30d" or "1mo", got {text[:40]!r}')

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from gateway.accounts.sessions import SESSION_ID, adopted
+from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import SessionRow
 from policy.mdp import SessionView
@@ -109,9 +109,9 @@ def identify(
     for name in (*extra_headers, *ALIAS_HEADERS):
         value = headers.get(name.lower())
         if value:
-            return SessionKey(adopted(value))
+            return SessionKey(normalize_id(value))
     if hint:
-        return SessionKey(adopted(hint))
+        return SessionKey(normalize_id(hint))
     return SessionKey("fp:" + hashlib.sha256(key_id.encode() + b"\0" + opening).hexdigest()[:40], fingerprint=True)
 
 
@@ -178,7 +178,7 @@ def news(
     at_ms: int,
     explores: bool = True,
 ) -> str:
-    """What a turn on `model` adds to its session's memory, as `ledger_records.remembered` merges it."""
+    """What a turn on `model` adds to its session's memory, as `records.merge_memory` merges it."""
     digest = messages_digest(messages)
     added = {
         "tokens_so_far": prompt_tokens + output_tokens,

@@ -137,7 +137,7 @@ class Preparation:
         may_open = claim is None and self._outage.allows(caller.outage)
         if not (may_open and self._outage.noticed):
             try:
-                return await self._ledger.standing(caller.tenant_id, session_id), None
+                return await self._ledger.snapshot(caller.tenant_id, session_id), None
             except LedgerUnavailable:
                 self._outage.notice()
                 if not may_open:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from gateway.accounts.sessions import adopted
+from gateway.accounts.sessions import normalize_id
 from gateway.database.database import transaction
 from gateway.database.tables import decisions, sessions
 from gateway.routing.session import ALIAS_HEADERS
@@ -118,7 +118,7 @@ async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path
                 answer = await turn(http, headers={name: f"id-of-{name.lower()}"})
                 assert seqroute(answer, "session-id") == f"id-of-{name.lower()}", name
             strange = await turn(http, headers={"session_id": "user 1/2"})
-            assert seqroute(strange, "session-id") == adopted("user 1/2")
+            assert seqroute(strange, "session-id") == normalize_id("user 1/2")
             bodies: list[dict[str, Any]] = [
                 {"session_id": "b1"},
                 {"litellm_session_id": "b2"},

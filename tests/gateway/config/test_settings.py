@@ -409,7 +409,7 @@ router_settings:
 """
     )
     assert problems_of(path) == (
-        'gateway.yaml: router_settings.model_group_alias.small: "small" already means something: choose another alias',
+        'gateway.yaml: router_settings.model_group_alias.small: "small" is already in use: choose another alias',
         'gateway.yaml: router_settings.model_group_alias.other: expected a model of model_list, got "nowhere"',
         'gateway.yaml: router_settings.fallbacks: expected models of model_list, got "large"',
     )

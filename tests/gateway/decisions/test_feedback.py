@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select
 
 from gateway.accounts import tenants
-from gateway.accounts.sessions import adopted, change_session, get_session
+from gateway.accounts.sessions import change_session, get_session, normalize_id
 from gateway.database import tables
 from gateway.database.database import Database
 from gateway.decisions.feedback import Signal, Stored, read_signal, store
@@ -162,7 +162,7 @@ async def two_tenants(url: str) -> AsyncIterator[Database]:
         for name in ("a", "b"):
             tenants.create_tenant(connection, name, name, budget_nanousd=100, actor="test", now_ms=1)
             change_session(connection, name, "s", default_nanousd=10, actor="test", now_ms=1)
-        change_session(connection, "a", adopted("user 1/π"), default_nanousd=10, actor="test", now_ms=1)
+        change_session(connection, "a", normalize_id("user 1/π"), default_nanousd=10, actor="test", now_ms=1)
         connection.execute(
             insert(tables.decisions).values(
                 decision_id="dec_1", tenant_id="a", session_id="s", turn=0, completion_id="chatcmpl-1",
@@ -229,7 +229,7 @@ async def test_an_id_that_was_hashed_as_a_session_still_names_it(sqlite_url: str
             )
         ):
             found = await stored(database, fields, "a", f"fb_{number}")
-            assert (found.new, found.session_id) == (True, adopted("user 1/π"))
+            assert (found.new, found.session_id) == (True, normalize_id("user 1/π"))
 
 
 async def test_tensorzero_s_inference_id_may_be_our_decision_id(sqlite_url: str) -> None:

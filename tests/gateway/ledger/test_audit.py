@@ -1,4 +1,4 @@
-"""The audit finds every kind of damage: each law is broken once by hand, and must be named."""
+"""The audit finds every kind of damage: each invariant is broken once by hand, and must be named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAMAGE = {
     "tenant: spent equals the sum of its entries": "UPDATE tenants SET spent_nanousd = spent_nanousd + 1",
     "tenant: granted equals the sum of its entries": "UPDATE tenants SET granted_nanousd = granted_nanousd + 1",
     "session: reserved equals the sum of its entries": "UPDATE sessions SET reserved_nanousd = reserved_nanousd + 1",
-    "session: reserved is what open holds hold": "UPDATE sessions SET reserved_nanousd = reserved_nanousd + 1",
+    "session: reserved equals its open holds": "UPDATE sessions SET reserved_nanousd = reserved_nanousd + 1",
     "session: overage equals the sum of its entries": "UPDATE sessions SET overage_nanousd = 9",
     "key: spent equals the sum of its entries": "UPDATE keys SET spent_nanousd = 3",
     "hold: one terminal entry when resolved, none when open":
@@ -44,17 +44,17 @@ async def some_history(bench: Bench) -> None:
     await bench.held(50)
 
 
-@pytest.mark.parametrize("law", DAMAGE)
-async def test_damage_is_found_and_named(database_url: str, law: str) -> None:
+@pytest.mark.parametrize("invariant", DAMAGE)
+async def test_damage_is_found_and_named(database_url: str, invariant: str) -> None:
     async with open_bench(database_url, audit=False) as bench:
         await some_history(bench)
         assert await bench.database.read(audit) == []
 
         def damage(connection: Connection) -> None:
-            connection.execute(text(DAMAGE[law]))
+            connection.execute(text(DAMAGE[invariant]))
 
         await bench.database.write(damage)
-        assert law in {violation.law for violation in await bench.database.read(audit)}
+        assert invariant in {violation.invariant for violation in await bench.database.read(audit)}
 
 
 async def test_a_hold_that_outlives_its_lease_and_two_sweeps_is_a_leak(database_url: str) -> None:
@@ -63,7 +63,7 @@ async def test_a_hold_that_outlives_its_lease_and_two_sweeps_is_a_leak(database_
         late_ms = START_MS + TTL_MS + 20_001
         bench.hands.at_ms = late_ms
         found = await bench.database.read(lambda c: audit(c, now_ms=late_ms, grace_ms=20_000))
-        assert [(violation.law, violation.subject) for violation in found] == [
+        assert [(violation.invariant, violation.subject) for violation in found] == [
             ("hold: resolved after its lease", op.hold_id)
         ]
         bench.hands.at_ms = late_ms - 1

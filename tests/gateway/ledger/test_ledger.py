@@ -17,7 +17,7 @@ from gateway.database.tables import decisions
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import BATCH
 from gateway.ledger.ledger import Ledger, UnknownHold
-from gateway.ledger.records import remembered
+from gateway.ledger.records import merge_memory
 from gateway.ledger.types import (
     Answer,
     Balance,
@@ -196,21 +196,21 @@ async def test_the_session_remembers_what_the_last_bill_told_it(database_url: st
 
 
 async def test_turns_of_one_session_beside_each_other_are_all_remembered(database_url: str) -> None:
-    """Each brings only its own news; both databases merge them by the same law, the newest last."""
+    """Each brings only its own update; both databases merge them by the same rule, the newest last."""
     async with open_bench(database_url) as bench:
-        told = "{}"
+        merged = "{}"
         for number in range(25):
             op = await bench.held(100, ceiling=10**9)
-            news = sessions.news(
+            update = sessions.news(
                 model=f"m{number % 3}", messages=[{"role": "user", "content": f"helper {number}"}], prompt_tokens=10,
                 output_tokens=number, failed=number % 5 == 0, regenerated=number == 1, tool_error=number == 2,
                 at_ms=number,
             )  # fmt: skip
-            told = remembered(told, news)
-            await bench.ledger.settle(bench.bill(op, 1, session_memory=news))
+            merged = merge_memory(merged, update)
+            await bench.ledger.settle(bench.bill(op, 1, session_memory=update))
         session = await bench.ledger.session("acme", "s1")
         assert session is not None
-        assert sessions.SessionMemory.from_json(session.memory) == sessions.SessionMemory.from_json(told)
+        assert sessions.SessionMemory.from_json(session.memory) == sessions.SessionMemory.from_json(merged)
         memory = sessions.SessionMemory.from_json(session.memory)
         # 0 to 24: 25 prompts of 10 tokens, 300 tokens of answers; every fifth failed; of 20 answered, 16 are kept.
         assert (memory.tokens_so_far, memory.failures, memory.regenerations, memory.tool_errors) == (550, 5, 1, 1)
@@ -293,7 +293,7 @@ async def test_a_call_may_not_leave_once_its_lease_ran_out(database_url: str) ->
         slept_ms = iter((START_MS, START_MS + TTL_MS))
         slow = Ledger(bench.database, clock=lambda: next(slept_ms, START_MS + TTL_MS) / 1000)
         await slow.start()
-        with pytest.raises(LedgerUnavailable, match="ran out"):
+        with pytest.raises(LedgerUnavailable, match="expired"):
             await slow.reserve(bench.asking(600, dispatch=50))
         await slow.close()
         assert (await bench.show()).balance == Balance(10**12, 0, 0)

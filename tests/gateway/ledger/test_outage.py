@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.ledger import UnknownHold
-from gateway.ledger.postgres_batches import MAX_PER_LINE
+from gateway.ledger.postgres_batches import MAX_PER_QUEUE
 from gateway.ledger.types import Balance, Reserved
 from migrations.upgrade import upgrade
 from tests.harness.faultproxy import FaultProxy, Way
@@ -141,7 +141,7 @@ async def test_a_locked_tenant_is_503_and_the_others_do_not_notice(postgres_url:
         await bench.held(1)
         with psycopg.connect(postgres_url) as blocker:
             blocker.execute("SELECT * FROM tenants WHERE tenant_id = 'locked' FOR UPDATE")
-            stuck = [asyncio.create_task(bench.reserve(1, tenant="locked")) for _ in range(MAX_PER_LINE + 60)]
+            stuck = [asyncio.create_task(bench.reserve(1, tenant="locked")) for _ in range(MAX_PER_QUEUE + 60)]
             await asyncio.sleep(0)
             outcomes = [await within(1, bench.reserve(1, session=f"s{n}")) for n in range(50)]
             assert all(isinstance(outcome, Reserved) for _, outcome in outcomes)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accounts.sessions import SESSION_ID, adopted
+from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import MAX_ANSWERED
-from gateway.ledger.records import remembered as merged
+from gateway.ledger.records import merge_memory as merged
 from gateway.ledger.types import Balance
 from gateway.routing import session as sessions
 from gateway.routing.session import ALIAS_HEADERS, SessionKey, SessionMemory, answered_by, identify, warm_tokens
@@ -74,14 +74,14 @@ def test_an_empty_alias_names_nothing() -> None:
 
 @given(st.text(max_size=300))
 def test_an_adopted_id_is_always_well_formed_and_stays_what_it_was_if_it_can(value: str) -> None:
-    own = adopted(value)
+    own = normalize_id(value)
     assert SESSION_ID.fullmatch(own)
     assert own == value or not SESSION_ID.fullmatch(value)
-    assert adopted(value) == own
+    assert normalize_id(value) == own
 
 
 def test_two_malformed_ids_stay_two_sessions() -> None:
-    assert adopted("user 1/π") != adopted("user 2/π")
+    assert normalize_id("user 1/π") != normalize_id("user 2/π")
 
 
 def test_a_fingerprint_depends_on_the_key_and_the_opening_and_nothing_else() -> None:
