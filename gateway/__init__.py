@@ -1,1 +1,1 @@
-"""seqroute's serving half: an OpenAI-compatible gateway that plans a session's budget."""
+"""OpenAI-compatible gateway that plans a session's budget."""

@@ -1,6 +1,6 @@
-"""The command line `seqroute`. The commands are in `gateway.cli`.
+"""The `seqroute` command line; its commands are in `gateway.cli`.
 
-Nothing heavy is imported before a command runs, so `--help` answers at once.
+Heavy modules are imported only when a command runs, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command line."""
+    """Build the command line."""
     app = typer.Typer(
         name="seqroute",
         help="An OpenAI-compatible gateway that plans a session's budget.",
@@ -66,7 +66,7 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status. Prints each error as one line on stderr."""
+    """Run a command line and return its exit status; errors are one line each on stderr."""
     from gateway.config.reader import SettingsError
 
     try:
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except typer.TyperException as error:
         message = error.format_message()
-        if message.startswith("Usage: "):  # a group without a command: it shows what it has
+        if message.startswith("Usage: "):  # a group without a command: print its help
             print(message)
             return BAD_INPUT
         return _fail([" ".join(message.split())], BAD_INPUT)
@@ -95,7 +95,7 @@ def _fail(lines: Sequence[str], status: int) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     sys.exit(run(sys.argv[1:]))
 
 

@@ -64,23 +64,25 @@ from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 from gateway.webhooks.delivery import Webhooks
 
-BODIES_AT_ONCE = 8
-"""Request bodies of the largest size that a process holds; smaller ones as many as come to the same."""
+MAX_LARGE_BODIES = 8
+"""Largest request bodies held in memory at once; the limit is on their total size."""
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
 
 def from_environment() -> ASGIApp:
-    """uvicorn's factory: the gateway of the file that SEQROUTE_CONFIG names."""
+    """Build the gateway of the file in SEQROUTE_CONFIG; the factory for uvicorn."""
     settings, models = catalog.load(Path(os.environ.get("SEQROUTE_CONFIG", "gateway.yaml")), os.environ)
     app = build(with_stored_master_key(settings).settings, models, environ=os.environ)
-    app_parts(app).on_started = spare_the_collector
+    app_parts(app).on_started = tune_garbage_collection
     return app
 
 
-def spare_the_collector() -> None:
-    """Put aside what the start made, which stays for good anyway. LiteLLM and JAX are some 400,000 objects; a full
-    collection that walks them all takes a quarter of a second, in which no turn moves. What turns make dies with its
-    last reference, so that the collector need not look after every 700 objects."""
+def tune_garbage_collection() -> None:
+    """Exclude the objects made at start from garbage collection, and collect less often.
+
+    LiteLLM and JAX are some 400,000 objects; a full collection over them blocks all turns for a quarter of a second.
+    Most objects of a turn are freed by reference counting.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
@@ -96,7 +98,7 @@ def build(
     uniform: Uniform | None = None,
     new_id: NewId | None = None,
 ) -> ASGIApp:
-    """Make the gateway. `settings.general.master_key` must be set."""
+    """Build the gateway; `settings.general.master_key` must be set."""
     entropy = Entropy()
     parts, routes = assemble(
         settings,
@@ -112,7 +114,7 @@ def build(
         lifespan=lambda _: running(parts),
         exception_handlers={GatewayError: _answer_error, HTTPException: _answer_http_error, Exception: _answer_crash},
     )
-    app.router.redirect_slashes = False  # an address with a slash too many is unknown, in the words of every error
+    app.router.redirect_slashes = False  # a path with a trailing slash is a 404 like any other
     app.state.parts = parts
     direct = {("POST", prefix + "/chat/completions"): parts.endpoints.chat for prefix in ("/v1", "")}
     limits = settings.limits
@@ -120,7 +122,7 @@ def build(
         app,
         parts.lifecycle,
         Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s)),
-        Bodies(BODIES_AT_ONCE * limits.body_bytes),
+        Bodies(MAX_LARGE_BODIES * limits.body_bytes),
         parts.authenticator.known_tenant,
         direct,
         cors_origins=settings.general.cors_origins,
@@ -140,7 +142,7 @@ def assemble(
     uniform: Uniform,
     new_id: NewId,
 ) -> tuple[Gateway, list[BaseRoute]]:
-    """Every object and every route; nothing is started yet."""
+    """Create every object and route without starting anything."""
     assert settings.general.master_key is not None, "the caller provides a master key"
     metrics, lifecycle, background = Metrics(), Lifecycle(), Background()
 
@@ -304,7 +306,7 @@ def assemble(
 
 
 def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning) -> list[BaseRoute]:
-    """The tenant's routes, with and without `/v1`."""
+    """Routes for tenants, with and without `/v1`."""
     table: list[tuple[str, Callable[[Request], Any], str]] = [
         ("/chat/completions", endpoints.chat, "POST"),
         ("/messages", endpoints.messages, "POST"),
@@ -333,7 +335,7 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
 
 
 def _health_routes(health: Health) -> list[BaseRoute]:
-    """For machines; those below `/health` are what tools written for LiteLLM's proxy ask."""
+    """Health routes; those below `/health` match LiteLLM's proxy."""
     return [
         *(Route(path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
         *(Route(path, health.readyz) for path in ("/readyz", "/health/readiness")),
@@ -355,12 +357,12 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:
-    """A defect of ours: the client learns that it happened, the log where."""
+    """An unexpected exception: the client gets a plain 500, the log the traceback."""
     return refusal(request.url.path, InternalError("internal error"))
 
 
 def app_parts(app: ASGIApp) -> Gateway:
-    """The parts of a gateway made by `build`, for programs that embed it and for tests."""
+    """The parts of a gateway from `build`, for tests and embedding programs."""
     assert isinstance(app, Admission)
     assert isinstance(app.app, Starlette)
     state: Mapping[str, Any] = app.app.state._state

@@ -1,4 +1,4 @@
-"""Time, randomness and identifiers as arguments: whoever needs one is handed it by `app.build`."""
+"""Clock, randomness and identifiers, which `app.build` passes to the code that needs them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ Clock = Callable[[], float]
 
 
 def elapsed_s() -> float:
-    """Seconds from an arbitrary start that never step; where the system can, they count while it sleeps too."""
+    """Monotonic seconds from an arbitrary start, including system sleep where supported."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class SteadyClock:
-    """Seconds since the Unix epoch that never step: the wall clock read once, carried on by elapsed time.
+    """Monotonic seconds since the Unix epoch: the wall clock read once plus elapsed time.
 
-    Whatever sets the machine's clock while the process runs (a first NTP answer, an operator, a restored machine)
-    neither ages nor rejuvenates what is measured with it.
+    Changes of the machine's clock (NTP, an operator, a restored machine) do not affect it.
     """
 
     def __init__(self, wall: Clock, elapsed: Clock = elapsed_s) -> None:
@@ -36,12 +35,14 @@ Uniform = Callable[[], float]
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
-"""Ten bits at a time: a turn makes three identifiers."""
+"""Ten bits at a time, for speed: a turn makes three identifiers."""
 
 
 class Entropy:
-    """Random bytes and draws out of the operating system, fetched some hundred at a time: asking takes a system call,
-    in which another thread takes the interpreter. For identifiers and chances; secrets ask for themselves."""
+    """Buffered random bytes of the operating system, for identifiers and draws.
+
+    A system call lets another thread take the interpreter, so bytes are fetched in bulk. Secrets do not use it.
+    """
 
     def __init__(self, source: Callable[[int], bytes] = os.urandom, pool_bytes: int = 4096) -> None:
         self._source = source
@@ -50,25 +51,25 @@ class Entropy:
         self._at = 0
 
     def bytes(self, count: int) -> bytes:
-        """The next bytes, each given out once."""
+        """The next random bytes; none is returned twice."""
         if self._at + count > len(self._pool):
             self._pool, self._at = self._source(max(self._pool_bytes, count)), 0
         self._at += count
         return self._pool[self._at - count : self._at]
 
     def uniform(self) -> float:
-        """A draw from [0, 1) of 53 bits, as `random.SystemRandom` makes it."""
+        """A draw from [0, 1) of 53 bits, like `random.SystemRandom`."""
         return (int.from_bytes(self.bytes(7), "big") >> 3) * 2**-53
 
 
 class NewId(Protocol):
-    """Makes an identifier such as `dec_01k...`: the prefix, then 26 characters that sort by time."""
+    """Factory of identifiers such as `dec_01k...`: a prefix and 26 characters that sort by time."""
 
     def __call__(self, prefix: str) -> str: ...
 
 
 def time_ordered_ids(clock: Clock, entropy: Callable[[int], bytes] = os.urandom) -> NewId:
-    """Identifiers of 48 bits of milliseconds and 80 random bits, in Crockford's base 32 (as ULID)."""
+    """Identifiers of 48 bits of milliseconds and 80 random bits, in Crockford's base 32 (like ULID)."""
 
     def new_id(prefix: str) -> str:
         number = (now_ms(clock) & ((1 << 48) - 1)) << 80 | int.from_bytes(entropy(10), "big")

@@ -1,4 +1,4 @@
-"""HTTP's edges: reading a bounded body, and turning errors into OpenAI-shaped JSON."""
+"""HTTP helpers: bounded bodies, headers and parameters, JSON responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from gateway.money import MoneyError, nanousd_from_usd
 
 
 async def read_body(request: Request, limits: LimitSettings) -> bytes:
-    """The body, read no further than the cap allows. Raises RequestTooLarge, UnsupportedMediaType, InvalidRequest."""
+    """Read a JSON body up to the size limit.
+
+    Raises RequestTooLarge, UnsupportedMediaType, InvalidRequest.
+    """
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise UnsupportedMediaType("Content-Type: expected application/json", param="Content-Type")
@@ -41,11 +44,11 @@ ONCE = frozenset(
         "x-parent-session-id", "x-route-max-usd", "idempotency-key", "content-type",
     )
 )  # fmt: skip
-"""Headers that say who pays how much for what: of two, a proxy before us may have checked the other one."""
+"""Headers that decide who pays and how much; a proxy may have checked the other of two values."""
 
 
 def header_map(request: Request) -> dict[str, str]:
-    """The headers by their lower-case names: one look-up is one step, not a walk. Raises InvalidRequest."""
+    """The headers by lower-case name. Raises InvalidRequest when one of ONCE is repeated."""
     raw = request.scope["headers"]
     found = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
     if len(found) < len(raw):
@@ -62,15 +65,17 @@ def _refuse_doubles(raw: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
     return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")
 
 
 def error_response(error: GatewayError) -> Response:
+    """An error as an OpenAI-shaped response."""
     return json_response(error.as_body(), http_status(error), error.headers)
 
 
 async def handle_gateway_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler for the whole tree of gateway errors."""
+    """Starlette's exception handler for all gateway errors."""
     assert isinstance(error, GatewayError)
     return error_response(error)
 
@@ -86,7 +91,7 @@ def query_integer(request: Request, name: str, default: int, high: int) -> int:
 
 
 def read_budget(headers: Mapping[str, str], name: str) -> int | None:
-    """A decimal USD amount in a header as nano-USD, or None when the header is absent."""
+    """A decimal USD amount in a header in nano-USD, or None. Raises InvalidRequest."""
     value = headers.get(name.lower())
     if value is None:
         return None

@@ -1,7 +1,7 @@
-"""A gateway's life: start what has to be started, keep the loops going, and at the end bring all money to rest.
+"""Start, background loops and orderly shutdown of a gateway.
 
-The database may come later than the gateway. Until it is there and migrated, turns are 503 and one line says what is
-missing; the loops that need it begin when it is.
+The database may become available after the gateway. Until it is up and migrated, turns get 503 and the log names what
+is missing; the loops that need it start afterwards.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ from migrations.upgrade import is_behind
 
 _log = logging.getLogger("seqroute.app")
 DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
-"""The budget of `default`, which the master key spends: enough to start with, and still a limit."""
+"""Initial budget of the tenant `default`, which the master key spends."""
 RETRY_S = 0.5
 ROLLUP_S = 5.0
 FORGET_S = 600.0
 WEBHOOK_S = 2.0
 REMIND_S = 60.0
-"""How often the same reason for waiting is logged again."""
+"""Interval at which an unchanged reason for waiting is logged again."""
 LOOP_PAUSE_S = 5.0
 POLICY_POLL_S = 1.0
 HEARTBEAT_S = 2.0
 STREAMS_END_SHARE = 0.8
-"""Of the time to drain: then the streams that are left are ended, so that they are settled before the rest is up."""
+"""Share of the drain time after which remaining streams are ended, to leave time to settle them."""
 CONNECTIONS_END_SHARE = 0.9
-"""Of the time to drain: then the server ends the requests that are left."""
+"""Share of the drain time after which the server ends remaining requests."""
 CLOSING_S = 2.0
-"""For the last settlements, however late they begin."""
+"""Least time for the last settlements."""
 HARD_STOP_S = 5.0
-"""After the time to drain: a thread that still waits for a lost database is not waited for."""
+"""Time after the drain when the process exits even if a thread still waits for the database."""
 
 
 @dataclass(slots=True)
 class Gateway:
-    """What a running gateway consists of; tests reach in here."""
+    """The parts of a running gateway; tests access them here."""
 
     settings: Settings
     configuration: LiveConfiguration
@@ -96,16 +96,16 @@ class Gateway:
     uniform: Uniform
     shed: Shed | None = None
     on_started: Callable[[], None] = lambda: None
-    """Called once, when everything is there and before the first turn."""
+    """Called once, when everything is ready and before the first turn."""
 
 
 class NotMigrated(Exception):
-    """The database answers and has not this version's tables."""
+    """The database answers but lacks this version's tables."""
 
 
 @contextlib.asynccontextmanager
 async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
-    """Serve between start and end; gives the limits that every connection keeps."""
+    """Run the gateway; yields the limits for the server's connections."""
     restore_signals = _on_stop_signals(parts)
     await parts.database.start()
     await parts.upstream.start()
@@ -115,7 +115,7 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
         asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(_end_streams_in_time(parts)),
     ]
-    judging = asyncio.create_task(_kept_going(lambda: parts.judge.run(parts.turns.own_turn)))
+    judging = asyncio.create_task(_run_forever(lambda: parts.judge.run(parts.turns.own_turn)))
     restore = (restore_signals, parts.configuration.on_hangup())
     parts.lifecycle.serving = True
     try:
@@ -129,11 +129,11 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
             async with asyncio.timeout(max(CLOSING_S, left_s)):
                 await _close(parts, judging, loops)
         except TimeoutError:
-            _log.error("stopped before everything was closed; the sweeper will resolve what is open")
+            _log.error("stopped before everything was closed; the sweeper will resolve open holds")
 
 
 async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
-    judging.cancel()  # first: its turns are nobody's answer, and what one may have cost is settled below
+    judging.cancel()  # first: no client waits for its turns, and their cost is settled below
     await asyncio.gather(judging, return_exceptions=True)
     unfinished = await parts.background.drain(parts.settings.timings.drain_s)
     if unfinished:
@@ -155,7 +155,7 @@ async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asynci
 
 
 async def _serve_when_ready(parts: Gateway) -> None:
-    """Wait for the database, then keep going what needs it."""
+    """Wait for the database, then run the loops that need it."""
     await _bring_up(parts)
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         parts.leases.run,
@@ -179,22 +179,22 @@ async def _serve_when_ready(parts: Gateway) -> None:
     ]
     async with asyncio.TaskGroup() as group:
         for loop in loops:
-            group.create_task(_kept_going(loop))
+            group.create_task(_run_forever(loop))
 
 
-async def _kept_going(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """A loop that a defect ends is begun again: without a sweeper or a heartbeat the others would serve on blindly."""
+async def _run_forever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Restart a loop that fails: without sweeper or heartbeat, serving would go on unchecked."""
     while True:
         try:
             await loop()
             return
-        except Exception:  # noqa: BLE001 - whatever it was, the loop is needed
-            _log.exception("a background loop failed; it begins again in %g s", LOOP_PAUSE_S)
+        except Exception:  # noqa: BLE001 - the loop is needed after any error
+            _log.exception("a background loop failed; it restarts in %g s", LOOP_PAUSE_S)
             await asyncio.sleep(LOOP_PAUSE_S)
 
 
 async def _bring_up(parts: Gateway) -> None:
-    """Make the ledger ready, however long the database takes to be there and to be migrated."""
+    """Wait until the database is up and migrated, and start the ledger."""
     waiting = _Reminder()
     migrate = f"run `seqroute migrate --config {parts.settings.path}`"
     while not parts.lifecycle.started:
@@ -206,11 +206,11 @@ async def _bring_up(parts: Gateway) -> None:
             _log.info("ready: %d models, database %s", len(parts.configuration.current.catalog.models), _where(parts))
             return
         except NotMigrated:
-            waiting.say(f"the database {_where(parts)} has not the tables of this version: {migrate}")
+            waiting.say(f"the database {_where(parts)} lacks the tables of this version: {migrate}")
         except LedgerUnavailable as error:
             waiting.say(diagnosis.outage(parts.database.url, error))
-        except Exception as error:  # noqa: BLE001 - a server that answers in another way than ours is waited for too
-            if waiting.say(f"the database {_where(parts)} cannot be served from: {type(error).__name__}; {migrate}"):
+        except Exception as error:  # noqa: BLE001 - unexpected answers of a starting server are waited out too
+            if waiting.say(f"the database {_where(parts)} cannot be used: {type(error).__name__}; {migrate}"):
                 _log.debug("the start failed", exc_info=True)
         await asyncio.sleep(RETRY_S)
 
@@ -244,14 +244,15 @@ class _Reminder:
 
     def __init__(self) -> None:
         self._reason = ""
-        self._said_s = 0.0
+        self._logged_s = 0.0
 
     def say(self, reason: str) -> bool:
+        """Log the reason if it is due; True when it was."""
         now_s = time.monotonic()
-        due = reason != self._reason or now_s - self._said_s >= REMIND_S
+        due = reason != self._reason or now_s - self._logged_s >= REMIND_S
         if due:
-            self._reason, self._said_s = reason, now_s
-            _log.warning("%s (tried again every %g s)", reason, RETRY_S)
+            self._reason, self._logged_s = reason, now_s
+            _log.warning("%s (retried every %g s)", reason, RETRY_S)
         return due
 
 
@@ -259,7 +260,7 @@ class _Reminder:
 
 
 async def _forget_responses(parts: Gateway) -> None:
-    """Delete stored responses whose time is over."""
+    """Delete expired responses."""
     while True:
         await asyncio.sleep(FORGET_S)
         with contextlib.suppress(LedgerUnavailable):
@@ -267,13 +268,13 @@ async def _forget_responses(parts: Gateway) -> None:
 
 
 async def _poll_policies(parts: Gateway) -> None:
-    """Notice a published policy within a second; also the heartbeat that readiness follows."""
+    """Load published policies within a second; also the database heartbeat for readiness."""
     failures = 0
     refresh: asyncio.Task[None] | None = None
     try:
         while True:
             await asyncio.sleep(POLICY_POLL_S)
-            # A frozen database gives no answer, not even an error: silence counts as one. One question at a time.
+            # A frozen database gives no answer at all, which counts as a failure. One query at a time.
             refresh = refresh or asyncio.create_task(parts.policies.refresh())
             await asyncio.wait({refresh}, timeout=HEARTBEAT_S)
             failures += 1
@@ -284,7 +285,7 @@ async def _poll_policies(parts: Gateway) -> None:
                     failures = 0
                     await parts.outage.post(parts.ledger, parts.database)
                     await parts.exploring.share(parts.database)
-            # One slow answer is no outage: readiness that flaps would take every replica out at once.
+            # One slow answer is not an outage: flapping readiness would take out every replica at once.
             parts.lifecycle.ledger_up = failures < 2
     finally:
         if refresh is not None:
@@ -292,7 +293,7 @@ async def _poll_policies(parts: Gateway) -> None:
 
 
 async def _end_streams_in_time(parts: Gateway) -> None:
-    """Shortly before the server would cut its connections, end the streams that are left: settled, with an error."""
+    """End and settle remaining streams with an error before the server cuts their connections."""
     while not parts.lifecycle.draining:  # noqa: ASYNC110 - a signal handler sets it
         await asyncio.sleep(0.1)
     await asyncio.sleep(parts.settings.timings.drain_s * STREAMS_END_SHARE)
@@ -301,17 +302,17 @@ async def _end_streams_in_time(parts: Gateway) -> None:
 
 
 def _on_stop_signals(parts: Gateway) -> Callable[[], None]:
-    """Turn readiness off at once on SIGTERM or SIGINT, then do what the server does; returns the undoing of it."""
+    """On SIGTERM or SIGINT turn readiness off, then run the server's handler; return the undo."""
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
         return lambda: None  # the program that embeds the gateway handles its signals
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def drain(number: int, frame: FrameType | None) -> None:
         if not parts.lifecycle.serving:
-            os._exit(0)  # nobody was answered yet, and the imports under way can take longer than the time to drain
+            os._exit(0)  # no client is being served, and the imports may take longer than the drain time
         if not parts.lifecycle.draining:
             parts.lifecycle.drain()
-            end_surely(parts.settings.timings.drain_s + HARD_STOP_S)
+            exit_after(parts.settings.timings.drain_s + HARD_STOP_S)
         handler = before[signal.Signals(number)]
         assert callable(handler)
         handler(number, frame)
@@ -326,8 +327,8 @@ def _on_stop_signals(parts: Gateway) -> Callable[[], None]:
     return restore
 
 
-def end_surely(seconds: float) -> None:
-    """End this process when it is still there then, whatever it waits for. What it holds, the sweeper resolves."""
+def exit_after(seconds: float) -> None:
+    """Exit the process after this time in any case; the sweeper resolves its holds."""
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of one worker."""
+"""Prometheus metrics of one worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from policy.exploration import Price
 
 
 class Metrics:
-    """Counters of one worker, in a registry of their own. No label takes a value a client can choose."""
+    """All metrics in their own registry; no label has a value that a client can choose."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -81,6 +81,6 @@ class Metrics:
         )
 
     def explored(self, paid: Price) -> None:
-        """Count what one turn's chance was expected to cost."""
+        """Count the expected cost of one turn's exploration."""
         self.exploration_usd.inc(paid.extra_usd)
         self.exploration_quality.inc(paid.quality)

@@ -1,4 +1,4 @@
-"""Money is an integer number of nano-USD (1e-9 USD); prices are integers of femto-USD (1e-15 USD) per token.
+"""Money in integers of nano-USD (1e-9 USD), prices in femto-USD (1e-15 USD) per token.
 
 A price needs finer units than a balance: a cached token of a small model costs 37.5 nano-USD. Sums of
 ``tokens * price`` are exact in femto-USD and are rounded up to nano-USD once, at the end (`nanousd_from_femtousd`).
@@ -13,11 +13,11 @@ FEMTOUSD_PER_USD = 10**15
 FEMTOUSD_PER_NANOUSD = 10**6
 
 MAX_NANOUSD = 2**62
-"""The largest amount any column or header may carry: two of them still add up inside a BIGINT."""
+"""The largest amount of a column or header; the sum of two still fits a BIGINT."""
 
 
 class MoneyError(ValueError):
-    """An amount that is no amount: not a number, not finite, negative, or beyond what a BIGINT account holds."""
+    """An invalid amount: not a finite number, negative, or too large."""
 
 
 def nanousd_from_usd(amount_usd: str | int | float | Decimal) -> int:
@@ -43,7 +43,7 @@ def femtousd_from_usd(price_usd: str | int | float | Decimal) -> int:
 
 
 def nanousd_from_femtousd(femtousd: int) -> int:
-    """Round a sum of token costs up to whole nano-USD: the one rounding of a bill."""
+    """Round a sum of token costs up to whole nano-USD: the only rounding of a bill."""
     return -(-femtousd // FEMTOUSD_PER_NANOUSD)
 
 
@@ -62,10 +62,10 @@ def _decimal(value: str | int | float | Decimal) -> Decimal:
     if len(text) > 64:
         raise MoneyError("expected a decimal number of at most 64 characters")
     try:
-        # Decimal reads 1_000 and digits of every script; an amount that was typed so is more likely a slip.
+        # Decimal accepts 1_000 and digits of every script; such an amount is more likely a mistake.
         number = Decimal(text if text.isascii() and "_" not in text else "")
     except InvalidOperation as error:
         raise MoneyError(f"expected a decimal number, got {text!r}") from error
     if not number.is_finite() or abs(number) > Decimal(10) ** 15:
-        raise MoneyError(f"expected a finite amount of a sane size, got {text!r}")
+        raise MoneyError(f"expected a finite amount of a plausible size, got {text!r}")
     return number

@@ -1,7 +1,7 @@
-"""Detached work and cheap timeouts.
+"""Detached tasks and cheap timeouts.
 
-`asyncio.timeout` around `asyncio.shield` makes a timer and a cancel scope for each wait. With `Deadline` all waits have
-the same length, so they run out in the order they began, and one timer watches the oldest.
+`asyncio.timeout` around `asyncio.shield` needs a timer and a cancel scope per wait. All waits of a `Deadline` have the
+same length, so they expire in the order they began, and one timer watches the oldest.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ T = TypeVar("T")
 
 
 class Background:
-    """Holds references to detached tasks (asyncio keeps none) and waits for them at shutdown."""
+    """Detached tasks: references to them (asyncio keeps none), and a wait at shutdown."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start detached work."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for detached work; a waiter that is cancelled leaves it running."""
+        """Run detached work and wait for it; a cancelled waiter leaves it running."""
         return await asyncio.shield(self.spawn(work))
 
     async def drain(self, timeout_s: float) -> int:
-        """Wait until all detached work is done; returns how many tasks were still running at the end."""
+        """Wait for all detached work; return the number of tasks still running at the timeout."""
         if not self._tasks:
             return 0
         _, pending = await asyncio.wait(self._tasks, timeout=timeout_s)
@@ -40,7 +41,7 @@ class Background:
 
 
 class Deadline:
-    """Waits for futures of one event loop, `timeout_s` for each, and never cancels one."""
+    """Waits for futures of one event loop with a common timeout, never cancelling one."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -48,7 +49,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, future: asyncio.Future[T]) -> T:
-        """The future's result, or what it raised. Raises TimeoutError when it is late; it goes on all the same."""
+        """The future's result or exception. Raises TimeoutError when late; the future goes on."""
         if future.done():
             return future.result()
         loop = future.get_loop()
@@ -74,7 +75,9 @@ class Deadline:
 
 
 def _pass_on(waiter: asyncio.Future[T], future: asyncio.Future[T]) -> None:
-    error = None if future.cancelled() else future.exception()  # asked for: an error that came late is no surprise
+    error = (
+        None if future.cancelled() else future.exception()
+    )  # retrieved, so that a late error is not logged as unhandled
     if waiter.done():
         return
     if future.cancelled():

@@ -18,6 +18,7 @@ TIDY = (
     "gateway/decisions",
     "gateway/ledger",
     "gateway/policies",
+    "gateway/ui",
     "gateway/webhooks",
     "policy",
 )

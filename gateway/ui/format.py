@@ -1,4 +1,4 @@
-"""How numbers are written on the pages: amounts with a unit, shares as percentages, times as how long ago."""
+"""Formatting on the pages: amounts with units, percentages, relative times."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def usd(nanousd: int | None) -> str:
 
 
 def percent(share: float | None) -> str:
+    """A share from 0 to 1 as a percentage; "-" when unknown."""
     return "-" if share is None else f"{share * 100:.1f} %"
 
 
@@ -32,6 +33,7 @@ def points(value: float | None) -> str:
 
 
 def ago(at_ms: int | None, now_ms: int) -> str:
+    """Time since `at_ms` in its largest unit."""
     if at_ms is None:
         return "never"
     for step_ms, unit in _STEPS:
@@ -41,10 +43,12 @@ def ago(at_ms: int | None, now_ms: int) -> str:
 
 
 def moment(at_ms: int | None) -> str:
+    """UTC date and time; "-" when unknown."""
     return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def count(number: int | None) -> str:
+    """A number with thousands separators; "-" when unknown."""
     return "-" if number is None else f"{number:,}"
 
 

@@ -1,7 +1,7 @@
-"""The dashboard: pages for the people who run the gateway, rendered on the server.
+"""Server-rendered dashboard for operators.
 
-Every page goes through `_page` or `_action`: a signed cookie, a key that is still usable, and for actions an admin and
-the form's token. Nothing is loaded from elsewhere; a strict Content-Security-Policy says so to the browser.
+Every page goes through `_page` or `_action`, which require a signed cookie and a usable key, for actions also the admin
+role and the form's CSRF token. A strict Content-Security-Policy forbids resources from other sites.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ T = TypeVar("T", int, str)
 
 
 class Dashboard:
-    """Routes below `/ui`."""
+    """The pages and actions below `/ui`."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Dashboard:
         self._templates.filters.update(FILTERS)
 
     def routes(self) -> list[BaseRoute]:
+        """All routes of the dashboard."""
         pages: list[tuple[str, Page]] = [
             ("/ui", self.overview),
             ("/ui/sessions", self.session_list),
@@ -106,7 +107,7 @@ class Dashboard:
             *(Route(path, self._page(page), methods=["GET"]) for path, page in pages),
         ]
 
-    # -- who looks ---------------------------------------------------------------------------------------------------
+    # -- authentication ----------------------------------------------------------------------------------------------
 
     def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -130,7 +131,7 @@ class Dashboard:
                 if form.get("csrf") != viewer.csrf:
                     raise Forbidden("this form is out of date: load the page again")
                 if not viewer.may_change:
-                    raise Forbidden("a read-only key may look, not change")
+                    raise Forbidden("a read-only key cannot change anything")
                 done = await act(viewer, form)
                 return RedirectResponse(done, 303, HEADERS) if isinstance(done, str) else done
             except GatewayError as error:
@@ -139,7 +140,7 @@ class Dashboard:
         return endpoint
 
     async def _viewer(self, request: Request) -> Viewer | None:
-        """Whoever the cookie names, while the key is usable: a revoked key is signed out at its next request."""
+        """The viewer named by the cookie, while the key is usable: revoking a key signs it out."""
         viewer = self._sign_in.viewer(request.cookies.get(COOKIE))
         if viewer is None or viewer.key_id == MASTER_KEY_ID:
             return viewer
@@ -151,12 +152,12 @@ class Dashboard:
         return viewer if usable else None
 
     async def sign_in(self, request: Request) -> Response:
-        """`POST /ui/sign-in` with a pasted key; the key itself is kept nowhere."""
+        """Sign in with a pasted key, which is not stored."""
         try:
             form = await _form(request)
             caller = await self._authenticator.reader({"authorization": f"Bearer {form.get('key', '')}"})
         except GatewayError as error:
-            return self._render("sign_in.html", None, status=http_status(error), problem="This key is not known.")
+            return self._render("sign_in.html", None, status=http_status(error), problem="Unknown key.")
         cookie = self._sign_in.cookie_for(caller)
         if cookie is None:
             return self._render(
@@ -173,22 +174,25 @@ class Dashboard:
         return response
 
     async def sign_out(self, request: Request) -> Response:
+        """Delete the cookie."""
         response = RedirectResponse("/ui", 303, HEADERS)
         response.delete_cookie(COOKIE, path="/ui")
         return response
 
     async def static(self, request: Request) -> Response:
+        """A script, style sheet or icon of the dashboard."""
         name = request.path_params["name"]
         kind = _STATIC_TYPES.get("." + name.rpartition(".")[2])
         file = resources.files("gateway.ui") / "static" / name
         if kind is None or "/" in name or name.startswith(".") or not file.is_file():
-            return self._render("error.html", None, status=404, message="There is no such file.")
+            return self._render("error.html", None, status=404, message="No such file.")
         headers = {**HEADERS, "cache-control": "max-age=3600"}
         return Response(file.read_bytes(), media_type=kind, headers=headers)
 
     # -- pages -------------------------------------------------------------------------------------------------------
 
     async def overview(self, request: Request, viewer: Viewer) -> Response:
+        """Spend, savings and sessions near their budget, over the last days."""
         days, at_ms = _choice(request, "days", _DAYS, 7), now_ms(self._clock)
         step_ms = HOUR_MS if days <= 7 else DAY_MS
 
@@ -213,6 +217,7 @@ class Dashboard:
         )  # fmt: skip
 
     async def session_list(self, request: Request, viewer: Viewer) -> Response:
+        """Search results, or only their rows for htmx."""
         search = _text(request, "q", 128)
         only = _choice(request, "only", ("", "near", "open", "closed"), "")
         before_ms = _number(request, "before")
@@ -228,6 +233,7 @@ class Dashboard:
         return self._render(part, viewer, rows=rows, search=search, only=only, more=more, at_ms=now_ms(self._clock))
 
     async def session(self, request: Request, viewer: Viewer) -> Response:
+        """One session with its turns and ledger entries. Raises NotFound."""
         tenant_id, session_id = request.path_params["tenant_id"], request.path_params["session_id"]
         if viewer.tenant_id not in (None, tenant_id):
             raise NotFound("session: no such session")
@@ -248,6 +254,7 @@ class Dashboard:
         )  # fmt: skip
 
     async def decision(self, request: Request, viewer: Viewer) -> Response:
+        """One decision in words and numbers. Raises NotFound."""
         decision_id = request.path_params["decision_id"]
         row = await self._database.read(lambda c: log.find(c, decision_id, viewer.tenant_id))
         if row is None:
@@ -256,6 +263,7 @@ class Dashboard:
         return self._render("decision.html", viewer, decision=decision, sentences=words.explain(decision))
 
     async def policy_list(self, request: Request, viewer: Viewer) -> Response:
+        """All policies and the current champion."""
         rows = await self._database.read(registry.list_policies)
         lineup = self._policies.lineup()
         return self._render(
@@ -264,6 +272,7 @@ class Dashboard:
         )  # fmt: skip
 
     async def policy(self, request: Request, viewer: Viewer) -> Response:
+        """One policy with its history and report. Raises NotFound."""
         policy_id, settings = request.path_params["policy_id"], self._configuration().settings.policy
         found = await self._database.read(lambda c: trials.describe_policy(c, policy_id, settings, now_ms(self._clock)))
         return self._render(
@@ -273,6 +282,8 @@ class Dashboard:
         )  # fmt: skip
 
     async def tenant_list(self, request: Request, viewer: Viewer) -> Response:
+        """The tenants that the viewer may see."""
+
         def read(connection: Any) -> list[tenants.Tenant]:
             if viewer.tenant_id is not None:
                 return [tenants.get_tenant(connection, viewer.tenant_id)]
@@ -282,6 +293,7 @@ class Dashboard:
         return self._render("tenants.html", viewer, rows=rows, at_ms=now_ms(self._clock))
 
     async def tenant(self, request: Request, viewer: Viewer) -> Response:
+        """One tenant with its keys. Raises NotFound."""
         tenant_id = request.path_params["tenant_id"]
         if viewer.tenant_id not in (None, tenant_id):
             raise NotFound("tenant: no such tenant")
@@ -291,6 +303,7 @@ class Dashboard:
         return self._render("tenant.html", viewer, tenant=found[0], keys=found[1], at_ms=now_ms(self._clock))
 
     async def ledger(self, request: Request, viewer: Viewer) -> Response:
+        """Ledger entries; with `check=1`, for an admin, also an audit."""
         before_id = _number(request, "before")
         check = request.query_params.get("check") == "1" and viewer.tenant_id is None
 
@@ -307,6 +320,7 @@ class Dashboard:
         return self._render("ledger.html", viewer, more=more, at_ms=now_ms(self._clock), **found)
 
     async def report(self, request: Request, viewer: Viewer) -> Response:
+        """Totals and savings over the last days."""
         days, at_ms = _choice(request, "days", _DAYS, 30), now_ms(self._clock)
 
         def read(connection: Any) -> dict[str, Any]:
@@ -324,6 +338,7 @@ class Dashboard:
     # -- actions -----------------------------------------------------------------------------------------------------
 
     async def create_tenant(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        """Create a tenant and show it."""
         made = await self._database.write(
             lambda c: tenants.create_tenant(
                 c,
@@ -339,6 +354,7 @@ class Dashboard:
         return f"/ui/tenants/{made.tenant_id}"
 
     async def set_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        """Set a tenant's budget."""
         tenant_id, changes = form.get("tenant_id", ""), {"budget_nanousd": _usd(form, "budget_usd")}
         await self._database.write(
             lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=viewer.key_id, now_ms=now_ms(self._clock))
@@ -347,7 +363,7 @@ class Dashboard:
         return f"/ui/tenants/{tenant_id}"
 
     async def create_key(self, viewer: Viewer, form: Mapping[str, str]) -> Response:
-        """Make a key and show its secret, this once."""
+        """Create a key and show its secret, once."""
         made = await self._database.write(
             lambda c: keys.create_key(
                 c, self._new_id("key"), form.get("tenant_id", ""), role=form.get("role", "tenant"),
@@ -357,6 +373,7 @@ class Dashboard:
         return self._render("key_made.html", viewer, key=made.key, secret=made.secret)
 
     async def revoke_key(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        """Revoke a key; other replicas follow within seconds."""
         revoked = await self._database.write(
             lambda c: keys.revoke_key(c, form.get("key_id", ""), actor=viewer.key_id, now_ms=now_ms(self._clock))
         )
@@ -364,6 +381,7 @@ class Dashboard:
         return f"/ui/tenants/{revoked.tenant_id}"
 
     async def set_session_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        """Set a session's budget, or close or reopen it."""
         tenant_id, session_id = form.get("tenant_id", ""), form.get("session_id", "")
         settings = self._configuration().settings.session
         await self._database.write(
@@ -376,6 +394,7 @@ class Dashboard:
         return f"/ui/sessions/{tenant_id}/{session_id}"
 
     async def act_on_policy(self, viewer: Viewer, form: Mapping[str, str]) -> str:
+        """Promote, pin or roll back a policy. Raises InvalidRequest, NotFound."""
         policy_id, action = form.get("policy_id", ""), form.get("action", "")
         if action not in registry.ACTIONS:
             raise InvalidRequest(f"action: expected one of {', '.join(registry.ACTIONS)}", param="action")
@@ -392,7 +411,7 @@ class Dashboard:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """A small urlencoded form from our own pages. Raises Forbidden for another origin, InvalidRequest otherwise."""
+    """A small urlencoded form. Raises Forbidden for another origin, InvalidRequest if malformed."""
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none"):
         raise Forbidden("forms are accepted from the dashboard's own pages only")
@@ -445,7 +464,7 @@ def _usd(form: Mapping[str, str], name: str, *, optional: bool = False) -> int |
 
 
 def _series(spent: Mapping[str, Mapping[int, int]], period: queries.Period, step_ms: int) -> dict[str, Any]:
-    """uPlot's shape: x values in seconds, one list of USD for each of the eight models that cost most."""
+    """uPlot data: x values in seconds, and a list of USD for each of the eight most expensive models."""
     starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
     names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:8]
     return {
@@ -456,7 +475,7 @@ def _series(spent: Mapping[str, Mapping[int, int]], period: queries.Period, step
 
 
 def _burn_down(turns: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was left of the session's budget after each turn."""
+    """uPlot data: the session's remaining budget in USD after each turn."""
     points = [turn["budget_after_nano_usd"] for turn in turns]
     numbers = [turn["turn"] + 1 for turn, left in zip(turns, points, strict=True) if left is not None]
     return {"names": ["left, USD"], "data": [numbers, [left / 1e9 for left in points if left is not None]]}

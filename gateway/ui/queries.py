@@ -1,4 +1,4 @@
-"""What the dashboard's pages read. Every query is bounded; pages about time read the hourly sums."""
+"""Bounded queries of the dashboard; pages over a period read the hourly sums."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ from gateway.decisions.rollups import CHOSEN, HOUR_MS
 
 PAGE_ROWS = 50
 NEAR_SHARE = 0.8
-"""A session that has spent this share of its budget is near its end."""
+"""A session is near its budget from this spent share on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of time, in whole hours, and the tenant it is about (None: all)."""
+    """A period in whole hours, of one tenant or of all (None)."""
 
     since_ms: int
     until_ms: int
     tenant_id: str | None
 
     def of(self, table: Any) -> ColumnElement[bool]:
+        """The condition that selects this period in an hourly table."""
         inside = and_(table.c.hour_ms >= self.since_ms, table.c.hour_ms < self.until_ms)
         return inside if self.tenant_id is None else and_(inside, table.c.tenant_id == self.tenant_id)
 
 
 def last_days(days: int, at_ms: int, tenant_id: str | None) -> Period:
+    """The last days, the current hour included."""
     until_ms = at_ms - at_ms % HOUR_MS + HOUR_MS
     return Period(until_ms - days * 24 * HOUR_MS, until_ms, tenant_id)
 
@@ -54,7 +56,7 @@ def totals(connection: Connection, period: Period) -> dict[str, int]:
 
 
 def spend_by(connection: Connection, period: Period, name: str) -> list[tuple[str, int, int]]:
-    """(tenant id or model, nano-USD, turns), the largest spend first. `name`: "tenant_id" or "model"."""
+    """Spend in nano-USD and turns by "tenant_id" or "model", largest spend first."""
     column = usage_hours.c[name]
     spent = func.sum(usage_hours.c.spent_nanousd)
     query = (
@@ -68,7 +70,7 @@ def spend_by(connection: Connection, period: Period, name: str) -> list[tuple[st
 
 
 def spend_over_time(connection: Connection, period: Period, step_ms: int) -> dict[str, dict[int, int]]:
-    """Model -> start of step -> nano-USD."""
+    """Spend in nano-USD by model and start of step (ms)."""
     at = (usage_hours.c.hour_ms - usage_hours.c.hour_ms % step_ms).label("at")
     query = (
         select(usage_hours.c.model, at, func.sum(usage_hours.c.spent_nanousd))
@@ -83,7 +85,7 @@ def spend_over_time(connection: Connection, period: Period, step_ms: int) -> dic
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What always using one model would have cost, by the predictions scaled to the bills that really came."""
+    """Estimated cost of always using one model: predictions, scaled to the actual bills."""
 
     model: str
     estimated_nanousd: int
@@ -94,7 +96,7 @@ class Baseline:
 
 
 def baselines(connection: Connection, period: Period) -> list[Baseline]:
-    """Every model as a baseline, the most expensive first. Turns it could not serve keep their real cost."""
+    """Every model as a baseline, most expensive first; turns it could not serve keep their cost."""
     columns = baseline_hours.c
     rows = {
         row.model: row
@@ -139,7 +141,7 @@ def find_sessions(
     only: str = "",
     before_ms: int | None = None,
 ) -> list[Mapping[str, Any]]:
-    """One page of sessions, the one used last first; `before_ms` continues after the last row of a page.
+    """One page of sessions, most recently used first; `before_ms` continues after a page.
 
     `only`: "near" (most of the budget is spent), "open", "closed", or "" for all.
     """
@@ -160,7 +162,7 @@ def find_sessions(
 
 
 def near_their_budget(connection: Connection, tenant_id: str | None, limit: int = 8) -> list[Mapping[str, Any]]:
-    """Open sessions that have spent most of their budget, the one used last first."""
+    """Open sessions that have spent most of their budget, most recently used first."""
     s = sessions.c
     query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
     query = query.where(_near(), s.state == "open")
@@ -201,11 +203,12 @@ def newest_entries(
 
 
 def newest_changes(connection: Connection, limit: int = PAGE_ROWS) -> list[Mapping[str, Any]]:
-    """Who changed tenants, keys and sessions, newest first."""
+    """Changes of tenants, keys and sessions, newest first."""
     return _rows(connection, select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit))
 
 
 def tenant_names(connection: Connection, tenant_ids: Sequence[str]) -> dict[str, str]:
+    """Names of the existing tenants among these ids."""
     rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).where(tenants.c.tenant_id.in_(tenant_ids)))
     return {row.tenant_id: row.name for row in rows}
 

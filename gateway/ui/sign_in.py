@@ -1,8 +1,8 @@
-"""Who is signed in to the dashboard: a signed cookie, checked against the key table on every request.
+"""Dashboard sign-in: a signed cookie, checked against the key table on every request.
 
-The cookie names a key, never its secret. It is signed with a key derived from the master key, so that every replica
-accepts it and a new master key signs everybody out. Forms carry a token bound to the cookie (CSRF); the cookie is
-HttpOnly and SameSite=Strict.
+The cookie has a key's id, never its secret. It is signed with a key derived from the master key, so that every replica
+accepts it and a new master key invalidates it. Forms carry a CSRF token bound to the cookie, which is HttpOnly and
+SameSite=Strict.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROLES = ("admin", "read-only")
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks at a page. `tenant_id` None: an admin, who sees every tenant."""
+    """The signed-in key; `tenant_id` is None for an admin, who sees every tenant."""
 
     key_id: str
     role: str
@@ -35,11 +35,12 @@ class Viewer:
 
     @property
     def may_change(self) -> bool:
+        """True for role admin."""
         return self.role == "admin"
 
 
 class SignIn:
-    """Issues and reads the dashboard's cookies."""
+    """Issuer and verifier of the dashboard's cookies."""
 
     def __init__(self, master_key: Secret, clock: Clock) -> None:
         self._signing_key = hmac.digest(master_key.reveal().encode(), b"seqroute dashboard cookie", "sha256")
@@ -54,7 +55,7 @@ class SignIn:
         return f"{_encoded(payload)}.{_encoded(self._signature(payload))}"
 
     def viewer(self, cookie: str | None) -> Viewer | None:
-        """The viewer whom a cookie names; None: absent, altered or too old. The key itself is checked by the caller."""
+        """The viewer in a valid cookie, or None; the caller checks that the key is still usable."""
         if cookie is None or len(cookie) > 1024:
             return None
         payload_text, _, signature_text = cookie.partition(".")

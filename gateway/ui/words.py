@@ -1,4 +1,4 @@
-"""A decision in words: why this model answered, in sentences that need no numbers first."""
+"""A decision explained in sentences."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from gateway.money import usd_string
 
 _REASONS: Mapping[str, str] = {
-    "policy": "The policy expected the best session from it.",
-    "explore": "It was drawn at random among near-equal candidates, so that the log can teach the next policy.",
+    "policy": "The policy expected the best session with it.",
+    "explore": "It was drawn at random among near-equal candidates, to collect training data.",
     "pinned": "The client asked for this model by name.",
-    "only-affordable": "It was the only model that what is left of the budget could pay.",
-    "tool-loop": "It had asked for a tool, and the result goes back to the model that asked.",
-    "capability": "It was the only model able to serve what the request needs.",
+    "only-affordable": "It was the only model that the remaining budget could pay for.",
+    "tool-loop": "It had called a tool, and the result goes back to the same model.",
+    "capability": "It was the only model that supports what the request needs.",
     "fallback": "The first choice failed; this one answered instead.",
     "policy-off": "The learned policy is switched off; the built-in rule decided.",
     "policy-fault": "The learned policy failed in this turn; the built-in rule decided.",
-    "shadow": "The built-in rule decided; a learned policy was only asked what it would have done.",
+    "shadow": "The built-in rule decided; a learned policy's choice was only recorded.",
 }
 
 
 def explain(decision: Mapping[str, Any]) -> list[str]:
-    """Sentences about one decision as `gateway.decisions.log.explain` describes it."""
+    """Sentences about a decision of `gateway.decisions.log.explain`."""
     model, reason = decision["model"], decision["reason"]
-    sentences = [f"{model} answered. {_REASONS.get(reason, f'The reason noted was {reason!r}.')}"]
+    sentences = [f"{model} answered. {_REASONS.get(reason, f'The recorded reason was {reason!r}.')}"]
     candidates = decision["candidates"]
     others = [c for c in candidates if c["model"] != model and c["feasible"]]
     chosen = next((c for c in candidates if c["model"] == model), None)
@@ -39,26 +39,26 @@ def explain(decision: Mapping[str, Any]) -> list[str]:
         share = f", {cost / before:.1%} of what the session had left" if before > 0 else ""
         sentences.append(f"It cost {usd_string(cost)} USD{share}.")
     if decision.get("finish_reason") == "length":
-        sentences.append("The answer was cut at its limit of output tokens.")
+        sentences.append("The answer was cut off at its output token limit.")
     return sentences
 
 
 def _compare(chosen: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:
-    said = []
+    sentences = []
     cheaper = [c for c in others if c["cost_nano_usd"] < chosen["cost_nano_usd"]]
-    costlier = [c for c in others if c["cost_nano_usd"] > chosen["cost_nano_usd"]]
+    more_expensive = [c for c in others if c["cost_nano_usd"] > chosen["cost_nano_usd"]]
     if cheaper:
         least = min(cheaper, key=lambda c: int(c["cost_nano_usd"]))
         gain = _gain(chosen, least)
-        said.append(
+        sentences.append(
             f"{least['model']} was expected to cost {usd_string(least['cost_nano_usd'])} USD instead of "
             f"{usd_string(chosen['cost_nano_usd'])} USD{gain}."
         )
-    if costlier:
-        most = max(costlier, key=lambda c: int(c["cost_nano_usd"]))
+    if more_expensive:
+        most = max(more_expensive, key=lambda c: int(c["cost_nano_usd"]))
         gain = _gain(most, chosen)
-        said.append(f"{most['model']} would have cost about {usd_string(most['cost_nano_usd'])} USD{gain}.")
-    return said
+        sentences.append(f"{most['model']} would have cost about {usd_string(most['cost_nano_usd'])} USD{gain}.")
+    return sentences
 
 
 def _gain(better: Mapping[str, Any], worse: Mapping[str, Any]) -> str:

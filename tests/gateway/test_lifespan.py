@@ -114,6 +114,6 @@ async def test_a_loop_that_fails_begins_again(
         if len(ran) < 3:
             raise ZeroDivisionError
 
-    await lifespan._kept_going(failing)
+    await lifespan._run_forever(failing)
     assert len(ran) == 3
     assert [record.exc_info is not None for record in caplog.records] == [True, True]

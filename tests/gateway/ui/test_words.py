@@ -29,7 +29,7 @@ def decision(**changes: Any) -> dict[str, Any]:
 
 def test_the_choice_is_compared_with_the_cheapest_and_the_most_expensive_alternative() -> None:
     assert explain(decision()) == [
-        "mid answered. The policy expected the best session from it.",
+        "mid answered. The policy expected the best session with it.",
         "small was expected to cost 0.001 USD instead of 0.002 USD, for 15.0 points of expected quality more.",
         "large would have cost about 0.009 USD, for 5.0 points of expected quality more.",
         "Not available for this turn: blind (no image input).",
@@ -40,5 +40,5 @@ def test_the_choice_is_compared_with_the_cheapest_and_the_most_expensive_alterna
 def test_a_pending_or_unknown_decision_still_reads() -> None:
     sentences = explain(decision(reason="odd", cost_nano_usd=None, candidates=[], finish_reason="length"))
     assert sentences == [
-        "mid answered. The reason noted was 'odd'.", "The answer was cut at its limit of output tokens.",
+        "mid answered. The recorded reason was 'odd'.", "The answer was cut off at its output token limit.",
     ]  # fmt: skip
