@@ -1,8 +1,8 @@
-"""Bring a database to the newest schema: `seqroute migrate`, and what `seqroute serve` does by itself on SQLite.
+"""Schema upgrades, for `seqroute migrate` and the start of `seqroute serve` on SQLite.
 
-Several replicas may call it at once: on Postgres an advisory lock of the transaction lets one of them do the work.
-The functions of `migrations/sql` are made as they are now after the last revision, so no revision carries their text; a
-change of theirs that a running gateway would notice comes with a revision all the same.
+Several replicas may call it at once: on Postgres an advisory lock lets one of them do the work. The functions of
+`migrations/sql` are replaced after the last revision, so no revision contains their text; a change that a running
+gateway would notice still needs a revision.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gateway.database.database import transaction
 
 HERE = Path(__file__).parent
 FUNCTIONS = ("now_ms", "next_reset", "remember", "apply")
-"""Files of `migrations/sql`, each after those it calls."""
+"""Files of `migrations/sql`, each after the ones it calls."""
 PERCENT = "%"
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, with the connection that `env.py` migrates through."""
+    """Alembic's configuration, with the connection for `env.py`."""
     configuration = Config()
     configuration.set_main_option("script_location", str(HERE).replace(PERCENT, PERCENT * 2))
     configuration.attributes["connection"] = connection
@@ -32,47 +32,47 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> str:
-    """Run every migration up to `revision` in one transaction; answer the revision the database is at.
+    """Run every migration up to `revision` in one transaction; return the database's revision.
 
     Raises DatabaseStartError or the driver's error when the database cannot be opened.
     """
     with transaction(url) as connection:
         command.upgrade(configuration(connection), revision)
         if revision == "head":
-            make_functions(connection)
+            create_functions(connection)
         return current_revision(connection) or ""
 
 
-def make_functions(connection: Connection) -> None:
-    """Make Postgres' functions as the files of `migrations/sql` have them; SQLite needs none."""
+def create_functions(connection: Connection) -> None:
+    """Create or replace the Postgres functions of `migrations/sql`; SQLite needs none."""
     if connection.dialect.name != "postgresql":
         return
     for name in FUNCTIONS:
-        # The driver must not look for parameters: PL/pgSQL has percent signs of its own.
+        # The driver must not interpret percent signs, which PL/pgSQL uses.
         statement = (HERE / "sql" / f"{name}.sql").read_text()
         connection.execution_options(no_parameters=True).exec_driver_sql(statement)
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Undo migrations down to `revision` ("base": all of them). For development; data goes with the tables."""
+    """Undo migrations down to `revision` ("base": all). For development: data is dropped too."""
     with transaction(url) as connection:
         command.downgrade(configuration(connection), revision)
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision a database is at; None when it was never migrated."""
+    """The database's revision; None when it was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def newest_revision() -> str:
-    """The revision this code expects."""
+    """The revision that this code expects."""
     head = ScriptDirectory.from_config(configuration()).get_current_head()
     assert head is not None
     return head
 
 
 def is_behind(connection: Connection) -> bool:
-    """Whether `upgrade` has anything to do. A revision that this code does not know is a newer version's."""
+    """True when `upgrade` has work to do; False for the unknown revision of a newer version."""
     found = current_revision(connection)
     script = ScriptDirectory.from_config(configuration())
     known = {revision.revision for revision in script.walk_revisions()}

@@ -20,6 +20,7 @@ TIDY = (
     "gateway/policies",
     "gateway/ui",
     "gateway/webhooks",
+    "migrations",
     "policy",
 )
 """The folders that follow the rules."""

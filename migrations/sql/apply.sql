@@ -1,19 +1,18 @@
--- The ledger's rules as a Postgres function, so that a whole group of operations costs one round trip.
+-- The ledger's rules as a Postgres function, so that a group of operations costs one round trip.
 --
--- It says what gateway/ledger/sqlite_reserve.py and sqlite_resolve.py say in Python, branch by branch; one test suite
--- runs against both. Time is the database's own (seqroute_now_ms), read again after each wait for a lock: operations
--- carry intervals only, so that no gateway's clock decides over another's money.
+-- The branches match gateway/ledger/sqlite_reserve.py and sqlite_resolve.py; one test suite runs against both. Time is
+-- the database's (seqroute_now_ms), read again after each wait for a lock: operations carry durations only, so that no
+-- gateway's clock affects another's money.
 --
--- Lock order: a tenant's row first; then its sessions, keys and holds. Whoever moves a tenant's money holds that one
--- lock. A group may carry operations of several tenants, one tenant after the other; it then takes their locks without
--- waiting (SKIP LOCKED) and answers "busy" for a tenant that somebody else is moving: such operations come again in a
--- group of their own, which waits (p_wait) and holds nothing else. So no transaction ever waits while it holds what
--- another waits for. Checkpoints take no tenant lock and never wait either: a hold that is locked is being resolved.
+-- Lock order: a tenant's row first, then its sessions, keys and holds. Moving a tenant's money requires that lock. A
+-- group may contain operations of several tenants, one tenant after the other; it then takes their locks without
+-- waiting (SKIP LOCKED) and answers "busy" for a tenant locked by another transaction. Such operations are retried in a
+-- group of one tenant, which waits (p_wait) and holds no other lock, so that no deadlock is possible. Checkpoints take
+-- no tenant lock and never wait: a locked hold is being resolved.
 --
--- A tenant's row is read once and written once per group, however many of its turns the group carries. New rows are
--- gathered and inserted by one statement per table at the end: starting a statement and reading its table's CHECK
--- constraints costs three times what a row does. Nobody can speak of a hold before its group was answered, so no
--- operation misses what the group has not inserted yet.
+-- A tenant's row is read and written once per group. New rows are collected and inserted by one statement per table at
+-- the end: starting a statement and reading its table's CHECK constraints costs three times as much as a row. No
+-- operation can refer to a hold before its group was answered, so none misses a row that is not inserted yet.
 CREATE OR REPLACE FUNCTION seqroute_apply(p_locking boolean, p_wait boolean, p_again boolean, p_ops jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -162,7 +161,7 @@ BEGIN
       IF result IS NULL THEN
         v_granted := COALESCE(o.ceiling_nanousd, CASE WHEN v_found THEN s.granted_nanousd ELSE o.first_nanousd END);
         IF NOT v_found OR o.ceiling_nanousd IS NOT NULL THEN
-          v_granted := LEAST(v_granted, t.max_session_nanousd);  -- LEAST passes over a NULL: no limit
+          v_granted := LEAST(v_granted, t.max_session_nanousd);  -- LEAST ignores a NULL: no limit
         END IF;
         IF v_found AND o.ceiling_nanousd IS NOT NULL THEN
           v_granted := GREATEST(v_granted, LEAST(s.granted_nanousd, s.reserved_nanousd + s.spent_nanousd));
@@ -275,7 +274,7 @@ BEGIN
       v_key_counted := true;
       v_source := COALESCE(o.usage_source, 'none');
       IF h.state = 'open' THEN
-        -- v_owed: what this resolution posts in all; v_fits: what of it is held or left; v_over: the rest.
+        -- v_owed: amount posted in total; v_fits: the part that is held or available; v_over: the rest.
         IF o.op = 'settle' THEN
           v_kind := 'settle';
           v_state := 'settled';
@@ -321,7 +320,7 @@ BEGIN
         v_fits := v_owed;
       END IF;
       IF v_kind = 'refund' THEN
-        -- An account whose window began anew since the sweeper posted does not count that post any more.
+        -- An account whose window was reset since the sweeper posted no longer counts that post.
         v_counted := t.last_reset_at_ms IS NULL OR t.last_reset_at_ms < h.resolved_at_ms;
         IF h.key_id IS NOT NULL THEN
           SELECT x.last_reset_at_ms IS NULL OR x.last_reset_at_ms < h.resolved_at_ms INTO v_key_counted

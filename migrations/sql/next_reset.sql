@@ -1,4 +1,4 @@
--- When a budget window ends: what gateway/ledger/windows.py says in Python; a test compares them.
+-- End of a budget window, as in gateway/ledger/windows.py; a test compares the two.
 CREATE OR REPLACE FUNCTION seqroute_next_reset(window_text text, now_ms bigint) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE

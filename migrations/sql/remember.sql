@@ -1,4 +1,4 @@
--- What a session remembers after a turn: what gateway/ledger/records.py: remembered says in Python.
+-- A session's memory after a turn, as in merge_memory of gateway/ledger/records.py.
 CREATE OR REPLACE FUNCTION seqroute_remember(stored text, news text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE

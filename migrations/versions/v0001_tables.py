@@ -1,6 +1,6 @@
-"""The tables, and the law that ledger entries are never changed.
+"""The tables, and triggers that keep ledger entries immutable.
 
-The same statements serve SQLite and Postgres; only the triggers are spelled twice.
+The same statements serve SQLite and Postgres; only the triggers differ.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TABLES = (
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     create_tables()
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
@@ -50,13 +51,14 @@ def upgrade() -> None:
         "CREATE TRIGGER ledger_entries_no_truncate BEFORE TRUNCATE ON ledger_entries "
         "FOR EACH STATEMENT EXECUTE FUNCTION seqroute_immutable()"
     )
-    # Rows of accounts and holds change all the time and grow a little: room on the page lets an update stay there.
+    # Rows of accounts and holds change often and grow a little: free space lets updates stay on their page.
     for table in ("tenants", "sessions", "holds", "keys", "decisions"):
         op.execute(f"ALTER TABLE {table} SET (fillfactor = 70)")
     op.execute("ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500)")
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     for table in reversed(TABLES):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
@@ -64,6 +66,7 @@ def downgrade() -> None:
 
 
 def create_tables() -> None:
+    """Create every table and index of this revision."""
     op.create_table(
         "audit_trail",
         sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

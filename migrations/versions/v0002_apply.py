@@ -1,4 +1,4 @@
-"""Postgres: the functions of `migrations/sql` come with every upgrade; going below this revision drops them."""
+"""Postgres functions: created by every upgrade, dropped below this revision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """`migrations.upgrade` makes the functions after the last revision."""
+    """Do nothing: `migrations.upgrade` creates the functions after the last revision."""
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     if op.get_bind().dialect.name != "postgresql":
         return
     op.execute("DROP FUNCTION IF EXISTS seqroute_apply(boolean, boolean, boolean, jsonb)")

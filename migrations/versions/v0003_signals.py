@@ -1,6 +1,6 @@
-"""Whose turn a decision was, how freely it explored, and what exploration has cost each day.
+"""Origin and exploration floor of decisions, and the daily cost of exploration.
 
-Expand only: a gateway of the revision before names its columns, so that the new ones stay null in its rows.
+Expand only: a gateway of the previous revision names its columns, so the new ones are null in its rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.add_column("decisions", sa.Column("origin", sa.String(length=8), nullable=True))
     op.add_column("decisions", sa.Column("exploration_floor", sa.Float(), nullable=True))
     op.create_table(
@@ -28,6 +29,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_table("exploration_days")
     op.drop_column("decisions", "exploration_floor")
     op.drop_column("decisions", "origin")

@@ -1,4 +1,4 @@
-"""A champion may be pinned: nightly runs and trials leave it where it is."""
+"""A pin on the champion that nightly runs and trials respect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.add_column("policies", sa.Column("pinned", sa.Integer, nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_column("policies", "pinned")

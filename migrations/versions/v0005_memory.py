@@ -1,4 +1,4 @@
-"""A fingerprint's newest session is found by an index."""
+"""Index for the newest session of a fingerprint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     fingerprinted = sa.text("substr(session_id, 1, 3) = 'fp:'")
     op.create_index(
         "sessions_fingerprints",
@@ -24,4 +25,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_index("sessions_fingerprints", table_name="sessions")

@@ -1,4 +1,4 @@
-"""Feedback is found by its time: a night reads the last weeks of it, the monitor the last days."""
+"""Index of feedback by time: nightly runs and trials read recent feedback."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_index("feedback_by_time", "feedback", ["created_at_ms"])
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_index("feedback_by_time", table_name="feedback")

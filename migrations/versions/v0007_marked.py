@@ -1,4 +1,4 @@
-"""A reservation may carry the dispatch mark: one commit before a call instead of two. Only functions changed."""
+"""Reservations with the dispatch mark: one commit before a call instead of two."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing: `migrations.upgrade` makes the functions after the last revision."""
+    """Do nothing: only functions changed, which `migrations.upgrade` creates."""
 
 
 def downgrade() -> None:
-    """Nothing to undo."""
+    """Do nothing: there is nothing to undo."""

@@ -1,4 +1,4 @@
-"""An index of entries goes that another one covers: `ledger_entries_once` begins with the hold as well."""
+"""Drop an index of entries by hold that `ledger_entries_once` covers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.drop_index("ledger_entries_by_hold", table_name="ledger_entries")
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.create_index("ledger_entries_by_hold", "ledger_entries", ["hold_id"], unique=False)

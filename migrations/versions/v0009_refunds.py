@@ -1,6 +1,6 @@
-"""A late bill below the sweeper's estimate gives the difference back; accounts know when their window began.
+"""Refunds for late bills below the sweeper's estimate, and the time of the last reset.
 
-A refund counts in an account only while its window is the one in which the estimate was posted.
+A refund counts in an account only during the window in which the estimate was posted.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ AFTER = (
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     for table in ("tenants", "keys"):
         op.add_column(table, sa.Column("last_reset_at_ms", sa.BigInteger(), nullable=True))
     change_kinds(BEFORE, AFTER)
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     change_kinds(AFTER, BEFORE)
     for table in ("tenants", "keys"):
         op.drop_column(table, "last_reset_at_ms")
 
 
 def change_kinds(before: str, after: str) -> None:
-    """Put another CHECK on the kinds of entries, whose rows stay untouched: they are immutable.
+    """Replace the CHECK on entry kinds without touching the rows, which are immutable.
 
-    SQLite changes a constraint only with the table's stored text, as its documentation of ALTER TABLE says.
+    SQLite needs the table's stored text changed for that, as its documentation of ALTER TABLE describes.
     """
     if op.get_bind().dialect.name == "postgresql":
         op.drop_constraint("ledger_entries_kind", "ledger_entries")

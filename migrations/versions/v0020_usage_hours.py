@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     counts = ("turns", "spent_nanousd", "input_tokens", "cached_tokens", "output_tokens", "estimated_turns",
               "forced_turns", "cut_turns")  # fmt: skip
     _hourly("usage_hours", *(_count(name) for name in counts))
@@ -30,6 +31,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_index("sessions_by_use", table_name="sessions")
     for table in ("rollup_progress", "baseline_hours", "usage_hours"):
         op.drop_table(table)

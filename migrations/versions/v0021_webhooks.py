@@ -1,4 +1,4 @@
-"""Messages to the operator's webhooks. Expand only."""
+"""Queue of webhook messages. Expand only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_table(
         "webhook_events",
         sa.Column("event_id", sa.String(length=64), nullable=False),
@@ -39,4 +40,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_table("webhook_events")

@@ -1,4 +1,4 @@
-"""Responses that a later request may refer to. Expand only."""
+"""Stored responses for later requests. Expand only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_table(
         "responses",
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
@@ -27,4 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.drop_table("responses")
