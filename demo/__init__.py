@@ -1,1 +1,1 @@
-"""A simulated provider and the demonstration that drives it; the gateway imports none of this."""
+"""Simulated provider and demo; the gateway imports none of this."""

@@ -1,8 +1,8 @@
-"""What a simulated model says: the working, right or wrong, and a line `Answer: ...` at the end.
+"""Answers of the simulated models: working, right or wrong, and a final line `Answer: ...`.
 
-Whether it errs depends on its ability for this kind of question against the difficulty that the text shows, plus a
-nastiness that the text does not show. All randomness is a hash of (seed, model, question), so a rerun agrees with
-itself, and two policies that ask the same model the same question get the same answer.
+The chance of an error depends on the model's ability for the kind of question, the difficulty visible in the text, and
+a hidden difficulty. All randomness is a hash of (seed, model, question), so that reruns and different policies get the
+same answer from the same model.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from demo.models import CEILING, SLOPE, SimulatedModel
 from demo.solver import Message, Solution, Unsolvable, solve
 
-NASTINESS = 0.06
-"""Standard deviation of the part of a question's difficulty that its text does not show."""
+HIDDEN_DIFFICULTY = 0.06
+"""Standard deviation of the hidden part of a question's difficulty."""
 
-LONGEST_ANSWER_TOKENS = 900
+MAX_ANSWER_TOKENS = 900
 
 REMARKS = (
     "I went through the question once more to be sure.",
@@ -54,25 +54,25 @@ def draw(seed: int, *parts: str) -> Random:
 
 
 def answer_text(model: SimulatedModel, seed: int, messages: Sequence[Message], choice: int = 0) -> str:
-    """The whole answer, before any limit on its length. `choice` varies the draw for n > 1."""
+    """The answer before any limit on its length; `choice` varies the draw for n > 1."""
     question = next((m.text for m in reversed(messages) if m.role == "user"), "")
     rng = draw(seed, model.name, question, str(choice))
     try:
         solution = solve(messages)
     except Unsolvable as unsolvable:
         return _small_talk(model, question, str(unsolvable), rng)
-    difficulty = solution.difficulty + draw(seed, question).gauss(0.0, NASTINESS)
+    difficulty = solution.difficulty + draw(seed, question).gauss(0.0, HIDDEN_DIFFICULTY)
     right = rng.random() < chance_of_right(model, solution.kind, difficulty)
     working = _working(model, solution, right, difficulty, rng)
     return f"{working}\nAnswer: {solution.answer if right else solution.slip(rng)}"
 
 
 def _working(model: SimulatedModel, solution: Solution, right: bool, difficulty: float, rng: Random) -> str:
-    """Steps of the solution and remarks, up to a heavy-tailed length. A wrong answer leaves out its last step."""
+    """Steps of the solution and remarks, up to a heavy-tailed length. A wrong answer omits its last step."""
     tokens = model.verbosity * (16.0 + 90.0 * max(0.0, difficulty)) * math.exp(rng.gauss(0.0, 0.4))
     if rng.random() < 0.04:
         tokens *= rng.paretovariate(1.3)
-    tokens = min(tokens, LONGEST_ANSWER_TOKENS)
+    tokens = min(tokens, MAX_ANSWER_TOKENS)
     steps = list(solution.steps if right else solution.steps[:-1])
     sentences = [rng.choice(("Let me see.", "Step by step:", "Here is the working.", "First things first."))]
     length = 4.0
@@ -85,7 +85,7 @@ def _working(model: SimulatedModel, solution: Solution, right: bool, difficulty:
 
 
 def _small_talk(model: SimulatedModel, question: str, reason: str, rng: Random) -> str:
-    """An honest reply to what the simulator cannot work out."""
+    """A reply to a question that the simulator cannot solve."""
     if re.search(r"Question \d+\.", question):
         return f"I could not work this out: {reason}.\nAnswer: unknown"
     words = re.findall(r"[^\W\d_]{4,}", question)[:200]
@@ -96,7 +96,7 @@ def _small_talk(model: SimulatedModel, question: str, reason: str, rng: Random) 
 
 
 def schema_example(schema: dict[str, Any], depth: int = 0) -> Any:
-    """The plainest value that a JSON schema allows, for tool arguments and `response_format`."""
+    """A minimal value that a JSON schema allows, for tool arguments and `response_format`."""
     if isinstance(schema.get("enum"), list) and schema["enum"]:
         return schema["enum"][0]
     kind = schema.get("type", "object")
@@ -112,7 +112,7 @@ def schema_example(schema: dict[str, Any], depth: int = 0) -> Any:
 
 
 def json_answer(response_format: dict[str, Any]) -> str:
-    """What a model says when it is asked for JSON about something it does not know."""
+    """A minimal answer that satisfies a JSON `response_format`."""
     described = response_format.get("json_schema")
     schema = described.get("schema") if isinstance(described, dict) else None
     return json.dumps(schema_example(schema) if isinstance(schema, dict) else {"reply": "a simulated model"})

@@ -1,4 +1,4 @@
-"""The provider's own books: its tokenizer, prompt cache, prices and bill. Nothing here comes from the gateway."""
+"""The provider's own tokenizer, prompt cache, prices and bill, independent of the gateway."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Clock = Callable[[], float]
 _PIECE = re.compile(r"\d{1,3}|[^\W\d_]{1,9}|[^\w\s]{1,3}|_|\n|[^\S\n]{2,}")
 
 BLOCK_TOKENS = 32
-"""The cache works in whole blocks, as real ones do (128 there; the demo's prompts are shorter)."""
+"""The cache works in whole blocks, like real ones (128 tokens; the demo's prompts are shorter)."""
 
 CACHE_TTL_S = 300.0
-"""Five minutes after its last use a prefix is forgotten: what the big providers do."""
+"""Time after its last use until a prefix is dropped, like the large providers."""
 
 CACHE_LIMIT = 200_000
-"""Prefixes kept at most."""
+"""Maximum number of prefixes kept."""
 
 
 def pieces(text: str) -> list[str]:
-    """The tokens of a text. Joining them loses single spaces: this is for counting and for comparing."""
+    """The tokens of a text, without single spaces: for counting and comparing."""
     return _PIECE.findall(text)
 
 
 def cut(text: str, tokens: int) -> tuple[str, bool]:
-    """The first `tokens` tokens of a text, and whether anything had to go."""
+    """The first `tokens` tokens of a text, and True if it was truncated."""
     for index, found in enumerate(_PIECE.finditer(text)):
         if index == tokens:
             return text[: found.start()], True
@@ -38,7 +38,7 @@ def cut(text: str, tokens: int) -> tuple[str, bool]:
 
 
 def prompt_pieces(messages: Sequence[Message]) -> list[str]:
-    """A conversation as the tokens it is billed for: four for the frame of each message, three to start the reply."""
+    """The billed tokens of a conversation: four more per message, and three for the reply."""
     tokens: list[str] = []
     for message in messages:
         tokens += ["<|start|>", message.role, "<|sep|>", *pieces(message.text), "<|end|>"]
@@ -47,13 +47,13 @@ def prompt_pieces(messages: Sequence[Message]) -> list[str]:
 
 @dataclass(slots=True)
 class PrefixCache:
-    """Which prompt prefixes each model has seen in the last five minutes."""
+    """Prompt prefixes that each model has seen within CACHE_TTL_S."""
 
     clock: Clock
     last_use: dict[bytes, float] = field(default_factory=dict)
 
     def look_up(self, model: str, tokens: Sequence[str]) -> int:
-        """How many leading tokens are warm for this model (whole blocks, never the whole prompt); warms them all."""
+        """Number of cached leading tokens (whole blocks, never all); caches the whole prompt."""
         now = self.clock()
         digest = hashlib.blake2b(model.encode(), digest_size=16)
         cached, still_warm = 0, True
@@ -75,13 +75,14 @@ class PrefixCache:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one call is billed for. `cached_tokens` are part of `prompt_tokens`."""
+    """Billed tokens of one call; `cached_tokens` are part of `prompt_tokens`."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
 
     def as_json(self) -> dict[str, object]:
+        """OpenAI's usage object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -92,13 +93,14 @@ class Usage:
 
 @dataclass(slots=True)
 class Bill:
-    """What the provider will ask to be paid, call by call rounded up to a whole nano-USD."""
+    """The provider's bill, each call rounded up to a whole nano-USD."""
 
     calls: int = 0
     total_nanousd: int = 0
     by_model: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, model: SimulatedModel, usage: Usage) -> None:
+        """Add one call."""
         amount_nanousd = cost_nanousd(model, usage)
         line = self.by_model.setdefault(
             model.name, {"calls": 0, "nano_usd": 0, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
@@ -112,11 +114,13 @@ class Bill:
         self.total_nanousd += amount_nanousd
 
     def as_json(self) -> dict[str, object]:
+        """The answer of `/__bill`."""
         return {"calls": self.calls, "total_nano_usd": self.total_nanousd, "by_model": self.by_model}
 
 
 def cost_nanousd(model: SimulatedModel, usage: Usage) -> int:
-    """Price of a call, summed in femto-USD and rounded up once: 1 USD per million tokens is 10**9 femto-USD a token."""
+    """Price of a call, summed in femto-USD and rounded up once."""
+    # 1 USD per million tokens is 10**9 femto-USD per token.
     femtousd = (
         (usage.prompt_tokens - usage.cached_tokens) * round(model.input_usd_per_mtok * 10**9)
         + usage.cached_tokens * round(model.cached_input_usd_per_mtok * 10**9)

@@ -1,7 +1,7 @@
-"""Sessions for the demo: a table, then questions about it and about other things, easy or hard in some order.
+"""Generated sessions of the demo: a table, then questions of varying kind and difficulty.
 
-Most sessions start easy and end hard, so money spent on the first turns is missing on the last; some are hard at once,
-some are even. What a session is about (its theme) decides the mix of kinds.
+Most sessions start easy and end hard, so money spent on the first turns is missing on the last; some start hard, some
+are even. A session's theme decides the mix of kinds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from demo.models import KINDS
 from demo.tasks import Notebook, Task, make_rows, make_task, table_text
 
 PROFILES: dict[str, float] = {"growing": 0.6, "early-hard": 0.2, "flat": 0.2}
-"""How difficulty runs over the turns, and the share of sessions that do so."""
+"""Courses of difficulty over the turns, and their share of sessions."""
 
 THEMES: dict[str, tuple[float, ...]] = {
     "stock-keeping": (0.20, 0.45, 0.00, 0.05, 0.30),
@@ -25,9 +25,9 @@ THEMES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One session to be played: `tasks[t]` is asked at turn t, after `opening` (the table) at turn 0.
+    """One session: `tasks[t]` is asked at turn t, after `opening` (the table) at turn 0.
 
-    `budget_scale` scales the demo's session budget, so that rich and poor sessions occur.
+    `budget_scale` scales the demo's session budget, so that budgets differ between sessions.
     """
 
     name: str
@@ -38,11 +38,12 @@ class Conversation:
     budget_scale: float
 
     def user_message(self, turn: int) -> str:
+        """The user's message at a turn, from 0."""
         return f"{self.opening}\n\n{self.tasks[turn].prompt}" if turn == 0 else self.tasks[turn].prompt
 
 
 def make_conversation(seed: int, split: str, index: int, turns: int) -> Conversation:
-    """Conversation `index` of a split ("learn", "held-out"); the same arguments give the same conversation."""
+    """Conversation `index` of a split ("learn", "held-out"), determined by the arguments."""
     rng = Random(f"{seed}/{split}/{index}/{turns}")
     profile = rng.choices(tuple(PROFILES), tuple(PROFILES.values()))[0]
     theme = rng.choice(tuple(THEMES))

@@ -1,8 +1,8 @@
-"""The simulated models: what each one charges, how fast it is, how much it talks, and what it is good at.
+"""The simulated models: prices, speed, verbosity and abilities.
 
-List prices and `quality_prior` are public knowledge: `gateway.yaml` carries them, and a test holds the two together.
-`ability` is the simulator's own secret: the gateway has to find it out from graded answers. The priors are wrong on
-purpose in the way that leaderboards are wrong: close on average, blind to what kind of task is asked.
+List prices and `quality_prior` are public: `gateway.yaml` has them, and a test compares the two. `ability` is hidden:
+the gateway has to learn it from graded answers. The priors are wrong on purpose, like leaderboards: right on average,
+but not for each kind of task.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ MODELS: tuple[SimulatedModel, ...] = (
 )
 
 SLOPE = 0.10
-"""How sharply a model fails beyond its ability: P(right) = CEILING * sigmoid((ability - difficulty) / SLOPE)."""
+"""Scale of the fall in P(right) = CEILING * sigmoid((ability - difficulty) / SLOPE)."""
 
 CEILING = 0.96
-"""Nobody is always right."""
+"""Highest chance of a right answer."""

@@ -1,12 +1,12 @@
-"""`seqroute demo`: sessions through the gateway, a night of learning, and the same kind of sessions again.
+"""`seqroute demo`: sessions through the gateway, a training run, sessions to compare.
 
-1. a simulated provider and a gateway on SQLite start; a tenant and a key are made
+1. a simulated provider and a gateway on SQLite start; a tenant and a key are created
 2. learning sessions are played under the policy that serves before any training; every answer is graded
 3. `seqroute-train nightly` turns that log into a policy, and its gate decides whether it may serve
-4. the running gateway takes the new policy up
-5. new sessions, which training never saw, are played under the new policy and the one before, and with the
+4. the running gateway loads the new policy
+5. new sessions, which training never saw, are played under the new and the previous policy, and with the
    weakest and the strongest model pinned
-6. the table, the audit and the bill: every number out of the database
+6. the table, the audit and the bill: every number is read from the database
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from demo import results
 from demo.conversations import Conversation, make_conversation
 from demo.models import MODELS
 from demo.player import Playbill, Tally, play
-from demo.stage import Casting, Stage, StageError, command, last_line, set_stage
+from demo.stage import Stage, StageError, StageSettings, command, last_line, run_stage
 
 RELOAD_TIMEOUT_S = 60.0
 WEAKEST, STRONGEST = MODELS[0].name, MODELS[-1].name
@@ -39,7 +39,7 @@ WEAKEST, STRONGEST = MODELS[0].name, MODELS[-1].name
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for. `learn` and `held_out` are numbers of sessions."""
+    """Command line options; `learn` and `held_out` are numbers of sessions."""
 
     learn: int
     held_out: int
@@ -57,18 +57,20 @@ class Options:
 
 
 class Narrator:
-    """Says what happens: a progress bar on a terminal, plain lines in a pipe."""
+    """Progress output: a progress bar on a terminal, plain lines in a pipe."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
+        """Print a line with the elapsed time."""
         after = f"[{time.monotonic() - self._began:6.1f} s]"
         self.console.print(f"{after} {line}", markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; call the yielded function with the turns completed."""
         if not self.console.is_terminal:
             yield lambda turns: None
             return
@@ -79,7 +81,7 @@ class Narrator:
 
     @contextlib.contextmanager
     def waiting(self, title: str) -> Iterator[None]:
-        """A sign of life for work that tells nothing of its progress."""
+        """A spinner for work without progress reports."""
         if not self.console.is_terminal:
             yield
             return
@@ -87,6 +89,7 @@ class Narrator:
             yield
 
     def table(self, sheet: results.Sheet) -> None:
+        """Print a table."""
         self.console.print()
         if self.console.is_terminal:
             table = Table(*sheet.header, box=None, header_style="bold", pad_edge=False)
@@ -104,49 +107,50 @@ class Narrator:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; answer its exit status: 0, or 1 when any part did not do what it should."""
+    """Run the demo; return 0, or 1 when any part failed."""
     options = parse(arguments)
     narrator = Narrator(Console())
-    # A demo that is told to stop must not leave a provider and a gateway behind.
+    # On SIGTERM, stop the provider and the gateway too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    casting = Casting(options.folder, options.port, options.seed, options.latency_scale)
+    settings = StageSettings(options.folder, options.port, options.seed, options.latency_scale)
     try:
         narrator.say(f"starting a simulated provider and a gateway in {options.folder}")
-        with set_stage(casting) as stage:
-            complaints = Show(options, stage, narrator).run()
+        with run_stage(settings) as stage:
+            problems = Show(options, stage, narrator).run()
     except StageError as error:
         print(f"seqroute demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    for complaint in complaints:
-        print(f"seqroute demo: {complaint}", file=sys.stderr)
-    return 1 if complaints else 0
+    for problem in problems:
+        print(f"seqroute demo: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="seqroute demo",
-        description="Sessions through the gateway, a night of learning, and the same kind of sessions again.",
+        description="Sessions through the gateway, a training run, and new sessions to compare.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--sessions", type=_positive, default=300, help="sessions to learn from")
     parser.add_argument("--held-out", type=_positive, default=60, help="new sessions to compare the policies on")
     parser.add_argument("--turns", type=_positive, default=8, help="turns in every session")
-    parser.add_argument("--budget-usd", type=float, default=0.014, help="what an average session may spend")
+    parser.add_argument("--budget-usd", type=float, default=0.014, help="budget of an average session")
     parser.add_argument(
-        "--seed", type=int, default=7, help="the same seed gives the same questions and the same mistakes of the models"
+        "--seed", type=int, default=7, help="the same seed gives the same questions and the same errors of the models"
     )
     parser.add_argument("--parallel", type=_positive, default=12, help="sessions played at once")
     parser.add_argument("--port", type=int, default=0, help="the gateway's port; 0 takes a free one")
-    parser.add_argument("--latency-scale", type=float, default=1.0, help="0: the provider answers at once")
+    parser.add_argument("--latency-scale", type=float, default=1.0, help="0: the provider answers immediately")
     parser.add_argument(
         "--exploration", type=float, default=0.5, help="exploration floor during the sessions to learn from"
     )
     parser.add_argument(
         "--exploration-after", type=float, default=0.02, help="exploration floor while policies are compared"
     )
-    parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="folder for everything that is written")
+    parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="folder for all output")
     parser.add_argument("--training", type=Path, default=None, help="a training file for `seqroute-train nightly`")
     parser.add_argument("--keep", action="store_true", help="leave provider and gateway running until Ctrl-C")
     given = parser.parse_args(arguments)
@@ -166,17 +170,17 @@ def _positive(text: str) -> int:
 
 
 class Show:
-    """The demo's story on a stage that stands."""
+    """The steps of the demo, on running processes."""
 
     def __init__(self, options: Options, stage: Stage, narrator: Narrator) -> None:
         self._options, self._stage, self._narrator = options, stage, narrator
         self._admin = httpx.Client(base_url=stage.gateway_url, timeout=60.0)
         self._key = ""
         self._initial_policy = ""
-        self._complaints: list[str] = []
+        self._problems: list[str] = []
 
     def run(self) -> list[str]:
-        """Play it all; answer what went wrong."""
+        """Run every step; return what went wrong."""
         options, stage = self._options, self._stage
         with self._admin:
             with stage.gateway(options.exploration):
@@ -192,20 +196,20 @@ class Show:
                 self._settle_up()
                 if options.keep:
                     self._keep()
-        return self._complaints
+        return self._problems
 
     def _conversations(self, split: str, count: int) -> list[Conversation]:
         options = self._options
         return [make_conversation(options.seed, split, index, options.turns) for index in range(count)]
 
     def _open_account(self) -> str:
-        """A tenant with money and a key to spend it: what an operator does on the first day."""
+        """Create a tenant with a budget and a key, and return the key."""
         stage = self._stage
         self._narrator.say(f"the gateway answers at {stage.gateway_url}/v1, the provider at {stage.provider_url}/v1")
         self._admin.headers["Authorization"] = f"Bearer {stage.master_key()}"
         tenant = self._ask("POST", "/admin/tenants", {"name": "demo", "budget_usd": "100", "max_session_usd": "1"})
         key = self._ask("POST", "/admin/keys", {"tenant_id": tenant["id"], "role": "service"})
-        self._narrator.say(f"tenant {tenant['id']} and a key for it were made")
+        self._narrator.say(f"tenant {tenant['id']} and a key for it were created")
         return str(key["key"])
 
     def _play(self, label: str, model: str, conversations: Sequence[Conversation], title: str) -> Tally:
@@ -214,12 +218,12 @@ class Show:
         bill = Playbill(label, model, conversations, options.budget_usd, options.parallel)
         with self._narrator.progress(title, len(conversations) * options.turns) as advance:
             tally = asyncio.run(play(bill, base_url=self._stage.gateway_url, api_key=self._key, advance=advance))
-        for complaint in sorted(set(tally.unexpected or [])):
-            self._complaints.append(f"{label}: {complaint}, {(tally.unexpected or []).count(complaint)} times")
+        for problem in sorted(set(tally.unexpected or [])):
+            self._problems.append(f"{label}: {problem}, {(tally.unexpected or []).count(problem)} times")
         return tally
 
     def _train(self) -> str | None:
-        """One night of `seqroute-train`; the promoted policy's id, None when the gate said no."""
+        """Run `seqroute-train nightly`; the promoted policy's id, or None when the gate refused."""
         self._narrator.say("seqroute-train nightly: log -> relabel -> fit -> evaluate off-policy -> gate -> publish")
         arguments = ["train", "nightly", "--config", str(self._stage.config)]
         if self._options.training is not None:
@@ -232,15 +236,15 @@ class Show:
             raise StageError(f"seqroute-train nightly ended with status {process.returncode}: {last_line(log)}")
         trained = results.trained_policies(self._stage.database)
         if not trained or trained[0].stage != "champion":
-            self._narrator.say("the gate did not promote a new policy; the one before goes on serving")
+            self._narrator.say("the gate did not promote a new policy; the previous one goes on serving")
             return None
         champion = trained[0].policy_id
         self._wait_for(champion)
-        self._narrator.say(f"the running gateway has taken up {champion}")
+        self._narrator.say(f"the running gateway has loaded {champion}")
         return champion
 
     def _compare(self, held_out: Sequence[Conversation], promoted: str | None) -> list[tuple[str, str]]:
-        """The same new conversations under each contender; (label, name) in the order of the table."""
+        """Play the same new conversations with each contender; (label, name) in table order."""
         labels = [("before", "before training")]
         if promoted is not None:
             self._play("after", "auto", held_out, "new sessions under the promoted policy")
@@ -258,17 +262,17 @@ class Show:
         return labels
 
     def _wait_for(self, policy_id: str) -> None:
-        """Until the running gateway decides with this policy."""
+        """Wait until the running gateway decides with this policy. Raises StageError."""
         deadline = time.monotonic() + RELOAD_TIMEOUT_S
         while (serving := self._serving_policy()) != policy_id:
             if time.monotonic() >= deadline:
                 raise StageError(
-                    f"the gateway did not take up {policy_id} within {RELOAD_TIMEOUT_S:.0f} s, it serves {serving!r}"
+                    f"the gateway did not load {policy_id} within {RELOAD_TIMEOUT_S:.0f} s, it serves {serving!r}"
                 )
             time.sleep(0.2)
 
     def _serving_policy(self) -> str:
-        """The policy that the gateway decides with, asked by a dry run that costs nothing."""
+        """The policy that serves now, by a dry run, which costs nothing."""
         body = {"model": "auto", "messages": [{"role": "user", "content": "Question 1. Compute 1 + 1."}]}
         reply = self._admin.post("/v1/route", json=body, headers={"Authorization": f"Bearer {self._key}"})
         return str(reply.json().get("policy")) if reply.status_code == 200 else f"status {reply.status_code}"
@@ -277,14 +281,14 @@ class Show:
         passes = {label: results.read_pass(self._stage.database, label) for label, _ in labels}
         for label, played in passes.items():
             if played.graded != played.answered:
-                self._complaints.append(f"{label}: {played.answered} answers, but {played.graded} grades stored")
+                self._problems.append(f"{label}: {played.answered} answers, but {played.graded} grades stored")
         contenders = [(name, passes[label]) for label, name in labels]
         self._narrator.table(results.outcome_sheet(contenders))
         self._narrator.table(results.conduct_sheet(contenders))
         self._narrator.console.print()
         if promoted is not None:
             gain = results.paired(passes["after"], passes["before"])
-            better = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not certainly different"
+            better = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not significantly different"
             self._narrator.say(
                 f"after minus before, same sessions: {gain.mean:+.3f} quality per turn "
                 f"(95 % {gain.low:+.3f} to {gain.high:+.3f}): {better}"
@@ -293,12 +297,12 @@ class Show:
             self._narrator.say(f"the gate: {line}")
 
     def _settle_up(self) -> None:
-        """The audit of every ledger invariant, and our books against the provider's."""
+        """Audit the ledger and compare it with the provider's bill."""
         with command(self._stage, "audit", ["gateway", "audit", "--config", str(self._stage.config)]) as process:
             words = (process.communicate()[0] or "").strip().splitlines()
-        self._narrator.say(f"seqroute audit: {words[-1] if words else 'it said nothing'}")
+        self._narrator.say(f"seqroute audit: {words[-1] if words else 'no output'}")
         if process.returncode != 0:
-            self._complaints.append(f"seqroute audit ended with status {process.returncode}")
+            self._problems.append(f"seqroute audit ended with status {process.returncode}")
         billed = int(httpx.get(f"{self._stage.provider_url}/__bill").json()["total_nano_usd"])
         totals = results.ledger_totals(self._stage.database)
         self._narrator.say(
@@ -306,15 +310,15 @@ class Show:
             f"still reserved {usd(totals['reserved'])} USD"
         )
         if billed != totals["settled"] or totals["reserved"]:
-            self._complaints.append("the provider's bill and the ledger disagree")
+            self._problems.append("the provider's bill and the ledger disagree")
         config = shown(self._stage.config)
-        self._narrator.say(f"look around: seqroute sessions list --tenant demo --config {config}")
+        self._narrator.say(f"explore: seqroute sessions list --tenant demo --config {config}")
         if not self._options.keep:
-            self._narrator.say(f"start it again: seqroute serve --config {config}, then http://127.0.0.1:4000/metrics")
+            self._narrator.say(f"restart: seqroute serve --config {config}, then http://127.0.0.1:4000/metrics")
 
     def _keep(self) -> None:
-        """Stay until the user has seen enough; nothing more is played."""
-        self._narrator.say(f"provider and gateway stay up until Ctrl-C: {self._stage.gateway_url}/metrics")
+        """Keep provider and gateway running until Ctrl-C."""
+        self._narrator.say(f"provider and gateway run until Ctrl-C: {self._stage.gateway_url}/metrics")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
@@ -328,17 +332,18 @@ class Show:
 
 
 def gate_words(trained: Sequence[results.PolicyRow]) -> list[str]:
-    """The gate's verdict in its own words, each reason once, and where it left every policy."""
+    """The gate's reasons, each once, and the stage of every policy."""
     reasons = dict.fromkeys(reason for row in trained for reason in row.reasons)
     return [*reasons, *(f"{row.policy_id} is {row.stage}" for row in trained)] or ["no policy was written"]
 
 
 def shown(path: Path) -> Path:
-    """A path as the user would type it here."""
+    """A path relative to the current folder where possible."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def usd(nanousd: int) -> str:
+    """Nano-USD as USD with nine decimals."""
     return f"{nanousd / 10**9:.9f}"
 
 

@@ -1,7 +1,7 @@
-"""Plays conversations through the gateway with the official SDK, several at once, and grades every answer.
+"""Client of the demo: plays conversations with the official SDK and grades answers.
 
-The client knows only what any client knows: a base URL, a key, a session id, a budget. It asks for `auto` (or pins one
-model), reads the answer, has it graded by the task's checker and posts the score.
+The client has only a base URL, a key, a session id and a budget. It requests `auto` (or pins a model), grades the
+answer with the task's checker and posts the score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from demo.conversations import Conversation
 from demo.tasks import INSTRUCTIONS, grade
 
 MAX_TOKENS = 400
-"""What the client allows an answer to cost at most. Few answers are longer, and those lose their last line."""
+"""Limit of an answer. Few answers are longer, and those lose their last line."""
 
 FEEDBACK_NAME = "graded"
 
@@ -41,7 +41,7 @@ class Playbill:
 
 @dataclass(slots=True)
 class Tally:
-    """What the client saw, for the progress line and the exit status; the table comes from the database."""
+    """The client's counts, for progress and exit status; the table comes from the database."""
 
     turns: int = 0
     refused: int = 0
@@ -49,15 +49,17 @@ class Tally:
     unexpected: list[str] | None = None
 
     def note(self, policy: str | None) -> None:
+        """Count an answered turn and its policy."""
         self.turns += 1
         self.policies = (self.policies or set()) | ({policy} if policy else set())
 
     def complain(self, what: str) -> None:
+        """Record an unexpected failure."""
         self.unexpected = [*(self.unexpected or []), what]
 
 
 async def play(playbill: Playbill, *, base_url: str, api_key: str, advance: Callable[[int], None]) -> Tally:
-    """Play the whole pass. `advance` is told how many turns have passed since the last call, refused ones included."""
+    """Play the whole pass; `advance` is called with newly finished turns, refused ones included."""
     tally = Tally()
     waiting: asyncio.Queue[tuple[int, Conversation]] = asyncio.Queue()
     for numbered in enumerate(playbill.conversations):
@@ -80,7 +82,7 @@ async def _play_one(
     playbill: Playbill, index: int, conversation: Conversation, client: AsyncOpenAI, signals: httpx.AsyncClient,
     tally: Tally, advance: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """One session, turn by turn, until its end or its money's."""
+    """Play one session until its end or until its budget is spent."""
     messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}]
     turns = len(conversation.tasks)
     headers = {
@@ -137,7 +139,7 @@ async def _post_score(signals: httpx.AsyncClient, decision_id: str, score: float
 
 
 def _described(error: openai.APIError) -> str:
-    """What went wrong in a few words; a stream that broke has no status of its own."""
+    """An error in a few words; a broken stream has no status."""
     code = error.body.get("code") if isinstance(error.body, dict) else None
     status = error.status_code if isinstance(error, openai.APIStatusError) else "none"
     return f"{type(error).__name__}, status {status}, code {code}"

@@ -1,10 +1,10 @@
-"""An OpenAI-compatible provider that only pretends: `seqroute demo-provider --port 4010 --seed 7`.
+"""Simulated OpenAI-compatible provider: `seqroute demo-provider --port 4010 --seed 7`.
 
     POST /v1/chat/completions   stream and not; usage with cached tokens; max_tokens, stop, n, tools, response_format
     GET  /v1/models
-    GET  /__bill                what it will ask to be paid, by its own books
+    GET  /__bill                the provider's own bill
 
-The gateway knows it only as a base URL. It never sees a ground truth: it reads the prompt and works the answer out.
+The gateway knows only its base URL. The provider has no ground truth: it works the answer out from the prompt.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from demo.solver import Message
 
 MAX_BODY_BYTES = 8 * 2**20
 IMAGE_TOKENS_TEXT = " [image]" * 85
-"""A picture is billed as 85 tokens a piece, whatever it shows."""
+"""Text that stands in for an image: billed as 85 tokens."""
 
 
 class Refused(Exception):
-    """The request cannot be served: an HTTP status and OpenAI's words for it."""
+    """A request that cannot be served, with an HTTP status and OpenAI's error fields."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -45,20 +45,21 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer as it will be sent. `tool_calls` and `text` exclude each other."""
+    """One answer: either `text` or `tool_calls`."""
 
     text: str
     finish_reason: str
     tool_calls: tuple[dict[str, Any], ...] = ()
 
     def tokens(self) -> int:
+        """Billed tokens of the answer, at least one."""
         called = "".join(call["function"]["name"] + call["function"]["arguments"] for call in self.tool_calls)
         return max(1, len(pieces(self.text + called)))
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request understood: who answers what, and what the prompt costs."""
+    """A parsed request with its answers and prompt tokens."""
 
     completion_id: str
     model: SimulatedModel
@@ -69,12 +70,13 @@ class Call:
     include_usage: bool
 
     def usage(self, completion_tokens: int) -> Usage:
+        """Usage for the completion tokens that were sent."""
         return Usage(self.prompt_tokens, self.cached_tokens, completion_tokens)
 
 
 @dataclass(slots=True)
 class Provider:
-    """Everything the server remembers: its cache, its bill, how many calls it has numbered."""
+    """State of the server: prompt cache, bill, and number of calls."""
 
     seed: int
     latency_scale: float
@@ -84,7 +86,7 @@ class Provider:
     numbered: int = 0
 
     def understand(self, body: dict[str, Any]) -> Call:
-        """Check the body, work the answers out, look the prompt up in the cache. Raises Refused."""
+        """Check the body, compute the answers, look up the prompt in the cache. Raises Refused."""
         model = _model_named(body.get("model"))
         messages = _messages(body.get("messages"))
         count = _whole(body, "n", 1, 1, 16)
@@ -126,17 +128,18 @@ class Provider:
         return Choice(text, "length" if truncated else "stop")
 
     async def think(self, model: SimulatedModel, tokens: int) -> None:
-        """Time to the first token (tokens = 0) or for so many tokens."""
+        """Wait for the first token (tokens = 0) or for the generation of `tokens`."""
         wait_s = (model.token_s * tokens if tokens else model.latency_s) * self.latency_scale
         if wait_s > 0:
             await asyncio.sleep(wait_s)
 
     def created(self) -> int:
+        """Now, in seconds since the Unix epoch."""
         return int(self.clock())
 
 
 def create_app(*, seed: int, latency_scale: float, clock: Clock) -> Starlette:
-    """The provider as an ASGI application; same seed, same answers. `latency_scale` 0 answers at once."""
+    """The provider as an ASGI application; the seed determines the answers."""
     provider = Provider(seed, latency_scale, clock, PrefixCache(clock), Bill())
 
     async def chat(request: Request) -> Response:
@@ -171,7 +174,7 @@ def create_app(*, seed: int, latency_scale: float, clock: Clock) -> Starlette:
 
 
 class MeteredStream(StreamingResponse):
-    """A streamed answer that is billed for what was sent, also when the client leaves in the middle."""
+    """A streamed answer, billed for what was sent even when the client disconnects."""
 
     def __init__(self, provider: Provider, call: Call) -> None:
         self._provider, self._call, self._sent_tokens = provider, call, 0
@@ -207,7 +210,7 @@ class MeteredStream(StreamingResponse):
 
 
 def _deltas(choice: Choice, rng: Random) -> list[tuple[dict[str, Any], int]]:
-    """An answer in pieces of uneven size, each with the tokens it is billed for; their sum is `choice.tokens()`."""
+    """An answer in chunks of uneven size with their billed tokens, in total `choice.tokens()`."""
     if choice.tool_calls:
         calls = [{"index": i} | call for i, call in enumerate(choice.tool_calls)]
         return [({"tool_calls": calls}, choice.tokens())]
@@ -308,7 +311,7 @@ def _stops(stop: object) -> Sequence[str]:
 def _tool_calls(
     messages: Sequence[Message], tools: Sequence[dict[str, Any]], choice: object, rng: Random
 ) -> tuple[dict[str, Any], ...]:
-    """A call of the tool that was demanded, or that the last user message speaks of; with the plainest arguments."""
+    """A call of the requested tool, or of one named in the last message, with minimal arguments."""
     functions = [t["function"] for t in tools if isinstance(t.get("function"), dict)]
     last = messages[-1]
     if not functions or choice == "none" or last.role == "tool":
@@ -333,13 +336,14 @@ def _tool_calls(
 
 
 def main() -> None:
+    """Run the provider until interrupted."""
     parser = argparse.ArgumentParser(
         prog="seqroute demo-provider", description="A simulated provider: an OpenAI-compatible server."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=4010, help="port to listen on")
     parser.add_argument("--seed", type=int, default=7, help="the same seed gives the same answers")
-    parser.add_argument("--latency-scale", type=float, default=1.0, help="0 answers at once")
+    parser.add_argument("--latency-scale", type=float, default=1.0, help="0: answer immediately")
     options = parser.parse_args()
     app = create_app(seed=options.seed, latency_scale=options.latency_scale, clock=time.time)
     print(f"simulated provider at http://{options.host}:{options.port}/v1, until Ctrl-C", flush=True)

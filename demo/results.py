@@ -1,4 +1,4 @@
-"""The demo's table: every number in it is read from the gateway's database, nothing from the client's memory."""
+"""The demo's tables, with every number read from the gateway's database."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ WHERE session_id LIKE :label || '-%' AND status IN ('completed', 'truncated') OR
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass as the database has it. Arrays have one entry per session, in the order of their ids.
+    """One pass read from the database; arrays have one entry per session, ordered by id.
 
-    `quality` is the mean score over the turns that were planned: an unanswered turn earns 0. `unanswered` counts them.
+    `quality` is the mean score over the planned turns: an unanswered turn scores 0. `unanswered` counts those.
     """
 
     label: str
@@ -59,16 +59,17 @@ class Pass:
 
     @property
     def sessions(self) -> int:
+        """Number of sessions."""
         return len(self.quality)
 
     @property
     def bankrupt(self) -> int:
-        """Sessions whose money ended before their turns did."""
+        """Number of sessions whose budget ran out before their last turn."""
         return int((self.unanswered > 0).sum())
 
     @property
     def points_per_usd(self) -> float:
-        """Graded turns' worth of quality for one dollar."""
+        """Sum of scores per dollar."""
         return self.score / float(self.spent_usd.sum()) if self.spent_usd.sum() > 0 else float("nan")
 
     @property
@@ -116,7 +117,7 @@ def read_pass(database: Path, label: str) -> Pass:
 
 
 def ledger_totals(database: Path) -> dict[str, int]:
-    """Nano-USD over all sessions: what was settled, what is still reserved, what a provider billed beyond a hold."""
+    """Settled, still reserved and overage amounts of all sessions, in nano-USD."""
     statement = "SELECT SUM(spent_nanousd), SUM(reserved_nanousd), SUM(overage_nanousd) FROM sessions"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
         spent, reserved, overage = connection.execute(statement).fetchone()
@@ -125,7 +126,7 @@ def ledger_totals(database: Path) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """A trained policy as the database has it; `reasons` are the gate's words."""
+    """A trained policy in the database; `reasons` are the gate's."""
 
     policy_id: str
     stage: str
@@ -133,7 +134,7 @@ class PolicyRow:
 
 
 def trained_policies(database: Path) -> list[PolicyRow]:
-    """Every policy that training wrote, the champion first, then the newest."""
+    """Every trained policy, the champion first, then the newest."""
     statement = "SELECT policy_id, stage, report FROM policies ORDER BY stage <> 'champion', created_at_ms DESC"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as connection:
         found = connection.execute(statement).fetchall()
@@ -141,7 +142,7 @@ def trained_policies(database: Path) -> list[PolicyRow]:
 
 
 def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:
-    """The mean of one value per session, resampling sessions."""
+    """Mean of one value per session, with a bootstrap interval over sessions."""
     if len(values) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
@@ -150,20 +151,20 @@ def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:
 
 
 def paired(after: Pass, before: Pass) -> Interval:
-    """The difference in quality between two passes over the same conversations, session by session."""
+    """Paired difference in quality between two passes over the same conversations."""
     return bootstrap(after.quality - before.quality)
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table as text: a header and lines of as many cells."""
+    """A text table: a header and lines with the same number of cells."""
 
     header: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
 
 
 def outcome_sheet(passes: Sequence[tuple[str, Pass]]) -> Sheet:
-    """What each contender earned and what it cost; narrow enough for a terminal of 80 columns."""
+    """Quality, cost and bankruptcies of each contender, within 80 columns."""
     header = ("policy", "quality (95 %)", "cents/session (95 %)", "points/USD", "bankrupt")
     lines = []
     for name, played in passes:
@@ -181,7 +182,7 @@ def outcome_sheet(passes: Sequence[tuple[str, Pass]]) -> Sheet:
 
 
 def conduct_sheet(passes: Sequence[tuple[str, Pass]]) -> Sheet:
-    """How each contender went about it: turns answered, changes of model per session, cache, who answered."""
+    """Turns, model switches per session, cache share and models of each contender."""
     header = ("policy", "turns", "switches", "cached", "who answered")
     return Sheet(
         header,

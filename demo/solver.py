@@ -1,8 +1,8 @@
-"""How a simulated model works a question out: from the text of the conversation alone.
+"""Solver of the demo's questions, from the text of the conversation alone.
 
-`solve` reads the messages, finds the last question, computes its answer with the steps it took, and measures how
-difficult the text looks (0 is easy, about 1 is the hardest the demo asks). It shares no code with `demo/tasks.py`: that
-the two agree on thousands of questions is a test, and what makes the grades mean something.
+`solve` finds the last question, computes its answer and steps, and measures its difficulty from the text (0 is easy,
+about 1 is the hardest). It shares no code with `demo/tasks.py`; a test checks that the two agree on thousands of
+questions, which validates the grades.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_MAGNITUDE = 10**15
 
 
 class Unsolvable(ValueError):
-    """The prompt holds no question of a known shape, or one that cannot be worked out."""
+    """The prompt has no question of a known form, or one that cannot be solved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The right answer, the working that leads to it, and what a slip would look like.
+    """The right answer, its steps, and a generator of plausible wrong answers.
 
-    `steps` are short sentences. `difficulty` is measured from the text. `slip(rng)` gives a wrong answer of the kind
-    that a careless reader would give; it is never equal to `answer`.
+    `steps` are short sentences. `difficulty` is measured from the text. `slip(rng)` gives a plausible wrong answer,
+    never equal to `answer`.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Solution:
 
 
 def solve(messages: Sequence[Message]) -> Solution:
-    """Work out the last user message in the light of those before it. Raises Unsolvable."""
+    """Solve the last user message in its conversation. Raises Unsolvable."""
     asked = next((m.text for m in reversed(messages) if m.role == "user"), "")
     for pattern, solver in SOLVERS:
         found = pattern.search(asked)
@@ -57,7 +57,7 @@ def solve(messages: Sequence[Message]) -> Solution:
                 return solver(found, messages)
             except RecursionError as error:
                 raise Unsolvable("nested too deeply") from error
-    raise Unsolvable("no question of a known shape in the last user message")
+    raise Unsolvable("no question of a known form in the last user message")
 
 
 def _arithmetic(found: re.Match[str], messages: Sequence[Message]) -> Solution:
@@ -130,7 +130,7 @@ def _code(found: re.Match[str], messages: Sequence[Message]) -> Solution:
 
 @dataclass(slots=True)
 class _Run:
-    """A run of a tiny Python: integers, assignment, `for ... in range(n)`, `if`, `print`."""
+    """Interpreter of a small Python: integers, assignment, `for ... in range(n)`, `if`, `print`."""
 
     variables: dict[str, int]
     printed: list[int]
@@ -186,7 +186,7 @@ class _Line:
 
 
 def _read_table(messages: Sequence[Message]) -> tuple[dict[str, _Line], int]:
-    """The table as all user messages leave it, and how many updates it took."""
+    """The table after all user messages, and the number of updates."""
     table: dict[str, _Line] = {}
     updates = 0
     for message in messages:
@@ -257,7 +257,7 @@ def _total(found: re.Match[str], messages: Sequence[Message]) -> Solution:
 
 
 def _burden(messages: Sequence[Message], updates: int) -> float:
-    """Updates make every row uncertain, and the last message's own updates most of all."""
+    """Added difficulty of updates, most for those in the last message."""
     asked = next(m.text for m in reversed(messages) if m.role == "user")
     return 0.03 * asked.count("Update to the table:") + 0.01 * min(6, updates) - 0.03
 
@@ -278,7 +278,7 @@ def _story(found: re.Match[str], messages: Sequence[Message]) -> Solution:
 
 
 def _earlier_answer(messages: Sequence[Message], number: int) -> int:
-    """What the assistant itself answered to an earlier question, right or wrong."""
+    """The assistant's own answer to an earlier question, right or wrong."""
     asked = False
     for message in messages:
         if message.role == "user":
@@ -348,11 +348,11 @@ def _format(found: re.Match[str], messages: Sequence[Message]) -> Solution:
 
 
 def _format_slip(right: dict[str, object], rng: Random) -> str:
-    """The same object with most of its keys dropped, misspelt or written carelessly."""
-    spoilt = set(rng.sample(list(right), max(1, round(rng.uniform(0.5, 1.0) * len(right)))))
+    """The same object with at least half of its values changed."""
+    changed = set(rng.sample(list(right), max(1, round(rng.uniform(0.5, 1.0) * len(right)))))
     careless: dict[str, object] = {}
     for key, value in right.items():
-        if key not in spoilt:
+        if key not in changed:
             careless[key] = value
         elif isinstance(value, bool):
             careless[key] = not value
@@ -364,7 +364,7 @@ def _format_slip(right: dict[str, object], rng: Random) -> str:
 
 
 def _number_slip(value: int, steps: Sequence[str]) -> Callable[[Random], str]:
-    """A wrong number: an intermediate result taken for the last, a carry lost, two digits swapped, one off."""
+    """A wrong number: an intermediate result, a lost carry, swapped digits, off by one."""
     shown = [int(n) for step in steps for n in re.findall(r"(-?\d+)\.?$", step)]
 
     def slip(rng: Random) -> str:
@@ -394,4 +394,4 @@ SOLVERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Sequence[Message]
     ),
     (re.compile(r"(?P<story>A depot holds .*?) How many \w+ are there in the end\?", re.DOTALL), _story),
 )
-"""Shapes of question, tried in order."""
+"""Forms of question, tried in order."""

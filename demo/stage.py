@@ -1,7 +1,7 @@
-"""The processes of the demo: a simulated provider, a gateway in front of it, and the commands that act on its files.
+"""Processes of the demo: simulated provider, gateway, and commands on its files.
 
-Everything lies in one work folder (`var/demo` by default): the generated gateway.yaml, the SQLite file, the policies,
-the logs. The folder carries a mark, so that a new run only ever clears what an earlier run made.
+All files are in one work folder (`var/demo` by default): the generated gateway.yaml, the SQLite file, the policies, the
+logs. A marker file in it ensures that a new run only clears the folder of an earlier run.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import yaml
 from demo.models import MODELS, SimulatedModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = ".seqroute-demo"
+MARKER = ".seqroute-demo"
 START_TIMEOUT_S = 120.0
 
 
 class StageError(Exception):
-    """A part of the demo did not do what it should; the message says which, and where its log is."""
+    """A part of the demo failed; the message names it and its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A provider that answers, and the place of a gateway. URLs have no trailing slash, and no `/v1`."""
+    """A running provider and the address of the gateway; URLs without trailing slash and `/v1`."""
 
     folder: Path
     gateway_url: str
@@ -40,19 +40,21 @@ class Stage:
 
     @property
     def config(self) -> Path:
+        """The generated configuration."""
         return self.folder / "gateway.yaml"
 
     @property
     def database(self) -> Path:
+        """The gateway's SQLite file."""
         return self.folder / "seqroute.db"
 
     def master_key(self) -> str:
-        """The key that the gateway made at its first start."""
+        """The key that the gateway generated at its first start."""
         return (self.folder / "seqroute.master-key").read_text().strip()
 
     @contextmanager
     def gateway(self, exploration_floor: float) -> Iterator[None]:
-        """`seqroute serve` with so much exploration, from its first good answer until the block ends."""
+        """Run `seqroute serve` with this exploration floor; ready when the block begins."""
         self.config.write_text(gateway_config(f"{self.provider_url}/v1", exploration_floor))
         port = self.gateway_url.rsplit(":", 1)[1]
         arguments = ["gateway", "serve", "--config", str(self.config), "--port", port, "--log-level", "warning"]
@@ -61,8 +63,8 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Casting:
-    """How the stage is set: `port` is the gateway's, 0 takes a free one."""
+class StageSettings:
+    """Settings of the processes; `port` is the gateway's, 0 takes a free one."""
 
     folder: Path
     port: int
@@ -71,25 +73,25 @@ class Casting:
 
 
 @contextmanager
-def set_stage(casting: Casting) -> Iterator[Stage]:
-    """An empty work folder and a provider that answers; the provider stops at the end. Raises StageError."""
-    folder = prepare_folder(casting.folder)
-    provider_port, gateway_port = free_port(), casting.port or free_port()
+def run_stage(settings: StageSettings) -> Iterator[Stage]:
+    """Prepare the work folder and run the provider. Raises StageError."""
+    folder = prepare_folder(settings.folder)
+    provider_port, gateway_port = free_port(), settings.port or free_port()
     stage = Stage(folder, f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{provider_port}")
-    arguments = ["demo.provider", "--port", str(provider_port), "--seed", str(casting.seed)]
-    arguments += ["--latency-scale", str(casting.latency_scale)]
+    arguments = ["demo.provider", "--port", str(provider_port), "--seed", str(settings.seed)]
+    arguments += ["--latency-scale", str(settings.latency_scale)]
     with running("provider", arguments, folder, f"{stage.provider_url}/v1/models"):
         yield stage
 
 
 def prepare_folder(folder: Path) -> Path:
-    """An empty work folder that carries our mark. Raises StageError rather than clear a folder that is not ours."""
+    """Create or clear the work folder. Raises StageError for a folder with other files."""
     folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
         raise StageError(f"{folder}: expected an empty folder or one of an earlier demo, found other files")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / MARK).write_text("Made by the demo of seqroute, which clears this folder when it runs again.\n")
+    (folder / MARKER).write_text("Made by the demo of seqroute, which clears this folder when it runs again.\n")
     return folder
 
 
@@ -129,13 +131,13 @@ def _entry(model: SimulatedModel, provider_base: str) -> dict[str, object]:
 
 
 def _per_token(usd_per_mtok: float) -> float:
-    """USD per token with no more digits than the list price has."""
+    """USD per token, without floating-point noise."""
     return round(usd_per_mtok / 1e6, 12)
 
 
 @contextmanager
 def running(name: str, arguments: Sequence[str], folder: Path, ready_url: str) -> Iterator[None]:
-    """A Python module as a process of its own, from its first good answer until the block ends."""
+    """Run a Python module as a process; ready when the block begins. Raises StageError."""
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -169,7 +171,7 @@ def _wait_until_ready(name: str, url: str, process: subprocess.Popen[bytes], log
 
 @contextmanager
 def command(stage: Stage, name: str, arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """One of the project's command lines: stdout to be read, stderr in a log; over when the block is."""
+    """Run one of the project's commands with stdout piped and stderr in a log."""
     with (stage.folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
@@ -183,8 +185,9 @@ def command(stage: Stage, name: str, arguments: Sequence[str]) -> Iterator[subpr
 
 
 def last_line(log: Path) -> str:
+    """The last line of a log, for error messages."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it wrote nothing"
+    return lines[-1][:300] if lines else "no output"
 
 
 def free_port() -> int:

@@ -1,10 +1,10 @@
-"""The demo's questions: generated from a seed, with a ground truth and a checker that really grades.
+"""Questions of the demo, generated from a seed, with ground truth and grading.
 
-Five kinds (`demo.models.KINDS`). A question's difficulty, from 0 to 1, shows in its text through the number of steps,
-digits, rows and keys: never as a number, and never perfectly. The truth is computed here while the question is made;
-the simulated models never see it, they read the prompt (`demo/solver.py`) like everybody else.
+Five kinds (`demo.models.KINDS`). A question's difficulty, from 0 to 1, is visible in its text only indirectly, by the
+number of steps, digits, rows and keys. The truth is computed with the question; the simulated models never see it, they
+read the prompt (`demo/solver.py`).
 
-A question may lean on the session: the table that opened it, updates to that table, the answer to an earlier one.
+A question may depend on the session: the table at its start, updates to it, the answer to an earlier question.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ THINGS = ("crates", "barrels", "parcels", "pallets", "bales")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question. `difficulty` is what the generator aimed at; no checker and no model looks at it.
+    """One question; `difficulty` is the generator's target, unknown to checkers and models.
 
-    `form` says how the answer is compared: `number`, `text` or `json`. `truth` is its canonical text.
+    `form` decides how the answer is compared: `number`, `text` or `json`. `truth` is its canonical text.
     """
 
     kind: str
@@ -92,16 +92,16 @@ class Row:
 
 @dataclass(slots=True)
 class Notebook:
-    """What a session knows while it is being generated: the table as updated, and the numeric answers so far."""
+    """State of a session during generation: the updated table and the numeric answers so far."""
 
     rows: list[Row]
     numbers: dict[int, int] = field(default_factory=dict)
 
 
 def grade(task: Task, answer: str) -> float:
-    """Score an answer text from 0 to 1. What counts is what follows the last `Answer:`; without one, nothing does.
+    """Score the text after the last `Answer:` from 0 to 1; 0 without one.
 
-    A JSON answer earns the share of keys that are right, and loses what it adds.
+    A JSON answer scores the share of right keys, less additional ones.
     """
     given = final_answer(answer)
     if given is None:
@@ -115,7 +115,7 @@ def grade(task: Task, answer: str) -> float:
 
 
 def final_answer(text: str) -> str | None:
-    """What stands after the last `Answer:` at the start of a line; None when there is none, or nothing after it."""
+    """The text after the last `Answer:` at the start of a line, or None."""
     found = list(re.finditer(r"^Answer:[ \t]*", text, re.MULTILINE))
     return (text[found[-1].end() :].strip() or None) if found else None
 
@@ -157,7 +157,7 @@ def table_text(rows: list[Row]) -> str:
 
 
 def make_task(rng: Random, kind: str, difficulty: float, number: int, notebook: Notebook) -> Task:
-    """Question `number` of a session, of the given kind and difficulty (0..1). Updates `notebook`."""
+    """Make question `number` of a session; updates `notebook`."""
     body, truth, form = MAKERS[kind](rng, difficulty, notebook)
     if form == "number":
         notebook.numbers[number] = int(truth)
@@ -165,7 +165,7 @@ def make_task(rng: Random, kind: str, difficulty: float, number: int, notebook: 
 
 
 def _count(rng: Random, low: float, high: float, difficulty: float, jitter: float = 0.5) -> int:
-    """A whole number that grows with difficulty from `low` to `high`, blurred so that text tells it only nearly."""
+    """A whole number that grows with difficulty from `low` to `high`, with random jitter."""
     return max(int(low), round(low + (high - low) * difficulty + rng.uniform(-jitter, jitter)))
 
 
@@ -192,7 +192,7 @@ def _operand(rng: Random, top: int) -> tuple[str, int]:
 
 
 def _is_sum(expression: str) -> bool:
-    """Whether a + or - stands outside every parenthesis, so that a product needs parentheses around it."""
+    """True when a + or - is outside all parentheses, so that a product needs parentheses."""
     while "(" in expression:
         expression = re.sub(r"\([^()]*\)", "", expression)
     return "+" in expression or "-" in expression

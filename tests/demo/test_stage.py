@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.models import MODELS
-from demo.stage import MARK, ROOT, StageError, gateway_config, prepare_folder
+from demo.stage import MARKER, ROOT, StageError, gateway_config, prepare_folder
 from gateway.catalog.models import Catalog, load
 
 
@@ -54,4 +54,4 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_of_an_earlier_demo_is_cleared(tmp_path: Path) -> None:
     folder = prepare_folder(tmp_path / "demo")
     (folder / "seqroute.db").write_text("old")
-    assert {p.name for p in prepare_folder(folder).iterdir()} == {MARK}
+    assert {p.name for p in prepare_folder(folder).iterdir()} == {MARKER}
