@@ -1,9 +1,9 @@
-"""What each part of the policy is worth: `python -m bench.ablations --data FOLDER [--data ...] [--network] [--seed N]`.
+"""Ablations of the policy: `python -m bench.ablations --data FOLDER [--network] [--seed N]`.
 
 The planner of the folder's training half plays test sessions under tight budgets (mode `cut`) and with a prompt cache
-(budget: the middle model's warm cost); each line takes one part away and says what that changes in quality per turn,
-with a 95 % interval paired over prompts, and how many sessions starve. `--network` fits the value network too, once for
-each of its own parts. Deterministic given the data and the seed.
+(budget: the middle model's warm cost). Each line removes one part and shows the change in quality per turn, with a 95 %
+interval paired over prompts, and the share of starved sessions. `--network` also fits the value network, once per
+removed part. Deterministic given the data and the seed.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Seen = Callable[[batch.Batch], batch.Batch]
 
 @dataclass(frozen=True)
 class Ablation:
-    """One part taken away: in words, and the rule that is left."""
+    """The policy without one part, and a description."""
 
     words: str
     rule: Rule
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """A graded log and what the planner takes from it."""
+class Learned:
+    """A graded log and the models fitted to it."""
 
     episodes: Episodes
     quality: QualityModel
@@ -60,6 +60,7 @@ class Learnt:
     horizon: Horizon
 
     def planner(self, config: TrainConfig, penalty: float = PENALTY, cache_aware: bool = True) -> Planner:
+        """Make the planner for one penalty of a lost answer."""
         samples = draw_samples(self.episodes, self.grades, config.plan)
         table = tabulate(samples, config.plan, Setting(penalty), cache_aware)
         quality = self.quality.served(self.episodes.models)
@@ -67,6 +68,7 @@ class Learnt:
 
 
 def main() -> None:
+    """Print the table of every catalogue in the folders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -82,36 +84,37 @@ def main() -> None:
 
 
 def table(study: CatalogueSetup, grid: Grid, network: FitConfig | None) -> Iterator[str]:
-    """Markdown lines of one catalogue; with those of the network where it is to be fitted."""
+    """Markdown lines of one catalogue, including the network's if `network` is given."""
     sets = compose_sets(study, grid, TURNS)
     for context, kind in ((NO_CONTEXT, "budget"), (grid.contexts[0], "cache")):
         cells = [Cell(TURNS, phi, "cut", context) for phi in grid.phis]
         if kind == "cache":
             cells = [Cell(TURNS, None, "degrade", context)]
         played = [stages(study, sets, cell)[1] for cell in cells]
-        learnt = learnt_of(study, grid, context)
-        whole = [stage.play(as_rule(learnt.planner(grid.training), study.seen)) for stage in played]
+        learned = learn_from(study, grid, context)
+        whole = [stage.play(as_rule(learned.planner(grid.training), study.seen)) for stage in played]
         yield line(study, kind, "(the planner)", played, whole, None)
-        for ablation in ablations(study, grid, learnt, kind):
+        for ablation in ablations(study, grid, learned, kind):
             yield line(study, kind, ablation.words, played, [stage.play(ablation.rule) for stage in played], whole)
         if kind == "budget":
-            yield from published_lines(study, grid, learnt, sets, cells)
+            yield from published_lines(study, grid, learned, sets, cells)
         if network is not None and kind == "budget":
-            yield from network_lines(study, grid, learnt, played, network_variants(network))
+            yield from network_lines(study, grid, learned, played, network_variants(network))
 
 
-def learnt_of(study: CatalogueSetup, grid: Grid, context: Context) -> Learnt:
+def learn_from(study: CatalogueSetup, grid: Grid, context: Context) -> Learned:
+    """Fit the planner's inputs to the training half."""
     episodes = training_log(study, grid, study.halves.training, TURNS, context)
     quality, flat = grade(episodes, grid.training)
     grades = np.zeros(episodes.mask.shape)
     grades[episodes.valid] = flat
-    return Learnt(episodes, quality, grades, learn_horizon(episodes.lengths))
+    return Learned(episodes, quality, grades, learn_horizon(episodes.lengths))
 
 
-def ablations(study: CatalogueSetup, grid: Grid, learnt: Learnt, kind: str) -> Iterator[Ablation]:
-    """The planner less one part, each."""
+def ablations(study: CatalogueSetup, grid: Grid, learned: Learned, kind: str) -> Iterator[Ablation]:
+    """The planner without each of its parts."""
     config = grid.training
-    whole = learnt.planner(config)
+    whole = learned.planner(config)
 
     def seeing(policy: Planner, change: Seen) -> Rule:
         return lambda turn: batch.draw_rows(
@@ -120,31 +123,33 @@ def ablations(study: CatalogueSetup, grid: Grid, learnt: Learnt, kind: str) -> I
 
     if kind == "cache":
         yield Ablation("the cache, in this turn alone", seeing(whole, batch.Batch.without_cache))
-        blind = learnt.planner(config, cache_aware=False)
+        blind = learned.planner(config, cache_aware=False)
         yield Ablation("the cache, in the plan alone", as_rule(blind, study.seen))
         yield Ablation("the cache, in turn and plan", seeing(blind, batch.Batch.without_cache))
-    flat = replace(learnt, episodes=with_mean_bills(learnt.episodes))
+    flat = replace(learned, episodes=with_mean_bills(learned.episodes))
     yield Ablation("quantiles of the bill: its mean", seeing(flat.planner(config), with_mean_bill))
-    slopes = np.ones_like(learnt.quality.slope)
-    steep = replace(learnt, quality=replace(learnt.quality, slope=slopes, pooled=np.ones(2)))
+    slopes = np.ones_like(learned.quality.slope)
+    steep = replace(learned, quality=replace(learned.quality, slope=slopes, pooled=np.ones(2)))
     yield Ablation("shrinkage of predicted differences", as_rule(steep.planner(config), study.seen))
-    level = replace(learnt, quality=replace(learnt.quality, slope=0.0 * slopes, pooled=np.zeros(2)))
+    level = replace(learned, quality=replace(learned.quality, slope=0.0 * slopes, pooled=np.zeros(2)))
     yield Ablation("the prompt: means of the models alone", as_rule(level.planner(config), study.seen))
     alike = replace(whole.table, answers=np.ones_like(whole.table.answers))
-    yield Ablation("dear answers being poor ones", as_rule(replace(whole, table=alike), study.seen))
+    yield Ablation("expensive answers being poor ones", as_rule(replace(whole, table=alike), study.seen))
     nothing = replace(whole.table, values=np.zeros_like(whole.table.values))
-    yield Ablation("the plan: later money is worth nothing", as_rule(replace(whole, table=nothing), study.seen))
-    yield Ablation("the penalty of a lost answer", as_rule(learnt.planner(config, penalty=0.0), study.seen))
-    yield Ablation("(with the shield before it)", seeing(whole, lambda shown: behind_shield(shown, learnt.horizon)))
+    yield Ablation("the plan: later money has no value", as_rule(replace(whole, table=nothing), study.seen))
+    yield Ablation("the penalty of a lost answer", as_rule(learned.planner(config, penalty=0.0), study.seen))
+    yield Ablation("(with the shield before it)", seeing(whole, lambda shown: behind_shield(shown, learned.horizon)))
 
 
-def published_lines(study: CatalogueSetup, grid: Grid, learnt: Learnt, sets: Sets, cells: list[Cell]) -> Iterator[str]:
-    """The published method with the budgets it relabels to, and with the largest alone."""
+def published_lines(
+    study: CatalogueSetup, grid: Grid, learned: Learned, sets: Sets, cells: list[Cell]
+) -> Iterator[str]:
+    """The published method with all relabelled budgets, and with the largest only."""
     unit = 1.0 / study.bank.mean_usd[study.named.strong]
     before: list[Played] | None = None
     for words, shares in (("(as published, safe)", BUDGET_SHARES), ("relabelled budgets: the largest alone", (1.0,))):
         config = replace(grid.published, budget_shares=shares)
-        rules = cited.cited(fit_published(learnt.episodes, config, study.seed), study.seen)
+        rules = cited.cited(fit_published(learned.episodes, config, study.seed), study.seen)
         played, tests = [], []
         for cell in cells:
             training, test = stages(study, sets, cell)
@@ -156,11 +161,12 @@ def published_lines(study: CatalogueSetup, grid: Grid, learnt: Learnt, sets: Set
 
 
 def played_at(stage: Environment, rules: cited.Cited, lambda_per_usd: float) -> Played:
+    """Play the training sessions with the published method at one lambda."""
     return stage.play(rules.rule(lambda_per_usd))
 
 
 def network_variants(base: FitConfig) -> Iterator[tuple[str, FitConfig, RelabelConfig]]:
-    """The network as a night fits it, less one part each: in words, and how it is then fitted."""
+    """The network as fitted nightly, and without each of its parts, with descriptions."""
     relabel = RelabelConfig()
     yield "(the network)", base, relabel
     yield "temporal differences: the warm start alone", replace(base, steps=0), relabel
@@ -172,16 +178,16 @@ def network_variants(base: FitConfig) -> Iterator[tuple[str, FitConfig, RelabelC
 def network_lines(
     study: CatalogueSetup,
     grid: Grid,
-    learnt: Learnt,
+    learned: Learned,
     played: list[Environment],
     variants: Iterable[tuple[str, FitConfig, RelabelConfig]],
 ) -> Iterator[str]:
-    """What each variant earns; against the first."""
+    """Quality of each variant relative to the first."""
     before: list[Played] | None = None
     for words, fitting, relabelling in variants:
         config = replace(grid.training, relabel=relabelling, fit=fitting, seed=study.seed)
-        network = taught(learnt.episodes, learnt.grades, learnt.quality, config)
-        policy = served(network, learnt.episodes, learnt.grades, learnt.quality, config)
+        network = taught(learned.episodes, learned.grades, learned.quality, config)
+        policy = served(network, learned.episodes, learned.grades, learned.quality, config)
         after = [stage.play(as_rule(policy, study.seen)) for stage in played]
         yield line(study, "budget", words, played, after, before)
         before = before or after
@@ -195,7 +201,7 @@ def line(
     played: list[Played],
     whole: list[Played] | None,
 ) -> str:
-    """Quality per turn over some cells; against `whole` the paired difference with its interval."""
+    """Quality per turn over some cells, or the paired difference from `whole` with its interval."""
     valid = [one.valid for one in played]
     quality = np.concatenate([one.quality[v] for one, v in zip(played, valid, strict=True)])
     starved = f"{np.mean([one.starved.mean() for one in played]):.1%}"
@@ -209,7 +215,7 @@ def line(
 
 
 def with_mean_bills(episodes: Episodes) -> Episodes:
-    """The log with every candidate's cost law replaced by its mean."""
+    """The log with every candidate's cost distribution replaced by its mean."""
     mean = expected_cost_usd(episodes.cost_quantiles_usd)[..., None]
     return replace(
         episodes, cost_quantiles_usd=np.broadcast_to(mean, episodes.cost_quantiles_usd.shape).astype(np.float32)
@@ -217,11 +223,13 @@ def with_mean_bills(episodes: Episodes) -> Episodes:
 
 
 def with_mean_bill(shown: batch.Batch) -> batch.Batch:
+    """Replace every cost distribution of a batch by its mean."""
     mean = expected_cost_usd(shown.cost_quantiles_usd)[..., None]
     return replace(shown, cost_quantiles_usd=np.broadcast_to(mean, shown.cost_quantiles_usd.shape).astype(np.float32))
 
 
 def behind_shield(shown: batch.Batch, horizon: Horizon) -> batch.Batch:
+    """Remove the candidates that the budget shield excludes."""
     left = shown.turns_left(horizon)
     allowed = planning.shield(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
     return replace(shown, mask=allowed)

@@ -1,4 +1,4 @@
-"""How long a decision takes: `python -m bench.decision [--candidates 8] [--rounds 2000] [--json]`.
+"""Latency of a decision: `python -m bench.decision [--candidates 8] [--rounds 2000]`.
 
 Times each part on one thread, in milliseconds: text features, encoding, the default rule, the learned policy with the
 network at its served size. Targets: a decision under .5 ms without text, under 1 ms with it.
@@ -31,7 +31,7 @@ LONG = "The quick brown fox jumps over 13 lazy dogs; def f(x): return x + 1. Why
 
 
 def learned(exploration: Exploration, planner: Planner) -> Callable[[Observation], object]:
-    """The network at its size with the planner's reward model and statistics of its models, as published."""
+    """The network as published nightly: with the planner's reward model and model statistics."""
     shipped, quality = pretrained(exploration).policy, planner.quality
     assert isinstance(shipped, NetworkPolicy)
     assert isinstance(quality, KernelQuality)
@@ -45,13 +45,13 @@ def learned(exploration: Exploration, planner: Planner) -> Callable[[Observation
 
 
 def fresh(exploration: Exploration) -> Callable[[Observation], object]:
-    """What a fresh install serves."""
+    """The shipped network, as a fresh install serves it."""
     policy = pretrained(exploration).policy
     return lambda observation: policy.decide(observation, 0.5)
 
 
 def planned(exploration: Exploration, candidates: int) -> Planner:
-    """The planner at its default sizes: 512 landmarks, 16 turns, 40 budgets, 5 contexts, 4 prices of money."""
+    """The planner at default sizes: 512 landmarks, 16 turns, 40 budgets, 5 contexts, 4 lambdas."""
     names, r = tuple(f"model-{k}" for k in range(candidates)), 512
     f32 = np.float32
     quality = KernelQuality(
@@ -64,14 +64,14 @@ def planned(exploration: Exploration, candidates: int) -> Planner:
         weights=np.zeros((r, candidates + 1), f32),
         offset=np.zeros(candidates + 1, f32),
     )
-    purses = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 39)])
-    values = np.broadcast_to(purses, (4, 5, candidates + 1, 17, 40)).astype(f32)
+    budgets_usd = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 39)])
+    values = np.broadcast_to(budgets_usd, (4, 5, candidates + 1, 17, 40)).astype(f32)
     table = ValueTable(
         models=names,
         list_usd=np.ones(candidates, f32),
         lambdas_per_usd=np.array([0.0, 1.0, 10.0, 100.0], f32),
         contexts_tokens=np.array([0.0, 2e3, 8e3, 32e3, 128e3], f32),
-        budgets_usd=purses.astype(f32),
+        budgets_usd=budgets_usd.astype(f32),
         values=values,
         answers=np.ones((candidates + 1, len(COST_LEVELS)), f32),
     )
@@ -79,6 +79,7 @@ def planned(exploration: Exploration, candidates: int) -> Planner:
 
 
 def timed(call: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Percentiles of the call's duration in milliseconds, after 20 warm-up calls."""
     for _ in range(20):
         call()
     times = np.empty(rounds)
@@ -91,6 +92,7 @@ def timed(call: Callable[[], object], rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Print the latency of each part of a decision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2000)

@@ -1,10 +1,10 @@
-"""Does a turn cost more when the log is long? The same load on ten decisions and on millions.
+"""Cost of a turn by length of the log: the same load on ten decisions and on millions.
 
     python -m bench.history [--decisions 1000000] [--databases sqlite,postgres] [--rounds 5] [--json FILE]
 
-Two gateways stand side by side, one on a database with ten decisions, one on a generated past with all its sessions,
-holds and ledger entries (`bench.rig.filled_database`: about 1.6 kB on disk for a decision). Rounds are interleaved; the
-answer is the ratio of what a turn costs, long log over short log.
+Two gateways run side by side, one on a database with ten decisions, one on a generated history with all its sessions,
+holds and ledger entries (`bench.rig.filled_database`: about 1.6 kB on disk per decision). Rounds are interleaved; the
+result is the ratio of the cost of a turn, long log over short log.
 """
 
 from __future__ import annotations
@@ -35,21 +35,24 @@ CASE = Case("unary", 16, 0)
 
 
 def main() -> None:
+    """Measure each database and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--decisions", type=int, default=1_000_000, help="in the long log")
+    parser.add_argument("--decisions", type=int, default=1_000_000, help="number in the long log")
     parser.add_argument("--databases", default="sqlite,postgres")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--window", type=float, default=3.0, help="seconds of a round, for each of the two")
-    parser.add_argument("--folder", type=Path, help="where the SQLite files are made; a temporary folder without it")
+    parser.add_argument("--window", type=float, default=3.0, help="seconds of a round, for each gateway")
+    parser.add_argument("--folder", type=Path, help="folder of the SQLite files; default: a temporary one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    told: dict[str, object] = {}
+    measured: dict[str, object] = {}
     for name in options.databases.split(","):
         pairs = uvloop.run(_measure(name, options))
         _report(name, options.decisions, pairs)
-        told[name] = [[asdict(run) for run in pair] for pair in pairs]
+        measured[name] = [[asdict(run) for run in pair] for pair in pairs]
         if options.json:
-            options.json.write_text(json.dumps({"machine": machine(), "decisions": options.decisions, "runs": told}))
+            options.json.write_text(
+                json.dumps({"machine": machine(), "decisions": options.decisions, "runs": measured})
+            )
 
 
 async def _measure(database: str, options: argparse.Namespace) -> list[tuple[Run, Run]]:
@@ -62,7 +65,7 @@ async def _measure(database: str, options: argparse.Namespace) -> list[tuple[Run
                 entries.append(await arena.enter(f"{decisions} decisions", seqroute(database), database_url=url))
             pairs = []
             for number in range(options.rounds):
-                # Each goes first in every other round.
+                # The two take turns in going first.
                 order = entries if number % 2 == 0 else entries[::-1]
                 runs = {entry.name: await _run(arena, entry, number, options.window) for entry in order}
                 pairs.append((runs[entries[0].name], runs[entries[1].name]))
@@ -94,7 +97,7 @@ def _filled(arena: Arena, database: str, decisions: int) -> str:
 
 
 def _settle(url: str) -> None:
-    """What a database does some time after a bulk load is done now: statistics, visibility, the log written back."""
+    """Do now what a database does after a bulk load: statistics, visibility map, checkpoint."""
     if url.startswith("postgresql"):
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("VACUUM (ANALYZE)")

@@ -1,10 +1,10 @@
-"""Reserve + settle per second, and how long each takes, on SQLite and on Postgres.
+"""Throughput and latency of reserve and settle on SQLite and on Postgres.
 
     python -m bench.ledger [--turns N] [--clients N] [--json]
 
-A turn here is what the gateway does for one request: a reservation with its decision row (2 kB of features) and the
-dispatch mark, and the bill with its outcome and what the session remembers. Every turn counted was acknowledged after
-its fsync. Postgres is the one the tests use, with fsync and synchronous_commit on.
+A turn consists of the ledger's work for one request: a reservation with its decision row (2 kB of features) and the
+dispatch mark, and the bill with its outcome and session memory. Every counted turn was acknowledged after its fsync.
+Postgres is that of the tests, with fsync and synchronous_commit on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MEMORY = sessions.news(
 
 @dataclass(frozen=True)
 class Figures:
-    """Latencies are of whole turns (reserve, settle) and of the reservation alone, in milliseconds."""
+    """Throughput in turns per second, and latencies of reserve and settle in milliseconds."""
 
     database: str
     tenants: int
@@ -64,10 +64,12 @@ class Figures:
 
 
 def percentile(values: list[float], level: float) -> float:
+    """A percentile of seconds, in milliseconds."""
     return sorted(values)[min(len(values) - 1, int(len(values) * level))] * 1000
 
 
 async def measure(url: str, name: str, *, payers: int, clients: int, turns: int) -> Figures:
+    """Run turns of concurrent clients against one database, then audit it."""
     database = Database(url, serving=True)
     await database.start()
     ledger = Ledger(database, clock=time.time)
@@ -154,6 +156,7 @@ async def measure(url: str, name: str, *, payers: int, clients: int, turns: int)
 
 
 def decision_row() -> dict[str, object]:
+    """A decision row of realistic size."""
     return {
         "requested_model": "auto",
         "feature_version": 1,
@@ -170,6 +173,7 @@ def decision_row() -> dict[str, object]:
 
 
 def main() -> None:
+    """Measure both databases with several numbers of clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=4_000)
     parser.add_argument("--clients", type=int, default=16)

@@ -1,9 +1,9 @@
-"""What a worker weighs: resident memory after a start, after many turns, and the slope in between.
+"""Resident memory of a worker after start and after many turns, and the slope between.
 
     python -m bench.memory [--turns 100000] [--database postgres] [--json]
 
-The turns go through one worker with everything on, in sessions of eight, from 16 clients. The slope is a straight line
-(least squares) through the second half of the marks: caches of bounded size are full by then.
+The turns go through one worker with everything on, in sessions of eight, from 16 clients. The slope is a least
+squares fit to the second half of the samples, when bounded caches are full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WINDOW_S = 5.0
 
 
 async def measure(turns: int, database: str) -> list[tuple[int, float]]:
-    """Turns so far and MiB, about every five seconds."""
+    """(turns so far, MiB), about every five seconds."""
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder)) as arena:
             entry = await arena.enter("seqroute", seqroute(database))
@@ -46,7 +46,7 @@ async def measure(turns: int, database: str) -> list[tuple[int, float]]:
 
 
 def slope_mib_per_10k(marks: Sequence[tuple[int, float]]) -> float:
-    """Of the second half of the marks. Raises ValueError for fewer than two marks."""
+    """Slope of the second half of the samples. Raises ValueError for fewer than two."""
     half = marks[len(marks) // 2 :] if len(marks) > 3 else marks
     if len(half) < 2:
         raise ValueError(f"slope: expected at least two marks, got {len(half)}")
@@ -55,6 +55,7 @@ def slope_mib_per_10k(marks: Sequence[tuple[int, float]]) -> float:
 
 
 def main() -> None:
+    """Measure and print memory and slope."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20_000)
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")

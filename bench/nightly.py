@@ -1,8 +1,8 @@
-"""A night over a long log: `python -m bench.nightly [--sessions 100000] [--database URL] [--json]`.
+"""Nightly run over a long log: `python -m bench.nightly [--sessions 100000]`.
 
-Makes a synthetic log of that size straight in the database: two thousand sessions of the soak test's world, decided by
-the rule with exploration, then copied under other names until there are enough. Then one nightly run with the default
-settings. Prints the seconds of every step and the peak of resident memory. Target: 100,000 sessions within 15 minutes
+Writes a synthetic log of that size directly to the database: two thousand sessions of the soak test's world, decided by
+the rule with exploration, then copied under other names. Then one nightly run with the default settings. Prints the
+seconds of every step and the peak resident memory. Target: 100,000 sessions within 15 minutes
 on two cores under 6 GB.
 """
 
@@ -32,7 +32,7 @@ TEMPLATES = 2_000
 
 
 def make_log(url: str, sessions: int) -> None:
-    """`sessions` sessions of 3 to 6 turns, each turn graded."""
+    """Write a log of sessions of 3 to 6 turns, each turn graded."""
     policy = ReSolving(exploration=Exploration(floor=0.3))
     templates = min(TEMPLATES, sessions)
     outcomes = [play(0, plan(0, 0, number), greedy(policy), logged=True) for number in range(templates)]
@@ -47,7 +47,7 @@ def make_log(url: str, sessions: int) -> None:
 
 
 def copied(table: sa.Table, number: int) -> sa.Insert:
-    """INSERT ... SELECT of the templates under the names of one copy."""
+    """INSERT ... SELECT that copies the template rows under new names."""
     renamed = {"session_id", "decision_id", "feedback_id", "previous_decision_id"}
     columns = [(column.name, column) for column in table.columns]
     chosen = [
@@ -58,7 +58,7 @@ def copied(table: sa.Table, number: int) -> sa.Insert:
 
 
 def measure(url: str, folder: Path) -> dict[str, object]:
-    """One night; seconds by step."""
+    """Run one night; its figures with the seconds of each step."""
     began_s, marks = time.perf_counter(), [("start", time.perf_counter())]
 
     def progress(step: str, done: int, total: int) -> None:
@@ -86,12 +86,13 @@ def measure(url: str, folder: Path) -> dict[str, object]:
 
 
 def peak_mb() -> int:
-    """The most resident memory that this process ever had."""
+    """Peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A night over a long log.")
+    """Write the log, run the night and print its figures."""
+    parser = argparse.ArgumentParser(description="Nightly run over a long log.")
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--database", help="an empty Postgres database (default: a SQLite file)")
     parser.add_argument("--json", action="store_true")

@@ -1,10 +1,10 @@
-"""What a session's own outcomes tell of its next turn: `python -m bench.outcomes --data FOLDER [--seed N]`.
+"""Predictive value of earlier outcomes: `python -m bench.outcomes --data FOLDER`.
 
-Composed sessions cannot say: nobody grades on the way. A folder with `turns.parquet` (task_id, turn, model, reward,
-ctx_tok) beside `prompts.parquet` holds interactive sessions of which every turn was graded. The reward model of a night
-is fitted on the turns of half of the tasks and asked about those of the other: with the prompt and the model alone,
-with the session's place and length too, and with what it has been graded so far. Printed are shares of explained
-variance, of all turns and of those that follow another. Deterministic given data and seed.
+Composed sessions have no intermediate grades. A folder with `turns.parquet` (task_id, turn, model, reward, ctx_tok)
+beside `prompts.parquet` holds interactive sessions with every turn graded. The nightly reward model is fitted on the
+turns of half of the tasks and predicts the other half: from prompt and model only, with the session's position and
+length, and with its grades so far. Prints shares of explained variance, over all turns and over those after the first.
+Deterministic given data and seed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SEEN: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Turns:
-    """N graded turns of interactive sessions; `states` (N, STATE_DIM) as `features.encode_state` lays them out."""
+    """N graded turns of interactive sessions; `states` is (N, STATE_DIM), as encoded features."""
 
     states: F64
     model: I64
@@ -46,11 +46,12 @@ class Turns:
     reward: F64
     turn: I64
     half: NDArray[np.bool_]
-    """Of a task in the half that is asked about."""
+    """True for the tasks of the predicted half."""
     fold: I64
 
 
 def main() -> None:
+    """Print the table of explained variance."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -69,7 +70,7 @@ def table(turns: Turns) -> Iterator[str]:
 
 
 def predictions(turns: Turns, columns: Sequence[str]) -> F64:
-    """Of every turn, (N,), by a reward model that saw the first half and of the session these features alone."""
+    """Predicted reward of every turn, (N,), by a model of the first half and these features."""
     states = turns.states.copy()
     for at, name in enumerate(SESSION_FEATURES):
         if name not in columns:
@@ -87,7 +88,7 @@ def predictions(turns: Turns, columns: Sequence[str]) -> F64:
 
 
 def explained(turns: Turns, predicted: F64, rows: NDArray[np.bool_]) -> float:
-    """1 - squared error over that of each model's mean on the half that was learnt from."""
+    """Explained variance relative to each model's mean on the fitted half."""
     learn = ~turns.half
     means = np.array([turns.reward[learn & (turns.model == k)].mean() for k in range(len(turns.models))])
     error = float(((turns.reward - predicted)[rows] ** 2).sum())
@@ -95,7 +96,7 @@ def explained(turns: Turns, predicted: F64, rows: NDArray[np.bool_]) -> float:
 
 
 def read(folder: Path, seed: int) -> Turns:
-    """The turns of a folder, in the order of their sessions. Raises FileNotFoundError where there are none."""
+    """Read the turns of a folder, by session. Raises FileNotFoundError."""
     prompts = pq.read_table(folder / "prompts.parquet", columns=["task_id", "text"]).to_pydict()
     text = {str(task): str(words or "") for task, words in zip(prompts["task_id"], prompts["text"], strict=True)}
     graded = pq.read_table(folder / "turns.parquet")

@@ -1,11 +1,11 @@
-"""Ours beside the others: LiteLLM Proxy, Portkey's gateway, and gateways that do nothing; one run, one machine.
+"""Comparison with LiteLLM Proxy, Portkey's gateway and bare relays on one machine.
 
     make bench BENCH=peers         or         python -m bench.peers [--preset full] [--only relay,portkey] [--json FILE]
 
 Each server has one worker, pinned to one core; the fake provider, Postgres and the load generator share another. Rounds
-are interleaved, the order of the contenders is redrawn in each, and the figures are medians over rounds with the
-least and the most beside them. The first run builds the peers' environments (some minutes, 0.5 GB, from the package
-registries); a peer that cannot be built, started or measured is named with the reason.
+are interleaved in random order of the contenders, and the figures are medians over rounds with minimum and maximum. The
+first run builds the peers' environments (some minutes, 0.5 GB, from the package registries); a peer that cannot be
+built, started or measured is named with the reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OURS = "seqroute-sqlite"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How much is measured. `stream_s`: a paced stream alone takes 4 s."""
+    """Cases and durations; `stream_s` should cover a paced stream, which takes 4 s."""
 
     cases: tuple[Case, ...]
     rounds: int
@@ -71,13 +71,14 @@ FULL = Preset(
 
 
 def main() -> None:
+    """Measure the contenders and print one table per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=("quick", "full"), default="quick")
-    parser.add_argument("--only", help="contenders, with commas between; all without it: " + ", ".join(CONTENDERS))
-    parser.add_argument("--cases", help="only cases whose name holds one of these words, with commas between")
+    parser.add_argument("--only", help="contenders, separated by commas; default: " + ", ".join(CONTENDERS))
+    parser.add_argument("--cases", help="only cases whose name contains one of these words, separated by commas")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path, help="also write every run to this file")
-    parser.add_argument("--seed", type=int, default=1, help="of the order of contenders and of random arrivals")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the order of contenders and of random arrivals")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(CONTENDERS)
     unknown = sorted(set(names) - set(CONTENDERS))
@@ -152,12 +153,12 @@ def _report(runs: Sequence[Run], servers: Mapping[str, Mapping[str, object]], ca
     for case in cases:
         _print_case(case, [run for run in runs if run.case == case])
     rows = [
-        [name, *(f"{told[key]}" if key in told else "" for key in ("started_s", "idle_mib", "end_mib"))]
-        for name, told in servers.items()
+        [name, *(f"{figures[key]}" if key in figures else "" for key in ("started_s", "idle_mib", "end_mib"))]
+        for name, figures in servers.items()
     ]
     print_table("servers", ["", "ready after s", "MiB idle", "MiB after"], rows)
-    for name, told in servers.items():
-        for what, why in told.items():
+    for name, figures in servers.items():
+        for what, why in figures.items():
             if what == "missing" or what.startswith("failed"):
                 print(f"{name}: {what}: {why}")
 
@@ -205,7 +206,7 @@ def _stream_cells(runs: Sequence[Run]) -> list[tuple[Spread, int]]:
 
 
 def _busy_cells(runs: Sequence[Run]) -> list[tuple[Spread, int]]:
-    """A load's core near 100 limits the server; a server far below 100 under many clients was kept waiting."""
+    """Core usage: a load near 100 limits the server; a server far below 100 had to wait."""
     return [
         (spread([run.busy_percent("server") for run in runs]), 0),
         (spread([run.busy_percent("load", "provider", "postgres") for run in runs]), 0),
@@ -213,7 +214,7 @@ def _busy_cells(runs: Sequence[Run]) -> list[tuple[Spread, int]]:
 
 
 def _ratio(by_name: Mapping[str, Sequence[Run]], name: str, streams: bool) -> str:
-    """How many times a contender's throughput ours is, paired by round."""
+    """Our throughput over a contender's, paired by round."""
     ours = {run.round: run for run in by_name.get(OURS, [])}
     both = [(ours[run.round], run) for run in by_name[name] if run.round in ours]
     if not both:

@@ -1,12 +1,12 @@
-"""From one measured worker to a fleet: a simulation of the queues, checked against the measurement it came from.
+"""Queueing simulation of a fleet, calibrated on and checked against one measured worker.
 
     python -m bench.peers --preset full --json peers.json; python -m bench.ledger --json > ledger.json
     python -m bench.queueing --peers peers.json --ledger ledger.json [--per-s 10000] [--tenants 1000] [--stripes 1]
 
-First one worker: two figures (what a turn costs in CPU at 32 clients, how long it takes at one) are put in, and the
-rates and latencies at all other numbers of clients come out beside the measured ones. Then a fleet, in an open system:
-for each arrival rate the workers and the database's cores that keep both below 70 %, how busy the row of the largest
-tenant is, and what a turn takes beyond its provider.
+First one worker: from two figures (CPU of a turn at 32 clients, latency at one client) the rates and latencies at all
+other numbers of clients are simulated and compared with the measured ones. Then a fleet, in an open system: for each
+arrival rate the workers and database cores that keep both below 70 %, the utilisation of the largest tenant's row, and
+the latency added to the provider's.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from bench.rig.tables import print_table
 
 VARIATION = 0.5
 """Coefficient of variation of every service time: between constant (0) and exponential (1)."""
-AIM = 0.7
-"""How busy workers and database may be: beyond it the p99 of a queue grows out of hand."""
+TARGET_UTILISATION = 0.7
+"""Target utilisation of workers and database: beyond it a queue's p99 grows steeply."""
 LEDGER_OPERATIONS = 2
 """A turn waits for its tenant's row twice: to reserve and to settle."""
 GROUP = 64
@@ -39,7 +39,7 @@ GROUP = 64
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one turn. `alone_ms` is all that one client waits for beyond the worker's CPU: commits and round trips."""
+    """Costs of one turn; `alone_ms` is a lone client's wait for commits and round trips."""
 
     worker_ms: float
     alone_ms: float
@@ -48,19 +48,19 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A tenant's row: operations that wait for it commit as one group, which costs `commit_ms` and `each_ms` apiece."""
+    """A tenant's row: a group commit takes `commit_ms`, and `each_ms` per operation."""
 
     commit_ms: float
     each_ms: float
 
     @property
-    def most_turns_per_s(self) -> float:
-        """When every group is full."""
+    def max_turns_per_s(self) -> float:
+        """Throughput with full groups."""
         return GROUP / (self.commit_ms + GROUP * self.each_ms) * 1000 / LEDGER_OPERATIONS
 
 
 def costs_of(runs: Sequence[Run]) -> Costs:
-    """Medians over the rounds of one contender. Raises ValueError when a case that is needed was not measured."""
+    """Medians over the rounds of one contender. Raises ValueError if a case is missing."""
     busy, alone = _where(runs, Case("unary", 32, 0)), _where(runs, Case("unary", 1, 0))
     worker_ms = statistics.median(run.cpu_per_request_ms() for run in busy)
     alone_ms = statistics.median(run.p50_ms - run.cpu_per_request_ms() for run in alone)
@@ -69,9 +69,9 @@ def costs_of(runs: Sequence[Run]) -> Costs:
 
 
 def row_of(figures: Sequence[Mapping[str, Any]]) -> Row:
-    """From `bench.ledger` on Postgres with one tenant: one client waits for a commit and one operation; many clients
-    fill the groups, so that their rate is GROUP operations per commit and GROUP operations.
+    """Derive a row's costs from `bench.ledger` on Postgres with one tenant.
 
+    One client waits for a commit and one operation; many clients fill the groups, at GROUP operations per commit.
     Raises ValueError when one of the two is missing.
     """
     one = [f for f in figures if f["database"] == "postgres" and f["tenants"] == 1]
@@ -92,7 +92,7 @@ def _where(runs: Sequence[Run], case: Case) -> list[Run]:
 
 
 def one_worker(costs: Costs, case: Case, rng: Random) -> Result:
-    """The worker before and after the provider, and around each of the two commits."""
+    """Simulate one worker: its CPU in three parts around two commits and the provider."""
     part_s, commit_s = costs.worker_ms / 3000, costs.alone_ms / 2000
     visits = [
         Visit("worker", part_s), Visit("commit", commit_s), Visit("provider", case.delay_ms / 1000),
@@ -107,9 +107,9 @@ def one_worker(costs: Costs, case: Case, rng: Random) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What serves: so many workers and database cores, and tenants of unequal size (Zipf), each with its row.
+    """Workers, database cores, and tenants of unequal size (Zipf), each with its row.
 
-    `stripes` divides every tenant's row into so many.
+    `stripes` is the number of rows per tenant.
     """
 
     workers: int
@@ -119,18 +119,18 @@ class Fleet:
 
 
 def largest_share(tenants: int) -> float:
-    """Of the largest of so many tenants whose sizes fall as 1/rank."""
+    """Share of the largest tenant when sizes fall as 1/rank."""
     return 1 / sum(1 / rank for rank in range(1, tenants + 1))
 
 
 def fleet_for(costs: Costs, per_s: float, tenants: int, stripes: int) -> Fleet:
-    """As many workers and cores as keep both below the aim."""
-    workers = math.ceil(per_s * costs.worker_ms / 1000 / AIM)
-    return Fleet(workers, max(1, math.ceil(per_s * costs.database_ms / 1000 / AIM)), tenants, stripes)
+    """The workers and cores that keep both below the target utilisation."""
+    workers = math.ceil(per_s * costs.worker_ms / 1000 / TARGET_UTILISATION)
+    return Fleet(workers, max(1, math.ceil(per_s * costs.database_ms / 1000 / TARGET_UTILISATION)), tenants, stripes)
 
 
 def simulate(fleet: Fleet, costs: Costs, row: Row, per_s: float, rng: Random, *, turns: int = 40_000) -> Result:
-    """An open system without the provider's time: what comes out is what a turn takes beyond it."""
+    """Simulate an open system without the provider's time; the result is the added latency."""
     stations = [Station(f"worker {n}") for n in range(fleet.workers)]
     stations.append(Station("database", servers=fleet.database_cores))
     for tenant in range(fleet.tenants):
@@ -149,12 +149,13 @@ def simulate(fleet: Fleet, costs: Costs, row: Row, per_s: float, rng: Random, *,
 
 
 def main() -> None:
+    """Compare the simulation with the measurement, then print the fleet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="JSON of bench.peers with one and 32 clients")
     parser.add_argument("--ledger", type=Path, required=True, help="JSON of bench.ledger")
     parser.add_argument("--per-s", type=float, default=10_000, help="turns per second to reach")
     parser.add_argument("--tenants", type=int, default=1_000)
-    parser.add_argument("--stripes", type=int, default=1, help="rows that share one tenant's money")
+    parser.add_argument("--stripes", type=int, default=1, help="rows per tenant")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     runs = results.read(options.peers)
@@ -168,7 +169,7 @@ def main() -> None:
 
 def _compare(contender: str, runs: Sequence[Run], seed: int) -> None:
     costs = costs_of(runs)
-    print(f"\n{contender}: {costs.worker_ms:.2f} ms of a worker's CPU a turn, {costs.alone_ms:.2f} ms of waiting alone")
+    print(f"\n{contender}: {costs.worker_ms:.2f} ms of a worker's CPU a turn, {costs.alone_ms:.2f} ms of waiting")
     rows = []
     for case in dict.fromkeys(run.case for run in runs if run.case.kind != "stream"):
         measured, found = _where(runs, case), one_worker(costs, case, Random(seed))
@@ -177,7 +178,7 @@ def _compare(contender: str, runs: Sequence[Run], seed: int) -> None:
             (statistics.median(run.p50_ms for run in measured), found.p50_ms, 1),
             (statistics.median(run.p99_ms for run in measured), found.p99_ms, 1),
         ]
-        cells = [f"{value:,.{digits}f}" for seen, said, digits in columns for value in (seen, said)]
+        cells = [f"{value:,.{digits}f}" for seen, simulated, digits in columns for value in (seen, simulated)]
         rows.append([case.name, *cells, f"{columns[0][1] / columns[0][0]:.2f}"])
     heads = ["", "turns/s", "simulated", "p50 ms", "simulated", "p99 ms", "simulated", "turns/s, simulated / measured"]
     print_table("one worker", heads, rows)
@@ -187,7 +188,7 @@ def _grow(costs: Costs, row: Row, options: argparse.Namespace) -> None:
     share = largest_share(options.tenants)
     print(
         f"\none tenant's row: a commit of {row.commit_ms:.2f} ms and {row.each_ms:.2f} ms an operation, so at most "
-        f"{row.most_turns_per_s:,.0f} turns/s; the largest of {options.tenants} tenants has {share:.1%} of all"
+        f"{row.max_turns_per_s:,.0f} turns/s; the largest of {options.tenants} tenants has {share:.1%} of all"
     )
     rows = []
     for part in (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0):

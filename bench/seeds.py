@@ -1,7 +1,7 @@
-"""What of a replay's figures is luck: `python -m bench.seeds OUT0.json OUT1.json ... [--source NAME]`.
+"""Variation of a replay over seeds: `python -m bench.seeds OUT0.json OUT1.json ...`.
 
-The files are outputs of `seqroute-train replay` that differ in `--seed` alone: another split of the prompts, other
-sessions, other fits. Prints a table of the aims: each seed, the mean, and the standard deviation over seeds.
+The files are outputs of `seqroute-train replay` that differ only in `--seed`: another split of the prompts, other
+sessions, other fits. Prints a table of the targets by seed, with mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Output = Mapping[str, Any]
 
 
 def main() -> None:
+    """Print the table of the given files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--source", default=ALL)
@@ -29,10 +30,10 @@ def main() -> None:
 
 
 def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
-    """Markdown lines. Raises ValueError for outputs that differ in more than their seed, or know no such source."""
+    """Markdown lines. Raises ValueError for outputs that differ otherwise or lack the source."""
     for name in ("grid", "preset", "catalogue", "policies", "versions", "sources"):
         if any(output["meta"][name] != outputs[0]["meta"][name] for output in outputs):
-            raise ValueError(f"expected outputs that differ in their seed alone, found other values of meta.{name}")
+            raise ValueError(f"expected outputs that differ only in their seed, found other values of meta.{name}")
     seeds = [str(output["meta"]["seed"]) for output in outputs]
     found = [{line["figure"]: line for line in of_source(output, source)} for output in outputs]
     yield "| figure | aim | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | sd |"
@@ -46,6 +47,7 @@ def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
 
 
 def of_source(output: Output, source: str) -> list[Mapping[str, Any]]:
+    """The target lines of one source. Raises ValueError for an unknown source."""
     lines = [line for line in output["summary"] if line["kind"] == "aim"]
     chosen = [line for line in lines if line["source"] == source]
     if not chosen:
@@ -55,6 +57,7 @@ def of_source(output: Output, source: str) -> list[Mapping[str, Any]]:
 
 
 def shown(value: float | None) -> str:
+    """A figure with at most four decimals, empty for None."""
     return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""How long one waits: for `seqroute --help`, and for a gateway to be ready, warm (its files are in memory already).
+"""Time for `seqroute --help` and until a gateway is ready, with files in the page cache.
 
     python -m bench.startup [--rounds 5] [--json]
 
@@ -34,6 +34,7 @@ def help_s() -> float:
 
 
 async def ready_s(database: str, rounds: int) -> list[float]:
+    """Seconds from the command to readiness, by round."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder)) as arena:
@@ -42,16 +43,17 @@ async def ready_s(database: str, rounds: int) -> list[float]:
                 assert entry.server is not None
                 found.append(entry.server.started_s)
                 entry.server.stop()
-    return found[1:]  # the first one read the files from the disk
+    return found[1:]  # the first read the files from disk
 
 
 def main() -> None:
+    """Measure and print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = {database: uvloop.run(ready_s(database, options.rounds)) for database in ("sqlite", "postgres")}
-    # After the arenas: this process is pinned and preferred by now, as the servers were.
+    # After the arenas, when this process is pinned and prioritised like the servers.
     found = {"help": [help_s() for _ in range(options.rounds + 1)][1:]} | found
     if options.json:
         print(json.dumps(found))

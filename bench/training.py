@@ -1,10 +1,10 @@
-"""How fast the trainer is: `python -m bench.training [--sessions 10000] [--steps 200] [--devices 1,2,4,8]`.
+"""Speed of training: `python -m bench.training [--sessions 10000] [--devices 1,2]`.
 
-Composes sessions of four turns and two models, relabelled under budgets as the paper's 10,000 are (2.38 M transitions),
-and prints, each from a process of its own: the published baseline, materialised and trained on every transition once;
-a night's whole fit at its defaults, reward model and all, which redraws terms in the compiled step; and a short fit
-without a mesh and over forced host devices, with the largest difference of a parameter from a mesh of one. Forced
-devices share the same cores: they show sameness, not speed.
+Composes sessions of four turns and two models, relabelled under budgets like the paper's 10,000 (2.38 M transitions),
+and prints, each from its own process: the published baseline, materialised and trained on every transition once; a
+nightly fit at its defaults, reward model included, which draws terms in the compiled step; and a short fit without a
+mesh and over forced host devices, with the largest difference of a parameter from a mesh of one. Forced devices share
+the same cores: they test equality, not speed.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ TURNS, MODELS = 4, 2
 NO_MESH = "0"
 PUBLISHED, NIGHT = "published", "night"
 PATHS = 16
-"""10,000 sessions under five budgets, truncated, make 2.38 M transitions with about so many paths a session."""
+"""Paths per session that give 2.38 M transitions for 10,000 sessions under five budgets."""
 
 
 def composed(sessions: int) -> Episodes:
-    """Random turns with every model graded: what a step costs does not depend on what they say."""
+    """Random turns with every model graded: the cost of a step does not depend on their values."""
     generator = np.random.default_rng(0)
     names = [str(i) for i in range(sessions)]
     blank = blank_episodes(
@@ -68,7 +68,7 @@ def composed(sessions: int) -> Episodes:
 
 
 def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict[str, Any]:
-    """One fit in this process; the parameters go to `kept`."""
+    """Time one fit in this process; write its parameters to `kept`."""
     episodes = composed(sessions)
     config = TrainConfig(
         fit=FitConfig(warm_steps=0, steps=steps), quality=QualityConfig(folds=2, penalties=(10.0,), landmarks=64)
@@ -88,7 +88,7 @@ def measured(sessions: int, steps: int, devices: int, kept: Path | None) -> dict
 
 
 def published(sessions: int) -> str:
-    """Relabelling beforehand, as published, and every transition trained on once."""
+    """Time the published method: relabel first, then train on every transition once."""
     episodes, config = composed(sessions), PublishedConfig(paths=PATHS)
     began = time.perf_counter()
     rows = relabelled(episodes, largest_budget_usd(episodes), config, 0)
@@ -103,7 +103,7 @@ def published(sessions: int) -> str:
 
 
 def night(sessions: int) -> str:
-    """What a night fits at its defaults: reward model, then the network under terms that are redrawn."""
+    """Time a nightly fit at its defaults: reward model, then the network."""
     episodes, config = composed(sessions), TrainConfig()
     began = time.perf_counter()
     fit(episodes, config, jax.random.key(0))
@@ -115,15 +115,17 @@ def night(sessions: int) -> str:
 
 
 def transitions(config: TrainConfig) -> int:
-    """Of one step of TD: turns drawn, each at every knot of the money axis."""
+    """Transitions of one TD step: drawn turns times knots of the budget axis."""
     return config.fit.groups * config.fit.rows * KNOTS
 
 
 def peak_gib() -> float:
+    """Peak resident memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
+    """Run every measurement in its own process and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=200)

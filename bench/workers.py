@@ -1,12 +1,12 @@
-"""What more workers and replicas bring on one Postgres, and what the database takes of it.
+"""Throughput of several workers and replicas on one Postgres, and the database's share.
 
     python -m bench.workers [--rounds 3] [--window 3] [--tenants 50] [--json FILE]
 
 One worker, two workers of one `seqroute serve`, and three replicas, all on one database and free to run on any core;
 the load generator and the provider keep to one. On a machine with few cores the sum is bounded by them: the last
-columns say what each part costs, which is what `bench.queueing` and docs/scaling.md count with. The write-ahead log
-and the growth of the database are read from Postgres. Without `--tenants` all turns are one tenant's, so that all
-workers meet at one row.
+columns show the cost of each part, as used by `bench.queueing` and docs/scaling.md. The write-ahead log and the growth
+of the database are read from Postgres. Without `--tenants` all turns belong to one tenant, so all workers contend for
+one row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CLIENTS = 48
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """`replicas` processes of `seqroute serve`, each with so many workers."""
+    """Number of `seqroute serve` processes and of workers in each."""
 
     name: str
     replicas: int
@@ -58,7 +58,7 @@ ARRANGEMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One round of one arrangement. CPU milliseconds are per turn; bytes are per turn too."""
+    """One round of one arrangement; CPU milliseconds and bytes are per turn."""
 
     arrangement: str
     turns_per_s: float
@@ -71,7 +71,7 @@ class Measured:
 
 
 def open_tenants(url: str, count: int) -> str:
-    """So many tenants with money, and the secret of a service key that may act for each."""
+    """Create tenants with budgets; return the secret of a service key for all of them."""
     at_ms = now_ms(time.time)
     with transaction(url) as connection:
         for number in range(count):
@@ -84,6 +84,7 @@ def open_tenants(url: str, count: int) -> str:
 
 
 async def measure(rounds: int, window_s: float, tenant_count: int) -> list[Measured]:
+    """Measure every arrangement in interleaved rounds."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         async with Arena(Path(folder), spread=True) as arena:
@@ -111,7 +112,7 @@ async def measure(rounds: int, window_s: float, tenant_count: int) -> list[Measu
 
 
 async def _round(arena: Arena, name: str, url: str, team: Sequence[Entry], window_s: float, label: str) -> Measured:
-    """All of a team at once, the clients shared out among them."""
+    """Load all of a team at once, the clients divided among them."""
     async with AsyncExitStack() as held:
         for entry in team:
             await held.enter_async_context(arena.turn_of(entry))
@@ -126,7 +127,7 @@ async def _round(arena: Arena, name: str, url: str, team: Sequence[Entry], windo
             )
         )  # fmt: skip
         after = _database_bytes(url)
-    # What ran on before and after the window wrote too: the turns of all of it are counted by the database.
+    # Turns outside the window wrote too, so turns are counted in the database.
     wrote = max(after[2] - before[2], 1)
     latencies = sorted(ms for sample in samples for ms in sample.latencies_ms)
     turns = len(latencies)
@@ -140,13 +141,13 @@ async def _round(arena: Arena, name: str, url: str, team: Sequence[Entry], windo
 
 
 def _cpu(samples: Sequence[Sample]) -> dict[str, float]:
-    """Each sample has a server of its own; database, provider and load are the same in all."""
+    """CPU seconds by process: servers are added; database, provider and load are shared."""
     shared = {who: max(sample.cpu_s.get(who, 0.0) for sample in samples) for who in PROCESSES}
     return shared | {"server": sum(sample.cpu_s["server"] for sample in samples)}
 
 
 def _database_bytes(url: str) -> tuple[int, int, int]:
-    """Bytes of write-ahead log so far (of the whole server), bytes of this database, its decisions."""
+    """Bytes of write-ahead log (whole server), bytes of this database, its decisions."""
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(
             "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn, pg_database_size(current_database()), "
@@ -157,10 +158,11 @@ def _database_bytes(url: str) -> tuple[int, int, int]:
 
 
 def main() -> None:
+    """Measure and print one row per arrangement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window", type=float, default=3.0, help="seconds of a round")
-    parser.add_argument("--tenants", type=int, default=0, help="spread the sessions over so many")
+    parser.add_argument("--tenants", type=int, default=0, help="number of tenants to spread the sessions over")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = uvloop.run(measure(options.rounds, options.window, options.tenants))

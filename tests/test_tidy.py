@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIDY = (
+    "bench",
     "demo",
     "gateway/accounts",
     "gateway/catalog",

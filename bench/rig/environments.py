@@ -1,7 +1,7 @@
-"""The peers' environments, built from the registries into a folder that git ignores, by hash and once per lock.
+"""Environments of the peers, built once per lock file into a folder that git ignores.
 
-`requirements/peers.lock` holds LiteLLM Proxy (without the extra that brings proprietary code) and what the two Python
-yardsticks run on; `portkey/package-lock.json` holds Portkey's gateway. What cannot be built is reported by name.
+`requirements/peers.lock` has LiteLLM Proxy (without the extra with proprietary code) and the dependencies of the two
+Python relays; `portkey/package-lock.json` has Portkey's gateway. Failed builds are reported by name.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ BUILD_TIMEOUT_S = 900
 
 
 class NotBuilt(Exception):
-    """An environment could not be built; says which command failed, and how."""
+    """An environment could not be built; the message has the command and its error."""
 
 
 def cache_folder() -> Path:
-    """`.bench` beside the code, or where SEQROUTE_BENCH_CACHE says."""
+    """`.bench` beside the code, or SEQROUTE_BENCH_CACHE."""
     return Path(os.environ.get("SEQROUTE_BENCH_CACHE") or ROOT / ".bench").absolute()
 
 
 def python_environment(cache: Path) -> Path:
-    """The `bin` folder of the Python peers' environment, built if it is not there. Raises NotBuilt."""
+    """The `bin` folder of the Python peers' environment, built if missing. Raises NotBuilt."""
     folder = cache / f"peers-{_digest(PEERS_LOCK)}"
     if _is_whole(folder):
         return folder / "bin"
@@ -44,7 +44,7 @@ def python_environment(cache: Path) -> Path:
 
 
 def portkey_server(cache: Path) -> Path:
-    """The script that starts Portkey's gateway, installed if it is not there. Raises NotBuilt."""
+    """The script that starts Portkey's gateway, installed if missing. Raises NotBuilt."""
     folder = cache / f"portkey-{_digest(PORTKEY / 'package-lock.json')}"
     if not _is_whole(folder):
         for tool in ("node", "npm"):

@@ -1,8 +1,8 @@
-"""A database with a long past: millions of settled turns, lawful to the last entry, made by the database itself.
+"""Generator of a long history: millions of consistent settled turns, made in the database.
 
-Every session has eight turns of 1,000 nano-USD; tenant 0 is `default`, whom a benchmark spends from. Identifiers are as
-long as real ones and sort before them, as those of the past do. The audit finds nothing to complain of
-(tests/bench/test_bulk.py), so that whatever reads the tables reads what it would find in production.
+Every session has eight turns of 1,000 nano-USD; tenant 0 is `default`, which benchmarks spend from. Identifiers are as
+long as real ones and sort before them, like older ones. The audit finds no violation (tests/bench/test_bulk.py), so
+that reads of the tables behave as in production.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ _ENTRY = """INSERT INTO ledger_entries (kind, scope, amount_nanousd, granted_del
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """How a dialect counts, pads and makes bytes. `numbers` yields i from :low to :high."""
+class DialectSql:
+    """SQL of a dialect for number series (i from :low to :high), padding and bytes."""
 
     numbers: str
     pad: str
     blob: str
 
     def identifier(self, prefix: str, number: str = "i") -> str:
+        """SQL of an identifier with a padded number."""
         return f"'{prefix}_' || " + self.pad.format(number)
 
 
 DIALECTS = {
-    "sqlite": Words(
+    "sqlite": DialectSql(
         "(WITH RECURSIVE n(i) AS (SELECT :low UNION ALL SELECT i + 1 FROM n WHERE i < :high) SELECT i FROM n) AS n",
         "printf('%026d', {})",
         "zeroblob({})",
     ),
-    "postgresql": Words(
+    "postgresql": DialectSql(
         "generate_series(CAST(:low AS bigint), CAST(:high AS bigint)) AS n(i)",
         "lpad(CAST({} AS text), 26, '0')",
         "decode(repeat('00', {}), 'hex')",
@@ -54,7 +55,7 @@ DIALECTS = {
 
 
 def fill(url: str, decisions: int, *, vector_bytes: int = 256) -> Iterator[int]:
-    """Fill an empty, migrated database; yields the decisions so far after each transaction.
+    """Fill an empty, migrated database; yields the number of decisions after each transaction.
 
     `decisions` is rounded up to whole sessions. `vector_bytes` is the size of each of the two feature vectors.
     """
@@ -99,50 +100,50 @@ def _tenants(connection: Connection, sessions: int) -> None:
 
 
 def _sessions(connection: Connection, low: int, high: int) -> None:
-    words = DIALECTS[connection.dialect.name]
-    at, tenant, session = f"{PAST_MS} + i", _tenant("i"), words.identifier("past")
+    dialect = DIALECTS[connection.dialect.name]
+    at, tenant, session = f"{PAST_MS} + i", _tenant("i"), dialect.identifier("past")
     bounds = {"low": low, "high": high - 1}
     connection.execute(
         text(f"""INSERT INTO sessions (tenant_id, session_id, granted_nanousd, spent_nanousd, turns, last_decision_id,
           created_at_ms, updated_at_ms)
         SELECT {tenant}, {session}, {SESSION_NANOUSD}, {TURNS * BILLED_NANOUSD}, {TURNS},
-          {words.identifier("dec", f"(i + 1) * {TURNS} - 1")}, {at}, {at} FROM {words.numbers}"""),
+          {dialect.identifier("dec", f"(i + 1) * {TURNS} - 1")}, {at}, {at} FROM {dialect.numbers}"""),
         bounds,
     )
     connection.execute(
         text(
             _ENTRY
             + f"""SELECT 'grant', 'session', {SESSION_NANOUSD}, {SESSION_NANOUSD}, 0, 0, {tenant}, {session},
-          NULL, NULL, NULL, NULL, 'none', {at} FROM {words.numbers}"""
+          NULL, NULL, NULL, NULL, 'none', {at} FROM {dialect.numbers}"""
         ),
         bounds,
     )
 
 
 def _turns(connection: Connection, low: int, high: int, vector_bytes: int) -> None:
-    words = DIALECTS[connection.dialect.name]
+    dialect = DIALECTS[connection.dialect.name]
     at, tenant = f"{PAST_MS} + i", _tenant(f"(i / {TURNS})")
-    session = words.identifier("past", f"i / {TURNS}")
-    hold, attempt, decision = (words.identifier(prefix) for prefix in ("hold", "att", "dec"))
+    session = dialect.identifier("past", f"i / {TURNS}")
+    hold, attempt, decision = (dialect.identifier(prefix) for prefix in ("hold", "att", "dec"))
     bounds = {"low": low, "high": high - 1}
-    blob = words.blob.format(vector_bytes)
+    blob = dialect.blob.format(vector_bytes)
     connection.execute(
         text(f"""INSERT INTO decisions (decision_id, tenant_id, session_id, turn, completion_id, requested_model,
           feature_version, features, candidate_features, candidates, lambda_per_usd, session_budget_nanousd,
           remaining_before_nanousd, remaining_after_nanousd, model, action, propensity, uniform, policy_id, reason,
           status, reserved_nanousd, cost_nanousd, usage_source, input_tokens, output_tokens, latency_ms, finish_reason,
           created_at_ms, completed_at_ms)
-        SELECT {decision}, {tenant}, {session}, i % {TURNS} + 1, {words.identifier("chatcmpl")}, 'auto', 1, {blob},
+        SELECT {decision}, {tenant}, {session}, i % {TURNS} + 1, {dialect.identifier("chatcmpl")}, 'auto', 1, {blob},
           {blob}, '[]', 1, {SESSION_NANOUSD}, {SESSION_NANOUSD}, {SESSION_NANOUSD}, 'small', 0, 1, 0.5, 'resolving',
           'policy', 'completed', {HELD_NANOUSD}, {BILLED_NANOUSD}, 'reported', 40, 20, 800, 'stop', {at}, {at} + 800
-        FROM {words.numbers}"""),
+        FROM {dialect.numbers}"""),
         bounds,
     )
     connection.execute(
         text(f"""INSERT INTO holds (hold_id, tenant_id, session_id, decision_id, attempt_id, model, amount_nanousd,
           state, dispatched, posted_nanousd, expires_at_ms, created_at_ms, resolved_at_ms)
         SELECT {hold}, {tenant}, {session}, {decision}, {attempt}, 'small', {HELD_NANOUSD}, 'settled', 1,
-          {BILLED_NANOUSD}, {at} + 120000, {at}, {at} + 800 FROM {words.numbers}"""),
+          {BILLED_NANOUSD}, {at} + 120000, {at}, {at} + 800 FROM {dialect.numbers}"""),
         bounds,
     )
     for kind, amount, reserved, spent, usage in (
@@ -151,6 +152,6 @@ def _turns(connection: Connection, low: int, high: int, vector_bytes: int) -> No
     ):
         connection.execute(
             text(_ENTRY + f"""SELECT '{kind}', 'turn', {amount}, 0, {reserved}, {spent}, {tenant}, {session}, {hold},
-              {attempt}, {decision}, 'small', '{usage}', {at} FROM {words.numbers}"""),
+              {attempt}, {decision}, 'small', '{usage}', {at} FROM {dialect.numbers}"""),
             bounds,
         )  # fmt: skip

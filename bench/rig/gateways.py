@@ -1,8 +1,7 @@
-"""Who is measured, and how each is started: with the settings its makers recommend for production, and no more logs
-than errors.
+"""The measured gateways and how to start them, with recommended production settings.
 
-A contender is a name and a recipe: given a stage (ports, folders, databases) it says which command to run and how to
-ask it. `direct` has no server of its own: it is the provider, and the ceiling of the load generator.
+Only errors are logged. A contender is a recipe: given a stage (ports, folders, databases) it returns the command to run
+and the requests to send. `direct` is the provider itself, the upper limit of the load generator.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from bench.rig.environments import ROOT, portkey_server, python_environment
 from bench.rig.load import Target
 
 MODELS = (("small", 1), ("middle", 4), ("large", 16))
-"""Deployments of the measured gateway, and how many times the price of the first each costs."""
+"""Deployments of the measured gateway, with their price relative to the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a recipe needs: the provider's port, a folder to write into, the cache of environments, a fresh Postgres.
+    """Resources of a recipe: provider's port, work folder, environments, Postgres databases.
 
-    `database_url` names a database that is there already, to use instead of a fresh one.
+    `database_url` names an existing database to use instead of a fresh one.
     """
 
     provider_port: int
@@ -40,12 +39,13 @@ class Stage:
 
     @property
     def provider_url(self) -> str:
+        """Base URL of the provider."""
         return f"http://127.0.0.1:{self.provider_port}/v1"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A server to start and how to ask it. `command` is empty when the target is served already."""
+    """A server to start and its target; `command` is empty when the target already runs."""
 
     target: Target
     command: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def direct(stage: Stage) -> Recipe:
 
 
 def yardstick(factory: str) -> Contender:
-    """One of `bench.rig.relay`'s gateways that do nothing, on uvicorn's fastest parts."""
+    """One of the bare relays of `bench.rig.relay`, on uvicorn with uvloop and httptools."""
 
     def recipe(stage: Stage) -> Recipe:
         port = free_port()
@@ -77,7 +77,7 @@ def yardstick(factory: str) -> Contender:
 
 
 def litellm_proxy(stage: Stage) -> Recipe:
-    """LiteLLM Proxy: no database, no cache, no callbacks; a master key, because it insists on one."""
+    """LiteLLM Proxy without database, cache and callbacks, with the required master key."""
     port, key = free_port(), "sk-" + secrets.token_hex(24)
     config = {
         "model_list": [
@@ -99,7 +99,7 @@ def litellm_proxy(stage: Stage) -> Recipe:
 
 
 def portkey(stage: Stage) -> Recipe:
-    """Portkey's gateway on Node, told in each request's headers whom to ask."""
+    """Portkey's gateway on Node; each request's headers name the provider."""
     port = free_port()
     headers = {
         "authorization": "Bearer sk-none",
@@ -111,7 +111,7 @@ def portkey(stage: Stage) -> Recipe:
 
 
 def seqroute(database: str, lane: str = "thin") -> Contender:
-    """This gateway with everything on: key, session, features, decision, hold, settlement, durable log.
+    """This gateway, complete: key, session, features, decision, hold, settlement, durable log.
 
     `database` is `sqlite` (one file) or `postgres` (a fresh database); `lane` is `thin` or `litellm`, how calls reach
     the provider.
@@ -134,7 +134,7 @@ def seqroute(database: str, lane: str = "thin") -> Contender:
 
 
 def gateway_config(stage: Stage, database_url: str, key: str, lane: str) -> dict[str, object]:
-    """Three deployments of the fake provider at three prices, and sessions that never run out of money."""
+    """Three deployments of the fake provider at three prices, and ample session budgets."""
     return {
         "model_list": [
             {
@@ -171,7 +171,7 @@ CONTENDERS: Mapping[str, Contender] = {
 
 
 def plain_environment() -> dict[str, str]:
-    """Ours, without what would slow a server down or make it ask the network: the same for every contender."""
+    """The environment for every contender, without settings that slow it or use the network."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SEQROUTE_"))}
     return kept | {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -185,6 +185,7 @@ def plain_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,8 +1,8 @@
-"""A load generator that is not the bottleneck: raw asyncio on uvloop, requests rendered before they are sent.
+"""Fast load generator: raw asyncio protocols on uvloop with pre-rendered requests.
 
-`closed` keeps so many clients busy, each with one connection and one request at a time; `arriving` sends at a rate,
-whatever comes back. Both start to measure when the server is warm and stop at the end of a window; what is still on
-its way then is finished without being counted, so that the next run finds a server at rest.
+`closed` keeps clients busy, each with one connection and one request at a time; `arriving` sends at a rate, whatever
+comes back. Both measure one window on a warm server; requests running at its end are finished without being counted, so
+that the next run starts on an idle server.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ WARM_S = 60.0
 PROMPT = "What is the capital of France, and what was it before? "
 
 Meter = Callable[[], Mapping[str, float]]
-"""Cumulative CPU seconds by name; read at both ends of a window."""
+"""Cumulative CPU seconds by name, read at both ends of a window."""
 
 
 class RunFailed(Exception):
-    """A server answered what no measurement can be made of: another status, a stream cut short, silence."""
+    """A server's answers cannot be measured: another status, a cut stream, silence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask, with which headers, for which model. `sessions`: name a session in every request; `tenants`: and
-    the tenant that pays for it, one of so many."""
+    """Port, headers and model of the requests.
+
+    `sessions`: name a session in every request; `tenants`: the number of tenants to name as payers.
+    """
 
     port: int
     model: str
@@ -46,7 +48,7 @@ class Target:
     tenants: int = 0
 
     def requests(self, *, stream: bool, prompt_chars: int = len(PROMPT)) -> Callable[[str], bytes]:
-        """A function from a session's name to the bytes of one request."""
+        """A function from a session id to the bytes of one request."""
         prompt = (PROMPT * (prompt_chars // len(PROMPT) + 1))[:prompt_chars]
         asked: dict[str, object] = {"model": self.model, "messages": [{"role": "user", "content": prompt}]}
         if stream:
@@ -67,12 +69,13 @@ class Target:
 
 
 def tenant_name(number: int) -> str:
+    """Name of a benchmark tenant."""
     return f"bench-{number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run. Latencies ascend; `first_ms` is the time to a stream's first event; `cpu_s` what the meter said."""
+    """One run: ascending latencies, times to a stream's first event, CPU seconds by name."""
 
     latencies_ms: tuple[float, ...]
     first_ms: tuple[float, ...]
@@ -82,16 +85,20 @@ class Sample:
 
     @property
     def per_s(self) -> float:
+        """Requests per second."""
         return len(self.latencies_ms) / self.elapsed_s
 
     @property
     def events_per_s(self) -> float:
+        """Stream events per second."""
         return self.events / self.elapsed_s
 
 
 class Exchange(asyncio.Protocol):
-    """One keep-alive connection. `began` is called at a stream's first event, `replied` when an answer is complete
-    or broke."""
+    """One keep-alive connection.
+
+    `began` is called at a stream's first event, `replied` when an answer is complete or failed.
+    """
 
     def __init__(self, replied: Callable[[Exchange], None], began: Callable[[Exchange], None]) -> None:
         self._replied, self._began = replied, began
@@ -104,14 +111,17 @@ class Exchange(asyncio.Protocol):
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are asyncio's in all but their ancestry.
+        """Keep the transport."""
+        # uvloop's transports implement asyncio.Transport without inheriting from it.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail a running exchange."""
         if self._busy:
             self._finish(f"the connection ended within an answer ({error or 'closed by the server'})")
 
     def ask(self, request: bytes) -> None:
+        """Send one request."""
         if self._transport.is_closing():
             self._finish("the server closed a connection that was kept alive")
             return
@@ -121,10 +131,12 @@ class Exchange(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
+        """Abort the connection."""
         self._busy = False
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        """Count events and detect the end of the answer."""
         if self._head is not None:
             self._head += data
             head, separator, data = self._head.partition(b"\r\n\r\n")
@@ -133,7 +145,7 @@ class Exchange(asyncio.Protocol):
             self._head = None
             self._begin(head.lower(), data)
         text = self._tail + data
-        # The tail is shorter than what is looked for, so nothing is counted twice.
+        # The tail is shorter than the pattern, so nothing is counted twice.
         found = text.count(b"data: {")
         if found:
             self.events += found
@@ -164,7 +176,7 @@ class Exchange(asyncio.Protocol):
 
 
 class _Run:
-    """What is counted between the two ends of the window."""
+    """Counts within the window."""
 
     def __init__(self, meter: Meter, window_s: float, expect_events: int) -> None:
         self._meter, self._window_s, self._expect_events = meter, window_s, expect_events
@@ -223,10 +235,10 @@ async def closed(
     target: Target, *, clients: int, window_s: float, meter: Meter, stream_events: int = 0, stagger_s: float = 0.0,
     label: str = "bench", prompt_chars: int = len(PROMPT),
 ) -> Sample:  # fmt: skip
-    """`clients` connections, each asking again as soon as it was answered.
+    """Measure `clients` connections that each send a request as soon as the last is answered.
 
-    `stream_events`: ask for streams, of at least so many events. `stagger_s` spreads the clients' first requests over
-    that time: the length of a paced stream, so that streams begin and end all the time. Raises RunFailed.
+    `stream_events`: request streams of at least this many events. `stagger_s` spreads the clients' first requests over
+    that time, the length of a paced stream, so that streams begin and end evenly. Raises RunFailed.
     """
     loop = asyncio.get_running_loop()
     request = target.requests(stream=stream_events > 0, prompt_chars=prompt_chars)
@@ -267,9 +279,10 @@ async def arriving(
     target: Target, *, per_s: float, window_s: float, meter: Meter, rng: Random, connections: int = 64,
     label: str = "rate",
 ) -> Sample:  # fmt: skip
-    """Requests at random moments, `per_s` on average; each waits for a free connection, and that is in its latency.
+    """Measure requests that arrive at random, `per_s` on average.
 
-    Raises RunFailed, also when the server falls behind by more than the connections and a second of arrivals.
+    Latency includes the wait for a free connection. Raises RunFailed, also when the server falls behind by more than
+    the connections and a second of arrivals.
     """
     loop = asyncio.get_running_loop()
     request = target.requests(stream=False)
@@ -329,7 +342,7 @@ async def _connected(port: int, replied: Callable[[Exchange], None], began: Call
 
 
 async def set_pace(port: int, *, delay_ms: float, gap_ms: float, chunks: int) -> None:
-    """Tell the fake provider how to answer from now on."""
+    """Set the fake provider's timing from the next request on. Raises RunFailed."""
     reader, writer = await asyncio.open_connection(HOST, port)
     body = json.dumps({"delay_ms": delay_ms, "gap_ms": gap_ms, "chunks": chunks}).encode()
     writer.write(b"POST /__pace HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))

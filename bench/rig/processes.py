@@ -1,6 +1,6 @@
-"""Processes that are measured: pinned to a core, frozen while another one is measured, their CPU read from /proc.
+"""Measured processes: pinned to cores, frozen between runs, CPU time read from /proc.
 
-Linux only, as /proc and CPU affinity are.
+Linux only, because of /proc and CPU affinity.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class NotStarted(Exception):
-    """A server ended, or was not ready in time."""
+    """A server exited or was not ready in time."""
 
 
 class Server:
-    """One server with its children, in a session of its own. `started_s`: from the command to the first 200."""
+    """One server with its children; `started_s` is the time from the command to the first 200."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name, self._process, self._log = name, process, log
@@ -32,6 +32,7 @@ class Server:
 
     @property
     def process_id(self) -> int:
+        """Process id of the server."""
         return self._process.pid
 
     @classmethod
@@ -57,16 +58,19 @@ class Server:
         return server
 
     def last_words(self) -> str:
+        """The end of the server's log."""
         return self._log.read_text(errors="replace").strip()[-400:]
 
     def freeze(self) -> None:
+        """Suspend the server and its children."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Resume the server and its children."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for what is left after ten seconds."""
+        """Send SIGTERM, and SIGKILL after ten seconds."""
         self.thaw()
         self._signal(signal.SIGTERM)
         try:
@@ -96,16 +100,15 @@ def _spawn(
 
 
 def pin(process_id: int, cores: Set[int]) -> None:
-    """To these cores; children inherit it. 0 is the calling process."""
+    """Pin a process (0: this one) to cores; children inherit it."""
     os.sched_setaffinity(process_id, cores)
 
 
 def prefer(policy: tuple[int, int] = (os.SCHED_RR, 1)) -> tuple[int, int]:
-    """Give this process, and all that it starts from now on, precedence over what else the machine does; returns what
-    it had. Where that is not allowed nothing changes.
+    """Give this process and its future children real-time priority; return the previous one.
 
-    Whoever wakes up in real time runs at once. Without it a woken server waits for the slice of whatever job has the
-    core, some milliseconds at each of its waits, however low that job's priority.
+    Does nothing without the permission. Without real-time priority a woken server waits some milliseconds for the time
+    slice of any other job on its core, however low that job's priority.
     """
     before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
     with contextlib.suppress(PermissionError):
@@ -142,7 +145,7 @@ def cpu_seconds(process_id: int) -> float:
 
 def cpu_ticks(stat: str) -> int:
     """utime + stime + cutime + cstime of a line of /proc/PID/stat (proc(5), fields 14 to 17)."""
-    # The second field is the program's name in brackets, and may hold blanks and brackets itself.
+    # The second field is the program's name in brackets, and may contain spaces and brackets.
     fields = stat.rpartition(")")[2].split()
     return sum(map(int, fields[11:15]))
 

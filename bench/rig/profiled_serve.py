@@ -1,8 +1,8 @@
-"""`seqroute` with clocks on the functions of a turn's path: `python -m bench.rig.profiled_serve serve ...`.
+"""`seqroute` with clocks on functions: `python -m bench.rig.profiled_serve serve ...`.
 
-Each clock adds up the CPU time of its thread. What a clocked function spends inside another clocked one counts for the
-inner one alone, so that the phases add up; what no clock covers is the difference to the thread's own time. `GET
-/__clocks` answers what was measured since the last time it was asked, and starts again.
+Each clock adds up the CPU time of its thread. Time within a nested clocked function counts only for the inner one, so
+that the phases add up; the rest is the difference to the thread's total. `GET /__clocks` returns the figures since the
+last call and resets them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROFILE = "BENCH_PROFILE"
-"""An environment variable: a file to write cProfile's statistics of the loop's thread to, instead of the clocks."""
+"""Environment variable with a file for cProfile's statistics of the loop's thread, instead of clocks."""
 
 PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn.turn", "header_map", "read the request"),
@@ -35,7 +35,7 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.accounts.auth", "Authenticator.caller", "key"),
     ("gateway.routing.session", "identify", "session"),
     ("gateway.routing.session", "SessionMemory.from_json", "session"),
-    ("gateway.ledger.ledger", "Ledger.standing", "ledger: standing"),
+    ("gateway.ledger.ledger", "Ledger.snapshot", "ledger: snapshot"),
     ("gateway.catalog.tokens", "TokenCounter.count", "tokens"),
     ("gateway.routing.guard", "feasible", "guard"),
     ("gateway.turn.turn", "estimate", "estimates"),
@@ -55,7 +55,7 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn.turn", "Turns.serve", "turn: the rest"),
     ("starlette.responses", "Response.__call__", "send the answer"),
     ("gateway.api.server", "BoundedHttp.data_received", "HTTP parser, and what it starts"),
-    ("gateway.database.sqlite", "SqliteThread._together", "in the database's thread"),
+    ("gateway.database.sqlite", "SqliteThread._run_group", "in the database's thread"),
     ("gateway.database.sqlite", "SqliteThread._answer", "ledger: hand results over"),
     ("gateway.ledger.postgres_batches", "BatchCommitter._answer", "ledger: hand results over"),
     ("gateway.ledger.postgres_batches", "_Worker._apply", "in the database's thread"),
@@ -65,7 +65,7 @@ COLLECTOR = "garbage collection"
 
 @dataclass(slots=True)
 class Clocks:
-    """CPU seconds and calls by phase of one thread; `running` are the phases that run now, innermost last."""
+    """CPU seconds and calls by phase of one thread; `running` is the stack of phases."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
@@ -73,18 +73,20 @@ class Clocks:
     since_s: float = 0.0
     inner_s: float = 0.0
     outer_s: float = 0.0
-    """What a clock costs the phase that it is on, and the phase around it: taken off again."""
+    """Cost of a clock to its phase and to the enclosing phase, which is subtracted."""
 
     def enter(self, phase: str) -> None:
+        """Start a phase."""
         self._charge(self.outer_s)
         self.running.append(phase)
 
     def leave(self) -> None:
+        """End the innermost phase."""
         self._charge(self.inner_s)
         self.running.pop()
 
     def calibrate(self, clocked: Callable[[], object], rounds: int = 20_000) -> None:
-        """Learn from a clocked function that does nothing, which must have run with this thread's clocks."""
+        """Measure the clocks' own cost with a clocked function that does nothing, in this thread."""
         self.enter("around")
         for _ in range(rounds):
             clocked()
@@ -101,7 +103,7 @@ class Clocks:
 
 
 class AllClocks(threading.local):
-    """One `Clocks` for each thread, all of them in `every`."""
+    """One `Clocks` per thread; all are in `every`."""
 
     every: list[Clocks]
 
@@ -112,7 +114,7 @@ class AllClocks(threading.local):
         self.own.calibrate(self.clocked(lambda: None, "nothing"))
 
     def clocked(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        """The function with a clock on it: a coroutine's runs only while it does."""
+        """The function with a clock; a coroutine's clock runs only while the coroutine runs."""
 
         @functools.wraps(function)
         def run(*arguments: Any, **named: Any) -> Any:
@@ -133,7 +135,7 @@ class AllClocks(threading.local):
         return start if inspect.iscoroutinefunction(function) else run
 
     def collected(self, moment: str, _: dict[str, int]) -> None:
-        """For `gc.callbacks`."""
+        """Time garbage collections, as a member of `gc.callbacks`."""
         if moment == "start":
             self.own.calls[COLLECTOR] = self.own.calls.get(COLLECTOR, 0) + 1
             self.own.enter(COLLECTOR)
@@ -161,7 +163,7 @@ def _steps(work: Coroutine[Any, Any, Any], clocks: Clocks, phase: str) -> Genera
 
 
 class Measured:
-    """The gateway, and the address that tells what its clocks say."""
+    """The gateway with the endpoint for its clocks."""
 
     def __init__(self, app: ASGIApp, clocks: AllClocks, profile: cProfile.Profile | None) -> None:
         self._app = app
@@ -171,11 +173,11 @@ class Measured:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/__clocks":
-            await Response(self._told(), media_type="application/json")(scope, receive, send)
+            await Response(self._figures(), media_type="application/json")(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _told(self) -> bytes:
+    def _figures(self) -> bytes:
         if self._profile is not None:
             self._profile.disable()
             self._profile.dump_stats(os.environ[PROFILE])
@@ -189,17 +191,18 @@ class Measured:
             for phase, times in clocks.calls.items():
                 calls[phase] = calls.get(phase, 0) + times
             clocks.seconds, clocks.calls = {}, {}
-        told = {
+        figures = {
             "seconds": seconds,
             "calls": calls,
             "thread_s": thread_s - self._thread_s,
             "process_s": process_s - self._process_s,
         }
         self._thread_s, self._process_s = thread_s, process_s
-        return orjson.dumps(told)
+        return orjson.dumps(figures)
 
 
 def main() -> None:
+    """Install the clocks or the profiler, then run `seqroute`."""
     clocks = AllClocks([])
     profile = cProfile.Profile() if os.environ.get(PROFILE) else None
     if profile is None:

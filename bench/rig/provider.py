@@ -1,12 +1,12 @@
-"""A fake provider that costs next to nothing: raw asyncio on uvloop, answers rendered before they are asked for.
+"""Minimal fake provider: raw asyncio protocols on uvloop with pre-rendered answers.
 
     python -m bench.rig.provider --port 18080
 
-    POST /v1/chat/completions   20 words at once, or 200 of them as events of one stream
+    POST /v1/chat/completions   20 words at once, or a stream of 200
     POST /__pace                {"delay_ms": 20, "gap_ms": 20, "chunks": 200} from the next request on
 
-Every word of an answer is another one (LiteLLM ends a stream after 100 equal chunks). A gap of 0 is an unpaced stream:
-one event per turn of the event loop, as fast as the reader takes them.
+The words of an answer differ (LiteLLM ends a stream after 100 equal chunks). A gap of 0 is an unpaced stream: one event
+per turn of the event loop, as fast as they are read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _END = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How the provider answers. Seconds; `gap_s` 0 streams without pauses."""
+    """Timing of answers in seconds; `gap_s` 0 streams without pauses."""
 
     delay_s: float = 0.0
     gap_s: float = 0.0
@@ -42,7 +42,7 @@ class Pace:
 
 @dataclass(slots=True)
 class Provider:
-    """What all connections share: the pace, which changes between rounds, and the number of the next answer."""
+    """State of all connections: the current pace and the number of the next answer."""
 
     pace: Pace
     events: Events
@@ -51,13 +51,14 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """One stream, rendered: for each event what comes before the answer's id and what after."""
+    """A rendered stream: for each event the bytes before and after the answer's id."""
 
     parts: tuple[tuple[bytes, bytes], ...]
     usage: tuple[bytes, bytes]
 
     @classmethod
     def of(cls, chunks: int) -> Events:
+        """Render a stream of this many chunks."""
         deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": f"w{n} "} for n in range(chunks)]
         events = [_event([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
@@ -66,12 +67,12 @@ class Events:
 
 
 def _event(choices: list[dict[str, object]], usage: dict[str, int] | None = None) -> tuple[bytes, bytes]:
-    told: dict[str, object] = {"object": "chat.completion.chunk", "created": 1_750_000_000, "model": "ok"}
-    told["choices"] = choices
+    content: dict[str, object] = {"object": "chat.completion.chunk", "created": 1_750_000_000, "model": "ok"}
+    content["choices"] = choices
     if usage is not None:
-        told["usage"] = usage
+        content["usage"] = usage
     before = b'data: {"id":"chatcmpl-'
-    after = b'",' + orjson.dumps(told)[1:] + b"\n\n"
+    after = b'",' + orjson.dumps(content)[1:] + b"\n\n"
     length = len(before) + ID_LENGTH + len(after)
     return b"%x\r\n" % length + before, after + b"\r\n"
 
@@ -95,7 +96,7 @@ _UNARY_TAIL = b'",' + orjson.dumps({
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection. HTTP as the gateways speak it: Content-Length, no pipelining."""
+    """One keep-alive connection of a gateway: Content-Length, no pipelining."""
 
     def __init__(self, provider: Provider, loop: asyncio.AbstractEventLoop) -> None:
         self._provider, self._loop = provider, loop
@@ -105,26 +106,32 @@ class Connection(asyncio.Protocol):
         self._waiting: _Stream | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are asyncio's in all but their ancestry.
+        """Keep the transport."""
+        # uvloop's transports implement asyncio.Transport without inheriting from it.
         self._transport = cast("asyncio.Transport", transport)
 
     def close(self) -> None:
+        """Abort the connection."""
         self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Cancel a pending answer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def pause_writing(self) -> None:
+        """Hold back events while the reader is slow."""
         self._paused = True
 
     def resume_writing(self) -> None:
+        """Continue the held-back stream."""
         self._paused = False
         if self._waiting is not None:
             stream, self._waiting = self._waiting, None
             self._next_event(stream)
 
     def data_received(self, data: bytes) -> None:
+        """Answer a complete request."""
         self._received += data
         head, separator, rest = self._received.partition(b"\r\n\r\n")
         if not separator:
@@ -137,8 +144,8 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, line: bytes, body: bytes) -> None:
         if b"/__pace" in line:
-            told = orjson.loads(body)
-            self._provider.pace = Pace(told["delay_ms"] / 1000, told["gap_ms"] / 1000, told["chunks"])
+            content = orjson.loads(body)
+            self._provider.pace = Pace(content["delay_ms"] / 1000, content["gap_ms"] / 1000, content["chunks"])
             self._provider.events = Events.of(self._provider.pace.chunks)
             self._transport.write(_HEAD + b"2\r\n\r\n{}")
             return
@@ -196,7 +203,7 @@ class _Stream:
         return before + self._number + after
 
     def end(self) -> bytes:
-        """The usage, if it was asked for, the end marker and the end of the body: one write."""
+        """Usage if requested, end marker and end of the body, in one write."""
         usage = b""
         if self._wants_usage:
             before, after = self._events.usage
@@ -213,6 +220,7 @@ def _content_length(head: bytes) -> int:
 
 
 async def serve(port: int) -> None:
+    """Serve until cancelled."""
     loop = asyncio.get_running_loop()
     provider = Provider(Pace(), Events.of(Pace().chunks), count())
     server = await loop.create_server(lambda: Connection(provider, loop), "127.0.0.1", port, backlog=1024)
@@ -221,7 +229,8 @@ async def serve(port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A fake provider that costs next to nothing.")
+    """Run the provider until interrupted."""
+    parser = argparse.ArgumentParser(description="Minimal fake provider.")
     parser.add_argument("--port", type=int, default=18080)
     uvloop.run(serve(parser.parse_args().port))
 

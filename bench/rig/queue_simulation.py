@@ -1,8 +1,8 @@
-"""A discrete-event simulation of a fleet: stations with queues, turns that visit them, seeded.
+"""Seeded discrete-event simulation of queues: stations, and turns that visit them.
 
     Station("worker", servers=1)                        first come, first served; as many at once as it has servers
-    Station("provider", servers=None)                   nobody waits: a delay
-    Station("line", servers=1, batch=64, setup_s=0.8e-3)   takes what waits as one group: a commit with its fsync
+    Station("provider", servers=None)                   no queue: a delay
+    Station("row", servers=1, batch=64, setup_s=0.8e-3)    serves waiting turns as a group: a commit with its fsync
 
 A turn is a list of visits, (station, mean seconds). Times are gamma-distributed with a given coefficient of variation:
 1 is exponential (the textbook's M/M/1, against which tests/bench/test_queues.py checks this file), 0 is constant.
@@ -23,7 +23,7 @@ from bench.rig.statistics import percentile
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """`servers` None: unlimited. `batch`: how many are served as one group, which costs `setup_s` and their sum."""
+    """A queue; `servers` None is unlimited, a group of `batch` takes `setup_s` and their sum."""
 
     name: str
     servers: int | None = 1
@@ -33,7 +33,7 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """How long a turn takes at a station, on average, when nobody else is there."""
+    """Mean service time of a turn at a station, without waiting."""
 
     station: str
     mean_s: float
@@ -41,7 +41,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a simulation found. `busy` is each station's share of its servers' time, of those with a limit."""
+    """Throughput, latency, and utilisation by station (those with limited servers)."""
 
     per_s: float
     p50_ms: float
@@ -58,7 +58,7 @@ class _Turn:
 
 
 class _Place:
-    """A station while it is simulated."""
+    """State of a station."""
 
     __slots__ = ("busy_s", "free", "station", "waiting")
 
@@ -70,7 +70,7 @@ class _Place:
 
 
 class Simulation:
-    """One run. `visits` makes the path of the next turn; it may draw from the same generator (which worker, say)."""
+    """One run; `visits` returns the path of the next turn and may draw from the generator."""
 
     def __init__(
         self, stations: Sequence[Station], visits: Callable[[Random], Sequence[Visit]], rng: Random, variation: float
@@ -85,7 +85,7 @@ class Simulation:
         self._after: Callable[[], None] | None = None
 
     def arriving(self, per_s: float, *, seconds: float) -> Result:
-        """An open system: turns arrive at random, `per_s` on average, whatever is waiting."""
+        """Simulate an open system: turns arrive at random, `per_s` on average."""
 
         def arrive() -> None:
             self._start()
@@ -95,14 +95,14 @@ class Simulation:
         return self._run(seconds)
 
     def closed(self, clients: int, *, seconds: float) -> Result:
-        """A closed system: each client begins a turn as soon as its last one has ended."""
+        """Simulate a closed system: each client starts a turn when its last one ends."""
         self._after = self._start
         for _ in range(clients):
             self._start()
         return self._run(seconds)
 
     def _run(self, seconds: float) -> Result:
-        """The first fifth of the time is left out: the queues fill."""
+        """Run and evaluate, leaving out the first fifth of the time, when queues fill."""
         self._warm_s = seconds / 5
         while self._events and self._events[0][0] <= seconds:
             self._now_s, _, happen = heapq.heappop(self._events)
@@ -147,7 +147,7 @@ class Simulation:
             self._later(took_s, partial(self._leave, place, group))
 
     def _leave(self, place: _Place, group: Sequence[_Turn]) -> None:
-        # The server is free when the whole group has moved on: whoever comes back at once joins the next group.
+        # The server is free when the whole group has moved on: a turn that returns at once joins the next group.
         for turn in group:
             turn.at += 1
             self._arrive(turn)

@@ -1,7 +1,7 @@
-"""Gateways that do nothing, as yardsticks: `uvicorn bench.rig.relay:relay` and `uvicorn bench.rig.relay:acompletion`.
+"""Bare gateways: `uvicorn bench.rig.relay:relay` and `uvicorn bench.rig.relay:acompletion`.
 
-`relay` copies bytes with aiohttp: the least a Python gateway can do. `acompletion` calls LiteLLM's `acompletion` and
-renders what it returns: the least a gateway on LiteLLM can do. Both ask the provider that BENCH_PROVIDER names.
+`relay` copies bytes with aiohttp: the minimum of a Python gateway. `acompletion` calls LiteLLM's `acompletion` and
+renders its result: the minimum of a gateway on LiteLLM. Both use the provider at BENCH_PROVIDER.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from starlette.routing import Route
 
 
 class Held(TypedDict):
-    """What the relay's lifespan makes and its requests use."""
+    """State of the relay, from its lifespan."""
 
     client: aiohttp.ClientSession
     url: str
 
 
 def relay() -> Starlette:
-    """The bare relay."""
+    """The relay that copies bytes."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Held]:
@@ -55,7 +55,7 @@ async def _copied(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def acompletion() -> Starlette:
-    """The least on LiteLLM: no key, no session, no budget, no log."""
+    """The minimum on LiteLLM: no key, session, budget or log."""
     import litellm
 
     litellm.suppress_debug_info = True

@@ -1,4 +1,4 @@
-"""What a run found, as it is written to JSON and read again, and the machine it was found on."""
+"""Results of runs, as written to and read from JSON, and the machine they ran on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.rig.statistics import percentile
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that is measured. `kind`: `unary`, `rate` (requests per second at random moments) or `stream`."""
+    """One case: `kind` is `unary`, `rate` (random arrivals) or `stream`."""
 
     kind: str
     clients: int
@@ -28,6 +28,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The case in words, for tables."""
         if self.kind == "rate":
             return f"{self.per_s:.0f} requests/s, provider {self.delay_ms:.0f} ms"
         if self.kind == "unary":
@@ -38,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One contender's figures in one case and round. CPU is in seconds within `elapsed_s`, by who used it."""
+    """One contender's figures in one case and round; CPU seconds by process."""
 
     contender: str
     case: Case
@@ -54,6 +55,7 @@ class Run:
 
     @classmethod
     def of(cls, contender: str, case: Case, number: int, sample: Sample) -> Run:
+        """Summarise a sample."""
         p50, p99 = _two(sample.latencies_ms)
         first_p50, first_p99 = _two(sample.first_ms)
         return cls(contender, case, number, len(sample.latencies_ms), sample.events, sample.elapsed_s, p50, p99,
@@ -61,31 +63,35 @@ class Run:
 
     @property
     def requests_per_s(self) -> float:
+        """Throughput of requests."""
         return self.requests / self.elapsed_s
 
     @property
     def events_per_s(self) -> float:
+        """Throughput of stream events."""
         return self.events / self.elapsed_s
 
     def cpu_per_request_ms(self, who: str = "server") -> float:
+        """CPU milliseconds per request of one process."""
         return 1e3 * self.cpu_s.get(who, 0.0) / max(self.requests, 1)
 
     def busy_percent(self, *who: str) -> float:
-        """Share of one core that these used; a server that was limited by nothing else is near 100."""
+        """Share of one core used by these processes; near 100 for a saturated server."""
         return 100 * sum(self.cpu_s.get(name, 0.0) for name in who) / self.elapsed_s
 
     @property
     def cpu_per_event_us(self) -> float:
+        """CPU microseconds of the server per stream event."""
         return 1e6 * self.cpu_s.get("server", 0.0) / max(self.events, 1)
 
 
 def _two(ascending: Sequence[float]) -> tuple[float, float]:
-    """Median and 99th percentile; zeros when nothing of the kind was measured."""
+    """Median and 99th percentile; zeros without values."""
     return (percentile(ascending, 0.5), percentile(ascending, 0.99)) if ascending else (0.0, 0.0)
 
 
 def machine() -> dict[str, object]:
-    """What belongs beside every figure: when, on what, of which commit, with which command."""
+    """Time, command, commit, hardware and versions, to accompany every figure."""
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -110,15 +116,15 @@ def _cores() -> Sequence[str]:
 
 
 def write(path: Path, runs: Iterable[Run], servers: Mapping[str, Mapping[str, object]]) -> None:
-    """One JSON file: the machine, the servers (start, memory, why one is missing), every run."""
-    told = {"machine": machine(), "servers": dict(servers), "runs": [asdict(run) for run in runs]}
-    path.write_text(json.dumps(told, indent=1))
+    """Write machine, servers (start, memory, reason if missing) and runs as JSON."""
+    content = {"machine": machine(), "servers": dict(servers), "runs": [asdict(run) for run in runs]}
+    path.write_text(json.dumps(content, indent=1))
 
 
 def read(path: Path) -> list[Run]:
-    """The runs of such a file. Raises ValueError when it is none."""
+    """Read the runs of a file. Raises ValueError for another file."""
     try:
-        told = json.loads(path.read_text())["runs"]
-        return [Run(**(run | {"case": Case(**run["case"])})) for run in told]
+        content = json.loads(path.read_text())["runs"]
+        return [Run(**(run | {"case": Case(**run["case"])})) for run in content]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected the JSON of a measurement, got {error!r}") from error

@@ -1,12 +1,12 @@
-"""Where contenders meet: one provider, one Postgres, servers on one core, everything that asks them on another.
+"""Arena of contenders: one provider and Postgres, servers on one core, the load on another.
 
     async with Arena(folder) as arena:
         entry = await arena.enter("relay", CONTENDERS["relay"])
         async with arena.turn_of(entry):
             sample = await closed(entry.target, ..., meter=arena.meter(entry))
 
-All servers are started once and frozen (SIGSTOP); only the one whose turn it is runs. So rounds can be interleaved
-without paying for starts, and nobody's background work takes the core of another.
+All servers are started once and frozen (SIGSTOP); only the measured one runs. So rounds can be interleaved without
+restarts, and no server's background work takes another's core.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.harness.postgres import PostgresServer, TestDatabases
 
 WARM_UP_S = 2.0
 SETTLE_S = 0.2
-"""After a thaw: timers that came due while a server was frozen fire first."""
+"""Wait after a thaw, for timers that expired while the server was frozen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A contender that runs. `server` is None for one that has no server of its own."""
+    """A running contender; `server` is None for `direct`."""
 
     name: str
     target: Target
@@ -45,9 +45,9 @@ class Entry:
 
 
 class Arena:
-    """Linux with at least one core; with a single one everything shares it.
+    """Shared provider, database and cores of all contenders; with a single core, all share it.
 
-    `spread`: servers and database run on every core, not on one each.
+    `spread`: servers and database may run on every core.
     """
 
     def __init__(self, folder: Path, *, spread: bool = False) -> None:
@@ -84,10 +84,11 @@ class Arena:
         processes.prefer(self._preferred_before)
 
     async def pace(self, *, delay_ms: float = 0, gap_ms: float = 0, chunks: int = 200) -> None:
+        """Set the provider's timing."""
         await set_pace(self.provider_port, delay_ms=delay_ms, gap_ms=gap_ms, chunks=chunks)
 
     async def enter(self, name: str, contender: Contender, *, workers: int = 1, database_url: str = "") -> Entry:
-        """Start a contender on the servers' cores, warm it up, freeze it.
+        """Start a contender on the servers' cores, warm it up and freeze it.
 
         `database_url` names a database to use instead of a fresh one. Raises NotBuilt, NotStarted and RunFailed.
         """
@@ -111,7 +112,7 @@ class Arena:
 
     @asynccontextmanager
     async def turn_of(self, entry: Entry) -> AsyncIterator[None]:
-        """Only this contender runs within; the others are frozen."""
+        """Run only this contender within the block; the others are frozen."""
         if entry.server is not None:
             entry.server.thaw()
         await asyncio.sleep(SETTLE_S)
@@ -138,12 +139,12 @@ class Arena:
         return read
 
     def _pin_database(self) -> None:
-        """Again for every turn: each connection has a process of its own."""
+        """Pin Postgres again: each connection has its own process."""
         if self.postgres is not None:
             processes.pin_family(self.postgres.process_id, self._database_cores)
 
     def fresh_database(self) -> str:
-        """The URL of an empty, migrated database. The server is started with the first, on the load's core."""
+        """URL of a new, migrated database; the first call starts Postgres on the load's core."""
         if self._databases is None:
             self.postgres = PostgresServer({"shared_buffers": "512MB", "max_wal_size": "4GB"})
             self.postgres.start()

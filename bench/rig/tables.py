@@ -1,4 +1,4 @@
-"""Plain tables on a terminal that are Markdown as well."""
+"""Plain text tables that are valid Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column is flush left, figures flush right. Raises ValueError for a row of another length."""
+    """First column left-aligned, the others right. Raises ValueError for uneven rows."""
     for row in rows:
         if len(row) != len(heads):
             raise ValueError(f"table: expected {len(heads)} cells, got {len(row)}: {row}")
@@ -22,4 +22,5 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a titled table."""
     print(f"\n{title}\n\n{table(heads, rows)}")

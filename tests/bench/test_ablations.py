@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.ablations import learnt_of, network_lines, network_variants, table
+from bench.ablations import learn_from, network_lines, network_variants, table
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
 from train.config import FitConfig, RelabelConfig
@@ -19,8 +19,8 @@ PARTS = {
     *("(the planner)", "quantiles of the bill: its mean", "shrinkage of predicted differences"),
     *(
         "the prompt: means of the models alone",
-        "dear answers being poor ones",
-        "the plan: later money is worth nothing",
+        "expensive answers being poor ones",
+        "the plan: later money has no value",
     ),
     *("the penalty of a lost answer", "(with the shield before it)"),
 }
@@ -58,7 +58,7 @@ def test_every_part_has_a_line_and_the_plan_changes_what_is_earned(study: Catalo
     assert 0.0 < whole < 1.0
     assert budget["(the planner)"][1] == ""
     changes = {part: float(found[0]) for part, found in budget.items() if part in PARTS - {"(the planner)"}}
-    assert changes["the plan: later money is worth nothing"] != 0.0
+    assert changes["the plan: later money has no value"] != 0.0
     for found in (cells for part, cells in budget.items() if part in changes):
         low, high = (float(x) for x in found[1].split(" to "))
         assert low <= float(found[0]) <= high or abs(float(found[0])) < 0.05
@@ -79,9 +79,9 @@ def test_the_network_loses_one_part_after_the_other() -> None:
 
 def test_a_network_is_fitted_and_compared_with_the_first(study: CatalogueSetup, grid: Grid) -> None:
     tiny = FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20)
-    learnt = learnt_of(study, grid, NO_CONTEXT)
+    learned = learn_from(study, grid, NO_CONTEXT)
     stage = stages(study, compose_sets(study, grid, 8), Cell(8, 0.35, "cut", NO_CONTEXT))[1]
     twice = [(words, tiny, RelabelConfig()) for words in ("first", "again")]
-    first, again = network_lines(study, grid, learnt, [stage], twice)
+    first, again = network_lines(study, grid, learned, [stage], twice)
     assert words([first], "budget")["first"][1] == ""
     assert words([again], "budget")["again"][:2] == ["+0.0000", "+0.0000 to +0.0000"]

@@ -34,7 +34,7 @@ def test_a_rows_parameters_come_from_one_client_and_from_full_groups() -> None:
     row = row_of([alone, full])
     assert row.each_ms == pytest.approx(0.3865, abs=1e-4)
     assert row.commit_ms == pytest.approx(0.8635, abs=1e-4)
-    assert row.most_turns_per_s == pytest.approx(1_250)
+    assert row.max_turns_per_s == pytest.approx(1_250)
     with pytest.raises(ValueError, match="expected Postgres with one tenant"):
         row_of([alone])
 
