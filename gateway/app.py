@@ -1,4 +1,4 @@
-"""Composition root: creates every object and every route, and passes each object to the code that needs it."""
+"""Composition root: creates every object and route and passes each object to its users."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class NewId(Protocol):
 
 
 def time_ordered_ids(clock: Clock, entropy: Callable[[int], bytes] = os.urandom) -> NewId:
-    """Identifiers of 48 bits of milliseconds and 80 random bits, in Crockford's base 32 (like ULID)."""
+    """Identifiers of 48 bits of milliseconds and 80 random bits, in base 32 (like ULID)."""
 
     def new_id(prefix: str) -> str:
         number = (now_ms(clock) & ((1 << 48) - 1)) << 80 | int.from_bytes(entropy(10), "big")

@@ -21,7 +21,7 @@ class MoneyError(ValueError):
 
 
 def nanousd_from_usd(amount_usd: str | int | float | Decimal) -> int:
-    """Parse a decimal USD amount, rounding a finer fraction down (a budget never grows by rounding).
+    """Parse a decimal USD amount, rounding down (a budget never grows by rounding).
 
     Floats are read by their shortest decimal form, so ``0.1`` is 100,000,000 nano-USD.
     Raises MoneyError for anything but a finite amount in ``[0, MAX_NANOUSD]``.
@@ -34,7 +34,7 @@ def nanousd_from_usd(amount_usd: str | int | float | Decimal) -> int:
 
 
 def femtousd_from_usd(price_usd: str | int | float | Decimal) -> int:
-    """Parse a per-unit price in USD, rounding a finer fraction up (a bill is never undercounted)."""
+    """Parse a per-unit price in USD, rounding up (a bill is never undercounted)."""
     scaled = _decimal(price_usd) * FEMTOUSD_PER_USD
     femtousd = int(scaled.to_integral_value(ROUND_CEILING))
     if not 0 <= femtousd <= 10**18:
@@ -48,7 +48,7 @@ def nanousd_from_femtousd(femtousd: int) -> int:
 
 
 def usd_string(nanousd: int) -> str:
-    """Exact decimal USD, without exponent and without trailing zeros: ``1_500_000_000 -> "1.5"``."""
+    """Exact decimal USD without exponent and trailing zeros: ``1_500_000_000 -> "1.5"``."""
     sign, magnitude = ("-", -nanousd) if nanousd < 0 else ("", nanousd)
     whole, fraction = divmod(magnitude, NANOUSD_PER_USD)
     digits = f"{fraction:09d}".rstrip("0")
