@@ -31,7 +31,7 @@ from train.replay import baselines_learned as cited
 from train.replay.catalogue import CatalogueSetup, Environment, Sets, compose_sets, stages, studies
 from train.replay.dataset import read_folder
 from train.replay.grid import Cell, Grid, quick
-from train.replay.network import served, taught
+from train.replay.network import build_policy, train_network
 from train.replay.ours import training_log
 from train.replay.served import as_rule, turn_batch
 from train.replay.simulator import NO_CONTEXT, Context, Played, Rule
@@ -149,7 +149,7 @@ def published_lines(
     before: list[Played] | None = None
     for words, shares in (("(as published, safe)", BUDGET_SHARES), ("relabelled budgets: the largest alone", (1.0,))):
         config = replace(grid.published, budget_shares=shares)
-        rules = cited.cited(fit_published(learned.episodes, config, study.seed), study.seen)
+        rules = cited.prepare_published(fit_published(learned.episodes, config, study.seed), study.seen)
         played, tests = [], []
         for cell in cells:
             training, test = stages(study, sets, cell)
@@ -160,7 +160,7 @@ def published_lines(
         before = before or played
 
 
-def played_at(stage: Environment, rules: cited.Cited, lambda_per_usd: float) -> Played:
+def played_at(stage: Environment, rules: cited.PublishedNetwork, lambda_per_usd: float) -> Played:
     """Play the training sessions with the published method at one lambda."""
     return stage.play(rules.rule(lambda_per_usd))
 
@@ -186,8 +186,8 @@ def network_lines(
     before: list[Played] | None = None
     for words, fitting, relabelling in variants:
         config = replace(grid.training, relabel=relabelling, fit=fitting, seed=study.seed)
-        network = taught(learned.episodes, learned.grades, learned.quality, config)
-        policy = served(network, learned.episodes, learned.grades, learned.quality, config)
+        network = train_network(learned.episodes, learned.grades, learned.quality, config)
+        policy = build_policy(network, learned.episodes, learned.grades, learned.quality, config)
         after = [stage.play(as_rule(policy, study.seen)) for stage in played]
         yield line(study, "budget", words, played, after, before)
         before = before or after

@@ -22,7 +22,7 @@ from policy.features import SESSION_FEATURES, STATE_DIM, TEXT_SCALE
 from policy.text import STATS_DIM, TEXT_DIM, embed, stats
 from train.config import QualityConfig
 from train.fit.reward_model import fit_quality
-from train.replay.split import hashed
+from train.replay.split import hash_fraction
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -123,7 +123,7 @@ def read(folder: Path, seed: int) -> Turns:
             float(np.mean(before)) if before else 0.0,
         )
         before.append(reward[row])
-    places = {name: hashed(seed, "task", name) for name in set(task)}
+    places = {name: hash_fraction(seed, "task", name) for name in set(task)}
     return Turns(
         states=states,
         model=np.array([models.index(name) for name in names], np.int64),

@@ -30,7 +30,7 @@ from policy.value_network_shapes import KNOTS
 from train.config import FitConfig, QualityConfig, TrainConfig
 from train.fit.mesh import data_parallel
 from train.fit.network import fit
-from train.fit.seqroute_paper import PublishedConfig, fit_published, largest_budget_usd, relabelled
+from train.fit.seqroute_paper import PublishedConfig, fit_published, largest_budget_usd, relabel_paths
 from train.fit.value_curves import CHUNK_STEPS
 from train.log.episodes import Episodes, blank_episodes
 
@@ -91,7 +91,7 @@ def published(sessions: int) -> str:
     """Time the published method: relabel first, then train on every transition once."""
     episodes, config = composed(sessions), PublishedConfig(paths=PATHS)
     began = time.perf_counter()
-    rows = relabelled(episodes, largest_budget_usd(episodes), config, 0)
+    rows = relabel_paths(episodes, largest_budget_usd(episodes), config, 0)
     made_s, mib = time.perf_counter() - began, sum(np.asarray(column).nbytes for column in rows) / 2**20
     began = time.perf_counter()
     fit_published(episodes, replace(config, steps=-(-len(rows.row) // config.batch_size)), 0)

@@ -172,8 +172,8 @@ def probabilities(policy: BatchedPolicy, batch: Batch) -> F64:
 def score_batch(policy: BatchedPolicy, batch: Batch) -> Scored:
     """The scores and mask that `decide` computes before the draw."""
     if isinstance(policy, NetworkPolicy):
-        return _networked(policy, batch)
-    return _planned(policy, batch) if isinstance(policy, Planner) else _resolving(policy, batch)
+        return _score_network(policy, batch)
+    return _score_planner(policy, batch) if isinstance(policy, Planner) else _score_resolving(policy, batch)
 
 
 def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> F64:
@@ -200,15 +200,15 @@ def draw_rows(shares: F64, uniform: F64) -> I64:
     return np.asarray(np.minimum(action, last), np.int64)
 
 
-def _networked(policy: NetworkPolicy, batch: Batch) -> Scored:
+def _score_network(policy: NetworkPolicy, batch: Batch) -> Scored:
     """`NetworkPolicy.decide` up to the draw."""
     there = batch.model >= 0
     found = policy.values(
         Shown(
             places=_places(policy.statistics.models, batch),
             prior=batch.prior,
-            predicted=predicted(policy.quality, batch),
-            average=average(policy.quality, batch),
+            predicted=predict_quality(policy.quality, batch),
+            average=average_quality(policy.quality, batch),
             usd_in=batch.usd_in,
             usd_cached=batch.usd_cached,
             usd_out=batch.usd_out,
@@ -228,10 +228,10 @@ def _networked(policy: NetworkPolicy, batch: Batch) -> Scored:
     return Scored(np.asarray(worth - TIE_BREAK * costs / costliest, np.float64), batch.mask)
 
 
-def _planned(policy: Planner, batch: Batch) -> Scored:
+def _score_planner(policy: Planner, batch: Batch) -> Scored:
     """`Planner.decide` up to the draw."""
     quantiles = batch.cost_quantiles_usd.astype(np.float64)
-    quality = predicted(policy.quality, batch)
+    quality = predict_quality(policy.quality, batch)
     budget_left = batch.available_usd[:, None, None]
     later_turns = np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0)
     weighed = cautious_usd(quantiles, policy.caution)
@@ -245,7 +245,7 @@ def _planned(policy: Planner, batch: Batch) -> Scored:
     return Scored(scores - TIE_BREAK * costs / costliest, batch.mask)
 
 
-def _resolving(policy: ReSolving, batch: Batch) -> Scored:
+def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
     """`ReSolving.decide` up to the draw."""
     quantiles, mask, left = batch.cost_quantiles_usd, batch.mask, batch.available_usd
     turns = batch.turns_left(policy.horizon)
@@ -257,8 +257,8 @@ def _resolving(policy: ReSolving, batch: Batch) -> Scored:
         else (costs, costs)
     )
     found = budgeting.resolve(
-        predicted(policy.quality, batch),
-        average(policy.quality, batch),
+        predict_quality(policy.quality, batch),
+        average_quality(policy.quality, batch),
         costs,
         cold,
         warm,
@@ -271,11 +271,11 @@ def _resolving(policy: ReSolving, batch: Batch) -> Scored:
     return Scored(np.asarray(found.scores, np.float64), allowed)
 
 
-def predicted(model: QualityModel, batch: Batch) -> F32:
+def predict_quality(model: QualityModel, batch: Batch) -> F32:
     """`predict` of every turn, (N, K). Raises TypeError for a model without a batched form."""
     if isinstance(model, PriorQuality):
         exponent = model.exponent(difficulties(batch.stats, *_trouble(batch))).astype(np.float32)
-        return np.asarray(average(model, batch) ** exponent[:, None], np.float32)
+        return np.asarray(average_quality(model, batch) ** exponent[:, None], np.float32)
     if isinstance(model, KernelQuality):
         columns = _places(model.models, batch)
         deviations = np.take_along_axis(model.deviations(batch.state), columns, axis=1)
@@ -283,8 +283,8 @@ def predicted(model: QualityModel, batch: Batch) -> F32:
     raise TypeError(f"no batched form of {type(model).__name__}")
 
 
-def average(model: QualityModel, batch: Batch) -> F32:
-    """`average` of every turn, (N, K). Raises like `predicted`."""
+def average_quality(model: QualityModel, batch: Batch) -> F32:
+    """`average_quality` of every turn, (N, K). Raises like `predict_quality`."""
     if isinstance(model, PriorQuality):
         return np.asarray(np.clip(batch.prior, 1e-3, 1.0), np.float32)
     if isinstance(model, KernelQuality):
@@ -304,12 +304,14 @@ def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> 
 
     def at_turn(prices: I64, contexts: I64) -> F32:
         low = table.values[prices[:, None], contexts[:, None], rows, t[:, None]]
-        return _mixed(low, lambda: table.values[prices[:, None], contexts[:, None], rows, t[:, None] + 1], t_share)
+        return _interpolate(
+            low, lambda: table.values[prices[:, None], contexts[:, None], rows, t[:, None] + 1], t_share
+        )
 
     def at_context(prices: I64) -> F32:
-        return _mixed(at_turn(prices, c), lambda: at_turn(prices, c + 1), c_share)
+        return _interpolate(at_turn(prices, c), lambda: at_turn(prices, c + 1), c_share)
 
-    plane = _mixed(at_context(p), lambda: at_context(p + 1), p_share)  # (N, K, B)
+    plane = _interpolate(at_context(p), lambda: at_context(p + 1), p_share)  # (N, K, B)
     money = after_usd / (scale * repeated)[:, None, None]
     axis = table.budgets_usd.astype(np.float64)
     low = np.clip(np.searchsorted(axis, money, side="right") - 1, 0, len(axis) - 2)
@@ -327,7 +329,7 @@ def _between(axis: NDArray[np.floating], at: F64) -> tuple[I64, F64]:
     return low, np.clip((at - known[low]) / (known[low + 1] - known[low]), 0.0, 1.0)
 
 
-def _mixed(low: F32, high: Callable[[], F32], share: F64) -> F32:
+def _interpolate(low: F32, high: Callable[[], F32], share: F64) -> F32:
     """Linear interpolation of (N, ...) by (N,); looks up the upper values only where they count."""
     if not share.any():
         return low

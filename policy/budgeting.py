@@ -155,8 +155,8 @@ def later_plan(
     if longest > steps:
         more = np.maximum(turns - steps, 0.0)
         settled = np.argmax(np.where(mask, value, -np.inf), axis=-1)
-        value = value + more * _picked(gain, settled)
-        spend = spend + more * _picked(gain_usd, settled)
+        value = value + more * _pick(gain, settled)
+        spend = spend + more * _pick(gain_usd, settled)
     value = spread * value
     return Plan(value, spend)
 
@@ -251,7 +251,7 @@ def lower_confidence_scores(
     return shared + shrinkage * (quality - shared) - price * q_cost_usd.mean(axis=-2) - pessimism * doubt
 
 
-def _picked(values: Floats, chosen: NDArray[np.intp]) -> Floats:
+def _pick(values: Floats, chosen: NDArray[np.intp]) -> Floats:
     """`values` (..., K) at `chosen` (...), as (..., 1): `take_along_axis` without its costly checks."""
     rows = values.reshape(-1, values.shape[-1])
     return np.asarray(rows[np.arange(len(rows)), chosen.reshape(-1)].reshape(*chosen.shape, 1))

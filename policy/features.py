@@ -287,13 +287,13 @@ def money_features(
     candidate_money = xp.stack(
         [
             _log_ratio(rate[..., None], mean, xp),
-            _squashed(mean / left),
-            _squashed(q99 / left),
+            _squash(mean / left),
+            _squash(q99 / left),
             over,
             xp.clip((remaining[..., None] - q99 - later_reserve[..., None]) / left, -1.0, 1.0),
             _quality_scale(price[..., None] * mean, xp),
             _quality_scale(price[..., None] * extra, xp),
-            _squashed(extra * turns[..., None] / left),
+            _squash(extra * turns[..., None] / left),
         ],
         axis=-1,
     )
@@ -383,5 +383,5 @@ def _quality_scale(quality: Any, xp: Any) -> Any:
     return xp.log1p(100.0 * xp.minimum(quality, 1e6)) / 5.0
 
 
-def _squashed(ratio: Any) -> Any:
+def _squash(ratio: Any) -> Any:
     return ratio / (1.0 + ratio)

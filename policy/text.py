@@ -88,8 +88,8 @@ def embed(text: str) -> FloatArray:
         return np.zeros(TEXT_DIM, np.float32)
     encoded = "\n".join(tokens).encode("utf-8", "surrogatepass").split(b"\n")
     words = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(tokens))
-    pairs = _mixed(words[:-1] * np.uint32(0x9E3779B1) + words[1:])
-    hashes = np.concatenate([_mixed(words), pairs])
+    pairs = _mix(words[:-1] * np.uint32(0x9E3779B1) + words[1:])
+    hashes = np.concatenate([_mix(words), pairs])
     signs = np.where(hashes & np.uint32(1 << 16), 1.0, -1.0)
     sums = np.bincount(hashes % np.uint32(TEXT_DIM), weights=signs, minlength=TEXT_DIM)
     damped = np.sign(sums) * np.sqrt(np.abs(sums))
@@ -194,7 +194,7 @@ _CLASS.setflags(write=False)
 _CLASSES = 6
 
 
-def _mixed(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def _mix(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """murmur3's finaliser: crc32 is linear, so its low bits alone would collide in families."""
     hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)

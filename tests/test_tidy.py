@@ -25,6 +25,7 @@ TIDY = (
     "gateway/webhooks",
     "migrations",
     "policy",
+    "train",
 )
 """The folders that follow the rules, with all that is below; with a star the files directly in it."""
 

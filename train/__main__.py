@@ -1,4 +1,4 @@
-"""`seqroute-train`: from the decision log to a better policy. Commands import what they need when they run."""
+"""`seqroute-train`: from the decision log to a better policy. Commands import lazily."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAD_INPUT = 2
 
 
 def build() -> typer.Typer:
-    """The whole command line."""
+    """Build the command line."""
     app = typer.Typer(
         name="seqroute-train",
         help="From the decision log to a better policy.",
@@ -32,7 +32,7 @@ def build() -> typer.Typer:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line; answer its exit status. What a user can fix is said in one line each on stderr."""
+    """Run one command line and return its exit status; user errors are printed on stderr."""
     try:
         status = build()(list(arguments), prog_name="seqroute-train", standalone_mode=False)
     except InputError as error:
@@ -40,7 +40,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except typer.TyperException as error:
-        if error.format_message().startswith("Usage: "):  # no command: it shows what it has
+        if error.format_message().startswith("Usage: "):  # without a command: list them
             print(error.format_message())
             return BAD_INPUT
         return _fail(" ".join(error.format_message().split()))

@@ -1,14 +1,14 @@
-"""What a user can fix, from wherever it is found: the command line says it in one line and exits with 2."""
+"""Errors that a user can fix: the command line prints them in one line and exits with 2."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """One line: what was found, what was expected, where."""
+    """An invalid input; the one-line message says what was found and expected, and where."""
 
 
 def kind_of(value: object) -> str:
-    """What a value of JSON or YAML is, in words."""
+    """Name of a JSON or YAML value's type for messages."""
     kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
         (bool, "true or false"),
         ((int, float), "a number"),
@@ -21,5 +21,5 @@ def kind_of(value: object) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file could not be read, in words: the system's, or that its content is another."""
+    """Reason for messages why a file could not be read: the system's, or invalid content."""
     return error.strerror.lower() if isinstance(error, OSError) and error.strerror else "its content is not that"

@@ -1,4 +1,4 @@
-"""runs/<run_id>/: each step's result as JSON, written whole or not at all, so that any step can be rerun."""
+"""Run folder runs/<run_id>/: each step's result as JSON, written atomically for reruns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run. `identity` names data, config and key: a step's result counts for exactly these."""
+    """The folder of one run. `identity` names data, config and key; other results are ignored."""
 
     path: Path
     identity: str = ""
@@ -24,7 +24,7 @@ class RunFolder:
         self.write_text(f"{step}.json", json.dumps(content, indent=1, sort_keys=True))
 
     def write_text(self, name: str, content: str) -> None:
-        """Write a file whole or not at all: to a temporary name, synced, then renamed."""
+        """Write a file atomically: to a temporary name, synced, then renamed."""
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / f".{name}.{os.getpid()}"
         with partial.open("w", encoding="utf-8") as file:
@@ -34,7 +34,7 @@ class RunFolder:
         partial.replace(self.path / name)
 
     def read(self, step: str) -> dict[str, Any] | None:
-        """A finished step's result, or None when it is missing or belongs to other data, config or key."""
+        """A finished step's result; None when missing or of other data, config or key."""
         try:
             result = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -45,7 +45,7 @@ class RunFolder:
 
 
 def finite(value: Any) -> Any:
-    """As JSON has it: dataclasses as objects, NaN and infinities as null."""
+    """Convert to JSON values: dataclasses as objects, NaN and infinities as null."""
     if is_dataclass(value) and not isinstance(value, type):
         return finite(asdict(value))
     if isinstance(value, Mapping):

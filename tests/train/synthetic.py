@@ -1,6 +1,6 @@
 """A small world with known truth, played by a real policy into real rows of the log.
 
-Three models, two kinds of task: everybody knows the capital of France; sums want the dear model. The catalogue's priors
+Three models, two kinds of task: all know the capital of France; sums need the costly one. The catalogue's priors
 do not say so: they are close together, as cold priors are.
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.harness.gate_trials import promoted_of
-from train.evaluate.ope import Interval, known_noise, widened
+from train.evaluate.ope import Interval, known_noise, widen
 
 
 @pytest.mark.parametrize(("sessions", "floor"), [(150, 0.05), (300, 0.02), (300, 0.3)])
@@ -33,4 +33,4 @@ def test_the_noise_of_the_log_follows_from_its_propensities() -> None:
 
 def test_an_interval_is_widened_only_where_the_known_noise_reaches_further() -> None:
     # 2 * 1 / sqrt(4) = 1 to both sides of the mean.
-    assert widened(Interval(0.0, -0.5, 3.0), 1.0, 4, 2.0) == Interval(0.0, -1.0, 3.0)
+    assert widen(Interval(0.0, -0.5, 3.0), 1.0, 4, 2.0) == Interval(0.0, -1.0, 3.0)

@@ -1,4 +1,4 @@
-"""replay, rollout, export, import-logs: data that come from elsewhere, or go there."""
+"""Commands that read or write external data: replay, rollout, export, import-logs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def replay(
     """Play composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay import tree
     from train.replay.dataset import DataError
-    from train.replay.grid import PRESETS, OptionError, known_policies, narrowed
+    from train.replay.grid import PRESETS, OptionError, known_policies, narrow
     from train.replay.resume_cache import ResumeCache
     from train.replay.run import Options, run
     from train.replay.targets import lines
@@ -61,7 +61,7 @@ def replay(
     if preset not in PRESETS:
         raise CommandError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     try:
-        grid = narrowed(
+        grid = narrow(
             PRESETS[preset](),
             turns=_words(turns),
             phis=_words(phi),
@@ -95,7 +95,7 @@ def replay(
     if plot is not None:
         from train.replay.plots import draw
 
-        print(f"{len(draw(report['front'], plot))} pictures in {plot}")
+        print(f"{len(draw(report['front'], plot))} plots in {plot}")
     return 0
 
 
@@ -130,7 +130,7 @@ def rollout(
     seed: Annotated[int, typer.Option(help="Random seed of the branches and of the order of the tasks.")] = 0,
     as_json: AsJson = False,
 ) -> int:
-    """Play graded multi-turn tasks through every model, as counterfactual trees, under a hard dollar cap."""
+    """Play graded multi-turn tasks through every model as counterfactual trees under a USD cap."""
     from train.rollout.command import play
     from train.rollout.report import describe
 
@@ -169,7 +169,7 @@ def export(
     text: Annotated[bool, typer.Option("--text", help="Include the texts of tenants that allow storing them.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Write the decision log as Parquet, one file a day and table; go on where an earlier export stopped."""
+    """Write the decision log as Parquet files by day and table; resumes an earlier export."""
     from train.log.export import Export
     from train.log.export import export as write
 
@@ -205,7 +205,7 @@ def import_logs(
     training: Training = None,
     as_json: AsJson = False,
 ) -> int:
-    """A policy before the first request: learn from other programs' logs what they can teach, and say what not."""
+    """Learn a first policy from other programs' logs, and report what they cannot teach."""
     from gateway.catalog.models import load
     from gateway.config.reader import SettingsError
     from train.nightly.import_logs import Import, describe

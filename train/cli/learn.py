@@ -1,4 +1,4 @@
-"""nightly, fit, evaluate, frontier: from the log, or a replay folder, to a policy and what it is worth."""
+"""Commands that learn and evaluate policies: nightly, fit, evaluate, frontier, pretrain."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nightly(
     log: LogFolder = None,
     as_json: AsJson = False,
 ) -> int:
-    """Read the log, relabel, fit, evaluate off-policy, gate, and publish what passes. Made for cron."""
+    """Run the nightly job: read the log, fit, evaluate off-policy, gate, and publish. For cron."""
     settings, chosen = gateway_settings(config), training_settings(training, seed)
     from train.nightly.nightly import Nightly, run
 
@@ -91,7 +91,7 @@ def evaluate(
     data: DataFolder = None,
     as_json: AsJson = False,
 ) -> int:
-    """Evaluate the candidates of a `fit` on the untouched part of the log, and say what the gate would."""
+    """Evaluate the candidates of a `fit` on the held-out log, with the gate's verdict."""
     chosen = training_settings(training, seed, data)
     from train.nightly import steps
 
@@ -118,7 +118,7 @@ def frontier(
     log: LogFolder = None,
     data: DataFolder = None,
 ) -> int:
-    """Draw quality against cost over lambda and over budgets, with intervals, for the sessions of the log."""
+    """Plot quality against cost over lambda and budgets, with intervals, for the log's sessions."""
     chosen = training_settings(training, seed, data)
     if data is not None and tenant is not None:
         raise CommandError("--tenant: a replay folder has no tenants; expected one of --tenant and --data")
@@ -138,11 +138,11 @@ def pretrain(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder that the checkpoint's folder is written to.")
     ],
-    seed: Annotated[int, typer.Option(help="Of catalogues and training (the shipped checkpoint: 0).")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of catalogues and training (the shipped checkpoint: 0).")] = 0,
     catalogues: Annotated[int | None, typer.Option(min=1, help="Random catalogues (default 500).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default 20,000).")] = None,
 ) -> int:
-    """Teach the generic network that a fresh install serves, on random catalogues: no log and no data are read."""
+    """Train the generic network of a fresh install on random catalogues, without any data."""
     from policy.checkpoint import layers_as_part, save
     from train.fit.pretrain import PretrainConfig, pretrain, recipe
 
@@ -159,7 +159,7 @@ def pretrain(
 
 
 def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, progress: Bar) -> Nightly:
-    """For a step on its own. A replay folder needs no gateway."""
+    """Job for a single step. A replay folder needs no gateway."""
     from gateway.config.settings import PolicySettings
     from train.nightly.nightly import Nightly
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, and the settings, tenants and dates that options name."""
+"""Shared options of the commands, and the settings, tenants and dates they name."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as 
 
 
 class CommandError(InputError):
-    """Found by the command line itself."""
+    """An invalid command line."""
 
 
 def gateway_settings(path: Path) -> Settings:
+    """Read the gateway's configuration. Raises CommandError."""
     from gateway.config.load import load_settings
     from gateway.config.reader import SettingsError
 
@@ -46,7 +47,7 @@ def gateway_settings(path: Path) -> Settings:
 
 
 def database_url(path: Path) -> str:
-    """Only that: an export needs none of the providers' keys."""
+    """Read only the database's URL: an export needs none of the providers' keys."""
     from gateway.config.load import read_database_url
     from gateway.config.reader import SettingsError
 
@@ -57,7 +58,7 @@ def database_url(path: Path) -> str:
 
 
 def training_settings(path: Path | None, seed: int | None, data: Path | None = None) -> TrainConfig:
-    """The settings of the file; without one the defaults, for a replay folder those of replay's quick preset."""
+    """Read the training settings, or the defaults (for a replay folder the quick preset's)."""
     import yaml
 
     from train.config import ConfigError, from_mapping
@@ -83,6 +84,7 @@ def training_settings(path: Path | None, seed: int | None, data: Path | None = N
 
 
 def run_date(text: str | None, option: str = "--date") -> str:
+    """Validate a date; the default is today, UTC. Raises CommandError."""
     if text is None:
         return datetime.now(UTC).date().isoformat()
     try:
@@ -92,6 +94,7 @@ def run_date(text: str | None, option: str = "--date") -> str:
 
 
 def tenant_named(url: str, name: str) -> str:
+    """Id of the tenant with this name or id. Raises CommandError."""
     from gateway.accounts import tenants
     from gateway.database.database import transaction
 
@@ -103,14 +106,16 @@ def tenant_named(url: str, name: str) -> str:
 
 
 def now_ms() -> int:
+    """Unix time in milliseconds."""
     return int(datetime.now(UTC).timestamp() * 1000)
 
 
 def show(report: Mapping[str, Any], as_json: bool) -> None:
+    """Print a report, as text or as JSON."""
     if as_json:
         print(json.dumps(report, indent=1, sort_keys=True))
         return
-    from train.nightly.words import describe
+    from train.nightly.text_report import describe
 
     for line in describe(report):
         print(line)

@@ -1,4 +1,4 @@
-"""How far a step is, and how long it will still take: a bar on a terminal; in a pipe nothing, or a line a step."""
+"""Progress display of a step: a bar on a terminal; otherwise nothing, or lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class Bar:
-    """A bar on a terminal; elsewhere nothing, or a line to `lines` when a step starts and when it ends."""
+    """Progress bar on a terminal; elsewhere lines at the start and end of a step, or nothing."""
 
     def __init__(self, lines: TextIO | None = None, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._lines = lines
@@ -34,6 +34,7 @@ class Bar:
             self._bar.stop()
 
     def show(self, step: str, done: int, total: int) -> None:
+        """Show that `done` of `total` parts of a step are finished."""
         if self._bar is None:
             if self._lines is not None and step != self._step:
                 self._end(failed=False)
@@ -47,7 +48,7 @@ class Bar:
         self._bar.update(self._task, completed=done, total=total or None)
 
     def _end(self, failed: bool) -> None:
-        """Say that the step that ran has ended."""
+        """Report that the running step has ended."""
         if self._bar is None and self._lines is not None and self._step:
             took_s = self._clock_s() - self._started_s
             print(f"{self._step} {'failed' if failed else 'done'} after {took_s:.0f} s", file=self._lines, flush=True)

@@ -1,4 +1,4 @@
-"""Evaluate policies on sessions that nothing was fitted on: estimates, intervals, and the evidence for the gate."""
+"""Evaluation of policies on held-out sessions: estimates and evidence for the gate."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ ESTIMATORS = {
 
 @dataclass(frozen=True)
 class Judged:
-    """One policy on the untouched sessions, per turn. `sequential` are the estimators that reweigh whole sessions as
-    they were logged; `score` is the doubly robust estimate with the budget recomputed."""
+    """Estimates for one policy on the held-out sessions, per turn.
+
+    `score` is the doubly robust estimate with the budget recomputed; `sequential` are the estimators that reweigh whole
+    sessions as logged.
+    """
 
     score: Interval
     cost_usd: Interval
@@ -45,10 +48,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """Evaluation of all policies, with the evidence for the gate."""
+
     sessions: int
     turns: int
     behaviour: Interval
-    """What the log itself earned per turn: no estimate, a mean."""
+    """Mean score per turn of the log itself."""
     policies: Mapping[str, Judged]
     evidence: tuple[Evidence, ...]
 
@@ -64,8 +69,11 @@ def evaluate(
     config: TrainConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judge every candidate and the incumbent; `grades` (S, T, K) are predictions for the untouched part by a reward
-    model that never saw it. FQE is fitted on the training part. `progress` hears of every pass over the sessions."""
+    """Evaluate every candidate and the incumbent.
+
+    `grades` (S, T, K) are predictions for the held-out part by a reward model that never saw it. FQE is fitted on the
+    training part. `progress` is called after every pass over the sessions.
+    """
     below = tail(config.gate, len(candidates))
     known = {"incumbent": incumbent, **candidates}
     report = progress or (lambda done, total: None)
@@ -76,7 +84,7 @@ def evaluate(
     played, sequential = {}, {}
     for done, (name, policy) in enumerate(known.items(), start=3):
         played[name] = play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
-        sequential[name] = reweighed(
+        sequential[name] = sequential_estimates(
             as_logged[name], untouched, grades, fitted_on[name], training, training_grades, config
         )
         report(done, len(known) + 2)
@@ -119,7 +127,7 @@ def evaluate(
     )
 
 
-def reweighed(
+def sequential_estimates(
     target: F64,
     untouched: Episodes,
     grades: F64,
@@ -128,7 +136,7 @@ def reweighed(
     training_grades: F64,
     config: TrainConfig,
 ) -> dict[str, F64]:
-    """Every sequential estimate of one policy, (S,) each: nothing is assumed about what users say next.
+    """All sequential estimates of one policy, (S,) each, without assumptions about users.
 
     `target` and `training_target` (S, T, K) are its probabilities at the logged states of both parts.
     """
@@ -142,7 +150,7 @@ def reweighed(
 
 
 def rewards_of(episodes: Episodes, grades: F64) -> F64:
-    """Scores, with what nobody graded filled by the reward model and its mean error on what somebody did, (S, T)."""
+    """Scores, (S, T), with missing ones filled by the bias-corrected reward model."""
     q = np.take_along_axis(grades, episodes.action[..., None], axis=-1)[..., 0]
     graded = np.isfinite(episodes.reward) & episodes.valid
     error = float((episodes.reward - q)[graded].mean()) if graded.any() else 0.0
@@ -152,6 +160,8 @@ def rewards_of(episodes: Episodes, grades: F64) -> F64:
 def describe(
     played: Played, sequential: Mapping[str, F64], episodes: Episodes, turns: F64, below: float, config: TrainConfig
 ) -> Judged:
+    """Summarize one policy with intervals; `below` is the probability below each lower bound."""
+
     def interval(per_session: F64) -> Interval:
         return ope.bootstrap(per_session, config.ope.bootstrap, below, config.seed, turns)
 
@@ -183,7 +193,10 @@ def compare(
     below: float,
     config: TrainConfig,
 ) -> Evidence:
-    """Paired by session: both saw the same users, and the same luck in their draws. No tenant outweighs its cap."""
+    """Evidence for a candidate from paired sessions, weighted by tenant caps.
+
+    Both policies saw the same users and the same random draws.
+    """
     shares = tenant_weights(untouched, config.log.tenant_weight_cap)
     turns = turns * shares
     difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
@@ -195,7 +208,7 @@ def compare(
         name=name,
         sessions=len(difference),
         turns=untouched.turns,
-        gain=ope.widened(gain, sd, len(difference), normal_quantile(1.0 - below)),
+        gain=ope.widen(gain, sd, len(difference), normal_quantile(1.0 - below)),
         gain_sd=sd,
         second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns),
         effective_turns=judged.effective_turns,
@@ -214,8 +227,10 @@ def gain_sd(
     turns: F64,
     config: TrainConfig,
 ) -> float:
-    """Standard deviation of a session's difference about the mean gain: as it was seen, or as the propensities say it
-    must be where that is more. shares, turns (S,)."""
+    """Standard deviation of a session's difference about the mean gain; arguments (S,).
+
+    The larger of the observed one and the least that the propensities imply.
+    """
     if not untouched.sessions:
         return float("nan")
     seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
@@ -238,7 +253,7 @@ def gain_sd(
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as the report shows it."""
+    """The evaluation in the form of the report."""
     return {
         "sessions": evaluation.sessions,
         "turns": evaluation.turns,

@@ -1,4 +1,4 @@
-"""Fitted Q evaluation: the value of a policy, by regression backwards from the end of the session.
+"""Fitted Q evaluation: a policy's value, by regression backwards from the session's end.
 
 Le, Voloshin, Yue 2019 (arXiv 1903.08738), with a linear model per number of turns left: exact at this horizon, and its
 error is easy to see. It is the model part of the sequential doubly robust estimate.
@@ -23,13 +23,13 @@ FEATURES = 5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`weights` (T + 1, FEATURES): row h holds the later value with h turns left; row 0 is unused."""
+    """Weights (T + 1, FEATURES): row h gives the later value with h turns left; row 0 is unused."""
 
     weights: F64
 
 
 def features(episodes: Episodes, grades: F64) -> F64:
-    """What the later turns' value depends on, (S, T, K, FEATURES): the grade, the budget after this bill."""
+    """Features of the later turns' value, (S, T, K, FEATURES): grade and budget after this bill."""
     costs = expected_cost_usd(episodes.cost_quantiles_usd.astype(np.float64))
     shown = np.where(episodes.mask, costs, np.inf)
     cheapest = np.where(np.isfinite(shown.min(axis=-1)), shown.min(axis=-1), 1e-9)
@@ -49,7 +49,7 @@ def turns_left(episodes: Episodes) -> NDArray[np.int64]:
 def fitted_q_evaluation(
     episodes: Episodes, grades: F64, rewards: F64, target: F64, penalty: float = PENALTY
 ) -> Evaluation:
-    """Backwards in turns left h: regress V_{h-1}(next) on the logged action's features.
+    """Regress V_{h-1}(next) on the logged action's features, backwards in turns left h.
 
     grades, target (S, T, K): reward model and the evaluated policy's probabilities; rewards (S, T) without NaN.
     Q_h(s, a) = grade(s, a) + features(s, a) . w_h, and V_h(s) = sum_a target(a|s) Q_h(s, a). The first turn's error in
@@ -74,7 +74,7 @@ def fitted_q_evaluation(
 
 
 def _around_mean(x: F64, y: F64, penalty: float) -> F64:
-    """Ridge of the deviation from the mean: later turns are worth about the same whatever is done now."""
+    """Ridge of the deviation from the mean: later turns are worth about the same in any case."""
     if len(y) == 0:
         return np.zeros(x.shape[1])
     w = ridge(x, y - y.mean(), penalty)
@@ -83,7 +83,7 @@ def _around_mean(x: F64, y: F64, penalty: float) -> F64:
 
 
 def values(evaluation: Evaluation, episodes: Episodes, grades: F64, target: F64) -> tuple[F64, F64]:
-    """(q, v), each (S, T): of the logged actions and of the evaluated policy, to go."""
+    """Values to go of the logged actions and of the evaluated policy: (q, v), each (S, T)."""
     left = np.minimum(turns_left(episodes), len(evaluation.weights) - 1)
     weights = evaluation.weights[left]
     to_go = grades + np.einsum("stkf,stf->stk", features(episodes, grades), weights)

@@ -1,8 +1,8 @@
-"""The cost-quality front of a log: one policy swept over lambda and over budgets, the single models beside it.
+"""Cost-quality frontier of a log: a policy swept over lambda and budgets, and single models.
 
-Every point is the policy itself, sent through the untouched sessions with its own budget (train/evaluate/simulate.py),
-scored doubly robust. All points see the same sessions and the same luck; intervals are a bootstrap over whole sessions,
-the same resamples for every point, so that "which budget for this quality" has an interval too.
+Every point is the policy itself, run through the held-out sessions with its own budget (train/evaluate/simulate.py) and
+scored doubly robust. All points share sessions and random draws; intervals are a bootstrap over whole sessions with the
+same resamples for every point, so that "which budget for this quality" has an interval too.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ F64 = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 LAMBDAS, BUDGETS = 9, 9
-"""Points of either sweep, lambda 0 apart."""
+"""Points of either sweep, without lambda 0."""
 RESAMPLES = 1000
 LAMBDA_RANGE = (0.02, 5.0)
-"""From hardly felt to the cheapest always, in quality points per mean bill of a turn."""
+"""From almost no effect to always the cheapest, in quality points per mean bill of a turn."""
 BUDGET_RANGE = (0.7, 1.5)
-"""From this share of what the cheapest model's sessions cost to this multiple of the dearest's."""
+"""In session costs: times the cheapest model's to times the most expensive one's."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is swept: lambda, and the budget of every session; None: the budgets of the log."""
+    """One point of a sweep: lambda and the budget of every session (None: the log's)."""
 
     lambda_per_usd: float
     budget_usd: float | None = None
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One policy under one setting, (S,) each: a session's summed score, its bill, whether it outlived its money."""
+    """Result of one policy under one setting, (S,) each: summed score, bill, whether it starved."""
 
     policy: str
     setting: Setting
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sample:
-    """The sessions that are played and the grades of every candidate at every turn of them, (S, T, K)."""
+    """Sessions to play, with grades of every candidate at every turn, (S, T, K)."""
 
     episodes: Episodes
     grades: F64
@@ -62,7 +62,7 @@ class Sample:
 
 
 class Resampled:
-    """Bootstrap weights over sessions, (R, S): means of everything under the same resamples."""
+    """Bootstrap weights over sessions, (R, S), shared by all means."""
 
     def __init__(self, turns: F64, seed: int, resamples: int = RESAMPLES) -> None:
         generator = np.random.default_rng([seed, 11])
@@ -76,23 +76,24 @@ class Resampled:
         return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)).T / (self.weights @ self.turns)).T
 
     def per_session(self, values: F64) -> F64:
+        """Mean per session of values (S, ...) under every resample, (R, ...)."""
         return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)) / len(self.turns))
 
 
 def lambda_settings(episodes: Episodes) -> list[Setting]:
-    """lambda 0, then a geometric sweep in units of the log's mean bill."""
+    """Lambda 0 and a geometric sweep in units of the log's mean bill."""
     bill = max(float(episodes.cost_usd[episodes.valid].mean()), 1e-12)
     low, high = LAMBDA_RANGE
     return [Setting(0.0), *(Setting(float(x)) for x in np.geomspace(low, high, LAMBDAS) / bill)]
 
 
 def budget_settings(episodes: Episodes) -> list[Setting]:
-    """The same budget for every session: geometric from below the cheapest to above the dearest model's sessions."""
+    """Geometric sweep of one budget for all sessions, around the session costs of single models."""
     costs = expected_cost_usd(episodes.cost_quantiles_usd.astype(np.float64))
     able = episodes.mask & episodes.valid[..., None]
     cheapest = np.where(able, costs, np.inf).min(axis=-1, initial=np.inf)
-    dearest = np.where(able, costs, 0.0).max(axis=-1, initial=0.0)
-    low, high = (float(np.where(episodes.valid, x, 0.0).sum(axis=1).mean()) for x in (cheapest, dearest))
+    costliest = np.where(able, costs, 0.0).max(axis=-1, initial=0.0)
+    low, high = (float(np.where(episodes.valid, x, 0.0).sum(axis=1).mean()) for x in (cheapest, costliest))
     low, high = max(low * BUDGET_RANGE[0], 1e-12), max(high * BUDGET_RANGE[1], 1e-12)
     return [Setting(0.0, float(x)) for x in np.geomspace(low, max(high, low * 2), BUDGETS)]
 
@@ -113,6 +114,7 @@ def outcome(policy: Policy, setting: Setting, sample: Sample, name: str | None =
 def sweep(
     policy: Policy, settings: Sequence[Setting], sample: Sample, step: Callable[[], None] = lambda: None
 ) -> list[Outcome]:
+    """Play the policy under every setting."""
     found = []
     for setting in settings:
         found.append(outcome(policy, setting, sample))
@@ -121,7 +123,7 @@ def sweep(
 
 
 def single_models(sample: Sample, step: Callable[[], None] = lambda: None) -> list[Outcome]:
-    """Every model alone, under the budgets of the log; the cheapest where it is not affordable or not able."""
+    """Play every model alone under the log's budgets, with the cheapest as its fallback."""
     found = []
     for model in sample.episodes.models:
         found.append(outcome(Fixed(model), Setting(0.0), sample, f"only {model}"))
@@ -130,7 +132,7 @@ def single_models(sample: Sample, step: Callable[[], None] = lambda: None) -> li
 
 
 def least_budget(budgets_usd: F64, quality: F64, wanted: float) -> float:
-    """The least budget at which the quality is reached; infinite when none does.
+    """Least budget at which a quality is reached; infinite if none.
 
     `budgets_usd` ascending (P,), `quality` (P,). More money never hurts, so the curve is its running maximum; between
     points it is linear in the logarithm of the budget.
@@ -147,7 +149,7 @@ def least_budget(budgets_usd: F64, quality: F64, wanted: float) -> float:
 
 
 def budget_for(outcomes: Sequence[Outcome], wanted: float, resampled: Resampled) -> dict[str, Any]:
-    """The answer for one quality: the least budget per session and its 95 % interval, null where out of reach."""
+    """Least budget per session for a quality, with its 95 % interval; null where out of reach."""
     budgets = np.array([o.setting.budget_usd for o in outcomes], np.float64)
     scores = np.stack([o.score for o in outcomes], axis=1)
     best = least_budget(budgets, scores.sum(axis=0) / resampled.turns.sum(), wanted)
@@ -163,8 +165,11 @@ def budget_for(outcomes: Sequence[Outcome], wanted: float, resampled: Resampled)
 
 
 def presets_of(outcomes: Sequence[Outcome], shares: Mapping[str, float]) -> dict[str, float]:
-    """lambda of each preset by the measured bills: the least whose mean bill is within `share` of the way, on a log
-    scale, from the cheapest point of the sweep to the one at lambda 0."""
+    """Lambda of each preset from measured bills.
+
+    The least lambda whose mean bill is within `share` of the way, on a log scale, from the sweep's cheapest point to
+    that of lambda 0.
+    """
     bills = np.array([max(float(o.spent_usd.mean()), 1e-15) for o in outcomes])
     least, most = bills.min(), bills[0]
     found = {}
@@ -174,8 +179,8 @@ def presets_of(outcomes: Sequence[Outcome], shares: Mapping[str, float]) -> dict
     return found
 
 
-def described(outcome: Outcome, resampled: Resampled) -> dict[str, Any]:
-    """A point as JSON: quality per turn, bill per session and starved sessions, each with its 95 % interval."""
+def as_point(outcome: Outcome, resampled: Resampled) -> dict[str, Any]:
+    """A point as JSON with 95 % intervals: quality per turn, bill per session, starved share."""
     turns = float(resampled.turns.sum())
     return {
         "policy": outcome.policy,

@@ -1,4 +1,4 @@
-"""The front as a picture: quality against what a session costs, and quality and starvation against its budget."""
+"""Plots of the frontier: quality by session cost; quality and starvation by budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Point = Mapping[str, Any]
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """frontier.svg and frontier.png. The same report gives the same bytes of SVG."""
+    """Draw frontier.svg and frontier.png. The same report gives the same bytes of SVG."""
     figure = Figure(figsize=(15.0, 5.2), layout="constrained")
     front, budget, starved = figure.subplots(1, 3)
     for colour, policy in zip(COLOURS * len(report["policies"]), report["policies"], strict=False):
@@ -35,7 +35,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
     starved.set_ylim(-0.02, 1.02)
     figure.legend(*front.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=len(COLOURS))
     meta = report["meta"]
-    figure.suptitle(f"{meta['sessions']:,} sessions nothing was fitted on, 95 % intervals", fontsize=9)
+    figure.suptitle(f"{meta['sessions']:,} held-out sessions, 95 % intervals", fontsize=9)
     paths = [folder / f"frontier.{kind}" for kind in FORMATS]
     for path in paths:
         figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -51,7 +51,7 @@ def _curve(axes: Axes, points: Sequence[Point], across: str, up: str, colour: st
 
 
 def _presets(axes: Axes, presets: Mapping[str, Point], colour: str) -> None:
-    """Presets that fall on one point share a label."""
+    """Mark the presets; those at one point share a label."""
     named: dict[tuple[float, float], list[str]] = {}
     for name, point in presets.items():
         named.setdefault(_place(point), []).append(f"@{name}")
@@ -62,7 +62,7 @@ def _presets(axes: Axes, presets: Mapping[str, Point], colour: str) -> None:
 
 
 def _answer(axes: Axes, answer: Mapping[str, Any] | None, colour: str) -> None:
-    """The quality that was asked for, and the least budget that reaches it."""
+    """Mark the requested quality and the least budget that reaches it."""
     if answer is None:
         return
     axes.axhline(answer["quality"], color="#555555", lw=0.6)

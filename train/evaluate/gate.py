@@ -1,4 +1,4 @@
-"""May this candidate serve? Every answer is a value with its reason; nothing here touches a file or a database."""
+"""Promotion gate: decides whether a candidate may serve, with reasons. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Outcome = Literal["promote", "keep", "not enough data"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What evaluation on untouched sessions says of one candidate against the incumbent. Scores are per turn, 0..1.
+    """Evaluation of one candidate against the incumbent. Scores are per turn, 0 to 1.
 
     `gain` is the paired difference of the doubly robust estimates, with a one-sided interval at the gate's confidence
     divided among the candidates; `gain_sd` its standard deviation over sessions. `second_opinion` is the same
-    difference by an estimator that assumes nothing about what users say next.
+    difference by an estimator without assumptions about users.
     """
 
     name: str
@@ -36,21 +36,23 @@ class Evidence:
     """Score per turn on the training part, by the reward model: decides among candidates that all pass."""
     network: bool = False
     incumbent_network: bool = False
-    """Whether the network decides: it is what this product learns, and ties go to it."""
+    """Whether the network decides; ties go to it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Decision of the gate with its reasons."""
+
     outcome: Outcome
     candidate: str | None
     reasons: tuple[str, ...]
 
 
 def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
-    """A candidate that passes every test, if there is one; else why none does.
+    """Choose a candidate that passes every test, or give the reasons why none does.
 
-    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network
-    that is not behind that one by more than `network_tie` is taken in its place.
+    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network at
+    most `network_tie` behind that one is taken in its place.
     """
     if not evidence:
         return Verdict("keep", None, ("there is no candidate",))
@@ -69,7 +71,7 @@ def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
 
 
 def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
-    """Every reason not to promote; empty when there is none."""
+    """Reasons not to promote; empty if there are none."""
     found = []
     if item.sessions < config.min_sessions:
         found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
@@ -94,21 +96,21 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
 
 
 def least_gain(item: Evidence, config: GateConfig) -> float:
-    """What the lower bound must be above: a network may take a rule's place where it is surely no worse to speak of."""
+    """Threshold of the lower bound; a network may replace a rule at a small loss."""
     return config.min_gain - (config.network_tie if item.network and not item.incumbent_network else 0.0)
 
 
 def starving_costs(item: Evidence, config: GateConfig) -> float:
-    """The gain per turn that pays for starving more sessions than the incumbent, beyond what is allowed anyway.
+    """Gain per turn that compensates for more starved sessions than allowed.
 
-    What a starved session lost counts as 0 in the gain already; this is what it counts beside that.
+    The gain counts a starved session's lost answers as 0 already; this is the additional cost.
     """
     more = item.starved_rate - item.incumbent_starved_rate - config.max_starved_increase
     return more * config.starved_worth * item.sessions / max(item.turns, 1) if more > 0.0 else 0.0
 
 
 def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:
-    """ "not enough data" when the estimate is a gain and only more sessions could make it certain; else None."""
+    """Return "not enough data" when more sessions could confirm an estimated gain, else None."""
     if item.sessions < config.min_sessions:
         needed = max(config.min_sessions, sessions_needed(item, config, candidates) or 0)
         return f"not enough data: {item.sessions:,} of about {needed:,} held-out sessions"
@@ -120,7 +122,7 @@ def shortage(item: Evidence, config: GateConfig, candidates: int) -> str | None:
 
 
 def sessions_needed(item: Evidence, config: GateConfig, candidates: int) -> int | None:
-    """Sessions at which a gain as large as the one estimated would clear the bound: (z sd / gain)^2, two digits."""
+    """Sessions at which the estimated gain would clear the bound: (z sd / gain)^2, two digits."""
     gain = item.gain.mean - config.min_gain
     if not (gain > 0 and math.isfinite(item.gain_sd)):
         return None
@@ -136,6 +138,7 @@ def tail(config: GateConfig, candidates: int) -> float:
 
 
 def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> str:
+    """The reason for the log and the report."""
     return (
         f"gain {item.gain.mean:+.4f} per turn, above {item.gain.low:+.4f} with {config.confidence:.0%} confidence "
         f"({candidates} tested) on {item.sessions:,} held-out sessions"
@@ -143,7 +146,7 @@ def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> st
 
 
 def normal_quantile(probability: float) -> float:
-    """Inverse of the standard normal distribution, by bisection of erf (12 digits are plenty)."""
+    """Inverse of the standard normal distribution, by bisection of erf (12 digits)."""
     low, high = -10.0, 10.0
     for _ in range(80):
         middle = (low + high) / 2

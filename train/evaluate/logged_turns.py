@@ -1,6 +1,6 @@
-"""A recorded turn as the gateway showed it, under any budget: one by one for any policy, many at once for some.
+"""Recorded turns as the gateway presented them, under any budget, singly or in batches.
 
-All that a policy looks at is in the log. Shapes as in train/log/episodes.py; N turns.
+All that a policy sees is in the log. Shapes as in train/log/episodes.py; N turns.
 """
 
 from __future__ import annotations
@@ -18,35 +18,37 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _AFFORDABLE_LEVEL = 12
-"""Index of the .98 quantile: the budget must hold it, as the gateway's reservation would ask."""
+"""Index of the .98 quantile, which the budget must hold, like the gateway's reservation."""
 
 
-def asked(
+def ask_policy(
     policy: Policy, episodes: Episodes, i: I64, j: I64, remaining_usd: F64, budget_usd: F64, uniform: F64
 ) -> tuple[F64, I64]:
-    """What a policy would draw from at the turns (i, j), (N, K), and what it draws by `uniform`; all others (N,).
+    """Probabilities (N, K) of a policy at the turns (i, j) and its draws by `uniform`, (N,).
 
     Each turn must have a candidate that its budget holds (`affordable`).
     """
     if batch.has_batched_form(policy):
-        shares = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd))
+        shares = batch.probabilities(policy, recorded_batch(episodes, i, j, remaining_usd))
         return shares, batch.draw_rows(shares, uniform)
     shares, action = np.zeros((len(i), episodes.mask.shape[-1])), np.zeros(len(i), np.int64)
     for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
-        seen = observed(episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=float(budget_usd[n]))
+        seen = recorded_observation(
+            episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=float(budget_usd[n])
+        )
         decision = policy.decide(seen, float(uniform[n]))
         shares[n, : len(seen.candidates)], action[n] = decision.probabilities, decision.action
     return shares, action
 
 
 def affordable(episodes: Episodes, i: I64, j: I64, remaining_usd: F64) -> Bools:
-    """Candidates that the guard let pass for other reasons than money and that the budget holds, (N, K)."""
+    """Candidates, (N, K), that nothing but money excluded and that the budget holds."""
     tail = episodes.cost_quantiles_usd[i, j, :, _AFFORDABLE_LEVEL].astype(np.float64)
     return np.asarray(episodes.mask[i, j] & (tail <= remaining_usd[:, None]))
 
 
-def recorded(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logged: bool = False) -> batch.Batch:
-    """`observed` for the turns (i, j), (N,) each, as one batch."""
+def recorded_batch(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logged: bool = False) -> batch.Batch:
+    """`recorded_observation` for the turns (i, j), (N,) each, as one batch."""
     facts, model = decode(episodes.state[i, j], episodes.candidates[i, j]), episodes.model[i, j]
 
     def of_candidate(name: str) -> F64:
@@ -72,13 +74,12 @@ def recorded(episodes: Episodes, i: I64, j: I64, remaining_usd: F64, *, as_logge
     )
 
 
-def observed(
+def recorded_observation(
     episodes: Episodes, i: int, j: int, *, remaining_usd: float, budget_usd: float, as_logged: bool = False
 ) -> Observation:
-    """Turn j of session i as the gateway showed it, under another budget.
+    """Turn j of session i as the gateway presented it, under another budget.
 
-    Unless `as_logged`, a candidate is feasible when the log's guard let it pass for other reasons than money and the
-    budget holds its cost.
+    Unless `as_logged`, a candidate is feasible when nothing but money excluded it and the budget holds its cost.
     """
     shown = int((episodes.model[i, j] >= 0).sum())
     quantiles = [tuple(levels) for levels in episodes.cost_quantiles_usd[i, j, :shown].tolist()]

@@ -1,4 +1,4 @@
-"""What would another policy have earned on the logged sessions? Estimators named as in their papers.
+"""Off-policy estimators of a policy's score on logged sessions, named as in their papers.
 
 All take logged arrays of shape (S, T), padded with `valid` False, and return one value per session (S,) whose mean is
 the estimate, so that differences can be paired and whole sessions resampled. gamma is 1.
@@ -18,8 +18,12 @@ Bools = NDArray[np.bool_]
 
 
 class Logged(NamedTuple):
-    """`ratio` pi(a|s) / mu(a|s) of the logged actions; `reward`; `q` the model's value of the logged action and `v` of
-    the evaluated policy, at the logged states: for per-turn estimates of this turn, for sequential ones to go."""
+    """Terms of the estimators.
+
+    `ratio` pi(a|s) / mu(a|s) of the logged actions, their `reward`, and the model's values at the logged states: `q` of
+    the logged action, `v` of the evaluated policy. Per-turn estimates use values of the turn, sequential ones values to
+    go.
+    """
 
     valid: Bools
     ratio: F64
@@ -30,24 +34,26 @@ class Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
+    """A mean with its confidence interval."""
+
     mean: float
     low: float
     high: float
 
 
 def step_weights(ratio: F64, valid: Bools) -> F64:
-    """rho_{0:t}: the product of the ratios up to and with t, (S, T); 1 on padding's side is never read."""
+    """Cumulative ratios rho_{0:t}, (S, T); the 1 in padding is never used."""
     return np.asarray(np.cumprod(np.where(valid, ratio, 1.0), axis=1), np.float64)
 
 
 def per_decision_is(logged: Logged) -> F64:
-    """sum_t rho_{0:t} r_t. Precup, Sutton, Singh 2000, per-decision importance sampling."""
+    """Per-decision importance sampling, sum_t rho_{0:t} r_t (Precup, Sutton, Singh 2000)."""
     weights = step_weights(logged.ratio, logged.valid)
     return np.asarray(np.sum(np.where(logged.valid, weights * logged.reward, 0.0), axis=1))
 
 
 def per_decision_weighted_is(logged: Logged) -> F64:
-    """Per-decision weighted IS: at each t, weights are normalised over the sessions that have a turn t.
+    """Per-decision weighted importance sampling: weights at t are normalised over sessions.
 
     Precup, Sutton, Singh 2000; Thomas 2015 (CWPDIS). Each session's share is scaled so that the mean is the estimate.
     """
@@ -59,7 +65,10 @@ def per_decision_weighted_is(logged: Logged) -> F64:
 
 
 def doubly_robust(logged: Logged) -> F64:
-    """sum_t rho_{0:t-1} v_t + rho_{0:t} (r_t - q_t), with values to go. Jiang & Li 2016 (arXiv 1511.03722), eq. 10."""
+    """Sequential doubly robust estimate, with values to go.
+
+    sum_t rho_{0:t-1} v_t + rho_{0:t} (r_t - q_t)          (Jiang & Li 2016, arXiv 1511.03722, eq. 10)
+    """
     weights = step_weights(logged.ratio, logged.valid)
     before = np.concatenate([np.ones((len(weights), 1)), weights[:, :-1]], axis=1)
     terms = before * logged.v + weights * (logged.reward - logged.q)
@@ -67,42 +76,44 @@ def doubly_robust(logged: Logged) -> F64:
 
 
 def turnwise_doubly_robust(logged: Logged) -> F64:
-    """sum_t v_t + ratio_t (r_t - q_t), with values of the turn alone. Dudik, Langford, Li 2011 (arXiv 1103.4601).
+    """Per-turn doubly robust estimate, with values of the turn alone.
 
-    Right for a session when its states are those the evaluated policy would have met: what the user says does not
-    depend on the model, and the budget, which does, is recomputed (train/evaluate/simulate.py). No products of ratios,
-    so the variance does not grow with the session.
+        sum_t v_t + ratio_t (r_t - q_t)                        (Dudik, Langford, Li 2011, arXiv 1103.4601)
+
+    Unbiased for a session whose states the evaluated policy would also have met: what the user says does not depend on
+    the model, and the budget, which does, is recomputed (train/evaluate/simulate.py). Without products of ratios the
+    variance does not grow with the session.
     """
     terms = logged.v + logged.ratio * (logged.reward - logged.q)
     return np.asarray(np.sum(np.where(logged.valid, terms, 0.0), axis=1))
 
 
 def self_normalised(ratio: F64, valid: Bools) -> F64:
-    """Ratios divided by their mean over all turns, (S, T). Swaminathan & Joachims 2015: bounded, nearly unbiased."""
+    """Ratios divided by their mean over all turns, (S, T) (Swaminathan & Joachims 2015)."""
     mean = ratio[valid].mean() if valid.any() else 1.0
     return ratio / mean if mean > 0 else ratio
 
 
 def effective_sample_size(weights: F64) -> float:
-    """(sum w)^2 / sum w^2. Kish 1965."""
+    """Kish's effective sample size (1965): (sum w)^2 / sum w^2."""
     square = float(np.sum(weights**2))
     return float(np.sum(weights)) ** 2 / square if square > 0 else 0.0
 
 
 def overlap(target: F64, behaviour: F64, valid: Bools, least: float = 0.0) -> float:
-    """The evaluated policy's mean probability on actions that the log took with probability above `least`.
+    """Probability of the evaluated policy on actions that the log took with more than `least`.
 
-    target and behaviour (S, T, K), valid (S, T).
+    `target` and `behaviour` are (S, T, K), `valid` (S, T).
     """
     covered = np.sum(np.where(behaviour > least, target, 0.0), axis=-1)
     return float(covered[valid].mean()) if valid.any() else 0.0
 
 
 def bootstrap(values: F64, resamples: int, tail: float, seed: int, weights: F64 | None = None) -> Interval:
-    """Mean over sessions with its percentile interval, `tail` outside on each side; whole sessions are resampled.
+    """Mean over sessions with its percentile interval, `tail` outside on each side.
 
-    Efron & Tibshirani 1993. `weights` (S,) turn the mean into a ratio: sum(values) / sum(weights) of each resample,
-    which for weights = turns is the score per turn.
+    Efron & Tibshirani 1993, resampling whole sessions. `weights` (S,) turn the mean into a ratio: sum(values) /
+    sum(weights) of each resample, which for weights = turns is the score per turn.
     """
     count = len(values)
     if count == 0:
@@ -119,24 +130,25 @@ def bootstrap(values: F64, resamples: int, tail: float, seed: int, weights: F64 
 
 
 def known_noise(target: F64, other: F64, behaviour: F64, grades: F64, valid: Bools, weight_cap: float) -> F64:
-    """Variance that the draws of the log give each session's difference of doubly robust scores, (S,).
+    """Variance of each session's difference of doubly robust scores from the log's draws, (S,).
 
     sum_t sum_a mu(a) (min(pi(a)/mu(a), cap) - min(pi'(a)/mu(a), cap))^2 q(a) (1 - q(a)); arrays (S, T, K). The
-    propensities are known, and a score in [0, 1] with mean q varies by q (1 - q) at most. A sample in which a rare
-    action was hardly drawn looks certain; this does not.
+    propensities are known, and a score in [0, 1] with mean q varies by q (1 - q) at most. Unlike the sample's variance,
+    it does not vanish when a rare action was hardly drawn.
     """
     chance = np.maximum(behaviour, 1e-12)
     apart = np.minimum(target / chance, weight_cap) - np.minimum(other / chance, weight_cap)
-    likely = np.clip(grades, 0.1, 0.9)  # no grade is so sure that it leaves no doubt
+    likely = np.clip(grades, 0.1, 0.9)  # no grade is certain
     noise = np.where(behaviour > 0, behaviour * apart**2 * likely * (1.0 - likely), 0.0)
     return np.asarray(noise.sum(axis=(1, 2), where=valid[..., None]))
 
 
-def widened(interval: Interval, sd: float, count: int, quantile: float) -> Interval:
-    """The interval, or the normal one of a mean over `count` with this sd on the side where that reaches further."""
+def widen(interval: Interval, sd: float, count: int, quantile: float) -> Interval:
+    """The interval, widened to the normal one of a mean over `count` with this sd."""
     reach = quantile * sd / math.sqrt(max(count, 1))
     return Interval(interval.mean, min(interval.low, interval.mean - reach), max(interval.high, interval.mean + reach))
 
 
 def summary(interval: Interval) -> dict[str, Any]:
+    """The interval as JSON."""
     return {"mean": interval.mean, "low": interval.low, "high": interval.high}

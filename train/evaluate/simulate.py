@@ -1,9 +1,9 @@
-"""Send a policy through the logged sessions with its own budget: what would it have done, earned and spent?
+"""Simulation of a policy on the logged sessions with its own budget: actions, scores, bills.
 
-The policy is the object that the gateway serves, asked with the observation the gateway would have built. What the
-user said is taken from the log; what is left, and which model's prompt cache is warm, follow from what the policy
-itself did. A turn's score is the doubly robust estimate for that turn; its bill is the real one where the log knows it,
-else a draw from the candidate's cost law.
+The policy is the object that the gateway serves, given the observations the gateway would have built. Users' turns are
+taken from the log; the money left and the warm prompt cache follow from the policy's own actions. A turn's score is its
+doubly robust estimate; its bill is the real one where the log has it, else a draw from the candidate's cost
+distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from policy import batch
 from policy.mdp import COST_MASSES, Policy
-from train.evaluate.logged_turns import affordable, asked, observed, recorded
+from train.evaluate.logged_turns import affordable, ask_policy, recorded_batch, recorded_observation
 from train.evaluate.ope import Logged
 from train.log.episodes import Bools, Episodes, session_fraction
 
@@ -26,11 +26,11 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Played:
-    """One policy on every session, (S, T): per-turn probabilities (S, T, K) and what came of them."""
+    """Result of one policy on every session, (S, T)."""
 
     probabilities: F64
     score: F64
-    """Expected score by the reward model, corrected by what really happened: the terms of the DR estimate."""
+    """Terms of the doubly robust estimate: the reward model's score, corrected by the logged one."""
     logged: Logged
     cost_usd: F64
     starved: NDArray[np.bool_]  # (S,)
@@ -40,7 +40,10 @@ class Played:
 def play(
     policy: Policy, episodes: Episodes, grades: F64, *, seed: int, weight_cap: float, budget_multiple: float = 1.0
 ) -> Played:
-    """`grades` (S, T, K) are the reward model's scores, fitted on other sessions. Deterministic given the seed."""
+    """Run a policy through the sessions. Deterministic given the seed.
+
+    `grades` (S, T, K) are the reward model's scores, fitted on other sessions.
+    """
     s, t, k = episodes.mask.shape
     probabilities = np.zeros((s, t, k))
     cost_usd = np.zeros((s, t))
@@ -48,19 +51,19 @@ def play(
     starved = np.zeros(s, np.bool_)
     first = episodes.budget_usd[:, 0].astype(np.float64)
     budget_usd = first * budget_multiple
-    purse_usd = budget_usd - np.maximum(first - episodes.remaining_usd[:, 0], 0.0)
+    left_usd = budget_usd - np.maximum(first - episodes.remaining_usd[:, 0], 0.0)
     uniforms, lengths = luck(episodes, seed), episodes.lengths
     for turn in range(t):
         i = np.flatnonzero((turn < lengths) & ~starved)
-        here = affordable(episodes, i, np.full(len(i), turn), purse_usd[i]).any(axis=-1)
+        here = affordable(episodes, i, np.full(len(i), turn), left_usd[i]).any(axis=-1)
         starved[i[~here]] = True
         i = i[here]
         j = np.full(len(i), turn)
-        shares, action = asked(policy, episodes, i, j, purse_usd[i], budget_usd[i], uniforms[i, turn, 0])
+        shares, action = ask_policy(policy, episodes, i, j, left_usd[i], budget_usd[i], uniforms[i, turn, 0])
         bill_usd = bills_usd(episodes, i, j, action, uniforms[i, turn, 1])
         probabilities[i, turn] = shares
-        cost_usd[i, turn] = np.minimum(bill_usd, purse_usd[i])
-        purse_usd[i] = np.maximum(purse_usd[i] - bill_usd, 0.0)
+        cost_usd[i, turn] = np.minimum(bill_usd, left_usd[i])
+        left_usd[i] = np.maximum(left_usd[i] - bill_usd, 0.0)
         answered[i, turn] = True
     logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
     score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
@@ -68,14 +71,14 @@ def play(
 
 
 def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:
-    """The terms of the doubly robust estimate of each turn; nothing is earned where nobody answered, (S, T)."""
+    """Terms of the per-turn doubly robust estimate, (S, T); unanswered turns earn nothing."""
     at = episodes.action[..., None]
     ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
     ratio = np.minimum(ratio, weight_cap)
     labelled = np.isfinite(episodes.reward) & episodes.valid
     q = np.take_along_axis(grades, at, axis=-1)[..., 0]
     reward = np.where(labelled, episodes.reward, q)
-    # A turn that was not graded says nothing about the reward model's error; graded ones speak for all.
+    # Only graded turns estimate the reward model's error; they are weighted to represent all.
     share = labelled.sum() / max(episodes.valid.sum(), 1)
     reward = q + (reward - q) / max(share, 1e-9)
     v = np.sum(probabilities * grades, axis=-1)
@@ -83,7 +86,7 @@ def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F6
 
 
 def luck(episodes: Episodes, seed: int) -> F64:
-    """The draws of every turn, (S, T, 2): the same for every policy, so that differences are none of luck."""
+    """Random draws of every turn, (S, T, 2), common to all policies for paired differences."""
     names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
     generators = [np.random.default_rng(int(session_fraction(*name, seed) * 2**53)) for name in names]
     turns = episodes.valid.shape[1]
@@ -91,7 +94,7 @@ def luck(episodes: Episodes, seed: int) -> F64:
 
 
 def bills_usd(episodes: Episodes, i: I64, j: I64, action: I64, uniform: F64) -> F64:
-    """What the turns (i, j) cost by these actions, (N,): as billed where known, else drawn from the cost law."""
+    """Cost of the turns (i, j) by these actions, (N,): billed, else drawn from the distribution."""
     logged = np.where(action == episodes.action[i, j], episodes.cost_usd[i, j], episodes.bills_usd[i, j, action])
     level = np.searchsorted(np.cumsum(COST_MASSES), uniform, side="right")
     level = np.minimum(level, len(COST_MASSES) - 1)
@@ -100,18 +103,20 @@ def bills_usd(episodes: Episodes, i: I64, j: I64, action: I64, uniform: F64) -> 
 
 
 def probabilities_as_logged(policies: Mapping[str, Policy], episodes: Episodes) -> dict[str, F64]:
-    """Each policy's probabilities at the logged states, money and all, (S, T, K): for sequential estimators."""
+    """Probabilities of each policy at the logged states, (S, T, K), for sequential estimators."""
     found = {name: np.zeros(episodes.mask.shape) for name in policies}
     alone = dict(policies)
     i, j = np.nonzero(episodes.valid)
     remaining_usd = episodes.remaining_usd[i, j].astype(np.float64)
     for name, policy in policies.items():
         if batch.has_batched_form(policy):
-            found[name][i, j] = batch.probabilities(policy, recorded(episodes, i, j, remaining_usd, as_logged=True))
+            found[name][i, j] = batch.probabilities(
+                policy, recorded_batch(episodes, i, j, remaining_usd, as_logged=True)
+            )
             del alone[name]
     for n, (session, turn) in enumerate(zip(i.tolist(), j.tolist(), strict=True) if alone else ()):
         budget_usd = float(episodes.budget_usd[session, turn])
-        seen = observed(
+        seen = recorded_observation(
             episodes, session, turn, remaining_usd=float(remaining_usd[n]), budget_usd=budget_usd, as_logged=True
         )
         for name, policy in alone.items():

@@ -1,11 +1,11 @@
-"""How good an answer is by its bill: long ones are often the failures (train/fit/value_table.py, policy/planned.py).
+"""Quality of an answer by its bill: long ones are often the failures.
 
 A model that loops, wanders or runs into its limit bills the most and earns the least: in the interactive SQL sessions
-of the development data a strong model is right on all of its cheapest bills and on three in ten of its dearest. What
-an empty budget cuts off would then mostly have been lost anyway; a planner that takes bill and answer as independent
-is too careful by far.
+of the development data a strong model is right on all of its cheapest bills and on three in ten of its most expensive.
+The answers that an empty budget cuts off would mostly have been wrong anyway; a planner that takes bill and answer as
+independent is far too careful (train/fit/value_table.py, policy/planned.py).
 
-    share[k, l] = E[score | bill at level l of its law] / E[score predicted],    mean 1 over the law
+    share[k, l] = E[score | bill at level l] / E[score predicted],    mean 1 over the cost distribution
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ I64 = NDArray[np.int64]
 
 POOLED_STRENGTH = 20.0
 MODEL_STRENGTH = 10.0
-"""Predicted score (a sum over turns, spread over the levels by their masses) that independence counts for in the pooled
-shares, and that the pooled shares count for in a model's."""
+"""Pseudo-observations, in predicted score: of independence in the pooled shares, of these in a model's."""
 SMOOTHING = np.array([0.25, 0.5, 0.25])
 
 
 def answer_shares(episodes: Episodes, grades: F64) -> F64:
-    """Of a log, (K + 1, L); the last row is all models', for those that the log does not know.
+    """Answer shares of a log, (K + 1, L); the last row pools all models, for unknown ones.
 
-    `grades` (S, T, K) are predictions, out of fold. Turns whose score and bill are both known count, each action alone.
+    `grades` (S, T, K) are predictions, out of fold. Only turns with a known score and bill count, for their logged
+    action.
     """
     valid = episodes.valid
     scores, bills = episodes.known_scores()[valid], episodes.known_bills_usd()[valid]
@@ -39,21 +39,21 @@ def answer_shares(episodes: Episodes, grades: F64) -> F64:
     return shares(levels, models[known].astype(np.int64), scores[known], grades[valid][known], len(episodes.models))
 
 
-def levels_of(bills_usd: F64, laws_usd: F64) -> I64:
-    """Which of its law's quantiles (N, L) each bill (N,) is nearest to, by the midpoints between them."""
-    midpoints = (laws_usd[:, 1:] + laws_usd[:, :-1]) / 2.0
+def levels_of(bills_usd: F64, quantiles_usd: F64) -> I64:
+    """Index of the quantile (N, L) nearest to each bill (N,), by midpoints."""
+    midpoints = (quantiles_usd[:, 1:] + quantiles_usd[:, :-1]) / 2.0
     return np.asarray((bills_usd[:, None] > midpoints).sum(axis=1), np.int64)
 
 
 def shares(levels: I64, models: I64, scores: NDArray[np.floating], predicted: F64, count: int) -> F64:
-    """(count + 1, L) from turns (N,): ratios of sums, smoothed along the levels, a model's drawn to all models'."""
+    """Ratios of sums from turns (N,), (count + 1, L), smoothed along the levels and shrunk."""
     size = count * len(COST_LEVELS)
     cell = models * len(COST_LEVELS) + levels
     shape = (count, len(COST_LEVELS))
     earned = _smooth(np.bincount(cell, scores, size).reshape(shape).astype(np.float64))
     expected = _smooth(np.bincount(cell, predicted, size).reshape(shape).astype(np.float64))
     masses = COST_MASSES.astype(np.float64)
-    # Predictions are right on average, or made so: what is left is the shape along the levels.
+    # Rescale predictions to be right on average: only the shape along the levels remains.
     pooled = (earned.sum(0) + POOLED_STRENGTH * masses) / (expected.sum(0) + POOLED_STRENGTH * masses)
     pooled /= pooled @ masses
     level = earned.sum(1, keepdims=True) / np.maximum(expected.sum(1, keepdims=True), 1e-9)
@@ -64,6 +64,6 @@ def shares(levels: I64, models: I64, scores: NDArray[np.floating], predicted: F6
 
 
 def _smooth(sums: F64) -> F64:
-    """Each level with a quarter of either neighbour's; the ends are held."""
+    """Mix a quarter of either neighbour into each level; the end levels repeat."""
     padded = np.pad(sums, ((0, 0), (1, 1)), mode="edge")
     return np.asarray(sum(w * padded[:, i : i + sums.shape[1]] for i, w in enumerate(SMOOTHING)))

@@ -1,4 +1,4 @@
-"""What fitting leaves for the steps after it: the candidates as checkpoints, the reward model as plain arrays."""
+"""Artifacts of a fit: candidates as checkpoints and the reward model as plain arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUALITY = "quality.npz"
 def keep(
     folder: Path, policies: Sequence[tuple[Recipe, Mapping[str, Mapping[str, Any]]]], quality: QualityModel
 ) -> None:
-    """Write candidates/<policy_id>/ and quality.npz, replacing what an earlier try left."""
+    """Write candidates/<policy_id>/ and quality.npz, replacing those of an earlier attempt."""
     shutil.rmtree(folder / "candidates", ignore_errors=True)
     for recipe, params in policies:
         save(folder / "candidates" / recipe.policy_id, recipe, as_arrays(params))
@@ -29,12 +29,12 @@ def keep(
 
 
 def candidates(folder: Path, policy_ids: Sequence[str]) -> list[Loaded]:
-    """The checkpoints that `keep` wrote, verified."""
+    """Load and verify the checkpoints that `keep` wrote."""
     return [load(folder / "candidates" / policy_id) for policy_id in policy_ids]
 
 
 def quality_model(folder: Path, models: int, features: int) -> QualityModel:
-    """The reward model that `keep` wrote. Raises ValueError when its shapes are not those of this log."""
+    """Load the reward model that `keep` wrote. Raises ValueError when it does not fit this log."""
     with np.load(folder / QUALITY, allow_pickle=False) as arrays:
         found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
     space = Space(**{name: found.pop(name) for name in Space.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""Discrete conservative Q-learning, one function per equation: what the residual and the published baseline share."""
+"""Discrete conservative Q-learning, shared by the residual and the published baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def conservative_loss(utility: Array, action: Array, mask: Array) -> Array:
-    """logsumexp over feasible actions of the utility, less that of the logged action.
+    """Return logsumexp over feasible actions of the utility, less that of the logged action.
 
     Kumar et al. 2020 (arXiv 2006.04779), equation 4, CQL(H). utility and mask (..., K), action (...) -> (...).
     """
@@ -21,10 +21,10 @@ def conservative_loss(utility: Array, action: Array, mask: Array) -> Array:
 
 
 def huber(error: Array, delta: float) -> Array:
-    """Huber 1964: quadratic up to delta, linear beyond."""
+    """Huber loss (1964): quadratic up to delta, linear beyond."""
     return jnp.asarray(optax.huber_loss(error, delta=delta))
 
 
 def polyak(target: Any, online: Any, step: float) -> Any:
-    """target + step (online - target), Polyak & Juditsky 1992."""
+    """Move target parameters towards the online ones by `step` (Polyak & Juditsky 1992)."""
     return optax.incremental_update(online, target, step)

@@ -1,7 +1,7 @@
-"""Fit the network: episodes -> a checkpoint's parts. Pure in (episodes, config, key); nightly, `fit`, replay come here.
+"""Fit of the network: episodes to checkpoint parts. Pure in (episodes, config, key).
 
-Grade what was not graded (train/fit/reward_model.py), teach the value curves (train/fit/value_curves.py) from the
-shipped checkpoint on, and try a residual of the quality (train/fit/residual.py).
+Grade the turns without a score (train/fit/reward_model.py), train the value curves (train/fit/value_curves.py) from the
+shipped checkpoint on, and try a residual of the quality (train/fit/residual.py). Used by nightly, `fit` and replay.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Network:
-    """What a checkpoint of the network holds beside its reward model."""
+    """Parts of a network checkpoint besides its reward model."""
 
     layers: Layers
     sizes: Sizes
@@ -44,14 +44,14 @@ class Network:
     residual: Residual | None = None
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The parts of a checkpoint (policy/checkpoint.py), without "quality"."""
+        """Checkpoint parts (policy/checkpoint.py) by name, without "quality"."""
         found = {"network": layers_as_part(self.layers), "statistics": self.statistics.arrays()}
         return found | ({"residual": self.residual.arrays()} if self.residual is not None else {})
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network, the reward model that it serves with, its grades, and how the fit went."""
+    """Result of a fit: the network, its reward model, grades and training record."""
 
     network: Network
     quality: QualityModel
@@ -60,7 +60,7 @@ class Fitted:
     curve: tuple[dict[str, float], ...]
     transitions: int
     residual: dict[str, float] = field(default_factory=dict)
-    """What the fold kept aside said of the residual."""
+    """Held-out results of the residual."""
 
 
 def fit(
@@ -70,7 +70,7 @@ def fit(
     progress: Progress | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> Fitted:
-    """Grade what was not graded, then teach the network under relabelled money.
+    """Grade turns without a score, then train the network under relabelled money.
 
     `batch_sharding` (train/fit/mesh.py) splits every step of TD over devices; without it one device does all.
     """
@@ -89,7 +89,7 @@ def with_residual(
     quality: QualityModel,
     config: TrainConfig,
 ) -> tuple[Network, dict[str, float]]:
-    """The network with its residual, where the fold kept aside is for it, and what that fold said."""
+    """Add a residual if it improves the held-out fold; also returns that fold's results."""
     served = NetworkPolicy("residual", forward_of(network.layers), quality.served(episodes.models), network.statistics)
     folds = folds_of(episodes, config.quality.folds, config.seed)
     residual, said = fit_residual(served, episodes, grades, folds, config.fit, config.relabel, config.seed)
@@ -106,7 +106,7 @@ def fit_network(
     batch_sharding: NamedSharding | None = None,
     start: Layers | None = None,
 ) -> tuple[Network, tuple[dict[str, float], ...]]:
-    """The curves of a log with its grades (S, T, K), out of fold, from `start` on (default: `begin`)."""
+    """Train the curves on a log with out-of-fold grades (S, T, K), from `start` (or `begin`)."""
     init_key, teach_key = jax.random.split(key)
     samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
     statistics = catalogue_statistics_of(samples, config.fit.margin * quality.deviation)
@@ -119,7 +119,7 @@ def fit_network(
 
 
 def begin(fit: FitConfig, key: Array) -> Layers:
-    """The shipped network's layers; fresh ones where the config asks for other widths."""
+    """The shipped network's layers, or fresh ones when the config asks for other widths."""
     sizes = Sizes(encoder=fit.encoder, hidden=fit.hidden)
     if sizes == Sizes():
         return layers_of(load(PRETRAINED_FOLDER).params["network"])
@@ -127,10 +127,10 @@ def begin(fit: FitConfig, key: Array) -> Layers:
 
 
 def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
-    """The reward model, and every candidate's grade at every valid turn (N, K), out of fold.
+    """Fit the reward model; returns it and out-of-fold grades of every valid turn, (N, K).
 
     No tenant's turns count for more than its cap (`tenant_weights`). Turns beyond `quality.max_rows` graded ones are
-    graded, not learnt from.
+    graded but not fitted on.
     """
     valid = episodes.valid
     states = episodes.state[valid]
@@ -154,7 +154,7 @@ def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.nda
 
 
 def model_priors(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What the serving policy believed of each model on average, (M,); .5 where it said nothing."""
+    """Mean quality predicted by the logging policy for each model, (M,); .5 where missing."""
     index, prior = episodes.model.reshape(-1), episodes.prior_quality.reshape(-1).astype(np.float64)
     known = (index >= 0) & np.isfinite(prior)
     count = np.bincount(index[known], minlength=len(episodes.models))
@@ -163,7 +163,10 @@ def model_priors(episodes: Episodes) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def tenant_weights(episodes: Episodes, cap: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Weight of each session, (S,): 1, or less for a tenant whose turns exceed `cap` of all; a tenant alone has 1."""
+    """Weight of each session, (S,): less than 1 for tenants with more than `cap` of all turns.
+
+    A single tenant has weight 1.
+    """
     lengths = episodes.lengths.astype(np.float64)
     total = lengths.sum()
     names = np.asarray(episodes.tenant_ids)

@@ -1,4 +1,4 @@
-"""What a training run learns besides the network: how long sessions last, and what `cheap` and `balanced` mean here."""
+"""Session horizon and lambda presets (`cheap`, `balanced`, `best`) learned from the log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ F64 = NDArray[np.float64]
 PRIOR_HAZARD, PRIOR_SESSIONS = 1.0 / 6.0, 5.0
 MAX_TURNS = 64
 PRESET_SHARES = {"cheap": 0.1, "balanced": 0.5}
-"""How far from the cheapest bill to that of quality alone a preset may go, on a log scale; `best` goes all the way."""
+"""Mean bill of a preset between the cheapest and that of quality alone, on a log scale; `best` is at 1."""
 
 
 def learn_horizon(lengths: NDArray[np.integer]) -> Horizon:
-    """P(this turn is the last | it was reached), by turn, shrunk to a geometric horizon of mean six.
+    """Hazard of a session's end by turn, shrunk to a geometric horizon of mean six.
 
     Kaplan & Meier 1958 without censoring: sessions in the log are taken to have ended.
     """
@@ -31,7 +31,7 @@ def learn_horizon(lengths: NDArray[np.integer]) -> Horizon:
 
 
 def calibrate_presets(episodes: Episodes, grades: F64) -> dict[str, float]:
-    """lambda of each preset, in quality per USD. grades (S, T, K).
+    """Calibrate lambda of each preset, in quality per USD. `grades` are (S, T, K).
 
     `best` is 0; `balanced` is where the mean bill is the geometric mean of the cheapest and the best policy's,
     `cheap` where it is within a tenth of the way from the cheapest, on a log scale.

@@ -1,10 +1,9 @@
-"""The generic checkpoint: a value network taught on catalogues that never were, for an install that has no log yet.
+"""Pretraining of the shipped network on random catalogues, for an install without a log.
 
-Every catalogue is drawn from wide ranges: two to eight models, prices over three decades, priors that price explains in
-part, turns whose difficulty bends them as `policy.quality.PriorQuality` takes it to, bills with light and heavy tails
-that the text foretells or not, answers that dear bills make worse or not, conversations and cached prices. The exact
-programme (train/fit/programme.py) of each is what the network regresses on. No third party's data, and nothing but the
-seed goes in.
+Every catalogue is drawn from wide ranges: two to eight models, prices over three decades, priors partly explained by
+price, turns whose difficulty bends them as `policy.quality.PriorQuality` assumes, bills with light and heavy tails that
+the text predicts or not, answers that are worse at high bills or not, conversations and cached prices. The network
+regresses on the exact programme (train/fit/programme.py) of each. The only input is the seed: no third party's data.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from train.fit.value_curves import (
     Carry,
     Info,
     Target,
-    begun,
+    apply_gradient,
     catalogue_statistics_of,
+    initial_carry,
     known_rows,
     loss,
-    moved,
 )
 from train.fit.value_table import Samples
 
@@ -48,7 +47,7 @@ F32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 
 MODELS = 8
-"""Catalogues are padded to so many models."""
+"""Number of models that catalogues are padded to."""
 NORMAL = np.array([NormalDist().inv_cdf(level) for level in COST_LEVELS])
 CONTEXTS_TOKENS = (0.0, 1500.0, 6000.0, 24000.0)
 CHUNK_STEPS = 250
@@ -56,32 +55,32 @@ CHUNK_STEPS = 250
 
 @dataclass(frozen=True, slots=True)
 class PretrainConfig:
-    """How much of it. The shipped checkpoint is of these defaults and seed 0."""
+    """Size of the pretraining. The shipped checkpoint uses these defaults and seed 0."""
 
     catalogues: int = 500
     curves: int = 240
-    """Kept of each catalogue, of some thousands."""
+    """Curves kept of each catalogue's some thousands."""
     steps: int = 20_000
     batch_size: int = 256
     rate: float = 3e-3
     samples: int = 40
-    """Turns of a catalogue that stand for a later turn."""
-    purses: int = 48
+    """Sampled turns of a catalogue."""
+    money_points: int = 48
     turns: int = 16
     sizes: Sizes = field(default_factory=Sizes)
 
 
 def pretrain(config: PretrainConfig, seed: int, progress: Progress | None = None) -> Params:
-    """Draw, solve, regress. The same config and seed give the same parameters, to the bit, on the same machine."""
+    """Draw, solve, regress. Bit-identical for the same config and seed on the same machine."""
     told = progress or (lambda step, done, total: None)
     parts = []
     for i in range(config.catalogues):
-        parts.append(lesson(np.random.default_rng([seed, i]), config))
+        parts.append(random_target(np.random.default_rng([seed, i]), config))
         told("solve", i + 1, config.catalogues)
     pool: Target = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *parts)
     init_key, train_key = jax.random.split(jax.random.key(seed))
     fit = FitConfig()
-    carry = begun(value_network.init(init_key, config.sizes), config.steps, config.rate, fit)
+    carry = initial_carry(value_network.init(init_key, config.sizes), config.steps, config.rate, fit)
     for start in range(0, config.steps, CHUNK_STEPS):
         keys = jax.random.split(jax.random.fold_in(train_key, start), min(CHUNK_STEPS, config.steps - start))
         carry, _ = chunk(carry, keys, pool, fit, config)
@@ -91,35 +90,38 @@ def pretrain(config: PretrainConfig, seed: int, progress: Progress | None = None
 
 @partial(jax.jit, static_argnames=("fit", "config"), donate_argnames="carry", compiler_options=COMPILER)
 def chunk(carry: Carry, keys: jax.Array, pool: Target, fit: FitConfig, config: PretrainConfig) -> tuple[Carry, Info]:
-    """As many steps of regression as there are keys."""
+    """Take one regression step per key."""
 
     def step(carry: Carry, key: jax.Array) -> tuple[Carry, Info]:
         rows = jax.random.randint(key, (config.batch_size,), 0, len(pool.later.turns))
         gradient, info = jax.grad(loss, has_aux=True)(carry[0], jax.tree.map(lambda x: x[rows], pool))
-        return moved(carry, gradient, fit, config.steps, config.rate), info
+        return apply_gradient(carry, gradient, fit, config.steps, config.rate), info
 
     carry, infos = jax.lax.scan(step, carry, keys)
     return carry, jax.tree.map(jnp.mean, infos)
 
 
-def lesson(generator: np.random.Generator, config: PretrainConfig) -> Target:
-    """Curves of one random catalogue, with and without conversation, under random prices; as NumPy arrays."""
+def random_target(generator: np.random.Generator, config: PretrainConfig) -> Target:
+    """Curves of one random catalogue under random prices, as NumPy arrays.
+
+    With and without conversation.
+    """
     samples = random_samples(generator, config.samples)
     statistics = catalogue_statistics_of(samples, np.zeros(len(samples.models) + 1))
     unit = float(statistics.mean_usd.mean())
     prices = random_prices(generator, unit)
     parts = []
     for contexts, grown in (((0.0,), 0.0), (CONTEXTS_TOKENS, samples.grown_tokens)):
-        plan = PlanConfig(turns=config.turns, purses=config.purses, contexts_tokens=contexts)
+        plan = PlanConfig(turns=config.turns, money_points=config.money_points, contexts_tokens=contexts)
         solved = programme(replace(samples, grown_tokens=grown), plan, prices)
-        parts.append(some_curves(solved, samples, statistics, generator, config.curves // 2))
+        parts.append(sample_curves(solved, samples, statistics, generator, config.curves // 2))
     return Target(*(jax.tree.map(lambda *x: np.concatenate(x), *each) for each in zip(*parts, strict=True)))
 
 
-def some_curves(
+def sample_curves(
     solved: Programme, samples: Samples, statistics: Any, generator: np.random.Generator, count: int
 ) -> Target:
-    """So many of a programme's curves at the knots of the network's axis."""
+    """`count` curves of a programme at the knots of the network's axis."""
     k = len(samples.models)
     p = generator.integers(0, len(solved.lambdas_per_usd), count)
     c = generator.integers(0, len(solved.contexts_tokens), count)
@@ -127,7 +129,7 @@ def some_curves(
     last = generator.integers(0, k + 1, count)
     f32 = np.float32
     columns = (*known_rows(statistics, samples), samples.input_usd, samples.cached_usd)
-    # Padding is priced as a model is, so that no logarithm meets a zero.
+    # Padding gets a model's prices, so that no logarithm is of zero.
     padded = [np.pad(np.asarray(x, f32), (0, MODELS - k), mode="edge") for x in columns]
     mask = np.arange(MODELS) < k
     catalogue = Catalogue(*(np.broadcast_to(x, (count, MODELS)).copy() for x in (*padded, mask)))
@@ -151,12 +153,12 @@ def some_curves(
 
 
 def recipe(sizes: Sizes, seed: int) -> Recipe:
-    """The manifest of the generic checkpoint."""
+    """The manifest of the shipped checkpoint."""
     return Recipe(PRETRAINED, rule="network", sizes=sizes, report={"pretrained": {"seed": seed}})
 
 
 def random_prices(generator: np.random.Generator, unit_usd: float) -> list[tuple[float, float]]:
-    """Pairs of lambda and penalty: quality alone, each of both alone, and both."""
+    """Pairs of lambda and penalty: neither, each alone, and both."""
     lambdas = 10.0 ** generator.uniform(-1.7, 0.7, 3) / unit_usd
     penalties = 10.0 ** generator.uniform(-1.0, 1.6, 3)
     return [
@@ -166,7 +168,7 @@ def random_prices(generator: np.random.Generator, unit_usd: float) -> list[tuple
 
 
 def random_samples(generator: np.random.Generator, count: int) -> Samples:
-    """Turns of a random catalogue, as a log would show them."""
+    """Turns of a random catalogue, in the form of a log's."""
     k = int(generator.choice(np.arange(2, MODELS + 1), p=np.array([5, 5, 5, 4, 3, 2, 2]) / 26.0))
     decades = generator.uniform(0.3, 2.7)
     place = np.sort(generator.random(k))

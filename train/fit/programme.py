@@ -1,15 +1,14 @@
-"""The exact programme under many prices at once: quality, spend and chance of starving of the best plan, by the money
-left.
+"""Exact dynamic programme for many prices: quality, spend and starvation by the money left.
 
-Backward induction over turns of the log, as in train/fit/value_table.py (its steps are used here), for several pairs of
-lambda and penalty, keeping apart what the value is made of:
+Backward induction over turns of the log, as in train/fit/value_table.py (whose steps it uses), for several pairs of
+lambda and penalty, keeping the parts of the value separate:
 
     choose k to maximise   quality - lambda spend - penalty P(starved),
     then carry  quality_n(m) = E[fits] (quality_k answer_kl + quality_{n-1}(m - b)),
                 spend_n(m)   = E[min(b, m)] + E[fits] spend_{n-1}(m - b),
                 starved_n(m) = 1 - E[fits] (1 - starved_{n-1}(m - b)).
 
-It is what the value network is first taught, and what it is compared with.
+The value network is first trained on it and then compared with it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ QUALITY, SPEND, STARVED = range(3)
 
 @dataclass(frozen=True)
 class Programme:
-    """P pairs of prices, C contexts, K models and nobody's cache, N turns, B sums of money; all totals of n turns."""
+    """Solution for P price pairs, C contexts, K models (or no warm cache), N turns, B budgets.
+
+    Values are totals of n turns.
+    """
 
     lambdas_per_usd: F64  # (P,)
     penalties: F64  # (P,)
@@ -42,7 +44,7 @@ class Programme:
     grown_tokens: float
 
     def worth(self) -> F64:
-        """quality - lambda spend - penalty P(starved), (P, C, K + 1, N + 1, B)."""
+        """Return quality - lambda spend - penalty P(starved), (P, C, K + 1, N + 1, B)."""
         price, penalty = (x.reshape(-1, 1, 1, 1, 1) for x in (self.lambdas_per_usd, self.penalties))
         v = self.values.astype(np.float64)
         return v[..., QUALITY] - price * v[..., SPEND] - penalty * v[..., STARVED]
@@ -59,35 +61,35 @@ class _Move:
 
 
 def programme(samples: Samples, config: PlanConfig, prices: Sequence[tuple[float, float]]) -> Programme:
-    """Solve for pairs of (lambda per USD, penalty) over the turns, contexts and money axis of `config`."""
+    """Solve for pairs of (lambda per USD, penalty) on the turns, contexts and money of `config`."""
     contexts = np.array(config.contexts_tokens)
-    purses = axes(samples, config)[1]
+    budgets = axes(samples, config)[1]
     lambdas, penalties = (np.array(column, np.float64) for column in zip(*prices, strict=True))
     k, n = len(samples.models), config.turns
-    values = np.zeros((len(prices), len(contexts), k + 1, n + 1, len(purses), 3), np.float32)
-    moves = [_moves(samples, tokens, purses) for tokens in contexts]
+    values = np.zeros((len(prices), len(contexts), k + 1, n + 1, len(budgets), 3), np.float32)
+    moves = [_moves(samples, tokens, budgets) for tokens in contexts]
     for turns in range(1, n + 1):
         for c, (cold, warm) in enumerate(moves):
             following = _grown(values[:, :, :, turns - 1], contexts, c, samples.grown_tokens)
             values[:, c, :, turns] = _best(cold, warm, following, lambdas, penalties)
-    return Programme(lambdas, penalties, contexts, purses, values, samples.grown_tokens)
+    return Programme(lambdas, penalties, contexts, budgets, values, samples.grown_tokens)
 
 
-def _moves(samples: Samples, tokens: float, purses: F64) -> tuple[list[_Move], list[_Move]]:
-    """Every model's turn with so much conversation to read, (cold, warm); the same where nothing is cached."""
+def _moves(samples: Samples, tokens: float, budgets: F64) -> tuple[list[_Move], list[_Move]]:
+    """Turn of every model with `tokens` of conversation: (cold, warm)."""
     cold, warm = [], []
     for k in range(len(samples.models)):
         bills, answers = samples.bills_usd[:, k], samples.quality[:, k, None] * samples.answers[k]
-        cold.append(_move(answers, bills + tokens * samples.input_usd[k], purses))
+        cold.append(_move(answers, bills + tokens * samples.input_usd[k], budgets))
         cached = tokens >= CACHE_MIN_TOKENS and samples.cached_usd[k] < samples.input_usd[k]
-        warm.append(_move(answers, bills + tokens * samples.cached_usd[k], purses) if cached else cold[k])
+        warm.append(_move(answers, bills + tokens * samples.cached_usd[k], budgets) if cached else cold[k])
     return cold, warm
 
 
-def _move(answers: F64, bills_usd: F64, purses: F64) -> _Move:
-    step = step_of(answers, bills_usd, purses, np.zeros(1), Setting())
-    paid = np.minimum(bills_usd[:, None, :], purses[None, :, None]) @ COST_MASSES
-    kept = np.where(bills_usd[:, None, :] <= purses[None, :, None], COST_MASSES, 0.0).sum(-1)
+def _move(answers: F64, bills_usd: F64, budgets: F64) -> _Move:
+    step = step_of(answers, bills_usd, budgets, np.zeros(1), Setting())
+    paid = np.minimum(bills_usd[:, None, :], budgets[None, :, None]) @ COST_MASSES
+    kept = np.where(bills_usd[:, None, :] <= budgets[None, :, None], COST_MASSES, 0.0).sum(-1)
     return _Move(step.moved, step.reward[0], paid.astype(np.float32), (1.0 - kept).astype(np.float32))
 
 
@@ -115,14 +117,14 @@ def _best(cold: list[_Move], warm: list[_Move], following: F32, lambdas: F64, pe
             backed[:, j] = backed[:, k]
             continue
         here = _brought(warm[j], following[:, j])
-        # A warm cache makes no model worse: it wins where it beats the best cold one, itself among them.
+        # A warm cache makes no model worse: compare it with the best cold one, which may be the same model.
         wins = _worth(here, lambdas, penalties) >= best
         backed[:, j] = np.where(wins[..., None], here, chosen).mean(axis=1)
     return backed
 
 
 def _brought(move: _Move, following: F32) -> F32:
-    """What one model brings at every sample and sum of money, now and later: (P, B, 3) -> (P, M, B, 3)."""
+    """One model's value at every sample and sum of money, now and later: (P, B, 3) -> (P, M, B, 3)."""
     p, b, _ = following.shape
     m = len(move.quality)
     later = (move.moved @ following.transpose(1, 0, 2).reshape(b, p * 3)).reshape(m, b, p, 3).transpose(2, 0, 1, 3)

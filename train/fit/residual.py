@@ -1,13 +1,11 @@
-"""Teach the residual of the served quality by discrete CQL, and keep it only where a fold kept aside says that it
-helps.
+"""Fit of the quality's residual by discrete CQL, kept only if it improves a held-out fold.
 
     loss = mean over graded actions of (quality_k + residual_k - score_k)^2
            + alpha (1 - share graded) (logsumexp_k Q_k - Q_a),      Q_k = worth of k as it serves + residual_k
 
-What follows a turn is bookkeeping, the same on both sides of the Bellman equation, so its error is that of this turn's
-quality: of the logged action, or of every action where all were graded. The conservative term (arXiv 2006.04779) pushes
-down what the log did not try, under money, horizons and lambdas redrawn for every turn; with all actions graded
-there is nothing to be conservative about, and it vanishes.
+Later turns are the same on both sides of the Bellman equation, so its error is that of this turn's quality: of the
+logged action, or of every action where all were graded. The conservative term (arXiv 2006.04779) pushes down actions
+that the log did not try, under money, horizons and lambdas redrawn for every turn; it vanishes when all are graded.
 """
 
 from __future__ import annotations
@@ -36,15 +34,17 @@ Params = dict[str, jax.Array]
 
 MOST_TURNS = 20_000
 LEAST_GRADED = 200
-"""Graded turns below which nothing is tried: a fold kept aside could not tell."""
+"""Graded turns below which no residual is tried: a held-out fold would be too small."""
 BATCH = 512
 CONFIDENCE = 1.645
-"""Standard errors by which the held-out error must have fallen: one-sided 95 %."""
+"""Standard errors by which the held-out error must fall: one-sided 95 %."""
 
 
 class Turns(NamedTuple):
-    """N turns of K candidates: inputs (N, K, D), qualities as they serve, grades with NaN where there is none,
-    worths."""
+    """Training data of N turns and K candidates.
+
+    Inputs (N, K, D), served qualities, grades (NaN where missing) and worths.
+    """
 
     x: Any
     quality: Any
@@ -63,14 +63,17 @@ def fit_residual(
     relabel: RelabelConfig,
     seed: int,
 ) -> tuple[Residual | None, dict[str, float]]:
-    """The residual, or None, and what the held-out fold said. grades (S, T, K) out of fold, folds (S, T)."""
+    """Fit a residual; returns it, or None if it does not help, with the held-out results.
+
+    `grades` (S, T, K) are out of fold, `folds` (S, T).
+    """
     turns, fold = turns_of(policy, episodes, grades, folds, relabel, seed)
     graded = np.isfinite(turns.scores).any(axis=1)
     if graded.sum() < LEAST_GRADED or len(np.unique(fold)) < 2:
         return None, {"graded_turns": float(graded.sum()), "kept": 0.0}
     key = jax.random.key(seed)
     held = fold == fold.max()
-    trial = as_residual(train(taken(turns, ~held), fit, key))
+    trial = as_residual(train(select_rows(turns, ~held), fit, key))
     before, after = (errors(turns, held, residual) for residual in (None, trial))
     gain = before - after
     low = float(gain.mean() - CONFIDENCE * gain.std() / np.sqrt(len(gain)))
@@ -88,7 +91,7 @@ def turns_of(
     relabel: RelabelConfig,
     seed: int,
 ) -> tuple[Turns, NDArray[np.integer]]:
-    """At most MOST_TURNS turns, evenly through the log, each under terms of its own; and their folds (N,)."""
+    """At most MOST_TURNS turns, evenly spaced in the log, with redrawn terms; and their folds."""
     i, j = np.nonzero(episodes.valid)
     some = np.linspace(0, len(i) - 1, min(len(i), MOST_TURNS)).round().astype(np.int64)
     i, j = i[some], j[some]
@@ -106,8 +109,8 @@ def turns_of(
     share = generator.random(len(i))
     able = mask.any(axis=1)
     cheapest = np.where(able, np.where(mask, means, np.inf).min(axis=1), 1.0)
-    dearest = np.where(able, np.where(mask, means, 0.0).max(axis=1), 1.0)
-    per_turn = cheapest ** (1.0 - share) * dearest**share
+    costliest = np.where(able, np.where(mask, means, 0.0).max(axis=1), 1.0)
+    per_turn = cheapest ** (1.0 - share) * costliest**share
     free = generator.random(len(i)) < relabel.lambda_zero_fraction
     a_bill = np.exp(generator.uniform(np.log(relabel.lambda_low), np.log(relabel.lambda_high), len(i)))
     price = np.where(free, 0.0, a_bill / per_turn)
@@ -140,22 +143,23 @@ def turns_of(
     return Turns(x, quality, scores, np.asarray(worth, np.float32), mask, action), folds[i, j]
 
 
-def taken(turns: Turns, rows: NDArray[np.bool_]) -> Turns:
+def select_rows(turns: Turns, rows: NDArray[np.bool_]) -> Turns:
+    """The turns of a boolean mask (N,)."""
     return Turns(*(x[rows] for x in turns))
 
 
 def train(turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
-    """Adam, from a residual that is zero everywhere."""
+    """Minimize the loss with Adam from a zero residual."""
     on_device = Turns(*(jnp.asarray(x) for x in turns))
     kernel = jax.random.normal(key, (INPUT_DIM, fit.residual_hidden)) / np.sqrt(INPUT_DIM)
     zeros = jnp.zeros(fit.residual_hidden)
     params = {"kernel": kernel, "bias": zeros, "heads": zeros, "offset": jnp.zeros(1)}
-    found: Params = _descended(params, on_device, fit, key)
+    found: Params = _descend(params, on_device, fit, key)
     return found
 
 
 @partial(jax.jit, static_argnames="fit")
-def _descended(params: Params, turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
+def _descend(params: Params, turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
     rate = optax.cosine_decay_schedule(fit.residual_rate, fit.residual_steps)
     adam = optax.adamw(rate, weight_decay=1e-3)
 
@@ -172,7 +176,7 @@ def _descended(params: Params, turns: Turns, fit: FitConfig, key: jax.Array) -> 
 
 
 def loss(params: Params, turns: Turns, alpha: float) -> jax.Array:
-    """Squared error of the graded actions, and the conservative term where not all are."""
+    """Squared error of the graded actions plus the conservative term."""
     found = Residual(**params).of(turns.x, jnp)  # type: ignore[arg-type]
     graded = jnp.isfinite(turns.scores)
     error = jnp.where(graded, turns.quality + found - jnp.where(graded, turns.scores, 0.0), 0.0)
@@ -185,8 +189,8 @@ def loss(params: Params, turns: Turns, alpha: float) -> jax.Array:
 
 
 def errors(turns: Turns, rows: NDArray[np.bool_], residual: Residual | None) -> F64:
-    """Squared error of the graded actions, a mean for each chosen turn that has any, (N',)."""
-    some = taken(turns, rows)
+    """Mean squared error of the graded actions, for each chosen turn that has any, (N',)."""
+    some = select_rows(turns, rows)
     found = some.quality if residual is None else some.quality + residual.of(some.x)
     graded = np.isfinite(some.scores)
     squares = np.where(graded, (np.clip(found, 0.0, 1.0) - np.where(graded, some.scores, 0.0)) ** 2, 0.0)
@@ -195,4 +199,5 @@ def errors(turns: Turns, rows: NDArray[np.bool_], residual: Residual | None) -> 
 
 
 def as_residual(params: Params) -> Residual:
+    """The trained parameters as a `Residual` of NumPy arrays."""
     return Residual(**{name: np.asarray(value, np.float32) for name, value in params.items()})

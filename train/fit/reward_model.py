@@ -1,13 +1,8 @@
-"""The reward model: what score would this candidate have earned at this turn? Kernel ridge regression in two stages.
+"""Reward model: expected scores of a turn's candidates by two-stage kernel ridge regression.
 
 With a few hundred sessions of bandit feedback a network memorises noise; a closed-form, cross-fitted, shrunken model
-does not. It grades the actions that were not taken and the turns that nobody graded, is the direct-method part of the
-doubly robust estimates, serves behind the planning rules, and is what the network is distilled from.
-
-    score(x, k) = mean_k + a_k * shared difficulty(x) + b_k * own part_k(x),    clipped to [0, 1]
-
-with both parts linear in Nystrom features of the kernel. a_k and b_k are the slopes that out-of-fold predictions
-support: a model's own part, what differences between models are made of, is shrunk apart from the level all share.
+does not. It grades actions that were not taken and turns without a score, is the direct-method part of the doubly
+robust estimates, serves behind the planning rules, and grades the turns that train the network.
 """
 
 from __future__ import annotations
@@ -30,11 +25,11 @@ I64 = NDArray[np.int64]
 MIN_ROWS_FOR_OWN_PART = 20
 BLOCK_ROWS = 8_192
 SPACE_ROWS = 16_384
-"""Turns, evenly through the log, that scales and landmarks are taken from."""
+"""Turns, evenly spaced in the log, from which scales and landmarks are computed."""
 SLOPE_STRENGTH = 2.0
-"""Predicted variance (sum of squares) that the pooled slopes count for in each model's."""
+"""Weight of the pooled slopes in each model's, as predicted variance (sum of squares)."""
 SESSION_WEIGHT = 0.2
-"""Of the session's features in the kernel, beside 1 for the text and 1 for its statistics."""
+"""Weight of the session's features in the kernel; the text and its statistics have 1 each."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Space:
     whiten: F64  # (R, R)
 
     def features(self, states: NDArray[np.floating]) -> F64:
-        """(N, D) -> (N, R + 1); a constant is last."""
+        """Map states (N, D) to features (N, R + 1); a constant is last."""
         found = np.ones((len(states), len(self.landmarks) + 1))
         for rows in _blocks(len(states)):
             scaled = (states[rows].astype(np.float64) - self.centre) * self.scale
@@ -58,7 +53,10 @@ class Space:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """`means` (M,), `shared` (R + 1,), `own` (M, R + 1); M models. `slope` (M, 2) shrinks the two parts apart."""
+    """Fitted reward model of M models.
+
+    `means` (M,), `shared` (R + 1,), `own` (M, R + 1); `slope` (M, 2) shrinks the two parts separately.
+    """
 
     space: Space
     means: F64
@@ -68,9 +66,7 @@ class QualityModel:
     pooled: F64  # (2,)
     out_of_fold_error: float
     rows: I64  # (M,) graded turns each model was fitted on
-    deviation: (
-        F64  # (M + 1,) posterior deviation of a prediction, on average; last of a model that the log does not know
-    )
+    deviation: F64  # (M + 1,) mean posterior deviation of a prediction; last of a model missing from the log
 
     def predict(self, states: NDArray[np.floating]) -> F64:
         """Expected score of every model, (N, M), for states (N, D)."""
@@ -82,7 +78,7 @@ class QualityModel:
         return found
 
     def served(self, models: tuple[str, ...]) -> KernelQuality:
-        """The same function with everything linear folded into one matrix: what a checkpoint holds."""
+        """The same function with all linear parts folded into one matrix, as a checkpoint stores it."""
         columns = np.vstack(
             [self.slope[:, :1] * self.shared + self.slope[:, 1:] * self.own, self.pooled[0] * self.shared[None]]
         )
@@ -100,9 +96,10 @@ class QualityModel:
 
 
 class Moments(NamedTuple):
-    """All that ridge regression needs of some rows, by model: x'wx (M, d, d), x'wy (M, d), sums of w and of wy (M,).
+    """Sufficient statistics of ridge regression by model: x'wx, x'wy, sums of w and of wy.
 
-    Moments of disjoint rows add up, so that leaving a fold out is a subtraction and the data are read once.
+    Shapes (M, d, d), (M, d), (M,), (M,). Moments of disjoint rows add up, so that leaving a fold out is a subtraction
+    and the data are read once.
     """
 
     xx: F64
@@ -110,18 +107,19 @@ class Moments(NamedTuple):
     rows: F64
     y: F64
 
-    def less(self, other: Moments) -> Moments:
+    def minus(self, other: Moments) -> Moments:
+        """Moments of the rows that are in these but not in `other`, a subset."""
         return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 def total(parts: Sequence[Moments], models: int, width: int) -> Moments:
-    """Moments of disjoint rows together; of none, zeros."""
+    """Sum of moments of disjoint rows; zeros for none."""
     shapes = ((models, width, width), (models, width), (models,), (models,))
     return Moments(*(sum((part[i] for part in parts), np.zeros(shape)) for i, shape in enumerate(shapes)))
 
 
 class Parts(NamedTuple):
-    """Out-of-fold, (N, M) each: what is predicted of all models alike, of each beyond it, and the means it adds to."""
+    """Out-of-fold predictions, (N, M) each: the shared part, each model's own, and the means."""
 
     shared: F64
     own: F64
@@ -137,11 +135,11 @@ def fit_quality(
     config: QualityConfig,
     weights: F64 | None = None,
 ) -> tuple[QualityModel, F64]:
-    """Fit on graded turns: states (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session.
+    """Fit on graded turns; returns the model and its out-of-fold predictions (N, M).
 
-    `priors` (M,) are the catalogue's beliefs; `weights` (N,) what each row counts (default 1). Returns the model and
-    its out-of-fold predictions (N, M): every row's come from a model that did not see the row's session. Penalty and
-    slopes are chosen by out-of-fold error.
+    States (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session, `priors` (M,) of the
+    catalogue, `weights` (N,) of the rows (default 1). Each row's prediction comes from a model that did not see the
+    row's session. Penalty and slopes are chosen by out-of-fold error. Raises ValueError without penalties.
     """
     if not config.penalties:
         raise ValueError("quality.penalties: expected at least one penalty, got none")
@@ -172,12 +170,12 @@ def fit_quality(
 def posterior_deviation(
     seen: Moments, priors: F64, means: F64, error: float, penalty: float, config: QualityConfig
 ) -> F64:
-    """How far a prediction of each model may be off, on average over the log's turns, (M + 1,).
+    """Mean posterior deviation of each model's predictions over the log's turns, (M + 1,).
 
         variance_k = noise (mean of x' (X_k' X_k + penalty)^-1 x  +  1 / (prior strength + rows_k))
 
-    Bayesian ridge regression's (Bishop 2006, 3.59) of a model's own part, and its mean's. A model that the log does not
-    know is as far off as the known ones' priors were, and no nearer than one of which nothing was graded.
+    Bayesian ridge regression's (Bishop 2006, 3.59) of a model's own part, and its mean's. A model missing from the log
+    is assumed to be as far off as the known ones' priors were, and no nearer than a known one without grades.
     """
     d = seen.xx.shape[-1]
     typical_xx = seen.xx.sum(axis=0) / max(float(seen.rows.sum()), 1.0)
@@ -191,7 +189,7 @@ def posterior_deviation(
 
 
 def _features_once(space: Space, states: NDArray[np.floating]) -> F64:
-    """`space.features`, computed once for equal rows that follow one another: the candidates of one turn."""
+    """`space.features`, computed once for equal consecutive rows: the candidates of one turn."""
     changes = np.ones(len(states), np.bool_)
     for rows in _blocks(len(states)):
         here = states[rows]
@@ -200,10 +198,10 @@ def _features_once(space: Space, states: NDArray[np.floating]) -> F64:
 
 
 def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_width: float) -> Space:
-    """Scales and landmarks from the states alone; no score is looked at.
+    """Fit scales and landmarks to the states alone, without scores.
 
-    The text keeps its shape (its columns are one vector's) and varies by 1 in all; each of the other features varies
-    alike, the statistics by 1 in all, the session's by SESSION_WEIGHT. Widths are in median squared distances.
+    The text keeps its shape (its columns are one vector's) with total variance 1; the other features vary equally, the
+    statistics by 1 in total, the session's by SESSION_WEIGHT. Widths are in median squared distances.
     """
     d = states.shape[1]
     states = states[np.linspace(0, len(states) - 1, min(len(states), SPACE_ROWS)).astype(np.int64)].astype(np.float64)
@@ -217,22 +215,22 @@ def fit_space(states: NDArray[np.floating], landmarks: int, width: float, text_w
         (slice(TEXT_DIM, TEXT_DIM + STATS_DIM), 1.0),
         (slice(TEXT_DIM + STATS_DIM, d), SESSION_WEIGHT),
     ):
-        varies = deviation[block] > 1e-6  # a constant feature says nothing
+        varies = deviation[block] > 1e-6  # constant features carry no information
         scale[block] = np.where(varies, weight / np.maximum(deviation[block], 1e-6), 0.0) / np.sqrt(
             max(varies.sum(), 1)
         )
     scaled = (states - centre) * scale
     z = scaled[_landmarks(scaled, landmarks)]
-    spread = np.array([width * typical(z), text_width * typical(z[:, text])])
+    spread = np.array([width * median_squared_distance(z), text_width * median_squared_distance(z[:, text])])
     values, vectors = np.linalg.eigh(kernel(z, z, spread))
     whiten = (vectors / np.sqrt(np.maximum(values, 1e-4))) @ vectors.T
     return Space(centre, scale, z, spread, whiten)
 
 
 def _landmarks(scaled: F64, most: int) -> I64:
-    """Rows to compare with, in their order: one for each thing that was said, then further ones that differ otherwise.
+    """Indices of the landmark rows: one for each distinct text, then rows that differ otherwise.
 
-    A question that returns in other places of other sessions would else crowd out what was said once.
+    A question repeated in many sessions would otherwise crowd out those asked once.
     """
 
     def distinct(columns: F64) -> I64:
@@ -246,16 +244,16 @@ def _landmarks(scaled: F64, most: int) -> I64:
     return np.sort(np.concatenate([said, others])[:most])
 
 
-def typical(z: F64) -> float:
-    """The median squared distance between two of some rows; where they are all alike, next to nothing."""
+def median_squared_distance(z: F64) -> float:
+    """Median squared distance between two of the rows; tiny and positive when all are equal."""
     apart = squared_distances(z, z)[~np.eye(len(z), dtype=bool)]
     return max(float(np.median(apart)) if len(apart) else 1.0, 1e-6)
 
 
 def folds_of(episodes: Episodes, folds: int, seed: int) -> I64:
-    """The fold of every turn, (S, T): by hash of its task where that has a name, else of its session.
+    """Fold of every turn, (S, T), by hash of its task if named, else of its session.
 
-    Siblings never part: what a cross-fitted model is asked about it has not seen anywhere.
+    Turns of one task share a fold: a cross-fitted model is only asked about tasks that it has not seen.
     """
     names = zip(episodes.tenant_ids, episodes.session_ids, strict=True)
     of_session = np.array([int(session_fraction(t, s, seed + 1) * folds) for t, s in names], np.int64)
@@ -281,7 +279,7 @@ def moments(x: F64, models: I64, scores: F64, rows: NDArray[np.bool_], count: in
 
 
 def _blocks(rows: int) -> Iterator[slice]:
-    """`rows` in pieces, so that what is made of them on the way stays small."""
+    """Slices of `rows` that bound the memory of intermediate results."""
     for start in range(0, rows, BLOCK_ROWS):
         yield slice(start, min(start + BLOCK_ROWS, rows))
 
@@ -299,7 +297,7 @@ def _out_of_fold(
     parts = Parts(np.zeros(shape), np.zeros(shape), np.tile(priors, (len(x), 1)).astype(np.float64))
     for fold, held_out in by_fold.items():
         held = groups == fold
-        means, shared, own = _solve(everything.less(held_out), priors, penalty, config)
+        means, shared, own = _solve(everything.minus(held_out), priors, penalty, config)
         parts.means[held] = means
         parts.shared[held] = (x[held] @ shared)[:, None]
         parts.own[held] = x[held] @ own.T
@@ -307,7 +305,7 @@ def _out_of_fold(
 
 
 def _solve(seen: Moments, priors: F64, penalty: float, config: QualityConfig) -> tuple[F64, F64, F64]:
-    """(means (M,), shared (d,), own (M, d)): what all models share, then what each has of its own beyond that."""
+    """Solve for means (M,), the shared part (d,) and each model's own part beyond it (M, d)."""
     means = (config.prior_strength * priors + seen.y) / (config.prior_strength + seen.rows)
     residual = seen.xy - means[:, None] * seen.xx[:, :, -1]  # the last column of x is the constant
     shared = ridge_from_moments(seen.xx.sum(axis=0), residual.sum(axis=0), penalty)
@@ -318,34 +316,37 @@ def _solve(seen: Moments, priors: F64, penalty: float, config: QualityConfig) ->
 
 
 def _slopes(parts: Parts, models: I64, scores: F64, weights: F64) -> tuple[F64, F64]:
-    """Out-of-fold regression of what happened on the two predicted parts: per model (M, 2), and pooled (2,).
+    """Out-of-fold regression of scores on the two predicted parts: (M, 2) and pooled (2,).
 
-    A model's slopes are pulled to the pooled ones, and those, where nothing is predicted, to (1, 0). Within [0, 1.5].
+    A model's slopes are shrunk to the pooled ones, and those, where nothing is predicted, to (1, 0). Within [0, 1.5].
     """
     rows, count = np.arange(len(models)), parts.means.shape[1]
     predicted = np.stack([parts.shared[rows, models], parts.own[rows, models]], axis=1)
     happened = scores - parts.means[rows, models]
     root = np.sqrt(weights)
     predicted, happened = predicted * root[:, None], happened * root
-    pooled = np.clip(_pulled(predicted, happened, np.array([1.0, 0.0]), 1e-3), 0.0, 1.5)
+    pooled = np.clip(_shrunken_least_squares(predicted, happened, np.array([1.0, 0.0]), 1e-3), 0.0, 1.5)
     slopes = np.tile(pooled, (count, 1))
     for k in range(count):
         own = models == k
-        slopes[k] = _pulled(predicted[own], happened[own], pooled, SLOPE_STRENGTH)
+        slopes[k] = _shrunken_least_squares(predicted[own], happened[own], pooled, SLOPE_STRENGTH)
     return np.clip(slopes, 0.0, 1.5), pooled
 
 
-def _pulled(x: F64, y: F64, default: F64, strength: float) -> F64:
-    """argmin_w |y - x w|^2 + strength |w - default|^2."""
+def _shrunken_least_squares(x: F64, y: F64, default: F64, strength: float) -> F64:
+    """Solve argmin_w |y - x w|^2 + strength |w - default|^2."""
     gram = x.T @ x + strength * np.eye(x.shape[1])
     return np.asarray(np.linalg.solve(gram, x.T @ y + strength * default))
 
 
 def ridge(x: F64, y: F64, penalty: float) -> F64:
-    """argmin_w |y - x w|^2 + penalty |w|^2. Hoerl & Kennard 1970; the constant, if x has one, is penalised too."""
+    """Solve argmin_w |y - x w|^2 + penalty |w|^2 (Hoerl & Kennard 1970).
+
+    A constant column of x is penalised too.
+    """
     return ridge_from_moments(x.T @ x, x.T @ y, penalty)
 
 
 def ridge_from_moments(xx: F64, xy: F64, penalty: float) -> F64:
-    """As `ridge`, from x'x (d, d) and x'y (d,)."""
+    """Ridge regression from x'x (d, d) and x'y (d,)."""
     return np.asarray(np.linalg.solve(xx + penalty * np.eye(len(xy)), xy))

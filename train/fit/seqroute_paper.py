@@ -1,12 +1,12 @@
-"""SeqRoute as published (Xu, Zheng, Wang 2026, arXiv 2605.25424): the baseline that the policy here must beat.
+"""SeqRoute as published (Xu, Zheng, Wang 2026, arXiv 2605.25424): the baseline to beat.
 
-State: the text vector and the share of the largest budget that is left. Actions: the models of the training data, one
-output each. Reward: quality - 5 [bankrupt], lambda is not in it; gamma .99. Every unconstrained recorded path is
-replayed under five initial budgets, the budget recomputed, truncated at bankruptcy (hindsight budget relabeling).
-Discrete CQL, an MLP of widths 512, 256, 256. Served as argmax_a Q(s, a) - lambda c(a), c the immediate cost.
+State: the text vector and the remaining share of the largest budget. Actions: the models of the training data, one
+output each. Reward: quality - 5 [bankrupt], without lambda; gamma .99. Every unconstrained recorded path is replayed
+under five initial budgets, the budget recomputed, truncated at bankruptcy (hindsight budget relabeling). Discrete CQL,
+an MLP of widths 512, 256, 256. Served as argmax_a Q(s, a) - lambda c(a), c the immediate cost.
 
-Not public, and chosen here: alpha, learning rate, batch, and the unit of the budgets, which is such that the largest
-(8000 in the paper) is a session on the dearest model.
+Not published, and chosen here: alpha, learning rate, batch, and the unit of the budgets: the largest (8000 in the
+paper) is a session on the most expensive model.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ BUDGET_SHARES = (500 / 8000, 1500 / 8000, 3000 / 8000, 5000 / 8000, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class PublishedConfig:
-    """The paper's numbers, and those that it does not give."""
+    """The paper's numbers and our choices where it gives none."""
 
     widths: tuple[int, ...] = (512, 256, 256)
     gamma: float = 0.99
     bankrupt_penalty: float = 5.0
     budget_shares: tuple[float, ...] = BUDGET_SHARES
-    """Of the largest budget: what every path is relabelled to."""
+    """Budgets that every path is relabelled to, as shares of the largest."""
     paths: int = 4
-    """Recorded paths of each session: actions drawn uniformly, every one of them graded."""
+    """Recorded paths per session: actions drawn uniformly, all graded."""
     alpha: float = 1.0
     learning_rate: float = 3e-4
     batch_size: int = 256
@@ -57,7 +57,7 @@ class PublishedConfig:
 
 
 class Transitions(NamedTuple):
-    """Relabelled transitions; `row` and `following` index the turns' text vectors, `left` are shares of the budget."""
+    """Relabelled transitions; `row` and `following` index text vectors, `left` budget shares."""
 
     row: Column
     left: Column
@@ -70,7 +70,7 @@ class Transitions(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """The policy. A model that was not trained on has no output: it is never chosen while a known one may be."""
+    """The published policy. Models it was not trained on are chosen only when no other may be."""
 
     models: tuple[str, ...]
     layers: tuple[tuple[F32, F32], ...]
@@ -80,6 +80,7 @@ class Published:
     exploration: Exploration = GREEDY
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Choose argmax Q(s, a) - lambda c(a)."""
         mask = feasible(observation)
         left = min(available_usd(observation.session) / self.largest_usd, 1.0)
         hidden = np.append(np.asarray(observation.text, np.float32) * TEXT_SCALE, np.float32(left))
@@ -103,9 +104,9 @@ class Published:
 
 
 def fit_published(episodes: Episodes, config: PublishedConfig, seed: int) -> Published:
-    """Relabel and fit. Only turns whose every shown model was graded are of use: the paper's data are trees."""
+    """Relabel and fit on turns with grades for every shown model: the paper's data are trees."""
     largest_usd = largest_budget_usd(episodes)
-    transitions = relabelled(episodes, largest_usd, config, seed)
+    transitions = relabel_paths(episodes, largest_usd, config, seed)
     text = jnp.asarray(episodes.state[episodes.valid][:, :TEXT_DIM])
     init_key, train_key = jax.random.split(jax.random.key(seed))
     layers = initial(init_key, (TEXT_DIM + 1, *config.widths, len(episodes.models)))
@@ -114,22 +115,25 @@ def fit_published(episodes: Episodes, config: PublishedConfig, seed: int) -> Pub
 
 
 def largest_budget_usd(episodes: Episodes) -> float:
-    """What a session of mean length costs on the dearest model."""
+    """Cost of a session of mean length on the most expensive model."""
     bills = by_model(episodes, episodes.known_bills_usd())[episodes.valid]
-    dearest = max(float(np.nanmean(column)) for column in bills.T if np.isfinite(column).any())
-    return dearest * float(episodes.lengths[episodes.lengths > 0].mean())
+    costliest = max(float(np.nanmean(column)) for column in bills.T if np.isfinite(column).any())
+    return costliest * float(episodes.lengths[episodes.lengths > 0].mean())
 
 
 def by_model(episodes: Episodes, values: F32) -> F32:
-    """(S, T, K) by candidate -> (S, T, M) by model, NaN where a turn did not show it."""
+    """Rearrange (S, T, K) by candidate as (S, T, M) by model, NaN where a turn did not show it."""
     placed = np.full((*episodes.valid.shape, len(episodes.models)), np.nan, np.float32)
     s, t, k = np.nonzero(episodes.model >= 0)
     placed[s, t, episodes.model[s, t, k]] = values[s, t, k]
     return placed
 
 
-def relabelled(episodes: Episodes, largest_usd: float, config: PublishedConfig, seed: int) -> Transitions:
-    """Every path under every budget, cut off where the money ends: a bill beyond the rest earns the penalty alone."""
+def relabel_paths(episodes: Episodes, largest_usd: float, config: PublishedConfig, seed: int) -> Transitions:
+    """Every path under every budget, truncated where the money ends.
+
+    A bill beyond the rest earns the penalty alone.
+    """
     scores = by_model(episodes, episodes.known_scores())
     bills = by_model(episodes, episodes.known_bills_usd())
     usable = np.isfinite(scores) & np.isfinite(bills)
@@ -167,7 +171,7 @@ def initial(key: Array, widths: tuple[int, ...]) -> Layers:
 
 
 def values(layers: Layers, state: Array) -> Array:
-    """Q of every action: (B, d) -> (B, M)."""
+    """Q-values of every action: (B, d) -> (B, M)."""
     for weight, bias in layers[:-1]:
         state = jax.nn.relu(state @ weight + bias)
     weight, bias = layers[-1]
@@ -175,7 +179,7 @@ def values(layers: Layers, state: Array) -> Array:
 
 
 def loss(layers: Layers, target: Layers, text: Array, batch: Transitions, config: PublishedConfig) -> Array:
-    """Q-learning error plus alpha (logsumexp Q - Q(a)): discrete CQL, Kumar et al. 2020 (arXiv 2006.04779), eq. 4."""
+    """Q-learning error plus alpha times the conservative term (arXiv 2006.04779, eq. 4)."""
     q = values(layers, jnp.column_stack([text[batch.row], batch.left]))
     taken = jnp.take_along_axis(q, batch.action[:, None], axis=1)[:, 0]
     following = text[jnp.minimum(batch.following, len(text) - 1)]
@@ -187,7 +191,7 @@ def loss(layers: Layers, target: Layers, text: Array, batch: Transitions, config
 
 @partial(jax.jit, static_argnames="config")
 def train(layers: Layers, text: Array, transitions: Transitions, config: PublishedConfig, key: Array) -> Layers:
-    """Adam with a target network that follows by Polyak averaging, in one compiled scan."""
+    """Train with Adam and a Polyak-averaged target network, in one compiled scan."""
     adam = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
 
     def step(

@@ -1,4 +1,4 @@
-"""What could serve tomorrow: the network, the planner, and the heuristics over the learnt quality, tuned on the log.
+"""Tuning of the candidates on the log: network, planner and heuristics.
 
 Tuning plays the training part only, with out-of-fold grades. To the gate go the network at its best and at its
 calibrated penalty, the planner at its best and the best heuristic; every further one would widen all their intervals.
@@ -37,12 +37,12 @@ GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 """Numbers tried for each rule. tuned-lambda also tries lambdas, in units of the log's mean bill."""
 LAMBDA_GRID = (0.0, 0.05, 0.15)
 PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0, 6.0, 10.0, 20.0, 40.0)
-"""Prices of starving that the network's dial is turned through, from the boldest to the most careful."""
+"""Prices of starving to try for the network, from the boldest to the most careful."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A recipe and its parameters, with the score per turn and the starved share that chose it."""
+    """A tuned recipe and its parameters, with its score per turn and starved share."""
 
     recipe: Recipe
     params: Params
@@ -53,7 +53,7 @@ class Tuned:
 def propose(
     fitted: Fitted, training: Episodes, grades: F64, config: TrainConfig, run_id: str
 ) -> tuple[list[Tuned], dict[str, Any]]:
-    """The candidates for the gate, and what tuning saw. grades (S, T, K) judge: real ones where known."""
+    """Candidates for the gate and a report of the tuning; `grades` (S, T, K) use real scores."""
     predicted = predictions_by_turn(training, fitted.grades)
     base = Recipe(
         policy_id=run_id,
@@ -66,22 +66,22 @@ def propose(
     sample, sample_grades = training.take(few), grades[few]
     quality = fitted.quality.served(training.models).arrays()
 
-    def judged(recipe: Recipe, params: Params, policy: Policy | None = None) -> Tuned:
-        return judge(recipe, params, policy or build(recipe, params), sample, sample_grades, config)
+    def try_out(recipe: Recipe, params: Params, policy: Policy | None = None) -> Tuned:
+        return try_recipe(recipe, params, policy or build(recipe, params), sample, sample_grades, config)
 
     of_network = replace(base, policy_id=f"{run_id}-network", rule="network", sizes=fitted.network.sizes)
     layers = fitted.network.parts() | {"quality": quality}
 
     def at(penalty: float) -> Tuned:
-        return judged(replace(of_network, rule_parameters={"starved_penalty": penalty}), layers)
+        return try_out(replace(of_network, rule_parameters={"starved_penalty": penalty}), layers)
 
-    # Of few sessions none may starve: even then Laplace's rule says more than is allowed.
+    # With few sessions even zero starved ones exceed the limit by Laplace's rule.
     allowed = max(config.plan.most_starved, 1.5 / (len(few) + 2.0))
-    dial = turned(at, lambda trial: laplace(trial.starved, len(few)), allowed)
+    dial = bisect_penalty(at, lambda trial: laplace(trial.starved, len(few)), allowed)
     tried: dict[str, list[Tuned]] = {
         "network": list(dial.tried.values()),
         "planned": [
-            judged(recipe, params)
+            try_out(recipe, params)
             for recipe, params in plans(
                 replace(base, policy_id=f"{run_id}-planned"), quality, training, predicted, config
             )
@@ -90,7 +90,7 @@ def propose(
     for rule, grid in GRIDS.items():
         named = replace(base, policy_id=f"{run_id}-{rule}", rule=rule)
         tried[rule] = [
-            judged(recipe, {"quality": quality}, policy)
+            try_out(recipe, {"quality": quality}, policy)
             for recipe, policy in variants(named, {"quality": quality}, settings(rule, grid, sample))
         ]
     best = {
@@ -112,19 +112,20 @@ def propose(
 
 @dataclass(frozen=True)
 class Dial:
-    """What was seen while turning the dial, by penalty, the boldest first; and where it is called calibrated."""
+    """Results by penalty, the boldest first, and the calibrated penalty."""
 
     tried: Mapping[float, Any]
     calibrated: float
 
 
-def turned(at: Callable[[float], Any], starved: Callable[[Any], float], most_starved: float) -> Dial:
-    """Bisect PENALTIES for the boldest that starves no more than so much; the most careful one where none does.
+def bisect_penalty(at: Callable[[float], Any], starved: Callable[[Any], float], most_starved: float) -> Dial:
+    """Bisect PENALTIES for the boldest that starves at most `most_starved`, or the most careful.
 
-    Starving is taken to fall as the penalty rises. The boldest is always tried: it is the best, where nobody starves.
+    Starving is assumed to fall as the penalty rises. The boldest is always tried: it is the best where no session
+    starves.
     """
     tried = {PENALTIES[0]: at(PENALTIES[0])}
-    low, high = 0, len(PENALTIES) - 1  # `low` starves too many, `high` is as careful as can be
+    low, high = 0, len(PENALTIES) - 1  # `low` starves too many, `high` is the most careful
     if starved(tried[PENALTIES[0]]) <= most_starved:
         return Dial(tried, PENALTIES[0])
     while high - low > 1:
@@ -140,7 +141,10 @@ def turned(at: Callable[[float], Any], starved: Callable[[Any], float], most_sta
 
 
 def laplace(share: float, sessions: int) -> float:
-    """A share of `sessions` by Laplace's rule, (k + 1) / (n + 2): a few sessions without an event prove nothing."""
+    """Share of `sessions` by Laplace's rule of succession, (k + 1) / (n + 2).
+
+    A few sessions without an event do not prove a rate of zero.
+    """
     return (share * sessions + 1.0) / (sessions + 2.0)
 
 
@@ -152,8 +156,10 @@ def plans(
     config: TrainConfig,
     cache_aware: bool = True,
 ) -> Iterator[tuple[Recipe, Params]]:
-    """The planner with a value table for each setting that the config tries; one that is not cache-aware plans as if
-    every prompt were read at the list price."""
+    """Planners with a value table for each setting of the config.
+
+    Without `cache_aware` they plan as if every prompt were read at the list price.
+    """
     samples = draw_samples(training, grades, config.plan)
     for setting in settings_of(config.plan):
         table = tabulate(samples, config.plan, setting, cache_aware)
@@ -176,8 +182,10 @@ def settings(rule: str, grid: Mapping[str, tuple[float, ...]], episodes: Episode
 
 
 def variants(recipe: Recipe, params: Params, trials: Sequence[Mapping[str, float]]) -> Iterator[tuple[Recipe, Policy]]:
-    """The recipe with each set of numbers, as a policy. Where the policy is a dataclass that holds the numbers, its
-    compiled network serves them all; where the numbers are compiled in, each is rebuilt."""
+    """Policies of the recipe with each set of numbers.
+
+    Where the policy is a dataclass that holds the numbers, its compiled network is shared; otherwise each is rebuilt.
+    """
     built: Any = build(replace(recipe, rule_parameters=trials[0]), params)
     names = {item.name for item in fields(built)} if is_dataclass(built) else set()
     for numbers in trials:
@@ -188,33 +196,36 @@ def variants(recipe: Recipe, params: Params, trials: Sequence[Mapping[str, float
             yield tried, build(tried, params)
 
 
-def judge(
+def try_recipe(
     recipe: Recipe, params: Params, policy: Policy, episodes: Episodes, grades: F64, config: TrainConfig
 ) -> Tuned:
-    """Play one recipe, greedily, and read its score per turn by the grades alone: tuning compares, no more."""
+    """Simulate one recipe greedily; returns its score per turn by the grades, for comparison."""
     played = play(policy, episodes, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
     return Tuned(recipe, params, float(played.logged.v.sum() / max(episodes.turns, 1)), float(played.starved.mean()))
 
 
 def build(recipe: Recipe, params: Params, exploration: Exploration | None = None) -> Policy:
-    """The very object that the gateway would make of this recipe after publishing."""
+    """Build the policy that the gateway would serve from this recipe."""
     arrays = as_arrays(params)
     return policy_from(Loaded(recipe, arrays, {}, ""), exploration or Exploration())
 
 
 def as_arrays(params: Params) -> dict[str, dict[str, Any]]:
-    """The parameters as a checkpoint holds them."""
+    """The parameters in the layout of a checkpoint."""
     return {layer: {leaf: np.asarray(x, np.float32) for leaf, x in leaves.items()} for layer, leaves in params.items()}
 
 
 def grades_by_turn(episodes: Episodes, flat: F64) -> F64:
-    """Grades of valid turns (N, K) back in place, (S, T, K); real ones where every action was graded. To judge by."""
+    """Grades of valid turns (N, K) as (S, T, K), real where all actions were; for evaluation."""
     return np.where(np.isfinite(episodes.scores), episodes.scores, predictions_by_turn(episodes, flat))
 
 
 def predictions_by_turn(episodes: Episodes, flat: F64) -> F64:
-    """Out-of-fold grades (N, K) in place, (S, T, K), whatever else is known. To plan by: later turns will have to be
-    decided by predictions, and knowing each answer beforehand would make later money look dearer than it is."""
+    """Out-of-fold grades (N, K) as (S, T, K), without real scores; for planning.
+
+    Later turns will be decided by predictions: knowing their answers beforehand would overstate the value of later
+    money.
+    """
     placed = np.zeros(episodes.mask.shape)
     placed[episodes.valid] = flat
     return placed

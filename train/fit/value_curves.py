@@ -1,19 +1,18 @@
-"""Teach the value network: the exact programme first, then temporal differences over all of the log.
+"""Training of the value network: regression on the exact programme, then TD over the log.
 
-1. *Warm start*: regress the curves on `train.fit.programme`, which has few turns, few prices and a coarse grid.
+1. *Warm start*: regress the curves on `train.fit.programme`, with few turns, few prices and a coarse grid.
 2. *TD*: one expected step of full information. For a group of turns drawn from the log, at every knot of the money
 axis,
 
        y(m) = mean over turns of  Backup of  argmax_k worth( after_bill(quality_k answer_kl, b_kl, m, target curves) ),
 
-   over all 15 quantiles of every candidate's bill. Turns to come, conversation, growth, cached price, warm model,
+   over all 15 quantiles of every candidate's bill. Later turns, conversation, growth, cached price, warm model,
    lambda and penalty are redrawn in every step: what a user says next depends on none of them, and all of them
    follow by bookkeeping, so a recorded turn is a true transition under any (hindsight budget relabeling, arXiv
    2605.25424).
 
-Qualities are out-of-fold predictions, less the margin with which they serve: a maximum over honest ones is no curse,
-and what is learnt is the value of the policy that serves. It is behind the same mask in both: what a bill may be is in
-the backup, and nothing else stands before the choice. Deterministic given log, config and key.
+Qualities are out-of-fold predictions less the margin with which they serve: their maximum is not biased upwards, and
+the values are those of the policy that serves, under the same mask. Deterministic given log, config and key.
 """
 
 from __future__ import annotations
@@ -46,27 +45,27 @@ Info = dict[str, Array]
 Carry = tuple[Params, Params, optax.OptState]
 
 COMPILER = {"xla_backend_optimization_level": 1}
-"""Steps are as fast as at the default level, and compiling takes half as long where cores are shared."""
+"""As fast as the default level, at half the compile time where cores are shared."""
 ON_MESH = COMPILER | {"xla_disable_hlo_passes": "algsimp"}
-"""The simplifier rewrites sums by the number of devices it compiles for; without it no bit depends on that."""
+"""Without the simplifier, whose rewriting of sums depends on the number of devices, results are bit-identical."""
 CHUNK_STEPS = 50
-"""Gradient steps between two looks at the progress bar; one compiled scan."""
+"""Gradient steps between two updates of the progress bar; one compiled scan."""
 CURVES_A_STEP = 256
-"""Curves of the programme that a step of the warm start looks at."""
+"""Curves of the programme in one step of the warm start."""
 CONTEXTS_TOKENS = (0.0, 1500.0, 4000.0, 8000.0, 16000.0, 32000.0, 64000.0)
 LEAST_GROWTH_TOKENS = 20.0
-"""A log whose conversations grow by less has none to speak of."""
+"""Logs whose conversations grow by less count as having none."""
 DEFAULT_CACHED = 0.1
-"""Cached price, relative to the list price, where the log's catalogue has none."""
+"""Default ratio of cached to list price, for catalogues without cached prices."""
 FREE_WEIGHT = 6.0
-"""How much more often the programme of quality alone is looked at than that of another pair of prices."""
+"""Sampling weight of the programme of quality alone, relative to another pair of prices."""
 HUBER = 0.05
 
 
-class Lesson(NamedTuple):
-    """What is learnt from, on the device: the catalogue, and M turns of K models with their predicted qualities.
+class TrainingSet(NamedTuple):
+    """Training data on the device: the catalogue and M turns of K models.
 
-    `bills_usd` (M, K, L) are without conversation.
+    `quality` (M, K) are predictions, `bills_usd` (M, K, L) without conversation.
     """
 
     catalogue: Catalogue
@@ -77,7 +76,7 @@ class Lesson(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Curves to be learnt, per turn to come as the network gives them; of which catalogue and terms. Leading axis G."""
+    """Target curves per later turn, with their catalogue and terms. Leading axis G."""
 
     catalogue: Catalogue
     later: Later
@@ -85,7 +84,7 @@ class Target(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Programmes on the device, one after the other: cells of (price pair, context, warm model), curves by turns."""
+    """Programmes on the device as cells of (price pair, context, warm model); curves by turns."""
 
     budgets_usd: Any  # (B,)
     values: Any  # (cells, N + 1, B, 3)
@@ -98,7 +97,10 @@ class Tables(NamedTuple):
 
 
 def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[np.float64]]) -> CatalogueStatistics:
-    """What serving is told of the models: means over the turns that offered each. margin (K + 1,)."""
+    """Statistics of the models for serving: means over the turns that offered each.
+
+    `margin` is (K + 1,).
+    """
     offered = samples.bills_usd[..., -1] < UNKNOWN_USD
     count = np.maximum(offered.sum(axis=0), 1)
     quality = np.where(offered, np.clip(samples.quality - margin[:-1], 0.0, 1.0), 0.0)
@@ -106,16 +108,16 @@ def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[n
     own = np.where(offered, quality - mean, 0.0)
     spread = np.sqrt(np.maximum((own**2).sum(axis=0) / count - (own.sum(axis=0) / count) ** 2, 0.0))
     bills = np.where(offered[..., None], samples.bills_usd, 0.0).sum(axis=0) / count[:, None]
-    # A model that no turn offered is priced as the dearest: the network must not plan with it as if it were free.
-    dearest = max(float((bills @ COST_MASSES).max()), LEAST_USD)
+    # A model that no turn offered gets the highest price: the network must not plan with it as if it were free.
+    costliest = max(float((bills @ COST_MASSES).max()), LEAST_USD)
     seen = offered.any(axis=0)
     f32 = np.float32
     return CatalogueStatistics(
         models=samples.models,
         quality=(quality.sum(axis=0) / count).astype(f32),
         spread=spread.astype(f32),
-        mean_usd=np.where(seen, np.maximum(bills @ COST_MASSES, LEAST_USD), dearest).astype(f32),
-        q95_usd=np.where(seen, np.maximum(bills[:, COST_LEVELS.index(0.95)], LEAST_USD), dearest).astype(f32),
+        mean_usd=np.where(seen, np.maximum(bills @ COST_MASSES, LEAST_USD), costliest).astype(f32),
+        q95_usd=np.where(seen, np.maximum(bills[:, COST_LEVELS.index(0.95)], LEAST_USD), costliest).astype(f32),
         list_usd=samples.list_usd.astype(f32),
         answers=samples.answers.astype(f32),
         margin=margin.astype(f32),
@@ -124,12 +126,12 @@ def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[n
 
 
 def grown_tokens(samples: Samples) -> float:
-    """What a turn adds to the conversation; the usual where the log has no conversations to tell."""
+    """Tokens that a turn adds to the conversation; a default when the log has no conversations."""
     return samples.grown_tokens if samples.grown_tokens >= LEAST_GROWTH_TOKENS else GROWN_TOKENS
 
 
 def known_rows(statistics: CatalogueStatistics, samples: Samples) -> Rows:
-    """What the statistics says of its own models, at the prices that it was learnt at."""
+    """Rows of the statistics' own models at the prices they were learned at."""
     k = len(statistics.models)
     unseen = np.ones((k, len(COST_LEVELS)), np.float32)
     return statistics.rows(
@@ -137,8 +139,8 @@ def known_rows(statistics: CatalogueStatistics, samples: Samples) -> Rows:
     )
 
 
-def lesson_of(samples: Samples, statistics: CatalogueStatistics) -> Lesson:
-    """The samples as they are learnt from: qualities as they serve, less their margins."""
+def training_set_of(samples: Samples, statistics: CatalogueStatistics) -> TrainingSet:
+    """The samples as training data, with qualities as served: less their margins."""
     priced = samples.input_usd > 0.0
     ratio = np.where(priced, samples.cached_usd / np.where(priced, samples.input_usd, 1.0), 1.0)
     cached = np.where(ratio < 1.0, samples.cached_usd, samples.input_usd * DEFAULT_CACHED)
@@ -146,7 +148,7 @@ def lesson_of(samples: Samples, statistics: CatalogueStatistics) -> Lesson:
     shown = jnp.ones(len(samples.models), bool)
     catalogue = Catalogue._make([*(jnp.asarray(x, jnp.float32) for x in columns), shown])
     quality = np.clip(samples.quality - statistics.margin[:-1], 0.0, 1.0)
-    return Lesson(
+    return TrainingSet(
         catalogue,
         jnp.asarray(quality, jnp.float32),
         jnp.asarray(samples.bills_usd, jnp.float32),
@@ -155,38 +157,38 @@ def lesson_of(samples: Samples, statistics: CatalogueStatistics) -> Lesson:
     )
 
 
-# -- the exact programme as a teacher ------------------------------------------------------------------------------
+# -- targets from the exact programme ------------------------------------------------------------------------------
 
 
 def price_pairs(mean_bill_usd: float) -> list[tuple[float, float]]:
-    """(lambda per USD, penalty) that the programme is solved for; the first, quality alone, is met most often."""
+    """Pairs of (lambda per USD, penalty) to solve; the first, quality alone, is sampled most."""
     lambdas = [x / max(mean_bill_usd, 1e-12) for x in (0.05, 0.3, 2.0)]
     free = [(0.0, penalty) for penalty in (0.0, 0.3, 2.0, 10.0, 30.0)]
     return free + [(price, 0.0) for price in lambdas] + [(lambdas[0], 2.0), (lambdas[1], 10.0)]
 
 
 def tables_of(samples: Samples, catalogue: Catalogue, config: PlanConfig, grown: float) -> Tables:
-    """Programmes without conversation and with one, as one list of cells."""
+    """Programmes with and without conversation as one list of cells."""
     usd = float(np.asarray(catalogue.mean_usd).mean())
     few = np.linspace(0, len(samples.quality) - 1, min(config.samples, len(samples.quality))).round().astype(np.int64)
     cached = np.asarray(catalogue.cached_usd, np.float64)
     taken = replace(samples, quality=samples.quality[few], bills_usd=samples.bills_usd[few], cached_usd=cached)
     made = []
     for contexts, growth in (((0.0,), 0.0), (CONTEXTS_TOKENS, grown)):
-        here = replace(config, purses=64, contexts_tokens=contexts)
+        here = replace(config, money_points=64, contexts_tokens=contexts)
         made.append(programme(replace(taken, grown_tokens=growth), here, price_pairs(usd)))
-    return joined(made, len(samples.models))
+    return join_programmes(made, len(samples.models))
 
 
-def joined(programmes: list[Programme], models: int) -> Tables:
-    """All cells of some programmes of one catalogue, their money axes brought to the first with the longest."""
-    axis = max((p.budgets_usd for p in programmes), key=lambda purses: float(purses[-1]))
+def join_programmes(programmes: list[Programme], models: int) -> Tables:
+    """All cells of several programmes of one catalogue, on the longest money axis."""
+    axis = max((p.budgets_usd for p in programmes), key=lambda budgets: float(budgets[-1]))
     columns: list[list[Any]] = [[] for _ in range(7)]
     for one in programmes:
         p, c, k1, n1, _, parts = one.values.shape
-        at = _resampled(one.values, one.budgets_usd, axis).reshape(p * c * k1, n1, len(axis), parts)
+        at = _resample(one.values, one.budgets_usd, axis).reshape(p * c * k1, n1, len(axis), parts)
         price, context, last = (axis.ravel() for axis in np.indices((p, c, k1)))
-        # Without a cache it does not matter who served: one of those cells is enough.
+        # Without a cache the model that served does not matter: one of those cells is enough.
         cached = one.contexts_tokens[context] >= CACHE_MIN_TOKENS
         weight = np.where(cached | (last == models), 1.0, 0.0) * np.where(price == 0, FREE_WEIGHT, 1.0) / c
         for column, values in zip(
@@ -199,17 +201,17 @@ def joined(programmes: list[Programme], models: int) -> Tables:
     return Tables(jnp.asarray(axis, jnp.float32), *(jnp.asarray(np.concatenate(x), jnp.float32) for x in columns))
 
 
-def _resampled(values: Any, purses: Any, axis: Any) -> Any:
-    """(..., B, 3) at other sums of money, (..., B', 3)."""
-    if len(purses) == len(axis) and np.array_equal(purses, axis):
+def _resample(values: Any, budgets: Any, axis: Any) -> Any:
+    """Interpolate (..., B, 3) at other sums of money, (..., B', 3)."""
+    if len(budgets) == len(axis) and np.array_equal(budgets, axis):
         return values
-    low = np.clip(np.searchsorted(purses, axis, side="right") - 1, 0, len(purses) - 2)
-    share = np.clip((axis - purses[low]) / (purses[low + 1] - purses[low]), 0.0, 1.0).astype(np.float32)[:, None]
+    low = np.clip(np.searchsorted(budgets, axis, side="right") - 1, 0, len(budgets) - 2)
+    share = np.clip((axis - budgets[low]) / (budgets[low + 1] - budgets[low]), 0.0, 1.0).astype(np.float32)[:, None]
     return (1 - share) * values[..., low, :] + share * values[..., low + 1, :]
 
 
-def exact(key: Array, lesson: Lesson, tables: Tables, turns: int) -> Target:
-    """Curves of the programme, at the knots of the network's money axis."""
+def exact(key: Array, data: TrainingSet, tables: Tables, turns: int) -> Target:
+    """Draw curves of the programme at the knots of the network's money axis."""
     one, two = jax.random.split(key)
     cell = jax.random.choice(one, len(tables.weights), (CURVES_A_STEP,), p=tables.weights)
     n = jax.random.randint(two, (CURVES_A_STEP,), 1, turns + 1)
@@ -217,7 +219,7 @@ def exact(key: Array, lesson: Lesson, tables: Tables, turns: int) -> Target:
         n * 1.0, tables.contexts_tokens[cell], tables.grown_tokens[cell], tables.last[cell].astype(jnp.int32),
         tables.lambdas_per_usd[cell], tables.penalties[cell],
     )  # fmt: skip
-    money = money_axis(lesson.catalogue, later, jnp)
+    money = money_axis(data.catalogue, later, jnp)
     low = jnp.clip(jnp.searchsorted(tables.budgets_usd, money, side="right") - 1, 0, len(tables.budgets_usd) - 2)
     below, above = tables.budgets_usd[low], tables.budgets_usd[low + 1]
     share = jnp.clip((money - below) / (above - below), 0.0, 1.0)[..., None]
@@ -225,11 +227,11 @@ def exact(key: Array, lesson: Lesson, tables: Tables, turns: int) -> Target:
     found = (1 - share) * tables.values[(*at, low)] + share * tables.values[(*at, low + 1)]
     per_turn = n[:, None] * 1.0
     curve = Curves(money, found[..., QUALITY] / per_turn, found[..., SPEND] / per_turn, found[..., STARVED])
-    return Target(shared(lesson.catalogue, CURVES_A_STEP), later, curve)
+    return Target(repeat_catalogue(data.catalogue, CURVES_A_STEP), later, curve)
 
 
-def shared(catalogue: Catalogue, groups: int) -> Catalogue:
-    """The same catalogue for every group, (G, K)."""
+def repeat_catalogue(catalogue: Catalogue, groups: int) -> Catalogue:
+    """Repeat the catalogue for every group, (G, K)."""
     return Catalogue(*(jnp.broadcast_to(x, (groups, len(x))) for x in catalogue))
 
 
@@ -237,17 +239,17 @@ def shared(catalogue: Catalogue, groups: int) -> Catalogue:
 
 
 class Drawn(NamedTuple):
-    """One step's terms, (G,) each, with the cached prices (G, K) and the turns (G, J) of every group."""
+    """Terms of one step, (G,) each, with cached prices (G, K) and turns (G, J) of every group."""
 
     later: Later
     cached_usd: Any
     rows: Any
 
 
-def draw(key: Array, lesson: Lesson, fit: FitConfig, relabel: RelabelConfig, turns: int) -> Drawn:
-    """Terms of all kinds, independent of one another: none of them changes what the users said."""
+def draw(key: Array, data: TrainingSet, fit: FitConfig, relabel: RelabelConfig, turns: int) -> Drawn:
+    """Draw the terms independently of one another; none affects what users say."""
     keys, g = jax.random.split(key, 10), fit.groups
-    k, (m, _, _) = len(lesson.catalogue.quality), lesson.bills_usd.shape
+    k, (m, _, _) = len(data.catalogue.quality), data.bills_usd.shape
     uniform = [jax.random.uniform(each, (g,)) for each in keys[:8]]
 
     def between(u: Array, low: float, high: float) -> Array:
@@ -255,8 +257,8 @@ def draw(key: Array, lesson: Lesson, fit: FitConfig, relabel: RelabelConfig, tur
 
     n = jnp.floor(uniform[0] * turns) + 1.0
     context = jnp.where(uniform[1] < fit.conversation_fraction, between(uniform[2], 256.0, 64_000.0), 0.0)
-    growth = jnp.where(context > 0.0, lesson.grown_tokens * between(uniform[3], 0.5, 2.0), 0.0)
-    usd = lesson.catalogue.mean_usd.mean()
+    growth = jnp.where(context > 0.0, data.grown_tokens * between(uniform[3], 0.5, 2.0), 0.0)
+    usd = data.catalogue.mean_usd.mean()
     free = uniform[4] < relabel.lambda_zero_fraction
     price = jnp.where(free, 0.0, between(uniform[5], relabel.lambda_low, relabel.lambda_high) / usd)
     bold = uniform[6] < relabel.bold_fraction
@@ -265,26 +267,26 @@ def draw(key: Array, lesson: Lesson, fit: FitConfig, relabel: RelabelConfig, tur
     cached_key, rows_key = jax.random.split(keys[9])
     listed = jax.random.uniform(cached_key, (g, 1)) < 0.5
     ratio = jax.random.choice(cached_key, jnp.array([0.1, 0.25, 0.5]), (g, 1))
-    cached = jnp.where(listed, lesson.catalogue.cached_usd, ratio * lesson.catalogue.input_usd)
+    cached = jnp.where(listed, data.catalogue.cached_usd, ratio * data.catalogue.input_usd)
     return Drawn(
         Later(n, context, growth, last, price, penalty), cached, jax.random.randint(rows_key, (g, fit.rows), 0, m)
     )
 
 
-def backed_up(target: Params, lesson: Lesson, drawn: Drawn) -> Target:
-    """The expected backup of every group at every knot of its money axis."""
-    k = len(lesson.catalogue.quality)
-    each = jax.vmap(partial(_backed_up, target, lesson, k))(drawn.later, drawn.cached_usd, drawn.rows)
-    catalogue = shared(lesson.catalogue, len(drawn.rows))._replace(cached_usd=drawn.cached_usd)
+def back_up(target: Params, data: TrainingSet, drawn: Drawn) -> Target:
+    """Expected backup of every group at every knot of its money axis."""
+    k = len(data.catalogue.quality)
+    each = jax.vmap(partial(_back_up, target, data, k))(drawn.later, drawn.cached_usd, drawn.rows)
+    catalogue = repeat_catalogue(data.catalogue, len(drawn.rows))._replace(cached_usd=drawn.cached_usd)
     return jax.lax.stop_gradient(Target(catalogue, drawn.later, each))
 
 
-def _backed_up(target: Params, lesson: Lesson, k: int, later: Later, cached_usd: Array, rows: Array) -> Curves:
-    catalogue = lesson.catalogue._replace(cached_usd=cached_usd)
+def _back_up(target: Params, data: TrainingSet, k: int, later: Later, cached_usd: Array, rows: Array) -> Curves:
+    catalogue = data.catalogue._replace(cached_usd=cached_usd)
     money = money_axis(catalogue, later, jnp)
     warm = (later.last == jnp.arange(k)) & (later.context_tokens >= CACHE_MIN_TOKENS)
     reading = later.context_tokens * jnp.where(warm, cached_usd, catalogue.input_usd)
-    bills = lesson.bills_usd[rows] + reading[:, None]  # (J, K, L)
+    bills = data.bills_usd[rows] + reading[:, None]  # (J, K, L)
     following = Later(
         jnp.full(k, jnp.maximum(later.turns - 1.0, 1.0)), jnp.full(k, later.context_tokens + later.grown_tokens),
         jnp.full(k, later.grown_tokens), jnp.arange(k), jnp.full(k, later.lambda_per_usd), jnp.full(k, later.penalty),
@@ -293,7 +295,7 @@ def _backed_up(target: Params, lesson: Lesson, k: int, later: Later, cached_usd:
     left = jnp.maximum(money[:, None, None, None] - bills, 0.0)  # (KNOTS, J, K, L)
     flat = jnp.moveaxis(left, 2, 0).reshape(k, -1)
     to_go = tuple(jnp.moveaxis(x.reshape(k, KNOTS, len(rows), -1), 0, 2) for x in read(known, flat, jnp))
-    now = lesson.quality[rows][..., None] * lesson.answers  # (J, K, L)
+    now = data.quality[rows][..., None] * data.answers  # (J, K, L)
     shape = (KNOTS, len(rows), k)
     found = after_bill(
         now, bills[None], jnp.broadcast_to(money[:, None, None], shape), jnp.broadcast_to(later.turns - 1.0, shape),
@@ -308,7 +310,7 @@ def _backed_up(target: Params, lesson: Lesson, k: int, later: Later, cached_usd:
 
 
 def loss(params: Params, wanted: Target) -> tuple[Array, Info]:
-    """Error of what is decided by, the worth per turn and its slope along the money; and a little of each part's own.
+    """Huber error of the worth per turn and its slope in money, plus a little of each part's.
 
     huber(w' - w) + huber(sqrt(n) diff(w' - w)),    w = quality - lambda spend - penalty starved / n
     """
@@ -331,7 +333,10 @@ def loss(params: Params, wanted: Target) -> tuple[Array, Info]:
 
 
 def huber(error: Array) -> Array:
-    """Huber 1964: quadratic up to HUBER, linear beyond. Where money is gone errors are large and decide nothing."""
+    """Huber loss (1964): quadratic up to HUBER, linear beyond.
+
+    Without money errors are large and decide nothing.
+    """
     return jnp.asarray(optax.huber_loss(error, delta=HUBER))
 
 
@@ -345,13 +350,13 @@ def optimizer(steps: int, rate: float, fit: FitConfig) -> optax.GradientTransfor
 
 @partial(jax.jit, static_argnames=("fit", "steps", "turns"), donate_argnames="carry", compiler_options=COMPILER)
 def warm_chunk(
-    carry: Carry, keys: Array, lesson: Lesson, tables: Tables, fit: FitConfig, steps: int, turns: int
+    carry: Carry, keys: Array, data: TrainingSet, tables: Tables, fit: FitConfig, steps: int, turns: int
 ) -> tuple[Carry, Info]:
-    """As many steps of regression on the programme as there are keys."""
+    """Regress on the programme, one step per key."""
 
     def step(carry: Carry, key: Array) -> tuple[Carry, Info]:
-        gradient, info = jax.grad(loss, has_aux=True)(carry[0], exact(key, lesson, tables, turns))
-        return moved(carry, gradient, fit, steps, fit.warm_rate), info
+        gradient, info = jax.grad(loss, has_aux=True)(carry[0], exact(key, data, tables, turns))
+        return apply_gradient(carry, gradient, fit, steps, fit.warm_rate), info
 
     carry, infos = jax.lax.scan(step, carry, keys)
     return carry, jax.tree.map(jnp.mean, infos)
@@ -361,27 +366,27 @@ def warm_chunk(
     jax.jit, static_argnames=("fit", "relabel", "steps", "turns"), donate_argnames="carry", compiler_options=COMPILER
 )
 def td_chunk(
-    carry: Carry, keys: Array, lesson: Lesson, fit: FitConfig, relabel: RelabelConfig, steps: int, turns: int
+    carry: Carry, keys: Array, data: TrainingSet, fit: FitConfig, relabel: RelabelConfig, steps: int, turns: int
 ) -> tuple[Carry, Info]:
-    """As many steps of TD as there are keys. One compilation serves every fit of the same shapes and config."""
+    """Take one TD step per key. Compiled once for all fits of the same shapes and config."""
 
     def step(carry: Carry, key: Array) -> tuple[Carry, Info]:
-        gradient, info = slope((carry[0], carry[1], lesson), draw(key, lesson, fit, relabel, turns))
-        return moved(carry, gradient, fit, steps, fit.learning_rate), info
+        gradient, info = td_gradient((carry[0], carry[1], data), draw(key, data, fit, relabel, turns))
+        return apply_gradient(carry, gradient, fit, steps, fit.learning_rate), info
 
     carry, infos = jax.lax.scan(step, carry, keys)
     return carry, jax.tree.map(jnp.mean, infos)
 
 
-def slope(known: tuple[Params, Params, Lesson], drawn: Drawn) -> tuple[Params, Info]:
-    """Gradient of the TD loss by the online parameters; `known` is (online, target, lesson)."""
-    online, target, lesson = known
-    found: tuple[Params, Info] = jax.grad(loss, has_aux=True)(online, backed_up(target, lesson, drawn))
+def td_gradient(known: tuple[Params, Params, TrainingSet], drawn: Drawn) -> tuple[Params, Info]:
+    """Gradient of the TD loss by the online parameters; `known` is (online, target, data)."""
+    online, target, data = known
+    found: tuple[Params, Info] = jax.grad(loss, has_aux=True)(online, back_up(target, data, drawn))
     return found
 
 
-def moved(carry: Carry, gradient: Params, fit: FitConfig, steps: int, rate: float) -> Carry:
-    """One step of the optimiser, and of the mean network after it."""
+def apply_gradient(carry: Carry, gradient: Params, fit: FitConfig, steps: int, rate: float) -> Carry:
+    """Step the optimiser, then the moving average of the parameters."""
     params, mean, state = carry
     updates, state = optimizer(steps, rate, fit).update(gradient, state, params)
     params = optax.apply_updates(params, updates)
@@ -389,29 +394,32 @@ def moved(carry: Carry, gradient: Params, fit: FitConfig, steps: int, rate: floa
 
 
 @partial(jax.jit, static_argnames=("fit", "relabel", "turns", "sharding"), compiler_options=ON_MESH)
-def _slope_on_mesh(
-    known: tuple[Params, Params, Lesson], key: Array, fit: FitConfig, relabel: RelabelConfig, turns: int,
+def _td_gradient_on_mesh(
+    known: tuple[Params, Params, TrainingSet], key: Array, fit: FitConfig, relabel: RelabelConfig, turns: int,
     sharding: NamedSharding,
 ) -> tuple[Params, Info]:  # fmt: skip
     drawn = draw(key, known[2], fit, relabel, turns)
-    found: tuple[Params, Info] = mean_of_shards(slope, known, drawn, sharding)
+    found: tuple[Params, Info] = mean_of_shards(td_gradient, known, drawn, sharding)
     return found
 
 
 _moved_on_mesh = jax.jit(
-    moved, static_argnames=("fit", "steps", "rate"), donate_argnames="carry", compiler_options=ON_MESH
+    apply_gradient, static_argnames=("fit", "steps", "rate"), donate_argnames="carry", compiler_options=ON_MESH
 )
 
 
 def on_mesh(
-    carry: Carry, keys: Array, lesson: Lesson, fit: FitConfig, relabel: RelabelConfig, steps: int, turns: int,
+    carry: Carry, keys: Array, data: TrainingSet, fit: FitConfig, relabel: RelabelConfig, steps: int, turns: int,
     sharding: NamedSharding,
 ) -> tuple[Carry, Info]:  # fmt: skip
-    """`td_chunk` over a mesh: two programs a step, so that none is compiled together with what depends on the mesh."""
+    """`td_chunk` over a mesh, in two programs per step.
+
+    No computation is compiled together with what depends on the mesh.
+    """
     infos = []
     for key in keys:
-        gradient, info = _slope_on_mesh((carry[0], carry[1], lesson), key, fit, relabel, turns, sharding)
-        # Forced devices share few threads: a program dispatched ahead may hold the one that a collective waits for.
+        gradient, info = _td_gradient_on_mesh((carry[0], carry[1], data), key, fit, relabel, turns, sharding)
+        # Forced devices share few threads: a program dispatched ahead may hold one that a collective waits for.
         gradient = jax.block_until_ready(gradient)
         carry = jax.block_until_ready(_moved_on_mesh(carry, gradient, fit, steps, fit.learning_rate))
         infos.append(info)
@@ -429,8 +437,8 @@ def teach(
     progress: Callable[[int, int], None] | None = None,
     sharding: NamedSharding | None = None,
 ) -> tuple[Params, tuple[dict[str, float], ...]]:
-    """Warm start and TD from given parameters; returns the mean network and the curve of the losses."""
-    lesson, curve = lesson_of(samples, statistics), []
+    """Warm start and TD from given parameters; returns averaged parameters and the loss curve."""
+    data, curve = training_set_of(samples, statistics), []
     warm_key, td_key = jax.random.split(key)
     warm_steps, steps = whole_chunks(fit.warm_steps), whole_chunks(fit.steps)
 
@@ -441,31 +449,31 @@ def teach(
 
     params = jax.tree.map(jnp.asarray, params)
     if warm_steps:
-        tables = tables_of(samples, lesson.catalogue, plan, float(lesson.grown_tokens))
-        carry = begun(params, warm_steps, fit.warm_rate, fit)
+        tables = tables_of(samples, data.catalogue, plan, float(data.grown_tokens))
+        carry = initial_carry(params, warm_steps, fit.warm_rate, fit)
         for start in range(0, warm_steps, CHUNK_STEPS):
             keys = jax.random.split(jax.random.fold_in(warm_key, start), CHUNK_STEPS)
-            carry, info = warm_chunk(carry, keys, lesson, tables, fit, warm_steps, plan.turns)
+            carry, info = warm_chunk(carry, keys, data, tables, fit, warm_steps, plan.turns)
             note("warm", start + CHUNK_STEPS, info)
         params = carry[1]
     if not steps:
         return params, tuple(curve)
-    carry = begun(params, steps, fit.learning_rate, fit)
+    carry = initial_carry(params, steps, fit.learning_rate, fit)
     if sharding is not None:
-        carry, lesson = everywhere((carry, lesson), sharding)
+        carry, data = everywhere((carry, data), sharding)
     for start in range(0, steps, CHUNK_STEPS):
         keys = jax.random.split(jax.random.fold_in(td_key, start), CHUNK_STEPS)
         if sharding is None:
-            carry, info = td_chunk(carry, keys, lesson, fit, relabel, steps, plan.turns)
+            carry, info = td_chunk(carry, keys, data, fit, relabel, steps, plan.turns)
         else:
             keys = everywhere(keys, sharding)
-            carry, info = on_mesh(carry, keys, lesson, fit, relabel, steps, plan.turns, sharding)
+            carry, info = on_mesh(carry, keys, data, fit, relabel, steps, plan.turns, sharding)
         note("td", start + CHUNK_STEPS, info)
     return carry[1], tuple(curve)
 
 
-def begun(params: Params, steps: int, rate: float, fit: FitConfig) -> Carry:
-    """Online network, mean network and optimiser, at the start."""
+def initial_carry(params: Params, steps: int, rate: float, fit: FitConfig) -> Carry:
+    """Initial state: online parameters, their average and the optimiser's."""
     return jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, params), optimizer(steps, rate, fit).init(params)
 
 

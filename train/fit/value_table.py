@@ -1,18 +1,19 @@
-"""Learn what money left is worth: backward induction over turns of the log under every budget (policy/valuetable.py).
+"""Fit of the planner's value table: backward induction over turns of the log.
 
-Hindsight budget relabeling taken to its end. What a user says next does not depend on the budget, and budget, prompt
-cache and length of the conversation follow by bookkeeping. So every recorded turn is a sample of a later turn under
-*any* budget, any context and any warm model, and the value of n turns follows from that of n - 1 without a gradient:
+Hindsight budget relabeling in full (policy/valuetable.py). What a user says next does not depend on the budget, and
+budget, prompt cache and length of the conversation follow by bookkeeping. So every recorded turn is a sample of a later
+turn under *any* budget, any context and any warm model, and the value of n turns follows from that of n - 1 without a
+gradient:
 
     V_n(m, last) = mean over turns of
                    max_k sum_l mass_l ([w <= m] (quality_k answer_kl + V_{n-1}(m - w, k)) - [w > m] penalty)
                          - lambda E[min(b, m)],     b the l-th quantile of k's bill, on a warm cache if k is last,
-    w the same as a cautious budget weighs it (policy/valuetable.py), and answer_kl how good an answer with such a bill
-    is, relative to the model's mean (train/fit/answers.py).
+    w the same with its tail stretched (policy/valuetable.py), and answer_kl the quality of an answer with such a bill,
+    relative to the model's mean (train/fit/answers.py).
 
-Qualities are out-of-fold grades, shrunk to what they are worth: with honest ones, taking the best of them is no curse.
-Turns to come are taken to be like those of the log, whatever the session has shown so far: measured, what the hidden
-order of a composed session gives away is worth .0 to .1 points (docs/policy.md).
+Qualities are out-of-fold grades, shrunk, so that taking their maximum is not biased upwards. Later turns are assumed to
+be like those of the log, whatever the session has shown so far: conditioning on a composed session's history was
+measured to gain .0 to .1 points (docs/policy.md).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.valuetable import ValueTable, cautious_usd, context_tokens
 from train.config import PlanConfig
-from train.evaluate.logged_turns import observed
+from train.evaluate.logged_turns import recorded_observation
 from train.fit.answers import answer_shares
 from train.log.episodes import Episodes
 
@@ -35,12 +36,12 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 UNKNOWN_USD = 1e12
-"""The bill of a model that a turn did not offer: no budget holds it."""
+"""The bill of a model that a turn did not offer: beyond any budget."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the planner stands between quality and starvation (`policy.planned.Planned`)."""
+    """Trade-off of the planner between quality and starvation (`policy.planned.Planner`)."""
 
     starved_penalty: float = 0.0
     caution: float = 1.0
@@ -48,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Samples:
-    """M turns as seen by K models: `quality` (M, K), `bills_usd` (M, K, L) with no conversation to read.
+    """M turns over K models: `quality` (M, K), `bills_usd` (M, K, L) without conversation.
 
     `input_usd`, `cached_usd` (K,) are USD per token of conversation, cold and warm; `grown_tokens` is what one turn
     adds to it.
@@ -65,7 +66,7 @@ class Samples:
 
 
 def settings_of(config: PlanConfig) -> list[Setting]:
-    """Those that are tried: from the boldest to the most careful."""
+    """Settings to try, from the boldest to the most careful."""
     return [
         *(Setting(penalty) for penalty in config.starved_penalties),
         *(Setting(penalty, config.caution) for penalty in config.cautious_penalties),
@@ -73,7 +74,7 @@ def settings_of(config: PlanConfig) -> list[Setting]:
 
 
 def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples:
-    """`config.samples` turns, evenly through the log."""
+    """`config.samples` turns, evenly spaced in the log."""
     where = np.argwhere(episodes.valid)
     chosen = where[np.linspace(0, len(where) - 1, min(config.samples, len(where))).round().astype(np.int64)]
     m, k = len(chosen), len(episodes.models)
@@ -81,7 +82,7 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
     prices = np.zeros((3, k))
     contexts = np.zeros(m)
     for row, (i, j) in enumerate(chosen):
-        seen = observed(episodes, i, j, remaining_usd=1.0, budget_usd=1.0)
+        seen = recorded_observation(episodes, i, j, remaining_usd=1.0, budget_usd=1.0)
         contexts[row] = context_tokens(seen)
         for at, view in enumerate(seen.candidates):
             model = int(episodes.model[i, j, at])
@@ -108,10 +109,10 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
 def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware: bool = True) -> ValueTable:
     """Backward induction over `config.turns` turns on the grid of the table."""
     contexts = np.array(config.contexts_tokens)
-    lambdas, purses = axes(samples, config)
+    lambdas, budgets = axes(samples, config)
     k = len(samples.models)
-    values = np.zeros((len(lambdas), len(contexts), k + 1, config.turns + 1, len(purses)), np.float32)
-    steps = [_context_steps(samples, tokens, purses, lambdas, setting, cache_aware) for tokens in contexts]
+    values = np.zeros((len(lambdas), len(contexts), k + 1, config.turns + 1, len(budgets)), np.float32)
+    steps = [_context_steps(samples, tokens, budgets, lambdas, setting, cache_aware) for tokens in contexts]
     for n in range(1, config.turns + 1):
         for c, (cold, warm) in enumerate(steps):
             following = _after_growth(values[:, :, :, n - 1], contexts, c, samples.grown_tokens)  # (P, K + 1, B)
@@ -121,65 +122,73 @@ def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware
         list_usd=samples.list_usd.astype(np.float32),
         lambdas_per_usd=lambdas.astype(np.float32),
         contexts_tokens=contexts.astype(np.float32),
-        budgets_usd=purses.astype(np.float32),
+        budgets_usd=budgets.astype(np.float32),
         values=values,
         answers=samples.answers.astype(np.float32),
     )
 
 
 def axes(samples: Samples, config: PlanConfig) -> tuple[F64, F64]:
-    """(lambdas (P,), budgets (B,)): from half the cheapest bill to all turns on the dearest, context and all."""
+    """Axes of lambdas (P,) and budgets (B,).
+
+    Budgets run from half the cheapest bill to all turns on the most expensive model, context included.
+    """
     offered = samples.bills_usd[..., -1] < UNKNOWN_USD
     typical = samples.bills_usd[..., COST_LEVELS.index(0.5)]
     tail = samples.bills_usd[..., COST_LEVELS.index(0.95)]
     longest_usd = max(config.contexts_tokens) * float(samples.input_usd.max())
     least = max(0.5 * float(typical[offered].min()), 1e-9)
-    dearest = max(float(tail[:, k][offered[:, k]].mean()) for k in range(tail.shape[1]) if offered[:, k].any())
-    most = max(config.turns * (dearest + longest_usd), 2.0 * least)
-    purses = np.concatenate([[0.0], np.geomspace(least, most, config.purses - 1)])
+    costliest = max(float(tail[:, k][offered[:, k]].mean()) for k in range(tail.shape[1]) if offered[:, k].any())
+    most = max(config.turns * (costliest + longest_usd), 2.0 * least)
+    budgets = np.concatenate([[0.0], np.geomspace(least, most, config.money_points - 1)])
     mean_usd = float((samples.bills_usd @ COST_MASSES)[offered].mean())
-    return np.concatenate([[0.0], np.array(config.lambdas) / max(mean_usd, 1e-12)]), purses
+    return np.concatenate([[0.0], np.array(config.lambdas) / max(mean_usd, 1e-12)]), budgets
 
 
 @dataclass(frozen=True)
 class Step:
-    """One model's turn on the grid: `moved` (M * B, B) takes values to their expectation after the bill;
-    `reward` (P, M, B) is what the turn itself brings."""
+    """Turn of one model on the grid.
+
+    `moved` (M * B, B) takes values to their expectation after the bill; `reward` (P, M, B) is the turn's own.
+    """
 
     moved: F32
     reward: F32
 
 
-def step_of(answers: F64, bills_usd: F64, purses: F64, lambdas: F64, setting: Setting) -> Step:
-    """Quality at each bill, and the bills, (M, L): one that fits moves the budget between two points of the grid."""
-    m, b = len(answers), len(purses)
+def step_of(answers: F64, bills_usd: F64, budgets: F64, lambdas: F64, setting: Setting) -> Step:
+    """Step from the quality at each bill and the bills, both (M, L).
+
+    A bill that fits moves the budget between two points of the grid.
+    """
+    m, b = len(answers), len(budgets)
     weighed = cautious_usd(bills_usd, setting.caution)
-    left = purses[None, :, None] - weighed[:, None, :]  # (M, B, L)
+    left = budgets[None, :, None] - weighed[:, None, :]  # (M, B, L)
     fits = left >= 0.0
-    low = np.clip(np.searchsorted(purses, left, side="right") - 1, 0, b - 2)
-    share = np.clip((left - purses[low]) / (purses[low + 1] - purses[low]), 0.0, 1.0)
+    low = np.clip(np.searchsorted(budgets, left, side="right") - 1, 0, b - 2)
+    share = np.clip((left - budgets[low]) / (budgets[low + 1] - budgets[low]), 0.0, 1.0)
     mass = np.where(fits, COST_MASSES, 0.0)
     cell = np.arange(m * b).reshape(m, b, 1) * b + low
     size = m * b * b
     moved = np.bincount(cell.ravel(), (mass * (1.0 - share)).ravel(), size)
     moved += np.bincount((cell + 1).ravel(), (mass * share).ravel(), size)
-    paid = np.minimum(bills_usd[:, None, :], purses[None, :, None]) @ COST_MASSES
+    paid = np.minimum(bills_usd[:, None, :], budgets[None, :, None]) @ COST_MASSES
     earned = (mass * answers[:, None, :]).sum(-1) - (1.0 - mass.sum(-1)) * setting.starved_penalty
     reward = earned[None] - lambdas[:, None, None] * paid[None]
     return Step(moved.reshape(m * b, b).astype(np.float32), reward.astype(np.float32))
 
 
 def _context_steps(
-    samples: Samples, tokens: float, purses: F64, lambdas: F64, setting: Setting, cache_aware: bool
+    samples: Samples, tokens: float, budgets: F64, lambdas: F64, setting: Setting, cache_aware: bool
 ) -> tuple[list[Step], list[Step]]:
-    """Every model's step with so much conversation to read, (cold, warm); the same where nothing is cached."""
+    """Steps of every model with `tokens` of conversation: (cold, warm)."""
     cached = cache_aware and tokens >= CACHE_MIN_TOKENS
     cold, warm = [], []
     for k in range(len(samples.models)):
         bills, answers = samples.bills_usd[:, k], samples.quality[:, k, None] * samples.answers[k]
-        cold.append(step_of(answers, bills + tokens * samples.input_usd[k], purses, lambdas, setting))
+        cold.append(step_of(answers, bills + tokens * samples.input_usd[k], budgets, lambdas, setting))
         warm.append(
-            step_of(answers, bills + tokens * samples.cached_usd[k], purses, lambdas, setting) if cached else cold[k]
+            step_of(answers, bills + tokens * samples.cached_usd[k], budgets, lambdas, setting) if cached else cold[k]
         )
     return cold, warm
 
@@ -213,7 +222,7 @@ def _backed_up(samples: Samples, cold: list[Step], warm: list[Step], following: 
 
 
 def _worth(step: Step, following: F32) -> F32:
-    """Reward and the later value of one model at every sample and budget: (P, B) -> (P, M, B)."""
+    """Reward plus later value of one model at every sample and budget: (P, B) -> (P, M, B)."""
     p, b = following.shape
     later = (step.moved @ following.T).reshape(-1, b, p)
     return np.asarray(step.reward + later.transpose(2, 0, 1), np.float32)

@@ -1,4 +1,4 @@
-"""Sessions as padded arrays: what everything that learns reads, whatever it came from.
+"""Episodes: sessions as padded arrays, the input of all training.
 
 Shapes: S sessions, T turns (padded, `valid`), K candidates (padded, `mask` False), L cost levels. Money is float USD
 here: learning needs no ledger.
@@ -23,16 +23,16 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NOT_AFFORDABLE = "not affordable"
-"""The guard's word for a candidate that only the budget of that moment ruled out: another budget may allow it."""
+"""The guard's reason for a candidate that only the budget excluded: another budget may allow it."""
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Sessions as arrays. `reward` is NaN where nobody graded the turn; `actions` are indices into the candidates.
+    """Sessions as arrays. `actions` index the candidates; `reward` is NaN without a grade.
 
-    A log knows the grade and the bill of the logged action alone. Where others are known too (every model was asked),
-    `scores` and `bills_usd` hold them. `task` names what was asked: turns of one task are never on both sides of a
-    cross-fit, whatever session they stand in; -1 where a session's turns are its own.
+    A log knows the grade and the bill of the logged action only. Where others are known too (every model was called),
+    `scores` and `bills_usd` hold them. `task` identifies what was asked: turns of one task are never on both sides of a
+    cross-fit, in whichever session; -1 where a session's turns are its own.
     """
 
     session_ids: tuple[str, ...]
@@ -42,10 +42,10 @@ class Episodes:
     state: F32  # (S, T, D)
     candidates: F32  # (S, T, K, C)
     cost_quantiles_usd: F32  # (S, T, K, L)
-    mask: Bools  # (S, T, K) candidates able to answer, were there money enough
-    offered: Bools  # (S, T, K) those that the budget of that moment allowed too
+    mask: Bools  # (S, T, K) candidates that nothing but money may exclude
+    offered: Bools  # (S, T, K) those that the budget allowed too
     model: I32  # (S, T, K) index into `models`, -1 for padding
-    prior_quality: F32  # (S, T, K) what the serving policy believed
+    prior_quality: F32  # (S, T, K) predicted by the serving policy
     probabilities: F32  # (S, T, K) of the serving policy's draw
     action: I32  # (S, T)
     propensity: F32  # (S, T)
@@ -63,10 +63,12 @@ class Episodes:
 
     @property
     def sessions(self) -> int:
+        """Number of sessions."""
         return len(self.session_ids)
 
     @property
     def turns(self) -> int:
+        """Number of valid turns."""
         return int(self.valid.sum())
 
     @property
@@ -75,17 +77,17 @@ class Episodes:
         return np.asarray(self.valid.sum(axis=1), np.int32)
 
     def known_scores(self) -> F32:
-        """Every grade there is, (S, T, K): `scores`, and `reward` at the logged action; NaN elsewhere."""
+        """All known grades, (S, T, K): `scores`, and `reward` at the logged action; else NaN."""
         at = np.arange(self.mask.shape[-1]) == self.action[..., None]
         return np.where(at & np.isfinite(self.reward)[..., None], self.reward[..., None], self.scores)
 
     def known_bills_usd(self) -> F32:
-        """Every bill there is, (S, T, K): `bills_usd`, and `cost_usd` at the logged action; NaN elsewhere."""
+        """All known bills, (S, T, K): `bills_usd`, and `cost_usd` at the logged action; else NaN."""
         at = np.arange(self.mask.shape[-1]) == self.action[..., None]
         return np.where(at, self.cost_usd[..., None], self.bills_usd)
 
     def take(self, rows: NDArray[np.int64] | Bools) -> Episodes:
-        """Some sessions of these; neighbours in a row share the memory of these."""
+        """A selection of the sessions; consecutive ones share memory with these."""
         chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows)
         together = len(chosen) > 0 and bool((np.diff(chosen) == 1).all())
         index = slice(int(chosen[0]), int(chosen[-1]) + 1) if together else chosen
@@ -101,7 +103,7 @@ class Episodes:
         return Episodes(**values)
 
     def digest(self) -> str:
-        """Names exactly this data: the first half of a run's identity, the config's digest is the other."""
+        """Content digest; with the config's digest it identifies a run."""
         names = json.dumps([self.session_ids, self.models, self.policy_ids])
         total = hashlib.sha256(names.encode())
         for item in fields(self):
@@ -118,7 +120,7 @@ def blank_episodes(
     policy_ids: tuple[str, ...],
     sizes: tuple[int, int, int, int, int],
 ) -> Episodes:
-    """Arrays of the sizes (S, T, K, D, C), all invalid: for whoever composes episodes to fill."""
+    """Arrays of the sizes (S, T, K, D, C), all invalid, to be filled by the caller."""
     s, t, k, d, c = sizes
     return Episodes(
         session_ids=tuple(session_ids),
@@ -150,7 +152,7 @@ def blank_episodes(
 
 
 def split_by_session(episodes: Episodes, holdout_fraction: float, seed: int) -> tuple[Episodes, Episodes]:
-    """(training part, untouched part). A session is wholly on one side, the same side in every run with this seed."""
+    """Split into (training part, held-out part) by a hash of the session and the seed."""
     held = np.array(
         [
             session_fraction(tenant, session, seed) < holdout_fraction
@@ -162,6 +164,6 @@ def split_by_session(episodes: Episodes, holdout_fraction: float, seed: int) -> 
 
 
 def session_fraction(tenant_id: str, session_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the names and the seed alone."""
+    """A hash in [0, 1) of the names and the seed."""
     digest = hashlib.sha256(f"{seed}\0{tenant_id}\0{session_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

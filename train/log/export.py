@@ -1,11 +1,11 @@
-"""`seqroute export`: the decision log as Parquet, one file a day and table, for training on another machine.
+"""`seqroute export`: the decision log as Parquet files by day and table, to train elsewhere.
 
     DIR/decisions/date=2026-11-24/part-0.parquet      sorted by train.log.ORDER
     DIR/feedback/date=2026-11-24/part-0.parquet
 
-A file is written beside its place and renamed when it is whole, so a reader never sees half a day, and an export that
-was killed goes on with the days it lacks. A day is final once it was exported a day after its end, when every bill of
-it has come to rest; until then each run writes it again.
+A file is written under a temporary name and renamed, so a reader never sees half a day, and an export that was killed
+continues with the missing days. A day is final once it was exported a day after its end, when all its bills are
+settled; until then each run writes it again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from train.errors import InputError, reason_of
 from train.log.source import ORDER
 
 ROWS_AT_ONCE = 2_000
-"""A row group: some 10 MB of decisions, all of an export that is in memory."""
+"""A row group: some 10 MB of decisions, the most that an export holds in memory."""
 MS_PER_DAY = 86_400_000
 SETTLED_MS = MS_PER_DAY
 TEXT_COLUMNS = frozenset({"request_text", "response_text", "comment"})
-"""Words of users and models: only exported when asked for."""
+"""Texts of users and models: exported only on request."""
 _NOTE = b"seqroute"
 _TABLES: dict[str, tuple[sa.Table, tuple[str, ...]]] = {
     "decisions": (tables.decisions, ORDER),
@@ -42,12 +42,12 @@ _TABLES: dict[str, tuple[sa.Table, tuple[str, ...]]] = {
 
 
 class ExportError(InputError):
-    """The folder holds something else than this export; the message says what."""
+    """The folder holds something other than this export."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What to write where. `tenant_id` None: all tenants; `since` None: from the log's first day."""
+    """An export's job. `tenant_id` None: all tenants; `since` None: from the log's first day."""
 
     database_url: str
     folder: Path
@@ -58,7 +58,7 @@ class Export:
 
 
 def export(job: Export, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
-    """Write every day that is missing or not final; returns what was written, in rows by table and day."""
+    """Write every missing or non-final day; returns the rows written by table and day."""
     written: dict[str, dict[str, int]] = {name: {} for name in _TABLES}
     skipped = 0
     for name in _TABLES:
@@ -92,7 +92,7 @@ def _days(job: Export, name: str) -> Iterator[date]:
 
 
 def _write_day(job: Export, name: str, day: date, target: Path) -> int:
-    """Rows written; a day without any leaves no file."""
+    """Write a day and return its rows; a day without any leaves no file."""
     table, order = _TABLES[name]
     columns = [c for c in table.columns if job.with_text or c.name not in TEXT_COLUMNS]
     note = {"exported_at_ms": job.now_ms, "tenant_id": job.tenant_id, "with_text": job.with_text}
@@ -113,19 +113,19 @@ def _write_day(job: Export, name: str, day: date, target: Path) -> int:
                     writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema))
                     count += len(rows)
         if count:
-            _synced(beside)
+            _sync(beside)
             beside.replace(target)
-            _synced(target.parent)
+            _sync(target.parent)
     finally:
         beside.unlink(missing_ok=True)
     if not count:
-        with suppress(OSError):  # a day whose rows are gone keeps the file that an earlier export made of them
+        with suppress(OSError):  # keeps an earlier export of a day whose rows are gone
             target.parent.rmdir()
     return count
 
 
 def _is_final(target: Path, job: Export, day: date) -> bool:
-    """Whether the file is whole and nothing of its day can change any more. Raises ExportError for a foreign file."""
+    """Tell whether the file is complete and final. Raises ExportError for a foreign file."""
     try:
         note = json.loads((pq.read_schema(target).metadata or {}).get(_NOTE, b"null"))
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def _of_tenant(query: sa.Select[Any], table: sa.Table, job: Export) -> sa.Select
 
 
 def _by_code_points(column: sa.ColumnElement[Any], connection: sa.Connection) -> sa.ColumnElement[Any]:
-    """Postgres sorts text by its language otherwise, and a merge of files must agree with Python's order."""
+    """Sort by code points: Postgres uses its locale, but merging files needs Python's order."""
     if connection.dialect.name == "postgresql" and isinstance(column.type, sa.String):
         return sa.collate(column, "C")
     return column
@@ -164,7 +164,7 @@ def _arrow_type(column: sa.Column[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _synced(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Read the decision log into episodes: the only place that knows the log's rows.
+"""Reader of the decision log into episodes: the only code that knows the log's rows.
 
-Streamed: of every turn only its numbers are kept, in pages of arrays, which are let go as they are placed. So a log is
-held once, and as arrays. Sessions lie in the order of a hash of their names: the split, and any first so many of them,
-are a fair sample of tenants and days, and neighbours in memory.
+Streamed: every turn is reduced to its numbers, in pages of arrays that are freed as they are placed, so a log is held
+once. Sessions are ordered by a hash of their names: the split, and any prefix, are fair samples of tenants and days,
+and stay neighbours in memory.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MS_PER_DAY = 86_400_000
 PAGE_TURNS = 4_096
 KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 PINNED_REASONS = frozenset({"pinned", "fallback"})
-"""The executed model was not the policy's draw: nothing can be said about a draw that did not decide."""
+"""Reasons of turns whose executed model was not the policy's draw; they carry no propensity."""
 
 
 KNOWN_VERSIONS = (1, LOG_VERSION)
-"""Layouts of the log: 1 held encoded features instead of facts."""
+"""Layouts of the log; version 1 has encoded features instead of facts."""
 
 
 @dataclass(frozen=True)
 class LogReport:
-    """What was read and what was left out, with the reasons. Counts are turns unless named otherwise."""
+    """Summary of a read: labels, and excluded turns by reason. Counts are turns unless named."""
 
     sessions: int
     turns: int
@@ -47,15 +47,15 @@ class LogReport:
     policies: Mapping[str, int]
     models: Mapping[str, int]
     graded: Mapping[str, float]
-    """The share of a model's turns that somebody graded: very unequal ones say that graders chose whom to grade."""
+    """Share of each model's turns with a grade: very unequal shares suggest selective grading."""
 
 
 def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episodes, LogReport]:
-    """The training log, newest sessions first cut; streamed a session at a time.
+    """Read the training log as a stream of sessions, the newest up to a limit.
 
     Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
-    orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the shape they
-    claim; turns of a session beyond `log.max_turns`, or beyond what `log.memory_mb` has room for.
+    orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the declared
+    shape; turns of a session beyond `log.max_turns`, or beyond what fits into `log.memory_mb`.
     """
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
     of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
@@ -68,14 +68,14 @@ def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episod
         pages.begin(*key)
         for row in together:
             reason = why_excluded(row)
-            turn = None if reason else _decoded(row)
+            turn = None if reason else _decode(row)
             if turn is None:
                 excluded[reason or "malformed"] += 1
                 continue
             implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
             scored = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
             pages.add(turn, scored)
-    episodes, kinds, dropped = pages.placed(config.seed)
+    episodes, kinds, dropped = pages.assemble(config.seed)
     if dropped:
         excluded[f"beyond turn {episodes.valid.shape[1]}"] += dropped
     return episodes, _report(episodes, kinds, excluded)
@@ -90,19 +90,19 @@ def _report(episodes: Episodes, kinds: I32, excluded: Mapping[str, int]) -> LogR
         sessions=episodes.sessions,
         turns=episodes.turns,
         excluded=dict(excluded),
-        labels=_named(KINDS, np.bincount(kinds[episodes.valid], minlength=len(KINDS))),
-        policies=_named(episodes.policy_ids, np.bincount(episodes.policy[episodes.valid])),
-        models=_named(episodes.models, served),
+        labels=_counts_by_name(KINDS, np.bincount(kinds[episodes.valid], minlength=len(KINDS))),
+        policies=_counts_by_name(episodes.policy_ids, np.bincount(episodes.policy[episodes.valid])),
+        models=_counts_by_name(episodes.models, served),
         graded={name: int(graded[k]) / int(served[k]) for k, name in enumerate(episodes.models) if served[k]},
     )
 
 
-def _named(names: tuple[str, ...], counts: np.ndarray[Any, Any]) -> dict[str, int]:
+def _counts_by_name(names: tuple[str, ...], counts: np.ndarray[Any, Any]) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=False) if count}
 
 
 def why_excluded(row: Mapping[str, Any]) -> str:
-    """The reason this turn teaches nothing, or "" when it is learnt from."""
+    """Reason to exclude this turn from training, or ""."""
     if row["origin"] is not None:
         return str(row["origin"])
     if row["status"] != "completed":
@@ -129,11 +129,11 @@ def _signals(scores: Iterable[Score]) -> tuple[dict[str, list[Signal]], dict[tup
 
 
 _OF_THE_TURN_BEFORE = {"regenerates": "regenerated", "edits": "edited"}
-"""What the next turn says of this one, and the name it then has among this one's signals."""
+"""Fields of the next turn that are signals on this one, and their names there."""
 
 
 def _said_after(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
-    """By decision: the signals that its next turn brought."""
+    """Signals from each decision's next turn."""
     found: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         signals = _object(row["signals"])
@@ -149,7 +149,7 @@ def _object(text: str) -> Mapping[str, object]:
 
 
 class Turn(NamedTuple):
-    """One row of the log, decoded. `values` are fields of Episodes, of the turn or of its candidates."""
+    """A decoded row of the log. `values` are fields of Episodes, per turn or per candidate."""
 
     names: list[str]
     policy_id: str
@@ -158,7 +158,7 @@ class Turn(NamedTuple):
 
 
 def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Encoded | None:
-    """The features of a logged turn as of today, whatever version logged it; None when its parts do not fit."""
+    """Encode a logged turn of any version with present features; None for invalid shapes."""
     quantiles = [tuple(c["cost_quantiles_nano_usd"]) for c in candidates]
     if any(len(levels) != len(COST_LEVELS) for levels in quantiles):
         return None
@@ -178,7 +178,7 @@ def encoded_turn(row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
 
 
 def facts_of(row: Mapping[str, Any]) -> Facts:
-    """The facts of a logged turn. Raises ValueError when they do not have the shape that the row claims."""
+    """Facts of a logged turn. Raises ValueError when they do not have the declared shape."""
     if row["feature_version"] == LOG_VERSION:
         return unpack(row["features"], row["candidate_features"])
     state = np.frombuffer(row["features"], "<f4")
@@ -188,8 +188,8 @@ def facts_of(row: Mapping[str, Any]) -> Facts:
     return decode(state, flat.reshape(-1, CANDIDATE_DIM))
 
 
-def _decoded(row: Mapping[str, Any]) -> Turn | None:
-    """One turn's vectors, or None when they do not have the shape the row claims."""
+def _decode(row: Mapping[str, Any]) -> Turn | None:
+    """Decode a turn; None when its facts do not have the declared shape."""
     candidates = orjson.loads(row["candidates"])
     count, action = len(candidates), row["action"]
     if not 0 <= action < count or candidates[action]["model"] != row["model"]:
@@ -224,12 +224,12 @@ OF_CANDIDATES = frozenset({
     "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "scores",
     "bills_usd",
 })  # fmt: skip
-"""Fields of Episodes with an axis of candidates, which differ in number from turn to turn."""
+"""Fields of Episodes with an axis of candidates, whose number differs between turns."""
 
 
 @dataclass
 class Page:
-    """So many turns as episodes of one turn each, with the session and the place in it that each belongs to."""
+    """Up to a fixed number of turns as one-turn episodes, with session and position of each."""
 
     turns: Episodes
     session: I32
@@ -238,40 +238,42 @@ class Page:
     filled: int = 0
 
     def fits(self, turn: Turn) -> bool:
+        """Tell whether the page has room for the turn."""
         return self.filled < len(self.session) and len(turn.names) <= self.turns.mask.shape[-1]
 
 
 @dataclass
 class Pages:
-    """The turns read so far. Names of models and policies are numbered as they are met.
+    """The turns read so far. Names of models and policies are numbered in order of appearance.
 
-    A turn that will have no room is not kept: with every session there is only less.
+    A turn that will not fit into the limit is dropped at once: the limit only shrinks with every session.
     """
 
     limits: LogConfig
     names: list[tuple[str, str]] = field(default_factory=list)
-    """(tenant, session) of every session that was begun."""
+    """(tenant, session) of every started session."""
     pages: list[Page] = field(default_factory=list)
     models: dict[str, int] = field(default_factory=dict)
     policies: dict[str, int] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
     sessions: int = 0
-    """Of those begun, the ones that have a turn."""
+    """Started sessions that have a turn."""
     dropped: int = 0
     turn_bytes: int = 1
-    """What a padded turn takes, at the most candidates seen."""
+    """Bytes of a padded turn, at the most candidates seen."""
 
     def begin(self, tenant_id: str, session_id: str) -> None:
-        """The turns added from now on are this session's."""
+        """Start a session: the turns added next belong to it."""
         self.names.append((tenant_id, session_id))
         self.lengths.append(0)
 
     def room(self) -> int:
-        """Turns that a session may have by now, one at least, for the padded arrays to stay under `memory_mb`."""
+        """Current limit of turns per session, at least one, for arrays within `memory_mb`."""
         fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
         return max(1, min(self.limits.max_turns, fitting))
 
     def add(self, turn: Turn, scored: Label) -> None:
+        """Add a turn with its label to the current session."""
         if self.lengths[-1] and self.lengths[-1] >= self.room():
             self.dropped += 1
             return
@@ -296,7 +298,7 @@ class Pages:
         self.lengths[-1] += 1
 
     def _page_for(self, turn: Turn) -> Page:
-        """The last page, or a fresh one where that is full or too narrow."""
+        """The last page, or a new one when it is full or too narrow."""
         if not self.pages or not self.pages[-1].fits(turn):
             blank = blank_episodes((), (), (), (), (PAGE_TURNS, 1, len(turn.names), STATE_DIM, CANDIDATE_DIM))
             where = [np.zeros(PAGE_TURNS, np.int32) for _ in range(3)]
@@ -304,8 +306,8 @@ class Pages:
             self.turn_bytes = max(self.turn_bytes, bytes_of(blank) // PAGE_TURNS)
         return self.pages[-1]
 
-    def placed(self, seed: int) -> tuple[Episodes, I32, int]:
-        """(episodes, kind of every label (S, T), turns there was no room for). The pages are let go one by one."""
+    def assemble(self, seed: int) -> tuple[Episodes, I32, int]:
+        """Build (episodes, label kinds (S, T), number of dropped turns), freeing pages on the way."""
         models, policy_ids = tuple(sorted(self.models)), tuple(sorted(self.policies))
         kept = [i for i, length in enumerate(self.lengths) if length]
         kept.sort(key=lambda i: (session_fraction(*self.names[i], seed), *self.names[i]))
@@ -318,7 +320,7 @@ class Pages:
             (len(kept), t, k, STATE_DIM, CANDIDATE_DIM),
         )  # fmt: skip
         kinds = np.zeros((len(kept), t), np.int32)
-        renumbered = (_renumbered(self.models, models), _renumbered(self.policies, policy_ids))
+        renumbered = (_renumber(self.models, models), _renumber(self.policies, policy_ids))
         dropped = self.dropped
         while self.pages:
             page = self.pages.pop()
@@ -331,7 +333,7 @@ class Pages:
 
 
 def _place(e: Episodes, page: Episodes, chosen: Any, rows: I32, places: I32, models: I32, policies: I32) -> None:
-    """Copy the `chosen` turns of a page to their places in the episodes."""
+    """Copy the `chosen` turns of a page to their positions in the episodes."""
     for item in fields(page):
         value = getattr(page, item.name)
         if not isinstance(value, np.ndarray):
@@ -348,8 +350,8 @@ def _place(e: Episodes, page: Episodes, chosen: Any, rows: I32, places: I32, mod
     e.valid[rows, places] = True
 
 
-def _renumbered(met: Mapping[str, int], names: tuple[str, ...]) -> I32:
-    """From the number a name was met with to its place among the sorted ones; one entry at least."""
+def _renumber(met: Mapping[str, int], names: tuple[str, ...]) -> I32:
+    """Map numbers in order of appearance to positions among the sorted names."""
     found = np.zeros(max(len(names), 1), np.int32)
     for place, name in enumerate(names):
         found[met[name]] = place
@@ -357,5 +359,6 @@ def _renumbered(met: Mapping[str, int], names: tuple[str, ...]) -> I32:
 
 
 def bytes_of(episodes: Episodes) -> int:
+    """Memory of the arrays, in bytes."""
     arrays = (getattr(episodes, item.name) for item in fields(episodes))
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

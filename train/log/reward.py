@@ -1,6 +1,6 @@
-"""From logged quality signals to one score per turn. Recomputable for old logs: signals are stored, not scores.
+"""Scores of turns from logged quality signals, recomputable since signals are stored.
 
-A turn nobody graded has no score (NaN), never zero: train/fit/reward_model.py estimates it and the estimators correct
+A turn without a grade has no score (NaN), never zero: train/fit/reward_model.py estimates it and the estimators correct
 for that.
 """
 
@@ -27,7 +27,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """`score` is NaN when `kind` is "none"."""
+    """Score of a turn and its origin; `score` is NaN when `kind` is "none"."""
 
     score: float
     kind: LabelKind
@@ -36,9 +36,9 @@ class Label:
 def label(
     of_turn: Iterable[Signal], of_session: Iterable[Signal], implicit: Mapping[str, object], config: RewardConfig
 ) -> Label:
-    """The score of one turn: what was said of the turn, else of the session, else what was implied, else nothing.
+    """Score one turn: by its own feedback, else the session's, else implicit signals, else none.
 
-    A score of the whole session stands for each of its turns, so a session's return stays (score x turns).
+    A session's score counts for each of its turns, so a session's return stays (score x turns).
     """
     spoken = weighted_mean(of_turn, config)
     if spoken is not None:
@@ -53,7 +53,10 @@ def label(
 
 
 def weighted_mean(signals: Iterable[Signal], config: RewardConfig) -> float | None:
-    """sum(w_i s_i) / sum(w_i), clipped to [0, 1]; w is the weight of the signal's name, else of its source, else 1."""
+    """Weighted mean of the scores, clipped to [0, 1]; None without signals.
+
+    A signal's weight is that of its name, else of its source, else 1.
+    """
     total = weight = 0.0
     for signal in signals:
         w = config.weights.get(signal.name, config.weights.get(signal.source, 1.0))

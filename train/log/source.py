@@ -1,9 +1,9 @@
-"""Where the log is read from: the database that serves, or the Parquet that `seqroute export` wrote. The same rows.
+"""Sources of the log: the serving database, or Parquet of `seqroute export`; equal rows.
 
-    Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions, one after the other, turns in order
+    Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions in sequence, turns in order
     Log.feedback(since_ms, until_ms)                  every score, in the order of the ids
 
-Both are streamed: what is held at once is a batch of rows, never the log.
+Both are streamed in batches of rows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ DECISION_COLUMNS: tuple[str, ...] = (
     "propensity", "policy_id", "reason", "status", "cost_nanousd", "signals", "previous_decision_id", "origin",
     "exploration_floor", "latency_ms", "created_at_ms",
 )  # fmt: skip
-"""What training reads of a decision."""
+"""Columns of a decision that training uses."""
 ORDER: tuple[str, ...] = ("tenant_id", "session_id", "turn", "decision_id")
-"""How a file of decisions is sorted, by code points whatever the database's own order is."""
+"""Sort order of a file of decisions, by code points in every database."""
 
 
 class Score(NamedTuple):
-    """A row of feedback; `decision_id` is "" when it is about the whole session."""
+    """A row of feedback; `decision_id` is "" for the whole session."""
 
     tenant_id: str
     session_id: str
@@ -44,19 +44,21 @@ class Score(NamedTuple):
 
 
 class Log(Protocol):
-    """The log between two moments, the later one included."""
+    """The log from `since_ms` to `until_ms`, both included."""
 
-    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]: ...
+    def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
+        """Yield rows of the newest sessions, in ORDER within each."""
 
-    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]: ...
+    def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
+        """Yield every score, ordered by id."""
 
 
 class LogError(InputError):
-    """The exported log cannot be read; the message says which file and why."""
+    """The exported log cannot be read; the message names the file and the reason."""
 
 
-class DatabaseLog:
-    """The log in the tables. The connection's transaction is one snapshot."""
+class DatabaseLog(Log):
+    """The log in the database, as one snapshot: the connection's transaction."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -93,11 +95,11 @@ class DatabaseLog:
             yield Score(tenant_id, session_id, decision_id, Signal(source, name, score))
 
 
-class ParquetLog:
-    """The log in the folder that `seqroute export` wrote: `decisions/date=.../*.parquet`, `feedback/date=...`.
+class ParquetLog(Log):
+    """The log in a folder written by `seqroute export`.
 
-    A session's turns may lie in the files of several days. Each file is sorted by ORDER, so the files are merged.
-    Raises LogError when the folder is none.
+    A session's turns may be in the files of several days. Each file is sorted by ORDER, so the files are merged. Raises
+    LogError when the folder is not an export.
     """
 
     def __init__(self, folder: Path) -> None:

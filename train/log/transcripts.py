@@ -1,9 +1,9 @@
-"""Logs that other programs wrote, as turns: OpenAI transcripts in JSONL, LiteLLM's spend logs in JSONL or CSV.
+"""Reader of other programs' logs: OpenAI transcripts (JSONL), LiteLLM spend logs (or CSV).
 
     {"messages": [...], "model", "usage": {"prompt_tokens", "completion_tokens"}, "score"?, "session_id"?, "cost_usd"?}
     LiteLLM_SpendLogs: session_id, model, model_group, prompt_tokens, completion_tokens, spend, startTime, status, ...
 
-What is no turn is left out and counted by its reason.
+Records that are not turns are left out and counted by reason.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ _CHAT_CALLS = frozenset({"", "completion", "acompletion", "chat_completion", "li
 
 @dataclass(frozen=True, slots=True)
 class LoggedTurn:
-    """One call. `score`, `cost_usd` None: nobody said. `user_texts`: oldest first, none where texts are not logged."""
+    """One call. `score` and `cost_usd` are None when not logged.
+
+    `user_texts` are oldest first, empty when texts are not logged.
+    """
 
     session: str
     moment: float
     names: tuple[str, ...]
-    """What the log calls the model, the best name first."""
+    """Names of the model in the log, the best first."""
     prompt_tokens: int
     output_tokens: int
     cost_usd: float | None
@@ -42,11 +45,11 @@ class LoggedTurn:
     tools: int
     images: int = 0
     json_output: bool = False
-    """Whether an answer in JSON was asked for (`response_format`)."""
+    """Whether the request asked for JSON (`response_format`)."""
 
 
 def read_transcripts(path: Path) -> tuple[list[LoggedTurn], Counter[str]]:
-    """Turns in the order of the file, and what was left out. Raises InputError when the file cannot be read at all."""
+    """Turns in the order of the file, and counts of what was left out. Raises InputError."""
     turns: list[LoggedTurn] = []
     left_out: Counter[str] = Counter()
     try:
@@ -62,14 +65,14 @@ def read_transcripts(path: Path) -> tuple[list[LoggedTurn], Counter[str]]:
 
 
 def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
-    """One record as a turn, or the reason why it is none."""
+    """Parse a record as a turn; otherwise the reason why it is not one."""
     spend_log = "spend" in record or "startTime" in record
     if spend_log and str(record.get("status") or "success") != "success":
         return "failed"
     if spend_log and str(record.get("cache_hit") or "").lower() == "true":
         return "answered from a cache"
     if str(record.get("call_type") or "") not in _CHAT_CALLS:
-        return "no chat call"
+        return "not a chat call"
     names = tuple(str(record[key]) for key in ("model_group", "model", "model_id") if record.get(key))
     if not names:
         return "no model"
@@ -97,8 +100,8 @@ def read_turn(record: Mapping[str, Any], order: float) -> LoggedTurn | str:
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any] | None]:
-    """Each row or line as a mapping; None for a line that is none."""
-    with path.open(encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the data
+    """Rows or lines as mappings; None for an invalid line."""
+    with path.open(encoding="utf-8-sig", newline="") as file:  # skips a byte order mark
         if path.suffix.lower() == ".csv":
             csv.field_size_limit(MAX_LINE_CHARS)
             yield from csv.DictReader(file)
@@ -117,7 +120,7 @@ def _object(line: str) -> Mapping[str, Any] | None:
 
 
 def _session(record: Mapping[str, Any], messages: list[Mapping[str, Any]], order: float) -> str:
-    """The session the log names, else how the conversation opens, else one of its own."""
+    """The logged session, else the conversation's opening, else one per line."""
     for key in ("session_id", "litellm_session_id", "conversation_id", "trace_id"):
         if record.get(key):
             return str(record[key])
@@ -129,7 +132,7 @@ def _session(record: Mapping[str, Any], messages: list[Mapping[str, Any]], order
 
 
 def _moment(record: Mapping[str, Any], order: float) -> float:
-    """When the call began, in seconds; a log without times is in order."""
+    """Start of the call in seconds; the line number in a log without times."""
     for key in ("startTime", "created_at", "created"):
         value = record.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -144,7 +147,7 @@ def _moment(record: Mapping[str, Any], order: float) -> float:
 
 
 def _messages(value: object) -> list[Mapping[str, Any]]:
-    """LiteLLM stores messages as JSON, as JSON in text, or not at all."""
+    """Parse messages, which LiteLLM stores as JSON, as JSON in text, or not at all."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -173,7 +176,7 @@ def _format(record: Mapping[str, Any]) -> object:
 
 
 def _number(value: object) -> float | None:
-    """A number that is finite and not negative, also written as text (CSV)."""
+    """A finite number from 0, also written as text (CSV); else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Is the world still the one the log was learnt from? The last day against the week before it, as a list of findings.
+"""Drift monitor: compares the log's last day with the week before and lists findings.
 
-Every check compares sessions, not turns: turns of one session are alike, and counting them as independent is what makes
-monitors cry wolf. A finding needs both, a size that matters and a certainty (z beyond FALSE_ALARM_Z, which many checks
-a day together pass by chance less than once in some months). A catalogue or price change is a fact and needs neither.
+Every check compares sessions, not turns: turns of one session are alike, and counting them as independent raises false
+alarms. A finding needs both a size that matters and certainty (z beyond FALSE_ALARM_Z, which many checks a day together
+exceed by chance less than once in some months). A catalogue or price change is a fact and needs neither.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ F64 = NDArray[np.float64]
 MS_PER_DAY = 86_400_000
 RECENT_DAYS, BASELINE_DAYS = 1, 7
 MIN_RECENT, MIN_BASELINE = 20, 50
-"""Sessions below which nothing is said of means: a handful of sessions is news, not drift."""
+"""Sessions below which means are not compared."""
 FALSE_ALARM_Z = 5.0
 MIN_SHIFT = 0.5
-"""Of a feature's mean, in standard deviations between sessions."""
+"""Least shift of a feature's mean, in standard deviations between sessions."""
 MIN_LATENCY_RATIO = 1.5
 MIN_COST_ERROR, MIN_QUALITY_ERROR = 0.25, 0.1
 PRICE_TOLERANCE = 0.005
@@ -46,7 +46,7 @@ _PRICES = [CANDIDATE_FACTS.index(f"{direction}_usd_per_mtok") for direction in D
 
 @dataclass(frozen=True)
 class TurnSeen:
-    """One completed turn; `latency_s`, `predicted_quality` and `score` are None where nobody knows them."""
+    """A completed turn; `latency_s`, `predicted_quality` and `score` are None when unknown."""
 
     model: str
     predicted_usd: float
@@ -58,8 +58,11 @@ class TurnSeen:
 
 @dataclass(frozen=True)
 class SessionSeen:
-    """A session as the monitor sees it: `features` (D,) are its turns' mean; `prices` USD per million tokens by model
-    and direction, the lowest of its turns (longer prompts may be in a dearer tier)."""
+    """A session in the monitor's terms: features, turns and prices.
+
+    `features` (D,) are the mean of its turns'; `prices` in USD per million tokens by model and direction, the lowest of
+    its turns (longer prompts may be in a more expensive tier).
+    """
 
     at_ms: int
     features: F64
@@ -69,7 +72,10 @@ class SessionSeen:
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind` is feature, catalogue, price, latency, cost or quality; `size` in the unit that `text` names."""
+    """A change of one `kind`: feature, catalogue, price, latency, cost or quality.
+
+    `size` is in the unit that `text` names.
+    """
 
     kind: str
     what: str
@@ -78,7 +84,7 @@ class Finding:
 
 
 def health(log: Log, now_ms: int) -> dict[str, Any]:
-    """The monitor's section of a report: what was compared, and every finding. Streams the log's last eight days."""
+    """Report section of the monitor: windows and findings. Streams the log's last eight days."""
     sessions = list(sessions_seen(log, now_ms - (RECENT_DAYS + BASELINE_DAYS) * MS_PER_DAY, now_ms))
     since_ms = now_ms - RECENT_DAYS * MS_PER_DAY
     recent = [session for session in sessions if session.at_ms >= since_ms]
@@ -95,7 +101,7 @@ def health(log: Log, now_ms: int) -> dict[str, Any]:
 
 
 def findings(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> list[Finding]:
-    """Everything that changed between the two windows, most tangible first."""
+    """All changes between the two windows, most tangible first."""
     found = [*catalogue_changes(recent, baseline), *price_changes(recent, baseline)]
     if len(recent) >= MIN_RECENT and len(baseline) >= MIN_BASELINE:
         found += [*latency_changes(recent, baseline), *feature_shifts(recent, baseline)]
@@ -105,19 +111,19 @@ def findings(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> 
 
 
 def catalogue_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Models that are candidates now and were not, and the other way round."""
+    """Models that appeared among the candidates or disappeared."""
     if not recent or not baseline:
         return
     now = {name for session in recent for name in session.prices}
     before = {name for session in baseline for name in session.prices}
     for name in sorted(now - before):
-        yield Finding("catalogue", name, 1.0, f"{name} is new: the policy knows it by its row alone")
+        yield Finding("catalogue", name, 1.0, f"{name} is new: the policy knows only its catalogue entry")
     for name in sorted(before - now):
         yield Finding("catalogue", name, -1.0, f"{name} is gone from the catalogue")
 
 
 def price_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Models whose lowest price in a direction is another than it was."""
+    """Models whose lowest price in a direction changed."""
     now, before = _lowest_prices(recent), _lowest_prices(baseline)
     for key in sorted(now.keys() & before.keys()):
         ratio = now[key] / max(before[key], 1e-12)
@@ -125,12 +131,12 @@ def price_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]
             model, direction = key
             yield Finding(
                 "price", model, ratio,
-                f"{model}: the {direction} price was {before[key]:.4g} USD per million tokens, is {now[key]:.4g}",
+                f"{model}: the {direction} price was {before[key]:.4g} USD per million tokens and is {now[key]:.4g}",
             )  # fmt: skip
 
 
 def latency_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Models that answer slower or faster by MIN_LATENCY_RATIO, by the geometric mean over sessions."""
+    """Models whose latency changed by MIN_LATENCY_RATIO, by the geometric mean over sessions."""
     now, before = _log_latencies(recent), _log_latencies(baseline)
     for model in sorted(now.keys() & before.keys()):
         mine, theirs = np.asarray(now[model]), np.asarray(before[model])
@@ -145,7 +151,7 @@ def latency_changes(recent: Sequence[SessionSeen], baseline: Sequence[SessionSee
 
 
 def feature_shifts(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Features of the state whose mean moved by MIN_SHIFT standard deviations or more; the hashed text as one."""
+    """Features of the state whose mean moved by MIN_SHIFT or more; the hashed text is one."""
     now, before = np.stack([s.features for s in recent]), np.stack([s.features for s in baseline])
     pooled = np.sqrt((now.var(axis=0) * len(now) + before.var(axis=0) * len(before)) / (len(now) + len(before)))
     deviation = np.maximum(pooled, 1e-6)
@@ -155,7 +161,7 @@ def feature_shifts(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen
     text = [i for i in moved if i < TEXT_DIM and now.shape[1] == len(STATE_NAMES)]
     if text:
         largest = float(np.abs(shift[text]).max())
-        yield Finding("feature", "text", largest, f"users write of other things: {len(text)} text features moved")
+        yield Finding("feature", "text", largest, f"users' topics changed: {len(text)} text features moved")
     for i in sorted(set(moved.tolist()) - set(text), key=lambda i: -abs(shift[i])):
         name = STATE_NAMES[i] if now.shape[1] == len(STATE_NAMES) else f"feature {i}"
         size = float(shift[i])
@@ -163,7 +169,7 @@ def feature_shifts(recent: Sequence[SessionSeen], baseline: Sequence[SessionSeen
 
 
 def calibration_errors(recent: Sequence[SessionSeen]) -> Iterator[Finding]:
-    """Predictions that are off by more than they may, and certainly so."""
+    """Predictions with a large and certain bias."""
     found = calibration(recent)
     for kind, wrong, least in (
         ("cost", _minus_one(found["cost_ratio"]), MIN_COST_ERROR),
@@ -181,7 +187,7 @@ def calibration_errors(recent: Sequence[SessionSeen]) -> Iterator[Finding]:
 
 
 def calibration(sessions: Sequence[SessionSeen]) -> dict[str, float | None]:
-    """sum(billed) / sum(predicted) and mean(score - predicted), each with its standard error over sessions."""
+    """Ratio of billed to predicted cost and mean score error, each with its standard error."""
     predicted = np.array([sum(t.predicted_usd for t in s.turns) for s in sessions])
     billed = np.array([sum(t.billed_usd for t in s.turns) for s in sessions])
     ratio, ratio_error = _ratio(billed, predicted)
@@ -205,12 +211,12 @@ def calibration(sessions: Sequence[SessionSeen]) -> dict[str, float | None]:
 
 
 def standard_error(a: F64, b: F64) -> float:
-    """Of the difference of two means: sqrt(var_a / n_a + var_b / n_b). Welch 1947."""
+    """Standard error of the difference of two means (Welch 1947)."""
     return math.sqrt(float(a.var(ddof=1)) / len(a) + float(b.var(ddof=1)) / len(b))
 
 
 def _ratio(numerator: F64, denominator: F64) -> tuple[float | None, float | None]:
-    """sum / sum and its standard error by linearisation (Cochran 1977, 6.4); None without two sessions to go by."""
+    """Ratio of sums and its standard error (Cochran 1977, 6.4); None below two sessions."""
     total, seen = float(denominator.sum()), int(np.count_nonzero(denominator))
     if total <= 0 or seen < 2:
         return None, None
@@ -234,7 +240,7 @@ def _lowest_prices(sessions: Iterable[SessionSeen]) -> dict[tuple[str, str], flo
 
 
 def _log_latencies(sessions: Iterable[SessionSeen]) -> dict[str, list[float]]:
-    """By model, one value a session: the mean logarithm of its turns' latencies."""
+    """Mean logarithm of its turns' latencies for each session, by model."""
     found: dict[str, list[float]] = defaultdict(list)
     for session in sessions:
         mine: dict[str, list[float]] = defaultdict(list)
@@ -247,7 +253,7 @@ def _log_latencies(sessions: Iterable[SessionSeen]) -> dict[str, list[float]]:
 
 
 def sessions_seen(log: Log, since_ms: int, now_ms: int) -> Iterator[SessionSeen]:
-    """The log's completed client turns as sessions; a session belongs to the moment of its last turn."""
+    """The log's completed client turns as sessions, dated by their last turn."""
     scores: dict[str, list[float]] = defaultdict(list)
     for score in log.feedback(since_ms, now_ms):
         if score.decision_id:

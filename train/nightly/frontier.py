@@ -1,5 +1,7 @@
-"""`seqroute-train frontier`: what is drawn, from which sessions, and the report. The arithmetic:
-train/evaluate/frontier.py."""
+"""`seqroute-train frontier`: choice of policies and sessions, report and files.
+
+The arithmetic is in train/evaluate/frontier.py.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,12 @@ F64 = NDArray[np.float64]
 
 LEAST_SESSIONS = 20
 LOG_SESSIONS, FOLDER_SESSIONS = 400, 60
-"""Played at most where nothing was said: every policy decides one turn at a time, as it serves."""
+"""Default limits of sessions to play: every policy decides one turn at a time, as it serves."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy to draw, and the presets that a gateway serving it offers."""
+    """A policy to draw, with the presets that a gateway serving it offers."""
 
     policy: Policy
     presets: Mapping[str, float]
@@ -50,8 +52,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for. `tenant_id` None: all. `run`: what `seqroute-train fit` left, to be drawn too. `data`: a
-    replay folder instead of the log."""
+    """Options of the command.
+
+    `tenant_id` None: all tenants. `run`: a folder of `seqroute-train fit`, whose candidates are drawn too. `data`: a
+    replay folder instead of the log.
+    """
 
     tenant_id: str | None
     run: Path | None
@@ -61,7 +66,7 @@ class Wanted:
 
 
 def frontier_of(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, Any]:
-    """The front of a log or a replay folder. Raises InputError when there is too little of it."""
+    """Frontier of a log or a replay folder. Raises InputError when there is too little data."""
     if wanted.data is not None:
         return _of_folder(job, config, wanted, wanted.data)
     job.step("read")
@@ -74,13 +79,15 @@ def frontier_of(job: Nightly, config: TrainConfig, wanted: Wanted) -> dict[str, 
             f"the log: expected at least {LEAST_SESSIONS} sessions held out for evaluation, found {untouched.sessions}"
         )
     job.step("grade")
-    sample = sampled(found.training, untouched, config, LOG_SESSIONS if wanted.sessions is None else wanted.sessions)
+    sample = draw_sample(
+        found.training, untouched, config, LOG_SESSIONS if wanted.sessions is None else wanted.sessions
+    )
     policies = [_serving(job), *_candidates(wanted.run)]
-    return drawn(job, policies, sample, wanted.quality, {"tenant": wanted.tenant_id})
+    return draw_report(job, policies, sample, wanted.quality, {"tenant": wanted.tenant_id})
 
 
 def _of_folder(job: Nightly, config: TrainConfig, wanted: Wanted, data: Path) -> dict[str, Any]:
-    """The shipped network and what a fit makes of the folder, on prompts that the fit did not see."""
+    """Frontier of the shipped network and of a fit on the folder, on held-out prompts."""
     sessions = FOLDER_SESSIONS if wanted.sessions is None else wanted.sessions
     found = steps.material(job, config, data, phis=(LOOSE_PHI,), untouched_sessions=sessions)
     run = wanted.run or job.runs / "fit"
@@ -89,12 +96,15 @@ def _of_folder(job: Nightly, config: TrainConfig, wanted: Wanted, data: Path) ->
         if "reasons" in fitted:
             raise InputError(f"{data}: {fitted['reasons'][0]}")
     first = Contender(builtin_policies(GREEDY)[PRETRAINED], LAMBDA_PRESETS)
-    sample = sampled(found.training, found.untouched, config, sessions)
-    return drawn(job, [first, *_candidates(run)], sample, wanted.quality, {"folder": data.name})
+    sample = draw_sample(found.training, found.untouched, config, sessions)
+    return draw_report(job, [first, *_candidates(run)], sample, wanted.quality, {"folder": data.name})
 
 
-def sampled(training: Episodes, untouched: Episodes, config: TrainConfig, sessions: int) -> Sample:
-    """At most so many untouched sessions, graded by a reward model that never saw them; known grades stay."""
+def draw_sample(training: Episodes, untouched: Episodes, config: TrainConfig, sessions: int) -> Sample:
+    """At most `sessions` held-out sessions, with grades of an independent reward model.
+
+    Known grades stay.
+    """
     played = untouched.take(np.arange(min(untouched.sessions, sessions)))
     known = played.scores.astype(np.float64)
     if np.isfinite(known[played.valid]).all():
@@ -107,7 +117,7 @@ def sampled(training: Episodes, untouched: Episodes, config: TrainConfig, sessio
 
 
 def _serving(job: Nightly) -> Contender:
-    """What serves now, without exploration."""
+    """The policy that serves now, without exploration."""
     policy, note = serving_policy(job, GREEDY)
     checkpoint = job.policies.directory / str(note["policy_id"])
     named = {**LAMBDA_PRESETS, **job.policies.lambda_presets}
@@ -121,10 +131,10 @@ def _candidates(run: Path | None) -> list[Contender]:
     return [Contender(policy_from(loaded, GREEDY), loaded.recipe.lambda_presets) for loaded in kept]
 
 
-def drawn(
+def draw_report(
     job: Nightly, policies: list[Contender], sample: Sample, quality: float | None, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Play every sweep and put the report together."""
+    """Play every sweep and build the report."""
     lambdas, budgets = frontier.lambda_settings(sample.episodes), frontier.budget_settings(sample.episodes)
     total = len(sample.episodes.models) + len(policies) * (len(lambdas) + len(budgets))
     done = iter(range(1, total + 1))
@@ -153,7 +163,7 @@ def drawn(
             "resamples": frontier.RESAMPLES,
             "data": sample.episodes.digest(),
         },
-        "models": [frontier.described(outcome, resampled) for outcome in single],
+        "models": [frontier.as_point(outcome, resampled) for outcome in single],
         "policies": found,
     }
 
@@ -168,16 +178,16 @@ def _policy(
 ) -> dict[str, Any]:
     return {
         "policy": contender.policy.policy_id,
-        "lambda_sweep": [frontier.described(outcome, resampled) for outcome in over_lambda],
-        "budget_sweep": [frontier.described(outcome, resampled) for outcome in over_budget],
-        "presets": {name: frontier.described(outcome, resampled) for name, outcome in presets.items()},
+        "lambda_sweep": [frontier.as_point(outcome, resampled) for outcome in over_lambda],
+        "budget_sweep": [frontier.as_point(outcome, resampled) for outcome in over_budget],
+        "presets": {name: frontier.as_point(outcome, resampled) for name, outcome in presets.items()},
         "presets_by_this_sweep": frontier.presets_of(over_lambda, PRESET_SHARES) | {"best": 0.0},
         "answer": None if quality is None else frontier.budget_for(over_budget, quality, resampled),
     }
 
 
 def write(report: Mapping[str, Any], folder: Path, json_file: Path | None) -> list[Path]:
-    """The report and its pictures; the files that were written."""
+    """Write the report and its plots; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     target = json_file or folder / "frontier.json"
     target.write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -185,9 +195,9 @@ def write(report: Mapping[str, Any], folder: Path, json_file: Path | None) -> li
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
-    """A table for a terminal, and the answer."""
+    """The report as a table for a terminal, and the answer."""
     meta = report["meta"]
-    lines = [f"{meta['sessions']:,} sessions, {meta['turns']:,} turns, nothing was fitted on them; 95 % intervals"]
+    lines = [f"{meta['sessions']:,} sessions, {meta['turns']:,} turns, held out; 95 % intervals"]
     head = f"{'lambda':>12}{'budget USD':>13}{'USD per session':>34}{'quality per turn':>26}{'starved':>9}"
     for title, points in _tables(report):
         width = max(len(name) for name, _ in points)
@@ -200,7 +210,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
 
 
 def _for_gateway(policy: Mapping[str, Any]) -> list[str]:
-    """What makes the presets mean something while a rule serves: what costs little has other prices of money."""
+    """Lines for gateway.yaml with presets of this sweep, needed while a rule serves."""
     presets = ", ".join(f"{name}: {price:.3f}" for name, price in policy["presets_by_this_sweep"].items())
     return [
         f"while {policy['policy']} serves, in gateway.yaml:",
@@ -209,7 +219,7 @@ def _for_gateway(policy: Mapping[str, Any]) -> list[str]:
 
 
 def _tables(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
-    """(title, rows with their names)."""
+    """Tables as (title, rows with their names)."""
     found = [("budgets of the log", [(model["policy"], model) for model in report["models"]])]
     for policy in report["policies"]:
         name = policy["policy"]

@@ -1,9 +1,9 @@
-"""`seqroute-train import-logs`: what can be known before the first request, from logs that other programs wrote.
+"""`seqroute-train import-logs`: a policy and priors from other programs' logs.
 
-Learnt: how long answers are and what turns cost (per model), how long sessions last, and, where scores are given, what
-quality each model has on which turns. Not learnt, and said so: anything that needs the probability with which a model
-was chosen. There is none in such logs, so nothing can be evaluated off-policy and nothing is ever promoted: the policy
-made here goes on trial as a shadow at most, and its numbers are printed as priors for gateway.yaml.
+Learned: answer lengths and costs (per model), session lengths, and, from scores, the quality of each model by turn. Not
+learned, and reported: anything that needs the probability with which a model was chosen. Such logs have none, so
+nothing can be evaluated off-policy or promoted: the policy goes on trial as a shadow at most, and its numbers are
+printed as priors for gateway.yaml.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from train.nightly.publish import publish, write_folder
 
 Session = Sequence[tuple[Model, LoggedTurn]]
 USD_PER_FEMTOUSD = 1e-15
-NOT_LEARNT = (
-    "no propensities: how likely another model was is not logged, so no policy can be judged off-policy from this file",
-    "nothing is promoted: a policy made of it goes on trial as a shadow, and earns its place by the gateway's own log",
+NOT_LEARNED = (
+    "no propensities: probabilities of models are not logged, so no policy can be evaluated off-policy on this file",
+    "nothing is promoted: a policy fitted on it goes on trial as a shadow and is judged by the gateway's own log",
 )
 
 
 @dataclass(frozen=True)
 class Import:
-    """A file of logs, the catalogue they are read for, and where a policy would go."""
+    """An import's job: the file, its catalogue, and where to publish a policy."""
 
     file: Path
     catalog: Catalog
@@ -66,7 +66,7 @@ def import_logs(
     forecast = OutputForecast()
     for model, turn in sorted(known, key=lambda item: item[1].moment):
         forecast.observe(model.name, turn.output_tokens)
-    episodes = composed(sessions, job.catalog, forecast)
+    episodes = compose_episodes(sessions, job.catalog, forecast)
     graded = int(np.isfinite(episodes.reward).sum())
     report: dict[str, Any] = {
         "file": str(job.file),
@@ -76,11 +76,11 @@ def import_logs(
         "left_out": dict(left_out),
         "models": models_report(known, forecast, config),
         "horizon": {"mean_turns": float(episodes.lengths.mean()) if sessions else None},
-        "not_learnt": list(NOT_LEARNT),
+        "not_learned": list(NOT_LEARNED),
     }
     if graded < MIN_TURNS_TO_FIT:
         report["policy"] = None
-        report["not_learnt"].insert(
+        report["not_learned"].insert(
             0, f"quality by turn: {graded} graded turns with a known model, at least {MIN_TURNS_TO_FIT} are needed"
         )
         return report
@@ -98,11 +98,11 @@ def import_logs(
 def by_session(
     turns: Sequence[LoggedTurn], catalog: Catalog
 ) -> tuple[list[list[tuple[Model, LoggedTurn]]], Counter[str]]:
-    """Sessions in the order they begin, with the catalogue's model of each turn; unknown models are counted."""
+    """Sessions in order of their start, with each turn's catalogue model; counts unknown models."""
     found: dict[str, list[tuple[Model, LoggedTurn]]] = defaultdict(list)
     foreign: Counter[str] = Counter()
     for turn in sorted(turns, key=lambda turn: turn.moment):
-        model = next((m for name in turn.names if (m := named(name, catalog)) is not None), None)
+        model = next((m for name in turn.names if (m := find_model(name, catalog)) is not None), None)
         if model is None:
             foreign[f"{turn.names[0]}: not in the catalogue"] += 1
         else:
@@ -110,8 +110,8 @@ def by_session(
     return list(found.values()), foreign
 
 
-def named(name: str, catalog: Catalog) -> Model | None:
-    """The model the log means: by the catalogue's name or alias, else by what a deployment calls it upstream."""
+def find_model(name: str, catalog: Catalog) -> Model | None:
+    """The catalogue's model for a logged name: by name, alias or a deployment's upstream name."""
     known = catalog.models.get(catalog.aliases.get(name, name))
     if known is not None:
         return known
@@ -122,12 +122,12 @@ def named(name: str, catalog: Catalog) -> Model | None:
     return None
 
 
-def composed(
+def compose_episodes(
     sessions: Sequence[Sequence[tuple[Model, LoggedTurn]]], catalog: Catalog, forecast: OutputForecast
 ) -> Episodes:
-    """The turns as the gateway would have observed them, every model of the catalogue as a candidate.
+    """The turns as the gateway's observations, with every model of the catalogue a candidate.
 
-    Propensities are 1 for want of any: nothing that reads them may be run on these episodes.
+    Propensities are unknown and set to 1: nothing that reads them may be run on these episodes.
     """
     models = sorted(catalog.models.values(), key=lambda model: model.name)
     longest = max((len(session) for session in sessions), default=1)
@@ -155,7 +155,7 @@ def composed(
 
 
 def observe(models: Sequence[Model], session: Session, j: int, forecast: OutputForecast) -> Observation:
-    """Turn j as the gateway shows it; what the log does not tell (cache, health, feedback so far) is neutral."""
+    """Turn j as an observation; what the log lacks (cache, health, feedback so far) is neutral."""
     turn = session[j][1]
     last = session[j - 1][0].name if j else None
     candidates = tuple(candidate(model, turn, forecast, model.name == last) for model in models)
@@ -182,6 +182,7 @@ def observe(models: Sequence[Model], session: Session, j: int, forecast: OutputF
 
 
 def candidate(model: Model, turn: LoggedTurn, forecast: OutputForecast, served_last: bool) -> CandidateView:
+    """The candidate's view of a turn, with costs at the catalogue's prices."""
     rates = model.prices.at(turn.prompt_tokens)
     lengths = forecast.quantiles(model.name, model.max_output_tokens)
     costs = tuple(cost_usd(rates, turn.prompt_tokens, tokens) for tokens in lengths)
@@ -205,11 +206,12 @@ def candidate(model: Model, turn: LoggedTurn, forecast: OutputForecast, served_l
 
 
 def cost_usd(rates: Rates, prompt_tokens: float, output_tokens: float) -> float:
+    """Cost of a turn at these rates."""
     return (prompt_tokens * rates.input_femtousd + output_tokens * rates.output_femtousd) * USD_PER_FEMTOUSD
 
 
 def bill_usd(model: Model, turn: LoggedTurn) -> float:
-    """What the log says the turn cost, else what it costs at the catalogue's prices."""
+    """The logged cost of a turn, else its cost at the catalogue's prices."""
     if turn.cost_usd is not None:
         return turn.cost_usd
     return cost_usd(model.prices.at(turn.prompt_tokens), turn.prompt_tokens, turn.output_tokens)
@@ -218,7 +220,7 @@ def bill_usd(model: Model, turn: LoggedTurn) -> float:
 def models_report(
     turns: Sequence[tuple[Model, LoggedTurn]], forecast: OutputForecast, config: TrainConfig
 ) -> dict[str, Any]:
-    """Per model: turns, bills, answer lengths, and a quality prior for `model_info.quality_prior` where scores are."""
+    """Turns, bills, answer lengths and, with scores, a quality prior for `model_info`, by model."""
     mine: dict[str, list[LoggedTurn]] = defaultdict(list)
     models = {model.name: model for model, _ in turns}
     for model, turn in turns:
@@ -232,9 +234,10 @@ def models_report(
 def model_report(
     model: Model, logged: Sequence[LoggedTurn], forecast: OutputForecast, prior_strength: float
 ) -> dict[str, Any]:
-    """The prior is (strength * old prior + sum of scores) / (strength + scores), as the reward model shrinks its means.
+    """Summary of one model.
 
-    `bill_ratio` is what the log was billed over what the catalogue's prices make of its tokens; null without bills.
+    The prior is (strength * old prior + sum of scores) / (strength + scores), shrunk like the reward model's means.
+    `bill_ratio` is the logged cost over that at the catalogue's prices; null without logged costs.
     """
     scores = [turn.score for turn in logged if turn.score is not None]
     billed = [turn for turn in logged if turn.cost_usd is not None]
@@ -256,7 +259,7 @@ def model_report(
 
 
 def quality_report(fitted: Fitted, episodes: Episodes) -> dict[str, Any]:
-    """Out-of-fold error of the quality head beside that of each model's mean: whether the text told it anything."""
+    """Out-of-fold error of the reward model and, for comparison, of each model's mean."""
     reward = episodes.reward[episodes.valid]
     seen = np.isfinite(reward)
     picked = np.take_along_axis(episodes.model, episodes.action[..., None], axis=-1)[..., 0][episodes.valid]
@@ -265,7 +268,7 @@ def quality_report(fitted: Fitted, episodes: Episodes) -> dict[str, Any]:
 
 
 def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> Recipe:
-    """The network, taught on these turns: what they do not tell of money and horizons is redrawn in its training."""
+    """Recipe of the network trained on these turns, with redrawn money and horizons."""
     digest = hashlib.sha256(episodes.digest().encode()).hexdigest()[:12]
     return Recipe(
         policy_id=f"imported-{digest}",
@@ -277,7 +280,7 @@ def recipe_of(fitted: Fitted, episodes: Episodes, report: Mapping[str, Any]) -> 
         models=episodes.models,
         report={
             "outcome": "imported",
-            "reasons": list(NOT_LEARNT),
+            "reasons": list(NOT_LEARNED),
             **{key: report[key] for key in ("turns", "sessions", "graded_turns")},
         },
     )
@@ -311,4 +314,4 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         )
     if report["policy"] is not None:
         lines.append(f"policy {report['policy']['policy_id']}: {report['policy']['stage']} {report['policy']['note']}")
-    return lines + [f"not learnt: {reason}" for reason in report["not_learnt"]]
+    return lines + [f"not learned: {reason}" for reason in report["not_learned"]]

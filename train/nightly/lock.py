@@ -1,7 +1,8 @@
-"""One effective nightly run per date over all replicas: a unique row, and on Postgres an advisory lock around it.
+"""Claims on nightly runs: one effective run per date over all replicas.
 
-Every claim carries a fence, counted up whenever the run changes hands. What a run publishes it publishes in a
-transaction that first checks the fence: a run that was taken for dead and wakes up again changes nothing.
+A unique row, and on Postgres an advisory lock around it. Every claim carries a fence, incremented whenever the run
+changes hands. Publishing first checks the fence in its transaction: a run that was presumed dead and resumes changes
+nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gateway.database import tables
 
 JOB = "nightly"
 ADVISORY_LOCK_KEY = 0x5E9_0_0717
-"""Any constant that nothing else in the database locks on."""
+"""Any constant that no other lock in the database uses."""
 
 
 class ClaimLost(RuntimeError):
@@ -24,7 +25,7 @@ class ClaimLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Claim:
-    """`resumed`: the run had been begun by a process that died, or is repeated on demand."""
+    """A claimed run. `resumed`: started by a process that died, or repeated on demand."""
 
     run_date: str
     run_id: str
@@ -34,7 +35,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Taken:
-    """Somebody else runs, or ran, this date."""
+    """Another process runs, or ran, this date."""
 
     run_id: str
     state: Literal["running", "done", "failed"]
@@ -43,10 +44,13 @@ class Taken:
 def claim(
     connection: sa.Connection, run_date: str, run_id: str, *, now_ms: int, stale_after_ms: int, force: bool
 ) -> Claim | Taken:
-    """Claim a date inside the caller's transaction. A run that failed, or died `stale_after_ms` ago, is taken over with
-    its id, so that its finished steps are found; `force` takes over any, and starts a finished one afresh."""
+    """Claim a date inside the caller's transaction.
+
+    A run that failed, or died `stale_after_ms` ago, is taken over with its id, so that its finished steps are reused;
+    `force` takes over any, and restarts a finished one.
+    """
     if connection.dialect.name == "postgresql":
-        # Of two replicas that start at once the second waits out this short transaction, then finds the row.
+        # The second of two replicas that start at once waits for this short transaction, then finds the row.
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK_KEY})
     row = _row(connection, run_date)
     t = tables.nightly_runs
@@ -70,7 +74,7 @@ def claim(
 
 
 def finish(connection: sa.Connection, held: Claim, state: Literal["done", "failed"], now_ms: int) -> None:
-    """Close the run. Raises ClaimLost when it is no longer ours."""
+    """Close the run. Raises ClaimLost when another process took it over."""
     t = tables.nightly_runs
     closed = connection.execute(
         sa.update(t)

@@ -1,7 +1,7 @@
 """The nightly run: read log, split, relabel and fit, evaluate off-policy, gate, publish.
 
-Pure in (log, config, key) up to the publishing. Each step's result lies in runs/<run_id>/<step>.json; a run that died
-is taken up where it stopped, as long as log and config are still the same.
+Pure in (log, config, key) up to publishing. Each step's result is in runs/<run_id>/<step>.json; a run that died resumes
+where it stopped if log and config are still the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from train.run_folder import RunFolder, finite
 Progress = Callable[[str, int, int], None]
 
 STALE_AFTER_MS = 2 * 3_600_000
-"""A run that has shown no end for two hours is taken to be dead: training takes minutes."""
+"""A run that has not ended after two hours is presumed dead: training takes minutes."""
 MIN_TURNS_TO_FIT = 40
 MOST_WAITING = 2
 """Every further candidate widens the intervals of all."""
@@ -58,7 +58,7 @@ MOST_WAITING = 2
 
 @dataclass(frozen=True)
 class Nightly:
-    """Where and when: everything of a run that is not its data, config or key."""
+    """Environment of a run: all but its data, config and key."""
 
     database_url: str
     policies: PolicySettings
@@ -72,12 +72,13 @@ class Nightly:
     clock_s: Callable[[], float] = field(default=time.monotonic)
 
     def step(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Report progress of a step to `progress`, if set."""
         if self.progress is not None:
             self.progress(name, done, total)
 
 
 def run(job: Nightly, config: TrainConfig) -> dict[str, Any]:
-    """One night. Returns the report; it is also in runs/<run_id>/report.json."""
+    """Run one night. Returns the report, which is also in runs/<run_id>/report.json."""
     held = _claim(job)
     if isinstance(held, Taken):
         return {
@@ -100,7 +101,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
     began_s = job.clock_s()
     job.step("read")
     folder = RunFolder(job.runs / held.run_id, f"{held.run_id}-{config.digest()}-{config.seed}")
-    # A gateway goes on logging: a run that is taken up again reads what there was when it began.
+    # The gateway keeps logging: a resumed run reads the log up to its own start.
     begun = folder.read("begun") or {"now_ms": job.now_ms()}
     folder.write("begun", begun)
     then = replace(job, now_ms=lambda: int(begun["now_ms"]))
@@ -143,19 +144,20 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
 
 
 def read_log(job: Nightly, config: TrainConfig) -> tuple[Episodes, LogReport]:
+    """Read the run's log into episodes."""
     with opened_log(job) as log:
         return read_episodes(log, config, now_ms=job.now_ms())
 
 
 def read_health(job: Nightly) -> dict[str, Any]:
-    """What drifted in the last day, for the report."""
+    """Findings of the drift monitor for the report."""
     with opened_log(job) as log:
         return health(log, job.now_ms())
 
 
 @contextlib.contextmanager
 def opened_log(job: Nightly) -> Iterator[Log]:
-    """The log this run reads: an export's, or the database's in one snapshot."""
+    """Open the log of this run: an export's, or the database's in one snapshot."""
     if job.log is not None:
         yield ParquetLog(job.log)
         return
@@ -166,7 +168,7 @@ def opened_log(job: Nightly) -> Iterator[Log]:
 def fit_candidates(
     job: Nightly, config: TrainConfig, folder: RunFolder, run_id: str, training: Episodes
 ) -> dict[str, Any]:
-    """Fit the network on the training part, tune the rules over it, keep the candidates in the run's folder."""
+    """Fit the network on the training part, tune the rules, keep the candidates in the folder."""
     job.step("grade")
     fitted: Fitted = fit(
         training, config, jax.random.key(config.seed), lambda done, total: job.step("fit", done, total)
@@ -204,11 +206,11 @@ def evaluate_candidates(
     waiting: Sequence[Loaded] = (),
     against: tuple[Policy, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Off-policy evaluation of the candidates against what serves now, on sessions nothing was fitted on.
+    """Evaluate the candidates off-policy against the serving policy on held-out sessions.
 
-    `waiting` are policies of earlier nights, or of operators, that ask to serve too; what they were fitted on may hold
-    sessions that are untouched here, so one of them is taken only where no fresh candidate passes. `against` takes the
-    place of what serves now, with a note on it.
+    `waiting` are policies of earlier nights, or of operators, that ask to serve too; they may have been fitted on
+    sessions held out here, so one of them is chosen only where no new candidate passes. `against` replaces the serving
+    policy, with a note on it.
     """
     job.step("evaluate")
     exploration = Exploration(floor=job.policies.exploration_floor)
@@ -255,7 +257,7 @@ def waiting_candidates(job: Nightly) -> list[Loaded]:
 
 
 def serving_policy(job: Nightly, exploration: Exploration) -> tuple[Policy, dict[str, Any]]:
-    """The incumbent as it serves: the champion; the shipped network where there is none, or where it cannot be read."""
+    """The incumbent: the champion, or the shipped network if none is set or it fails to load."""
     builtin = builtin_policies(exploration)
     with transaction(job.database_url, read_only=True) as connection:
         champion = serving_champion(connection)
@@ -280,7 +282,7 @@ def close(
     report: Mapping[str, Any],
     fitting: Mapping[str, Any],
 ) -> Published | None:
-    """Close the run; when the verdict says so, with a published policy in the same transaction."""
+    """Close the run and, by the verdict, publish a policy in the same transaction."""
     job.step("publish")
     short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
         "gain": report["evaluation"].get("gain", {})
@@ -305,22 +307,23 @@ def close(
 
 
 def too_little(sessions: int, config: TrainConfig) -> Verdict:
+    """The verdict for a log with too few sessions."""
     reason = f"not enough data: {sessions:,} of about {needed_sessions(config):,} sessions in the log"
     return Verdict("not enough data", None, (reason,))
 
 
 def needed_sessions(config: TrainConfig) -> int:
-    """Sessions in the log of which the held-out part is what the gate asks for at least."""
+    """Sessions in the log for the held-out part to reach the gate's minimum."""
     return int(np.ceil(config.gate.min_sessions / config.log.holdout_fraction))
 
 
 def identity(episodes: Episodes, config: TrainConfig) -> str:
-    """Names data, config and key: what a step's result belongs to."""
+    """Digest of data, config and key, to which a step's result belongs."""
     return f"{episodes.digest()}-{config.digest()}-{config.seed}"
 
 
 def evidence_from(item: Mapping[str, Any]) -> Evidence:
-    """Evidence as it was written to evaluation.json."""
+    """Evidence read back from evaluation.json."""
     values = dict(item)
     for name in ("gain", "second_opinion"):
         values[name] = Interval(**values[name])

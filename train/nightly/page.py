@@ -1,4 +1,4 @@
-"""A nightly report as one page: self-contained HTML, every word from the log escaped, readable without scripts."""
+"""HTML page of a nightly report: self-contained, escaped, readable without scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cell = str | int | float | None
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The whole document. `report` is what `train.nightly.nightly.run` returns."""
+    """Render the whole document. `report` is what `train.nightly.nightly.run` returns."""
     title = f"seqroute nightly {report.get('date', '')}: {report.get('outcome', '')}"
     body = "\n".join(part for part in _parts(report) if part)
     return (
@@ -36,23 +36,23 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
     yield _verdict(report)
     evaluation = report.get("evaluation") or {}
     if evaluation:
-        yield _heading("Candidates on untouched sessions")
+        yield _heading("Candidates on held-out sessions")
         yield f"<p>{evaluation['sessions']:,} sessions, {evaluation['turns']:,} turns</p>"
         yield _candidates(evaluation)
         yield _gains(evaluation)
     if report.get("health"):
         yield _heading("Drift and health")
-        # A finding's note says all of it; the findings themselves are for machines.
+        # The notes contain all findings; the findings themselves are for programs.
         yield _section({name: value for name, value in report["health"].items() if name != "findings"})
     log = report.get("log") or {}
     if log:
-        yield _heading("What was learnt from")
+        yield _heading("Training data")
         sizes = [("sessions", log.get("sessions")), ("turns", log.get("turns"))]
         sizes += [(name.replace("_", " "), report.get(name)) for name in ("training_sessions", "untouched_sessions")]
         yield _table(("", ""), sizes)
         for name in ("excluded", "labels", "models", "policies"):
             counts = sorted((log.get(name) or {}).items(), key=lambda item: (-item[1], item[0]))
-            yield _table(("left out" if name == "excluded" else name, "turns"), counts)
+            yield _table(("excluded" if name == "excluded" else name, "turns"), counts)
         shares = sorted((log.get("graded") or {}).items())
         yield _table(("model", "share of turns graded"), [(name, f"{share:.1%}") for name, share in shares])
     quality = (report.get("fit") or {}).get("quality_model") or {}
@@ -101,7 +101,7 @@ def _gains(evaluation: Mapping[str, Any]) -> str:
 
 
 def _section(found: Any) -> str:
-    """Whatever a section holds: notes as a list, mappings as tables."""
+    """Render notes as a list and mappings as tables."""
     if isinstance(found, Mapping):
         plain = [
             (str(name).replace("_", " "), value)

@@ -1,6 +1,6 @@
-"""Publish a policy: the folder first, whole and synced; then, in one transaction, the row that makes it seen.
+"""Publication of a policy: a synced folder first, then the row that names it.
 
-A process that dies in between leaves a folder that no row names: no gateway ever loads it.
+A process that dies in between leaves a folder without a row, which no gateway loads.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from policy.checkpoint import CheckpointError, Recipe, load, save
 
 ACTOR = "nightly"
 TRIAL_MS = 7 * 86_400_000
-"""A canary or shadow keeps its place for a week: a new one every night would never let any trial end."""
+"""A canary or shadow stays for a week: replacing it every night would never let a trial end."""
 
 
 def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[str, Any]]) -> str:
-    """The checkpoint in `directory`/<policy_id>, fsynced; returns its manifest's SHA-256. Safe to repeat.
+    """Write the checkpoint to `directory`/<policy_id>; returns its manifest's SHA-256.
 
-    A folder left by a run that died is kept when it verifies, and replaced when it does not; no row names it yet.
+    Safe to repeat: a folder left by a run that died is kept when it verifies, and replaced when it does not; no row
+    names it yet.
     """
     target = directory / recipe.policy_id
     if target.exists():
@@ -39,7 +40,7 @@ def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[s
 
 @dataclass(frozen=True)
 class Published:
-    """Where a policy that passed the gate went, and why not further: the pin, or a canary whose trial is not over."""
+    """Stage of a published policy, with the reason if it is not the requested one."""
 
     stage: str
     note: str = ""
@@ -55,8 +56,11 @@ def publish(
     stage: str,
     now_ms: int,
 ) -> Published:
-    """Inside the caller's transaction: the row, on the stage asked for (`shadow`, `canary` or `champion`) where nothing
-    forbids it, else as a waiting candidate that the next night judges again."""
+    """Insert the policy's row inside the caller's transaction.
+
+    On the stage asked for (`shadow`, `canary` or `champion`) unless something hinders it, else as a waiting candidate
+    that the next night judges again.
+    """
     _insert(connection, recipe, "candidate", str(path), sha256, report, now_ms)
     hindrance = hindrance_of(connection, stage, now_ms)
     if hindrance:
@@ -69,7 +73,7 @@ def publish(
 
 
 def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:
-    """Why no policy may be put on this stage by a job; "" when one may."""
+    """Reason why a job may not put a policy on this stage; "" if it may."""
     champion = champion_of(connection)
     if champion is not None and champion.pinned:
         return f"{champion.policy_id} is pinned"
@@ -80,13 +84,13 @@ def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:
 
 
 def serving_champion(connection: sa.Connection) -> tuple[str, str | None] | None:
-    """(policy id, manifest's SHA-256) of the champion; None while the rule serves."""
+    """The champion's policy id and manifest SHA-256; None without a champion."""
     champion = champion_of(connection)
     return None if champion is None else (champion.policy_id, champion.manifest_sha256)
 
 
 def waiting_policies(connection: sa.Connection, most: int) -> list[tuple[str, str]]:
-    """(policy id, manifest's SHA-256) of the newest policies that wait as candidates."""
+    """Policy ids and manifest SHA-256 of the newest waiting candidates."""
     p = tables.policies
     query = (
         sa.select(p.c.policy_id, p.c.manifest_sha256)
@@ -98,7 +102,7 @@ def waiting_policies(connection: sa.Connection, most: int) -> list[tuple[str, st
 
 
 def reject(connection: sa.Connection, recipe: Recipe, report: Mapping[str, Any], *, now_ms: int) -> None:
-    """Note a candidate that the gate refused, so that `seqroute policies list` can say why."""
+    """Record a refused candidate, so that `seqroute policies list` can give the reason."""
     _insert(connection, recipe, "rejected", None, None, report, now_ms)
     _note(connection, recipe.policy_id, "reject", "; ".join(report.get("reasons", [])), now_ms)
 

@@ -1,4 +1,4 @@
-"""The steps of a nightly run on their own: fit without publishing, evaluate without promoting."""
+"""Single steps of a nightly run: fit without publishing, evaluate without promoting."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from train.nightly.nightly import (
     needed_sessions,
     read_log,
 )
-from train.replay.as_log import composed_log, described
+from train.replay.as_log import composed_log, log_summary
 from train.run_folder import RunFolder, finite
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is learnt from, and what is not touched before the evaluation. `incumbent` None: what serves now."""
+    """Training and held-out episodes. `incumbent` None: the policy that serves."""
 
     training: Episodes
     untouched: Episodes
@@ -38,13 +38,14 @@ class Material:
 
     @property
     def identity(self) -> str:
+        """Digest of both parts."""
         return f"{self.training.digest()}-{self.untouched.digest()}"
 
 
 def material(job: Nightly, config: TrainConfig, data: Path | None = None, **composing: Any) -> Material:
-    """The log, split by session; or a replay folder as a log, split by prompt, where the shipped network serves.
+    """Load and split the data: the log by session, or a replay folder by prompt.
 
-    `composing` is for `composed_log`.
+    With a replay folder the shipped network is the incumbent; `composing` goes to `composed_log`.
     """
     if data is None:
         episodes, read = read_log(job, config)
@@ -52,15 +53,16 @@ def material(job: Nightly, config: TrainConfig, data: Path | None = None, **comp
         return Material(training, untouched, finite(read))
     job.step("compose")
     training, untouched = composed_log(data, config.seed, **composing)
-    return Material(training, untouched, described(training, untouched), builtin_policies(GREEDY)[PRETRAINED])
+    return Material(training, untouched, log_summary(training, untouched), builtin_policies(GREEDY)[PRETRAINED])
 
 
 def fit(job: Nightly, config: TrainConfig, folder: Path, data: Path | None = None) -> dict[str, Any]:
-    """Read, split, fit and tune into `folder`; the same as those steps of a nightly run."""
+    """Read, split, fit and tune into `folder`, like those steps of a nightly run."""
     return fit_on(material(job, config, data), job, config, folder)
 
 
 def fit_on(found: Material, job: Nightly, config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Fit and tune on prepared data."""
     if found.training.turns < MIN_TURNS_TO_FIT:
         sessions = found.training.sessions + found.untouched.sessions
         reason = f"not enough data: {sessions:,} of about {needed_sessions(config):,} sessions in the log"

@@ -1,1 +1,1 @@
-"""The replay benchmark: composed sessions of real, graded answers, played by every policy. `run.run` is the story."""
+"""The replay benchmark: every policy plays composed sessions of real, graded answers."""

@@ -1,6 +1,6 @@
-"""A replay folder as a log: sessions composed of its prompts as a gateway would have logged them, all models graded.
+"""A replay folder as a log: sessions composed of its prompts, with grades of all models.
 
-`fit`, `evaluate` and `frontier` take one instead of a gateway's own log. The two parts share no prompt and no task.
+`fit`, `evaluate` and `frontier` accept one instead of the gateway's log. The two parts share no prompt and no task.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from numpy.typing import NDArray
 
 from train.errors import InputError
 from train.log.episodes import Episodes
-from train.replay.catalogue import CatalogueSetup, composed, studies
+from train.replay.catalogue import CatalogueSetup, compose_sessions, studies
 from train.replay.dataset import DataError, read_folder
 from train.replay.grid import PHIS, TRAINING_PHIS, Cell, quick
 from train.replay.ours import one_log
-from train.replay.simulated_log import joined
+from train.replay.simulated_log import concatenate
 from train.replay.simulator import NO_CONTEXT
 
 I64 = NDArray[np.int64]
 
 LOOSE_PHI = 3.0
-"""A budget that ends no session, for whatever plays the sessions under budgets of its own."""
+"""A budget that ends no session, for callers that set budgets of their own."""
 TURNS = 8
 TRAINING_SESSIONS, UNTOUCHED_SESSIONS = 480, 240
 FIRST_PART, SECOND_PART = 401, 501
-"""Where the numbers of the composed parts begin; replay's own are below."""
+"""First seeds of the composed parts; replay's own are smaller."""
 
 
 def composed_log(
     folder: Path, seed: int, *, phis: Sequence[float] = PHIS, untouched_sessions: int | None = None
 ) -> tuple[Episodes, Episodes]:
-    """(training part, untouched part) of a folder with one source: sessions of eight turns in all of replay's orders.
+    """Compose (training part, held-out part) of a folder with one source.
 
-    Training sessions have the budgets that replay trains under, the untouched ones those of `phis`. Raises InputError.
+    Sessions have eight turns in all of replay's orders. Training sessions have the budgets that replay trains under,
+    the held-out ones those of `phis`. Raises InputError for a folder with several sources.
     """
     try:
         sources = read_folder(folder)
@@ -52,18 +53,18 @@ def composed_log(
 
 
 def _part(study: CatalogueSetup, prompts: I64, phis: Sequence[float], sessions: int, first: int) -> Episodes:
-    """So many sessions of these prompts, evenly over the budgets."""
+    """`sessions` sessions of these prompts, evenly over the budgets."""
     each = -(-sessions // len(phis))
     cells = [Cell(TURNS, phi, "degrade", NO_CONTEXT) for phi in phis]
     logs = []
     for i, cell in enumerate(cells):
-        made = composed(study, prompts, each, TURNS, quick().orderings, part=first + i)
+        made = compose_sessions(study, prompts, each, TURNS, quick().orderings, part=first + i)
         logs.append(one_log(study, made, cell, first + i)[0])
-    return joined(logs)
+    return concatenate(logs)
 
 
-def described(training: Episodes, untouched: Episodes) -> dict[str, Any]:
-    """What a report says of the log; every turn of it is graded."""
+def log_summary(training: Episodes, untouched: Episodes) -> dict[str, Any]:
+    """Summary of the log for a report; every turn is graded."""
     turns = training.turns + untouched.turns
     models = np.concatenate([part.action[part.valid] for part in (training, untouched)])
     return {

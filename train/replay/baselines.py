@@ -1,8 +1,8 @@
-"""The rules that a learned policy must beat, vectorised over sessions, each tuned on the training half.
+"""Baseline rules, vectorised over sessions and tuned on the training half.
 
-All know what `ours` may know: predicted quality, the cost law, the budget, and the turns left as declared or learnt.
-`reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any other number,
-so a baseline starves only where starving pays.
+All have the information of `ours`: predicted quality, the cost distribution, the budget, and the turns left as declared
+or learned. `reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any
+other number, so a baseline starves only where starving pays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Numbers = Mapping[str, float]
 
 RESERVES = (0.0, 1.0)
 LAMBDA_STEPS = np.concatenate([[0.0], np.geomspace(0.02, 200.0, 25)])
-"""Prices of money tried, in quality per mean cost of the strongest model."""
+"""Prices of money to try, in quality per mean cost of the strongest model."""
 PACING_FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6, 3.5, 5.0, 8.0)
 SLACKS = (0.6, 0.75, 0.85, 0.95, 1.05, 1.2, 1.4, 1.7)
 THRESHOLDS = (-0.1, -0.05, 0.0, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.23, 0.28, 0.34, 0.4, 0.5, 0.6, 0.7)
@@ -33,7 +33,7 @@ THRESHOLDS = (-0.1, -0.05, 0.0, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.23, 0.28, 0
 
 @dataclass(frozen=True)
 class Ends:
-    """The two models that name a catalogue's range: the cheapest, and the dearest of the best (`ends`)."""
+    """The two ends of a catalogue: the cheapest model and the most expensive of the best."""
 
     weak: int
     strong: int
@@ -41,19 +41,20 @@ class Ends:
 
 @dataclass(frozen=True)
 class Family:
-    """A rule with numbers still to choose: every combination of `grid` is a rule. No grid: nothing to tune."""
+    """A rule with parameters to tune: one rule per combination of `grid`, if any."""
 
     name: str
     make: Callable[[Numbers], Rule]
     grid: Mapping[str, Sequence[float]]
 
     def settings(self) -> list[dict[str, float]]:
+        """Every combination of the grid."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
 
 @dataclass(frozen=True)
 class TunedRule:
-    """A family at the numbers that did best on the training half, and how well it did there."""
+    """A family at its best parameters on the training half, with its result there."""
 
     name: str
     rule: Rule
@@ -62,14 +63,17 @@ class TunedRule:
 
 
 def ends(average: F64, average_cost_usd: F64, tolerance: float = 0.01) -> Ends:
-    """The cheapest model (the better of equals), and of those within `tolerance` of the best quality the dearest."""
+    """Find the cheapest model and the most expensive within `tolerance` of the best quality.
+
+    Of equally cheap models the better one.
+    """
     weak = int(np.lexsort((-average, np.round(np.log(average_cost_usd), 2)))[0])
     best = np.flatnonzero(average >= average.max() - tolerance)
     return Ends(weak, int(best[np.argmax(average_cost_usd[best])]))
 
 
 def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
-    """All of them for one board. `bank` is what the training half expects of a turn."""
+    """All families for one board. `bank` is the training half's expected cost of a turn."""
     unit = 1.0 / bank.mean_usd[named.strong]
     lambdas = tuple(float(step) * unit for step in LAMBDA_STEPS)
     models = tuple(float(k) for k in range(board.shape[2]))
@@ -91,9 +95,9 @@ def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
 def tune(
     family: Family, play: Callable[[Rule], Played], counted: Sequence[Bools] = ()
 ) -> tuple[TunedRule, list[TunedRule]]:
-    """The numbers of the best mean quality per turn on the training half; of equals, those that starve fewer.
+    """Choose the best mean quality per turn on the training half; of equals the least starving.
 
-    By all turns; and again by each set of turns `counted` (S, T) alone, for whoever must not have seen the others.
+    By all turns, and again by each set of turns `counted` (S, T), for users that must not have seen the others.
     """
     settings = family.settings()
     tried = [play(family.make(numbers)) for numbers in settings]
@@ -119,12 +123,12 @@ def quality_per_turn(played: Played, counted: Bools | None = None) -> float:
 
 
 def fixed(model: int) -> Rule:
-    """One model; the cheapest that is offered where it is not."""
+    """One model; the cheapest offered one when it is not offered."""
     return lambda turn: np.where(turn.mask[:, model], model, cheapest(turn))
 
 
 def strongest(model: int) -> Rule:
-    """The strongest until the money is gone; then the best on average of what is offered."""
+    """The strongest model while affordable, then the best on average of those offered."""
     return lambda turn: np.where(turn.mask[:, model], model, _best(turn.board.average[None, :], turn.mask))
 
 
@@ -135,10 +139,10 @@ def uniformly(turn: Turn) -> I64:
 
 
 def threshold(named: Ends, least_gain: float, reserve: float) -> Rule:
-    """RouteLLM (arXiv 2406.18665): the strong model where it is expected to win by `least_gain`, else the weak one."""
+    """RouteLLM (arXiv 2406.18665): strong if expected to win by `least_gain`, else weak."""
 
     def rule(turn: Turn) -> I64:
-        mask = shielded(turn, reserve)
+        mask = shield(turn, reserve)
         gain = turn.quality[:, named.strong] - turn.quality[:, named.weak]
         wanted = np.where(gain >= least_gain, named.strong, named.weak)
         allowed = np.take_along_axis(mask, wanted[:, None], axis=1)[:, 0]
@@ -149,14 +153,14 @@ def threshold(named: Ends, least_gain: float, reserve: float) -> Rule:
 
 def tuned_lambda(lambda_per_usd: float, reserve: float) -> Rule:
     """argmax quality - lambda * cost at one lambda."""
-    return lambda turn: _best(turn.quality - lambda_per_usd * turn.mean_usd, shielded(turn, reserve))
+    return lambda turn: _best(turn.quality - lambda_per_usd * turn.mean_usd, shield(turn, reserve))
 
 
 def pacing(factor: float, reserve: float) -> Rule:
-    """The best within `factor` times an even share of what is left."""
+    """The best within `factor` times an even share of the remaining money."""
 
     def rule(turn: Turn) -> I64:
-        mask = shielded(turn, reserve)
+        mask = shield(turn, reserve)
         scores = planning.pacing_scores(turn.quality, turn.mean_usd, mask, turn.remaining_usd, turn.turns_left, factor)
         return _best(scores, mask)
 
@@ -164,26 +168,28 @@ def pacing(factor: float, reserve: float) -> Rule:
 
 
 def resolving(bank: Bank, slack: float, reserve: float) -> Rule:
-    """Re-solving (Jasin & Kumar 2012): the lambda at which a turn is expected to spend `slack` times what is left per
-    turn left, recomputed each turn; then argmax quality - lambda * cost."""
+    """Re-solving (Jasin & Kumar 2012): argmax quality - lambda cost, with lambda recomputed.
+
+    Lambda is that at which a turn is expected to spend `slack` times the even share of the remaining money.
+    """
 
     def rule(turn: Turn) -> I64:
         price = bank.price(slack * turn.remaining_usd / np.maximum(turn.turns_left, 1.0))
-        return _best(turn.quality - price[:, None] * turn.mean_usd, shielded(turn, reserve))
+        return _best(turn.quality - price[:, None] * turn.mean_usd, shield(turn, reserve))
 
     return rule
 
 
 @dataclass(frozen=True)
 class Bank:
-    """What a turn costs at each price of money, on the training half's predictions: `spend_usd` falls with `prices`."""
+    """Expected cost of a turn at each price of money, by predictions; falls with the price."""
 
     prices: F64  # (L,)
     spend_usd: F64  # (L,)
     mean_usd: F64  # (K,)
 
     def price(self, spend_usd: F64) -> F64:
-        """The price of money at which a turn is expected to spend so much, (N,); interpolated, 0 where all fits."""
+        """Interpolated price of money at which a turn is expected to spend so much, (N,), from 0."""
         return np.interp(spend_usd, self.spend_usd[::-1], self.prices[::-1])
 
 
@@ -198,15 +204,15 @@ def make_bank(quality: F64, cost_usd: F64, strong: int) -> Bank:
     return Bank(prices, np.minimum.accumulate(spend), mean_usd)
 
 
-def shielded(turn: Turn, reserve: float) -> Bools:
-    """The offered candidates that leave the reserve for later turns; the cheapest where none does."""
+def shield(turn: Turn, reserve: float) -> Bools:
+    """Offered candidates that leave the reserve for later turns; the cheapest if none does."""
     if reserve <= 0.0:
         return turn.mask
     return planning.shield(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
 
 
 def cheapest(turn: Turn) -> I64:
-    """Of least expected cost among the offered."""
+    """The offered candidate of least expected cost."""
     return np.asarray(np.argmin(np.where(turn.mask, turn.mean_usd, np.inf), axis=1))
 
 

@@ -1,4 +1,4 @@
-"""SeqRoute as published, in the replay's world: its network for many sessions at once, and its sweep over lambda.
+"""SeqRoute as published, in replay: its network in batches, swept over lambda.
 
 `train.fit.seqroute_paper` fits it and decides as the gateway would; the rule here is the same arithmetic over a batch.
 """
@@ -21,27 +21,33 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MOST_BANKRUPT = 0.01
-"""The paper's claim: under one session in a hundred."""
+"""Bankruptcy rate that the paper claims: under one session in a hundred."""
 STRIDE = 3
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The prices of money tried, and the one taken."""
+    """The prices of money tried and the chosen one."""
 
     lambda_per_usd: float
     training_quality: float
 
 
 @dataclass(frozen=True, eq=False)
-class Cited:
-    """The network over the prompts of one source: what the first layer makes of each prompt is computed once."""
+class PublishedNetwork:
+    """The published network over the prompts of one source.
+
+    The first layer's output for each prompt is computed once.
+    """
 
     published: Published
     first: NDArray[np.float32]  # (P, width) before the money and the nonlinearity
 
     def rule(self, lambda_per_usd: float) -> Rule:
-        """argmax Q(s, a) - lambda c(a) for all sessions of a turn. A model it was not trained on is its last choice."""
+        """Choose argmax Q(s, a) - lambda c(a) for all sessions of a turn.
+
+        Models that it was not trained on are its last choice.
+        """
         published = self.published
 
         def choose(turn: Turn) -> I64:
@@ -66,16 +72,17 @@ class Cited:
         return np.asarray(hidden @ weight + bias, np.float64)
 
 
-def cited(published: Published, seen: Vectors) -> Cited:
+def prepare_published(published: Published, seen: Vectors) -> PublishedNetwork:
+    """Prepare the published network for these prompts."""
     weight, bias = published.layers[0]
-    return Cited(published, np.asarray((seen.text * TEXT_SCALE) @ weight[:-1] + bias, np.float32))
+    return PublishedNetwork(published, np.asarray((seen.text * TEXT_SCALE) @ weight[:-1] + bias, np.float32))
 
 
 def safest_worth(unit: float, play: Callable[[float], Played]) -> Sweep:
-    """The lambda of the best quality among those that bankrupt no more than MOST_BANKRUPT, on the training half.
+    """Best lambda on the training half among those that bankrupt at most MOST_BANKRUPT.
 
     `play` plays the training half at a lambda; `unit` is one over the mean cost of the strongest model. Every third of
-    LAMBDA_STEPS is tried, and then the neighbours of the best. Where none is so safe, whichever bankrupts fewest.
+    LAMBDA_STEPS is tried, and then the neighbours of the best. Where none qualifies, the one that bankrupts fewest.
     """
     tried: dict[int, tuple[float, float, float]] = {}
 

@@ -1,4 +1,4 @@
-"""A served policy that is not told of the prompt cache: what knowing of it is worth."""
+"""Served policy without knowledge of the prompt cache, to measure what that knowledge gains."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from policy.mdp import CandidateView, Decision, Observation, Policy
 
 @dataclass(frozen=True)
 class Blind:
-    """`policy`, asked as if every prompt were read at the list price. The world bills the cached price all the same."""
+    """`policy` seeing every prompt at the list price; bills still use the cached price."""
 
     policy: Policy
 
     @property
     def policy_id(self) -> str:
+        """The policy's id with the suffix `-blind`."""
         return f"{self.policy.policy_id}-blind"
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Decide on the observation with cold caches."""
         cold = tuple(_cold(candidate) for candidate in observation.candidates)
         return self.policy.decide(replace(observation, candidates=cold), uniform)
 

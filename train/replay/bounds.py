@@ -1,8 +1,8 @@
-"""What nobody can serve, to measure against: planning with the training half's law of tasks, and with hindsight.
+"""Reference results that no policy can serve: planning on the training half, and hindsight.
 
-`planned` is dynamic programming over the money left (one draw of the training prompts a turn, the whole cost law in
-the backup), on predicted quality, or knowing each turn's true quality when it comes. `knapsack` knows every answer and
-bill of the session beforehand. The first is a plan, not a proven bound: it takes turns to be independent draws.
+`planned_rule` is dynamic programming over the money left (one draw of the training prompts per turn, the whole cost
+distribution in the backup), on predicted quality or with each turn's true quality revealed. `knapsack` knows every
+answer and bill of the session beforehand. The first is a plan, not a proven bound: it takes turns as independent draws.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ I64 = NDArray[np.int64]
 MONEY_POINTS = 48
 SAMPLED_PROMPTS = 96
 UNITS = 240
-"""The knapsack's budget is counted in so many coins; bills are rounded down, which keeps it a bound."""
+"""Number of coins in the knapsack's budget; bills are rounded down, so it stays an upper bound."""
 _Q98 = COST_LEVELS.index(0.98)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Value of n turns with money b if model k served last: `value` (n + 1, K + 1, B) on the grid `money_usd` (B,).
+    """Value of n turns with money b after model k served: `value` (n + 1, K + 1, B).
 
-    Column K is the start of a session, where no model's cache is warm.
+    On the grid `money_usd` (B,). Column K is the start of a session, without a warm cache.
     """
 
     money_usd: F64
     value: F64
 
     def worth(self, turns: int, money_usd: F64) -> F64:
-        """V_n(b, k) for money (..., K), the k-th column with model k having served."""
+        """Value V_n(b, k) for money (..., K), with model k having served in the k-th column."""
         turns = min(turns, len(self.value) - 1)
         found = np.empty(money_usd.shape)
         for k in range(money_usd.shape[-1]):
@@ -48,16 +48,18 @@ class Plan:
 def plan(
     board: SessionBatch, quality: F64, cost_quantiles_usd: F64, budget_usd: float, turns: int, mode: Mode, seed: int
 ) -> Plan:
-    """Backward induction over training prompts: quality (N, K), cost law without context (N, K, L).
+    """Backward induction over training prompts.
+
+    Quality is (N, K), the cost distribution without context (N, K, L).
 
         V_n(b, k) = E_prompt max_a sum_l p_l [c_al <= b] (q_a + V_{n-1}(b - c_al, a))
 
-    An answer dearer than what is left is worth nothing and takes the money. `turns` is how long sessions are at most;
+    An answer more expensive than the money left is worth nothing and takes the money. `turns` is the longest session;
     the context of a turn is that of its place in a session of that length.
     """
     generator = np.random.default_rng(seed)
     chosen = generator.choice(len(quality), min(SAMPLED_PROMPTS, len(quality)), replace=False)
-    quality, law = quality[chosen], cost_quantiles_usd[chosen]
+    quality, cost_usd = quality[chosen], cost_quantiles_usd[chosen]
     k = quality.shape[1]
     money = np.concatenate([[0.0], np.geomspace(budget_usd * 1e-4, budget_usd * 1.5, MONEY_POINTS - 1)])
     made = Plan(money, np.zeros((turns + 1, k + 1, len(money))))
@@ -65,15 +67,17 @@ def plan(
     for n in range(1, turns + 1):
         for last in lasts:
             context = board.context_usd(turns - n, np.array([last]))[0]
-            scores = _scores(made, n, quality[None], (law + context[:, None])[None], money[:, None], mode)  # (B, N, K)
+            scores = _scores(
+                made, n, quality[None], (cost_usd + context[:, None])[None], money[:, None], mode
+            )  # (B, N, K)
             made.value[n, last] = scores.max(axis=-1).mean(axis=-1)
         if len(lasts) == 1:
             made.value[n, :] = made.value[n, -1]
     return made
 
 
-def planned(made: Plan, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
-    """Decide by the plan; `quality_of` says what is known of this turn's quality, (N, K)."""
+def planned_rule(made: Plan, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
+    """Decide by the plan; `quality_of` returns the known quality of a turn, (N, K)."""
 
     def rule(turn: Turn) -> I64:
         chosen = np.empty(len(turn.at), np.int64)
@@ -82,7 +86,7 @@ def planned(made: Plan, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
         for n in np.unique(left):
             rows = np.flatnonzero(left == n)
             scores = _scores(made, int(n), quality[rows], turn.cost_quantiles_usd[rows], turn.remaining_usd[rows], mode)
-            # Where no answer is worth anything, the cheapest is.
+            # If no answer has any value, choose the cheapest.
             scores = scores - 1e-9 * turn.mean_usd[rows] / turn.mean_usd[rows].max()
             chosen[rows] = np.argmax(np.where(turn.mask[rows], scores, -np.inf), axis=1)
         return chosen
@@ -91,12 +95,12 @@ def planned(made: Plan, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
 
 
 def known_quality(turn: Turn) -> F64:
-    """What each model's answer to this turn would have been graded: nobody knows it beforehand."""
+    """True grade of each model's answer to this turn, (N, K), which no policy knows beforehand."""
     return np.asarray(turn.board.quality[turn.at, turn.index])
 
 
 def knapsack(board: SessionBatch, budget_usd: F64) -> Played:
-    """The best that could have been done with each session's money, every answer and bill known: (S,) budgets.
+    """Best possible use of each session's budget (S,), with every answer and bill known.
 
     Dynamic programming over coins left and the model that served last; a turn may be left out.
     """
@@ -111,7 +115,7 @@ def knapsack(board: SessionBatch, budget_usd: F64) -> Played:
     for j in range(t - 1, -1, -1):
         after, best = best, np.empty_like(best)
         for at, last in enumerate(lasts):
-            best[at] = after[at]  # unanswered: the money stays, and so does the cache
+            best[at] = after[at]  # unanswered: money and cache are unchanged
             bill = board.cost_usd[:, j] + board.context_usd(j, np.full(s, last))
             coins = np.floor(bill / coin + 1e-9).astype(np.int64)
             for a in range(k):
@@ -121,11 +125,11 @@ def knapsack(board: SessionBatch, budget_usd: F64) -> Played:
                 better = value > best[at] + 1e-12
                 best[at] = np.where(better, value, best[at])
                 picks[j, at] = np.where(better, a, picks[j, at])
-    return _walked(board, picks, coin[:, 0], cached)
+    return _follow(board, picks, coin[:, 0], cached)
 
 
-def _walked(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached: bool) -> Played:
-    """Follow the picks from the full budget."""
+def _follow(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached: bool) -> Played:
+    """Follow the choices from the full budget."""
     s, t, _ = board.shape
     left, last = np.full(s, UNITS), np.full(s, -1, np.int64)
     action = np.full((s, t), -1, np.int64)
@@ -146,18 +150,18 @@ def _walked(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached:
     return Played(valid, action, quality, cost, np.zeros((s, t), np.bool_), valid & (action < 0))
 
 
-def _scores(made: Plan, turns_left: int, quality: F64, law_usd: F64, money_usd: F64, mode: Mode) -> F64:
-    """Expected value of every candidate with this money: the backup's right-hand side before the maximum.
+def _scores(made: Plan, turns_left: int, quality: F64, cost_usd: F64, money_usd: F64, mode: Mode) -> F64:
+    """Expected value of every candidate with this money: the backup before the maximum.
 
-    quality (..., K), law (..., K, L), money (...): (..., K), broadcast against one another.
+    quality (..., K), costs (..., K, L), money (...): (..., K), broadcast against one another.
     """
     money = money_usd[..., None]
     total = np.zeros(np.broadcast_shapes(quality.shape, money.shape))
     for level, mass in enumerate(COST_MASSES):
-        rest = money - law_usd[..., level]
+        rest = money - cost_usd[..., level]
         worth = quality + made.worth(turns_left - 1, np.maximum(rest, 0.0))
         total += mass * np.where(rest >= 0.0, worth, 0.0)
     if mode == "degrade":
-        likely = law_usd[..., _Q98] <= money
+        likely = cost_usd[..., _Q98] <= money
         total = np.where(likely | ~likely.any(axis=-1, keepdims=True), total, -1.0)
     return total

@@ -1,7 +1,7 @@
-"""The tree of a rollout (docs/rollout.md): every state visited, who answered before, what each model did there.
+"""Tree of a rollout (docs/rollout.md): visited states with each model's answer and its past.
 
-A folder that has `tree.parquet` beside the three files knows what no composed session does: how a turn fares after each
-model's own answers. train/replay/tree.py plays policies through it.
+A folder with `tree.parquet` beside the three files records what no composed session can: the turns after each model's
+own answers. train/replay/tree.py plays policies through it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Before = tuple[str, ...]
 Place = tuple[str, Before]
-"""A state: its task, and the models that answered before."""
+"""A state: its task and the models that answered before."""
 
 FILE = "tree.parquet"
 COLUMNS = ("task_id", "path", "visit_probability", "model", "quality", "cost_usd")
@@ -42,8 +42,11 @@ COLUMNS = ("task_id", "path", "visit_probability", "model", "quality", "cost_usd
 
 @dataclass(frozen=True)
 class Branches:
-    """N states of one source and the answers of K models at each. `path` are the models that answered before, oldest
-    first; `drawn` marks the states of each task's one session in prompts.parquet. NaN: no answer."""
+    """N states of one source and the answers of K models at each.
+
+    `path` are the models that answered before, oldest first; `drawn` marks the states of each task's one session in
+    prompts.parquet. NaN: no answer.
+    """
 
     models: tuple[str, ...]
     task_id: tuple[str, ...]
@@ -59,7 +62,7 @@ class Branches:
 
 
 def read_branches(folder: Path, graded: Graded) -> Branches | None:
-    """The tree of one source; None where the folder has none. Raises DataError."""
+    """Read the tree of one source; None when the folder has none. Raises DataError."""
     file = folder / FILE
     if not file.exists():
         return None
@@ -88,18 +91,18 @@ def read_branches(folder: Path, graded: Graded) -> Branches | None:
         probability=probability[first],
         text=tuple(text[i] for i in first),
         group=tuple(group[i] for i in first),
-        quality=_placed(table, "quality", row, column, (len(states), len(models))),
-        cost_usd=_placed(table, "cost_usd", row, column, (len(states), len(models))),
-        out_tokens=_placed(table, "out_tok", row, column, (len(states), len(models))),
-        drawn=_drawn(folder, graded.source, list(states)),
+        quality=_place(table, "quality", row, column, (len(states), len(models))),
+        cost_usd=_place(table, "cost_usd", row, column, (len(states), len(models))),
+        out_tokens=_place(table, "out_tok", row, column, (len(states), len(models))),
+        drawn=_mark_drawn(folder, graded.source, list(states)),
         digest=hashlib.sha256(file.read_bytes()).hexdigest()[:16],
     )
 
 
 def states_of(branches: Branches, graded: Graded) -> tuple[Graded, I64]:
-    """The states that matter to `graded`'s catalogue, as prompts of their own, and which states of `branches` they are.
+    """States relevant to `graded`'s catalogue, as prompts, and their indices in `branches`.
 
-    Those are the states that all its models answered and that it can reach (`reachable`), or that are drawn.
+    Those that all its models answered and that it can reach (`reachable`), or that are drawn.
     """
     at = [branches.models.index(name) for name in graded.models if name in branches.models]
     if len(at) < len(graded.models):
@@ -137,14 +140,16 @@ def states_of(branches: Branches, graded: Graded) -> tuple[Graded, I64]:
 
 
 def reachable(states: Collection[Place], models: Sequence[str]) -> set[Place]:
-    """Those to which these models lead: all of the path are among them, and all states before are there too."""
+    """States whose path has only these models and whose prefixes all exist."""
     led = {(task, path) for task, path in states if set(path) <= set(models)}
     return {(task, path) for task, path in led if all((task, path[:j]) in led for j in range(len(path)))}
 
 
 def leaf_paths(states: Graded, branches: Branches, at: I64) -> tuple[I64, I64]:
-    """Every way through the trees to a last state: rows (S, T) of `states`, -1 after the end, and the model (S, T) that
-    leads from each to the next, -1 at the last."""
+    """All paths through the trees to a leaf, with the models that lead along them.
+
+    Rows (S, T) of `states`, -1 after the end, and the model (S, T) that leads from each to the next, -1 at the last.
+    """
     place = {(branches.task_id[n], branches.path[n]): i for i, n in enumerate(at)}
     led = reachable(place, states.models)
     parents = {(task, path[:-1]) for task, path in led if path}
@@ -158,7 +163,7 @@ def leaf_paths(states: Graded, branches: Branches, at: I64) -> tuple[I64, I64]:
 
 
 def drawn_paths(states: Graded, branches: Branches, at: I64) -> I64:
-    """The one session of every task that prompts.parquet has, as rows (tasks, T) of `states`, -1 after the end."""
+    """Each task's session in prompts.parquet as rows (tasks, T) of `states`, -1 after the end."""
     sessions: dict[int, list[int]] = defaultdict(list)
     for i in np.flatnonzero(branches.drawn[at]):
         sessions[int(states.task[i])].append(int(i))
@@ -172,13 +177,13 @@ def _paths(table: pa.Table) -> list[Before]:
     return [tuple(str(name) for name in value or ()) for value in table["path"].to_pylist()]
 
 
-def _placed(table: pa.Table, name: str, row: I64, column: I64, shape: tuple[int, int]) -> F64:
+def _place(table: pa.Table, name: str, row: I64, column: I64, shape: tuple[int, int]) -> F64:
     found = np.full(shape, np.nan)
     found[row, column] = numbers_of(table, name, np.nan)
     return found
 
 
-def _drawn(folder: Path, source: str, states: Sequence[Place]) -> Bools:
+def _mark_drawn(folder: Path, source: str, states: Sequence[Place]) -> Bools:
     prompts = read_table(folder / FILES[0])
     require(prompts, ("task_id", "path"))
     prompts = of_source(prompts, source)

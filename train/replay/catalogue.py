@@ -1,4 +1,4 @@
-"""One catalogue of one source, ready to be played: what the training half says, sessions of either half."""
+"""One catalogue of one source, prepared for play: predictions and sessions of either half."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 GATE_PART = 401
-"""Where the numbers of the sessions begin that rehearsals are judged by."""
+"""First seed of the sessions that judge rehearsals."""
 
 
 @dataclass(frozen=True)
 class CatalogueSetup:
-    """`seen` are the prompts' vectors, `predictions` what may be predicted of them, `bank` what a turn is expected to
-    cost at each price of money. `average_cost_usd` (K,) sets budgets; it knows a newcomer's too."""
+    """A catalogue with its prompts' vectors and predictions.
+
+    `bank` is the expected cost of a turn at each price of money. `average_cost_usd` (K,) sets budgets; it includes a
+    newcomer's.
+    """
 
     graded: Graded
     halves: Halves
@@ -46,8 +49,10 @@ class CatalogueSetup:
 
 @dataclass(frozen=True)
 class Sets:
-    """Composed sessions of either half for one number of turns, and the horizon that the training sessions teach;
-    `gate` are those that each rehearsal is judged by."""
+    """Composed sessions of either half for one number of turns.
+
+    With the horizon learned from the training sessions; `gate` judge the rehearsals.
+    """
 
     training: SessionBatch
     test: SessionBatch
@@ -66,13 +71,14 @@ class Environment:
     seed: int
 
     def play(self, rule: Rule) -> Played:
+        """Play a rule on these sessions."""
         return play(self.board, rule, self.budget_usd, self.mode, self.horizon, self.seed)
 
 
 def studies(
     graded: Graded, grid: Grid, models: Sequence[str], seed: int, only: int | None = None
 ) -> Iterator[CatalogueSetup]:
-    """The catalogues of one source, each with its predictions; `only` one of them, by its number."""
+    """Catalogues of one source with predictions; `only` one of them, by its number."""
     split = halves(graded, seed)
     seen = vectors(graded, split.training)
     resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
@@ -82,7 +88,7 @@ def studies(
 
 
 def with_newcomer(study: CatalogueSetup, model: int) -> CatalogueSetup:
-    """The same catalogue, where nothing was ever seen of one model: it has its prices and a prior."""
+    """The same catalogue without any data on one model: it has its prices and a prior."""
     known = [k for k in range(len(study.graded.models)) if k != model]
     predictions = newcomer(study.graded, study.predictions, model, known)
     return _study(
@@ -91,7 +97,7 @@ def with_newcomer(study: CatalogueSetup, model: int) -> CatalogueSetup:
 
 
 def without_model(study: CatalogueSetup, model: int) -> CatalogueSetup:
-    """The catalogue less one model; its sessions and budgets stay as they are."""
+    """The catalogue without one model; sessions and budgets are unchanged."""
     known = [k for k in range(len(study.graded.models)) if k != model]
     graded = study.graded.with_models([study.graded.models[k] for k in known])
     predictions = study.predictions.of(known)
@@ -100,13 +106,13 @@ def without_model(study: CatalogueSetup, model: int) -> CatalogueSetup:
 
 
 def compose_sets(study: CatalogueSetup, grid: Grid, turns: int | None, judging: Sequence[I64] = ()) -> Sets:
-    """The same sessions for every budget, mode and context: what differs between cells is not luck.
+    """Compose sessions shared by all budgets, modes and contexts, for paired differences.
 
     `judging` are the prompts by which each rehearsal is judged.
     """
 
     def board(prompts: I64, sessions: int, part: int) -> SessionBatch:
-        made = composed(study, prompts, sessions, turns, grid.orderings, part=part)
+        made = compose_sessions(study, prompts, sessions, turns, grid.orderings, part=part)
         return make_board(study.graded, study.predictions, made)
 
     training = board(study.halves.training, grid.training_sessions, 1)
@@ -118,9 +124,10 @@ def compose_sets(study: CatalogueSetup, grid: Grid, turns: int | None, judging: 
     )
 
 
-def composed(
+def compose_sessions(
     study: CatalogueSetup, prompts: I64, count: int, turns: int | None, orderings: Sequence[str], *, part: int
 ) -> Sessions:
+    """Compose `count` sessions of these prompts, seeded by `part`."""
     generator = np.random.default_rng([study.seed, part, turns or 0])
     return compose(
         study.graded,
@@ -134,31 +141,33 @@ def composed(
 
 
 def stages(study: CatalogueSetup, sets: Sets, cell: Cell) -> tuple[Environment, Environment]:
-    """(training stage, test stage) of one cell."""
+    """Environments (training, test) of one cell."""
     seed = study.seed + 1
     return (
-        staged(study, sets.training, cell, sets.horizon, seed),
-        staged(study, sets.test, cell, sets.horizon, seed + 1),
+        make_environment(study, sets.training, cell, sets.horizon, seed),
+        make_environment(study, sets.test, cell, sets.horizon, seed + 1),
     )
 
 
 def gate_stages(study: CatalogueSetup, sets: Sets, cell: Cell) -> tuple[Environment, ...]:
-    """The stage of each rehearsal in one cell."""
+    """Environment of each rehearsal in one cell."""
     return tuple(
-        staged(study, board, cell, learn_horizon(board.sessions.lengths), study.seed + GATE_PART + i)
+        make_environment(study, board, cell, learn_horizon(board.sessions.lengths), study.seed + GATE_PART + i)
         for i, board in enumerate(sets.gate)
     )
 
 
-def staged(study: CatalogueSetup, board: SessionBatch, cell: Cell, horizon: Horizon, seed: int) -> Environment:
-    """A board under one cell's context, budget and mode."""
+def make_environment(
+    study: CatalogueSetup, board: SessionBatch, cell: Cell, horizon: Horizon, seed: int
+) -> Environment:
+    """A board with one cell's context, budget and mode."""
     weighed = board.within(cell.context)
     budget = budgets_usd(weighed, study.average_cost_usd, study.named, cell.phi)
     return Environment(weighed, budget, cell.mode, horizon, seed)
 
 
 def re_boarded(stage: Environment, study: CatalogueSetup) -> Environment:
-    """The same sessions and budgets as another study of the same prompts sees them."""
+    """The same sessions and budgets with another study's predictions."""
     board = make_board(study.graded, study.predictions, stage.board.sessions, stage.board.context)
     return replace(stage, board=board)
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning: do what the log did. A linear classifier of the logged action, by ridge regression."""
+"""Behaviour cloning: a linear classifier of the logged action, by ridge regression."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ PENALTY = 30.0
 
 @dataclass(frozen=True)
 class Clone:
-    """Weights (d, K) over the turn's vectors and its money, each model's column a share of the log's choices."""
+    """Weights (d, K) of each model over the turn's vectors and its money."""
 
     weights: F64
     mean_usd: F64  # (K,)
 
     def rule(self, seen: Vectors) -> Rule:
+        """Choose the offered model with the highest predicted share."""
+
         def choose(turn: Turn) -> I64:
             rows = turn.board.sessions.rows[turn.at, turn.index]
             money = _money(turn.remaining_usd, turn.budget_usd, turn.turns_left, self.mean_usd)
@@ -36,7 +38,7 @@ class Clone:
 
 
 def clone(log: Episodes, board: SessionBatch, seen: Vectors, left: F64, mean_usd: F64) -> Clone:
-    """Fit on the log that was played on this board; `left` (S, T) are the turns left as the policies knew them."""
+    """Fit on a log played on this board; `left` (S, T) are the turns left known to the policies."""
     valid = log.valid
     money = _money(log.remaining_usd[valid], log.budget_usd[valid], left[valid], mean_usd)
     design = _design(seen, board.sessions.rows[valid], money)
@@ -45,7 +47,7 @@ def clone(log: Episodes, board: SessionBatch, seen: Vectors, left: F64, mean_usd
 
 
 def _money(remaining_usd: NDArray[np.floating], budget_usd: NDArray[np.floating], left: F64, mean_usd: F64) -> F64:
-    """What is left: as a share, per turn in units of every model's cost (log), and the turns themselves; (N, K + 2)."""
+    """Money features, (N, K + 2): share left, log money per turn by model's cost, turns left."""
     rate = remaining_usd / np.maximum(left, 1.0)
     ratios = np.log(np.maximum(rate, 1e-12)[:, None] / mean_usd)
     return np.column_stack([np.clip(ratios, -5.0, 5.0), remaining_usd / np.maximum(budget_usd, 1e-12), np.log(left)])

@@ -1,7 +1,7 @@
-"""Sessions composed of graded prompts: how many turns, in what order, and whether the client said so.
+"""Composition of sessions from graded prompts: number of turns, order, declared horizon.
 
 A composed session has no conversational dependence beyond the real turns of multi-turn tasks, which stay together and
-in order: what a model answered at one turn does not change the next prompt.
+in order: a model's answer does not change the next prompt.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ Bools = NDArray[np.bool_]
 
 ORDERINGS = ("iid", "by-topic", "easy-first", "hard-first", "late-burst")
 RANDOM_TURNS = (2, 16)
-"""Of a session of random length: uniform between these, both included."""
+"""Range of turns in a session of random length: uniform, both ends included."""
 NOISE = 0.5
-"""Standard deviation of what is added to a group's difficulty, in standard deviations of the difficulties."""
+"""Noise added to a group's difficulty, in standard deviations of the difficulties."""
 DECLARED_SHARE = 0.5
 BURST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """S sessions of up to T turns. `rows` (S, T) are prompts, -1 after the end; `declared` (S,) is the horizon that the
-    client told, 0 where it told none; `ordering` (S,) indexes ORDERINGS and is hidden from every policy."""
+    """S sessions of up to T turns: `rows` (S, T) are prompts, -1 after the end.
+
+    `declared` (S,) is the client's horizon, 0 without one; `ordering` (S,) indexes ORDERINGS and is hidden from every
+    policy.
+    """
 
     rows: I64
     declared: I64
@@ -38,10 +41,12 @@ class Sessions:
 
     @property
     def valid(self) -> Bools:
+        """Mask of the turns, (S, T)."""
         return self.rows >= 0
 
     @property
     def lengths(self) -> I64:
+        """Turns of each session, (S,)."""
         return np.asarray(self.valid.sum(axis=1), np.int64)
 
 
@@ -55,9 +60,10 @@ def compose(
     generator: np.random.Generator,
     orderings: Sequence[str] = ORDERINGS,
 ) -> Sessions:
-    """Sessions out of `prompts`, the orderings mixed in equal shares. `turns` None: a random number for each.
+    """Compose sessions of `prompts`, with the orderings in equal shares.
 
-    `difficulty` (G,) is what the training half says of each group (`group_difficulty`): nothing else decides an order.
+    `turns` None: a random number for each. `difficulty` (G,) is the training half's estimate for each group
+    (`group_difficulty`), the only input of an order.
     """
     tasks = _tasks(graded, prompts)
     group_of_task = np.array([graded.group[task[0]] for task in tasks], np.int64)
@@ -74,10 +80,10 @@ def compose(
         length = int(lengths[s])
         count = -(-length // longest) if longest > 1 else length
         hardness = difficulty[group_of_task] / spread + NOISE * generator.standard_normal(len(tasks))
-        order = _ordered(ORDERINGS[labels[s]], count, group_of_task, hardness, generator)
+        order = _order(ORDERINGS[labels[s]], count, group_of_task, hardness, generator)
         filled = np.concatenate([tasks[i] for i in order])
-        while len(filled) < length:  # short conversations among long ones: more tasks of the same kind
-            more = _ordered(ORDERINGS[labels[s]], count, group_of_task, hardness, generator)
+        while len(filled) < length:  # add tasks of the same kind when conversations are short
+            more = _order(ORDERINGS[labels[s]], count, group_of_task, hardness, generator)
             filled = np.concatenate([filled, *(tasks[i] for i in more)])
         rows[s, :length] = filled[:length]
     declared = np.where(generator.random(sessions) < DECLARED_SHARE, lengths, 0)
@@ -87,8 +93,11 @@ def compose(
 def covering(
     graded: Graded, prompts: I64, *, least: int, turns: int | None, generator: np.random.Generator
 ) -> Sessions:
-    """Sessions in which every prompt occurs, and as often as any other: passes over the tasks, each in a new order,
-    cut into sessions until there are `least`. What to learn answers from. `turns` None: a random number for each."""
+    """Compose sessions in which every prompt occurs equally often, to learn answers from.
+
+    Passes over the tasks, each in a new order, are cut into at least `least` sessions. `turns` None: a random number
+    for each.
+    """
     tasks = _tasks(graded, prompts)
     mean = (RANDOM_TURNS[0] + RANDOM_TURNS[1]) / 2 if turns is None else turns
     passes = max(-(-int(least * mean) // len(prompts)), 1)
@@ -103,7 +112,7 @@ def covering(
 
 
 def group_difficulty(graded: Graded, training: I64, weak: int) -> F64:
-    """How often the weakest model fails in each group, on the training half; overall where it has no prompt."""
+    """Failure rate of the weakest model in each group of the training half; else overall."""
     failed = 1.0 - graded.quality[training, weak]
     count = np.bincount(graded.group[training], minlength=len(graded.groups))
     total = np.bincount(graded.group[training], weights=failed, minlength=len(graded.groups))
@@ -117,13 +126,13 @@ def _tasks(graded: Graded, prompts: I64) -> list[I64]:
     return [np.asarray(part, np.int64) for part in np.split(ordered, cuts)]
 
 
-def _ordered(ordering: str, count: int, group: I64, hardness: F64, generator: np.random.Generator) -> I64:
+def _order(ordering: str, count: int, group: I64, hardness: F64, generator: np.random.Generator) -> I64:
     """`count` tasks in an order."""
     if ordering == "by-topic":
         topic = group[generator.integers(len(group))]
         same = np.flatnonzero(group == topic)
-        return _drawn(same, count, generator)
-    drawn = _drawn(np.arange(len(group)), count, generator)
+        return _draw(same, count, generator)
+    drawn = _draw(np.arange(len(group)), count, generator)
     if ordering == "easy-first":
         return drawn[np.argsort(hardness[drawn], kind="stable")]
     if ordering == "hard-first":
@@ -134,13 +143,13 @@ def _ordered(ordering: str, count: int, group: I64, hardness: F64, generator: np
 
 
 def _late_burst(count: int, hardness: F64, generator: np.random.Generator) -> I64:
-    """The easier half of the tasks, and for the last quarter of the turns the hardest quarter."""
+    """The easier half of the tasks, then the hardest quarter for the last quarter of the turns."""
     order = np.argsort(hardness, kind="stable")
     easy, hard = order[: max(1, len(order) // 2)], order[-max(1, len(order) // 4) :]
     burst = max(1, round(BURST_SHARE * count))
-    return np.concatenate([_drawn(easy, count - burst, generator), _drawn(hard, burst, generator)])
+    return np.concatenate([_draw(easy, count - burst, generator), _draw(hard, burst, generator)])
 
 
-def _drawn(among: I64, count: int, generator: np.random.Generator) -> I64:
-    """Without repeats as long as there are enough."""
+def _draw(among: I64, count: int, generator: np.random.Generator) -> I64:
+    """Draw without repeats as long as there are enough."""
     return np.asarray(generator.choice(among, count, replace=count > len(among)), np.int64)

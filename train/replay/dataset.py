@@ -1,6 +1,6 @@
-"""Folders of graded answers as arrays: prompts x models of quality, cost and tokens. docs/replay.md gives the format.
+"""Reader of folders of graded answers (docs/replay.md) into arrays of prompts x models.
 
-DataError    what a user can mend: which file, what was found, what was expected
+DataError    an invalid folder: which file, what was found, what was expected
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ FILES = ("prompts.parquet", "outcomes.parquet", "models.parquet")
 CHARS_PER_TOKEN = 4.0
 ENOUGH_PROMPTS = 200
 LEAST_TASKS = 4
-"""Two to learn from, two to measure by."""
+"""Two to train on, two to test on."""
 LEAST_USD = 1e-9
-"""What a free answer is billed: the ledger's unit. Prices of money and shares of a budget need one."""
+"""Cost of a free answer, the ledger's unit: prices of money and shares of a budget need a positive cost."""
 
 
 class DataError(ValueError):
-    """A folder that cannot be replayed; the message names the file, what was found and what was expected."""
+    """A folder that cannot be replayed; names the file, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class Graded:
-    """One source: P prompts answered by M models. Rows of one `task` are the turns of one conversation, in order.
+    """One source: P prompts answered by M models; rows of a `task` are a conversation in order.
 
-    `quality` in 0..1, `cost_usd` and `out_tokens` are (P, M), without gaps. `text` is "" and `embedding` None where
-    the source has none. Prices are USD per million tokens, (M,).
+    `quality` in 0..1, `cost_usd` and `out_tokens` are (P, M), without gaps. `text` is "" and `embedding` None where the
+    source has none. Prices are USD per million tokens, (M,).
     """
 
     source: str
@@ -66,15 +66,16 @@ class Graded:
 
     @property
     def prompts(self) -> int:
+        """Number of prompts."""
         return len(self.task)
 
     def with_models(self, names: Sequence[str]) -> Graded:
-        """The same prompts with these models only, in this order. Raises DataError for a name that is not there."""
+        """The same prompts with these models in this order. Raises DataError for unknown ones."""
         unknown = [name for name in names if name not in self.models]
         if unknown:
             raise DataError(f"{self.source}: no model {unknown[0]!r}; there are {', '.join(self.models)}")
         at = np.array([self.models.index(name) for name in names], np.int64)
-        return _replaced(
+        return _replace(
             self,
             models=tuple(names),
             usd_in_per_m=self.usd_in_per_m[at],
@@ -86,10 +87,10 @@ class Graded:
 
 
 def read_folder(folder: Path) -> list[Graded]:
-    """Every source of one folder, by name. Prompts that not every model answered are left out, with a note.
+    """Read every source of one folder, by name.
 
-    Prompts that name no source are of one that is called as the folder is; outcomes and prices that name none are of
-    every source.
+    Prompts that not every model answered are left out, with a note. Prompts without a source belong to one named like
+    the folder; outcomes and prices without one belong to every source.
     """
     prompts, outcomes, models = (read_table(folder / name) for name in FILES)
     require(prompts, ("task_id",))
@@ -112,10 +113,10 @@ def read_folder(folder: Path) -> list[Graded]:
 
 
 def named_apart(found: Sequence[tuple[Path, Graded]]) -> list[Graded]:
-    """The sources of several folders; one that several of them hold is called `source (folder)`."""
+    """Sources of several folders; names that occur more than once become `source (folder)`."""
     times = Counter(graded.source for _, graded in found)
     named = [
-        graded if times[graded.source] == 1 else _replaced(graded, source=f"{graded.source} ({folder.name})")
+        graded if times[graded.source] == 1 else _replace(graded, source=f"{graded.source} ({folder.name})")
         for folder, graded in found
     ]
     twice = [name for name, count in Counter(graded.source for graded in named).items() if count > 1]
@@ -128,7 +129,7 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     task_names = words_of(prompts, "task_id", "")
     turn = numbers_of(prompts, "turn", 0.0).astype(np.int64)
     if "turn" not in outcomes.column_names and len(set(task_names)) == len(task_names):
-        turn[:] = 0  # one turn each, whatever its number: the answers name none
+        turn[:] = 0  # answers without turn numbers: each prompt has one turn
     names = sorted(set(words_of(outcomes, "model", "")))
     place = {key: i for i, key in enumerate(zip(task_names, turn.tolist(), strict=True))}
     if len(place) < len(task_names):
@@ -136,7 +137,7 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     price_in, price_out = _prices(prices, names, source)
     grid = _grid(outcomes, place, names, price_in, price_out)
     answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
-    asked = _asked(answered)
+    asked = _kept_models(answered)
     notes = [
         f"model {name} left out: it answered {int(answered[:, k].sum())} of {len(answered)} prompts"
         for k, name in enumerate(names)
@@ -145,14 +146,14 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     names, price_in, price_out = [names[k] for k in asked], price_in[asked], price_out[asked]
     grid = {name: values[:, asked] for name, values in grid.items()}
     whole = answered[:, asked].all(axis=1)
-    # A conversation with a gap is no conversation: all its turns go.
+    # A conversation with a gap is dropped entirely.
     broken = {task_names[i] for i in np.flatnonzero(~whole)}
     keep = np.array([name not in broken for name in task_names], np.bool_)
     kept = np.flatnonzero(keep)
     tasks = len({task_names[i] for i in kept})
     if tasks < LEAST_TASKS:
         raise DataError(f"{_file(outcomes)}: {source}: {tasks} tasks were answered by every model, need {LEAST_TASKS}")
-    # Turns of a conversation stand together and in order.
+    # Turns of a conversation are consecutive and in order.
     task_ids = tuple(dict.fromkeys(task_names[i] for i in kept))
     task_at = {name: i for i, name in enumerate(task_ids)}
     task = np.array([task_at[task_names[i]] for i in kept], np.int64)
@@ -188,9 +189,11 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     )
 
 
-def _asked(answered: Bools) -> list[int]:
-    """The models to keep, of answers (P, M): where a model answered so few prompts that hardly any were left that all
-    answered, it goes, the one with the fewest answers first."""
+def _kept_models(answered: Bools) -> list[int]:
+    """Models to keep, given answers (P, M).
+
+    While too few prompts are answered by all, the model with the fewest answers is dropped.
+    """
     kept, wanted = list(range(answered.shape[1])), min(ENOUGH_PROMPTS, len(answered) / 2)
     while len(kept) > 2 and answered[:, kept].all(axis=1).sum() < wanted:
         kept.remove(min(kept, key=lambda k: int(answered[:, k].sum())))
@@ -204,13 +207,13 @@ def _grid(
     price_in: F64,
     price_out: F64,
 ) -> dict[str, F64]:
-    """(P, M) arrays of what every model did on every prompt, NaN where it was not asked; of several draws the first."""
+    """Arrays (P, M) of every model's results, NaN where missing; of several draws the first."""
     model_at = {name: i for i, name in enumerate(names)}
     keys = zip(words_of(outcomes, "task_id", ""), numbers_of(outcomes, "turn", 0.0).astype(int).tolist(), strict=True)
     asked = list(keys)
     row = np.array([place.get(key, -1) for key in asked], np.int64)
     column = np.array([model_at[name] for name in words_of(outcomes, "model", "")], np.int64)
-    known = np.flatnonzero(row >= 0)[::-1]  # written last to first: the first draw stays
+    known = np.flatnonzero(row >= 0)[::-1]  # last to first, so that the first draw wins
     if not len(known):
         named = "; ".join(f"task_id {task!r}, turn {turn}" for task, turn in (*list(place)[:1], *asked[:1]))
         raise DataError(f"{_file(outcomes)}: no row belongs to a prompt of {FILES[0]} (the first of each: {named})")
@@ -236,8 +239,10 @@ def _grid(
 
 
 def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F64]:
-    """USD per million input and output tokens of every model, of several rows the first. Raises DataError for a model
-    without a price."""
+    """USD per million input and output tokens of every model, from its first row.
+
+    Raises DataError for a model without a price.
+    """
     listed = words_of(table, "model", "")
     missing = [name for name in names if name not in listed]
     if missing:
@@ -256,7 +261,7 @@ def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F6
 
 
 def _embedding(prompts: pa.Table, kept: I64) -> F32 | None:
-    """(P, E), a row of zeros where one prompt has none; None where no prompt has any."""
+    """Embeddings (P, E), zero where a prompt has none; None where no prompt has any."""
     if "embedding" not in prompts.column_names:
         return None
     rows: list[Any] = [prompts["embedding"][int(i)].as_py() for i in kept]
@@ -273,7 +278,7 @@ def _embedding(prompts: pa.Table, kept: I64) -> F32 | None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A file's rows, which know their file: whoever finds fault with them can name it."""
+    """Read a file's rows; the table remembers its file for error messages."""
     try:
         found = pq.read_table(path)
     except FileNotFoundError as error:
@@ -290,25 +295,28 @@ def _file(table: pa.Table) -> str:
 
 
 def require(table: pa.Table, columns: Sequence[str]) -> None:
+    """Raise DataError unless the columns exist."""
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise DataError(f"{_file(table)}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
 
 
 def of_source(table: pa.Table, source: str) -> pa.Table:
-    """The rows of one source, and those that name none."""
+    """Rows of one source and rows without a source."""
     if "source" not in table.column_names:
         return table
     return table.filter(pa.array([name in (None, source) for name in table["source"].to_pylist()], pa.bool_()))
 
 
 def words_of(table: pa.Table, column: str, missing: str) -> list[str]:
+    """A column as text, with `missing` for null."""
     if column not in table.column_names:
         return [missing] * table.num_rows
     return [missing if value is None else str(value) for value in table[column].to_pylist()]
 
 
 def numbers_of(table: pa.Table, column: str, missing: float) -> F64:
+    """A column as numbers, with `missing` for null. Raises DataError for anything else."""
     if column not in table.column_names:
         return np.full(table.num_rows, missing)
     values = table[column].to_pylist()
@@ -319,5 +327,5 @@ def numbers_of(table: pa.Table, column: str, missing: float) -> F64:
         raise DataError(f"{_file(table)}: column {column!r}: expected numbers, found {found}") from error
 
 
-def _replaced(graded: Graded, **changes: Any) -> Graded:
+def _replace(graded: Graded, **changes: Any) -> Graded:
     return Graded(**{name: changes.get(name, getattr(graded, name)) for name in Graded.__dataclass_fields__})

@@ -1,9 +1,9 @@
-"""The gate where every action is graded: what each candidate earned is known, so nothing has to be weighted.
+"""The promotion gate where every action is graded: results are known and need no weighting.
 
-The tests and their words are those of a night (`train.evaluate.gate.judge`); only the evidence is exact, and it is of
-every training prompt: a candidate is made of two thirds of them and judged on the last third, three times over
-(`ours.Rehearsal`). What then serves is made the same way of all of them. The shipped network is the
-incumbent and stays where nothing surely beats it.
+The tests and texts are those of a night (`train.evaluate.gate.judge`); only the evidence is exact, and covers every
+training prompt: a candidate is fitted on two thirds of them and judged on the last third, three times over
+(`ours.Rehearsal`). The policy that serves is fitted on all of them. The shipped network is the incumbent and stays
+unless a candidate is certainly better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Gate:
-    """How prompts are resampled: they occur several times, so sessions alone would be taken for more than they are."""
+    """Resampling of prompts, since they occur several times and sessions are not independent."""
 
     task_of_prompt: I64
     resampled: Resampled
@@ -38,7 +38,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one candidate, or its predecessor, did in all rehearsals: by turn (N,), by session (S,)."""
+    """Results of one candidate, or the incumbent, in all rehearsals: by turn (N,), session (S,)."""
 
     prompt: I64
     quality: F64
@@ -46,7 +46,7 @@ class Trial:
 
 
 def trial(stages: Sequence[Environment], played: Sequence[Played]) -> Trial:
-    """One policy in each of the rehearsals, together."""
+    """Combine one policy's results of all rehearsals."""
     return Trial(
         np.concatenate([stage.board.sessions.rows[one.valid] for stage, one in zip(stages, played, strict=True)]),
         np.concatenate([one.quality[one.valid] for one in played]),
@@ -62,7 +62,7 @@ def verdict(
     *,
     incumbent_network: bool = False,
 ) -> Verdict:
-    """Who serves. Of several that pass, the one that earned most; ties go to the `networks` among them."""
+    """Choose who serves: the passing candidate with the highest score; ties go to `networks`."""
     found = [
         replace(item, network=item.name in networks, incumbent_network=incumbent_network)
         for item in evidence(gate, incumbent, candidates)
@@ -71,11 +71,11 @@ def verdict(
 
 
 def evidence(gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial]) -> list[Evidence]:
-    """What is known of every candidate: quality per turn against the incumbent's on the same turns.
+    """Evidence on every candidate: paired quality per turn against the incumbent.
 
-    The one-sided intervals hold for all candidates at once, whichever is then taken: as far as the largest studentised
-    deviation of a paired bootstrap over tasks reaches (the single step of Romano & Wolf 2005). Candidates that do
-    nearly the same cost one another nearly nothing.
+    The one-sided intervals hold for all candidates at once, whichever is then chosen: they reach as far as the largest
+    studentised deviation of a paired bootstrap over tasks (the single step of Romano & Wolf 2005). Candidates that
+    behave almost alike hardly widen one another's intervals.
     """
     trials = list(candidates.values())
     gains = np.stack([trial.quality - incumbent.quality for trial in trials], axis=1)  # (N, C)

@@ -1,6 +1,6 @@
-"""Which cells there are: catalogues, turns, budgets, modes and contexts; presets, and what the options narrow.
+"""Grid of cells: catalogues, turns, budgets, modes, contexts; presets and options.
 
-A cell is one test set under one budget. Its orderings are played mixed in one set and reported apart and together.
+A cell is one test set under one budget. Its orderings are played mixed in one set and reported separately and together.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MOST_MODELS = 8
 THINNED_MODELS = 6
 PHIS = (0.05, 0.15, 0.2, 0.35, 0.5, 0.7)
 TRAINING_PHIS = (0.05, 0.2, 0.5)
-"""Policies are trained under these budgets alone; the other half of PHIS is new to them."""
+"""Training budgets; the other half of PHIS is new to the policies."""
 TRADING = GateConfig(starved_worth=1.0)
-"""Here the gate knows every return, and a starved session has a price: docs/decisions/0023."""
+"""The gate of replay knows every return and gives a starved session a price: docs/decisions/0023."""
 BASE_TOKENS = (0, 1500, 8000, 30000)
 CACHED_PRICES = (0.1, 0.5)
 RANDOM = "random"
@@ -47,18 +47,21 @@ POLICIES = (
         "knapsack",
     ),
 )
-"""Whose rows may be asked for (docs/replay.md)."""
+"""Policies whose rows may be requested (docs/replay.md)."""
 
 
 class OptionError(ValueError):
-    """An option outside of what there is; the message names it and what was expected."""
+    """An invalid option; the message names it and what was expected."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is played. `turns` None stands for a random number; prompt-cache cells, newcomers and fronts have the first.
-    `budgets` "warm-mid" cells cost what staying on the middle model does; they are the prompt-cache cells, one for each
-    of `contexts`. Newcomers join in the plain cells of `newcomer_phis`."""
+    """Grid to play. `turns` None is a random number.
+
+    Prompt-cache cells, newcomers and fronts have the first number of turns. `budgets` "warm-mid" cells cost as much as
+    staying on the middle model; they are the prompt-cache cells, one for each of `contexts`. Newcomers join in the
+    plain cells of `newcomer_phis`.
+    """
 
     turns: tuple[int | None, ...]
     phis: tuple[float, ...]
@@ -67,13 +70,13 @@ class Grid:
     orderings: tuple[str, ...]
     contexts: tuple[Context, ...]
     training_sessions: int
-    """Sessions of the training half that every baseline is tuned on, in each cell."""
+    """Training sessions for tuning every baseline, in each cell."""
     test_sessions: int
     resamples: int
     log_sessions: int
-    """Sessions of each log at least: that of `ours` holds every prompt it may learn from."""
+    """Least sessions of each log; that of `ours` contains every training prompt."""
     gate_sessions: int
-    """Sessions of each rehearsal's prompts that the gate sees, in each cell: enough to see one in a hundred starve."""
+    """Sessions of each rehearsal for the gate, in each cell: enough to detect one starved in a hundred."""
     sweep_sessions: int
     """Test sessions of the fronts and the starvation curves."""
     training: TrainConfig
@@ -82,7 +85,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One budget: `phi` is None where the budget is the warm cost of the middle model."""
+    """One budget; `phi` is None where the budget is the warm cost of the middle model."""
 
     turns: int | None
     phi: float | None
@@ -91,6 +94,7 @@ class Cell:
 
 
 def quick() -> Grid:
+    """The preset for a check in minutes."""
     return Grid(
         turns=(8,),
         phis=(0.2, 0.5),
@@ -110,6 +114,7 @@ def quick() -> Grid:
 
 
 def full() -> Grid:
+    """The preset of the published results."""
     return Grid(
         turns=(8, 4, 12, 16, None),
         phis=PHIS,
@@ -131,7 +136,7 @@ def full() -> Grid:
 PRESETS = {"quick": quick, "full": full}
 
 
-def narrowed(
+def narrow(
     grid: Grid,
     *,
     turns: Sequence[str] = (),
@@ -140,7 +145,7 @@ def narrowed(
     orderings: Sequence[str] = (),
     base_contexts: Sequence[str] = (),
 ) -> Grid:
-    """The grid with what the options name, and all of it where they name nothing. Raises OptionError."""
+    """Restrict the grid to the given options; empty ones keep all. Raises OptionError."""
     changes: dict[str, object] = {}
     if turns:
         changes["turns"] = _each(None if word == RANDOM else _whole("--turns", word, 1) for word in turns)
@@ -160,19 +165,19 @@ def narrowed(
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """Plain cells for every number of turns, phi and mode; prompt-cache cells for the first number of turns alone."""
+    """All cells: every number of turns, phi and mode, and the prompt-cache cells."""
     plain = [Cell(t, phi, mode, NO_CONTEXT) for t in grid.turns for phi in grid.phis for mode in grid.modes]
     cached = [Cell(grid.turns[0], None, mode, context) for context in grid.contexts for mode in grid.modes[-1:]]
     return plain + cached
 
 
 def newcomer_cells(grid: Grid) -> list[Cell]:
-    """Where the middle model joins: plain cells of the first number of turns and the first mode."""
+    """Cells in which the middle model joins: those of the first number of turns and mode."""
     return [Cell(grid.turns[0], phi, grid.modes[0], NO_CONTEXT) for phi in grid.newcomer_phis]
 
 
 def catalogues(graded: Graded, training: I64, wanted: Sequence[str]) -> list[Graded]:
-    """The catalogue to play, and the pair weakest - strongest when that is another one."""
+    """The catalogue to play, and the pair weakest - strongest if it differs."""
     quality, cost = graded.quality[training].mean(axis=0), graded.cost_usd[training].mean(axis=0)
     if wanted:
         first = graded.with_models(_each(wanted))
@@ -187,7 +192,7 @@ def catalogues(graded: Graded, training: I64, wanted: Sequence[str]) -> list[Gra
 
 
 def front(quality: F64, cost: F64, most: int = THINNED_MODELS) -> list[int]:
-    """Models that none beats in both, and the cheapest; of more than `most` an even spread over the costs."""
+    """Pareto-optimal models and the cheapest; of more than `most` an even spread over the costs."""
     order = np.lexsort((-quality, cost))
     kept = [int(order[0])]
     for k in order[1:]:
@@ -199,7 +204,7 @@ def front(quality: F64, cost: F64, most: int = THINNED_MODELS) -> list[int]:
 
 
 def session_cost_usd(board: SessionBatch, average_cost_usd: F64) -> F64:
-    """What a session costs that stays on one model, its context cold once and warm from then on, (S, K)."""
+    """Cost of each session on each model alone, its context cold once and then warm, (S, K)."""
     lengths = board.sessions.lengths
     per_turn = np.zeros((board.shape[1], len(board.models)))
     for t in range(board.shape[1]):
@@ -209,7 +214,10 @@ def session_cost_usd(board: SessionBatch, average_cost_usd: F64) -> F64:
 
 
 def budgets_usd(board: SessionBatch, average_cost_usd: F64, named: Ends, phi: float | None) -> F64:
-    """B = T (c_weak + phi (c_strong - c_weak)) of every session, (S,); without phi what the middle model costs warm."""
+    """Budget of every session, (S,): T (c_weak + phi (c_strong - c_weak)).
+
+    Without phi the warm cost of the middle model.
+    """
     cost = session_cost_usd(board, average_cost_usd)
     if phi is None:
         return np.asarray(cost[:, middle(average_cost_usd)])
@@ -217,7 +225,7 @@ def budgets_usd(board: SessionBatch, average_cost_usd: F64, named: Ends, phi: fl
 
 
 def middle(average_cost_usd: F64) -> int:
-    """The middle of the catalogue by cost: of an even number the upper one, of a pair the dearer."""
+    """Index of the middle of the catalogue by cost; of an even number the upper one."""
     return int(np.argsort(average_cost_usd, kind="stable")[len(average_cost_usd) // 2])
 
 
@@ -232,12 +240,12 @@ def _growing(base_tokens: int, cached_price: float) -> Context:
 
 
 def known_policies(words: Sequence[str]) -> tuple[str, ...]:
-    """Names of policies. Raises OptionError for one that there is not."""
+    """Validate names of policies. Raises OptionError for an unknown one."""
     return _each(_one_of("--policies", word, POLICIES) for word in words)
 
 
 def _each(values: Iterable[Value]) -> tuple[Value, ...]:
-    """What was named, once."""
+    """The values without repeats."""
     return tuple(dict.fromkeys(values))
 
 

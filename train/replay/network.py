@@ -1,7 +1,7 @@
-"""The network on graded answers: taught by the code of a night on the log that the planner learns from.
+"""The network in replay, trained by the code of a night on the planner's log.
 
-Curves and residual are taught once for each set of prompts, on a log without conversation: contexts, cached prices,
-lambdas and penalties are inputs of the network. What it is told of the models, and their qualities, are of each
+Curves and residual are trained once for each set of prompts, on a log without conversation: contexts, cached prices,
+lambdas and penalties are inputs of the network. The statistics of the models and their qualities come from each
 context's own log.
 """
 
@@ -32,13 +32,13 @@ POLICY_ID = "replay-network"
 
 @dataclass(frozen=True)
 class Networks:
-    """The network of all training prompts, and that of each rehearsal, at one penalty."""
+    """The network of all training prompts and that of each rehearsal, at one penalty."""
 
     serving: NetworkPolicy
     rehearsals: tuple[NetworkPolicy, ...]
 
     def at(self, penalty: float) -> Networks:
-        """The same at another price of starving."""
+        """The same networks at another price of starving."""
 
         def priced(policy: NetworkPolicy) -> NetworkPolicy:
             return replace(policy, starved_penalty=penalty, policy_id=f"{POLICY_ID}-{penalty:g}")
@@ -46,22 +46,22 @@ class Networks:
         return Networks(priced(self.serving), tuple(priced(policy) for policy in self.rehearsals))
 
     def expecting(self, horizon: Horizon) -> Networks:
-        """The same where sessions are known to last like this."""
+        """The same networks with this horizon of sessions."""
         return Networks(
             replace(self.serving, horizon=horizon), tuple(replace(one, horizon=horizon) for one in self.rehearsals)
         )
 
 
-def taught(episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig) -> Network:
-    """As a night teaches it (`train.fit.network.fit`). Deterministic given log and config."""
+def train_network(episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig) -> Network:
+    """Train as a night does (`train.fit.network.fit`). Deterministic given log and config."""
     network, _ = fit_network(episodes, grades, quality, config, jax.random.key(config.seed))
     return with_residual(network, episodes, grades, quality, config)[0]
 
 
-def served(
+def build_policy(
     network: Network, episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig
 ) -> NetworkPolicy:
-    """The policy of these layers with what another log says of the models."""
+    """The policy of these layers with another log's statistics of the models."""
     samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
     return NetworkPolicy(
         POLICY_ID,
@@ -75,20 +75,20 @@ def served(
 
 
 def hasty(config: TrainConfig) -> TrainConfig:
-    """For rehearsals: half of the warm start and a quarter of the TD, so that three more fits take as long as one."""
+    """Shorter training for rehearsals: half of the warm start and a quarter of the TD steps."""
     fit = config.fit
     return replace(config, fit=replace(fit, warm_steps=fit.warm_steps // 2, steps=fit.steps // 4))
 
 
-def shipped(horizon: Horizon) -> NetworkPolicy:
-    """The network of a fresh install: priors alone."""
+def shipped_policy(horizon: Horizon) -> NetworkPolicy:
+    """The network of a fresh install, with priors only."""
     policy = pretrained(GREEDY).policy
     assert isinstance(policy, NetworkPolicy)
     return replace(policy, horizon=horizon)
 
 
-def named(policy_id: str) -> str:
-    """What kind of policy decides, by its name in the replay's gate: the column `served`."""
+def policy_kind(policy_id: str) -> str:
+    """Kind of policy by its name in the replay's gate, for the column `build_policy`."""
     if policy_id.startswith((POLICY_ID, "pretrained")):
         return "network"
     if policy_id.startswith("replay-planned"):

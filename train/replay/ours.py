@@ -1,11 +1,11 @@
-"""`ours`: what the gateway would serve after a night on this data: network or planner, if the gate lets it.
+"""`ours`: the policy that a gateway would serve after a night on this data.
 
-Grades, curves, value tables and the gate are those of `train.fit.network`, `train.fit.tune` and `train.evaluate.gate`;
-what decides is the object that the gateway would make of the published recipe. Nothing is fitted under other budgets
-than those of TRAINING_PHIS, and no test prompt is looked at.
+Network or planner, if the gate lets it pass. Grades, curves, value tables and the gate are those of
+`train.fit.network`, `train.fit.tune` and `train.evaluate.gate`; decisions are made by the object that the gateway would
+build from the published recipe. Fitting uses only the budgets of TRAINING_PHIS, and no test prompt.
 
-Since every action is graded, no prompt is set aside: network and planner are made of two thirds of the training prompts
-and judged on the last third, three times over (rehearsals); what serves is made of all of them.
+Since every action is graded, no prompt is held out: network and planner are fitted on two thirds of the training
+prompts and judged on the last third, three times over (rehearsals); what serves is fitted on all of them.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from train.fit.seqroute_paper import Published, fit_published
 from train.fit.tune import build, plans, predictions_by_turn
 from train.fit.value_table import Setting, settings_of
 from train.log.episodes import Episodes
-from train.replay.catalogue import CatalogueSetup, composed
+from train.replay.catalogue import CatalogueSetup, compose_sessions
 from train.replay.cloning import Clone, clone
 from train.replay.compose import Sessions, covering
 from train.replay.grid import TRAINING_PHIS, Cell, Grid, budgets_usd
-from train.replay.network import Networks, hasty, served, taught
-from train.replay.simulated_log import joined, log_episodes
+from train.replay.network import Networks, build_policy, hasty, train_network
+from train.replay.simulated_log import concatenate, log_episodes
 from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, make_board, turns_left
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 Curve = tuple[tuple[Setting, Policy], ...]
-"""(where it stands between quality and starvation, the planner there)"""
+"""(setting of the trade-off between quality and starvation, its planner)"""
 REHEARSALS = 3
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Planners made of some of the training prompts, and the others, which judge them."""
+    """Planners fitted on some of the training prompts, and the others, which judge them."""
 
     judging: I64
     curve: Curve
@@ -56,27 +56,26 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Planners:
-    """The planner at every setting of the config, and the same in every rehearsal: which serves, each cell says."""
+    """Planners at every setting of the config, and those of every rehearsal; cells choose one."""
 
     curve: Curve
     rehearsals: tuple[Rehearsal, ...] = ()
     blind: Curve = ()
-    """Planners whose plan knows of no prompt cache, in contexts that have one."""
+    """Planners whose plan ignores the prompt cache, in contexts with one."""
 
     def at(self, setting: int) -> list[Policy]:
         """One setting's planner of each rehearsal."""
         return [rehearsal.curve[setting][1] for rehearsal in self.rehearsals]
 
     def expecting(self, horizon: Horizon) -> Planners:
-        """The same planners where sessions are known to last like this."""
-        made = tuple(replace(one, curve=told(one.curve, horizon)) for one in self.rehearsals)
-        return Planners(told(self.curve, horizon), made, told(self.blind, horizon))
+        """The same planners with this horizon of sessions."""
+        made = tuple(replace(one, curve=with_horizon(one.curve, horizon)) for one in self.rehearsals)
+        return Planners(with_horizon(self.curve, horizon), made, with_horizon(self.blind, horizon))
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learnt of a catalogue before any cell is played; planners and networks by what the conversation
-    weighs."""
+    """Everything learned of a catalogue before its cells are played, by context."""
 
     planners: dict[Context, Planners]
     networks: dict[Context, Networks]
@@ -85,7 +84,7 @@ class Learned:
     horizon: Horizon
 
     def expecting(self, horizon: Horizon) -> Learned:
-        """The same where sessions are known to last like this: whatever the log's did (docs/decisions/0039)."""
+        """The same with this horizon of sessions instead of the log's (docs/decisions/0039)."""
         planners = {context: made.expecting(horizon) for context, made in self.planners.items()}
         networks = {context: made.expecting(horizon) for context, made in self.networks.items()}
         return replace(self, planners=planners, networks=networks, horizon=horizon)
@@ -98,9 +97,9 @@ def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
     logs = []
     for i, cell in enumerate(cells):
         part = 11 + i
-        made = composed(study, study.halves.training, each, turns, grid.orderings, part=part)
+        made = compose_sessions(study, study.halves.training, each, turns, grid.orderings, part=part)
         logs.append(one_log(study, made, cell, part))
-    episodes = joined([log for log, _ in logs])
+    episodes = concatenate([log for log, _ in logs])
     horizon = learn_horizon(np.concatenate([board.sessions.lengths for _, board in logs]))
     plain, board = logs[len(logs) // 2]
     left = turns_left(board.sessions, horizon)
@@ -109,8 +108,8 @@ def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
     layers: list[Network] = []
     for alike in by_weight((NO_CONTEXT, *grid.contexts)):
         lessons = study_lessons(study, grid, turns, alike)
-        planned |= rehearsed(lessons, alike)
-        # The first is without conversation: what is taught there holds for all.
+        planned |= rehearse(lessons, alike)
+        # The first is without conversation: its training holds for all.
         layers = layers or [one.network(hasty(one.config) if at else one.config) for at, one in enumerate(lessons.each)]
         networks |= {
             context: Networks(first, tuple(others))
@@ -126,14 +125,14 @@ def learn(study: CatalogueSetup, grid: Grid, turns: int | None) -> Learned:
     )
 
 
-def learnt_turns(grid: Grid) -> int | None:
-    """How long the sessions are that are learnt from: as those to be played, mixed where these differ."""
+def learned_turns(grid: Grid) -> int | None:
+    """Length of the training sessions: that of the played ones, mixed where these differ."""
     return grid.turns[0] if len(set(grid.turns)) == 1 else None
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """What all training prompts teach, and what all but each judging part do."""
+    """Training data of all training prompts, and of all but each judging part."""
 
     whole: Lesson
     judged: tuple[I64, ...]
@@ -141,18 +140,19 @@ class Lessons:
 
     @property
     def each(self) -> tuple[Lesson, ...]:
+        """All lessons, the complete one first."""
         return (self.whole, *self.less)
 
 
 def study_lessons(study: CatalogueSetup, grid: Grid, turns: int | None, contexts: Sequence[Context]) -> Lessons:
-    """Of all training prompts, and of all but each part, in contexts that weigh the same."""
+    """Lessons of all training prompts, and of all but each part, in contexts of equal tokens."""
     prompts, judged = study.halves.training, parts(study)
     less = [lesson(study, grid, np.setdiff1d(prompts, judging), turns, contexts) for judging in judged]
     return Lessons(lesson(study, grid, prompts, turns, contexts), tuple(judged), tuple(less))
 
 
-def rehearsed(lessons: Lessons, contexts: Sequence[Context]) -> dict[Context, Planners]:
-    """Planners of all training prompts, and of all but each part, for contexts that weigh the same."""
+def rehearse(lessons: Lessons, contexts: Sequence[Context]) -> dict[Context, Planners]:
+    """Planners of all training prompts, and of all but each part, for contexts of equal tokens."""
     whole, less = lessons.whole.curves(), [one.curves() for one in lessons.less]
     cached = any(context.cached_price < 1.0 for context in contexts)
     blind = lessons.whole.curves(cache_aware=False) if cached else []
@@ -167,7 +167,7 @@ def rehearsed(lessons: Lessons, contexts: Sequence[Context]) -> dict[Context, Pl
 
 
 def by_weight(contexts: Iterable[Context]) -> list[list[Context]]:
-    """Contexts of the same tokens together: they differ in what a cached one costs."""
+    """Group contexts of equal tokens, which differ in the price of cached ones."""
     found: dict[tuple[int, int], list[Context]] = {}
     for context in contexts:
         found.setdefault((context.base_tokens, context.kept_tokens), []).append(context)
@@ -176,8 +176,10 @@ def by_weight(contexts: Iterable[Context]) -> list[list[Context]]:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What some prompts teach in contexts of one weight: a log of each, and one reward model with its grades (S, T, K),
-    out of fold."""
+    """Training data of some prompts in contexts of equal tokens.
+
+    A log of each context, and one reward model with its out-of-fold grades (S, T, K).
+    """
 
     logs: tuple[Episodes, ...]
     quality: QualityModel
@@ -189,16 +191,19 @@ class Lesson:
         return [planners(log, self.quality, self.grades, self.config, cache_aware) for log in self.logs]
 
     def network(self, config: TrainConfig) -> Network:
-        """The network's layers, taught on the first context's log."""
-        return taught(self.logs[0], self.grades, self.quality, config)
+        """The network's layers, trained on the first context's log."""
+        return train_network(self.logs[0], self.grades, self.quality, config)
 
     def served(self, network: Network, at: int) -> NetworkPolicy:
-        """The network in the context at this place."""
-        return served(network, self.logs[at], self.grades, self.quality, self.config)
+        """The network in the context at this index."""
+        return build_policy(network, self.logs[at], self.grades, self.quality, self.config)
 
 
 def lesson(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]) -> Lesson:
-    """What an answer is worth does not depend on its price: it is learnt once, of the first context's log."""
+    """Training data of these prompts.
+
+    Quality does not depend on prices: it is learned once, from the first context's log.
+    """
     logs = tuple(training_log(study, grid, prompts, turns, context) for context in contexts)
     config = replace(grid.training, seed=study.seed)
     quality, flat = grade(logs[0], config)
@@ -210,20 +215,20 @@ def lesson(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, c
 def curves_of(
     study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, contexts: Sequence[Context]
 ) -> list[Curve]:
-    """The planner made of these prompts, at every setting of the config, in contexts of one weight."""
+    """Planners of these prompts at every setting of the config, in contexts of equal tokens."""
     return lesson(study, grid, prompts, turns, contexts).curves()
 
 
 def training_log(study: CatalogueSetup, grid: Grid, prompts: I64, turns: int | None, context: Context) -> Episodes:
-    """The log of sessions in which each of these prompts occurs, all actions graded."""
+    """Log of sessions that contain each of these prompts, with all actions graded."""
     part = 11 + len(TRAINING_PHIS)
     generator = np.random.default_rng([study.seed, part, turns or 0])
     made = covering(study.graded, prompts, least=grid.log_sessions, turns=turns, generator=generator)
     return one_log(study, made, Cell(turns, max(TRAINING_PHIS), "degrade", context), part)[0]
 
 
-def told(curve: Curve, horizon: Horizon) -> Curve:
-    """The planners of a curve, expecting sessions of this horizon where none is declared."""
+def with_horizon(curve: Curve, horizon: Horizon) -> Curve:
+    """The planners of a curve with this horizon for sessions that declare none."""
     return tuple(
         (setting, replace(policy, horizon=horizon) if isinstance(policy, Planner) else policy)
         for setting, policy in curve
@@ -233,7 +238,7 @@ def told(curve: Curve, horizon: Horizon) -> Curve:
 def planners(
     episodes: Episodes, quality: QualityModel, grades: F64, config: TrainConfig, cache_aware: bool = True
 ) -> Curve:
-    """A planner for every setting, out of a log of which every action is graded; grades (S, T, K) are out of fold."""
+    """Planners for every setting from a fully graded log; `grades` (S, T, K) are out of fold."""
     base = Recipe(
         policy_id="replay-planned",
         models=episodes.models,
@@ -242,28 +247,28 @@ def planners(
     )
     recipes = plans(base, quality.served(episodes.models).arrays(), episodes, grades, config, cache_aware)
     return tuple(
-        (setting, build(replace(recipe, policy_id=f"replay-planned-{named(setting)}"), made, GREEDY))
+        (setting, build(replace(recipe, policy_id=f"replay-planned-{setting_name(setting)}"), made, GREEDY))
         for setting, (recipe, made) in zip(settings_of(config.plan), recipes, strict=True)
     )
 
 
-def named(setting: Setting) -> str:
-    """`0.3`, or `10-cautious`."""
+def setting_name(setting: Setting) -> str:
+    """Name of a setting, like `0.3` or `10-cautious`."""
     return f"{setting.starved_penalty:g}" + ("-cautious" if setting.caution != 1.0 else "")
 
 
 def parts(study: CatalogueSetup) -> list[I64]:
-    """The training half's prompts in REHEARSALS parts of about a size that share no task."""
+    """The training half's prompts in REHEARSALS parts of about equal size that share no task."""
     prompts = study.halves.training
     fraction = study.halves.fraction[prompts]
     part = np.searchsorted(np.quantile(fraction, np.arange(1, REHEARSALS) / REHEARSALS), fraction, side="right")
-    if len(np.unique(part)) == 1:  # many of one text: deal the tasks out in turn
+    if len(np.unique(part)) == 1:  # all tasks have one text: assign them in turn
         part = np.unique(study.graded.task[prompts], return_inverse=True)[1] % REHEARSALS
     return [prompts[part == i] for i in range(REHEARSALS) if (part == i).any()]
 
 
 def one_log(study: CatalogueSetup, made: Sessions, cell: Cell, part: int) -> tuple[Episodes, SessionBatch]:
-    """What the gateway would have logged of these sessions, under this cell's budget."""
+    """The gateway's log of these sessions under this cell's budget."""
     board = make_board(study.graded, study.predictions, made, cell.context)
     budget = budgets_usd(board, study.average_cost_usd, study.named, cell.phi)
     horizon = learn_horizon(made.lengths)

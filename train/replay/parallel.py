@@ -1,4 +1,4 @@
-"""Many pieces of work in a few processes, one core each: results as they come, and how far each piece is meanwhile."""
+"""Parallel work in a few processes, one core each, with progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 Tell = Callable[[int], None]
-"""Told how many of its steps a piece of work has done."""
+"""Called with the number of steps that a piece of work has done."""
 
 ONE_CORE = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -24,7 +24,7 @@ LISTENING_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ProgressSender:
-    """Tells another process how far the piece at `place` is."""
+    """Callback that reports progress of the piece at `place` to another process."""
 
     place: int
     told: Queue[tuple[int, int]]
@@ -36,9 +36,10 @@ class ProgressSender:
 def side_by_side(
     work: Sequence[Callable[[Tell], Result]], workers: int, told: Callable[[int, int], None]
 ) -> Iterator[tuple[int, Result]]:
-    """(place, result) of every piece as it ends. They are begun in order; what one raises is raised here.
+    """Yield (place, result) of every piece of work as it ends, in `workers` processes.
 
-    `told(place, done)` hears of their steps. Pieces and results travel between processes: they must be picklable.
+    Pieces are started in order, and their exceptions are raised here. `told(place, done)` is called with their steps.
+    Pieces and results travel between processes: they must be picklable.
     """
     spawn = multiprocessing.get_context("spawn")
     with _one_core_each(), spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
@@ -63,7 +64,7 @@ def _heard(steps: Queue[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _one_core_each() -> Iterator[None]:
-    """Processes started here take one core each: threads of BLAS and XLA would only get in the way of the others."""
+    """Limit BLAS and XLA to one thread in processes started here."""
     before = {name: os.environ.get(name) for name in ONE_CORE}
     os.environ.update(ONE_CORE)
     try:

@@ -1,4 +1,4 @@
-"""The fronts and the starvation curves as pictures: one of each per catalogue, SVG and PNG."""
+"""Plots of fronts and starvation curves: one of each per catalogue, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
-    """Write every picture of a run into `folder` and return the files. The same points give the same SVG."""
+    """Write every plot of a run and return the files. The same points give the same SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     grouped: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
     for point in points:
@@ -51,7 +51,7 @@ def draw(points: Sequence[Point], folder: Path) -> list[Path]:
             count = models.count(",") + 1
             axes.set_title(f"{source}, {count} models, {mine[0]['turns']} turns, unseen prompts")
             axes.legend(frameon=False, fontsize=8)
-            written += _saved(figure, folder, f"{source}-{count}-{kind}")
+            written += _save(figure, folder, f"{source}-{count}-{kind}")
     return written
 
 
@@ -59,7 +59,7 @@ def _front(axes: Axes, points: Sequence[Point]) -> None:
     """Cost on a log scale, because models differ by orders of magnitude; bars are 95 % intervals."""
     for policy, mine in _by_policy(points):
         cost, quality, low, high = _columns(mine, "cost_usd")
-        # The interval of a resampled mean need not hold the mean itself when few tasks were drawn.
+        # With few tasks the interval of a resampled mean may exclude the mean itself.
         below = [max(q - x, 0.0) for q, x in zip(quality, low, strict=True)]
         above = [max(x - q, 0.0) for q, x in zip(quality, high, strict=True)]
         line = "none" if policy == "fixed" else "-"
@@ -107,7 +107,7 @@ def _columns(points: Sequence[Point], across: str) -> tuple[list[float], list[fl
     return x, quality, low, high
 
 
-def _saved(figure: Figure, folder: Path, name: str) -> list[Path]:
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     vector, raster = folder / f"{stem}.svg", folder / f"{stem}.png"
     figure.savefig(vector, metadata={"Date": None})

@@ -1,11 +1,11 @@
-"""What may be predicted of a prompt before it is answered: quality and the cost law of every model.
+"""Predictions for a prompt before its answers: quality and cost distribution of every model.
 
 Fitted on the training half; its own predictions are out of fold (five folds, by task), so that tuning sees errors as
 large as the test half will. Every policy gets these numbers or the vectors they are made of.
 
-quality   three views - ridge regression, nearest neighbours, group means -, each split into what it says of all models
-          alike and of each model beyond that, combined by non-negative least squares on out-of-fold errors: a view,
-          or a difference between models, that the data do not support is shrunk away.
+quality   three views - ridge regression, nearest neighbours, group means -, each split into its shared part and each
+          model's own, combined by non-negative least squares on out-of-fold errors: a view, or a difference between
+          models, that the data do not support is shrunk away.
 cost      ridge regression of log cost, times the quantiles of its out-of-fold residuals, wider in groups that vary.
 """
 
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from policy.features import expected_cost_usd
 from policy.mdp import COST_LEVELS
 from train.replay.dataset import Graded
-from train.replay.split import hashed
+from train.replay.split import hash_fraction
 from train.replay.vectors import Vectors
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Fit = Callable[[Bools, F64], F64]
-"""(rows to learn from (P,), targets (P, M)) -> predictions for all rows (P, M)."""
+"""(training rows (P,), targets (P, M)) -> predictions for all rows (P, M)."""
 View = Callable[[F64, Bools, I64], F64]
-"""(targets (P, M), rows to learn from (P,), folds (P,)) -> cross-fitted predictions for all rows (P, M)."""
+"""(targets (P, M), training rows (P,), folds (P,)) -> cross-fitted predictions for all rows (P, M)."""
 
 FOLDS = 5
 PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
@@ -43,8 +43,11 @@ TINY_USD = 1e-9
 
 @dataclass(frozen=True)
 class Predictions:
-    """For every prompt of a source: `quality` (P, M) and `cost_quantiles_usd` (P, M, L); `average` (M,) is the training
-    half's mean quality, `average_cost_usd` (M,) its mean cost. `r2` is the out-of-fold share of explained variance."""
+    """Predictions for every prompt: `quality` (P, M), `cost_quantiles_usd` (P, M, L).
+
+    `average` (M,) is the training half's mean quality, `average_cost_usd` (M,) its mean cost. `r2` is the out-of-fold
+    share of explained variance.
+    """
 
     quality: F64
     cost_quantiles_usd: F64
@@ -53,7 +56,7 @@ class Predictions:
     r2: float
 
     def of(self, models: Sequence[int]) -> Predictions:
-        """Those of some models."""
+        """Predictions of some models."""
         at = np.asarray(models, np.int64)
         return Predictions(
             self.quality[:, at], self.cost_quantiles_usd[:, at], self.average[at], self.average_cost_usd[at], self.r2
@@ -66,16 +69,16 @@ class Predictions:
 
 
 def predict(graded: Graded, seen: Vectors, training: I64, seed: int) -> Predictions:
-    """Predictions for every prompt: out of fold on the training half, by the whole of it on the other."""
+    """Predict every prompt: out of fold on the training half, by all of it on the other."""
     learn = np.zeros(graded.prompts, np.bool_)
     learn[training] = True
-    fold = np.array([int(hashed(seed + 1, "fold", name) * FOLDS) for name in graded.task_ids])[graded.task]
+    fold = np.array([int(hash_fraction(seed + 1, "fold", name) * FOLDS) for name in graded.task_ids])[graded.task]
     design = _design(graded, seen, learn)
     average = graded.quality[training].mean(axis=0)
-    quality, r2 = stacked(_views(graded, seen, design), graded.quality - average, learn, fold)
+    quality, r2 = stack_views(_views(graded, seen, design), graded.quality - average, learn, fold)
     return Predictions(
         quality=np.clip(average + quality, 0.0, 1.0),
-        cost_quantiles_usd=_cost_law(graded, design, learn, fold),
+        cost_quantiles_usd=_cost_quantiles(graded, design, learn, fold),
         average=average,
         average_cost_usd=graded.cost_usd[training].mean(axis=0),
         r2=r2,
@@ -83,11 +86,11 @@ def predict(graded: Graded, seen: Vectors, training: I64, seed: int) -> Predicti
 
 
 def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequence[int]) -> Predictions:
-    """Predictions where nothing was ever seen of `model`, which has prices and a prior; `known` are the others.
+    """Predictions for a `model` without data, from its prices, a prior and the `known` models.
 
-    Its quality on a prompt is the prior (the true mean to the next PRIOR_STEP, as an operator would write it) plus how
-    far the others deviate from theirs: difficulty learnt from other models ranks a newcomer nearly as well as its own
-    data. Its cost law is the others' with their prices divided out.
+    Its quality on a prompt is the prior (the true mean to the next PRIOR_STEP, as an operator would write it) plus the
+    others' mean deviation: difficulty learned from other models ranks a newcomer nearly as well as its own data. Its
+    cost distribution is the others' with their prices divided out.
     """
     others = predictions.of(known)
     prior = float(np.round(predictions.average[model] / PRIOR_STEP) * PRIOR_STEP)
@@ -102,18 +105,19 @@ def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequen
         return np.maximum(np.asarray(each, np.float64), TINY_USD)
 
     logs = np.log(np.maximum(others.cost_quantiles_usd, TINY_USD)) - np.log(price(known))[:, None]
-    quality, law = predictions.quality.copy(), predictions.cost_quantiles_usd.copy()
+    quality, quantiles_usd = predictions.quality.copy(), predictions.cost_quantiles_usd.copy()
     average, cost = predictions.average.copy(), predictions.average_cost_usd.copy()
     quality[:, model], average[model] = np.clip(prior + shared, 0.0, 1.0), prior
-    law[:, model] = np.exp(logs.mean(axis=1)) * price([model])
-    cost[model] = float(expected_cost_usd(law[:, model]).mean())
-    return Predictions(quality, law, average, cost, predictions.r2)
+    quantiles_usd[:, model] = np.exp(logs.mean(axis=1)) * price([model])
+    cost[model] = float(expected_cost_usd(quantiles_usd[:, model]).mean())
+    return Predictions(quality, quantiles_usd, average, cost, predictions.r2)
 
 
-def stacked(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F64, float]:
-    """Views combined by what their out-of-fold predictions are worth; targets (P, M) are deviations from the means.
+def stack_views(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F64, float]:
+    """Combine views by the value of their out-of-fold predictions.
 
-    Rows outside `learn` are predicted, never read. Returns predictions (P, M) and the share of variance explained.
+    Targets (P, M) are deviations from the means. Rows outside `learn` are predicted, never used. Returns predictions
+    (P, M) and the share of variance explained.
     """
     parts = [part for view in views for part in _shared_and_own(view(targets, learn, fold))]
     regressors = np.stack([part[learn].ravel() for part in parts], axis=1)
@@ -126,7 +130,7 @@ def stacked(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F
 
 
 def nonnegative(gram: F64, product: F64, sweeps: int = 500) -> F64:
-    """argmin w'Gw/2 - w'p over w >= 0 by coordinate descent (Franc et al. 2005): least squares from its moments."""
+    """Solve argmin w'Gw/2 - w'p over w >= 0 by coordinate descent (Franc et al. 2005)."""
     weights = np.zeros(len(product))
     for _ in range(sweeps):
         for i in np.flatnonzero(np.diag(gram) > 0):
@@ -135,7 +139,7 @@ def nonnegative(gram: F64, product: F64, sweeps: int = 500) -> F64:
 
 
 def cross_fitted(fit: Fit, targets: F64, learn: Bools, fold: I64) -> F64:
-    """Predictions for every row, (P, M): of a fold by a fit without it, of the rest by all that may be learnt from."""
+    """Predictions for every row, (P, M): a fold's from a fit without it, the rest from all rows."""
     found = fit(learn, targets)
     for f in np.unique(fold[learn]):
         held = learn & (fold == f)
@@ -144,7 +148,7 @@ def cross_fitted(fit: Fit, targets: F64, learn: Bools, fold: I64) -> F64:
 
 
 def ridges(design: F64, targets: F64, learn: Bools, fold: I64, penalties: Sequence[float]) -> list[F64]:
-    """`cross_fitted` ridge regression at several penalties; leaving a fold out subtracts its moments."""
+    """Cross-fitted ridge regression at several penalties; a fold's moments are subtracted."""
     folds = np.unique(fold[learn])
     moments = []
     for f in folds:
@@ -161,14 +165,14 @@ def ridges(design: F64, targets: F64, learn: Bools, fold: I64, penalties: Sequen
 
 
 def _solutions(xx: F64, xy: F64, penalties: Sequence[float]) -> list[F64]:
-    """(X'X + penalty I)^-1 X'y for every penalty, from one eigendecomposition."""
+    """Solve (X'X + penalty I) w = X'y for every penalty from one eigendecomposition."""
     values, vectors = np.linalg.eigh(xx)
     turned = vectors.T @ xy
     return [np.asarray(vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])) for penalty in penalties]
 
 
 def _views(graded: Graded, seen: Vectors, design: F64) -> list[View]:
-    """Ridge at three strengths, group means, and neighbours where there is something to be near to."""
+    """Ridge at three strengths, group means, and neighbours if there are vectors."""
 
     def ridge_view(penalty: float) -> View:
         return lambda targets, learn, fold: ridges(design, targets, learn, fold, (penalty,))[0]
@@ -191,7 +195,7 @@ def _group_fit(group: I64, groups: int) -> Fit:
 
 
 def _neighbour_fit(content: NDArray[np.float32]) -> Fit:
-    """The mean of the nearest by cosine, the nearer the heavier; a prompt is never its own neighbour."""
+    """Mean of the nearest by cosine, weighted by similarity; a prompt is not its own neighbour."""
     likeness = content @ content.T
     np.fill_diagonal(likeness, -np.inf)
 
@@ -208,13 +212,13 @@ def _neighbour_fit(content: NDArray[np.float32]) -> Fit:
 
 
 def _shared_and_own(values: F64) -> tuple[F64, F64]:
-    """What a view says of all models alike, and of each beyond that; both (P, M)."""
+    """Split a view into the part shared by all models and each model's own; both (P, M)."""
     shared = np.broadcast_to(values.mean(axis=1, keepdims=True), values.shape)
     return shared, values - shared
 
 
-def _cost_law(graded: Graded, design: F64, learn: Bools, fold: I64) -> F64:
-    """(P, M, L): predicted log cost plus quantiles of the residuals, scaled by how much costs vary in the group."""
+def _cost_quantiles(graded: Graded, design: F64, learn: Bools, fold: I64) -> F64:
+    """Predicted log cost plus residual quantiles, scaled by the group's spread, (P, M, L)."""
     logs = np.log(np.maximum(graded.cost_usd, TINY_USD))
     centre = logs[learn].mean(axis=0)
     targets = logs - centre
@@ -228,7 +232,7 @@ def _cost_law(graded: Graded, design: F64, learn: Bools, fold: I64) -> F64:
 
 
 def _group_scale(group: I64, residual: F64, learn: Bools, groups: int) -> F64:
-    """Spread of the residuals of each group relative to all, (G, M), pulled to 1 where a group is small."""
+    """Relative spread of each group's residuals, (G, M), shrunk to 1 where a group is small."""
     energy = residual[learn] ** 2
     overall = np.maximum(energy.mean(axis=0), 1e-12)
     count = np.bincount(group[learn], minlength=groups)[:, None]
@@ -238,7 +242,7 @@ def _group_scale(group: I64, residual: F64, learn: Bools, groups: int) -> F64:
 
 
 def _design(graded: Graded, seen: Vectors, learn: Bools) -> F64:
-    """(P, d): the vectors of the observation, lengths and groups, standardised on the training half, and a constant."""
+    """Design matrix (P, d): observation vectors, lengths, groups, standardised, and a constant."""
     lengths = np.log1p(np.stack([graded.n_chars, graded.n_tokens], axis=1))
     columns = [seen.text, seen.stats, lengths]
     if 1 < len(graded.groups) <= 64:

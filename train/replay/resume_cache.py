@@ -1,7 +1,7 @@
-"""What a long run has finished so far, so that a run that was cut short goes on where it was.
+"""Cache of finished parts, so that an interrupted run resumes.
 
-One file for every catalogue, named by all that it depends on: its data, the options, the code and the libraries. A part
-of anything else is never taken up. Nothing is locked: two runs that keep in one folder write the same bytes.
+One file for every catalogue, named by a digest of its inputs: data, options, code and libraries. A part with other
+inputs is never reused. Nothing is locked: two runs with one folder write the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ResumeCache:
     folder: Path
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """The part of this name; None where there is none that can be read."""
+        """The part of this name; None when there is no readable one."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_bytes())
         except (OSError, ValueError):
@@ -32,25 +32,25 @@ class ResumeCache:
         return found if isinstance(found, dict) else None
 
     def keep(self, name: str, part: Mapping[str, Any]) -> None:
-        """Written beside its place and renamed: a part is there whole or not at all."""
+        """Write a part atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / f"{name}.part"
         beside.write_text(json.dumps(part, allow_nan=False), encoding="utf-8")
         beside.replace(self.folder / f"{name}.json")
 
     def clear(self) -> None:
-        """The run has ended: nothing of it need be kept."""
+        """Delete the parts at the end of the run."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def part_name(depends_on: Any) -> str:
-    """A name for what depends on these values (anything JSON holds) and on this code."""
+    """Name of a part by its inputs (any JSON) and this code."""
     known = json.dumps([depends_on, code_digest()], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:24]
 
 
 def code_digest() -> str:
-    """Of the sources of the packages that decide and learn."""
+    """Digest of the sources of the packages that decide and learn."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""`seqroute-train replay`: every policy on every cell of every source, and what each earned. `run` is the story."""
+"""`seqroute-train replay`: play every policy on every cell of every source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.replay.catalogue import CatalogueSetup, Sets, compose_sets, gate_stag
 from train.replay.cell import CellRun, best_setting, newcomer_rows, planner_trials, play_cell
 from train.replay.dataset import Graded, named_apart, read_folder
 from train.replay.grid import Cell, Grid, catalogues, cells, middle, newcomer_cells
-from train.replay.ours import Learned, curves_of, learn, learnt_turns
+from train.replay.ours import Learned, curves_of, learn, learned_turns
 from train.replay.parallel import Tell, side_by_side
 from train.replay.resume_cache import ResumeCache, part_name
 from train.replay.simulator import NO_CONTEXT
@@ -31,13 +31,16 @@ Progress = Callable[[str, int, int], None]
 FORMAT = "seqroute-replay/1"
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")
 LEARNING_STEPS = 5
-"""What learning counts for each context when a run says how far it is: about as much as so many cells."""
+"""Progress steps of learning for each context: about the time of so many cells."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to play. Empty `models` and `policies` mean the defaults and all. `workers` processes share the catalogues;
-    0: this process plays them all. `kept` is a folder for what is finished, for a run that may be cut short."""
+    """Options of a run.
+
+    Empty `models` and `policies` mean the defaults and all. `workers` processes share the catalogues; 0: this process
+    plays them all. `kept` is a folder for finished parts, to resume an interrupted run.
+    """
 
     folders: tuple[Path, ...]
     grid: Grid
@@ -50,38 +53,40 @@ class Options:
     progress: Progress | None = None
 
     def step(self, done: int, total: int) -> None:
+        """Report progress, if requested."""
         if self.progress is not None:
             self.progress("replay", done, total)
 
 
 class Part(NamedTuple):
-    """What one catalogue brings to the output."""
+    """Results of one catalogue."""
 
     rows: list[dict[str, Any]]
     points: list[dict[str, Any]]
-    learnt: dict[str, Any]
+    learned: dict[str, Any]
     tree: list[dict[str, Any]]
 
 
 class Source(NamedTuple):
-    """One source of a folder; `branches` where it is a rollout's."""
+    """One source of a folder; `branches` if it is a rollout's."""
 
     graded: Graded
     branches: Branches | None = None
 
     @property
     def digest(self) -> str:
+        """Digest of the source's data."""
         return self.graded.digest + (self.branches.digest if self.branches else "")
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Play everything. Returns the output as docs/replay.md gives it. Deterministic given data and seed."""
+    """Play everything; returns the output (docs/replay.md). Deterministic given data and seed."""
     sources = read_sources(options.folders)
     parts = each_part(sources, options)
     rows = [row for part in parts for row in part.rows]
     points = [point for part in parts for point in part.points]
     return {
-        "meta": meta(options, [source.graded for source in sources]) | {"learnt": [part.learnt for part in parts]},
+        "meta": meta(options, [source.graded for source in sources]) | {"learned": [part.learned for part in parts]},
         "rows": rows,
         "summary": [*summary(rows, points), *aims(rows, points)],
         "front": points,
@@ -90,14 +95,14 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def read_sources(folders: Sequence[Path]) -> list[Source]:
-    """Every source of all folders, each named so that none is taken for another."""
+    """Every source of all folders, under distinct names."""
     found = [(folder, graded) for folder in dict.fromkeys(folders) for graded in read_folder(folder)]
     branches = [read_branches(folder, graded) for folder, graded in found]
     return [Source(*both) for both in zip(named_apart(found), branches, strict=True)]
 
 
 def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
-    """Every catalogue of every source, in order; what is kept of an earlier run is not played again."""
+    """Play every catalogue of every source in order, reusing finished parts of an earlier run."""
     waiting = [
         (source, number)
         for source in sources
@@ -109,7 +114,7 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
     kept, each = ResumeCache(options.kept) if options.kept else None, steps(options.grid)
     before = [kept.find(name) if kept else None for name in names]
     found = {i: Part(**part) for i, part in enumerate(before) if part is not None}
-    # The longest first: the last one to end then ends soon after the others.
+    # The longest first, so that all processes end at about the same time.
     order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].graded.quality.size))
     places = [i for i in order if i not in found]
     done = dict.fromkeys(found, each)
@@ -120,7 +125,7 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
         options.step(sum(done.values()), each * len(waiting))
 
     quiet = replace(options, folders=(), kept=None, progress=None)
-    for place, part in played([partial(play_catalogue, *waiting[i], quiet) for i in places], options.workers, told):
+    for place, part in run_pieces([partial(play_catalogue, *waiting[i], quiet) for i in places], options.workers, told):
         found[places[place]] = part
         told(place, each)
         if kept:
@@ -128,10 +133,10 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
     return [found[i] for i in range(len(waiting))]
 
 
-def played(
+def run_pieces(
     work: Sequence[Callable[[Tell], Part]], workers: int, told: Callable[[int, int], None]
 ) -> Iterator[tuple[int, Part]]:
-    """Every piece of work by its place, in this process or side by side."""
+    """Results of all pieces of work with their index, from this process or several."""
     if workers > 0:
         yield from side_by_side(work, min(workers, max(len(work), 1)), told)
         return
@@ -140,20 +145,20 @@ def played(
 
 
 def steps(grid: Grid) -> int:
-    """Of one catalogue, when a run says how far it is."""
+    """Progress steps of one catalogue."""
     return LEARNING_STEPS * (1 + len(grid.contexts)) + len(cells(grid)) + len(newcomer_cells(grid))
 
 
 def play_catalogue(source: Source, number: int, options: Options, tell: Tell) -> Part:
-    """One catalogue of a source, by its number."""
+    """Play one catalogue of a source, by its number."""
     study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
     return play_study(study, source.branches, options, tell)
 
 
 def play_study(study: CatalogueSetup, branches: Branches | None, options: Options, tell: Tell) -> Part:
-    """One catalogue: learn, play every cell, sweep the fronts; follow the policies through a rollout's trees."""
+    """Play one catalogue: learn, play every cell, sweep the fronts, follow a rollout's trees."""
     grid, plain = options.grid, cells(options.grid)
-    learned = learn(study, grid, learnt_turns(grid))
+    learned = learn(study, grid, learned_turns(grid))
     judging = [rehearsal.judging for rehearsal in learned.planners[NO_CONTEXT].rehearsals]
     sets = {turns: compose_sets(study, grid, turns, judging) for turns in dict.fromkeys(cell.turns for cell in plain)}
     rows: list[dict[str, Any]] = []
@@ -166,7 +171,7 @@ def play_study(study: CatalogueSetup, branches: Branches | None, options: Option
     planner = planner_of_front(there)
     points = [*fronts(sweep, informed, planner), *starvation(sweep, informed)]
     rows += newcomer_part(study, sets, learned, options)
-    learnt = {
+    facts = {
         "source": study.graded.source,
         "models": list(study.graded.models),
         "weakest": study.graded.models[study.named.weak],
@@ -175,35 +180,37 @@ def play_study(study: CatalogueSetup, branches: Branches | None, options: Option
         "predictor_r2": round(study.predictions.r2, 4),
     }
     tree = tree_rows(study, branches, planner, first.horizon, grid.resamples) if branches else []
-    return Part(rows, points, learnt, tree)
+    return Part(rows, points, facts, tree)
 
 
 def contest(study: CatalogueSetup, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> CellRun:
+    """Set up one cell with its environments and learned policies."""
     training, test = stages(study, sets[cell.turns], cell)
     gate = gate_stages(study, sets[cell.turns], cell)
-    # What is learnt holds for any number of turns; how long sessions last is known of each cell, to all policies alike.
+    # Learned policies hold for any number of turns; all policies know the horizon of the cell.
     return CellRun(study, cell, training, test, gate, learned.expecting(training.horizon), grid.training)
 
 
 def planner_of_front(contest: CellRun) -> Policy:
-    """The setting that earned most in the rehearsals."""
+    """The planner's setting with the highest score in the rehearsals."""
     return contest.planners.curve[best_setting(planner_trials(contest))][1]
 
 
 def newcomer_part(
     study: CatalogueSetup, sets: dict[int | None, Sets], learned: Learned, options: Options
 ) -> list[dict[str, Any]]:
-    """The middle model withheld from everything: where there are three models or more."""
+    """Rows with the middle model withheld from all training, given three models or more."""
     if len(study.graded.models) < 3:
         return []
     grid, model = options.grid, middle(study.average_cost_usd)
     absent = without_model(study, model)
-    curve = curves_of(absent, grid, absent.halves.training, learnt_turns(grid), [NO_CONTEXT])[0]
+    curve = curves_of(absent, grid, absent.halves.training, learned_turns(grid), [NO_CONTEXT])[0]
     there = [contest(study, sets, cell, learned, grid) for cell in newcomer_cells(grid)]
     return [row for one in there for row in newcomer_rows(one, model, curve, options.policies)]
 
 
 def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
+    """Metadata of the output: data, options and versions."""
     return {
         "format": FORMAT,
         **settings(options),
@@ -215,7 +222,7 @@ def meta(options: Options, sources: Sequence[Graded]) -> dict[str, Any]:
 
 
 def settings(options: Options) -> dict[str, Any]:
-    """All that the output depends on beside the data and the code."""
+    """Options that the output depends on, besides data and code."""
     return {
         "preset": options.preset,
         "seed": options.seed,

@@ -1,7 +1,6 @@
-"""Let the very object that the gateway serves decide in the replay's world, by the observation the gateway would build.
+"""Adapter that lets served policies decide in replay, on the gateway's observations.
 
-The planner and the default rule are asked for all sessions of a turn at once (`policy.batch`), any other policy
-session by session.
+Policies with a batched form (`policy.batch`) decide all sessions of a turn at once, others session by session.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ I64 = NDArray[np.int64]
 
 CONTEXT_LIMIT_TOKENS = 128_000
 SECONDS_BETWEEN_TURNS = 30.0
-"""Within the five minutes that a provider keeps a prompt cache."""
+"""Less than the five minutes for which providers keep a prompt cache."""
 
 
 def as_rule(
     policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
 ) -> Rule:
-    """A rule for `world.play`. `priors` (K,) are the catalogue's quality priors (default: the training averages)."""
+    """A rule for `simulator.play`; `priors` (K,) are quality priors (or training averages)."""
     asked = policy.policy if isinstance(policy, Blind) else policy
 
     def rule(turn: Turn) -> I64:
@@ -48,7 +47,7 @@ def as_rule(
 def turn_batch(
     turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
 ) -> batch.Batch:
-    """What the gateway would show for every session of a turn: `observation` for all n."""
+    """`observation` for all sessions of a turn, as one batch."""
     board, shape = turn.board, turn.mask.shape
     prompts = board.sessions.rows[turn.at, turn.index]
     tokens = np.floor(board.prompt_tokens[turn.at, turn.index]) + board.context.tokens(turn.index)
@@ -78,7 +77,7 @@ def turn_batch(
 
 
 def _session_columns(turn: Turn, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The session's part of `features.encode_state`, (N, 17): nothing fails here and nobody grades on the way."""
+    """Session features as in `features.encode_state`, (N, 17), without failures and grades."""
     later = float(turn.index > 0)
     columns = {
         "turn": np.log1p(turn.index) / 3.0,
@@ -101,7 +100,7 @@ def observation(
     lambda_per_usd: float = 0.0,
     priors: NDArray[np.float64] | None = None,
 ) -> Observation:
-    """What the gateway would show for the n-th session of a turn."""
+    """The gateway's observation for the n-th session of a turn."""
     board = turn.board
     prompt = int(board.sessions.rows[turn.at[n], turn.index])
     return Observation(

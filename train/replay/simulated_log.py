@@ -1,8 +1,8 @@
-"""The log that a gateway would have written of composed sessions, as `Episodes`: what `ours` learns from.
+"""Simulated log of composed sessions as `Episodes`: the training data of `ours`.
 
 The gateway's default rule plays, exploring, under budgets; every turn is encoded as the gateway encodes it. Unlike a
-real log, this one knows what *every* model would have answered and billed: `scores` and `bills_usd`.
-A session ends in the log where the money ended: turns that were cut or unanswered teach nothing.
+real log, this one has every model's score and bill: `scores` and `bills_usd`. A session ends in the log where its money
+ended: cut or unanswered turns are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def log_episodes(
     seed: int,
     prefix: str = "s",
 ) -> Episodes:
-    """Play the default rule on a board and keep what it saw. `tasks` (P,) names each prompt's task.
+    """Play the default rule on a board and log it. `tasks` (P,) is each prompt's task.
 
     `budget_usd` (S,). Deterministic given the seed.
     """
@@ -69,8 +69,8 @@ def log_episodes(
     return episodes
 
 
-def joined(parts: Sequence[Episodes]) -> Episodes:
-    """Several logs of one catalogue as one; shorter sessions are padded."""
+def concatenate(parts: Sequence[Episodes]) -> Episodes:
+    """Concatenate several logs of one catalogue; shorter sessions are padded."""
     longest = max(part.valid.shape[1] for part in parts)
     first = parts[0]
     total = blank_episodes(
@@ -91,7 +91,7 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
 
 
 def _keep(episodes: Episodes, turn: Turn, n: int, encoded: Encoded, shares: F64, propensity: float) -> None:
-    """One turn as the log keeps it; the bills of all models include the context that each would have read."""
+    """Write one turn to the log; bills of all models include the context they would have read."""
     i, j = int(turn.at[n]), turn.index
     episodes.state[i, j] = encoded.state
     episodes.candidates[i, j] = encoded.candidates

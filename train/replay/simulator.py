@@ -1,15 +1,7 @@
-"""The world a policy plays in: composed sessions, a budget that binds, a context that grows and a prompt cache.
+"""Simulator of composed sessions with a hard budget, a growing context and a prompt cache.
 
 One loop serves every policy. At each turn a `Rule` sees all sessions that can still be answered at once, as a `Turn`;
 `served.as_rule` makes one of any `policy.mdp.Policy`. The hard cap is the gateway's:
-
-- A model is offered while what is left holds its prompt and LEAST_OUTPUT_TOKENS of answer: the gateway's clamp buys no
-  less. Where no model is offered the turn goes *unanswered*.
-- Mode `degrade` adds the gateway's first remedy: as long as a model's likely bill (its .98 quantile, what the gateway
-  holds) fits, those whose likely bill does not fit are left out - a cheaper model answers. Only then is one clamped.
-- An answer dearer than what is left is *cut*: quality 0, and the money is gone.
-
-Shapes: S sessions, T turns, K candidates, L cost levels, N sessions that are still answered at a turn.
 """
 
 from __future__ import annotations
@@ -35,24 +27,27 @@ Mode = Literal["cut", "degrade"]
 
 LEAST_OUTPUT_TOKENS = 16
 KEPT_TOKENS = 250
-"""What every turn adds to a growing context."""
+"""Tokens that every turn adds to a growing context."""
 _Q98 = COST_LEVELS.index(0.98)
 
 
 @dataclass(frozen=True)
 class Context:
-    """The conversation's own weight: `base_tokens` before the first turn, `kept_tokens` more with each, read from the
-    cache at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on)."""
+    """Size of the conversation: `base_tokens` before the first turn, `kept_tokens` per turn.
+
+    Read at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on).
+    """
 
     base_tokens: int = 0
     kept_tokens: int = 0
     cached_price: float = 1.0
 
     def tokens(self, turn: int) -> int:
+        """Tokens of conversation before this turn."""
         return self.base_tokens + self.kept_tokens * turn
 
     def warm_tokens(self, turn: int) -> int:
-        """Of these, what the model that served the turn before would read from its cache."""
+        """Tokens of these in the cache of the model that served the turn before."""
         before = self.tokens(turn - 1) if turn > 0 else 0
         return before if before >= planning.CACHE_MIN_TOKENS else 0
 
@@ -62,9 +57,9 @@ NO_CONTEXT = Context()
 
 @dataclass(frozen=True)
 class SessionBatch:
-    """Sessions with all that is known and all that will happen. Only `quality` and `cost_usd` come from outcomes.
+    """Sessions with their predictions and their outcomes (`quality` and `cost_usd`).
 
-    (S, T, K): `quality`, `cost_usd` (without context), `predicted`, `floor_usd` (least hold without context).
+    Shape (S, T, K): `quality`, `cost_usd` (without context), `predicted`, `floor_usd` (least hold without context).
     `cost_quantiles_usd` (S, T, K, L) without context. `average` (K,), prices (K,) in USD per million tokens.
     """
 
@@ -83,15 +78,16 @@ class SessionBatch:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Numbers of sessions, turns and candidates."""
         s, t, k = self.quality.shape
         return s, t, k
 
     def within(self, context: Context) -> SessionBatch:
-        """The same sessions in a conversation that weighs something."""
+        """The same sessions with this context."""
         return replace(self, context=context)
 
     def context_usd(self, turn: int, last: I64) -> F64:
-        """What reading the context costs every candidate at this turn, (N, K), with `last` (N,) serving before."""
+        """Cost of reading the context at this turn, (N, K), with `last` (N,) serving before."""
         tokens, warm = self.context.tokens(turn), self.context.warm_tokens(turn)
         served_last = last[:, None] == np.arange(len(self.models))
         discounted = tokens - (1.0 - self.context.cached_price) * warm * served_last
@@ -100,8 +96,11 @@ class SessionBatch:
 
 @dataclass(frozen=True)
 class Turn:
-    """Turn `index` of the sessions `at` (N,): what is known before choosing. Costs include the context; `uniform` (N,)
-    are the numbers to draw with. `turns_left` counts this turn. `last` is -1 at the start."""
+    """Turn `index` of the sessions `at` (N,), before the choice.
+
+    Costs include the context; `uniform` (N,) are the numbers to draw with. `turns_left` counts this turn. `last` is -1
+    at the start.
+    """
 
     board: SessionBatch
     index: int
@@ -119,7 +118,7 @@ class Turn:
     uniform: F64  # (N,)
 
     def warm_tokens(self) -> F64:
-        """(N, K): context the candidate would read from its cache."""
+        """Context in each candidate's cache, (N, K)."""
         served_last = self.last[:, None] == np.arange(self.mask.shape[1])
         return np.asarray(served_last * float(self.board.context.warm_tokens(self.index)))
 
@@ -133,12 +132,12 @@ class Turn:
 
 
 Rule = Callable[[Turn], I64]
-"""Which candidate answers each session of a turn, (N,). Masked candidates must not be chosen."""
+"""Chooses the candidate for each session of a turn, (N,), never a masked one."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a rule, (S, T); `action` is -1 where no model was asked."""
+    """Result of a rule, (S, T); `action` is -1 where no model answered."""
 
     valid: Bools
     action: I64
@@ -149,18 +148,18 @@ class Played:
 
     @property
     def starved(self) -> Bools:
-        """Sessions with a turn that went unanswered or was cut, (S,)."""
+        """Sessions with an unanswered or cut turn, (S,)."""
         return np.asarray((self.cut | self.unanswered).any(axis=1))
 
     @property
     def bankrupt(self) -> Bools:
-        """Sessions whose money was gone while turns were still to come, (S,)."""
+        """Sessions whose money was gone before their last turn, (S,)."""
         later = np.cumsum(self.valid[:, ::-1], axis=1)[:, ::-1] > 1
         return np.asarray((self.unanswered | (self.cut & later)).any(axis=1))
 
     @property
     def switches(self) -> F64:
-        """How often a session's model changed from one answered turn to the next, (S,)."""
+        """Number of model changes between answered turns, (S,)."""
         changes = np.zeros(len(self.action))
         last = np.full(len(self.action), -1)
         for t in range(self.action.shape[1]):
@@ -173,7 +172,7 @@ class Played:
 def make_board(
     graded: Graded, predictions: Predictions, sessions: Sessions, context: Context = NO_CONTEXT
 ) -> SessionBatch:
-    """Sessions over the prompts of a source, with everything looked up; rows after a session's end hold prompt 0."""
+    """Look up a source's prompts for these sessions; rows after a session's end hold prompt 0."""
     rows = np.maximum(sessions.rows, 0)
     prompt_tokens = graded.n_tokens[rows]
     floor = prompt_tokens[..., None] * graded.usd_in_per_m + LEAST_OUTPUT_TOKENS * graded.usd_out_per_m
@@ -184,7 +183,7 @@ def make_board(
         cost_usd=graded.cost_usd[rows],
         predicted=predictions.quality[rows],
         cost_quantiles_usd=predictions.cost_quantiles_usd[rows],
-        # A price list may be dearer than the bills of a source; what is offered must never cost less than it holds.
+        # List prices may exceed a source's bills; an offered answer must not cost less than its reservation.
         floor_usd=np.minimum(floor * 1e-6, predictions.cost_quantiles_usd[rows][..., 0]),
         prompt_tokens=prompt_tokens,
         average=predictions.average,
@@ -195,7 +194,10 @@ def make_board(
 
 
 def play(board: SessionBatch, rule: Rule, budget_usd: F64, mode: Mode, horizon: Horizon, seed: int) -> Played:
-    """Every session through one rule under its own budget, `budget_usd` (S,). Same seed, same draws for every rule."""
+    """Play every session by one rule under its own budget, `budget_usd` (S,).
+
+    All rules share the draws of a seed.
+    """
     s, t, _ = board.shape
     valid = board.sessions.valid
     action = np.full((s, t), -1, np.int64)
@@ -225,12 +227,12 @@ def play(board: SessionBatch, rule: Rule, budget_usd: F64, mode: Mode, horizon: 
 
 
 def turns_left(sessions: Sessions, horizon: Horizon) -> F64:
-    """Expected turns left at every turn, this one included, (S, T): declared, or by the hazard learnt in training."""
+    """Expected turns left, this one included, (S, T): declared, or by the learned hazard."""
     table = horizon.table().astype(np.float64)
     index = np.arange(sessions.rows.shape[1])
-    learnt = np.broadcast_to(table[np.minimum(index, len(table) - 1)], sessions.rows.shape)
+    undeclared = np.broadcast_to(table[np.minimum(index, len(table) - 1)], sessions.rows.shape)
     declared = sessions.declared[:, None]
-    return np.where(index < declared, declared - index, learnt)
+    return np.where(index < declared, declared - index, undeclared)
 
 
 def _turn(

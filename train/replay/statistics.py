@@ -1,7 +1,7 @@
-"""Rows of the output: means, intervals by a paired bootstrap over prompts, differences to the best tuned baseline.
+"""Rows of the output: means, paired bootstrap intervals, differences to the best baseline.
 
 The tasks of the test half are resampled, the same resamples for every policy of a source; a turn counts as often as its
-task was drawn. What a policy did with its budget is not played again: the usual approximation.
+task was drawn. Decisions under a budget are not replayed per resample: the usual approximation.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MIXED = "mixed"
 
 @dataclass(frozen=True)
 class Entry:
-    """One policy in one cell: what came of it, at which lambda, with which tuned numbers.
+    """One policy's result in one cell, with its lambda and tuned parameters.
 
-    `training_quality` is what it earned on the training half; None where nothing was tuned there. `baseline`: may be
-    the best tuned baseline of the cell.
+    `training_quality` is its quality on the training half, None if not tuned. `baseline`: a candidate for the cell's
+    best tuned baseline.
     """
 
     policy: str
@@ -38,11 +38,11 @@ class Entry:
     baseline: bool = False
     numbers: Mapping[str, Any] | None = None
     served: str | None = None
-    """Of ours: what kind of policy decided (`network`, `planner`, `rule:NAME`, `heuristic:NAME`)."""
+    """Kind of the policy behind `ours` (`network`, `planner`, `rule:NAME`, `heuristic:NAME`)."""
 
 
 class Resampled:
-    """`resamples` bootstrap weights of every task of a source; the mean per turn under each, for many policies."""
+    """Bootstrap weights of every task of a source; means per turn for many policies."""
 
     def __init__(self, tasks: int, resamples: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
@@ -59,13 +59,13 @@ class Resampled:
 
 
 def best_tuned(entries: Sequence[Entry]) -> int:
-    """The baseline that did best on the training half."""
+    """Index of the best baseline on the training half."""
     of_baselines = [(e.training_quality or 0.0, -i) for i, e in enumerate(entries) if e.baseline]
     return -max(of_baselines)[1]
 
 
 def best_on_test(entries: Sequence[Entry]) -> int:
-    """The baseline that did best on the test half itself: a bound, since nobody could have chosen it."""
+    """Index of the best baseline on the test half itself: an upper bound for choosing one."""
     earned = [(float(e.played.quality[e.played.valid].mean()), -i) for i, e in enumerate(entries) if e.baseline]
     return -max(earned)[1]
 
@@ -78,7 +78,7 @@ def rows(
     strong: int,
     cell: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """One row per policy and ordering, the mixed set first. `cell` gives the columns that all rows share."""
+    """One row per policy and ordering, the mixed set first. `cell` has the shared columns."""
     reference, bound = best_tuned(entries), best_on_test(entries)
     found = []
     for ordering, chosen in _parts(sessions):
@@ -127,7 +127,7 @@ def _difference(name: str, i: int, reference: int, values: F64, means: F64) -> d
 
 
 def _conduct(played: Played, chosen: Bools, strong: int) -> dict[str, float]:
-    """Money per session, and what share of sessions and turns went wrong."""
+    """Money per session, and rates of failed sessions and turns."""
     answered = played.action[chosen] >= 0
     return {
         "cost_usd": float(f"{played.cost_usd[chosen].sum(axis=1).mean():.6g}"),

@@ -1,4 +1,4 @@
-"""The whole run in a few lines: every policy over all cells, the fronts' areas, and what a newcomer is worth."""
+"""Summary of a run: policies over all cells, areas of the fronts, value of a newcomer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OF_NEWCOMERS = ("ours-not-offered", "ours", "ours-trained")
 
 
 def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
-    """`kind` says what a line is about: a policy over `cells`, ours `against` each other, a `front`, a `newcomer`."""
+    """All summary lines; `kind` is `cells`, `against`, `front` or `newcomer`."""
     return [*over_cells(rows), *against(rows), *of_fronts(points), *newcomers(rows)]
 
 
 def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A policy against the best tuned baseline, over cells of all orderings together; by source and in all.
+    """Compare every policy with the best tuned baseline, by source and overall.
 
     `below` counts the cells where its whole interval is below, `above` those where it is above. Budgets (`phi`) and
     prompt-cache cells (`cache`) apart.
@@ -34,13 +34,13 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
         of_kind = [row for row in whole if (row["budget"] == "phi") == (cells == "phi")]
         for source in (ALL, *sorted({row["source"] for row in of_kind})):
             chosen = [row for row in of_kind if source in (ALL, row["source"])]
-            for policy, mine in grouped(chosen, "policy"):
+            for policy, mine in group_rows(chosen, "policy"):
                 found.append({"kind": "cells", "cells": cells, "source": source, "policy": policy, **_means(mine)})
     return found
 
 
 def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
-    """How much better `policy` is than each other one, in the mean over the cells that both played."""
+    """Mean gain of `policy` over each other one, over the cells that both played."""
     columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
     found, whole = [], in_whole(rows)
     for cells in ("phi", "cache"):
@@ -59,22 +59,22 @@ def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
 
 
 def of_fronts(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """For every catalogue and policy: the area under its front, and its least cost at the strongest model's quality.
+    """Area under each policy's front and its least cost at the strongest model's quality.
 
-    Costs in units of the dearest fixed model; the area is the mean over costs from 0 to 1 of the best quality that was
-    to be had for no more. `saving` is None where a policy never reaches that quality.
+    Costs are in units of the most expensive fixed model; the area is the mean over costs from 0 to 1 of the best
+    quality at no more than that cost. `saving` is None where a policy never reaches that quality.
     """
     found = []
     fronts = [point for point in points if point["figure"] == FRONT]
-    for (source, models), mine in grouped(fronts, "source", "models"):
+    for (source, models), mine in group_rows(fronts, "source", "models"):
         fixed = [point for point in mine if point["policy"] == "fixed"]
         strong = max(fixed, key=lambda point: float(point["quality"]))
-        dearest = max(float(point["cost_usd"]) for point in fixed)
-        for policy, of_policy in grouped(mine, "policy"):
-            cost = np.array([float(point["cost_usd"]) for point in of_policy]) / max(dearest, 1e-12)
+        costliest = max(float(point["cost_usd"]) for point in fixed)
+        for policy, of_policy in group_rows(mine, "policy"):
+            cost = np.array([float(point["cost_usd"]) for point in of_policy]) / max(costliest, 1e-12)
             quality = np.array([float(point["quality"]) for point in of_policy])
             reached = cost[quality >= float(strong["quality"]) - 1e-9]
-            least = float(reached.min()) * dearest / float(strong["cost_usd"]) if len(reached) else None
+            least = float(reached.min()) * costliest / float(strong["cost_usd"]) if len(reached) else None
             found.append(
                 {
                     "kind": "front",
@@ -89,13 +89,13 @@ def of_fronts(points: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def in_whole(rows: Sequence[Row]) -> list[Row]:
-    """The rows of all orderings together, in cells where no model is new."""
+    """Rows of all orderings together, in cells without a newcomer."""
     together = _together(rows)
     return [row for row in rows if row["new_model"] is None and row["ordering"] == together]
 
 
 def hypervolume(cost: np.ndarray[Any, np.dtype[np.float64]], quality: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Area that (cost, quality) points dominate within cost 0..1, quality from 0 up (Zitzler & Thiele 1998)."""
+    """Area dominated by (cost, quality) points within cost 0..1 (Zitzler & Thiele 1998)."""
     order = np.argsort(cost, kind="stable")
     best = np.maximum.accumulate(quality[order])
     edges = np.append(np.minimum(cost[order], 1.0), 1.0)
@@ -103,13 +103,13 @@ def hypervolume(cost: np.ndarray[Any, np.dtype[np.float64]], quality: np.ndarray
 
 
 def newcomers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What share of the gap between a model not offered and one fully trained is won by its price and prior alone."""
+    """Share of the gap between not offered and fully trained that price and prior alone win."""
     together = _together(rows)
     chosen = [row for row in rows if row["new_model"] is not None and row["ordering"] == together]
     found = []
-    for (source, models, model), mine in grouped(chosen, "source", "models", "new_model"):
+    for (source, models, model), mine in group_rows(chosen, "source", "models", "new_model"):
         played = [[row["quality"] for row in mine if row["policy"] == name] for name in OF_NEWCOMERS]
-        if not all(played):  # not all were asked for
+        if not all(played):  # not all were requested
             continue
         quality = {name: float(np.mean(each)) for name, each in zip(OF_NEWCOMERS, played, strict=True)}
         gap = quality["ours-trained"] - quality["ours-not-offered"]
@@ -131,30 +131,30 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
     difference = [float(row["diff_vs_best_tuned"]) for row in rows]
     return {
         "n_cells": len(rows),
-        "quality": _rounded(row["quality"] for row in rows),
-        "diff_vs_best_tuned": _rounded(difference),
+        "quality": _round(row["quality"] for row in rows),
+        "diff_vs_best_tuned": _round(difference),
         "worst_diff": round(min(difference), 6),
-        "diff_vs_best_on_test": _rounded(row["diff_vs_best_on_test"] for row in rows),
+        "diff_vs_best_on_test": _round(row["diff_vs_best_on_test"] for row in rows),
         "below": sum(float(row["diff_hi"]) < 0.0 for row in rows),
         "above": sum(float(row["diff_lo"]) > 0.0 for row in rows),
-        "starved_rate": _rounded(row["starved_rate"] for row in rows),
-        "bankrupt_rate": _rounded(row["bankrupt_rate"] for row in rows),
-        "switches": _rounded(row["switches"] for row in rows),
+        "starved_rate": _round(row["starved_rate"] for row in rows),
+        "bankrupt_rate": _round(row["bankrupt_rate"] for row in rows),
+        "switches": _round(row["switches"] for row in rows),
     }
 
 
-def _rounded(values: Iterable[Any]) -> float:
+def _round(values: Iterable[Any]) -> float:
     return round(float(np.mean([float(value) for value in values])), 6)
 
 
 def _together(rows: Sequence[Row]) -> str:
-    """The name of all orderings together; of a run with one ordering, that one."""
+    """Name of all orderings together, or of the only one."""
     present = {row["ordering"] for row in rows}
     return MIXED if MIXED in present or not present else min(present, key=ORDERINGS.index)
 
 
-def grouped(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
-    """Rows by the values of some columns, in the order in which they first occur."""
+def group_rows(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
+    """Group rows by the values of some columns, in order of first occurrence."""
     found: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         found[row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)].append(row)

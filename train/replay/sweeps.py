@@ -1,8 +1,8 @@
-"""Whole fronts instead of points: cost against quality, and quality against starvation.
+"""Sweeps: fronts of cost against quality, and curves of quality against starvation.
 
-A rule that is driven by a price of money is swept over lambda under a budget that hardly binds, one that paces what is
-left is swept over the budget itself: either way a policy's own dial, from cheap to good. The planner has both, as its
-client has. The starvation curves sweep the shield's reserve under one tight budget.
+A rule with a price of money is swept over lambda under a loose budget, one that paces its spending over the budget
+itself: either way over the policy's own dial, from cheap to good. The planner has both, like its client. The starvation
+curves sweep the shield's reserve under one tight budget.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FRONT, STARVATION = "cost-quality", "quality-starvation"
 
 @dataclass(frozen=True)
 class Sweep:
-    """Test sessions of one study for fronts; `described` are the columns that all points share."""
+    """Test sessions of one study for sweeps; `described` are the columns that all points share."""
 
     study: CatalogueSetup
     sets: Sets
@@ -44,6 +44,7 @@ class Sweep:
     described: dict[str, Any]
 
     def stage(self, phi: float) -> Environment:
+        """The sessions under the budget of `phi`."""
         budget = budgets_usd(self.board, self.study.average_cost_usd, self.study.named, phi)
         return Environment(self.board, budget, "cut", self.sets.horizon, self.study.seed + 3)
 
@@ -72,6 +73,7 @@ class Sweep:
 
 
 def make_sweep(study: CatalogueSetup, sets: Sets, sessions: int, turns: int | None) -> Sweep:
+    """Compose the test sessions of a sweep."""
     drawn = sets.test.sessions
     few = Sessions(drawn.rows[:sessions], drawn.declared[:sessions], drawn.ordering[:sessions])
     described = {
@@ -84,11 +86,11 @@ def make_sweep(study: CatalogueSetup, sets: Sets, sessions: int, turns: int | No
 
 
 def fronts(sweep: Sweep, learned: Learned, planner: Policy) -> Iterator[dict[str, Any]]:
-    """Cost against quality, every policy over its own dial."""
+    """Sweep every policy over its own dial: cost against quality."""
     study, loose = sweep.study, sweep.stage(LOOSE_PHI)
     for k, name in enumerate(study.graded.models):
         yield sweep.point(FRONT, "fixed", f"model {name}", float(k), loose, baselines.fixed(k))
-    published = cited.cited(learned.published, study.seen)
+    published = cited.prepare_published(learned.published, study.seen)
     unit = 1.0 / study.bank.mean_usd[study.named.strong]
     for step in LAMBDA_STEPS[::2]:
         rule = baselines.tuned_lambda(step * unit, 0.0)
@@ -107,8 +109,7 @@ def fronts(sweep: Sweep, learned: Learned, planner: Policy) -> Iterator[dict[str
 
 
 def starvation(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
-    """Quality against starved sessions under a tight budget in mode `cut`: as the shield's reserve grows, and for the
-    planner as a lost answer counts for more."""
+    """Sweep reserve and penalty under a tight budget in mode `cut`: quality against starvation."""
     study, tight = sweep.study, sweep.stage(TIGHT_PHI)
     for reserve in RESERVES:
         rules = [

@@ -1,6 +1,6 @@
-"""What the benchmark is for, in a dozen figures: each beside what is aimed at, over all sources and for each.
+"""Target figures of the benchmark, over all sources and for each.
 
-A figure is None where a run says nothing of it: no prompt-cache cell, no third model, a quality that is never reached.
+A figure is None where a run has no data for it: no prompt-cache cell, no third model, a quality that is never reached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from train.replay.summary import ALL, Row, grouped, in_whole, newcomers, of_fronts
+from train.replay.summary import ALL, Row, group_rows, in_whole, newcomers, of_fronts
 from train.replay.sweeps import FRONT
 
 F64 = NDArray[np.float64]
@@ -20,13 +20,13 @@ Figures = Mapping[str, float | None]
 
 OURS, PLANNER, CALIBRATED = "ours", "ours-ungated", "ours-calibrated"
 MOST_BANKRUPT = 0.01
-"""The bankruptcy level at which the published method is compared."""
+"""Bankruptcy rate at which the published method is compared."""
 CELL = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure, what it should be at least or at most, and what it is in words."""
+    """A figure with its bound and description."""
 
     figure: str
     bound: float
@@ -34,6 +34,7 @@ class Target:
     words: str
 
     def met(self, found: float) -> bool:
+        """Tell whether a value meets the bound."""
         if self.side == "above":
             return found > self.bound
         return found >= self.bound - 1e-9 if self.side == "at least" else found <= self.bound + 1e-9
@@ -48,7 +49,7 @@ AIMS = (
     Target("cache_vs_blind", 0.04, "at least", "planner - planner blind to the cache, prompt-cache cells"),
     Target("cache_switches", 1.0, "at most", "switches a session of the planner, prompt-cache cells"),
     Target("starved_calibrated", 0.01, "at most", "sessions starved at the calibrated setting, budget cells in cut"),
-    Target("unanswered_degrade", 0.0, "at most", "sessions of ours with an unanswered turn, budget cells in degrade"),
+    Target("unanswered_degrade", 0.0, "at most", "ours: sessions with an unanswered turn, budget cells in degrade"),
     Target("saving_vs_published", 0.0, "above", "saved at the strongest's quality, more than the published one"),
     Target("area_vs_baselines", 0.0, "above", "area under the planner's front - the best baseline's"),
     Target("newcomer_lost", 0.5, "at most", "share of the gap that a model added by price and prior alone loses"),
@@ -56,7 +57,7 @@ AIMS = (
 
 
 def aims(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
-    """One line for each aim and source (`all`: over the cells of all), and whether it is met."""
+    """One line for each target and source (`all`: over all cells), with the verdict."""
     found = []
     for source in (ALL, *dict.fromkeys(row["source"] for row in rows)):
         known = figures(*([row for row in part if source in (ALL, row["source"])] for part in (rows, points)))
@@ -103,7 +104,7 @@ def figures(rows: Sequence[Row], points: Sequence[Row]) -> Figures:
 
 
 def lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The aims as text: over all sources, and the sources that miss each."""
+    """The targets as text, with the sources that miss each."""
     for line in found:
         if line["source"] != ALL:
             continue
@@ -120,7 +121,7 @@ def lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def cost_at(cost: F64, quality: F64, wanted: float) -> float | None:
-    """Least cost at which a front reaches a quality, between its points by straight lines; None where it never does."""
+    """Interpolated least cost at which a front reaches a quality; None where it never does."""
     order = np.argsort(cost, kind="stable")
     cost, best = cost[order], np.maximum.accumulate(quality[order])
     at = int(np.searchsorted(best, wanted - 1e-9))
@@ -133,13 +134,13 @@ def cost_at(cost: F64, quality: F64, wanted: float) -> float | None:
 
 
 def _fronts(points: Sequence[Row]) -> Iterator[tuple[float | None, float]]:
-    """By catalogue: the planner's saving less the published method's, its area less the best baseline's."""
-    for _, mine in grouped([point for point in points if point["figure"] == FRONT], "source", "models"):
+    """Differences by catalogue: saving against the published method, area against baselines."""
+    for _, mine in group_rows([point for point in points if point["figure"] == FRONT], "source", "models"):
         strong = max((point for point in mine if point["policy"] == "fixed"), key=lambda point: float(point["quality"]))
         safe = [point for point in mine if point["policy"] == "published" and point["bankrupt_rate"] <= MOST_BANKRUPT]
         ours = _saving([point for point in mine if point["policy"] == PLANNER], strong)
         theirs = _saving(safe, strong)
-        # Who never reaches the strongest's quality saves nothing: the strongest itself has to be taken.
+        # A policy that never reaches the strongest's quality saves nothing.
         saved = (ours or 0.0) - (theirs or 0.0)
         areas = {line["policy"]: float(line["area"]) for line in of_fronts(mine)}
         yield saved, areas[PLANNER] - max(area for policy, area in areas.items() if policy != PLANNER)
@@ -165,7 +166,7 @@ def _gain(rows: Sequence[Row], policy: str, other: str) -> float | None:
 
 
 def _newcomers_lost(rows: Sequence[Row]) -> float | None:
-    """Of all gaps together, what share is lost: gaps near zero weigh nothing."""
+    """Share of all gaps together that is lost: gaps near zero have no weight."""
     found = newcomers(rows)
     gap = sum(max(float(line["gap"]), 0.0) for line in found)
     lost = sum(float(line["ours-trained"]) - float(line["ours"]) for line in found if float(line["gap"]) > 0.0)

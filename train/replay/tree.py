@@ -1,11 +1,11 @@
-"""Policies through the trees of a rollout: what composed sessions of the same answers get wrong, and by how much.
+"""Evaluation in the trees of a rollout, to measure the error of composed sessions.
 
-A composed session gives every later turn the grades that belong to *one* drawn past, whoever the policy had chosen
-before. In a tree a policy is followed: at a state it chooses a model, and goes on to the state after that model's
-answer. Where only some answers were continued, a visited state stands for 1 / (its probability of being visited): a
-turn's mean is self-normalised importance sampling over states, in which all probabilities are known.
+A composed session gives every later turn the grades that belong to *one* drawn past, whichever models the policy chose
+before. In a tree a policy is followed: at a state it chooses a model and moves to the state after that model's answer.
+Where only some answers were continued, a visited state represents 1 / (its probability of being visited): a turn's mean
+is self-normalised importance sampling over states, with known probabilities.
 
-Shapes: S ways from a first state to a last one, T turns, G tasks, R resamples of whole tasks.
+Shapes: S paths from a root to a leaf, T turns, G tasks, R resamples of whole tasks.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PHIS = (3.0, 0.5)
-"""A budget that ends no session, and one that binds."""
+"""A loose budget that ends no session and a binding one."""
 MODE: Mode = "degrade"
 KIND = "text"
-"""What the states of a tree are known by: where prompts have embeddings of their own, policies learnt from those."""
+"""Kind of vectors of the states; policies for prompts with embeddings were trained on those instead."""
 
 
 class Sums(NamedTuple):
-    """By task and turn, (G, T): weighted grades, and the weights."""
+    """Weighted grades and weights by task and turn, (G, T)."""
 
     grades: F64
     weights: F64
@@ -52,9 +52,11 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Ways:
-    """Sessions with what is known of their states. `leads` (S, T) is the model that a way goes on with, -1 at its end;
-    `counted` (S, T) whether this way stands for the state, which several may share; `weight` (S, T) how many states
-    that one stands for."""
+    """Paths through the trees with their states.
+
+    `leads` (S, T) is the model that a path continues with, -1 at its end; `counted` (S, T) whether this path represents
+    the state, which several may share; `weight` (S, T) how many states that one represents.
+    """
 
     board: SessionBatch
     task: I64  # (S,)
@@ -65,7 +67,7 @@ class Ways:
 
 @dataclass(frozen=True)
 class Trees:
-    """The test half of a rollout: all ways through it, and each task's one session as replay composes it."""
+    """The test half of a rollout: all paths, and each task's session as replay composes it."""
 
     seen: Vectors
     ways: Ways
@@ -77,8 +79,11 @@ class Trees:
 def tree_rows(
     study: CatalogueSetup, branches: Branches, planner: Policy, horizon: Horizon, resamples: int
 ) -> list[dict[str, Any]]:
-    """How a turn fares after each model's answer; and what every single model, the default rule and `planner` earn in
-    the trees of the test half, beside what sessions composed of the same tasks say of them."""
+    """Rows on the effect of each model's answer on the next turn, and of policies in the trees.
+
+    For every single model, the default rule and `planner`: quality in the trees of the test half, beside that of
+    sessions composed of the same tasks.
+    """
     if study.seen.kind != KIND:
         return []
     states, at = states_of(branches, study.graded)
@@ -86,16 +91,16 @@ def tree_rows(
     drawn = np.random.default_rng([study.seed, 701]).multinomial(tasks, np.full(tasks, 1.0 / tasks), resamples)
     about = {"source": states.source, "models": ",".join(states.models)}
     found = [about | row for row in after(states, branches, at, drawn)]
-    trees = planted(states, branches, at, study.seed)
+    trees = build_trees(states, branches, at, study.seed)
     if trees is not None:
-        found += [about | row for row in followed(study, trees, planner, horizon, drawn)]
+        found += [about | row for row in follow_policies(study, trees, planner, horizon, drawn)]
     return found
 
 
-def planted(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | None:
-    """The test half's trees, seen and predicted as by a study of the folder; None where a half is empty.
+def build_trees(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | None:
+    """Trees of the test half with vectors and predictions of a study; None if a half is empty.
 
-    Only the training tasks' one session is learnt from: what replay learns from, no more.
+    Only the training tasks' one session is used for training, as in replay.
     """
     own = halves(states, seed)
     learn = own.training[branches.drawn[at][own.training]]
@@ -121,10 +126,10 @@ def planted(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | N
     return Trees(seen, ways, board(single), states.task[single[:, 0]], tasks)
 
 
-def followed(
+def follow_policies(
     study: CatalogueSetup, trees: Trees, planner: Policy, horizon: Horizon, drawn: I64
 ) -> Iterator[dict[str, Any]]:
-    """One row a policy and budget."""
+    """Evaluate every policy and budget; one row each."""
     models = study.graded.models
     rules: dict[str, Rule] = {f"only {name}": baselines.fixed(k) for k, name in enumerate(models)}
     rules["gateway-default"] = as_rule(ReSolving(horizon=horizon), trees.seen)
@@ -142,8 +147,10 @@ def followed(
 
 
 def in_trees(ways: Ways, played: Played, tasks: int) -> Sums:
-    """The states that the policy reaches by its own choices. After a lost answer (cut, unanswered) nothing was played:
-    the turns that would have followed count as failures."""
+    """Sums over the states that the policy reaches by its own choices.
+
+    After a lost answer (cut, unanswered) nothing was played: the later turns count as failures.
+    """
     lost_turn = played.cut | played.unanswered
     on = np.ones(len(ways.task), np.bool_)
     lost, carried = np.zeros(len(ways.task), np.bool_), np.zeros(len(ways.task))
@@ -159,16 +166,16 @@ def in_trees(ways: Ways, played: Played, tasks: int) -> Sums:
 
 
 def in_sessions(played: Played, task: I64, tasks: int) -> Sums:
-    """The same of composed sessions: every turn counts, whoever answered the ones before."""
+    """Sums over composed sessions: every turn counts, whichever model answered before."""
     valid = played.valid.astype(np.float64)
     return Sums(by_task(played.quality * valid, task, tasks), by_task(valid, task, tasks))
 
 
 def beside(true: Sums, assumed: Sums, drawn: I64) -> dict[str, Any]:
-    """Quality per turn in the trees, in composed sessions, and the difference, with 95 % intervals over tasks.
+    """Quality per turn in trees and in composed sessions, and their difference, with intervals.
 
-    A turn's share is how many tasks have it. `effective` is the least number of tasks that a turn's mean rests on
-    (Kish: (sum w)^2 / sum w^2). None where a policy's way leaves what was visited.
+    The 95 % intervals are over tasks. A turn's share is how many tasks have it. `effective` is the least effective
+    number of tasks of a turn's mean (Kish: (sum w)^2 / sum w^2). None where a policy leaves the visited states.
     """
     share = assumed.weights.sum(axis=0)
     share = share / share.sum()
@@ -191,7 +198,7 @@ def beside(true: Sums, assumed: Sums, drawn: I64) -> dict[str, Any]:
 
 
 def after(states: Graded, branches: Branches, at: I64, drawn: I64) -> Iterator[dict[str, Any]]:
-    """The mean grade of all models at a turn that follows one model's answer, beside turns that follow another's."""
+    """Mean grade of all models at a turn after one model's answer, against after another's."""
     later = states.turn > 0
     if not later.any():
         return
@@ -222,21 +229,21 @@ def after(states: Graded, branches: Branches, at: I64, drawn: I64) -> Iterator[d
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What a person should know of it: under the budget that ends no session."""
+    """Text summary under the loose budget."""
     for row in rows:
         if row["diff"] is None:
-            diff = "left what was visited"
+            diff = "left the visited states"
         else:
             diff = f"{row['diff']:+.3f} ({row['diff_lo']:+.3f} to {row['diff_hi']:+.3f})"
         if row["kind"] == "after":
-            yield f"{row['source']}: a turn after {row['model']}'s answer, against after another's: {diff}"
+            yield f"{row['source']}: grade of a turn after {row['model']}'s answer, against after another's: {diff}"
         elif row["phi"] == PHIS[0]:
             followed_by = "" if row["quality"] is None else f", in the trees {row['quality']:.3f}"
             yield f"{row['source']}: {row['policy']}: composed {row['composed']:.3f}{followed_by}: {diff}"
 
 
 def interval(name: str, mean: F64, resampled: F64) -> dict[str, float | None]:
-    """The mean and its 95 % interval over the resamples in which there is something; None where there is nothing."""
+    """Mean and 95 % interval over the resamples that have data; None without any."""
     some = resampled[np.isfinite(resampled)]
     if not np.isfinite(mean).all() or not len(some):
         return {name: None, f"{name}_lo": None, f"{name}_hi": None}
@@ -245,7 +252,7 @@ def interval(name: str, mean: F64, resampled: F64) -> dict[str, float | None]:
 
 
 def first_of_each(rows: I64) -> Bools:
-    """Where each state occurs for the first time in rows (S, T); -1 never does."""
+    """Mask of the first occurrence of each state in rows (S, T); -1 never counts."""
     found = np.zeros(rows.size, np.bool_)
     found[np.unique(rows, return_index=True)[1]] = True
     return found.reshape(rows.shape) & (rows >= 0)

@@ -1,13 +1,13 @@
-"""Prompts as the vectors of an observation: one space for every policy, so that all know the same about a prompt.
+"""Prompts as observation vectors, in one space for every policy.
 
-The text part of an observation has TEXT_DIM entries. What a source gives decides what stands in it:
+The text part of an observation has TEXT_DIM entries. Its content depends on the source:
 
-    embedding         its principal directions on the training half, beside the hashed name of the group
+    embedding         its principal directions on the training half, and the hashed name of the group
     text              hashed n-grams (policy/text.py), likewise
-    neither           the hashed name of the group alone
+    neither           the hashed name of the group only
 
-The principal directions are turned by a fixed rotation: whoever standardises columns afterwards
-(train/fit/reward_model.py does) would otherwise blow the weakest direction up to the size of the strongest.
+The principal directions are rotated by a fixed matrix: code that standardises columns afterwards
+(train/fit/reward_model.py does) would otherwise scale the weakest direction up to the strongest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ CHARS_PER_WORD = 5.5
 
 @dataclass(frozen=True)
 class Vectors:
-    """`text` (P, TEXT_DIM), `stats` (P, STATS_DIM), and `content` (P, E) for nearest neighbours; which `kind` it is."""
+    """Vectors of all prompts and their `kind`.
+
+    `text` (P, TEXT_DIM), `stats` (P, STATS_DIM), and `content` (P, E) for nearest neighbours.
+    """
 
     text: FloatArray
     stats: FloatArray
@@ -41,19 +44,19 @@ class Vectors:
 
 
 def vectors(graded: Graded, training: I64) -> Vectors:
-    """The vectors of all prompts; nothing about outcomes goes in, and the projection is fitted on the training half."""
+    """Compute the prompts' vectors without outcomes; the projection fits the training half."""
     content, kind = _content(graded)
     group_names = np.stack([embed(name) for name in graded.groups])
     if content is None:
         text = group_names[graded.group]
     else:
         folded = group_names.reshape(len(graded.groups), TEXT_DIM // GROUP_DIM, GROUP_DIM).sum(axis=1)
-        text = np.column_stack([projected(content, training), GROUP_WEIGHT * folded[graded.group]])
+        text = np.column_stack([project_directions(content, training), GROUP_WEIGHT * folded[graded.group]])
     return Vectors(text.astype(np.float32), _stats(graded), content, kind)
 
 
-def projected(content: FloatArray, training: I64, width: int = CONTENT_DIM) -> FloatArray:
-    """(P, E) -> (P, width): principal directions of the training rows, rotated; of mean length 1."""
+def project_directions(content: FloatArray, training: I64, width: int = CONTENT_DIM) -> FloatArray:
+    """Rotated principal directions of the training rows, of mean length 1: (P, E) -> (P, width)."""
     seen = content[training].astype(np.float64)
     centre = seen.mean(axis=0)
     _, sizes, directions = np.linalg.svd(seen - centre, full_matrices=False)
@@ -74,7 +77,7 @@ def _content(graded: Graded) -> tuple[FloatArray | None, str]:
 
 
 def _stats(graded: Graded) -> FloatArray:
-    """Surface features; those of the length alone where the text is withheld."""
+    """Surface features; only those of the length where the text is withheld."""
     found = np.zeros((graded.prompts, STATS_DIM), np.float32)
     chars, words = STAT_NAMES.index("log_chars"), STAT_NAMES.index("log_words")
     for i, text in enumerate(graded.text):

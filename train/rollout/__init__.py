@@ -1,1 +1,1 @@
-"""Graded counterfactual sessions through the configured models: the way to data for whoever has no log yet."""
+"""Graded counterfactual sessions through the configured models: data before there is a log."""

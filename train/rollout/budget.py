@@ -1,4 +1,4 @@
-"""The hard cap: a tenant of the gateway's ledger for one rollout, and a key that spends from it and nothing else.
+"""The hard cap of a rollout: a tenant of the gateway's ledger and a key that spends from it.
 
 Whatever the rollout does wrong, the ledger refuses to reserve beyond the tenant's budget.
 """
@@ -15,48 +15,48 @@ import httpx
 from train.errors import InputError
 
 KEY_LIVES_S = 7 * 86400
-"""A key that a killed rollout leaves behind dies by itself."""
+"""The key of a killed rollout expires."""
 
 
 class GatewayRefused(InputError):
-    """The gateway did not do what it was asked; the message has its words."""
+    """The gateway refused a request; the message quotes it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
-    """Whose money it is, and the key to it."""
+class Account:
+    """The rollout's tenant and its key."""
 
     tenant_id: str
     key: str
 
 
 @contextlib.asynccontextmanager
-async def open_purse(admin: httpx.AsyncClient, name: str, max_usd: str, now_s: float) -> AsyncIterator[Purse]:
-    """A tenant called `name` with exactly `max_usd`, made or found again; its key is revoked at the end."""
+async def open_account(admin: httpx.AsyncClient, name: str, max_usd: str, now_s: float) -> AsyncIterator[Account]:
+    """Create or find the tenant `name` with budget `max_usd`; its key is revoked at the end."""
     terms = {"budget_usd": max_usd, "max_session_usd": max_usd}
-    tenants = await asked(admin, "GET", "/admin/tenants?limit=10000")
+    tenants = await call_admin(admin, "GET", "/admin/tenants?limit=10000")
     found = next((tenant["id"] for tenant in tenants["data"] if tenant["name"] == name), None)
     if found is None:
-        found = (await asked(admin, "POST", "/admin/tenants", {"name": name, **terms}))["id"]
+        found = (await call_admin(admin, "POST", "/admin/tenants", {"name": name, **terms}))["id"]
     else:
-        await asked(admin, "PATCH", f"/admin/tenants/{found}", terms)
-    made = await asked(admin, "POST", "/admin/keys", {"tenant_id": found, "expires": now_s + KEY_LIVES_S})
+        await call_admin(admin, "PATCH", f"/admin/tenants/{found}", terms)
+    made = await call_admin(admin, "POST", "/admin/keys", {"tenant_id": found, "expires": now_s + KEY_LIVES_S})
     try:
-        yield Purse(found, made["key"])
+        yield Account(found, made["key"])
     finally:
         with contextlib.suppress(GatewayRefused):
-            await asked(admin, "POST", "/admin/keys/revoke", {"id": made["id"]})
+            await call_admin(admin, "POST", "/admin/keys/revoke", {"id": made["id"]})
 
 
-async def spent_nanousd(admin: httpx.AsyncClient, purse: Purse) -> int:
-    """What the ledger has settled for this rollout, all its runs together."""
-    return int((await asked(admin, "GET", f"/admin/tenants/{purse.tenant_id}"))["spent_nano_usd"])
+async def spent_nanousd(admin: httpx.AsyncClient, account: Account) -> int:
+    """Amount that the ledger has settled for this rollout over all its runs."""
+    return int((await call_admin(admin, "GET", f"/admin/tenants/{account.tenant_id}"))["spent_nano_usd"])
 
 
-async def asked(
+async def call_admin(
     admin: httpx.AsyncClient, method: str, path: str, body: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """An admin route's answer. Raises GatewayRefused."""
+    """Call an admin route. Raises GatewayRefused."""
     try:
         response = await admin.request(method, path, json=body)
     except httpx.HTTPError as error:
@@ -68,7 +68,7 @@ async def asked(
 
 
 def message_of(response: httpx.Response) -> str:
-    """What an error says, in one line."""
+    """An error response in one line."""
     try:
         return f"{response.status_code} {response.json()['error']['message']}"[:300]
     except (ValueError, KeyError, TypeError):

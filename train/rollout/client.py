@@ -1,7 +1,7 @@
-"""One call through the gateway: pinned to its model, named by its idempotency key, waited for as long as it takes.
+"""Client of the gateway: pinned models, idempotency keys, long waits.
 
-A key is `<call>.<attempt>`. The same key again gets the same answer and costs nothing, so a call that was sent and not
-yet written down is simply sent again. A new attempt begins only after a failure that the gateway keeps as the answer.
+A key is `<call>.<attempt>`. The same key again gets the same response and costs nothing, so a call that was sent and
+not yet recorded is simply sent again. A new attempt begins only after a failure that the gateway keeps as the response.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from train.rollout.journal import Journal
 from train.rollout.tree import Answer
 
 WAITS_S = (2.0, 10.0, 30.0)
-"""Between the attempts of one run at a call that fails; the next run of the rollout starts again."""
+"""Waits between the attempts at a failing call; the next run of the rollout starts again."""
 PATIENCE = 300
-"""How often one attempt is sent again while the gateway is away, full, or still busy with it: about five minutes."""
+"""Resends of one attempt while the gateway is down, overloaded or still busy with it: about five minutes."""
 AGAIN_S = 1.0
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class OutOfMoney(Exception):
-    """The cap is reached: nothing further is asked."""
+    """The cap is reached: no further calls are made."""
 
 
 class CallFailed(Exception):
-    """This call will not have an answer; the message says why."""
+    """The call has no usable answer; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`name` is unique in the rollout."""
+    """A call to one model; `name` is unique in the rollout."""
 
     name: str
     model: str
@@ -45,13 +45,13 @@ class Call:
     parameters: Mapping[str, Any]
 
     def body(self, max_tokens: int) -> bytes:
-        """The same bytes for the same call: the gateway compares them under an idempotency key."""
+        """Request body, byte-identical for one call, as idempotency keys require."""
         fields = {"max_tokens": max_tokens, **self.parameters}
         return json.dumps({**fields, "model": self.model, "messages": list(self.messages)}, sort_keys=True).encode()
 
 
 class Caller:
-    """Asks the gateway with one tenant's key, `parallel` calls at a time."""
+    """Calls the gateway with one tenant's key, at most `parallel` at a time."""
 
     def __init__(
         self, http: httpx.AsyncClient, journal: Journal, *, max_usd: str, max_tokens: int, parallel: int, sleep: Sleep
@@ -66,10 +66,10 @@ class Caller:
         self._running = 0
         self._ends = 0
         self.out_of_money: str | None = None
-        """Why nothing more is asked, once it is so."""
+        """Reason why no further calls are made, if so."""
 
     async def ask(self, call: Call) -> Answer:
-        """Raises OutOfMoney or CallFailed."""
+        """Return the answer to a call. Raises OutOfMoney or CallFailed."""
         async with self._places:
             for wait_s in (*WAITS_S, None):
                 attempt = self._attempt(call)
@@ -88,12 +88,12 @@ class Caller:
             raise CallFailed(f"{call.model}: {message_of(response)}")
 
     def _attempt(self, call: Call) -> int:
-        """The number of the next attempt: those before it ended without an answer that counts."""
+        """Number of the next attempt; earlier ones ended without a usable answer."""
         found = self._journal.find("attempts", call.name)
         return 0 if found is None else int(found["ended"])
 
     async def _sent(self, call: Call, key: str) -> httpx.Response:
-        """One attempt's answer, whatever it is; waits where waiting helps."""
+        """Response to one attempt; waits while waiting helps."""
         headers = {
             "Idempotency-Key": key,
             "X-Session-Id": f"rollout:{key}",
@@ -115,12 +115,12 @@ class Caller:
                 return response
             elif others == 0:
                 self._stop(message_of(response))
-            else:  # what the others hold and do not spend comes back
+            else:  # others may release what they hold
                 await self._money_may_be_back(ends)
         raise CallFailed(f"{call.model}: the gateway did not take the call")
 
     async def _posted(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response | None:
-        """None: the connection broke, and only asking again tells what became of the call."""
+        """Post once; None if the connection broke and only another request can find the outcome."""
         self._running += 1
         response = None
         try:
@@ -129,14 +129,14 @@ class Caller:
             pass
         finally:
             self._running -= 1
-            # A refused call held nothing: refused ones that woke one another would ask in turns for ever.
+            # A refused call held nothing: refused calls that woke one another would retry forever.
             self._ends += response is None or response.status_code != 402
             async with self._ended:
                 self._ended.notify_all()
         return response
 
     async def _money_may_be_back(self, ends: int) -> None:
-        """Until a call that may have held money has ended since there were `ends` of them, or nobody is under way."""
+        """Wait until a call that may hold money has ended since `ends`, or none is running."""
         async with self._ended:
             await self._ended.wait_for(lambda: self._ends > ends or self._running == 0)
 
@@ -145,13 +145,13 @@ class Caller:
         raise OutOfMoney(self.out_of_money)
 
     def _cut(self, call: Call, response: httpx.Response, answer: Answer) -> bool:
-        """True when it was the money and not the model or the task that ended the answer: it cannot be graded."""
+        """Tell whether the cap and not the model ended the answer, which then cannot be graded."""
         clamped = response.headers.get("x-seqroute-max-tokens")
         asked = int(call.parameters.get("max_tokens", self._max_tokens))
         return clamped is not None and int(clamped) < asked and answer.finish_reason == "length"
 
     def _read(self, call: Call, response: httpx.Response) -> Answer:
-        """Raises CallFailed when another model answered, or nobody in words."""
+        """Parse the answer. Raises CallFailed when another model answered or there is no text."""
         served = response.headers.get("x-seqroute-model")
         if served != call.model:
             raise CallFailed(f"{call.model}: {served} answered in its place")

@@ -1,4 +1,4 @@
-"""From the command line's options to a rollout: configuration, tasks, plan, clock and names."""
+"""Setup of a rollout from the command's options: configuration, tasks, plan, clock, names."""
 
 from __future__ import annotations
 

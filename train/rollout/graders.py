@@ -1,4 +1,4 @@
-"""Grade one answer by its task's own check, in the cage (train/rollout/sandbox.py). What a judge says: judging.py."""
+"""Grading of an answer by its task's check, in a sandbox (train/rollout/sandbox.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_VERDICT_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one check may use. `wall_s` is generous: on a busy machine the processor seconds are what counts."""
+    """Limits of one check. `wall_s` is generous, because a busy machine slows every process."""
 
     cpu_s: int = 5
     wall_s: float = 60.0
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A score in [0, 1], and a word on why it is low."""
+    """A score in [0, 1], with a note on a low one."""
 
     score: float
     note: str = ""
@@ -38,8 +38,8 @@ class Grade:
 async def run_check(
     check: Mapping[str, Any], answer: str, messages: Sequence[Mapping[str, str]], limits: Limits
 ) -> Grade:
-    """Score `answer`; `messages` is the conversation before it. Never raises for anything the answer does."""
-    if set(check) <= {"exact", "ignore_case"}:  # nothing to run: no process for a comparison
+    """Score `answer` after the conversation `messages`. Never raises for a hostile answer."""
+    if set(check) <= {"exact", "ignore_case"}:  # a comparison needs no process
         return Grade(float(_bare(check["exact"], check) == _bare(answer, check)))
     job = {
         "check": dict(check),
@@ -76,7 +76,7 @@ def _bare(text: str, check: Mapping[str, Any]) -> str:
 
 
 async def _verdict(process: asyncio.subprocess.Process, job: bytes) -> bytes:
-    """Everything it says, up to a bound: a check may not fill our memory either."""
+    """Output of the check up to a limit, which also bounds memory here."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""What a rollout has paid for, one JSON object a line, synced line by line: a killed run goes on where it stopped."""
+"""Journal of a rollout's paid calls: JSON lines, each synced, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class JournalError(InputError):
 
 
 class Journal:
-    """`with Journal(folder, identity) as journal`. Records are found by (kind, name); the last one counts."""
+    """Context manager over a folder. Records are found by (kind, name); the last one counts."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._path = folder / NAME
@@ -53,10 +53,11 @@ class Journal:
             self._file.close()
 
     def find(self, kind: str, name: str) -> Mapping[str, Any] | None:
+        """The last record of this kind and name; None if there is none."""
         return self._records.get((kind, name))
 
     def write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
-        """On disk when this returns."""
+        """Append a record; it is on disk when this returns."""
         assert self._file is not None
         self._file.write(json.dumps({"kind": kind, "name": name, **record}).encode() + b"\n")
         self._file.flush()
@@ -64,7 +65,7 @@ class Journal:
         self._records[(kind, name)] = record
 
     def _read(self) -> None:
-        """What is there; half a line at the end is what a kill left of a write, and is cut off."""
+        """Read the records and cut off an incomplete last line, left by a kill."""
         assert self._file is not None
         self._file.seek(0)
         whole = 0

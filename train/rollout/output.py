@@ -1,4 +1,4 @@
-"""The result as a folder in the format of the replay benchmark, with the whole trees beside it.
+"""Output of a rollout: a replay folder, and the complete trees.
 
 `prompts`, `outcomes` and `models` (.parquet) are what `seqroute-train replay --data` reads: one session per task, drawn
 uniformly, with every model graded at each of its turns. `tree.parquet` has every graded answer of every state:
@@ -53,7 +53,7 @@ TREE = _schema(
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What went into the folder, and what was left out of it."""
+    """Counts of what was written and left out."""
 
     tasks: int
     turns: int
@@ -64,8 +64,10 @@ class Written:
 def write_folder(
     folder: Path, source: str, trees: Sequence[Played], plan: Plan, catalog: Mapping[str, Model]
 ) -> Written:
-    """Write the four files, each whole or not at all. Trees the money did not reach the end of are left out: their
-    missing half is missing for what it costs."""
+    """Write the four files atomically.
+
+    Trees that the money did not finish are left out, since what they lack depends on its cost.
+    """
     whole = [tree for tree in trees if tree.whole and tree.visited]
     priced = {name: catalog[name] for name in plan.models}
     prompts: list[dict[str, Any]] = []
@@ -96,7 +98,7 @@ def write_folder(
 
 
 def session_of(tree: Played, plan: Plan) -> list[Visited]:
-    """The turns of the task's one drawn session, up to the first at which an answer is missing."""
+    """Turns of the task's one drawn session, up to the first missing answer."""
     seen = {visited.state.path: visited for visited in tree.visited}
     turns = []
     for state in spine(plan, tree.task):
@@ -108,7 +110,7 @@ def session_of(tree: Played, plan: Plan) -> list[Visited]:
 
 
 def cold_cost_usd(answer: Answer, model: Model) -> float:
-    """What the call costs by its tokens at list price, nothing cached: what was cached depends on the order of play."""
+    """Cost of the call at list price without cache hits, which depend on the order of play."""
     return bill_nanousd(model.prices, Usage(answer.input_tokens, answer.output_tokens)) / NANOUSD_PER_USD
 
 
@@ -126,12 +128,12 @@ def _prompt(source: str, visited: Visited) -> dict[str, Any]:
 
 def _outcome(source: str, visited: Visited, name: str, model: Model) -> dict[str, Any]:
     row = _place(source, visited.state) | {"model": name, "n_calls": 1, "cost_kind": COST_KIND}
-    return row | _measured(visited, name, model)
+    return row | _measure(visited, name, model)
 
 
 def _branch(source: str, visited: Visited, name: str, plan: Plan, model: Model) -> dict[str, Any]:
     state, graded = visited.state, visited.graded[name]
-    return _place(source, state) | _measured(visited, name, model) | {
+    return _place(source, state) | _measure(visited, name, model) | {
         "group": state.task.group,
         "state": state.name(),
         "parent": State(state.task, state.path[:-1]).name() if state.path else None,
@@ -148,7 +150,7 @@ def _place(source: str, state: State) -> dict[str, Any]:
     return {"source": source, "task_id": state.task.task_id, "turn": state.turn}
 
 
-def _measured(visited: Visited, name: str, model: Model) -> dict[str, Any]:
+def _measure(visited: Visited, name: str, model: Model) -> dict[str, Any]:
     graded = visited.graded[name]
     return {
         "quality": graded.score,

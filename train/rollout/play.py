@@ -1,7 +1,7 @@
-"""Walk the trees: ask every model at every state, grade, continue the drawn branches. Pure but for its caller's calls.
+"""Walk of the trees: ask every model at every state, grade, continue the drawn branches.
 
-Everything paid for is in the journal before it is used, so a walk after a kill takes the same way and asks only for
-what is missing.
+Pure except for its caller's calls. Everything paid for is in the journal before it is used, so a walk after a kill
+takes the same path and asks only for what is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train.rollout.tree import (
     State,
     Visited,
     as_record,
-    continued,
+    continued_models,
     conversation,
     planned_answers,
 )
@@ -32,12 +32,12 @@ Progress = Callable[[int, int], None]
 Messages = list[dict[str, str]]
 CHECKS_AT_ONCE = 2
 JUDGEMENTS = 3
-"""How often a judge is asked until it names a score."""
+"""Attempts to get a score from a judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Everything a walk needs. `tasks_at_once` trees grow side by side; the caller bounds the calls."""
+    """Dependencies of a walk. `tasks_at_once` trees grow in parallel; the caller limits calls."""
 
     plan: Plan
     caller: Caller
@@ -48,7 +48,7 @@ class Walk:
 
 
 async def play(tasks: Sequence[Task], walk: Walk) -> list[Played]:
-    """The trees, in the order of `tasks`. Where the money ends, the rest stays unplayed and is not whole."""
+    """Play the trees of `tasks`; those that the money does not reach are not `whole`."""
     trees = [Played(task) for task in tasks]
     steps = _Steps(walk, sum(planned_answers(walk.plan, task) for task in tasks))
     waiting = iter(trees)
@@ -70,7 +70,7 @@ class _Steps:
         self._done, self._planned = 0, planned
 
     async def state(self, tree: Played, state: State, before: Messages) -> None:
-        """Every model at one state, then the states below."""
+        """Play every model at one state, then the states below."""
         plan = self._walk.plan
         try:
             user = await self._user(state, before)
@@ -85,7 +85,7 @@ class _Steps:
         visited = Visited(state, user)
         tree.visited.append(visited)
         messages = conversation(state.task, before, user)
-        branches = continued(plan, state)
+        branches = continued_models(plan, state)
         async with asyncio.TaskGroup() as group:
             for model in plan.models:
                 group.create_task(self._node(tree, visited, model, messages, model in branches))
@@ -113,7 +113,7 @@ class _Steps:
         return await self._asked("answer", Call(name, model, messages, task.parameters))
 
     async def _user(self, state: State, before: Messages) -> str | None:
-        """What the user says at a state: the task's words, or the user model's; None when they are done."""
+        """The user's message at a state: the task's, or the user model's; None when they are done."""
         task, model = state.task, self._walk.plan.user
         if state.turn < len(task.turns):
             return task.turns[state.turn].user
@@ -147,7 +147,7 @@ class _Steps:
         raise CallFailed(f"{model}: {JUDGEMENTS} judgements without a score from 0 to 10")
 
     async def _asked(self, kind: str, call: Call) -> Answer:
-        """An answer out of the journal, or paid for now and written there."""
+        """The journal's answer, or a new one, which is written there first."""
         found = self._walk.journal.find(kind, call.name)
         if found is not None:
             return Answer(**found)

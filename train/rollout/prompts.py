@@ -1,4 +1,4 @@
-"""What the judge model and the user model are told, and what is read out of their answers."""
+"""Prompts for the judge model and the user model, and parsing of their answers."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ When you have what you wanted, or there is nothing left to say, write exactly {o
 
 
 def judge_messages(rubric: str, messages: Sequence[Mapping[str, str]], answer: str) -> list[dict[str, str]]:
-    """The judge's task: what matters, the conversation, the answer."""
+    """The judge's prompt: criteria, conversation, answer."""
     asked = f"What matters:\n{rubric}\n\n{transcript(messages)}\n\n<answer>\n{answer}\n</answer>"
     return [{"role": "system", "content": JUDGE}, {"role": "user", "content": asked}]
 
 
 def read_score(text: str) -> float | None:
-    """The last `Score: N` of a judge's answer, as 0..1; None when there is none or it is beyond 10."""
+    """The last `Score: N` of a judge's answer, as 0..1; None if missing or beyond 10."""
     found = _SCORE.findall(text)
     score = float(found[-1]) / 10.0 if found else None
     return score if score is not None and score <= 1.0 else None
 
 
 def user_messages(persona: str, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The user model's task."""
+    """The user model's prompt."""
     system = USER.format(persona=persona, over=OVER)
     return [{"role": "system", "content": system}, {"role": "user", "content": transcript(messages)}]
 
 
 def read_user(text: str) -> str | None:
-    """What the user says next; None when the conversation is over."""
+    """The user's next message; None when the conversation is over."""
     said = text.strip()
     return None if not said or OVER in said else said
 
 
 def transcript(messages: Sequence[Mapping[str, str]]) -> str:
+    """The conversation as tagged text, without system messages."""
     lines = [f"<{m['role']}>\n{m['content']}\n</{m['role']}>" for m in messages if m["role"] != "system"]
     return "<conversation>\n" + "\n".join(lines) + "\n</conversation>"

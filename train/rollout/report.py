@@ -1,4 +1,4 @@
-"""What a rollout says at its end: as an object, and in lines for a terminal."""
+"""Report of a rollout, as an object and as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def summary(
     trees: Sequence[Played],
     written: Written,
 ) -> dict[str, Any]:
-    """The report. `spent` is the ledger's word, over all runs of this folder."""
+    """The report. `spent_nanousd` is the ledger's amount over all runs of this folder."""
     return {
         "outcome": "played" if out_of_money is None else "out of money",
         "why": out_of_money or "",
@@ -51,7 +51,7 @@ def _of_model(model: str, trees: Sequence[Played]) -> Mapping[str, float | int]:
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
-    """The lines a person wants: what was played, what it cost, what each model is worth, what to do next."""
+    """Lines for a terminal: what was played, its cost, each model's quality, the next step."""
     return list(_lines(report))
 
 

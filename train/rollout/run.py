@@ -1,9 +1,9 @@
-"""One rollout: tasks in, a folder of graded counterfactual sessions out, never more than the cap spent.
+"""One rollout: from tasks to a folder of graded counterfactual sessions, within a cap.
 
-tasks   = read the file                               what is wrong with it is said before anything is spent
-gateway = the one at `url`, or one of our own         the only way to money
-budget   = a tenant with exactly the cap, and a key    the ledger refuses what goes beyond
-trees   = play                                        journalled call by call, taken up after a kill
+tasks   = read the file                               errors are reported before anything is spent
+gateway = the one at `url`, or a process of its own   the only access to money
+account = a tenant with exactly the cap, and a key    the ledger refuses anything beyond
+trees   = play                                        journalled call by call, resumed after a kill
 folder  = prompts, outcomes, models, tree
 """
 
@@ -21,7 +21,7 @@ import httpx
 from gateway.catalog.models import Catalog
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
 from train.errors import InputError
-from train.rollout.budget import open_purse, spent_nanousd
+from train.rollout.budget import open_account, spent_nanousd
 from train.rollout.client import Caller, Sleep
 from train.rollout.graders import Limits
 from train.rollout.journal import Journal
@@ -41,8 +41,10 @@ class RolloutError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Where and with what. `url` None: a gateway of our own, by `config`. `now_s` is Unix time, `new_id`
-    makes a name nobody has."""
+    """Settings of a rollout. `url` None: start a gateway with `config`.
+
+    `now_s` is Unix time in seconds, `new_id` returns a unique name.
+    """
 
     folder: Path
     source: str
@@ -70,9 +72,9 @@ def plan_for(
     judge: str | None,
     user: str | None,
 ) -> Plan:
-    """The options, checked against catalogue and tasks. Raises RolloutError.
+    """Validate the options against catalogue and tasks. Raises RolloutError.
 
-    Without `models`: every chat model but judge and user, who would grade and answer themselves.
+    Without `models`: every chat model except judge and user, who would grade and answer themselves.
     """
     known = [model.name for model in catalog.candidates]
     for name in (*models, *(x for x in (judge, user) if x is not None)):
@@ -90,7 +92,7 @@ def plan_for(
 
 
 def cap(text: str) -> str:
-    """The cap as the ledger writes amounts. Raises RolloutError."""
+    """The cap in the ledger's notation. Raises RolloutError."""
     try:
         nanousd = nanousd_from_usd(text)
     except MoneyError as error:
@@ -101,14 +103,14 @@ def cap(text: str) -> str:
 
 
 async def run(rollout: Rollout, plan: Plan, tasks: tuple[Task, ...], catalog: Catalog) -> dict[str, Any]:
-    """Play, write the folder, and say what came of it. Raises JournalError and GatewayRefused."""
+    """Play, write the folder and return the report. Raises JournalError and GatewayRefused."""
     with Journal(rollout.folder, plan.identity(tasks)) as journal:
         account = _account(journal, rollout.new_id)
         async with (
             _gateway(rollout) as url,
             _client(url, rollout.master_key) as admin,
-            open_purse(admin, account, rollout.max_usd, rollout.now_s()) as purse,
-            _client(url, purse.key) as http,
+            open_account(admin, account, rollout.max_usd, rollout.now_s()) as opened,
+            _client(url, opened.key) as http,
         ):
             caller = Caller(
                 http,
@@ -120,13 +122,13 @@ async def run(rollout: Rollout, plan: Plan, tasks: tuple[Task, ...], catalog: Ca
             )
             walk = Walk(plan, caller, journal, rollout.limits, rollout.parallel, rollout.progress)
             trees = await play(plan.shuffled(tasks), walk)
-            spent = await spent_nanousd(admin, purse)
+            spent = await spent_nanousd(admin, opened)
     written = write_folder(rollout.folder, rollout.source, trees, plan, catalog.models)
     return summary(rollout.folder, account, rollout.max_usd, spent, caller.out_of_money, plan, trees, written)
 
 
 def _account(journal: Journal, new_id: Callable[[], str]) -> str:
-    """The tenant's name, chosen once and written down before it is opened."""
+    """The tenant's name, recorded before the tenant is created."""
     found = journal.find("rollout", "account")
     if found is None:
         found = {"tenant": f"rollout-{new_id()}"}

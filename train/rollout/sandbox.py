@@ -1,15 +1,7 @@
-"""One check of one answer, in a process of its own that can compute and do nothing else. Run as a script, by path.
+"""Sandboxed check of one answer, run as a script in a process that can only compute.
 
 Stdin: {"check": {kind: value}, "answer", "messages", "cpu_s", "memory_bytes"}. Stdout: {"score": 0..1, "note"}.
-Imports nothing of ours. Three layers, each of which holds alone where the others are missing:
-
-- resource limits: processor seconds, memory, no bytes into any file, no processes, few descriptors
-- on Linux a seccomp filter: no fork, exec, signal or socket, nothing that writes to or changes a file system
-- an audit hook: the same from Python's side, for systems without seccomp, and /proc is not read
-
-The environment is empty and the working directory a fresh one. What is read anyway has no way out: only the score and
-the name of an exception leave. A checker that executes an answer trusts it with its verdict: a hostile answer could
-claim to be right. It can hurt nobody else.
+Imports no module of this repository. Three layers, each effective where the others are missing:
 """
 
 from __future__ import annotations
@@ -49,19 +41,19 @@ FORBIDDEN_IMPORTS = frozenset({"ctypes", "_ctypes", "_posixsubprocess", "_multip
 
 
 class Instruction(ctypes.Structure):
-    """struct sock_filter."""
+    """C structure sock_filter."""
 
     _fields_ = [("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint)]
 
 
 class Program(ctypes.Structure):
-    """struct sock_fprog."""
+    """C structure sock_fprog."""
 
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
 
 
 def limit(cpu_s: int, memory_bytes: int) -> None:
-    """Resource limits, soft and hard: nothing inside can raise them."""
+    """Set resource limits, soft and hard: nothing inside can raise them."""
     for name, value in (
         ("RLIMIT_CPU", cpu_s), ("RLIMIT_AS", memory_bytes), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0),
         ("RLIMIT_NPROC", 0), ("RLIMIT_NOFILE", 64),
@@ -70,7 +62,7 @@ def limit(cpu_s: int, memory_bytes: int) -> None:
 
 
 def filter_system_calls() -> bool:
-    """Install the seccomp filter; False where this system has none."""
+    """Install the seccomp filter; returns False on systems without one."""
     if sys.platform != "linux" or platform.machine() not in SYSCALLS:
         return False
     architecture, openat, denied = SYSCALLS[platform.machine()]
@@ -91,7 +83,7 @@ def filter_system_calls() -> bool:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: raises PermissionError for what a check has no business doing."""
+    """Audit hook: raise PermissionError for operations that a check does not need."""
     if event == "open":
         path, mode, flags = (*arguments, None, None)[:3]
         writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
@@ -102,11 +94,11 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def verdict(job: dict[str, Any]) -> tuple[float, str]:
-    """(score, note). The schema library is imported before the doors close, if it is needed."""
+    """Return (score, note) of a job; imports the schema library before access is restricted."""
     check, answer = job["check"], job["answer"]
     schema_check = None
     if "json_schema" in check:
-        from jsonschema import Draft202012Validator  # noqa: PLC0415 - a quarter of a second that other kinds do not need
+        from jsonschema import Draft202012Validator  # noqa: PLC0415 - takes a quarter of a second, and other kinds do not need it
 
         schema_check = Draft202012Validator(check["json_schema"])
     limit(job["cpu_s"], job["memory_bytes"])
@@ -120,7 +112,7 @@ def verdict(job: dict[str, Any]) -> tuple[float, str]:
             return 0.0, "nothing to extract"
         answer = found.group(1 if found.re.groups else 0)
     if schema_check is not None:
-        fault = next(iter(schema_check.iter_errors(json.loads(_unfenced(answer)))), None)
+        fault = next(iter(schema_check.iter_errors(json.loads(_strip_fence(answer)))), None)
         return (1.0, "") if fault is None else (0.0, f"{fault.json_path}: {fault.message}"[:200])
     if "regex" in check:
         return float(re.search(check["regex"], answer, re.MULTILINE) is not None), ""
@@ -132,18 +124,18 @@ def verdict(job: dict[str, Any]) -> tuple[float, str]:
     return float(same(answer) == same(check["exact"])), ""
 
 
-def _unfenced(text: str) -> str:
-    """JSON out of the code fence that models like to put around it."""
+def _strip_fence(text: str) -> str:
+    """Strip the code fence that models often put around JSON."""
     fenced = re.search(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
     return fenced.group(1) if fenced else text
 
 
 def main() -> None:
-    """Whatever goes wrong inside is the answer's fault: its score is 0, with the exception's name as the note."""
+    """Run the check; any exception scores 0, with its name as the note."""
     job = json.loads(sys.stdin.buffer.read())
     sys.dont_write_bytecode = True
     os.environ.clear()  # Python itself adds a locale
-    # What the check prints is not the verdict: stdout becomes a hole, and the verdict's way is a descriptor of its own.
+    # Output of the check is not the verdict: stdout goes to /dev/null, the verdict to a descriptor of its own.
     channel = os.dup(1)
     hole = os.open(os.devnull, os.O_WRONLY)
     os.dup2(hole, 1)

@@ -1,4 +1,4 @@
-"""A gateway for the time of a rollout: `seqroute serve` on a free port, as a process of its own."""
+"""Temporary gateway for a rollout: `seqroute serve` on a free port in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PR_SET_PDEATHSIG = 1
 
 @contextlib.asynccontextmanager
 async def own_gateway(config: Path, log: Path) -> AsyncIterator[str]:
-    """The URL of a gateway with this configuration. Raises GatewayRefused when it does not start.
+    """Start a gateway with this configuration and yield its URL. Raises GatewayRefused.
 
-    When the rollout is killed, the kernel sends the gateway a SIGTERM: it finishes the calls under way, keeps their
-    answers for whoever asks again, and ends.
+    When the rollout is killed, the kernel sends the gateway a SIGTERM: it finishes the running calls, keeps their
+    responses for retries, and ends.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"

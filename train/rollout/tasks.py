@@ -1,12 +1,12 @@
-"""The task file: one JSON object a line, a conversation to be had and how each answer is graded.
+"""Task file: one JSON object per line, a conversation and the grading of each answer.
 
     {"id": "inv-1", "group": "lookup", "system": "Answer briefly.",
      "turns": [{"user": "How many bolts?", "check": {"exact": "42", "extract": "Answer: (.*)"}},
                {"user": "As JSON.", "check": {"json_schema": {"type": "object", "required": ["bolts"]}}}]}
 
 A check has one of `exact`, `regex`, `json_schema`, `python`, `judge`; beside it `extract` (a regular expression whose
-first group is what is graded) and, for `exact`, `ignore_case`. A task that names a `user` (who they are, what they
-want) goes on after its own turns with messages of the user model, graded by the task's own `check`.
+first group is what is graded) and, for `exact`, `ignore_case`. A task with a `user` (who they are, what they
+want) continues after its own turns with messages of the user model, graded by the task's own `check`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ID = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
 
 class TaskError(InputError):
-    """A line that is no task: which file, which line, what was found and what was expected."""
+    """An invalid line: file, line, what was found and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the user says, and how the answer is graded."""
+    """A user message and the check of its answer."""
 
     user: str
     check: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A conversation. `persona` and `check` are for turns beyond its own, which a user model words."""
+    """A conversation. `persona` and `check` are for the user model's turns beyond its own."""
 
     task_id: str
     group: str
@@ -53,10 +53,11 @@ class Task:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def length(self, depth: int, simulated: bool) -> int:
-        """Turns that are played: at most `depth`, and beyond its own only with a user model."""
+        """Turns to play: at most `depth`, beyond its own only with a user model."""
         return depth if simulated and self.persona is not None else min(depth, len(self.turns))
 
     def check_of(self, turn: int) -> Mapping[str, Any]:
+        """The check of this turn's answer."""
         if turn < len(self.turns):
             return self.turns[turn].check
         assert self.check is not None
@@ -64,7 +65,7 @@ class Task:
 
 
 def read_tasks(path: Path) -> tuple[Task, ...]:
-    """Every task of a file, in its order. Raises TaskError for the first line that is none."""
+    """Read all tasks of a file in order. Raises TaskError for the first invalid line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -88,7 +89,7 @@ def read_tasks(path: Path) -> tuple[Task, ...]:
 
 
 def kinds_of(tasks: tuple[Task, ...]) -> frozenset[str]:
-    """The kinds of checks that occur."""
+    """Kinds of checks in these tasks."""
     checks = [turn.check for task in tasks for turn in task.turns] + [task.check for task in tasks if task.check]
     return frozenset(kind for check in checks for kind in KINDS if kind in check)
 

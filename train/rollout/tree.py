@@ -1,8 +1,8 @@
-"""The counterfactual tree of a task: at every state each model answers, and some of the answers are continued.
+"""Counterfactual tree of a task: every model answers each state, some answers are continued.
 
-A state is a task and the models that answered its earlier turns. Every model is asked at every state that is visited,
-so all actions are graded there; `branches` of the answers, drawn without replacement, become states of the next turn.
-So a state of turn t is visited with probability (branches / models) ** t, and that is known for every row.
+A state is a task and the models that answered its earlier turns. Every model is asked at every visited state, so all
+actions are graded there; `branches` of the answers, drawn without replacement, become states of the next turn. So a
+state of turn t is visited with the known probability (branches / models) ** t.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from train.rollout.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is played. `branches` answers of a state are continued; `judge` and `user` are models of the catalogue."""
+    """Plan of a rollout. `branches` answers per state are continued.
+
+    `judge` and `user` are models of the catalogue.
+    """
 
     models: tuple[str, ...]
     depth: int
@@ -30,7 +33,7 @@ class Plan:
     user: str | None = None
 
     def identity(self, tasks: tuple[Task, ...]) -> str:
-        """Names tasks and plan: a journal can be taken up by exactly these."""
+        """Digest of tasks and plan, which a journal belongs to."""
         described = [
             [self.models, self.depth, self.branches, self.seed, self.max_tokens, self.judge, self.user],
             [[t.task_id, t.group, t.system, [[u.user, u.check] for u in t.turns], t.persona, t.check, t.parameters]
@@ -39,34 +42,36 @@ class Plan:
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=dict).encode()).hexdigest()[:32]
 
     def shuffled(self, tasks: tuple[Task, ...]) -> list[Task]:
-        """Shuffled by the seed: where the money ends early, what was played is still a fair sample of the file."""
+        """Tasks shuffled by the seed, so that a rollout cut short by money is still a fair sample."""
         return Random(f"{self.seed} order").sample(tasks, len(tasks))
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A moment of a conversation: `path` are the models that answered the turns before, oldest first."""
+    """A moment of a conversation: `path` are the models of the turns before, oldest first."""
 
     task: Task
     path: tuple[str, ...] = ()
 
     @property
     def turn(self) -> int:
+        """Index of the turn, from 0."""
         return len(self.path)
 
     def name(self, model: str | None = None) -> str:
-        """A short id of the state, or of one model's answer at it; the same in every run."""
+        """Short id of the state, or of one model's answer at it; stable between runs."""
         named = [self.task.task_id, *self.path, *([] if model is None else [model])]
         kind = "state" if model is None else "node"
         return hashlib.sha256(json.dumps([kind, named]).encode()).hexdigest()[:24]
 
     def after(self, model: str) -> State:
+        """The state after this model's answer."""
         return State(self.task, (*self.path, model))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One model's answer at a state, and what it cost. Token counts are the provider's."""
+    """A model's answer at a state and its cost. Token counts are the provider's."""
 
     text: str
     input_tokens: int
@@ -87,7 +92,7 @@ class Graded:
 
 @dataclass(slots=True)
 class Visited:
-    """A state as it was played: what the user said, and who answered what."""
+    """A played state: the user's message and the models' answers."""
 
     state: State
     user: str
@@ -96,7 +101,7 @@ class Visited:
 
 @dataclass(slots=True)
 class Played:
-    """The tree of one task. `whole`: nothing is missing but answers that a provider failed to give."""
+    """The tree of one task. `whole`: only answers that a provider failed to give are missing."""
 
     task: Task
     visited: list[Visited] = field(default_factory=list)
@@ -104,38 +109,38 @@ class Played:
     whole: bool = True
 
 
-def continued(plan: Plan, state: State) -> tuple[str, ...]:
-    """The models whose answers at `state` are continued, in the order they were drawn; () at the last turn."""
+def continued_models(plan: Plan, state: State) -> tuple[str, ...]:
+    """Models whose answers at `state` are continued, in drawn order; () at the last turn."""
     if state.turn + 1 >= state.task.length(plan.depth, plan.user is not None):
         return ()
     return tuple(Random(f"{plan.seed} {state.name()}").sample(plan.models, plan.branches))
 
 
 def spine(plan: Plan, task: Task) -> tuple[State, ...]:
-    """One state per turn along the first-drawn branches: a uniformly drawn session, with every model asked in it."""
+    """States along the first-drawn branches: a uniformly drawn session."""
     states = [State(task)]
-    while following := continued(plan, states[-1]):
+    while following := continued_models(plan, states[-1]):
         states.append(states[-1].after(following[0]))
     return tuple(states)
 
 
 def visit_probability(plan: Plan, turn: int) -> float:
-    """The probability that a given state of this turn is visited."""
+    """Probability that a given state of this turn is visited."""
     return (plan.branches / len(plan.models)) ** turn
 
 
 def planned_answers(plan: Plan, task: Task) -> int:
-    """Answers of a whole tree: K (1 + n + n^2 + ...), K models, n branches."""
+    """Number of answers of a complete tree: K (1 + n + n^2 + ...), K models, n branches."""
     turns = task.length(plan.depth, plan.user is not None)
     return sum(len(plan.models) * plan.branches**turn for turn in range(turns))
 
 
 def conversation(task: Task, before: list[dict[str, str]], user: str) -> list[dict[str, str]]:
-    """The messages that are sent at a state; `before` is what was said since the system message."""
+    """Messages to send at a state; `before` are those since the system message."""
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
     return [*(system if not before else []), *before, {"role": "user", "content": user}]
 
 
 def as_record(answer: Answer) -> Mapping[str, Any]:
-    """An answer as the journal keeps it."""
+    """An answer in the journal's form."""
     return {name: getattr(answer, name) for name in Answer.__dataclass_fields__}

@@ -24,7 +24,7 @@ from train.evaluate.frontier import (
     least_budget,
     presets_of,
 )
-from train.nightly.frontier import Wanted, describe, frontier_of, sampled, write
+from train.nightly.frontier import Wanted, describe, draw_sample, frontier_of, write
 from train.nightly.nightly import Nightly, read_log
 
 CONFIG = TrainConfig(ope=OpeConfig(bootstrap=100))
@@ -132,6 +132,6 @@ def test_sweeps_span_what_the_log_offers_and_known_grades_stay(tmp_path: Path) -
     assert budgets == sorted(budgets)
     assert budgets[-1] / budgets[0] > 20
     episodes.scores[0, 0, 1] = 0.123
-    sample = sampled(episodes, episodes, CONFIG, 10)
+    sample = draw_sample(episodes, episodes, CONFIG, 10)
     assert sample.episodes.sessions == 10
     assert sample.grades[0, 0, 1] == pytest.approx(0.123)

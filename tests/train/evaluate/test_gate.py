@@ -79,8 +79,8 @@ def test_starving_more_at_a_price_must_be_paid_for_with_answers() -> None:
     # 4 points more starve, 2 are allowed: .02 sessions of five turns each, a right answer apiece: .004 per turn.
     starving = replace(GOOD, starved_rate=0.05)
     assert judge([starving], replace(CONFIG, starved_worth=1.0)).outcome == "promote"
-    dearer = replace(CONFIG, starved_worth=10.0)  # .04 per turn, and .02 is sure
-    assert "would pay for that" in judge([starving], dearer).reasons[0]
+    costlier = replace(CONFIG, starved_worth=10.0)  # .04 per turn, and .02 is sure
+    assert "would pay for that" in judge([starving], costlier).reasons[0]
     assert judge([starving], replace(CONFIG, max_starved_increase=0.05, starved_worth=10.0)).outcome == "promote"
 
 

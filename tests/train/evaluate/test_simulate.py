@@ -13,7 +13,7 @@ from policy.features import encode
 from policy.mdp import Decision, Observation, Policy
 from policy.rules import Cheapest, Fixed, ReSolving
 from tests.train.log.test_episodes import EXPLORING, a_log, read
-from train.evaluate.logged_turns import observed
+from train.evaluate.logged_turns import recorded_observation
 from train.evaluate.simulate import play, probabilities_as_logged
 from train.log.episodes import Episodes
 
@@ -25,7 +25,7 @@ def episodes(tmp_path: Path) -> Episodes:
 
 def test_the_observation_rebuilt_from_the_log_encodes_to_what_was_logged(episodes: Episodes) -> None:
     for i, j in ((0, 0), (3, 2), (24, 3)):
-        seen = observed(
+        seen = recorded_observation(
             episodes,
             i,
             j,
@@ -81,7 +81,7 @@ def test_a_policy_that_does_what_the_log_did_pays_the_real_bills(episodes: Episo
     assert played.cost_usd[same] == pytest.approx(episodes.cost_usd[same], rel=1e-6)
 
 
-def test_an_empty_purse_starves_the_rest_of_the_session(episodes: Episodes) -> None:
+def test_an_empty_budget_starves_the_rest_of_the_session(episodes: Episodes) -> None:
     grades = np.full(episodes.mask.shape, 0.5)
     rich = play(Cheapest(), episodes, grades, seed=0, weight_cap=100.0)
     poor = play(Cheapest(), episodes, grades, seed=0, weight_cap=100.0, budget_multiple=0.03)
@@ -101,7 +101,7 @@ def test_the_same_seed_plays_the_same_and_ungraded_turns_are_not_zero(episodes: 
     assert first.score.sum() > 0
 
 
-def test_turns_that_nobody_graded_count_by_the_corrected_reward_model_not_as_zero(episodes: Episodes) -> None:
+def test_turns_that_no_one_graded_count_by_the_corrected_reward_model_not_as_zero(episodes: Episodes) -> None:
     """By hand: the model says .5 everywhere, a third of the turns is graded and scored .9. The graded turns' error of
     .4 speaks for all: .5 + .4 = .9. With silence as zero it would have been .3."""
     grades = np.full(episodes.mask.shape, 0.5)

@@ -1,4 +1,4 @@
-"""What an answer is worth by its bill, on logs whose dear answers are the failures."""
+"""What an answer is worth by its bill, on logs whose costly answers are the failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_bill_belongs_to_the_nearest_quantile_of_its_distribution() -> None:
     assert levels_of(np.array([0.1, 2.4, 99.0]), quantiles).tolist() == [0, 1, LEVELS - 1]
 
 
-def test_dear_answers_that_fail_are_worth_less_and_the_mean_stays() -> None:
+def test_costly_answers_that_fail_are_worth_less_and_the_mean_stays() -> None:
     levels, scores = turns(4000, failing_from=10)
     predicted = np.full(len(levels), scores.mean())
     found = shares(levels, np.zeros(len(levels), np.int64), scores, predicted, 1)

@@ -1,4 +1,4 @@
-"""Where every model was asked, every grade and every bill is learnt from, and none is imagined."""
+"""Where every model was asked, every grade and every bill is learned from, and none is imagined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asked_everywhere(sessions: int = 30, tasks: int = 12) -> Episodes:
     generator = np.random.default_rng(0)
     names = [str(i) for i in range(sessions)]
     shape = (sessions, 2, 2, STATE_DIM, CANDIDATE_DIM)
-    blank = blank_episodes(names, ["t"] * sessions, ("cheap", "dear"), ("p",), shape)
+    blank = blank_episodes(names, ["t"] * sessions, ("cheap", "costly"), ("p",), shape)
     task = generator.integers(0, tasks, (sessions, 2))
     of_task = generator.standard_normal((tasks, STATE_DIM)).astype(np.float32)
     scores = generator.random((tasks, 2)).astype(np.float32)[task]
@@ -88,9 +88,9 @@ def test_a_grade_out_of_fold_has_not_seen_its_task_in_any_session() -> None:
 
 def test_a_policy_pays_the_real_bills_and_earns_the_real_grades() -> None:
     episodes = asked_everywhere()
-    dear_was_logged = replace(episodes, action=np.ones_like(episodes.action), reward=episodes.scores[..., 1])
-    grades = grades_by_turn(dear_was_logged, np.zeros((episodes.turns, 2)))
-    played = play(Cheapest(), dear_was_logged, grades, seed=0, weight_cap=100.0)
+    costly_was_logged = replace(episodes, action=np.ones_like(episodes.action), reward=episodes.scores[..., 1])
+    grades = grades_by_turn(costly_was_logged, np.zeros((episodes.turns, 2)))
+    played = play(Cheapest(), costly_was_logged, grades, seed=0, weight_cap=100.0)
     assert played.cost_usd == pytest.approx(np.full((30, 2), 0.001))
     assert played.score == pytest.approx(episodes.scores[..., 0])
 

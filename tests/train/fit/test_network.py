@@ -47,7 +47,7 @@ def test_a_model_that_the_log_hardly_asked_serves_with_a_wider_margin(tmp_path: 
 
 
 def test_the_horizon_is_the_share_that_ends_at_each_turn() -> None:
-    # 10 sessions of 2 turns: nobody ends at the first of 10, all at the second; 5 prior sessions end with 1/6.
+    # 10 sessions of 2 turns: no one ends at the first of 10, all at the second; 5 prior sessions end with 1/6.
     horizon = learn_horizon(np.full(10, 2))
     assert np.allclose(horizon.hazard, [(0 + 5 / 6) / 15, (10 + 5 / 6) / 15])
 

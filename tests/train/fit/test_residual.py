@@ -43,7 +43,7 @@ def test_the_loss_by_hand() -> None:
     assert float(loss(zero, graded, 0.2)) == pytest.approx(0.08, abs=1e-6), "nothing unknown to be conservative about"
 
 
-def test_what_the_inputs_tell_is_learnt_and_held_out_turns_agree() -> None:
+def test_what_the_inputs_tell_is_learned_and_held_out_turns_agree() -> None:
     found = as_residual(train(turns(0.4), replace(FIT, alpha=0.0), jax.random.key(0)))
     every = np.ones(400, bool)
     assert errors(turns(0.4), every, found).mean() < 0.6 * errors(turns(0.4), every, None).mean()

@@ -1,4 +1,4 @@
-"""The reward model: hand-worked ridge, cross-fitting, and shrinkage to nothing when nothing can be learnt."""
+"""The reward model: hand-worked ridge, cross-fitting, and shrinkage to nothing when nothing can be learned."""
 
 from __future__ import annotations
 

@@ -20,22 +20,22 @@ from train.fit.seqroute_paper import (
     fit_published,
     largest_budget_usd,
     loss,
-    relabelled,
+    relabel_paths,
 )
 
 
-def test_the_largest_budget_is_a_session_on_the_dearest_model() -> None:
+def test_the_largest_budget_is_a_session_on_the_costliest_model() -> None:
     # Two turns at .01 USD each.
     assert largest_budget_usd(asked_everywhere()) == pytest.approx(0.02)
 
 
 def test_a_path_is_replayed_under_five_budgets_and_truncated_at_bankruptcy() -> None:
     one = asked_everywhere(sessions=1)
-    # The dear model alone was asked: its two bills are half of the largest budget each.
-    only_dear = replace(
+    # The costly model alone was asked: its two bills are half of the largest budget each.
+    only_costly = replace(
         one, scores=np.array([[[np.nan, 0.8], [np.nan, 0.6]]], np.float32), reward=np.full((1, 2), np.nan, np.float32)
     )
-    found = relabelled(only_dear, 0.02, PublishedConfig(paths=1), seed=0)
+    found = relabel_paths(only_costly, 0.02, PublishedConfig(paths=1), seed=0)
     # Shares 1/16, 3/16 and 3/8 cannot pay the first bill; 5/8 pays one; 1 pays both.
     assert found.left == pytest.approx([0.0625, 0.1875, 0.375, 0.625, 0.125, 1.0, 0.5])
     assert found.reward == pytest.approx([-5.0, -5.0, -5.0, 0.8, -5.0, 0.8, 0.6])
@@ -58,14 +58,14 @@ def test_the_loss_is_the_q_error_and_the_conservative_term() -> None:
 
 
 def linear(**changes: Any) -> Published:
-    """Q(cheap) = 0, Q(dear) = the share of 1 USD that is left."""
+    """Q(cheap) = 0, Q(costly) = the share of 1 USD that is left."""
     weight = np.zeros((TEXT_DIM + 1, 2), np.float32)
     weight[-1, 1] = 1.0
-    return Published(("cheap", "dear"), ((weight, np.zeros(2, np.float32)),), 1.0, **changes)
+    return Published(("cheap", "costly"), ((weight, np.zeros(2, np.float32)),), 1.0, **changes)
 
 
 def test_lambda_prices_the_immediate_cost_alone() -> None:
-    seen = observation([candidate("cheap", 0.0), candidate("dear", 0.1)], remaining_usd=0.5)
+    seen = observation([candidate("cheap", 0.0), candidate("costly", 0.1)], remaining_usd=0.5)
     assert linear().decide(seen, 0.5).action == 1
     # .5 - lambda .1 falls below 0 at 5 a dollar.
     assert linear(lambda_per_usd=4.9).decide(seen, 0.5).action == 1
@@ -74,9 +74,9 @@ def test_lambda_prices_the_immediate_cost_alone() -> None:
 
 
 def test_a_model_it_was_not_trained_on_is_chosen_only_when_nothing_else_may_be() -> None:
-    assert linear().decide(observation([candidate("new", 0.0), candidate("dear", 0.1)]), 0.5).action == 1
+    assert linear().decide(observation([candidate("new", 0.0), candidate("costly", 0.1)]), 0.5).action == 1
     assert (
-        linear().decide(observation([candidate("new", 0.0), candidate("dear", 0.1, feasible=False)]), 0.5).action == 0
+        linear().decide(observation([candidate("new", 0.0), candidate("costly", 0.1, feasible=False)]), 0.5).action == 0
     )
 
 

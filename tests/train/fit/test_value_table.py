@@ -15,7 +15,7 @@ from train.config import PlanConfig
 from train.fit.value_table import UNKNOWN_USD, Samples, Setting, draw_samples, step_of, tabulate
 
 LEVELS = len(COST_LEVELS)
-CONFIG = PlanConfig(samples=8, turns=3, purses=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
+CONFIG = PlanConfig(samples=8, turns=3, money_points=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
 
 
 def samples(**changes: Any) -> Samples:
@@ -33,12 +33,14 @@ def samples(**changes: Any) -> Samples:
     return replace(made, **changes)
 
 
-def value(of: Samples, turns: int, purse_usd: float, *, last: int = 2, context: int = 0, penalty: float = 0.0) -> float:
+def value(
+    of: Samples, turns: int, budget_usd: float, *, last: int = 2, context: int = 0, penalty: float = 0.0
+) -> float:
     table = tabulate(of, CONFIG, Setting(penalty))
-    return float(np.interp(purse_usd, table.budgets_usd, table.values[0, context, last, turns]))
+    return float(np.interp(budget_usd, table.budgets_usd, table.values[0, context, last, turns]))
 
 
-def test_a_certain_bill_moves_the_purse_between_two_points_of_the_grid() -> None:
+def test_a_certain_bill_moves_the_budget_between_two_points_of_the_grid() -> None:
     step = step_of(
         np.full((1, len(COST_LEVELS)), 0.4),
         np.full((1, len(COST_LEVELS)), 0.5),
@@ -51,20 +53,20 @@ def test_a_certain_bill_moves_the_purse_between_two_points_of_the_grid() -> None
     assert step.moved == pytest.approx(np.array([[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]]), abs=1e-6)
 
 
-def test_a_cautious_purse_holds_back_for_a_tail_longer_than_the_law_knows() -> None:
+def test_a_cautious_budget_holds_back_for_a_tail_longer_than_the_law_knows() -> None:
     # The median is .5, the tail (levels .95, .98, .99; mass .045) 1.0: at caution 2 it is weighed as 1.5.
     bills = np.where(np.array(COST_LEVELS) >= 0.95, 1.0, 0.5)[None]
-    purses, free = np.array([0.0, 1.0, 2.0]), np.array([0.0])
-    bold = step_of(np.ones((1, len(COST_LEVELS))), bills, purses, free, Setting(1.0))
-    careful = step_of(np.ones((1, len(COST_LEVELS))), bills, purses, free, Setting(1.0, caution=2.0))
+    budgets, free = np.array([0.0, 1.0, 2.0]), np.array([0.0])
+    bold = step_of(np.ones((1, len(COST_LEVELS))), bills, budgets, free, Setting(1.0))
+    careful = step_of(np.ones((1, len(COST_LEVELS))), bills, budgets, free, Setting(1.0, caution=2.0))
     tail = float(COST_MASSES[np.array(COST_LEVELS) >= 0.95].sum())
     assert bold.reward[0, 0, 1] == pytest.approx(1.0)
     assert careful.reward[0, 0, 1] == pytest.approx((1.0 - tail) - tail, abs=1e-6)
     # With 2 USD the tail leaves .5 instead of 1: what is left stands lower on the grid by half a step.
-    assert careful.moved[2] @ purses == pytest.approx(bold.moved[2] @ purses - 0.5 * tail, abs=1e-6)
+    assert careful.moved[2] @ budgets == pytest.approx(bold.moved[2] @ budgets - 0.5 * tail, abs=1e-6)
 
 
-def test_the_best_use_of_a_purse_is_found() -> None:
+def test_the_best_use_of_a_budget_is_found() -> None:
     # The grid is coarse, so a budget a little beyond each threshold is asked for.
     assert value(samples(), 1, 3.5) == pytest.approx(0.9, abs=0.02)
     assert value(samples(), 2, 2.3) == pytest.approx(0.8, abs=0.03)  # twice small
@@ -72,7 +74,7 @@ def test_the_best_use_of_a_purse_is_found() -> None:
     assert value(samples(), 2, 7.0) == pytest.approx(1.8, abs=0.03)  # twice large
 
 
-def test_a_penalty_makes_an_empty_purse_worse_than_nothing() -> None:
+def test_a_penalty_makes_an_empty_budget_worse_than_nothing() -> None:
     assert value(samples(), 1, 0.5, penalty=0.0) == pytest.approx(0.0, abs=0.01)
     assert value(samples(), 1, 0.5, penalty=1.0) == pytest.approx(-1.0, abs=0.01)
 
@@ -92,7 +94,7 @@ def test_a_growing_conversation_costs_later_turns_more() -> None:
     assert value(still, 2, 2.4) > value(growing, 2, 2.4) + 0.1
 
 
-def test_at_a_price_of_money_the_dear_model_must_earn_it() -> None:
+def test_at_a_price_of_money_the_costly_model_must_earn_it() -> None:
     table = tabulate(samples(), CONFIG, Setting())
     price = float(table.lambdas_per_usd[1])
     assert price == pytest.approx(0.5)  # 1 per mean bill of 2 USD

@@ -164,5 +164,5 @@ def test_the_command_says_what_it_wrote_and_an_unknown_tenant_is_one_line(
     assert run_command(arguments) == 0
     assert "rows of" in capsys.readouterr().out
     assert date.fromisoformat(min(p.name for p in (tmp_path / "out" / "decisions").iterdir())[5:]) < FIRST_DAY
-    assert run_command([*arguments, "--tenant", "nobody"]) == 2
-    assert capsys.readouterr().err == 'seqroute-train: --tenant: expected a name or an id, found no tenant "nobody"\n'
+    assert run_command([*arguments, "--tenant", "unknown"]) == 2
+    assert capsys.readouterr().err == 'seqroute-train: --tenant: expected a name or an id, found no tenant "unknown"\n'

@@ -20,7 +20,7 @@ def test_a_session_score_stands_for_turns_without_their_own() -> None:
     assert label([], [Signal("u", "score", 0.4)], {"regenerated": True}, CONFIG).kind == "session"
 
 
-def test_the_worst_implicit_signal_counts_when_nobody_spoke() -> None:
+def test_the_worst_implicit_signal_counts_when_no_one_spoke() -> None:
     found = label([], [], {"regenerated": True, "invalid_tool_json": 1, "latency": 3}, CONFIG)
     assert (found.score, found.kind) == (0.0, "implicit")
 

@@ -24,7 +24,7 @@ from train.nightly.drift import (
     health,
     standard_error,
 )
-from train.nightly.words import describe
+from train.nightly.text_report import describe
 
 PRICES = {"small": {"input": 0.2, "output": 0.8}, "large": {"input": 5.0, "output": 20.0}}
 FEATURES = 300
@@ -85,7 +85,7 @@ def test_a_new_model_and_one_that_is_gone_are_found_at_once() -> None:
     assert kinds(changed) == {("catalogue", "newest"), ("catalogue", "large")}
 
 
-def test_a_price_change_is_found_at_once_and_a_dearer_tier_is_none() -> None:
+def test_a_price_change_is_found_at_once_and_a_costlier_tier_is_none() -> None:
     cut = [replace(s, prices=PRICES | {"large": {"input": 2.5, "output": 20.0}}) for s in TODAY]
     [found] = findings(cut, BASELINE)
     assert (found.kind, found.what) == ("price", "large")

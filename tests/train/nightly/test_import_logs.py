@@ -1,4 +1,4 @@
-"""Other programs' logs: what is read, what is learnt, what is said not to be, and that nothing is promoted."""
+"""Other programs' logs: what is read, what is learned, what is said not to be, and that nothing is promoted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from tests.train.nightly.test_nightly import TINY
 from train.config import FitConfig
 from train.errors import InputError
 from train.log.transcripts import LoggedTurn, read_transcripts, read_turn
-from train.nightly.import_logs import Import, bill_usd, by_session, composed, describe, import_logs, model_report, named
+from train.nightly.import_logs import (
+    Import,
+    bill_usd,
+    by_session,
+    compose_episodes,
+    describe,
+    find_model,
+    import_logs,
+    model_report,
+)
 
 SMALL = model("small", prices(1.0, 2.0), quality_prior=0.6)
 BIG = model("big", prices(10.0, 20.0), quality_prior=0.9)
@@ -108,10 +117,14 @@ def test_a_line_that_is_no_object_is_counted_and_a_file_that_is_no_text_refused(
 
 def test_a_model_is_found_by_its_name_or_by_what_a_deployment_calls_it() -> None:
     upstream = SMALL.deployments[0].litellm_model
-    assert named("small", CATALOG) == named(upstream, CATALOG) == named(upstream.rpartition("/")[2], CATALOG)
-    assert named("nobody", CATALOG) is None
-    _, foreign = by_session([turn(names=("nobody", "else"))], CATALOG)
-    assert dict(foreign) == {"nobody: not in the catalogue": 1}
+    assert (
+        find_model("small", CATALOG)
+        == find_model(upstream, CATALOG)
+        == find_model(upstream.rpartition("/")[2], CATALOG)
+    )
+    assert find_model("unknown", CATALOG) is None
+    _, foreign = by_session([turn(names=("unknown", "else"))], CATALOG)
+    assert dict(foreign) == {"unknown: not in the catalogue": 1}
 
 
 def test_bills_and_priors_by_hand() -> None:
@@ -127,7 +140,7 @@ def test_bills_and_priors_by_hand() -> None:
 
 def test_turns_are_composed_as_the_gateway_would_have_seen_them() -> None:
     session = [(SMALL, turn(score=0.25)), (BIG, turn(user_texts=("and then?",)))]
-    episodes = composed([session], CATALOG, OutputForecast())
+    episodes = compose_episodes([session], CATALOG, OutputForecast())
     assert episodes.models == ("big", "small")
     assert episodes.action[0].tolist() == [1, 0]
     assert episodes.reward[0, 0] == 0.25
@@ -170,12 +183,12 @@ def test_with_scores_a_policy_goes_on_trial_and_nothing_is_promoted(tmp_path: Pa
     assert any("no propensities" in line for line in describe(report))
 
 
-def test_without_scores_only_lengths_and_costs_are_learnt_and_it_says_so(tmp_path: Path, sqlite_url: str) -> None:
+def test_without_scores_only_lengths_and_costs_are_learned_and_it_says_so(tmp_path: Path, sqlite_url: str) -> None:
     job = Import(a_file(tmp_path, 4, False), CATALOG, sqlite_url, tmp_path / "policies", 1, shadow=True)
     report = import_logs(job, TINY)
     assert report["policy"] is None
     assert report["horizon"] == {"mean_turns": 2.0}
     lines = describe(report)
-    assert "not learnt: quality by turn: 0 graded turns with a known model, at least 40 are needed" in lines
+    assert "not learned: quality by turn: 0 graded turns with a known model, at least 40 are needed" in lines
     assert any(line.startswith("small: 4 turns") and line.endswith("no score") for line in lines)
     assert not (tmp_path / "policies").exists()

@@ -24,7 +24,7 @@ from train.config import FitConfig, GateConfig, OpeConfig, PlanConfig, TrainConf
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
 from train.nightly.nightly import STALE_AFTER_MS, Nightly, run
 from train.nightly.publish import TRIAL_MS, publish
-from train.nightly.words import describe
+from train.nightly.text_report import describe
 
 SMALL = TrainConfig(
     fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
@@ -32,7 +32,7 @@ SMALL = TrainConfig(
 )
 TINY = replace(
     SMALL,
-    plan=PlanConfig(samples=16, turns=4, purses=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
+    plan=PlanConfig(samples=16, turns=4, money_points=12, contexts_tokens=(0.0, 2000.0), starved_penalties=(0.0, 0.3)),
     ope=OpeConfig(bootstrap=100, tuning_sessions=3),
     gate=GateConfig(min_sessions=1, confidence=0.01, min_ess=1.0, min_ess_fraction=0.0, min_gain=-1.0),
 )

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from train.nightly.page import page
-from train.nightly.words import describe
+from train.nightly.text_report import describe
 
 SCORE = {"mean": 0.5, "low": 0.25, "high": 0.75}
 REPORT: dict[str, Any] = {
@@ -89,4 +89,4 @@ def test_a_night_without_a_fit_has_a_page_too() -> None:
 def test_in_words_a_sample_of_the_untouched_sessions_is_called_one() -> None:
     behaviour = {"behaviour": {"mean": 0.7}}
     lines = describe({**REPORT, "evaluation": REPORT["evaluation"] | behaviour, "untouched_sessions": 40_096})
-    assert "evaluated on 4,040 of 40,096 untouched sessions; the log itself earned 0.700 per turn" in lines
+    assert "evaluated on 4,040 of 40,096 held-out sessions; the log itself earned 0.700 per turn" in lines

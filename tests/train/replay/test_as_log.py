@@ -21,7 +21,9 @@ from train.replay.as_log import LOOSE_PHI, composed_log
 TINY = TrainConfig(
     fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
     quality=QualityConfig(folds=2, penalties=(1.0,), landmarks=16),
-    plan=PlanConfig(samples=8, turns=3, purses=6, contexts_tokens=(0.0,), lambdas=(0.15,), starved_penalties=(0.0,)),
+    plan=PlanConfig(
+        samples=8, turns=3, money_points=6, contexts_tokens=(0.0,), lambdas=(0.15,), starved_penalties=(0.0,)
+    ),
     ope=OpeConfig(bootstrap=50, tuning_sessions=3),
     gate=GateConfig(min_sessions=1),
 )

@@ -11,7 +11,7 @@ from train.replay.grid import front, middle
 from train.replay.simulator import Played
 
 
-def test_the_weakest_is_the_cheapest_and_the_strongest_the_dearest_of_the_best() -> None:
+def test_the_weakest_is_the_cheapest_and_the_strongest_the_costliest_of_the_best() -> None:
     assert ends(np.array([0.6, 0.9, 0.895, 0.7]), np.array([1.0, 5.0, 9.0, 20.0])) == Ends(weak=0, strong=2)
 
 
@@ -25,7 +25,7 @@ def test_the_front_leaves_out_what_is_beaten_and_thins_evenly() -> None:
     assert front(steps / 12, steps, most=6) == [0, 2, 4, 6, 8, 10]
 
 
-def test_the_middle_of_a_pair_is_the_dearer_and_of_four_the_third() -> None:
+def test_the_middle_of_a_pair_is_the_costlier_and_of_four_the_third() -> None:
     assert middle(np.array([9.0, 1.0])) == 0
     assert middle(np.array([1.0, 4.0, 3.0, 2.0])) == 2
 

@@ -13,7 +13,7 @@ from policy.text import TEXT_DIM
 from tests.train.replay.folders import write_folder
 from train.fit.seqroute_paper import Published
 from train.replay.baselines import LAMBDA_STEPS
-from train.replay.baselines_learned import STRIDE, cited, safest_worth
+from train.replay.baselines_learned import STRIDE, prepare_published, safest_worth
 from train.replay.compose import compose
 from train.replay.dataset import read_folder
 from train.replay.predict import predict
@@ -47,13 +47,13 @@ def test_a_batch_decides_as_the_policy_does_one_by_one(tmp_path: Path) -> None:
         for price in (0.0, 30.0):
             policy = replace(published, lambda_per_usd=price)
             one = play(board, as_rule(policy, seen), budget, "cut", horizon, 1)
-            other = play(board, cited(published, seen).rule(price), budget, "cut", horizon, 1)
+            other = play(board, prepare_published(published, seen).rule(price), budget, "cut", horizon, 1)
             assert one.action.tolist() == other.action.tolist()
             assert len(np.unique(one.action)) > 1
 
 
 def test_of_the_safe_prices_the_best_one_is_taken() -> None:
-    """Played outcomes by hand: quality falls with the price, and every price but the first four bankrupts nobody."""
+    """Played outcomes by hand: quality falls with the price, and every price but the first four bankrupts no one."""
     asked = []
 
     def outcome(lambda_per_usd: float) -> Played:

@@ -9,7 +9,7 @@ import pytest
 
 from policy.features import Horizon
 from policy.mdp import COST_LEVELS
-from train.replay.bounds import knapsack, known_quality, plan, planned
+from train.replay.bounds import knapsack, known_quality, plan, planned_rule
 from train.replay.compose import Sessions
 from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, play
 
@@ -64,7 +64,7 @@ def test_the_knapsack_finds_the_best_there_is(context: Context) -> None:
 def test_a_plan_for_one_turn_takes_the_best_that_fits() -> None:
     board = random_board(1, turns=1)
     made = plan(board, board.quality[:, 0], board.cost_quantiles_usd[:, 0], 4.0, 1, "cut", seed=0)
-    played = play(board, planned(made, "cut", known_quality), np.full(6, 4.0), "cut", HORIZON, 0)
+    played = play(board, planned_rule(made, "cut", known_quality), np.full(6, 4.0), "cut", HORIZON, 0)
     by_hand = np.where(board.cost_usd[:, 0] <= 4.0, board.quality[:, 0], 0.0).max(axis=1)
     assert played.quality[:, 0].tolist() == pytest.approx(by_hand.tolist())
 
@@ -87,5 +87,5 @@ def test_a_plan_keeps_money_for_the_turn_to_come() -> None:
     )
     made = plan(board, board.quality[0], board.cost_quantiles_usd[0], 3.0, 2, "cut", seed=0)
     assert made.worth(2, np.full((1, 3), 3.0))[0, 2] == pytest.approx(1.0, abs=0.02)
-    played = play(board, planned(made, "cut", lambda turn: turn.quality), np.array([3.0]), "cut", HORIZON, 0)
+    played = play(board, planned_rule(made, "cut", lambda turn: turn.quality), np.array([3.0]), "cut", HORIZON, 0)
     assert played.action.tolist() == [[0, 0]]

@@ -12,7 +12,7 @@ from policy.features import Horizon
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
 from train.log.episodes import Episodes
-from train.replay.catalogue import CatalogueSetup, composed, studies
+from train.replay.catalogue import CatalogueSetup, compose_sessions, studies
 from train.replay.cloning import clone
 from train.replay.dataset import read_folder
 from train.replay.grid import Cell
@@ -31,7 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> CatalogueSetup:
 
 
 def logged(study: CatalogueSetup, prompts: NDArray[np.int64], part: int) -> tuple[Episodes, SessionBatch]:
-    made = composed(study, prompts, 60, 4, ("iid",), part=part)
+    made = compose_sessions(study, prompts, 60, 4, ("iid",), part=part)
     return one_log(study, made, Cell(4, 0.7, "degrade", NO_CONTEXT), part)
 
 
@@ -61,7 +61,7 @@ def test_a_log_that_chose_by_the_prompt_is_imitated(study: CatalogueSetup) -> No
     assert agreement(study, lambda group, share: np.where(group == hard, LARGE, SMALL)) > 0.95
 
 
-def test_a_log_that_chose_by_the_purse_is_imitated(study: CatalogueSetup) -> None:
+def test_a_log_that_chose_by_the_budget_is_imitated(study: CatalogueSetup) -> None:
     assert agreement(study, lambda group, share: np.where(share > 0.6, LARGE, SMALL)) > 0.85
 
 

@@ -1,4 +1,4 @@
-"""Folders that nobody here has seen: each plays, or says what is wrong and where."""
+"""Folders that no one here has seen: each plays, or says what is wrong and where."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_of_many_models_the_front_is_played_and_the_pair_of_its_ends(tmp_path: P
     assert len(names) > MOST_MODELS
     quality = np.tile(np.linspace(0.2, 0.9, 12), (graded.prompts, 1))
     cost = np.tile(np.geomspace(1e-5, 1e-2, 12), (graded.prompts, 1))
-    quality[:, 5] = 0.1  # dearer than the ones before and worse: not on the front
+    quality[:, 5] = 0.1  # costlier than the ones before and worse: not on the front
     ones = np.ones(12)
     twelve = replace(graded, models=names, quality=quality, cost_usd=cost, usd_in_per_m=ones, usd_out_per_m=ones)
     many, pair = catalogues(replace(twelve, out_tokens=cost), np.arange(60), ())

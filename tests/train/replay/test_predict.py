@@ -10,7 +10,7 @@ import pytest
 from policy.features import expected_cost_usd
 from tests.train.replay.folders import write_folder
 from train.replay.dataset import read_folder
-from train.replay.predict import newcomer, nonnegative, predict, ridges, stacked
+from train.replay.predict import newcomer, nonnegative, predict, ridges, stack_views
 from train.replay.split import halves
 from train.replay.vectors import vectors
 
@@ -36,10 +36,10 @@ def test_a_view_of_noise_is_shrunk_away() -> None:
     targets = generator.standard_normal((400, 2))
     noise = generator.standard_normal((400, 2))
     learn, fold = np.ones(400, np.bool_), np.arange(400) % 5
-    predicted, explained = stacked([lambda *_: noise], targets, learn, fold)
+    predicted, explained = stack_views([lambda *_: noise], targets, learn, fold)
     assert abs(predicted).max() < 0.5
     assert explained < 0.02
-    truth, explained = stacked([lambda *_: noise, lambda *_: targets], targets, learn, fold)
+    truth, explained = stack_views([lambda *_: noise, lambda *_: targets], targets, learn, fold)
     assert np.allclose(truth, targets, atol=0.01)
     assert explained > 0.99
 

@@ -21,7 +21,7 @@ from train.fit.seqroute_paper import PublishedConfig
 from train.replay import grid as cells
 from train.replay.catalogue import studies
 from train.replay.dataset import read_folder
-from train.replay.grid import Grid, narrowed
+from train.replay.grid import Grid, narrow
 from train.replay.ours import learn
 from train.replay.predict import predict
 from train.replay.run import Options, run
@@ -40,10 +40,10 @@ COLUMNS = {
 
 
 def small_grid() -> Grid:
-    grid = narrowed(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
+    grid = narrow(cells.quick(), turns=("4",), phis=("0.35",), base_contexts=("8000",))
     training = TrainConfig(
         fit=FitConfig(warm_steps=0, steps=0, samples=64, residual_steps=20),
-        plan=PlanConfig(samples=24, turns=4, purses=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,)),
+        plan=PlanConfig(samples=24, turns=4, money_points=12, starved_penalties=(0.0, 1.0), lambdas=(0.15,)),
     )
     return replace(
         grid,
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_output_and_grades_of_the_test_half_move_no
             assert [one[name] for name in conduct] == [other[name] for name in conduct]
             differing += one["quality"] != other["quality"]
     assert differing > 0
-    assert found["meta"]["learnt"] == again["meta"]["learnt"]
+    assert found["meta"]["learned"] == again["meta"]["learned"]
 
 
 @pytest.mark.parametrize("content", ["text", "embedding", "none"])

@@ -49,7 +49,7 @@ def played(it: SessionBatch, budget_usd: float, mode: Mode = "cut", model: int =
     return play(it, baselines.fixed(model), np.array([budget_usd]), mode, HORIZON, seed=0)
 
 
-def test_an_answer_dearer_than_what_is_left_is_cut_and_takes_the_money() -> None:
+def test_an_answer_costlier_than_what_is_left_is_cut_and_takes_the_money() -> None:
     found = played(board([[3.0], [3.0], [3.0]]), budget_usd=4.0)
     assert found.quality.tolist() == [[1.0, 0.0, 0.0]]
     assert found.cost_usd.tolist() == [[3.0, 1.0, 0.0]]

@@ -20,7 +20,7 @@ from train.replay.catalogue import CatalogueSetup, studies
 from train.replay.dataset import DataError, read_folder
 from train.replay.run import Options, run
 from train.replay.simulator import Played, SessionBatch
-from train.replay.tree import Ways, beside, in_trees, lines, planted, tree_rows
+from train.replay.tree import Ways, beside, build_trees, in_trees, lines, tree_rows
 from train.rollout import tree as rollout
 from train.rollout.output import write_folder
 
@@ -37,7 +37,7 @@ def grown(name: str, branches: int) -> rollout.Played:
         lost = HARM if state.path[-1:] == ("a",) else 0.0
         graded = {m: rollout.Graded(rollout.Answer("", 100, 0, 10, 1, "stop"), GRADES[m] - lost, "") for m in MODELS}
         tree.visited.append(rollout.Visited(state, tree.task.turns[state.turn].user, graded))
-        waiting += [state.after(m) for m in rollout.continued(plan(branches), state)]
+        waiting += [state.after(m) for m in rollout.continued_models(plan(branches), state)]
     return tree
 
 
@@ -81,10 +81,10 @@ def test_how_a_turn_fares_after_each_models_answer_is_told(tmp_path: Path) -> No
 
 
 def test_what_replay_learns_from_is_seen_alike_in_the_trees(tmp_path: Path) -> None:
-    """So that a policy learnt in composed sessions is the same policy in the tree."""
+    """So that a policy learned in composed sessions is the same policy in the tree."""
     study, found = read(written(tmp_path, 2))
     states, at = states_of(found, study.graded)
-    trees = planted(states, found, at, study.seed)
+    trees = build_trees(states, found, at, study.seed)
     assert trees is not None
     drawn = np.flatnonzero(found.drawn[at])
     assert states.task[drawn].tolist() == study.graded.task.tolist()

@@ -1,4 +1,4 @@
-"""Several numbers of turns in one run: what is learnt once is played in cells of every length."""
+"""Several numbers of turns in one run: what is learned once is played in cells of every length."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from train.fit.presets import learn_horizon
 from train.fit.value_table import settings_of
 from train.replay.catalogue import compose_sets, studies
 from train.replay.dataset import read_folder
-from train.replay.grid import Cell, full, narrowed, newcomer_cells
-from train.replay.ours import REHEARSALS, learn, learnt_turns
+from train.replay.grid import Cell, full, narrow, newcomer_cells
+from train.replay.ours import REHEARSALS, learn, learned_turns
 from train.replay.run import contest
 from train.replay.simulator import NO_CONTEXT
 
 
-def test_what_is_learnt_once_expects_in_every_cell_the_sessions_of_that_cell(tmp_path: Path) -> None:
+def test_what_is_learned_once_expects_in_every_cell_the_sessions_of_that_cell(tmp_path: Path) -> None:
     (graded,) = read_folder(write_folder(tmp_path, tasks=60, models=("large", "small")))
     grid = replace(small_grid(), turns=(2, 6), contexts=())
     study = next(studies(graded, grid, (), 0))
-    learned = learn(study, grid, learnt_turns(grid))
+    learned = learn(study, grid, learned_turns(grid))
     judging = [rehearsal.judging for rehearsal in learned.planners[NO_CONTEXT].rehearsals]
     sets = {turns: compose_sets(study, grid, turns, judging) for turns in grid.turns}
     for turns in grid.turns:
@@ -38,13 +38,13 @@ def test_what_is_learnt_once_expects_in_every_cell_the_sessions_of_that_cell(tmp
         assert {stage.board.shape[1] for stage in (*played.gate, played.training, played.test)} == {turns}
 
 
-@pytest.mark.parametrize(("turns", "learnt"), [((8,), 8), ((8, 8), 8), ((8, 4), None), ((None,), None)])
-def test_the_log_has_sessions_as_long_as_those_to_be_played(turns: tuple[int | None, ...], learnt: int | None) -> None:
-    assert learnt_turns(replace(full(), turns=turns)) == learnt
+@pytest.mark.parametrize(("turns", "learned"), [((8,), 8), ((8, 8), 8), ((8, 4), None), ((None,), None)])
+def test_the_log_has_sessions_as_long_as_those_to_be_played(turns: tuple[int | None, ...], learned: int | None) -> None:
+    assert learned_turns(replace(full(), turns=turns)) == learned
 
 
 def test_newcomers_join_under_the_budgets_that_are_played() -> None:
     assert [cell.phi for cell in newcomer_cells(full())] == [0.05, 0.15, 0.2, 0.35, 0.5, 0.7]
-    assert [cell.phi for cell in newcomer_cells(narrowed(full(), phis=("0.35", "0.6")))] == [0.35]
-    assert [cell.phi for cell in newcomer_cells(narrowed(full(), phis=("0.6",)))] == [0.6]
+    assert [cell.phi for cell in newcomer_cells(narrow(full(), phis=("0.35", "0.6")))] == [0.35]
+    assert [cell.phi for cell in newcomer_cells(narrow(full(), phis=("0.6",)))] == [0.6]
     assert {(cell.turns, cell.mode, cell.context) for cell in newcomer_cells(full())} == {(8, "cut", NO_CONTEXT)}

@@ -87,7 +87,7 @@ async def test_a_verdict_on_the_request_is_final(tmp_path: Path) -> None:
         assert len(calls) == 1
 
 
-async def test_without_money_and_nobody_under_way_nothing_more_is_asked(tmp_path: Path) -> None:
+async def test_without_money_and_no_one_under_way_nothing_more_is_asked(tmp_path: Path) -> None:
     calls: list[str] = []
 
     def answer(request: httpx.Request, body: dict[str, Any]) -> httpx.Response:
@@ -105,7 +105,7 @@ async def test_without_money_and_nobody_under_way_nothing_more_is_asked(tmp_path
 
 
 async def test_refused_calls_do_not_keep_one_another_asking(tmp_path: Path) -> None:
-    """While the first holds the budget the others ask once; what they end gives no money back. Then nobody is left."""
+    """While the first holds the budget the others ask once; what they end gives no money back. Then no one is left."""
     sent: list[str] = []
     before_the_first_ended = 0
 

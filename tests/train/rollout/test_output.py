@@ -10,7 +10,7 @@ from gateway.catalog.models import Model
 from gateway.catalog.prices import Prices
 from tests.train.rollout.scenes import MODELS, plan, task
 from train.rollout.output import session_of, write_folder
-from train.rollout.tree import Answer, Graded, Plan, Played, State, Visited, continued
+from train.rollout.tree import Answer, Graded, Plan, Played, State, Visited, continued_models
 
 CATALOG = {
     name: Model(name, "chat", Prices(input_femtousd=million, output_femtousd=2 * million, cached_input_femtousd=100),
@@ -24,7 +24,7 @@ def grown(name: str, a_plan: Plan, missing: tuple[str, ...] | None = None) -> Pl
     """A whole tree of two turns: 100 tokens in, 10 out; `c` is right. `missing`: the path where `b` gave no answer."""
     tree = Played(task(name, "first?", "second?"))
     root = State(tree.task)
-    for state in (root, *(root.after(model) for model in continued(a_plan, root))):
+    for state in (root, *(root.after(model) for model in continued_models(a_plan, root))):
         answered = [m for m in MODELS if not (state.path == missing and m == "b")]
         graded = {m: Graded(Answer(m, 100, 60, 10, 50_000, "stop"), float(m == "c"), "") for m in answered}
         tree.visited.append(Visited(state, tree.task.turns[state.turn].user, graded))
@@ -42,7 +42,7 @@ def test_the_folder_has_one_session_a_task_with_every_model_graded_and_the_tree_
     prompts = rows(tmp_path, "prompts")
     assert [(p["task_id"], p["turn"], p["text"]) for p in prompts[:2]] == [("t1", 0, "first?"), ("t1", 1, "second?")]
     assert prompts[0]["n_chars"] == 6
-    assert prompts[1]["path"] == [continued(plan(3), State(grown("t1", plan(3)).task))[0]]
+    assert prompts[1]["path"] == [continued_models(plan(3), State(grown("t1", plan(3)).task))[0]]
     outcomes = rows(tmp_path, "outcomes")
     assert len({(o["task_id"], o["turn"], o["model"]) for o in outcomes}) == len(outcomes) == 2 * 2 * 3
     assert {o["quality"] for o in outcomes if o["model"] == "c"} == {1.0}
@@ -67,11 +67,11 @@ def test_the_tree_says_where_every_answer_stands_and_how_likely_it_was_visited(t
     assert {(row["parent"], row["visit_probability"]) for row in roots} == {(None, 1.0)}
     assert {row["parent"] for row in later} == {roots[0]["state"]}
     assert [row["visit_probability"] for row in later] == pytest.approx([2 / 3] * 6)
-    assert {tuple(row["path"]) for row in later} == {(m,) for m in continued(plan(2), State(task("t1", "", "")))}
+    assert {tuple(row["path"]) for row in later} == {(m,) for m in continued_models(plan(2), State(task("t1", "", "")))}
 
 
 def test_a_session_ends_before_a_turn_at_which_an_answer_is_missing(tmp_path: Path) -> None:
-    drawn = continued(plan(1), State(task("t1", "", "")))
+    drawn = continued_models(plan(1), State(task("t1", "", "")))
     assert len(session_of(grown("t1", plan(1), missing=drawn), plan(1))) == 1
     assert len(session_of(grown("t1", plan(1)), plan(1))) == 2
     assert session_of(grown("t1", plan(1), missing=()), plan(1)) == []

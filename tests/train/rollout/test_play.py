@@ -12,7 +12,7 @@ from tests.train.rollout.scenes import MODELS, completion, gateway, plan, task, 
 from train.rollout.journal import Journal
 from train.rollout.play import play
 from train.rollout.prompts import OVER
-from train.rollout.tree import Plan, Played, continued, planned_answers
+from train.rollout.tree import Plan, Played, continued_models, planned_answers
 
 
 async def played(folder: Path, tasks: list[Any], a_plan: Plan, answer: Any) -> tuple[list[Played], list[Any]]:
@@ -55,7 +55,7 @@ async def test_one_branch_goes_on_with_the_drawn_model_alone(tmp_path: Path) -> 
     (tree,), calls = await played(tmp_path, [task("t", "one", "two", "three")], plan(1), skilled)
     assert len(calls) == 9
     by_turn = sorted(tree.visited, key=lambda v: v.state.turn)
-    assert [v.state.path[-1:] for v in by_turn[1:]] == [continued(plan(1), v.state) for v in by_turn[:-1]]
+    assert [v.state.path[-1:] for v in by_turn[1:]] == [continued_models(plan(1), v.state) for v in by_turn[:-1]]
 
 
 async def test_a_second_walk_pays_for_nothing_and_sees_the_same(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ async def test_a_named_call_is_finished_for_a_client_that_left(tmp_path: Path, s
             leaving = asyncio.create_task(
                 http.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"})
             )
-            while not play.provider.bill:  # noqa: ASYNC110 - the provider tells nobody
+            while not play.provider.bill:  # noqa: ASYNC110 - the provider tells no one
                 await asyncio.sleep(0.01)
             leaving.cancel()
         await play.gateway.settled()

@@ -1,4 +1,4 @@
-"""A report in plain words, for a terminal or a mail from cron."""
+"""Text form of a nightly report, for a terminal or a mail from cron."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
-    """The lines a person wants first: the verdict, why, and what it stands on."""
+    """Lines of the report: the verdict, its reasons and its evidence."""
     return list(_lines(report))
 
 
@@ -23,7 +23,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     if log:
         yield f"log: {log['sessions']:,} sessions, {log['turns']:,} turns; labels {_counts(log['labels'])}"
         if log["excluded"]:
-            yield f"left out: {_counts(log['excluded'])}"
+            yield f"excluded: {_counts(log['excluded'])}"
         yield f"models: {_counts(log['models'])}; policies: {_counts(log['policies'])}"
     for note in (report.get("health") or {}).get("notes", []):
         yield f"health: {note}"
@@ -32,7 +32,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         held_out = max(report.get("untouched_sessions", 0), evaluation["sessions"])
         sample = f"{evaluation['sessions']:,}" + (f" of {held_out:,}" if held_out > evaluation["sessions"] else "")
         yield (
-            f"evaluated on {sample} untouched sessions; the log itself earned "
+            f"evaluated on {sample} held-out sessions; the log itself earned "
             f"{evaluation['behaviour']['mean']:.3f} per turn"
         )
         yield f"{'policy':<44}{'score per turn':>24}{'USD per turn':>14}{'starved':>9}{'ESS':>7}"
