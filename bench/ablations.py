@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policy import batch
-from policy import budgeting as planning
+from policy import batch, budgeting
 from policy.features import Horizon, expected_cost_usd
 from policy.planned import Planner
 from train.config import FitConfig, RelabelConfig, TrainConfig
@@ -231,7 +230,7 @@ def with_mean_bill(shown: batch.Batch) -> batch.Batch:
 def behind_shield(shown: batch.Batch, horizon: Horizon) -> batch.Batch:
     """Remove the candidates that the budget shield excludes."""
     left = shown.turns_left(horizon)
-    allowed = planning.shield(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
+    allowed = budgeting.shield(shown.cost_quantiles_usd, shown.mask, shown.available_usd, left, 1.0)
     return replace(shown, mask=allowed)
 
 

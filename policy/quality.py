@@ -42,7 +42,7 @@ class PriorQuality:
         return np.asarray(self.average(observation) ** np.float32(self.exponent(difficulty(observation))), np.float32)
 
     def exponent(self, difficulty: Any) -> Any:
-        """Exponent of the priors at a difficulty (0 to 1): 1 at ordinary difficulty, else monotone."""
+        """Exponent of the priors, rising with difficulty (0 to 1); 1 at ordinary difficulty."""
         return 2.0 ** (self.sensitivity * (difficulty - _ORDINARY))
 
     def average(self, observation: Observation) -> FloatArray:

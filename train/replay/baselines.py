@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import budgeting as planning
+from policy import budgeting
 from policy.budgeting import Floats
 from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
@@ -161,7 +161,7 @@ def pacing(factor: float, reserve: float) -> Rule:
 
     def rule(turn: Turn) -> I64:
         mask = shield(turn, reserve)
-        scores = planning.pacing_scores(turn.quality, turn.mean_usd, mask, turn.remaining_usd, turn.turns_left, factor)
+        scores = budgeting.pacing_scores(turn.quality, turn.mean_usd, mask, turn.remaining_usd, turn.turns_left, factor)
         return _best(scores, mask)
 
     return rule
@@ -208,7 +208,7 @@ def shield(turn: Turn, reserve: float) -> Bools:
     """Offered candidates that leave the reserve for later turns; the cheapest if none does."""
     if reserve <= 0.0:
         return turn.mask
-    return planning.shield(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
+    return budgeting.shield(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
 
 
 def cheapest(turn: Turn) -> I64:

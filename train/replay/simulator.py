@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import budgeting as planning
+from policy import budgeting
 from policy.features import Horizon, expected_cost_usd
 from policy.mdp import COST_LEVELS
 from train.replay.compose import Sessions
@@ -49,7 +49,7 @@ class Context:
     def warm_tokens(self, turn: int) -> int:
         """Tokens of these in the cache of the model that served the turn before."""
         before = self.tokens(turn - 1) if turn > 0 else 0
-        return before if before >= planning.CACHE_MIN_TOKENS else 0
+        return before if before >= budgeting.CACHE_MIN_TOKENS else 0
 
 
 NO_CONTEXT = Context()
@@ -127,7 +127,7 @@ class Turn:
         board = self.board
         tokens = (board.prompt_tokens[self.at, self.index] + board.context.tokens(self.index))[:, None]
         cached = board.usd_in_per_m * board.context.cached_price
-        cold, warm = planning.cache_costs(self.mean_usd, tokens, self.warm_tokens(), board.usd_in_per_m, cached)
+        cold, warm = budgeting.cache_costs(self.mean_usd, tokens, self.warm_tokens(), board.usd_in_per_m, cached)
         return np.asarray(cold, np.float64), np.asarray(warm, np.float64)
 
 
