@@ -71,7 +71,7 @@ def test_a_transcript_is_read_with_its_usage_score_and_opening() -> None:
         ({"model": ""}, "no model"),
         ({"spend": 1, "status": "failure"}, "failed"),
         ({"spend": 1, "cache_hit": "True"}, "answered from a cache"),
-        ({"call_type": "aembedding"}, "no chat call"),
+        ({"call_type": "aembedding"}, "not a chat call"),
     ],
 )
 def test_what_is_no_turn_has_a_reason(changes: dict[str, Any], reason: str) -> None:
