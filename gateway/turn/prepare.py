@@ -102,7 +102,7 @@ class Preparation:
 
     async def refreshed(self, scene: TurnContext) -> TurnContext:
         """The scene with what its accounts have now."""
-        standing = await self._ledger.standing(scene.caller.tenant_id, scene.session_id)
+        standing = await self._ledger.snapshot(scene.caller.tenant_id, scene.session_id)
         if standing is None:
             raise NotFound("tenant: no such tenant")
         return replace(scene, row=standing.session, tenant=standing.tenant)
