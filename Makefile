@@ -38,8 +38,8 @@ test: setup ## Run the tests, on a real Postgres too (ARGS="-k name" for some)
 faults: setup ## Run the tests that kill and cut off real processes (minutes)
 	@$(PY) -m pytest -m faults $(ARGS)
 
-clients: setup ## Run Codex and Claude Code from npm at a gateway of their own (AGENTS=codex)
-	@$(PY) -m tests.clients.agents $(AGENTS)
+clients: setup ## Run real SDKs, frameworks and coding agents at a gateway (AGENTS="codex ai-sdk")
+	@$(PY) -m tests.clients.run $(AGENTS) $(ARGS)
 
 SEED ?= 1
 SIZE ?= 1
@@ -72,12 +72,14 @@ lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
 	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
 	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV_COMPILE) --group peers -o requirements/peers.lock
+	@for wanted in tests/clients/environments/*/requirements.in; do \
+	  $(UV_COMPILE) "$$wanted" -o "$${wanted%.in}.lock"; done
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove .venv and every cache; databases and policies stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. Each stamp is newer than what it was made from, so nothing happens twice.
