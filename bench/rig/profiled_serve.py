@@ -45,7 +45,7 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn.turn", "pending_row", "log row"),
     ("gateway.ledger.ledger", "Ledger.reserve", "ledger: reserve"),
     ("gateway.providers.providers", "Upstream._sending", "provider: the request"),
-    ("gateway.providers.direct", "ThinSending.whole", "provider: send, wait, read"),
+    ("gateway.providers.direct", "DirectCall.whole", "provider: send, wait, read"),
     ("gateway.providers.providers", "Upstream.complete", "provider: the rest"),
     ("gateway.turn.settle", "implicit_signals", "settlement: signals"),
     ("gateway.routing.session", "news", "settlement: memory"),

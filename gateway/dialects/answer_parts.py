@@ -1,9 +1,9 @@
-"""A chat answer as a sequence of parts: reasoning, text, refusal, tool calls; each opens, grows and closes.
+"""A chat response as a sequence of parts: reasoning, text, refusal, tool calls.
 
-Anthropic's content blocks and OpenAI's output items are both such sequences, while chat deltas name fields of one
-message. Exactly one part is open at a time. Fragments of parallel tool calls that providers interleave are put in
-order: a call is closed for another one only when its arguments are complete JSON, else the other call waits.
-A whole answer is the same thing fed at once.
+Anthropic's content blocks and OpenAI's output items are such sequences, while chat deltas name fields of one message.
+Exactly one part is open at a time. Interleaved fragments of parallel tool calls are put in order: a call is closed for
+another one only when its arguments are complete JSON; until then the other call waits. A complete response is fed at
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Step = Literal["open", "grow", "close"]
 
 @dataclass(slots=True)
 class Part:
-    """One part of an answer. `pieces` are its text so far, for a tool its arguments.
+    """One part of a response. `pieces` are its text so far, or the arguments of a tool call.
 
     `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.carried`).
     A part of kind "state" has no text: only provider-bound state.
@@ -36,16 +36,17 @@ class Part:
 
     @property
     def text(self) -> str:
+        """The text, or the arguments of a tool call, so far."""
         return "".join(self.pieces)
 
 
 PartEvent = tuple[Step, Part, str]
-"""What happened to which part; the text is the piece by which it grew."""
+"""A step of a part, with the text by which it grew."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """One tool call as its fragments arrive."""
+    """One tool call while its fragments arrive."""
 
     id: str = ""
     name: str = ""
@@ -55,7 +56,7 @@ class _Call:
 
 
 class AnswerParts:
-    """Turns the deltas of choice 0 into part events. `id_suffix` makes ids for calls that come without one."""
+    """Turns the deltas of choice 0 into part events; `id_suffix` is for calls without an id."""
 
     def __init__(self, id_suffix: str) -> None:
         self.parts: list[Part] = []
@@ -68,7 +69,7 @@ class AnswerParts:
         self._late: dict[str, Any] = {}
 
     def feed(self, delta: Mapping[str, Any]) -> list[PartEvent]:
-        """The events of one delta, or of a whole message."""
+        """The events of one delta, or of a complete message."""
         events: list[PartEvent] = []
         self._reasoning(delta, events)
         content = delta.get("content")
@@ -88,7 +89,7 @@ class AnswerParts:
         return events
 
     def finish(self) -> list[PartEvent]:
-        """Close what is open and give out the calls that waited."""
+        """Close the open part and emit the waiting calls."""
         events: list[PartEvent] = []
         self._close(events)
         for kind, text in self._held:
@@ -103,7 +104,7 @@ class AnswerParts:
             self._late = {}
         return events
 
-    # -- one part after another ------------------------------------------------------------------------------------
+    # -- parts ------------------------------------------------------------------------------------------------------
 
     def _new(self, part: Part, events: list[PartEvent]) -> Part:
         self._close(events)
@@ -129,7 +130,7 @@ class AnswerParts:
         events.append(("grow", part, text))
 
     def _opened(self, kind: Kind, events: list[PartEvent]) -> Part:
-        """The open part when it is of this kind, else a new one."""
+        """The open part if it is of this kind, else a new one."""
         if self._open is not None and self._open.kind == kind:
             return self._open
         return self._new(Part(len(self.parts), kind), events)
@@ -151,7 +152,7 @@ class AnswerParts:
                 _merge(state.setdefault(name, []), items)
 
     def _thinking(self, block: Mapping[str, Any], events: list[PartEvent]) -> None:
-        """Anthropic's blocks as LiteLLM streams them: text first, at last the signature, which ends the block."""
+        """Anthropic's blocks as streamed by LiteLLM: text first, then the signature, which ends the block."""
         if block.get("type") == "redacted_thinking":
             self._state({"thinking_blocks": [dict(block)]}, events)
             return
@@ -186,7 +187,7 @@ class AnswerParts:
             self._start(call, events)
 
     def _call_of(self, fragment: Mapping[str, Any], function: Mapping[str, Any]) -> _Call:
-        """The call a fragment belongs to. Some servers leave the index out, or give each parallel call index 0."""
+        """The call of a fragment. Some servers omit the index, or give every parallel call index 0."""
         given = fragment.get("id")
         given = given if isinstance(given, str) else ""
         index = fragment.get("index")
@@ -220,7 +221,7 @@ class AnswerParts:
 
 
 def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[Part]:
-    """The parts of a whole chat answer's first choice."""
+    """The parts of the first choice of a complete chat response."""
     parts = AnswerParts(id_suffix)
     for choice in first_choice(body):
         message = choice.get("message")
@@ -231,7 +232,7 @@ def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[Part]:
 
 
 def first_choice(body: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """Choice 0 of a chat body or chunk: the only one that dialects without `n` have."""
+    """Choice 0 of a chat body or chunk, the only one in dialects without `n`."""
     choices = body.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, Mapping) and choice.get("index") in (0, None):
@@ -239,7 +240,7 @@ def first_choice(body: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _merge(kept: list[Any], items: list[Any]) -> None:
-    """Add streamed items to what was kept; fragments of the same item (type and index) are joined."""
+    """Append streamed items; fragments of the same item (by type and index) are joined."""
     for item in items:
         if not isinstance(item, Mapping):
             continue

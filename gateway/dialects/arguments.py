@@ -1,8 +1,7 @@
-"""Messages and parameters as they leave: rebuilt by the schema for every attempt, in the form of the provider's API.
+"""Outgoing messages and parameters, rebuilt by the schema for every attempt.
 
-LiteLLM reads some 350 arguments of its own out of whatever it is given (`api_base`, `mock_response`, `fallbacks`,
-`input_cost_per_token`, MCP servers named inside `tools`, ...). So nothing a caller sent is passed on because it was not
-known to be bad; it is passed on because the schema names it.
+LiteLLM reads some 350 of its own arguments from its input (`api_base`, `mock_response`, `fallbacks`,
+`input_cost_per_token`, MCP servers inside `tools`, ...). So a caller's field is passed on only if the schema names it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
 
 
 def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with known fields only. Objects are copies: LiteLLM rewrites them for a provider, and the next attempt
-    may be another provider's."""
+    """Copies of the parameters with known fields only; LiteLLM modifies them."""
     outgoing = schema.read_params(params)
     for name, value in outgoing.items():
         if isinstance(value, dict | list):
@@ -29,16 +27,16 @@ def outgoing_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FROM_MODELS = ("provider_specific_fields", "extra_content", "thinking_blocks", "reasoning_items", "reasoning_details")
-"""State that a model's answer carried: only an assistant's message brings it back."""
+"""State from a model's response; allowed only in assistant messages."""
 
 
 def outgoing_messages(
     messages: Sequence[Mapping[str, Any]], *, by_reference: bool, thinking_parts: bool = True
 ) -> list[dict[str, Any]]:
-    """Messages with known fields only. `by_reference`: the provider fetches picture addresses itself.
+    """Messages with known fields only. `by_reference`: the provider fetches image URLs itself.
 
-    `thinking_parts`: the provider knows Anthropic's thinking blocks among the parts of a content. A content that is
-    null stays: some servers demand the field. Raises InvalidRequest for an address that LiteLLM would otherwise fetch.
+    `thinking_parts`: the provider accepts Anthropic's thinking blocks as content parts. A null content stays, because
+    some servers require the field. Raises InvalidRequest for an address that LiteLLM would otherwise fetch.
     """
     outgoing = schema.read_messages(messages)
     parted = [item for item in enumerate(outgoing) if isinstance(item[1].get("content"), list)]
@@ -60,7 +58,7 @@ def outgoing_messages(
 
 
 def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: bool) -> None:
-    """A picture is given inline (`data:`) or by an https address that the provider fetches; files inline or by id.
+    """Require images inline or by a URL that the provider fetches, files inline or by id.
 
     `messages` are those whose content is a list of parts, with their positions. Raises InvalidRequest.
     """
@@ -87,7 +85,7 @@ def _check_address(inner: Any, where: str, by_reference: bool) -> None:
 
 
 def _without_null(value: Any) -> Any:
-    """Without fields that are null, two objects deep: strict servers take an absent field, but no null."""
+    """Remove null fields, two objects deep: strict servers accept an absent field, but not null."""
     if isinstance(value, list):
         return [_without_null(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A whole answer out of a stream's chunks, and the chunks of a whole answer: for providers that sent the other one."""
+"""Conversion between complete responses and chunks, for providers that sent the other form."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ _LISTS = ("reasoning_details", "annotations", "images")
 
 
 class Assembly:
-    """Gathers the repaired chunks of one stream."""
+    """Assembles the repaired chunks of one stream."""
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
+        """Add a chunk."""
         self._head |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
         for choice in chunk.get("choices") or ():
             index = choice.get("index", 0)
@@ -27,6 +28,7 @@ class Assembly:
             made |= {name: value for name, value in rest.items() if value is not None}
 
     def body(self) -> dict[str, Any]:
+        """The complete response."""
         choices = [choice for _, choice in sorted(self._choices.items())]
         for choice in choices:
             for call in choice["message"].get("tool_calls", ()):
@@ -35,7 +37,7 @@ class Assembly:
 
 
 def chunks_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A repaired whole answer as the chunks of a stream."""
+    """A repaired complete response as the chunks of a stream."""
     head = {name: value for name, value in body.items() if name not in ("choices", "object")}
     for choice in body["choices"]:
         index, message = choice["index"], dict(choice["message"])

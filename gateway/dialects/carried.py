@@ -1,6 +1,6 @@
-"""Provider-bound state inside fields that other dialects hand back untouched.
+"""Provider-bound state inside fields that clients of other dialects return unchanged.
 
-A model's answer may carry state that must come back with the next turn and means nothing to another provider:
+A model's response may contain state that must come back with the next turn and is useless to other providers:
 OpenRouter's `reasoning_details`, Gemini's thought signatures in `tool_calls[].extra_content`, Anthropic's signed
 thinking, OpenAI's encrypted reasoning. Anthropic's `signature` and `data` and OpenAI's `encrypted_content` are opaque
 to clients, so the state of every other provider travels in them, marked with a prefix.
@@ -37,7 +37,7 @@ def unseal(text: str) -> dict[str, Any] | None:
 
 
 def restore(message: dict[str, Any], state: Mapping[str, Any]) -> None:
-    """Put unsealed state back where the assistant message of a chat request has it."""
+    """Put unsealed state back into the assistant message of a chat request."""
     for name in _LISTS:
         items = state.get(name)
         if isinstance(items, list):

@@ -1,4 +1,4 @@
-"""Chat completions, the way down: bodies and chunks under our id, the usage shown once, errors in OpenAI's shape."""
+"""Responses of chat completions: bodies and chunks with our id, usage once, OpenAI's errors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ class ChatDialect:
         self._include_usage = include_usage
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
-        """The provider's body under our id, with the catalogue's name of the model that answered."""
+        """The provider's body with our id and the catalogue's name of the model that answered."""
         made = answered_body(body, answer.decision_id, answer.model, answer.created_s)
         return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
 
     def stream(self, answer: AnswerIdentity) -> ChatStream:
+        """A renderer of one stream."""
         return ChatStream(answer, self._include_usage)
 
     def error(self, error: GatewayError) -> ErrorAnswer:
+        """The error in OpenAI's format."""
         return ErrorAnswer(http_status(error), error.as_body())
 
     async def keep(self, session_id: str) -> None:
-        """Nothing is kept of a chat completion."""
+        """Store nothing."""
 
 
 class ChatStream:
-    """Chunks under our id; the usage chunk, where the client asked for it, at the end and with the bill."""
+    """Chunks with our id, and a last usage chunk with the bill if the client asked for usage."""
 
     def __init__(self, answer: AnswerIdentity, include_usage: bool) -> None:
         self._answer = answer
@@ -45,6 +47,7 @@ class ChatStream:
         self._reported: dict[str, Any] | None = None
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
+        """One chunk; the usage chunk is kept for the end."""
         shown = answered_chunk(chunk, self._name, self._answer.model, self._created)
         if shown.get("usage") and not shown.get("choices"):
             self._reported = shown
@@ -54,6 +57,7 @@ class ChatStream:
         return data_frame(shown)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
+        """The usage chunk, if wanted, then the bill and `[DONE]`, or the error."""
         last = DONE_FRAME if error is None else data_frame(error.as_body())
         frames = []
         if error is None and self._include_usage:
@@ -65,20 +69,20 @@ class ChatStream:
 
 
 def completion_id(decision_id: str) -> str:
-    """The id in the body: ours, because a provider's may be missing or used twice."""
+    """Our id for the body, because a provider's may be missing or repeated."""
     return "chatcmpl-" + decision_id.removeprefix("dec_")
 
 
 def answered_body(body: Mapping[str, Any], decision_id: str, model: str, created_s: float) -> dict[str, Any]:
-    """The provider's body under our id, with the catalogue's name of the model that really answered.
+    """The provider's body with our id and the catalogue's name of the model that answered.
 
-    `created_s` is for providers that do not say when.
+    `created_s` is the fallback for providers that send no time.
     """
     return _answered(body, completion_id(decision_id), "chat.completion", model, int(created_s))
 
 
 def answered_chunk(chunk: Mapping[str, Any], completion: str, model: str, created: int) -> dict[str, Any]:
-    """The same for a chunk of the stream whose id is `completion`."""
+    """A chunk with our id `completion` and the catalogue's model name."""
     return _answered(chunk, completion, "chat.completion.chunk", model, created)
 
 
@@ -91,13 +95,13 @@ def _answered(body: Mapping[str, Any], completion: str, kind: str, model: str, c
 
 
 def generated_text(body: Mapping[str, Any]) -> str:
-    """Everything generated in a whole answer, for a count where usage is missing."""
+    """All generated text of a complete response, to count tokens when usage is missing."""
     messages = [choice.get("message") for choice in _listed(body.get("choices"))]
     return "".join(text for message in messages if isinstance(message, Mapping) for text in generated_texts(message))
 
 
 def estimated_usage(usage: Usage) -> dict[str, Any]:
-    """Usage the provider did not report, marked as ours."""
+    """An estimated usage, marked as such."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.output_tokens,
@@ -119,12 +123,12 @@ def usage_chunk(decision_id: str, model: str, usage: Usage, created_s: float) ->
 
 
 def _listed(value: object) -> list[Any]:
-    """What a provider should have sent as a list."""
+    """The value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []
 
 
 def generated_texts(message: Mapping[str, Any]) -> Iterable[str]:
-    """Every generated string in a message or a delta: answer, refusal, reasoning, tool names and arguments."""
+    """Generated strings in a message or delta, including reasoning and tool calls."""
     for name in ("content", "refusal", "reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
             yield message[name]

@@ -1,8 +1,7 @@
 """`POST /v1/completions`: OpenAI's legacy dialect as one user message of a chat, and back.
 
-https://platform.openai.com/docs/api-reference/completions. Every model of today is a chat model, so the prompt is what
-the user says. Token ids would have to be read with a tokenizer nobody names, and text cannot be inserted before a
-suffix by a chat model: both are refused.
+https://platform.openai.com/docs/api-reference/completions. Current models are chat models, so the prompt becomes a user
+message. Token ids are refused because their tokenizer is unknown, a suffix because chat models cannot insert text.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ MAX_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class CompletionsRequest:
-    """A completions request: the chat body it stands for, and the text that its answer begins with."""
+    """A completions request: the equivalent chat body, and the echoed start of the response."""
 
     chat: dict[str, Any]
     prefix: str = ""
 
 
 def completion_id(decision_id: str) -> str:
+    """The response id of a decision."""
     return "cmpl-" + decision_id.removeprefix("dec_")
 
 
@@ -41,7 +41,7 @@ def to_chat(fields: Mapping[str, Any]) -> CompletionsRequest:
         raise refused("suffix", "insertion is not served: chat models only continue; leave it out")
     best_of = read(fields, "best_of", int)
     if best_of is not None and best_of != (read(fields, "n", int) or 1):
-        raise refused("best_of", "expected the value of n: only answers that are given are generated")
+        raise refused("best_of", "expected the value of n: only returned choices are generated")
     chat = {name: value for name, value in fields.items() if name not in _OWN}
     chat["messages"] = [{"role": "user", "content": prompt}]
     logprobs = read(fields, "logprobs", int)
@@ -65,7 +65,7 @@ def _prompt(prompt: object) -> str:
 
 
 def whole_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A whole chat answer as a text completion; `identity` has id, created and model."""
+    """A complete chat response as a text completion; `identity` has id, created and model."""
     choices = []
     for position, choice in enumerate(body.get("choices") or ()):
         message = choice.get("message")
@@ -77,7 +77,7 @@ def whole_completion(body: Mapping[str, Any], identity: Mapping[str, Any], prefi
 
 
 def completion_chunk(chunk: Mapping[str, Any], identity: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """One chat chunk as a chunk of a text completion; `prefix` is the prompt in the first one of an echo."""
+    """A chat chunk as a chunk of a text completion; `prefix` is the echoed prompt."""
     choices = []
     for choice in chunk.get("choices") or ():
         delta = choice.get("delta")
@@ -123,17 +123,20 @@ class CompletionsDialect:
         self._include_usage = include_usage
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        """A complete chat response as a text completion."""
         made = whole_completion(body, identity_of(answer), self._prefix)
         return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
 
     def stream(self, answer: AnswerIdentity) -> CompletionsStream:
+        """A renderer of one stream."""
         return CompletionsStream(answer, self._prefix, self._include_usage)
 
     def error(self, error: GatewayError) -> ErrorAnswer:
+        """The error in OpenAI's format."""
         return ErrorAnswer(http_status(error), error.as_body())
 
     async def keep(self, session_id: str) -> None:
-        """Nothing is kept of a completion."""
+        """Store nothing."""
 
 
 class CompletionsStream:
@@ -145,6 +148,7 @@ class CompletionsStream:
         self._include_usage = include_usage
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
+        """The text of one chunk; empty without choices."""
         if not chunk.get("choices"):
             return b""
         made = completion_chunk(chunk, self._identity, self._prefix)
@@ -153,6 +157,7 @@ class CompletionsStream:
         return data_frame(made)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
+        """The usage chunk, if wanted, then the bill and `[DONE]`, or the error."""
         if error is not None:
             return billed_frame(billed.report, data_frame(error.as_body()))
         frames = []
@@ -166,4 +171,5 @@ class CompletionsStream:
 
 
 def identity_of(answer: AnswerIdentity) -> dict[str, Any]:
+    """The fields that every chunk repeats."""
     return {"id": completion_id(answer.decision_id), "created": int(answer.created_s), "model": answer.model}

@@ -1,7 +1,7 @@
-"""What a dialect is: how its clients read whole answers, streams and errors.
+"""The interface of a dialect: the format of complete responses, streams and errors.
 
-A request in any dialect becomes a `ChatRequest`; providers answer in chat; a dialect renders that answer. The turn, the
-ledger and settlement know chat only. One object serves one request.
+A request in any dialect becomes a `ChatRequest`, providers answer in chat format, and the dialect renders that
+response. The turn, the ledger and settlement know only chat. One object serves one request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 
 @dataclass(frozen=True, slots=True)
 class AnswerIdentity:
-    """What is known of an answer before its first word. `prompt_tokens` is our estimate."""
+    """Facts about a response before its first token. `prompt_tokens` is our estimate."""
 
     decision_id: str
     model: str
@@ -26,7 +26,7 @@ class AnswerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """What an answer came to. `report` is the `seqroute` object; `estimated`: the provider reported no usage."""
+    """The bill of a response; `estimated` without reported usage, `report` for clients."""
 
     usage: Usage
     estimated: bool
@@ -37,29 +37,31 @@ class StreamRenderer(Protocol):
     """Chat chunks in, the dialect's events out."""
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
-        """The events of one chunk; empty when the client is shown nothing of it."""
+        """The events of one chunk; empty when the client sees nothing of it."""
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events. May be called again with a newer report."""
+        """The last events; may be called again with a newer report."""
 
 
 class Dialect(Protocol):
-    """How one request's client reads its answer. `endpoint` names the dialect in the decision log."""
+    """The response format of one request."""
 
     @property
-    def endpoint(self) -> str: ...
+    def endpoint(self) -> str:
+        """Name of the dialect in the decision log."""
+        ...
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
-        """A whole chat answer in this dialect."""
+        """A complete chat response in this dialect."""
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
-        """A renderer for one streamed answer."""
+        """A renderer of one stream."""
 
     def error(self, error: GatewayError) -> ErrorAnswer:
-        """An error as this dialect's clients know it."""
+        """An error in this dialect."""
 
     async def keep(self, session_id: str) -> None:
-        """Store what a later request may refer to; called once, when the answer is complete and billed."""
+        """Store what later requests may refer to; called once, after billing."""
 
 
 @dataclass(frozen=True, slots=True)

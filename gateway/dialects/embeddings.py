@@ -1,7 +1,7 @@
-"""`POST /v1/embeddings`: OpenAI's dialect, both ways.
+"""`POST /v1/embeddings`: requests and responses in OpenAI's dialect.
 
 Vectors of different models cannot be compared, so a request names its model and no policy chooses another. Providers
-are asked for floats; base64, the default of OpenAI's SDK, is made here.
+are asked for floats; base64, the default of OpenAI's SDK, is encoded here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user", "
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsRequest:
-    """One checked embeddings body. `texts` and `token_ids` are the inputs, one of them empty."""
+    """A validated embeddings body. `texts` and `token_ids` are the inputs; one of them is empty."""
 
     model: str
     texts: tuple[str, ...]
@@ -34,16 +34,16 @@ class EmbeddingsRequest:
     dimensions: int | None
     user: str | None
     chat: ChatRequest
-    """What the guard, the session and the ledger know of it: a pinned request whose messages are the inputs."""
+    """The request as a chat for guard, session and ledger: pinned, with the inputs as messages."""
 
     @property
     def inputs(self) -> list[Any]:
-        """The inputs as a provider takes them."""
+        """The inputs in the provider's format."""
         return [*self.texts] or [[*ids] for ids in self.token_ids]
 
 
 def parse_embeddings(fields: Mapping[str, Any], body: bytes) -> EmbeddingsRequest:
-    """Check an embeddings body. Raises InvalidRequest naming the field that is wrong."""
+    """Validate an embeddings body. Raises InvalidRequest with the field's name."""
     model = need(fields, "model", str)
     if not model or model.partition("@")[0] == "auto":
         raise refused("model", "expected the name of an embedding model: vectors of two models cannot be compared")
@@ -101,7 +101,7 @@ def _is_token(value: object) -> bool:
 
 
 def vectors_of(body: Mapping[str, Any], inputs: int) -> list[Sequence[float]] | None:
-    """The provider's vectors in the order of the inputs; None when the answer has not one for each."""
+    """The vectors in the order of the inputs; None unless there is one for each."""
     data = body.get("data")
     if not isinstance(data, list) or len(data) != inputs:
         return None
@@ -120,7 +120,7 @@ def vectors_of(body: Mapping[str, Any], inputs: int) -> list[Sequence[float]] | 
 def rendered_embeddings(
     vectors: Sequence[Sequence[float]], request: EmbeddingsRequest, model: str, prompt_tokens: int
 ) -> dict[str, Any]:
-    """OpenAI's list object, in the encoding that was asked for."""
+    """OpenAI's list object, in the requested encoding."""
     return {
         "object": "list",
         "data": [
@@ -138,7 +138,7 @@ def encoded(vector: Sequence[float]) -> str:
 
 
 def decoded(text: str) -> list[float] | None:
-    """The floats that `encoded` made a string of, None for another string."""
+    """The floats of a string from `encoded`; None for other strings."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError:
@@ -155,17 +155,20 @@ class EmbeddingsDialect:
         self._request = request
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        """OpenAI's list object. Raises UpstreamError unless there is one vector per input."""
         vectors = vectors_of(body, len(self._request.inputs))
         if vectors is None:
-            raise UpstreamError("the provider's answer has not one vector for each input")
+            raise UpstreamError("the provider's response does not have one vector per input")
         made = rendered_embeddings(vectors, self._request, answer.model, billed.usage.prompt_tokens)
         return made | {"seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
+        """Never called: embeddings are not streamed."""
         raise AssertionError("vectors are not streamed")
 
     def error(self, error: GatewayError) -> ErrorAnswer:
+        """The error in OpenAI's format."""
         return ErrorAnswer(http_status(error), error.as_body())
 
     async def keep(self, session_id: str) -> None:
-        """Nothing is kept of vectors."""
+        """Store nothing."""

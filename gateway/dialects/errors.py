@@ -1,4 +1,4 @@
-"""Errors that meet a request before its body is read, in the shape of the route that was asked."""
+"""Errors raised before the body is read, in the format of the requested route."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ANTHROPIC = ("/messages", "/messages/count_tokens")
 
 
 def error_on(path: str, error: GatewayError) -> ErrorAnswer:
-    """Anthropic's shape on its routes, OpenAI's on all others."""
+    """Anthropic's format on its routes, OpenAI's on all others."""
     if path.removeprefix("/v1") in _ANTHROPIC:
         return ErrorAnswer(http_status(error), error_body(error))
     return ErrorAnswer(http_status(error), error.as_body())

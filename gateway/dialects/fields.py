@@ -14,7 +14,7 @@ _WORDS: Mapping[type, str] = {
 
 
 def read(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
-    """Field `name` when it has type `kind`, None when it is absent or null. Raises InvalidRequest."""
+    """Field `name` of type `kind`; None if absent or null. Raises InvalidRequest."""
     value = fields.get(name)
     if value is None:
         return None
@@ -22,12 +22,12 @@ def read(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -
 
 
 def need(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T:
-    """Field `name`, which must be there and have type `kind`. Raises InvalidRequest."""
+    """The required field `name` of type `kind`. Raises InvalidRequest."""
     return checked(fields.get(name), kind, f"{where}{name}")
 
 
 def checked(value: object, kind: type[T], where: str) -> T:
-    """`value` when it has type `kind`; an integer counts as a number, a boolean as neither."""
+    """`value` if it has type `kind`. An integer counts as a number, a boolean as neither."""
     wanted: Any = int | float if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise InvalidRequest(f"{where}: expected {_WORDS[kind]}", param=where)
@@ -35,7 +35,7 @@ def checked(value: object, kind: type[T], where: str) -> T:
 
 
 def objects(value: object, where: str) -> list[dict[str, Any]]:
-    """`value` as a list of objects; None gives none. Raises InvalidRequest."""
+    """`value` as a list of objects, empty for None. Raises InvalidRequest."""
     if value is None:
         return []
     items = checked(value, list, where)
@@ -43,10 +43,10 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def refused(where: str, why: str) -> InvalidRequest:
-    """The error for a field whose value is understood and not served."""
+    """The error for a valid value that is not supported."""
     return InvalidRequest(f"{where}: {why}", param=where)
 
 
 def copied(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `names` that are there, under their new names."""
+    """The present fields of `names` under their new names."""
     return {new: fields[old] for old, new in names.items() if fields.get(old) is not None}

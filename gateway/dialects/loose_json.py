@@ -1,8 +1,7 @@
-"""JSON as providers really send it, read into values that strict JSON can carry.
+"""A tolerant JSON reader for providers' responses; its values are valid in strict JSON.
 
-`read_json` is orjson where the text is good. Where it is not, what orjson refuses is read as what was meant: NaN and
-infinities, numbers in other spellings, halves of surrogate pairs, bytes that are not UTF-8, raw control characters, a
-byte-order mark. What is not JSON at all stays a ValueError.
+`read_json` uses orjson for valid text. Otherwise it also accepts NaN and infinities, other spellings of numbers, halves
+of surrogate pairs, bytes that are not UTF-8, raw control characters and a byte-order mark. Other text is a ValueError.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import Any
 import orjson
 
 MINUS_INFINITY = -9999.0
-"""OpenAI's own value for the logarithm of a probability that is as good as zero."""
+"""OpenAI's value for the logarithm of a probability of almost zero."""
 
 _MANY_BRACKETS = 200
-"""Below it nothing can be nested deeper than orjson writes (254 levels)."""
+"""With fewer brackets a value cannot exceed orjson's nesting limit (254 levels)."""
 
 _SPARE_LEVELS = 4
-"""What the gateway may wrap around a value that it passes on."""
+"""Levels that the gateway may wrap around a value."""
 
 _MAX_INT_DIGITS = 18
 _INT_BITS = 63
@@ -34,7 +33,7 @@ _WORDS = {
 
 
 def read_json(data: bytes | bytearray) -> Any:
-    """The value of `data`, fit to be written by orjson again. Raises ValueError."""
+    """The value of `data`, which orjson can serialise again. Raises ValueError."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -44,7 +43,7 @@ def read_json(data: bytes | bytearray) -> Any:
 
 
 def read_loosely(data: bytes | bytearray) -> Any:
-    """The slow way of `read_json`, which leaves halves of surrogate pairs as they are. Raises ValueError."""
+    """The slow path of `read_json`; keeps halves of surrogate pairs. Raises ValueError."""
     text = _decoded(bytes(data))
     try:
         try:
@@ -58,7 +57,7 @@ def read_loosely(data: bytes | bytearray) -> Any:
 
 
 def check_depth(data: bytes | bytearray, value: Any) -> None:
-    """Raises ValueError when `value`, read from `data`, is nested too deeply to be written again."""
+    """Raise ValueError when `value`, read from `data`, is nested too deeply to be serialised."""
     if data.count(b"{") + data.count(b"[") > _MANY_BRACKETS:
         wrapped = value
         for _ in range(_SPARE_LEVELS):
@@ -70,8 +69,10 @@ def check_depth(data: bytes | bytearray, value: Any) -> None:
 
 
 def strict_value(value: Any) -> Any:
-    """`value` as strict JSON can carry it: the two halves of a character joined, what stays half replaced by U+FFFD, no
-    number that is not finite or beyond 64 bits."""
+    """`value` made valid for strict JSON.
+
+    Halves of surrogate pairs are joined or replaced by U+FFFD; numbers beyond 64 bits or not finite are replaced.
+    """
     if isinstance(value, str):
         return _joined(value)
     if isinstance(value, dict):
@@ -117,7 +118,7 @@ def _integer(digits: str) -> float | int | None:
 
 
 def _respelled(token: str) -> str:
-    """A bare word or number in the spelling of JSON, where it has one."""
+    """A bare word or number in JSON's spelling, if it has one."""
     if token[0] == '"':
         return token
     word = _WORDS.get(token.lower().removeprefix("+"))
@@ -129,18 +130,18 @@ def _respelled(token: str) -> str:
 
 
 class SurrogateJoiner:
-    """Joins characters whose halves a provider sent in two chunks of a stream."""
+    """Joins surrogate pairs that a provider split across two chunks of a stream."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, str, int], str] = {}
 
     @property
     def holding(self) -> bool:
-        """Whether half a character waits for its other half."""
+        """A high surrogate waits for its other half."""
         return bool(self._held)
 
     def joined(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """`chunk` without half characters: its last half waits for the next chunk, what stays alone is U+FFFD."""
+        """`chunk` without lone surrogates; a last half waits for the next chunk."""
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):

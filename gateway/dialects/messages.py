@@ -1,4 +1,4 @@
-"""Anthropic's Messages: one request's answer, stream and errors."""
+"""Anthropic's Messages: responses, streams and errors of one request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.errors import GatewayError, http_status
 
 
 class MessagesDialect:
-    """`POST /v1/messages`. `stop_sequences` are the request's: the answer names the one that stopped it."""
+    """`POST /v1/messages`. The response names the one of `stop_sequences` that ended it."""
 
     endpoint = "messages"
 
@@ -19,14 +19,17 @@ class MessagesDialect:
         self._stop_sequences = stop_sequences
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        """A complete chat response as Anthropic's message."""
         made = whole_message(body, answer.decision_id, answer.model, billed.usage, self._stop_sequences)
         return made | {"seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> MessagesStream:
+        """A renderer of Anthropic's events."""
         return MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
 
     def error(self, error: GatewayError) -> ErrorAnswer:
+        """The error in Anthropic's format."""
         return ErrorAnswer(http_status(error), error_body(error))
 
     async def keep(self, session_id: str) -> None:
-        """Anthropic's API keeps nothing that a later request refers to."""
+        """Store nothing: Anthropic's API has no references to earlier responses."""

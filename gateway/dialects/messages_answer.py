@@ -1,4 +1,4 @@
-"""`POST /v1/messages`, the way down: chat answers as Anthropic's messages and events, errors in its shape."""
+"""Responses of `POST /v1/messages`: Anthropic's messages, events and errors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _ERROR_TYPES: Mapping[int, str] = {
 
 
 def message_id(decision_id: str) -> str:
+    """The response id of a decision."""
     return "msg_" + decision_id.removeprefix("dec_")
 
 
 def whole_message(
     body: Mapping[str, Any], decision_id: str, model: str, usage: Usage, stop_sequences: Sequence[str]
 ) -> dict[str, Any]:
-    """A whole chat answer as Anthropic's message."""
+    """A complete chat response as Anthropic's message."""
     parts = whole_parts(body, decision_id.removeprefix("dec_"))
     choice = next(iter(first_choice(body)), {})
     reason, sequence = stop_reason(choice.get("finish_reason"), choice.get("stop_reason"), parts, stop_sequences)
@@ -45,7 +46,7 @@ def whole_message(
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """Anthropic counts cache reads and writes apart from `input_tokens`."""
+    """Anthropic's usage object, in which `input_tokens` excludes cache reads and writes."""
     fresh = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
     return {
         "input_tokens": max(0, fresh),
@@ -58,18 +59,18 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 def stop_reason(
     finish_reason: object, matched: object, parts: Sequence[Part], stop_sequences: Sequence[str]
 ) -> tuple[str, str | None]:
-    """Anthropic's stop reason and the sequence that stopped it; `matched` is vLLM's name of the matched string."""
+    """Anthropic's stop reason and stop sequence; `matched` is the string that vLLM reports."""
     if isinstance(matched, str) and matched in stop_sequences:
         return "stop_sequence", matched
     reason = _STOP_REASONS.get(str(finish_reason), "end_turn")
-    # Some servers say "stop" behind a tool call; a client that waits for tool_use would not run it.
+    # Some servers send "stop" after a tool call; clients run the tool only after "tool_use".
     if reason == "end_turn" and any(part.kind == "tool" for part in parts):
         reason = "tool_use"
     return reason, None
 
 
 def error_body(error: GatewayError) -> dict[str, Any]:
-    """Anthropic's error object. Claude Code compacts its context on the words "prompt is too long"."""
+    """Anthropic's error object. Claude Code compacts its context on "prompt is too long"."""
     status = http_status(error)
     kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     too_long = error.code == "context_length_exceeded"
@@ -79,7 +80,7 @@ def error_body(error: GatewayError) -> dict[str, Any]:
 
 
 class MessagesStream:
-    """Chat chunks in, Anthropic's events out. `prompt_tokens` is our estimate, for the first event."""
+    """Chat chunks to Anthropic's events. `prompt_tokens` is our estimate for the first event."""
 
     def __init__(self, decision_id: str, model: str, prompt_tokens: int, stop_sequences: Sequence[str]) -> None:
         self._decision_id = decision_id
@@ -104,7 +105,7 @@ class MessagesStream:
         return b"".join(frames)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events. May be called again with a newer report."""
+        """The last events; may be called again with a newer report."""
         if error is not None:
             return billed_frame(billed.report, event_frame("error", error_body(error)))
         if self._last is None:
@@ -165,7 +166,7 @@ def _delta(part: Part, delta: Mapping[str, Any]) -> bytes:
 
 
 def _opened_block(part: Part) -> dict[str, Any]:
-    """A block as its first event has it: without its content."""
+    """A block without its content, for its first event."""
     if part.kind == "tool":
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
     if part.kind == "reasoning":
@@ -186,14 +187,14 @@ def _signature(part: Part) -> str:
 
 
 def _state_block(part: Part) -> dict[str, Any]:
-    """Anthropic's own redacted thinking as it came; another provider's state in its place."""
+    """Anthropic's redacted thinking unchanged, or another provider's state in its place."""
     blocks = part.state.get("thinking_blocks")
     data = blocks[0].get("data") if isinstance(blocks, list) and len(part.state) == 1 else None
     return {"type": "redacted_thinking", "data": data if isinstance(data, str) else carried.seal(part.state)}
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """Tool arguments as the object that Anthropic's clients expect; broken ones stay visible."""
+    """Tool arguments as an object, as Anthropic's clients expect; invalid JSON stays visible."""
     try:
         found = orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError:

@@ -1,8 +1,8 @@
-"""`POST /v1/messages`, the way up: Anthropic's body as a chat body.
+"""Requests of `POST /v1/messages`: Anthropic's body as a chat body.
 
-https://docs.claude.com/en/api/messages. Everything a chat request can say is translated; what only Anthropic's own
-servers can do (server tools, MCP servers, containers, files by id) is refused by name, because leaving it out would
-change the answer. What only concerns the client's side or Anthropic's billing is left out and named in `dropped`.
+https://docs.claude.com/en/api/messages. Everything that a chat request can express is translated. Features of
+Anthropic's servers (server tools, MCP servers, containers, files by id) are refused by name, because dropping them
+would change the response. Fields for the client's side or Anthropic's billing are dropped and named in `dropped`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _KNOWN = frozenset(_PLAIN) | {
 }  # fmt: skip
 _REFUSED = ("mcp_servers", "container")
 _BILLING = "x-anthropic-billing-header:"
-"""Claude Code's first system block: it names the build, means nothing to a model and would change every prefix."""
+"""Claude Code's first system block. It names the build and would change every cached prefix."""
 _LEGACY_SESSION = "_session_"
-# LiteLLM's and Anthropic's own steps between a thinking budget and an effort.
+# LiteLLM's and Anthropic's mapping from a thinking budget to an effort.
 _EFFORTS = ((2_048, "low"), (8_192, "medium"))
 _EFFORT_NAMES = frozenset({"minimal", "low", "medium", "high", "xhigh", "max"})
 
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """An Anthropic request: the chat body it stands for, what was left out, and what its answer needs."""
+    """An Anthropic request: the equivalent chat body, stop sequences, and dropped fields."""
 
     chat: dict[str, Any]
     stop_sequences: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class MessagesRequest:
 
 
 def to_chat(fields: Mapping[str, Any], *, counting: bool = False) -> MessagesRequest:
-    """The chat body of an Anthropic body. Raises InvalidRequest with Anthropic's name of the field.
+    """The chat body of an Anthropic body. Raises InvalidRequest with Anthropic's field name.
 
     `counting`: the body is for `/v1/messages/count_tokens`, which has no `max_tokens`.
     """
@@ -102,13 +102,13 @@ def _messages(fields: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             raise refused(f"{where}.role", "expected user, assistant or system")
 
 
-# -- what the user says ------------------------------------------------------------------------------------------------
+# -- user messages -----------------------------------------------------------------------------------------------------
 
 
 def _user(content: str | list[Any], where: str) -> Iterable[dict[str, Any]]:
-    """Tool results become tool messages, the rest a user message behind them, where chat wants it.
+    """Tool results become tool messages; the rest becomes a user message after them.
 
-    A chat tool message carries text only; pictures in a tool's result follow as parts of the user message.
+    Chat tool messages contain only text; images in a tool's result follow as parts of the user message.
     """
     if isinstance(content, str):
         yield {"role": "user", "content": content}
@@ -128,7 +128,7 @@ def _user(content: str | list[Any], where: str) -> Iterable[dict[str, Any]]:
 
 
 def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The tool message of a result, and the pictures and files in it."""
+    """The tool message of a result, and the images and files in it."""
     call_id = need(block, "tool_use_id", str, f"{where}.")
     content = block.get("content")
     if content is None or isinstance(content, str):
@@ -146,7 +146,7 @@ def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
             texts = texts or [{"type": "text", "text": "The result is in the next user message."}]
         texts = texts or [{"type": "text", "text": ""}]
     if read(block, "is_error", bool, f"{where}.") and "error" not in texts[0]["text"][:64].lower():
-        # Chat has no field for a failed call; models read it in the text.
+        # Chat has no field for a failed call, so the text says it.
         texts[0] = texts[0] | {"text": "Error: " + texts[0]["text"]}
     message = {"role": "tool", "tool_call_id": call_id, "content": _simplest(texts)}
     if isinstance(block.get("cache_control"), Mapping):
@@ -206,7 +206,7 @@ def _document(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     raise refused(f"{where}.source.type", f"{_shown(kind)} is not served here; expected base64, text or content")
 
 
-# -- what the model said -----------------------------------------------------------------------------------------------
+# -- assistant messages ------------------------------------------------------------------------------------------------
 
 
 def _assistant(content: str | list[Any], where: str) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _tool_use(block: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _thinking(block: Mapping[str, Any], where: str, message: dict[str, Any], reasoning: list[str]) -> None:
-    """Signed thinking stays Anthropic's; what another provider's thinking carried goes back where it was."""
+    """Keep Anthropic's signed thinking; restore another provider's sealed state."""
     redacted = block.get("type") == "redacted_thinking"
     mark = need(block, "data", str, f"{where}.") if redacted else read(block, "signature", str, f"{where}.") or ""
     state = carried.unseal(mark)
@@ -316,7 +316,7 @@ def _output(fields: Mapping[str, Any]) -> dict[str, Any]:
     elif kind == "adaptive":
         chat["reasoning_effort"] = "medium"
     if chat.get("reasoning_effort") in ("xhigh", "max"):
-        chat["reasoning_effort"] = "high"  # the highest that every provider with efforts knows
+        chat["reasoning_effort"] = "high"  # the highest effort that all providers know
     shape = config.get("format") or fields.get("output_format")
     if shape is not None:
         shape = checked(shape, dict, "output_config.format")
@@ -328,7 +328,7 @@ def _output(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _person(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Claude Code packs its session into `user_id`, as JSON or behind `_session_`; anything else names a person."""
+    """The session that Claude Code packs into `user_id` (JSON, or after `_session_`), else the user."""
     user_id = read(metadata, "user_id", str, "metadata.")
     if not user_id:
         return {}
@@ -344,13 +344,13 @@ def _person(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marked(part: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    """`part` with the block's cache mark: Anthropic's providers use it, the others never see it."""
+    """`part` with the block's cache mark, which only Anthropic's providers receive."""
     mark = block.get("cache_control")
     return part | {"cache_control": mark} if isinstance(mark, Mapping) else part
 
 
 def _simplest(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """One plain text as a string, which every server takes; everything else as parts."""
+    """A single plain text as a string, which every server accepts; everything else as parts."""
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return str(parts[0]["text"])
     return parts

@@ -1,7 +1,7 @@
-"""Answers in nearly OpenAI's shape, brought into it: what a client can use is never lost for its form.
+"""Repairs responses that nearly match OpenAI's format, so that usable content is not lost.
 
-`repair_whole` and `StreamRepair.repair` change what they are given in place and touch nothing that is as it should be.
-They never invent an answer: only places, names and types that follow from what is there.
+`repair_whole` and `StreamRepair.repair` modify their argument in place and leave valid parts unchanged. They never
+invent content: only positions, names and types that follow from the rest.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 import orjson
 
 _NO_FINISH = ("", "null", "None")
-"""What some servers write for a finish that is none yet."""
+"""Values that some servers send instead of a missing finish reason."""
 
 _ENVELOPES = ("result", "data", "response", "output")
 
 NewCallId = Callable[[], str]
-"""Makes the id of a tool call whose provider gave none."""
+"""Makes the id of a tool call without one."""
 
 
 def unwrapped(body: Any) -> Any:
-    """The answer inside an envelope of one more object, as some gateways in between put it: `{"result": {...}}`."""
+    """The response without an enclosing object such as `{"result": {...}}`."""
     if isinstance(body, dict) and "choices" not in body:
         for name in _ENVELOPES:
             inner = body.get(name)
@@ -31,7 +31,7 @@ def unwrapped(body: Any) -> Any:
 
 
 def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
-    """Give a whole answer the fields that clients read; `choices` keeps only what is an answer."""
+    """Add the fields that clients read to a complete response; drop invalid choices."""
     choices = body.get("choices")
     body["choices"] = kept = []
     for position, choice in enumerate(choices if isinstance(choices, list) else [choices]):
@@ -52,14 +52,14 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
                 function["arguments"] = "{}"
         if not _is_finish(choice.get("finish_reason")):
             if all(value is None for name, value in message.items() if name != "role"):
-                continue  # neither a word nor an end
-            # The whole of it is here, so it ended; `length` is what only the provider can know.
+                continue  # neither content nor a finish reason
+            # The response is complete, so it finished; only the provider could know `length`.
             choice["finish_reason"] = "tool_calls" if calls else "stop"
         kept.append(choice)
 
 
 class StreamRepair:
-    """The same for the chunks of one stream."""
+    """Repairs the chunks of one stream."""
 
     def __init__(self, new_call_id: NewCallId) -> None:
         self._new_call_id = new_call_id
@@ -67,7 +67,7 @@ class StreamRepair:
         self._calls: dict[int, _CallNumbers] = {}
 
     def repair(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
-        """Bring `chunk` into shape; gives its choices."""
+        """Repair `chunk` and return its choices."""
         choices = chunk.get("choices")
         if type(choices) is not list:
             choices = [choices] if isinstance(choices, dict) else []
@@ -79,7 +79,7 @@ class StreamRepair:
         return choices
 
     def _is_plain(self, choice: Any) -> bool:
-        """Whether a choice is as most of a stream's are: a piece of text in a choice that has begun."""
+        """True for the common case: a piece of text in a choice that has started."""
         if type(choice) is not dict:
             return False
         delta, index, finish = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
@@ -119,7 +119,7 @@ class StreamRepair:
 
 
 class _CallNumbers:
-    """Which tool call of a choice a delta belongs to, where its provider numbers them badly or not at all."""
+    """Assigns deltas to tool calls when a provider numbers them wrongly or not at all."""
 
     def __init__(self) -> None:
         self._current: dict[int, tuple[str, int]] = {}
@@ -128,7 +128,7 @@ class _CallNumbers:
         self._last = 0
 
     def place(self, call: dict[str, Any]) -> bool:
-        """Number a delta's call; true when it begins one."""
+        """Number a delta's call; True if it starts a new one."""
         index, call_id = call.get("index"), call.get("id")
         name = call_id if isinstance(call_id, str) else ""
         begins = bool(_function_name(call))
@@ -141,7 +141,7 @@ class _CallNumbers:
             if known is None:
                 number = self._free if index in self._taken else index
             elif begins and name and known[0] and name != known[0]:
-                number = self._by_id.get(name, self._free)  # one number for several calls, told apart by their ids
+                number = self._by_id.get(name, self._free)  # one number for several calls, distinguished by their ids
             else:
                 number = known[1]
             self._current[index] = (name or (known[0] if known is not None else ""), number)
@@ -157,12 +157,12 @@ class _CallNumbers:
         return max(self._taken, default=-1) + 1
 
     def name(self, call: dict[str, Any]) -> None:
-        """Remember the id that a new call was given."""
+        """Record the id of a new call."""
         self._by_id.setdefault(str(call["id"]), call["index"])
 
 
 def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """What a choice says, under the name where its clients look for it."""
+    """A choice's message, moved to the field that clients read."""
     message = choice.get(name)
     if not isinstance(message, dict):
         other = choice.get("delta" if name == "message" else "message")
@@ -172,7 +172,7 @@ def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
         elif isinstance(text, str):
             message = {"content": text}
         elif name == "message" and _is_finish(choice.get("finish_reason")):
-            message = {}  # an answer that was filtered away
+            message = {}  # a filtered response
         else:
             message = None
     for alias in ("delta", "message", "text"):
@@ -194,7 +194,7 @@ def _is_finish(reason: object) -> bool:
 
 
 def _repair_texts(message: dict[str, Any]) -> None:
-    """Content as one text, wherever its parts are texts."""
+    """Join a content of text parts into one text."""
     content = message.get("content")
     if content is None or isinstance(content, str):
         return
@@ -222,7 +222,7 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
         elif part.get("type") == "image_url":
             pictures.append(part)
         else:
-            return  # parts of a kind that has no other place: as they are
+            return  # parts of another kind stay unchanged
     message["content"] = "".join(texts)
     if thoughts and not message.get("reasoning_content"):
         message["reasoning_content"] = "".join(thoughts)
@@ -231,7 +231,7 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Every text of a part of thinking: `{"thinking": "..."}` or `{"thinking": [{"text": "..."}]}`."""
+    """All texts of a thinking part: `{"thinking": "..."}` or `{"thinking": [{"text": "..."}]}`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -245,7 +245,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _repaired_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tool calls of a message, each a function with its arguments as text."""
+    """The tool calls of a message, each a function with arguments as text."""
     legacy = message.get("function_call")
     if isinstance(legacy, dict):
         _write_arguments(legacy)

@@ -1,6 +1,6 @@
-"""The dialect of `POST /chat/completions`: OpenAI's body in, a checked `ChatRequest` out.
+"""Requests of `POST /chat/completions`: validates OpenAI's body into a `ChatRequest`.
 
-Everything malformed or out of range is refused here, with the parameter's name, before any money moves.
+Malformed or out-of-range values are refused here, with the parameter's name, before any reservation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.errors import InvalidRequest
 
 MAX_METADATA = 16
-"""OpenAI's most entries of `metadata`."""
+"""OpenAI's limit of entries in `metadata`."""
 _METADATA_CHARS = 512
 _SESSION_METADATA = ("session_id", "conversation_id", "thread_id", "chat_id")
 # How Claude Code wrote `metadata.user_id` before it became JSON.
@@ -30,15 +30,15 @@ _INSTEAD_OF_CONTENT = (
     "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "reasoning_details",
     "reasoning_items", "reasoning_text", "thinking_blocks", "encrypted_content", "images",
 )  # fmt: skip
-# What a provider made and only it can read again: signatures, encrypted reasoning, ids of its own store.
+# State that only its provider can read: signatures, encrypted reasoning, ids of its own store.
 _BOUND_FIELDS = (
     "thinking_blocks", "reasoning_items", "encrypted_content", "reasoning_details", "reasoning_opaque",
     "reasoning_signature", "signature", "extra_content", "provider_specific_fields",
 )  # fmt: skip
 _BOUND_CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature", "signature")
 _SIGNED_ID = "__thought__"
-"""LiteLLM's mark of a tool call's id that carries a thought signature."""
-# Fields of any JSON: only these can nest deeper than the schema.
+"""LiteLLM's mark in a tool call id that contains a thought signature."""
+# Fields with arbitrary JSON: only these can nest deeper than the schema.
 _FREE_PARAMS = ("tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "provider")
 _FREE_FIELDS = (
     "audio", "annotations", "images", "citations", "reasoning", "reasoning_details", "reasoning_items",
@@ -51,8 +51,10 @@ _PLAIN_FUNCTION = frozenset({"name", "arguments"})
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One checked chat body. `params` are OpenAI's parameters, `extras` all others: which of them leave, and in which
-    form, is the provider's to say. `dropped` names what leaves for no provider."""
+    """A validated chat body. `params` are OpenAI's parameters, `extras` all others.
+
+    The provider determines which parameters are sent, and in which form.
+    """
 
     model: str
     messages: tuple[dict[str, Any], ...]
@@ -70,29 +72,29 @@ class ChatRequest:
     body_sha256: bytes
     extras: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
-    """The client's parameters that leave for no provider, by name."""
+    """Names of the client's parameters that are sent to no provider."""
     mode: str = "chat"
-    """Which models of the catalogue it is for: "chat" or "embedding"."""
+    """The kind of model that can answer: "chat" or "embedding"."""
     token_ids: int = 0
-    """Tokens of the prompt that are given as ids instead of text."""
+    """Number of prompt tokens given as ids instead of text."""
 
     @property
     def last_user_text(self) -> str:
-        """What the user asked last: the text of this turn."""
+        """The last user message: the text of this turn."""
         for message in reversed(self.messages):
             if message["role"] == "user":
                 return message_text(message)
         return ""
 
     def opening(self) -> bytes:
-        """What identifies a conversation without an id: system prompt, tools and first user message."""
+        """System prompt, tools and first user message, which identify a conversation without an id."""
         first_user = next((message_text(m) for m in self.messages if m["role"] == "user"), "")
         system = [message_text(m) for m in self.messages if m["role"] in ("system", "developer")][:1]
         return orjson.dumps([system, self.params.get("tools"), first_user], option=orjson.OPT_SORT_KEYS)
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
-    """Check a chat-completions body. Raises InvalidRequest naming the parameter that is wrong."""
+    """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""
     fields, dropped = _with_extra_body(_object(body))
     read = schema.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
@@ -163,9 +165,9 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The body with what a client put into `extra_body` beside the other parameters, by the same rules as these.
+    """The body with the parameters of `extra_body` merged in, under the same rules.
 
-    A parameter that stands in both places keeps its own value; the gateway's own fields are taken from no other place.
+    A parameter in both places keeps the outer value; the gateway's own fields are not read from `extra_body`.
     """
     extra = fields.pop("extra_body", None)
     if extra is None:
@@ -180,7 +182,7 @@ def _with_extra_body(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 @dataclass(slots=True)
 class _Seen:
-    """What one pass over the messages finds: those with parts, the parts' types, values of any JSON, bound state."""
+    """Results of one pass over the messages: parts, their types, arbitrary JSON, provider-bound state."""
 
     with_parts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -189,7 +191,7 @@ class _Seen:
 
 
 def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
-    """Check what the schema cannot say: which fields must be there for a role and a type. Raises InvalidRequest."""
+    """Check the required fields of roles and types, beyond the schema. Raises InvalidRequest."""
     seen = _Seen()
     for index, message in enumerate(messages):
         content, calls = message.get("content"), message.get("tool_calls")
@@ -229,9 +231,9 @@ def _check_part(part: dict[str, Any], where: str) -> None:
 
 
 def _check_choices(params: Mapping[str, Any]) -> None:
-    """Which tools there are and which may be called: functions and custom tools, run by the client.
+    """Check tools and tool choice: only functions and custom tools, which the client runs.
 
-    A hosted tool or an MCP server would be run, and billed, by the provider, outside of what was reserved.
+    A hosted tool or an MCP server would be run, and billed, by the provider, beyond the reservation.
     """
     for index, tool in enumerate(params.get("tools") or ()):
         kind = tool["type"]
@@ -257,7 +259,7 @@ def _check_choices(params: Mapping[str, Any]) -> None:
 
 
 def _capabilities(params: Mapping[str, Any], parts: frozenset[str]) -> frozenset[str]:
-    """What the request needs of a model, in the catalogue's words."""
+    """The capabilities that the request needs, under the catalogue's names."""
     needed = set()
     if params.get("tools") or params.get("functions"):
         needed.add("tools")
@@ -275,7 +277,7 @@ def _capabilities(params: Mapping[str, Any], parts: frozenset[str]) -> frozenset
 
 
 def _read_labels(params: dict[str, Any]) -> list[str]:
-    """Keep of `metadata` what OpenAI takes, a few short texts; the names of the rest."""
+    """Keep the `metadata` that OpenAI accepts, a few short texts; return the names of the rest."""
     dropped: list[str] = []
     labels = params.pop("metadata", None)
     if isinstance(labels, dict):
@@ -293,7 +295,7 @@ def _read_labels(params: dict[str, Any]) -> list[str]:
 
 
 def _session_hint(fields: Mapping[str, Any]) -> str | None:
-    """The session that a body names. A cache key, a person and an earlier response are no sessions."""
+    """The session id in a body. A cache key, a user and an earlier response are not sessions."""
     metadata = fields.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     conversation = fields.get("conversation")
@@ -309,7 +311,7 @@ def _session_hint(fields: Mapping[str, Any]) -> str | None:
 
 
 def _session_inside(user_id: object) -> object:
-    """The session that Claude Code writes into `metadata.user_id`: JSON, or text that ends with it."""
+    """Claude Code's session in `metadata.user_id`: JSON, or text that ends with it."""
     if not isinstance(user_id, str) or len(user_id) > 4096:
         return None
     if user_id.startswith("{"):
@@ -323,7 +325,7 @@ def _session_inside(user_id: object) -> object:
 
 
 def _check_depth(values: Sequence[Any], limits: LimitSettings) -> None:
-    """No value nests deeper than allowed; level by level, so that no input can exhaust the stack."""
+    """Raise when a value nests too deeply. Iterative, so that no input can exhaust the stack."""
     level = [value for value in values if isinstance(value, dict | list)]
     for _ in range(limits.json_depth + 1):
         level = [

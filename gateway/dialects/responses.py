@@ -1,4 +1,4 @@
-"""OpenAI's Responses: one request's answer, stream and errors, and what is kept of it."""
+"""OpenAI's Responses: response, stream, errors and storage of one request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.dialects.responses_request import ResponsesRequest
 from gateway.errors import GatewayError, http_status
 
 Store = Callable[[str, Mapping[str, Any], list[Mapping[str, Any]]], Awaitable[None]]
-"""Keeps a session's response object and the conversation that a later request may continue."""
+"""Stores a response object and the conversation, for later requests that continue it."""
 
 
 class ResponsesDialect:
@@ -26,15 +26,17 @@ class ResponsesDialect:
         self._ended: dict[str, Any] | None = None
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
+        """A complete chat response as a response object."""
         self._ended = whole_response(self._object(answer), body, billed.usage)
         return self._ended | {"seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> ResponsesStream:
+        """A renderer of Responses events."""
         self._stream = ResponsesStream(self._object(answer))
         return self._stream
 
     def error(self, error: GatewayError) -> ErrorAnswer:
-        """A budget that is spent is a 400 here: Codex shows the words of a 400 at once and sends a 402 five times."""
+        """A spent budget becomes a 400: Codex shows it at once, but retries a 402 five times."""
         status = http_status(error)
         return ErrorAnswer(400 if status == 402 else status, error.as_body())
 

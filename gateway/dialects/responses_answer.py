@@ -1,6 +1,6 @@
-"""`POST /v1/responses`, the way down: chat answers as response objects and their full set of events.
+"""Responses of `POST /v1/responses`: response objects and their full set of events.
 
-https://platform.openai.com/docs/api-reference/responses-streaming. Every event carries a `sequence_number`, every
+https://platform.openai.com/docs/api-reference/responses-streaming. Every event has a `sequence_number`, every
 item an id, under which it is stored.
 """
 
@@ -22,10 +22,12 @@ _PREFIXES: Mapping[str, str] = {"reasoning": "rs", "state": "rs", "text": "msg",
 
 
 def response_id(decision_id: str) -> str:
+    """The response id of a decision."""
     return "resp_" + decision_id.removeprefix("dec_")
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
+    """The usage in the Responses format."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
@@ -39,7 +41,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 class ResponseObject:
-    """The fields that a response has from its first event on, and its items."""
+    """The constant fields of a response, and its items."""
 
     def __init__(
         self,
@@ -82,10 +84,11 @@ class ResponseObject:
         }
 
     def begun(self) -> dict[str, Any]:
+        """The response in progress, without items."""
         return self._base
 
     def ended(self, finish_reason: object, items: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
-        """The response when its answer is there, complete or cut."""
+        """The finished response, complete or truncated."""
         reason = _INCOMPLETE.get(str(finish_reason))
         return self._base | {
             "status": "incomplete" if reason else "completed",
@@ -95,6 +98,7 @@ class ResponseObject:
         }
 
     def failed(self, error: GatewayError, items: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+        """The response of a failed turn, with its items so far."""
         return self._base | {
             "status": "failed",
             "error": {"code": error.code, "message": error.message},
@@ -103,7 +107,7 @@ class ResponseObject:
         }
 
     def item(self, part: Part, status: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
-        """A part as an output item; `status` "in_progress" gives it without its content."""
+        """A part as an output item; without its content while "in_progress"."""
         done = status != "in_progress"
         if part.kind == "tool":
             return self._call(part, status)
@@ -119,11 +123,12 @@ class ResponseObject:
         return item | ({"encrypted_content": sealed} if sealed else {})
 
     def item_id(self, part: Part) -> str:
+        """The id of a part's item."""
         prefix = _PREFIXES.get(part.kind) or ("ctc" if self.tool(part).kind == "custom" else "fc")
         return f"{prefix}_{self.suffix}_{part.index}"
 
     def tool(self, part: Part) -> OfferedTool:
-        """What the called function stands for; a name that was not offered is given as it is."""
+        """The offered tool of a called function; a plain function for an unknown name."""
         return self._tools.get(part.name) or OfferedTool("function", part.name)
 
     def _call(self, part: Part, status: str) -> dict[str, Any]:
@@ -137,7 +142,7 @@ class ResponseObject:
 
 
 def whole_response(response: ResponseObject, body: Mapping[str, Any], usage: Usage) -> dict[str, Any]:
-    """A whole chat answer as a response object."""
+    """A complete chat response as a response object."""
     choice = next(iter(first_choice(body)), {})
     finish = choice.get("finish_reason")
     parts = whole_parts(body, response.suffix)
@@ -148,7 +153,7 @@ def whole_response(response: ResponseObject, body: Mapping[str, Any], usage: Usa
 
 
 class ResponsesStream:
-    """Chat chunks in, Responses events out."""
+    """Chat chunks to Responses events."""
 
     def __init__(self, response: ResponseObject) -> None:
         self._response = response
@@ -161,7 +166,7 @@ class ResponsesStream:
         self._started = False
         self._last: bytes | None = None
         self.ended: dict[str, Any] | None = None
-        """The response object of the last event, once there is one."""
+        """The response object of the last event, once sent."""
 
     def chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """The events of one chunk."""
@@ -176,7 +181,7 @@ class ResponsesStream:
         return b"".join(frames)
 
     def end(self, billed: Billed, error: GatewayError | None) -> bytes:
-        """The last events. May be called again with a newer report."""
+        """The last events; may be called again with a newer report."""
         if self._last is None:
             frames = [] if self._started else self._start()
             if error is None:
@@ -223,7 +228,7 @@ class ResponsesStream:
             return [self._frame("response.refusal.delta", **at, content_index=0, delta=piece)]
         if part.kind == "tool":
             if self._response.tool(part).kind == "custom":
-                return []  # the text is inside JSON; it is given whole at the end
+                return []  # the text is inside JSON; it is sent completely at the end
             return [self._frame("response.function_call_arguments.delta", **at, delta=piece)]
         frames: list[bytes] = []
         if part.index not in self._summaries:
@@ -262,13 +267,14 @@ class ResponsesStream:
 
 
 def content_part(part: Part, text: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
+    """The content part of a text or refusal."""
     if part.kind == "refusal":
         return {"type": "refusal", "refusal": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _sealed(part: Part) -> str:
-    """Everything of this part that must come back to its provider."""
+    """Sealed state of this part for its provider."""
     state = dict(part.state)
     if part.signature:
         block = {"type": "thinking", "thinking": part.text, "signature": part.signature}

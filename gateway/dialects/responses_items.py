@@ -1,8 +1,8 @@
 """Items of the Responses dialect as chat messages.
 
-What a model produced in one turn is several items (reasoning, message, calls) and one assistant message in chat. The
-translation depends on what came before only, so that a longer conversation begins with the messages of a shorter one:
-prompt caches and the session's memory rely on that.
+A model's output of one turn is several items (reasoning, message, calls), but one assistant message in chat. The
+translation depends only on earlier items, so a longer conversation starts with the messages of a shorter one; prompt
+caches and the session's memory rely on that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
 class Conversation:
-    """Takes items in order and gives the chat messages."""
+    """Builds chat messages from items in order."""
 
     def __init__(self) -> None:
         self._messages: list[dict[str, Any]] = []
@@ -27,11 +27,11 @@ class Conversation:
         self._shown: list[dict[str, Any]] = []
 
     def system(self, text: str) -> None:
-        """The request's instructions."""
+        """Add the request's instructions."""
         self._messages.append({"role": "system", "content": text})
 
     def add(self, item: Mapping[str, Any], where: str) -> None:
-        """Take one item. Raises InvalidRequest for one that only OpenAI's servers understand."""
+        """Add one item. Raises InvalidRequest for items that only OpenAI's servers support."""
         kind = item.get("type", "message")
         if kind == "message":
             self._message(item, where)
@@ -48,7 +48,7 @@ class Conversation:
             raise refused(f"{where}.type", f"{named} belongs to a tool of OpenAI's servers and is not served here")
 
     def messages(self) -> list[dict[str, Any]]:
-        """All messages; to be called once, at the end."""
+        """All messages; call it once, at the end."""
         self._end_assistant()
         self._end_results()
         return self._messages
@@ -92,7 +92,7 @@ class Conversation:
             raise refused(f"{where}.output", "expected a string or a list of parts")
         texts = [part for part in parts if part["type"] == "text"]
         shown = [part for part in parts if part["type"] != "text"]
-        if shown:  # a chat tool message carries text only
+        if shown:  # chat tool messages contain only text
             self._shown += [
                 {"type": "text", "text": f"Pictures and files in the result of tool call {call_id}:"}, *shown
             ]  # fmt: skip
@@ -101,7 +101,7 @@ class Conversation:
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
 
     def _reasoning(self, item: Mapping[str, Any], where: str) -> None:
-        """Reasoning goes back to where it came from: sealed state as it was, foreign encrypted content as an item."""
+        """Restore sealed state; keep other encrypted content as an item."""
         if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
             self._end_assistant()
         message = self._open_assistant()
@@ -133,13 +133,13 @@ class Conversation:
             return
         if "content" not in message:
             if "tool_calls" not in message:
-                return  # reasoning of an answer that was left out
+                return  # reasoning without its response
             message["content"] = None
         carried.attach_extra_content(message)
         self._messages.append(message)
 
     def _end_results(self) -> None:
-        """Pictures of tool results come behind all results, as the user's."""
+        """Append images of tool results as a user message after all results."""
         if self._shown:
             self._messages.append({"role": "user", "content": self._shown})
             self._shown = []
@@ -171,7 +171,7 @@ def _part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _simplest(parts: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """One plain text as a string, which every server takes; everything else as parts."""
+    """A single plain text as a string, which every server accepts; everything else as parts."""
     if isinstance(parts, list) and len(parts) == 1 and parts[0]["type"] == "text":
         return checked(parts[0]["text"], str, "text")
     return parts

@@ -1,8 +1,8 @@
-"""`POST /v1/responses`, the way up: OpenAI's Responses body as a chat body.
+"""Requests of `POST /v1/responses`: OpenAI's Responses body as a chat body.
 
 https://platform.openai.com/docs/api-reference/responses. `instructions` and input items become messages, flat tools
-become chat tools. Free-form (`custom`) tools and tools in namespaces become functions, so that every model can call
-them, and are given back under their own kind and name. Tools that OpenAI's servers run are refused by name.
+become chat tools. Free-form (`custom`) tools and tools in namespaces become functions, so every model can call them;
+responses use their own kind and name. Tools that OpenAI's servers run are refused by name.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _SESSION_FIELDS = ("session_id", "litellm_session_id")
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRequest:
-    """A Responses request: the chat body it stands for, and what its answer and its storing need."""
+    """A Responses request: the equivalent chat body, and data for its response and storage."""
 
     chat: dict[str, Any]
     tools: Mapping[str, OfferedTool]
     echoed: Mapping[str, Any]
     items: Sequence[Mapping[str, Any]]
-    """The whole conversation that this request continues, as items: earlier ones and its own."""
+    """All items of the conversation: earlier ones and this request's."""
     store: bool = True
     dropped: tuple[str, ...] = field(default=())
 
 
 def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The request's own input as items; a string is one user message. Raises InvalidRequest."""
+    """The request's input as items; a string is one user message. Raises InvalidRequest."""
     given = fields.get("input")
     if given is None:
         return []
@@ -58,7 +58,7 @@ def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Ids that the input names instead of repeating the item: to be resolved before `to_chat`."""
+    """Ids of referenced items, which must be resolved before `to_chat`."""
     return [
         need(item, "id", str, f"input[{index}].")
         for index, item in enumerate(items)
@@ -67,14 +67,14 @@ def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def stores(fields: Mapping[str, Any]) -> bool:
-    """Whether the response shall be kept: OpenAI's default is yes."""
+    """True unless the request sets `store: false`."""
     return read(fields, "store", bool) is not False
 
 
 def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> ResponsesRequest:
-    """The chat body of a Responses body; `earlier` are the items of the conversation it continues.
+    """The chat body of a Responses body; `earlier` are the items of the continued conversation.
 
-    `fields["input"]` has no item references left. Raises InvalidRequest with the Responses name of the field.
+    `fields["input"]` must have no item references. Raises InvalidRequest with the Responses field name.
     """
     need(fields, "model", str)
     _check(fields)
@@ -158,7 +158,7 @@ def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _session(fields: Mapping[str, Any]) -> str | None:
-    """The session that the body names: our field, Codex's client metadata, or the conversation."""
+    """The session id in the body: our field, Codex's client metadata, or the conversation."""
     conversation = fields.get("conversation")
     named = [fields.get(name) for name in _SESSION_FIELDS]
     named.append((fields.get("client_metadata") or {}).get("session_id"))

@@ -1,8 +1,8 @@
 """Tools of the Responses dialect as chat functions, and back.
 
-A chat function has one flat name. A tool in a namespace is offered as `namespace__name`; a free-form tool as a
-function with one string, `input`, whose grammar stands in the description: no provider but OpenAI knows free-form
-tools, and a session may change its model.
+A chat function has one flat name. A tool in a namespace becomes `namespace__name`. A free-form tool becomes a function
+with one string, `input`, and its grammar in the description, because only OpenAI knows free-form tools and a session
+may change its model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FREE_FORM = {"type": "object", "properties": {"input": {"type": "string"}}, "re
 
 @dataclass(frozen=True, slots=True)
 class OfferedTool:
-    """What a chat function stands for in the Responses dialect."""
+    """The Responses tool behind a chat function."""
 
     kind: Literal["function", "custom"]
     name: str
@@ -31,7 +31,7 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class OfferedTools:
-    """The chat tools of a request, what each name stands for, and which tools were left out."""
+    """The chat tools of a request, their Responses tools by name, and dropped tools."""
 
     tools: list[dict[str, Any]]
     by_name: Mapping[str, OfferedTool]
@@ -39,7 +39,7 @@ class OfferedTools:
 
 
 def function_name(name: str, namespace: str | None) -> str:
-    """The flat name of a tool; a name that would be too long ends in a digest."""
+    """The flat name of a tool; long names end in a digest."""
     flat = name if not namespace else f"{namespace.rstrip('_')}__{name}"
     if len(flat) <= MAX_NAME:
         return flat
@@ -47,10 +47,10 @@ def function_name(name: str, namespace: str | None) -> str:
 
 
 def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
-    """The chat functions for `tools`. Raises InvalidRequest for a tool that OpenAI's servers would run.
+    """The chat functions for `tools`. Raises InvalidRequest for tools of OpenAI's servers.
 
-    Codex offers `web_search` on every request by itself, always with `external_web_access`: in this form it is left out
-    by name instead, since nobody asked for it.
+    Codex adds `web_search` with `external_web_access` to every request, without the user asking for it; this form is
+    dropped by name instead.
     """
     made: list[dict[str, Any]] = []
     by_name: dict[str, OfferedTool] = {}
@@ -92,7 +92,7 @@ def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
 
 
 def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
-    """`tool_choice` as chat parameters; `allowed_tools` also narrows the tools. Raises InvalidRequest."""
+    """`tool_choice` as chat parameters; `allowed_tools` also restricts the tools."""
     if choice is None:
         return {}
     if isinstance(choice, str):
@@ -121,7 +121,7 @@ def call_arguments(item: Mapping[str, Any], where: str) -> tuple[str, str]:
 
 
 def free_form_input(arguments: str) -> str:
-    """The text of a free-form call out of the arguments that the model wrote; broken JSON is given as it is."""
+    """The text of a free-form call from its JSON arguments; invalid JSON is returned unchanged."""
     try:
         found = orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError:
@@ -135,8 +135,8 @@ def _flat(fields: Mapping[str, Any], where: str) -> str:
 
 
 def _described(tool: Mapping[str, Any], where: str) -> str:
-    said = read(tool, "description", str, f"{where}.") or ""
+    description = read(tool, "description", str, f"{where}.") or ""
     shape = read(tool, "format", dict, f"{where}.") or {}
     if shape.get("type") == "grammar":
-        said += f"\n\n`input` must match this {shape.get('syntax', '')} grammar:\n{shape.get('definition', '')}"
-    return said.strip()
+        description += f"\n\n`input` must match this {shape.get('syntax', '')} grammar:\n{shape.get('definition', '')}"
+    return description.strip()

@@ -1,8 +1,8 @@
-"""What a chat-completions body may hold: one schema that types, bounds and allow-lists in one pass.
+"""The schema of chat-completions bodies: types, bounds and allow-list in one pass.
 
-A field that is not named here does not leave the gateway, at any depth: reading a body makes new objects that hold the
-named fields alone. What was left out is told by name (`left_out`). Fields of type Any are data that a provider made or
-that a JSON schema describes; they are passed on as they are, and bounded in depth.
+Fields that are not named here are not sent to providers, at any depth: reading a body creates new objects with only the
+named fields, and `left_out` reports the others. Fields of type Any contain data from a provider or described by a JSON
+schema; they are passed on unchanged, with limited depth.
 
 https://platform.openai.com/docs/api-reference/chat/create; `VENDOR_FIELDS` are parameters of other servers, sent only
 to providers that know them (`gateway.providers.parameters`).
@@ -39,22 +39,30 @@ Plain = str | int | float | bool | None
 
 
 class CacheControl(TypedDict, total=False):
+    """Anthropic's mark for prompt caching."""
+
     type: str
     ttl: str
 
 
 class Picture(TypedDict, total=False):
+    """An image, by URL or inline."""
+
     url: Required[str]
     detail: str | None
     format: str | None
 
 
 class Sound(TypedDict, total=False):
+    """Audio input."""
+
     data: str | None
     format: str | None
 
 
 class File(TypedDict, total=False):
+    """A file, inline or by id."""
+
     file_data: str | None
     filename: str | None
     file_id: str | None
@@ -62,7 +70,7 @@ class File(TypedDict, total=False):
 
 
 class Part(TypedDict, total=False):
-    """One part of a message's content; the value stands under the name of its type."""
+    """One part of a message's content; its value is in the field named like its type."""
 
     type: Required[PartType]
     text: str
@@ -77,6 +85,8 @@ class Part(TypedDict, total=False):
 
 
 class CalledFunction(TypedDict, total=False):
+    """The function of a tool call."""
+
     name: str | None
     arguments: str | None
     thought_signature: str | None
@@ -85,12 +95,14 @@ class CalledFunction(TypedDict, total=False):
 
 
 class CalledTool(TypedDict, total=False):
+    """The custom tool of a tool call."""
+
     name: str | None
     input: str | None
 
 
 class ToolCall(TypedDict, total=False):
-    """A call that a model made. Beside OpenAI's fields what providers attach, and want back unchanged."""
+    """A tool call: OpenAI's fields, and fields that providers add and expect back unchanged."""
 
     id: str | None
     type: str | None
@@ -105,7 +117,7 @@ class ToolCall(TypedDict, total=False):
 
 
 class Message(TypedDict, total=False):
-    """A message of the history: OpenAI's fields, and those that other providers put into answers."""
+    """A message of the history: OpenAI's fields, and those of other providers' responses."""
 
     role: Required[Role]
     content: str | list[Part] | None
@@ -137,6 +149,8 @@ class Message(TypedDict, total=False):
 
 
 class Function(TypedDict, total=False):
+    """A function that a model may call."""
+
     name: Required[str]
     description: str | None
     parameters: dict[str, Any] | None
@@ -144,12 +158,16 @@ class Function(TypedDict, total=False):
 
 
 class CustomTool(TypedDict, total=False):
+    """A free-form tool that a model may call."""
+
     name: Required[str]
     description: str | None
     format: dict[str, Any] | None
 
 
 class Tool(TypedDict, total=False):
+    """A tool that the client runs."""
+
     type: Required[str]
     function: Function
     custom: CustomTool
@@ -157,21 +175,29 @@ class Tool(TypedDict, total=False):
 
 
 class Named(TypedDict, total=False):
+    """A reference by name."""
+
     name: Required[str]
 
 
 class AllowedTool(TypedDict, total=False):
+    """A tool in `allowed_tools`."""
+
     type: Required[Literal["function", "custom"]]
     function: Named
     custom: Named
 
 
 class AllowedTools(TypedDict, total=False):
+    """A restriction of `tool_choice` to some tools."""
+
     mode: Required[Literal["auto", "required"]]
     tools: Required[list[AllowedTool]]
 
 
 class ToolChoice(TypedDict, total=False):
+    """The object form of `tool_choice`."""
+
     type: str
     function: Named
     custom: Named
@@ -179,10 +205,14 @@ class ToolChoice(TypedDict, total=False):
 
 
 class FunctionChoice(TypedDict, total=False):
+    """The object form of the legacy `function_call`."""
+
     name: Required[str]
 
 
 class JsonSchema(TypedDict, total=False):
+    """The schema of a structured response."""
+
     name: str | None
     description: str | None
     schema: dict[str, Any] | None
@@ -190,22 +220,30 @@ class JsonSchema(TypedDict, total=False):
 
 
 class ResponseFormat(TypedDict, total=False):
+    """The requested response format."""
+
     type: Required[Literal["text", "json_object", "json_schema"]]
     json_schema: JsonSchema
     schema: dict[str, Any] | None
 
 
 class Audio(TypedDict, total=False):
+    """Parameters of audio output."""
+
     voice: str | dict[str, str] | None
     format: str | None
 
 
 class Prediction(TypedDict, total=False):
+    """Predicted output."""
+
     type: Required[Literal["content"]]
     content: Required[str | list[Part]]
 
 
 class Location(TypedDict, total=False):
+    """An approximate location."""
+
     city: str | None
     country: str | None
     region: str | None
@@ -213,20 +251,28 @@ class Location(TypedDict, total=False):
 
 
 class UserLocation(TypedDict, total=False):
+    """The user's location, for web search."""
+
     type: Required[Literal["approximate"]]
     approximate: Location
 
 
 class WebSearch(TypedDict, total=False):
+    """OpenAI's `web_search_options`."""
+
     search_context_size: Literal["low", "medium", "high"] | None
     user_location: UserLocation | None
 
 
 class StreamOptions(TypedDict, total=False):
+    """Options of a stream."""
+
     include_usage: bool | None
 
 
 class Thinking(TypedDict, total=False):
+    """Anthropic's thinking parameters, and those of similar servers."""
+
     type: str | None
     budget_tokens: Count | None
     display: str | None
@@ -235,6 +281,8 @@ class Thinking(TypedDict, total=False):
 
 
 class Reasoning(TypedDict, total=False):
+    """OpenRouter's reasoning parameters."""
+
     effort: str | None
     max_tokens: Count | None
     exclude: bool | None
@@ -243,7 +291,7 @@ class Reasoning(TypedDict, total=False):
 
 
 class Provider(TypedDict, total=False):
-    """OpenRouter's choice among the providers of one model."""
+    """OpenRouter's selection among the providers of a model."""
 
     order: list[str] | None
     only: list[str] | None
@@ -261,7 +309,7 @@ class Provider(TypedDict, total=False):
 
 
 class Plugin(TypedDict, total=False):
-    """OpenRouter's plugins: what they do to the prompt. Searching the web is billed beside the tokens."""
+    """An OpenRouter plugin. Web search is billed in addition to tokens."""
 
     id: Required[str]
     enabled: bool | None
@@ -272,7 +320,7 @@ class Plugin(TypedDict, total=False):
 
 
 class OllamaOptions(TypedDict, total=False):
-    """Ollama's options but for `num_predict`: the length of an answer is what its money was held for."""
+    """Ollama's options, without `num_predict`: the reservation limits the response length."""
 
     num_ctx: int
     num_keep: int
@@ -300,12 +348,16 @@ class OllamaOptions(TypedDict, total=False):
 
 
 class SafetySetting(TypedDict, total=False):
+    """Gemini's threshold for one category of harm."""
+
     category: Required[str]
     threshold: Required[str]
     method: str | None
 
 
 class Source(TypedDict, total=False):
+    """A source of xAI's live search."""
+
     type: Required[str]
     country: str | None
     excluded_websites: list[str] | None
@@ -317,7 +369,7 @@ class Source(TypedDict, total=False):
 
 
 class SearchParameters(TypedDict, total=False):
-    """xAI's live search, billed by the source."""
+    """xAI's live search, billed per source."""
 
     mode: str | None
     sources: list[Source] | None
@@ -328,7 +380,7 @@ class SearchParameters(TypedDict, total=False):
 
 
 class ChatFields(Struct, kw_only=True):
-    """OpenAI's parameters of `POST /chat/completions`, less those that the gateway itself sets."""
+    """OpenAI's parameters of `POST /chat/completions`, without those that the gateway sets."""
 
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -361,7 +413,7 @@ class ChatFields(Struct, kw_only=True):
 
 
 class ChatParams(ChatFields, kw_only=True):
-    """OpenAI's parameters, and those of other servers."""
+    """OpenAI's parameters and those of other servers."""
 
     top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     top_a: Share | None = None
@@ -422,7 +474,7 @@ class ChatParams(ChatFields, kw_only=True):
 
 
 class ChatBody(ChatParams, kw_only=True):
-    """The whole body."""
+    """The complete body."""
 
     model: Name
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
@@ -438,13 +490,13 @@ class ChatBody(ChatParams, kw_only=True):
 
 
 CHAT_FIELDS = frozenset(ChatFields.__struct_fields__)
-"""Parameters of OpenAI's that can reach a provider; messages, model, token limit and streaming are ours to set."""
+"""OpenAI's parameters that may be sent; the gateway sets messages, model, limit and streaming."""
 VENDOR_FIELDS = frozenset(ChatParams.__struct_fields__) - CHAT_FIELDS
 KNOWN_FIELDS = frozenset(ChatBody.__struct_encode_fields__)
 OWN_FIELDS = KNOWN_FIELDS - CHAT_FIELDS - VENDOR_FIELDS
-"""What the gateway itself reads of a body and sends in its own words, or not at all."""
+"""Fields that the gateway reads, and sends in its own form or not at all."""
 
-# What identifies an object of this place: named when something that is no object stands there.
+# The identifying field of an object, reported when the value is not an object.
 _IDENTIFIED_BY = (
     (re.compile(r"tools\[\d+\]"), "type"),
     (re.compile(r"tools\[\d+\]\.(function|custom)|functions\[\d+\]"), "name"),
@@ -454,37 +506,37 @@ _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 _NO_OBJECT = re.compile(r"Expected `[a-z |]*object[a-z |]*`, got")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]")
-# Lists of plain values: which of them is wrong adds nothing.
+# Lists of plain values, reported without the index.
 _WHOLE = re.compile(r"^(stop|modalities|logit_bias|transforms|guided_choice|bad_words|stop_token_ids)\b.*")
 
 
 def read_body(fields: Mapping[str, Any]) -> ChatBody:
-    """The body by its schema. Raises InvalidRequest with the parameter's name for what has another type or range."""
+    """Read a body by the schema. Raises InvalidRequest with the parameter's name."""
     body: ChatBody = _read(fields, ChatBody)
     return body
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages rebuilt, with the fields of the schema alone. Raises InvalidRequest."""
+    """Messages rebuilt with only the schema's fields. Raises InvalidRequest."""
     made: list[dict[str, Any]] = _read(messages, list[Message], "messages")
     return made
 
 
 def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the schema knows, rebuilt. Raises InvalidRequest."""
+    """The parameters in the schema, rebuilt. Raises InvalidRequest."""
     known = [name for name in params if name in CHAT_FIELDS or name in VENDOR_FIELDS]
     read = given(_read({name: params[name] for name in known}, ChatParams), known)
     return read | ({"n": params["n"]} if isinstance(params.get("n"), int) else {})
 
 
 def given(read: ChatParams, names: Iterable[str]) -> dict[str, Any]:
-    """Those parameters among `names` that are not null."""
+    """The parameters of `names` that are not null."""
     return {name: value for name in names if (value := getattr(read, name)) is not None}
 
 
 def left_out(body: Any, kept: Any, path: str = "") -> Iterator[str]:
-    """The fields of `body` that the schema left out of `kept`, by their paths; indexes are left away."""
-    if body == kept:  # nearly always, and a comparison is much cheaper than a walk
+    """Paths, without indexes, of fields in `body` that are missing in `kept`."""
+    if body == kept:  # the common case, and much cheaper than a walk
         return
     if isinstance(kept, dict):
         if len(kept) != len(body):
@@ -503,12 +555,12 @@ def _read(value: Any, kind: Any, where: str = "") -> Any:
         raise _refused(str(error), kind, where) from None
 
 
-def _refused(said: str, kind: Any, where: str) -> InvalidRequest:
-    """The schema's complaint in one line of ours: the parameter's path, and what is expected there."""
-    found, missing = _PATH.search(said), _MISSING.match(said)
+def _refused(message: str, kind: Any, where: str) -> InvalidRequest:
+    """A validation error as one line: the parameter's path and its expected type."""
+    found, missing = _PATH.search(message), _MISSING.match(message)
     path = _WHOLE.sub(r"\1", found[1] if found else "")
     named = missing[1] if missing else ""
-    if not missing and _NO_OBJECT.match(said):
+    if not missing and _NO_OBJECT.match(message):
         named = next((name for pattern, name in _IDENTIFIED_BY if pattern.fullmatch(where + path)), "")
     if named:
         path = f"{path}.{named}" if path else named
@@ -522,7 +574,7 @@ def _described(kind: Any) -> inspect.Type:
 
 
 def _type_at(kind: inspect.Type, path: str) -> inspect.Type:
-    """The type that the schema has at `path`."""
+    """The schema's type at `path`."""
     for name, index in _STEP.findall(path):
         options = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
         for option in options:
@@ -541,7 +593,7 @@ def _type_at(kind: inspect.Type, path: str) -> inspect.Type:
 
 
 def _expected(kind: inspect.Type) -> str:
-    """A type in words."""
+    """A description of a type."""
     if isinstance(kind, inspect.UnionType):
         options = [option for option in kind.types if not isinstance(option, inspect.NoneType)]
         if any(isinstance(option, inspect.FloatType) for option in options):

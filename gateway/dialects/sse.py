@@ -1,7 +1,7 @@
-"""Server-sent events: reading a provider's, writing ours.
+"""Server-sent events: a reader for providers' streams, and frames for ours.
 
-`EventReader` is fed bytes as they come off the wire, in whatever pieces, and gives whole events. It knows CR, LF and
-CRLF, a byte-order mark, comments and events without a final blank line, and holds at most `max_event_bytes`.
+`EventReader` accepts bytes in arbitrary pieces and returns complete events. It handles CR, LF and CRLF, a byte-order
+mark, comments and events without a final blank line, and buffers at most `max_event_bytes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 MAX_EVENT_BYTES = 32 * 2**20
-"""A picture in one event fits as it fits into a whole answer; a line without end does not fill the memory."""
+"""Large enough for an image in one event; bounds the memory of an endless line."""
 
 DONE_FRAME = b"data: [DONE]\n\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -28,11 +28,11 @@ class Event:
 
 
 class EventTooLarge(ValueError):
-    """One event is larger than the reader may hold."""
+    """An event exceeds the reader's limit."""
 
 
 class EventReader:
-    """Incremental SSE parser. `lines` counts whole lines, comments too: the sign of life an idle timeout looks at."""
+    """Incremental SSE parser; `lines` counts complete lines and comments, for idle timeouts."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.lines = 0
@@ -50,7 +50,7 @@ class EventReader:
         """Events that `piece` completed. Raises EventTooLarge."""
         text = self._normalised(piece)
         if self._started and b"\n" not in text:
-            # A line of many pieces is put together once, at its end.
+            # A line of many pieces is joined once, at its end.
             self._open.append(text)
             self._open_bytes += len(text)
             self._check_size(len(self._tail) + self._open_bytes)
@@ -88,7 +88,7 @@ class EventReader:
         return events
 
     def _normalised(self, piece: bytes) -> bytes:
-        """CRLF and CR become LF, also when a piece ends between the two."""
+        """Convert CRLF and CR to LF, also when a piece ends between the two."""
         if self._after_cr and piece:
             self._after_cr = False
             piece = piece.removeprefix(b"\n")
@@ -115,7 +115,7 @@ class EventReader:
         elif field == b"event":
             self._name = value
         elif line.startswith(b"{"):
-            # No field of the standard: a bare JSON object, where some providers put an error or the whole answer.
+            # Not in the standard: a bare JSON object, in which some providers send an error or the complete response.
             self._data_bytes += len(line)
             self._check_size(self._data_bytes)
             self._data.append(line)
@@ -127,17 +127,18 @@ class EventReader:
 
 
 def data_frame(payload: Mapping[str, Any]) -> bytes:
+    """An unnamed event with a JSON payload."""
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
 def event_frame(name: str, payload: Mapping[str, Any]) -> bytes:
-    """An event with a name, as Anthropic's Messages and OpenAI's Responses have them."""
+    """A named event, as in Anthropic's Messages and OpenAI's Responses."""
     return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(payload) + b"\n\n"
 
 
 def billed_frame(bill: Mapping[str, Any], frame: bytes) -> bytes:
-    """`frame` with the bill before it, as an SSE comment: clients that do not know it skip it.
+    """`frame` with the bill before it, as an SSE comment, which other clients skip.
 
-    Both stand in one block, because some decoders take every blank line for an event, also one after a mere comment.
+    Both are in one block, because some decoders treat every blank line as an event, even after a comment.
     """
     return b": seqroute " + orjson.dumps(bill) + b"\n" + frame

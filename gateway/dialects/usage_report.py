@@ -1,8 +1,8 @@
-"""Where in an answer a provider says what it used: found, taken out, joined, and shown to the client once.
+"""Usage reports in providers' responses: finding, removing, merging and rendering them.
 
-Besides `usage` at the top: in a choice or its message, in `x_groq` or `metadata`, as Gemini's `usageMetadata`, as bare
-counts beside the choices, with `cached_tokens` beside it, as the one item of a list; whole, cumulative in every chunk,
-or one half at a stream's start and the other at its end.
+Apart from `usage` at the top, a report may be in a choice or its message, in `x_groq` or `metadata`, in Gemini's
+`usageMetadata`, as bare counts next to the choices, with a separate `cached_tokens`, or as the only item of a list. It
+may be complete, cumulative in every chunk, or split between the start and the end of a stream.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _BARE = (
     "output_tokens",
 )  # fmt: skip
 _AROUND = ("x_groq", "metadata", "meta", "response_metadata")
-"""Objects of providers that hold the usage among other things."""
+"""Providers' objects that contain the usage among other fields."""
 PLACES = frozenset({"usage", "usageMetadata", "usage_metadata", "cached_tokens", *_AROUND, *_BARE})
-"""The fields of an answer or a chunk in which a usage may stand."""
+"""Fields of a response or chunk that may contain a usage."""
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
 def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the usage out of an answer or a chunk, wherever it stands; None: it reports nothing."""
+    """Remove and return the usage of a response or chunk; None without one."""
     found: dict[str, Any] | None = None
     if not payload.keys().isdisjoint(PLACES):
         found = _taken_from_top(payload)
@@ -43,9 +43,9 @@ def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What two reports of one answer say together: the newer count of each kind, but no zero or null over a count.
+    """Merge two reports of one response: newer counts replace older, unless zero or null.
 
-    The newer report's total, or none: an older one would not be the sum of the newer counts.
+    The total is the newer report's, or absent: an older one would not match the newer counts.
     """
     if not older or not newer:
         chosen = newer or older
@@ -61,7 +61,7 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
 
 
 def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
-    """The provider's own report as clients of OpenAI's dialect read it: what they look for and do not find is added."""
+    """The provider's report with the fields that clients of OpenAI's dialect expect."""
     made = _whole_counts(report)
     if not isinstance(usage, Usage):
         return made
@@ -79,7 +79,7 @@ def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
 
 
 def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts as integers, since strict clients read nothing else: some providers write 10.0."""
+    """Counts as integers, because strict clients reject 10.0, which some providers send."""
     made: dict[str, Any] = {}
     for name, value in report.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,7 @@
-"""The lane through `litellm.acompletion`, for every provider that LiteLLM knows.
+"""Calls through `litellm.acompletion`, for every provider that LiteLLM supports.
 
-LiteLLM makes the request that each provider understands; what came back is read off the wire by
-`gateway.providers.exchange`. Nothing out of the environment of this process or out of the caller's body chooses an
-address or a key.
+LiteLLM builds the request for each provider; `gateway.providers.exchange` records the response. Neither the environment
+of this process nor the caller's body can choose an address or a key.
 """
 
 from __future__ import annotations
@@ -49,20 +48,20 @@ LITELLM_ENVIRONMENT: Mapping[str, str] = {
     "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
     "LITELLM_MODE": "PRODUCTION",
     "HF_HUB_OFFLINE": "1",
-    # A picture goes to the provider by reference or not at all.
+    # Images go to the provider by reference or not at all.
     "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0",
-    # A model that says the same hundred times is the client's business.
+    # Repetitive output is for the client to handle.
     "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
 }
 
-# Providers with OpenAI's path but content of their own (lists of parts where text is expected).
+# Providers with OpenAI's path but their own content format (lists of parts where text is expected).
 _TRANSLATED = frozenset({"mistral", "cohere", "cohere_chat", "databricks"})
 _OWN_SCHEMAS = frozenset({"openai", "custom_openai", "azure"})
 _WARM_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "w"}}
 
 
 class LitellmClient:
-    """Made after LiteLLM was imported, inside the loop that uses it; `session` makes the connections."""
+    """Calls LiteLLM. Create it in the event loop that uses it, after importing LiteLLM."""
 
     def __init__(self, litellm: Any, connect_timeout_s: float) -> None:
         self._litellm = litellm
@@ -75,7 +74,7 @@ class LitellmClient:
         self._blocking: httpx.Client | None = None
 
     async def start(self, connections: Connections) -> None:
-        """Put our transport under LiteLLM's clients, and call once in vain: LiteLLM imports much of itself then."""
+        """Install our transport in LiteLLM and make dummy calls, which import the rest of it."""
         transports = importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport")
         handlers = importlib.import_module("litellm.llms.custom_httpx.http_handler")
         inner = transports.LiteLLMAiohttpTransport(client=lambda: connections.kept)
@@ -86,45 +85,48 @@ class LitellmClient:
         waiting = handlers.AsyncHTTPHandler(timeout=self._timeout)
         await waiting.client.aclose()
         waiting.client = self._http
-        # LiteLLM's handler answers a lost connection with a second client and a second call, which nobody would count.
+        # After a lost connection LiteLLM's handler would make a second, uncounted call with a second client.
         waiting.create_client = lambda **_: httpx.AsyncClient(transport=NoSecondTransport())
         self._handlers = Handlers(waiting, handlers.HTTPHandler(client=self._blocking))
         self._sdk = SdkClients(self._litellm, self._http)
         await self._warm_up()
 
     async def close(self) -> None:
+        """Close the HTTP clients."""
         if self._http is not None:
             await self._http.aclose()
         if self._blocking is not None:
             self._blocking.close()
         self._http, self._blocking, self._handlers, self._sdk = None, None, None, None
 
-    def sending(
+    def prepare(
         self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
-    ) -> LitellmSending:
-        """`params` and `messages` are the outgoing ones (`gateway.dialects.arguments`)."""
-        return LitellmSending(self, call, found.provider, self._arguments(call, found, params, messages))
+    ) -> LitellmCall:
+        """A prepared call; `params` and `messages` are the outgoing ones."""
+        return LitellmCall(self, call, found.provider, self._arguments(call, found, params, messages))
 
-    def embedding(self, call: Call, found: Resolved, body: Mapping[str, Any]) -> LitellmEmbedding:
-        """A call for vectors; `body` are the input and its parameters."""
+    def embedding(self, call: Call, found: Resolved, body: Mapping[str, Any]) -> LitellmEmbeddingCall:
+        """A prepared embedding call; `body` holds the input and its parameters."""
         arguments = self._arguments(call, found, {}, [])
         chat_only = ("messages", "stream", "_skip_mcp_handler", "allowed_openai_params", call.max_tokens_param)
         for name in chat_only:
             arguments.pop(name, None)
-        return LitellmEmbedding(self, call, found.provider, arguments | dict(body))
+        return LitellmEmbeddingCall(self, call, found.provider, arguments | dict(body))
 
     async def aembedding(self, arguments: Mapping[str, Any]) -> Any:
-        """To be awaited within `recorded`."""
+        """Call `litellm.aembedding`; use within `recorded`."""
         return await self._litellm.aembedding(**arguments)
 
     async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
-        """To be awaited within `recorded`."""
+        """Call `litellm.acompletion`; use within `recorded`."""
         return await self._litellm.acompletion(**arguments)
 
     @contextmanager
     def recorded(self, exchange: Exchange) -> Iterator[None]:
-        """Within, the transport writes into `exchange`, and LiteLLM takes the call for one of its own inner calls:
-        it keeps no logs of those, starts no logging worker and runs no callbacks."""
+        """Record HTTP exchanges of this context in `exchange`.
+
+        LiteLLM treats calls within as internal ones: no logs, no logging worker, no callbacks.
+        """
         mark, inner, handed = EXCHANGE.set(exchange), self._internal_call.set(True), HANDLERS.set(self._handlers)
         try:
             yield
@@ -134,7 +136,7 @@ class LitellmClient:
             HANDLERS.reset(handed)
 
     def known_code(self, error: Exception) -> str:
-        """What LiteLLM made of an error's words, where clients have a code for it."""
+        """The client-visible code of an error that LiteLLM recognised by its message; "" for others."""
         if isinstance(error, self._litellm.ContextWindowExceededError):
             return "context_length_exceeded"
         return "content_filter" if isinstance(error, self._litellm.ContentPolicyViolationError) else ""
@@ -142,7 +144,7 @@ class LitellmClient:
     def _arguments(
         self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        """LiteLLM's keyword arguments."""
+        """Keyword arguments for LiteLLM."""
         assert self._sdk is not None
         assert self._handlers is not None
         model, provider = found.model, found.provider
@@ -152,13 +154,13 @@ class LitellmClient:
         arguments |= {"model": model, "custom_llm_provider": provider, "stream": streamed}
         arguments |= {"max_retries": 0, "num_retries": 0, "caching": False, "no-log": True}
         arguments["drop_params"] = call.drop_params and self._may_drop(call, model, provider)
-        # Callers cannot name MCP servers (gateway.arguments), and the check for them would import their package.
+        # Callers cannot name MCP servers (gateway.dialects.arguments); LiteLLM's check would import the MCP package.
         arguments["_skip_mcp_handler"] = True
         arguments["timeout"] = self._timeout if by_sdk else SDK_TIMEOUT_S
         if call.max_tokens is not None and provider not in UNLIMITED:
             arguments[call.max_tokens_param] = call.max_tokens
             if by_sdk and call.max_tokens_param not in self._known_params(call.base_model or model, provider):
-                # A server of OpenAI's dialect takes it, whatever LiteLLM's list says.
+                # A server of OpenAI's dialect accepts it even if LiteLLM does not list it.
                 arguments["allowed_openai_params"] = [call.max_tokens_param]
         if call.api_base is not None and provider in ("sagemaker", "sagemaker_chat", "sagemaker_nova"):
             suffix = "-response-stream" if streamed and call.api_base.endswith("/invocations") else ""
@@ -177,7 +179,7 @@ class LitellmClient:
         return arguments
 
     def _may_drop(self, call: Call, model: str, provider: str) -> bool:
-        """What must not be dropped in silence: the limit that the reservation rests on, and what shapes the answer."""
+        """False when LiteLLM would drop the token limit of the reservation or parameters that shape the response."""
         known = self._known_params(call.base_model or model, provider)
         needed = {name for name in NEEDED if name in call.params}
         limit = {call.max_tokens_param} if call.max_tokens is not None and provider not in UNLIMITED else set()
@@ -189,7 +191,7 @@ class LitellmClient:
         return frozenset(known or ())
 
     async def _warm_up(self) -> None:
-        """One call of each kind that goes nowhere."""
+        """Make one call of each kind against a mock transport."""
         answer = {"id": "w", "object": "chat.completion", "created": 1, "model": "w", "choices": [_WARM_CHOICE]}
 
         def answered(request: httpx.Request) -> httpx.Response:
@@ -206,7 +208,7 @@ class LitellmClient:
                     await self.acompletion(arguments)
 
 
-class LitellmSending:
+class LitellmCall:
     """One call through `acompletion`."""
 
     def __init__(self, lane: LitellmClient, call: Call, provider: str, arguments: Mapping[str, Any]) -> None:
@@ -216,10 +218,12 @@ class LitellmSending:
         self._arguments = arguments
 
     async def whole(self, exchange: Exchange) -> Any:
+        """Make the call; returns LiteLLM's response object."""
         with self._lane.recorded(exchange):
             return await self._lane.acompletion(self._arguments)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
+        """Start the call as a stream, or as one complete response where LiteLLM cannot stream."""
         with self._lane.recorded(exchange):
             response = await self._lane.acompletion(self._arguments)
             if not self._arguments["stream"]:
@@ -232,12 +236,12 @@ class LitellmSending:
             return _RecordedSource(source, self._lane, exchange)
 
     def is_native(self, exchange: Exchange) -> bool:
-        """LiteLLM emulates schemas with tools for some providers, and must undo that itself."""
+        """False also where LiteLLM emulates schemas with tools, which only LiteLLM can reverse."""
         emulated = "response_format" in self._call.params and self._provider not in _OWN_SCHEMAS
         return exchange.speaks_openai and self._provider not in _TRANSLATED and not emulated
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
-        """What happened, from the wire first and from LiteLLM's exception where the wire says nothing."""
+        """The fault of a failed call, from the exchange, else from LiteLLM's exception."""
         if isinstance(error, UpstreamFault):
             return error
         code = self._lane.known_code(error)
@@ -249,21 +253,22 @@ class LitellmSending:
         status = getattr(error, "status_code", 0)
         status = status if isinstance(status, int) else 0
         if exchange.attempts == 0 and (status == 400 or code):
-            return CallRefused("the model's provider does not take this request", status=400, code=code)
+            return CallRefused("the model's provider does not accept this request", status=400, code=code)
         _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
 
 
-class LitellmEmbedding(LitellmSending):
+class LitellmEmbeddingCall(LitellmCall):
     """One call through `aembedding`."""
 
     async def whole(self, exchange: Exchange) -> Any:
+        """Make the call; returns LiteLLM's embedding response."""
         with self._lane.recorded(exchange):
             return await self._lane.aembedding(self._arguments)
 
 
 class _RecordedSource:
-    """Reads chunks as a part of the call: LiteLLM's code may ask for more than the stream it holds."""
+    """Reads chunks within the recorded context: LiteLLM's code may make further requests."""
 
     def __init__(self, inner: ChunkSource, lane: LitellmClient, exchange: Exchange) -> None:
         self._inner = inner
@@ -287,11 +292,11 @@ def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def import_litellm() -> Any:
-    """Import LiteLLM (seconds) in the environment it is to be kept in."""
+    """Import LiteLLM (takes seconds), without its logging and telemetry."""
     for name, value in LITELLM_ENVIRONMENT.items():
         os.environ[name] = value
     with warnings.catch_warnings():
-        # About its own types, when they are built: here rather than in the middle of the first call.
+        # LiteLLM warns when it builds its own types: do it here instead of during the first call.
         warnings.simplefilter("ignore")
         litellm: Any = importlib.import_module("litellm")
         for answer in (litellm.ModelResponse, litellm.types.utils.ModelResponseStream):
@@ -299,9 +304,9 @@ def import_litellm() -> Any:
     litellm.in_memory_llm_clients_cache = handler_cache()
     litellm.module_level_aclient = CurrentHandler("waiting")
     litellm.module_level_client = CurrentHandler("blocking")
-    # What a call costs is the ledger's to say. LiteLLM's own price takes a quarter of its time, and nobody reads it.
+    # The ledger computes costs. LiteLLM's own computation takes a quarter of its time and is not used.
     importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging.response_cost_calculator = _no_price
-    # Beside tool calls or reasoning a content may be null, and some servers demand the field.
+    # With tool calls or reasoning the content may be null, and some servers require the field.
     messages: Any = importlib.import_module("litellm.utils")
     messages.cleanup_none_field_in_message = _without_null
     litellm.disable_hf_tokenizer_download = True
@@ -310,7 +315,7 @@ def import_litellm() -> Any:
     litellm.drop_params = False
     litellm.num_retries = 0
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        # Its messages repeat provider answers, which may repeat keys.
+        # Its messages repeat provider responses, which may contain keys.
         logging.getLogger(name).disabled = True
     for name in ("httpx", "openai", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

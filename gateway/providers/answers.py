@@ -1,8 +1,8 @@
-"""Streamed answers: an iterator of chunks that ends normally only when the provider really ended.
+"""Streamed responses: chunk iterators that end normally only if the provider's stream did.
 
-Where the provider speaks OpenAI's dialect the chunks are read off the wire (`wire_source.WireSource`): LiteLLM's
-wrapper takes a millisecond and more per chunk, knows one choice only, and invents a `stop` for a stream that was cut.
-The others go through that wrapper (`LitellmSource`) with the truth taken from below it.
+For providers of OpenAI's dialect, chunks are read from the HTTP response (`wire_source.WireSource`): LiteLLM's wrapper
+takes at least a millisecond per chunk, supports only one choice, and invents a `stop` for a stream that was cut off.
+Other providers go through that wrapper (`LitellmSource`), with finish and usage read from the stream below it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ FaultOf = Callable[[Exchange, Exception], UpstreamFault]
 
 
 class UpstreamStream:
-    """The chunks of one answer, as dicts in OpenAI's shape; what the provider reported as used comes once, last, in a
-    chunk with empty `choices`.
+    """The chunks of one response as dicts in OpenAI's format.
 
-    Ends normally only when the provider ended properly, that is, gave a finish reason; everything else raises an
-    UpstreamFault. `aclose` lets go of the provider at once and may be called at any time, any number of times.
+    The reported usage comes once, in a last chunk with empty `choices`. Ends normally only after a finish reason;
+    everything else raises an UpstreamFault. `aclose` releases the connection at once and may be called repeatedly.
     """
 
     def __init__(self, source: ChunkSource, exchange: Exchange) -> None:
@@ -51,8 +50,7 @@ class UpstreamStream:
 
     @property
     def usage(self) -> ReportedUsage:
-        """What the provider reported. Of an answer that was cut, counts from before its last words are only a part; so
-        is an output of nothing from before the words."""
+        """The reported usage; counts sent before the last content are partial."""
         if self._fault_usage is not None:
             return self._fault_usage
         usage = usage_from_openai(self._report)
@@ -70,7 +68,7 @@ class UpstreamStream:
         return self._ahead.pop(0) if self._ahead else await self._fetched()
 
     async def read_ahead(self) -> None:
-        """Wait for the first chunk of the answer, so that a failure before it can still become an HTTP status."""
+        """Wait for the first content chunk, so that an earlier failure can become an HTTP status."""
         while True:
             chunk = await self._fetched()
             self._ahead.append(chunk)
@@ -78,6 +76,7 @@ class UpstreamStream:
                 return
 
     async def aclose(self) -> None:
+        """Release the connection."""
         if self._closed:
             return
         self._closed = True
@@ -101,7 +100,7 @@ class UpstreamStream:
             raise
 
     async def _ended(self) -> dict[str, Any]:
-        """The end of the source: the provider's report as one last chunk, then the end of the stream."""
+        """End of the source: the reported usage as one last chunk, then the end of the stream."""
         if not self._at_end:
             self._at_end = True
             if self.finish_reason is None or self._unfinished:
@@ -114,7 +113,7 @@ class UpstreamStream:
         raise StopAsyncIteration
 
     def _noted(self, chunk: dict[str, Any]) -> bool:
-        """Repair a chunk and take from it what is ours to know; false when that was all of it."""
+        """Repair a chunk and record its finish and usage; False when nothing is left to pass on."""
         choices = self._repair.repair(chunk)
         report = take_usage(chunk)
         model = chunk.get("model")
@@ -144,17 +143,19 @@ class UpstreamStream:
 
 
 class ChunkSource(Protocol):
-    """Where chunks come from: None at the end of the wire."""
+    """A source of chunks."""
 
-    async def next_chunk(self) -> dict[str, Any] | None: ...
+    async def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk, or None at the end. Raises UpstreamFault."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Release the connection."""
 
 
 class LitellmSource:
-    """Providers with another dialect: LiteLLM's chunks, with the truth taken from below its wrapper.
+    """LiteLLM's chunks for other dialects, with the provider's own finish and usage.
 
-    The wrapper invents a final `stop` and a usage when the provider gave none; `_Tap` sees what really came.
+    LiteLLM's wrapper invents a final `stop` and a usage when the provider sent none; `_Tap` records the real ones.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class LitellmSource:
         self._joiner = SurrogateJoiner()
 
     async def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk with content, or None at the end. Raises UpstreamFault."""
         loop = asyncio.get_running_loop()
         try:
             async with Patience(min(loop.time() + self._idle_timeout_s, self._deadline)):
@@ -178,7 +180,7 @@ class LitellmSource:
         except StopAsyncIteration:
             return self._last_usage()
         except TimeoutError:
-            raise TimeoutFault("the provider sent nothing more in time") from None
+            raise TimeoutFault("the provider stopped sending for too long") from None
         except Exception as error:  # noqa: BLE001 - as in Upstream.complete
             raise self._fault(self._exchange, error) from None
         payload: dict[str, Any] = chunk.model_dump(exclude_none=True)
@@ -191,11 +193,11 @@ class LitellmSource:
         return payload if any(_says_something(choice) for choice in payload["choices"]) else await self.next_chunk()
 
     async def aclose(self) -> None:
+        """Release the connection."""
         await self._wrapper.aclose()
 
     async def open(self) -> None:
-        """Before the first chunk: put the tap between LiteLLM's wrapper and the provider's stream, which it may not
-        even have asked for yet."""
+        """Insert the tap below LiteLLM's wrapper, before the first chunk."""
         if self._wrapper.completion_stream is None:
             await self._wrapper.fetch_stream()
         self._tap = self._wrapper.completion_stream = _Tap(self._wrapper.completion_stream)
@@ -206,7 +208,7 @@ class LitellmSource:
         return (said or tapped) and self._exchange.finish_was_sent
 
     def _last_usage(self) -> dict[str, Any] | None:
-        """One closing chunk with what the provider reported, if it did; then the end."""
+        """A closing chunk with the reported usage, if any; then None."""
         if self._usage_given:
             return None
         self._usage_given = True
@@ -215,7 +217,7 @@ class LitellmSource:
 
 
 def _usage_in(tail: bytes) -> dict[str, Any] | None:
-    """The usage at the end of a stream in OpenAI's dialect; LiteLLM drops it in a chunk without choices."""
+    """The usage at the end of a stream in OpenAI's dialect, which LiteLLM drops."""
     for line in reversed(tail.split(b"\n")):
         if line.startswith(b"data:") and b'"usage"' in line:
             try:
@@ -228,7 +230,7 @@ def _usage_in(tail: bytes) -> dict[str, Any] | None:
 
 
 def _is_strict(payload: dict[str, Any]) -> bool:
-    """Whether a chunk can be written as it is."""
+    """Whether a chunk can be serialised unchanged."""
     try:
         orjson.dumps(payload)
     except TypeError:
@@ -237,7 +239,7 @@ def _is_strict(payload: dict[str, Any]) -> bool:
 
 
 class _Tap:
-    """Passes chunks through and remembers the provider's own finish and usage."""
+    """Passes chunks through and records the provider's own finish and usage."""
 
     def __init__(self, inner: Any) -> None:
         self.finished = False
@@ -279,7 +281,7 @@ class _Tap:
 
 
 def _member(value: Any, name: str) -> Any:
-    """LiteLLM's providers give dicts here and objects there."""
+    """A member of a dict or object: LiteLLM's providers return both."""
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
@@ -289,5 +291,5 @@ def _speaks(choices: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _says_something(choice: Mapping[str, Any]) -> bool:
-    """False for the empty chunks that LiteLLM's wrapper adds at the end."""
+    """Whether a choice has content; LiteLLM's wrapper adds empty ones at the end."""
     return bool(choice.get("finish_reason") or choice.get("delta"))

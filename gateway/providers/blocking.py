@@ -1,4 +1,4 @@
-"""The transport under LiteLLM's blocking client, for the few providers whose code waits in a thread."""
+"""HTTP transport of LiteLLM's blocking client, for providers whose code runs in a thread."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from gateway.providers.exchange import (
     AnswerTooLarge,
     Exchange,
     begin,
-    errand,
     kept,
+    kind_of,
     never_sent,
     outgoing,
 )
 
 
 class BlockingTransport(httpx.BaseTransport):
-    """`BoundedTransport` for provider code that blocks its thread: same rules, same record, no kept connections."""
+    """Blocking counterpart of `BoundedTransport`, without persistent connections."""
 
     def __init__(self, inner: httpx.BaseTransport | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._inner = inner or httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
         self._max_answer_bytes = max_answer_bytes
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and record it in the call's exchange."""
         exchange = EXCHANGE.get() or Exchange()
-        # A thread cannot be cancelled: its sockets give up by themselves once the call's time is over.
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), exchange.patience_s)
-        kind = errand(request, exchange)
+        # A thread cannot be cancelled, so its sockets time out with the call.
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), exchange.thread_timeout_s)
+        kind = kind_of(request, exchange)
         if kind == "refused":
-            raise httpx.ConnectError("nothing but the call is asked here", request=request)
+            raise httpx.ConnectError("only the call itself may be sent", request=request)
         if kind == "sent":
             return self._inner.handle_request(outgoing(request, None))
         begin(exchange, request)
@@ -49,11 +50,12 @@ class BlockingTransport(httpx.BaseTransport):
         return httpx.Response(response.status_code, headers=response.headers, stream=body, request=request)
 
     def close(self) -> None:
+        """Close the inner transport."""
         self._inner.close()
 
 
 class _BlockingBody(httpx.SyncByteStream):
-    """Passes the answer on, keeps a copy (of a stream its tail), and stops at the limit."""
+    """Passes the response on, keeps a copy (only the tail of a stream), and stops at the limit."""
 
     def __init__(self, inner: httpx.SyncByteStream, exchange: Exchange, max_bytes: int) -> None:
         self._inner = inner
@@ -66,7 +68,7 @@ class _BlockingBody(httpx.SyncByteStream):
             for piece in self._inner:
                 self._left -= len(piece)
                 if self._left < 0:
-                    raise AnswerTooLarge("expected a smaller answer")
+                    raise AnswerTooLarge("expected a smaller response")
                 kept(self._exchange.body, piece, self._streamed)
                 yield piece
         except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""One attempt at one deployment: what a turn asks of an upstream, and what a lane makes of it."""
+"""One attempt at one deployment: the requested call, and its prepared form."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from gateway.providers.exchange import Exchange
 
 Lane = Literal["thin", "litellm"]
 NO_KEY = "none"
-"""Sent where a deployment has an address but no key, so that no key out of the environment goes to that address."""
+"""Key for a deployment with an address but no key; keeps environment keys from that address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One attempt at one deployment. `timeout_s` bounds a whole answer, `stream_timeout_s` a stream from its request to
-    its end, `idle_timeout_s` the wait between chunks. `params` are the caller's, checked; they are filtered again.
+    """One attempt at one deployment.
+
+    `timeout_s` bounds a complete response, `stream_timeout_s` a stream from request to end, `idle_timeout_s` the wait
+    between chunks. `params` are the caller's validated parameters; they are filtered again.
     """
 
     litellm_model: str
@@ -34,34 +36,37 @@ class Call:
     idle_timeout_s: float = 60.0
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     drop_params: bool = False
-    """Leave out OpenAI parameters that the model's provider does not take, instead of refusing the call."""
+    """Drop OpenAI parameters that the provider does not accept, instead of refusing the call."""
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The operator's own arguments for LiteLLM (api_version, organization, aws_..., vertex_...), never the caller's."""
+    """The operator's arguments for LiteLLM (api_version, aws_..., vertex_...), never the caller's."""
     base_model: str | None = None
-    """The model behind a deployment's own name; LiteLLM shapes parameters by it."""
+    """The model behind a deployment's own name; LiteLLM maps parameters by it."""
     lane: str = "auto"
     """One of `model_list.LANES`."""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """The caller's parameters beyond OpenAI's: each goes to a provider that knows it, or nowhere."""
+    """The caller's parameters beyond OpenAI's: sent only to providers that know them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """The operator's parameters for this deployment: the caller's go before them, but for those in `extra_body`."""
+    """The operator's defaults for this deployment. Callers override them, except those in `extra_body`."""
     allowed_params: frozenset[str] = frozenset()
-    """Parameters that the operator lets callers send to this deployment although nobody knows that it takes them."""
+    """Parameters that the operator allows for this deployment although LiteLLM does not list them."""
     dropped_params: frozenset[str] = frozenset()
-    """Parameters that the operator keeps from this deployment."""
+    """Parameters that the operator blocks for this deployment."""
 
 
 class PreparedCall(Protocol):
-    """A call on its lane, ready to go. Both methods send exactly one request and record it in `exchange`; whatever
-    they raise, `fault` says what it means."""
+    """A call prepared for one of the clients.
+
+    `whole` and `opened` send exactly one request and record it in `exchange`; `fault` interprets what they raise.
+    """
 
     async def whole(self, exchange: Exchange) -> Any:
-        """The whole answer: in the exchange, and returned as LiteLLM translated it where a lane does that."""
+        """Receive a complete response into the exchange; return LiteLLM's translation, if any."""
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
-        """The chunks of a stream; `deadline` in the event loop's time."""
+        """Start a stream; `deadline` is in the event loop's time."""
 
     def is_native(self, exchange: Exchange) -> bool:
-        """Whether the provider's own words are the answer."""
+        """True when the provider's body is the response, without translation."""
 
-    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault: ...
+    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
+        """The fault that an exception of `whole` or `opened` means."""

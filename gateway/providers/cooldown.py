@@ -1,6 +1,6 @@
-"""Which deployments are healthy: a deployment that keeps failing rests for `cooldown_s`.
+"""Health of deployments: one that keeps failing is put into cooldown for `cooldown_s`.
 
-State of one process; each replica finds out for itself, which costs it at most `allowed_fails` calls.
+The state is per process; each replica learns it separately, at a cost of at most `allowed_fails` calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_FAILS = 1000
 
 
 class _Sums(NamedTuple):
-    """Of a deployment's recent calls, added up once per call: every decision asks for every model."""
+    """Sums over a deployment's recent calls, updated once per call; every decision reads them."""
 
     calls: int
     answered: int
@@ -27,7 +27,7 @@ class _Sums(NamedTuple):
 
 
 class Breaker:
-    """Counts failures per deployment and answers which may be tried."""
+    """Circuit breaker: counts failures per deployment."""
 
     def __init__(self, clock: Clock, settings: Callable[[], RouterSettings]) -> None:
         self._clock = clock
@@ -38,9 +38,9 @@ class Breaker:
         self._sums: dict[str, _Sums] = {}
 
     def record(self, deployment_id: str, *, failed: bool, latency_s: float, counts: bool = True) -> None:
-        """Note how a call went. Only faults of the provider count, never a client's bad request.
+        """Record the outcome of a call; only provider faults are failures.
 
-        A failure that does not count is a further one of the same turn: it says nothing new about other turns.
+        `counts=False` marks a further failure of the same turn, which adds no information about other turns.
         """
         recent_calls = self._recent.setdefault(deployment_id, deque(maxlen=RECENT_CALLS))
         recent_calls.append((failed, latency_s))
@@ -60,18 +60,18 @@ class Breaker:
             self._resting_until_s[deployment_id] = now_s + settings.cooldown_s
 
     def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
-        """The deployments not resting; after its rest one is tried again."""
+        """The deployments that are not in cooldown."""
         now_s = self._clock()
         return [d for d in deployments if self._resting_until_s.get(d.deployment_id, 0.0) <= now_s]
 
     def failure_rate(self, deployments: Sequence[Deployment]) -> float:
-        """Share of the recent calls of a model group that failed; 0 when nothing was called yet."""
+        """Failed share of a model group's recent calls; 0 without calls."""
         sums = self._of(deployments)
         calls = sum(each.calls for each in sums)
         return 1.0 - sum(each.answered for each in sums) / calls if calls else 0.0
 
     def latency_s(self, deployments: Sequence[Deployment]) -> float:
-        """Mean latency of the recent successful calls of a model group; 0 when there is none."""
+        """Mean latency of a model group's recent successful calls; 0 without any."""
         sums = self._of(deployments)
         answered = sum(each.answered for each in sums)
         return sum(each.seconds for each in sums) / answered if answered else 0.0
@@ -81,7 +81,7 @@ class Breaker:
 
 
 def pick_deployment(healthy: Sequence[Deployment], uniform: Callable[[], float]) -> Deployment:
-    """Draw one of a load-balanced group in proportion to the weights."""
+    """Draw a deployment of a load-balanced group in proportion to its weight."""
     total = sum(d.weight for d in healthy)
     target = uniform() * total
     for deployment in healthy:

@@ -1,4 +1,4 @@
-"""Compressed answers, unpacked within a limit: nobody asked for them, and some providers compress all the same."""
+"""Bounded decompression of responses: some providers compress although not asked to."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _KINDS = {"gzip": _GZIP_BITS, "x-gzip": _GZIP_BITS, "deflate": zlib.MAX_WBITS}
 
 
 class UnpackingError(ValueError):
-    """A compressed answer is no such thing, or unpacks to more than the limit."""
+    """The compressed response is malformed, or unpacks to more than the limit."""
 
 
 class Decoder(Protocol):
-    """Unpacks an answer piece by piece."""
+    """Unpacks a response piece by piece."""
 
     def unpacked(self, piece: bytes, max_bytes: int) -> bytes:
-        """What `piece` unpacks to, at most `max_bytes`. Raises UnpackingError."""
+        """Unpack `piece` to at most `max_bytes`. Raises UnpackingError."""
 
 
 def decoder_for(content_encoding: str) -> Decoder | None:
-    """None for an answer that is not compressed. Raises UnpackingError for a kind that is not known."""
+    """The decoder of an encoding; None if uncompressed. Raises UnpackingError if unknown."""
     kind = content_encoding.strip().lower()
     if kind in ("", "identity"):
         return None
@@ -46,7 +46,7 @@ class _Inflater:
                 return b""
             piece, self._begun = self._head, True
             if self._bits == zlib.MAX_WBITS and not _has_zlib_head(piece):
-                # "deflate" is used for the bare stream too.
+                # Some servers send a raw deflate stream as "deflate".
                 self._bits = -zlib.MAX_WBITS
                 self._inner = zlib.decompressobj(self._bits)
         made: list[bytes] = []
@@ -55,19 +55,19 @@ class _Inflater:
             try:
                 made.append(self._inner.decompress(piece, max_bytes + 1 - size))
             except zlib.error:
-                raise UnpackingError("expected a compressed answer as its head says") from None
+                raise UnpackingError("expected a compressed response as announced in its header") from None
             size += len(made[-1])
             if size > max_bytes:
-                raise UnpackingError(f"expected an answer that unpacks to at most {max_bytes} bytes")
+                raise UnpackingError(f"expected a response that unpacks to at most {max_bytes} bytes")
             piece = self._inner.unconsumed_tail
             if self._inner.eof:
-                # Several gzip members after each other are one text.
+                # Consecutive gzip members form one text.
                 piece, self._between_members = self._inner.unused_data, True
                 self._inner = zlib.decompressobj(self._bits)
         return b"".join(made)
 
     def _padded(self, piece: bytes) -> bytes:
-        """`piece` without the zeros that may follow a member."""
+        """`piece` without the zero padding that may follow a member."""
         if self._between_members:
             piece = piece.lstrip(b"\0")
             self._between_members = not piece

@@ -1,12 +1,11 @@
-"""The thin lane: LiteLLM's own transforms of a request, with nothing else of LiteLLM around them.
+"""The direct client: LiteLLM's request transforms with our own HTTP.
 
-`litellm.acompletion` spends nine milliseconds of processor time on a call; the part that knows the provider - which
-address, which headers, which names for which parameters - takes a thirtieth of one. For providers that speak OpenAI's
-dialect that part is called here directly, the request goes through our own pool and the answer is read off the wire.
+`litellm.acompletion` takes nine milliseconds of CPU time per call; its provider-specific part (address, headers,
+parameter names) takes 0.03. For providers of OpenAI's dialect that part is called here directly, the request goes
+through our own connection pool, and the response is read as it was sent.
 
-The transforms are importable, but nobody promised them. So they are used only with the version that was read
-(VERIFIED_LITELLM), and only for providers whose rehearsal at the start gave exactly the expected request; and any call
-with something out of the ordinary takes the other lane, which knows what to do.
+The transforms are not a public interface. They are used only with the reviewed version (VERIFIED_LITELLM), and only for
+providers whose rehearsal at the start produced exactly the expected request. Unusual calls go through LiteLLM.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import BrokenFault, UpstreamFault
 from gateway.providers.exchange import USER_AGENT, Exchange, exchange_fault
-from gateway.providers.transport import Connections, ThinRequest, send
+from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.wire_source import WireSource
 
 _log = logging.getLogger("seqroute.lanes")
 
 VERIFIED_LITELLM = "1.106.1"
 PLAIN_PROVIDERS = ("openai", "hosted_vllm", "groq", "openrouter", "together_ai", "xai", "deepseek")
-"""Providers whose request is a plain JSON post and whose answer is OpenAI's own: both lanes send them the same, which
-tests/gateway/providers/test_direct.py compares."""
+"""Providers with plain JSON requests and OpenAI's responses. Both clients send them identical requests
+(tests/gateway/providers/test_direct.py)."""
 
 OPENAI_ADDRESS = "https://api.openai.com/v1"
 _MAX_ROUTES = 512
-# Not compared with a model's list: LiteLLM lets them through, and its transforms take or leave them.
+# Not compared with a model's list: LiteLLM accepts them, and its transforms use or drop them.
 _UNVALIDATED = frozenset({"user", "extra_body"})
 _MODEL = "maker/rehearsal"
 _HELLO: Mapping[str, str] = {"role": "user", "content": "hello"}
@@ -56,7 +55,7 @@ _REHEARSED: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A deployment as LiteLLM sees it: all of a request that does not change from call to call."""
+    """The parts of a deployment's requests that do not change between calls."""
 
     model: str
     provider: str
@@ -68,7 +67,7 @@ class Route:
 
 
 class DirectClient:
-    """Makes requests for the providers that `plain` names. Made after LiteLLM was imported, once per process."""
+    """Prepares calls for the providers in `plain`. Create it once, after importing LiteLLM."""
 
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
@@ -87,7 +86,7 @@ class DirectClient:
             if provider not in self.plain:
                 _log.warning("litellm's transforms for %s are not the known ones: its calls go through it", provider)
 
-    def sending(
+    def prepare(
         self,
         call: Call,
         model: str,
@@ -95,26 +94,25 @@ class DirectClient:
         params: dict[str, Any],
         messages: list[dict[str, Any]],
         connections: Connections,
-    ) -> ThinSending | None:
-        """The call, ready to go, or None when it must go through LiteLLM.
+    ) -> DirectCall | None:
+        """The prepared call, or None when it must go through LiteLLM.
 
-        `params` and `messages` are the outgoing ones (`gateway.dialects.arguments`), for this alone: transforms write
-        into them.
+        `params` and `messages` are the outgoing ones (`gateway.dialects.arguments`); the transforms modify them.
         """
         if provider not in self.plain or ("response_format" in params and provider != "openai"):
-            return None  # some providers are made to answer a schema through a tool, which only LiteLLM can undo
+            return None  # LiteLLM emulates schemas with tools for some providers, which only it can reverse
         try:
             route = self._route(call, model, provider)
             if route is None or not self._takes(route, call, params):
                 return None
-            request = ThinRequest(route.url, route.headers, orjson.dumps(self._body(route, call, params, messages)))
-        except Exception as error:  # noqa: BLE001 - LiteLLM says in its own lane what it does not take
-            _log.debug("a call for %s leaves the thin lane: %s", provider, type(error).__name__)
+            request = DirectRequest(route.url, route.headers, orjson.dumps(self._body(route, call, params, messages)))
+        except Exception as error:  # noqa: BLE001 - LiteLLM reports it when it makes the call
+            _log.debug("a call for %s cannot be made directly: %s", provider, type(error).__name__)
             return None
-        return ThinSending(self, route, call, request, connections)
+        return DirectCall(self, route, call, request, connections)
 
     def known_code(self, route: Route, exchange: Exchange) -> str:
-        """What LiteLLM makes of an error's words, where clients have a code for it."""
+        """The client-visible code of an error that LiteLLM recognises by its message; "" for others."""
         if not 400 <= exchange.status < 500:
             return ""
         said = exchange.body.decode("utf-8", "replace")
@@ -125,12 +123,12 @@ class DirectClient:
             return "context_length_exceeded"
         except self._litellm.ContentPolicyViolationError:
             return "content_filter"
-        except Exception:  # noqa: BLE001 - every other kind is told by the status
+        except Exception:  # noqa: BLE001 - other kinds follow from the status
             return ""
         return ""
 
     def _takes(self, route: Route, call: Call, params: Mapping[str, Any]) -> bool:
-        """Whether the model knows every parameter: what to drop, or to refuse, is for LiteLLM to say."""
+        """Whether the model accepts every parameter; otherwise LiteLLM decides what to drop or refuse."""
         if not (params.keys() - _UNVALIDATED) <= route.params or call.max_tokens_param not in route.params:
             return False
         if "tools" not in params and "reasoning_effort" not in params:
@@ -186,7 +184,7 @@ class DirectClient:
         return self._routes[wanted]
 
     def _new_route(self, call: Call, model: str, provider: str) -> Route | None:
-        """None where LiteLLM itself would do more than its transforms: the operator's options, another API."""
+        """None where LiteLLM would do more than its transforms: operator options, another API."""
         if call.options.keys() - {"organization"}:
             return None
         model, provider, found_key, found_base = self._litellm.get_llm_provider(
@@ -205,8 +203,8 @@ class DirectClient:
             or config.uses_async_transform_request
         ):
             return None
-        told: dict[str, str] = {"custom_llm_provider": provider, "api_base": base}
-        every: dict[str, Any] = {"model": model, "optional_params": {}, "litellm_params": dict(told)}
+        litellm_params: dict[str, str] = {"custom_llm_provider": provider, "api_base": base}
+        every: dict[str, Any] = {"model": model, "optional_params": {}, "litellm_params": dict(litellm_params)}
         headers = config.validate_environment(
             headers=dict(call.extra_headers), messages=[], api_key=key, api_base=base, **every
         )
@@ -218,18 +216,18 @@ class DirectClient:
             url=URL(url),
             headers=_headers(headers, call.options.get("organization")),
             params=frozenset(config.get_supported_openai_params(model)),
-            litellm_params=told,
+            litellm_params=litellm_params,
         )
 
     def _rehearse(self, provider: str) -> bool:
-        """Whether the transforms give what they gave when they were verified."""
+        """Whether the transforms produce the verified request."""
         call = Call(litellm_model=f"{provider}/{_MODEL}", messages=[_HELLO], **_REHEARSAL)
         try:
             route = self._route(call, _MODEL, provider)
             if route is None:
                 return False
             made = self._body(route, call, {"temperature": 0.5}, [dict(_HELLO)])
-        except Exception as error:  # noqa: BLE001 - whatever another version raises, its calls take the other lane
+        except Exception as error:  # noqa: BLE001 - then its calls go through LiteLLM
             _log.warning("litellm's transforms for %s failed: %s", provider, type(error).__name__)
             return False
         addressed = str(route.url) == f"{call.api_base}/chat/completions"
@@ -237,11 +235,11 @@ class DirectClient:
         return addressed and signed and made.items() >= _REHEARSED.items()
 
 
-class ThinSending:
-    """One call on the thin lane."""
+class DirectCall:
+    """One call of the direct client."""
 
     def __init__(
-        self, lane: DirectClient, route: Route, call: Call, request: ThinRequest, connections: Connections
+        self, lane: DirectClient, route: Route, call: Call, request: DirectRequest, connections: Connections
     ) -> None:
         self._lane = lane
         self._route = route
@@ -250,10 +248,12 @@ class ThinSending:
         self._connections = connections
 
     async def whole(self, exchange: Exchange) -> None:
+        """Receive the complete response into the exchange."""
         await (await send(self._connections, self._request, exchange)).read()
         self._check(exchange)
 
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
+        """Start the call as a stream."""
         answer = await send(self._connections, self._request, exchange)
         if not exchange.speaks_openai:
             await answer.read()
@@ -261,18 +261,20 @@ class ThinSending:
         return WireSource(answer, exchange, self._call.idle_timeout_s, deadline)
 
     def is_native(self, exchange: Exchange) -> bool:
+        """True for every successful response."""
         return exchange.speaks_openai
 
     def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
+        """The fault of a failed call, from the exchange."""
         if isinstance(error, UpstreamFault):
             return error
         seen = exchange_fault(exchange)
         if seen is None:
-            _log.error("a call failed on the thin lane: %s", type(error).__name__)
+            _log.error("a direct call failed: %s", type(error).__name__)
         return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
 
     def _check(self, exchange: Exchange) -> None:
-        """Raises UpstreamFault for anything but an answer in OpenAI's dialect."""
+        """Raise UpstreamFault for anything but a response in OpenAI's dialect."""
         if not exchange.speaks_openai:
             seen = exchange_fault(exchange, self._lane.known_code(self._route, exchange))
             raise seen or BrokenFault("the provider's answer was not a chat completion", status=exchange.status)

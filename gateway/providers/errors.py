@@ -1,4 +1,4 @@
-"""What can go wrong with one upstream attempt, in one tree.
+"""Faults of one upstream attempt.
 
     UpstreamFault
     +-- ConnectFault      never reached the provider: refused, DNS, TLS, connect or pool timeout
@@ -7,14 +7,13 @@
     +-- CredentialFault   401, 402, 403: the provider refused *our* key or account
     +-- ThrottledFault    429
     +-- FailedFault       5xx, or an error event instead of an answer
-    +-- TimeoutFault      no answer, or no further chunk, in time
-    +-- BrokenFault       reset, cut short, not JSON, too large, no real end
-        +-- BrokenMidAnswer   an error event after the answer had begun
+    +-- TimeoutFault      no response, or no further chunk, in time
+    +-- BrokenFault       reset, cut off, not JSON, too large, without a proper end
+        +-- BrokenMidAnswer   an error event after the response had started
 
-`dispatched` says whether the provider may have billed, `retryable` whether another attempt may be made without
-paying twice, `on_same_key` whether the key that failed may be tried again. The words of an answer to the client are
-written here; of the provider's own only names and numbers enter them (`gateway.providers.told`), because a text that
-echoes the request's headers would put its own key there.
+`dispatched`: the provider may have billed the call. `retryable`: another attempt cannot pay twice. `on_same_key`: the
+failed key may be tried again. Messages for clients are written here; of the provider's message only identifiers and
+numbers are used (`gateway.providers.reported_error`), because it may echo the request's headers, and so the key.
 """
 
 from __future__ import annotations
@@ -23,21 +22,22 @@ from typing import Self
 
 from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout
-from gateway.providers.told import NOTHING_TOLD, Told
+from gateway.providers.reported_error import NO_REPORT, ReportedError
 
 MAX_RETRY_AFTER_S = 60.0
 
 
 class UpstreamFault(Exception):
-    """Base. `status` is the provider's HTTP status (0: none came), `retry_after_s` its wish, clamped to a minute.
+    """Base class. `status` is the provider's HTTP status, or 0 without a response.
 
-    `code` is what clients know the failure by; `told` what the provider said of it, `address` who could not be reached.
+    `retry_after_s` is clamped to a minute; `code` is for clients, `reported` the provider's error, `address` the host
+    that could not be reached.
     """
 
     dispatched: bool = True
     retryable: bool = False
     usage: ReportedUsage = None
-    """What the provider says that the failed call used."""
+    """Usage that the provider reported for the failed call."""
     on_same_key: bool = True
 
     def __init__(
@@ -49,15 +49,15 @@ class UpstreamFault(Exception):
         dispatched: bool | None = None,
         retryable: bool | None = None,
         code: str = "",
-        told: Told = NOTHING_TOLD,
+        reported: ReportedError = NO_REPORT,
         address: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.retry_after_s = retry_after_s
-        self.code = told.known or code
-        self.told = told
+        self.code = reported.known or code
+        self.reported = reported
         self.address = address
         if dispatched is not None:
             self.dispatched = dispatched
@@ -65,13 +65,13 @@ class UpstreamFault(Exception):
             self.retryable = retryable
 
     def billed(self, usage: ReportedUsage) -> Self:
-        """This fault of a call that used something all the same: it is paid, so it is not made again."""
+        """Add reported usage: the failed call is paid for, so it is not retried."""
         if usage is not None and usage != Usage(0, 0):
             self.usage, self.dispatched, self.retryable = usage, True, False
         return self
 
     def answer(self) -> GatewayError:
-        """The error to give the client when no further attempt is made."""
+        """The error for the client when no further attempt is made."""
         return UpstreamError(self.message, headers=self._retry_headers())
 
     def _retry_headers(self) -> dict[str, str]:
@@ -79,10 +79,14 @@ class UpstreamFault(Exception):
 
 
 class ConnectFault(UpstreamFault):
+    """The provider was not reached."""
+
     dispatched, retryable = False, True
 
 
 class CallRefused(UpstreamFault):
+    """The gateway or LiteLLM refused the call before sending it."""
+
     dispatched, retryable = False, False
 
     def answer(self) -> GatewayError:
@@ -90,6 +94,8 @@ class CallRefused(UpstreamFault):
 
 
 class RejectedFault(UpstreamFault):
+    """The provider refused the request itself."""
+
     dispatched, retryable = False, False
 
     def answer(self) -> GatewayError:
@@ -97,12 +103,14 @@ class RejectedFault(UpstreamFault):
 
 
 class CredentialFault(UpstreamFault):
-    """Retryable on another deployment: its key is another one. To the client it is our fault, not his."""
+    """The provider refused our key or account. Retryable on a deployment with another key."""
 
     dispatched, retryable, on_same_key = False, True, False
 
 
 class ThrottledFault(UpstreamFault):
+    """The provider's rate limit or quota is used up."""
+
     dispatched, retryable = False, True
 
     def answer(self) -> GatewayError:
@@ -114,10 +122,14 @@ class ThrottledFault(UpstreamFault):
 
 
 class FailedFault(UpstreamFault):
+    """The provider failed before it answered."""
+
     dispatched, retryable = False, True
 
 
 class TimeoutFault(UpstreamFault):
+    """The provider did not answer in time; it may still bill the call."""
+
     dispatched, retryable = True, False
 
     def answer(self) -> GatewayError:
@@ -125,61 +137,64 @@ class TimeoutFault(UpstreamFault):
 
 
 class BrokenFault(UpstreamFault):
+    """The response broke off or was unreadable; the provider may bill it."""
+
     dispatched, retryable = True, False
 
 
 class BrokenMidAnswer(BrokenFault):
-    """The provider reported an error in the middle of its answer: the client is told what `meaning` would tell it."""
+    """An error that the provider reported after its response had started."""
 
     def __init__(self, meaning: UpstreamFault) -> None:
         super().__init__("the provider reported an error in the middle of the answer", status=meaning.status)
         self.meaning = meaning
 
     def answer(self) -> GatewayError:
+        """The client's error of `meaning`."""
         return self.meaning.answer()
 
 
 def _rejected(fault: UpstreamFault, status: int) -> GatewayError:
-    """The provider's verdict, under the code that clients act on, where it has one."""
+    """The provider's refusal, with a code that clients handle, if known."""
     if not fault.code:
-        return UpstreamRejected(fault.message, status=status, param=fault.told.param or None)
-    param = fault.told.param or None
+        return UpstreamRejected(fault.message, status=status, param=fault.reported.param or None)
+    param = fault.reported.param or None
     words = {"content_filter": "the provider's content filter refused the request"}.get(fault.code, fault.message)
     if fault.code == "context_length_exceeded":
-        words, param, status = _overflow_words(fault.told), param or "messages", 400
+        words, param, status = _overflow_words(fault.reported), param or "messages", 400
     elif fault.code == "content_filter":
         status = 400
     return UpstreamRejected(words, status=status, code=fault.code, param=param)
 
 
-def _overflow_words(told: Told) -> str:
-    """Worded as OpenAI does: clients that compact their history look for it."""
-    if told.limit_tokens is None:
+def _overflow_words(reported: ReportedError) -> str:
+    """OpenAI's wording, which clients look for to compact their history."""
+    if reported.limit_tokens is None:
         return "the request exceeds the model's maximum context length; shorten the messages or lower max_tokens"
-    needed = "" if told.asked_tokens is None else f", and the request needs {told.asked_tokens} tokens"
+    needed = "" if reported.asked_tokens is None else f", and the request needs {reported.asked_tokens} tokens"
     return (
-        f"This model's maximum context length is {told.limit_tokens} tokens{needed}; "
+        f"This model's maximum context length is {reported.limit_tokens} tokens{needed}; "
         "shorten the messages or lower max_tokens"
     )
 
 
 def fault_from_status(
-    status: int, retry_after_s: float | None = None, code: str = "", told: Told = NOTHING_TOLD
+    status: int, retry_after_s: float | None = None, code: str = "", reported: ReportedError = NO_REPORT
 ) -> UpstreamFault:
-    """The fault for an error status, before any token was sent. `code` is known already, `told` what its body said.
+    """The fault for an error status; `reported` is the error in its body.
 
-    408, 499, 504 and 524 come from middle boxes that gave up on a provider that may be still at work: ambiguous.
+    408, 499, 504 and 524 come from proxies that stopped waiting while the provider may still be working: ambiguous.
     """
-    said = f"the provider answered with status {status}"
+    summary = f"the provider answered with status {status}"
     kind, why = _kind_of(status)
-    if told.overflows and kind not in (CredentialFault, ThrottledFault):
-        kind = RejectedFault  # whatever the status: the next attempt would be as long
-    elif told.known == "content_filter" and (kind is FailedFault or status == 403):
+    if reported.overflows and kind not in (CredentialFault, ThrottledFault):
+        kind = RejectedFault  # for any status: a retry would be equally long
+    elif reported.known == "content_filter" and (kind is FailedFault or status == 403):
         kind = RejectedFault
         why = ": it refused the request"
-    elif told.known == "insufficient_quota" and kind is RejectedFault:
+    elif reported.known == "insufficient_quota" and kind is RejectedFault:
         kind, why = _kind_of(402)
-    fault = kind(f"{said}{why}", status=status, retry_after_s=retry_after_s, code=code, told=told)
+    fault = kind(f"{summary}{why}", status=status, retry_after_s=retry_after_s, code=code, reported=reported)
     if fault.code == "insufficient_quota":
         fault.on_same_key = False
     return fault
@@ -189,7 +204,7 @@ def _kind_of(status: int) -> tuple[type[UpstreamFault], str]:
     if status in (408, 499, 504, 524):
         return TimeoutFault, ": it gave up waiting"
     if status == 402:
-        # Passed on, it would look like the session's budget.
+        # Passed on, a 402 would look like the session's budget.
         return CredentialFault, ": the gateway's account with it is used up"
     if status in (401, 403):
         return CredentialFault, ": it refused the gateway's credentials"

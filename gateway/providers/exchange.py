@@ -1,9 +1,9 @@
-"""What really went over the wire, and the HTTP transport under LiteLLM's clients that records it.
+"""The record of a call's HTTP exchange, and the transport of LiteLLM's clients.
 
-LiteLLM blurs what a bill depends on: it retries behind one's back, reports missing usage as zero and a cut stream as
-`stop`, and turns every failure into one of its own. So each call carries an `Exchange` (through a context variable,
-because no argument survives LiteLLM's layers), and the transport writes into it what happened: one request per call,
-bounded answers. `gateway.providers.transport` writes the same for the calls that do not go through LiteLLM's clients.
+LiteLLM hides what a bill depends on: it retries silently, reports missing usage as zero and a cut stream as `stop`, and
+replaces every failure by one of its own. So each call has an `Exchange`, passed in a context variable because LiteLLM's
+layers pass no argument through. The transport records one request per call and limits the size of its response.
+`gateway.providers.transport` records the same for calls that do not go through LiteLLM's clients.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from gateway.providers.errors import (
     UpstreamFault,
     fault_from_status,
 )
-from gateway.providers.told import told_in
+from gateway.providers.reported_error import report_in
 
 _log = logging.getLogger("seqroute.wire")
 
 MAX_ANSWER_BYTES = 64 * 2**20
-"""The largest answer, whole or streamed, that is read at all."""
+"""The largest response, streamed or not, that is read."""
 
 KEPT_TAIL_BYTES = 32 * 1024
 
@@ -48,68 +48,69 @@ _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
 
 
 class Answer(Protocol):
-    """The body of an answer; its iterator raises httpx.HTTPError when the wire breaks. `begun`: it was asked for."""
+    """A response body; iterating raises httpx.HTTPError when the connection breaks."""
 
     begun: bool
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Release the connection."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """What happened on the wire for one call. `reached` turns true once the request may be in the provider's hands.
+    """The HTTP exchange of one call. `reached`: the provider may have received the request.
 
-    `organization` is the operator's; LiteLLM and the SDK would take one out of the environment.
+    `organization` is the operator's; LiteLLM and the SDK would read one from the environment.
     """
 
     organization: str | None = None
     streaming: bool = False
-    """Whether a stream was asked for: only its tail is kept, of every other answer the whole."""
+    """A stream was requested: only its tail is kept; other responses are kept completely."""
     new_id: NewId = field(default=time_ordered_ids(time.time), repr=False)
     expected_host: bytes = b""
-    """The deployment's own host and port, where it names one."""
-    errands: bool = False
-    """Whether this provider's code may look things up before the call."""
-    patience_s: float = 600.0
-    """How long a thread waits for the provider's next byte."""
+    """The deployment's host and port, if configured."""
+    lookups: bool = False
+    """The provider's code may send look-ups before the call."""
+    thread_timeout_s: float = 600.0
+    """Longest wait of a thread for the provider's next byte."""
     attempts: int = 0
     path: str = ""
     host: bytes = b""
     reused: bool = False
-    """Whether the request went out on a connection that had served another call before."""
+    """The request was sent on a connection that had served an earlier call."""
     reached: bool = False
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-    """A whole answer, or the last KEPT_TAIL_BYTES of a streamed one."""
+    """A complete response, or the last KEPT_TAIL_BYTES of a stream."""
     whole: bool = False
     failure: type[BaseException] | None = None
     answer: Answer | None = None
 
     @property
     def address(self) -> str:
-        """Host and port that the call went to, for the operator."""
+        """Host and port of the call, for the operator."""
         return self.host.decode("ascii", "replace")
 
     @property
     def speaks_openai(self) -> bool:
-        """Whether what came back is a chat completion in OpenAI's own dialect, whole or still to be read."""
+        """The response is a chat completion in OpenAI's dialect, read or not."""
         return 200 <= self.status < 300 and self.path.endswith("/chat/completions")
 
     @property
     def tail_only(self) -> bool:
-        """Whether the copy in `body` is of a stream's end only."""
+        """`body` holds only the tail of a stream."""
         return self.streaming and self.status < 300
 
     @property
     def finish_was_sent(self) -> bool:
-        """Whether a stream of Gemini's dialect said that it finished: LiteLLM says so on every chunk of it."""
+        """A Gemini stream sent a finish reason; LiteLLM reports one on every chunk."""
         return "streamGenerateContent" not in self.path or b'"finishReason"' in self.body
 
     async def close(self) -> None:
-        """Let go of the connection; a half-read answer closes it."""
+        """Release the connection; it is closed if the response was not read completely."""
         if self.answer is not None:
             await self.answer.aclose()
 
@@ -119,13 +120,13 @@ EXCHANGE: ContextVar[Exchange | None] = ContextVar("seqroute_exchange", default=
 
 
 class AnswerTooLarge(httpx.ReadError):
-    pass
+    """The response exceeds its limit, or cannot be unpacked within it."""
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """Sends through `inner` and records into the call's Exchange; a second one within one call is refused.
+    """Sends through `inner` and records in the call's Exchange, one request per call.
 
-    What a provider's code asks beside the call (`errand`) is sent unrecorded, or refused as if nobody listened there.
+    Other requests of a provider's code (`kind_of`) are sent unrecorded, or refused like an unreachable host.
     """
 
     def __init__(
@@ -139,10 +140,11 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         self._fresh = fresh
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and record it in the call's exchange."""
         exchange = EXCHANGE.get() or Exchange()
-        kind = errand(request, exchange)
+        kind = kind_of(request, exchange)
         if kind == "refused":
-            raise httpx.ConnectError("nothing but the call is asked here", request=request)
+            raise httpx.ConnectError("only the call itself may be sent", request=request)
         if kind == "sent":
             return await self._inner.handle_async_request(outgoing(request, None))
         begin(exchange, request)
@@ -183,18 +185,20 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         return await self._fresh.handle_async_request(outgoing(request, exchange.organization))
 
     async def aclose(self) -> None:
+        """Close the inner transport."""
         await self._inner.aclose()
 
 
 class NoSecondTransport(httpx.AsyncBaseTransport):
-    """For the second client that LiteLLM makes to send a failed call again: it sends nothing."""
+    """Transport of the second client that LiteLLM makes for retries: it sends nothing."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Refuse."""
         raise httpx.UnsupportedProtocol("one call may send one request", request=request)
 
 
 class RecordedStream(httpx.AsyncByteStream):
-    """Passes the answer on, keeps a copy (of a stream its tail), and stops at the limit."""
+    """Passes the response on, keeps a copy (only the tail of a stream), and stops at the limit."""
 
     def __init__(
         self, inner: httpx.AsyncByteStream, exchange: Exchange, max_bytes: int, decoder: Decoder | None
@@ -221,33 +225,34 @@ class RecordedStream(httpx.AsyncByteStream):
         self._exchange.whole = True
 
     async def aclose(self) -> None:
+        """Release the connection."""
         await self._inner.aclose()
 
 
 def unpacked(decoder: Decoder | None, piece: bytes, max_bytes: int) -> bytes:
-    """A piece of an answer as it was meant. Raises AnswerTooLarge beyond `max_bytes`."""
+    """A piece of a response, decompressed. Raises AnswerTooLarge beyond `max_bytes`."""
     if decoder is not None:
         try:
             return decoder.unpacked(piece, max_bytes)
         except UnpackingError as error:
             raise AnswerTooLarge(str(error)) from None
     if len(piece) > max_bytes:
-        raise AnswerTooLarge(f"expected an answer of {len(piece) - max_bytes} bytes less")
+        raise AnswerTooLarge(f"expected a response smaller by {len(piece) - max_bytes} bytes")
     return piece
 
 
-def errand(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent", "refused"]:
-    """What a request of a provider's code is.
+def kind_of(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent", "refused"]:
+    """Classify a request of a provider's code.
 
-    `call`: the call itself. `sent`: what it needs beside - a sign-in (a form to another host than the deployment's)
-    before it, the state of a job (from the host that took it) after it, or whatever `errands` allows. `refused`:
-    everything else that LiteLLM looks up on its own account (a model's template on a hub, its size at a local server):
-    nobody configured these hosts, and LiteLLM goes on without.
+    `call`: the call itself. `sent`: a request that the call needs: a sign-in (a form to a host other than the
+    deployment's) before it, the state of a job (from the same host) after it, or what `lookups` allows. `refused`:
+    LiteLLM's own look-ups (a model's template on a hub, its size at a local server), to hosts that are not configured;
+    LiteLLM works without them.
     """
     host = request.url.netloc
     if request.method in ("GET", "HEAD"):
         polled = exchange.reached and host == exchange.host
-        return "sent" if polled or exchange.errands else "refused"
+        return "sent" if polled or exchange.lookups else "refused"
     if request.url.path.endswith("/api/show"):
         return "refused"
     form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
@@ -255,6 +260,7 @@ def errand(request: httpx.Request, exchange: Exchange) -> Literal["call", "sent"
 
 
 def begin(exchange: Exchange, request: httpx.Request) -> None:
+    """Record the start of a call. Raises UnsupportedProtocol for a second request."""
     exchange.attempts += 1
     if exchange.attempts > 1:
         raise httpx.UnsupportedProtocol("one call may send one request", request=request)
@@ -263,14 +269,14 @@ def begin(exchange: Exchange, request: httpx.Request) -> None:
 
 
 def kept(body: bytearray, piece: bytes, streamed: bool) -> None:
-    """Add to the copy of an answer; of a stream only the tail stays."""
+    """Append to the copy of a response; of a stream only the tail is kept."""
     body += piece
     if streamed and len(body) > 2 * KEPT_TAIL_BYTES:
         del body[:-KEPT_TAIL_BYTES]
 
 
 def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
-    """A copy with our headers only: the SDK still looks for its own in the original."""
+    """A copy without the SDK's headers, which the SDK still expects on the original."""
     headers = [(name, value) for name, value in request.headers.items() if not name.startswith(_SDK_HEADERS)]
     outgoing = httpx.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
@@ -280,26 +286,28 @@ def outgoing(request: httpx.Request, organization: str | None) -> httpx.Request:
     if organization is not None:
         outgoing.headers["openai-organization"] = organization
     outgoing.headers["user-agent"] = USER_AGENT
-    # A compressed answer could unpack to a thousand times its size in one step.
+    # A compressed response could unpack to a thousand times its size in one step.
     outgoing.headers["accept-encoding"] = "identity"
     return outgoing
 
 
 def lost_unanswered(error: BaseException | None, exchange: Exchange) -> bool:
-    """Whether a connection that had been kept ended without a byte of an answer: its server had closed it already.
+    """True if a reused connection closed without a byte of a response.
 
-    Such a call was not taken, and may be sent once more, over a connection of its own.
+    Its server had already closed it and did not process the call, which may be sent again over a new connection.
     """
     if not exchange.reused:
         return False
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # else it is the beginning of an answer
+        return isinstance(error.message, str)  # else it is the start of a response
     return isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
 def never_sent(error: Exception) -> bool:
-    """True when the connection itself failed. httpx's ConnectError is not enough: aiohttp's mapping uses it for a
-    reset in mid-request too."""
+    """True if the connection itself failed.
+
+    httpx's ConnectError does not show this: aiohttp's mapping also uses it for a reset during a request.
+    """
     cause = error.__cause__
     return isinstance(
         cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL
@@ -307,27 +315,27 @@ def never_sent(error: Exception) -> bool:
 
 
 def timeout_fault(exchange: Exchange, ours: bool) -> UpstreamFault:
-    """The fault for a wait that was too long, by our own limit (`ours`) or by a socket's."""
+    """The fault of a timeout, of our own limit (`ours`) or of the socket."""
     if not exchange.reached:
         return ConnectFault("the provider could not be reached in time", address=exchange.address)
-    said = "the provider did not answer in time" if ours else "the connection to the provider timed out"
-    return TimeoutFault(said, status=exchange.status)
+    message = "the provider did not answer in time" if ours else "the connection to the provider timed out"
+    return TimeoutFault(message, status=exchange.status)
 
 
 def wire_fault(exchange: Exchange) -> UpstreamFault:
-    """The fault for an answer that broke on its way."""
+    """The fault of a response that broke off."""
     failure = exchange.failure or httpx.ReadError
     if issubclass(failure, httpx.TimeoutException):
         return TimeoutFault("the connection to the provider timed out")
     if issubclass(failure, AnswerTooLarge):
-        return BrokenFault("the provider's answer was too large or compressed")
+        return BrokenFault("the provider's response was too large or compressed")
     return BrokenFault("the connection to the provider broke off")
 
 
 def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
-    """What went wrong, as far as the wire tells; `code` is what LiteLLM made of an error's words. None: nothing."""
+    """The fault that the exchange shows, or None. `code`: as recognised by LiteLLM."""
     if exchange.status >= 400:
-        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, told_in(exchange.body))
+        return fault_from_status(exchange.status, retry_after_s(exchange.headers), code, report_in(exchange.body))
     if exchange.attempts and not exchange.reached:
         return ConnectFault("the provider could not be reached", address=exchange.address)
     if exchange.failure is not None:
@@ -338,22 +346,22 @@ def exchange_fault(exchange: Exchange, code: str = "") -> UpstreamFault | None:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The provider's Retry-After, in seconds or as a date, clamped to [0, MAX_RETRY_AFTER_S]; None if unreadable."""
+    """The provider's Retry-After in seconds, at most MAX_RETRY_AFTER_S; None if unreadable."""
     milliseconds = headers.get("retry-after-ms", "")
     text = headers.get("retry-after", "").strip()[:64]
     try:
-        wish = float(milliseconds) / 1000 if milliseconds else float(text)
+        seconds = float(milliseconds) / 1000 if milliseconds else float(text)
     except ValueError:
         try:
             at = parsedate_to_datetime(text)
         except (ValueError, TypeError, IndexError):
             return None
-        wish = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return min(max(wish, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wish) else None
+        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
 
 async def uninterrupted(*closings: Awaitable[None]) -> None:
-    """Await clean-up to its end, also when this task is being cancelled; the cancellation follows afterwards."""
+    """Await clean-up completely; a cancellation of this task is raised afterwards."""
     task = asyncio.ensure_future(_closed(closings))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -371,5 +379,5 @@ async def _closed(closings: tuple[Awaitable[None], ...]) -> None:
     for closing in closings:
         try:
             await closing
-        except Exception as error:  # noqa: BLE001 - closing what is broken must not hide why it broke
+        except Exception as error:  # noqa: BLE001 - a failing close must not hide the first error
             _log.debug("closing an upstream connection failed: %s", type(error).__name__)

@@ -1,9 +1,8 @@
-"""The HTTP clients that LiteLLM's provider code works with, all on our transport.
+"""HTTP clients for LiteLLM's provider code, all on our transport.
 
-LiteLLM has three ways to its providers: the OpenAI SDK (some seventy providers), the SDK's Azure client, and a handler
-of its own around httpx. Each provider's code takes one kind of client and breaks on the others, so each call is given
-the kind that its branch of `litellm.completion` uses. Code that asks nobody for a client looks for one in LiteLLM's
-cache; there it finds ours as well.
+LiteLLM uses three kinds of clients: the OpenAI SDK (some seventy providers), the SDK's Azure client, and its own
+handler around httpx. Each provider's code accepts only one kind, so each call gets the kind that its branch of
+`litellm.completion` uses. Code that creates its own client looks in LiteLLM's cache first, and finds ours there.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _MAX_CLIENTS = 512
 
 _TEXT_BY_SDK = frozenset({"text-completion-openai", "text-completion-inception"})
 _AZURE_BY_SDK = frozenset({"azure", "azure_text"})
-# `litellm.completion` asks for these by name before it comes to its branch for the OpenAI SDK.
+# `litellm.completion` handles these by name before its branch for the OpenAI SDK.
 _OWN_BRANCH = frozenset(
     {
         "azure_ai", "deepseek", "fireworks_ai", "together_ai", "heroku", "ragflow", "xai", "groq", "bedrock_mantle",
         "a2a", "gigachat", "sap", "aiohttp_openai", "cometapi", "minimax", "hosted_vllm", "edenai", "fal_ai",
     }
 )  # fmt: skip
-# Named in the condition of that branch, beside LiteLLM's own lists.
+# Named in the condition of that branch, in addition to LiteLLM's lists.
 _NAMED_BY_SDK = frozenset(
     {
         "custom_openai", "deepinfra", "perplexity", "nvidia_nim", "cerebras", "baseten", "sambanova", "volcengine",
@@ -46,7 +45,7 @@ _NAMED_BY_SDK = frozenset(
 
 
 LOOKING_UP = frozenset({"sap"})
-"""Providers whose code must ask them where a model is before it can call it."""
+"""Providers whose code must look up a model's address before a call."""
 
 WHOLE_ONLY = frozenset(
     {
@@ -54,13 +53,13 @@ WHOLE_ONLY = frozenset(
         "petals", "sagemaker", "text-completion-inception", "text-completion-openai", "triton",
     }
 )  # fmt: skip
-"""Providers whose streams LiteLLM cannot read, or whose end it makes up: a stream is made of a whole answer."""
+"""Providers whose streams LiteLLM cannot read or whose end it invents: they are asked for complete responses."""
 
 UNLIMITED = frozenset({"fal_ai", "langflow", "langgraph"})
-"""Providers that take no token limit at all: what an answer costs is bounded by nothing but the reservation's guess."""
+"""Providers without a token limit: only the estimate behind the reservation bounds a response's cost."""
 
-# Servers of OpenAI's dialect whose code in LiteLLM does not stream, or is not reached by chat calls.
-# provider -> (address, what the server's paths begin with, variable that LiteLLM takes a key from)
+# Servers of OpenAI's dialect whose LiteLLM code does not stream or is not used for chat calls.
+# provider -> (address, path prefix of the server, environment variable of its key in LiteLLM)
 _SPOKEN_AS_OPENAI: Mapping[str, tuple[str | None, str, str]] = {
     "aiohttp_openai": (OPENAI_ADDRESS, "", "OPENAI_API_KEY"),
     "amazon_nova": ("https://api.nova.amazon.com/v1", "", "AMAZON_NOVA_API_KEY"),
@@ -72,7 +71,7 @@ _SPOKEN_AS_OPENAI: Mapping[str, tuple[str | None, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """What LiteLLM's own code gets when it looks for a client within one of our calls."""
+    """Clients for LiteLLM's own code within a call."""
 
     waiting: Any
     """`AsyncHTTPHandler`, for `await`."""
@@ -85,9 +84,9 @@ HANDLERS: ContextVar[Handlers | None] = ContextVar("seqroute_handlers", default=
 
 
 class CurrentHandler:
-    """Stands in LiteLLM's module for its own handler: ours within a call, and none that sends anything outside one.
+    """Replaces LiteLLM's handler: ours within a call; outside one it refuses to send.
 
-    LiteLLM's book-keeping looks models up at their servers, from the event loop, which would stand still meanwhile.
+    LiteLLM's accounting looks models up at their servers, which would block the event loop.
     """
 
     def __init__(self, kind: Literal["waiting", "blocking"]) -> None:
@@ -104,7 +103,7 @@ class CurrentHandler:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """LiteLLM's own names of a call's model and provider, and what it found where the deployment names none."""
+    """LiteLLM's names of a call's model and provider, with its default key and address."""
 
     model: str
     provider: str
@@ -113,7 +112,7 @@ class Resolved:
 
 
 def spoken_as_openai(call: Call) -> Resolved | None:
-    """The call as one of OpenAI's dialect, where LiteLLM's own code for its provider has no way to do both answers."""
+    """The call in OpenAI's dialect, where LiteLLM's code cannot stream; else None."""
     named, _, model = call.litellm_model.partition("/")
     provider = call.options.get("custom_llm_provider")
     if provider is not None:
@@ -137,7 +136,7 @@ def sdk_providers(litellm: Any) -> frozenset[str]:
 
 
 def handler_cache() -> Any:
-    """LiteLLM's cache of clients, in which every call of ours finds our handlers."""
+    """A cache of clients for LiteLLM in which our calls find our handlers."""
     base: Any = importlib.import_module("litellm.caching.llm_caching_handler").LLMClientCache
 
     class HandlerCache(base):  # type: ignore[misc]  # a class of LiteLLM's, imported late
@@ -162,7 +161,7 @@ class SdkClients:
         self._clients: dict[tuple[str | None, ...], Any] = {}
 
     def kind(self, provider: str) -> ClientKind:
-        """The kind of client that a provider's code in LiteLLM takes."""
+        """The kind of client that a provider's LiteLLM code accepts."""
         if provider in _AZURE_BY_SDK:
             return "azure"
         return "openai" if provider in self._by_sdk else "http"
@@ -178,7 +177,7 @@ class SdkClients:
         return client
 
     def _new_client(self, call: Call, found: Resolved) -> Any:
-        # A key out of the environment never goes to an address that the file names.
+        # A key from the environment is never sent to a configured address.
         keyless = NO_KEY if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY", NO_KEY)
         common = {
             "api_key": call.api_key or keyless,

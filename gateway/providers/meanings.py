@@ -1,6 +1,6 @@
-"""What the names and the words of providers' errors mean: a status, and the code that clients act on.
+"""Classifies the codes and messages of providers' errors: a status, and a code for clients.
 
-Read for their meaning only. None of these words enters an answer, a log or a metric.
+Messages are only classified; no part of them enters a response, a log or a metric.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 CONTEXT, FILTER, QUOTA, MODEL = (
     "context_length_exceeded", "content_filter", "insufficient_quota", "model_not_found",
 )  # fmt: skip
-"""The codes that clients act on."""
+"""Error codes that clients handle."""
 
 Meaning = tuple[int, str]
-"""The status that an error stands for, and its known code, empty where there is none."""
+"""The status that an error means, and its client-visible code or ""."""
 
-# Found in an error's code, type or status; the first that matches holds. Compared without separators.
-_NAMED: tuple[tuple[str, int, str], ...] = (
+# Patterns for an error's code, type or status, compared without separators; the first match applies.
+_BY_NAME: tuple[tuple[str, int, str], ...] = (
     (
         r"contextlength|contextwindow|contextsize|prompttoolong|inputtoolong|maxprompttokens|inputtokensexceeded"
         r"|stringabovemaxlength",
@@ -39,8 +39,8 @@ _NAMED: tuple[tuple[str, int, str], ...] = (
     (r"internal|servererror|apierror", 500, ""),
 )  # fmt: skip
 
-# Found in the sentences of an error whose code and type say less.
-_SAID: tuple[tuple[str, int, str], ...] = (
+# Patterns for the message of an error with an unspecific code and type.
+_BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     (
         r"maximum (?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
         r"|(?:prompt|input|request|conversation) (?:is|was) too long|too long for (?:the |this )?(?:requested )?model"
@@ -74,14 +74,14 @@ _MAX_WORDS = 2_000
 
 
 def of_name(name: str) -> Meaning | None:
-    """What a code, a type or a status by name means."""
+    """The meaning of a code, type or status name."""
     letters = re.sub(r"[^a-z]", "", name[:_MAX_WORDS].lower())
-    return _matched(_NAMED, letters) if letters else None
+    return _matched(_BY_NAME, letters) if letters else None
 
 
 def of_words(words: str) -> Meaning | None:
-    """What a sentence means."""
-    return _matched(_SAID, words[:_MAX_WORDS].lower())
+    """The meaning of an error message."""
+    return _matched(_BY_MESSAGE, words[:_MAX_WORDS].lower())
 
 
 def _matched(table: tuple[tuple[str, int, str], ...], text: str) -> Meaning | None:

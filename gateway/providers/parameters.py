@@ -1,9 +1,9 @@
-"""Which provider knows which parameter, and in which form it takes it.
+"""Request parameters by provider, and their form for each.
 
-OpenAI's own parameters go where LiteLLM says that the model takes them. Those of other servers go to the providers that
-the table below names: beside the others in the JSON body of an API that resembles OpenAI's, as arguments that LiteLLM
-translates elsewhere (Anthropic's `top_k`, Gemini's `generationConfig.topK`, Ollama's `options`). What a deployment does
-not take is left out and told by name.
+OpenAI's parameters are sent to models that accept them according to LiteLLM. Parameters of other servers go to the
+providers in the table below: next to the others in the JSON body of an OpenAI-like API, or as arguments that LiteLLM
+translates (Anthropic's `top_k`, Gemini's `generationConfig.topK`, Ollama's `options`). Parameters that a deployment
+does not accept are dropped and reported by name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
 
-# Servers that run any open model, most of them the operator's own: they take what vLLM, SGLang or llama.cpp take.
+# Servers for any open model, mostly self-hosted; they accept the parameters of vLLM, SGLang or llama.cpp.
 _SERVERS = frozenset(
     {
         "openai_compatible", "custom_openai", "hosted_vllm", "vllm", "lm_studio", "llamafile", "xinference",
         "docker_model_runner", "litellm_proxy", "baseten", "tensormesh", "azure_ai",
     }
 )  # fmt: skip
-# Hosts of open models: their sampling parameters, not their servers' switches.
+# Hosts of open models: sampling parameters, without server options.
 _HOSTS = _SERVERS | {
     "chutes", "deepinfra", "featherless_ai", "fireworks_ai", "friendliai", "hyperbolic", "lambda_ai", "modelscope",
     "nebius", "novita", "nscale", "nvidia_nim", "openrouter", "parasail", "publicai", "sambanova", "synthetic",
@@ -68,9 +68,9 @@ _KNOWN_BY: Mapping[str, frozenset[str]] = {
         _SERVERS | _OLLAMA,
     ),
 }
-"""Parameters that are not named here are those of vLLM, SGLang and llama.cpp: known by _SERVERS."""
+"""Other vendor parameters belong to vLLM, SGLang and llama.cpp, and are known by _SERVERS."""
 
-# OpenAI's parameters that a provider takes although LiteLLM does not list them.
+# OpenAI's parameters that a provider accepts although LiteLLM does not list them.
 _ALSO_KNOWN_BY: Mapping[str, frozenset[str]] = {
     "user": _HOSTS | {"groq", "dashscope"},
     "metadata": _SERVERS,
@@ -82,27 +82,27 @@ _FOR_OPENAI = frozenset(
 _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
-# What shapes the answer is never left out: such a call is refused.
+# Parameters that shape the response are never dropped: such a call is refused.
 NEEDED = frozenset({"tools", "functions", "response_format"})
-# How long and how many answers are is what the money was held for.
+# Parameters that change the length or number of responses beyond the reservation, or the address and key.
 _BARRED = OWN_FIELDS | {
     "api_base", "api_key", "base_url", "best_of", "extra_body", "extra_headers", "fallbacks", "headers",
     "max_new_tokens", "models", "num_predict", "num_return_sequences", "route", "use_beam_search",
 }  # fmt: skip
-# Others have prices of their own, which the catalogue does not know.
+# Other tiers have prices that the catalogue does not contain.
 _STANDARD_TIERS = ("auto", "default")
-_TOLD = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
-MAX_TOLD = 40
+_PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
+MAX_LISTED = 40
 MIN_THINKING_TOKENS = 1024
-"""The least that Anthropic takes as `thinking.budget_tokens`."""
+"""Anthropic's minimum of `thinking.budget_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is called. `supported` are OpenAI's parameters that LiteLLM knows the model to take.
+    """The called provider. `supported`: OpenAI's parameters that the model accepts, by LiteLLM.
 
-    `kind`: LiteLLM's name of the provider, but `openai_compatible` for a server behind OpenAI's path that is not
-    OpenAI's. `in_body`: parameters of its own stand beside the others in the JSON body.
+    `kind`: LiteLLM's name of the provider, or `openai_compatible` for a server with OpenAI's path that is not OpenAI's.
+    `in_body`: its own parameters are in the JSON body next to the others.
     """
 
     kind: str
@@ -112,21 +112,21 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """LiteLLM's arguments for a call's parameters, and the names of the caller's that are not among them."""
+    """LiteLLM's arguments for a call's parameters, and the names of dropped ones of the caller."""
 
     arguments: dict[str, Any]
     dropped: tuple[str, ...]
 
 
 def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> Target:
-    """Who answers a call to `model` of `provider` at `api_base`."""
+    """The target of a call to `model` of `provider` at `api_base`."""
     kind = provider
     if provider == "openai" and not _is_openai(litellm, model, api_base):
         kind = "openai_compatible"
     wire = {"openai", "custom_openai", "azure", "openrouter", "vercel_ai_gateway", *litellm.openai_compatible_providers}
     supported = frozenset(litellm.get_supported_openai_params(model=model, custom_llm_provider=provider) or ())
     if supported >= _FOR_OPENAI and kind not in _TAKES_ALL:
-        # The list is OpenAI's own, taken over for whoever has its path: these parameters nobody else has.
+        # LiteLLM copied OpenAI's own list for a provider with the same path; no other provider has these.
         supported -= _FOR_OPENAI
     elif kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
         supported -= {"temperature"}
@@ -134,7 +134,7 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
 
 
 def _only_default(litellm: Any, model: str, provider: str) -> bool:
-    """Whether LiteLLM lists `temperature` for a model and leaves out all but its default (gpt-5)."""
+    """Whether LiteLLM lists `temperature` for a model but drops all except its default (gpt-5)."""
     mapped = litellm.utils.get_optional_params(
         model=model, custom_llm_provider=provider, drop_params=True, temperature=0.5
     )
@@ -147,18 +147,18 @@ def _is_openai(litellm: Any, model: str, api_base: str | None) -> bool:
 
 
 def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -> Shaped:
-    """The call's parameters in the provider's form. `steering` are LiteLLM's own arguments, which no name of a caller's
-    may become.
+    """The call's parameters in the provider's form.
 
-    Raises CallRefused where the operator wants no parameter left out and the provider does not take one.
+    `steering`: names of LiteLLM's own arguments, which callers cannot set. Raises CallRefused for a parameter that the
+    provider does not accept when the operator forbids dropping.
     """
-    left_out: list[str] = []
+    dropped: list[str] = []
     given = {name: value for name, value in (*call.params.items(), *call.extras.items()) if value is not None}
     defaults = {name: value for name, value in call.defaults.items() if name not in _BARRED and name != "extra_body"}
     wanted = defaults | given
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
-        left_out.append(name)
+        dropped.append(name)
     known = outgoing_params(wanted)
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}
@@ -166,16 +166,16 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         value = known.get(name) if name in _SCHEMA else wanted[name]
         place = _place(name, value, target, call, steering, from_operator=name not in given)
         if value is None or place is None:
-            left_out.append(name)
+            dropped.append(name)
         elif place == "plain":
             plain[name] = value
         else:
             beside[name] = value
-    _fit(plain, beside, call, target, left_out)
+    _fit(plain, beside, call, target, dropped)
     labels = beside.get("metadata", {})
     for name in [name for name in labels if name in steering or name in _BARRED]:
         del labels[name]
-        left_out.append(f"metadata.{name}")
+        dropped.append(f"metadata.{name}")
     if not labels:
         beside.pop("metadata", None)
     fixed = call.defaults.get("extra_body")
@@ -187,16 +187,16 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         arguments = plain | {name: value for name, value in beside.items() if name not in steering}
         listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
         arguments |= {"allowed_openai_params": listed} if listed else {}
-    return Shaped(arguments, tuple(name for name in left_out if name.partition(".")[0] in given))
+    return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
 
 
 def takes_thinking_parts(provider: str) -> bool:
-    """Whether the provider knows Anthropic's thinking blocks among the parts of a message."""
+    """True if the provider accepts Anthropic's thinking blocks in messages."""
     return provider in _CLAUDE or provider == "litellm_proxy"
 
 
 def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a message has such a part."""
+    """True if a message has a thinking block."""
     return any(
         part.get("type") in THINKING_PARTS
         for message in messages
@@ -206,7 +206,7 @@ def has_thinking_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def with_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Put thought signatures that came by Gemini's OpenAI-like API where LiteLLM looks for them on its own one."""
+    """Move thought signatures of Gemini's OpenAI-like API to where LiteLLM expects them."""
     for message in messages:
         for call in message.get("tool_calls") or ():
             extra = call.get("extra_content")
@@ -216,17 +216,17 @@ def with_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
                 call["provider_specific_fields"] = {"thought_signature": signature}
 
 
-def told(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of a caller's as they may stand in a header: plain ones, each once, not too many."""
-    plain = [name if _TOLD.fullmatch(name) else "(unprintable)" for name in names]
+def header_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Parameter names as allowed in a header: printable, unique, at most MAX_LISTED."""
+    plain = [name if _PRINTABLE.fullmatch(name) else "(unprintable)" for name in names]
     unique = list(dict.fromkeys(plain))
-    return tuple([*unique[:MAX_TOLD], "..."] if len(unique) > MAX_TOLD else unique)
+    return tuple([*unique[:MAX_LISTED], "..."] if len(unique) > MAX_LISTED else unique)
 
 
 def _place(
     name: str, value: Any, target: Target, call: Call, steering: frozenset[str], *, from_operator: bool
 ) -> str | None:
-    """Where a parameter goes: among LiteLLM's arguments, beside them in the body, nowhere."""
+    """A parameter's place: "plain" (a LiteLLM argument), "beside" (the body), or None (dropped)."""
     if name == "n":
         return "plain" if "n" in target.supported else None
     if name in _BARRED or (name == "service_tier" and value not in _STANDARD_TIERS):
@@ -242,7 +242,7 @@ def _place(
         if name in NEEDED:
             return "plain"
         if not call.drop_params:
-            raise CallRefused(f"{name}: the model's provider does not take this parameter")
+            raise CallRefused(f"{name}: the model's provider does not accept this parameter")
         return None
     if name in VENDOR_FIELDS:
         if name in target.supported:
@@ -252,14 +252,14 @@ def _place(
 
 
 def _takes_labels(target: Target, call: Call) -> bool:
-    """OpenAI takes labels only of answers that it shall store."""
+    """Whether labels may be sent; OpenAI accepts them only with `store`."""
     if target.kind in ("openai", "azure"):
         return call.params.get("store") is True
     return target.kind in _ALSO_KNOWN_BY["metadata"]
 
 
-def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, left_out: list[str]) -> None:
-    """The forms in which single providers want what others take as it is."""
+def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Target, dropped: list[str]) -> None:
+    """Convert parameters that single providers expect in another form."""
     choice = plain.get("tool_choice")
     if isinstance(choice, Mapping) and "allowed_tools" in choice:
         if target.kind in _KNOWS_ALLOWED_TOOLS:
@@ -271,16 +271,16 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
     response_format = plain.get("response_format")
     if isinstance(response_format, dict) and "schema" in response_format and target.kind not in _HOSTS:
         del response_format["schema"]
-        left_out.append("response_format.schema")
+        dropped.append("response_format.schema")
     for arguments in (plain, beside):
         thinking = arguments.get("thinking")
         most = call.max_tokens
         if isinstance(thinking, dict) and most is not None and thinking.get("budget_tokens", 0) >= most:
-            # The answer was clamped below the thinking that was asked for, which no provider takes.
+            # The response was clamped below the thinking budget, which providers reject.
             thinking["budget_tokens"] = most // 2
             if most // 2 < MIN_THINKING_TOKENS:
                 del arguments["thinking"]
-                left_out.append("thinking")
+                dropped.append("thinking")
     if "enable_thinking" in beside and target.kind in ("hosted_vllm", "vllm"):
         switched = {"enable_thinking": beside["enable_thinking"]}
         beside["chat_template_kwargs"] = switched | beside.get("chat_template_kwargs", {})

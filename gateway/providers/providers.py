@@ -1,8 +1,8 @@
-"""The providers: `Upstream.complete` and `Upstream.open_stream`, each call on the lane that suits it.
+"""All providers: `Upstream.complete`, `Upstream.open_stream` and `Upstream.embed`.
 
-The thin lane (`gateway.providers.direct`) takes what is plain; `litellm.acompletion` (`gateway.providers.acompletion`)
-takes the rest. One call is one request: no retries, no fallbacks, no callbacks, no address or key out of the
-environment of this process or out of the caller's body. Every failure leaves as an UpstreamFault whose words are ours.
+The direct client (`gateway.providers.direct`) makes plain calls, LiteLLM (`gateway.providers.acompletion`) all others.
+One call is one request: no retries, no fallbacks, no callbacks, no address or key from the environment or from the
+caller's body. Every failure is an UpstreamFault with our own message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from gateway.providers.waiting import Patience
 
 __all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
 
-# Providers that fetch a picture by its address themselves and are given it as it is.
+# Providers that fetch images by URL themselves.
 _BY_REFERENCE = frozenset(
     {
         "openai", "custom_openai", "azure", "deepinfra", "fireworks_ai", "groq", "hosted_vllm", "openrouter",
@@ -55,9 +55,9 @@ _log = logging.getLogger("seqroute.upstream")
 
 
 class Upstream:
-    """All providers of this process. `start` imports LiteLLM (seconds), `close` gives every connection back.
+    """All providers of this process. `start` imports LiteLLM, `close` closes all connections.
 
-    `on_call` hears of every call which lane it takes.
+    `on_call` is called with the lane of every call.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Upstream:
         self._steering: frozenset[str] = frozenset()
 
     async def start(self) -> None:
+        """Import LiteLLM (takes seconds) and open the connection pools."""
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(import_litellm)
             self._thin = await asyncio.to_thread(DirectClient, self._litellm)
@@ -89,6 +90,7 @@ class Upstream:
         await self._acompletion.start(self._open)
 
     async def close(self) -> None:
+        """Close all connections; `start` may be called again."""
         if self._acompletion is not None:
             await self._acompletion.close()
         if self._open is not None:
@@ -97,44 +99,44 @@ class Upstream:
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
-        """The lane of each provider that could take the thin one; all others go through LiteLLM."""
+        """The lane of each provider of the direct client; all others go through LiteLLM."""
         plain = self._thin.plain if self._thin is not None else frozenset()
         return {provider: "thin" if provider in plain else "litellm" for provider in PLAIN_PROVIDERS}
 
     async def complete(self, call: Call) -> Reply:
-        """One whole answer. Raises UpstreamFault (and InvalidRequest for content no provider may be sent)."""
-        sending = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
+        """A complete response. Raises UpstreamFault, and InvalidRequest for forbidden content."""
+        prepared = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
         exchange = _exchange(call)
         response, fault = None, None
         try:
             async with Patience(asyncio.get_running_loop().time() + call.timeout_s) as limit:
-                response = await sending.whole(exchange)
+                response = await prepared.whole(exchange)
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' code raises
-            fault = sending.fault(exchange, error)
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises any exception of its providers' code
+            fault = prepared.fault(exchange, error)
         finally:
             if not exchange.whole:
                 await uninterrupted(exchange.close())
-        # Raised out here a fault carries no context: LiteLLM's exceptions repeat what the provider said.
-        if exchange.whole and sending.is_native(exchange):
+        # Raised here, a fault has no context: LiteLLM's exceptions repeat the provider's message.
+        if exchange.whole and prepared.is_native(exchange):
             return await native_reply(exchange)
         if fault is not None:
             raise fault
         return translated_reply(exchange, response)
 
     async def embed(self, call: Call) -> Reply:
-        """The vectors of the inputs in `call.params`. Raises as `complete` does."""
-        sending = _unsent(call, lambda: self._embedding(call))
+        """The vectors of the inputs in `call.params`. Raises like `complete`."""
+        prepared = _unsent(call, lambda: self._embedding(call))
         exchange = _exchange(call)
         response, fault = None, None
         try:
             async with asyncio.timeout(call.timeout_s) as limit:
-                response = await sending.whole(exchange)
+                response = await prepared.whole(exchange)
         except TimeoutError:
             fault = timeout_fault(exchange, limit.expired())
         except Exception as error:  # noqa: BLE001 - as in `complete`
-            fault = sending.fault(exchange, error)
+            fault = prepared.fault(exchange, error)
         finally:
             if not exchange.whole:
                 await uninterrupted(exchange.close())
@@ -143,8 +145,8 @@ class Upstream:
         return embedding_reply(exchange, response, len(call.params["input"]))
 
     async def open_stream(self, call: Call) -> UpstreamStream:
-        """A stream whose first chunk is there already. Raises as `complete` does."""
-        sending = _unsent(call, lambda: self._sending(call if call.stream else replace(call, stream=True)))
+        """A stream whose first chunk has arrived. Raises like `complete`."""
+        prepared = _unsent(call, lambda: self._sending(call if call.stream else replace(call, stream=True)))
         exchange = _exchange(call)
         exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
@@ -153,7 +155,7 @@ class Upstream:
         started = False
         try:
             async with Patience(deadline) as limit:
-                stream = UpstreamStream(await sending.opened(exchange, deadline), exchange)
+                stream = UpstreamStream(await prepared.opened(exchange, deadline), exchange)
                 await stream.read_ahead()
             started = True
         except TimeoutError:
@@ -161,7 +163,7 @@ class Upstream:
         except UpstreamFault as error:
             fault = error
         except Exception as error:  # noqa: BLE001 - as in `complete`
-            fault = sending.fault(exchange, error)
+            fault = prepared.fault(exchange, error)
         finally:
             if not started:
                 await uninterrupted(exchange.close() if stream is None else stream.aclose())
@@ -171,20 +173,20 @@ class Upstream:
         return stream
 
     def _sending(self, call: Call) -> PreparedCall:
-        """The call on its lane. Raises CallRefused where no lane may carry it, InvalidRequest for its content."""
+        """The prepared call. Raises CallRefused, and InvalidRequest for its content."""
         if self._thin is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
         found = self._resolved(call)
         if call.lane != "litellm":
             outgoing = self._outgoing(call, found)
-            sending = self._thin.sending(call, found.model, found.provider, *outgoing, self._open)
-            if sending is not None:
+            prepared = self._thin.prepare(call, found.model, found.provider, *outgoing, self._open)
+            if prepared is not None:
                 self.on_call("thin")
-                return sending
+                return prepared
             if call.lane == "thin":
-                raise CallRefused("the configuration demands the thin lane, which cannot carry this call")
+                raise CallRefused("the configuration requires the direct client, which cannot make this call")
         self.on_call("litellm")
-        return self._acompletion.sending(call, found, *self._outgoing(call, found))
+        return self._acompletion.prepare(call, found, *self._outgoing(call, found))
 
     def _embedding(self, call: Call) -> PreparedCall:
         if self._acompletion is None:
@@ -193,7 +195,7 @@ class Upstream:
         return self._acompletion.embedding(call, self._resolved(call), call.params)
 
     def left_out(self, call: Call) -> tuple[str, ...]:
-        """The names of the caller's parameters that the call's provider is not sent. Raises as `complete` does."""
+        """Names of the caller's parameters that are not sent. Raises like `complete`."""
         return _unsent(call, lambda: self._left_out(call))
 
     def _left_out(self, call: Call) -> tuple[str, ...]:
@@ -203,7 +205,7 @@ class Upstream:
         return (*names, "messages[].content[].thinking") if thinking else names
 
     def _outgoing(self, call: Call, found: Resolved) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Parameters and messages that may leave, as a new copy: a lane writes into them."""
+        """A copy of the outgoing parameters and messages, which the clients modify."""
         messages = outgoing_messages(
             call.messages,
             by_reference=found.provider in _BY_REFERENCE,
@@ -223,7 +225,7 @@ class Upstream:
         return shaped(call, target, self._steering)
 
     def _resolved(self, call: Call) -> Resolved:
-        """LiteLLM's names of model and provider."""
+        """LiteLLM's names of model and provider, cached."""
         wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base, bool(call.api_key))
         known = self._resolutions.get(wanted)
         if known is not None:
@@ -236,9 +238,9 @@ class Upstream:
             model, provider, key, base = self._litellm.get_llm_provider(
                 model=call.litellm_model, custom_llm_provider=named, api_base=call.api_base, api_key=call.api_key
             )
-        except Exception:  # noqa: BLE001 - its text would repeat our arguments
+        except Exception:  # noqa: BLE001 - its message would repeat our arguments
             raise CallRefused("no provider is known for the model") from None
-        # A key that was found for another address than the deployment's is not for it.
+        # A key found for another address must not be sent to the deployment's.
         found = Resolved(model, provider, None if call.api_base or call.api_key else key, base or call.api_base)
         if len(self._resolutions) >= _MAX_PROVIDERS:
             self._resolutions.clear()
@@ -247,7 +249,7 @@ class Upstream:
 
 
 def _unsent(call: Call, work: Callable[[], T]) -> T:
-    """Do what comes before the sending: what fails here has cost nothing."""
+    """Run preparation code, whose failures happen before sending and cost nothing."""
     try:
         return work()
     except (UpstreamFault, GatewayError):
@@ -259,10 +261,10 @@ def _unsent(call: Call, work: Callable[[], T]) -> T:
 
 
 def _exchange(call: Call) -> Exchange:
-    """The record of a call that has not begun."""
+    """The record of a call that has not started."""
     return Exchange(
         organization=call.options.get("organization"),
         expected_host=httpx.URL(call.api_base).netloc if call.api_base else b"",
-        errands=call.litellm_model.partition("/")[0] in LOOKING_UP,
-        patience_s=call.timeout_s,
+        lookups=call.litellm_model.partition("/")[0] in LOOKING_UP,
+        thread_timeout_s=call.timeout_s,
     )

@@ -1,4 +1,4 @@
-"""Whole answers: the provider's own JSON where it speaks OpenAI's dialect, LiteLLM's translation where it does not."""
+"""Complete responses: the provider's JSON in OpenAI's dialect, else LiteLLM's translation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.providers.wire_source import WireSource, document_payloads, form_of
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `body` is the chat completion; `usage` only what the provider itself reported."""
+    """A complete response: the chat completion, and the usage that the provider itself reported."""
 
     body: dict[str, Any]
     usage: ReportedUsage
@@ -28,7 +28,7 @@ class Reply:
 
 
 async def native_reply(exchange: Exchange) -> Reply:
-    """The provider's own JSON, repaired where clients could not read it; an event stream is put together."""
+    """The provider's JSON, repaired for clients; an event stream is assembled."""
     if form_of(exchange.body) == "events":
         return await _assembled(exchange)
     try:
@@ -49,32 +49,32 @@ async def native_reply(exchange: Exchange) -> Reply:
 
 
 def translated_reply(exchange: Exchange, response: Any) -> Reply:
-    """Another dialect, as LiteLLM translated it."""
+    """A response in another dialect, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
     if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
-        # LiteLLM fills in zeros, or an estimate of its own, where the provider reported nothing.
+        # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
         take_usage(body)
     return _reply(exchange, body)
 
 
 def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
-    """The vectors of an embedding model, one for each of its inputs, as LiteLLM translated them."""
+    """The vectors of an embedding model, one per input, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
     report = take_usage(body)
     if report is not None and exchange.whole and not _mentions_usage(bytes(exchange.body)):
-        report = None  # LiteLLM's own guess
+        report = None  # LiteLLM's own estimate
     counted = None if report is None else {**report, "completion_tokens": 0}
     usage = usage_from_openai(counted)
     data = body.get("data")
     if not isinstance(data, list) or len(data) != inputs:
-        raise BrokenFault("the provider's answer has not one vector for each input", status=exchange.status).billed(
+        raise BrokenFault("the provider's response does not have one vector per input", status=exchange.status).billed(
             usage
         )
     return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
 
 
 async def _assembled(exchange: Exchange) -> Reply:
-    """The answer of a provider that streamed though nobody asked for it."""
+    """The response of a provider that streamed although a complete response was requested."""
     source = WireSource(_Received(bytes(exchange.body)), exchange, idle_timeout_s=_NO_WAIT_S, deadline=float("inf"))
     stream = UpstreamStream(source, exchange)
     assembly = Assembly()
@@ -102,11 +102,11 @@ def _reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
 
 
 _NO_WAIT_S = 60.0
-"""Never waited for: all of the answer is there."""
+"""Never reached: the response has already arrived."""
 
 
 class _Received:
-    """An answer that was read already, in one piece."""
+    """A response that was already read, in one piece."""
 
     begun = True
 
@@ -130,7 +130,7 @@ def _mentions_usage(answer: bytes) -> bool:
 
 
 class WholeSource:
-    """A whole answer as a stream: one chunk for each choice, then what the provider reported (`ChunkSource`)."""
+    """A complete response as a `ChunkSource`: one chunk per choice, then the reported usage."""
 
     def __init__(self, reply: Reply) -> None:
         usage = reply.body.get("usage")
@@ -142,9 +142,11 @@ class WholeSource:
             self._chunks.append(_chunk(reply.body, []) | {"usage": usage})
 
     async def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk, or None at the end."""
         return self._chunks.pop(0) if self._chunks else None
 
     async def aclose(self) -> None:
+        """Drop the remaining chunks."""
         self._chunks.clear()
 
 

@@ -1,8 +1,8 @@
-"""Our own HTTP to the providers: one pool of connections, one request per call, bounded answers.
+"""HTTP of the direct client: pooled connections, one request per call, bounded responses.
 
-The thin lane's counterpart of `gateway.providers.exchange.BoundedTransport`: it writes the same `Exchange`, in the same
-words, so that faults, usage and chunks are read from a call no matter who sent it. No cookies, no proxies out of the
-environment, no redirects, no retries; nobody asks for compressed answers, but they are read.
+The counterpart of `gateway.providers.exchange.BoundedTransport`: it records the same `Exchange`, so faults, usage and
+chunks are read alike for both clients. No cookies, no proxies from the environment, no redirects, no retries;
+compressed responses are not requested, but accepted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DNS_CACHE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class ThinRequest:
-    """What goes over the wire: `body` is JSON; `headers` are all headers but the transport's own."""
+class DirectRequest:
+    """A request to send: JSON `body`, and all headers except the transport's own."""
 
     url: URL
     headers: Mapping[str, str] = field(repr=False)
@@ -43,9 +43,9 @@ class ThinRequest:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """The two pools of a process: `kept` connections are used again, `fresh` ones are made for one call each.
+    """Two connection pools: `kept` ones are reused, `fresh` ones serve one call each.
 
-    A call whose kept connection turns out to be closed is sent once more over a fresh one.
+    A call whose kept connection turns out to be closed is sent again over a fresh one.
     """
 
     kept: aiohttp.ClientSession
@@ -53,7 +53,7 @@ class Connections:
 
     @classmethod
     def open(cls, max_connections: int, per_host: int, connect_timeout_s: float) -> Connections:
-        """Make both inside the loop that uses them."""
+        """Create both pools inside the event loop that uses them."""
         kept = aiohttp.TCPConnector(
             limit=max_connections, limit_per_host=per_host, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=DNS_CACHE_S
         )
@@ -63,6 +63,7 @@ class Connections:
         return cls(_session(kept, connect_timeout_s), _session(fresh, connect_timeout_s))
 
     async def close(self) -> None:
+        """Close all connections."""
         await self.kept.close()
         await self.fresh.close()
 
@@ -74,7 +75,7 @@ async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace,
 
 
 def _session(connector: aiohttp.TCPConnector, connect_timeout_s: float) -> aiohttp.ClientSession:
-    """A session that adds nothing of its own to a request."""
+    """A session that adds nothing to a request."""
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
@@ -88,9 +89,9 @@ def _session(connector: aiohttp.TCPConnector, connect_timeout_s: float) -> aioht
 
 
 async def send(
-    connections: Connections, request: ThinRequest, exchange: Exchange, max_bytes: int = MAX_ANSWER_BYTES
+    connections: Connections, request: DirectRequest, exchange: Exchange, max_bytes: int = MAX_ANSWER_BYTES
 ) -> PoolAnswer:
-    """Send, and wait for the answer's head. What happened is in `exchange`, also when this raises httpx.HTTPError."""
+    """Send and wait for the response head, recording in `exchange`. Raises httpx.HTTPError."""
     exchange.attempts += 1
     exchange.path, exchange.host = request.url.path, request.url.authority.rpartition("@")[2].encode("ascii", "replace")
     exchange.reached = True
@@ -121,14 +122,14 @@ async def send(
     return answer
 
 
-async def _posted(session: aiohttp.ClientSession, request: ThinRequest, exchange: Exchange) -> aiohttp.ClientResponse:
+async def _posted(session: aiohttp.ClientSession, request: DirectRequest, exchange: Exchange) -> aiohttp.ClientResponse:
     return await session.post(
         request.url, data=request.body, headers=request.headers, allow_redirects=False, trace_request_ctx=exchange
     )
 
 
 class PoolAnswer:
-    """An answer's body, piece by piece as it comes; the exchange keeps a copy (of a stream its tail)."""
+    """A response body in pieces; the exchange keeps a copy (only the tail of a stream)."""
 
     def __init__(
         self, response: aiohttp.ClientResponse, exchange: Exchange, max_bytes: int, decoder: Decoder | None
@@ -163,17 +164,18 @@ class PoolAnswer:
         return plain
 
     async def read(self) -> None:
-        """The whole of it, into the exchange."""
+        """Read the complete body into the exchange."""
         async for _ in self:
             pass
 
     def close(self) -> None:
-        """Let go of the connection; one with an answer that was not read to its end is closed, which stops it."""
+        """Release the connection; close it if the body was not read completely."""
         if not self._response.content.at_eof():
             self._response.close()
         else:
             self._response.release()
 
     async def aclose(self) -> None:
+        """Like `close`, and let the transport close."""
         self.close()
         await asyncio.sleep(0)  # the transport closes in the loop's next turn

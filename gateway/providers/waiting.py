@@ -1,4 +1,4 @@
-"""Waiting for a provider with a limit that a pause of our own process does not use up."""
+"""Timeouts for providers that a pause of our own process does not use up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from types import TracebackType
 
 GRACE_S = 0.25
-"""How long one reads on after a limit has passed: what waits in the socket is taken before a silence is called one."""
+"""Extra reading time after a limit, for data that already waits in the socket."""
 
 
 class Patience:
-    """`async with Patience(until) as limit:` - like `asyncio.timeout_at`, but it expires only after one more look.
+    """`asyncio.timeout_at` with a grace period: `async with Patience(until) as limit:`.
 
-    After a stop of the process (or of the loop) every timer is overdue at once, while the answer has been waiting in
-    the socket all the time. So the limit, when it passes, is put off for a moment in which the loop reads.
+    After the process (or the loop) was suspended, every timer is overdue while responses already wait in their sockets.
+    So an expired limit is postponed for a moment in which the loop reads.
     """
 
     def __init__(self, until: float | None) -> None:
@@ -22,13 +22,14 @@ class Patience:
         self._timer: asyncio.TimerHandle | None = None
 
     def expired(self) -> bool:
+        """True if this limit, and not an outer cancellation, ended the block."""
         return self._limit.expired()
 
     async def __aenter__(self) -> Patience:
         await self._limit.__aenter__()
         loop = asyncio.get_running_loop()
         if self._until is not None and self._until <= loop.time():
-            self._limit.reschedule(self._until)  # it had its last look: only what lies ready is still taken
+            self._limit.reschedule(self._until)  # no grace period: only data that is ready is read
         elif self._until is not None:
             self._timer = loop.call_at(self._until, self._last_look)
         return self

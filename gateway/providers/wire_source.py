@@ -1,7 +1,7 @@
-"""Streams in OpenAI's dialect, read from the HTTP answer itself: what the provider sent is what one gets.
+"""Streams in OpenAI's dialect, read directly from the HTTP response.
 
-One tolerant reader. Heartbeats in whatever dress are skipped, JSON that is nearly right is read, an answer that came
-whole is given as a stream's chunks, whatever its content type says. What is no answer is a fault with its meaning.
+A tolerant reader: it skips heartbeats of any form, reads slightly malformed JSON, and turns a complete response into
+chunks, whatever its content type. Anything else raises a fault with its meaning.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Form = Literal["unknown", "events", "document"]
 
 
 def form_of(start: bytes | bytearray) -> Form:
-    """How an answer that begins with `start` is written; `unknown` while too little of it is there."""
+    """The format of a response by its start; `unknown` while too little has arrived."""
     begun = bytes(start[:_SNIFFED_BYTES])
     if len(begun) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(begun):
         return "unknown"
@@ -48,7 +48,7 @@ def form_of(start: bytes | bytearray) -> Form:
 
 
 def document_payloads(data: bytes | bytearray) -> list[Any]:
-    """The JSON values of an answer that is no event stream: one, or one a line. Raises ValueError."""
+    """JSON values of a response without events: one, or one per line. Raises ValueError."""
     try:
         return [read_json(data)]
     except ValueError:
@@ -59,7 +59,7 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
 
 
 class WireSource:
-    """Chunks as objects, each with its `choices` as a list; errors inside the answer are raised."""
+    """Reads chunks as dicts; raises errors inside the response as faults."""
 
     def __init__(self, answer: Answer, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         self._pieces = aiter(answer)
@@ -78,6 +78,7 @@ class WireSource:
         self._alone = False
 
     async def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk, or None at the end. Raises UpstreamFault."""
         while True:
             if self._chunks:
                 return self._chunks.popleft()
@@ -93,10 +94,11 @@ class WireSource:
             await self._read()
 
     async def aclose(self) -> None:
+        """Release the connection."""
         await self._answer.aclose()
 
     async def _read(self) -> None:
-        """Read until a whole line came: a single byte now and then is no sign of life."""
+        """Read until a complete line arrives; single bytes do not reset the idle timeout."""
         loop = asyncio.get_running_loop()
         lines = self._reader.lines
         quiet_until = min(loop.time() + self._idle_timeout_s, self._deadline)
@@ -111,7 +113,7 @@ class WireSource:
                         return
                     self._feed(piece)
         except TimeoutError:
-            raise TimeoutFault("the provider sent nothing more in time") from None
+            raise TimeoutFault("the provider stopped sending for too long") from None
         except EventTooLarge:
             raise BrokenFault("the provider sent an event too large to read") from None
         except (httpx.HTTPError, httpx.StreamError):
@@ -141,7 +143,7 @@ class WireSource:
             self._take_payload(payload, b"")
 
     def _take(self, event: Event) -> None:
-        """Turn an event into chunks; none for a sign of life."""
+        """Turn an event into chunks; none for a heartbeat."""
         data = event.data
         try:
             payload = orjson.loads(data)
@@ -156,7 +158,7 @@ class WireSource:
         self._take_payload(payload, event.name)
 
     def _read_loosely(self, event: Event) -> Iterator[Any]:
-        """The values of an event that is no strict JSON."""
+        """The values of an event that is not strict JSON."""
         try:
             yield read_loosely(event.data)
             return
@@ -215,7 +217,7 @@ class WireSource:
         self._chunks += chunks_of(body)
 
     def _check(self, payload: dict[str, Any], name: bytes) -> None:
-        """Raises what an error inside the answer means: before any answer as good as a status, later a broken one."""
+        """Raise the fault of an error in the payload; after the first content it is a BrokenMidAnswer."""
         fault = fault_in(payload, self._exchange.headers, named_error=name == b"error", alone=self._alone)
         if fault is None and name != b"error":
             return

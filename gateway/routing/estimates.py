@@ -1,8 +1,8 @@
-"""What each model would cost at this turn: the hold to reserve, the clamp that makes it true, and cost quantiles.
+"""Estimates of each model for one turn: hold, token limit, cost quantiles.
 
-A hold is the worst case of a call whose `max_tokens` is clamped to it, so it binds without starving the session's
-parallel turns: it covers what the client asked for when that is small, and otherwise what the answer will likely need
-or a share of what is left, whichever is more (BerriAI/litellm#27509, #38647 show what a 16k worst case does).
+A hold is the worst-case cost of a call whose `max_tokens` is clamped to it. To leave money for parallel turns, it
+covers the client's own limit if that is small, else the likely length of the response or a share of what is left,
+whichever is more (BerriAI/litellm#27509, #38647 show the effect of a 16k worst case).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from gateway.routing.session import SessionMemory, warm_tokens
 from policy.mdp import COST_LEVELS, CandidateView
 
 LEAST_OUTPUT_TOKENS = 16
-"""A clamp below this would buy no answer at all; the turn counts as unaffordable instead."""
+"""Below this limit a response is useless, so the model counts as unaffordable."""
 LEAST_LIKELY_TOKENS = 256
 _LIKELY = COST_LEVELS.index(0.98)
 HOLD_SHARE = 4
-"""A turn alone may hold a quarter of what is left without asking how long the answer will likely be."""
+"""A turn without concurrent ones may hold a quarter of what is left, however long the response."""
 CONTENDED_HOLD_SHARE = 16
-"""Beside others it may hold so much less: turns that come together have all read the same balance, and four quarters
-of it would leave the fifth nothing. Of a larger crowd each holds half of its part."""
+"""Share with concurrent turns, which have all read the same balance: four quarters would leave nothing for a fifth.
+With more concurrent turns each holds half of an equal part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One model at this turn. `max_tokens` is what the provider is told; `clamped`: that is less than was asked."""
+    """One model for this turn. `clamped`: `max_tokens` is lower than requested."""
 
     option: Eligibility
     view: CandidateView
@@ -42,9 +42,9 @@ class Estimate:
     max_tokens: int
     clamped: bool
     prompt_nanousd: int
-    """Cost of the prompt alone: what an aborted call is charged at least."""
+    """Cost of the prompt alone: the least charge of an aborted call."""
     likely_nanousd: int
-    """Cost with the median answer: what the sweeper posts when a call without a stream dies."""
+    """Cost with the median response: the sweeper's posting when a non-streamed call dies."""
 
 
 def estimate(
@@ -63,11 +63,11 @@ def estimate(
     patient: bool = False,
     company: int = 1,
 ) -> Estimate:
-    """Estimate the cost of one candidate under the balances of this moment.
+    """Estimate cost and hold of one candidate under the current balances.
 
-    `contended`: turns under way hold money of the same session or tenant, which comes back. `patient`: this turn can
-    wait for it, so it is offered no model that could not answer at its likely length. `company`: so many turns of the
-    session are asking right now, this one included.
+    `contended`: concurrent turns hold money of the same session or tenant. `patient`: this turn can wait for that
+    money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
+    session that are being started, including this one.
     """
     model = option.model
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
@@ -115,7 +115,7 @@ def estimate(
 
 
 def available(balances: Sequence[int]) -> int:
-    """What a turn can spend: the least of what session, tenant and key have left, never below zero."""
+    """The amount that a turn can spend: the least of the balances, never below zero."""
     return max(0, min(balances))
 
 
@@ -131,7 +131,7 @@ def _hold(
     patient: bool,
     company: int,
 ) -> tuple[int, int]:
-    """(max_tokens, hold). The hold exceeds what is available when the turn is unaffordable on this model."""
+    """(max_tokens, hold); the hold exceeds the available amount when the model is unaffordable."""
     bounds = cost.CostBounds(
         option.model.prices, prompt_tokens_bound, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
     )
@@ -151,7 +151,7 @@ def _hold(
         least = likely if patient else min(likely, LEAST_LIKELY_TOKENS)
     tokens = affordable(available_nanousd)
     if contended:
-        # The rest of a session is not for the first of its parallel turns alone: each takes half of what is left.
+        # Parallel turns share the rest of a session: each takes half of what is left.
         tokens = max(affordable(available_nanousd // 2), min(tokens, least))
     if over_budget == "refuse" or tokens < least:
         return 0, worst(least if over_budget == "degrade" else likely)
@@ -159,7 +159,7 @@ def _hold(
 
 
 def _linear_cost(option: Eligibility, prompt_tokens: int, warm: int) -> tuple[float, float]:
-    """(femto-USD of the prompt with its warm part at the cached price, femto-USD of one output token)."""
+    """(femto-USD of the prompt with its cached part at the cached price, femto-USD per output token)."""
     rates = option.model.prices.at(prompt_tokens)
     prompt = (prompt_tokens - warm) * rates.input_femtousd + warm * rates.cached_input_femtousd + rates.request_femtousd
     return float(prompt), float(rates.output_femtousd)

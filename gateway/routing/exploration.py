@@ -1,8 +1,8 @@
-"""What exploring may cost a day: counted as expected at every decision, shared by all replicas, ended when used up.
+"""The daily budget of exploration, charged by expected cost and shared by all replicas.
 
-A turn is charged what its probabilities cost on average, not what its draw happened to cost: many turns pay the same
-either way, and no lucky draw buys more exploring. Each process adds what its turns cost to the day's row about once a
-second and reads the total of all; between two looks every process may add to it what a second of its turns costs.
+A turn is charged the expected cost of its probabilities, not the cost of its draw: over many turns both are equal, and
+lucky draws do not extend the budget. About once a second each process adds its turns to the day's row and reads the
+total, so the limit holds to within a second of every process's turns.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ _ADD = text(
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What exploring was expected to cost: nano-USD beyond the best choices, and quality points given up."""
+    """Expected cost of exploration: nano-USD beyond the best choices, and lost quality."""
 
     extra_nanousd: int = 0
     quality: float = 0.0
 
     def plus(self, other: Spent) -> Spent:
+        """The sum of both."""
         return Spent(self.extra_nanousd + other.extra_nanousd, self.quality + other.quality)
 
 
 class ExplorationBudget:
-    """Counts the expected cost of exploring by day (UTC), and says whether a turn may explore.
+    """Counts the expected cost of exploration by day (UTC), against a limit.
 
-    `limit_nanousd()` is the setting in force; 0 never explores.
+    `limit_nanousd()` returns the current setting; 0 disables exploration.
     """
 
     def __init__(self, limit_nanousd: Callable[[], int], clock: Clock) -> None:
@@ -56,17 +57,17 @@ class ExplorationBudget:
 
     @property
     def today(self) -> Spent:
-        """Of this day: what all replicas had written at the last look, and what this one has not written yet."""
+        """Today's cost: the total of all replicas at the last read, plus this one's unwritten part."""
         day = self._today()
         known = self._known if day == self._day else Spent()
         return known.plus(self._unwritten.get(day, Spent()))
 
     def allows(self) -> bool:
-        """Whether the day has anything left."""
+        """True while today's budget is not used up."""
         return self.today.extra_nanousd < self._limit_nanousd()
 
     def charge(self, observation: Observation, decision: Decision) -> Price:
-        """Count one decision that is executed; returns what it was expected to cost."""
+        """Charge an executed decision; returns its expected cost."""
         paid = price_of(observation, decision)
         if paid.extra_usd > 0.0 or paid.quality > 0.0:
             day = self._today()
@@ -75,7 +76,7 @@ class ExplorationBudget:
         return paid
 
     async def share(self, database: Database) -> None:
-        """Write what is unwritten and read the day's total. Raises LedgerUnavailable; nothing is lost then."""
+        """Write the unwritten part, read the day's total. Raises LedgerUnavailable."""
         day, taken = self._today(), self._unwritten
         self._unwritten = {}
         try:
@@ -97,14 +98,14 @@ class ExplorationBudget:
 
 
 def price_of(observation: Observation, decision: Decision) -> Price:
-    """The expected cost of the chance in this decision; nothing where it left none to chance."""
+    """The expected cost of a decision's exploration; zero for a deterministic one."""
     if np.count_nonzero(decision.probabilities) < 2:
         return Price(0.0, 0.0)
     return price(decision.probabilities, observation.means_usd, decision.quality)
 
 
 def spent_on(connection: Connection, day: str) -> Spent:
-    """What the day's row says; nothing without one."""
+    """The cost in the day's row, zero without one."""
     row = connection.execute(
         select(exploration_days.c.extra_nanousd, exploration_days.c.quality_given_up).where(
             exploration_days.c.day == day

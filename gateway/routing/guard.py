@@ -1,8 +1,8 @@
-"""The hard guard: which models may answer this turn at all, and why the others may not.
+"""The guard: the eligible models of a turn, and the reasons that exclude the others.
 
-The policy chooses among what passes here and can never choose anything else: capabilities the request needs, context
-that fits, the tenant's and the key's allow-list, health, and the model that an open tool loop is bound to.
-Affordability is the last condition, added by `gateway.routing.estimates` from the balances of this moment.
+The policy can only choose among eligible models. Conditions are the capabilities that the request needs, the context
+window, the allow-lists of tenant and key, health, and the model of an open tool loop. Affordability, the last
+condition, is added by `gateway.routing.estimates` from the current balances.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, 
 from gateway.providers.cooldown import Breaker
 
 NOT_ALLOWED = "not allowed"
-"""Why a model outside the allow-list of tenant or key is no candidate."""
+"""The reason that excludes a model outside the allow-list of tenant or key."""
 
 TOO_SMALL = "context too small"
 
@@ -26,7 +26,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class RequestedModel:
-    """What the client's `model` means: a pinned model, or any model at a point of the lambda sweep."""
+    """The client's `model`: a pinned model, or any model under a preset of lambda."""
 
     pinned: str | None
     preset: str | None
@@ -34,7 +34,7 @@ class RequestedModel:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """One model of the catalogue and the guard's verdict; `why_not` is empty when it may answer."""
+    """One model of the catalogue and its reason for exclusion, empty if it is eligible."""
 
     model: Model
     healthy: tuple[Deployment, ...]
@@ -42,7 +42,7 @@ class Eligibility:
 
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
-    """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises ModelNotFound for anything else."""
+    """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises ModelNotFound."""
     name = requested
     if name == AUTO:
         return RequestedModel(pinned=None, preset=None)
@@ -67,7 +67,7 @@ def feasible(
     bound_to: str | None,
     prompt_tokens: int,
 ) -> list[Eligibility]:
-    """The verdict on every model, in catalogue order. `bound_to` is the model a tool loop must stay on, if any."""
+    """The eligibility of every model, in catalogue order. `bound_to`: the model of a tool loop."""
     options = []
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
     for model in catalog.of_mode(chat.mode):
@@ -78,7 +78,7 @@ def feasible(
 
 
 def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int, mode: str = "chat") -> None:
-    """Raise the error that says why no model may answer; says nothing when one may."""
+    """Raise the error that explains why no model is eligible, if none is."""
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
@@ -89,12 +89,12 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
         raise _unknown(requested)
     if TOO_SMALL in decisive:
         raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
-    needs = sorted({reason for reason in decisive if reason}) or [f"it is no {mode} model"]
+    needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
 
 
 def _unknown(requested: str) -> GatewayError:
-    """One error for names that nobody has and for those that this key may not use."""
+    """The same error for unknown names and for names that this key may not use."""
     shown = requested if len(requested) <= 128 and requested.isprintable() else "(a name that cannot be shown)"
     return ModelNotFound(
         f'The model "{shown}" does not exist, or this key may not use it: GET /v1/models lists those that it may use, '
@@ -104,7 +104,7 @@ def _unknown(requested: str) -> GatewayError:
 
 
 def _overflow(models: Sequence[Model], prompt_tokens: int) -> GatewayError:
-    """Worded as OpenAI does: clients that compact their history look for it."""
+    """OpenAI's wording, which clients look for to compact their history."""
     widest = max(model.max_input_tokens for model in models)
     return ContextLengthExceeded(
         f"This model's maximum context length is {widest} tokens, and the messages come to {prompt_tokens} tokens; "
@@ -129,7 +129,7 @@ def _why_not(
     missing = chat.capabilities - model.capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))
-    # Each input of an embedding has the whole context for itself; the provider says when one is too long.
+    # Each embedding input has the whole context; the provider reports inputs that are too long.
     if chat.mode == "chat" and prompt_tokens >= model.max_input_tokens:
         return TOO_SMALL
     if not healthy:

@@ -1,4 +1,4 @@
-"""Builds what the policy sees: the text of the turn as numbers, the session so far, one row per candidate."""
+"""Builds the policy's observation: text features, session, one row per candidate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXTS_READ = 3
 
 
 class Observer:
-    """Holds the newest text embeddings, since a conversation sends its older turns again with every new one."""
+    """Caches text embeddings, because conversations resend their older turns every time."""
 
     def __init__(self, cache_size: int = 4096) -> None:
         self._cache_size = cache_size
@@ -40,7 +40,7 @@ class Observer:
         at_ms: int,
         explore: bool = True,
     ) -> Observation:
-        """The observation of one turn. `left_nanousd` is what the turn can spend: session, tenant and key at least."""
+        """The observation of one turn. `left_nanousd`: the amount that the turn can spend."""
         user_texts = [message_text(m) for m in chat.messages if m["role"] == "user"]
         history_chars = sum(len(message_text(m)) for m in chat.messages[:-1])
         session = sessions.view(

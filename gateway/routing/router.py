@@ -1,6 +1,6 @@
-"""Asks a policy, and always gets an answer: the one that serves this session, else the rule, in the same turn.
+"""Selects the policy of a session; if it fails, the rule decides in the same turn.
 
-Which policy serves follows `policy_settings.mode`: `off` the rule; `shadow` the rule, the champion's choice is only
+`policy_settings.mode` selects the policy: `off` the rule; `shadow` the rule, with the champion's choice only
 logged; `canary` the champion on a sticky share of the sessions; `on` the champion everywhere. A policy staged as
 canary or shadow is on trial beside the champion.
 """
@@ -23,17 +23,19 @@ from policy.rules import LAMBDA_PRESETS, Cheapest
 
 POLICY_FAULT = "policy-fault"
 RULE_PREFIX = "rule:"
-"""Of the ids of built-in policies; a published one has none of its characters (policy/checkpoint.py)."""
+"""Prefix of built-in policies' ids; ids of published ones contain no colon (policy/checkpoint.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
+    """A decision, and the logged choice of another policy."""
+
     decision: Decision
     shadow: Shadow | None
 
 
 class Router:
-    """Picks the policy for a session and makes its fault harmless. `lineup` gives the policies of this moment."""
+    """Picks the policy of a session and contains its faults."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Router:
         self._guarded: dict[str, tuple[Policy, float, WithFallback]] = {}
 
     def lambda_per_usd(self, wish: RequestedModel, asked_per_usd: float | None) -> float:
-        """What a dollar must buy at this turn: the header's, else the preset's, else the default."""
+        """Lambda of this turn: from the header, else the preset, else the default."""
         if asked_per_usd is not None:
             return asked_per_usd
         if wish.preset is not None:
@@ -60,13 +62,13 @@ class Router:
         return self._settings().default_lambda
 
     def presets(self) -> Mapping[str, float]:
-        """A published policy's own, calibrated on its log; while a rule is champion what the configuration names."""
+        """The champion's calibrated presets; while a rule is champion, those of the configuration."""
         champion = self._lineup().champion
         rule = champion.reference.policy_id.startswith(RULE_PREFIX)
         return {**LAMBDA_PRESETS, **(self._settings().lambda_presets if rule else champion.lambda_presets)}
 
     def decide(self, observation: Observation, uniform: float, wish: RequestedModel, session_key: str) -> Routed:
-        """One decision. Never raises for a policy's sake; at least one candidate must be feasible."""
+        """One decision. Policy faults never raise; at least one candidate must be feasible."""
         if wish.pinned is not None:
             return Routed(forced(observation, "pinned"), None)
         if observation.mask.sum() == 1:
@@ -76,14 +78,14 @@ class Router:
         decision = self._decided(serving, observation, uniform)
         if decision.reason == POLICY_FAULT:
             self._on_fault()
-            # A canary's faults are its own, though the rule answered: the log says whose turn it was.
+            # Log the failed policy, because a canary's faults count against it although the rule decided.
             return Routed(decision, Shadow(policy_id=serving.policy.policy_id, model=None))
         if reason is not None and decision.reason == "policy":
             decision = replace(decision, reason=reason)
         return Routed(decision, self._shadowed(lineup, serving, observation, uniform))
 
     def _serving(self, lineup: ServingPolicies, session_key: str) -> tuple[LoadedPolicy, str | None]:
-        """The policy of this session, and the reason to log for a plain choice of its, if not `policy`."""
+        """The policy of this session, and the reason to log instead of `policy`, if any."""
         mode = self._settings().mode
         if mode == "off":
             return self._rule, "policy-off"
@@ -99,13 +101,13 @@ class Router:
     def _decided(self, served: LoadedPolicy, observation: Observation, uniform: float) -> Decision:
         try:
             return self._guard(served).decide(observation, uniform)
-        except PolicyFault:  # the rule itself: the cheapest candidate is always there
+        except PolicyFault:  # the rule itself failed; the cheapest candidate always exists
             return forced(observation, POLICY_FAULT)
 
     def _guard(self, served: LoadedPolicy) -> WithFallback:
-        """The policy with the rule behind it; rebuilt for another checkpoint of the name or another deadline."""
+        """The policy with the rule as its fallback; rebuilt for a new checkpoint or deadline."""
         on_rule = served is self._rule
-        # The deadline buys the rule's answer in place of a late one; the rule itself has nobody better behind it.
+        # After the deadline the rule decides; the rule itself has no better fallback.
         deadline_s = math.inf if on_rule else self._settings().decision_deadline_ms / 1000
         known = self._guarded.get(served.policy.policy_id)
         if known is not None and known[0] is served.policy and known[1] == deadline_s:
@@ -120,7 +122,7 @@ class Router:
     def _shadowed(
         self, lineup: ServingPolicies, serving: LoadedPolicy, observation: Observation, uniform: float
     ) -> Shadow | None:
-        """What the policy on trial would have done; its failure is invisible to the turn."""
+        """The choice of the policy on trial; its failure does not affect the turn."""
         trial = lineup.champion if self._settings().mode == "shadow" else lineup.shadow
         if trial is None or trial is serving:
             return None
@@ -131,7 +133,7 @@ class Router:
 
 
 def forced(observation: Observation, reason: str) -> Decision:
-    """The decision when there is nothing to decide: the cheapest feasible candidate with probability one."""
+    """A decision without a choice: the cheapest feasible candidate with probability one."""
     costs = np.array([c.cost_max_usd if c.feasible else np.inf for c in observation.candidates])
     action = int(np.argmin(costs))
     probabilities = np.zeros(len(costs), np.float32)
@@ -150,7 +152,7 @@ def forced(observation: Observation, reason: str) -> Decision:
 
 
 def forced_reason(observation: Observation) -> str:
-    """Why only one candidate was left."""
+    """The reason why only one candidate is feasible."""
     reasons = [c.why_not for c in observation.candidates if not c.feasible]
     if any("tool loop" in reason for reason in reasons):
         return "tool-loop"
@@ -160,13 +162,13 @@ def forced_reason(observation: Observation) -> str:
 
 
 def share(session_key: str) -> float:
-    """A session's fixed place in [0, 1): the same on every replica, so that a canary's sessions stay with it."""
+    """A session's fixed position in [0, 1), the same on every replica, for canary assignment."""
     return int.from_bytes(hashlib.sha256(session_key.encode()).digest()[:8], "big") / 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a policy that does not serve would have done; None: it should have served, and could not."""
+    """The choice of a policy that did not decide; None if it should have and failed."""
 
     policy_id: str
     model: str | None

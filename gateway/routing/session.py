@@ -1,6 +1,6 @@
-"""Which session a turn belongs to, and what the session remembers between turns.
+"""The session of a turn, and the session's memory between turns.
 
-The id comes from our header, else from an alias another gateway or a coding agent sends, else from the body, else from
+The id comes from our header, else from a header of another gateway or coding agent, else from the body, else from
 a fingerprint of how the conversation opens. It is always scoped to the tenant, so two tenants never meet in one.
 """
 
@@ -39,12 +39,12 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-grok-conv-id",
 )
 PROMPT_CACHE_S = 300.0
-"""Providers drop a prompt cache about five minutes after its last use."""
+"""Lifetime of providers' prompt caches after their last use, about five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """How a turn names its session; a fingerprint stands for the newest conversation that opened alike."""
+    """A turn's session id; a fingerprint denotes the newest conversation with the same opening."""
 
     session_id: str
     fingerprint: bool = False
@@ -52,7 +52,7 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class WarmPrefix:
-    """What a model's provider has cached of this conversation: its first `messages` messages, `tokens` long."""
+    """The cached prefix of a conversation at a model's provider: messages and tokens."""
 
     messages: int
     digest: str
@@ -62,7 +62,7 @@ class WarmPrefix:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A turn that `model` answered: the digest of its `messages` messages."""
+    """A turn that `model` answered, with the digest of its messages."""
 
     messages: int
     digest: str
@@ -71,25 +71,25 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class SessionMemory:
-    """What the next turn's observation needs; stored as JSON beside the session's balance."""
+    """Data for the next turn's observation, stored as JSON with the session's balance."""
 
     last_model: str | None = None
     last_at_ms: int | None = None
     last_request: str | None = None
-    """Digest of the last turn's messages: the same again is a regeneration, a signal of a bad answer."""
+    """Digest of the last turn's messages; a repetition is a regeneration, a sign of a bad response."""
     tokens_so_far: int = 0
     failures: int = 0
     regenerations: int = 0
     tool_errors: int = 0
     explores: bool = True
-    """False: the client asked that nothing of this session is left to chance (X-Route-Explore: off)."""
+    """False: the client turned exploration off for this session (X-Route-Explore: off)."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
     answered: tuple[Answered, ...] = ()
-    """The newest turns, oldest first: agents run helpers under one session id, each with a conversation of its own."""
+    """The newest turns, oldest first; agents run several conversations under one session id."""
 
     @classmethod
     def from_json(cls, text: str) -> SessionMemory:
-        """Read what the ledger merged; what a newer version added is left out, so that replicas of both can serve."""
+        """Parse the merged memory, ignoring fields of newer versions that serve at the same time."""
         stored = orjson.loads(text)
         values = {name.name: stored[name.name] for name in fields(cls) if name.name in stored}
         values["warm"] = {model: WarmPrefix(**prefix) for model, prefix in values.get("warm", {}).items()}
@@ -100,7 +100,7 @@ class SessionMemory:
 def identify(
     headers: Mapping[str, str], hint: str | None, opening: bytes, key_id: str, extra_headers: Sequence[str] = ()
 ) -> SessionKey:
-    """The session of a turn; the first match wins. Raises InvalidRequest for a bad value in our own header."""
+    """The session of a turn; the first match wins. Raises InvalidRequest for our own header."""
     own = headers.get(OWN_HEADER)
     if own is not None:
         if not SESSION_ID.fullmatch(own):
@@ -116,19 +116,19 @@ def identify(
 
 
 def is_over(row: SessionRow, idle_timeout_s: float, at_ms: int) -> bool:
-    """Whether a conversation that opens alike is another one: the last was closed, or nothing happened for long."""
+    """True if the session was closed or idle, so the same opening starts a new one."""
     idle = at_ms - row.updated_at_ms > idle_timeout_s * 1000 and row.balance.reserved_nanousd == 0
     return idle or row.state == "closed"
 
 
 def next_of(session_id: str) -> str:
-    """The session after `session_id` under the same fingerprint: two replicas that ask begin the same one."""
+    """The next session id under the same fingerprint, the same on every replica."""
     fingerprint, _, number = session_id.partition(".")
     return f"{fingerprint}.{int(number or 0) + 1:06d}"
 
 
 def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What identifies messages. Cache marks do not count: agents move them to the newest message on every turn."""
+    """Digest of messages, without cache marks, which agents move on every turn."""
     written = orjson.dumps(list(messages))
     if b'"content":[' in written or b'"cache_control"' in written:
         written = orjson.dumps([_without_marks(message) for message in messages])
@@ -136,7 +136,7 @@ def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without `cache_control`, and one plain text as a string: the dialects write it so without a mark."""
+    """A message without `cache_control`; a single plain text becomes a string, as without the mark."""
     made = {name: value for name, value in message.items() if name != "cache_control"}
     content = made.get("content")
     if isinstance(content, list):
@@ -150,7 +150,7 @@ def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int) -> int:
-    """Prompt tokens this model would read from its cache: only an unchanged, recently used prefix counts."""
+    """Prompt tokens in this model's cache: only an unchanged, recently used prefix counts."""
     prefix = memory.warm.get(model)
     if prefix is None or at_ms - prefix.at_ms > PROMPT_CACHE_S * 1000 or prefix.messages > len(messages):
         return 0
@@ -158,7 +158,7 @@ def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[st
 
 
 def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The model that answered the longest beginning of this conversation, else the one of the session's last turn."""
+    """The model that answered the longest prefix of this conversation, else the last model."""
     longest_first = sorted(enumerate(memory.answered), key=lambda placed: (placed[1].messages, placed[0]), reverse=True)
     for _, turn in longest_first:
         if turn.messages < len(messages) and messages_digest(messages[: turn.messages]) == turn.digest:
@@ -178,7 +178,7 @@ def news(
     at_ms: int,
     explores: bool = True,
 ) -> str:
-    """What a turn on `model` adds to its session's memory, as `records.merge_memory` merges it."""
+    """The update of the session's memory after a turn, as `records.merge_memory` merges it."""
     digest = messages_digest(messages)
     added = {
         "tokens_so_far": prompt_tokens + output_tokens,
@@ -187,13 +187,13 @@ def news(
         "tool_errors": int(tool_error),
     }
     warm = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
-    told = {
+    update = {
         "add": added,
         "set": {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores},
         "warm": {} if failed else {model: warm},
         "answered": [] if failed else [Answered(len(messages), digest, model)],
     }
-    return orjson.dumps(told).decode()
+    return orjson.dumps(update).decode()
 
 
 def view(
@@ -211,7 +211,7 @@ def view(
     tool_loop: bool,
     at_ms: int,
 ) -> SessionView:
-    """The session as a policy sees it; the quality arguments sum up the scores that feedback brought so far."""
+    """The policy's view of the session; the quality arguments summarise the feedback so far."""
     return SessionView(
         turn=turn,
         expected_turns=expected_turns,

@@ -1,4 +1,4 @@
-"""A turn as it comes together: the scene before the decision, the choice, and the attempt whose money is held."""
+"""The data of a turn: context before the decision, the decision, and the reserved attempt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.types import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
 from gateway.money import usd_string
-from gateway.providers.parameters import told
+from gateway.providers.parameters import header_names
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.routing.estimates import Estimate, available
@@ -35,9 +35,9 @@ from gateway.turn.headers import TurnHeaders, TurnReport
 from policy.features import expected_cost_usd
 from policy.mdp import Observation
 
-# A key's own budget is the operator's to raise, as its tenant's is; clients know these two codes.
+# The operator raises a key's budget, like its tenant's, so both have the code that clients know.
 Payer = AccountKind | Literal["request"]
-"""What leaves a turn no more money: an account, or the request's own limit (X-Route-Max-USD)."""
+"""The limit that binds a turn: an account, or the request's own maximum (X-Route-Max-USD)."""
 _EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
     "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
     "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
@@ -48,26 +48,26 @@ _EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AvailableFunds:
-    """What a turn can spend now and once everything that others hold came back, and the account that leaves no more."""
+    """The amount that a turn can spend, now and after others' releases; the limiting account."""
 
     left_nanousd: int
     account: Payer
     unspent_nanousd: int
     overdrawn_nanousd: int = 0
-    """How far below zero that account is, after a bill above its hold or a lowered budget."""
+    """The account's deficit, after a bill above its hold or a lowered budget."""
 
     @property
     def remainder_nanousd(self) -> int:
-        """What the account has left as its books say it, below zero too."""
+        """The account's balance, possibly negative."""
         return self.left_nanousd - self.overdrawn_nanousd
 
     @property
     def contended(self) -> bool:
-        """Whether turns under way hold money that this one could spend."""
+        """True if concurrent turns hold money that this one could spend."""
         return self.unspent_nanousd > self.left_nanousd
 
     def after(self, refused: Refused) -> AvailableFunds:
-        """What a refused reservation found to be left."""
+        """The funds as found by a refused reservation."""
         found = refused.balance
         if found.available_nanousd >= self.left_nanousd:
             return self
@@ -75,11 +75,11 @@ class AvailableFunds:
         return _funds(found.available_nanousd, refused.account, unspent_nanousd)
 
     def undisturbed(self) -> AvailableFunds:
-        """The same once everything that others hold came back."""
+        """The funds if others released all their holds."""
         return replace(self, left_nanousd=self.unspent_nanousd)
 
     def all_held(self) -> AvailableFunds:
-        """The same while others hold everything."""
+        """The funds if others held everything."""
         return replace(self, left_nanousd=0)
 
 
@@ -90,9 +90,9 @@ def _funds(remainder_nanousd: int, account: Payer, unspent_nanousd: int) -> Avai
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """No model is affordable now. `held`: one would be, if what others hold came back.
+    """No model is affordable now. `held`: one would be if others released their holds.
 
-    `least_nanousd`: what the cheapest way needs; while money is held, for an answer that is not cut short.
+    `least_nanousd`: the need of the cheapest model; while money is held, for a response that is not truncated.
     """
 
     funds: AvailableFunds
@@ -102,7 +102,7 @@ class Shortage:
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
-    """A turn before its decision: who asks what, in which session, and which models may answer."""
+    """A turn before its decision: caller, request, session, and eligible models."""
 
     caller: Caller
     chat: ChatRequest
@@ -118,32 +118,32 @@ class TurnContext:
     idempotency: IdempotencyClaim | None
     started_ms: int
     dialect: Dialect
-    """How the client reads its answer."""
+    """The format of the response."""
     outage: OfflineLedger | None = None
-    """Where this turn's money is kept when the ledger is unavailable and its tenant is served all the same."""
+    """The ledger of this turn when it is served during a database outage."""
 
     @property
     def explores(self) -> bool:
-        """Whether this session lets its turns be left to chance: what its client said last."""
+        """True if exploration is on for this session, by its client's last header."""
         return self.memory.explores if self.asked.explore is None else self.asked.explore
 
     @property
     def budget_nanousd(self) -> int:
-        """The session's ceiling as this turn's header sets it."""
+        """The session's ceiling, including this turn's header."""
         if self.terms.ceiling_nanousd is not None:
             return self.terms.ceiling_nanousd
         return self.terms.default_nanousd if self.row is None else self.row.balance.granted_nanousd
 
     @property
     def session_left_nanousd(self) -> int:
-        """What the session has left under that ceiling."""
+        """The session's remaining amount under that ceiling."""
         if self.row is None:
             return self.budget_nanousd
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
 
     @property
     def funds(self) -> AvailableFunds:
-        """What this turn can spend by the last read; the reservation is the authority."""
+        """The funds at the last read; the reservation has the final say."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
         account: AccountKind = "tenant" if tenant < session else "session"
         held_nanousd = 0 if self.row is None else self.row.balance.reserved_nanousd
@@ -159,7 +159,7 @@ class TurnContext:
 
 @dataclass(frozen=True, slots=True)
 class RoutingDecision:
-    """A decision with what it was made of; `estimate` is the chosen model's."""
+    """A decision with its inputs; `estimate` is the chosen model's."""
 
     observation: Observation
     routed: Routed
@@ -168,14 +168,14 @@ class RoutingDecision:
 
     @property
     def expected_usd(self) -> float:
-        """What the chosen model's cost law expected of this turn."""
+        """The expected cost of the turn on the chosen model."""
         quantiles = self.observation.candidates[self.routed.decision.action].cost_quantiles_usd
         return float(expected_cost_usd(np.asarray(quantiles)))
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A turn whose money is reserved: one attempt on one deployment under one hold."""
+    """A turn with reserved money: one attempt at one deployment under one hold."""
 
     scene: TurnContext
     choice: RoutingDecision
@@ -187,7 +187,7 @@ class Attempt:
     sent_ms: int = 0
     """When this attempt was dispatched."""
     dropped: tuple[str, ...] = ()
-    """The client's parameters that this deployment is not sent."""
+    """The client's parameters that are not sent to this deployment."""
     first_byte_ms: int | None = None
 
     @property
@@ -196,11 +196,11 @@ class Attempt:
         return self.choice.estimate.view.name
 
     def identity(self, created_s: float) -> AnswerIdentity:
-        """What a dialect writes at the head of the answer."""
+        """The facts that a dialect needs before the first token."""
         return AnswerIdentity(self.decision_id, self.model, created_s, self.scene.prompt.estimate)
 
     def report(self, bill: Settlement | None = None) -> TurnReport:
-        """What the client may be told: at a stream's start without a bill, with the balances of the reservation."""
+        """The report for the client; without a bill, at a stream's start, with reservation balances."""
         estimate, decision = self.choice.estimate, self.choice.routed.decision
         return TurnReport(
             decision_id=self.decision_id,
@@ -210,7 +210,7 @@ class Attempt:
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
-            dropped=told((*self.scene.chat.dropped, *self.dropped)),
+            dropped=header_names((*self.scene.chat.dropped, *self.dropped)),
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,
@@ -219,19 +219,19 @@ class Attempt:
 
 
 def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
-    """The report with the balances after the settlement; None: the ledger is still posting it."""
+    """The report with balances after settlement; unchanged if the ledger is still posting it."""
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
 def exhausted(scene: TurnContext, shortage: Shortage) -> GatewayError:
-    """Say how much is left, where, and what the cheapest way would need: 402 when it is spent, with how to raise it.
+    """The error for a turn without money: 402 with the remedy if it is spent.
 
-    429 when turns under way only hold it: it comes back with their bills, so asking again helps.
+    429 if concurrent turns only hold it: their settlements may release it, so a retry helps.
     """
     funds, least_nanousd = shortage.funds, shortage.least_nanousd
     if scene.outage is not None:
         return LedgerUnavailable(
-            "the ledger is unavailable, and what may be spent without it is used up", headers={"Retry-After": "5"}
+            "the ledger is unavailable, and the outage cap is used up", headers={"Retry-After": "5"}
         )
     details = {
         "session_id": scene.session_id,
@@ -256,5 +256,5 @@ def exhausted(scene: TurnContext, shortage: Shortage) -> GatewayError:
 
 
 def billed(report: TurnReport, bill: Settlement) -> Billed:
-    """A settled answer as dialects show it."""
+    """A settled response for rendering by a dialect."""
     return Billed(bill.usage, bill.usage_source == "estimated", report.as_object())

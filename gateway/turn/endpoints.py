@@ -1,4 +1,4 @@
-"""The routes that spend: one way in for every dialect, and errors in the shape that its clients know.
+"""Routes that spend money, one per dialect, with errors in the dialect's format.
 
 chat completions | messages | responses | completions  ->  a chat request and its dialect  ->  Turns.serve
 """
@@ -84,7 +84,7 @@ class Endpoints:
         return await self._turns.serve(request, self._read_completions)
 
     async def embeddings(self, request: Request) -> ASGIApp:
-        """The vectors of texts, by a model that the client names."""
+        """Embeddings of texts, by a model that the client names."""
         return await self._turns.serve(request, self._read_embeddings)
 
     async def _read_embeddings(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
@@ -116,17 +116,16 @@ class Endpoints:
         return chat, ResponsesDialect(read, self._keeper(caller))
 
     def _as_chat(self, fields: Mapping[str, Any], endpoint: str, body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
-        """A translated body, checked as any other.
+        """Validate a translated body.
 
-        An idempotency key stands for the bytes that the client sent and the address it sent them to: the same bytes
-        in another dialect have another answer.
+        An idempotency key covers the client's bytes and the route: the same bytes in another dialect differ.
         """
         chat = parse_chat(orjson.dumps(fields), self._limits)
         digest = hashlib.sha256(endpoint.encode() + b"\0" + body).digest()
         return replace(chat, body_sha256=digest, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
-        """The input with every `item_reference` replaced by the item that it names."""
+        """The input with every `item_reference` replaced by its item."""
         items = responses_request.input_items(fields)
         wanted = responses_request.referenced_ids(items)
         if not wanted:
@@ -148,7 +147,7 @@ class Endpoints:
                 await self._database.write(
                     lambda c: response_store.store(c, caller.tenant_id, session_id, response, items, at_ms)
                 )
-            except LedgerUnavailable:  # the answer was paid for: it is given, and cannot be referred to
+            except LedgerUnavailable:  # the response was paid for: deliver it, although it cannot be referenced
                 _log.warning("%s could not be stored: the database is unavailable", response["id"])
 
         return keep
@@ -173,7 +172,7 @@ class Endpoints:
         )  # fmt: skip
 
     async def delete_response(self, request: Request) -> Response:
-        """Forget a stored response."""
+        """Delete a stored response."""
         caller = await self._authenticator.caller(request.headers)
         response_id = request.path_params["response_id"]
         await self._database.write(lambda c: response_store.remove(c, caller.tenant_id, response_id))
@@ -186,7 +185,7 @@ class Endpoints:
         raise InvalidRequest("response: only background responses can be cancelled; close the connection instead")
 
     async def compact(self, request: Request) -> Response:
-        """Refused: compaction is the client's own."""
+        """Refused: clients compact on their own side."""
         await self._authenticator.caller(request.headers)
         raise NotFound("POST /v1/responses/compact is not served: compact the conversation in the client")
 
@@ -197,7 +196,7 @@ class Endpoints:
     # -- counting ----------------------------------------------------------------------------------------------------
 
     async def count_tokens(self, request: Request) -> ASGIApp:
-        """How many prompt tokens an Anthropic request has, by our own count."""
+        """Count the prompt tokens of an Anthropic request, by our own tokenizer."""
         return await _in(MessagesDialect(), self._count_tokens(request))
 
     async def _count_tokens(self, request: Request) -> Response:
@@ -210,13 +209,13 @@ class Endpoints:
 
 
 async def read_chat(body: bytes, limits: LimitSettings) -> tuple[ChatRequest, Dialect]:
-    """A chat-completions body and the dialect of its answer. Raises InvalidRequest."""
+    """A chat-completions body and the dialect of its response. Raises InvalidRequest."""
     chat = parse_chat(body, limits)
     return chat, ChatDialect(chat.include_usage)
 
 
 async def _in(dialect: Dialect, work: Awaitable[ASGIApp]) -> ASGIApp:
-    """Errors in the shape of this dialect."""
+    """Render errors in this dialect."""
     try:
         return await work
     except GatewayError as error:
@@ -224,7 +223,7 @@ async def _in(dialect: Dialect, work: Awaitable[ASGIApp]) -> ASGIApp:
 
 
 async def _store_nothing(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:
-    """For the dialect that only renders errors."""
+    """Storage of the dialect object that only renders errors."""
 
 
 _REFUSING = ResponsesDialect(ResponsesRequest({}, _NO_TOOLS, {}, (), store=False), _store_nothing)

@@ -1,4 +1,4 @@
-"""The gateway's own headers, both ways: what a client may ask for a turn, and what it is told about it."""
+"""The gateway's own request and response headers of a turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_IDEMPOTENCY_KEY = 255
 
 @dataclass(frozen=True, slots=True)
 class TurnHeaders:
-    """What a client asks for one turn beside its body."""
+    """The request headers of one turn."""
 
     session_budget_nanousd: int | None
     expected_turns: int | None
@@ -29,11 +29,11 @@ class TurnHeaders:
     max_cost_nanousd: int | None = None
     """The most that this one request may cost (X-Route-Max-USD)."""
     explore: bool | None = None
-    """May the session's turns be left to chance from here on? None: as before."""
+    """Exploration in this session from now on; None: unchanged."""
 
 
 def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
-    """Parse the request headers of a turn. Raises InvalidRequest naming the header."""
+    """Parse the request headers of a turn. Raises InvalidRequest with the header's name."""
     key = headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise InvalidRequest(
@@ -52,7 +52,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
 
 @dataclass(frozen=True, slots=True)
 class TurnReport:
-    """What the client is told of its turn. Fields that are not known yet (a stream's start) are None."""
+    """Facts about a turn for its client; None where unknown at the start of a stream."""
 
     decision_id: str
     session_id: str
@@ -62,13 +62,14 @@ class TurnReport:
     reserved_nanousd: int
     max_tokens: int | None
     dropped: tuple[str, ...] = ()
-    """The client's parameters that were left out, by name."""
+    """Names of the client's parameters that were not sent."""
     cost_nanousd: int | None = None
     usage_source: str | None = None
     session: Balance | None = None
     tenant: Balance | None = None
 
     def as_headers(self) -> dict[str, str]:
+        """The `x-seqroute-...` response headers."""
         values: dict[str, str | None] = {
             "decision-id": self.decision_id,
             "session-id": self.session_id,
@@ -111,9 +112,9 @@ class TurnReport:
 
 
 def header_value(text: str) -> str:
-    """`text` as it is where a header can carry it, else percent-encoded in UTF-8 (RFC 3986).
+    """`text` if a header can carry it, else percent-encoded UTF-8 (RFC 3986).
 
-    It never fails: a header that cannot be sent would lose an answer that was paid for.
+    It never fails: an invalid header would lose a response that was paid for.
     """
     if text.isprintable() and (text.isascii() or max(text) <= "\xff"):
         return text

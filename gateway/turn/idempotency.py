@@ -1,4 +1,4 @@
-"""Idempotency keys: the answer that is kept under one, and what a repeated request gets."""
+"""Idempotency keys: stored responses, and the response to a repeated request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_TRANSCRIPT_BYTES = 4 * 2**20
 
 
 class Transcript:
-    """The bytes of a stream under an idempotency key, kept to be given again; too long a one is not kept."""
+    """The bytes of a stream for replay under its idempotency key; dropped if too long."""
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
@@ -33,6 +33,7 @@ class Transcript:
         self.overflowed = False
 
     def add(self, frame: bytes) -> None:
+        """Append a frame, or drop everything beyond the limit."""
         self._size += len(frame)
         if self._size > MAX_TRANSCRIPT_BYTES:
             self.overflowed = True
@@ -41,16 +42,17 @@ class Transcript:
             self._frames.append(frame)
 
     def whole(self) -> bytes:
+        """All frames."""
         return b"".join(self._frames)
 
 
 def kept_answer(response: Response) -> Answer:
-    """A whole answer, to be given again for a day."""
+    """A complete response for replay."""
     return Answer(response.status_code, {**response.headers}, bytes(response.body))
 
 
 def kept_stream(transcript: Transcript, last: bytes, headers: Mapping[str, str]) -> Answer:
-    """A stream as its client saw it, `last` being its closing frames; of a very long one only that it was."""
+    """A stream for replay, closed by `last`; an error if it was too long to store."""
     if transcript.overflowed:
         too_long = InvalidRequest(
             f"Idempotency-Key: the answer was longer than the {MAX_TRANSCRIPT_BYTES} bytes kept; use a new key",
@@ -62,13 +64,13 @@ def kept_stream(transcript: Transcript, last: bytes, headers: Mapping[str, str])
 
 
 def error_answer(dialect: Dialect, error: GatewayError) -> Response:
-    """An error as this dialect's clients know it."""
+    """An error response in this dialect."""
     shown = dialect.error(error)
     return json_response(shown.body, shown.status, error.headers)
 
 
 def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:
-    """What a request under a known idempotency key gets: the same answer, or why it cannot have one."""
+    """Replay the stored response of a key. Raises if none is stored yet, or on mismatch."""
     if isinstance(found, Replay):
         kept = {name: value for name, value in found.headers.items() if name.lower() != "content-length"}
         return Response(found.body, found.status, kept | {"x-seqroute-replayed": "true"})
@@ -82,11 +84,11 @@ def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:
 
 
 def answer_or_raise(outcome_: ReserveOutcome) -> Response:
-    """What becomes of a turn whose reservation was neither made nor refused for money."""
+    """The replay or error of a reservation that was refused for reasons other than money."""
     if isinstance(outcome_, Replay | InFlight | BodyMismatch):
         return answer_again(outcome_)
     if isinstance(outcome_, SessionClosed):
         why = "closed" if outcome_.reason == "closed" else "at its largest number of turns"
-        raise InvalidRequest(f"X-Session-Id: this session is {why}; begin another", param="X-Session-Id")
+        raise InvalidRequest(f"X-Session-Id: this session is {why}; start another", param="X-Session-Id")
     assert isinstance(outcome_, TenantMissing)
     raise NotFound("tenant: no such tenant")

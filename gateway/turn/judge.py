@@ -1,10 +1,10 @@
-"""A sampled judge: a model grades some answers, in the background, with money of its own.
+"""The judge: a model grades a sample of responses, in the background, with its own budget.
 
     settled answer --sampled--> bounded queue --> one turn of tenant `judge` --> feedback, source "judge"
 
-The judge's turns go the way of every turn, through the same ledger; their budget is the tenant `judge`, whose budget
-starts again every day. No turn ever waits for it: a full queue drops what comes. Texts live in the queue and nowhere
-else. What the judge's own turns were is logged with origin "judge", and training leaves them out.
+The judge's turns are ordinary turns through the same ledger, paid by the tenant `judge`, whose budget resets every
+day. Client turns never wait for it: a full queue drops new cases. Texts are kept only in the queue. The judge's own
+turns are logged with origin "judge" and are excluded from training.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from gateway.turn.context import Attempt
 
 _log = logging.getLogger("seqroute.judge")
 Ask = Callable[[Caller, bytes, str], Coroutine[Any, Any, bytes]]
-"""(caller, chat body, session id) -> the answer's body. `Turns.own_turn`."""
+"""(caller, chat body, session id) -> the response body; `Turns.own_turn`."""
 
 WAITING = 64
-"""Answers in the queue; each holds at most CONVERSATION_CHARS and ANSWER_CHARS."""
+"""Length of the queue; a case has at most CONVERSATION_CHARS and ANSWER_CHARS."""
 CONVERSATION_CHARS, ANSWER_CHARS = 12_000, 8_000
 ANSWER_TOKENS = 512
 PAUSE_S = 5.0
-"""Between two looks at a ledger that is away or a budget that is empty."""
+"""Pause after a ledger outage or a spent budget."""
 _SCORE = re.compile(r'\{[^{}]*"score"\s*:\s*(-?\d+(?:\.\d+)?)\s*[,}]')
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An answer to grade, and whose it is."""
+    """A response to grade, with its tenant and decision."""
 
     tenant_id: str
     decision_id: str
@@ -56,7 +56,7 @@ class Case:
 
 
 class Judge:
-    """Samples settled answers and has them graded, one after the other."""
+    """Samples settled responses and has them graded one by one."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Judge:
         self._budget_nanousd: int | None = None
 
     def offer(self, bound: Attempt, answer: str) -> None:
-        """Take an answer that was settled, if it is drawn and there is room. Never waits, never raises."""
+        """Queue a settled response if it is sampled and there is room. Never waits or raises."""
         settings, scene = self._settings(), bound.scene
         if settings is None or scene.caller.origin is not None or scene.outage is not None or not answer.strip():
             return
-        if share(bound.decision_id) >= settings.sample:  # by the id: the same on every replica, and on a retry
+        if share(bound.decision_id) >= settings.sample:  # by id: the same on every replica and retry
             return
         case = Case(scene.caller.tenant_id, bound.decision_id, transcript(scene.chat.messages), answer[:ANSWER_CHARS])
         try:
@@ -89,7 +89,7 @@ class Judge:
             self._metrics.judged.labels("dropped").inc()
 
     async def run(self, ask: Ask) -> None:
-        """Grade what is offered, until cancelled."""
+        """Grade queued responses until cancelled."""
         while True:
             case = await self._waiting.get()
             settings = self._settings()
@@ -102,12 +102,12 @@ class Judge:
                 if error.status in (402, 503):
                     await asyncio.sleep(PAUSE_S)
             except Exception:  # noqa: BLE001 - a case that cannot be graded must not end the judge
-                _log.exception("an answer could not be graded")
+                _log.exception("a response could not be graded")
                 outcome = "fault"
             self._metrics.judged.labels(outcome).inc()
 
     async def _grade(self, case: Case, settings: JudgeSettings, ask: Ask) -> str:
-        await self._ensure_purse(settings)
+        await self._ensure_budget(settings)
         caller = Caller(
             tenant_id=JUDGE_TENANT, key_id="key_judge", role="tenant", has_budget=False, key_models=None,
             max_session_nanousd=settings.budget_nanousd_per_day,
@@ -124,8 +124,8 @@ class Judge:
             return "gone"
         return "graded"
 
-    async def _ensure_purse(self, settings: JudgeSettings) -> None:
-        """The tenant with the budget that the configuration says; it starts again every day."""
+    async def _ensure_budget(self, settings: JudgeSettings) -> None:
+        """Create or update the judge's tenant with its daily budget."""
         budget = settings.budget_nanousd_per_day
         if self._budget_nanousd == budget:
             return
@@ -143,13 +143,13 @@ class Judge:
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The conversation as text, its newest part where it is long; texts only, named by role."""
+    """The conversation's texts with their roles; only the newest part if it is long."""
     text = "\n\n".join(f"[{message.get('role')}] {message_text(message)}" for message in messages)
     return text[-CONVERSATION_CHARS:]
 
 
 def question(case: Case, settings: JudgeSettings) -> bytes:
-    """The chat body that asks for a grade: the rubric, then the material between markers that it cannot contain."""
+    """The chat body of a grading turn: rubric, then the case between unpredictable markers."""
     mark = f"====={case.decision_id}====="
     material = f"Conversation:\n{mark}\n{case.conversation}\n{mark}\n\nAnswer to grade:\n{mark}\n{case.answer}\n{mark}"
     return orjson.dumps(
@@ -166,7 +166,7 @@ def question(case: Case, settings: JudgeSettings) -> bytes:
 
 
 def read_score(reply: bytes) -> float | None:
-    """The last `{"score": x}` of the answer, x in [0, 1]; None when there is none."""
+    """The last `{"score": x}` of the reply with x in [0, 1], or None."""
     body = orjson.loads(reply)
     choices = body.get("choices") if isinstance(body, dict) else None
     message = choices[0].get("message") if isinstance(choices, list) and choices else None
@@ -177,5 +177,5 @@ def read_score(reply: bytes) -> float | None:
 
 
 def default_rubric() -> str:
-    """The rubric that is shipped."""
+    """The shipped rubric."""
     return resources.files("gateway.turn").joinpath("rubric.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Before the money: whose turn it is, what is left, how long the prompt is, and which models may answer at all."""
+"""Preparation of a turn: session, balances, prompt length, and eligible models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.turn.idempotency import KEPT_MS, answer_again
 
 
 class Preparation:
-    """Makes the scene of a turn out of its request. Reads, and changes nothing."""
+    """Builds the context of a turn from its request. Read-only."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Preparation:
         self._clock = clock
 
     def session_name(self, caller: Caller, chat: ChatRequest, headers: Mapping[str, str]) -> sessions.SessionKey:
-        """Which session this request names, or begins like."""
+        """The session that this request names, or whose opening it has."""
         id_headers = self._configuration().settings.session.id_headers
         return sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, id_headers)
 
@@ -60,7 +60,7 @@ class Preparation:
         asked: TurnHeaders,
         claim: IdempotencyClaim | None,
     ) -> TurnContext:
-        """Resume or look forward to the session, count the prompt, and ask the guard about every model."""
+        """Find the session, count the prompt, and determine the eligible models."""
         catalog = self._configuration().catalog
         wish = guard.parse_model(chat.model, catalog)
         prompt = await self._tokens.count(chat.messages, chat.params)
@@ -110,7 +110,7 @@ class Preparation:
     async def _resumed(
         self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None
     ) -> tuple[str, AccountSnapshot | None, OfflineLedger | None]:
-        """The session that this turn continues; a fingerprint starts again after a pause or a close."""
+        """The session that this turn continues; a fingerprint starts a new one when idle or closed."""
         session_id = name.session_id
         standing, outage = await self._standing(caller, session_id, claim)
         if not name.fingerprint or standing is None or not self._over(standing):
@@ -130,9 +130,9 @@ class Preparation:
     async def _standing(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
     ) -> tuple[AccountSnapshot | None, OfflineLedger | None]:
-        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it.
+        """Tenant and session; in an outage the cap of an open tenant, and the offline ledger.
 
-        An idempotency key cannot be kept without the ledger, so a turn that has one waits for it.
+        A turn with an idempotency key needs the ledger, which stores the key.
         """
         may_open = claim is None and self._outage.allows(caller.outage)
         if not (may_open and self._outage.noticed):
@@ -145,7 +145,7 @@ class Preparation:
         return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
     def _terms(self, caller: Caller, asked: TurnHeaders) -> SessionTerms:
-        """With what money the session opens. Raises InvalidRequest for a budget above what the tenant allows."""
+        """The session's budget terms. Raises InvalidRequest above the tenant's limit."""
         settings = self._configuration().settings.session
         most = settings.max_budget_nanousd
         if caller.max_session_nanousd is not None:
@@ -153,7 +153,7 @@ class Preparation:
         wanted = asked.session_budget_nanousd
         if wanted is not None and wanted > most:
             raise InvalidRequest(
-                f"X-Session-Budget-USD: expected at most {usd_string(most)}, what this tenant allows for a session",
+                f"X-Session-Budget-USD: expected at most {usd_string(most)}, the tenant's limit for a session",
                 param="X-Session-Budget-USD",
             )
         return SessionTerms(
@@ -164,6 +164,7 @@ class Preparation:
         )
 
     def claim(self, chat: ChatRequest, asked: TurnHeaders) -> IdempotencyClaim | None:
+        """The claim of the request's idempotency key, if it has one."""
         if asked.idempotency_key is None:
             return None
         return IdempotencyClaim(
@@ -173,7 +174,7 @@ class Preparation:
         )
 
     async def replayed(self, caller: Caller, claim: IdempotencyClaim | None) -> Response | None:
-        """The earlier answer to this idempotency key, if there is one."""
+        """The stored response of this idempotency key, if any."""
         if claim is None:
             return None
         found = await self._ledger.idempotent(caller.tenant_id, claim.key, claim.body_sha256)

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is followed by another one, where it goes, and how long it waits before."""
+"""Retries: whether, where and after which pause a failed attempt is followed by another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Next:
 
 @dataclass(slots=True)
 class Failures:
-    """The failed attempts of one turn, by the time of `since_s` on; filled by the turn that owns it."""
+    """The failed attempts of one turn, which started at `since_s`."""
 
     since_s: float
     count: int = 0
@@ -30,7 +30,7 @@ class Failures:
     refused: list[Deployment] = field(default_factory=list)
 
     def note(self, deployment: Deployment, fault: UpstreamFault) -> None:
-        """Add one, and the deployment to those whose key is not to be used again, where the fault says so."""
+        """Record a failed attempt; exclude the deployment's key if the fault requires it."""
         self.count += 1
         self.seen.add(deployment.deployment_id)
         if not fault.on_same_key:
@@ -38,8 +38,7 @@ class Failures:
 
 
 def pause_s(retries: int, retry_after_s: float | None, uniform: Callable[[], float]) -> float:
-    """How long to leave a deployment alone that failed: doubling with every retry, half of it drawn, never less than
-    its own Retry-After."""
+    """The pause before a retry: exponential, half of it random, at least the Retry-After."""
     most: float = min(FIRST_PAUSE_S * 2.0**retries, LONGEST_PAUSE_S)
     return max(most * (0.5 + 0.5 * uniform()), retry_after_s or 0.0)
 
@@ -55,11 +54,10 @@ def next_attempt(
     left_s: float,
     uniform: Callable[[], float],
 ) -> Next | None:
-    """None: the fault is the answer.
+    """The next attempt, or None to return the fault.
 
-    Another deployment is asked at once; the same one after a pause that must fit into what is left of the turn's time.
-    `refused` are the deployments of this turn whose provider would not have the key: neither they nor others with the
-    same key are asked again.
+    Another deployment is tried at once; the same one after a pause, which must fit into the turn's remaining time.
+    `refused` are deployments whose provider rejected the key: they, and others with that key, are not tried again.
     """
     if not fault.retryable or retries >= most_retries:
         return None
@@ -72,7 +70,7 @@ def next_attempt(
 
 
 def same_key(one: Deployment, other: Deployment) -> bool:
-    """Whether two deployments call with the same account: no key at all is the one of the environment."""
+    """True if two deployments use the same account; no key means the environment's."""
     return (one.api_key, one.provider_params, _provider(one)) == (
         other.api_key,
         other.provider_params,

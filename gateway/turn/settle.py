@@ -1,4 +1,4 @@
-"""Where the money of a call comes to rest: every way it can end resolves its hold once and completes its decision."""
+"""Settles a call however it ends: resolves its hold exactly once and completes its decision."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ENDED = {"finished": "completed", "failed": "truncated", "client_left": "cancell
 OnFreed = Callable[[str, str], None]
 """Told of the tenant and session to which a bill or a release gave money back."""
 OnAnswer = Callable[[Attempt, str], None]
-"""Told of every whole answer and its text once its bill is posted; must neither wait nor raise."""
+"""Called with every complete response after its bill is posted; must not wait or raise."""
 
 
 class Settlements:
-    """Resolves holds. Its coroutines are run as detached tasks, so that no cancellation of a request ends them."""
+    """Resolves holds. Run its coroutines as tasks that outlive a cancelled request."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Settlements:
         self._on_freed = on_freed
 
     async def reply(self, bound: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
-        """Settle a whole answer. `render` makes the response that an idempotency key keeps."""
-        self._leases.drop(bound.hold_id)  # first of all: should anything below raise, the sweeper finds the hold
+        """Settle a complete response. `render` makes the response stored under an idempotency key."""
+        self._leases.drop(bound.hold_id)  # first: if anything below raises, the sweeper finds the hold
         text, own_count = outcome.generated_text(reply.body), 0
         if not isinstance(reply.usage, Usage):
             own_count = await self._tokens.count_generated(text)
@@ -93,7 +93,7 @@ class Settlements:
     async def stream(
         self, bound: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
     ) -> tuple[TurnReport, cost.Settlement, GatewayError | None]:
-        """Settle a stream that ended in any way. `keep` makes what an idempotency key keeps of it."""
+        """Settle a stream, however it ended. `keep` makes the copy stored under an idempotency key."""
         self._leases.drop(bound.hold_id)
         own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
         bill = bill_of(bound, end.usage, own_count)
@@ -101,7 +101,7 @@ class Settlements:
             self._learn(bound, bill, end.finish_reason)
         status = ENDED[end.ending]
         error: GatewayError | None = end.fault.answer() if end.fault is not None else None
-        if end.ending == "stopped":  # our own end, so it counts against no model, no policy and no provider
+        if end.ending == "stopped":  # our own shutdown counts against no model, policy or provider
             error = Draining("this replica shuts down before the answer's end; ask again")
         # What a broken stream says of its tool calls is only that it broke.
         whole = heard.choices() if end.ending == "finished" else []
@@ -118,9 +118,9 @@ class Settlements:
             response_text=end.text if bound.scene.caller.store_text else None,
         )
         report = bound.report(bill)
-        # The retry of a client that left finds what there was, and that it was cut: never a second call.
-        told = _cut_short() if end.ending == "client_left" else error
-        answer = None if keep is None else keep(report, bill, told)
+        # After a disconnect, a retry gets the received part and an error, never a second call.
+        shown = _cut_short() if end.ending == "client_left" else error
+        answer = None if keep is None else keep(report, bill, shown)
         resolved = await self._settle(
             bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
@@ -129,7 +129,7 @@ class Settlements:
         return settled(report, resolved), bill, error
 
     async def abandoned(self, bound: Attempt) -> None:
-        """The client left before a whole answer came: what the provider did until then is estimated."""
+        """Settle a call whose client disconnected: the provider's work so far is estimated."""
         bill = self._silent_bill(bound)
         columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
         answer = (
@@ -138,9 +138,9 @@ class Settlements:
         await self._settle(bound, bill, columns, failed=True, signals={}, answer=answer)
 
     async def failed(self, bound: Attempt, fault: UpstreamFault, *, final: bool) -> None:
-        """A failed attempt: released when the provider cannot have billed, else settled at an estimate.
+        """Release a failed attempt that cannot have been billed; settle another at an estimate.
 
-        What may have been billed is not called again under its idempotency key: the failure is its answer.
+        A call that may have been billed is not repeated under its idempotency key: its failure is stored.
         """
         error = fault.answer()
         code = error.code
@@ -163,7 +163,7 @@ class Settlements:
     async def release(
         self, bound: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
     ) -> None:
-        """Give the hold back; `status` None leaves the decision pending for its next attempt."""
+        """Release the hold; `status` None leaves the decision pending for the next attempt."""
         self._leases.drop(bound.hold_id)
         now = now_ms(self._clock)
         signals = '{"upstream_failure":true}' if upstream_failure else "{}"
@@ -192,11 +192,11 @@ class Settlements:
     ) -> Resolved | None:
         """Post the bill, complete the decision and update the session's memory, in one transaction.
 
-        None when the database is away: the ledger goes on posting it, and the answer that was paid for is given.
+        None during a database outage: the ledger keeps posting, and the paid response is delivered.
         """
         self._leases.drop(bound.hold_id)
         scene, model = bound.scene, bound.model
-        # Embeddings are no turns of the conversation: what it remembers of its models stays as it is.
+        # Embeddings are not turns of the conversation and do not change its memory.
         news = (
             None
             if scene.chat.mode != "chat"
@@ -264,7 +264,7 @@ class Settlements:
         )
 
     def _learn(self, bound: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
-        """A complete answer of known length teaches the forecast; a clamped one would teach the clamp."""
+        """Update the length forecast from a complete response; a clamped one would bias it."""
         if bound.scene.chat.mode != "chat":
             return
         predicted_usd = bound.choice.expected_usd
@@ -274,8 +274,10 @@ class Settlements:
             self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n, self._seconds(bound))
 
     def checkpoint_nanousd(self, bound: Attempt, output_tokens: int) -> int:
-        """What the sweeper shall post if this process dies now: what was received and what comes until the next
-        checkpoint; of a whole answer, whose progress nobody sees, a likely bill."""
+        """The sweeper's posting if this process dies now.
+
+        For a stream, the received part and one checkpoint interval; otherwise the likely bill.
+        """
         estimate_ = bound.choice.estimate
         if not bound.scene.chat.stream:
             return estimate_.likely_nanousd
@@ -283,19 +285,18 @@ class Settlements:
         return own_bill(bound, output_tokens + margin).amount_nanousd
 
     def _silent_bill(self, bound: Attempt, reported: ReportedUsage = None) -> cost.Settlement:
-        """A call without an answer, though the provider may bill it: what it reported all the same, else the time it
-        had, at the model's speed."""
+        """The bill of a call without a response: reported usage, else elapsed time at the model's speed."""
         most = bound.choice.estimate.max_tokens
         generated = self._forecast.generated(bound.model, self._seconds(bound), most) * bound.scene.chat.n
         return bill_of(bound, reported, generated)
 
     def _seconds(self, bound: Attempt) -> float:
-        """How long this attempt has been with the provider."""
+        """Seconds since this attempt was sent."""
         return max(0.0, now_ms(self._clock) - bound.sent_ms) / 1000
 
 
 def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
-    """What the provider's report comes to; `output_tokens` is our own count for when it reported nothing."""
+    """The bill from the reported usage, else from our own count `output_tokens`."""
     estimate_ = bound.choice.estimate
     return cost.settlement(
         bound.deployment.prices,
@@ -308,10 +309,10 @@ def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost
 
 
 def own_bill(bound: Attempt, output_tokens: int) -> cost.Settlement:
-    """The bill for our own count of what was generated, within the hold; marked as estimated."""
+    """The estimated bill for our own count of output tokens, at most the hold."""
     return bill_of(bound, None, output_tokens)
 
 
 def _cut_short() -> UpstreamError:
-    """What a retry under the same idempotency key is told of an answer that was cut with its client."""
-    return UpstreamError("the first request's connection was closed before this answer's end; use another key")
+    """The error for retries of a response that was cut off by its client's disconnect."""
+    return UpstreamError("the first request's connection was closed before the end of this response; use another key")

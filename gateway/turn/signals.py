@@ -1,7 +1,7 @@
-"""Quality signals nobody has to send: what a turn says of its own answer, and of the one before it.
+"""Implicit quality signals, derived from a turn about its own response and the previous one.
 
-`regenerates` and `edits` speak of the turn before (the same messages again; the last message rewritten), the others of
-this one. They are stored as they were seen; what they are worth is a setting of training (train/log/reward.py).
+`regenerates` and `edits` concern the previous turn (the same messages again; the last message rewritten), the others
+this turn. They are stored as observed; training assigns their weights (train/log/reward.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.dialects.request import ChatRequest
 from gateway.routing.session import SessionMemory, messages_digest
 
 KEPT_ARGUMENTS = 256 * 1024
-"""Characters of tool arguments gathered from a stream; a longer call is not judged."""
+"""Limit of collected tool arguments in characters; longer calls are not checked."""
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -30,7 +30,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
 def implicit_signals(
     chat: ChatRequest, memory: SessionMemory, choices: Sequence[Mapping[str, Any]], finish_reason: str | None
 ) -> dict[str, bool]:
-    """The signals that are seen, each True. `choices` are the answer's, however broken a provider made them."""
+    """The observed signals, each True. `choices` may be malformed."""
     messages = [message for choice in choices if isinstance(message := choice.get("message"), Mapping)]
     calls = [call for message in messages for call in _listed(message.get("tool_calls"))]
     tools = _schemas(chat.params.get("tools"))
@@ -45,7 +45,7 @@ def implicit_signals(
 
 
 def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:
-    """The messages of the turn before, which was answered, come again. (A failed turn sent again is only a retry.)"""
+    """True if the messages of the previous turn, which was answered, are sent again."""
     last = memory.answered[-1] if memory.answered else None
     if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
         return False
@@ -53,9 +53,9 @@ def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:
 
 
 def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
-    """The user rewrote the message that the turn before answered: the same conversation, another last message.
+    """True if the user rewrote the message that the previous turn answered.
 
-    Only behind an answered beginning: two first messages in one session may be two questions.
+    Requires an earlier answered turn: two first messages in one session may be two questions.
     """
     last = memory.answered[-1] if memory.answered else None
     if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
@@ -69,13 +69,13 @@ def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
 
 
 def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
-    """A call of a tool that was offered, whose arguments are an object with what its schema requires.
+    """True for a call of an offered tool with an object of arguments that matches its schema.
 
-    The first level of the schema is checked: names that are required, and plain types. `tools` empty: any name.
+    Only the first level of the schema is checked: required names and plain types. Without `tools` any name is valid.
     """
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
-        return isinstance(call, Mapping) and "custom" in call  # free-form tools have no arguments to be wrong
+        return isinstance(call, Mapping) and "custom" in call  # free-form tools have no schema
     arguments = _object(function.get("arguments"))
     if arguments is None:
         return False
@@ -91,7 +91,7 @@ def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 class StreamedAnswer:
-    """Gathers from a stream's chunks what the signals need: tool calls and refusals, not the text."""
+    """Collects tool calls and refusals from a stream's chunks, for the signals."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[int, int], dict[str, str]] = {}
@@ -99,6 +99,7 @@ class StreamedAnswer:
         self._kept = 0
 
     def note(self, chunk: Mapping[str, Any]) -> None:
+        """Collect from one chunk."""
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta")
             if not isinstance(delta, Mapping):
@@ -109,7 +110,7 @@ class StreamedAnswer:
                 self._add(_index(choice), call)
 
     def choices(self) -> list[dict[str, Any]]:
-        """The choices as a whole answer would have them, those with a call or a refusal."""
+        """Choices with a tool call or refusal, in the form of a complete response."""
         found: dict[int, dict[str, Any]] = {index: {"refusal": "refused"} for index in sorted(self._refused)}
         if self._kept <= KEPT_ARGUMENTS:
             for (index, _), function in sorted(self._calls.items()):
@@ -169,5 +170,5 @@ def _index(item: Mapping[str, Any]) -> int:
 
 
 def _listed(value: object) -> list[Any]:
-    """What a provider or a client should have sent as a list."""
+    """The value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []

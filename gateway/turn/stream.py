@@ -1,9 +1,8 @@
-"""Streams out: a pump that owns the upstream, and a response that only empties the pump's buffer.
+"""Outgoing streams: a pump reads the provider, a response sends the pump's buffer.
 
-The pump is a task of its own. It reads the provider, counts what came, frames it and, whatever happens, closes the
-provider and calls `on_end` exactly once; nothing depends on the response being iterated, or on when a generator is
-collected. The response and the pump meet in a bounded buffer: a slow client slows the provider down, a client that
-leaves stops it at once.
+The pump is a separate task. It reads the provider, counts and frames chunks and, whatever happens, closes the provider
+and calls `on_end` exactly once; this depends neither on the response being iterated nor on garbage collection. Pump and
+response share a bounded buffer: a slow client slows the provider down, a disconnected client stops it at once.
 
     provider --> pump task --[ <= 256 KiB ]--> EventStreamResponse --> client
                     |  on_progress about every second, on_end once
@@ -30,10 +29,10 @@ T = TypeVar("T")
 
 BUFFER_BYTES = 256 * 1024
 PIECE_BYTES = 16 * 1024
-"""Handed to the server at a time, so that a slow client still shows progress within CLIENT_STALL_S."""
+"""Size of pieces for the server, so that a slow client shows progress within CLIENT_STALL_S."""
 PROGRESS_S = 1.0
 CLIENT_STALL_S = 60.0
-"""A client that takes nothing at all for this long, with the buffer full, counts as gone."""
+"""A client that reads nothing for this long, with a full buffer, counts as disconnected."""
 KEPT_TEXT_BYTES = 2 * 2**20
 BYTES_PER_TOKEN = 4
 
@@ -43,25 +42,27 @@ Ending = Literal["finished", "failed", "client_left", "stopped"]
 
 
 class ChunkStream(Protocol):
-    """What a pump needs of `upstream.UpstreamStream`."""
+    """The part of `UpstreamStream` that a pump uses."""
 
     finish_reason: str | None
 
     @property
-    def usage(self) -> ReportedUsage: ...
+    def usage(self) -> ReportedUsage:
+        """The usage that the provider reported."""
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Release the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """How a stream ended. `usage` is only what the provider reported; `output_tokens` an estimate of what was received.
+    """The end of a stream; `output_tokens` is an estimate from the received part.
 
-    `text` is everything generated that came through (answer, reasoning, tool arguments; at most KEPT_TEXT_BYTES), for a
-    better count where usage is missing. `ending` is "stopped" when this process drains and the client is still there;
-    "client_left" too when the task was cancelled.
+    `text` is all generated text (content, reasoning, tool arguments; at most KEPT_TEXT_BYTES), for a better count when
+    usage is missing. `ending` is "stopped" when this process drains with the client still connected, and "client_left"
+    also when the task was cancelled.
     """
 
     ending: Ending
@@ -74,11 +75,11 @@ class StreamEnd:
 
 
 class StreamPump:
-    """Starts pumping when made (inside a running loop) and needs no one to consume it.
+    """Reads a stream from its creation (inside a running loop), whether or not it is consumed.
 
-    on_chunk(chunk) -> bytes            what the client is sent of a chunk; empty: nothing
-    on_progress(output_tokens)          about every second while the stream lives, also when nothing comes
-    on_end(end) -> frames               once, protected from cancellation; its frames are the stream's last
+    on_chunk(chunk) -> bytes            the bytes for the client; may be empty
+    on_progress(output_tokens)          about every second during the stream, also without chunks
+    on_end(end) -> frames               once, protected from cancellation; returns the last frames
 
     `spawn` must hold a reference to the task (`Background.spawn`): asyncio itself does not.
     """
@@ -120,7 +121,7 @@ class StreamPump:
         return self._received.output_tokens
 
     def leave(self) -> None:
-        """The client is gone: stop the provider now. May be called at any time, any number of times."""
+        """Stop the provider because the client disconnected. May be called repeatedly."""
         if self._left or self._closed:
             return
         self._left = True
@@ -130,17 +131,17 @@ class StreamPump:
             self._reader.cancel()
 
     def stop(self) -> None:
-        """The process must end: stop the provider, settle, and tell the client, who is still there, with an error."""
+        """Stop the provider because the process ends; the client gets an error."""
         if not self._closed and self._reader is not None:
             self._stopped = True
             self._reader.cancel()
 
     async def wait(self) -> None:
-        """Until `on_end` has run."""
+        """Wait until `on_end` has run."""
         await asyncio.shield(self._task)
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """Bytes for the client, as much at a time as is there; ends after the frames that `on_end` gave."""
+        """Available bytes for the client; ends after the frames of `on_end`."""
         while True:
             await self._ready.wait()
             if self._buffer:
@@ -162,7 +163,7 @@ class StreamPump:
             try:
                 await asyncio.wait({reader})
             except asyncio.CancelledError:
-                # The process shuts down: to the ledger that is the same as a client that leaves.
+                # The process shuts down; for the ledger that equals a disconnect.
                 self._left = True
                 reader.cancel()
         ticker.cancel()
@@ -173,7 +174,7 @@ class StreamPump:
             except asyncio.CancelledError:
                 if ending.cancelled():
                     break
-            except Exception:  # noqa: BLE001 - whatever on_end raises, the client's connection must still end
+            except Exception:  # noqa: BLE001 - the client's connection must end even if on_end raises
                 _log.exception("the end of a stream could not be recorded")
 
     async def _read(self) -> None:
@@ -208,7 +209,7 @@ class StreamPump:
         elif reader.cancelled() and self._stopped:
             ending = "stopped"
         elif reader.cancelled():
-            # A cancel scope below us went astray: the client is there, and is told of no end that was not.
+            # A stray cancellation from below: the client is connected and must not see a normal end.
             ending, fault = "failed", BrokenFault("the stream was stopped inside the gateway")
         elif (error := reader.exception()) is not None:
             ending = "failed"
@@ -246,7 +247,7 @@ class StreamPump:
 
 
 class _Received:
-    """What came through: counted cheaply per chunk, kept as text up to a limit."""
+    """The received part: counted cheaply per chunk, kept as text up to a limit."""
 
     def __init__(self) -> None:
         self.chunks = 0
@@ -256,7 +257,7 @@ class _Received:
 
     @property
     def output_tokens(self) -> int:
-        """A chunk is at least a token, and a token about four bytes; a provider may send many tokens per chunk."""
+        """An estimate: at least one token per chunk, and about four bytes per token."""
         return max(self._generating_chunks, -(-self._bytes // BYTES_PER_TOKEN))
 
     @property
@@ -279,7 +280,7 @@ class _Received:
 
 
 class EventStreamResponse:
-    """ASGI: sends the pump's frames and tells it at once when the client is gone."""
+    """ASGI response that sends the pump's frames and reports a disconnect to it at once."""
 
     def __init__(self, pump: StreamPump, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         self.status_code = status
@@ -310,13 +311,13 @@ class EventStreamResponse:
 
 
 class ClientLeft(Exception):
-    """The client closed the connection before its answer was ready."""
+    """The client disconnected before its response was ready."""
 
 
 async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, cancelled as soon as the client disconnects; the body must have been read already.
+    """Await `work`, cancelling it when the client disconnects; call it after reading the body.
 
-    Waits until a cancelled `work` has cleaned up. Raises ClientLeft when the client left first.
+    Waits until a cancelled `work` has cleaned up. Raises ClientLeft after a disconnect.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -333,7 +334,7 @@ async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
     try:
         return await work
     except (asyncio.CancelledError, Exception):
-        # Somebody else's cancellation beside ours goes on.
+        # A second cancellation from elsewhere is passed on.
         if left and task.cancelling() == 1:
             raise ClientLeft from None
         raise

@@ -1,16 +1,16 @@
-"""The path of a request, top to bottom; the only way to money.
+"""The path of a turn, from top to bottom.
 
     caller   = authenticate(headers)                     401
-    chat     = parse(body)                               400, before any money
-    scene    = the session, the prompt's tokens, which models may answer
-    bound    = decide, then reserve                      402; a lost race decides again with what is left, bounded;
-                                                         money that others only hold is waited for, then 429
-    reply    = the provider's answer                     no transaction open across the call; retries hold again
-    receipt  = settle, decision completed                one transaction
+    chat     = parse(body)                               400, before any reservation
+    context  = session, prompt tokens, eligible models
+    attempt  = decide, then reserve                      402; after a lost race decide again, a few times; wait for
+                                                         money that others only hold, then 429
+    reply    = the provider's response                   no open transaction; every retry has its own hold
+    report   = settle and complete the decision          one transaction
     respond
 
-One atomic phase on each side of the foreign call and none across it, so the ledger and the training log cannot
-disagree. Whatever ends the call - an answer, an error, a client that leaves, a cancellation - resolves its hold once.
+There is one transaction before and one after the provider call and none across it, so the ledger and the training log
+stay consistent. Every outcome - a response, an error, a disconnect, a cancellation - resolves the hold once.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ from gateway.turn.waiting import WAIT_S, HeldMoney
 
 T = TypeVar("T")
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
-"""Makes the chat request, and the dialect its answer is read in, out of a body. Raises InvalidRequest, NotFound."""
+"""Parses a body to a chat request and its dialect. Raises InvalidRequest, NotFound."""
 _log = logging.getLogger("seqroute.turn")
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left; nobody reads it."""
+"""nginx's status for a disconnected client; it is never received."""
 EMBEDDING = "embed"
-"""The origin of a decision that was none: its model was named, and training leaves it out."""
+"""Origin of embedding rows, which contain no decision and are excluded from training."""
 RESERVE_TRIES = 4
-"""How often a turn that lost the race for the last money decides again with what is left."""
+"""Decisions of a turn that loses races for the remaining money."""
 
 
 class Turns:
-    """Serves chat turns. Everything it needs is handed to it; nothing is kept between turns but what those keep."""
+    """Serves turns. It has no state of its own between turns."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Turns:
         return self._configuration().settings
 
     async def serve(self, request: Request, read: ReadRequest) -> ASGIApp:
-        """One turn in any dialect, the whole of it. `read` makes the chat request out of the body."""
+        """Serve one turn in any dialect; `read` parses the body."""
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
         body = await read_body(request, self._settings.limits)
@@ -157,7 +157,7 @@ class Turns:
         if chat.stream:
             return await self._stream(bound)
         if claim is not None:
-            # Who named the call will ask for its answer again: cancelled now, it would be called and paid for twice.
+            # A client with a key may retry: a cancelled call would be made and paid for twice.
             return await self._background.run(self._complete(bound))
         try:
             return await run_until_disconnect(request.receive, self._complete(bound))
@@ -165,7 +165,7 @@ class Turns:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def route(self, request: Request) -> Response:
-        """`POST /route`: the decision for a chat body with every candidate; reserves and spends nothing."""
+        """`POST /route`: the decision for a chat body, with every candidate; spends nothing."""
         headers = header_map(request)
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
@@ -178,7 +178,7 @@ class Turns:
         return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
 
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
-        """A whole turn of the gateway's own, one to a session, by the same way and the same ledger as any other."""
+        """An internal turn, one per session, through the normal path and ledger."""
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
         name = self._arrivals.session_name(caller, chat, headers)
@@ -191,7 +191,7 @@ class Turns:
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
     def _estimates(self, scene: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
-        """What each model would cost, and which are affordable."""
+        """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
         company = self._held.company((scene.caller.tenant_id, scene.session_id))
         return [
@@ -214,7 +214,7 @@ class Turns:
         ]
 
     def _shortage(self, scene: TurnContext, funds: AvailableFunds) -> Shortage:
-        """Why no model was affordable: the money is spent, or others hold it, or took it before this turn could."""
+        """The reason why no model was affordable: the money is spent, held or was taken by others."""
         undisturbed = self._estimates(scene, funds.undisturbed(), patient=False)
         held = any(e.view.feasible for e in undisturbed)
         needed = self._estimates(scene, funds.all_held(), patient=True) if held else undisturbed
@@ -222,7 +222,7 @@ class Turns:
         return Shortage(funds, least_nanousd, held)
 
     def _decide(self, scene: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
-        """One decision under `funds`; `patient` takes no answer that is cut short because others hold money."""
+        """One decision within `funds`; `patient` excludes responses truncated by others' holds."""
         estimates = self._estimates(scene, funds, patient)
         if not any(e.view.feasible for e in estimates):
             return self._shortage(scene, funds)
@@ -251,7 +251,7 @@ class Turns:
         )
 
     async def _decide_and_reserve(self, scene: TurnContext, receive: Receive | None) -> Attempt | Response:
-        """Decide and hold the money. What others only hold is waited for, unless the client leaves (ClientLeft)."""
+        """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
         found = await self._try_to_reserve(scene, patient=scene.outage is None)
         if not isinstance(found, Shortage):
             return found
@@ -261,7 +261,7 @@ class Turns:
         return await (waiting if receive is None else run_until_disconnect(receive, waiting))
 
     async def _wait_and_reserve(self, scene: TurnContext, found: Shortage) -> Attempt | Response:
-        """Try again whenever money came back, at last also for a shorter answer. Raises 429; 402 once it is spent."""
+        """Retry when money is released, at last for a shorter response. Raises 429, or 402 if spent."""
         account = scene.session_id if found.funds.account == "session" else ""
         timeouts_s = (deployment.timeout_s for option in scene.options for deployment in option.healthy)
         with self._held.line((scene.caller.tenant_id, account), min(WAIT_S, *timeouts_s)) as place:
@@ -277,7 +277,7 @@ class Turns:
         raise exhausted(scene, found)
 
     async def _try_to_reserve(self, scene: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
-        """Decide and reserve; whoever loses a race for the last money decides again with what is left."""
+        """Decide and reserve; after a lost race for the money, decide again with the rest."""
         funds = scene.funds
         for _ in range(RESERVE_TRIES):
             choice = self._decide(scene, funds, patient=patient)
@@ -314,7 +314,7 @@ class Turns:
         row: dict[str, Any] | None,
         deployments: Sequence[Deployment],
     ) -> Attempt | ReserveOutcome:
-        """Hold the worst case of one attempt that leaves at once; `row` logs the decision (None: a further attempt)."""
+        """Reserve the worst case of one attempt; `row` logs the decision (None: a further attempt)."""
         bound = Attempt(
             scene=scene,
             choice=choice,
@@ -348,16 +348,16 @@ class Turns:
             self._leases.take(bound.hold_id, checkpoint_nanousd)
         return replace(bound, session=reserved.session, tenant=reserved.tenant)
 
-    # -- the foreign call ------------------------------------------------------------------------------------------
+    # -- the provider call -----------------------------------------------------------------------------------------
 
     async def _complete(self, bound: Attempt) -> Response:
-        """An answer in one piece."""
+        """Make a non-streamed call and settle it."""
         send = self._upstream.complete if bound.scene.chat.mode == "chat" else self._upstream.embed
         bound, reply = await self._reached(bound, send)
         return await self._background.run(self._answered(bound, reply))
 
     async def _answered(self, bound: Attempt, reply: Reply) -> Response:
-        """Settle a whole answer and render it in its client's dialect."""
+        """Settle a complete response and render it in its dialect."""
         dialect, identity = bound.scene.dialect, bound.identity(self._clock())
 
         def render(report: TurnReport, bill: Settlement) -> Response:
@@ -369,12 +369,12 @@ class Turns:
         return response
 
     async def _stream(self, bound: Attempt) -> ASGIApp:
-        """A streamed answer: its first chunk is there when this returns; what fails later ends the stream."""
+        """Start a stream; returns after its first chunk. Later failures end the stream."""
         bound, stream = await self._reached(bound, self._upstream.open_stream)
         return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
 
     async def _reached(self, bound: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
-        """Call the provider, and again where that cannot pay twice. Every attempt that fails resolves its own hold."""
+        """Call the provider; retry where that cannot pay twice. Each failed attempt resolves its hold."""
         failures = Failures(asyncio.get_running_loop().time())
         while True:
             started_s = self._clock()
@@ -387,10 +387,10 @@ class Turns:
                 answer = await send(call)
             except UpstreamFault as fault:
                 bound = await self._next_attempt(bound, fault, failures)
-            except GatewayError as error:  # refused on our side of the wire: nothing was sent
+            except GatewayError as error:  # refused before sending
                 await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
                 raise
-            except BaseException:  # cancelled, or a defect of ours: once sent, the provider may be at work
+            except BaseException:  # cancelled, or an internal error: once sent, the provider may be working
                 self._background.spawn(
                     self._settling.abandoned(bound)
                     if sent
@@ -433,7 +433,7 @@ class Turns:
         )
 
     async def _next_attempt(self, bound: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
-        """Resolve a failed attempt's hold; then a new hold for the next attempt, or the fault as the answer."""
+        """Resolve a failed attempt's hold; then reserve the next attempt, or raise the fault."""
         self._tell(bound, fault)
         deployment = bound.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
@@ -452,24 +452,24 @@ class Turns:
             uniform=self._uniform,
         )
         if bound.scene.asked.max_cost_nanousd is not None and fault.dispatched:
-            further = None  # what was sent may be billed: a second call could bring the request above its own limit
+            further = None  # the first call may be billed: a second could exceed the request's limit
         await self._background.run(self._settling.failed(bound, fault, final=further is None))
         if further is None:
             raise _final(fault, failures)
         reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, further.deployments)
         if not isinstance(reserved, Attempt):
-            # The failed attempt's row stays pending; the sweeper's tidying closes a decision without an open hold.
+            # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures)
         try:
             await self._sleep(further.pause_s)
-        except BaseException:  # cancelled before anything of this attempt was sent
+        except BaseException:  # cancelled before this attempt was sent
             self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
             raise
         return reserved
 
     def _tell(self, bound: Attempt, fault: UpstreamFault) -> None:
-        """One line for the operator: names and numbers, never a provider's sentences."""
-        told = fault.told
+        """Log one line: names and numbers, never a provider's message."""
+        reported = fault.reported
         _log.warning(
             "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s"
             " type=%s code=%s param=%s address=%s",
@@ -478,14 +478,14 @@ class Turns:
             bound.deployment.deployment_id,
             fault.status or "-",
             json.dumps(fault.message),
-            told.type or "-",
-            told.code or fault.code or "-",
-            told.param or "-",
+            reported.type or "-",
+            reported.code or fault.code or "-",
+            reported.param or "-",
             fault.address or "-",
         )
 
     def _pumped(self, bound: Attempt, stream: UpstreamStream) -> ASGIApp:
-        """Hand the stream to a pump of its own, which settles whatever happens to the client."""
+        """Start a pump for the stream, which settles it whatever the client does."""
         dialect = bound.scene.dialect
         renderer = dialect.stream(bound.identity(self._clock()))
         transcript = Transcript() if bound.scene.idempotency is not None else None
@@ -527,7 +527,7 @@ class Turns:
 
 
 def _final(fault: UpstreamFault, failures: Failures) -> GatewayError:
-    """The fault as the client's answer; one that was retried here need not be retried by every client again."""
+    """The client's error for a fault; clients should not repeat retries that were made here."""
     error = fault.answer()
     if failures.count > 1:
         error.headers["x-should-retry"] = "false"

@@ -1,9 +1,9 @@
-"""Turns that wait for money which others only hold: for a short time, in order, one line for each account.
+"""Queues of turns that wait briefly for money held by other turns, one queue per account.
 
-A bill or a release in this process calls the first of a line at once. Who is still short says what it found, and the
-next that this is enough for is called; a turn that leaves the line calls the one behind it. So freed money reaches all
-whom it can serve, longest wait first, without a try by each of them. The first also looks by itself now and then, for
-what other replicas free; its finds go down the line in the same way. No turn waits for longer than `WAIT_S`.
+A settlement or release in this process wakes the first turn of a queue at once. If the money does not suffice, the turn
+reports what it found, and the next turn with a smaller need is woken; a turn that leaves wakes the one behind it. So
+released money reaches all turns that it can serve, longest wait first, without a retry by each. The first also polls,
+for money released by other replicas. No turn waits longer than `WAIT_S`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 WAIT_S = 5.0
-"""Longer than most answers of a crowd take, shorter than a client's patience."""
+"""Longer than most responses take, shorter than common client timeouts."""
 LOOK_S = 0.25
 
 Account = tuple[str, str]
-"""A tenant's id and a session's; "" for what the whole tenant shares."""
+"""A tenant id and a session id; "" for the tenant's own account."""
 
 
 class Place:
-    """One turn's place in a line. Made by `HeldMoney.line`."""
+    """One turn's place in a queue, made by `HeldMoney.line`."""
 
     def __init__(self, line: list[Place], wait_s: float) -> None:
         self._line = line
@@ -31,11 +31,11 @@ class Place:
         self._needs_nanousd = 0
 
     def call(self) -> None:
-        """Money may be free now."""
+        """Wake the turn, because money may be available."""
         self._called.set()
 
     def short(self, needs_nanousd: int, left_nanousd: int) -> None:
-        """This turn needs more than it found to be left, which may be enough for one behind it."""
+        """Report a failed try; wake the next turn for which the rest suffices."""
         self._needs_nanousd = needs_nanousd
         for place in self._line[self._line.index(self) + 1 :]:
             if place._needs_nanousd <= left_nanousd:
@@ -43,7 +43,7 @@ class Place:
                 return
 
     async def called(self) -> bool:
-        """Wait until it is worth another try; False once this turn has waited long enough."""
+        """Wait until another try may succeed; False after the longest wait."""
         loop = asyncio.get_running_loop()
         left_s = self._until_s - loop.time()
         if left_s <= 0:
@@ -57,7 +57,7 @@ class Place:
         return True
 
     def leave(self) -> None:
-        """Make way; the one behind, if any, may find what this turn left."""
+        """Leave the queue and wake the next turn, if any."""
         at = self._line.index(self)
         del self._line[at]
         if at < len(self._line):
@@ -65,7 +65,7 @@ class Place:
 
 
 class HeldMoney:
-    """Who waits for money, and how many turns of a session come at once. `on_wait` is told of each that waits."""
+    """Waiting turns by account, and the number of starting turns per session."""
 
     def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
         self._on_wait = on_wait
@@ -74,12 +74,12 @@ class HeldMoney:
 
     @property
     def waiting(self) -> int:
-        """How many turns wait, over all accounts."""
+        """Number of waiting turns."""
         return sum(map(len, self._lines.values()))
 
     @contextmanager
     def arriving(self, session: Account) -> Iterator[None]:
-        """A turn of this session is on its way to its reservation."""
+        """Count a turn of this session until it has reserved."""
         self._arriving[session] += 1
         try:
             yield
@@ -89,12 +89,12 @@ class HeldMoney:
                 del self._arriving[session]
 
     def company(self, session: Account) -> int:
-        """How many turns of a session are on their way: they have all read the same balance."""
+        """Number of turns of a session that are being started and have read the same balance."""
         return self._arriving[session]
 
     @contextmanager
     def line(self, account: Account, wait_s: float) -> Iterator[Place]:
-        """Stand in an account's line, at most for `wait_s`."""
+        """Join an account's queue, for at most `wait_s`."""
         line = self._lines.setdefault(account, [])
         place = Place(line, wait_s)
         line.append(place)
@@ -107,7 +107,7 @@ class HeldMoney:
                 del self._lines[account]
 
     def freed(self, session: Account) -> None:
-        """Money came back to a session, and so to its tenant."""
+        """Report money released to a session, and so to its tenant."""
         for account in (session, (session[0], "")):
             line = self._lines.get(account)
             if line:

@@ -179,7 +179,7 @@ async def test_what_the_thin_lane_does_not_know_goes_through_litellm(
 
 async def test_a_forced_thin_lane_refuses_what_it_cannot_carry(upstream: Upstream, provider: FaultUpstream) -> None:
     call = Call(litellm_model="mistral/ok", api_base=provider.url, api_key="k", messages=HELLO, lane="thin")
-    with pytest.raises(CallRefused, match="thin lane"):
+    with pytest.raises(CallRefused, match="direct client"):
         await upstream.complete(call)
     assert provider.bill == []
 

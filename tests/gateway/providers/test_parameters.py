@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.providers.errors import CallRefused
-from gateway.providers.parameters import Target, shaped, told
+from gateway.providers.parameters import Target, header_names, shaped
 from gateway.providers.providers import Call, Upstream
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
 from tests.harness.fixed_answers import CannedProvider, json_answer
@@ -242,5 +242,5 @@ def test_thinking_fits_into_the_answer_that_the_money_allows() -> None:
 
 
 def test_names_of_a_caller_s_are_told_only_where_a_header_can_hold_them() -> None:
-    assert told(("top_k", "top_k", "a\r\nb", "é")) == ("top_k", "(unprintable)")
-    assert len(told(tuple(f"n{i}" for i in range(100)))) == 41
+    assert header_names(("top_k", "top_k", "a\r\nb", "é")) == ("top_k", "(unprintable)")
+    assert len(header_names(tuple(f"n{i}" for i in range(100)))) == 41

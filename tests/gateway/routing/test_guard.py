@@ -173,4 +173,4 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     options = feasible(chat(), wish, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
     with pytest.raises(InvalidRequest) as refused:
         refuse_when_none(options, "vectors", 1)
-    assert refused.value.message == "model: no model can serve this request: it is no chat model"
+    assert refused.value.message == "model: no model can serve this request: it is not a chat model"

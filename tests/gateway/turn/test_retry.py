@@ -15,7 +15,7 @@ from gateway.providers.errors import (
     UpstreamFault,
     fault_from_status,
 )
-from gateway.providers.told import told_in
+from gateway.providers.reported_error import report_in
 from gateway.turn.retry import Failures, Next, next_attempt, pause_s
 from tests.harness.models import deployment
 
@@ -75,8 +75,8 @@ def test_deployments_without_a_key_share_the_one_of_the_environment() -> None:
 
 
 def test_money_that_is_gone_at_the_provider_is_not_asked_for_twice() -> None:
-    told = told_in(b'{"error": {"message": "x", "type": "insufficient_quota", "code": "insufficient_quota"}}')
-    fault = fault_from_status(429, None, "", told)
+    reported = report_in(b'{"error": {"message": "x", "type": "insufficient_quota", "code": "insufficient_quota"}}')
+    fault = fault_from_status(429, None, "", reported)
     failures = Failures(0.0)
     failures.note(ONE, fault)
     assert following(fault, [ONE], refused=failures.refused) is None

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import http_status
 from gateway.providers.errors import CredentialFault, FailedFault, RejectedFault, fault_from_status
-from gateway.providers.told import NOTHING_TOLD, told_in
+from gateway.providers.reported_error import NO_REPORT, report_in
 
 OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
     ({"error": {"message": "This model's maximum context length is 8192 tokens. However, your messages resulted in "
@@ -47,9 +47,9 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
 
 @pytest.mark.parametrize(("body", "limit", "asked"), OVERFLOWS)
 def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: int | None, asked: int | None) -> None:
-    told = told_in(json.dumps(body).encode())
-    assert (told.known, told.limit_tokens, told.asked_tokens) == ("context_length_exceeded", limit, asked)
-    error = fault_from_status(400, None, "", told).answer()
+    reported = report_in(json.dumps(body).encode())
+    assert (reported.known, reported.limit_tokens, reported.asked_tokens) == ("context_length_exceeded", limit, asked)
+    error = fault_from_status(400, None, "", reported).answer()
     shown = error.as_body()["error"]
     assert (http_status(error), shown["code"], shown["param"]) == (400, "context_length_exceeded", "messages")
     assert "maximum context length" in shown["message"]
@@ -86,26 +86,26 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
     ],
 )  # fmt: skip
 def test_codes_that_clients_know_are_passed_on(body: Any, status: int, code: str, answered: int) -> None:
-    error = fault_from_status(status, None, "", told_in(json.dumps(body).encode())).answer()
+    error = fault_from_status(status, None, "", report_in(json.dumps(body).encode())).answer()
     assert (http_status(error), error.as_body()["error"]["code"]) == (answered, code)
 
 
 def test_a_parameter_is_named() -> None:
-    told = told_in(b'{"error": {"message": "x", "code": "unsupported_value", "param": "tools[0].function"}}')
-    assert fault_from_status(400, None, "", told).answer().param == "tools[0].function"
+    reported = report_in(b'{"error": {"message": "x", "code": "unsupported_value", "param": "tools[0].function"}}')
+    assert fault_from_status(400, None, "", reported).answer().param == "tools[0].function"
 
 
 @pytest.mark.parametrize("status", [500, 413, 422])
 def test_too_long_is_too_long_whatever_the_status(status: int) -> None:
-    told = told_in(b'{"error": {"message": "x", "code": "context_length_exceeded"}}')
-    fault = fault_from_status(status, None, "", told)
+    reported = report_in(b'{"error": {"message": "x", "code": "context_length_exceeded"}}')
+    fault = fault_from_status(status, None, "", reported)
     assert isinstance(fault, RejectedFault)
     assert not fault.retryable
 
 
 def test_a_refused_key_stays_the_gateways_own_affair() -> None:
-    told = told_in(b'{"error": {"message": "Incorrect API key: sk-abc123", "code": "invalid_api_key"}}')
-    fault = fault_from_status(401, None, "", told)
+    reported = report_in(b'{"error": {"message": "Incorrect API key: sk-abc123", "code": "invalid_api_key"}}')
+    fault = fault_from_status(401, None, "", reported)
     assert isinstance(fault, CredentialFault)
     assert fault.answer().as_body()["error"]["code"] == "upstream_error"
     assert not fault.on_same_key
@@ -115,18 +115,18 @@ def test_a_refused_key_stays_the_gateways_own_affair() -> None:
     "value", ["sk-proj-abc123", "Bearer x", "two words", "AKIAIOSFODNN7EXAMPLE1", "x" * 65, "", 7, None, {"a": 1}]
 )
 def test_only_names_are_repeated(value: Any) -> None:
-    told = told_in(json.dumps({"error": {"message": "m", "code": value, "type": value, "param": value}}).encode())
-    assert (told.code, told.type, told.param) == ("", "", "")
+    reported = report_in(json.dumps({"error": {"message": "m", "code": value, "type": value, "param": value}}).encode())
+    assert (reported.code, reported.type, reported.param) == ("", "", "")
 
 
 def test_a_number_that_a_provider_counts_its_errors_with_is_a_code() -> None:
-    assert told_in(b'{"error": {"message": "x", "code": "1301"}}').code == "1301"
-    assert told_in(b'{"error": {"message": "x", "code": 40013}}').code == "40013"
+    assert report_in(b'{"error": {"message": "x", "code": "1301"}}').code == "1301"
+    assert report_in(b'{"error": {"message": "x", "code": 40013}}').code == "40013"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b'{"error": []}', b'{"error": null}', b"\xff"])
 def test_a_body_of_another_kind_tells_nothing(body: bytes) -> None:
-    told = told_in(body)
-    assert (told.known, told.code, told.type) == ("", "", "")
-    assert isinstance(fault_from_status(500, None, "", told), FailedFault)
-    assert NOTHING_TOLD.known == ""
+    reported = report_in(body)
+    assert (reported.known, reported.code, reported.type) == ("", "", "")
+    assert isinstance(fault_from_status(500, None, "", reported), FailedFault)
+    assert NO_REPORT.known == ""

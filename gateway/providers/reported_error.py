@@ -1,4 +1,4 @@
-"""What a provider says of its error, as far as it may be repeated: identifiers and numbers, never its sentences."""
+"""The safe parts of a provider's error: identifiers and numbers, never its messages."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ KNOWN_CODES: Mapping[str, str] = {
     "DeploymentNotFound": "model_not_found",
     "model_not_exist": "model_not_found",
 }  # fmt: skip
-"""A provider's code -> the one that clients of OpenAI's API look for."""
+"""A provider's code -> the code that clients of OpenAI's API handle."""
 
-# Numbers in the sentences of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others.
+# Numbers in the messages of OpenAI, vLLM, Anthropic, Gemini, Mistral, llama.cpp, TGI, xAI, SGLang and others.
 _N = r"\(?([\d,]+)"
 _LIMIT = re.compile(
     rf"maximum (?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
@@ -67,8 +67,8 @@ _COUNTS = (("n_ctx", "n_prompt_tokens"),)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A provider's error: its own names for it, ours where clients have one (`known`), and a window's two numbers."""
+class ReportedError:
+    """A provider's error: its identifiers, the code for clients (`known`), and context sizes."""
 
     type: str = ""
     code: str = ""
@@ -81,34 +81,34 @@ class Told:
 
     @property
     def overflows(self) -> bool:
-        """Whether the request was longer than the model reads."""
+        """The request exceeded the model's context window."""
         return self.known == "context_length_exceeded"
 
 
-NOTHING_TOLD = Told()
+NO_REPORT = ReportedError()
 
 
-def told_in(body: bytes | bytearray) -> Told:
-    """What an error's body says; nothing where it is no JSON of a known shape."""
+def report_in(body: bytes | bytearray) -> ReportedError:
+    """The error in a response body; NO_REPORT if it is not JSON of a known shape."""
     try:
         document = orjson.loads(bytes(body[:_READ_BYTES]))
     except orjson.JSONDecodeError:
-        return NOTHING_TOLD
-    return told_of(document)
+        return NO_REPORT
+    return report_of(document)
 
 
-def told_of(document: object) -> Told:
-    """The same for a body, or an error event, that has been read already."""
+def report_of(document: object) -> ReportedError:
+    """The error in a parsed body or error event."""
     objects = list(_objects(document))
     if not objects:
-        return NOTHING_TOLD
+        return NO_REPORT
     codes = [name for each in objects for name in (_code(each.get("code")), _code(each.get("status")))]
     types = [_identifier(each.get("type")) for each in objects]
     params = [_identifier(each.get("param")) for each in objects]
     text = " ".join(said for each in objects for said in _sentences(each))[:_MAX_SAID_CHARS]
     known = _known([each.get(name) for each in objects for name in ("code", "type", "status")], text)
     limit, asked = _numbers(objects, text) if known == meanings.CONTEXT else (None, None)
-    return Told(
+    return ReportedError(
         type=next((name for name in types if name), ""),
         code=next((name for name in codes if name), ""),
         param=next((name for name in params if name), ""),
@@ -142,7 +142,7 @@ def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _objects(document: object) -> Iterator[Mapping[str, Any]]:
-    """The error's object, and those inside of it: OpenAI's, Azure's `innererror`, Gemini's list, vLLM's bare one."""
+    """The error object and nested ones: OpenAI's, Azure's `innererror`, Gemini's list, vLLM's bare one."""
     if isinstance(document, list):
         document = document[0] if document else None
     if not isinstance(document, dict):
@@ -165,7 +165,7 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _identifier(value: object) -> str:
-    """A name that can be nothing else: no sentence, nothing that looks like a key."""
+    """A value that is an identifier, not a sentence and not a key; else ""."""
     if not isinstance(value, str) or _IDENTIFIER.fullmatch(value) is None or _KEY_LIKE.match(value):
         return ""
     return value
@@ -179,7 +179,7 @@ def _code(value: object) -> str:
 
 
 def _numbers(objects: list[Mapping[str, Any]], text: str) -> tuple[int | None, int | None]:
-    """What the model reads at most, and what the request came to."""
+    """The context limit and the size of the request, in tokens, from an error message."""
     for error in objects:
         for limit_name, asked_name in _COUNTS:
             limit, asked = error.get(limit_name), error.get(asked_name)
