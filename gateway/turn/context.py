@@ -177,7 +177,7 @@ class RoutingDecision:
 class Attempt:
     """A turn with reserved money: one attempt at one deployment under one hold."""
 
-    scene: TurnContext
+    context: TurnContext
     choice: RoutingDecision
     decision_id: str
     hold_id: str
@@ -197,20 +197,20 @@ class Attempt:
 
     def identity(self, created_s: float) -> AnswerIdentity:
         """The facts that a dialect needs before the first token."""
-        return AnswerIdentity(self.decision_id, self.model, created_s, self.scene.prompt.estimate)
+        return AnswerIdentity(self.decision_id, self.model, created_s, self.context.prompt.estimate)
 
     def report(self, bill: Settlement | None = None) -> TurnReport:
         """The report for the client; without a bill, at a stream's start, with reservation balances."""
         estimate, decision = self.choice.estimate, self.choice.routed.decision
         return TurnReport(
             decision_id=self.decision_id,
-            session_id=self.scene.session_id,
+            session_id=self.context.session_id,
             model=self.model,
             policy_id=decision.policy_id,
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
-            dropped=header_names((*self.scene.chat.dropped, *self.dropped)),
+            dropped=header_names((*self.context.chat.dropped, *self.dropped)),
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,
@@ -223,18 +223,18 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
-def exhausted(scene: TurnContext, shortage: Shortage) -> GatewayError:
+def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
     """The error for a turn without money: 402 with the remedy if it is spent.
 
     429 if concurrent turns only hold it: their settlements may release it, so a retry helps.
     """
     funds, least_nanousd = shortage.funds, shortage.least_nanousd
-    if scene.outage is not None:
+    if context.outage is not None:
         return LedgerUnavailable(
             "the ledger is unavailable, and the outage cap is used up", headers={"Retry-After": "5"}
         )
     details = {
-        "session_id": scene.session_id,
+        "session_id": context.session_id,
         "remaining_nano_usd": funds.remainder_nanousd,
         "remaining_usd": usd_string(funds.remainder_nanousd),
         "needed_nano_usd": least_nanousd,

@@ -75,14 +75,16 @@ class Judge:
         self._waiting: asyncio.Queue[Case] = asyncio.Queue(WAITING)
         self._budget_nanousd: int | None = None
 
-    def offer(self, bound: Attempt, answer: str) -> None:
+    def offer(self, attempt: Attempt, answer: str) -> None:
         """Queue a settled response if it is sampled and there is room. Never waits or raises."""
-        settings, scene = self._settings(), bound.scene
-        if settings is None or scene.caller.origin is not None or scene.outage is not None or not answer.strip():
+        settings, context = self._settings(), attempt.context
+        if settings is None or context.caller.origin is not None or context.outage is not None or not answer.strip():
             return
-        if share(bound.decision_id) >= settings.sample:  # by id: the same on every replica and retry
+        if share(attempt.decision_id) >= settings.sample:  # by id: the same on every replica and retry
             return
-        case = Case(scene.caller.tenant_id, bound.decision_id, transcript(scene.chat.messages), answer[:ANSWER_CHARS])
+        case = Case(
+            context.caller.tenant_id, attempt.decision_id, transcript(context.chat.messages), answer[:ANSWER_CHARS]
+        )
         try:
             self._waiting.put_nowait(case)
         except asyncio.QueueFull:

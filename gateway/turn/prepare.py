@@ -51,7 +51,7 @@ class Preparation:
         id_headers = self._configuration().settings.session.id_headers
         return sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, id_headers)
 
-    async def scene(
+    async def prepare(
         self,
         caller: Caller,
         name: sessions.SessionKey,
@@ -100,12 +100,12 @@ class Preparation:
             outage=outage,
         )
 
-    async def refreshed(self, scene: TurnContext) -> TurnContext:
-        """The scene with what its accounts have now."""
-        standing = await self._ledger.snapshot(scene.caller.tenant_id, scene.session_id)
+    async def refreshed(self, context: TurnContext) -> TurnContext:
+        """The context with what its accounts have now."""
+        standing = await self._ledger.snapshot(context.caller.tenant_id, context.session_id)
         if standing is None:
             raise NotFound("tenant: no such tenant")
-        return replace(scene, row=standing.session, tenant=standing.tenant)
+        return replace(context, row=standing.session, tenant=standing.tenant)
 
     async def _resumed(
         self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None

@@ -53,7 +53,7 @@ class Settlements:
         forecast: OutputForecast,
         metrics: Metrics,
         clock: Clock,
-        on_answer: OnAnswer = lambda bound, text: None,
+        on_answer: OnAnswer = lambda attempt, text: None,
         on_freed: OnFreed = lambda tenant_id, session_id: None,
     ) -> None:
         self._ledger = ledger
@@ -65,79 +65,81 @@ class Settlements:
         self._on_answer = on_answer
         self._on_freed = on_freed
 
-    async def reply(self, bound: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
+    async def reply(self, attempt: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
         """Settle a complete response. `render` makes the response stored under an idempotency key."""
-        self._leases.drop(bound.hold_id)  # first: if anything below raises, the sweeper finds the hold
+        self._leases.drop(attempt.hold_id)  # first: if anything below raises, the sweeper finds the hold
         text, own_count = outcome.generated_text(reply.body), 0
         if not isinstance(reply.usage, Usage):
             own_count = await self._tokens.count_generated(text)
-        bill = bill_of(bound, reply.usage, own_count)
-        self._learn(bound, bill, reply.finish_reason)
+        bill = bill_of(attempt, reply.usage, own_count)
+        self._learn(attempt, bill, reply.finish_reason)
         signals = implicit_signals(
-            bound.scene.chat, bound.scene.memory, reply.body.get("choices") or [], reply.finish_reason
+            attempt.context.chat, attempt.context.memory, reply.body.get("choices") or [], reply.finish_reason
         )
         columns = self._columns(
-            bound,
+            attempt,
             bill,
             status="completed",
             finish_reason=reply.finish_reason,
             signals=signals,
-            response_text=log.stored_answer(reply.body) if bound.scene.caller.store_text else None,
+            response_text=log.stored_answer(reply.body) if attempt.context.caller.store_text else None,
         )
-        report = bound.report(bill)
-        answer = None if bound.scene.idempotency is None else kept_answer(render(report, bill))
-        resolved = await self._settle(bound, bill, columns, failed=False, signals=signals, answer=answer)
-        self._on_answer(bound, text)
+        report = attempt.report(bill)
+        answer = None if attempt.context.idempotency is None else kept_answer(render(report, bill))
+        resolved = await self._settle(attempt, bill, columns, failed=False, signals=signals, answer=answer)
+        self._on_answer(attempt, text)
         return settled(report, resolved), bill
 
     async def stream(
-        self, bound: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
+        self, attempt: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
     ) -> tuple[TurnReport, cost.Settlement, GatewayError | None]:
         """Settle a stream, however it ended. `keep` makes the copy stored under an idempotency key."""
-        self._leases.drop(bound.hold_id)
+        self._leases.drop(attempt.hold_id)
         own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
-        bill = bill_of(bound, end.usage, own_count)
+        bill = bill_of(attempt, end.usage, own_count)
         if end.ending == "finished":
-            self._learn(bound, bill, end.finish_reason)
+            self._learn(attempt, bill, end.finish_reason)
         status = ENDED[end.ending]
         error: GatewayError | None = end.fault.answer() if end.fault is not None else None
         if end.ending == "stopped":  # our own shutdown counts against no model, policy or provider
             error = Draining("this replica shuts down before the answer's end; ask again")
         # What a broken stream says of its tool calls is only that it broke.
         whole = heard.choices() if end.ending == "finished" else []
-        signals = implicit_signals(bound.scene.chat, bound.scene.memory, whole, end.finish_reason)
+        signals = implicit_signals(attempt.context.chat, attempt.context.memory, whole, end.finish_reason)
         if end.ending == "failed":
             signals["upstream_failure"] = True
         columns = self._columns(
-            bound,
+            attempt,
             bill,
             status=status,
             finish_reason=end.finish_reason,
             signals=signals,
             error_code=error.code if error else None,
-            response_text=end.text if bound.scene.caller.store_text else None,
+            response_text=end.text if attempt.context.caller.store_text else None,
         )
-        report = bound.report(bill)
+        report = attempt.report(bill)
         # After a disconnect, a retry gets the received part and an error, never a second call.
         shown = _cut_short() if end.ending == "client_left" else error
         answer = None if keep is None else keep(report, bill, shown)
         resolved = await self._settle(
-            bound, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
+            attempt, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
         )
         if end.ending == "finished":
-            self._on_answer(bound, end.text)
+            self._on_answer(attempt, end.text)
         return settled(report, resolved), bill, error
 
-    async def abandoned(self, bound: Attempt) -> None:
+    async def abandoned(self, attempt: Attempt) -> None:
         """Settle a call whose client disconnected: the provider's work so far is estimated."""
-        bill = self._silent_bill(bound)
-        columns = self._columns(bound, bill, status="cancelled", finish_reason=None, signals={})
+        bill = self._silent_bill(attempt)
+        columns = self._columns(attempt, bill, status="cancelled", finish_reason=None, signals={})
         answer = (
-            None if bound.scene.idempotency is None else kept_answer(error_answer(bound.scene.dialect, _cut_short()))
+            None
+            if attempt.context.idempotency is None
+            else kept_answer(error_answer(attempt.context.dialect, _cut_short()))
         )
-        await self._settle(bound, bill, columns, failed=True, signals={}, answer=answer)
+        await self._settle(attempt, bill, columns, failed=True, signals={}, answer=answer)
 
-    async def failed(self, bound: Attempt, fault: UpstreamFault, *, final: bool) -> None:
+    async def failed(self, attempt: Attempt, fault: UpstreamFault, *, final: bool) -> None:
         """Release a failed attempt that cannot have been billed; settle another at an estimate.
 
         A call that may have been billed is not repeated under its idempotency key: its failure is stored.
@@ -145,44 +147,44 @@ class Settlements:
         error = fault.answer()
         code = error.code
         if not fault.dispatched:
-            await self.release(bound, status="failed" if final else None, error_code=code, upstream_failure=True)
+            await self.release(attempt, status="failed" if final else None, error_code=code, upstream_failure=True)
             return
-        bill = self._silent_bill(bound, fault.usage)
+        bill = self._silent_bill(attempt, fault.usage)
         columns = self._columns(
-            bound, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
+            attempt, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
         )
         answer = (
-            kept_answer(error_answer(bound.scene.dialect, error))
-            if final and bound.scene.idempotency is not None
+            kept_answer(error_answer(attempt.context.dialect, error))
+            if final and attempt.context.idempotency is not None
             else None
         )
         await self._settle(
-            bound, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
+            attempt, bill, columns if final else None, failed=True, signals={"upstream_failure": True}, answer=answer
         )
 
     async def release(
-        self, bound: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
+        self, attempt: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
     ) -> None:
         """Release the hold; `status` None leaves the decision pending for the next attempt."""
-        self._leases.drop(bound.hold_id)
+        self._leases.drop(attempt.hold_id)
         now = now_ms(self._clock)
         signals = '{"upstream_failure":true}' if upstream_failure else "{}"
         columns = None if status is None else {
             "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
-            "latency_ms": now - bound.scene.started_ms, "signals": signals,
+            "latency_ms": now - attempt.context.started_ms, "signals": signals,
         }  # fmt: skip
-        self._metrics.turns.labels(bound.model, status or "retried").inc()
+        self._metrics.turns.labels(attempt.model, status or "retried").inc()
         try:
-            await (bound.scene.outage or self._ledger).release(
-                Release(bound.hold_id, decision=columns, drop_idempotency=status is not None)
+            await (attempt.context.outage or self._ledger).release(
+                Release(attempt.hold_id, decision=columns, drop_idempotency=status is not None)
             )
-            self._on_freed(bound.scene.caller.tenant_id, bound.scene.session_id)
+            self._on_freed(attempt.context.caller.tenant_id, attempt.context.session_id)
         except LedgerUnavailable:
-            _log.warning("the release of %s waits for the database", bound.hold_id)
+            _log.warning("the release of %s waits for the database", attempt.hold_id)
 
     async def _settle(
         self,
-        bound: Attempt,
+        attempt: Attempt,
         bill: cost.Settlement,
         columns: dict[str, Any] | None,
         *,
@@ -194,16 +196,16 @@ class Settlements:
 
         None during a database outage: the ledger keeps posting, and the paid response is delivered.
         """
-        self._leases.drop(bound.hold_id)
-        scene, model = bound.scene, bound.model
+        self._leases.drop(attempt.hold_id)
+        context, model = attempt.context, attempt.model
         # Embeddings are not turns of the conversation and do not change its memory.
         news = (
             None
-            if scene.chat.mode != "chat"
+            if context.chat.mode != "chat"
             else sessions.news(
-                explores=scene.explores,
+                explores=context.explores,
                 model=model,
-                messages=scene.chat.messages,
+                messages=context.chat.messages,
                 prompt_tokens=columns["input_tokens"] if columns else 0,
                 output_tokens=columns["output_tokens"] if columns else 0,
                 failed=failed,
@@ -214,32 +216,32 @@ class Settlements:
         )
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
         if columns is not None:
-            self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - scene.started_ms) / 1000)
+            self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - context.started_ms) / 1000)
         self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
         if bill.alarm:
             self._metrics.alarms.labels(bill.alarm).inc()
             _log.error("model %s: %s at settlement", model, bill.alarm)
         try:
-            resolved = await (scene.outage or self._ledger).settle(
+            resolved = await (context.outage or self._ledger).settle(
                 Settle(
-                    hold_id=bound.hold_id,
+                    hold_id=attempt.hold_id,
                     amount_nanousd=bill.amount_nanousd,
                     usage_source=bill.usage_source,
                     decision=columns,
                     session_memory=news,
-                    close_session=scene.asked.end_session and columns is not None,
+                    close_session=context.asked.end_session and columns is not None,
                     answer=answer,
                 )
             )
-            self._on_freed(scene.caller.tenant_id, scene.session_id)
+            self._on_freed(context.caller.tenant_id, context.session_id)
             return resolved
         except LedgerUnavailable:
-            _log.warning("the bill of %s waits for the database", bound.hold_id)
+            _log.warning("the bill of %s waits for the database", attempt.hold_id)
             return None
 
     def _columns(
         self,
-        bound: Attempt,
+        attempt: Attempt,
         bill: cost.Settlement,
         *,
         status: str,
@@ -250,12 +252,12 @@ class Settlements:
     ) -> dict[str, Any]:
         now = now_ms(self._clock)
         return log.completed_columns(
-            decision_id=bound.decision_id,
+            decision_id=attempt.decision_id,
             status=status,
             usage=bill.usage,
             usage_source=bill.usage_source,
-            latency_ms=now - bound.scene.started_ms,
-            first_byte_ms=None if bound.first_byte_ms is None else bound.first_byte_ms - bound.scene.started_ms,
+            latency_ms=now - attempt.context.started_ms,
+            first_byte_ms=None if attempt.first_byte_ms is None else attempt.first_byte_ms - attempt.context.started_ms,
             finish_reason=finish_reason,
             error_code=error_code,
             signals=signals,
@@ -263,54 +265,58 @@ class Settlements:
             now_ms=now,
         )
 
-    def _learn(self, bound: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
+    def _learn(self, attempt: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:
         """Update the length forecast from a complete response; a clamped one would bias it."""
-        if bound.scene.chat.mode != "chat":
+        if attempt.context.chat.mode != "chat":
             return
-        predicted_usd = bound.choice.expected_usd
+        predicted_usd = attempt.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
-            self._metrics.cost_ratio.labels(bound.model).observe(bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd)
+            self._metrics.cost_ratio.labels(attempt.model).observe(
+                bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd
+            )
         if bill.usage_source == "reported" and finish_reason != "length":
-            self._forecast.observe(bound.model, bill.usage.output_tokens // bound.scene.chat.n, self._seconds(bound))
+            self._forecast.observe(
+                attempt.model, bill.usage.output_tokens // attempt.context.chat.n, self._seconds(attempt)
+            )
 
-    def checkpoint_nanousd(self, bound: Attempt, output_tokens: int) -> int:
+    def checkpoint_nanousd(self, attempt: Attempt, output_tokens: int) -> int:
         """The sweeper's posting if this process dies now.
 
         For a stream, the received part and one checkpoint interval; otherwise the likely bill.
         """
-        estimate_ = bound.choice.estimate
-        if not bound.scene.chat.stream:
+        estimate_ = attempt.choice.estimate
+        if not attempt.context.chat.stream:
             return estimate_.likely_nanousd
-        margin = self._forecast.generated(bound.model, CHECKPOINT_S, estimate_.max_tokens) * bound.scene.chat.n
-        return own_bill(bound, output_tokens + margin).amount_nanousd
+        margin = self._forecast.generated(attempt.model, CHECKPOINT_S, estimate_.max_tokens) * attempt.context.chat.n
+        return own_bill(attempt, output_tokens + margin).amount_nanousd
 
-    def _silent_bill(self, bound: Attempt, reported: ReportedUsage = None) -> cost.Settlement:
+    def _silent_bill(self, attempt: Attempt, reported: ReportedUsage = None) -> cost.Settlement:
         """The bill of a call without a response: reported usage, else elapsed time at the model's speed."""
-        most = bound.choice.estimate.max_tokens
-        generated = self._forecast.generated(bound.model, self._seconds(bound), most) * bound.scene.chat.n
-        return bill_of(bound, reported, generated)
+        most = attempt.choice.estimate.max_tokens
+        generated = self._forecast.generated(attempt.model, self._seconds(attempt), most) * attempt.context.chat.n
+        return bill_of(attempt, reported, generated)
 
-    def _seconds(self, bound: Attempt) -> float:
+    def _seconds(self, attempt: Attempt) -> float:
         """Seconds since this attempt was sent."""
-        return max(0.0, now_ms(self._clock) - bound.sent_ms) / 1000
+        return max(0.0, now_ms(self._clock) - attempt.sent_ms) / 1000
 
 
-def bill_of(bound: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
+def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
     """The bill from the reported usage, else from our own count `output_tokens`."""
-    estimate_ = bound.choice.estimate
+    estimate_ = attempt.choice.estimate
     return cost.settlement(
-        bound.deployment.prices,
+        attempt.deployment.prices,
         reported,
         held_nanousd=estimate_.hold_nanousd,
-        prompt_tokens=bound.scene.prompt.estimate,
+        prompt_tokens=attempt.context.prompt.estimate,
         output_tokens=output_tokens,
-        images=bound.scene.chat.images,
+        images=attempt.context.chat.images,
     )
 
 
-def own_bill(bound: Attempt, output_tokens: int) -> cost.Settlement:
+def own_bill(attempt: Attempt, output_tokens: int) -> cost.Settlement:
     """The estimated bill for our own count of output tokens, at most the hold."""
-    return bill_of(bound, None, output_tokens)
+    return bill_of(attempt, None, output_tokens)
 
 
 def _cut_short() -> UpstreamError:

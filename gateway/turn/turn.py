@@ -125,7 +125,7 @@ class Turns:
         self._clock = clock
         self._new_id = new_id
         self._uniform = uniform
-        self._arrivals = Preparation(
+        self._preparation = Preparation(
             configuration=configuration, ledger=ledger, outage=outage, tokens=tokens, breaker=breaker, clock=clock
         )
         self.live_streams: WeakSet[StreamPump] = WeakSet()
@@ -141,26 +141,26 @@ class Turns:
         body = await read_body(request, self._settings.limits)
         chat, dialect = await read(body, caller)
         asked = read_turn_headers(headers)
-        claim = self._arrivals.claim(chat, asked)
-        replayed = await self._arrivals.replayed(caller, claim)
+        claim = self._preparation.claim(chat, asked)
+        replayed = await self._preparation.replayed(caller, claim)
         if replayed is not None:
             return replayed
-        name = self._arrivals.session_name(caller, chat, headers)
+        name = self._preparation.session_name(caller, chat, headers)
         try:
             with self._held.arriving((caller.tenant_id, name.session_id)):
-                scene = await self._arrivals.scene(caller, name, chat, dialect, asked, claim)
-                bound = await self._decide_and_reserve(scene, request.receive)
+                context = await self._preparation.prepare(caller, name, chat, dialect, asked, claim)
+                attempt = await self._decide_and_reserve(context, request.receive)
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        if isinstance(bound, Response):
-            return bound
+        if isinstance(attempt, Response):
+            return attempt
         if chat.stream:
-            return await self._stream(bound)
+            return await self._stream(attempt)
         if claim is not None:
             # A client with a key may retry: a cancelled call would be made and paid for twice.
-            return await self._background.run(self._complete(bound))
+            return await self._background.run(self._complete(attempt))
         try:
-            return await run_until_disconnect(request.receive, self._complete(bound))
+            return await run_until_disconnect(request.receive, self._complete(attempt))
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -170,78 +170,80 @@ class Turns:
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         dialect = ChatDialect(chat.include_usage)
-        name = self._arrivals.session_name(caller, chat, headers)
-        scene = await self._arrivals.scene(caller, name, chat, dialect, read_turn_headers(headers), None)
-        choice = self._decide(scene, scene.funds, patient=False)
+        name = self._preparation.session_name(caller, chat, headers)
+        context = await self._preparation.prepare(caller, name, chat, dialect, read_turn_headers(headers), None)
+        choice = self._decide(context, context.funds, patient=False)
         if isinstance(choice, Shortage):
-            raise exhausted(scene, choice)
-        return json_response(log.dry_run(scene.session_id, choice.observation, choice.routed, choice.estimate))
+            raise exhausted(context, choice)
+        return json_response(log.dry_run(context.session_id, choice.observation, choice.routed, choice.estimate))
 
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
         """An internal turn, one per session, through the normal path and ledger."""
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
-        name = self._arrivals.session_name(caller, chat, headers)
+        name = self._preparation.session_name(caller, chat, headers)
         dialect = ChatDialect(chat.include_usage)
-        scene = await self._arrivals.scene(caller, name, chat, dialect, read_turn_headers(headers), None)
-        bound = await self._decide_and_reserve(scene, None)
-        answer = bound if isinstance(bound, Response) else await self._complete(bound)
+        context = await self._preparation.prepare(caller, name, chat, dialect, read_turn_headers(headers), None)
+        attempt = await self._decide_and_reserve(context, None)
+        answer = attempt if isinstance(attempt, Response) else await self._complete(attempt)
         return bytes(answer.body)
 
     # -- decide, reserve -------------------------------------------------------------------------------------------
 
-    def _estimates(self, scene: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
+    def _estimates(self, context: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
         """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._settings.session.over_budget)
-        company = self._held.company((scene.caller.tenant_id, scene.session_id))
+        company = self._held.company((context.caller.tenant_id, context.session_id))
         return [
             estimate(
                 option,
-                scene.chat,
-                scene.memory,
+                context.chat,
+                context.memory,
                 self._forecast,
                 self._breaker,
-                prompt_tokens=scene.prompt.estimate,
-                prompt_tokens_bound=scene.prompt.bound,
+                prompt_tokens=context.prompt.estimate,
+                prompt_tokens_bound=context.prompt.bound,
                 available_nanousd=funds.left_nanousd,
                 over_budget=over_budget,
-                at_ms=scene.started_ms,
+                at_ms=context.started_ms,
                 contended=funds.contended,
                 patient=patient,
                 company=max(1, company),
             )
-            for option in scene.options
+            for option in context.options
         ]
 
-    def _shortage(self, scene: TurnContext, funds: AvailableFunds) -> Shortage:
+    def _shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why no model was affordable: the money is spent, held or was taken by others."""
-        undisturbed = self._estimates(scene, funds.undisturbed(), patient=False)
+        undisturbed = self._estimates(context, funds.undisturbed(), patient=False)
         held = any(e.view.feasible for e in undisturbed)
-        needed = self._estimates(scene, funds.all_held(), patient=True) if held else undisturbed
+        needed = self._estimates(context, funds.all_held(), patient=True) if held else undisturbed
         least_nanousd = min(e.hold_nanousd for e in needed if not e.option.why_not)
         return Shortage(funds, least_nanousd, held)
 
-    def _decide(self, scene: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
+    def _decide(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
         """One decision within `funds`; `patient` excludes responses truncated by others' holds."""
-        estimates = self._estimates(scene, funds, patient)
+        estimates = self._estimates(context, funds, patient)
         if not any(e.view.feasible for e in estimates):
-            return self._shortage(scene, funds)
+            return self._shortage(context, funds)
         started_s = self._clock()
         observation = self._observer.observe(
-            scene.chat,
-            scene.memory,
-            scene.row,
-            scene.tenant,
+            context.chat,
+            context.memory,
+            context.row,
+            context.tenant,
             estimates,
-            budget_nanousd=scene.budget_nanousd,
+            budget_nanousd=context.budget_nanousd,
             left_nanousd=funds.left_nanousd,
-            expected_turns=scene.asked.expected_turns or (scene.row.expected_turns if scene.row else None),
-            lambda_per_usd=self._router.lambda_per_usd(scene.wish, scene.asked.lambda_per_usd),
-            at_ms=scene.started_ms,
-            explore=scene.explores and self._exploring.allows(),
+            expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),
+            lambda_per_usd=self._router.lambda_per_usd(context.wish, context.asked.lambda_per_usd),
+            at_ms=context.started_ms,
+            explore=context.explores and self._exploring.allows(),
         )
         uniform = self._uniform()
-        routed = self._router.decide(observation, uniform, scene.wish, f"{scene.caller.tenant_id}/{scene.session_id}")
+        routed = self._router.decide(
+            observation, uniform, context.wish, f"{context.caller.tenant_id}/{context.session_id}"
+        )
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
         return RoutingDecision(
             observation=observation,
@@ -250,37 +252,37 @@ class Turns:
             uniform=uniform,
         )
 
-    async def _decide_and_reserve(self, scene: TurnContext, receive: Receive | None) -> Attempt | Response:
+    async def _decide_and_reserve(self, context: TurnContext, receive: Receive | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
-        found = await self._try_to_reserve(scene, patient=scene.outage is None)
+        found = await self._try_to_reserve(context, patient=context.outage is None)
         if not isinstance(found, Shortage):
             return found
-        if scene.outage is not None or not found.held:
-            raise exhausted(scene, found)
-        waiting = self._wait_and_reserve(scene, found)
+        if context.outage is not None or not found.held:
+            raise exhausted(context, found)
+        waiting = self._wait_and_reserve(context, found)
         return await (waiting if receive is None else run_until_disconnect(receive, waiting))
 
-    async def _wait_and_reserve(self, scene: TurnContext, found: Shortage) -> Attempt | Response:
+    async def _wait_and_reserve(self, context: TurnContext, found: Shortage) -> Attempt | Response:
         """Retry when money is released, at last for a shorter response. Raises 429, or 402 if spent."""
-        account = scene.session_id if found.funds.account == "session" else ""
-        timeouts_s = (deployment.timeout_s for option in scene.options for deployment in option.healthy)
-        with self._held.line((scene.caller.tenant_id, account), min(WAIT_S, *timeouts_s)) as place:
+        account = context.session_id if found.funds.account == "session" else ""
+        timeouts_s = (deployment.timeout_s for option in context.options for deployment in option.healthy)
+        with self._held.line((context.caller.tenant_id, account), min(WAIT_S, *timeouts_s)) as place:
             patient = True
             while patient and found.held:
                 place.short(found.least_nanousd, found.funds.left_nanousd)
                 patient = await place.called()
-                scene = await self._arrivals.refreshed(scene)
-                tried = await self._try_to_reserve(scene, patient=patient)
+                context = await self._preparation.refreshed(context)
+                tried = await self._try_to_reserve(context, patient=patient)
                 if not isinstance(tried, Shortage):
                     return tried
                 found = tried
-        raise exhausted(scene, found)
+        raise exhausted(context, found)
 
-    async def _try_to_reserve(self, scene: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
+    async def _try_to_reserve(self, context: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
         """Decide and reserve; after a lost race for the money, decide again with the rest."""
-        funds = scene.funds
+        funds = context.funds
         for _ in range(RESERVE_TRIES):
-            choice = self._decide(scene, funds, patient=patient)
+            choice = self._decide(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice
             decision_id = self._new_id("dec")
@@ -288,15 +290,15 @@ class Turns:
                 choice.observation,
                 choice.routed.decision,
                 uniform=choice.uniform,
-                requested_model=scene.chat.model,
-                endpoint=scene.dialect.endpoint,
-                request_text=log.stored_request(scene.chat) if scene.caller.store_text else None,
+                requested_model=context.chat.model,
+                endpoint=context.dialect.endpoint,
+                request_text=log.stored_request(context.chat) if context.caller.store_text else None,
                 shadow=choice.routed.shadow,
-                now_ms=scene.started_ms,
-                origin=scene.caller.origin if scene.chat.mode == "chat" else EMBEDDING,
+                now_ms=context.started_ms,
+                origin=context.caller.origin if context.chat.mode == "chat" else EMBEDDING,
                 exploration_floor=self._settings.policy.exploration_floor if choice.observation.explore else 0.0,
             )
-            answer = await self._reserve(scene, choice, decision_id, row, choice.estimate.option.healthy)
+            answer = await self._reserve(context, choice, decision_id, row, choice.estimate.option.healthy)
             if isinstance(answer, Attempt):
                 self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))
                 return answer
@@ -304,106 +306,106 @@ class Turns:
                 funds = funds.after(answer)
                 continue
             return answer_or_raise(answer)
-        return self._shortage(scene, funds)
+        return self._shortage(context, funds)
 
     async def _reserve(
         self,
-        scene: TurnContext,
+        context: TurnContext,
         choice: RoutingDecision,
         decision_id: str,
         row: dict[str, Any] | None,
         deployments: Sequence[Deployment],
     ) -> Attempt | ReserveOutcome:
         """Reserve the worst case of one attempt; `row` logs the decision (None: a further attempt)."""
-        bound = Attempt(
-            scene=scene,
+        attempt = Attempt(
+            context=context,
             choice=choice,
             decision_id=decision_id,
             hold_id=self._new_id("hold"),
             deployment=pick_deployment(deployments, self._uniform),
-            session=scene.tenant,
-            tenant=scene.tenant,
+            session=context.tenant,
+            tenant=context.tenant,
         )
-        checkpoint_nanousd = self._settling.checkpoint_nanousd(bound, 0)
-        reserved = await (scene.outage or self._ledger).reserve(
+        checkpoint_nanousd = self._settling.checkpoint_nanousd(attempt, 0)
+        reserved = await (context.outage or self._ledger).reserve(
             Reserve(
-                hold_id=bound.hold_id,
+                hold_id=attempt.hold_id,
                 attempt_id=self._new_id("att"),
                 decision_id=decision_id,
-                tenant_id=scene.caller.tenant_id,
-                session_id=scene.session_id,
-                key_id=scene.caller.key_id if scene.caller.has_budget else None,
+                tenant_id=context.caller.tenant_id,
+                session_id=context.session_id,
+                key_id=context.caller.key_id if context.caller.has_budget else None,
                 model=choice.estimate.view.name,
                 amount_nanousd=choice.estimate.hold_nanousd,
                 ttl_ms=self._leases.ttl_ms,
-                terms=scene.terms,
+                terms=context.terms,
                 decision=row,
-                idempotency=scene.idempotency if row is not None else None,
+                idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
             )
         )
         if not isinstance(reserved, Reserved):
             return reserved
-        if scene.outage is None:
-            self._leases.take(bound.hold_id, checkpoint_nanousd)
-        return replace(bound, session=reserved.session, tenant=reserved.tenant)
+        if context.outage is None:
+            self._leases.take(attempt.hold_id, checkpoint_nanousd)
+        return replace(attempt, session=reserved.session, tenant=reserved.tenant)
 
     # -- the provider call -----------------------------------------------------------------------------------------
 
-    async def _complete(self, bound: Attempt) -> Response:
+    async def _complete(self, attempt: Attempt) -> Response:
         """Make a non-streamed call and settle it."""
-        send = self._upstream.complete if bound.scene.chat.mode == "chat" else self._upstream.embed
-        bound, reply = await self._reached(bound, send)
-        return await self._background.run(self._answered(bound, reply))
+        send = self._upstream.complete if attempt.context.chat.mode == "chat" else self._upstream.embed
+        attempt, reply = await self._reached(attempt, send)
+        return await self._background.run(self._answered(attempt, reply))
 
-    async def _answered(self, bound: Attempt, reply: Reply) -> Response:
+    async def _answered(self, attempt: Attempt, reply: Reply) -> Response:
         """Settle a complete response and render it in its dialect."""
-        dialect, identity = bound.scene.dialect, bound.identity(self._clock())
+        dialect, identity = attempt.context.dialect, attempt.identity(self._clock())
 
         def render(report: TurnReport, bill: Settlement) -> Response:
             return json_response(dialect.whole(identity, reply.body, billed(report, bill)), 200, report.as_headers())
 
-        report, bill = await self._settling.reply(bound, reply, render)
+        report, bill = await self._settling.reply(attempt, reply, render)
         response = render(report, bill)
-        await dialect.keep(bound.scene.session_id)
+        await dialect.keep(attempt.context.session_id)
         return response
 
-    async def _stream(self, bound: Attempt) -> ASGIApp:
+    async def _stream(self, attempt: Attempt) -> ASGIApp:
         """Start a stream; returns after its first chunk. Later failures end the stream."""
-        bound, stream = await self._reached(bound, self._upstream.open_stream)
-        return self._pumped(replace(bound, first_byte_ms=now_ms(self._clock)), stream)
+        attempt, stream = await self._reached(attempt, self._upstream.open_stream)
+        return self._pumped(replace(attempt, first_byte_ms=now_ms(self._clock)), stream)
 
-    async def _reached(self, bound: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
+    async def _reached(self, attempt: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
         """Call the provider; retry where that cannot pay twice. Each failed attempt resolves its hold."""
         failures = Failures(asyncio.get_running_loop().time())
         while True:
             started_s = self._clock()
-            bound, sent = replace(bound, sent_ms=int(started_s * 1000)), False
+            attempt, sent = replace(attempt, sent_ms=int(started_s * 1000)), False
             try:
-                call = self._call(bound)
-                if bound.scene.chat.mode == "chat":
-                    bound = replace(bound, dropped=self._upstream.left_out(call))
+                call = self._call(attempt)
+                if attempt.context.chat.mode == "chat":
+                    attempt = replace(attempt, dropped=self._upstream.left_out(call))
                 sent = True
                 answer = await send(call)
             except UpstreamFault as fault:
-                bound = await self._next_attempt(bound, fault, failures)
+                attempt = await self._next_attempt(attempt, fault, failures)
             except GatewayError as error:  # refused before sending
-                await self._background.run(self._settling.release(bound, status="failed", error_code=error.code))
+                await self._background.run(self._settling.release(attempt, status="failed", error_code=error.code))
                 raise
             except BaseException:  # cancelled, or an internal error: once sent, the provider may be working
                 self._background.spawn(
-                    self._settling.abandoned(bound)
+                    self._settling.abandoned(attempt)
                     if sent
-                    else self._settling.release(bound, status="failed", error_code="internal_error")
+                    else self._settling.release(attempt, status="failed", error_code="internal_error")
                 )
                 raise
             else:
                 latency_s = self._clock() - started_s
-                self._breaker.record(bound.deployment.deployment_id, failed=False, latency_s=latency_s)
-                return bound, answer
+                self._breaker.record(attempt.deployment.deployment_id, failed=False, latency_s=latency_s)
+                return attempt, answer
 
-    def _call(self, bound: Attempt) -> Call:
-        chat, deployment = bound.scene.chat, bound.deployment
+    def _call(self, attempt: Attempt) -> Call:
+        chat, deployment = attempt.context.chat, attempt.deployment
         return Call(
             litellm_model=deployment.litellm_model,
             messages=chat.messages,
@@ -414,7 +416,7 @@ class Turns:
             defaults=deployment.request_defaults,
             allowed_params=deployment.allowed_params,
             dropped_params=deployment.dropped_params,
-            max_tokens=bound.choice.estimate.max_tokens,
+            max_tokens=attempt.choice.estimate.max_tokens,
             max_tokens_param=chat.max_tokens_param,
             stream=chat.stream,
             timeout_s=deployment.timeout_s,
@@ -432,31 +434,31 @@ class Turns:
             },
         )
 
-    async def _next_attempt(self, bound: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
+    async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve the next attempt, or raise the fault."""
-        self._tell(bound, fault)
-        deployment = bound.deployment
+        self._tell(attempt, fault)
+        deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         first = deployment.deployment_id not in failures.seen
         self._breaker.record(deployment.deployment_id, failed=faulty, latency_s=0.0, counts=first)
         failures.note(deployment, fault)
-        limit_s = deployment.stream_timeout_s if bound.scene.chat.stream else deployment.timeout_s
+        limit_s = deployment.stream_timeout_s if attempt.context.chat.stream else deployment.timeout_s
         further = next_attempt(
             fault,
             deployment,
-            self._breaker.healthy(bound.choice.estimate.option.model.deployments),
+            self._breaker.healthy(attempt.choice.estimate.option.model.deployments),
             failures.refused,
             retries=failures.count - 1,
             most_retries=self._settings.router.num_retries,
             left_s=limit_s - (asyncio.get_running_loop().time() - failures.since_s),
             uniform=self._uniform,
         )
-        if bound.scene.asked.max_cost_nanousd is not None and fault.dispatched:
+        if attempt.context.asked.max_cost_nanousd is not None and fault.dispatched:
             further = None  # the first call may be billed: a second could exceed the request's limit
-        await self._background.run(self._settling.failed(bound, fault, final=further is None))
+        await self._background.run(self._settling.failed(attempt, fault, final=further is None))
         if further is None:
             raise _final(fault, failures)
-        reserved = await self._reserve(bound.scene, bound.choice, bound.decision_id, None, further.deployments)
+        reserved = await self._reserve(attempt.context, attempt.choice, attempt.decision_id, None, further.deployments)
         if not isinstance(reserved, Attempt):
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures)
@@ -467,15 +469,15 @@ class Turns:
             raise
         return reserved
 
-    def _tell(self, bound: Attempt, fault: UpstreamFault) -> None:
+    def _tell(self, attempt: Attempt, fault: UpstreamFault) -> None:
         """Log one line: names and numbers, never a provider's message."""
         reported = fault.reported
         _log.warning(
             "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s"
             " type=%s code=%s param=%s address=%s",
-            bound.decision_id,
-            bound.model,
-            bound.deployment.deployment_id,
+            attempt.decision_id,
+            attempt.model,
+            attempt.deployment.deployment_id,
             fault.status or "-",
             json.dumps(fault.message),
             reported.type or "-",
@@ -484,11 +486,11 @@ class Turns:
             fault.address or "-",
         )
 
-    def _pumped(self, bound: Attempt, stream: UpstreamStream) -> ASGIApp:
+    def _pumped(self, attempt: Attempt, stream: UpstreamStream) -> ASGIApp:
         """Start a pump for the stream, which settles it whatever the client does."""
-        dialect = bound.scene.dialect
-        renderer = dialect.stream(bound.identity(self._clock()))
-        transcript = Transcript() if bound.scene.idempotency is not None else None
+        dialect = attempt.context.dialect
+        renderer = dialect.stream(attempt.identity(self._clock()))
+        transcript = Transcript() if attempt.context.idempotency is not None else None
         heard = StreamedAnswer()
 
         def on_chunk(chunk: dict[str, Any]) -> bytes:
@@ -499,7 +501,7 @@ class Turns:
             return frames
 
         def on_progress(output_tokens: int) -> None:
-            self._leases.progress(bound.hold_id, self._settling.checkpoint_nanousd(bound, output_tokens))
+            self._leases.progress(attempt.hold_id, self._settling.checkpoint_nanousd(attempt, output_tokens))
 
         def keep(report: TurnReport, bill: Settlement, error: GatewayError | None) -> Answer:
             assert transcript is not None
@@ -507,11 +509,11 @@ class Turns:
 
         async def on_end(end: StreamEnd) -> list[bytes]:
             if end.fault is not None:
-                self._tell(bound, end.fault)
-            report, bill, error = await self._settling.stream(bound, end, heard, None if transcript is None else keep)
+                self._tell(attempt, end.fault)
+            report, bill, error = await self._settling.stream(attempt, end, heard, None if transcript is None else keep)
             last = renderer.end(billed(report, bill), error)
             if end.ending == "finished":
-                await dialect.keep(bound.scene.session_id)
+                await dialect.keep(attempt.context.session_id)
             return [last]
 
         pump = StreamPump(
@@ -523,7 +525,7 @@ class Turns:
             buffer_bytes=self._settings.limits.stream_buffer_bytes,
         )
         self.live_streams.add(pump)
-        return EventStreamResponse(pump, bound.report().as_headers())
+        return EventStreamResponse(pump, attempt.report().as_headers())
 
 
 def _final(fault: UpstreamFault, failures: Failures) -> GatewayError:

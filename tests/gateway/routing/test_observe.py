@@ -12,7 +12,7 @@ from gateway.routing.observe import Observer
 from gateway.routing.session import SessionMemory
 from policy.mdp import Observation
 from policy.text import embed
-from tests.gateway.turn.turns import LEFT, bound, session_row
+from tests.gateway.turn.turns import LEFT, attempt, session_row
 from tests.harness.models import chat
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -21,7 +21,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 def seen(request: dict[str, Any] | None = None, *, observer: Observer | None = None, **changes: Any) -> Observation:
     arguments: dict[str, Any] = {
         "memory": SessionMemory(), "row": None, "tenant": Balance(9 * LEFT, 0, LEFT),
-        "estimates": [bound().choice.estimate], "budget_nanousd": LEFT, "left_nanousd": LEFT // 2,
+        "estimates": [attempt().choice.estimate], "budget_nanousd": LEFT, "left_nanousd": LEFT // 2,
         "expected_turns": 7, "lambda_per_usd": 3.0, "at_ms": 5_000,
     } | changes  # fmt: skip
     return (observer or Observer()).observe(chat(**(request or {})), **arguments)

@@ -8,32 +8,32 @@ from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExcee
 from gateway.ledger.types import AccountKind, Balance, Refused, Resolved, SessionTerms
 from gateway.turn.context import AvailableFunds, Shortage, exhausted, settled
 from gateway.turn.headers import TurnReport
-from tests.gateway.turn.turns import bound, scene, session_row
+from tests.gateway.turn.turns import attempt, context, session_row
 
 
 def test_a_first_turn_can_spend_the_default_budget() -> None:
-    assert scene(terms=SessionTerms(default_nanousd=70)).funds.left_nanousd == 70
+    assert context(terms=SessionTerms(default_nanousd=70)).funds.left_nanousd == 70
 
 
 def test_the_header_s_ceiling_counts_before_the_session_s_own_and_what_is_spent_and_reserved_comes_off() -> None:
     row = session_row(Balance(granted_nanousd=100, reserved_nanousd=10, spent_nanousd=20))
-    assert scene(row=row).funds.left_nanousd == 70
-    raised = scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=500))
+    assert context(row=row).funds.left_nanousd == 70
+    raised = context(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=500))
     assert (raised.budget_nanousd, raised.funds.left_nanousd) == (500, 470)
 
 
 def test_a_ceiling_below_what_is_spent_leaves_nothing_and_never_less() -> None:
     row = session_row(Balance(100, 10, 20))
-    assert scene(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).funds.left_nanousd == 0
+    assert context(row=row, terms=SessionTerms(default_nanousd=1, ceiling_nanousd=5)).funds.left_nanousd == 0
 
 
 def test_the_tenant_s_budget_binds_too() -> None:
-    assert scene(tenant=Balance(50, 20, 10)).funds.left_nanousd == 20
-    assert scene(tenant=Balance(50, 20, 60, overage_nanousd=30)).funds.left_nanousd == 0
+    assert context(tenant=Balance(50, 20, 10)).funds.left_nanousd == 20
+    assert context(tenant=Balance(50, 20, 60, overage_nanousd=30)).funds.left_nanousd == 0
 
 
 def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() -> None:
-    error = exhausted(scene(), Shortage(AvailableFunds(1_500, "session", 1_500), 32_000, held=False))
+    error = exhausted(context(), Shortage(AvailableFunds(1_500, "session", 1_500), 32_000, held=False))
     assert isinstance(error, SessionBudgetExceeded)
     assert error.headers == {"x-should-retry": "false"}
     assert error.details == {
@@ -41,14 +41,14 @@ def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() ->
         "needed_usd": "0.000032",
     }  # fmt: skip
     assert "X-Session-Budget-USD" in error.message
-    poor_tenant = exhausted(scene(), Shortage(AvailableFunds(10, "tenant", 20), 32_000, held=False))
+    poor_tenant = exhausted(context(), Shortage(AvailableFunds(10, "tenant", 20), 32_000, held=False))
     assert isinstance(poor_tenant, TenantBudgetExceeded)
     assert poor_tenant.headers == {"x-should-retry": "false"}
     assert "operator" in poor_tenant.message
 
 
 def test_money_that_others_only_hold_is_worth_asking_again_for() -> None:
-    error = exhausted(scene(), Shortage(AvailableFunds(1_500, "session", 51_500), 32_000, held=True))
+    error = exhausted(context(), Shortage(AvailableFunds(1_500, "session", 51_500), 32_000, held=True))
     assert isinstance(error, RateLimited)
     assert (error.status, error.code, error.headers) == (429, "rate_limited", {"Retry-After": "1"})
     assert "other turns hold 0.00005 USD" in error.message
@@ -56,9 +56,9 @@ def test_money_that_others_only_hold_is_worth_asking_again_for() -> None:
 
 
 def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
-    funds = scene(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).funds
+    funds = context(row=session_row(Balance(1_000_000_000, 0, 1_250_000_000, overage_nanousd=250_000_000))).funds
     assert (funds.left_nanousd, funds.account) == (0, "session")
-    error = exhausted(scene(), Shortage(funds, 0, held=False))
+    error = exhausted(context(), Shortage(funds, 0, held=False))
     assert "the session's budget has -0.25 USD left" in error.message
     assert error.details["remaining_nano_usd"] == -250_000_000
     refused = Refused("tenant", Balance(50, 20, 60, overage_nanousd=30), pending=False)
@@ -67,7 +67,7 @@ def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
 
 
 def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
-    error = exhausted(scene(), Shortage(AvailableFunds(10, "key", 10), 32_000, held=False))
+    error = exhausted(context(), Shortage(AvailableFunds(10, "key", 10), 32_000, held=False))
     assert isinstance(error, TenantBudgetExceeded)
     assert "the key's budget has 0.00000001 USD left" in error.message
 
@@ -84,7 +84,7 @@ def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
 def test_the_account_with_the_least_left_binds_and_only_holds_on_that_one_contend(
     tenant: Balance, account: AccountKind, contended: bool
 ) -> None:
-    found = scene(tenant=tenant, terms=SessionTerms(default_nanousd=70)).funds
+    found = context(tenant=tenant, terms=SessionTerms(default_nanousd=70)).funds
     assert (found.account, found.contended) == (account, contended)
 
 
@@ -98,7 +98,7 @@ def test_a_refusal_lowers_the_funds_to_what_it_found_and_never_raises_it() -> No
 
 
 def test_a_report_takes_over_the_balances_of_its_settlement() -> None:
-    report = bound().report()
+    report = attempt().report()
     spent = Balance(100, 0, 7)
     told = settled(report, Resolved("settle", 0, spent, spent))
     assert isinstance(told, TurnReport)
@@ -108,5 +108,5 @@ def test_a_report_takes_over_the_balances_of_its_settlement() -> None:
 
 @pytest.mark.parametrize("left", [1_000_000_000, 5_000_000])
 def test_what_is_reported_as_reserved_is_what_is_held(left: int) -> None:
-    turn = bound(left_nanousd=left)
+    turn = attempt(left_nanousd=left)
     assert turn.report().reserved_nanousd == turn.choice.estimate.hold_nanousd == turn.session.reserved_nanousd

@@ -22,7 +22,7 @@ from gateway.errors import TenantBudgetExceeded
 from gateway.metrics import Metrics
 from gateway.routing.router import share
 from gateway.turn.judge import ANSWER_CHARS, CONVERSATION_CHARS, WAITING, Case, Judge, question, read_score, transcript
-from tests.gateway.turn.turns import bound
+from tests.gateway.turn.turns import attempt
 
 EVERYTHING = JudgeSettings("grader", sample=1.0, budget_nanousd_per_day=5_000)
 CASE = Case("a", "dec_1", "[user] 2 + 2?", "4")
@@ -84,7 +84,7 @@ def test_a_long_conversation_is_cut_to_its_newest_part() -> None:
 
 def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never() -> None:
     half, _ = judge(settings=replace(EVERYTHING, sample=0.5))
-    turn = bound()
+    turn = attempt()
     ids = [f"dec_{i}" for i in range(40)]
     for decision_id in ids:
         half.offer(replace(turn, decision_id=decision_id), "an answer")
@@ -92,8 +92,8 @@ def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never(
     assert drawn == [decision_id for decision_id in ids if share(decision_id) < 0.5]
     every, _ = judge()
     every.offer(turn, "  ")
-    own = replace(turn.scene, caller=Caller(JUDGE_TENANT, "key_judge", "tenant", False, None))
-    every.offer(replace(turn, scene=own), "an answer")
+    own = replace(turn.context, caller=Caller(JUDGE_TENANT, "key_judge", "tenant", False, None))
+    every.offer(replace(turn, context=own), "an answer")
     judge(settings=None)[0].offer(turn, "an answer")
     assert every._waiting.empty()
 
@@ -101,7 +101,7 @@ def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never(
 def test_a_full_queue_drops_what_comes_and_holds_only_so_much_of_it() -> None:
     made, metrics = judge()
     for i in range(WAITING + 3):
-        made.offer(replace(bound(), decision_id=f"dec_{i}"), "x" * 2 * ANSWER_CHARS)
+        made.offer(replace(attempt(), decision_id=f"dec_{i}"), "x" * 2 * ANSWER_CHARS)
     assert counted(metrics, "dropped") == 3
     assert len(made._waiting.get_nowait().answer) == ANSWER_CHARS
 
@@ -120,7 +120,7 @@ async def test_a_grade_is_stored_for_the_turn_s_tenant_and_paid_by_the_judge_s(s
     database = Database(sqlite_url)
     await database.start()
     try:
-        turn = bound()
+        turn = attempt()
 
         def prepare(connection: Any) -> None:
             tenants.create_tenant(connection, "ten_1", "acme", budget_nanousd=9, actor="t", now_ms=1)

@@ -24,10 +24,10 @@ from gateway.providers.replies import Reply
 from gateway.turn.context import Attempt
 from gateway.turn.headers import TurnReport
 from gateway.turn.settle import Settlements, bill_of
-from tests.gateway.turn.turns import LEFT, bound
+from tests.gateway.turn.turns import LEFT, attempt
 from tests.harness.models import deployment, model, prices
 
-HELD = bound().choice.estimate.hold_nanousd
+HELD = attempt().choice.estimate.hold_nanousd
 
 
 class Books:
@@ -78,31 +78,31 @@ def test_the_deployment_that_answered_sends_the_bill_though_the_dearest_of_its_g
     cheap = deployment("cheap", prices(0.5, 1.0))
     dear = deployment("dear", prices(1.0, 2.0))
     group = model("group", prices(1.0, 2.0), deployments=(cheap, dear))
-    assert bill_of(bound(group, chosen=cheap), Usage(10, 5), 0).amount_nanousd == 10 * 500 + 5 * 1_000
-    assert bill_of(bound(group, chosen=dear), Usage(10, 5), 0).amount_nanousd == 10 * 1_000 + 5 * 2_000
+    assert bill_of(attempt(group, chosen=cheap), Usage(10, 5), 0).amount_nanousd == 10 * 500 + 5 * 1_000
+    assert bill_of(attempt(group, chosen=dear), Usage(10, 5), 0).amount_nanousd == 10 * 1_000 + 5 * 2_000
 
 
 def test_missing_usage_is_our_own_count_and_marked() -> None:
-    bill = bill_of(bound(prompt_tokens=100), None, 7)
+    bill = bill_of(attempt(prompt_tokens=100), None, 7)
     assert bill == Settlement(100 * 1_000 + 7 * 2_000, "estimated", Usage(100, 7))
 
 
 def test_impossible_usage_costs_the_hold_and_raises_an_alarm() -> None:
-    bill = bill_of(bound(), UsageFault("x"), 7)
+    bill = bill_of(attempt(), UsageFault("x"), 7)
     assert (bill.amount_nanousd, bill.alarm) == (HELD, "implausible_usage")
 
 
 async def test_a_call_without_an_answer_is_charged_the_time_it_had_at_the_model_s_speed() -> None:
     made, books, _ = settling()
     # The clock stands at 2.0 s: half a second at the prior's 80 tokens a second.
-    await made.abandoned(replace(bound(prompt_tokens=100), sent_ms=1_500))
+    await made.abandoned(replace(attempt(prompt_tokens=100), sent_ms=1_500))
     [settle] = books.settled
     assert (settle.amount_nanousd, settle.usage_source) == (100 * 1_000 + 40 * 2_000, "estimated")
 
 
 async def test_a_call_that_hung_for_long_is_charged_no_more_than_was_held() -> None:
     made, books, _ = settling()
-    turn = replace(bound(prompt_tokens=100, max_tokens=30), sent_ms=-(10**9))
+    turn = replace(attempt(prompt_tokens=100, max_tokens=30), sent_ms=-(10**9))
     await made.abandoned(turn)
     [settle] = books.settled
     assert settle.amount_nanousd == 100 * 1_000 + 30 * 2_000 <= turn.choice.estimate.hold_nanousd
@@ -111,7 +111,7 @@ async def test_a_call_that_hung_for_long_is_charged_no_more_than_was_held() -> N
 @given(st.integers(0, 100_000))
 def test_a_stream_s_checkpoint_covers_what_was_received_and_stays_within_the_hold(received: int) -> None:
     made, _, _ = settling()
-    turn = bound(prompt_tokens=100, stream=True)
+    turn = attempt(prompt_tokens=100, stream=True)
     checkpoint = made.checkpoint_nanousd(turn, received)
     hold = turn.choice.estimate.hold_nanousd
     assert min(hold, 100 * 1_000 + received * 2_000) <= checkpoint <= hold
@@ -120,9 +120,9 @@ def test_a_stream_s_checkpoint_covers_what_was_received_and_stays_within_the_hol
 
 def test_checkpoints_add_a_second_of_generation_and_a_whole_answer_s_is_the_likely_bill() -> None:
     made, _, _ = settling()
-    turn = bound(prompt_tokens=100, stream=True)
+    turn = attempt(prompt_tokens=100, stream=True)
     assert made.checkpoint_nanousd(turn, 100) == 100 * 1_000 + (100 + 80) * 2_000
-    whole = bound(prompt_tokens=100)
+    whole = attempt(prompt_tokens=100)
     assert made.checkpoint_nanousd(whole, 100) == whole.choice.estimate.likely_nanousd
 
 
@@ -131,7 +131,7 @@ def test_checkpoints_add_a_second_of_generation_and_a_whole_answer_s_is_the_like
 
 async def test_an_answer_is_settled_once_and_told_with_the_balances_after_it() -> None:
     made, books, leases = settling()
-    turn = bound()
+    turn = attempt()
     leases.take(turn.hold_id, 1)
     answered, _ = await made.reply(turn, reply(), rendered)
     [settle] = books.settled
@@ -146,7 +146,7 @@ async def test_an_answer_is_settled_once_and_told_with_the_balances_after_it() -
 async def test_the_answer_that_was_paid_for_is_given_although_the_bill_waits_for_the_database() -> None:
     made, books, leases = settling()
     books.down = True
-    answered, _ = await made.reply(bound(), reply(), rendered)
+    answered, _ = await made.reply(attempt(), reply(), rendered)
     assert answered.as_headers()["x-seqroute-cost-usd"] == "0.00002"
     assert "x-seqroute-session-spent-usd" not in answered.as_headers()
     assert leases.count == 0
@@ -154,9 +154,9 @@ async def test_the_answer_that_was_paid_for_is_given_although_the_bill_waits_for
 
 async def test_a_fault_while_settling_leaves_the_hold_to_the_sweeper_not_to_an_endless_lease() -> None:
     made, _, leases = settling()
-    turn = bound()
+    turn = attempt()
     leases.take(turn.hold_id, 1)
-    turn = replace(turn, scene=replace(turn.scene, idempotency=IdempotencyClaim("k", b"", 0)))
+    turn = replace(turn, context=replace(turn.context, idempotency=IdempotencyClaim("k", b"", 0)))
 
     def broken(report: TurnReport, bill: Settlement) -> Response:
         raise TypeError("a defect of a dialect")
@@ -168,26 +168,26 @@ async def test_a_fault_while_settling_leaves_the_hold_to_the_sweeper_not_to_an_e
 
 async def test_a_call_that_never_left_is_released_and_one_that_may_be_billed_is_settled() -> None:
     made, books, _ = settling()
-    await made.failed(bound(), ConnectFault("no"), final=True)
+    await made.failed(attempt(), ConnectFault("no"), final=True)
     [release] = books.released
     assert release.decision is not None
     assert (release.decision["status"], release.decision["error_code"]) == ("failed", "upstream_error")
-    await made.failed(bound(), TimeoutFault("late"), final=True)
+    await made.failed(attempt(), TimeoutFault("late"), final=True)
     [settle] = books.settled
     assert (settle.usage_source, settle.amount_nanousd > 0) == ("estimated", True)
 
 
 async def test_a_failed_attempt_with_another_to_come_leaves_the_decision_pending() -> None:
     made, books, _ = settling()
-    await made.failed(bound(), ConnectFault("no"), final=False)
-    await made.failed(bound(), TimeoutFault("late", retryable=True), final=False)
+    await made.failed(attempt(), ConnectFault("no"), final=False)
+    await made.failed(attempt(), TimeoutFault("late", retryable=True), final=False)
     assert books.released[0].decision is None
     assert not books.released[0].drop_idempotency
     assert books.settled[0].decision is None
 
 
 def test_a_bound_turn_reports_the_clamp_only_when_there_is_one() -> None:
-    loose, tight = bound(max_tokens=50), bound(left_nanousd=3_000_000)
+    loose, tight = attempt(max_tokens=50), attempt(left_nanousd=3_000_000)
     assert loose.report().max_tokens is None
     assert tight.report().max_tokens == tight.choice.estimate.max_tokens
     assert isinstance(tight, Attempt)

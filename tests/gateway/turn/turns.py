@@ -1,4 +1,4 @@
-"""A turn as it stands before its call: caller, scene, choice and hold, for tests of what comes after."""
+"""A turn as it stands before its call: caller, context, choice and hold, for tests of what comes after."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def session_row(balance: Balance, **changes: Any) -> SessionRow:
     return SessionRow(**(fields | changes))
 
 
-def scene(
+def context(
     chosen: Model | None = None,
     *,
     row: SessionRow | None = None,
@@ -56,11 +56,11 @@ def scene(
     )  # fmt: skip
 
 
-def bound(
-    subject: Model | None = None, *, chosen: Deployment | None = None, left_nanousd: int = LEFT, **of_scene: Any
+def attempt(
+    subject: Model | None = None, *, chosen: Deployment | None = None, left_nanousd: int = LEFT, **of_context: Any
 ) -> Attempt:
     """A turn on `subject` (else `small` at 1,000 and 2,000 nano-USD a token) with its money held."""
-    made = scene(subject, **of_scene)
+    made = context(subject, **of_context)
     found = estimate(
         made.options[0], made.chat, made.memory, OutputForecast(), Breaker(lambda: 0.0, RouterSettings),
         prompt_tokens=made.prompt.estimate, prompt_tokens_bound=made.prompt.bound, available_nanousd=left_nanousd,
@@ -73,7 +73,7 @@ def bound(
     decision = forced(observation, "policy")
     balance = Balance(LEFT, found.hold_nanousd, 0)
     return Attempt(
-        scene=made,
+        context=made,
         choice=RoutingDecision(observation, Routed(decision, None), found, 0.5),
         decision_id="dec_1",
         hold_id="hold_1",
