@@ -208,3 +208,27 @@ def test_make_targets_shown_in_the_pages_exist() -> None:
         if word not in targets
     ]
     assert unknown == []
+
+
+# Cases from the field.
+
+
+def test_every_case_from_the_field_has_a_test_or_a_decision() -> None:
+    page = DOCS / "field-cases.md"
+    rows = [line.strip("|").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
+    cases = [row for row in rows if row[0].strip() != "what they do"]
+    tests = {
+        f"{path.relative_to(ROOT / 'tests')}::{name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+    }
+    wrong = []
+    for row in cases:
+        named = set(re.findall(r"`([\w/]+\.py::\w+)`", row[-1]))
+        decided = re.findall(r"\(decisions/([\w-]+\.md)\)", row[-1])
+        wrong += [f"{row[0].strip()}: {name}" for name in sorted(named - tests)]
+        wrong += [f"{row[0].strip()}: {name}" for name in decided if not (DOCS / "decisions" / name).exists()]
+        if len(row) != 3 or not (named or decided):
+            wrong.append(f"{row[0].strip()}: expected a test or a decision in its last column")
+    assert wrong == []
+    assert len(cases) >= 76

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
@@ -56,6 +57,12 @@ def test_a_new_sqlite_file_is_made_with_its_folder(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a folder' / 'x%41?.db'}"
     assert upgrade(url) == newest_revision()
     assert (tmp_path / "a folder").is_dir()
+
+
+@pytest.mark.parametrize("name", ["two words.db", "100%.db", "a#b.db", "bücher.db"])
+def test_a_sqlite_file_may_have_spaces_signs_and_umlauts(tmp_path: Path, name: str) -> None:
+    upgrade(f"sqlite:///{tmp_path / name}")
+    assert (tmp_path / name).stat().st_size > 0
 
 
 def test_three_replicas_may_migrate_an_empty_database_at_once(postgres_server: PostgresServer) -> None:

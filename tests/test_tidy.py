@@ -99,10 +99,11 @@ def test_words_are_plain(folder: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_use_plain_words(page: str) -> None:
+    """Names of tests are quoted as they are."""
     found = [
         f'{page}:{number}: "{match[0]}": say {PLAIN[" ".join(match[0].lower().split())]}'
         for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1)
-        for match in UNPLAIN.finditer(line)
+        for match in UNPLAIN.finditer(re.sub(r"`[^`]*::[^`]*`", "", line))
     ]
     assert found == []
 

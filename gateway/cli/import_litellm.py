@@ -163,7 +163,7 @@ def _document(source: Path) -> dict[str, Any]:
     import yaml
 
     from gateway.config.reader import Findings, SettingsError
-    from gateway.config.yaml_file import ANCHOR_PREFIX, read_document
+    from gateway.config.yaml_file import ANCHOR_PREFIXES, read_document
 
     findings = Findings()
     read_document(source, findings, {})
@@ -172,7 +172,7 @@ def _document(source: Path) -> dict[str, Any]:
     document = yaml.safe_load(source.read_bytes())
     if "include" in document:
         raise CommandError(f"{source}: expected one file without include: join the included files first")
-    return {key: value for key, value in document.items() if not str(key).startswith(ANCHOR_PREFIX)}
+    return {key: value for key, value in document.items() if not str(key).startswith(ANCHOR_PREFIXES)}
 
 
 def _yaml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from gateway.config import litellm_keys
@@ -15,6 +16,9 @@ ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
     "context_window_fallbacks": "RouterSettings.context_window_fallbacks",
 }
 """Keys that are validated but not implemented; they cause a warning. A test checks the list."""
+
+_PROTECTS = re.compile(r"budget|spend|guardrail|forbid|den(?:y|ied)", re.IGNORECASE)
+"""What a key is called that would cost money or safety if it were ignored."""
 
 
 def read_router(router: Section, litellm: Section) -> RouterSettings:
@@ -50,13 +54,18 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         if guarding:
             litellm.findings.problem(litellm.path(key), f'cannot be ignored: "{guarding[0]}" refuses or masks requests')
             litellm.skip(key)
-    finish_litellm_block(router, "router_settings")
+    known = litellm_keys.IGNORED["router_settings"] | litellm_keys.PROTECTIONS["router_settings"].keys()
+    for key in router.unread():
+        if _PROTECTS.search(key) and key not in known:
+            router.findings.problem(router.path(key), "unknown key, by its name a limit; remove it to go on without it")
+            router.skip(key)
+    finish_litellm_block(router, "router_settings", others_allowed=True, cutoff=0.7)
     finish_litellm_block(litellm, "litellm_settings", others_allowed=True)
     return settings
 
 
 def finish_litellm_block(
-    section: Section, block: str, *, known: Iterable[str] = (), others_allowed: bool = False
+    section: Section, block: str, *, known: Iterable[str] = (), others_allowed: bool = False, cutoff: float = 0.85
 ) -> None:
     """Report the unread keys of one of LiteLLM's blocks."""
     section.finish(
@@ -64,6 +73,7 @@ def finish_litellm_block(
         protections=litellm_keys.PROTECTIONS[block],
         known=known,
         others_allowed=others_allowed,
+        cutoff=cutoff,
     )
 
 

@@ -173,7 +173,16 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     info_section.finish(
         litellm_keys.IGNORED["model_info"], protections=litellm_keys.PROTECTIONS["model_info"], others_allowed=True
     )
-    section.finish(litellm_keys.IGNORED["model_info"])
+    for key in section.unread():
+        if _FOREIGN_PRICE.fullmatch(key):
+            section.findings.problem(section.path(key), "a price: expected under litellm_params or model_info")
+            section.skip(key)
+    misplaced = {*litellm_keys.PROTECTIONS["litellm_params"], *litellm_keys.PROTECTIONS["model_info"]}
+    section.finish(
+        litellm_keys.IGNORED["model_info"],
+        protections=dict.fromkeys(misplaced, "it belongs under litellm_params or model_info"),
+        others_allowed=True,
+    )
     if name is not None:
         name = _checked_name(section, name)
     if name is None or params is None or not _is_one_model(section, name, params):

@@ -300,6 +300,7 @@ class Section:
         protections: Mapping[str, str] | None = None,
         known: Iterable[str] = (),
         others_allowed: bool = False,
+        cutoff: float = 0.85,
     ) -> None:
         """Report the unread keys.
 
@@ -319,7 +320,7 @@ class Section:
             elif key in foreign or (protections is not None and key in protections):
                 self.findings.warn(located.where, "a LiteLLM key that is not supported here; it is ignored")
             elif others_allowed:
-                if not self.refuse_misspelt(key):
+                if not self.refuse_misspelt(key, cutoff=cutoff):
                     self.findings.warn(located.where, "unknown key; it is ignored")
             elif not self.refuse_misspelt(key, foreign | set(known), cutoff=0.7):
                 self.findings.problem(located.where, "unknown key")

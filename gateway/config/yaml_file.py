@@ -13,8 +13,8 @@ from gateway.config.reader import AssumedEnvironment, Findings, Located, Section
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_INCLUDE_DEPTH = 8
-ANCHOR_PREFIX = "x-"
-"""Prefix of blocks that only define YAML anchors, as in Compose files."""
+ANCHOR_PREFIXES = ("x-", ".", "_")
+"""Prefixes of blocks that only define YAML anchors, as in Compose files."""
 
 
 def read_document(path: Path, findings: Findings, environ: Mapping[str, str]) -> tuple[Section, tuple[Path, ...]]:
@@ -50,7 +50,7 @@ def _read_into(
         return
     included = document.pop("include", None) or []
     for key, located in entries_of(Located(name, document), findings).items():
-        if key.startswith(ANCHOR_PREFIX):
+        if key.startswith(ANCHOR_PREFIXES):
             continue
         _merge(entries, key, located, findings)
     targets = included if isinstance(included, list) else [included]

@@ -137,6 +137,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "latency_ms": row["latency_ms"],
         "status": row["status"],
         "finish_reason": row["finish_reason"],
+        "error_code": row["error_code"],
         "signals": orjson.loads(row["signals"]),
         "shadow_policy": row["shadow_policy_id"],
         "shadow_model": row["shadow_model"],

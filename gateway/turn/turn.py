@@ -457,11 +457,11 @@ class Turns:
             further = None  # the first call may be billed: a second could exceed the request's limit
         await self._background.run(self._settling.failed(attempt, fault, final=further is None))
         if further is None:
-            raise _final(fault, failures)
+            raise _final(fault, failures, attempt.decision_id)
         reserved = await self._reserve(attempt.context, attempt.choice, attempt.decision_id, None, further.deployments)
         if not isinstance(reserved, Attempt):
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
-            raise _final(fault, failures)
+            raise _final(fault, failures, attempt.decision_id)
         try:
             await self._sleep(further.pause_s)
         except BaseException:  # cancelled before this attempt was sent
@@ -528,9 +528,10 @@ class Turns:
         return EventStreamResponse(pump, attempt.report().as_headers())
 
 
-def _final(fault: UpstreamFault, failures: Failures) -> GatewayError:
+def _final(fault: UpstreamFault, failures: Failures, decision_id: str) -> GatewayError:
     """The client's error for a fault; clients should not repeat retries that were made here."""
     error = fault.answer()
+    error.headers["x-seqroute-decision-id"] = decision_id
     if failures.count > 1:
         error.headers["x-should-retry"] = "false"
     return error

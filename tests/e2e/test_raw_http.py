@@ -66,3 +66,33 @@ async def test_a_stream_for_http_1_0_has_no_chunks(tmp_path: Path, sqlite_url: s
         assert b"transfer-encoding" not in first.lower()
         assert rest.startswith(b"data: {")
         assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_body_is_asked_for_when_its_key_is_good(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        FaultUpstream() as provider,
+        serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway,
+    ):
+        asks = head(gateway, len(BODY), "Expect: 100-continue", "Connection: close")
+        answered = await exchanged(gateway, asks, BODY)
+        assert answered.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
+        stranger = asks.replace(gateway.master_key.encode(), b"sk-nobody")
+        assert (await exchanged(gateway, stranger)).startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_chunked_body_is_read_and_a_head_request_has_no_body(tmp_path: Path, sqlite_url: str) -> None:
+    async with (
+        FaultUpstream() as provider,
+        serving(config(tmp_path, provider.url, database_url=sqlite_url)) as gateway,
+    ):
+        pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (BODY[:7], BODY[7:])]
+        asks = head(gateway, 0, "Transfer-Encoding: chunked", "Connection: close").replace(
+            b"Content-Length: 0\r\n", b""
+        )
+        answered = await exchanged(gateway, asks, *pieces, b"0\r\n\r\n")
+        assert answered.startswith(b"HTTP/1.1 200 ")
+        assert b'"choices"' in answered
+        peek = head(gateway, 0, "Connection: close").replace(b"POST /v1/chat/completions", b"HEAD /v1/models")
+        found, _, body = (await exchanged(gateway, peek)).partition(b"\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 200 ")
+        assert body == b""

@@ -75,6 +75,8 @@ async def test_an_answer_that_was_retried_here_is_not_retried_by_clients_too(tmp
     ):
         failed = await turn(http)
         assert (failed.status_code, failed.headers["x-should-retry"]) == (502, "false")
+        decision = (await http.get("/v1/decisions/" + failed.headers["x-seqroute-decision-id"])).json()
+        assert (decision["status"], decision["error_code"]) == ("failed", "upstream_error")
         assert len(provider.bodies) == 2
     async with (
         ScriptedProvider([DOWN]) as provider,

@@ -24,7 +24,9 @@ def test_a_decimal_amount_becomes_nanousd_rounded_down(text: str | float, nanous
     assert nanousd_from_usd(text) == nanousd
 
 
-@pytest.mark.parametrize("bad", ["", "a lot", "-1", "NaN", "Infinity", "1e400", "9" * 65, True, "4700000000"])
+@pytest.mark.parametrize(
+    "bad", ["", "a lot", "-1", "NaN", "Infinity", "1e400", "9" * 65, True, "4700000000", "1_000", "0,5", "$1"]
+)
 def test_what_is_no_amount_is_refused(bad: str | bool) -> None:
     with pytest.raises(MoneyError):
         nanousd_from_usd(bad)

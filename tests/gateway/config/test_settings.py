@@ -155,12 +155,48 @@ def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Write) -> None:
-    path = write(MINIMAL + "sesion_settings: {}\nrouter_settings: {cooldown_tim: 3, zzz: 1}\n")
+    path = write(MINIMAL + "sesion_settings: {}\nrouter_settings: {cooldown_tim: 3, spend_cap: 1}\nzzz: 1\n")
     assert problems_of(path) == (
+        "gateway.yaml: router_settings.spend_cap: unknown key, by its name a limit; remove it to go on without it",
         'gateway.yaml: router_settings.cooldown_tim: unknown key, did you mean "cooldown_time"?',
-        "gateway.yaml: router_settings.zzz: unknown key",
         'gateway.yaml: sesion_settings: unknown key, did you mean "session_settings"?',
+        "gateway.yaml: zzz: unknown key",
     )
+
+
+def test_keys_of_other_versions_and_of_the_operator_s_own_are_warnings(write: Write) -> None:
+    path = write(
+        """
+        .defaults: &defaults {api_key: sk-x}
+        _more: {team: blue}
+        model_list:
+          - model_name: a
+            weight: 2
+            owner: search
+            litellm_params: {<<: *defaults, model: openai/gpt-4o-mini}
+        router_settings: {a_setting_of_tomorrow: true}
+        """
+    )
+    settings = settings_of(path)
+    assert settings.models[0].params.api_key == Secret("sk-x")
+    assert [warning.split(": ")[1] for warning in settings.warnings] == [
+        "model_list[0].weight", "model_list[0].owner", "router_settings.a_setting_of_tomorrow",
+    ]  # fmt: skip
+
+
+def test_what_belongs_deeper_and_changes_a_bill_is_refused_where_it_stands(write: Write) -> None:
+    path = write(
+        """
+        model_list:
+          - model_name: a
+            input_cost_per_token: 0.000001
+            max_budget: 5
+            litellm_params: {model: openai/gpt-4o-mini}
+        """
+    )
+    assert [problem.split(": ")[1] for problem in problems_of(path)] == [
+        "model_list[0].input_cost_per_token", "model_list[0].max_budget",
+    ]  # fmt: skip
 
 
 def test_a_litellm_key_without_meaning_here_is_a_warning(write: Write) -> None:

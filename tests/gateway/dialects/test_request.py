@@ -61,6 +61,7 @@ def test_a_plain_request_has_the_defaults_of_openai() -> None:
         ({"stream": True, "stream_options": 7}, "stream_options"),
         ({"tools": [{"type": "function"}]}, "tools[0].function.name"),
         ({"tools": {}}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 129}, "tools"),
         ({"tool_choice": 3}, "tool_choice"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"stop": 4}, "stop"),
