@@ -14,6 +14,7 @@ from gateway.dialects.chat import estimated_usage
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
 from gateway.dialects.fields import need, read, refused
 from gateway.dialects.sse import DONE_FRAME, billed_frame, data_frame
+from gateway.dialects.usage_report import shown
 from gateway.errors import GatewayError, http_status
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
@@ -162,9 +163,7 @@ class CompletionsStream:
             return billed_frame(billed.report, data_frame(error.as_body()))
         frames = []
         if self._include_usage:
-            usage = estimated_usage(billed.usage)
-            if not billed.estimated:
-                usage.pop("estimated")
+            usage = estimated_usage(billed.usage) if billed.estimated else shown({}, billed.usage)
             made = {**self._identity, "object": "text_completion", "choices": [], "usage": usage}
             frames.append(data_frame(made | {"seqroute": billed.report}))
         return b"".join([*frames, billed_frame(billed.report, DONE_FRAME)])

@@ -48,6 +48,8 @@ class DialectProvider:
 
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
+    answering: Callable[[Asked], Spoken] | None = None
+    """Answers instead of the dialect that the path tells."""
     _server: asyncio.Server | None = None
     _connections: Connections = field(default_factory=Connections)
 
@@ -76,7 +78,7 @@ class DialectProvider:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             asked = await self._read(reader)
             self.asked.append(asked)
-            kind, body = spoken(asked)
+            kind, body = (self.answering or spoken)(asked)
             head = (
                 f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             )
@@ -112,11 +114,13 @@ def spoken(asked: Asked) -> Spoken:
     return _openai(asked)
 
 
-def _whole(body: Any) -> Spoken:
+def as_json(body: Any) -> Spoken:
+    """The content type and body of JSON."""
     return _JSON, json.dumps(body).encode()
 
 
-def _events(*events: Any, done: bool = False) -> Spoken:
+def as_events(*events: Any, done: bool = False) -> Spoken:
+    """The content type and body of an event stream."""
     lines = [
         (f"event: {event['type']}\n" if isinstance(event, dict) and "type" in event else "")
         + f"data: {json.dumps(event)}\n\n"
@@ -148,7 +152,7 @@ def _chunks() -> list[dict[str, Any]]:
 
 
 def _openai(asked: Asked) -> Spoken:
-    return _events(*_chunks(), done=True) if asked.streamed else _whole(_completion())
+    return as_events(*_chunks(), done=True) if asked.streamed else as_json(_completion())
 
 
 def _fill_in_the_middle(asked: Asked) -> Spoken:
@@ -158,29 +162,29 @@ def _fill_in_the_middle(asked: Asked) -> Spoken:
 
 def _text_completion(asked: Asked) -> Spoken:
     choice = {"index": 0, "text": "".join(TEXT), "finish_reason": "stop", "logprobs": None}
-    return _whole(
+    return as_json(
         {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE}
     )
 
 
 def _watsonx_stream(asked: Asked) -> Spoken:
-    return _events(*_chunks())
+    return as_events(*_chunks())
 
 
 def _sap(asked: Asked) -> Spoken:
     config = asked.body.get("config", {})
     if config.get("stream", {}).get("enabled"):
-        return _events(*({"request_id": "r", "final_result": chunk} for chunk in _chunks()), done=True)
-    return _whole({"request_id": "r", "final_result": _completion(), "module_results": {}})
+        return as_events(*({"request_id": "r", "final_result": chunk} for chunk in _chunks()), done=True)
+    return as_json({"request_id": "r", "final_result": _completion(), "module_results": {}})
 
 
 def _sap_deployments(asked: Asked) -> Spoken:
     found = {"scenarioId": "orchestration", "configurationId": "c", "deploymentUrl": f"{asked.address}/sap-deployment"}
-    return _whole({"resources": [found | {"createdAt": "2026-01-01T00:00:00Z"}]})
+    return as_json({"resources": [found | {"createdAt": "2026-01-01T00:00:00Z"}]})
 
 
 def _sap_configuration(asked: Asked) -> Spoken:
-    return _whole({"executableId": "orchestration"})
+    return as_json({"executableId": "orchestration"})
 
 
 # -- dialects of their own ---------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def _anthropic_message() -> dict[str, Any]:
 def _anthropic(asked: Asked) -> Spoken:
     message = _anthropic_message()
     streamed = asked.streamed or "streamRawPredict" in asked.path
-    return _events(*_anthropic_events(message)) if streamed else _whole(message)
+    return as_events(*_anthropic_events(message)) if streamed else as_json(message)
 
 
 def _anthropic_events(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -227,8 +231,8 @@ def _anthropic_text(asked: Asked) -> Spoken:
         return {"type": "completion", "id": "x", "completion": text, "stop_reason": stop, "model": "claude-2"}
 
     if asked.streamed:
-        return _events(said(TEXT[0], None), said(TEXT[1], None), said("", "stop_sequence"))
-    return _whole(said("".join(TEXT), "stop_sequence"))
+        return as_events(said(TEXT[0], None), said(TEXT[1], None), said("", "stop_sequence"))
+    return as_json(said("".join(TEXT), "stop_sequence"))
 
 
 def _gemini(asked: Asked) -> Spoken:
@@ -239,8 +243,8 @@ def _gemini(asked: Asked) -> Spoken:
 
     if "streamGenerateContent" in asked.path:
         last = {"candidates": [said(TEXT[1], finishReason="STOP")], "usageMetadata": usage}
-        return _events({"candidates": [said(TEXT[0])]}, last)
-    return _whole({"candidates": [said("".join(TEXT), finishReason="STOP")], "usageMetadata": usage})
+        return as_events({"candidates": [said(TEXT[0])]}, last)
+    return as_json({"candidates": [said("".join(TEXT), finishReason="STOP")], "usageMetadata": usage})
 
 
 def _cohere_usage() -> dict[str, Any]:
@@ -251,8 +255,8 @@ def _cohere_usage() -> dict[str, Any]:
 def _cohere(asked: Asked) -> Spoken:
     message = {"role": "assistant", "content": [{"type": "text", "text": "".join(TEXT)}]}
     if not asked.streamed:
-        return _whole({"id": "c", "finish_reason": "COMPLETE", "message": message, "usage": _cohere_usage()})
-    return _events(
+        return as_json({"id": "c", "finish_reason": "COMPLETE", "message": message, "usage": _cohere_usage()})
+    return as_events(
         {"type": "message-start", "id": "c", "delta": {"message": {"role": "assistant"}}},
         {"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "text", "text": ""}}}},
         *({"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": text}}}} for text in TEXT),
@@ -264,7 +268,7 @@ def _cohere(asked: Asked) -> Spoken:
 def _cohere_v1(asked: Asked) -> Spoken:
     whole = {"generation_id": "g", "text": "".join(TEXT), "finish_reason": "COMPLETE", "meta": _cohere_usage()}
     if not asked.streamed:
-        return _whole(whole)
+        return as_json(whole)
     return _lines(
         *({"event_type": "text-generation", "text": text, "is_finished": False} for text in TEXT),
         {"event_type": "stream-end", "is_finished": True, "finish_reason": "COMPLETE", "response": whole},
@@ -281,19 +285,19 @@ def _ollama(asked: Asked) -> Spoken:
 
     if asked.body.get("stream", True):
         return _lines(*(head | said(text) for text in TEXT), head | said("") | ended)
-    return _whole(head | said("".join(TEXT)) | ended)
+    return as_json(head | said("".join(TEXT)) | ended)
 
 
 def _replicate(asked: Asked) -> Spoken:
     urls = {"get": f"{asked.headers['x-asked-of']}/v1/predictions/p"} if "x-asked-of" in asked.headers else {}
     done = asked.method == "GET"
-    return _whole({"id": "p", "status": "succeeded" if done else "starting", "output": list(TEXT), "urls": urls})
+    return as_json({"id": "p", "status": "succeeded" if done else "starting", "output": list(TEXT), "urls": urls})
 
 
 def _converse(asked: Asked) -> Spoken:
     usage = {"inputTokens": PROMPT_TOKENS, "outputTokens": OUTPUT_TOKENS, "totalTokens": 15}
     if asked.path.endswith("converse-stream"):
-        return _frames(
+        return as_frames(
             ("messageStart", {"role": "assistant"}),
             *(("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": text}}) for text in TEXT),
             ("contentBlockStop", {"contentBlockIndex": 0}),
@@ -301,7 +305,7 @@ def _converse(asked: Asked) -> Spoken:
             ("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}),
         )
     message = {"role": "assistant", "content": [{"text": "".join(TEXT)}]}
-    return _whole(
+    return as_json(
         {"output": {"message": message}, "stopReason": "end_turn", "usage": usage, "metrics": {"latencyMs": 1}}
     )
 
@@ -310,7 +314,7 @@ def _invocations(asked: Asked) -> Spoken:
     """SageMaker: what the container says, in Amazon's frames when it is streamed."""
     chat = "messages" in asked.body
     if not asked.path.endswith("response-stream") and not asked.streamed:
-        return _whole(_completion()) if chat else _whole([{"generated_text": "".join(TEXT)}])
+        return as_json(_completion()) if chat else as_json([{"generated_text": "".join(TEXT)}])
     events: list[dict[str, Any]] = _chunks() if chat else [{"token": {"text": text}} for text in TEXT]
     if not chat:
         events[-1] = events[-1] | {"generated_text": "".join(TEXT), "details": {"finish_reason": "eos_token"}}
@@ -324,31 +328,31 @@ def _watsonx_text(asked: Asked) -> Spoken:
         return {"model_id": "m", "created_at": "2026-01-01T00:00:00Z", "results": [said | {"stop_reason": stop}]}
 
     if asked.path.partition("?")[0].endswith("_stream"):
-        return _events(result(TEXT[0], "not_finished", 1), result(TEXT[1], "eos_token", OUTPUT_TOKENS))
-    return _whole(result("".join(TEXT), "eos_token", OUTPUT_TOKENS))
+        return as_events(result(TEXT[0], "not_finished", 1), result(TEXT[1], "eos_token", OUTPUT_TOKENS))
+    return as_json(result("".join(TEXT), "eos_token", OUTPUT_TOKENS))
 
 
 def _generated(asked: Asked) -> Spoken:
     """Text generation servers: Triton, Predibase."""
     if "text_input" in asked.body:  # Triton
         if asked.path.endswith("generate_stream"):
-            return _events(*({"model_name": "m", "model_version": "1", "text_output": text} for text in TEXT))
-        return _whole({"model_name": "m", "model_version": "1", "text_output": "".join(TEXT)})
+            return as_events(*({"model_name": "m", "model_version": "1", "text_output": text} for text in TEXT))
+        return as_json({"model_name": "m", "model_version": "1", "text_output": "".join(TEXT)})
     details = {"finish_reason": "eos_token", "prompt_tokens": PROMPT_TOKENS, "generated_tokens": OUTPUT_TOKENS}
     if asked.path.endswith("generate_stream"):
         events = [{"token": {"id": 1, "text": text, "logprob": -1.0, "special": False}} for text in TEXT]
-        return _events(events[0], events[1] | {"generated_text": "".join(TEXT), "details": details})
-    return _whole({"generated_text": "".join(TEXT), "details": details | {"tokens": []}})
+        return as_events(events[0], events[1] | {"generated_text": "".join(TEXT), "details": details})
+    return as_json({"generated_text": "".join(TEXT), "details": details | {"tokens": []}})
 
 
 def _cloudflare(asked: Asked) -> Spoken:
     if asked.streamed:
-        return _events(*({"response": text} for text in TEXT), {"response": "", "usage": USAGE}, done=True)
-    return _whole({"result": {"response": "".join(TEXT), "usage": USAGE}, "success": True, "errors": []})
+        return as_events(*({"response": text} for text in TEXT), {"response": "", "usage": USAGE}, done=True)
+    return as_json({"result": {"response": "".join(TEXT), "usage": USAGE}, "success": True, "errors": []})
 
 
 def _nlp_cloud(asked: Asked) -> Spoken:
-    return _whole(
+    return as_json(
         {"generated_text": "".join(TEXT), "nb_input_tokens": PROMPT_TOKENS, "nb_generated_tokens": OUTPUT_TOKENS}
     )
 
@@ -360,24 +364,24 @@ def _oci(asked: Asked) -> Spoken:
         return {"role": "ASSISTANT", "content": [{"type": "TEXT", "text": text}]}
 
     if asked.body.get("chatRequest", {}).get("isStream"):
-        return _events(
+        return as_events(
             *({"index": 0, "message": message(text)} for text in TEXT),
             {"finishReason": "stop", "usage": usage},
         )
     choice = {"index": 0, "message": message("".join(TEXT)), "finishReason": "stop"}
     chat = {"apiFormat": "GENERIC", "timeCreated": "2026-01-01T00:00:00Z", "choices": [choice], "usage": usage}
-    return _whole({"modelId": "m", "modelVersion": "1", "chatResponse": chat})
+    return as_json({"modelId": "m", "modelVersion": "1", "chatResponse": chat})
 
 
 def _langgraph(asked: Asked) -> Spoken:
     said = {"type": "ai", "content": "".join(TEXT)}
     if asked.path.endswith("/stream"):
-        return _events(*(["messages", [[{"type": "AIMessageChunk", "content": text}, {}]]] for text in TEXT))
-    return _whole({"messages": [{"type": "human", "content": "hi"}, said]})
+        return as_events(*(["messages", [[{"type": "AIMessageChunk", "content": text}, {}]]] for text in TEXT))
+    return as_json({"messages": [{"type": "human", "content": "hi"}, said]})
 
 
 def _langflow(asked: Asked) -> Spoken:
-    return _whole({"outputs": [{"outputs": [{"results": {"message": {"text": "".join(TEXT)}}}]}]})
+    return as_json({"outputs": [{"outputs": [{"results": {"message": {"text": "".join(TEXT)}}}]}]})
 
 
 def _agent(asked: Asked) -> Spoken:
@@ -390,32 +394,32 @@ def _agent(asked: Asked) -> Spoken:
 
     if asked.body.get("method") == "message/stream":
         return _lines(result(TEXT[0], "working"), result(TEXT[1], "completed"))
-    return _whole(result("".join(TEXT), "completed"))
+    return as_json(result("".join(TEXT), "completed"))
 
 
 def _bytez(asked: Asked) -> Spoken:
     if asked.streamed:
         return "text/plain", "".join(TEXT).encode()
-    return _whole(
+    return as_json(
         {"error": None, "output": {"role": "assistant", "content": [{"type": "text", "text": "".join(TEXT)}]}}
     )
 
 
 def _petals(asked: Asked) -> Spoken:
-    return _whole({"ok": True, "outputs": "".join(TEXT)})
+    return as_json({"ok": True, "outputs": "".join(TEXT)})
 
 
 def _custom(asked: Asked) -> Spoken:
-    return _whole({"data": [{"output": ["".join(TEXT)]}], "message": "ok"})
+    return as_json({"data": [{"output": ["".join(TEXT)]}], "message": "ok"})
 
 
 def _fal(asked: Asked) -> Spoken:
     usage = {"input_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    return _whole({"output": "".join(TEXT), "finish_reason": "stop", "usage_info": usage})
+    return as_json({"output": "".join(TEXT), "finish_reason": "stop", "usage_info": usage})
 
 
 def _token(asked: Asked) -> Spoken:
-    return _whole(
+    return as_json(
         {
             "access_token": "token",
             "tok": "token",
@@ -465,7 +469,8 @@ _DIALECTS: tuple[tuple[str, Callable[[Asked], Spoken]], ...] = (
 # -- Amazon's event stream ---------------------------------------------------------------------------------------------
 
 
-def _frames(*events: tuple[str, dict[str, Any]]) -> Spoken:
+def as_frames(*events: tuple[str, dict[str, Any]]) -> Spoken:
+    """The content type and body of Amazon's frames."""
     return _FRAMES, b"".join(_frame({":event-type": name}, json.dumps(body).encode()) for name, body in events)
 
 
