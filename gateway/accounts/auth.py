@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from gateway.accounts import keys, tenants
 from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
-from gateway.clock import Clock, NewId, now_ms
+from gateway.clock import Clock, NewId, elapsed_s, now_ms
 from gateway.config.reader import Secret
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable, Overloaded
@@ -74,10 +74,14 @@ class Caller:
 class Authenticator:
     """Authenticator of request headers, with a short-lived cache of keys."""
 
-    def __init__(self, database: Database, master_key: Secret, clock: Clock, new_id: NewId) -> None:
+    def __init__(
+        self, database: Database, master_key: Secret, clock: Clock, new_id: NewId, elapsed: Clock = elapsed_s
+    ) -> None:
+        """`elapsed` measures the age of what is cached: a wall clock that is set must not extend a revoked key."""
         self._database = database
         self._master_sha256 = keys.key_digest(master_key.reveal())
         self._clock = clock
+        self._elapsed = elapsed
         self._new_id = new_id
         self._cache: OrderedDict[bytes, tuple[float, Caller, float]] = OrderedDict()
         self._down_until_s = 0.0
@@ -136,7 +140,7 @@ class Authenticator:
 
     async def _own(self, headers: Mapping[str, str]) -> Caller:
         digest = keys.key_digest(_bearer(headers))
-        now_s = self._clock()
+        now_s = self._elapsed()
         cached = self._cache.get(digest)
         if cached is not None and cached[0] > now_s:
             return cached[1]
@@ -173,9 +177,9 @@ class Authenticator:
     async def _read_owner(self, digest: bytes, read: Callable[[Connection], tuple[Caller, float]]) -> Caller:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                caller, ends_s = await self._database.read(read)
+                caller, lasts_s = await self._database.read(read)
         except (TimeoutError, LedgerUnavailable) as error:
-            self._down_until_s = self._clock() + CACHE_S
+            self._down_until_s = self._elapsed() + CACHE_S
             if (known := self._cached_in_outage(digest)) is not None:
                 return known
             if isinstance(error, LedgerUnavailable):
@@ -184,7 +188,7 @@ class Authenticator:
                 "the key cannot be looked up now; try again", headers={"Retry-After": "2"}
             ) from error
         if self._lookups.get(digest) is asyncio.current_task():  # otherwise the result predates a change
-            self._remember(digest, caller, ends_s)
+            self._remember(digest, caller, lasts_s)
         return caller
 
     def _cached_in_outage(self, digest: bytes) -> Caller | None:
@@ -192,19 +196,21 @@ class Authenticator:
         cached = self._cache.get(digest)
         if cached is None or cached[1].outage != "open":
             return None
-        now_s = self._clock()
+        now_s = self._elapsed()
         return cached[1] if now_s < min(cached[0] + OUTAGE_KEY_S, cached[2]) else None
 
-    def _remember(self, digest: bytes, caller: Caller, ends_s: float = math.inf) -> None:
-        self._cache[digest] = (min(self._clock() + CACHE_S, ends_s), caller, ends_s)
+    def _remember(self, digest: bytes, caller: Caller, lasts_s: float = math.inf) -> None:
+        now_s = self._elapsed()
+        self._cache[digest] = (now_s + min(CACHE_S, lasts_s), caller, now_s + lasts_s)
         self._cache.move_to_end(digest)
         if len(self._cache) > CACHE_KEYS:
             self._cache.popitem(last=False)
 
     def _owner_of(self, connection: Connection, digest: bytes) -> tuple[Caller, float]:
-        """The owner of a usable key, and its expiry in seconds since the epoch."""
+        """The owner of a usable key, and for how many seconds the key remains valid."""
+        at_ms = now_ms(self._clock)
         owner = keys.lookup_key(connection, digest)
-        if owner is None or not owner.key.usable(now_ms(self._clock)):
+        if owner is None or not owner.key.usable(at_ms):
             raise _unknown_key()
         key = owner.key
         caller = Caller(
@@ -214,7 +220,8 @@ class Authenticator:
             has_budget=key.balance is not None,
             key_models=_names(key.models),
         )
-        return _with_tenant(caller, owner.tenant), math.inf if key.expires_at_ms is None else key.expires_at_ms / 1000
+        lasts_s = math.inf if key.expires_at_ms is None else (key.expires_at_ms - at_ms) / 1000
+        return _with_tenant(caller, owner.tenant), lasts_s
 
     def _master(self, connection: Connection) -> tuple[Caller, float]:
         tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
@@ -225,7 +232,7 @@ class Authenticator:
         """The caller with another tenant's budget; creates an unknown tenant."""
         digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
-        if budget_nanousd is None and cached is not None and cached[0] > self._clock():
+        if budget_nanousd is None and cached is not None and cached[0] > self._elapsed():
             return cached[1]
 
         def open_tenant(connection: Connection) -> Tenant:

@@ -33,13 +33,18 @@ class Time:
 
 
 class House:
-    """Tenants `default` and `acme`, an authenticator over them, and a clock to move."""
+    """Tenants `default` and `acme`, an authenticator over them, and a wall clock and elapsed time to move."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.clock = Time()
+        self.clock, self.elapsed = Time(), Time()
         self.new_id = time_ordered_ids(self.clock)
-        self.auth = Authenticator(database, Secret(MASTER), self.clock, self.new_id)
+        self.auth = Authenticator(database, Secret(MASTER), self.clock, self.new_id, self.elapsed)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, without anybody setting a clock."""
+        self.clock.now_s += seconds
+        self.elapsed.now_s += seconds
 
     async def key(self, role: str = "tenant", **options: Any) -> NewKey:
         def make(connection: Connection) -> NewKey:
@@ -234,7 +239,20 @@ async def test_a_revocation_elsewhere_is_known_here_within_the_cache_s_time(sqli
         await here.auth.caller(bearer(made.secret))
         await here.database.write(lambda c: keys.revoke_key(c, made.key.key_id, actor="test", now_ms=2))
         await here.auth.caller(bearer(made.secret))
-        here.clock.now_s += CACHE_S
+        here.wait(CACHE_S)
+        with pytest.raises(InvalidApiKey):
+            await here.auth.caller(bearer(made.secret))
+
+
+@pytest.mark.parametrize("step_s", [-86_400.0, -5.0, 3_600.0])
+async def test_a_clock_that_is_set_makes_no_cached_key_younger_or_older(database_url: str, step_s: float) -> None:
+    async with house(database_url) as here:
+        made = await here.key()
+        await here.auth.caller(bearer(made.secret))
+        await here.database.write(lambda c: keys.revoke_key(c, made.key.key_id, actor="test", now_ms=2))
+        here.clock.now_s += step_s
+        await here.auth.caller(bearer(made.secret))
+        here.elapsed.now_s += CACHE_S
         with pytest.raises(InvalidApiKey):
             await here.auth.caller(bearer(made.secret))
 
@@ -253,7 +271,7 @@ async def test_a_key_ends_at_its_hour_whatever_is_cached(sqlite_url: str) -> Non
     async with house(sqlite_url) as here:
         made = await here.key(expires_at_ms=1_001_000)
         await here.auth.caller(bearer(made.secret))
-        here.clock.now_s = 1_001.0
+        here.wait(1.0)
         with pytest.raises(InvalidApiKey):
             await here.auth.caller(bearer(made.secret))
 
@@ -276,7 +294,7 @@ async def test_a_revoked_service_key_acts_for_nobody_any_more(sqlite_url: str) -
         headers = bearer(made.secret, x_tenant_id="customer-1", x_tenant_budget_usd="1")
         await here.auth.caller(headers)
         await here.database.write(lambda c: keys.revoke_key(c, made.key.key_id, actor="test", now_ms=2))
-        here.clock.now_s += CACHE_S
+        here.wait(CACHE_S)
         with pytest.raises(InvalidApiKey):
             await here.auth.caller(headers)
 
@@ -325,7 +343,7 @@ async def test_guessed_keys_by_the_hundred_keep_no_known_key_waiting(
     async with house(sqlite_url) as home:
         key = (await home.key()).secret
         await home.auth.caller(bearer(key))
-        home.clock.now_s += CACHE_S + 1
+        home.wait(CACHE_S + 1)
         counted = CountedReads(home.database, monkeypatch)
         guesses = [asyncio.create_task(home.auth.caller(bearer(f"sk-guess-{n}"))) for n in range(300)]
         known = asyncio.create_task(home.auth.caller(bearer(key)))
