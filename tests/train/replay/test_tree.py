@@ -145,7 +145,7 @@ def test_the_whole_command_says_what_the_trees_say(tmp_path: Path) -> None:
     assert names == {"only a", "only c", "gateway-default", "planner"}
     assert {row["source"] for row in found["tree"]} == {"mine"}
     told = list(lines(found["tree"]))
-    assert "mine: a turn after a's answer, against after another's: -0.400 (-0.400 to -0.400)" in told
+    assert "mine: grade of a turn after a's answer, against after another's: -0.400 (-0.400 to -0.400)" in told
     assert any("only a: composed 0.4" in line and ", in the trees 0.233: -0." in line for line in told)
 
 
