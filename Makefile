@@ -32,8 +32,10 @@ provider: $(VENV)/.run-installed ## Serve the simulated provider of gateway.yaml
 serve: $(VENV)/.run-installed ## Serve the gateway (CONFIG=gateway.yaml PORT=4000)
 	@exec $(BIN)/seqroute serve --config $(CONFIG) --port $(PORT)
 
-test: setup ## Run the tests, on a real Postgres too (ARGS="-k name" for some)
-	@$(PY) -m pytest -m "not faults" $(ARGS)
+# Files go to two workers: what a file's tests share, they share in one process.
+WORKERS ?= 2
+test: setup ## Run the tests, on a real Postgres too (ARGS="tests/gateway -k name" for some)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not faults" $(ARGS)
 
 faults: setup ## Run the tests that kill and cut off real processes (minutes)
 	@$(PY) -m pytest -m faults $(ARGS)
