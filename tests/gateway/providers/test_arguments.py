@@ -188,4 +188,6 @@ async def test_litellm_stays_at_home(upstream: Upstream) -> None:
     litellm = importlib.import_module("litellm")
     assert litellm.constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB == 0
     callbacks = (litellm.callbacks, litellm.success_callback, litellm.failure_callback, litellm.input_callback)
-    assert callbacks == ([], [], [], [])
+    # LiteLLM's module for Vertex's context caching adds the name "cache" when it is imported; no cache is set.
+    assert {name for names in callbacks for name in names} <= {"cache"}
+    assert litellm.cache is None
