@@ -51,6 +51,7 @@ from gateway.policies.registry import PolicyRegistry
 from gateway.providers.call import Lane
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
+from gateway.routing.conversations import Conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
@@ -191,12 +192,14 @@ def assemble(
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
     )
     held = HeldMoney(on_wait=call_left)
+    conversations = Conversations(ledger, database, clock=clock, new_id=new_id)
     settling = Settlements(
         ledger=ledger,
         leases=leases,
         tokens=tokens,
         forecast=forecast,
         metrics=metrics,
+        conversations=conversations,
         clock=steady,
         on_answer=judge.offer,
         on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
@@ -216,6 +219,7 @@ def assemble(
         settling=settling,
         held=held,
         exploring=exploring,
+        conversations=conversations,
         background=background,
         metrics=metrics,
         clock=steady,

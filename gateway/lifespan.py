@@ -40,6 +40,7 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.policies.registry import PolicyRegistry
 from gateway.policies.trials import watch_forever
 from gateway.providers.providers import Upstream
+from gateway.routing import conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.tasks import Background
 from gateway.turn.endpoints import Endpoints
@@ -54,6 +55,8 @@ DEFAULT_TENANT_BUDGET_NANOUSD = 1000 * NANOUSD_PER_USD
 RETRY_S = 0.5
 ROLLUP_S = 5.0
 FORGET_S = 600.0
+CONVERSATIONS_KEPT_S = 86_400.0
+"""How long the beginnings of conversations are remembered; longer when their sessions may rest for longer."""
 WEBHOOK_S = 2.0
 REMIND_S = 60.0
 """Interval at which an unchanged reason for waiting is logged again."""
@@ -172,7 +175,7 @@ async def _serve_when_ready(parts: Gateway) -> None:
             parts.ledger, parts.leases, uniform=parts.uniform, interval_s=parts.settings.timings.sweep_s
         ),
         lambda: parts.webhooks.run(ready=lambda: parts.lifecycle.ledger_up, interval_s=WEBHOOK_S),
-        lambda: _forget_responses(parts),
+        lambda: _forget_old(parts),
         lambda: rollups.follow_forever(
             parts.database, parts.clock, ready=lambda: parts.lifecycle.ledger_up, interval_s=ROLLUP_S
         ),
@@ -259,12 +262,23 @@ class _Reminder:
 # -- serving -----------------------------------------------------------------------------------------------------------
 
 
-async def _forget_responses(parts: Gateway) -> None:
-    """Delete expired responses."""
+async def _forget_old(parts: Gateway) -> None:
+    """Delete stored responses whose time is over, and beginnings of conversations that rest for long."""
     while True:
         await asyncio.sleep(FORGET_S)
         with contextlib.suppress(LedgerUnavailable):
             await parts.database.write(lambda c: response_store.forget(c, now_ms(parts.clock)))
+            await forget_conversations(parts)
+
+
+async def forget_conversations(parts: Gateway) -> None:
+    """Batch by batch, with room for turns between; a batch that is not full was the last."""
+    idle_s = parts.configuration.current.settings.session.idle_timeout_s
+    before_ms = now_ms(parts.clock) - int(max(CONVERSATIONS_KEPT_S, idle_s) * 1000)
+    while True:
+        gone = await parts.database.write(lambda c: conversations.forget(c, before_ms))
+        if gone < conversations.FORGET_BATCH:
+            return
 
 
 async def _poll_policies(parts: Gateway) -> None:

@@ -25,7 +25,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 metadata = MetaData()
@@ -108,15 +107,6 @@ sessions = Table(
     CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
 )
 Index("sessions_by_use", sessions.c.updated_at_ms)
-# In byte order, independent of the collation: the sessions of one fingerprint are adjacent.
-Index(
-    "sessions_fingerprints",
-    sessions.c.tenant_id,
-    sessions.c.session_id,
-    postgresql_where=text("substr(session_id, 1, 3) = 'fp:'"),
-    sqlite_where=text("substr(session_id, 1, 3) = 'fp:'"),
-    postgresql_ops={"session_id": "text_pattern_ops"},
-)
 
 holds = Table(
     "holds",
@@ -461,4 +451,23 @@ responses = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "response_id"),
     Index("responses_by_expiry", "expires_at_ms"),
+)
+
+conversation_beginnings = Table(
+    "conversation_beginnings",
+    metadata,
+    # What the turns of conversations without an id leave, so that the next turn finds its session:
+    # gateway/routing/conversations.py. `digest` is of the first `messages` messages, `answer` of the answer that they
+    # got, `continued` of the message that a later turn brought behind them. `opening`: that turn began the session.
+    Column("tenant_id", String(64), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("digest", String(24), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("opening", Integer, nullable=False),
+    Column("answer", String(24)),
+    Column("continued", String(24)),
+    Column("at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "key_id", "digest", "session_id"),
+    Index("conversation_beginnings_by_time", "at_ms"),
 )

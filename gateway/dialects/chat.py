@@ -100,6 +100,13 @@ def generated_text(body: Mapping[str, Any]) -> str:
     return "".join(text for message in messages if isinstance(message, Mapping) for text in generated_texts(message))
 
 
+def first_message(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message of a whole answer's first choice; empty where a provider sent none."""
+    choice = next(iter(_listed(body.get("choices"))), None)
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    return message if isinstance(message, Mapping) else {}
+
+
 def estimated_usage(usage: Usage) -> dict[str, Any]:
     """An estimated usage, marked as such."""
     return {

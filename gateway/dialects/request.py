@@ -86,12 +86,6 @@ class ChatRequest:
                 return message_text(message)
         return ""
 
-    def opening(self) -> bytes:
-        """System prompt, tools and first user message, which identify a conversation without an id."""
-        first_user = next((message_text(m) for m in self.messages if m["role"] == "user"), "")
-        system = [message_text(m) for m in self.messages if m["role"] in ("system", "developer")][:1]
-        return orjson.dumps([system, self.params.get("tools"), first_user], option=orjson.OPT_SORT_KEYS)
-
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""

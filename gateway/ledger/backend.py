@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.ledger.records import AccountSnapshot
@@ -10,6 +11,7 @@ from gateway.ledger.types import (
     BodyMismatch,
     Checkpoint,
     InFlight,
+    KnownBeginning,
     Release,
     Replay,
     Reserve,
@@ -17,6 +19,7 @@ from gateway.ledger.types import (
     ResetWindow,
     Resolved,
     Settle,
+    SoughtBeginning,
 )
 
 
@@ -48,6 +51,11 @@ class LedgerBackend(Protocol):
         self, tenant_id: str, key: str, body_sha256: bytes
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
         """State of an idempotency key; None when it is free."""
+
+    def beginnings(
+        self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]
+    ) -> asyncio.Future[list[KnownBeginning]]:
+        """The turns of a key with the first of these beginnings, and with the longest other one that is known."""
 
     async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
         """Ids of holds whose lease ran out, and windows that ended."""

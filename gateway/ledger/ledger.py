@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
-from gateway.ledger import records
 from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.records import (
@@ -38,6 +37,7 @@ from gateway.ledger.types import (
     BodyMismatch,
     Checkpoint,
     InFlight,
+    KnownBeginning,
     Release,
     Replay,
     Reserve,
@@ -45,6 +45,7 @@ from gateway.ledger.types import (
     ReserveOutcome,
     Resolved,
     Settle,
+    SoughtBeginning,
     Swept,
 )
 from gateway.tasks import Deadline
@@ -164,10 +165,6 @@ class Ledger:
         found = await self.snapshot(tenant_id, session_id)
         return None if found is None else found.session
 
-    async def newest_after(self, tenant_id: str, fingerprint: str) -> str | None:
-        """The newest session that continues a fingerprint, if any."""
-        return await self._database.read(lambda c: records.newest_after(c, tenant_id, fingerprint))
-
     async def tenant(self, tenant_id: str) -> Balance | None:
         """A tenant's balance; None for an unknown tenant."""
         found = await self.snapshot(tenant_id, "")
@@ -176,6 +173,10 @@ class Ledger:
     async def idempotent(self, tenant_id: str, key: str, body_sha256: bytes) -> Replay | InFlight | BodyMismatch | None:
         """State of an idempotency key; None when it is free (the reservation claims it)."""
         return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256))
+
+    async def beginnings(self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]) -> list[KnownBeginning]:
+        """Which turns of this key left the first of these beginnings, and the longest other one that is known."""
+        return await self._answer(self._backend.beginnings(tenant_id, key_id, sought))
 
     async def sweep(self, limit: int = 500, *, carried: Collection[str] = ()) -> Swept:
         """Resolve holds whose lease ran out, start due windows, clean up after crashes.

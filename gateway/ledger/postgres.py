@@ -9,7 +9,8 @@ import asyncio
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -26,6 +27,7 @@ from gateway.ledger.records import (
     abandon,
     decision_row,
     forget,
+    known_beginning,
     outcome_columns,
 )
 from gateway.ledger.types import (
@@ -33,6 +35,7 @@ from gateway.ledger.types import (
     BodyMismatch,
     Checkpoint,
     InFlight,
+    KnownBeginning,
     Refused,
     Release,
     Replay,
@@ -43,6 +46,7 @@ from gateway.ledger.types import (
     Resolved,
     SessionClosed,
     Settle,
+    SoughtBeginning,
     TenantMissing,
 )
 
@@ -146,6 +150,18 @@ class PostgresLedger(LedgerBackend):
             UNLOCKED, sent, lambda row: None if row is None else _claim(row, body_sha256), locking=False
         )
 
+    def beginnings(
+        self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]
+    ) -> asyncio.Future[list[KnownBeginning]]:
+        sent = {
+            "op": "beginnings",
+            "tenant_id": tenant_id,
+            "key_id": key_id,
+            "digests": [beginning.digest for beginning in sought],
+            "answers": [beginning.answer for beginning in sought],
+        }
+        return self._groups.submit(UNLOCKED, sent, lambda rows: [known_beginning(row) for row in rows], locking=False)
+
     async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
         """Holds whose lease ran out, and windows that ended; skips holds being resolved now."""
 
@@ -195,6 +211,8 @@ class PostgresLedger(LedgerBackend):
 
     def _resolve(self, op: Settle | Release, sent: dict[str, Any], outcome: dict[str, Any]) -> asyncio.Future[Resolved]:
         sent["decision"] = _json_row(outcome)
+        if op.beginning is not None:
+            sent["beginning"] = asdict(op.beginning) | {"opening": int(op.beginning.opening)}
         if op.answer is not None:
             sent["answer_status"] = op.answer.status
             sent["answer_headers"] = json.dumps(dict(op.answer.headers))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Delete, Update, and_, bindparam, delete, exists, or_, select, text, tuple_, update
+from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, select, tuple_, update
 
-from gateway.database.tables import decisions, holds, idempotency, sessions
-from gateway.ledger.types import Balance, Reserve, Settle
+from gateway.database.tables import decisions, holds, idempotency
+from gateway.ledger.types import Balance, KnownBeginning, Reserve, Settle
 from gateway.money import MAX_NANOUSD
 
 DECISION_COLUMNS: tuple[str, ...] = tuple(str(column.name) for column in decisions.columns)
@@ -203,6 +203,12 @@ def forget() -> Delete:
     return delete(idempotency).where(tuple_(idempotency.c.tenant_id, idempotency.c.idempotency_key).in_(past))
 
 
+def known_beginning(row: Sequence[Any]) -> KnownBeginning:
+    """A row as both databases give it: digest, session, messages, opening, answer, continued, time."""
+    digest, session_id, messages, opening, answer, continued, at_ms = row
+    return KnownBeginning(digest, session_id, messages, bool(opening), answer, continued, at_ms)
+
+
 def storable(value: Any) -> Any:
     """A value that both databases can store: no NUL, no lone surrogate, no NaN or infinity."""
     kind = type(value)
@@ -217,17 +223,3 @@ def storable(value: Any) -> Any:
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     return value
-
-
-def newest_after(connection: Connection, tenant_id: str, fingerprint: str) -> str | None:
-    """The newest later session of a fingerprint (`sessions.next_of`), if any."""
-    # "." and "/" are adjacent in ASCII; Postgres compares by bytes only with these operators.
-    above, below = (">", "<") if connection.dialect.name == "sqlite" else ("~>~", "~<~")
-    name = sessions.c.session_id
-    query = select(name).where(
-        sessions.c.tenant_id == tenant_id,
-        text("substr(session_id, 1, 3) = 'fp:'"),
-        name.bool_op(above)(f"{fingerprint}."),
-        name.bool_op(below)(f"{fingerprint}/"),
-    )
-    return connection.execute(query.order_by(name.desc()).limit(1)).scalar_one_or_none()

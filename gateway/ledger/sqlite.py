@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gateway.clock import Clock, now_ms
@@ -17,6 +17,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import statements as sql
 from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.records import SESSION_FACTS, AccountSnapshot, SessionRow
+from gateway.ledger.sqlite_beginnings import find_beginnings
 from gateway.ledger.sqlite_reserve import claim_from_row, reserve, reserve_again, reset_window
 from gateway.ledger.sqlite_resolve import (
     checkpoint,
@@ -31,6 +32,7 @@ from gateway.ledger.types import (
     BodyMismatch,
     Checkpoint,
     InFlight,
+    KnownBeginning,
     Release,
     Replay,
     Reserve,
@@ -38,6 +40,7 @@ from gateway.ledger.types import (
     ResetWindow,
     Resolved,
     Settle,
+    SoughtBeginning,
 )
 
 T = TypeVar("T")
@@ -119,6 +122,11 @@ class SqliteLedger(LedgerBackend):
         self, tenant_id: str, key: str, body_sha256: bytes
     ) -> asyncio.Future[Replay | InFlight | BodyMismatch | None]:
         return self._database.reader.submit(lambda c: claim_state(c, tenant_id, key, body_sha256, self._now_ms()))
+
+    def beginnings(
+        self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]
+    ) -> asyncio.Future[list[KnownBeginning]]:
+        return self._database.reader.submit(lambda c: find_beginnings(c, tenant_id, key_id, sought))
 
     async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
         return await asyncio.shield(self._database.reader.submit(lambda c: find_due(c, self._now_ms(), limit)))

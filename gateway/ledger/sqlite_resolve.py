@@ -10,6 +10,7 @@ import json
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import merge_memory, outcome_columns
+from gateway.ledger.sqlite_beginnings import leave_beginning
 from gateway.ledger.sqlite_rows import Hold, balances, entry, find_hold, move, require_hold, turn_entry
 from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle
 
@@ -218,6 +219,8 @@ def _close_decision(cursor: Cursor, hold: Hold, op: Settle | Release, cost: int,
         sql.settle_decision(names),
         outcome | {"the_decision": hold.decision_id, "cost": cost, "remaining": session.available_nanousd},
     )
+    if op.beginning is not None:
+        leave_beginning(cursor, hold.tenant_id, hold.session_id, op.beginning, now_ms)
     if op.answer is not None:
         cursor.execute(
             sql.ANSWER_CLAIM,

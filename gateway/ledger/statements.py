@@ -9,9 +9,23 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Table, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
+from gateway.database.tables import conversation_beginnings as beginnings
 from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, sessions, tenants
 from gateway.ledger.records import DECISION_COLUMNS, SESSION_FACTS, abandon, forget
 
@@ -288,3 +302,62 @@ def settle_decision(columns: tuple[str, ...]) -> str:
             }
         )
     )
+
+
+NEWEST_ALIKE = 64
+"""Of the conversations with the same beginning, as many of the newest are looked at (session ids are in order)."""
+_newest = (
+    select(beginnings)
+    .where(
+        beginnings.c.tenant_id == bindparam("tenant"),
+        beginnings.c.key_id == bindparam("key"),
+        beginnings.c.digest == bindparam("digest"),
+    )
+    .order_by(beginnings.c.session_id.desc())
+    .limit(literal_column(str(NEWEST_ALIKE)))
+    .subquery()
+)
+FIND_BEGINNINGS = _sql(
+    select(
+        _newest.c.digest,
+        _newest.c.session_id,
+        _newest.c.messages,
+        _newest.c.opening,
+        _newest.c.answer,
+        _newest.c.continued,
+        _newest.c.at_ms,
+    )
+    .order_by(_newest.c.answer.is_not_distinct_from(bindparam("answer")).desc(), _newest.c.at_ms.desc())
+    .limit(literal_column("4"))
+)
+LEAVE_BEGINNING = _sql(
+    sqlite_dialect.insert(beginnings)
+    .values(
+        tenant_id=bindparam("tenant"),
+        key_id=bindparam("key"),
+        digest=bindparam("digest"),
+        session_id=bindparam("session"),
+        messages=bindparam("messages"),
+        opening=bindparam("opening"),
+        answer=bindparam("answer"),
+        at_ms=bindparam("now"),
+    )
+    .on_conflict_do_update(
+        index_elements=["tenant_id", "key_id", "digest", "session_id"],
+        set_={
+            "answer": literal_column("excluded.answer"),
+            "continued": null(),
+            "at_ms": literal_column("excluded.at_ms"),
+        },
+    )
+)
+CONTINUE_BEGINNING = _sql(
+    update(beginnings)
+    .where(
+        beginnings.c.tenant_id == bindparam("tenant"),
+        beginnings.c.key_id == bindparam("key"),
+        beginnings.c.digest == bindparam("digest"),
+        beginnings.c.session_id == bindparam("session"),
+    )
+    .values(continued=bindparam("next"))
+)

@@ -158,6 +158,44 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a turn of a conversation without an id leaves beside its bill, so that the next one finds its session.
+
+    `digest` is of its `messages` messages, `answer` of its answer (None: it got none). `continues` is the beginning of
+    an earlier turn that this one is the first to continue, `continued_with` the message that it brings behind it.
+    """
+
+    key_id: str
+    digest: str
+    messages: int
+    opening: bool
+    answer: str | None
+    continues: str | None = None
+    continued_with: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SoughtBeginning:
+    """A beginning to look up, and the answer that came behind it, if any."""
+
+    digest: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBeginning:
+    """A beginning that an earlier turn left; `continued`: what a later turn brought behind it."""
+
+    digest: str
+    session_id: str
+    messages: int
+    opening: bool
+    answer: str | None
+    continued: str | None
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Turn a hold into its bill; `decision` has decision columns to set (status, tokens, ...).
 
@@ -172,6 +210,7 @@ class Settle:
     session_memory: str | None = None
     close_session: bool = False
     answer: Answer | None = None
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +224,7 @@ class Release:
     decision: Mapping[str, Any] | None = None
     answer: Answer | None = None
     drop_idempotency: bool = True
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)

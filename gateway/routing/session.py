@@ -1,7 +1,8 @@
 """The session of a turn, and the session's memory between turns.
 
-The id comes from our header, else from a header of another gateway or coding agent, else from the body, else from
-a fingerprint of how the conversation opens. It is always scoped to the tenant, so two tenants never meet in one.
+The id comes from our header, else from a header of another gateway or coding agent, else from the body. Without one the
+conversation itself identifies it (`gateway.routing.conversations`). It is always scoped to the tenant, so two tenants
+never meet in one.
 """
 
 from __future__ import annotations
@@ -37,17 +38,13 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-session-affinity",
     "x-amp-thread-id",
     "x-grok-conv-id",
+    "x-openwebui-chat-id",
+    "x-chat-id",
+    "x-thread-id",
+    "langfuse-session-id",
 )
 PROMPT_CACHE_S = 300.0
 """Lifetime of providers' prompt caches after their last use, about five minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionKey:
-    """A turn's session id; a fingerprint denotes the newest conversation with the same opening."""
-
-    session_id: str
-    fingerprint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +94,24 @@ class SessionMemory:
         return cls(**values)
 
 
-def identify(
-    headers: Mapping[str, str], hint: str | None, opening: bytes, key_id: str, extra_headers: Sequence[str] = ()
-) -> SessionKey:
-    """The session of a turn; the first match wins. Raises InvalidRequest for our own header."""
+def identify(headers: Mapping[str, str], hint: str | None, extra_headers: Sequence[str] = ()) -> str | None:
+    """The session that a turn names; the first match wins. Raises InvalidRequest for our own header."""
     own = headers.get(OWN_HEADER)
     if own is not None:
         if not SESSION_ID.fullmatch(own):
             raise InvalidRequest("X-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Session-Id")
-        return SessionKey(own)
+        return own
     for name in (*extra_headers, *ALIAS_HEADERS):
         value = headers.get(name.lower())
         if value:
-            return SessionKey(normalize_id(value))
-    if hint:
-        return SessionKey(normalize_id(hint))
-    return SessionKey("fp:" + hashlib.sha256(key_id.encode() + b"\0" + opening).hexdigest()[:40], fingerprint=True)
+            return normalize_id(value)
+    return normalize_id(hint) if hint else None
 
 
 def is_over(row: SessionRow, idle_timeout_s: float, at_ms: int) -> bool:
-    """True if the session was closed or idle, so the same opening starts a new one."""
+    """True if the session was closed or idle, so its conversation continues in a new one."""
     idle = at_ms - row.updated_at_ms > idle_timeout_s * 1000 and row.balance.reserved_nanousd == 0
     return idle or row.state == "closed"
-
-
-def next_of(session_id: str) -> str:
-    """The next session id under the same fingerprint, the same on every replica."""
-    fingerprint, _, number = session_id.partition(".")
-    return f"{fingerprint}.{int(number or 0) + 1:06d}"
 
 
 def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:

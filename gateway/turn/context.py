@@ -29,6 +29,7 @@ from gateway.money import usd_string
 from gateway.providers.parameters import header_names
 from gateway.routing import guard
 from gateway.routing import session as sessions
+from gateway.routing.conversations import Place
 from gateway.routing.estimates import Estimate, available
 from gateway.routing.router import Routed
 from gateway.turn.headers import TurnHeaders, TurnReport
@@ -121,6 +122,8 @@ class TurnContext:
     """The format of the response."""
     outage: OfflineLedger | None = None
     """The ledger of this turn when it is served during a database outage."""
+    place: Place | None = None
+    """Place of a conversation without an id among the known ones; None when the client names its session."""
 
     @property
     def explores(self) -> bool:

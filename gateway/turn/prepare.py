@@ -21,9 +21,13 @@ from gateway.money import usd_string
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
 from gateway.routing import session as sessions
+from gateway.routing.conversations import Conversations, Place, conversation
 from gateway.turn.context import TurnContext
 from gateway.turn.headers import TurnHeaders
 from gateway.turn.idempotency import KEPT_MS, answer_again
+
+RETRY_HEADER = "x-stainless-retry-count"
+"""How OpenAI's SDKs say that they send a request again."""
 
 
 class Preparation:
@@ -37,6 +41,7 @@ class Preparation:
         outage: OfflineLedger,
         tokens: TokenCounter,
         breaker: Breaker,
+        conversations: Conversations,
         clock: Clock,
     ) -> None:
         self._configuration = configuration
@@ -44,17 +49,35 @@ class Preparation:
         self._outage = outage
         self._tokens = tokens
         self._breaker = breaker
+        self._conversations = conversations
         self._clock = clock
 
-    def session_name(self, caller: Caller, chat: ChatRequest, headers: Mapping[str, str]) -> sessions.SessionKey:
-        """The session that this request names, or whose opening it has."""
+    async def session_of(
+        self, caller: Caller, chat: ChatRequest, claim: IdempotencyClaim | None, headers: Mapping[str, str]
+    ) -> tuple[str, Place | None]:
+        """The session that this request names, else the one that its conversation continues, and its place there."""
         id_headers = self._configuration().settings.session.id_headers
-        return sessions.identify(headers, chat.session_hint, chat.opening(), caller.key_id, id_headers)
+        named = sessions.identify(headers, chat.session_hint, id_headers)
+        if named is not None or chat.mode != "chat":
+            # Inputs to embed are no conversation: without an id each request is a session of its own.
+            return named or self._conversations.new_session(), None
+        asked = conversation(caller.tenant_id, caller.key_id, chat.messages)
+        place = self._conversations.new_place(asked)
+        may_open = self._may_open(caller, claim)
+        if not (may_open and self._outage.noticed):
+            try:
+                place = await self._conversations.place(asked, retried=headers.get(RETRY_HEADER, "0") not in ("", "0"))
+            except LedgerUnavailable:
+                self._outage.notice()
+                if not may_open:
+                    raise
+        return place.session_id, place
 
     async def prepare(
         self,
         caller: Caller,
-        name: sessions.SessionKey,
+        session_id: str,
+        place: Place | None,
         chat: ChatRequest,
         dialect: Dialect,
         asked: TurnHeaders,
@@ -66,7 +89,12 @@ class Preparation:
         prompt = await self._tokens.count(chat.messages, chat.params)
         if chat.token_ids:
             prompt += PromptTokens(chat.token_ids, chat.token_ids)
-        session_id, standing, outage = await self._resumed(caller, name, claim)
+        standing, outage = await self._standing(caller, session_id, claim)
+        if place is not None and standing is not None and self._over(standing):
+            # A conversation continues in a new session after a pause or a close.
+            place = self._conversations.new_place(place.conversation)
+            session_id = place.session_id
+            standing = AccountSnapshot(standing.tenant, None, standing.at_ms)
         if standing is None:
             raise NotFound("tenant: no such tenant")
         row = standing.session
@@ -98,6 +126,7 @@ class Preparation:
             idempotency=claim,
             started_ms=now_ms(self._clock),
             outage=outage,
+            place=place if outage is None else None,
         )
 
     async def refreshed(self, context: TurnContext) -> TurnContext:
@@ -107,21 +136,9 @@ class Preparation:
             raise NotFound("tenant: no such tenant")
         return replace(context, row=standing.session, tenant=standing.tenant)
 
-    async def _resumed(
-        self, caller: Caller, name: sessions.SessionKey, claim: IdempotencyClaim | None
-    ) -> tuple[str, AccountSnapshot | None, OfflineLedger | None]:
-        """The session that this turn continues; a fingerprint starts a new one when idle or closed."""
-        session_id = name.session_id
-        standing, outage = await self._standing(caller, session_id, claim)
-        if not name.fingerprint or standing is None or not self._over(standing):
-            return session_id, standing, outage
-        newest = await self._ledger.newest_after(caller.tenant_id, session_id)
-        if newest is not None:
-            session_id = newest
-            standing, outage = await self._standing(caller, session_id, claim)
-            if standing is None or not self._over(standing):
-                return session_id, standing, outage
-        return sessions.next_of(session_id), AccountSnapshot(standing.tenant, None, standing.at_ms), outage
+    def _may_open(self, caller: Caller, claim: IdempotencyClaim | None) -> bool:
+        """Whether the turn may be served without the ledger. An idempotency key cannot be kept without it."""
+        return claim is None and self._outage.allows(caller.outage)
 
     def _over(self, standing: AccountSnapshot) -> bool:
         row, idle_s = standing.session, self._configuration().settings.session.idle_timeout_s
@@ -130,11 +147,8 @@ class Preparation:
     async def _standing(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
     ) -> tuple[AccountSnapshot | None, OfflineLedger | None]:
-        """Tenant and session; in an outage the cap of an open tenant, and the offline ledger.
-
-        A turn with an idempotency key needs the ledger, which stores the key.
-        """
-        may_open = claim is None and self._outage.allows(caller.outage)
+        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it."""
+        may_open = self._may_open(caller, claim)
         if not (may_open and self._outage.noticed):
             try:
                 return await self._ledger.snapshot(caller.tenant_id, session_id), None

@@ -15,16 +15,17 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.dialects import chat as outcome
-from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamError
+from gateway.errors import Draining, GatewayError, InvalidRequest, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.types import Answer, Release, Resolved, Settle
+from gateway.ledger.types import Answer, Beginning, Release, Resolved, Settle
 from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
-from gateway.turn.context import Attempt, settled
+from gateway.routing.conversations import Conversations, answer_digest
+from gateway.turn.context import Attempt, TurnContext, settled
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import error_answer, kept_answer
 from gateway.turn.signals import StreamedAnswer, implicit_signals
@@ -52,6 +53,7 @@ class Settlements:
         tokens: TokenCounter,
         forecast: OutputForecast,
         metrics: Metrics,
+        conversations: Conversations,
         clock: Clock,
         on_answer: OnAnswer = lambda attempt, text: None,
         on_freed: OnFreed = lambda tenant_id, session_id: None,
@@ -61,6 +63,7 @@ class Settlements:
         self._tokens = tokens
         self._forecast = forecast
         self._metrics = metrics
+        self._conversations = conversations
         self._clock = clock
         self._on_answer = on_answer
         self._on_freed = on_freed
@@ -86,7 +89,10 @@ class Settlements:
         )
         report = attempt.report(bill)
         answer = None if attempt.context.idempotency is None else kept_answer(render(report, bill))
-        resolved = await self._settle(attempt, bill, columns, failed=False, signals=signals, answer=answer)
+        message = outcome.first_message(reply.body)
+        resolved = await self._settle(
+            attempt, bill, columns, failed=False, signals=signals, answer=answer, message=message
+        )
         self._on_answer(attempt, text)
         return settled(report, resolved), bill
 
@@ -122,7 +128,13 @@ class Settlements:
         shown = _cut_short() if end.ending == "client_left" else error
         answer = None if keep is None else keep(report, bill, shown)
         resolved = await self._settle(
-            attempt, bill, columns, failed=end.ending == "failed", signals=signals, answer=answer
+            attempt,
+            bill,
+            columns,
+            failed=end.ending == "failed",
+            signals=signals,
+            answer=answer,
+            message=heard.first_message() if end.ending == "finished" else None,
         )
         if end.ending == "finished":
             self._on_answer(attempt, end.text)
@@ -176,7 +188,12 @@ class Settlements:
         self._metrics.turns.labels(attempt.model, status or "retried").inc()
         try:
             await (attempt.context.outage or self._ledger).release(
-                Release(attempt.hold_id, decision=columns, drop_idempotency=status is not None)
+                Release(
+                    attempt.hold_id,
+                    decision=columns,
+                    drop_idempotency=status is not None,
+                    beginning=None if status is None else _beginning(attempt.context, None),
+                )
             )
             self._on_freed(attempt.context.caller.tenant_id, attempt.context.session_id)
         except LedgerUnavailable:
@@ -191,8 +208,10 @@ class Settlements:
         failed: bool,
         signals: Mapping[str, bool],
         answer: Answer | None,
+        message: Mapping[str, Any] | None = None,
     ) -> Resolved | None:
-        """Post the bill, complete the decision and update the session's memory, in one transaction.
+        """Post the bill, complete the decision and update the session's memory, in one transaction. `message` is the
+        answer's first, when there was a whole one.
 
         None during a database outage: the ledger keeps posting, and the paid response is delivered.
         """
@@ -231,6 +250,7 @@ class Settlements:
                     session_memory=news,
                     close_session=context.asked.end_session and columns is not None,
                     answer=answer,
+                    beginning=None if columns is None else _beginning(context, message),
                 )
             )
             self._on_freed(context.caller.tenant_id, context.session_id)
@@ -238,6 +258,22 @@ class Settlements:
         except LedgerUnavailable:
             _log.warning("the bill of %s waits for the database", attempt.hold_id)
             return None
+
+    async def refused(self, context: TurnContext) -> None:
+        """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""
+        wanted_nanousd = context.asked.session_budget_nanousd
+        if context.row is not None or context.outage is not None or wanted_nanousd is None:
+            return
+        try:
+            await self._conversations.keep_budget(
+                context.caller.tenant_id,
+                context.session_id,
+                context.place,
+                budget_nanousd=wanted_nanousd,
+                expected_turns=context.asked.expected_turns,
+            )
+        except (LedgerUnavailable, InvalidRequest):
+            _log.warning("the budget of session %s could not be kept", context.session_id)
 
     def _columns(
         self,
@@ -299,6 +335,13 @@ class Settlements:
     def _seconds(self, attempt: Attempt) -> float:
         """Seconds since this attempt was sent."""
         return max(0.0, now_ms(self._clock) - attempt.sent_ms) / 1000
+
+
+def _beginning(context: TurnContext, message: Mapping[str, Any] | None) -> Beginning | None:
+    """What a turn without an id leaves, so that the next one of its conversation finds the session."""
+    if context.place is None:
+        return None
+    return context.place.beginning(None if message is None else answer_digest(message))
 
 
 def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:

@@ -91,9 +91,11 @@ def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 class StreamedAnswer:
-    """Collects tool calls and refusals from a stream's chunks, for the signals."""
+    """Collects tool calls and refusals for the signals, and the first choice as it will come back."""
 
     def __init__(self) -> None:
+        self._said: list[str] = []
+        self._call_ids: dict[int, str] = {}
         self._calls: dict[tuple[int, int], dict[str, str]] = {}
         self._refused: set[int] = set()
         self._kept = 0
@@ -104,6 +106,9 @@ class StreamedAnswer:
             delta = choice.get("delta")
             if not isinstance(delta, Mapping):
                 continue
+            content = delta.get("content")
+            if isinstance(content, str) and content and not _index(choice):
+                self._said.append(content)
             if delta.get("refusal"):
                 self._refused.add(_index(choice))
             for call in _listed(delta.get("tool_calls")):
@@ -117,8 +122,14 @@ class StreamedAnswer:
                 found.setdefault(index, {}).setdefault("tool_calls", []).append({"function": function})
         return [{"message": message} for message in found.values()]
 
+    def first_message(self) -> dict[str, Any]:
+        """The first choice's text and the ids of its tool calls, as its message would have them."""
+        return {"content": "".join(self._said), "tool_calls": [{"id": made} for made in self._call_ids.values()]}
+
     def _add(self, choice: int, call: object) -> None:
         function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(call, Mapping) and not choice and isinstance(call.get("id"), str):
+            self._call_ids.setdefault(_index(call), call["id"])
         if not isinstance(call, Mapping) or not isinstance(function, Mapping):
             return
         made = self._calls.setdefault((choice, _index(call)), {"name": "", "arguments": ""})

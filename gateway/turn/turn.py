@@ -40,7 +40,7 @@ from gateway.decisions.log import pending_row
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.http import header_map, json_response, read_body
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
@@ -53,6 +53,7 @@ from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
+from gateway.routing.conversations import Conversations
 from gateway.routing.estimates import Estimate, estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
@@ -100,6 +101,7 @@ class Turns:
         settling: Settlements,
         held: HeldMoney,
         exploring: ExplorationBudget,
+        conversations: Conversations,
         background: Background,
         metrics: Metrics,
         clock: Clock,
@@ -126,7 +128,13 @@ class Turns:
         self._new_id = new_id
         self._uniform = uniform
         self._preparation = Preparation(
-            configuration=configuration, ledger=ledger, outage=outage, tokens=tokens, breaker=breaker, clock=clock
+            configuration=configuration,
+            ledger=ledger,
+            outage=outage,
+            tokens=tokens,
+            breaker=breaker,
+            conversations=conversations,
+            clock=clock,
         )
         self.live_streams: WeakSet[StreamPump] = WeakSet()
 
@@ -145,11 +153,11 @@ class Turns:
         replayed = await self._preparation.replayed(caller, claim)
         if replayed is not None:
             return replayed
-        name = self._preparation.session_name(caller, chat, headers)
+        session_id, place = await self._preparation.session_of(caller, chat, claim, headers)
         try:
-            with self._held.arriving((caller.tenant_id, name.session_id)):
-                context = await self._preparation.prepare(caller, name, chat, dialect, asked, claim)
-                attempt = await self._decide_and_reserve(context, request.receive)
+            with self._held.arriving((caller.tenant_id, session_id)):
+                context = await self._preparation.prepare(caller, session_id, place, chat, dialect, asked, claim)
+                attempt = await self._reserved_or_refused(context, request.receive)
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         if isinstance(attempt, Response):
@@ -170,8 +178,10 @@ class Turns:
         caller = await self._authenticator.caller(headers)
         chat = parse_chat(await read_body(request, self._settings.limits), self._settings.limits)
         dialect = ChatDialect(chat.include_usage)
-        name = self._preparation.session_name(caller, chat, headers)
-        context = await self._preparation.prepare(caller, name, chat, dialect, read_turn_headers(headers), None)
+        session_id, place = await self._preparation.session_of(caller, chat, None, headers)
+        context = await self._preparation.prepare(
+            caller, session_id, place, chat, dialect, read_turn_headers(headers), None
+        )
         choice = self._decide(context, context.funds, patient=False)
         if isinstance(choice, Shortage):
             raise exhausted(context, choice)
@@ -181,9 +191,10 @@ class Turns:
         """An internal turn, one per session, through the normal path and ledger."""
         chat = parse_chat(body, self._settings.limits)
         headers = {sessions.OWN_HEADER: session_id, "x-session-end": "true"}
-        name = self._preparation.session_name(caller, chat, headers)
         dialect = ChatDialect(chat.include_usage)
-        context = await self._preparation.prepare(caller, name, chat, dialect, read_turn_headers(headers), None)
+        context = await self._preparation.prepare(
+            caller, session_id, None, chat, dialect, read_turn_headers(headers), None
+        )
         attempt = await self._decide_and_reserve(context, None)
         answer = attempt if isinstance(attempt, Response) else await self._complete(attempt)
         return bytes(answer.body)
@@ -251,6 +262,14 @@ class Turns:
             estimate=estimates[routed.decision.action],
             uniform=uniform,
         )
+
+    async def _reserved_or_refused(self, context: TurnContext, receive: Receive) -> Attempt | Response:
+        """As `_decide_and_reserve`; a first turn that money refuses leaves the budget that it asked for."""
+        try:
+            return await self._decide_and_reserve(context, receive)
+        except (SessionBudgetExceeded, TenantBudgetExceeded):
+            await self._background.run(self._settling.refused(context))
+            raise
 
     async def _decide_and_reserve(self, context: TurnContext, receive: Receive | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""

@@ -49,6 +49,7 @@ DECLARE
   v_state text;
   v_source text;
   v_row decisions%ROWTYPE;
+  v_found_rows jsonb;
   v_was tenants%ROWTYPE;
 BEGIN
   IF NOT p_locking THEN
@@ -65,7 +66,8 @@ BEGIN
     amount bigint, ttl_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
     expected_turns int, max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text,
     claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
-    answer_headers text, answer_body text, drop_claim boolean, tenant_id text)
+    answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
+    answers jsonb)
   LOOP
     result := NULL;
     v_again := p_again OR COALESCE(o.again, false);
@@ -411,6 +413,19 @@ BEGIN
             response_text = COALESCE(v_row.response_text, x.response_text),
             completed_at_ms = CASE WHEN v_row.status IS NULL THEN x.completed_at_ms ELSE v_now_ms END
           WHERE x.decision_id = h.decision_id;
+          IF o.beginning IS NOT NULL THEN
+            INSERT INTO conversation_beginnings AS x
+              (tenant_id, key_id, digest, session_id, messages, opening, answer, at_ms)
+            VALUES (h.tenant_id, o.beginning->>'key_id', o.beginning->>'digest', h.session_id,
+              (o.beginning->>'messages')::int, (o.beginning->>'opening')::int, o.beginning->>'answer', v_now_ms)
+            ON CONFLICT (tenant_id, key_id, digest, session_id)
+            DO UPDATE SET answer = excluded.answer, continued = NULL, at_ms = excluded.at_ms;
+            IF o.beginning->>'continues' IS NOT NULL THEN
+              UPDATE conversation_beginnings x SET continued = o.beginning->>'continued_with'
+              WHERE x.tenant_id = h.tenant_id AND x.key_id = o.beginning->>'key_id'
+                AND x.digest = o.beginning->>'continues' AND x.session_id = h.session_id;
+            END IF;
+          END IF;
           IF o.answer_status IS NOT NULL THEN
             UPDATE idempotency x SET status = o.answer_status, headers = o.answer_headers,
               body = decode(o.answer_body, 'base64')
@@ -469,6 +484,23 @@ BEGIN
         b.updated_at_ms, v_now_ms)
       INTO result FROM tenants a LEFT JOIN sessions b ON b.tenant_id = a.tenant_id AND b.session_id = o.session_id
       WHERE a.tenant_id = o.tenant_id;
+
+    WHEN 'beginnings' THEN
+      result := '[]';
+      FOR v_turn IN 0 .. jsonb_array_length(o.digests) - 1 LOOP
+        SELECT jsonb_agg(jsonb_build_array(z.digest, z.session_id, z.messages, z.opening, z.answer, z.continued,
+          z.at_ms)) INTO v_found_rows
+        FROM (
+          SELECT * FROM (
+            SELECT * FROM conversation_beginnings x
+            WHERE x.tenant_id = o.tenant_id AND x.key_id = o.key_id AND x.digest = o.digests->>v_turn
+            ORDER BY x.session_id DESC LIMIT 64) y
+          ORDER BY (y.answer IS NOT DISTINCT FROM o.answers->>v_turn) DESC, y.at_ms DESC LIMIT 4) z;
+        IF v_found_rows IS NOT NULL THEN
+          result := result || v_found_rows;
+          EXIT WHEN v_turn > 0;
+        END IF;
+      END LOOP;
 
     WHEN 'claim' THEN
       SELECT jsonb_build_array('claim', encode(x.body_sha256, 'hex'), x.decision_id, x.status, x.headers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,13 @@ async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path
                 {"session_id": "b1"},
                 {"litellm_session_id": "b2"},
                 {"metadata": {"session_id": "b3"}},
-                {"metadata": {"conversation_id": "b4"}},
+                {"metadata": {"user_id": json.dumps({"device_id": "d", "session_id": "b4"})}},
                 {"tensorzero::episode_id": "b5"},
                 {"conversation": "b6"},
                 {"conversation": {"id": "b7"}},
+                {"metadata": {"conversation_id": "b8"}},
+                {"metadata": {"thread_id": "b9"}},
+                {"metadata": {"chat_id": "b10"}},
             ]
             for number, body in enumerate(bodies, start=1):
                 assert seqroute(await turn(http, **body), "session-id") == f"b{number}", body
@@ -135,16 +139,92 @@ async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path
             ours = await turn(http, headers=session("ours") | {"session_id": "from-header"})
             assert seqroute(ours, "session-id") == "ours"
 
-            first = await turn(http, messages=HELLO)
-            longer = [*HELLO, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "and now?"}]
-            second = await turn(http, messages=longer)
-            assert seqroute(first, "session-id") == seqroute(second, "session-id")
-            assert seqroute(first, "session-id").startswith("fp:")
-            other = await turn(http, messages=[{"role": "user", "content": "another opening"}])
-            assert seqroute(other, "session-id") != seqroute(first, "session-id")
-            labelled = await turn(http, user="u-1", safety_identifier="u-2", headers={"x-litellm-customer-id": "u-3"})
-            assert seqroute(labelled, "session-id") == seqroute(first, "session-id")
-        assert [a.status_code for a in (strange, both, ours, first, second, other, labelled)] == [200] * 7
+            for body in ({"metadata": {"user_id": "u"}}, {"previous_response_id": "r"}, {"prompt_cache_key": "k"}):
+                first, second = await turn(http, **body), await turn(http, **body)
+                assert seqroute(first, "session-id") != seqroute(second, "session-id"), body
+        assert [a.status_code for a in (strange, both, ours)] == [200] * 3
+
+
+def said(*texts: str) -> list[dict[str, Any]]:
+    """A conversation, user and assistant by turns."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+async def test_a_conversation_without_an_id_goes_on_in_the_session_of_its_longest_beginning(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+
+        async def asked(messages: list[dict[str, Any]], **more: Any) -> str:
+            answer = await turn(http, messages=messages, **more)
+            assert answer.status_code == 200
+            return seqroute(answer, "session-id")
+
+        first = await asked(said("a task"))
+        assert await asked(said("a task", "one", "go on")) == first
+        # A hand-off: another system prompt and other tools before the same words.
+        handed = [{"role": "system", "content": "another agent"}, *said("a task", "one", "go on", "two", "and?")]
+        assert await asked(handed, tools=TOOLS) == first
+        assert await asked(said("a task", "one", "go on", "two", "and?", "three", "end"), stream=True) == first
+        # Sent again, edited: the same conversation.
+        await play.gateway.settled()
+        assert await asked(said("a task", "one", "go on", "two", "and?", "three", "end")) == first
+        assert await asked(said("a task", "one", "something else")) == first
+        # A second run of the same tool.
+        second = await asked(said("a task"))
+        assert second != first
+        assert await asked(said("a task", "other words", "go on")) == second
+        third = await asked(said("a task"))
+        assert len({first, second, third}) == 3
+        # Who is told apart by the answer alone, and has no session of its own yet.
+        fourth = await asked(said("a task", "words of a stranger", "go on"))
+        assert fourth == third
+        assert await asked(said("a task", "words of nobody", "go on")) not in {first, second, third}
+        labels = {"user": "u-1", "safety_identifier": "u-2", "headers": {"x-litellm-customer-id": "u-3"}}
+        assert await asked(said("a task", "one", "go on", "two", "more"), **labels) == first
+
+
+async def test_different_pictures_are_different_conversations(tmp_path: Path, sqlite_url: str) -> None:
+    def captioned(picture: str) -> list[dict[str, Any]]:
+        url = {"url": f"data:image/png;base64,{picture}"}
+        parts = [{"type": "text", "text": "describe it"}, {"type": "image_url", "image_url": url}]
+        return [{"role": "user", "content": parts}]
+
+    info = {"supports_vision": True}
+    async with playing(tmp_path, sqlite_url, model_info=info) as play, play.gateway.http() as http:
+        more = said("", "a cat", "what colour?")[1:]
+        cat = seqroute(await turn(http, messages=captioned("AAAA")), "session-id")
+        dog = seqroute(await turn(http, messages=captioned("BBBB")), "session-id")
+        assert cat != dog
+        assert seqroute(await turn(http, messages=[*captioned("AAAA"), *more]), "session-id") == cat
+        assert seqroute(await turn(http, messages=[*captioned("BBBB"), *more]), "session-id") == dog
+
+
+async def test_a_first_turn_that_got_no_answer_is_tried_again_in_its_session(tmp_path: Path, sqlite_url: str) -> None:
+    modes = {"failing": "status500"}
+    async with playing(tmp_path, sqlite_url, modes=modes, audited=False) as play, play.gateway.http() as http:
+        # Whatever became of the first, an SDK that tries again says so.
+        first = seqroute(await turn(http), "session-id")
+        again = await turn(http, headers={"x-stainless-retry-count": "1"})
+        assert seqroute(again, "session-id") == first
+        assert seqroute(await turn(http, headers={"x-stainless-retry-count": "0"}), "session-id") != first
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_first_turn_that_is_refused_keeps_the_budget_that_it_asked_for(
+    tmp_path: Path, database_url: str, named: bool
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        headers = session("s") if named else {}
+        refused = await turn(http, headers=headers | {"X-Session-Budget-USD": "0.0000001"})
+        assert refused.status_code == 402
+        [row] = play.rows(sessions)
+        assert (row["granted_nanousd"], row["turns"]) == (100, 0)
+        assert (await turn(http, headers=headers)).status_code == 402
+        raised = await turn(http, headers=headers | {"X-Session-Budget-USD": "0.5"})
+        assert (raised.status_code, seqroute(raised, "session-id")) == (200, row["session_id"])
+        [row] = play.rows(sessions)
+        assert (row["granted_nanousd"], row["turns"]) == (500_000_000, 1)
 
 
 async def test_first_turns_at_once_open_one_session_and_are_numbered_once_each(
@@ -259,26 +339,30 @@ async def test_a_tool_loop_stays_with_the_model_that_opened_it_while_another_age
             assert (answer.json()["model"], seqroute(answer, "reason")) == ("tools", "tool-loop"), stream
 
 
-async def test_a_conversation_that_opens_alike_after_the_idle_timeout_or_a_close_begins_anew(
+async def test_a_conversation_without_an_id_begins_anew_after_the_idle_timeout_or_a_close(
     tmp_path: Path, database_url: str
 ) -> None:
-    """Without an id of the client's; who names a session continues it, however long it was quiet."""
+    """Who names a session continues it, however long it was quiet."""
 
     def grow_older(by_ms: int) -> None:
         with transaction(play.url) as connection:
             connection.execute(update(sessions).values(updated_at_ms=sessions.c.updated_at_ms - by_ms))
 
     async with playing(tmp_path, database_url, session={"idle_timeout": "30m"}) as play, play.gateway.http() as http:
-        first = seqroute(await turn(http), "session-id")
-        assert first.startswith("fp:")
+
+        async def asked(*texts: str, **more: Any) -> str:
+            return seqroute(await turn(http, messages=said(*texts), **more), "session-id")
+
+        first = await asked("x")
         grow_older(1_700_000)
-        assert seqroute(await turn(http), "session-id") == first
+        assert await asked("x", "y", "z") == first
         grow_older(1_800_001)
-        fresh = [seqroute(await turn(http), "session-id") for _ in range(2)]
-        assert fresh == [f"{first}.000001"] * 2
-        assert (await http.post("/v1/route", json={"model": "small", "messages": HELLO})).json()["turn"] == 2
-        assert (await http.post(f"/v1/sessions/{fresh[0]}", json={"state": "closed"})).status_code == 200
-        assert seqroute(await turn(http), "session-id") == f"{first}.000002"
-        assert seqroute(await turn(http, headers=session(first)), "session-id") == first
+        fresh = await asked("x", "y", "z", "a", "b")
+        assert fresh != first
+        longer = said("x", "y", "z", "a", "b", "c", "d")
+        assert (await http.post("/v1/route", json={"model": "small", "messages": longer})).json()["turn"] == 1
+        assert (await http.post(f"/v1/sessions/{fresh}", json={"state": "closed"})).status_code == 200
+        assert await asked("x", "y", "z", "a", "b", "c", "d") not in {first, fresh}
+        assert await asked("x", headers=session(first)) == first
         turns = {row["session_id"]: row["turns"] for row in play.rows(sessions)}
-        assert turns == {first: 3, f"{first}.000001": 2, f"{first}.000002": 1}
+        assert (turns[first], turns[fresh]) == (3, 1)

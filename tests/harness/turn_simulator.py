@@ -45,6 +45,7 @@ from gateway.ledger.sqlite import SqliteLedger
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
+from gateway.routing.conversations import Conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
@@ -132,6 +133,7 @@ class TurnSimulation:
         metrics, forecast = Metrics(), OutputForecast()
         tokens = cast(TokenCounter, SimulatedTokens())
         unused: Any = None
+        conversations = Conversations(self.ledger, unused, clock=self.clock, new_id=self.new_id)
         return Turns(
             configuration=lambda: configuration,
             ledger=self.ledger,
@@ -146,10 +148,12 @@ class TurnSimulation:
             leases=self.leases,
             settling=Settlements(
                 ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
+                conversations=conversations,
                 clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
             ),
             held=held,
             exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
+            conversations=conversations,
             background=self.background,
             metrics=metrics,
             clock=self.clock,

@@ -16,7 +16,7 @@ from gateway.ledger.records import MAX_ANSWERED
 from gateway.ledger.records import merge_memory as merged
 from gateway.ledger.types import Balance
 from gateway.routing import session as sessions
-from gateway.routing.session import ALIAS_HEADERS, SessionKey, SessionMemory, answered_by, identify, warm_tokens
+from gateway.routing.session import ALIAS_HEADERS, SessionMemory, answered_by, identify, warm_tokens
 from tests.gateway.turn.turns import session_row
 from tests.harness.models import remember
 
@@ -37,39 +37,40 @@ def remembered(memory: SessionMemory | None = None, **changes: Any) -> SessionMe
 
 @pytest.mark.parametrize("value", ["s", "A.b_c:d-9", "x" * 128])
 def test_our_own_header_is_taken_as_it_is(value: str) -> None:
-    assert identify({"x-session-id": value, "session_id": "other"}, "hint", b"", "key_1") == SessionKey(value)
+    assert identify({"x-session-id": value, "session_id": "other"}, "hint") == value
 
 
 @pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a/b", "{{7*7}}", "a\n", "ü", "${jndi:x}", "%s"])
 def test_our_own_header_outside_its_alphabet_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        identify({"x-session-id": value}, None, b"", "key_1")
+        identify({"x-session-id": value}, None)
     assert refused.value.param == "X-Session-Id"
 
 
 @pytest.mark.parametrize("name", ALIAS_HEADERS)
 def test_every_alias_names_the_session_before_the_body_does(name: str) -> None:
-    assert identify({name: "their-id"}, "from-the-body", b"", "key_1") == SessionKey("their-id")
+    assert identify({name: "their-id"}, "from-the-body") == "their-id"
 
 
 def test_the_aliases_are_the_documented_ones() -> None:
     documented = (
         "x-litellm-session-id x-litellm-trace-id x-portkey-trace-id Helicone-Session-Id x-bf-session-id "
         "agent-session-id X-Model-Affinity x-conversation-id x-claude-code-session-id session_id session-id thread-id "
-        "conversation_id x-opencode-session x-session-affinity X-Amp-Thread-Id x-grok-conv-id"
+        "conversation_id x-opencode-session x-session-affinity X-Amp-Thread-Id x-grok-conv-id X-OpenWebUI-Chat-Id "
+        "x-chat-id x-thread-id langfuse-session-id"
     )
     assert {name.lower() for name in documented.split()} == set(ALIAS_HEADERS)
 
 
 def test_the_operator_s_own_headers_come_before_the_built_in_aliases_and_after_ours() -> None:
     headers = {"x-flow": "flow-1", "session_id": "other"}
-    assert identify(headers, None, b"", "key_1", ["X-Flow"]) == SessionKey("flow-1")
-    assert identify(headers | {"x-session-id": "mine"}, None, b"", "key_1", ["X-Flow"]) == SessionKey("mine")
+    assert identify(headers, None, ["X-Flow"]) == "flow-1"
+    assert identify(headers | {"x-session-id": "mine"}, None, ["X-Flow"]) == "mine"
 
 
 def test_an_empty_alias_names_nothing() -> None:
-    assert identify({"session_id": "", "thread-id": "t"}, None, b"", "key_1") == SessionKey("t")
-    assert identify({"session_id": ""}, "hint", b"", "key_1") == SessionKey("hint")
+    assert identify({"session_id": "", "thread-id": "t"}, None) == "t"
+    assert identify({"session_id": ""}, "hint") == "hint"
 
 
 @given(st.text(max_size=300))
@@ -84,27 +85,16 @@ def test_two_malformed_ids_stay_two_sessions() -> None:
     assert normalize_id("user 1/π") != normalize_id("user 2/π")
 
 
-def test_a_fingerprint_depends_on_the_key_and_the_opening_and_nothing_else() -> None:
-    first = identify({}, None, b"opening", "key_1")
-    assert SESSION_ID.fullmatch(first.session_id)
-    assert first.fingerprint
-    assert identify({"user-agent": "x"}, None, b"opening", "key_1") == first
-    assert identify({}, None, b"opening", "key_2") != first
-    assert identify({}, None, b"another", "key_1") != first
+def test_without_an_id_a_turn_names_nothing() -> None:
+    assert identify({"user-agent": "x"}, None) is None
 
 
-def test_a_fingerprint_s_session_is_over_when_it_was_closed_or_quiet_for_longer_than_the_timeout() -> None:
+def test_a_session_without_an_id_is_over_when_it_was_closed_or_quiet_for_longer_than_the_timeout() -> None:
     quiet = session_row(Balance(100, 0, 5), updated_at_ms=1_000)
     assert not sessions.is_over(quiet, 30.0, 31_000)
     assert sessions.is_over(quiet, 30.0, 31_001)
     assert not sessions.is_over(session_row(Balance(100, 7, 5), updated_at_ms=1_000), 30.0, 10**9)
     assert sessions.is_over(session_row(Balance(100, 0, 5), updated_at_ms=1_000, state="closed"), 30.0, 1_000)
-
-
-def test_the_next_session_of_a_fingerprint_counts_on() -> None:
-    assert sessions.next_of("fp:ab") == "fp:ab.000001"
-    assert sessions.next_of("fp:ab.000009") == "fp:ab.000010"
-    assert SESSION_ID.fullmatch(sessions.next_of("fp:" + "f" * 40))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,252 @@
+"""Which session a conversation without an id continues: the one whose messages are its longest known beginning.
+
+Every turn of such a conversation leaves a row beside its bill: the digest of its messages, the session, and the digest
+of the answer. The next turn brings these messages again, with the answer and more behind them. Two runs that begin with
+the same words are told apart by their answers, and by what was already continued. System prompts and tools are no part
+of a digest: an agent changes them within one conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, delete, insert, select, tuple_
+
+from gateway.accounts.sessions import change_session
+from gateway.clock import Clock, NewId, now_ms
+from gateway.database.database import Database
+from gateway.database.tables import conversation_beginnings as beginnings
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import Beginning, KnownBeginning, SoughtBeginning
+
+MAX_SOUGHT = 16
+"""Beginnings that are looked up, the longest: a turn adds one answer, the results of its tools and a new message."""
+NEAREST = 4
+"""Of these, the ones before the last messages are looked up even when no answer comes behind them."""
+FORGET_BATCH = 1_000
+DIGEST_CHARACTERS = 24
+_SYSTEM = frozenset({"system", "developer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of one turn, without system prompts, and the digests of their beginnings that are looked up."""
+
+    tenant_id: str
+    key_id: str
+    messages: tuple[Mapping[str, Any], ...]
+    digests: Mapping[int, str]
+    """By the number of messages, the longest first: all of them, then those that an answer came behind."""
+
+    @property
+    def digest(self) -> str:
+        """Of all messages."""
+        return self.digests[len(self.messages)]
+
+    def next_digest(self, count: int) -> str:
+        """The digest of the message behind the first `count`."""
+        return _digest(_canonical(self.messages[count]))
+
+    def next_answer(self, count: int) -> str | None:
+        """The digest of the answer behind the first `count` messages; None when no answer stands there."""
+        if count >= len(self.messages) or self.messages[count]["role"] != "assistant":
+            return None
+        return answer_digest(self.messages[count])
+
+    def sought(self) -> list[SoughtBeginning]:
+        """The beginnings to look up, the longest first."""
+        return [SoughtBeginning(digest, self.next_answer(count)) for count, digest in self.digests.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn without an id belongs. `known` is the beginning that it continues, None for a new session."""
+
+    conversation: Conversation
+    session_id: str
+    known: KnownBeginning | None = None
+
+    def beginning(self, answer: str | None) -> Beginning:
+        """What the turn leaves for the next one; `answer` is the digest of its answer, None without one."""
+        asked, known = self.conversation, self.known
+        open_before = known is not None and known.continued is None and known.messages < len(asked.messages)
+        return Beginning(
+            key_id=asked.key_id,
+            digest=asked.digest,
+            messages=len(asked.messages),
+            opening=known is None or (known.opening and known.digest == asked.digest),
+            answer=answer,
+            continues=known.digest if known is not None and open_before else None,
+            continued_with=asked.next_digest(known.messages) if known is not None and open_before else None,
+        )
+
+
+def conversation(tenant_id: str, key_id: str, messages: Sequence[Mapping[str, Any]]) -> Conversation:
+    """The digests of a turn's messages, made in one pass."""
+    spoken = tuple([message for message in messages if message["role"] not in _SYSTEM]) or tuple(messages)
+    counts = _sought_counts(spoken)
+    wanted = frozenset(counts)
+    chain, digests = hashlib.sha256(), {}
+    for count, message in enumerate(spoken, start=1):
+        said = _canonical(message)
+        chain.update(b"%d:" % len(said))
+        chain.update(said)
+        if count in wanted:
+            digests[count] = chain.copy().hexdigest()[:DIGEST_CHARACTERS]
+    return Conversation(tenant_id, key_id, spoken, {count: digests[count] for count in counts})
+
+
+def _sought_counts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    total = len(messages)
+    counts = [total]
+    for count in range(total - 1, 0, -1):
+        if len(counts) == MAX_SOUGHT:
+            break
+        if count >= total - NEAREST or messages[count]["role"] == "assistant":
+            counts.append(count)
+    return counts
+
+
+def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: bool) -> KnownBeginning | None:
+    """The beginning that `asked` continues, out of those that match; None: it is a conversation of its own.
+
+    The longest counts; of equal ones first the one whose own answer came behind it, then one that was not continued
+    yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
+    the client says that it tries again (`retried`). A later turn sent again belongs to the session that sent it before,
+    unless another session waits for just this turn: two runs of one tool may get the same answers.
+    """
+    total = len(asked.messages)
+
+    def fits(row: KnownBeginning) -> bool:
+        if row.messages == total:
+            return not row.opening or row.answer is None or retried
+        return not row.opening or row.continued is None or row.continued == asked.next_digest(row.messages)
+
+    def awaits(row: KnownBeginning) -> bool:
+        return (
+            row.messages < total
+            and row.continued is None
+            and row.answer is not None
+            and row.answer == asked.next_answer(row.messages)
+        )
+
+    def rank(row: KnownBeginning) -> tuple[int, bool, bool, int]:
+        return row.messages, awaits(row), row.continued is None, row.at_ms
+
+    fitting = [row for row in known if fits(row)]
+    best = max(fitting, key=rank, default=None)
+    if best is not None and best.messages == total and best.answer is not None and not retried:
+        return max(filter(awaits, fitting), key=rank, default=best)
+    return best
+
+
+def answer_digest(message: Mapping[str, Any]) -> str:
+    """What identifies an answer, as the gateway gave it and as the client brings it back: the ids of its tool calls,
+    else its text without the white space around it."""
+    calls = message.get("tool_calls")
+    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    named = [name for name in ids if isinstance(name, str) and name]
+    return _digest(orjson.dumps(named) if named else _text(message.get("content")).strip().encode("utf-8", "replace"))
+
+
+class Conversations:
+    """Finds the sessions of conversations without an id; all replicas share what is remembered."""
+
+    def __init__(self, ledger: Ledger, database: Database, *, clock: Clock, new_id: NewId) -> None:
+        self._ledger = ledger
+        self._database = database
+        self._clock = clock
+        self._new_id = new_id
+
+    async def place(self, asked: Conversation, *, retried: bool) -> Place:
+        """The session that the conversation continues, or a new one. Raises LedgerUnavailable."""
+        known = await self._ledger.beginnings(asked.tenant_id, asked.key_id, asked.sought())
+        found = continued(asked, known, retried=retried)
+        return self.new_place(asked) if found is None else Place(asked, found.session_id, found)
+
+    def new_place(self, asked: Conversation) -> Place:
+        """A session of its own for the conversation."""
+        return Place(asked, self.new_session())
+
+    def new_session(self) -> str:
+        return self._new_id("conv")
+
+    async def keep_budget(
+        self, tenant_id: str, session_id: str, place: Place | None, *, budget_nanousd: int, expected_turns: int | None
+    ) -> None:
+        """Open the session of a first turn that was refused with the budget that it asked for: its next turn has it.
+
+        Raises LedgerUnavailable, and InvalidRequest when the tenant's limit was lowered meanwhile.
+        """
+        at_ms = now_ms(self._clock)
+
+        def write(connection: Connection) -> None:
+            change_session(
+                connection,
+                tenant_id,
+                session_id,
+                default_nanousd=budget_nanousd,
+                budget_nanousd=budget_nanousd,
+                expected_turns=expected_turns,
+                actor="client",
+                now_ms=at_ms,
+            )
+            if place is not None:
+                leave(connection, tenant_id, session_id, place.beginning(None), at_ms)
+
+        await self._database.write(write)
+
+
+def leave(connection: Connection, tenant_id: str, session_id: str, left: Beginning, at_ms: int) -> None:
+    """Remember the beginning of a turn that has no bill; one that is remembered already stays as it is."""
+    key = {"tenant_id": tenant_id, "key_id": left.key_id, "digest": left.digest, "session_id": session_id}
+    here = [beginnings.c[name] == value for name, value in key.items()]
+    if connection.execute(select(beginnings.c.digest).where(*here)).first() is None:
+        row = key | {"messages": left.messages, "opening": int(left.opening), "answer": left.answer, "at_ms": at_ms}
+        connection.execute(insert(beginnings).values(row))
+
+
+def forget(connection: Connection, before_ms: int) -> int:
+    """Delete a batch of what was left before `before_ms`; returns how many. Rows that another replica removes are
+    passed over."""
+    key = (beginnings.c.tenant_id, beginnings.c.key_id, beginnings.c.digest, beginnings.c.session_id)
+    old = select(*key).where(beginnings.c.at_ms < before_ms).limit(FORGET_BATCH).with_for_update(skip_locked=True)
+    return connection.execute(delete(beginnings).where(tuple_(*key).in_(old))).rowcount
+
+
+def _canonical(message: Mapping[str, Any]) -> bytes:
+    """What a message says, however a client writes it: text as a string or as parts, with or without cache marks."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        if all(part.get("type") == "text" for part in content):
+            content = _text(content)
+        else:
+            content = [{name: value for name, value in part.items() if name != "cache_control"} for part in content]
+    calls = message.get("tool_calls")
+    if isinstance(content, str):
+        if message["role"] == "assistant":
+            content = content.strip()
+        if not calls and "tool_call_id" not in message and "function_call" not in message:
+            return b"%s %s" % (message["role"].encode(), content.encode("utf-8", "replace"))
+    made = [(call.get("id"), call.get("function") or call.get("custom")) for call in calls or ()]
+    return orjson.dumps(
+        [message["role"], content, made, message.get("tool_call_id"), message.get("function_call")],
+        option=orjson.OPT_SORT_KEYS,
+    )
+
+
+def _text(content: object) -> str:
+    """The text of a message's content, a string or parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _digest(said: bytes) -> str:
+    return hashlib.sha256(said).hexdigest()[:DIGEST_CHARACTERS]
