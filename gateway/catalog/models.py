@@ -99,6 +99,10 @@ class Model:
     capabilities: frozenset[str]
     quality_prior: float
     deployments: tuple[Deployment, ...]
+    longest_answer_tokens: int | None = None
+    """The longest answer of a provider that is told no limit; None: unknown."""
+    default_max_tokens: int | None = None
+    """The operator's limit for requests whose client names none, the smallest of the deployments'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +320,17 @@ def _model(
     claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
     claimed |= {name for name, has in info.capabilities.items() if has}
     denied = {name for name, has in info.capabilities.items() if not has}
+    window = info.max_input_tokens or _tokens(known, "max_input_tokens")
+    longest = info.max_output_tokens or _tokens(known, "max_output_tokens", "max_tokens")
+    stated = [params.request_defaults.get(name) for name in ("max_tokens", "max_completion_tokens")]
     return Model(
         name=entry.model_name,
         mode=mode,
         prices=prices,
-        max_input_tokens=info.max_input_tokens or _tokens(known, "max_input_tokens") or DEFAULT_MAX_INPUT_TOKENS,
-        max_output_tokens=info.max_output_tokens
-        or _tokens(known, "max_output_tokens", "max_tokens")
-        or DEFAULT_MAX_OUTPUT_TOKENS,
+        max_input_tokens=window or DEFAULT_MAX_INPUT_TOKENS,
+        max_output_tokens=longest or DEFAULT_MAX_OUTPUT_TOKENS,
+        longest_answer_tokens=min(filter(None, (window, longest)), default=None),
+        default_max_tokens=min(filter(None, stated), default=None),
         capabilities=frozenset(claimed - denied),
         quality_prior=DEFAULT_QUALITY_PRIOR if info.quality_prior is None else info.quality_prior,
         deployments=(
@@ -364,6 +371,7 @@ def _tokens(known: Mapping[str, Any], *keys: str) -> int | None:
 def _merged(members: list[Model]) -> Model:
     """One model from the deployments that share its name: smallest limits, common capabilities."""
     first = members[0]
+    longest = [member.longest_answer_tokens for member in members]
     return replace(
         first,
         prices=_upper_bounds([member.prices for member in members]),
@@ -372,6 +380,8 @@ def _merged(members: list[Model]) -> Model:
         capabilities=frozenset.intersection(*(member.capabilities for member in members)),
         quality_prior=min(member.quality_prior for member in members),
         deployments=tuple(deployment for member in members for deployment in member.deployments),
+        longest_answer_tokens=None if None in longest else max(filter(None, longest)),
+        default_max_tokens=min(filter(None, (member.default_max_tokens for member in members)), default=None),
     )
 
 

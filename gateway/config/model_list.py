@@ -207,6 +207,10 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
     return True
 
 
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+"""Names of an answer's limit, for which money is held."""
+
+
 def _read_request_defaults(section: Section) -> Mapping[str, Any]:
     """The remaining `litellm_params`: request parameters, including those only the provider knows."""
     defaults: dict[str, Any] = {}
@@ -218,8 +222,12 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
             section.findings.problem(
                 f"{section.path('extra_body')}.{name}", f"cannot be a default: {litellm_keys.PRICED_PARAMETERS[name]}"
             )
+        for name in sorted(extra.keys() & _LIMITS):
+            section.findings.problem(
+                f"{section.path('extra_body')}.{name}", f"stands beside extra_body: {section.path(name)}"
+            )
         defaults["extra_body"] = extra
-    for key in ("max_tokens", "max_completion_tokens"):
+    for key in sorted(_LIMITS):
         limit = section.optional_integer(key, minimum=1)
         if limit is not None:
             defaults[key] = limit

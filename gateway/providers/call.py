@@ -29,6 +29,8 @@ class Call:
     api_key: str | None = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    limited: bool = True
+    """False: `max_tokens` is for a provider that cannot do without one; the others are told none."""
     max_tokens_param: Literal["max_tokens", "max_completion_tokens"] | str = "max_tokens"
     stream: bool = False
     timeout_s: float = 600.0

@@ -24,13 +24,13 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout
 from gateway.providers.reported_error import NO_REPORT, ReportedError
 
-MAX_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 86_400.0
 
 
 class UpstreamFault(Exception):
     """Base class. `status` is the provider's HTTP status, or 0 without a response.
 
-    `retry_after_s` is clamped to a minute; `code` is for clients, `reported` the provider's error, `address` the host
+    `retry_after_s` is at most a day; `code` is for clients, `reported` the provider's error, `address` the host
     that could not be reached.
     """
 

@@ -102,12 +102,14 @@ class Target:
     """The called provider. `supported`: OpenAI's parameters that the model accepts, by LiteLLM.
 
     `kind`: LiteLLM's name of the provider, or `openai_compatible` for a server with OpenAI's path that is not OpenAI's.
-    `in_body`: its own parameters are in the JSON body next to the others.
+    `in_body`: its own parameters are in the JSON body next to the others. `needs_limit`: without `max_tokens` the
+    provider refuses the call or cuts its response at some default.
     """
 
     kind: str
     in_body: bool
     supported: frozenset[str]
+    needs_limit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
         supported -= _FOR_OPENAI
     elif kind in ("openai", "azure") and "temperature" in supported and _only_default(litellm, model, provider):
         supported -= {"temperature"}
-    return Target(kind, provider in wire, supported)
+    # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
+    needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
+    return Target(kind, provider in wire, supported, needs_limit)
 
 
 def _only_default(litellm: Any, model: str, provider: str) -> bool:

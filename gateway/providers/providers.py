@@ -177,6 +177,7 @@ class Upstream:
         if self._thin is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
         found = self._resolved(call)
+        call = self._limited(call, found)
         if call.lane != "litellm":
             outgoing = self._outgoing(call, found)
             prepared = self._thin.prepare(call, found.model, found.provider, *outgoing, self._open)
@@ -200,7 +201,7 @@ class Upstream:
 
     def _left_out(self, call: Call) -> tuple[str, ...]:
         found = self._resolved(call)
-        names = self._shaped(call, found).dropped
+        names = self._shaped(self._limited(call, found), found).dropped
         thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)
         return (*names, "messages[].content[].thinking") if thinking else names
 
@@ -215,14 +216,23 @@ class Upstream:
             with_signatures(messages)
         return self._shaped(call, found).arguments, messages
 
+    def _limited(self, call: Call, found: Resolved) -> Call:
+        """The call without a limit that nobody asked for, where its provider can do without."""
+        if call.limited or self._target(call, found).needs_limit:
+            return call
+        return replace(call, max_tokens=None)
+
     def _shaped(self, call: Call, found: Resolved) -> Shaped:
+        return shaped(call, self._target(call, found), self._steering)
+
+    def _target(self, call: Call, found: Resolved) -> Target:
         wanted = (found.model, found.provider, call.api_base)
         target = self._targets.get(wanted)
         if target is None:
             if len(self._targets) >= _MAX_PROVIDERS:
                 self._targets.clear()
             target = self._targets[wanted] = target_of(self._litellm, found.model, found.provider, call.api_base)
-        return shaped(call, target, self._steering)
+        return target
 
     def _resolved(self, call: Call) -> Resolved:
         """LiteLLM's names of model and provider, cached."""

@@ -3,6 +3,10 @@
 A hold is the worst-case cost of a call whose `max_tokens` is clamped to it. To leave money for parallel turns, it
 covers the client's own limit if that is small, else the likely length of the response or a share of what is left,
 whichever is more (BerriAI/litellm#27509, #38647 show the effect of a 16k worst case).
+
+If the client sets no limit and the money covers the model's longest response, nothing is clamped, and a provider that
+needs no `max_tokens` gets none. A limit of the gateway's own leaves a margin in the context window, because the
+provider's tokenizer may count more than ours.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from policy.mdp import COST_LEVELS, CandidateView
 LEAST_OUTPUT_TOKENS = 16
 """Below this limit a response is useless, so the model counts as unaffordable."""
 LEAST_LIKELY_TOKENS = 256
+MARGIN_TOKENS = 64
+MARGIN_SHARE = 3
+"""A foreign tokenizer may count a third more than ours, and what its template adds."""
+LEAST_ROOM_SHARE = 8
+"""Near the end of the window, a limit of ours is still an eighth of what our own count leaves."""
 _LIKELY = COST_LEVELS.index(0.98)
 HOLD_SHARE = 4
 """A turn without concurrent ones may hold a quarter of what is left, however long the response."""
@@ -34,13 +43,18 @@ With more concurrent turns each holds half of an equal part."""
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One model for this turn. `clamped`: `max_tokens` is lower than requested."""
+    """One model for this turn. `clamped`: `max_tokens` is lower than requested.
+
+    `limited`: the client, the operator or the money needs the limit. Otherwise the hold covers the model's longest
+    response, and only a provider that requires a limit gets one.
+    """
 
     option: Eligibility
     view: CandidateView
     hold_nanousd: int
     max_tokens: int
     clamped: bool
+    limited: bool
     prompt_nanousd: int
     """Cost of the prompt alone: the least charge of an aborted call."""
     likely_nanousd: int
@@ -70,12 +84,16 @@ def estimate(
     session that are being started, including this one.
     """
     model = option.model
+    asked = chat.max_tokens or model.default_max_tokens
+    most = min(model.max_output_tokens, asked or model.max_output_tokens)
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
-    limit = min(model.max_output_tokens, chat.max_tokens or model.max_output_tokens, room)
-    quantiles = forecast.quantiles(model.name, limit)
+    # What was asked for goes up as it is while our own count says that it fits.
+    limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
+    quantiles = forecast.quantiles(model.name, min(most, room))
     likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
-    max_tokens, hold = _hold(
-        option, chat, limit, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
+    longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
+    limited, max_tokens, hold = _hold(
+        option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
         company,
     )  # fmt: skip
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
@@ -108,7 +126,8 @@ def estimate(
         view=view,
         hold_nanousd=hold,
         max_tokens=max_tokens,
-        clamped=max_tokens < min(chat.max_tokens or model.max_output_tokens, model.max_output_tokens),
+        clamped=limited and max_tokens < most,
+        limited=limited,
         prompt_nanousd=min(hold, math.ceil(prompt_femto / FEMTOUSD_PER_USD * NANOUSD_PER_USD)),
         likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
     )
@@ -119,10 +138,17 @@ def available(balances: Sequence[int]) -> int:
     return max(0, min(balances))
 
 
+def _safe_room(room: int, prompt_tokens: int) -> int:
+    """What a limit of ours may be beside a prompt that leaves `room` by our count of it."""
+    margin = prompt_tokens // MARGIN_SHARE + MARGIN_TOKENS
+    return max(room - margin, room // LEAST_ROOM_SHARE, LEAST_OUTPUT_TOKENS)
+
+
 def _hold(
     option: Eligibility,
     chat: ChatRequest,
     limit: int,
+    longest: int | None,
     likely: int,
     prompt_tokens_bound: int,
     available_nanousd: int,
@@ -130,8 +156,11 @@ def _hold(
     contended: bool,
     patient: bool,
     company: int,
-) -> tuple[int, int]:
-    """(max_tokens, hold); the hold exceeds the available amount when the model is unaffordable."""
+) -> tuple[bool, int, int]:
+    """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
+
+    `longest`: the longest response without a limit; None: a limit is needed.
+    """
     bounds = cost.CostBounds(
         option.model.prices, prompt_tokens_bound, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
     )
@@ -142,10 +171,13 @@ def _hold(
 
     wanted, needed = worst(limit), worst(likely)
     share = max(CONTENDED_HOLD_SHARE, 2 * company) if contended or company > 1 else HOLD_SHARE
-    target = min(wanted, max(needed, available_nanousd // share))
+    most = max(needed, available_nanousd // share)
+    if longest is not None and worst(longest) <= min(most, available_nanousd):
+        return False, limit, worst(longest)
+    target = min(wanted, most)
     if target <= available_nanousd:
         tokens = limit if target == wanted else affordable(target)
-        return tokens, worst(tokens)
+        return True, tokens, worst(tokens)
     least = min(limit, LEAST_OUTPUT_TOKENS)
     if contended:  # what is held comes back: a stump of an answer is for money that is spent
         least = likely if patient else min(likely, LEAST_LIKELY_TOKENS)
@@ -154,8 +186,8 @@ def _hold(
         # Parallel turns share the rest of a session: each takes half of what is left.
         tokens = max(affordable(available_nanousd // 2), min(tokens, least))
     if over_budget == "refuse" or tokens < least:
-        return 0, worst(least if over_budget == "degrade" else likely)
-    return tokens, worst(tokens)
+        return True, 0, worst(least if over_budget == "degrade" else likely)
+    return True, tokens, worst(tokens)
 
 
 def _linear_cost(option: Eligibility, prompt_tokens: int, warm: int) -> tuple[float, float]:

@@ -436,7 +436,8 @@ class Turns:
             allowed_params=deployment.allowed_params,
             dropped_params=deployment.dropped_params,
             max_tokens=attempt.choice.estimate.max_tokens,
-            max_tokens_param=chat.max_tokens_param,
+            max_tokens_param=_limit_name(chat, deployment),
+            limited=attempt.choice.estimate.limited,
             stream=chat.stream,
             timeout_s=deployment.timeout_s,
             stream_timeout_s=deployment.stream_timeout_s,
@@ -545,6 +546,12 @@ class Turns:
         )
         self.live_streams.add(pump)
         return EventStreamResponse(pump, attempt.report().as_headers())
+
+
+def _limit_name(chat: ChatRequest, deployment: Deployment) -> str:
+    """By which of OpenAI's names the answer's limit goes up: the client's, else the operator's."""
+    newer = "max_completion_tokens"
+    return newer if chat.max_tokens is None and newer in deployment.request_defaults else chat.max_tokens_param
 
 
 def _final(fault: UpstreamFault, failures: Failures, decision_id: str) -> GatewayError:

@@ -157,7 +157,7 @@ async def test_every_failure_has_one_documented_outcome_after_one_request(
     ("mode", "wish_s"),
     [
         ("e429", 7.0),
-        ("e429-absurd", 60.0),
+        ("e429-absurd", 86_400.0),
         ("e429-negative", 0.0),
         ("e429-missing", None),
         ("e429-garbage", None),

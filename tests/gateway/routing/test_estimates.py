@@ -142,8 +142,63 @@ def test_n_answers_cost_n_times() -> None:
     assert more == pytest.approx(2 * 100 * 2e-6)
 
 
-def test_the_answer_fits_the_rest_of_the_context() -> None:
-    assert estimated(prompt_tokens=99_900, bound=99_950).max_tokens == 100
+def test_an_answer_that_nobody_limits_is_held_as_long_as_the_model_gives_it_and_no_limit_is_needed() -> None:
+    """2,000 prompt tokens at 1,000 and 4,000 answer tokens at 2,000 are 10,000,000: a quarter of 40,000,000."""
+    found = estimated(left_nanousd=40_000_000, longest_answer_tokens=4_000)
+    assert (found.limited, found.clamped, found.hold_nanousd) == (False, False, 10_000_000)
+    # One nano-USD less, and the money needs a limit: 9,999,999 less 2,000,000 buys 3,999 tokens.
+    short = estimated(left_nanousd=39_999_999, longest_answer_tokens=4_000)
+    assert (short.limited, short.clamped, short.max_tokens) == (True, True, 3_999)
+    assert short.hold_nanousd == 2_000_000 + 3_999 * 2_000
+
+
+def test_the_hold_without_a_limit_covers_the_model_s_longest_answer_and_not_our_count_of_the_room() -> None:
+    """Should the prompt be shorter than we think, the answer may be longer than the room that we see."""
+    found = estimated(prompt_tokens=98_000, bound=98_000, max_output_tokens=4_000, longest_answer_tokens=4_000)
+    assert (found.limited, found.hold_nanousd) == (False, 98_000_000 + 4_000 * 2_000)
+
+
+def test_without_a_known_longest_answer_there_is_always_a_limit() -> None:
+    assert estimated(longest_answer_tokens=None).limited
+
+
+def test_a_client_s_limit_and_an_operator_s_default_are_limits() -> None:
+    default = estimated(longest_answer_tokens=4_000, default_max_tokens=300)
+    assert (default.limited, default.max_tokens, default.clamped) == (True, 300, False)
+    assert default.hold_nanousd == 2_000_000 + 300 * 2_000
+    own = estimated(longest_answer_tokens=4_000, default_max_tokens=300, request={"max_tokens": 500})
+    assert (own.limited, own.max_tokens, own.hold_nanousd) == (True, 500, 2_000_000 + 500 * 2_000)
+
+
+WINDOW = 8_192
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        (4_200, 8_192 - 4_200 - 1_400 - 64),  # a third of the prompt and 64 tokens stay free: 2,528
+        (5_000, 8_192 - 5_000 - 1_666 - 64),
+        (6_000, 2_192 // 8),  # a third would leave less than an eighth of the room
+        (7_000, 1_192 // 8),
+    ],
+)
+def test_a_limit_of_ours_leaves_room_for_a_tokenizer_that_counts_more(words: int, limit: int) -> None:
+    found = estimated(prompt_tokens=words, bound=words, max_input_tokens=WINDOW, max_output_tokens=WINDOW)
+    assert (found.limited, found.max_tokens) == (True, limit)
+    assert words * 112 // 100 + found.max_tokens <= WINDOW  # the provider of vllm-project/vllm#19861
+
+
+def test_what_a_client_asked_for_goes_up_as_it_is_while_it_fits_by_our_count() -> None:
+    window: dict[str, Any] = {"max_input_tokens": WINDOW, "max_output_tokens": WINDOW}
+    fits = estimated(prompt_tokens=4_000, bound=4_000, request={"max_tokens": 4_192}, **window)
+    assert (fits.max_tokens, fits.clamped) == (4_192, False)
+    # 4,192 are left; a third of 4,000 and 64 stay free.
+    beyond = estimated(prompt_tokens=4_000, bound=4_000, request={"max_tokens": 4_193}, **window)
+    assert (beyond.max_tokens, beyond.clamped) == (4_192 - 1_333 - 64, True)
+
+
+def test_at_the_very_end_of_the_context_the_least_answer_is_asked_for() -> None:
+    assert estimated(prompt_tokens=99_900, bound=99_950).max_tokens == LEAST_OUTPUT_TOKENS
 
 
 def test_the_guard_s_reason_comes_before_the_money_s() -> None:

@@ -42,6 +42,8 @@ def test_a_provider_is_left_alone_for_as_long_as_it_asks() -> None:
     found = following(ThrottledFault("x", retry_after_s=2.0), [ONE])
     assert found is not None
     assert found.pause_s == 2.0
+    # Longer than any pause of our own, and never cut: the provider would refuse again.
+    assert following(ThrottledFault("x", retry_after_s=120.0), [ONE], left_s=121.0) == Next((ONE,), 120.0)
 
 
 @pytest.mark.parametrize(
