@@ -55,7 +55,7 @@ class LedgerBackend(Protocol):
     def beginnings(
         self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]
     ) -> asyncio.Future[list[KnownBeginning]]:
-        """The turns of a key with the first of these beginnings, and with the longest other one that is known."""
+        """Read the turns of a key that left the first or the longest known of these beginnings."""
 
     async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
         """Ids of holds whose lease ran out, and windows that ended."""

@@ -175,7 +175,7 @@ class Ledger:
         return await self._answer(self._backend.idempotent(tenant_id, key, body_sha256))
 
     async def beginnings(self, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]) -> list[KnownBeginning]:
-        """Which turns of this key left the first of these beginnings, and the longest other one that is known."""
+        """Find the turns of a key that left the first or the longest known of these beginnings."""
         return await self._answer(self._backend.beginnings(tenant_id, key_id, sought))
 
     async def sweep(self, limit: int = 500, *, carried: Collection[str] = ()) -> Swept:

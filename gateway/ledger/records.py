@@ -204,7 +204,7 @@ def forget() -> Delete:
 
 
 def known_beginning(row: Sequence[Any]) -> KnownBeginning:
-    """A row as both databases give it: digest, session, messages, opening, answer, continued, time."""
+    """A beginning from a row: digest, session, messages, opening, answer, continued, time."""
     digest, session_id, messages, opening, answer, continued, at_ms = row
     return KnownBeginning(digest, session_id, messages, bool(opening), answer, continued, at_ms)
 

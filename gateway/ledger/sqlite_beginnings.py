@@ -1,4 +1,4 @@
-"""The beginnings of conversations on SQLite: what a turn leaves beside its bill, and how the next one finds it.
+"""Beginnings of conversations on SQLite: written with a bill, read by the next turn.
 
 The same rules are written down for Postgres in `migrations/sql/apply.sql`; tests run one suite against both.
 """
@@ -16,7 +16,7 @@ from gateway.ledger.types import Beginning, KnownBeginning, SoughtBeginning
 def find_beginnings(
     cursor: Cursor, tenant_id: str, key_id: str, sought: Sequence[SoughtBeginning]
 ) -> list[KnownBeginning]:
-    """Who left the first of `sought`, and who left the next of them that anybody left."""
+    """Read the turns that left the first of `sought`, and the next of them that is known."""
     found: list[KnownBeginning] = []
     for position, beginning in enumerate(sought):
         asked = {"tenant": tenant_id, "key": key_id, "digest": beginning.digest, "answer": beginning.answer}
@@ -28,6 +28,7 @@ def find_beginnings(
 
 
 def leave_beginning(cursor: Cursor, tenant_id: str, session_id: str, left: Beginning, now_ms: int) -> None:
+    """Store a turn's beginning in the transaction of its bill."""
     here = {"tenant": tenant_id, "session": session_id, "key": left.key_id}
     cursor.execute(
         sql.LEAVE_BEGINNING,

@@ -159,7 +159,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a turn of a conversation without an id leaves beside its bill, so that the next one finds its session.
+    """A turn of a conversation without an id, stored so that the next finds its session.
 
     `digest` is of its `messages` messages, `answer` of its answer (None: it got none). `continues` is the beginning of
     an earlier turn that this one is the first to continue, `continued_with` the message that it brings behind it.

@@ -217,7 +217,7 @@ class Upstream:
         return self._shaped(call, found).arguments, messages
 
     def _limited(self, call: Call, found: Resolved) -> Call:
-        """The call without a limit that nobody asked for, where its provider can do without."""
+        """The call without a limit that was not asked for, where its provider can do without."""
         if call.limited or self._target(call, found).needs_limit:
             return call
         return replace(call, max_tokens=None)

@@ -1,4 +1,4 @@
-"""Which session a conversation without an id continues: the one whose messages are its longest known beginning.
+"""Session of a conversation without an id: that of its longest known beginning.
 
 Every turn of such a conversation leaves a row beside its bill: the digest of its messages, the session, and the digest
 of the answer. The next turn brings these messages again, with the answer and more behind them. Two runs that begin with
@@ -34,7 +34,7 @@ _SYSTEM = frozenset({"system", "developer"})
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The messages of one turn, without system prompts, and the digests of their beginnings that are looked up."""
+    """Messages of one turn without system prompts, and the digests of their beginnings."""
 
     tenant_id: str
     key_id: str
@@ -52,7 +52,7 @@ class Conversation:
         return _digest(_canonical(self.messages[count]))
 
     def next_answer(self, count: int) -> str | None:
-        """The digest of the answer behind the first `count` messages; None when no answer stands there."""
+        """Digest of the answer after the first `count` messages, or None without one."""
         if count >= len(self.messages) or self.messages[count]["role"] != "assistant":
             return None
         return answer_digest(self.messages[count])
@@ -64,14 +64,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a turn without an id belongs. `known` is the beginning that it continues, None for a new session."""
+    """Place of a turn without an id. `known`: the beginning it continues, None for a new one."""
 
     conversation: Conversation
     session_id: str
     known: KnownBeginning | None = None
 
     def beginning(self, answer: str | None) -> Beginning:
-        """What the turn leaves for the next one; `answer` is the digest of its answer, None without one."""
+        """Beginning for the next turn; `answer` is the digest of this one's answer, or None."""
         asked, known = self.conversation, self.known
         open_before = known is not None and known.continued is None and known.messages < len(asked.messages)
         return Beginning(
@@ -112,7 +112,7 @@ def _sought_counts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: bool) -> KnownBeginning | None:
-    """The beginning that `asked` continues, out of those that match; None: it is a conversation of its own.
+    """The matching beginning that `asked` continues, or None for a new conversation.
 
     The longest counts; of equal ones first the one whose own answer came behind it, then one that was not continued
     yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
@@ -145,7 +145,9 @@ def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: 
 
 
 def answer_digest(message: Mapping[str, Any]) -> str:
-    """What identifies an answer, as the gateway gave it and as the client brings it back: the ids of its tool calls,
+    """Digest of an answer, the same as sent and as returned by the client.
+
+    It is made of the ids of its tool calls,
     else its text without the white space around it."""
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
@@ -173,12 +175,13 @@ class Conversations:
         return Place(asked, self.new_session())
 
     def new_session(self) -> str:
+        """A fresh session id."""
         return self._new_id("conv")
 
     async def keep_budget(
         self, tenant_id: str, session_id: str, place: Place | None, *, budget_nanousd: int, expected_turns: int | None
     ) -> None:
-        """Open the session of a first turn that was refused with the budget that it asked for: its next turn has it.
+        """Open the session of a refused first turn with the budget that it asked for.
 
         Raises LedgerUnavailable, and InvalidRequest when the tenant's limit was lowered meanwhile.
         """
@@ -202,7 +205,7 @@ class Conversations:
 
 
 def leave(connection: Connection, tenant_id: str, session_id: str, left: Beginning, at_ms: int) -> None:
-    """Remember the beginning of a turn that has no bill; one that is remembered already stays as it is."""
+    """Store the beginning of a turn that has no bill; a known one is left unchanged."""
     key = {"tenant_id": tenant_id, "key_id": left.key_id, "digest": left.digest, "session_id": session_id}
     here = [beginnings.c[name] == value for name, value in key.items()]
     if connection.execute(select(beginnings.c.digest).where(*here)).first() is None:
@@ -211,7 +214,9 @@ def leave(connection: Connection, tenant_id: str, session_id: str, left: Beginni
 
 
 def forget(connection: Connection, before_ms: int) -> int:
-    """Delete a batch of what was left before `before_ms`; returns how many. Rows that another replica removes are
+    """Delete a batch of rows older than `before_ms`; return how many.
+
+    Rows that another replica removes are
     passed over."""
     key = (beginnings.c.tenant_id, beginnings.c.key_id, beginnings.c.digest, beginnings.c.session_id)
     old = select(*key).where(beginnings.c.at_ms < before_ms).limit(FORGET_BATCH).with_for_update(skip_locked=True)

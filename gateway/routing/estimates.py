@@ -32,7 +32,7 @@ MARGIN_TOKENS = 64
 MARGIN_SHARE = 3
 """A foreign tokenizer may count a third more than ours, and what its template adds."""
 LEAST_ROOM_SHARE = 8
-"""Near the end of the window, a limit of ours is still an eighth of what our own count leaves."""
+"""Near the end of the window, our limit is still an eighth of what our own count leaves."""
 _LIKELY = COST_LEVELS.index(0.98)
 HOLD_SHARE = 4
 """A turn without concurrent ones may hold a quarter of what is left, however long the response."""
@@ -139,7 +139,7 @@ def available(balances: Sequence[int]) -> int:
 
 
 def _safe_room(room: int, prompt_tokens: int) -> int:
-    """What a limit of ours may be beside a prompt that leaves `room` by our count of it."""
+    """Our limit beside a prompt that leaves `room` by our count of it."""
     margin = prompt_tokens // MARGIN_SHARE + MARGIN_TOKENS
     return max(room - margin, room // LEAST_ROOM_SHARE, LEAST_OUTPUT_TOKENS)
 

@@ -95,7 +95,7 @@ class SessionMemory:
 
 
 def identify(headers: Mapping[str, str], hint: str | None, extra_headers: Sequence[str] = ()) -> str | None:
-    """The session that a turn names; the first match wins. Raises InvalidRequest for our own header."""
+    """The session that a turn names; the first match wins. Raises InvalidRequest."""
     own = headers.get(OWN_HEADER)
     if own is not None:
         if not SESSION_ID.fullmatch(own):

@@ -55,7 +55,7 @@ class Preparation:
     async def session_of(
         self, caller: Caller, chat: ChatRequest, claim: IdempotencyClaim | None, headers: Mapping[str, str]
     ) -> tuple[str, Place | None]:
-        """The session that this request names, else the one that its conversation continues, and its place there."""
+        """The session that the request names or its conversation continues, and its place there."""
         id_headers = self._configuration().settings.session.id_headers
         named = sessions.identify(headers, chat.session_hint, id_headers)
         if named is not None or chat.mode != "chat":

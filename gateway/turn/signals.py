@@ -91,7 +91,7 @@ def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 class StreamedAnswer:
-    """Collects tool calls and refusals for the signals, and the first choice as it will come back."""
+    """Collects tool calls and refusals for the signals, and the first choice as returned."""
 
     def __init__(self) -> None:
         self._said: list[str] = []

@@ -1,4 +1,4 @@
-"""Conversations without an id are found by their beginnings, not by a fingerprint of how they open.
+"""Beginnings of conversations without an id, in place of fingerprints.
 
 A gateway of the version before serves on without the index of fingerprints, only slower.
 """
@@ -15,6 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_table(
         "conversation_beginnings",
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
@@ -33,6 +34,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this revision."""
     op.create_index(
         "sessions_fingerprints",
         "sessions",
