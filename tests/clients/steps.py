@@ -40,7 +40,7 @@ def step(api: str, name: str) -> Callable[[Step], Step]:
         try:
             said = _run(function)
             _report(api, name, bool(said), str(said))
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is the report
+        except Exception as error:  # noqa: BLE001 - any exception of a client is a finding to report
             _report(api, name, False, f"{type(error).__name__}: {error}")
         return function
 
@@ -54,7 +54,7 @@ def refused(api: str) -> Callable[[Step], Step]:
         for _ in range(MOST_STORIES):
             try:
                 _run(function)
-            except Exception as error:  # noqa: BLE001 - whatever a client raises is the report
+            except Exception as error:  # noqa: BLE001 - any exception of a client is a finding to report
                 _report(api, "refused", True, _shown(error))
                 return function
         _report(api, "refused", False, f"the budget was not spent after {MOST_STORIES} turns")
