@@ -96,7 +96,7 @@ async def test_tools_and_structured_output_pass_through(stage: Stage) -> None:
     assert sent["tools"][0]["function"]["name"] == "weather"
     assert sent["response_format"] == {"type": "json_object"}
     assert sent["seed"] == 7
-    assert "max_tokens" in sent
+    assert "max_tokens" not in sent  # neither the client nor the money asked for a limit
 
 
 async def test_a_session_budget_binds_with_402_and_says_what_is_left(stage: Stage) -> None:
