@@ -21,6 +21,7 @@ from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
 from gateway.clock import Clock, NewId, elapsed_s, now_ms
 from gateway.config.reader import Secret
+from gateway.config.settings import NO_LIMITS, RateQuota
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable, Overloaded
 from gateway.http import read_budget
@@ -54,6 +55,11 @@ class Caller:
     max_session_nanousd: int | None = None
     outage: str = "closed"
     store_text: bool = False
+    tenant_quota: RateQuota = NO_LIMITS
+    key_quota: RateQuota = NO_LIMITS
+    tenant_soft_nanousd: int | None = None
+    key_over_soft: bool = False
+    """Whether the key had spent more than its soft budget when it was looked up."""
 
     @property
     def is_admin(self) -> bool:
@@ -219,6 +225,8 @@ class Authenticator:
             role=key.role,
             has_budget=key.balance is not None,
             key_models=_names(key.models),
+            key_quota=key.quota,
+            key_over_soft=key.over_soft_budget,
         )
         lasts_s = math.inf if key.expires_at_ms is None else (key.expires_at_ms - at_ms) / 1000
         return _with_tenant(caller, owner.tenant), lasts_s
@@ -288,6 +296,8 @@ def _with_tenant(caller: Caller, tenant: Tenant) -> Caller:
         max_session_nanousd=tenant.max_session_nanousd,
         outage=tenant.outage,
         store_text=tenant.store_text,
+        tenant_quota=tenant.quota,
+        tenant_soft_nanousd=tenant.soft_budget_nanousd,
     )
 
 

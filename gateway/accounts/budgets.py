@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Table, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from gateway.config.settings import RateQuota
 from gateway.database.database import ledger_now_ms
 from gateway.database.tables import audit_trail, holds, ledger_entries, tenants
 from gateway.errors import InvalidRequest, NotFound
@@ -83,7 +84,33 @@ def checked_amount(amount_nanousd: object, param: str) -> int:
     return amount_nanousd
 
 
+def quota_of(row: Row[Any]) -> RateQuota:
+    """The rate limits of a tenant's or a key's own."""
+    return RateQuota(row.rpm, row.tpm, row.parallel)
+
+
+def checked_limits(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns for the limits in `values` (of LIMITS). Raises InvalidRequest naming the API's field."""
+    columns: dict[str, Any] = {}
+    for name in RATE_LIMITS:
+        if name in values:
+            value = values[name]
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RATE
+            ):
+                raise InvalidRequest(f"{name}: expected an integer from 1 to {MAX_RATE}, or null", param=name)
+            columns[name] = value
+    if "soft_budget_nanousd" in values:
+        soft = values["soft_budget_nanousd"]
+        columns["soft_budget_nanousd"] = None if soft is None else checked_amount(soft, "soft_budget_usd")
+    return columns
+
+
 MAX_WINDOW_CHARS = 16
+RATE_LIMITS = ("rpm", "tpm", "parallel")
+LIMITS = (*RATE_LIMITS, "soft_budget_nanousd")
+"""What a tenant or key can be limited by beside its budget; null: by the configuration's default, or not at all."""
+MAX_RATE = 10**12
 
 
 def checked_window(connection: Connection, window: object, param: str, now_ms: int) -> int | None:

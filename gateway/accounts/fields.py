@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.accounts.keys import Key
 from gateway.accounts.tenants import Tenant
+from gateway.config.settings import RateQuota
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import SessionRow
 from gateway.ledger.types import Balance
@@ -29,6 +30,12 @@ def balance_fields(balance: Balance) -> dict[str, Any]:
     }
 
 
+def limit_fields(quota: RateQuota, soft_budget_nanousd: int | None) -> dict[str, Any]:
+    """Rate limits and the soft budget; None where there is none of its own."""
+    limits = {"rpm": quota.rpm, "tpm": quota.tpm, "parallel": quota.parallel}
+    return {**limits, **money_fields("soft_budget", soft_budget_nanousd)}
+
+
 def describe_tenant(tenant: Tenant) -> dict[str, Any]:
     """A tenant with its money."""
     return {
@@ -39,6 +46,7 @@ def describe_tenant(tenant: Tenant) -> dict[str, Any]:
         "reset_at_ms": tenant.reset_at_ms,
         **money_fields("max_session", tenant.max_session_nanousd),
         "models": tenant.models,
+        **limit_fields(tenant.quota, tenant.soft_budget_nanousd),
         "outage": tenant.outage,
         "store_text": tenant.store_text,
         "created_at_ms": tenant.created_at_ms,
@@ -59,7 +67,9 @@ def describe_key(key: Key) -> dict[str, Any]:
         **money_fields("remaining", None if balance is None else balance.available_nanousd),
         "budget_duration": key.window,
         "reset_at_ms": key.reset_at_ms,
+        **limit_fields(key.quota, key.soft_budget_nanousd),
         "expires_at_ms": key.expires_at_ms,
+        "previous_secret_until_ms": key.previous_until_ms,
         "revoked_at_ms": key.revoked_at_ms,
         "created_at_ms": key.created_at_ms,
     }

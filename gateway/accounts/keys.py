@@ -6,8 +6,8 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -17,14 +17,17 @@ from gateway.accounts.budgets import (
     balance_of,
     change_grant,
     checked_amount,
+    checked_limits,
     checked_models,
     checked_window,
     leave_trail,
     lock_tenant,
+    quota_of,
     record_grant,
     stored_models,
 )
 from gateway.accounts.tenants import Tenant, get_tenant
+from gateway.config.settings import NO_LIMITS, RateQuota
 from gateway.database.tables import keys
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
@@ -49,6 +52,16 @@ class Key:
     expires_at_ms: int | None
     revoked_at_ms: int | None
     created_at_ms: int
+    quota: RateQuota = NO_LIMITS
+    soft_budget_nanousd: int | None = None
+    previous_until_ms: int | None = None
+    """Until when the secret before the last rotation is good; None: there is none."""
+
+    @property
+    def over_soft_budget(self) -> bool:
+        """Whether it has spent what its owner wanted to be told at."""
+        soft = self.soft_budget_nanousd
+        return soft is not None and self.balance is not None and self.balance.spent_nanousd >= soft
 
     def usable(self, now_ms: int) -> bool:
         """True when the key is neither revoked nor expired."""
@@ -101,16 +114,18 @@ def create_key(
     actor: str,
     now_ms: int,
     entropy: Callable[[int], bytes] = os.urandom,
+    **limits: int | None,
 ) -> NewKey:
-    """Create a key. Raises NotFound for the tenant, InvalidRequest for other arguments."""
+    """Create a key; `limits` are of LIMITS. Raises NotFound for the tenant, InvalidRequest for other arguments."""
     if role not in ROLES:
         raise InvalidRequest(f"role: expected one of {', '.join(ROLES)}", param="role")
-    if expires_at_ms is not None and expires_at_ms <= now_ms:
-        raise InvalidRequest("expires: expected a time in the future", param="expires")
+    _checked_expiry(expires_at_ms, now_ms)
     if window is not None and budget_nanousd is None:
         raise InvalidRequest("budget_duration: a window needs a budget", param="budget_duration")
     if budget_nanousd is not None:
         checked_amount(budget_nanousd, "budget_usd")
+    columns = checked_limits(limits)
+    _refuse_soft_without_budget(columns.get("soft_budget_nanousd"), budget_nanousd is not None)
     reset_at_ms = checked_window(connection, window, "budget_duration", now_ms)
     lock_tenant(connection, tenant_id)
     secret = new_secret(entropy)
@@ -128,6 +143,7 @@ def create_key(
             reset_at_ms=reset_at_ms,
             expires_at_ms=expires_at_ms,
             created_at_ms=now_ms,
+            **columns,
         )
     )
     if budget_nanousd:
@@ -140,7 +156,6 @@ def create_key(
 def rotate_key(
     connection: Connection,
     key_id: str,
-    new_key_id: str,
     *,
     actor: str,
     now_ms: int,
@@ -149,8 +164,8 @@ def rotate_key(
 ) -> NewKey:
     """Replace a key's secret, keeping id, account and rights; the old one ends after `grace_ms`.
 
-    During a grace period the old secret is the key `new_key_id`, without its own budget.
-    Raises NotFound, and InvalidRequest for a revoked key.
+    Until then both are the same key, with one budget and one set of limits; of several rotations only the last secret
+    has a grace period. Raises NotFound, and InvalidRequest for a revoked key.
     """
     row = _row(connection, key_id)
     lock_tenant(connection, row.tenant_id)
@@ -159,22 +174,15 @@ def rotate_key(
         raise InvalidRequest("key: it is revoked; create a new one", param="id")
     secret = new_secret(entropy)
     connection.execute(
-        update(keys).where(keys.c.key_id == key_id).values(key_sha256=key_digest(secret), key_prefix=secret[:8])
-    )
-    if grace_ms > 0:
-        ends_ms = now_ms + grace_ms if row.expires_at_ms is None else min(row.expires_at_ms, now_ms + grace_ms)
-        connection.execute(
-            insert(keys).values(
-                key_id=new_key_id,
-                key_sha256=row.key_sha256,
-                key_prefix=row.key_prefix,
-                tenant_id=row.tenant_id,
-                role=row.role,
-                models=row.models,
-                expires_at_ms=ends_ms,
-                created_at_ms=now_ms,
-            )
+        update(keys)
+        .where(keys.c.key_id == key_id)
+        .values(
+            key_sha256=key_digest(secret),
+            key_prefix=secret[:8],
+            previous_sha256=row.key_sha256 if grace_ms > 0 else None,
+            previous_until_ms=now_ms + grace_ms if grace_ms > 0 else None,
         )
+    )
     leave_trail(
         connection, actor, "key.rotate", key_id, {"key_prefix": row.key_prefix}, {"key_prefix": secret[:8]}, now_ms
     )
@@ -239,12 +247,39 @@ def set_key_budget(
     return after
 
 
+def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any], *, actor: str, now_ms: int) -> Key:
+    """Set what `changes` names: of LIMITS, and `expires_at_ms`. Raises NotFound, InvalidRequest."""
+    row = _row(connection, key_id)
+    lock_tenant(connection, row.tenant_id)
+    before = get_key(connection, key_id)
+    values = checked_limits(changes)
+    _refuse_soft_without_budget(values.get("soft_budget_nanousd"), before.balance is not None)
+    if "expires_at_ms" in changes:
+        values["expires_at_ms"] = _checked_expiry(changes["expires_at_ms"], now_ms)
+    if values:
+        connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
+    after = get_key(connection, key_id)
+    leave_trail(connection, actor, "key.change", key_id, _trail(before), _trail(after), now_ms)
+    return after
+
+
 def lookup_key(connection: Connection, key_sha256: bytes) -> KeyOwner | None:
-    """The owner of a key by its SHA-256, usable or not; None when unknown."""
-    row = connection.execute(select(keys).where(keys.c.key_sha256 == key_sha256)).one_or_none()
-    if row is None or not hmac.compare_digest(bytes(row.key_sha256), key_sha256):
+    """The owner of a key by its SHA-256, usable or not; None when unknown.
+
+    A secret in its grace period is the same key, which ends for it when that period does.
+    """
+    row = connection.execute(
+        select(keys).where((keys.c.key_sha256 == key_sha256) | (keys.c.previous_sha256 == key_sha256))
+    ).one_or_none()
+    if row is None:
         return None
-    return KeyOwner(key_from_row(row), get_tenant(connection, row.tenant_id))
+    key, tenant = key_from_row(row), get_tenant(connection, row.tenant_id)
+    if hmac.compare_digest(bytes(row.key_sha256), key_sha256):
+        return KeyOwner(key, tenant)
+    if not hmac.compare_digest(bytes(row.previous_sha256), key_sha256):
+        return None
+    ends_ms = min(end for end in (row.previous_until_ms, row.expires_at_ms) if end is not None)
+    return KeyOwner(replace(key, expires_at_ms=ends_ms), tenant)
 
 
 def find_key_id(connection: Connection, secret: str) -> str:
@@ -287,7 +322,22 @@ def key_from_row(row: Row[Any]) -> Key:
         row.expires_at_ms,
         row.revoked_at_ms,
         row.created_at_ms,
+        quota_of(row),
+        row.soft_budget_nanousd,
+        row.previous_until_ms,
     )
+
+
+def _checked_expiry(expires_at_ms: int | None, now_ms: int) -> int | None:
+    if expires_at_ms is not None and expires_at_ms <= now_ms:
+        raise InvalidRequest("expires: expected a time in the future", param="expires")
+    return expires_at_ms
+
+
+def _refuse_soft_without_budget(soft_budget_nanousd: int | None, has_budget: bool) -> None:
+    """What a key without a budget of its own spends is counted with its tenant's alone."""
+    if soft_budget_nanousd is not None and not has_budget:
+        raise InvalidRequest("soft_budget_usd: a key's soft budget needs a budget_usd", param="soft_budget_usd")
 
 
 def _row(connection: Connection, key_id: str) -> Row[Any]:
@@ -306,4 +356,8 @@ def _trail(key: Key) -> dict[str, Any]:
         "granted_nanousd": None if key.balance is None else key.balance.granted_nanousd,
         "expires_at_ms": key.expires_at_ms,
         "revoked_at_ms": key.revoked_at_ms,
+        "rpm": key.quota.rpm,
+        "tpm": key.quota.tpm,
+        "parallel": key.quota.parallel,
+        "soft_budget_nanousd": key.soft_budget_nanousd,
     }

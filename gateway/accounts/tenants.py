@@ -14,16 +14,20 @@ from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.accounts.budgets import (
+    LIMITS,
     balance_of,
     change_grant,
     checked_amount,
+    checked_limits,
     checked_models,
     checked_window,
     leave_trail,
     lock_tenant,
+    quota_of,
     record_grant,
     stored_models,
 )
+from gateway.config.settings import NO_LIMITS, RateQuota
 from gateway.database.tables import tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
@@ -32,7 +36,7 @@ TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
-CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text")
+CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text", *LIMITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Tenant:
     outage: str
     store_text: bool
     created_at_ms: int
+    quota: RateQuota = NO_LIMITS
+    soft_budget_nanousd: int | None = None
 
 
 def create_tenant(
@@ -64,8 +70,9 @@ def create_tenant(
     store_text: bool = False,
     actor: str,
     now_ms: int,
+    **limits: int | None,
 ) -> Tenant:
-    """Create a tenant. Raises InvalidRequest, also for a name or an id that is taken."""
+    """Create a tenant; `limits` are of LIMITS. Raises InvalidRequest, also for a name or an id that is taken."""
     if TENANT_ID.fullmatch(tenant_id) is None:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(
@@ -77,6 +84,7 @@ def create_tenant(
             "models": models,
             "outage": outage,
             "store_text": store_text,
+            **limits,
         },
         now_ms,
     )
@@ -192,6 +200,8 @@ def tenant_from_row(row: Row[Any]) -> Tenant:
         row.outage,
         bool(row.store_text),
         row.created_at_ms,
+        quota_of(row),
+        row.soft_budget_nanousd,
     )
 
 
@@ -226,7 +236,7 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
         if not isinstance(values["store_text"], bool):
             raise InvalidRequest("store_text: expected true or false", param="store_text")
         columns["store_text"] = int(values["store_text"])
-    return columns
+    return columns | checked_limits(values)
 
 
 def _name_taken(name: str) -> InvalidRequest:

@@ -35,7 +35,14 @@ _TENANT_FIELDS: Mapping[str, str] = {
     "name": "name", "budget_usd": "budget_nanousd", "budget_duration": "window",
     "max_session_usd": "max_session_nanousd", "models": "models", "outage": "outage", "store_text": "store_text",
 }  # fmt: skip
-_KEY_FIELDS = frozenset({"tenant_id", "role", "models", "expires", "budget_usd", "budget_duration"})
+_LIMIT_FIELDS: Mapping[str, str] = {
+    "rpm": "rpm", "rpm_limit": "rpm", "tpm": "tpm", "tpm_limit": "tpm", "parallel": "parallel",
+    "max_parallel_requests": "parallel", "soft_budget_usd": "soft_budget_nanousd",
+}  # fmt: skip
+"""LiteLLM's names are understood beside ours."""
+_BUDGET_FIELDS = frozenset({"budget_usd", "budget_duration"})
+_KEY_FIELDS = frozenset({"tenant_id", "role", "models", "expires"}) | _BUDGET_FIELDS | frozenset(_LIMIT_FIELDS)
+_ALL_TENANT_FIELDS = frozenset(_TENANT_FIELDS) | frozenset(_LIMIT_FIELDS)
 
 
 class Admin:
@@ -106,7 +113,7 @@ class Admin:
 
     async def create_tenant(self, request: Request, caller: Caller) -> object:
         """`POST /admin/tenants`: create a tenant with its budget."""
-        fields = await self._fields(request, frozenset(_TENANT_FIELDS))
+        fields = await self._fields(request, _ALL_TENANT_FIELDS)
         if fields.get("name") is None or fields.get("budget_usd") is None:
             missing = "name" if fields.get("name") is None else "budget_usd"
             raise InvalidRequest(f"{missing}: missing", param=missing)
@@ -131,7 +138,7 @@ class Admin:
 
     async def change_tenant(self, request: Request, caller: Caller) -> object:
         """`PATCH /admin/tenants/{id}`: change the given fields."""
-        changes = _columns(await self._fields(request, frozenset(_TENANT_FIELDS)))
+        changes = _columns(await self._fields(request, _ALL_TENANT_FIELDS))
         tenant_id = request.path_params["tenant_id"]
         after = await self._database.write(
             lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=caller.key_id, now_ms=now_ms(self._clock))
@@ -158,6 +165,7 @@ class Admin:
                 window=fields.get("budget_duration"),
                 actor=caller.key_id,
                 now_ms=now_ms(self._clock),
+                **_limits(fields),
             )
         )
         return describe_key(made.key) | {"key": made.secret}
@@ -170,17 +178,23 @@ class Admin:
         return {"data": [describe_key(key) for key in found]}
 
     async def change_key(self, request: Request, caller: Caller) -> object:
-        """`PATCH /admin/keys/{id}`: set or change the key's own budget; null removes it."""
-        fields = await self._fields(request, frozenset({"budget_usd", "budget_duration"}))
+        """`PATCH /admin/keys/{id}`: change the key's own budget, limits and expiry; null removes each."""
+        fields = await self._fields(request, _BUDGET_FIELDS | frozenset(_LIMIT_FIELDS) | {"expires"})
         if not fields:
             raise InvalidRequest("budget_usd: missing", param="budget_usd")
         key_id = request.path_params["key_id"]
-        changes = {
-            column: value for column, value in _columns(fields).items() if column in ("budget_nanousd", "window")
-        }
-        changed = await self._database.write(
-            lambda c: keys.set_key_budget(c, key_id, **changes, actor=caller.key_id, now_ms=now_ms(self._clock))
-        )
+        budget = {column: value for column, value in _columns(fields).items() if column in ("budget_nanousd", "window")}
+        others: dict[str, Any] = _limits(fields)
+        if "expires" in fields:
+            others["expires_at_ms"] = _time_ms(fields["expires"])
+        by: dict[str, Any] = {"actor": caller.key_id, "now_ms": now_ms(self._clock)}
+
+        def change(connection: Connection) -> Key:
+            if budget:
+                keys.set_key_budget(connection, key_id, **budget, **by)
+            return keys.change_key(connection, key_id, others, **by) if others else keys.get_key(connection, key_id)
+
+        changed = await self._database.write(change)
         self._authenticator.forget()
         return describe_key(changed)
 
@@ -206,7 +220,6 @@ class Admin:
             lambda c: keys.rotate_key(
                 c,
                 _key_id(c, fields),
-                self._new_id("key"),
                 actor=caller.key_id,
                 now_ms=now_ms(self._clock),
                 grace_ms=grace_s * 1000,
@@ -296,6 +309,18 @@ def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name, column in _TENANT_FIELDS.items():
         if name in fields:
             values[column] = read_usd(fields, name) if name.endswith("_usd") else fields[name]
+    return values | _limits(fields)
+
+
+def _limits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits among the API's fields under the tables' names. Raises InvalidRequest for one given twice."""
+    values: dict[str, Any] = {}
+    for name, column in _LIMIT_FIELDS.items():
+        if name in fields:
+            value = read_usd(fields, name) if name.endswith("_usd") else fields[name]
+            if values.get(column, value) != value:
+                raise InvalidRequest(f"{name}: expected one value, got two under two names", param=name)
+            values[column] = value
     return values
 
 

@@ -36,7 +36,9 @@ tenants_app = typer.Typer(
     help="Tenants and their budgets: create, list, show, change, grant.", rich_markup_mode=None, no_args_is_help=True
 )
 keys_app = typer.Typer(
-    help="API keys of a tenant: create, list, set-budget, rotate, revoke.", rich_markup_mode=None, no_args_is_help=True
+    help="API keys of a tenant: create, list, change, set-budget, rotate, revoke.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]
@@ -44,6 +46,20 @@ TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the t
 ModelsOption = Annotated[str | None, typer.Option("--models", help='Allowed models, comma-separated; "all" for all.')]
 WindowOption = Annotated[
     str | None, typer.Option("--window", help='The budget resets after each window: "30d", "1mo", "24h".')
+]
+
+RpmOption = Annotated[int | None, typer.Option("--rpm", help="Most requests in a minute.")]
+TpmOption = Annotated[int | None, typer.Option("--tpm", help="Most tokens in a minute.")]
+ParallelOption = Annotated[int | None, typer.Option("--parallel", help="Most turns at once.")]
+SoftOption = Annotated[
+    str | None, typer.Option("--soft-budget-usd", help="Tell (webhook, header) when so much is spent; refuse nothing.")
+]
+NewLimitOption = '"none": the default of the configuration.'
+NewRpmOption = Annotated[str | None, typer.Option("--rpm", help=f"Most requests in a minute; {NewLimitOption}")]
+NewTpmOption = Annotated[str | None, typer.Option("--tpm", help=f"Most tokens in a minute; {NewLimitOption}")]
+NewParallelOption = Annotated[str | None, typer.Option("--parallel", help=f"Most turns at once; {NewLimitOption}")]
+NewSoftOption = Annotated[
+    str | None, typer.Option("--soft-budget-usd", help='Tell when so much is spent; "none": do not.')
 ]
 
 # The most important column first: a narrow terminal shows only those.
@@ -60,6 +76,10 @@ def create_tenant(
     window: WindowOption = None,
     max_session_usd: Annotated[str | None, typer.Option(help="The largest budget of a session.")] = None,
     models: ModelsOption = None,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    parallel: ParallelOption = None,
+    soft_budget_usd: SoftOption = None,
     outage: Annotated[str, typer.Option(help='During a database outage: "closed" or "open".')] = "closed",
     store_text: Annotated[bool, typer.Option("--store-text", help="Keep prompts and answers in the log.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -82,6 +102,10 @@ def create_tenant(
             models=_models(models, config),
             outage=outage,
             store_text=store_text,
+            rpm=rpm,
+            tpm=tpm,
+            parallel=parallel,
+            soft_budget_nanousd=amount_nanousd("--soft-budget-usd", soft_budget_usd),
             actor=ACTOR,
             now_ms=now_ms(),
         )
@@ -119,6 +143,10 @@ def change_tenant(
         str | None, typer.Option(help='The largest budget of a session; "none": no limit.')
     ] = None,
     models: ModelsOption = None,
+    rpm: NewRpmOption = None,
+    tpm: NewTpmOption = None,
+    parallel: NewParallelOption = None,
+    soft_budget_usd: NewSoftOption = None,
     outage: Annotated[str | None, typer.Option(help='"closed" or "open".')] = None,
     store_text: Annotated[
         bool | None, typer.Option("--store-text/--forget-text", help="Keep texts in the log.")
@@ -147,6 +175,7 @@ def change_tenant(
         changes["outage"] = outage
     if store_text is not None:
         changes["store_text"] = store_text
+    changes |= _new_limits(rpm, tpm, parallel, soft_budget_usd)
     if not changes:
         raise CommandError("tenants change: expected at least one of --name, --budget-usd, --window, ...")
     with opened(config) as connection:
@@ -190,6 +219,10 @@ def create_key(
     expires: Annotated[str | None, typer.Option(help='Lifetime: "90d", "12h" (default: unlimited).')] = None,
     budget_usd: Annotated[str | None, typer.Option(help="The key's own budget, within the tenant's.")] = None,
     window: WindowOption = None,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    parallel: ParallelOption = None,
+    soft_budget_usd: SoftOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -208,6 +241,10 @@ def create_key(
             expires_at_ms=_later_ms("--expires", expires, at_ms),
             budget_nanousd=amount_nanousd("--budget-usd", budget_usd),
             window=window,
+            rpm=rpm,
+            tpm=tpm,
+            parallel=parallel,
+            soft_budget_nanousd=amount_nanousd("--soft-budget-usd", soft_budget_usd),
             actor=ACTOR,
             now_ms=at_ms,
         )
@@ -266,7 +303,6 @@ def rotate_key(
         made = keys.rotate_key(
             connection,
             key_id,
-            _new_id("key"),
             actor=ACTOR,
             now_ms=at_ms,
             grace_ms=0 if ends_ms is None else ends_ms - at_ms,
@@ -296,6 +332,46 @@ def set_key_budget(
         changed = keys.set_key_budget(connection, key_id, **changes, actor=ACTOR, now_ms=now_ms())
         row = _named_key_row(connection, changed)
     show_one(row, as_json=as_json)
+
+
+@keys_app.command("change")
+def change_key(
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    rpm: NewRpmOption = None,
+    tpm: NewTpmOption = None,
+    parallel: NewParallelOption = None,
+    soft_budget_usd: NewSoftOption = None,
+    expires: Annotated[str | None, typer.Option(help='When it ends, from now: "90d", "12h"; "none": never.')] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a key's limits and its end, leave the rest."""
+    from gateway.accounts import keys
+
+    at_ms = now_ms()
+    changes = _new_limits(rpm, tpm, parallel, soft_budget_usd)
+    if expires is not None:
+        changes["expires_at_ms"] = None if expires == "none" else _later_ms("--expires", expires, at_ms)
+    if not changes:
+        raise CommandError("keys change: expected at least one of --rpm, --tpm, --parallel, --expires, ...")
+    with opened(config) as connection:
+        changed = keys.change_key(connection, key_id, changes, actor=ACTOR, now_ms=at_ms)
+        row = _named_key_row(connection, changed)
+    show_one(row, as_json=as_json)
+
+
+def _new_limits(rpm: str | None, tpm: str | None, parallel: str | None, soft_budget_usd: str | None) -> dict[str, Any]:
+    """The limits that are given, by their columns; "none" ends one."""
+    changes: dict[str, Any] = {}
+    for name, text in (("rpm", rpm), ("tpm", tpm), ("parallel", parallel)):
+        if text is not None and text != "none" and not (text.isascii() and text.isdigit() and len(text) <= 13):
+            raise CommandError(f'--{name}: expected a whole number or "none", got "{text[:40]}"')
+        if text is not None:
+            changes[name] = None if text == "none" else int(text)
+    if soft_budget_usd is not None:
+        soft = None if soft_budget_usd == "none" else amount_nanousd("--soft-budget-usd", soft_budget_usd)
+        changes["soft_budget_nanousd"] = soft
+    return changes
 
 
 def find_tenant(connection: Connection, name_or_id: str) -> Tenant:

@@ -23,6 +23,7 @@ from gateway.config.settings import (
     JudgeSettings,
     LimitSettings,
     PolicySettings,
+    RateQuota,
     SessionSettings,
     Settings,
     TimingSettings,
@@ -128,7 +129,20 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
             master_key = None
     url = section.secret("database_url") or Secret(DEFAULT_DATABASE_URL)
     checked_url = _checked_database_url(section, url, folder)
-    return GeneralSettings(master_key, checked_url, _read_webhooks(section), _read_origins(section))
+    return GeneralSettings(
+        master_key,
+        checked_url,
+        _read_webhooks(section),
+        _read_origins(section),
+        tenant_limits=_read_quota(section.section("tenant_limits")),
+        key_limits=_read_quota(section.section("key_limits")),
+    )
+
+
+def _read_quota(section: Section) -> RateQuota:
+    quota = RateQuota(*(section.optional_integer(key, minimum=1, maximum=10**12) for key in ("rpm", "tpm", "parallel")))
+    section.finish()
+    return quota
 
 
 def _read_webhooks(section: Section) -> tuple[WebhookSettings, ...]:

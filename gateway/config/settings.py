@@ -81,6 +81,29 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RateQuota:
+    """Most requests and tokens in a minute, and turns under way at once; None: no such limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    parallel: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.rpm is not None or self.tpm is not None or self.parallel is not None
+
+    def within(self, default: RateQuota) -> RateQuota:
+        """These limits, and `default`'s where there is none."""
+        return RateQuota(
+            default.rpm if self.rpm is None else self.rpm,
+            default.tpm if self.tpm is None else self.tpm,
+            default.parallel if self.parallel is None else self.parallel,
+        )
+
+
+NO_LIMITS = RateQuota()
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookSettings:
     """Target URL of budget notifications and the secret that signs them."""
 
@@ -99,6 +122,9 @@ class GeneralSettings:
     database_url: Secret = field(default_factory=lambda: Secret(DEFAULT_DATABASE_URL))
     webhooks: tuple[WebhookSettings, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    tenant_limits: RateQuota = NO_LIMITS
+    key_limits: RateQuota = NO_LIMITS
+    """Of every tenant and key that has no limits of its own."""
 
 
 @dataclass(frozen=True, slots=True)

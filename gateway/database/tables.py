@@ -47,6 +47,16 @@ def _account(prefix: str) -> list[Column[int] | CheckConstraint]:
     ]
 
 
+def _limits() -> list[Column[int]]:
+    """What a tenant or a key may do at once and in a minute, and from which spending on its owner is told."""
+    return [
+        Column("rpm", BigInteger),  # null: the default of the configuration
+        Column("tpm", BigInteger),
+        Column("parallel", BigInteger),
+        Column("soft_budget_nanousd", BigInteger),
+    ]
+
+
 tenants = Table(
     "tenants",
     metadata,
@@ -61,6 +71,7 @@ tenants = Table(
     Column("outage", String(8), nullable=False, server_default="closed"),
     Column("store_text", Integer, nullable=False, server_default="0"),
     Column("created_at_ms", BigInteger, nullable=False),
+    *_limits(),
     CheckConstraint("outage IN ('closed', 'open')", name="tenants_outage"),
 )
 
@@ -81,8 +92,12 @@ keys = Table(
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
     Column("created_at_ms", BigInteger, nullable=False),
+    *_limits(),
+    Column("previous_sha256", LargeBinary(32)),  # the secret before the last rotation
+    Column("previous_until_ms", BigInteger),  # and until when it is still good
     CheckConstraint("role IN ('tenant', 'service', 'admin', 'read-only')", name="keys_role"),
     Index("keys_by_tenant", "tenant_id"),
+    Index("keys_by_previous_secret", "previous_sha256", unique=True),
 )
 
 sessions = Table(
@@ -129,6 +144,10 @@ holds = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("resolved_at_ms", BigInteger),
+    # Rate limits: whose counters the turn is in (1 the tenant's, 2 the key's), as which key, with how many tokens.
+    Column("limited", Integer),
+    Column("limit_key_id", String(64)),
+    Column("limit_tokens", BigInteger),
     CheckConstraint("amount_nanousd >= 0", name="holds_amount_not_negative"),
     CheckConstraint("checkpoint_nanousd BETWEEN 0 AND amount_nanousd", name="holds_checkpoint_within"),
     CheckConstraint("posted_nanousd >= 0", name="holds_posted_not_negative"),
@@ -141,6 +160,21 @@ Index(
     holds.c.expires_at_ms,
     sqlite_where=holds.c.state == "open",
     postgresql_where=holds.c.state == "open",
+)
+
+_OPEN_LIMITED = text("state = 'open' AND limited IS NOT NULL")
+Index("holds_open_limited", holds.c.tenant_id, sqlite_where=_OPEN_LIMITED, postgresql_where=_OPEN_LIMITED)
+Index("holds_open_limited_key", holds.c.limit_key_id, sqlite_where=_OPEN_LIMITED, postgresql_where=_OPEN_LIMITED)
+
+rate_counts = Table(
+    "rate_counts",
+    metadata,
+    # What an account did in one second; "t:" and a tenant's id, or "k:" and a key's. The last two minutes are kept.
+    Column("account", String(72), nullable=False),
+    Column("second", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account", "second"),
 )
 
 ledger_entries = Table(

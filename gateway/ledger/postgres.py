@@ -19,6 +19,7 @@ from gateway.database.postgres import PostgresDatabase, database_now_ms
 from gateway.database.tables import holds, keys, tenants
 from gateway.ledger.backend import LedgerBackend
 from gateway.ledger.postgres_batches import BatchCommitter
+from gateway.ledger.rates import Counted, Limited, TurnLimits, limited, reading
 from gateway.ledger.records import (
     SESSION_FACTS,
     AccountSnapshot,
@@ -93,6 +94,8 @@ class PostgresLedger(LedgerBackend):
             sent["claim_key"] = op.idempotency.key
             sent["claim_sha"] = op.idempotency.body_sha256.hex()
             sent["claim_kept_ms"] = op.idempotency.kept_ms
+        if op.limits is not None:
+            sent |= _sent_limits(op.limits)
         return self._money(op.tenant_id, sent, lambda answer: _reserve_outcome(op, answer))
 
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
@@ -106,6 +109,7 @@ class PostgresLedger(LedgerBackend):
             "usage_source": op.usage_source,
             "memory": op.session_memory,
             "close_session": op.close_session,
+            "tokens": op.tokens,
         }
         return self._resolve(op, sent, outcome)
 
@@ -251,8 +255,15 @@ def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reserve_outcome(op: Reserve, answer: list[Any]) -> ReserveOutcome:
     match answer:
-        case ["reserved", turn, *money]:
+        case ["reserved", turn, *money] if len(money) == 8 or op.limits is None:
             return Reserved(turn, Balance(*money[:4]), Balance(*money[4:8]))
+        case ["reserved", turn, *money, done, now_s]:
+            assert op.limits is not None
+            sums = [Counted(*each) for each in done]
+            told = reading(list(zip(op.limits.accounts, sums, strict=True)), now_s)
+            return Reserved(turn, Balance(*money[:4]), Balance(*money[4:8]), told)
+        case ["limited", account, resource, seconds, now_s]:
+            return _limited(op.limits, account, resource, seconds, now_s)
         case ["refused", account, *money]:
             balance = Balance(*money)
             return Refused(account, balance, balance.reserved_nanousd > 0)
@@ -264,6 +275,31 @@ def _reserve_outcome(op: Reserve, answer: list[Any]) -> ReserveOutcome:
             assert op.idempotency is not None
             return _claim(answer, op.idempotency.body_sha256)
     raise ValueError(f"seqroute_apply: no such answer to reserve: {answer[:1]}")
+
+
+def _sent_limits(limits: TurnLimits) -> dict[str, Any]:
+    accounts = [
+        {
+            "counter": each.counter,
+            "account": each.account,
+            "rpm": each.quota.rpm,
+            "tpm": each.quota.tpm,
+            "parallel": each.quota.parallel,
+        }
+        for each in limits.accounts
+    ]
+    return {
+        "limits": accounts,
+        "limit_mask": limits.mask,
+        "limit_key": limits.key_id,
+        "limit_tokens": limits.tokens,
+    }
+
+
+def _limited(limits: TurnLimits | None, account: str, resource: Any, seconds: list[Any], now_s: int) -> Limited:
+    assert limits is not None
+    (found,) = [each for each in limits.accounts if each.account == account]
+    return limited(limits, found, resource, [(second, requests, tokens) for second, requests, tokens in seconds], now_s)
 
 
 def _claim(answer: list[Any], body_sha256: bytes) -> Replay | InFlight | BodyMismatch:

@@ -12,6 +12,7 @@ from typing import Any
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import decision_row
+from gateway.ledger.sqlite_limits import count, over_limit
 from gateway.ledger.sqlite_rows import balances, entry, find_hold
 from gateway.ledger.types import (
     Balance,
@@ -48,6 +49,10 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
             return SessionClosed("closed")
         if op.terms.max_turns is not None and session[5] >= op.terms.max_turns:
             return SessionClosed("max_turns")
+    if op.limits is not None and op.decision is not None:
+        over = over_limit(cursor, op.limits, now_ms // 1000)
+        if over is not None:
+            return over
     old = Balance(*session[:4]) if session is not None else Balance(0, 0, 0)
     granted = granted_under(op, old if session is not None else None, tenant[4])
     before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
@@ -170,6 +175,9 @@ def _hold(
             "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
             "expires_at_ms": now_ms + op.ttl_ms,
             "created_at_ms": now_ms,
+            "limited": None if op.limits is None else op.limits.mask,
+            "limit_key_id": None if op.limits is None else op.limits.key_id,
+            "limit_tokens": None if op.limits is None else op.limits.tokens,
         },
     )
     new_turn = op.decision is not None
@@ -211,7 +219,8 @@ def _hold(
                 "expires_at_ms": now_ms + op.idempotency.kept_ms,
             },
         )
-    return Reserved(turn, _with(before, reserved=op.amount_nanousd), _with(tenant, reserved=op.amount_nanousd))
+    told = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
+    return Reserved(turn, _with(before, reserved=op.amount_nanousd), _with(tenant, reserved=op.amount_nanousd), told)
 
 
 def reset_window(cursor: Cursor, op: ResetWindow, now_ms: int) -> bool:

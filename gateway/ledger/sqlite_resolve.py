@@ -11,6 +11,7 @@ from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import merge_memory, outcome_columns
 from gateway.ledger.sqlite_beginnings import leave_beginning
+from gateway.ledger.sqlite_limits import recount
 from gateway.ledger.sqlite_rows import Hold, balances, entry, find_hold, move, require_hold, turn_entry
 from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle
 
@@ -22,6 +23,7 @@ def settle(cursor: Cursor, op: Settle, now_ms: int) -> Resolved:
         return _already(cursor, hold)
     if hold.state != "open":
         return _late(cursor, hold, op, now_ms)
+    recount(cursor, hold, op.tokens, now_ms // 1000)
     held = min(op.amount_nanousd, hold.amount_nanousd)
     overage = op.amount_nanousd - held
     turn_entry(cursor, "settle", held, now_ms, hold, reserved=-hold.amount_nanousd, spent=held, source=op.usage_source)
@@ -144,6 +146,7 @@ def release(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
         return _refund(cursor, hold, op, hold.posted_nanousd, now_ms)
     if hold.state != "open":
         return _already(cursor, hold)
+    recount(cursor, hold, 0, now_ms // 1000)
     turn_entry(cursor, "release", hold.amount_nanousd, now_ms, hold, reserved=-hold.amount_nanousd)
     session, tenant = move(cursor, hold, now_ms, reserved=-hold.amount_nanousd)
     cursor.execute(

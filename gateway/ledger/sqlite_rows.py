@@ -29,6 +29,10 @@ class Hold:
     late: int
     expires_at_ms: int
     resolved_at_ms: int | None
+    created_at_ms: int
+    limited: int | None
+    limit_key_id: str | None
+    limit_tokens: int | None
 
 
 def find_hold(cursor: Cursor, hold_id: str) -> Hold | None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from gateway.database.tables import conversation_beginnings as beginnings
-from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, sessions, tenants
+from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, rate_counts, sessions, tenants
 from gateway.ledger.records import DECISION_COLUMNS, SESSION_FACTS, abandon, forget
 
 _DIALECT = sqlite_dialect.dialect(paramstyle="named")
@@ -102,6 +102,10 @@ HOLD = _sql(
         holds.c.late,
         holds.c.expires_at_ms,
         holds.c.resolved_at_ms,
+        holds.c.created_at_ms,
+        holds.c.limited,
+        holds.c.limit_key_id,
+        holds.c.limit_tokens,
     ).where(_THIS_HOLD)
 )
 OPEN_SESSION = _all_columns(
@@ -166,6 +170,9 @@ ADD_HOLD = _all_columns(
         "checkpoint_nanousd",
         "expires_at_ms",
         "created_at_ms",
+        "limited",
+        "limit_key_id",
+        "limit_tokens",
     ),
 )
 ADD_ENTRY = _all_columns(
@@ -283,6 +290,30 @@ DUE_TENANTS = _sql(
 )
 DUE_KEYS = _sql(
     select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
+)
+_THIS_ACCOUNT = rate_counts.c.account == bindparam("counter")
+RATE_SECONDS = _sql(
+    select(rate_counts.c.second, rate_counts.c.requests, rate_counts.c.tokens).where(
+        _THIS_ACCOUNT, rate_counts.c.second > bindparam("since")
+    )
+)
+COUNT_RATE = (
+    _all_columns(rate_counts, ("account", "second", "requests", "tokens"))
+    + " ON CONFLICT (account, second) DO UPDATE SET requests = requests + excluded.requests,"
+    " tokens = tokens + excluded.tokens"
+)
+FORGET_RATES = _sql(delete(rate_counts).where(_THIS_ACCOUNT, rate_counts.c.second <= bindparam("before")))
+TAKE_BACK_TOKENS = _sql(
+    update(rate_counts)
+    .where(_THIS_ACCOUNT, rate_counts.c.second == bindparam("at"))
+    .values(tokens=func.max(0, rate_counts.c.tokens - bindparam("unused")))
+)
+_OPEN_LIMITED = and_(holds.c.state == "open", holds.c.limited.is_not(None))
+TENANT_PARALLEL = _sql(
+    select(func.count()).select_from(holds).where(holds.c.tenant_id == bindparam("account_id"), _OPEN_LIMITED)
+)
+KEY_PARALLEL = _sql(
+    select(func.count()).select_from(holds).where(holds.c.limit_key_id == bindparam("account_id"), _OPEN_LIMITED)
 )
 ABANDON = _sql(abandon())
 FORGET = _sql(forget())

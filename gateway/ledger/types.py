@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.catalog.usage import UsageSource
+from gateway.ledger.rates import Limited, RateReading, TurnLimits
 
 AccountKind = Literal["tenant", "session", "key"]
 
@@ -87,6 +88,8 @@ class Reserve:
     decision: Mapping[str, Any] | None = None
     idempotency: IdempotencyClaim | None = None
     checkpoint_nanousd: int | None = None
+    limits: TurnLimits | None = None
+    """Checked before the money by a new turn, and counted; a further attempt is only counted, with its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Reserved:
     turn: int
     session: Balance
     tenant: Balance
+    reading: RateReading | None = None
+    """What is left of the rate limits; None: there is none, or nobody asked (a further attempt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class BodyMismatch:
     decision_id: str
 
 
-ReserveOutcome = Reserved | Refused | SessionClosed | TenantMissing | Replay | InFlight | BodyMismatch
+ReserveOutcome = Reserved | Refused | Limited | SessionClosed | TenantMissing | Replay | InFlight | BodyMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,8 @@ class Settle:
     close_session: bool = False
     answer: Answer | None = None
     beginning: Beginning | None = None
+    tokens: int = 0
+    """What the call used, for the limits that it was counted under."""
 
 
 @dataclass(frozen=True, slots=True)

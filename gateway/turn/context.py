@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
+from gateway.ledger.rates import RateReading
 from gateway.ledger.types import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
 from gateway.money import usd_string
 from gateway.providers.parameters import header_names
@@ -192,6 +193,8 @@ class Attempt:
     dropped: tuple[str, ...] = ()
     """The client's parameters that are not sent to this deployment."""
     first_byte_ms: int | None = None
+    rates: RateReading | None = None
+    """What was left of the rate limits when the turn was admitted."""
 
     @property
     def model(self) -> str:
@@ -218,6 +221,9 @@ class Attempt:
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,
             tenant=self.tenant if bill is None else None,
+            rates=self.rates,
+            tenant_soft_nanousd=self.scene.caller.tenant_soft_nanousd,
+            key_over_soft=self.scene.caller.key_over_soft,
         )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS
 from gateway.errors import InvalidRequest
 from gateway.http import read_budget
+from gateway.ledger.rates import RateReading
 from gateway.ledger.types import Balance
 from gateway.money import usd_string
 
@@ -67,6 +68,16 @@ class TurnReport:
     usage_source: str | None = None
     session: Balance | None = None
     tenant: Balance | None = None
+    rates: RateReading | None = None
+    tenant_soft_nanousd: int | None = None
+    key_over_soft: bool = False
+
+    @property
+    def over_soft_budget(self) -> tuple[str, ...]:
+        """The accounts that have spent their soft budget; the key's as of its last look-up."""
+        soft = self.tenant_soft_nanousd
+        over = soft is not None and self.tenant is not None and self.tenant.spent_nanousd >= soft
+        return (*(("tenant",) if over else ()), *(("key",) if self.key_over_soft else ()))
 
     def as_headers(self) -> dict[str, str]:
         """The `x-seqroute-...` response headers."""
@@ -79,9 +90,11 @@ class TurnReport:
             "reserved-usd": usd_string(self.reserved_nanousd),
             "max-tokens": None if self.max_tokens is None else str(self.max_tokens),
             "dropped": ", ".join(self.dropped) or None,
+            "soft-budget-exceeded": ", ".join(self.over_soft_budget) or None,
             **self._money(),
         }
-        return {_PREFIX + name: header_value(value) for name, value in values.items() if value is not None}
+        own = {_PREFIX + name: header_value(value) for name, value in values.items() if value is not None}
+        return own if self.rates is None else own | self.rates.as_headers()
 
     def as_object(self) -> dict[str, str | int | list[str]]:
         """The `seqroute` object of a stream's usage chunk and closing comment."""
@@ -95,6 +108,7 @@ class TurnReport:
             "reserved_nano_usd": self.reserved_nanousd,
             "max_tokens": self.max_tokens,
             "dropped": list(self.dropped) or None,
+            "soft_budget_exceeded": list(self.over_soft_budget) or None,
             "cost_nano_usd": self.cost_nanousd,
             "usage_source": self.usage_source,
             **{name.replace("-", "_"): value for name, value in self._money().items()},

@@ -8,8 +8,16 @@ import orjson
 from starlette.responses import Response
 
 from gateway.dialects.dialect import Dialect
-from gateway.errors import GatewayError, IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
+from gateway.errors import (
+    GatewayError,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+)
 from gateway.http import json_response
+from gateway.ledger.rates import Limited
 from gateway.ledger.types import (
     Answer,
     BodyMismatch,
@@ -87,8 +95,32 @@ def answer_or_raise(outcome_: ReserveOutcome) -> Response:
     """The replay or error of a reservation that was refused for reasons other than money."""
     if isinstance(outcome_, Replay | InFlight | BodyMismatch):
         return answer_again(outcome_)
+    if isinstance(outcome_, Limited):
+        raise _rate_limited(outcome_)
     if isinstance(outcome_, SessionClosed):
         why = "closed" if outcome_.reason == "closed" else "at its largest number of turns"
         raise InvalidRequest(f"X-Session-Id: this session is {why}; start another", param="X-Session-Id")
     assert isinstance(outcome_, TenantMissing)
     raise NotFound("tenant: no such tenant")
+
+
+_LIMIT_WORDS = {
+    "requests": "{limit} requests in a minute",
+    "tokens": "{limit} tokens in a minute",
+    "parallel": "{limit} requests at once",
+}
+
+
+def _rate_limited(found: Limited) -> RateLimited:
+    """429 with the time to come again; a request larger than the limit itself need not be tried again."""
+    limit = _LIMIT_WORDS[found.resource].format(limit=found.limit)
+    if found.never:
+        words, again = (
+            f"this {found.account}'s limit is {limit}, and this request alone needs more; shorten it",
+            {"x-should-retry": "false"},
+        )
+    else:
+        words, again = f"this {found.account}'s limit of {limit} is reached; try again in {found.retry_after_s} s", {}
+    headers = {"Retry-After": str(found.retry_after_s)} | found.reading.as_headers() | again
+    details = {"account": found.account, "limit": found.resource}
+    return RateLimited(words, headers=headers, details=details)

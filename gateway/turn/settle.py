@@ -251,6 +251,7 @@ class Settlements:
                     close_session=context.asked.end_session and columns is not None,
                     answer=answer,
                     beginning=None if columns is None else _beginning(context, message),
+                    tokens=bill.usage.prompt_tokens + bill.usage.output_tokens,
                 )
             )
             self._on_freed(context.caller.tenant_id, context.session_id)

@@ -62,6 +62,7 @@ from gateway.tasks import Background
 from gateway.turn.context import Attempt, AvailableFunds, RoutingDecision, Shortage, TurnContext, billed, exhausted
 from gateway.turn.headers import TurnReport, read_turn_headers
 from gateway.turn.idempotency import Transcript, answer_or_raise, kept_stream
+from gateway.turn.limits import turn_limits
 from gateway.turn.prepare import Preparation
 from gateway.turn.retry import Failures, next_attempt
 from gateway.turn.settle import Settlements
@@ -361,13 +362,14 @@ class Turns:
                 decision=row,
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
+                limits=turn_limits(context, choice.estimate, self._settings.general),
             )
         )
         if not isinstance(reserved, Reserved):
             return reserved
         if context.outage is None:
             self._leases.take(attempt.hold_id, checkpoint_nanousd)
-        return replace(attempt, session=reserved.session, tenant=reserved.tenant)
+        return replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
 
     # -- the provider call -----------------------------------------------------------------------------------------
 
@@ -479,7 +481,9 @@ class Turns:
         if further is None:
             raise _final(fault, failures, attempt.decision_id)
         reserved = await self._reserve(attempt.context, attempt.choice, attempt.decision_id, None, further.deployments)
-        if not isinstance(reserved, Attempt):
+        if isinstance(reserved, Attempt):
+            reserved = replace(reserved, rates=attempt.rates)
+        else:
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures, attempt.decision_id)
         try:

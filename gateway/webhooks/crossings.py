@@ -1,4 +1,4 @@
-"""Queue one message whenever an account has spent 50, 80, 95 or 100 % of its budget.
+"""Queue one message whenever an account has spent 50, 80, 95 or 100 % of its budget, or its soft budget.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is raised, or a window that begins again, makes room for a new crossing of the same threshold.
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, and_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database.tables import keys, sessions, tenants, webhook_events
 from gateway.money import usd_string
 
 THRESHOLDS = (50, 80, 95, 100)
+SOFT = -1
+"""In the place of the threshold: the soft budget, which stands in the place of the budget."""
 LOOK_BACK_MS = 60_000
 """Sessions used within this time before the last look are looked at again: replicas' clocks differ a little."""
 
@@ -32,10 +34,18 @@ class Account:
     granted_nanousd: int
     spent_nanousd: int
     reset_at_ms: int
+    soft_budget_nanousd: int | None = None
+
+    @property
+    def over_soft_budget(self) -> bool:
+        """Whether it has spent what its owner wanted to be told at."""
+        return self.soft_budget_nanousd is not None and self.spent_nanousd >= self.soft_budget_nanousd
 
     @property
     def crossed(self) -> tuple[int, ...]:
         """The thresholds that its spending has reached."""
+        if self.granted_nanousd <= 0:
+            return ()
         return tuple(t for t in THRESHOLDS if self.spent_nanousd * 100 >= t * self.granted_nanousd)
 
 
@@ -48,6 +58,9 @@ def record(
         for threshold in account.crossed:
             for url in urls:
                 made += _queue(connection, account, threshold, url, at_ms, new_id)
+        if account.over_soft_budget:
+            for url in urls:
+                made += _queue(connection, account, SOFT, url, at_ms, new_id)
     return made
 
 
@@ -58,9 +71,12 @@ def _accounts(connection: Connection, since_ms: int) -> list[Account]:
         ("key", keys, keys.c.key_id, None),
         ("session", sessions, sessions.c.session_id, sessions.c.updated_at_ms >= since_ms - LOOK_BACK_MS),
     ):
-        query = select(table, id_column.label("account_id")).where(
+        noticed = and_(
             table.c.granted_nanousd > 0, table.c.spent_nanousd * 100 >= THRESHOLDS[0] * table.c.granted_nanousd
         )
+        if kind != "session":
+            noticed = or_(noticed, table.c.spent_nanousd >= table.c.soft_budget_nanousd)
+        query = select(table, id_column.label("account_id")).where(noticed)
         if recent is not None:
             query = query.where(recent)
         if kind == "key":
@@ -77,6 +93,7 @@ def _account(kind: str, row: Any) -> Account:
         granted_nanousd=row["granted_nanousd"],
         spent_nanousd=row["spent_nanousd"],
         reset_at_ms=row.get("reset_at_ms") or 0,
+        soft_budget_nanousd=row.get("soft_budget_nanousd"),
     )
 
 
@@ -84,10 +101,14 @@ def _queue(
     connection: Connection, account: Account, threshold: int, url: str, at_ms: int, new_id: Callable[[str], str]
 ) -> int:
     event_id = new_id("evt")
+    soft = account.soft_budget_nanousd if threshold == SOFT else None
     body = {
         "id": event_id,
-        "type": "budget.threshold",
-        "threshold_percent": threshold,
+        **(
+            {"type": "budget.threshold", "threshold_percent": threshold}
+            if soft is None
+            else {"type": "budget.soft_limit", "soft_budget_nano_usd": soft, "soft_budget_usd": usd_string(soft)}
+        ),
         "account": account.kind,
         "account_id": account.account_id,
         "tenant_id": account.tenant_id,
@@ -107,7 +128,7 @@ def _queue(
             account=account.kind,
             account_id=f"{account.tenant_id}/{account.account_id}",
             threshold=threshold,
-            granted_nanousd=account.granted_nanousd,
+            granted_nanousd=account.granted_nanousd if soft is None else soft,
             reset_at_ms=account.reset_at_ms,
             body=orjson.dumps(body).decode(),
             attempts=0,

@@ -67,7 +67,7 @@ BEGIN
     expected_turns int, max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text,
     claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
-    answers jsonb)
+    answers jsonb, limits jsonb, limit_mask int, limit_key text, limit_tokens bigint, tokens bigint)
   LOOP
     result := NULL;
     v_again := p_again OR COALESCE(o.again, false);
@@ -160,6 +160,11 @@ BEGIN
           END IF;
         END IF;
       END IF;
+      IF result IS NULL AND o.limits IS NOT NULL AND o.decision IS NOT NULL THEN
+        result := seqroute_limit(o.limits, o.limit_tokens, v_now_ms / 1000, t.tenant_id,
+          (SELECT count(*) FROM unnest(v_holds) x WHERE x.tenant_id = t.tenant_id AND x.limited IS NOT NULL),
+          o.limit_key, (SELECT count(*) FROM unnest(v_holds) x WHERE x.limit_key_id = o.limit_key));
+      END IF;
       IF result IS NULL THEN
         v_granted := COALESCE(o.ceiling_nanousd, CASE WHEN v_found THEN s.granted_nanousd ELSE o.first_nanousd END);
         IF NOT v_found OR o.ceiling_nanousd IS NOT NULL THEN
@@ -230,6 +235,7 @@ BEGIN
         h.dispatched := CASE WHEN o.checkpoint IS NULL THEN 0 ELSE 1 END;
         h.checkpoint_nanousd := LEAST(COALESCE(o.checkpoint, 0), o.amount);
         h.expires_at_ms := v_now_ms + o.ttl_ms; h.created_at_ms := v_now_ms;
+        h.limited := o.limit_mask; h.limit_key_id := o.limit_key; h.limit_tokens := o.limit_tokens;
         v_holds := array_append(v_holds, h);
         v_turn := s.turns;
         IF o.decision IS NOT NULL THEN
@@ -267,6 +273,10 @@ BEGIN
         END IF;
         result := jsonb_build_array('reserved', v_turn, v_granted, s.reserved_nanousd + o.amount, s.spent_nanousd,
           s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd);
+        IF o.limits IS NOT NULL THEN
+          result := result || jsonb_build_array(seqroute_count(o.limits,
+            CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END, o.limit_tokens, v_now_ms / 1000), v_now_ms / 1000);
+        END IF;
       END IF;
 
     WHEN 'settle', 'release', 'sweep' THEN
@@ -340,6 +350,9 @@ BEGIN
           v_kind := CASE WHEN o.op = 'sweep' THEN 'none' ELSE 'already' END;
         END IF;
       ELSE
+        IF h.limited IS NOT NULL AND h.state = 'open' AND o.op <> 'sweep' THEN
+          PERFORM seqroute_recount(h, COALESCE(o.tokens, 0), v_now_ms / 1000);
+        END IF;
         v_over := v_owed - v_fits;
         v_available := CASE WHEN h.state = 'open' THEN h.amount_nanousd ELSE 0 END;
         e := v_blank;
@@ -515,9 +528,11 @@ BEGIN
   IF cardinality(v_holds) > 0 THEN
     INSERT INTO decisions SELECT x.* FROM unnest(v_decisions) x;
     INSERT INTO holds (hold_id, tenant_id, session_id, key_id, decision_id, attempt_id, model, amount_nanousd, state,
-      dispatched, checkpoint_nanousd, posted_nanousd, late, expires_at_ms, created_at_ms)
+      dispatched, checkpoint_nanousd, posted_nanousd, late, expires_at_ms, created_at_ms, limited, limit_key_id,
+      limit_tokens)
     SELECT x.hold_id, x.tenant_id, x.session_id, x.key_id, x.decision_id, x.attempt_id, x.model, x.amount_nanousd,
-      x.state, x.dispatched, x.checkpoint_nanousd, x.posted_nanousd, x.late, x.expires_at_ms, x.created_at_ms
+      x.state, x.dispatched, x.checkpoint_nanousd, x.posted_nanousd, x.late, x.expires_at_ms, x.created_at_ms,
+      x.limited, x.limit_key_id, x.limit_tokens
     FROM unnest(v_holds) x;
   END IF;
   IF cardinality(v_entries) > 0 THEN

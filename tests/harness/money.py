@@ -16,6 +16,7 @@ from gateway.accounts import keys, tenants
 from gateway.catalog.usage import UsageSource
 from gateway.database.database import Database
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.rates import TurnLimits
 from gateway.ledger.types import (
     Answer,
     IdempotencyClaim,
@@ -115,6 +116,7 @@ class Bench:
         max_turns: int | None = None,
         dispatch: int | None = None,
         row: Mapping[str, Any] | None = None,
+        limits: TurnLimits | None = None,
     ) -> Reserve:
         """`decision`: the id of an earlier decision that this is a further attempt of; `dispatch`: the checkpoint."""
         return Reserve(
@@ -131,6 +133,7 @@ class Bench:
             decision=None if decision is not None else DECISION | dict(row or {}),
             idempotency=claim,
             checkpoint_nanousd=dispatch,
+            limits=limits,
         )
 
     async def reserve(self, amount_nanousd: int, **more: Any) -> tuple[Reserve, ReserveOutcome]:

@@ -279,13 +279,38 @@ async def test_a_key_ends_at_its_hour_whatever_is_cached(sqlite_url: str) -> Non
 async def test_a_rotated_key_s_old_secret_stops_and_its_new_one_is_the_same_caller(sqlite_url: str) -> None:
     async with house(sqlite_url) as here:
         old = await here.key()
-        new = await here.database.write(
-            lambda c: keys.rotate_key(c, old.key.key_id, "key_grace", actor="test", now_ms=2)
-        )
+        new = await here.database.write(lambda c: keys.rotate_key(c, old.key.key_id, actor="test", now_ms=2))
         here.auth.forget()
         assert (await here.auth.caller(bearer(new.secret))).key_id == old.key.key_id
         with pytest.raises(InvalidApiKey):
             await here.auth.caller(bearer(old.secret))
+
+
+async def test_both_secrets_of_a_rotated_key_are_one_key_until_the_grace_period_ends(sqlite_url: str) -> None:
+    async with house(sqlite_url) as here:
+        old = await here.key(budget_nanousd=1_000, rpm=5)
+        new = await here.database.write(
+            lambda c: keys.rotate_key(c, old.key.key_id, actor="test", now_ms=1_000_000, grace_ms=5_000)
+        )
+        first = await here.auth.caller(bearer(old.secret))
+        assert first == await here.auth.caller(bearer(new.secret))
+        assert (first.key_id, first.has_budget, first.key_quota.rpm) == (old.key.key_id, True, 5)
+        here.clock.now_s = 1_005.0
+        with pytest.raises(InvalidApiKey):
+            await here.auth.caller(bearer(old.secret))
+        assert (await here.auth.caller(bearer(new.secret))).key_id == old.key.key_id
+
+
+async def test_revoking_a_rotated_key_ends_its_earlier_secret_too(sqlite_url: str) -> None:
+    async with house(sqlite_url) as here:
+        old = await here.key()
+        new = await here.database.write(
+            lambda c: keys.rotate_key(c, old.key.key_id, actor="test", now_ms=1_000_000, grace_ms=60_000)
+        )
+        await here.database.write(lambda c: keys.revoke_key(c, old.key.key_id, actor="test", now_ms=2))
+        for secret in (old.secret, new.secret):
+            with pytest.raises(InvalidApiKey):
+                await here.auth.caller(bearer(secret))
 
 
 async def test_a_revoked_service_key_acts_for_nobody_any_more(sqlite_url: str) -> None:

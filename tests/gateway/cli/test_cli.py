@@ -127,6 +127,23 @@ def test_a_key_is_shown_once_and_can_be_rotated_and_revoked(migrated: Cli) -> No
     assert migrated("keys", "revoke", rotated["key"], "--json").json["revoked_at_ms"] is not None
 
 
+def test_limits_are_given_changed_and_ended(migrated: Cli) -> None:
+    made = migrated(
+        "tenants", "create", "acme", "--budget-usd", "1", "--rpm", "5", "--soft-budget-usd", "0.5", "--json"
+    )
+    assert (made.json["rpm"], made.json["tpm"], made.json["soft_budget_usd"]) == (5, None, "0.5")
+    after = migrated("tenants", "change", "acme", "--rpm", "none", "--parallel", "3", "--json").json
+    assert (after["rpm"], after["parallel"]) == (None, 3)
+    key = migrated("keys", "create", "--tenant", "acme", "--tpm", "1000", "--json").json
+    assert key["tpm"] == 1000
+    changed = migrated("keys", "change", key["id"], "--tpm", "none", "--rpm", "7", "--expires", "1d", "--json").json
+    assert (changed["tpm"], changed["rpm"]) == (None, 7)
+    assert changed["expires_at_ms"] > key["created_at_ms"]
+    assert migrated("keys", "change", key["id"], "--expires", "none", "--json").json["expires_at_ms"] is None
+    for wrong in (("--rpm", "0"), ("--rpm", "many"), ("--soft-budget-usd", "1"), ()):
+        assert migrated("keys", "change", key["id"], *wrong).status == 2
+
+
 def test_a_session_is_opened_raised_and_closed(migrated: Cli) -> None:
     migrated("tenants", "create", "acme", "--budget-usd", "10")
     opened = migrated("sessions", "change", "s-1", "--tenant", "acme", "--json").json

@@ -176,3 +176,30 @@ async def test_a_message_whose_sender_died_is_due_again(
 def web_body(body: bytes) -> dict[str, Any]:
     made: dict[str, Any] = orjson.loads(body)
     return made
+
+
+async def test_a_soft_budget_is_told_once_and_again_when_it_is_moved(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    now = [1_000.0]
+    first, second = await replica(receiver.url, database, now), await replica(receiver.url, database, now, "b")
+
+    def soften(nanousd: int) -> None:
+        with transaction(database_url) as connection:
+            connection.execute(update(tenants).values(soft_budget_nanousd=nanousd))
+
+    soften(300)
+    spend(database_url, 299, 0)
+    assert await first.webhooks.look() == 0
+    spend(database_url, 300, 0)
+    assert await first.webhooks.look() + await second.webhooks.look() == 1
+    soften(310)
+    spend(database_url, 320, 0)
+    assert await second.webhooks.look() == 1
+    async with aiohttp.ClientSession() as http:
+        assert await first.webhooks.deliver(http) == 2
+    told = [web_body(body) for _, body in receiver.got]
+    assert [(body["type"], body["account"], body["soft_budget_nano_usd"]) for body in told] == [
+        ("budget.soft_limit", "tenant", 300),
+        ("budget.soft_limit", "tenant", 310),
+    ]
