@@ -59,7 +59,7 @@ class Key:
 
     @property
     def over_soft_budget(self) -> bool:
-        """Whether it has spent what its owner wanted to be told at."""
+        """True once the soft budget is spent."""
         soft = self.soft_budget_nanousd
         return soft is not None and self.balance is not None and self.balance.spent_nanousd >= soft
 

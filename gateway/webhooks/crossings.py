@@ -1,4 +1,4 @@
-"""Queue one message whenever an account has spent 50, 80, 95 or 100 % of its budget, or its soft budget.
+"""Queue one message whenever an account has spent a share of its budget, or its soft budget.
 
 Every replica looks; the unique index of `webhook_events` lets one of them record a crossing, whatever dies in between.
 A budget that is raised, or a window that begins again, makes room for a new crossing of the same threshold.
@@ -38,7 +38,7 @@ class Account:
 
     @property
     def over_soft_budget(self) -> bool:
-        """Whether it has spent what its owner wanted to be told at."""
+        """True once the soft budget is spent."""
         return self.soft_budget_nanousd is not None and self.spent_nanousd >= self.soft_budget_nanousd
 
     @property
