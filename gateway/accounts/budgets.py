@@ -90,7 +90,7 @@ def quota_of(row: Row[Any]) -> RateQuota:
 
 
 def checked_limits(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns for the limits in `values` (of LIMITS). Raises InvalidRequest naming the API's field."""
+    """The columns for the limits in `values` (of LIMITS). Raises InvalidRequest."""
     columns: dict[str, Any] = {}
     for name in RATE_LIMITS:
         if name in values:

@@ -116,7 +116,10 @@ def create_key(
     entropy: Callable[[int], bytes] = os.urandom,
     **limits: int | None,
 ) -> NewKey:
-    """Create a key; `limits` are of LIMITS. Raises NotFound for the tenant, InvalidRequest for other arguments."""
+    """Create a key; `limits` are of LIMITS.
+
+    Raises NotFound for the tenant, InvalidRequest for other arguments.
+    """
     if role not in ROLES:
         raise InvalidRequest(f"role: expected one of {', '.join(ROLES)}", param="role")
     _checked_expiry(expires_at_ms, now_ms)

@@ -72,7 +72,10 @@ def create_tenant(
     now_ms: int,
     **limits: int | None,
 ) -> Tenant:
-    """Create a tenant; `limits` are of LIMITS. Raises InvalidRequest, also for a name or an id that is taken."""
+    """Create a tenant; `limits` are of LIMITS.
+
+    Raises InvalidRequest, also for a name or an id that is taken.
+    """
     if TENANT_ID.fullmatch(tenant_id) is None:
         raise InvalidRequest("tenant_id: expected 1 to 64 of A-Z a-z 0-9 . _ : -", param="tenant_id")
     values = _checked(

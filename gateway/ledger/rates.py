@@ -1,4 +1,4 @@
-"""Rate limits as arithmetic: requests and tokens of the last minute, counted by second, and turns under way.
+"""Rate limits: requests and tokens of the last minute, counted by second, and parallel turns.
 
 A window is the running second and the 60 before it, so no 60 seconds ever hold more than the limit; what was counted
 leaves it between 60 and 61 seconds later. Seconds are those of the ledger's clock: the database's own on Postgres.
@@ -38,7 +38,7 @@ class AccountLimits:
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """The limits of a turn's tenant and key, as far as they have any, and the tokens that it is counted with."""
+    """The limits of a turn's tenant and key, and the tokens that it is counted with."""
 
     accounts: tuple[AccountLimits, ...]
     key_id: str
@@ -52,7 +52,7 @@ class TurnLimits:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What an account did in the window, the running turn included. `oldest_s`: its first second; None: nothing."""
+    """Sums of an account over the window. `oldest_s`: the first second; None: nothing."""
 
     requests: int
     tokens: int
@@ -61,7 +61,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class RateReading:
-    """How much of each limit is left after this turn, and in how many seconds there is more; None: no such limit."""
+    """The rest of each limit after this turn, and the seconds until there is more.
+
+    A limit of None does not exist.
+    """
 
     limit_requests: int | None = None
     remaining_requests: int = 0
@@ -88,7 +91,7 @@ class RateReading:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A turn that would exceed a limit; nothing changed. `never`: it is larger than the limit itself."""
+    """A refused turn; nothing changed. `never`: it is larger than the limit itself."""
 
     account: LimitedAccount
     resource: Resource
@@ -177,7 +180,7 @@ def reading(accounts: Sequence[tuple[AccountLimits, Counted]], now_s: int) -> Ra
 
 
 def tokens_to_count(prompt_tokens: int, answer_tokens: float, quotas: Sequence[RateQuota]) -> int:
-    """What a turn is counted with when it is admitted: its prompt and the answer that it will likely have.
+    """The tokens of an admitted turn: its prompt and its likely answer.
 
     An answer is not foreseen to be longer than what a whole minute allows: such a turn would never be admitted.
     """

@@ -1,4 +1,4 @@
-"""Rate limits on SQLite: what a turn is counted under, checked, and corrected when its bill is known.
+"""Rate limits on SQLite: check and count a turn, and correct it when its bill is known.
 
 Postgres has the same in `migrations/sql/limits.sql`; the arithmetic is `gateway.ledger.rates`.
 """
@@ -25,7 +25,7 @@ KEPT_S = 120
 
 
 def over_limit(cursor: Cursor, limits: TurnLimits, now_s: int) -> Limited | None:
-    """Why a turn may not be admitted now; changes nothing."""
+    """The refusal of a turn, None when it may be admitted; changes nothing."""
     for account in limits.accounts:
         seconds = _seconds(cursor, account, now_s)
         resource = exceeded(account.quota, counted(seconds), _under_way(cursor, account), limits.tokens)
@@ -43,7 +43,7 @@ def count(cursor: Cursor, limits: TurnLimits, requests: int, now_s: int) -> Rate
 
 
 def recount(cursor: Cursor, hold: Hold, tokens: int, now_s: int) -> None:
-    """Correct the tokens: less than counted is taken back from that second, more counts in this one."""
+    """Correct the tokens: take a surplus back from its second, count a shortfall in this one."""
     if hold.limited is None:
         return
     assert hold.limit_tokens is not None

@@ -100,7 +100,7 @@ class Reserved:
     session: Balance
     tenant: Balance
     reading: RateReading | None = None
-    """What is left of the rate limits; None: there is none, or nobody asked (a further attempt)."""
+    """What is left of the rate limits; None: there is none, or this is a further attempt."""
 
 
 @dataclass(frozen=True, slots=True)
