@@ -1,4 +1,4 @@
-"""Rate limits: requests and tokens of the last minute, counted by second, and parallel turns.
+"""Rate limits: requests and tokens of the last minute by second, and parallel turns.
 
 A window is the running second and the 60 before it, so no 60 seconds ever hold more than the limit; what was counted
 leaves it between 60 and 61 seconds later. Seconds are those of the ledger's clock: the database's own on Postgres.
