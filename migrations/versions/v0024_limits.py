@@ -1,4 +1,4 @@
-"""Rate limits and soft budgets of tenants and keys, and a rotated key's earlier secret. Expand only."""
+"""Rate limits, soft budgets and the earlier secret of a rotated key. Expand only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ACCOUNT_COLUMNS = ("rpm", "tpm", "parallel", "soft_budget_nanousd")
 
 
 def upgrade() -> None:
+    """Add the columns and the counters."""
     for table in ("tenants", "keys"):
         for name in ACCOUNT_COLUMNS:
             op.add_column(table, sa.Column(name, sa.BigInteger(), nullable=True))
@@ -37,6 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Drop them, with the functions that use them."""
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION IF EXISTS seqroute_limit(jsonb, bigint, bigint, text, bigint, text, bigint)")
         op.execute("DROP FUNCTION IF EXISTS seqroute_count(jsonb, bigint, bigint, bigint)")
