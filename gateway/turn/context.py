@@ -222,8 +222,8 @@ class Attempt:
             session=self.session if bill is None else None,
             tenant=self.tenant if bill is None else None,
             rates=self.rates,
-            tenant_soft_nanousd=self.scene.caller.tenant_soft_nanousd,
-            key_over_soft=self.scene.caller.key_over_soft,
+            tenant_soft_nanousd=self.context.caller.tenant_soft_nanousd,
+            key_over_soft=self.context.caller.key_over_soft,
         )
 
 

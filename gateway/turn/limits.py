@@ -9,13 +9,13 @@ from gateway.routing.estimates import Estimate
 from gateway.turn.context import TurnContext
 
 
-def turn_limits(scene: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
+def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
     """What the turn is counted under and with; None: under nothing.
 
     The gateway's own judge has no limits, and what is served without the ledger is limited by its cap.
     """
-    caller = scene.caller
-    if caller.tenant_id == JUDGE_TENANT or scene.outage is not None:
+    caller = context.caller
+    if caller.tenant_id == JUDGE_TENANT or context.outage is not None:
         return None
     tenant = caller.tenant_quota.within(general.tenant_limits)
     key = caller.key_quota.within(general.key_limits)
@@ -27,9 +27,9 @@ def turn_limits(scene: TurnContext, estimate: Estimate, general: GeneralSettings
     if key:
         accounts.append(AccountLimits("key", caller.key_id, key))
     # Who says how long the answer may be is counted with that, as providers do; else with what is likely.
-    answer = estimate.max_tokens if scene.chat.max_tokens else estimate.view.output_tokens_mean
+    answer = estimate.max_tokens if context.chat.max_tokens else estimate.view.output_tokens_mean
     return TurnLimits(
         tuple(accounts),
         caller.key_id,
-        tokens_to_count(scene.prompt.estimate, answer * scene.chat.n, [each.quota for each in accounts]),
+        tokens_to_count(context.prompt.estimate, answer * context.chat.n, [each.quota for each in accounts]),
     )
