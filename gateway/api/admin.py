@@ -178,7 +178,7 @@ class Admin:
         return {"data": [describe_key(key) for key in found]}
 
     async def change_key(self, request: Request, caller: Caller) -> object:
-        """`PATCH /admin/keys/{id}`: change the key's own budget, limits and expiry; null removes each."""
+        """`PATCH /admin/keys/{id}`: change a key's budget, limits and expiry; null removes each."""
         fields = await self._fields(request, _BUDGET_FIELDS | frozenset(_LIMIT_FIELDS) | {"expires"})
         if not fields:
             raise InvalidRequest("budget_usd: missing", param="budget_usd")

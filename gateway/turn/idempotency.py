@@ -112,7 +112,7 @@ _LIMIT_WORDS = {
 
 
 def _rate_limited(found: Limited) -> RateLimited:
-    """429 with the time to come again; a request larger than the limit itself need not be tried again."""
+    """429 with the time to try again; no retry of a request larger than the limit itself."""
     limit = _LIMIT_WORDS[found.resource].format(limit=found.limit)
     if found.never:
         words, again = (

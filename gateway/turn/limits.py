@@ -1,4 +1,4 @@
-"""The rate limits of a turn: its tenant's and its key's own, else those of the configuration."""
+"""Rate limits of a turn: its own of tenant and key, else those of the configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.turn.context import TurnContext
 
 
 def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
-    """What the turn is counted under and with; None: under nothing.
+    """Limits and tokens that the turn is counted with; None: it has no limits.
 
     The gateway's own judge has no limits, and what is served without the ledger is limited by its cap.
     """
