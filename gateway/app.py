@@ -56,8 +56,13 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
+from gateway.turn.call import ProviderCalls
+from gateway.turn.decide import Decider, Estimator
+from gateway.turn.deliver import Delivery
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
+from gateway.turn.prepare import Preparation
+from gateway.turn.reserve import Reservations
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
@@ -192,39 +197,62 @@ def assemble(
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
     )
     held = HeldMoney(on_wait=call_left)
-    conversations = Conversations(ledger, database, clock=clock, new_id=new_id)
     settling = Settlements(
         ledger=ledger,
         leases=leases,
         tokens=tokens,
         forecast=forecast,
         metrics=metrics,
-        conversations=conversations,
         clock=steady,
         on_answer=judge.offer,
         on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
     )
-    turns = Turns(
-        configuration=current,
-        ledger=ledger,
-        outage=outage,
-        authenticator=authenticator,
-        router=router,
+    breaker = Breaker(steady, lambda: current().settings.router)
+    decider = Decider(
+        estimator=Estimator(configuration=current, forecast=forecast, breaker=breaker, held=held),
         observer=Observer(),
-        upstream=upstream,
-        tokens=tokens,
-        forecast=forecast,
-        breaker=Breaker(steady, lambda: current().settings.router),
+        router=router,
+        exploring=exploring,
+        metrics=metrics,
+        clock=steady,
+        uniform=uniform,
+    )
+    reservations = Reservations(
+        configuration=current,
+        decider=decider,
+        ledger=ledger,
         leases=leases,
         settling=settling,
         held=held,
-        exploring=exploring,
-        conversations=conversations,
-        background=background,
-        metrics=metrics,
-        clock=steady,
         new_id=new_id,
         uniform=uniform,
+    )
+    turns = Turns(
+        configuration=current,
+        authenticator=authenticator,
+        preparation=Preparation(
+            configuration=current,
+            ledger=ledger,
+            outage=outage,
+            tokens=tokens,
+            breaker=breaker,
+            conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
+            clock=steady,
+        ),
+        decider=decider,
+        reservations=reservations,
+        calls=ProviderCalls(
+            configuration=current,
+            upstream=upstream,
+            breaker=breaker,
+            reservations=reservations,
+            settling=settling,
+            background=background,
+            clock=steady,
+            uniform=uniform,
+        ),
+        delivery=Delivery(configuration=current, settling=settling, leases=leases, background=background, clock=steady),
+        background=background,
     )
     endpoints = Endpoints(
         turns,

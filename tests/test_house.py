@@ -172,6 +172,18 @@ def test_no_global_statement() -> None:
     assert found == []
 
 
+def test_constructors_of_the_turn_take_at_most_eight_parameters() -> None:
+    found = {
+        f"{name_of(path)}: {kind.name}": len(each.args.args) - 1 + len(each.args.kwonlyargs)
+        for path in sources("gateway/turn")
+        for kind in ast.walk(parsed(path))
+        if isinstance(kind, ast.ClassDef)
+        for each in kind.body
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__"
+    }
+    assert max(found.values()) <= 8, found
+
+
 def test_no_test_is_skipped() -> None:
     # Built from parts so that this file does not accuse itself.
     banned = re.compile("pytest" + r"\.(skip|xfail|importorskip|mark\.skip|mark\.skipif|mark\.xfail)\b")

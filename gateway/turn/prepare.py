@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from starlette.responses import Response
 
@@ -26,12 +26,13 @@ from gateway.turn.context import TurnContext
 from gateway.turn.headers import TurnHeaders
 from gateway.turn.idempotency import KEPT_MS, answer_again
 
+_log = logging.getLogger("seqroute.settling")
 RETRY_HEADER = "x-stainless-retry-count"
 """How OpenAI's SDKs say that they send a request again."""
 
 
 class Preparation:
-    """Builds the context of a turn from its request. Read-only."""
+    """Builds the context of a turn from its request."""
 
     def __init__(
         self,
@@ -129,12 +130,21 @@ class Preparation:
             place=place if outage is None else None,
         )
 
-    async def refreshed(self, context: TurnContext) -> TurnContext:
-        """The context with what its accounts have now."""
-        standing = await self._ledger.snapshot(context.caller.tenant_id, context.session_id)
-        if standing is None:
-            raise NotFound("tenant: no such tenant")
-        return replace(context, row=standing.session, tenant=standing.tenant)
+    async def keep_budget(self, context: TurnContext) -> None:
+        """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""
+        wanted_nanousd = context.asked.session_budget_nanousd
+        if context.row is not None or context.outage is not None or wanted_nanousd is None:
+            return
+        try:
+            await self._conversations.keep_budget(
+                context.caller.tenant_id,
+                context.session_id,
+                context.place,
+                budget_nanousd=wanted_nanousd,
+                expected_turns=context.asked.expected_turns,
+            )
+        except (LedgerUnavailable, InvalidRequest):
+            _log.warning("the budget of session %s could not be kept", context.session_id)
 
     def _may_open(self, caller: Caller, claim: IdempotencyClaim | None) -> bool:
         """Whether the turn may be served without the ledger. An idempotency key cannot be kept without it."""

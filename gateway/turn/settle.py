@@ -15,7 +15,7 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.dialects import chat as outcome
-from gateway.errors import Draining, GatewayError, InvalidRequest, LedgerUnavailable, UpstreamError
+from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Answer, Beginning, Release, Resolved, Settle
@@ -24,7 +24,7 @@ from gateway.money import NANOUSD_PER_USD
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
-from gateway.routing.conversations import Conversations, answer_digest
+from gateway.routing.conversations import answer_digest
 from gateway.turn.context import Attempt, TurnContext, settled
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import error_answer, kept_answer
@@ -53,7 +53,6 @@ class Settlements:
         tokens: TokenCounter,
         forecast: OutputForecast,
         metrics: Metrics,
-        conversations: Conversations,
         clock: Clock,
         on_answer: OnAnswer = lambda attempt, text: None,
         on_freed: OnFreed = lambda tenant_id, session_id: None,
@@ -63,7 +62,6 @@ class Settlements:
         self._tokens = tokens
         self._forecast = forecast
         self._metrics = metrics
-        self._conversations = conversations
         self._clock = clock
         self._on_answer = on_answer
         self._on_freed = on_freed
@@ -259,22 +257,6 @@ class Settlements:
         except LedgerUnavailable:
             _log.warning("the bill of %s waits for the database", attempt.hold_id)
             return None
-
-    async def refused(self, context: TurnContext) -> None:
-        """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""
-        wanted_nanousd = context.asked.session_budget_nanousd
-        if context.row is not None or context.outage is not None or wanted_nanousd is None:
-            return
-        try:
-            await self._conversations.keep_budget(
-                context.caller.tenant_id,
-                context.session_id,
-                context.place,
-                budget_nanousd=wanted_nanousd,
-                expected_turns=context.asked.expected_turns,
-            )
-        except (LedgerUnavailable, InvalidRequest):
-            _log.warning("the budget of session %s could not be kept", context.session_id)
 
     def _columns(
         self,

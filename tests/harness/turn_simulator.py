@@ -50,7 +50,12 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
+from gateway.turn.call import ProviderCalls
+from gateway.turn.decide import Decider, Estimator
+from gateway.turn.deliver import Delivery
 from gateway.turn.endpoints import read_chat
+from gateway.turn.prepare import Preparation
+from gateway.turn.reserve import Reservations
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import WAIT_S, HeldMoney
@@ -134,31 +139,42 @@ class TurnSimulation:
         tokens = cast(TokenCounter, SimulatedTokens())
         unused: Any = None
         conversations = Conversations(self.ledger, unused, clock=self.clock, new_id=self.new_id)
+        breaker = Breaker(self.clock, lambda: settings.router)
+        settling = Settlements(
+            ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
+            clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
+        )  # fmt: skip
+        decider = Decider(
+            estimator=Estimator(configuration=lambda: configuration, forecast=forecast, breaker=breaker, held=held),
+            observer=Observer(),
+            router=Router(lambda: settings.policy, unused, unused, monotonic=self.clock, on_fault=lambda: None),
+            exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
+            metrics=metrics, clock=self.clock, uniform=self.dice.random,
+        )  # fmt: skip
+        reservations = Reservations(
+            configuration=lambda: configuration, decider=decider, ledger=self.ledger, leases=self.leases,
+            settling=settling, held=held, new_id=self.new_id, uniform=self.dice.random,
+        )  # fmt: skip
         return Turns(
             configuration=lambda: configuration,
-            ledger=self.ledger,
-            outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
             authenticator=cast(Authenticator, SimulatedKeys()),
-            router=Router(lambda: settings.policy, unused, unused, monotonic=self.clock, on_fault=lambda: None),
-            observer=Observer(),
-            upstream=cast(Upstream, self.provider),
-            tokens=tokens,
-            forecast=forecast,
-            breaker=Breaker(self.clock, lambda: settings.router),
-            leases=self.leases,
-            settling=Settlements(
-                ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
-                conversations=conversations,
-                clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
+            preparation=Preparation(
+                configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
+                outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
+                conversations=conversations, clock=self.clock,
             ),
-            held=held,
-            exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
-            conversations=conversations,
+            decider=decider,
+            reservations=reservations,
+            calls=ProviderCalls(
+                configuration=lambda: configuration, upstream=cast(Upstream, self.provider), breaker=breaker,
+                reservations=reservations, settling=settling, background=self.background, clock=self.clock,
+                uniform=self.dice.random,
+            ),
+            delivery=Delivery(
+                configuration=lambda: configuration, settling=settling, leases=self.leases,
+                background=self.background, clock=self.clock,
+            ),
             background=self.background,
-            metrics=metrics,
-            clock=self.clock,
-            new_id=self.new_id,
-            uniform=self.dice.random,
         )  # fmt: skip
 
     async def run(self) -> None:

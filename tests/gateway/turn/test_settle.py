@@ -21,7 +21,6 @@ from gateway.ledger.types import Balance, IdempotencyClaim, Release, Resolved, S
 from gateway.metrics import Metrics
 from gateway.providers.errors import ConnectFault, TimeoutFault
 from gateway.providers.replies import Reply
-from gateway.routing.conversations import Conversations
 from gateway.turn.context import Attempt
 from gateway.turn.headers import TurnReport
 from gateway.turn.settle import Settlements, bill_of
@@ -57,7 +56,7 @@ def settling() -> tuple[Settlements, Books, Leases]:
     leases = Leases(ledger, lambda: 0.0, ttl_s=10.0)
     made = Settlements(
         ledger=ledger, leases=leases, tokens=TokenCounter(), forecast=OutputForecast(), metrics=Metrics(),
-        conversations=cast(Conversations, None), clock=lambda: 2.0,
+        clock=lambda: 2.0,
     )  # fmt: skip
     return made, books, leases
 

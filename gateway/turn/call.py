@@ -1,0 +1,200 @@
+"""Calls the provider of a reserved attempt, and retries where that cannot pay twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gateway.catalog.live import Configuration
+from gateway.catalog.models import Deployment
+from gateway.clock import Clock, Uniform, now_ms
+from gateway.config.settings import Settings
+from gateway.dialects.request import ChatRequest
+from gateway.errors import GatewayError
+from gateway.providers.answers import UpstreamStream
+from gateway.providers.cooldown import Breaker
+from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
+from gateway.providers.providers import Call, Upstream
+from gateway.providers.replies import Reply
+from gateway.tasks import Background
+from gateway.turn.context import Attempt
+from gateway.turn.reserve import Reservations
+from gateway.turn.retry import Failures, next_attempt
+from gateway.turn.settle import Settlements
+
+T = TypeVar("T")
+_log = logging.getLogger("seqroute.turn")
+
+
+class ProviderCalls:
+    """Makes the calls of turns. Every attempt that gets no response resolves its hold here."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        upstream: Upstream,
+        breaker: Breaker,
+        reservations: Reservations,
+        settling: Settlements,
+        background: Background,
+        clock: Clock,
+        uniform: Uniform,
+    ) -> None:
+        self._configuration = configuration
+        self._upstream = upstream
+        self._breaker = breaker
+        self._reservations = reservations
+        self._settling = settling
+        self._background = background
+        self._clock = clock
+        self._uniform = uniform
+
+    @property
+    def _settings(self) -> Settings:
+        return self._configuration().settings
+
+    async def complete(self, attempt: Attempt) -> tuple[Attempt, Reply]:
+        """Get a whole response, and the attempt that got it."""
+        send = self._upstream.complete if attempt.context.chat.mode == "chat" else self._upstream.embed
+        return await self._reached(attempt, send)
+
+    async def open_stream(self, attempt: Attempt) -> tuple[Attempt, UpstreamStream]:
+        """Start a stream; returns after its first chunk."""
+        attempt, stream = await self._reached(attempt, self._upstream.open_stream)
+        return replace(attempt, first_byte_ms=now_ms(self._clock)), stream
+
+    async def _reached(self, attempt: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
+        """Call the provider; retry where that cannot pay twice. Each failed attempt resolves its hold."""
+        failures = Failures(asyncio.get_running_loop().time())
+        while True:
+            started_s = self._clock()
+            attempt, sent = replace(attempt, sent_ms=int(started_s * 1000)), False
+            try:
+                call = self._call(attempt)
+                if attempt.context.chat.mode == "chat":
+                    attempt = replace(attempt, dropped=self._upstream.left_out(call))
+                sent = True
+                answer = await send(call)
+            except UpstreamFault as fault:
+                attempt = await self._next_attempt(attempt, fault, failures)
+            except GatewayError as error:  # refused before sending
+                await self._background.run(self._settling.release(attempt, status="failed", error_code=error.code))
+                raise
+            except BaseException:  # cancelled, or an internal error: once sent, the provider may be working
+                self._background.spawn(
+                    self._settling.abandoned(attempt)
+                    if sent
+                    else self._settling.release(attempt, status="failed", error_code="internal_error")
+                )
+                raise
+            else:
+                latency_s = self._clock() - started_s
+                self._breaker.record(attempt.deployment.deployment_id, failed=False, latency_s=latency_s)
+                return attempt, answer
+
+    def _call(self, attempt: Attempt) -> Call:
+        chat, deployment = attempt.context.chat, attempt.deployment
+        return Call(
+            litellm_model=deployment.litellm_model,
+            messages=chat.messages,
+            api_base=deployment.api_base,
+            api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
+            params=chat.params,
+            extras=chat.extras,
+            defaults=deployment.request_defaults,
+            allowed_params=deployment.allowed_params,
+            dropped_params=deployment.dropped_params,
+            max_tokens=attempt.choice.estimate.max_tokens,
+            max_tokens_param=_limit_name(chat, deployment),
+            limited=attempt.choice.estimate.limited,
+            stream=chat.stream,
+            timeout_s=deployment.timeout_s,
+            stream_timeout_s=deployment.stream_timeout_s,
+            idle_timeout_s=self._settings.timings.upstream_idle_s,
+            extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
+            drop_params=self._settings.router.drop_params,
+            lane=deployment.lane,
+            base_model=deployment.base_model,
+            options={name: value.reveal() for name, value in deployment.provider_params.items()}
+            | {
+                name: value
+                for name, value in (("api_version", deployment.api_version), ("organization", deployment.organization))
+                if value is not None
+            },
+        )
+
+    async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
+        """Resolve a failed attempt's hold; then reserve the next attempt, or raise the fault."""
+        log_failure(attempt, fault)
+        deployment = attempt.deployment
+        faulty = not isinstance(fault, RejectedFault | CallRefused)
+        first = deployment.deployment_id not in failures.seen
+        self._breaker.record(deployment.deployment_id, failed=faulty, latency_s=0.0, counts=first)
+        failures.note(deployment, fault)
+        limit_s = deployment.stream_timeout_s if attempt.context.chat.stream else deployment.timeout_s
+        further = next_attempt(
+            fault,
+            deployment,
+            self._breaker.healthy(attempt.choice.estimate.option.model.deployments),
+            failures.refused,
+            retries=failures.count - 1,
+            most_retries=self._settings.router.num_retries,
+            left_s=limit_s - (asyncio.get_running_loop().time() - failures.since_s),
+            uniform=self._uniform,
+        )
+        if attempt.context.asked.max_cost_nanousd is not None and fault.dispatched:
+            further = None  # the first call may be billed: a second could exceed the request's limit
+        await self._background.run(self._settling.failed(attempt, fault, final=further is None))
+        if further is None:
+            raise _final(fault, failures, attempt.decision_id)
+        reserved = await self._reservations.reserve(
+            attempt.context, attempt.choice, attempt.decision_id, None, further.deployments
+        )
+        if isinstance(reserved, Attempt):
+            reserved = replace(reserved, rates=attempt.rates)
+        else:
+            # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
+            raise _final(fault, failures, attempt.decision_id)
+        try:
+            await asyncio.sleep(further.pause_s)
+        except BaseException:  # cancelled before this attempt was sent
+            self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
+            raise
+        return reserved
+
+
+def log_failure(attempt: Attempt, fault: UpstreamFault) -> None:
+    """Log one line: names and numbers, never a provider's message."""
+    reported = fault.reported
+    _log.warning(
+        "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s type=%s code=%s param=%s address=%s",
+        attempt.decision_id,
+        attempt.model,
+        attempt.deployment.deployment_id,
+        fault.status or "-",
+        json.dumps(fault.message),
+        reported.type or "-",
+        reported.code or fault.code or "-",
+        reported.param or "-",
+        fault.address or "-",
+    )
+
+
+def _limit_name(chat: ChatRequest, deployment: Deployment) -> str:
+    """By which of OpenAI's names the answer's limit goes up: the client's, else the operator's."""
+    newer = "max_completion_tokens"
+    return newer if chat.max_tokens is None and newer in deployment.request_defaults else chat.max_tokens_param
+
+
+def _final(fault: UpstreamFault, failures: Failures, decision_id: str) -> GatewayError:
+    """The client's error for a fault; clients should not repeat retries that were made here."""
+    error = fault.answer()
+    error.headers["x-seqroute-decision-id"] = decision_id
+    if failures.count > 1:
+        error.headers["x-should-retry"] = "false"
+    return error

@@ -1,0 +1,128 @@
+"""Decides which model answers a turn: estimates all, then lets the policy choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.live import Configuration
+from gateway.clock import Clock, Uniform
+from gateway.metrics import Metrics
+from gateway.providers.cooldown import Breaker
+from gateway.routing.estimates import Estimate, estimate
+from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.observe import Observer
+from gateway.routing.router import Router
+from gateway.turn.context import AvailableFunds, RoutingDecision, Shortage, TurnContext
+from gateway.turn.waiting import HeldMoney
+
+
+class Estimator:
+    """Estimates a turn's cost on each of its models, and the shortage if it affords none."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        forecast: OutputForecast,
+        breaker: Breaker,
+        held: HeldMoney,
+    ) -> None:
+        self._configuration = configuration
+        self._forecast = forecast
+        self._breaker = breaker
+        self._held = held
+
+    def estimates(self, context: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
+        """Estimates of all models, with their affordability."""
+        over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
+        company = self._held.company((context.caller.tenant_id, context.session_id))
+        return [
+            estimate(
+                option,
+                context.chat,
+                context.memory,
+                self._forecast,
+                self._breaker,
+                prompt_tokens=context.prompt.estimate,
+                prompt_tokens_bound=context.prompt.bound,
+                available_nanousd=funds.left_nanousd,
+                over_budget=over_budget,
+                at_ms=context.started_ms,
+                contended=funds.contended,
+                patient=patient,
+                company=max(1, company),
+            )
+            for option in context.options
+        ]
+
+    def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
+        """The reason why no model was affordable: the money is spent, held or was taken by others."""
+        undisturbed = self.estimates(context, funds.undisturbed(), patient=False)
+        held = any(e.view.feasible for e in undisturbed)
+        needed = self.estimates(context, funds.all_held(), patient=True) if held else undisturbed
+        least_nanousd = min(e.hold_nanousd for e in needed if not e.option.why_not)
+        return Shortage(funds, least_nanousd, held)
+
+
+class Decider:
+    """Decides within the money that a turn can spend."""
+
+    def __init__(
+        self,
+        *,
+        estimator: Estimator,
+        observer: Observer,
+        router: Router,
+        exploring: ExplorationBudget,
+        metrics: Metrics,
+        clock: Clock,
+        uniform: Uniform,
+    ) -> None:
+        self._estimator = estimator
+        self._observer = observer
+        self._router = router
+        self._exploring = exploring
+        self._metrics = metrics
+        self._clock = clock
+        self._uniform = uniform
+
+    def decide(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
+        """One decision within `funds`; `patient` excludes responses truncated by others' holds."""
+        estimates = self._estimator.estimates(context, funds, patient)
+        if not any(e.view.feasible for e in estimates):
+            return self._estimator.shortage(context, funds)
+        started_s = self._clock()
+        observation = self._observer.observe(
+            context.chat,
+            context.memory,
+            context.row,
+            context.tenant,
+            estimates,
+            budget_nanousd=context.budget_nanousd,
+            left_nanousd=funds.left_nanousd,
+            expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),
+            lambda_per_usd=self._router.lambda_per_usd(context.wish, context.asked.lambda_per_usd),
+            at_ms=context.started_ms,
+            explore=context.explores and self._exploring.allows(),
+        )
+        uniform = self._uniform()
+        routed = self._router.decide(
+            observation, uniform, context.wish, f"{context.caller.tenant_id}/{context.session_id}"
+        )
+        self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
+        return RoutingDecision(
+            observation=observation,
+            routed=routed,
+            estimate=estimates[routed.decision.action],
+            uniform=uniform,
+        )
+
+    def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
+        """The reason why a turn cannot be paid out of `funds`."""
+        return self._estimator.shortage(context, funds)
+
+    def executed(self, choice: RoutingDecision) -> None:
+        """Charge the exploration of a decision that is carried out to the day's budget."""
+        self._metrics.explored(self._exploring.charge(choice.observation, choice.routed.decision))

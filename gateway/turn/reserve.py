@@ -1,0 +1,170 @@
+"""Reserves the worst case of an attempt, waiting briefly for money that others hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from gateway.accounts.auth import Caller
+from gateway.catalog.live import Configuration
+from gateway.catalog.models import Deployment
+from gateway.clock import NewId, Uniform
+from gateway.decisions import log
+from gateway.decisions.log import pending_row
+from gateway.errors import NotFound
+from gateway.ledger.leases import Leases
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
+from gateway.providers.cooldown import pick_deployment
+from gateway.turn.context import Attempt, RoutingDecision, Shortage, TurnContext, exhausted
+from gateway.turn.decide import Decider
+from gateway.turn.idempotency import answer_or_raise
+from gateway.turn.limits import turn_limits
+from gateway.turn.settle import Settlements
+from gateway.turn.stream import run_until_disconnect
+from gateway.turn.waiting import WAIT_S, HeldMoney
+
+EMBEDDING = "embed"
+"""Origin of embedding rows, which contain no decision and are excluded from training."""
+RESERVE_TRIES = 4
+"""Decisions of a turn that loses races for the remaining money."""
+
+
+class Reservations:
+    """Turns decisions into attempts with reserved money."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Callable[[], Configuration],
+        decider: Decider,
+        ledger: Ledger,
+        leases: Leases,
+        settling: Settlements,
+        held: HeldMoney,
+        new_id: NewId,
+        uniform: Uniform,
+    ) -> None:
+        self._configuration = configuration
+        self._decider = decider
+        self._ledger = ledger
+        self._leases = leases
+        self._settling = settling
+        self._held = held
+        self._new_id = new_id
+        self._uniform = uniform
+
+    def arriving(self, caller: Caller, session_id: str) -> AbstractContextManager[None]:
+        """Count a turn among those that start in its session, until it has reserved."""
+        return self._held.arriving((caller.tenant_id, session_id))
+
+    async def decide_and_reserve(self, context: TurnContext, receive: Receive | None) -> Attempt | Response:
+        """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
+        found = await self._try_to_reserve(context, patient=context.outage is None)
+        if not isinstance(found, Shortage):
+            return found
+        if context.outage is not None or not found.held:
+            raise exhausted(context, found)
+        waiting = self._wait_and_reserve(context, found)
+        return await (waiting if receive is None else run_until_disconnect(receive, waiting))
+
+    async def _wait_and_reserve(self, context: TurnContext, found: Shortage) -> Attempt | Response:
+        """Retry when money is released, at last for a shorter response. Raises 429, or 402 if spent."""
+        account = context.session_id if found.funds.account == "session" else ""
+        timeouts_s = (deployment.timeout_s for option in context.options for deployment in option.healthy)
+        with self._held.line((context.caller.tenant_id, account), min(WAIT_S, *timeouts_s)) as place:
+            patient = True
+            while patient and found.held:
+                place.short(found.least_nanousd, found.funds.left_nanousd)
+                patient = await place.called()
+                context = await self._refreshed(context)
+                tried = await self._try_to_reserve(context, patient=patient)
+                if not isinstance(tried, Shortage):
+                    return tried
+                found = tried
+        raise exhausted(context, found)
+
+    async def _try_to_reserve(self, context: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
+        """Decide and reserve; after a lost race for the money, decide again with the rest."""
+        funds, policy = context.funds, self._configuration().settings.policy
+        for _ in range(RESERVE_TRIES):
+            choice = self._decider.decide(context, funds, patient=patient)
+            if isinstance(choice, Shortage):
+                return choice
+            decision_id = self._new_id("dec")
+            row = pending_row(
+                choice.observation,
+                choice.routed.decision,
+                uniform=choice.uniform,
+                requested_model=context.chat.model,
+                endpoint=context.dialect.endpoint,
+                request_text=log.stored_request(context.chat) if context.caller.store_text else None,
+                shadow=choice.routed.shadow,
+                now_ms=context.started_ms,
+                origin=context.caller.origin if context.chat.mode == "chat" else EMBEDDING,
+                exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
+            )
+            answer = await self.reserve(context, choice, decision_id, row, choice.estimate.option.healthy)
+            if isinstance(answer, Attempt):
+                self._decider.executed(choice)
+                return answer
+            if isinstance(answer, Refused):
+                funds = funds.after(answer)
+                continue
+            return answer_or_raise(answer)
+        return self._decider.shortage(context, funds)
+
+    async def _refreshed(self, context: TurnContext) -> TurnContext:
+        """The context with what its accounts have now."""
+        standing = await self._ledger.snapshot(context.caller.tenant_id, context.session_id)
+        if standing is None:
+            raise NotFound("tenant: no such tenant")
+        return replace(context, row=standing.session, tenant=standing.tenant)
+
+    async def reserve(
+        self,
+        context: TurnContext,
+        choice: RoutingDecision,
+        decision_id: str,
+        row: dict[str, Any] | None,
+        deployments: Sequence[Deployment],
+    ) -> Attempt | ReserveOutcome:
+        """Reserve the worst case of one attempt; `row` logs the decision (None: a further attempt)."""
+        attempt = Attempt(
+            context=context,
+            choice=choice,
+            decision_id=decision_id,
+            hold_id=self._new_id("hold"),
+            deployment=pick_deployment(deployments, self._uniform),
+            session=context.tenant,
+            tenant=context.tenant,
+        )
+        checkpoint_nanousd = self._settling.checkpoint_nanousd(attempt, 0)
+        reserved = await (context.outage or self._ledger).reserve(
+            Reserve(
+                hold_id=attempt.hold_id,
+                attempt_id=self._new_id("att"),
+                decision_id=decision_id,
+                tenant_id=context.caller.tenant_id,
+                session_id=context.session_id,
+                key_id=context.caller.key_id if context.caller.has_budget else None,
+                model=choice.estimate.view.name,
+                amount_nanousd=choice.estimate.hold_nanousd,
+                ttl_ms=self._leases.ttl_ms,
+                terms=context.terms,
+                decision=row,
+                idempotency=context.idempotency if row is not None else None,
+                checkpoint_nanousd=checkpoint_nanousd,
+                limits=turn_limits(context, choice.estimate, self._configuration().settings.general),
+            )
+        )
+        if not isinstance(reserved, Reserved):
+            return reserved
+        if context.outage is None:
+            self._leases.take(attempt.hold_id, checkpoint_nanousd)
+        return replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
