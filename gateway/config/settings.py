@@ -28,6 +28,7 @@ class SessionSettings:
     id_headers: tuple[str, ...] = ()
     over_budget: str = "degrade"
     max_turns: int | None = None
+    wrap_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

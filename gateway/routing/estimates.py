@@ -76,12 +76,14 @@ def estimate(
     contended: bool = False,
     patient: bool = False,
     company: int = 1,
+    shared_nanousd: int | None = None,
 ) -> Estimate:
     """Estimate cost and hold of one candidate under the current balances.
 
     `contended`: concurrent turns hold money of the same session or tenant. `patient`: this turn can wait for that
     money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
-    session that are being started, including this one.
+    session that are being started, including this one. `shared_nanousd`: the amount of which this turn may hold a
+    share, if it is not the available one.
     """
     model = option.model
     asked = chat.max_tokens or model.default_max_tokens
@@ -94,7 +96,7 @@ def estimate(
     longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
     limited, max_tokens, hold = _hold(
         option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
-        company,
+        company, available_nanousd if shared_nanousd is None else shared_nanousd,
     )  # fmt: skip
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
     prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
@@ -156,6 +158,7 @@ def _hold(
     contended: bool,
     patient: bool,
     company: int,
+    shared_nanousd: int,
 ) -> tuple[bool, int, int]:
     """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
 
@@ -171,7 +174,7 @@ def _hold(
 
     wanted, needed = worst(limit), worst(likely)
     share = max(CONTENDED_HOLD_SHARE, 2 * company) if contended or company > 1 else HOLD_SHARE
-    most = max(needed, available_nanousd // share)
+    most = max(needed, shared_nanousd // share)
     if longest is not None and worst(longest) <= min(most, available_nanousd):
         return False, limit, worst(longest)
     target = min(wanted, most)

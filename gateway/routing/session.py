@@ -80,6 +80,8 @@ class SessionMemory:
     tool_errors: int = 0
     explores: bool = True
     """False: the client turned exploration off for this session (X-Route-Explore: off)."""
+    wrapped_nanousd: int | None = None
+    """The session's budget when its last answer was served in wrap-up."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
     answered: tuple[Answered, ...] = ()
     """The newest turns, oldest first; agents run several conversations under one session id."""
@@ -164,8 +166,12 @@ def news(
     tool_error: bool,
     at_ms: int,
     explores: bool = True,
+    wrapped_nanousd: int | None = None,
 ) -> str:
-    """The update of the session's memory after a turn, as `records.merge_memory` merges it."""
+    """The update of the session's memory after a turn, as `records.merge_memory` merges it.
+
+    `wrapped_nanousd`: the session's budget, after its last answer.
+    """
     digest = messages_digest(messages)
     added = {
         "tokens_so_far": prompt_tokens + output_tokens,
@@ -174,9 +180,12 @@ def news(
         "tool_errors": int(tool_error),
     }
     warm = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
+    facts: dict[str, Any] = {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores}
+    if wrapped_nanousd is not None:
+        facts["wrapped_nanousd"] = wrapped_nanousd
     update = {
         "add": added,
-        "set": {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores},
+        "set": facts,
         "warm": {} if failed else {model: warm},
         "answered": [] if failed else [Answered(len(messages), digest, model)],
     }

@@ -22,6 +22,7 @@ from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
 from gateway.tasks import Background
 from gateway.turn.context import Attempt
+from gateway.turn.notes import with_notes
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import Failures, next_attempt
 from gateway.turn.settle import Settlements
@@ -101,7 +102,7 @@ class ProviderCalls:
         chat, deployment = attempt.context.chat, attempt.deployment
         return Call(
             litellm_model=deployment.litellm_model,
-            messages=chat.messages,
+            messages=with_notes(chat.messages, attempt.context.notes),
             api_base=deployment.api_base,
             api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
             params=chat.params,

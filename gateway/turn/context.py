@@ -34,6 +34,7 @@ from gateway.routing.conversations import Place
 from gateway.routing.estimates import Estimate, available
 from gateway.routing.router import Routed
 from gateway.turn.headers import TurnHeaders, TurnReport
+from gateway.turn.wrap_up import WRAP_UP
 from policy.features import expected_cost_usd
 from policy.mdp import Observation
 
@@ -57,6 +58,8 @@ class AvailableFunds:
     unspent_nanousd: int
     overdrawn_nanousd: int = 0
     """The account's deficit, after a bill above its hold or a lowered budget."""
+    shared_nanousd: int | None = None
+    """The amount of which one turn holds a share; None: `left_nanousd`. A request's own limit is not shared."""
 
     @property
     def remainder_nanousd(self) -> int:
@@ -123,6 +126,12 @@ class TurnContext:
     """The format of the response."""
     outage: OfflineLedger | None = None
     """The ledger of this turn when it is served during a database outage."""
+    notes: tuple[str, ...] = ()
+    """Lines that the system prompt gets for this turn only; `prompt` counts them."""
+    kept_nanousd: int = 0
+    """Amount that this turn leaves for the session's last answer."""
+    closing: bool = False
+    """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
     place: Place | None = None
     """Place of a conversation without an id among the known ones; None when the client names its session."""
 
@@ -147,18 +156,29 @@ class TurnContext:
 
     @property
     def funds(self) -> AvailableFunds:
-        """The funds at the last read; the reservation has the final say."""
+        """The funds at the last read, within the request's limit; the reservation has the final say."""
+        accounts, most = self.funds_of_accounts, self.asked.max_cost_nanousd
+        if most is None:
+            return accounts
+        if most < accounts.remainder_nanousd:
+            return replace(_funds(most, "request", most), shared_nanousd=accounts.left_nanousd)
+        return replace(accounts, unspent_nanousd=max(accounts.left_nanousd, min(accounts.unspent_nanousd, most)))
+
+    @property
+    def funds_of_accounts(self) -> AvailableFunds:
+        """The funds of session and tenant at the last read."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
         account: AccountKind = "tenant" if tenant < session else "session"
         held_nanousd = 0 if self.row is None else self.row.balance.reserved_nanousd
         # The least of both: another session's hold on a rich tenant takes nothing from this turn.
         unspent_nanousd = min(session + held_nanousd, tenant + self.tenant.reserved_nanousd)
-        most = self.asked.max_cost_nanousd
-        if most is not None and most < min(session, tenant):
-            return _funds(most, "request", most)
-        if most is not None:
-            unspent_nanousd = min(unspent_nanousd, most)
-        return _funds(min(session, tenant), account, unspent_nanousd)
+        return _funds(min(session, tenant) - self.kept_nanousd, account, unspent_nanousd - self.kept_nanousd)
+
+    @property
+    def wrapped_up(self) -> bool:
+        """True if the session's last answer was served, and its budget was not raised since."""
+        wrapped_nanousd = self.memory.wrapped_nanousd
+        return wrapped_nanousd is not None and self.budget_nanousd <= wrapped_nanousd
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +237,7 @@ class Attempt:
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
             dropped=header_names((*self.context.chat.dropped, *self.dropped)),
+            finish=WRAP_UP if self.context.closing else None,
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,
@@ -262,6 +283,21 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
         )
     kind, how = _EXHAUSTED[funds.account]
     return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
+
+
+def wrapped_up(context: TurnContext) -> GatewayError:
+    """The error for a turn after the session's last answer."""
+    left = max(0, context.session_left_nanousd)
+    return SessionBudgetExceeded(
+        f"the last answer of this session was served in wrap-up; {usd_string(left)} USD of its budget of "
+        f"{usd_string(context.budget_nanousd)} USD are left; {_EXHAUSTED['session'][1]}",
+        headers={"x-should-retry": "false"},
+        details={
+            "session_id": context.session_id,
+            "remaining_nano_usd": left,
+            "remaining_usd": usd_string(left),
+        },
+    )
 
 
 def billed(report: TurnReport, bill: Settlement) -> Billed:

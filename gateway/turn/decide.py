@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, cast
 
 from gateway.catalog.answer_length import OutputForecast
@@ -16,6 +17,7 @@ from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.turn.context import AvailableFunds, RoutingDecision, Shortage, TurnContext
 from gateway.turn.waiting import HeldMoney
+from gateway.turn.wrap_up import kept_nanousd
 
 
 class Estimator:
@@ -37,12 +39,18 @@ class Estimator:
     def estimates(self, context: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
         """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
+        if context.closing:
+            over_budget = "degrade"
+        elif context.kept_nanousd and funds.account != "request":
+            over_budget = "refuse"  # a whole last answer is better than a cut one
         company = self._held.company((context.caller.tenant_id, context.session_id))
+        # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
+        memory = replace(context.memory, warm={}) if context.notes else context.memory
         return [
             estimate(
                 option,
                 context.chat,
-                context.memory,
+                memory,
                 self._forecast,
                 self._breaker,
                 prompt_tokens=context.prompt.estimate,
@@ -53,9 +61,14 @@ class Estimator:
                 contended=funds.contended,
                 patient=patient,
                 company=max(1, company),
+                shared_nanousd=funds.shared_nanousd,
             )
             for option in context.options
         ]
+
+    def kept_nanousd(self, closing: TurnContext) -> int:
+        """The amount that a turn leaves for the session's last answer, whose context this is."""
+        return kept_nanousd(closing.options, closing.chat, self._forecast, closing.prompt.bound)
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why no model was affordable: the money is spent, held or was taken by others."""
@@ -118,6 +131,10 @@ class Decider:
             estimate=estimates[routed.decision.action],
             uniform=uniform,
         )
+
+    def kept_nanousd(self, closing: TurnContext) -> int:
+        """The amount that a turn leaves for the session's last answer, whose context this is."""
+        return self._estimator.kept_nanousd(closing)
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why a turn cannot be paid out of `funds`."""

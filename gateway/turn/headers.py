@@ -29,6 +29,10 @@ class TurnHeaders:
     idempotency_key: str | None
     max_cost_nanousd: int | None = None
     """The most that this one request may cost (X-Route-Max-USD)."""
+    budget_visible: bool = False
+    """Tell the model what is left of the session's budget (X-Budget-Visible)."""
+    wrap_up: bool | None = None
+    """Serve the last affordable turn as a closing one (X-Wrap-Up); None: as configured."""
     explore: bool | None = None
     """Exploration in this session from now on; None: unchanged."""
 
@@ -44,8 +48,10 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
         max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
-        end_session=_flag(headers.get("x-session-end")),
-        explore=_explore(headers.get("x-route-explore")),
+        end_session=_flag(headers, "X-Session-End"),
+        budget_visible=_flag(headers, "X-Budget-Visible"),
+        wrap_up=_switch(headers, "X-Wrap-Up"),
+        explore=_switch(headers, "X-Route-Explore"),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),
         idempotency_key=key,
     )
@@ -64,6 +70,8 @@ class TurnReport:
     max_tokens: int | None
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that were not sent."""
+    finish: str | None = None
+    """"wrap-up": the last answer of this session, without tools."""
     cost_nanousd: int | None = None
     usage_source: str | None = None
     session: Balance | None = None
@@ -91,6 +99,7 @@ class TurnReport:
             "max-tokens": None if self.max_tokens is None else str(self.max_tokens),
             "dropped": ", ".join(self.dropped) or None,
             "soft-budget-exceeded": ", ".join(self.over_soft_budget) or None,
+            "finish": self.finish,
             **self._money(),
         }
         own = {_PREFIX + name: header_value(value) for name, value in values.items() if value is not None}
@@ -109,6 +118,7 @@ class TurnReport:
             "max_tokens": self.max_tokens,
             "dropped": list(self.dropped) or None,
             "soft_budget_exceeded": list(self.over_soft_budget) or None,
+            "finish": self.finish,
             "cost_nano_usd": self.cost_nanousd,
             "usage_source": self.usage_source,
             **{name.replace("-", "_"): value for name, value in self._money().items()},
@@ -146,20 +156,22 @@ def _expected_turns(value: str | None) -> int | None:
     return int(value)
 
 
-def _flag(value: str | None) -> bool:
+def _flag(headers: Mapping[str, str], name: str) -> bool:
+    value = headers.get(name.lower())
     if value is None or value.lower() in ("false", "0"):
         return False
     if value.lower() in ("true", "1"):
         return True
-    raise InvalidRequest("X-Session-End: expected true or false", param="X-Session-End")
+    raise InvalidRequest(f"{name}: expected true or false", param=name)
 
 
-def _explore(value: str | None) -> bool | None:
+def _switch(headers: Mapping[str, str], name: str) -> bool | None:
+    value = headers.get(name.lower())
     if value is None:
         return None
     if value.lower() in ("off", "on"):
         return value.lower() == "on"
-    raise InvalidRequest("X-Route-Explore: expected off or on", param="X-Route-Explore")
+    raise InvalidRequest(f"{name}: expected off or on", param=name)
 
 
 def _lambda(value: str | None) -> float | None:

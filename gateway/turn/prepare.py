@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from starlette.responses import Response
 
@@ -25,6 +26,8 @@ from gateway.routing.conversations import Conversations, Place, conversation
 from gateway.turn.context import TurnContext
 from gateway.turn.headers import TurnHeaders
 from gateway.turn.idempotency import KEPT_MS, answer_again
+from gateway.turn.notes import budget_note, system_message
+from gateway.turn.wrap_up import WRAP_UP_NOTE, closing_request
 
 _log = logging.getLogger("seqroute.settling")
 RETRY_HEADER = "x-stainless-retry-count"
@@ -101,17 +104,7 @@ class Preparation:
         row = standing.session
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
         bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
-        options = guard.feasible(
-            chat,
-            wish,
-            catalog,
-            self._breaker,
-            allow_lists=(caller.tenant_models, caller.key_models),
-            bound_to=bound_to if bound_to in catalog.models else None,
-            prompt_tokens=prompt.estimate,
-        )
-        guard.refuse_when_none(options, chat.model, prompt.estimate, chat.mode)
-        return TurnContext(
+        context = TurnContext(
             caller=caller,
             chat=chat,
             dialect=dialect,
@@ -122,13 +115,49 @@ class Preparation:
             memory=memory,
             tenant=standing.tenant,
             prompt=prompt,
-            options=options,
+            options=[],
             terms=self._terms(caller, asked),
             idempotency=claim,
             started_ms=now_ms(self._clock),
             outage=outage,
             place=place if outage is None else None,
         )
+        if asked.budget_visible and chat.mode == "chat":
+            context = await self._with_note(context, budget_note(context))
+        options = self._options(caller, chat, wish, bound_to, context.prompt.estimate)
+        guard.refuse_when_none(options, chat.model, context.prompt.estimate, chat.mode)
+        return replace(context, options=options)
+
+    async def closing(self, context: TurnContext) -> TurnContext:
+        """The context of the session's last answer: without tools, and with a note that says so."""
+        chat = closing_request(context.chat)
+        prompt = await self._tokens.count(
+            [*chat.messages, *map(system_message, (*context.notes, WRAP_UP_NOTE))], chat.params
+        )
+        bound_to = sessions.answered_by(context.memory, chat.messages) if chat.provider_bound else None
+        options = self._options(context.caller, chat, context.wish, bound_to, prompt.estimate)
+        return replace(
+            context, chat=chat, prompt=prompt, options=options, notes=(*context.notes, WRAP_UP_NOTE), closing=True
+        )
+
+    def _options(
+        self, caller: Caller, chat: ChatRequest, wish: guard.RequestedModel, bound_to: str | None, prompt_tokens: int
+    ) -> list[guard.Eligibility]:
+        catalog = self._configuration().catalog
+        return guard.feasible(
+            chat,
+            wish,
+            catalog,
+            self._breaker,
+            allow_lists=(caller.tenant_models, caller.key_models),
+            bound_to=bound_to if bound_to in catalog.models else None,
+            prompt_tokens=prompt_tokens,
+        )
+
+    async def _with_note(self, context: TurnContext, note: str) -> TurnContext:
+        """The context with a line more in its system prompt, which its hold pays for."""
+        counted = await self._tokens.count([system_message(note)], {})
+        return replace(context, notes=(*context.notes, note), prompt=context.prompt + counted)
 
     async def keep_budget(self, context: TurnContext) -> None:
         """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""

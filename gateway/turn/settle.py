@@ -228,6 +228,7 @@ class Settlements:
                 failed=failed,
                 regenerated="regenerates" in signals,
                 tool_error="invalid_tool_json" in signals,
+                wrapped_nanousd=_wrapped_nanousd(context) if message is not None and not failed else None,
                 at_ms=now_ms(self._clock),
             )
         )
@@ -343,6 +344,12 @@ def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> co
 def own_bill(attempt: Attempt, output_tokens: int) -> cost.Settlement:
     """The estimated bill for our own count of output tokens, at most the hold."""
     return bill_of(attempt, None, output_tokens)
+
+
+def _wrapped_nanousd(context: TurnContext) -> int | None:
+    """The budget whose last answer this was; None for another turn, and where the session has money left."""
+    ended = context.closing and context.funds_of_accounts.account == "session"
+    return context.budget_nanousd if ended else None
 
 
 def _cut_short() -> UpstreamError:

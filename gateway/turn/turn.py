@@ -16,6 +16,7 @@ stay consistent. Every outcome - a response, an error, a disconnect, a cancellat
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from weakref import WeakSet
 
 from starlette.requests import Request
@@ -34,7 +35,7 @@ from gateway.http import header_map, json_response, read_body
 from gateway.routing import session as sessions
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
-from gateway.turn.context import Attempt, Shortage, TurnContext, exhausted
+from gateway.turn.context import Attempt, Shortage, TurnContext, exhausted, wrapped_up
 from gateway.turn.decide import Decider
 from gateway.turn.deliver import Delivery
 from gateway.turn.headers import read_turn_headers
@@ -142,10 +143,25 @@ class Turns:
     async def _reserved(self, context: TurnContext, receive: Receive) -> Attempt | Response:
         """The reserved attempt; a first turn that money refuses leaves the budget that it asked for."""
         try:
-            return await self._reservations.decide_and_reserve(context, receive)
+            return await self._ordinary_or_last(context, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
             await self._background.run(self._preparation.keep_budget(context))
             raise
+
+    async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:
+        """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""
+        if context.wrapped_up:
+            raise wrapped_up(context)
+        asked = context.asked.wrap_up
+        wraps_up = self._configuration().settings.session.wrap_up if asked is None else asked
+        if not wraps_up or context.chat.mode != "chat":
+            return await self._reservations.decide_and_reserve(context, receive)
+        closing = await self._preparation.closing(context)
+        ordinary = replace(context, kept_nanousd=self._decider.kept_nanousd(closing))
+        try:
+            return await self._reservations.decide_and_reserve(ordinary, receive)
+        except (SessionBudgetExceeded, TenantBudgetExceeded):
+            return await self._reservations.decide_and_reserve(closing, receive)
 
     async def _complete(self, attempt: Attempt) -> Response:
         """Make a non-streamed call, settle it and render its response."""
