@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import accounts, decisions, sessions
+from gateway.cli import accounts, decisions, init, sessions
 from gateway.cli import import_litellm as importing
 from gateway.cli import serve as serving
 from gateway.cli.console import BAD_INPUT, CommandError
@@ -32,13 +32,13 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="seqroute",
         help="An OpenAI-compatible gateway that plans a session's budget.",
-        add_completion=False,
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
+    app.command("init")(init.init)
     app.command("serve")(serving.serve)
     app.command("check-config")(serving.check_config)
     app.command("migrate")(serving.migrate)

@@ -65,7 +65,8 @@ def _parse(path: Path, name: str, findings: Findings) -> dict[str, Any] | None:
     try:
         data = path.read_bytes()
     except OSError as error:
-        findings.problem(name, f"expected a readable file, got: {error.strerror or type(error).__name__}")
+        hint = "; `seqroute init` writes one" if isinstance(error, FileNotFoundError) else ""
+        findings.problem(name, f"expected a readable file, got: {error.strerror or type(error).__name__}{hint}")
         return None
     if len(data) > MAX_FILE_BYTES:
         findings.problem(name, f"expected at most {MAX_FILE_BYTES} bytes, got {len(data)}")
