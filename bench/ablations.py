@@ -22,7 +22,7 @@ from policy.planned import Planner
 from train.config import FitConfig, RelabelConfig, TrainConfig
 from train.fit.network import grade
 from train.fit.presets import learn_horizon
-from train.fit.reward_model import QualityModel
+from train.fit.reward_model import RewardModel
 from train.fit.seqroute_paper import BUDGET_SHARES, fit_published
 from train.fit.value_table import Setting, draw_samples, tabulate
 from train.log.episodes import Episodes
@@ -54,7 +54,7 @@ class Learned:
     """A graded log and the models fitted to it."""
 
     episodes: Episodes
-    quality: QualityModel
+    quality: RewardModel
     grades: np.ndarray
     horizon: Horizon
 

@@ -35,7 +35,7 @@ from tests.harness.postgres import PostgresServer, TestDatabases
 FAR_NANOUSD = 10**15
 FEATURES = bytes(range(256)) * 4
 SESSIONS_PER_TENANT = 20
-MEMORY = sessions.news(
+MEMORY = sessions.memory_update(
     explores=True,
     model="small",
     messages=[{"role": "user", "content": "What is the capital of France?"}],

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     spend_usd: Floats
 
 
-class Resolved(NamedTuple):
+class ResolvedPrice(NamedTuple):
     """Re-solved price of money, (...,), with the scores and the plan at that price, (..., K)."""
 
     lambda_per_usd: Floats
@@ -172,7 +172,7 @@ def resolve(
     turns_left: ArrayLike,
     lambda_floor_per_usd: ArrayLike,
     spread: float,
-) -> Resolved:
+) -> ResolvedPrice:
     """Find the lowest price of money at which this turn and the later ones cost what is left.
 
     Re-solving (Jasin & Kumar 2012; "fluid" policies of revenue management): each turn the price is recomputed, so
@@ -213,7 +213,7 @@ def resolve(
 
     price = between(prices[..., None])
     found = Plan(between(plan.value), between(plan.spend_usd))
-    return Resolved(price[..., 0], quality - price * mean_cost_usd + found.value, found)
+    return ResolvedPrice(price[..., 0], quality - price * mean_cost_usd + found.value, found)
 
 
 def _expected_total(

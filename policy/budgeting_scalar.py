@@ -22,19 +22,19 @@ _Q95, _Q99 = COST_LEVELS.index(0.95), COST_LEVELS.index(0.99)
 _LARGEST_EXPONENT = 600.0
 
 
-class Later(NamedTuple):
+class ScalarPlan(NamedTuple):
     """`budgeting.Plan` at one price."""
 
     value: list[float]
     spend_usd: list[float]
 
 
-class Resolved(NamedTuple):
+class ScalarResolvedPrice(NamedTuple):
     """`budgeting.Resolved` for one turn."""
 
     lambda_per_usd: float
     scores: list[float]
-    later: Later
+    later: ScalarPlan
 
 
 def shield(
@@ -88,7 +88,7 @@ class Session(NamedTuple):
         remembers = any(cold > warm for cold, warm in zip(self.cold_usd, self.warm_usd, strict=True))
         return min(math.ceil(self.later_turns), PLAN_STEPS if remembers else 1)
 
-    def later(self, price: float) -> Later:
+    def later(self, price: float) -> ScalarPlan:
         """`budgeting.later_plan` at one price of money."""
         count, spread, steps = len(self.mask), self.spread, self.steps
         scaled = price / spread
@@ -112,9 +112,9 @@ class Session(NamedTuple):
             settled = max((k for k in range(count) if self.mask[k]), key=value.__getitem__)
             value = [old + more_turns * gain[settled] for old in value]
             spend = [old + more_turns * gain_usd[settled] for old in spend]
-        return Later([spread * old for old in value], spend)
+        return ScalarPlan([spread * old for old in value], spend)
 
-    def total_usd(self, price: float, later: Later) -> float:
+    def total_usd(self, price: float, later: ScalarPlan) -> float:
         """Expected spend of this and all later turns at a price, this turn's quality unknown."""
         terms = [
             (quality - price * mean + value) / self.spread
@@ -128,7 +128,9 @@ class Session(NamedTuple):
         return sum(spent) / sum(weights)
 
 
-def resolve(session: Session, quality: Numbers, remaining_usd: float, lambda_floor_per_usd: float) -> Resolved:
+def resolve(
+    session: Session, quality: Numbers, remaining_usd: float, lambda_floor_per_usd: float
+) -> ScalarResolvedPrice:
     """`budgeting.resolve` by bisection.
 
     Spend falls as the price rises (it is the slope of a convex function of the price, soft Bellman values), so that the
@@ -141,17 +143,17 @@ def resolve(session: Session, quality: Numbers, remaining_usd: float, lambda_flo
     scores = [
         now - price * mean + value for now, mean, value in zip(quality, session.mean_usd, later.value, strict=True)
     ]
-    return Resolved(price, scores, later)
+    return ScalarResolvedPrice(price, scores, later)
 
 
 def _raised_price(
-    session: Session, remaining_usd: float, floor: float, floor_later: Later, floor_usd: float
-) -> tuple[float, Later]:
+    session: Session, remaining_usd: float, floor: float, floor_later: ScalarPlan, floor_usd: float
+) -> tuple[float, ScalarPlan]:
     """Interpolate between the last price that overspends and the first that does not."""
     means = [mean for mean, allowed in zip(session.mean_usd, session.mask, strict=True) if allowed]
     unit = 1.0 / max(max(means) - min(means), 1e-9)
     low, high = 0, len(_STEPS) - 1
-    tried: dict[int, tuple[float, Later, float]] = {0: (floor, floor_later, floor_usd)}
+    tried: dict[int, tuple[float, ScalarPlan, float]] = {0: (floor, floor_later, floor_usd)}
 
     def spent_usd(step: int) -> float:
         if step not in tried:
@@ -174,7 +176,7 @@ def _raised_price(
     def between(lows: Numbers, highs: Numbers) -> list[float]:
         return [a * (1.0 - share) + b * share for a, b in zip(lows, highs, strict=True)]
 
-    met = Later(between(later_low.value, later.value), between(later_low.spend_usd, later.spend_usd))
+    met = ScalarPlan(between(later_low.value, later.value), between(later_low.spend_usd, later.spend_usd))
     return price_low * (1.0 - share) + price * share, met
 
 

@@ -162,6 +162,16 @@ def test_no_file_is_named_after_nothing() -> None:
     assert found == []
 
 
+def test_no_class_name_is_defined_twice() -> None:
+    """In these packages a name is one thing; a class of another file is imported, not defined again."""
+    homes: dict[str, set[str]] = {}
+    for path in sources("gateway", "policy", "train"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, set()).add(f"{name_of(path)}:{node.lineno}")
+    assert {name: sorted(places) for name, places in homes.items() if len(places) > 1} == {}
+
+
 def test_no_global_statement() -> None:
     found = [
         f"{name_of(path)}:{node.lineno}"

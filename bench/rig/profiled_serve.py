@@ -48,7 +48,7 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.providers.direct", "DirectCall.whole", "provider: send, wait, read"),
     ("gateway.providers.providers", "Upstream.complete", "provider: the rest"),
     ("gateway.turn.settle", "implicit_signals", "settlement: signals"),
-    ("gateway.routing.session", "news", "settlement: memory"),
+    ("gateway.routing.session", "memory_update", "settlement: memory"),
     ("gateway.turn.settle", "bill_of", "settlement: bill"),
     ("gateway.ledger.ledger", "Ledger.settle", "ledger: settle"),
     ("gateway.turn.settle", "Settlements.reply", "settlement: the rest"),

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.health import Lifecycle
-from gateway.api.places import RETRY_LATER, Place, Places
+from gateway.api.places import RETRY_LATER, Places, RunningSlot
 from gateway.api.refusals import refusal
 from gateway.database.database import DatabaseStartError
 from gateway.errors import (
@@ -226,7 +226,7 @@ class _Visit:
         self._tenant = ""
         self._size = self._counted = 0
         self._whole = False
-        self._place: Place | None = None
+        self._place: RunningSlot | None = None
         self.refused: str | None = None
 
     async def begin(self) -> None:

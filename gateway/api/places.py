@@ -43,7 +43,7 @@ class PlaceLimits:
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class RunningSlot:
     """The slot of a running request."""
 
     tenant: str
@@ -54,7 +54,7 @@ class Place:
 class _Waiter:
     tenant: str
     until_s: float
-    place: asyncio.Future[Place]
+    place: asyncio.Future[RunningSlot]
 
 
 class Places:
@@ -96,7 +96,7 @@ class Places:
             if rate > 0 and ahead / rate > self._limits.wait_s * FORESEEN_SHARE:
                 raise self._overloaded()
 
-    async def take(self, tenant: str) -> Place:
+    async def take(self, tenant: str) -> RunningSlot:
         """Take a slot for a request of this tenant. Raises RateLimited, Overloaded."""
         self.check(tenant)
         if not self._waiting and self._may_start():
@@ -115,14 +115,14 @@ class Places:
                 self.give_back(waiter.place.result())
             raise
 
-    def started(self, place: Place) -> None:
+    def started(self, place: RunningSlot) -> None:
         """Report that the request's call was sent, so that the next request may start."""
         if place.starting:
             place.starting = False
             self._starting -= 1
             self._start_waiting()
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: RunningSlot) -> None:
         """Return the slot of a finished request."""
         self._active -= 1
         self._under_way[place.tenant] -= 1
@@ -134,12 +134,12 @@ class Places:
     def _may_start(self) -> bool:
         return self._active < self._limits.process and self._starting < STARTING
 
-    def _start(self, tenant: str) -> Place:
+    def _start(self, tenant: str) -> RunningSlot:
         self._active += 1
         self._starting += 1
         self._started += 1
         self._under_way[tenant] += 1
-        return Place(tenant)
+        return RunningSlot(tenant)
 
     def _start_waiting(self) -> None:
         """Assign free slots to waiting tenants, one each in turn."""

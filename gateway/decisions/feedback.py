@@ -32,7 +32,7 @@ _ID_LENGTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class FeedbackSignal:
     """One score of a decision (by its id or its completion's id) or of a whole session.
 
     `score` is None for text without a score (TensorZero's comments and demonstrations): validated, not stored.
@@ -59,7 +59,7 @@ class Stored:
     """The policy's prediction for the scored answer, where it makes one."""
 
 
-def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
+def read_signal(fields: Mapping[str, Any], key_id: str) -> FeedbackSignal:
     """Recognise the dialect and map the score to 0..1. Raises InvalidRequest naming the field."""
     if "metric_name" in fields or "inference_id" in fields or "episode_id" in fields:
         return _tensorzero(fields, key_id)
@@ -77,7 +77,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
         "completion_id": "completion",
         "session_id": "session",
     }
-    return Signal(
+    return FeedbackSignal(
         target=target[named[0]],
         target_id=_text(fields, named[0], _ID_LENGTH),
         source=_source(fields, key_id),
@@ -87,7 +87,7 @@ def read_signal(fields: Mapping[str, Any], key_id: str) -> Signal:
     )
 
 
-def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
+def store(connection: Connection, signal: FeedbackSignal, tenant_id: str, feedback_id: str, now_ms: int) -> Stored:
     """Store a signal once. Raises NotFound unless the tenant owns the decision or session."""
     decision_id, session_id, predicted = _resolve(connection, signal, tenant_id)
     if signal.score is None:
@@ -123,7 +123,7 @@ def store(connection: Connection, signal: Signal, tenant_id: str, feedback_id: s
     return Stored(feedback_id, decision_id, session_id, True, predicted)
 
 
-def _resolve(connection: Connection, signal: Signal, tenant_id: str) -> tuple[str | None, str, float | None]:
+def _resolve(connection: Connection, signal: FeedbackSignal, tenant_id: str) -> tuple[str | None, str, float | None]:
     """(decision id or None, session id, predicted quality) of the signal's target.
 
     Another system's inference or trace id may be a completion's, a decision's or a session's id.
@@ -155,11 +155,11 @@ def _predicted(candidates: str, action: int) -> float | None:
     return float(quality) if isinstance(quality, int | float) else None
 
 
-def _tensorzero(fields: Mapping[str, Any], key_id: str) -> Signal:
+def _tensorzero(fields: Mapping[str, Any], key_id: str) -> FeedbackSignal:
     target: Literal["completion", "session"] = "completion" if fields.get("inference_id") is not None else "session"
     field = "inference_id" if target == "completion" else "episode_id"
     name = _text(fields, "metric_name", _LABEL_LENGTH)
-    return Signal(
+    return FeedbackSignal(
         target=target,
         target_id=_text(fields, field, _ID_LENGTH),
         source=key_id,
@@ -189,11 +189,11 @@ def _flag_or_number(value: object) -> float:
     return _finite(value, "value")
 
 
-def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
+def _portkey(fields: Mapping[str, Any], key_id: str) -> FeedbackSignal:
     """Map -10..10 to 0..1; a weight below 1 moves the score towards the neutral 0.5."""
     value = _finite(fields.get("value"), "value")
     weight = _clip(_finite(fields.get("weight", 1.0), "weight"))
-    return Signal(
+    return FeedbackSignal(
         target="completion",
         target_id=_text(fields, "trace_id", _ID_LENGTH),
         source=key_id,
@@ -203,7 +203,7 @@ def _portkey(fields: Mapping[str, Any], key_id: str) -> Signal:
     )
 
 
-def _semantic_router(fields: Mapping[str, Any], key_id: str) -> Signal:
+def _semantic_router(fields: Mapping[str, Any], key_id: str) -> FeedbackSignal:
     """A verdict of a fixed set, which an explicit score overrides. Only verdicts on the model rate answers; those on
     other targets (route, policy, provider, ...) are accepted and not stored."""
     verdict = fields.get("verdict")
@@ -212,7 +212,7 @@ def _semantic_router(fields: Mapping[str, Any], key_id: str) -> Signal:
     given = fields.get("score")
     score = VERDICTS[verdict] if given is None else _clip(_finite(given, "score"))
     target = "model" if fields.get("target") is None else _text(fields, "target", _LABEL_LENGTH)
-    return Signal(
+    return FeedbackSignal(
         target="completion",
         target_id=_text(fields, "replay_id", _ID_LENGTH),
         source=_source(fields, key_id),

@@ -19,7 +19,7 @@ Step = Literal["open", "grow", "close"]
 
 
 @dataclass(slots=True)
-class Part:
+class AnswerPart:
     """One part of a response. `pieces` are its text so far, or the arguments of a tool call.
 
     `signature` is Anthropic's; `state` is other provider-bound state of the part (see `gateway.dialects.carried`).
@@ -40,7 +40,7 @@ class Part:
         return "".join(self.pieces)
 
 
-PartEvent = tuple[Step, Part, str]
+PartEvent = tuple[Step, AnswerPart, str]
 """A step of a part, with the text by which it grew."""
 
 
@@ -52,16 +52,16 @@ class _Call:
     name: str = ""
     waiting: list[str] = field(default_factory=list)
     extra: Any = None
-    part: Part | None = None
+    part: AnswerPart | None = None
 
 
 class AnswerParts:
     """Turns the deltas of choice 0 into part events; `id_suffix` is for calls without an id."""
 
     def __init__(self, id_suffix: str) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[AnswerPart] = []
         self._suffix = id_suffix
-        self._open: Part | None = None
+        self._open: AnswerPart | None = None
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._current_call: _Call | None = None
@@ -106,7 +106,7 @@ class AnswerParts:
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _new(self, part: Part, events: list[PartEvent]) -> Part:
+    def _new(self, part: AnswerPart, events: list[PartEvent]) -> AnswerPart:
         self._close(events)
         self.parts.append(part)
         self._open = part
@@ -129,11 +129,11 @@ class AnswerParts:
         part.pieces.append(text)
         events.append(("grow", part, text))
 
-    def _opened(self, kind: Kind, events: list[PartEvent]) -> Part:
+    def _opened(self, kind: Kind, events: list[PartEvent]) -> AnswerPart:
         """The open part if it is of this kind, else a new one."""
         if self._open is not None and self._open.kind == kind:
             return self._open
-        return self._new(Part(len(self.parts), kind), events)
+        return self._new(AnswerPart(len(self.parts), kind), events)
 
     # -- reasoning -------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class AnswerParts:
             self._close(events)
 
     def _state(self, state: dict[str, Any], events: list[PartEvent]) -> None:
-        self._new(Part(len(self.parts), "state", state=state), events)
+        self._new(AnswerPart(len(self.parts), "state", state=state), events)
         self._close(events)
 
     # -- tool calls ------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class AnswerParts:
         call.id = call.id or f"call_{self._suffix}_{self._calls.index(call)}"
         if call.extra:
             self._state({"extra_content": {call.id: call.extra}}, events)
-        call.part = self._new(Part(len(self.parts), "tool", id=call.id, name=call.name), events)
+        call.part = self._new(AnswerPart(len(self.parts), "tool", id=call.id, name=call.name), events)
         self._current_call = call
         self._flush(call, events)
 
@@ -220,7 +220,7 @@ class AnswerParts:
         call.waiting.clear()
 
 
-def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[Part]:
+def whole_parts(body: Mapping[str, Any], id_suffix: str) -> list[AnswerPart]:
     """The parts of the first choice of a complete chat response."""
     parts = AnswerParts(id_suffix)
     for choice in first_choice(body):

@@ -9,7 +9,7 @@ import orjson
 
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried
-from gateway.dialects.answer_parts import AnswerParts, Part, PartEvent, first_choice, whole_parts
+from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.dialect import Billed
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, http_status
@@ -57,7 +57,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def stop_reason(
-    finish_reason: object, matched: object, parts: Sequence[Part], stop_sequences: Sequence[str]
+    finish_reason: object, matched: object, parts: Sequence[AnswerPart], stop_sequences: Sequence[str]
 ) -> tuple[str, str | None]:
     """Anthropic's stop reason and stop sequence; `matched` is the string that vLLM reports."""
     if isinstance(matched, str) and matched in stop_sequences:
@@ -161,11 +161,11 @@ _GROWTH: Mapping[str, Any] = {
 }
 
 
-def _delta(part: Part, delta: Mapping[str, Any]) -> bytes:
+def _delta(part: AnswerPart, delta: Mapping[str, Any]) -> bytes:
     return event_frame("content_block_delta", {"type": "content_block_delta", "index": part.index, "delta": delta})
 
 
-def _opened_block(part: Part) -> dict[str, Any]:
+def _opened_block(part: AnswerPart) -> dict[str, Any]:
     """A block without its content, for its first event."""
     if part.kind == "tool":
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
@@ -174,7 +174,7 @@ def _opened_block(part: Part) -> dict[str, Any]:
     return _state_block(part) if part.kind == "state" else {"type": "text", "text": ""}
 
 
-def _finished_block(part: Part) -> dict[str, Any]:
+def _finished_block(part: AnswerPart) -> dict[str, Any]:
     if part.kind == "tool":
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.text)}
     if part.kind == "reasoning":
@@ -182,11 +182,11 @@ def _finished_block(part: Part) -> dict[str, Any]:
     return _state_block(part) if part.kind == "state" else {"type": "text", "text": part.text}
 
 
-def _signature(part: Part) -> str:
+def _signature(part: AnswerPart) -> str:
     return part.signature or carried.seal(part.state)
 
 
-def _state_block(part: Part) -> dict[str, Any]:
+def _state_block(part: AnswerPart) -> dict[str, Any]:
     """Anthropic's redacted thinking unchanged, or another provider's state in its place."""
     blocks = part.state.get("thinking_blocks")
     data = blocks[0].get("data") if isinstance(blocks, list) and len(part.state) == 1 else None

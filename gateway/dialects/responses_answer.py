@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried
-from gateway.dialects.answer_parts import AnswerParts, Part, PartEvent, first_choice, whole_parts
+from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent, first_choice, whole_parts
 from gateway.dialects.dialect import Billed
 from gateway.dialects.responses_tools import OfferedTool, free_form_input
 from gateway.dialects.sse import billed_frame, event_frame
@@ -106,7 +106,7 @@ class ResponseObject:
             "usage": usage_object(usage),
         }
 
-    def item(self, part: Part, status: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
+    def item(self, part: AnswerPart, status: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
         """A part as an output item; without its content while "in_progress"."""
         done = status != "in_progress"
         if part.kind == "tool":
@@ -122,16 +122,16 @@ class ResponseObject:
         sealed = _sealed(part) if done else ""
         return item | ({"encrypted_content": sealed} if sealed else {})
 
-    def item_id(self, part: Part) -> str:
+    def item_id(self, part: AnswerPart) -> str:
         """The id of a part's item."""
         prefix = _PREFIXES.get(part.kind) or ("ctc" if self.tool(part).kind == "custom" else "fc")
         return f"{prefix}_{self.suffix}_{part.index}"
 
-    def tool(self, part: Part) -> OfferedTool:
+    def tool(self, part: AnswerPart) -> OfferedTool:
         """The offered tool of a called function; a plain function for an unknown name."""
         return self._tools.get(part.name) or OfferedTool("function", part.name)
 
-    def _call(self, part: Part, status: str) -> dict[str, Any]:
+    def _call(self, part: AnswerPart, status: str) -> dict[str, Any]:
         tool, text = self.tool(part), part.text if status != "in_progress" else ""
         item: dict[str, Any] = {"id": self.item_id(part), "status": status, "call_id": part.id, "name": tool.name}
         if tool.namespace is not None:
@@ -213,7 +213,7 @@ class ResponsesStream:
             return self._opened(part, at)
         return self._grown(part, at, piece) if step == "grow" else self._closed(part, at)
 
-    def _opened(self, part: Part, at: dict[str, Any]) -> list[bytes]:
+    def _opened(self, part: AnswerPart, at: dict[str, Any]) -> list[bytes]:
         item = self._response.item(part, "in_progress")
         frames = [self._frame("response.output_item.added", output_index=part.index, item=item)]
         if part.kind in ("text", "refusal"):
@@ -221,7 +221,7 @@ class ResponsesStream:
             frames.append(self._frame("response.content_part.added", **at, content_index=0, part=empty))
         return frames
 
-    def _grown(self, part: Part, at: dict[str, Any], piece: str) -> list[bytes]:
+    def _grown(self, part: AnswerPart, at: dict[str, Any], piece: str) -> list[bytes]:
         if part.kind == "text":
             return [self._frame("response.output_text.delta", **at, content_index=0, delta=piece, logprobs=[])]
         if part.kind == "refusal":
@@ -238,7 +238,7 @@ class ResponsesStream:
         frames.append(self._frame("response.reasoning_summary_text.delta", **at, summary_index=0, delta=piece))
         return frames
 
-    def _closed(self, part: Part, at: dict[str, Any]) -> list[bytes]:
+    def _closed(self, part: AnswerPart, at: dict[str, Any]) -> list[bytes]:
         status = "incomplete" if str(self._finish) in _INCOMPLETE else "completed"
         item = self._response.item(part, status, self._logprobs)
         self._items.append(item)
@@ -266,14 +266,14 @@ class ResponsesStream:
         return frames
 
 
-def content_part(part: Part, text: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
+def content_part(part: AnswerPart, text: str, logprobs: Sequence[Any] = ()) -> dict[str, Any]:
     """The content part of a text or refusal."""
     if part.kind == "refusal":
         return {"type": "refusal", "refusal": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
-def _sealed(part: Part) -> str:
+def _sealed(part: AnswerPart) -> str:
     """Sealed state of this part for its provider."""
     state = dict(part.state)
     if part.signature:

@@ -18,7 +18,7 @@ _INPUT_ROLES = frozenset({"user", "system", "developer"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
-class Conversation:
+class MessageBuilder:
     """Builds chat messages from items in order."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.fields import checked, copied, need, objects, read, refused
-from gateway.dialects.responses_items import Conversation
+from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
 
 _PLAIN: Mapping[str, str] = {
@@ -80,7 +80,7 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     _check(fields)
     own = input_items(fields)
     offered = offered_tools(objects(fields.get("tools"), "tools"))
-    conversation = Conversation()
+    conversation = MessageBuilder()
     instructions = read(fields, "instructions", str)
     if instructions:
         conversation.system(instructions)

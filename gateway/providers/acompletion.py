@@ -28,7 +28,7 @@ from gateway.providers.litellm_clients import (
     WHOLE_ONLY,
     CurrentHandler,
     Handlers,
-    Resolved,
+    ProviderNames,
     SdkClients,
     handler_cache,
 )
@@ -100,12 +100,12 @@ class LitellmClient:
         self._http, self._blocking, self._handlers, self._sdk = None, None, None, None
 
     def prepare(
-        self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
+        self, call: Call, found: ProviderNames, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> LitellmCall:
         """A prepared call; `params` and `messages` are the outgoing ones."""
         return LitellmCall(self, call, found.provider, self._arguments(call, found, params, messages))
 
-    def embedding(self, call: Call, found: Resolved, body: Mapping[str, Any]) -> LitellmEmbeddingCall:
+    def embedding(self, call: Call, found: ProviderNames, body: Mapping[str, Any]) -> LitellmEmbeddingCall:
         """A prepared embedding call; `body` holds the input and its parameters."""
         arguments = self._arguments(call, found, {}, [])
         chat_only = ("messages", "stream", "_skip_mcp_handler", "allowed_openai_params", call.max_tokens_param)
@@ -142,7 +142,7 @@ class LitellmClient:
         return "content_filter" if isinstance(error, self._litellm.ContentPolicyViolationError) else ""
 
     def _arguments(
-        self, call: Call, found: Resolved, params: dict[str, Any], messages: list[dict[str, Any]]
+        self, call: Call, found: ProviderNames, params: dict[str, Any], messages: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Keyword arguments for LiteLLM."""
         assert self._sdk is not None

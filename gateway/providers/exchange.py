@@ -47,7 +47,7 @@ USER_AGENT = "seqroute"
 _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
 
 
-class Answer(Protocol):
+class AnswerBody(Protocol):
     """A response body; iterating raises httpx.HTTPError when the connection breaks."""
 
     begun: bool
@@ -87,7 +87,7 @@ class Exchange:
     """A complete response, or the last KEPT_TAIL_BYTES of a stream."""
     whole: bool = False
     failure: type[BaseException] | None = None
-    answer: Answer | None = None
+    answer: AnswerBody | None = None
 
     @property
     def address(self) -> str:

@@ -102,7 +102,7 @@ class CurrentHandler:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ProviderNames:
     """LiteLLM's names of a call's model and provider, with its default key and address."""
 
     model: str
@@ -111,7 +111,7 @@ class Resolved:
     api_base: str | None = None
 
 
-def spoken_as_openai(call: Call) -> Resolved | None:
+def spoken_as_openai(call: Call) -> ProviderNames | None:
     """The call in OpenAI's dialect, where LiteLLM's code cannot stream; else None."""
     named, _, model = call.litellm_model.partition("/")
     provider = call.options.get("custom_llm_provider")
@@ -125,7 +125,7 @@ def spoken_as_openai(call: Call) -> Resolved | None:
         raise CallRefused(f"{named}: expected an api_base for the deployment, got nothing")
     base = base if base.endswith(prefix or base) else base + prefix
     key = None if call.api_base or call.api_key else os.environ.get(variable)
-    return Resolved(model, "custom_openai", key, base)
+    return ProviderNames(model, "custom_openai", key, base)
 
 
 def sdk_providers(litellm: Any) -> frozenset[str]:
@@ -166,7 +166,7 @@ class SdkClients:
             return "azure"
         return "openai" if provider in self._by_sdk else "http"
 
-    def client(self, call: Call, found: Resolved) -> Any:
+    def client(self, call: Call, found: ProviderNames) -> Any:
         """The SDK's client for a call's address and key."""
         wanted = (found.provider, found.api_base, call.api_base, call.api_key, call.options.get("api_version"))
         client = self._clients.get(wanted)
@@ -176,7 +176,7 @@ class SdkClients:
             client = self._clients[wanted] = self._new_client(call, found)
         return client
 
-    def _new_client(self, call: Call, found: Resolved) -> Any:
+    def _new_client(self, call: Call, found: ProviderNames) -> Any:
         # A key from the environment is never sent to a configured address.
         keyless = NO_KEY if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY", NO_KEY)
         common = {

@@ -25,7 +25,7 @@ from gateway.providers.call import Call, Lane, PreparedCall
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
-from gateway.providers.litellm_clients import LOOKING_UP, Resolved, spoken_as_openai
+from gateway.providers.litellm_clients import LOOKING_UP, ProviderNames, spoken_as_openai
 from gateway.providers.parameters import (
     SIGNED,
     Shaped,
@@ -74,7 +74,7 @@ class Upstream:
         self._thin: DirectClient | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
-        self._resolutions: dict[tuple[Any, ...], Resolved] = {}
+        self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
         self._targets: dict[tuple[str | None, ...], Target] = {}
         self._steering: frozenset[str] = frozenset()
 
@@ -205,7 +205,7 @@ class Upstream:
         thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)
         return (*names, "messages[].content[].thinking") if thinking else names
 
-    def _outgoing(self, call: Call, found: Resolved) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _outgoing(self, call: Call, found: ProviderNames) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """A copy of the outgoing parameters and messages, which the clients modify."""
         messages = outgoing_messages(
             call.messages,
@@ -216,16 +216,16 @@ class Upstream:
             with_signatures(messages)
         return self._shaped(call, found).arguments, messages
 
-    def _limited(self, call: Call, found: Resolved) -> Call:
+    def _limited(self, call: Call, found: ProviderNames) -> Call:
         """The call without a limit that was not asked for, where its provider can do without."""
         if call.limited or self._target(call, found).needs_limit:
             return call
         return replace(call, max_tokens=None)
 
-    def _shaped(self, call: Call, found: Resolved) -> Shaped:
+    def _shaped(self, call: Call, found: ProviderNames) -> Shaped:
         return shaped(call, self._target(call, found), self._steering)
 
-    def _target(self, call: Call, found: Resolved) -> Target:
+    def _target(self, call: Call, found: ProviderNames) -> Target:
         wanted = (found.model, found.provider, call.api_base)
         target = self._targets.get(wanted)
         if target is None:
@@ -234,7 +234,7 @@ class Upstream:
             target = self._targets[wanted] = target_of(self._litellm, found.model, found.provider, call.api_base)
         return target
 
-    def _resolved(self, call: Call) -> Resolved:
+    def _resolved(self, call: Call) -> ProviderNames:
         """LiteLLM's names of model and provider, cached."""
         wanted = (call.litellm_model, call.options.get("custom_llm_provider"), call.api_base, bool(call.api_key))
         known = self._resolutions.get(wanted)
@@ -251,7 +251,7 @@ class Upstream:
         except Exception:  # noqa: BLE001 - its message would repeat our arguments
             raise CallRefused("no provider is known for the model") from None
         # A key found for another address must not be sent to the deployment's.
-        found = Resolved(model, provider, None if call.api_base or call.api_key else key, base or call.api_base)
+        found = ProviderNames(model, provider, None if call.api_base or call.api_key else key, base or call.api_base)
         if len(self._resolutions) >= _MAX_PROVIDERS:
             self._resolutions.clear()
         self._resolutions[wanted] = found

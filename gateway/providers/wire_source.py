@@ -22,7 +22,7 @@ from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import PLACES, take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
-from gateway.providers.exchange import Answer, Exchange, wire_fault
+from gateway.providers.exchange import AnswerBody, Exchange, wire_fault
 from gateway.providers.inband import fault_in
 from gateway.providers.waiting import Patience
 
@@ -61,7 +61,7 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
 class WireSource:
     """Reads chunks as dicts; raises errors inside the response as faults."""
 
-    def __init__(self, answer: Answer, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
+    def __init__(self, answer: AnswerBody, exchange: Exchange, idle_timeout_s: float, deadline: float) -> None:
         self._pieces = aiter(answer)
         self._answer = answer
         self._exchange = exchange

@@ -59,7 +59,7 @@ def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
 
 def feasible(
     chat: ChatRequest,
-    wish: RequestedModel,
+    requested: RequestedModel,
     catalog: Catalog,
     breaker: Breaker,
     *,
@@ -72,7 +72,7 @@ def feasible(
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
     for model in catalog.of_mode(chat.mode):
         healthy = tuple(breaker.healthy(model.deployments))
-        why_not = _why_not(chat, wish, model, healthy, allow_lists, bound_to, prompt_tokens)
+        why_not = _why_not(chat, requested, model, healthy, allow_lists, bound_to, prompt_tokens)
         options.append(Eligibility(model=model, healthy=healthy, why_not=why_not))
     return options
 
@@ -115,7 +115,7 @@ def _overflow(models: Sequence[Model], prompt_tokens: int) -> GatewayError:
 
 def _why_not(
     chat: ChatRequest,
-    wish: RequestedModel,
+    requested: RequestedModel,
     model: Model,
     healthy: Sequence[Deployment],
     allow_lists: Sequence[frozenset[str] | None],
@@ -124,7 +124,7 @@ def _why_not(
 ) -> str:
     if any(allowed is not None and model.name not in allowed for allowed in allow_lists):
         return NOT_ALLOWED
-    if wish.pinned is not None and model.name != wish.pinned:
+    if requested.pinned is not None and model.name != requested.pinned:
         return "not the pinned model"
     missing = chat.capabilities - model.capabilities
     if missing:
@@ -134,6 +134,6 @@ def _why_not(
         return TOO_SMALL
     if not healthy:
         return "unhealthy"
-    if bound_to is not None and wish.pinned is None and model.name != bound_to:
+    if bound_to is not None and requested.pinned is None and model.name != bound_to:
         return "tool loop on another model"
     return ""

@@ -53,12 +53,12 @@ class Router:
         self._rule = rule
         self._guarded: dict[str, tuple[Policy, float, WithFallback]] = {}
 
-    def lambda_per_usd(self, wish: RequestedModel, asked_per_usd: float | None) -> float:
+    def lambda_per_usd(self, requested: RequestedModel, asked_per_usd: float | None) -> float:
         """Lambda of this turn: from the header, else the preset, else the default."""
         if asked_per_usd is not None:
             return asked_per_usd
-        if wish.preset is not None:
-            return self.presets()[wish.preset]
+        if requested.preset is not None:
+            return self.presets()[requested.preset]
         return self._settings().default_lambda
 
     def presets(self) -> Mapping[str, float]:
@@ -67,9 +67,9 @@ class Router:
         rule = champion.reference.policy_id.startswith(RULE_PREFIX)
         return {**LAMBDA_PRESETS, **(self._settings().lambda_presets if rule else champion.lambda_presets)}
 
-    def decide(self, observation: Observation, uniform: float, wish: RequestedModel, session_key: str) -> Routed:
+    def decide(self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str) -> Routed:
         """One decision. Policy faults never raise; at least one candidate must be feasible."""
-        if wish.pinned is not None:
+        if requested.pinned is not None:
             return Routed(forced(observation, "pinned"), None)
         if observation.mask.sum() == 1:
             return Routed(forced(observation, forced_reason(observation)), None)

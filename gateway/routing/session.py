@@ -155,7 +155,7 @@ def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) ->
     return memory.last_model
 
 
-def news(
+def memory_update(
     *,
     model: str,
     messages: Sequence[Mapping[str, Any]],

@@ -112,7 +112,7 @@ class TurnContext:
     caller: Caller
     chat: ChatRequest
     asked: TurnHeaders
-    wish: guard.RequestedModel
+    requested: guard.RequestedModel
     session_id: str
     row: SessionRow | None
     memory: sessions.SessionMemory

@@ -116,13 +116,13 @@ class Decider:
             budget_nanousd=context.budget_nanousd,
             left_nanousd=funds.left_nanousd,
             expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),
-            lambda_per_usd=self._router.lambda_per_usd(context.wish, context.asked.lambda_per_usd),
+            lambda_per_usd=self._router.lambda_per_usd(context.requested, context.asked.lambda_per_usd),
             at_ms=context.started_ms,
             explore=context.explores and self._exploring.allows(),
         )
         uniform = self._uniform()
         routed = self._router.decide(
-            observation, uniform, context.wish, f"{context.caller.tenant_id}/{context.session_id}"
+            observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
         return RoutingDecision(

@@ -118,7 +118,7 @@ class Judge:
         score = read_score(reply)
         if score is None:
             return "unreadable"
-        signal = feedback.Signal("decision", case.decision_id, feedback.JUDGE, settings.model[:64], score, None)
+        signal = feedback.FeedbackSignal("decision", case.decision_id, feedback.JUDGE, settings.model[:64], score, None)
         made = self._new_id("fb")
         try:
             await self._database.write(lambda c: feedback.store(c, signal, case.tenant_id, made, now_ms(self._clock)))

@@ -89,7 +89,7 @@ class Preparation:
     ) -> TurnContext:
         """Find the session, count the prompt, and determine the eligible models."""
         catalog = self._configuration().catalog
-        wish = guard.parse_model(chat.model, catalog)
+        requested = guard.parse_model(chat.model, catalog)
         prompt = await self._tokens.count(chat.messages, chat.params)
         if chat.token_ids:
             prompt += PromptTokens(chat.token_ids, chat.token_ids)
@@ -109,7 +109,7 @@ class Preparation:
             chat=chat,
             dialect=dialect,
             asked=asked,
-            wish=wish,
+            requested=requested,
             session_id=session_id,
             row=row,
             memory=memory,
@@ -124,7 +124,7 @@ class Preparation:
         )
         if asked.budget_visible and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
-        options = self._options(caller, chat, wish, bound_to, context.prompt.estimate)
+        options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
         guard.refuse_when_none(options, chat.model, context.prompt.estimate, chat.mode)
         return replace(context, options=options)
 
@@ -135,18 +135,23 @@ class Preparation:
             [*chat.messages, *map(system_message, (*context.notes, WRAP_UP_NOTE))], chat.params
         )
         bound_to = sessions.answered_by(context.memory, chat.messages) if chat.provider_bound else None
-        options = self._options(context.caller, chat, context.wish, bound_to, prompt.estimate)
+        options = self._options(context.caller, chat, context.requested, bound_to, prompt.estimate)
         return replace(
             context, chat=chat, prompt=prompt, options=options, notes=(*context.notes, WRAP_UP_NOTE), closing=True
         )
 
     def _options(
-        self, caller: Caller, chat: ChatRequest, wish: guard.RequestedModel, bound_to: str | None, prompt_tokens: int
+        self,
+        caller: Caller,
+        chat: ChatRequest,
+        requested: guard.RequestedModel,
+        bound_to: str | None,
+        prompt_tokens: int,
     ) -> list[guard.Eligibility]:
         catalog = self._configuration().catalog
         return guard.feasible(
             chat,
-            wish,
+            requested,
             catalog,
             self._breaker,
             allow_lists=(caller.tenant_models, caller.key_models),

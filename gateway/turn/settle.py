@@ -216,10 +216,10 @@ class Settlements:
         self._leases.drop(attempt.hold_id)
         context, model = attempt.context, attempt.model
         # Embeddings are not turns of the conversation and do not change its memory.
-        news = (
+        update = (
             None
             if context.chat.mode != "chat"
-            else sessions.news(
+            else sessions.memory_update(
                 explores=context.explores,
                 model=model,
                 messages=context.chat.messages,
@@ -246,7 +246,7 @@ class Settlements:
                     amount_nanousd=bill.amount_nanousd,
                     usage_source=bill.usage_source,
                     decision=columns,
-                    session_memory=news,
+                    session_memory=update,
                     close_session=context.asked.end_session and columns is not None,
                     answer=answer,
                     beginning=None if columns is None else _beginning(context, message),

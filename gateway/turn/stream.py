@@ -104,7 +104,7 @@ class StreamPump:
         self._progress_s = progress_s
         self._buffer_bytes = buffer_bytes
         self._client_stall_s = client_stall_s
-        self._received = _Received()
+        self._received = _ReceivedPart()
         self._buffer = bytearray()
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
@@ -246,7 +246,7 @@ class StreamPump:
                 _log.warning("stream progress not written: %s", error.code)
 
 
-class _Received:
+class _ReceivedPart:
     """The received part: counted cheaply per chunk, kept as text up to a limit."""
 
     def __init__(self) -> None:

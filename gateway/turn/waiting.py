@@ -21,10 +21,10 @@ Account = tuple[str, str]
 """A tenant id and a session id; "" for the tenant's own account."""
 
 
-class Place:
+class QueuePlace:
     """One turn's place in a queue, made by `HeldMoney.line`."""
 
-    def __init__(self, line: list[Place], wait_s: float) -> None:
+    def __init__(self, line: list[QueuePlace], wait_s: float) -> None:
         self._line = line
         self._until_s = asyncio.get_running_loop().time() + wait_s
         self._called = asyncio.Event()
@@ -69,7 +69,7 @@ class HeldMoney:
 
     def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
         self._on_wait = on_wait
-        self._lines: dict[Account, list[Place]] = {}
+        self._lines: dict[Account, list[QueuePlace]] = {}
         self._arriving: Counter[Account] = Counter()
 
     @property
@@ -93,10 +93,10 @@ class HeldMoney:
         return self._arriving[session]
 
     @contextmanager
-    def line(self, account: Account, wait_s: float) -> Iterator[Place]:
+    def line(self, account: Account, wait_s: float) -> Iterator[QueuePlace]:
         """Join an account's queue, for at most `wait_s`."""
         line = self._lines.setdefault(account, [])
-        place = Place(line, wait_s)
+        place = QueuePlace(line, wait_s)
         line.append(place)
         self._on_wait()
         try:

@@ -25,7 +25,7 @@ LOOK_BACK_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class BudgetedAccount:
     """An account with a budget, as it stands."""
 
     kind: str
@@ -64,7 +64,7 @@ def record(
     return made
 
 
-def _accounts(connection: Connection, since_ms: int) -> list[Account]:
+def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
     found = []
     for kind, table, id_column, recent in (
         ("tenant", tenants, tenants.c.tenant_id, None),
@@ -85,8 +85,8 @@ def _accounts(connection: Connection, since_ms: int) -> list[Account]:
     return found
 
 
-def _account(kind: str, row: Any) -> Account:
-    return Account(
+def _account(kind: str, row: Any) -> BudgetedAccount:
+    return BudgetedAccount(
         kind=kind,
         account_id=row["account_id"],
         tenant_id=row["tenant_id"],
@@ -98,7 +98,7 @@ def _account(kind: str, row: Any) -> Account:
 
 
 def _queue(
-    connection: Connection, account: Account, threshold: int, url: str, at_ms: int, new_id: Callable[[str], str]
+    connection: Connection, account: BudgetedAccount, threshold: int, url: str, at_ms: int, new_id: Callable[[str], str]
 ) -> int:
     event_id = new_id("evt")
     soft = account.soft_budget_nanousd if threshold == SOFT else None

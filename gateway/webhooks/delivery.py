@@ -36,7 +36,7 @@ MAX_PAUSE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ClaimedMessage:
     """One claimed message."""
 
     event_id: str
@@ -97,7 +97,7 @@ class Webhooks:
         done = await asyncio.gather(*(self._send(http, message, secrets) for message in claimed))
         return sum(done)
 
-    async def _send(self, http: aiohttp.ClientSession, message: Message, secrets: Mapping[str, Secret]) -> bool:
+    async def _send(self, http: aiohttp.ClientSession, message: ClaimedMessage, secrets: Mapping[str, Secret]) -> bool:
         secret = secrets.get(message.url)
         accepted = False
         if secret is not None:  # a target that was taken out of the configuration gets nothing more
@@ -130,7 +130,7 @@ def pause_s(attempts: int, uniform: float) -> float:
     return full * (0.5 + 0.5 * uniform)
 
 
-def claim(connection: Connection, at_ms: int) -> list[Message]:
+def claim(connection: Connection, at_ms: int) -> list[ClaimedMessage]:
     """Take the messages that are due: the process that moves a message's due time sends it."""
     e = webhook_events.c
     due = connection.execute(
@@ -144,11 +144,11 @@ def claim(connection: Connection, at_ms: int) -> list[Message]:
             .values(due_at_ms=at_ms + CLAIM_MS, attempts=row["attempts"] + 1)
         )
         if moved.rowcount == 1:
-            claimed.append(Message(row["event_id"], row["url"], row["body"], row["attempts"]))
+            claimed.append(ClaimedMessage(row["event_id"], row["url"], row["body"], row["attempts"]))
     return claimed
 
 
-def resolve(connection: Connection, message: Message, accepted: bool, at_ms: int, pause_ms: int) -> None:
+def resolve(connection: Connection, message: ClaimedMessage, accepted: bool, at_ms: int, pause_ms: int) -> None:
     """Close a message that was accepted or given up; else say when to try again."""
     given_up = message.attempts + 1 >= MAX_ATTEMPTS
     values = (

@@ -13,7 +13,7 @@ from train.config import GateConfig, OpeConfig, TrainConfig
 from train.evaluate.evaluate import compare, describe
 from train.evaluate.gate import judge, tail
 from train.evaluate.ope import Logged
-from train.evaluate.simulate import Played
+from train.evaluate.simulate import PlayedLog
 from train.log.episodes import Episodes, blank_episodes
 
 F64 = NDArray[np.float64]
@@ -60,7 +60,7 @@ def a_log(generator: np.random.Generator, sessions: int, floor: float) -> Episod
     return episodes
 
 
-def played(episodes: Episodes, choice: NDArray[np.int64], grades: F64) -> Played:
+def played(episodes: Episodes, choice: NDArray[np.int64], grades: F64) -> PlayedLog:
     probabilities = np.eye(2)[choice]
     at = episodes.action[..., None]
     ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
@@ -70,4 +70,4 @@ def played(episodes: Episodes, choice: NDArray[np.int64], grades: F64) -> Played
     nothing = np.zeros(episodes.valid.shape)
     logged = Logged(episodes.valid, ratio, reward, q, v)
     starved = np.zeros(episodes.sessions, np.bool_)
-    return Played(probabilities, score, logged, nothing, starved, nothing.sum(axis=1))
+    return PlayedLog(probabilities, score, logged, nothing, starved, nothing.sum(axis=1))

@@ -15,7 +15,7 @@ from gateway.catalog.prices import Prices
 from gateway.config.settings import LimitSettings
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.ledger.records import merge_memory
-from gateway.routing.session import SessionMemory, news
+from gateway.routing.session import SessionMemory, memory_update
 
 FEMTOUSD_PER_MTOK_USD = 10**9
 
@@ -59,4 +59,4 @@ def chat(messages: Any = "hello", **fields: Any) -> ChatRequest:
 
 def remember(memory: SessionMemory, **turn: Any) -> SessionMemory:
     """The memory after a turn, as the ledger merges it."""
-    return SessionMemory.from_json(merge_memory(orjson.dumps(memory).decode(), news(**turn)))
+    return SessionMemory.from_json(merge_memory(orjson.dumps(memory).decode(), memory_update(**turn)))

@@ -143,7 +143,7 @@ def test_a_long_plan_goes_on_as_it_settled() -> None:
     assert plan.spend_usd == pytest.approx(spend, rel=0.1)
 
 
-def resolved(remaining: float, turns: float = 4.0, floor: float = 0.0) -> budgeting.Resolved:
+def resolved(remaining: float, turns: float = 4.0, floor: float = 0.0) -> budgeting.ResolvedPrice:
     quality, cost = np.array([0.6, 0.9]), np.array([1.0, 10.0])
     return budgeting.resolve(quality, quality, cost, cost, cost, TWO, remaining, turns, floor, 0.1)
 

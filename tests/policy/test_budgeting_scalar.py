@@ -92,5 +92,5 @@ def test_what_is_spent_falls_as_the_price_rises() -> None:
 def test_where_one_turn_is_left_nothing_comes_later() -> None:
     session = scalar.Session([0.5, 0.9], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [True, True], 0.0, 0.1)
     found = scalar.resolve(session, [0.4, 0.95], remaining_usd=10.0, lambda_floor_per_usd=0.1)
-    assert found.later == scalar.Later([0.0, 0.0], [0.0, 0.0])
+    assert found.later == scalar.ScalarPlan([0.0, 0.0], [0.0, 0.0])
     assert found.scores == pytest.approx([0.4 - 0.1, 0.95 - 0.2])

@@ -12,8 +12,8 @@ import typer
 
 from train.cli.options import (
     AsJson,
-    CommandError,
     Config,
+    InvalidOption,
     Seed,
     Training,
     database_url,
@@ -59,7 +59,7 @@ def replay(
     from train.replay.targets import lines
 
     if preset not in PRESETS:
-        raise CommandError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        raise InvalidOption(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     try:
         grid = narrow(
             PRESETS[preset](),
@@ -84,7 +84,7 @@ def replay(
             )
             report = run(options)
     except (DataError, OptionError) as error:
-        raise CommandError(str(error)) from error
+        raise InvalidOption(str(error)) from error
     json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
     kept.clear()
     print(f"{len(report['rows']):,} rows in {json_file}")
@@ -214,7 +214,7 @@ def import_logs(
     try:
         settings, catalog = load(config, os.environ)
     except SettingsError as error:
-        raise CommandError("\n".join(error.problems)) from error
+        raise InvalidOption("\n".join(error.problems)) from error
     url = settings.general.database_url.reveal()
     with Bar() as progress:
         job = Import(file, catalog, url, settings.policy.directory, now_ms(), shadow)

@@ -10,9 +10,9 @@ import typer
 
 from train.cli.options import (
     AsJson,
-    CommandError,
     Config,
     DataFolder,
+    InvalidOption,
     LogFolder,
     Seed,
     Training,
@@ -121,7 +121,7 @@ def frontier(
     """Plot quality against cost over lambda and budgets, with intervals, for the log's sessions."""
     chosen = training_settings(training, seed, data)
     if data is not None and tenant is not None:
-        raise CommandError("--tenant: a replay folder has no tenants; expected one of --tenant and --data")
+        raise InvalidOption("--tenant: a replay folder has no tenants; expected one of --tenant and --data")
     from train.nightly.frontier import Wanted, describe, frontier_of, write
 
     with Bar() as progress:
@@ -150,7 +150,7 @@ def pretrain(
     config = PretrainConfig(catalogues=catalogues or defaults.catalogues, steps=steps or defaults.steps)
     made = recipe(config.sizes, seed)
     if (out / made.policy_id).exists():
-        raise CommandError(f"--out: {out / made.policy_id} is there already; a checkpoint is written once")
+        raise InvalidOption(f"--out: {out / made.policy_id} is there already; a checkpoint is written once")
     with Bar() as progress:
         layers = pretrain(config, seed, progress.show)
     save(out / made.policy_id, made, {"network": layers_as_part(layers)})
@@ -164,7 +164,7 @@ def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, pro
     from train.nightly.nightly import Nightly
 
     if data is not None and log is not None:
-        raise CommandError("--log: expected one of --log and --data, found both")
+        raise InvalidOption("--log: expected one of --log and --data, found both")
     if data is not None:
         return Nightly("", PolicySettings(), runs, "", now_ms, progress=progress.show)
     settings = gateway_settings(config)

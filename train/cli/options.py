@@ -31,19 +31,19 @@ DataFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")]
 
 
-class CommandError(InputError):
+class InvalidOption(InputError):
     """An invalid command line."""
 
 
 def gateway_settings(path: Path) -> Settings:
-    """Read the gateway's configuration. Raises CommandError."""
+    """Read the gateway's configuration. Raises InvalidOption."""
     from gateway.config.load import load_settings
     from gateway.config.reader import SettingsError
 
     try:
         return load_settings(path, os.environ)
     except SettingsError as error:
-        raise CommandError("\n".join(error.problems)) from error
+        raise InvalidOption("\n".join(error.problems)) from error
 
 
 def database_url(path: Path) -> str:
@@ -54,7 +54,7 @@ def database_url(path: Path) -> str:
     try:
         return read_database_url(path, os.environ).reveal()
     except SettingsError as error:
-        raise CommandError("\n".join(error.problems)) from error
+        raise InvalidOption("\n".join(error.problems)) from error
 
 
 def training_settings(path: Path | None, seed: int | None, data: Path | None = None) -> TrainConfig:
@@ -72,36 +72,36 @@ def training_settings(path: Path | None, seed: int | None, data: Path | None = N
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
-            raise CommandError(f"{path}: expected a readable file: {error.strerror}") from error
+            raise InvalidOption(f"{path}: expected a readable file: {error.strerror}") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CommandError(f"{path}: expected YAML in UTF-8") from error
+            raise InvalidOption(f"{path}: expected YAML in UTF-8") from error
     if not isinstance(values, Mapping):
-        raise CommandError(f"{path}: expected a mapping, got {kind_of(values)}")
+        raise InvalidOption(f"{path}: expected a mapping, got {kind_of(values)}")
     try:
         return from_mapping(values, seed)
     except ConfigError as error:
-        raise CommandError(f"{path}: {error}") from error
+        raise InvalidOption(f"{path}: {error}") from error
 
 
 def run_date(text: str | None, option: str = "--date") -> str:
-    """Validate a date; the default is today, UTC. Raises CommandError."""
+    """Validate a date; the default is today, UTC. Raises InvalidOption."""
     if text is None:
         return datetime.now(UTC).date().isoformat()
     try:
         return calendar_date.fromisoformat(text).isoformat()
     except ValueError as error:
-        raise CommandError(f'{option}: expected YYYY-MM-DD, got "{text}"') from error
+        raise InvalidOption(f'{option}: expected YYYY-MM-DD, got "{text}"') from error
 
 
 def tenant_named(url: str, name: str) -> str:
-    """Id of the tenant with this name or id. Raises CommandError."""
+    """Id of the tenant with this name or id. Raises InvalidOption."""
     from gateway.accounts import tenants
     from gateway.database.database import transaction
 
     with transaction(url, read_only=True) as connection:
         found = tenants.find_tenant(connection, name) or tenants.find_tenant_by_name(connection, name)
     if found is None:
-        raise CommandError(f'--tenant: expected a name or an id, found no tenant "{name}"')
+        raise InvalidOption(f'--tenant: expected a name or an id, found no tenant "{name}"')
     return found.tenant_id
 
 

@@ -16,7 +16,7 @@ from train.evaluate import ope
 from train.evaluate.fqe import fitted_q_evaluation, values
 from train.evaluate.gate import Evidence, normal_quantile, tail
 from train.evaluate.ope import Interval, Logged
-from train.evaluate.simulate import Played, play, probabilities_as_logged
+from train.evaluate.simulate import PlayedLog, play, probabilities_as_logged
 from train.fit.network import tenant_weights
 from train.log.episodes import Episodes
 
@@ -158,7 +158,7 @@ def rewards_of(episodes: Episodes, grades: F64) -> F64:
 
 
 def describe(
-    played: Played, sequential: Mapping[str, F64], episodes: Episodes, turns: F64, below: float, config: TrainConfig
+    played: PlayedLog, sequential: Mapping[str, F64], episodes: Episodes, turns: F64, below: float, config: TrainConfig
 ) -> Judged:
     """Summarize one policy with intervals; `below` is the probability below each lower bound."""
 
@@ -181,8 +181,8 @@ def describe(
 
 def compare(
     name: str,
-    candidate: Played,
-    incumbent: Played,
+    candidate: PlayedLog,
+    incumbent: PlayedLog,
     candidate_sequential: Mapping[str, F64],
     incumbent_sequential: Mapping[str, F64],
     judged: Judged,
@@ -219,8 +219,8 @@ def compare(
 
 
 def gain_sd(
-    candidate: Played,
-    incumbent: Played,
+    candidate: PlayedLog,
+    incumbent: PlayedLog,
     untouched: Episodes,
     grades: F64,
     shares: F64,

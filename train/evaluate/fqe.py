@@ -22,7 +22,7 @@ FEATURES = 5
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class FittedEvaluation:
     """Weights (T + 1, FEATURES): row h gives the later value with h turns left; row 0 is unused."""
 
     weights: F64
@@ -48,7 +48,7 @@ def turns_left(episodes: Episodes) -> NDArray[np.int64]:
 
 def fitted_q_evaluation(
     episodes: Episodes, grades: F64, rewards: F64, target: F64, penalty: float = PENALTY
-) -> Evaluation:
+) -> FittedEvaluation:
     """Regress V_{h-1}(next) on the logged action's features, backwards in turns left h.
 
     grades, target (S, T, K): reward model and the evaluated policy's probabilities; rewards (S, T) without NaN.
@@ -70,7 +70,7 @@ def fitted_q_evaluation(
         value = np.sum(target * (grades + phi @ weights[h]), axis=-1)
         rows, columns = np.nonzero(here & (np.arange(horizon) > 0)[None, :])
         following[rows, columns - 1] = value[rows, columns]
-    return Evaluation(weights)
+    return FittedEvaluation(weights)
 
 
 def _around_mean(x: F64, y: F64, penalty: float) -> F64:
@@ -82,7 +82,7 @@ def _around_mean(x: F64, y: F64, penalty: float) -> F64:
     return w
 
 
-def values(evaluation: Evaluation, episodes: Episodes, grades: F64, target: F64) -> tuple[F64, F64]:
+def values(evaluation: FittedEvaluation, episodes: Episodes, grades: F64, target: F64) -> tuple[F64, F64]:
     """Values to go of the logged actions and of the evaluated policy: (q, v), each (S, T)."""
     left = np.minimum(turns_left(episodes), len(evaluation.weights) - 1)
     weights = evaluation.weights[left]

@@ -33,7 +33,7 @@ BUDGET_RANGE = (0.7, 1.5)
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepSetting:
     """One point of a sweep: lambda and the budget of every session (None: the log's)."""
 
     lambda_per_usd: float
@@ -45,7 +45,7 @@ class Outcome:
     """Result of one policy under one setting, (S,) each: summed score, bill, whether it starved."""
 
     policy: str
-    setting: Setting
+    setting: SweepSetting
     score: F64
     spent_usd: F64
     starved: F64
@@ -61,7 +61,7 @@ class Sample:
     weight_cap: float
 
 
-class Resampled:
+class SessionResamples:
     """Bootstrap weights over sessions, (R, S), shared by all means."""
 
     def __init__(self, turns: F64, seed: int, resamples: int = RESAMPLES) -> None:
@@ -80,14 +80,14 @@ class Resampled:
         return np.asarray(np.tensordot(self.weights, values, axes=(1, 0)) / len(self.turns))
 
 
-def lambda_settings(episodes: Episodes) -> list[Setting]:
+def lambda_settings(episodes: Episodes) -> list[SweepSetting]:
     """Lambda 0 and a geometric sweep in units of the log's mean bill."""
     bill = max(float(episodes.cost_usd[episodes.valid].mean()), 1e-12)
     low, high = LAMBDA_RANGE
-    return [Setting(0.0), *(Setting(float(x)) for x in np.geomspace(low, high, LAMBDAS) / bill)]
+    return [SweepSetting(0.0), *(SweepSetting(float(x)) for x in np.geomspace(low, high, LAMBDAS) / bill)]
 
 
-def budget_settings(episodes: Episodes) -> list[Setting]:
+def budget_settings(episodes: Episodes) -> list[SweepSetting]:
     """Geometric sweep of one budget for all sessions, around the session costs of single models."""
     costs = expected_cost_usd(episodes.cost_quantiles_usd.astype(np.float64))
     able = episodes.mask & episodes.valid[..., None]
@@ -95,10 +95,10 @@ def budget_settings(episodes: Episodes) -> list[Setting]:
     costliest = np.where(able, costs, 0.0).max(axis=-1, initial=0.0)
     low, high = (float(np.where(episodes.valid, x, 0.0).sum(axis=1).mean()) for x in (cheapest, costliest))
     low, high = max(low * BUDGET_RANGE[0], 1e-12), max(high * BUDGET_RANGE[1], 1e-12)
-    return [Setting(0.0, float(x)) for x in np.geomspace(low, max(high, low * 2), BUDGETS)]
+    return [SweepSetting(0.0, float(x)) for x in np.geomspace(low, max(high, low * 2), BUDGETS)]
 
 
-def outcome(policy: Policy, setting: Setting, sample: Sample, name: str | None = None) -> Outcome:
+def outcome(policy: Policy, setting: SweepSetting, sample: Sample, name: str | None = None) -> Outcome:
     """Play one policy under one setting."""
     logged = sample.episodes
     asked = replace(logged, lambda_per_usd=np.full_like(logged.lambda_per_usd, setting.lambda_per_usd))
@@ -112,7 +112,7 @@ def outcome(policy: Policy, setting: Setting, sample: Sample, name: str | None =
 
 
 def sweep(
-    policy: Policy, settings: Sequence[Setting], sample: Sample, step: Callable[[], None] = lambda: None
+    policy: Policy, settings: Sequence[SweepSetting], sample: Sample, step: Callable[[], None] = lambda: None
 ) -> list[Outcome]:
     """Play the policy under every setting."""
     found = []
@@ -126,7 +126,7 @@ def single_models(sample: Sample, step: Callable[[], None] = lambda: None) -> li
     """Play every model alone under the log's budgets, with the cheapest as its fallback."""
     found = []
     for model in sample.episodes.models:
-        found.append(outcome(Fixed(model), Setting(0.0), sample, f"only {model}"))
+        found.append(outcome(Fixed(model), SweepSetting(0.0), sample, f"only {model}"))
         step()
     return found
 
@@ -148,7 +148,7 @@ def least_budget(budgets_usd: F64, quality: F64, wanted: float) -> float:
     return float(np.exp(np.log(budgets_usd[i - 1]) + share * np.log(budgets_usd[i] / budgets_usd[i - 1])))
 
 
-def budget_for(outcomes: Sequence[Outcome], wanted: float, resampled: Resampled) -> dict[str, Any]:
+def budget_for(outcomes: Sequence[Outcome], wanted: float, resampled: SessionResamples) -> dict[str, Any]:
     """Least budget per session for a quality, with its 95 % interval; null where out of reach."""
     budgets = np.array([o.setting.budget_usd for o in outcomes], np.float64)
     scores = np.stack([o.score for o in outcomes], axis=1)
@@ -179,7 +179,7 @@ def presets_of(outcomes: Sequence[Outcome], shares: Mapping[str, float]) -> dict
     return found
 
 
-def as_point(outcome: Outcome, resampled: Resampled) -> dict[str, Any]:
+def as_point(outcome: Outcome, resampled: SessionResamples) -> dict[str, Any]:
     """A point as JSON with 95 % intervals: quality per turn, bill per session, starved share."""
     turns = float(resampled.turns.sum())
     return {

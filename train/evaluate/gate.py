@@ -40,7 +40,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """Decision of the gate with its reasons."""
 
     outcome: Outcome
@@ -48,26 +48,26 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(evidence: Sequence[Evidence], config: GateConfig) -> Verdict:
+def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
     """Choose a candidate that passes every test, or give the reasons why none does.
 
     Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network at
     most `network_tie` behind that one is taken in its place.
     """
     if not evidence:
-        return Verdict("keep", None, ("there is no candidate",))
+        return GateVerdict("keep", None, ("there is no candidate",))
     passed = [item for item in evidence if not objections(item, config)]
     if passed:
         best = max(passed, key=lambda item: (item.tuned_score, item.gain.low))
         networks = [item for item in passed if item.network and item.gain.mean >= best.gain.mean - config.network_tie]
         best = max(networks or [best], key=lambda item: (item.tuned_score, item.gain.low))
-        return Verdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
+        return GateVerdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
     best = max(evidence, key=lambda item: (item.gain.mean, item.name))
     reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))
     short = shortage(best, config, len(evidence))
     if short is not None:
-        return Verdict("not enough data", None, (short, *reasons))
-    return Verdict("keep", None, reasons)
+        return GateVerdict("not enough data", None, (short, *reasons))
+    return GateVerdict("keep", None, reasons)
 
 
 def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:

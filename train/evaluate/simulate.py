@@ -25,7 +25,7 @@ I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedLog:
     """Result of one policy on every session, (S, T)."""
 
     probabilities: F64
@@ -39,7 +39,7 @@ class Played:
 
 def play(
     policy: Policy, episodes: Episodes, grades: F64, *, seed: int, weight_cap: float, budget_multiple: float = 1.0
-) -> Played:
+) -> PlayedLog:
     """Run a policy through the sessions. Deterministic given the seed.
 
     `grades` (S, T, K) are the reward model's scores, fitted on other sessions.
@@ -67,7 +67,7 @@ def play(
         answered[i, turn] = True
     logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
     score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
-    return Played(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
+    return PlayedLog(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
 
 
 def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from policy.checkpoint import Loaded, Recipe, load, save
-from train.fit.reward_model import QualityModel, Space
+from train.fit.reward_model import RewardModel, Space
 from train.fit.tune import as_arrays
 
 QUALITY = "quality.npz"
 
 
 def keep(
-    folder: Path, policies: Sequence[tuple[Recipe, Mapping[str, Mapping[str, Any]]]], quality: QualityModel
+    folder: Path, policies: Sequence[tuple[Recipe, Mapping[str, Mapping[str, Any]]]], quality: RewardModel
 ) -> None:
     """Write candidates/<policy_id>/ and quality.npz, replacing those of an earlier attempt."""
     shutil.rmtree(folder / "candidates", ignore_errors=True)
@@ -33,7 +33,7 @@ def candidates(folder: Path, policy_ids: Sequence[str]) -> list[Loaded]:
     return [load(folder / "candidates" / policy_id) for policy_id in policy_ids]
 
 
-def quality_model(folder: Path, models: int, features: int) -> QualityModel:
+def quality_model(folder: Path, models: int, features: int) -> RewardModel:
     """Load the reward model that `keep` wrote. Raises ValueError when it does not fit this log."""
     with np.load(folder / QUALITY, allow_pickle=False) as arrays:
         found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
@@ -43,4 +43,4 @@ def quality_model(folder: Path, models: int, features: int) -> QualityModel:
             f"{QUALITY}: expected {models} models and {features} features, "
             f"found {found['means'].shape} and {space.centre.shape}"
         )
-    return QualityModel(space=space, **found | {"out_of_fold_error": float(found["out_of_fold_error"])})
+    return RewardModel(space=space, **found | {"out_of_fold_error": float(found["out_of_fold_error"])})

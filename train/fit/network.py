@@ -24,7 +24,7 @@ from policy.value_layers import forward_of
 from policy.value_network_shapes import Sizes
 from train.config import FitConfig, TrainConfig
 from train.fit.residual import fit_residual
-from train.fit.reward_model import QualityModel, fit_quality, folds_of
+from train.fit.reward_model import RewardModel, fit_quality, folds_of
 from train.fit.value_curves import catalogue_statistics_of, teach
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
@@ -54,7 +54,7 @@ class Fitted:
     """Result of a fit: the network, its reward model, grades and training record."""
 
     network: Network
-    quality: QualityModel
+    quality: RewardModel
     grades: np.ndarray[Any, np.dtype[np.float64]]
     """(N, K): every candidate at every valid turn, out of fold."""
     curve: tuple[dict[str, float], ...]
@@ -86,7 +86,7 @@ def with_residual(
     network: Network,
     episodes: Episodes,
     grades: np.ndarray[Any, np.dtype[np.float64]],
-    quality: QualityModel,
+    quality: RewardModel,
     config: TrainConfig,
 ) -> tuple[Network, dict[str, float]]:
     """Add a residual if it improves the held-out fold; also returns that fold's results."""
@@ -99,7 +99,7 @@ def with_residual(
 def fit_network(
     episodes: Episodes,
     grades: np.ndarray[Any, np.dtype[np.float64]],
-    quality: QualityModel,
+    quality: RewardModel,
     config: TrainConfig,
     key: Array,
     progress: Progress | None = None,
@@ -126,7 +126,7 @@ def begin(fit: FitConfig, key: Array) -> Layers:
     return value_network.init(key, sizes)
 
 
-def grade(episodes: Episodes, config: TrainConfig) -> tuple[QualityModel, np.ndarray[Any, np.dtype[np.float64]]]:
+def grade(episodes: Episodes, config: TrainConfig) -> tuple[RewardModel, np.ndarray[Any, np.dtype[np.float64]]]:
     """Fit the reward model; returns it and out-of-fold grades of every valid turn, (N, K).
 
     No tenant's turns count for more than its cap (`tenant_weights`). Turns beyond `quality.max_rows` graded ones are

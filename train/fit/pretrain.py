@@ -32,8 +32,8 @@ from train.fit.programme import QUALITY, SPEND, STARVED, Programme, programme
 from train.fit.value_curves import (
     COMPILER,
     Carry,
+    CurveTarget,
     Info,
-    Target,
     apply_gradient,
     catalogue_statistics_of,
     initial_carry,
@@ -77,7 +77,7 @@ def pretrain(config: PretrainConfig, seed: int, progress: Progress | None = None
     for i in range(config.catalogues):
         parts.append(random_target(np.random.default_rng([seed, i]), config))
         told("solve", i + 1, config.catalogues)
-    pool: Target = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *parts)
+    pool: CurveTarget = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *parts)
     init_key, train_key = jax.random.split(jax.random.key(seed))
     fit = FitConfig()
     carry = initial_carry(value_network.init(init_key, config.sizes), config.steps, config.rate, fit)
@@ -89,7 +89,9 @@ def pretrain(config: PretrainConfig, seed: int, progress: Progress | None = None
 
 
 @partial(jax.jit, static_argnames=("fit", "config"), donate_argnames="carry", compiler_options=COMPILER)
-def chunk(carry: Carry, keys: jax.Array, pool: Target, fit: FitConfig, config: PretrainConfig) -> tuple[Carry, Info]:
+def chunk(
+    carry: Carry, keys: jax.Array, pool: CurveTarget, fit: FitConfig, config: PretrainConfig
+) -> tuple[Carry, Info]:
     """Take one regression step per key."""
 
     def step(carry: Carry, key: jax.Array) -> tuple[Carry, Info]:
@@ -101,7 +103,7 @@ def chunk(carry: Carry, keys: jax.Array, pool: Target, fit: FitConfig, config: P
     return carry, jax.tree.map(jnp.mean, infos)
 
 
-def random_target(generator: np.random.Generator, config: PretrainConfig) -> Target:
+def random_target(generator: np.random.Generator, config: PretrainConfig) -> CurveTarget:
     """Curves of one random catalogue under random prices, as NumPy arrays.
 
     With and without conversation.
@@ -115,12 +117,12 @@ def random_target(generator: np.random.Generator, config: PretrainConfig) -> Tar
         plan = PlanConfig(turns=config.turns, money_points=config.money_points, contexts_tokens=contexts)
         solved = programme(replace(samples, grown_tokens=grown), plan, prices)
         parts.append(sample_curves(solved, samples, statistics, generator, config.curves // 2))
-    return Target(*(jax.tree.map(lambda *x: np.concatenate(x), *each) for each in zip(*parts, strict=True)))
+    return CurveTarget(*(jax.tree.map(lambda *x: np.concatenate(x), *each) for each in zip(*parts, strict=True)))
 
 
 def sample_curves(
     solved: Programme, samples: Samples, statistics: Any, generator: np.random.Generator, count: int
-) -> Target:
+) -> CurveTarget:
     """`count` curves of a programme at the knots of the network's axis."""
     k = len(samples.models)
     p = generator.integers(0, len(solved.lambdas_per_usd), count)
@@ -149,7 +151,7 @@ def sample_curves(
     found = (1 - share) * solved.values[(*at, low)] + share * solved.values[(*at, low + 1)]
     each = [found[..., part] / (n[:, None] if part != STARVED else 1.0) for part in (QUALITY, SPEND, STARVED)]
     assert money.shape == (count, KNOTS)
-    return Target(catalogue, later, Curves(money, *(x.astype(f32) for x in each)))
+    return CurveTarget(catalogue, later, Curves(money, *(x.astype(f32) for x in each)))
 
 
 def recipe(sizes: Sizes, seed: int) -> Recipe:

@@ -40,7 +40,7 @@ CONFIDENCE = 1.645
 """Standard errors by which the held-out error must fall: one-sided 95 %."""
 
 
-class Turns(NamedTuple):
+class ResidualTurns(NamedTuple):
     """Training data of N turns and K candidates.
 
     Inputs (N, K, D), served qualities, grades (NaN where missing) and worths.
@@ -90,7 +90,7 @@ def turns_of(
     folds: NDArray[np.integer],
     relabel: RelabelConfig,
     seed: int,
-) -> tuple[Turns, NDArray[np.integer]]:
+) -> tuple[ResidualTurns, NDArray[np.integer]]:
     """At most MOST_TURNS turns, evenly spaced in the log, with redrawn terms; and their folds."""
     i, j = np.nonzero(episodes.valid)
     some = np.linspace(0, len(i) - 1, min(len(i), MOST_TURNS)).round().astype(np.int64)
@@ -140,17 +140,17 @@ def turns_of(
     x = inputs_of(state, quality, of_candidate("quality_prior"), usd_in + usd_out, bills.mean(axis=-1))
     scores = np.where(mask, episodes.known_scores()[i, j], np.nan).astype(np.float32)
     action = episodes.action[i, j].astype(np.int32)
-    return Turns(x, quality, scores, np.asarray(worth, np.float32), mask, action), folds[i, j]
+    return ResidualTurns(x, quality, scores, np.asarray(worth, np.float32), mask, action), folds[i, j]
 
 
-def select_rows(turns: Turns, rows: NDArray[np.bool_]) -> Turns:
+def select_rows(turns: ResidualTurns, rows: NDArray[np.bool_]) -> ResidualTurns:
     """The turns of a boolean mask (N,)."""
-    return Turns(*(x[rows] for x in turns))
+    return ResidualTurns(*(x[rows] for x in turns))
 
 
-def train(turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
+def train(turns: ResidualTurns, fit: FitConfig, key: jax.Array) -> Params:
     """Minimize the loss with Adam from a zero residual."""
-    on_device = Turns(*(jnp.asarray(x) for x in turns))
+    on_device = ResidualTurns(*(jnp.asarray(x) for x in turns))
     kernel = jax.random.normal(key, (INPUT_DIM, fit.residual_hidden)) / np.sqrt(INPUT_DIM)
     zeros = jnp.zeros(fit.residual_hidden)
     params = {"kernel": kernel, "bias": zeros, "heads": zeros, "offset": jnp.zeros(1)}
@@ -159,14 +159,14 @@ def train(turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
 
 
 @partial(jax.jit, static_argnames="fit")
-def _descend(params: Params, turns: Turns, fit: FitConfig, key: jax.Array) -> Params:
+def _descend(params: Params, turns: ResidualTurns, fit: FitConfig, key: jax.Array) -> Params:
     rate = optax.cosine_decay_schedule(fit.residual_rate, fit.residual_steps)
     adam = optax.adamw(rate, weight_decay=1e-3)
 
     def step(carry: tuple[Params, Any], each: jax.Array) -> tuple[tuple[Params, Any], None]:
         params, state = carry
         rows = jax.random.randint(each, (BATCH,), 0, len(turns.action))
-        gradient = jax.grad(loss)(params, Turns(*(x[rows] for x in turns)), fit.alpha)
+        gradient = jax.grad(loss)(params, ResidualTurns(*(x[rows] for x in turns)), fit.alpha)
         updates, state = adam.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
@@ -175,7 +175,7 @@ def _descend(params: Params, turns: Turns, fit: FitConfig, key: jax.Array) -> Pa
     return found
 
 
-def loss(params: Params, turns: Turns, alpha: float) -> jax.Array:
+def loss(params: Params, turns: ResidualTurns, alpha: float) -> jax.Array:
     """Squared error of the graded actions plus the conservative term."""
     found = Residual(**params).of(turns.x, jnp)  # type: ignore[arg-type]
     graded = jnp.isfinite(turns.scores)
@@ -188,7 +188,7 @@ def loss(params: Params, turns: Turns, alpha: float) -> jax.Array:
     return squares + alpha * jnp.mean(jnp.where(usable, ungraded * conservative, 0.0))
 
 
-def errors(turns: Turns, rows: NDArray[np.bool_], residual: Residual | None) -> F64:
+def errors(turns: ResidualTurns, rows: NDArray[np.bool_], residual: Residual | None) -> F64:
     """Mean squared error of the graded actions, for each chosen turn that has any, (N',)."""
     some = select_rows(turns, rows)
     found = some.quality if residual is None else some.quality + residual.of(some.x)

@@ -52,7 +52,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class QualityModel:
+class RewardModel:
     """Fitted reward model of M models.
 
     `means` (M,), `shared` (R + 1,), `own` (M, R + 1); `slope` (M, 2) shrinks the two parts separately.
@@ -134,7 +134,7 @@ def fit_quality(
     priors: F64,
     config: QualityConfig,
     weights: F64 | None = None,
-) -> tuple[QualityModel, F64]:
+) -> tuple[RewardModel, F64]:
     """Fit on graded turns; returns the model and its out-of-fold predictions (N, M).
 
     States (N, D), models (N,), scores (N,) in [0, 1], groups (N,) fold of each turn's session, `priors` (M,) of the
@@ -164,7 +164,7 @@ def fit_quality(
     means, shared, own = _solve(everything, priors, penalty, config)
     rows = np.bincount(models, minlength=len(priors))
     deviation = posterior_deviation(everything, priors, means, error, penalty, config)
-    return QualityModel(space, means, shared, own, slopes, pooled, error, rows, deviation), predicted
+    return RewardModel(space, means, shared, own, slopes, pooled, error, rows, deviation), predicted
 
 
 def posterior_deviation(

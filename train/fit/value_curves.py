@@ -75,7 +75,7 @@ class TrainingSet(NamedTuple):
     grown_tokens: Any
 
 
-class Target(NamedTuple):
+class CurveTarget(NamedTuple):
     """Target curves per later turn, with their catalogue and terms. Leading axis G."""
 
     catalogue: Catalogue
@@ -210,7 +210,7 @@ def _resample(values: Any, budgets: Any, axis: Any) -> Any:
     return (1 - share) * values[..., low, :] + share * values[..., low + 1, :]
 
 
-def exact(key: Array, data: TrainingSet, tables: Tables, turns: int) -> Target:
+def exact(key: Array, data: TrainingSet, tables: Tables, turns: int) -> CurveTarget:
     """Draw curves of the programme at the knots of the network's money axis."""
     one, two = jax.random.split(key)
     cell = jax.random.choice(one, len(tables.weights), (CURVES_A_STEP,), p=tables.weights)
@@ -227,7 +227,7 @@ def exact(key: Array, data: TrainingSet, tables: Tables, turns: int) -> Target:
     found = (1 - share) * tables.values[(*at, low)] + share * tables.values[(*at, low + 1)]
     per_turn = n[:, None] * 1.0
     curve = Curves(money, found[..., QUALITY] / per_turn, found[..., SPEND] / per_turn, found[..., STARVED])
-    return Target(repeat_catalogue(data.catalogue, CURVES_A_STEP), later, curve)
+    return CurveTarget(repeat_catalogue(data.catalogue, CURVES_A_STEP), later, curve)
 
 
 def repeat_catalogue(catalogue: Catalogue, groups: int) -> Catalogue:
@@ -273,12 +273,12 @@ def draw(key: Array, data: TrainingSet, fit: FitConfig, relabel: RelabelConfig, 
     )
 
 
-def back_up(target: Params, data: TrainingSet, drawn: Drawn) -> Target:
+def back_up(target: Params, data: TrainingSet, drawn: Drawn) -> CurveTarget:
     """Expected backup of every group at every knot of its money axis."""
     k = len(data.catalogue.quality)
     each = jax.vmap(partial(_back_up, target, data, k))(drawn.later, drawn.cached_usd, drawn.rows)
     catalogue = repeat_catalogue(data.catalogue, len(drawn.rows))._replace(cached_usd=drawn.cached_usd)
-    return jax.lax.stop_gradient(Target(catalogue, drawn.later, each))
+    return jax.lax.stop_gradient(CurveTarget(catalogue, drawn.later, each))
 
 
 def _back_up(target: Params, data: TrainingSet, k: int, later: Later, cached_usd: Array, rows: Array) -> Curves:
@@ -309,7 +309,7 @@ def _back_up(target: Params, data: TrainingSet, k: int, later: Later, cached_usd
 # -- the loss and its descent --------------------------------------------------------------------------------------
 
 
-def loss(params: Params, wanted: Target) -> tuple[Array, Info]:
+def loss(params: Params, wanted: CurveTarget) -> tuple[Array, Info]:
     """Huber error of the worth per turn and its slope in money, plus a little of each part's.
 
     huber(w' - w) + huber(sqrt(n) diff(w' - w)),    w = quality - lambda spend - penalty starved / n

@@ -148,7 +148,7 @@ def _object(text: str) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-class Turn(NamedTuple):
+class DecodedTurn(NamedTuple):
     """A decoded row of the log. `values` are fields of Episodes, per turn or per candidate."""
 
     names: list[str]
@@ -188,7 +188,7 @@ def facts_of(row: Mapping[str, Any]) -> Facts:
     return decode(state, flat.reshape(-1, CANDIDATE_DIM))
 
 
-def _decode(row: Mapping[str, Any]) -> Turn | None:
+def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
     """Decode a turn; None when its facts do not have the declared shape."""
     candidates = orjson.loads(row["candidates"])
     count, action = len(candidates), row["action"]
@@ -213,7 +213,7 @@ def _decode(row: Mapping[str, Any]) -> Turn | None:
         "lambda_per_usd": row["lambda_per_usd"],
         "expected_turns": row["expected_turns"] or 0,
     }
-    return Turn([candidate["model"] for candidate in candidates], row["policy_id"], action, values)
+    return DecodedTurn([candidate["model"] for candidate in candidates], row["policy_id"], action, values)
 
 
 def _number(value: object) -> float:
@@ -237,7 +237,7 @@ class Page:
     kind: I32
     filled: int = 0
 
-    def fits(self, turn: Turn) -> bool:
+    def fits(self, turn: DecodedTurn) -> bool:
         """Tell whether the page has room for the turn."""
         return self.filled < len(self.session) and len(turn.names) <= self.turns.mask.shape[-1]
 
@@ -272,7 +272,7 @@ class Pages:
         fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
         return max(1, min(self.limits.max_turns, fitting))
 
-    def add(self, turn: Turn, scored: Label) -> None:
+    def add(self, turn: DecodedTurn, scored: Label) -> None:
         """Add a turn with its label to the current session."""
         if self.lengths[-1] and self.lengths[-1] >= self.room():
             self.dropped += 1
@@ -297,7 +297,7 @@ class Pages:
         self.sessions += not self.lengths[-1]
         self.lengths[-1] += 1
 
-    def _page_for(self, turn: Turn) -> Page:
+    def _page_for(self, turn: DecodedTurn) -> Page:
         """The last page, or a new one when it is full or too narrow."""
         if not self.pages or not self.pages[-1].fits(turn):
             blank = blank_episodes((), (), (), (), (PAGE_TURNS, 1, len(turn.names), STATE_DIM, CANDIDATE_DIM))

@@ -23,7 +23,7 @@ from policy.rules import LAMBDA_PRESETS
 from train.config import TrainConfig
 from train.errors import InputError
 from train.evaluate import frontier
-from train.evaluate.frontier import Outcome, Resampled, Sample, Setting
+from train.evaluate.frontier import Outcome, Sample, SessionResamples, SweepSetting
 from train.evaluate.frontier_plot import draw
 from train.fit import artifacts
 from train.fit.network import grade
@@ -143,14 +143,14 @@ def draw_report(
     def step() -> None:
         job.step("play", next(done), total)
 
-    resampled = Resampled(sample.episodes.lengths.astype(np.float64), sample.seed)
+    resampled = SessionResamples(sample.episodes.lengths.astype(np.float64), sample.seed)
     single = frontier.single_models(sample, step)
     found = []
     for contender in policies:
         over_lambda = frontier.sweep(contender.policy, lambdas, sample, step)
         over_budget = frontier.sweep(contender.policy, budgets, sample, step)
         presets = {
-            name: over_lambda[0] if price == 0 else frontier.outcome(contender.policy, Setting(price), sample)
+            name: over_lambda[0] if price == 0 else frontier.outcome(contender.policy, SweepSetting(price), sample)
             for name, price in contender.presets.items()
         }
         found.append(_policy(contender, over_lambda, over_budget, presets, quality, resampled))
@@ -174,7 +174,7 @@ def _policy(
     over_budget: list[Outcome],
     presets: Mapping[str, Outcome],
     quality: float | None,
-    resampled: Resampled,
+    resampled: SessionResamples,
 ) -> dict[str, Any]:
     return {
         "policy": contender.policy.policy_id,

@@ -25,7 +25,7 @@ from policy.mdp import Policy
 from policy.reload import PRETRAINED, builtin_policies
 from train.config import TrainConfig
 from train.evaluate.evaluate import as_json, evaluate
-from train.evaluate.gate import Evidence, Verdict, judge
+from train.evaluate.gate import Evidence, GateVerdict, judge
 from train.evaluate.ope import Interval
 from train.fit import artifacts
 from train.fit.network import Fitted, fit, grade
@@ -37,7 +37,7 @@ from train.nightly.drift import health
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
 from train.nightly.page import page
 from train.nightly.publish import (
-    Published,
+    Publication,
     publish,
     reject,
     serving_champion,
@@ -278,10 +278,10 @@ def close(
     job: Nightly,
     folder: RunFolder,
     held: Claim,
-    verdict: Verdict,
+    verdict: GateVerdict,
     report: Mapping[str, Any],
     fitting: Mapping[str, Any],
-) -> Published | None:
+) -> Publication | None:
     """Close the run and, by the verdict, publish a policy in the same transaction."""
     job.step("publish")
     short = {key: report[key] for key in ("outcome", "reasons", "run_id", "date")} | {
@@ -306,10 +306,10 @@ def close(
     return published
 
 
-def too_little(sessions: int, config: TrainConfig) -> Verdict:
+def too_little(sessions: int, config: TrainConfig) -> GateVerdict:
     """The verdict for a log with too few sessions."""
     reason = f"not enough data: {sessions:,} of about {needed_sessions(config):,} sessions in the log"
-    return Verdict("not enough data", None, (reason,))
+    return GateVerdict("not enough data", None, (reason,))
 
 
 def needed_sessions(config: TrainConfig) -> int:

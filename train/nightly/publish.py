@@ -39,7 +39,7 @@ def write_folder(directory: Path, recipe: Recipe, params: Mapping[str, Mapping[s
 
 
 @dataclass(frozen=True)
-class Published:
+class Publication:
     """Stage of a published policy, with the reason if it is not the requested one."""
 
     stage: str
@@ -55,7 +55,7 @@ def publish(
     *,
     stage: str,
     now_ms: int,
-) -> Published:
+) -> Publication:
     """Insert the policy's row inside the caller's transaction.
 
     On the stage asked for (`shadow`, `canary` or `champion`) unless something hinders it, else as a waiting candidate
@@ -65,11 +65,11 @@ def publish(
     hindrance = hindrance_of(connection, stage, now_ms)
     if hindrance:
         _note(connection, recipe.policy_id, "candidate", hindrance, now_ms)
-        return Published("candidate", hindrance)
+        return Publication("candidate", hindrance)
     asked: Stage = "champion" if stage == "champion" else "canary" if stage == "canary" else "shadow"
     reasons = "; ".join(report.get("reasons", []))
     stage_policy(connection, recipe.policy_id, asked, actor=ACTOR, now_ms=now_ms, note=reasons)
-    return Published(asked)
+    return Publication(asked)
 
 
 def hindrance_of(connection: sa.Connection, stage: str, now_ms: int) -> str:

@@ -26,7 +26,7 @@ STRIDE = 3
 
 
 @dataclass(frozen=True)
-class Sweep:
+class PriceSweep:
     """The prices of money tried and the chosen one."""
 
     lambda_per_usd: float
@@ -78,7 +78,7 @@ def prepare_published(published: Published, seen: Vectors) -> PublishedNetwork:
     return PublishedNetwork(published, np.asarray((seen.text * TEXT_SCALE) @ weight[:-1] + bias, np.float32))
 
 
-def safest_worth(unit: float, play: Callable[[float], Played]) -> Sweep:
+def safest_worth(unit: float, play: Callable[[float], Played]) -> PriceSweep:
     """Best lambda on the training half among those that bankrupt at most MOST_BANKRUPT.
 
     `play` plays the training half at a lambda; `unit` is one over the mean cost of the strongest model. Every third of
@@ -98,4 +98,4 @@ def safest_worth(unit: float, play: Callable[[float], Played]) -> Sweep:
     best = attempt(range(0, len(LAMBDA_STEPS), STRIDE))
     best = attempt(range(best - STRIDE + 1, best + STRIDE))
     _, worse, lambda_per_usd = tried[best]
-    return Sweep(lambda_per_usd, -worse)
+    return PriceSweep(lambda_per_usd, -worse)

@@ -27,7 +27,7 @@ _Q98 = COST_LEVELS.index(0.98)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ValueGrid:
     """Value of n turns with money b after model k served: `value` (n + 1, K + 1, B).
 
     On the grid `money_usd` (B,). Column K is the start of a session, without a warm cache.
@@ -47,7 +47,7 @@ class Plan:
 
 def plan(
     board: SessionBatch, quality: F64, cost_quantiles_usd: F64, budget_usd: float, turns: int, mode: Mode, seed: int
-) -> Plan:
+) -> ValueGrid:
     """Backward induction over training prompts.
 
     Quality is (N, K), the cost distribution without context (N, K, L).
@@ -62,7 +62,7 @@ def plan(
     quality, cost_usd = quality[chosen], cost_quantiles_usd[chosen]
     k = quality.shape[1]
     money = np.concatenate([[0.0], np.geomspace(budget_usd * 1e-4, budget_usd * 1.5, MONEY_POINTS - 1)])
-    made = Plan(money, np.zeros((turns + 1, k + 1, len(money))))
+    made = ValueGrid(money, np.zeros((turns + 1, k + 1, len(money))))
     lasts = np.append(np.arange(k), -1) if board.context.base_tokens or board.context.kept_tokens else np.array([-1])
     for n in range(1, turns + 1):
         for last in lasts:
@@ -76,7 +76,7 @@ def plan(
     return made
 
 
-def planned_rule(made: Plan, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
+def planned_rule(made: ValueGrid, mode: Mode, quality_of: Callable[[Turn], F64]) -> Rule:
     """Decide by the plan; `quality_of` returns the known quality of a turn, (N, K)."""
 
     def rule(turn: Turn) -> I64:
@@ -150,7 +150,7 @@ def _follow(board: SessionBatch, picks: NDArray[np.int8], coin_usd: F64, cached:
     return Played(valid, action, quality, cost, np.zeros((s, t), np.bool_), valid & (action < 0))
 
 
-def _scores(made: Plan, turns_left: int, quality: F64, cost_usd: F64, money_usd: F64, mode: Mode) -> F64:
+def _scores(made: ValueGrid, turns_left: int, quality: F64, cost_usd: F64, money_usd: F64, mode: Mode) -> F64:
     """Expected value of every candidate with this money: the backup before the maximum.
 
     quality (..., K), costs (..., K, L), money (...): (..., K), broadcast against one another.

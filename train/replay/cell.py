@@ -12,7 +12,7 @@ from policy.mdp import Policy
 from policy.network_policy import NetworkPolicy
 from policy.rules import ReSolving
 from train.config import TrainConfig
-from train.evaluate.gate import Verdict
+from train.evaluate.gate import GateVerdict
 from train.fit.tune import Dial, bisect_penalty, laplace
 from train.replay import baselines_learned as cited
 from train.replay import bounds
@@ -25,7 +25,7 @@ from train.replay.network import Networks, policy_kind, shipped_policy
 from train.replay.ours import Curve, Learned, Planners, with_horizon
 from train.replay.served import as_rule
 from train.replay.simulator import Played, Rule
-from train.replay.statistics import Entry, rows
+from train.replay.statistics import CellEntry, rows
 
 DEFAULT_RULE = "gateway-default"
 
@@ -103,7 +103,7 @@ class Heuristic(NamedTuple):
     rehearsed: tuple[Rule, ...]
 
 
-def baseline_entries(contest: CellRun) -> tuple[list[Entry], Heuristic]:
+def baseline_entries(contest: CellRun) -> tuple[list[CellEntry], Heuristic]:
     """Every baseline at its best parameters, and the best of them for the gate."""
     study, training, test = contest.study, contest.training, contest.test
     judging = [rehearsal.judging for rehearsal in contest.planners.rehearsals]
@@ -112,7 +112,7 @@ def baseline_entries(contest: CellRun) -> tuple[list[Entry], Heuristic]:
     for family in families(training.board, study.bank, study.named):
         tuned, fair = tune(family, training.play, counted)
         entries.append(
-            Entry(
+            CellEntry(
                 tuned.name,
                 test.play(tuned.rule),
                 tuned.numbers.get("lambda_per_usd"),
@@ -127,14 +127,14 @@ def baseline_entries(contest: CellRun) -> tuple[list[Entry], Heuristic]:
     return entries, Heuristic(best[0], tuple(rule.rule for rule in best[1:]))
 
 
-def cloned_entry(contest: CellRun) -> Entry:
+def cloned_entry(contest: CellRun) -> CellEntry:
     """Imitation of the logging policy."""
     cloned = contest.learned.clone.rule(contest.study.seen)
     earned = quality_per_turn(contest.training.play(cloned))
-    return Entry("behaviour-cloning", contest.test.play(cloned), training_quality=earned, baseline=True)
+    return CellEntry("behaviour-cloning", contest.test.play(cloned), training_quality=earned, baseline=True)
 
 
-def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[Entry]:
+def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntry]:
     """The policy that passed the gate, and network and planner regardless of the gate."""
     seen, planners, networks = contest.study.seen, contest.planners, contest.networks
     first = shipped_policy(contest.learned.horizon)
@@ -160,7 +160,7 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[Entry]:
     for name, rule in names.items():
         served = "rule:resolving" if rule == DEFAULT_RULE else policy_kind(rule)
         gate = {"gate": found.outcome, "serves": rule} if name == "ours" else {"policy_id": rule}
-        yield Entry(name, played[rule], 0.0, numbers=gate, served=served)
+        yield CellEntry(name, played[rule], 0.0, numbers=gate, served=served)
     if contest.cell.context.cached_price < 1.0:
         yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]))
 
@@ -198,7 +198,7 @@ def best_setting(trials: Sequence[Trial]) -> int:
 
 def judge_cell(
     contest: CellRun, incumbent: NetworkPolicy, trials: Sequence[Trial], dial: Dial, heuristic: Heuristic
-) -> Verdict:
+) -> GateVerdict:
     """Judge network, planner and best tuned rule against the shipped network, in all rehearsals."""
     gate = Gate(contest.study.graded.task, contest.study.resampled, contest.config.gate)
     planned = {policy.policy_id: trial for (_, policy), trial in zip(contest.planners.curve, trials, strict=True)}
@@ -208,17 +208,17 @@ def judge_cell(
     return verdict(gate, before, candidates, frozenset(networks), incumbent_network=True)
 
 
-def published_entries(contest: CellRun) -> Iterator[Entry]:
+def published_entries(contest: CellRun) -> Iterator[CellEntry]:
     """SeqRoute as published, at lambda 0 and at its best safe lambda."""
     published = cited.prepare_published(contest.learned.published, contest.study.seen)
     unit = 1.0 / contest.study.bank.mean_usd[contest.study.named.strong]
-    yield Entry("published", contest.test.play(published.rule(0.0)), 0.0)
+    yield CellEntry("published", contest.test.play(published.rule(0.0)), 0.0)
     safe = cited.safest_worth(unit, lambda price: contest.training.play(published.rule(price)))
     played = contest.test.play(published.rule(safe.lambda_per_usd))
-    yield Entry("published-safe", played, safe.lambda_per_usd, safe.training_quality)
+    yield CellEntry("published-safe", played, safe.lambda_per_usd, safe.training_quality)
 
 
-def bound_entries(contest: CellRun) -> Iterator[Entry]:
+def bound_entries(contest: CellRun) -> Iterator[CellEntry]:
     """The reference results of train/replay/bounds.py."""
     study, test, cell = contest.study, contest.test, contest.cell
     at = study.halves.training
@@ -227,16 +227,16 @@ def bound_entries(contest: CellRun) -> Iterator[Entry]:
     predicted = bounds.plan(
         test.board, study.predictions.quality[at], quantiles_usd, most, turns, cell.mode, study.seed
     )
-    yield Entry("dp-predicted", test.play(bounds.planned_rule(predicted, cell.mode, lambda turn: turn.quality)))
+    yield CellEntry("dp-predicted", test.play(bounds.planned_rule(predicted, cell.mode, lambda turn: turn.quality)))
     perfect = bounds.plan(test.board, study.graded.quality[at], quantiles_usd, most, turns, cell.mode, study.seed)
-    yield Entry("dp-perfect", test.play(bounds.planned_rule(perfect, cell.mode, bounds.known_quality)))
-    yield Entry("knapsack", bounds.knapsack(test.board, test.budget_usd))
+    yield CellEntry("dp-perfect", test.play(bounds.planned_rule(perfect, cell.mode, bounds.known_quality)))
+    yield CellEntry("knapsack", bounds.knapsack(test.board, test.budget_usd))
 
 
-def _planned(contest: CellRun, name: str, policy: Policy) -> Entry:
+def _planned(contest: CellRun, name: str, policy: Policy) -> CellEntry:
     played = contest.test.play(as_rule(policy, contest.study.seen))
     served = policy_kind(policy.policy_id)
-    return Entry(name, played, 0.0, numbers={"policy_id": policy.policy_id}, served=served)
+    return CellEntry(name, played, 0.0, numbers={"policy_id": policy.policy_id}, served=served)
 
 
 def newcomer_rows(contest: CellRun, model: int, curve: Curve, policies: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -255,7 +255,7 @@ def newcomer_rows(contest: CellRun, model: int, curve: Curve, policies: tuple[st
     entries = [
         *baseline_entries(there)[0],
         _planned(there, "ours", planner),
-        Entry("ours-not-offered", rename_actions(smaller.play(as_rule(planner, absent.seen)), known), 0.0),
+        CellEntry("ours-not-offered", rename_actions(smaller.play(as_rule(planner, absent.seen)), known), 0.0),
         _planned(contest, "ours-trained", contest.planners.curve[at][1]),
     ]
     found = rows(

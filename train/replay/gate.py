@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import GateConfig
-from train.evaluate.gate import Evidence, Verdict, judge
+from train.evaluate.gate import Evidence, GateVerdict, judge
 from train.evaluate.ope import Interval
 from train.replay.catalogue import Environment
 from train.replay.simulator import Played
@@ -61,7 +61,7 @@ def verdict(
     networks: frozenset[str] = frozenset(),
     *,
     incumbent_network: bool = False,
-) -> Verdict:
+) -> GateVerdict:
     """Choose who serves: the passing candidate with the highest score; ties go to `networks`."""
     found = [
         replace(item, network=item.name in networks, incumbent_network=incumbent_network)

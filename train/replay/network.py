@@ -21,7 +21,7 @@ from policy.value_layers import forward_of
 from train.config import TrainConfig
 from train.fit.network import Network, fit_network, with_residual
 from train.fit.presets import learn_horizon
-from train.fit.reward_model import QualityModel
+from train.fit.reward_model import RewardModel
 from train.fit.value_curves import catalogue_statistics_of
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
@@ -52,14 +52,14 @@ class Networks:
         )
 
 
-def train_network(episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig) -> Network:
+def train_network(episodes: Episodes, grades: F64, quality: RewardModel, config: TrainConfig) -> Network:
     """Train as a night does (`train.fit.network.fit`). Deterministic given log and config."""
     network, _ = fit_network(episodes, grades, quality, config, jax.random.key(config.seed))
     return with_residual(network, episodes, grades, quality, config)[0]
 
 
 def build_policy(
-    network: Network, episodes: Episodes, grades: F64, quality: QualityModel, config: TrainConfig
+    network: Network, episodes: Episodes, grades: F64, quality: RewardModel, config: TrainConfig
 ) -> NetworkPolicy:
     """The policy of these layers with another log's statistics of the models."""
     samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))

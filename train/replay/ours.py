@@ -25,7 +25,7 @@ from policy.planned import Planner
 from train.config import TrainConfig
 from train.fit.network import Network, grade
 from train.fit.presets import learn_horizon
-from train.fit.reward_model import QualityModel
+from train.fit.reward_model import RewardModel
 from train.fit.seqroute_paper import Published, fit_published
 from train.fit.tune import build, plans, predictions_by_turn
 from train.fit.value_table import Setting, settings_of
@@ -182,7 +182,7 @@ class Lesson:
     """
 
     logs: tuple[Episodes, ...]
-    quality: QualityModel
+    quality: RewardModel
     grades: F64
     config: TrainConfig
 
@@ -236,7 +236,7 @@ def with_horizon(curve: Curve, horizon: Horizon) -> Curve:
 
 
 def planners(
-    episodes: Episodes, quality: QualityModel, grades: F64, config: TrainConfig, cache_aware: bool = True
+    episodes: Episodes, quality: RewardModel, grades: F64, config: TrainConfig, cache_aware: bool = True
 ) -> Curve:
     """Planners for every setting from a fully graded log; `grades` (S, T, K) are out of fold."""
     base = Recipe(

@@ -58,7 +58,7 @@ class Options:
             self.progress("replay", done, total)
 
 
-class Part(NamedTuple):
+class CatalogueOutput(NamedTuple):
     """Results of one catalogue."""
 
     rows: list[dict[str, Any]]
@@ -67,7 +67,7 @@ class Part(NamedTuple):
     tree: list[dict[str, Any]]
 
 
-class Source(NamedTuple):
+class ReplaySource(NamedTuple):
     """One source of a folder; `branches` if it is a rollout's."""
 
     graded: Graded
@@ -94,14 +94,14 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def read_sources(folders: Sequence[Path]) -> list[Source]:
+def read_sources(folders: Sequence[Path]) -> list[ReplaySource]:
     """Every source of all folders, under distinct names."""
     found = [(folder, graded) for folder in dict.fromkeys(folders) for graded in read_folder(folder)]
     branches = [read_branches(folder, graded) for folder, graded in found]
-    return [Source(*both) for both in zip(named_apart(found), branches, strict=True)]
+    return [ReplaySource(*both) for both in zip(named_apart(found), branches, strict=True)]
 
 
-def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
+def each_part(sources: Sequence[ReplaySource], options: Options) -> list[CatalogueOutput]:
     """Play every catalogue of every source in order, reusing finished parts of an earlier run."""
     waiting = [
         (source, number)
@@ -113,7 +113,7 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
     names = [part_name([source.digest, source.graded.source, number, settings(options)]) for source, number in waiting]
     kept, each = ResumeCache(options.kept) if options.kept else None, steps(options.grid)
     before = [kept.find(name) if kept else None for name in names]
-    found = {i: Part(**part) for i, part in enumerate(before) if part is not None}
+    found = {i: CatalogueOutput(**part) for i, part in enumerate(before) if part is not None}
     # The longest first, so that all processes end at about the same time.
     order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].graded.quality.size))
     places = [i for i in order if i not in found]
@@ -134,8 +134,8 @@ def each_part(sources: Sequence[Source], options: Options) -> list[Part]:
 
 
 def run_pieces(
-    work: Sequence[Callable[[Tell], Part]], workers: int, told: Callable[[int, int], None]
-) -> Iterator[tuple[int, Part]]:
+    work: Sequence[Callable[[Tell], CatalogueOutput]], workers: int, told: Callable[[int, int], None]
+) -> Iterator[tuple[int, CatalogueOutput]]:
     """Results of all pieces of work with their index, from this process or several."""
     if workers > 0:
         yield from side_by_side(work, min(workers, max(len(work), 1)), told)
@@ -149,13 +149,13 @@ def steps(grid: Grid) -> int:
     return LEARNING_STEPS * (1 + len(grid.contexts)) + len(cells(grid)) + len(newcomer_cells(grid))
 
 
-def play_catalogue(source: Source, number: int, options: Options, tell: Tell) -> Part:
+def play_catalogue(source: ReplaySource, number: int, options: Options, tell: Tell) -> CatalogueOutput:
     """Play one catalogue of a source, by its number."""
     study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
     return play_study(study, source.branches, options, tell)
 
 
-def play_study(study: CatalogueSetup, branches: Branches | None, options: Options, tell: Tell) -> Part:
+def play_study(study: CatalogueSetup, branches: Branches | None, options: Options, tell: Tell) -> CatalogueOutput:
     """Play one catalogue: learn, play every cell, sweep the fronts, follow a rollout's trees."""
     grid, plain = options.grid, cells(options.grid)
     learned = learn(study, grid, learned_turns(grid))
@@ -180,7 +180,7 @@ def play_study(study: CatalogueSetup, branches: Branches | None, options: Option
         "predictor_r2": round(study.predictions.r2, 4),
     }
     tree = tree_rows(study, branches, planner, first.horizon, grid.resamples) if branches else []
-    return Part(rows, points, facts, tree)
+    return CatalogueOutput(rows, points, facts, tree)
 
 
 def contest(study: CatalogueSetup, sets: dict[int | None, Sets], cell: Cell, learned: Learned, grid: Grid) -> CellRun:

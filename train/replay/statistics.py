@@ -24,7 +24,7 @@ MIXED = "mixed"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellEntry:
     """One policy's result in one cell, with its lambda and tuned parameters.
 
     `training_quality` is its quality on the training half, None if not tuned. `baseline`: a candidate for the cell's
@@ -58,20 +58,20 @@ class Resampled:
         return np.asarray((weights @ sums) / np.maximum(weights @ count, 1e-9)[:, None], np.float64)
 
 
-def best_tuned(entries: Sequence[Entry]) -> int:
+def best_tuned(entries: Sequence[CellEntry]) -> int:
     """Index of the best baseline on the training half."""
     of_baselines = [(e.training_quality or 0.0, -i) for i, e in enumerate(entries) if e.baseline]
     return -max(of_baselines)[1]
 
 
-def best_on_test(entries: Sequence[Entry]) -> int:
+def best_on_test(entries: Sequence[CellEntry]) -> int:
     """Index of the best baseline on the test half itself: an upper bound for choosing one."""
     earned = [(float(e.played.quality[e.played.valid].mean()), -i) for i, e in enumerate(entries) if e.baseline]
     return -max(earned)[1]
 
 
 def rows(
-    entries: Sequence[Entry],
+    entries: Sequence[CellEntry],
     sessions: Sessions,
     task_of_prompt: I64,
     resampled: Resampled,

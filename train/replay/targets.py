@@ -25,7 +25,7 @@ CELL = ("source", "models", "turns", "phi", "mode", "base_context", "cached_pric
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """A figure with its bound and description."""
 
     figure: str
@@ -41,18 +41,18 @@ class Target:
 
 
 AIMS = (
-    Target("ours_below_tuned", 0.0, "at most", "cells where ours is certainly below the best tuned baseline"),
-    Target("ours_vs_tuned", 0.01, "at least", "ours - best tuned baseline, mean over budget cells"),
-    Target("planner_vs_tuned", 0.01, "at least", "planner - best tuned baseline, mean over budget cells"),
-    Target("ours_vs_published", 0.03, "at least", "ours - SeqRoute as published at most 1 % bankrupt, budget cells"),
-    Target("ours_vs_strongest", 0.10, "at least", "ours - the strongest until the money is gone, budget cells"),
-    Target("cache_vs_blind", 0.04, "at least", "planner - planner blind to the cache, prompt-cache cells"),
-    Target("cache_switches", 1.0, "at most", "switches a session of the planner, prompt-cache cells"),
-    Target("starved_calibrated", 0.01, "at most", "sessions starved at the calibrated setting, budget cells in cut"),
-    Target("unanswered_degrade", 0.0, "at most", "ours: sessions with an unanswered turn, budget cells in degrade"),
-    Target("saving_vs_published", 0.0, "above", "saved at the strongest's quality, more than the published one"),
-    Target("area_vs_baselines", 0.0, "above", "area under the planner's front - the best baseline's"),
-    Target("newcomer_lost", 0.5, "at most", "share of the gap that a model added by price and prior alone loses"),
+    Goal("ours_below_tuned", 0.0, "at most", "cells where ours is certainly below the best tuned baseline"),
+    Goal("ours_vs_tuned", 0.01, "at least", "ours - best tuned baseline, mean over budget cells"),
+    Goal("planner_vs_tuned", 0.01, "at least", "planner - best tuned baseline, mean over budget cells"),
+    Goal("ours_vs_published", 0.03, "at least", "ours - SeqRoute as published at most 1 % bankrupt, budget cells"),
+    Goal("ours_vs_strongest", 0.10, "at least", "ours - the strongest until the money is gone, budget cells"),
+    Goal("cache_vs_blind", 0.04, "at least", "planner - planner blind to the cache, prompt-cache cells"),
+    Goal("cache_switches", 1.0, "at most", "switches a session of the planner, prompt-cache cells"),
+    Goal("starved_calibrated", 0.01, "at most", "sessions starved at the calibrated setting, budget cells in cut"),
+    Goal("unanswered_degrade", 0.0, "at most", "ours: sessions with an unanswered turn, budget cells in degrade"),
+    Goal("saving_vs_published", 0.0, "above", "saved at the strongest's quality, more than the published one"),
+    Goal("area_vs_baselines", 0.0, "above", "area under the planner's front - the best baseline's"),
+    Goal("newcomer_lost", 0.5, "at most", "share of the gap that a model added by price and prior alone loses"),
 )  # fmt: skip
 
 

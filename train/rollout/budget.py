@@ -23,7 +23,7 @@ class GatewayRefused(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class RolloutAccount:
     """The rollout's tenant and its key."""
 
     tenant_id: str
@@ -31,7 +31,9 @@ class Account:
 
 
 @contextlib.asynccontextmanager
-async def open_account(admin: httpx.AsyncClient, name: str, max_usd: str, now_s: float) -> AsyncIterator[Account]:
+async def open_account(
+    admin: httpx.AsyncClient, name: str, max_usd: str, now_s: float
+) -> AsyncIterator[RolloutAccount]:
     """Create or find the tenant `name` with budget `max_usd`; its key is revoked at the end."""
     terms = {"budget_usd": max_usd, "max_session_usd": max_usd}
     tenants = await call_admin(admin, "GET", "/admin/tenants?limit=10000")
@@ -42,13 +44,13 @@ async def open_account(admin: httpx.AsyncClient, name: str, max_usd: str, now_s:
         await call_admin(admin, "PATCH", f"/admin/tenants/{found}", terms)
     made = await call_admin(admin, "POST", "/admin/keys", {"tenant_id": found, "expires": now_s + KEY_LIVES_S})
     try:
-        yield Account(found, made["key"])
+        yield RolloutAccount(found, made["key"])
     finally:
         with contextlib.suppress(GatewayRefused):
             await call_admin(admin, "POST", "/admin/keys/revoke", {"id": made["id"]})
 
 
-async def spent_nanousd(admin: httpx.AsyncClient, account: Account) -> int:
+async def spent_nanousd(admin: httpx.AsyncClient, account: RolloutAccount) -> int:
     """Amount that the ledger has settled for this rollout over all its runs."""
     return int((await call_admin(admin, "GET", f"/admin/tenants/{account.tenant_id}"))["spent_nano_usd"])
 

@@ -17,7 +17,7 @@ import httpx
 from gateway.money import nanousd_from_usd
 from train.rollout.budget import message_of
 from train.rollout.journal import Journal
-from train.rollout.tree import Answer
+from train.rollout.tree import ModelAnswer
 
 WAITS_S = (2.0, 10.0, 30.0)
 """Waits between the attempts at a failing call; the next run of the rollout starts again."""
@@ -36,7 +36,7 @@ class CallFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RolloutCall:
     """A call to one model; `name` is unique in the rollout."""
 
     name: str
@@ -50,7 +50,7 @@ class Call:
         return json.dumps({**fields, "model": self.model, "messages": list(self.messages)}, sort_keys=True).encode()
 
 
-class Caller:
+class RolloutClient:
     """Calls the gateway with one tenant's key, at most `parallel` at a time."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Caller:
         self.out_of_money: str | None = None
         """Reason why no further calls are made, if so."""
 
-    async def ask(self, call: Call) -> Answer:
+    async def ask(self, call: RolloutCall) -> ModelAnswer:
         """Return the answer to a call. Raises OutOfMoney or CallFailed."""
         async with self._places:
             for wait_s in (*WAITS_S, None):
@@ -87,12 +87,12 @@ class Caller:
                     await self._sleep(wait_s)
             raise CallFailed(f"{call.model}: {message_of(response)}")
 
-    def _attempt(self, call: Call) -> int:
+    def _attempt(self, call: RolloutCall) -> int:
         """Number of the next attempt; earlier ones ended without a usable answer."""
         found = self._journal.find("attempts", call.name)
         return 0 if found is None else int(found["ended"])
 
-    async def _sent(self, call: Call, key: str) -> httpx.Response:
+    async def _sent(self, call: RolloutCall, key: str) -> httpx.Response:
         """Response to one attempt; waits while waiting helps."""
         headers = {
             "Idempotency-Key": key,
@@ -144,13 +144,13 @@ class Caller:
         self.out_of_money = self.out_of_money or why
         raise OutOfMoney(self.out_of_money)
 
-    def _cut(self, call: Call, response: httpx.Response, answer: Answer) -> bool:
+    def _cut(self, call: RolloutCall, response: httpx.Response, answer: ModelAnswer) -> bool:
         """Tell whether the cap and not the model ended the answer, which then cannot be graded."""
         clamped = response.headers.get("x-seqroute-max-tokens")
         asked = int(call.parameters.get("max_tokens", self._max_tokens))
         return clamped is not None and int(clamped) < asked and answer.finish_reason == "length"
 
-    def _read(self, call: Call, response: httpx.Response) -> Answer:
+    def _read(self, call: RolloutCall, response: httpx.Response) -> ModelAnswer:
         """Parse the answer. Raises CallFailed when another model answered or there is no text."""
         served = response.headers.get("x-seqroute-model")
         if served != call.model:
@@ -158,7 +158,7 @@ class Caller:
         try:
             body = response.json()
             choice, usage = body["choices"][0], body["usage"]
-            return Answer(
+            return ModelAnswer(
                 text=choice["message"]["content"] or "",
                 input_tokens=int(usage["prompt_tokens"]),
                 cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),

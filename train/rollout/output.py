@@ -19,7 +19,7 @@ from gateway.catalog.cost import bill_nanousd
 from gateway.catalog.models import Model
 from gateway.catalog.usage import Usage
 from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
-from train.rollout.tree import Answer, Plan, Played, State, Visited, spine, visit_probability
+from train.rollout.tree import ModelAnswer, PlayedTree, RolloutPlan, State, Visited, spine, visit_probability
 
 COST_KIND = "tokens*price"
 CHARACTERS_PER_TOKEN = 4
@@ -62,7 +62,7 @@ class Written:
 
 
 def write_folder(
-    folder: Path, source: str, trees: Sequence[Played], plan: Plan, catalog: Mapping[str, Model]
+    folder: Path, source: str, trees: Sequence[PlayedTree], plan: RolloutPlan, catalog: Mapping[str, Model]
 ) -> Written:
     """Write the four files atomically.
 
@@ -97,7 +97,7 @@ def write_folder(
     return Written(len(sessions), len(prompts), len(branches), len(trees) - len(sessions))
 
 
-def session_of(tree: Played, plan: Plan) -> list[Visited]:
+def session_of(tree: PlayedTree, plan: RolloutPlan) -> list[Visited]:
     """Turns of the task's one drawn session, up to the first missing answer."""
     seen = {visited.state.path: visited for visited in tree.visited}
     turns = []
@@ -109,7 +109,7 @@ def session_of(tree: Played, plan: Plan) -> list[Visited]:
     return turns
 
 
-def cold_cost_usd(answer: Answer, model: Model) -> float:
+def cold_cost_usd(answer: ModelAnswer, model: Model) -> float:
     """Cost of the call at list price without cache hits, which depend on the order of play."""
     return bill_nanousd(model.prices, Usage(answer.input_tokens, answer.output_tokens)) / NANOUSD_PER_USD
 
@@ -131,7 +131,7 @@ def _outcome(source: str, visited: Visited, name: str, model: Model) -> dict[str
     return row | _measure(visited, name, model)
 
 
-def _branch(source: str, visited: Visited, name: str, plan: Plan, model: Model) -> dict[str, Any]:
+def _branch(source: str, visited: Visited, name: str, plan: RolloutPlan, model: Model) -> dict[str, Any]:
     state, graded = visited.state, visited.graded[name]
     return _place(source, state) | _measure(visited, name, model) | {
         "group": state.task.group,

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from train.rollout import prompts as words
-from train.rollout.client import Call, Caller, CallFailed, OutOfMoney
+from train.rollout.client import CallFailed, OutOfMoney, RolloutCall, RolloutClient
 from train.rollout.graders import Grade, Limits, run_check
 from train.rollout.journal import Journal
 from train.rollout.tasks import Task
 from train.rollout.tree import (
-    Answer,
-    Graded,
-    Plan,
-    Played,
+    GradedAnswer,
+    ModelAnswer,
+    PlayedTree,
+    RolloutPlan,
     State,
     Visited,
     as_record,
@@ -39,17 +39,17 @@ JUDGEMENTS = 3
 class Walk:
     """Dependencies of a walk. `tasks_at_once` trees grow in parallel; the caller limits calls."""
 
-    plan: Plan
-    caller: Caller
+    plan: RolloutPlan
+    caller: RolloutClient
     journal: Journal
     limits: Limits
     tasks_at_once: int
     progress: Progress | None = None
 
 
-async def play(tasks: Sequence[Task], walk: Walk) -> list[Played]:
+async def play(tasks: Sequence[Task], walk: Walk) -> list[PlayedTree]:
     """Play the trees of `tasks`; those that the money does not reach are not `whole`."""
-    trees = [Played(task) for task in tasks]
+    trees = [PlayedTree(task) for task in tasks]
     steps = _Steps(walk, sum(planned_answers(walk.plan, task) for task in tasks))
     waiting = iter(trees)
 
@@ -69,7 +69,7 @@ class _Steps:
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._done, self._planned = 0, planned
 
-    async def state(self, tree: Played, state: State, before: Messages) -> None:
+    async def state(self, tree: PlayedTree, state: State, before: Messages) -> None:
         """Play every model at one state, then the states below."""
         plan = self._walk.plan
         try:
@@ -90,7 +90,7 @@ class _Steps:
             for model in plan.models:
                 group.create_task(self._node(tree, visited, model, messages, model in branches))
 
-    async def _node(self, tree: Played, visited: Visited, model: str, messages: Messages, goes_on: bool) -> None:
+    async def _node(self, tree: PlayedTree, visited: Visited, model: str, messages: Messages, goes_on: bool) -> None:
         name = visited.state.name(model)
         try:
             answer = await self._answer(name, model, messages, visited.state.task)
@@ -101,7 +101,7 @@ class _Steps:
         except CallFailed:
             tree.failed += 1
             return
-        visited.graded[model] = Graded(answer, grade.score, grade.note)
+        visited.graded[model] = GradedAnswer(answer, grade.score, grade.note)
         self._done += 1
         if self._walk.progress is not None:
             self._walk.progress(self._done, self._planned)
@@ -109,8 +109,8 @@ class _Steps:
             said = {"role": "assistant", "content": answer.text}
             await self.state(tree, visited.state.after(model), [*messages, said])
 
-    async def _answer(self, name: str, model: str, messages: Messages, task: Task) -> Answer:
-        return await self._asked("answer", Call(name, model, messages, task.parameters))
+    async def _answer(self, name: str, model: str, messages: Messages, task: Task) -> ModelAnswer:
+        return await self._asked("answer", RolloutCall(name, model, messages, task.parameters))
 
     async def _user(self, state: State, before: Messages) -> str | None:
         """The user's message at a state: the task's, or the user model's; None when they are done."""
@@ -120,9 +120,9 @@ class _Steps:
         assert model is not None
         assert task.persona is not None
         asked = words.user_messages(task.persona, before)
-        return words.read_user((await self._asked("user", Call(f"{state.name()}:user", model, asked, {}))).text)
+        return words.read_user((await self._asked("user", RolloutCall(f"{state.name()}:user", model, asked, {}))).text)
 
-    async def _grade(self, name: str, state: State, messages: Messages, answer: Answer) -> Grade:
+    async def _grade(self, name: str, state: State, messages: Messages, answer: ModelAnswer) -> Grade:
         found = self._walk.journal.find("grade", name)
         if found is not None:
             return Grade(found["score"], found["note"])
@@ -135,22 +135,22 @@ class _Steps:
         self._walk.journal.write("grade", name, {"score": grade.score, "note": grade.note})
         return grade
 
-    async def _judged(self, name: str, rubric: str, messages: Messages, answer: Answer) -> Grade:
+    async def _judged(self, name: str, rubric: str, messages: Messages, answer: ModelAnswer) -> Grade:
         model = self._walk.plan.judge
         assert model is not None
         asked = words.judge_messages(rubric, messages, answer.text)
         for attempt in range(JUDGEMENTS):
-            judgement = await self._asked("judge", Call(f"{name}:judge{attempt}", model, asked, {}))
+            judgement = await self._asked("judge", RolloutCall(f"{name}:judge{attempt}", model, asked, {}))
             score = words.read_score(judgement.text)
             if score is not None:
                 return Grade(score, "judged")
         raise CallFailed(f"{model}: {JUDGEMENTS} judgements without a score from 0 to 10")
 
-    async def _asked(self, kind: str, call: Call) -> Answer:
+    async def _asked(self, kind: str, call: RolloutCall) -> ModelAnswer:
         """The journal's answer, or a new one, which is written there first."""
         found = self._walk.journal.find(kind, call.name)
         if found is not None:
-            return Answer(**found)
+            return ModelAnswer(**found)
         answer = await self._walk.caller.ask(call)
         self._walk.journal.write(kind, call.name, as_record(answer))
         return answer

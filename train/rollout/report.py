@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.money import NANOUSD_PER_USD, usd_string
 from train.rollout.output import Written
-from train.rollout.tree import Plan, Played, planned_answers
+from train.rollout.tree import PlayedTree, RolloutPlan, planned_answers
 
 
 def summary(
@@ -17,8 +17,8 @@ def summary(
     cap_usd: str,
     spent_nanousd: int,
     out_of_money: str | None,
-    plan: Plan,
-    trees: Sequence[Played],
+    plan: RolloutPlan,
+    trees: Sequence[PlayedTree],
     written: Written,
 ) -> dict[str, Any]:
     """The report. `spent_nanousd` is the ledger's amount over all runs of this folder."""
@@ -42,7 +42,7 @@ def summary(
     }
 
 
-def _of_model(model: str, trees: Sequence[Played]) -> Mapping[str, float | int]:
+def _of_model(model: str, trees: Sequence[PlayedTree]) -> Mapping[str, float | int]:
     """Means over every graded answer of the model."""
     graded = [v.graded[model] for tree in trees for v in tree.visited if model in v.graded]
     count = max(len(graded), 1)

@@ -22,7 +22,7 @@ from gateway.catalog.models import Catalog
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
 from train.errors import InputError
 from train.rollout.budget import open_account, spent_nanousd
-from train.rollout.client import Caller, Sleep
+from train.rollout.client import RolloutClient, Sleep
 from train.rollout.graders import Limits
 from train.rollout.journal import Journal
 from train.rollout.output import write_folder
@@ -30,7 +30,7 @@ from train.rollout.play import Progress, Walk, play
 from train.rollout.report import summary
 from train.rollout.server import own_gateway
 from train.rollout.tasks import Task, kinds_of
-from train.rollout.tree import Plan
+from train.rollout.tree import RolloutPlan
 
 CALL_TIMEOUT_S = 900.0
 
@@ -71,7 +71,7 @@ def plan_for(
     max_tokens: int,
     judge: str | None,
     user: str | None,
-) -> Plan:
+) -> RolloutPlan:
     """Validate the options against catalogue and tasks. Raises RolloutError.
 
     Without `models`: every chat model except judge and user, who would grade and answer themselves.
@@ -88,7 +88,7 @@ def plan_for(
     wanted = len(chosen) if branches == "all" else int(branches) if branches.isdecimal() else 0
     if not 1 <= wanted <= len(chosen):
         raise RolloutError(f"--branches: expected all or a number from 1 to {len(chosen)}, got {branches}")
-    return Plan(chosen, depth, wanted, seed, max_tokens, judge, user)
+    return RolloutPlan(chosen, depth, wanted, seed, max_tokens, judge, user)
 
 
 def cap(text: str) -> str:
@@ -102,7 +102,7 @@ def cap(text: str) -> str:
     return usd_string(nanousd)
 
 
-async def run(rollout: Rollout, plan: Plan, tasks: tuple[Task, ...], catalog: Catalog) -> dict[str, Any]:
+async def run(rollout: Rollout, plan: RolloutPlan, tasks: tuple[Task, ...], catalog: Catalog) -> dict[str, Any]:
     """Play, write the folder and return the report. Raises JournalError and GatewayRefused."""
     with Journal(rollout.folder, plan.identity(tasks)) as journal:
         account = _account(journal, rollout.new_id)
@@ -112,7 +112,7 @@ async def run(rollout: Rollout, plan: Plan, tasks: tuple[Task, ...], catalog: Ca
             open_account(admin, account, rollout.max_usd, rollout.now_s()) as opened,
             _client(url, opened.key) as http,
         ):
-            caller = Caller(
+            caller = RolloutClient(
                 http,
                 journal,
                 max_usd=rollout.max_usd,

@@ -33,7 +33,7 @@ class TaskError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class TaskTurn:
     """A user message and the check of its answer."""
 
     user: str
@@ -47,7 +47,7 @@ class Task:
     task_id: str
     group: str
     system: str | None
-    turns: tuple[Turn, ...]
+    turns: tuple[TaskTurn, ...]
     persona: str | None = None
     check: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -121,9 +121,9 @@ def _task(where: str, value: object) -> Task:
     )
 
 
-def _turn(where: str, value: object) -> Turn:
+def _turn(where: str, value: object) -> TaskTurn:
     fields = _mapping(where, value, _TURN_KEYS)
-    return Turn(_text(where, fields, "user"), _check(f"{where}.check", fields.get("check")))
+    return TaskTurn(_text(where, fields, "user"), _check(f"{where}.check", fields.get("check")))
 
 
 def _check(where: str, value: object) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from train.rollout.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RolloutPlan:
     """Plan of a rollout. `branches` answers per state are continued.
 
     `judge` and `user` are models of the catalogue.
@@ -70,7 +70,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelAnswer:
     """A model's answer at a state and its cost. Token counts are the provider's."""
 
     text: str
@@ -82,10 +82,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class GradedAnswer:
     """An answer with its score in [0, 1]."""
 
-    answer: Answer
+    answer: ModelAnswer
     score: float
     note: str = ""
 
@@ -96,11 +96,11 @@ class Visited:
 
     state: State
     user: str
-    graded: dict[str, Graded] = field(default_factory=dict)
+    graded: dict[str, GradedAnswer] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Played:
+class PlayedTree:
     """The tree of one task. `whole`: only answers that a provider failed to give are missing."""
 
     task: Task
@@ -109,14 +109,14 @@ class Played:
     whole: bool = True
 
 
-def continued_models(plan: Plan, state: State) -> tuple[str, ...]:
+def continued_models(plan: RolloutPlan, state: State) -> tuple[str, ...]:
     """Models whose answers at `state` are continued, in drawn order; () at the last turn."""
     if state.turn + 1 >= state.task.length(plan.depth, plan.user is not None):
         return ()
     return tuple(Random(f"{plan.seed} {state.name()}").sample(plan.models, plan.branches))
 
 
-def spine(plan: Plan, task: Task) -> tuple[State, ...]:
+def spine(plan: RolloutPlan, task: Task) -> tuple[State, ...]:
     """States along the first-drawn branches: a uniformly drawn session."""
     states = [State(task)]
     while following := continued_models(plan, states[-1]):
@@ -124,12 +124,12 @@ def spine(plan: Plan, task: Task) -> tuple[State, ...]:
     return tuple(states)
 
 
-def visit_probability(plan: Plan, turn: int) -> float:
+def visit_probability(plan: RolloutPlan, turn: int) -> float:
     """Probability that a given state of this turn is visited."""
     return (plan.branches / len(plan.models)) ** turn
 
 
-def planned_answers(plan: Plan, task: Task) -> int:
+def planned_answers(plan: RolloutPlan, task: Task) -> int:
     """Number of answers of a complete tree: K (1 + n + n^2 + ...), K models, n branches."""
     turns = task.length(plan.depth, plan.user is not None)
     return sum(len(plan.models) * plan.branches**turn for turn in range(turns))
@@ -141,6 +141,6 @@ def conversation(task: Task, before: list[dict[str, str]], user: str) -> list[di
     return [*(system if not before else []), *before, {"role": "user", "content": user}]
 
 
-def as_record(answer: Answer) -> Mapping[str, Any]:
+def as_record(answer: ModelAnswer) -> Mapping[str, Any]:
     """An answer in the journal's form."""
-    return {name: getattr(answer, name) for name in Answer.__dataclass_fields__}
+    return {name: getattr(answer, name) for name in ModelAnswer.__dataclass_fields__}

@@ -168,13 +168,13 @@ async def test_revoked_expired_and_rotated_keys_open_nothing(database_url: str) 
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "requested",
     [{"role": "root"}, {"expires_at_ms": START_MS}, {"budget_nanousd": -1}, {"window": "30d"}, {"models": ["x" * 257]}],
 )
-async def test_a_key_that_cannot_be_is_refused(sqlite_url: str, wish: dict[str, Any]) -> None:
+async def test_a_key_that_cannot_be_is_refused(sqlite_url: str, requested: dict[str, Any]) -> None:
     async with open_bench(sqlite_url) as bench:
         with pytest.raises(InvalidRequest):
-            await write(bench, keys.create_key, "key_1", "acme", **wish, **by())
+            await write(bench, keys.create_key, "key_1", "acme", **requested, **by())
         with pytest.raises(NotFound):
             await write(bench, keys.create_key, "key_1", "nobody", **by())
         assert await bench.database.read(keys.list_keys) == []
@@ -218,9 +218,9 @@ async def test_a_session_is_opened_raised_lowered_and_closed(database_url: str) 
         assert (await change(budget_nanousd=10)).balance == Balance(300, 300, 0)
         assert (await change(budget_nanousd=9_000)).balance == Balance(9_000, 300, 0)
         assert (await change(state="closed")).state == "closed"
-        for wish in ({"budget_nanousd": 9_001}, {"budget_nanousd": -1}, {"state": "half"}, {"expected_turns": 0}):
+        for requested in ({"budget_nanousd": 9_001}, {"budget_nanousd": -1}, {"state": "half"}, {"expected_turns": 0}):
             with pytest.raises(InvalidRequest):
-                await change(**wish)
+                await change(**requested)
         with pytest.raises(NotFound):
             await bench.database.read(lambda c: session_accounts.get_session(c, "acme", "s2"))
 

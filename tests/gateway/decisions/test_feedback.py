@@ -15,13 +15,13 @@ from gateway.accounts import tenants
 from gateway.accounts.sessions import change_session, get_session, normalize_id
 from gateway.database import tables
 from gateway.database.database import Database
-from gateway.decisions.feedback import Signal, Stored, read_signal, store
+from gateway.decisions.feedback import FeedbackSignal, Stored, read_signal, store
 from gateway.errors import InvalidRequest, NotFound
 
 KEY = "key_1"
 
 
-def signal(**fields: Any) -> Signal:
+def signal(**fields: Any) -> FeedbackSignal:
     return read_signal(fields, KEY)
 
 
@@ -29,10 +29,12 @@ def signal(**fields: Any) -> Signal:
 
 
 def test_our_own_dialect_names_one_target_and_may_name_source_and_comment() -> None:
-    assert signal(decision_id="dec_1", score=0.25) == Signal("decision", "dec_1", KEY, "score", 0.25, None)
-    assert signal(completion_id="chatcmpl-1", score=1) == Signal("completion", "chatcmpl-1", KEY, "score", 1.0, None)
+    assert signal(decision_id="dec_1", score=0.25) == FeedbackSignal("decision", "dec_1", KEY, "score", 0.25, None)
+    assert signal(completion_id="chatcmpl-1", score=1) == FeedbackSignal(
+        "completion", "chatcmpl-1", KEY, "score", 1.0, None
+    )
     full = signal(session_id="s", score=0, name="tests", source="ci", comment="red")
-    assert full == Signal("session", "s", "ci", "tests", 0.0, "red")
+    assert full == FeedbackSignal("session", "s", "ci", "tests", 0.0, "red")
 
 
 @pytest.mark.parametrize(("score", "stored"), [(1.7, 1.0), (-3, 0.0), (1e6, 1.0), (-0.0, 0.0)])
@@ -46,9 +48,9 @@ def test_a_score_beyond_the_scale_is_clipped_to_it(score: float, stored: float) 
 )
 def test_tensorzero_s_dialect_is_read_as_it_is(value: object, score: float) -> None:
     body = {"inference_id": "chatcmpl-1", "metric_name": "solved", "value": value, "tags": {"a": "b"}}
-    assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", KEY, "solved", score, None)
+    assert read_signal(body, KEY) == FeedbackSignal("completion", "chatcmpl-1", KEY, "solved", score, None)
     episode = {"episode_id": "e-1", "metric_name": "solved", "value": value}
-    assert read_signal(episode, KEY) == Signal("session", "e-1", KEY, "solved", score, None)
+    assert read_signal(episode, KEY) == FeedbackSignal("session", "e-1", KEY, "solved", score, None)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +62,13 @@ def test_portkey_s_scale_becomes_ours_and_its_weight_draws_to_the_middle(
     value: float, weight: float, score: float
 ) -> None:
     body = {"trace_id": "t-1", "value": value, "weight": weight, "metadata": {"x": 1}}
-    assert read_signal(body, KEY) == Signal("completion", "t-1", KEY, "portkey", score, None)
+    assert read_signal(body, KEY) == FeedbackSignal("completion", "t-1", KEY, "portkey", score, None)
 
 
 @pytest.mark.parametrize("metric", ["comment", "demonstration"])
 def test_tensorzero_s_words_are_taken_and_carry_no_score(metric: str) -> None:
     body = {"inference_id": "chatcmpl-1", "metric_name": metric, "value": "nicely put"}
-    assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", KEY, metric, None, None)
+    assert read_signal(body, KEY) == FeedbackSignal("completion", "chatcmpl-1", KEY, metric, None, None)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_tensorzero_s_words_are_taken_and_carry_no_score(metric: str) -> None:
 )
 def test_a_semantic_router_s_verdict_on_the_model_is_a_score(fields: dict[str, Any], score: float | None) -> None:
     body = {"replay_id": "chatcmpl-1", "source": "agent", "target_ref": "m", "reason": "why", **fields}
-    assert read_signal(body, KEY) == Signal("completion", "chatcmpl-1", "agent", "verdict", score, "why")
+    assert read_signal(body, KEY) == FeedbackSignal("completion", "chatcmpl-1", "agent", "verdict", score, "why")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.answer_parts import AnswerParts, Part, PartEvent
+from gateway.dialects.answer_parts import AnswerPart, AnswerParts, PartEvent
 
 
-def fed(*deltas: dict[str, Any]) -> tuple[list[Part], list[PartEvent]]:
+def fed(*deltas: dict[str, Any]) -> tuple[list[AnswerPart], list[PartEvent]]:
     parts = AnswerParts("x")
     happened: list[PartEvent] = []
     for delta in deltas:
@@ -24,7 +24,7 @@ def fragment(arguments: str = "", *, index: int | None = 0, name: str | None = N
     return {"tool_calls": [{"function": function, **({} if index is None else {"index": index}), **fields}]}
 
 
-def calls(parts: list[Part]) -> list[tuple[str, str, str]]:
+def calls(parts: list[AnswerPart]) -> list[tuple[str, str, str]]:
     return [(part.id, part.name, part.text) for part in parts if part.kind == "tool"]
 
 

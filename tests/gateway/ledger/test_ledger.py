@@ -201,7 +201,7 @@ async def test_turns_of_one_session_beside_each_other_are_all_remembered(databas
         merged = "{}"
         for number in range(25):
             op = await bench.held(100, ceiling=10**9)
-            update = sessions.news(
+            update = sessions.memory_update(
                 model=f"m{number % 3}", messages=[{"role": "user", "content": f"helper {number}"}], prompt_tokens=10,
                 output_tokens=number, failed=number % 5 == 0, regenerated=number == 1, tool_error=number == 2,
                 at_ms=number,

@@ -22,7 +22,7 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.litellm_clients import Resolved
+from gateway.providers.litellm_clients import ProviderNames
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
@@ -250,7 +250,7 @@ async def test_a_provider_nobody_knows_is_refused_without_a_request(
 class _Breaking(Upstream):
     """What LiteLLM knows of a model meets a defect."""
 
-    def _resolved(self, call: Call) -> Resolved:
+    def _resolved(self, call: Call) -> ProviderNames:
         raise KeyError(call.litellm_model)
 
 

@@ -26,7 +26,7 @@ def healthy_breaker() -> Breaker:
 
 def verdicts(
     request: ChatRequest | None = None,
-    wish: RequestedModel = ANY,
+    requested: RequestedModel = ANY,
     models: Catalog = TWO,
     *,
     allow_lists: Sequence[frozenset[str] | None] = (),
@@ -37,7 +37,7 @@ def verdicts(
     return {
         option.model.name: option.why_not
         for option in feasible(
-            request or chat(), wish, models, breaker or healthy_breaker(),
+            request or chat(), requested, models, breaker or healthy_breaker(),
             allow_lists=allow_lists, bound_to=bound_to, prompt_tokens=prompt_tokens,
         )
     }  # fmt: skip
@@ -47,7 +47,7 @@ def verdicts(
 
 
 @pytest.mark.parametrize(
-    ("name", "wish"),
+    ("name", "requested"),
     [
         ("auto", RequestedModel(None, None)),
         ("auto@cheap", RequestedModel(None, "cheap")),
@@ -57,8 +57,8 @@ def verdicts(
         ("cheap", RequestedModel("small", None)),
     ],
 )
-def test_a_model_name_is_a_wish(name: str, wish: RequestedModel) -> None:
-    assert parse_model(name, TWO) == wish
+def test_a_model_name_is_parsed(name: str, requested: RequestedModel) -> None:
+    assert parse_model(name, TWO) == requested
 
 
 @pytest.mark.parametrize("name", ["auto@", "auto@worst", "auto@cheap@best"])
@@ -89,7 +89,7 @@ def test_embedding_models_are_no_candidates() -> None:
 
 
 def test_a_pin_leaves_one() -> None:
-    assert verdicts(wish=RequestedModel("big", None)) == {"small": "not the pinned model", "big": ""}
+    assert verdicts(requested=RequestedModel("big", None)) == {"small": "not the pinned model", "big": ""}
 
 
 def test_missing_capabilities_are_named() -> None:
@@ -123,7 +123,10 @@ def test_a_model_is_unhealthy_when_all_its_deployments_rest() -> None:
 
 def test_an_open_tool_loop_keeps_its_model_unless_the_client_pins_another() -> None:
     assert verdicts(bound_to="big") == {"small": "tool loop on another model", "big": ""}
-    assert verdicts(wish=RequestedModel("small", None), bound_to="big") == {"small": "", "big": "not the pinned model"}
+    assert verdicts(requested=RequestedModel("small", None), bound_to="big") == {
+        "small": "",
+        "big": "not the pinned model",
+    }
 
 
 # -- when none may -----------------------------------------------------------------------------------------------------
@@ -169,8 +172,8 @@ def test_a_prompt_that_is_too_long_is_what_clients_shorten_their_history_for() -
 
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     models = catalog(model("small"), model("vectors", mode="embedding"))
-    wish: Any = parse_model("vectors", models)
-    options = feasible(chat(), wish, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
+    requested: Any = parse_model("vectors", models)
+    options = feasible(chat(), requested, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
     with pytest.raises(InvalidRequest) as refused:
         refuse_when_none(options, "vectors", 1)
     assert refused.value.message == "model: no model can serve this request: it is not a chat model"

@@ -62,8 +62,8 @@ def router(
     return Router(lambda: chosen, rule, lambda: lineup, monotonic=lambda: 0.0, on_fault=on_fault)
 
 
-def decide(subject: Router, observed: Observation = BOTH, wish: RequestedModel = ANY, key: str = "t/s") -> Any:
-    return subject.decide(observed, 0.5, wish, key).decision
+def decide(subject: Router, observed: Observation = BOTH, requested: RequestedModel = ANY, key: str = "t/s") -> Any:
+    return subject.decide(observed, 0.5, requested, key).decision
 
 
 # -- forced ------------------------------------------------------------------------------------------------------------

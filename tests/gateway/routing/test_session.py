@@ -152,14 +152,14 @@ def test_a_failed_turn_warms_nothing() -> None:
 
 
 def test_turns_that_ran_beside_each_other_are_both_remembered_in_the_order_of_their_bills() -> None:
-    """Both began with the same memory; each brings only its own news."""
+    """Both began with the same memory; each brings only its own update."""
     helper: list[dict[str, Any]] = [{"role": "user", "content": "a helper's question"}]
     before = "{}"
-    one = sessions.news(
+    one = sessions.memory_update(
         model="small", messages=ASKED, prompt_tokens=100, output_tokens=20, failed=False, regenerated=False,
         tool_error=False, at_ms=1_000,
     )  # fmt: skip
-    two = sessions.news(
+    two = sessions.memory_update(
         model="big", messages=helper, prompt_tokens=7, output_tokens=3, failed=False, regenerated=True,
         tool_error=False, at_ms=1_001,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def context(
     subject = chosen or model()
     return TurnContext(
         caller=CALLER, chat=chat(**request), asked=asked or TurnHeaders(None, None, False, None, None),
-        wish=RequestedModel(None, None), session_id="s", row=row, memory=memory or SessionMemory(),
+        requested=RequestedModel(None, None), session_id="s", row=row, memory=memory or SessionMemory(),
         tenant=tenant or Balance(LEFT, 0, 0), prompt=PromptTokens(prompt_tokens, 2 * prompt_tokens),
         options=[Eligibility(subject, subject.deployments, "")], terms=terms or SessionTerms(default_nanousd=LEFT),
         idempotency=None, started_ms=1_000, dialect=ChatDialect(False),

@@ -16,8 +16,8 @@ from train.config import OpeConfig, TrainConfig
 from train.errors import InputError
 from train.evaluate.frontier import (
     Outcome,
-    Resampled,
-    Setting,
+    SessionResamples,
+    SweepSetting,
     budget_for,
     budget_settings,
     lambda_settings,
@@ -33,7 +33,7 @@ ALL = Wanted(None, None, 400, 0.8)
 
 def point(budget_usd: float | None, scores: list[float], spent_usd: float = 1.0, price: float = 0.0) -> Outcome:
     zeros = np.zeros(len(scores))
-    return Outcome("p", Setting(price, budget_usd), np.array(scores), zeros + spent_usd, zeros)
+    return Outcome("p", SweepSetting(price, budget_usd), np.array(scores), zeros + spent_usd, zeros)
 
 
 def test_the_least_budget_lies_between_two_points_on_a_logarithmic_scale() -> None:
@@ -53,7 +53,7 @@ def test_more_money_never_hurts_so_a_dip_is_noise() -> None:
 
 def test_quality_is_per_turn_however_long_the_sessions_are() -> None:
     """Two sessions of 1 and 3 turns with summed scores 1 and 1: .5 per turn, not (1 + 1/3) / 2."""
-    resampled = Resampled(np.array([1.0, 3.0]), seed=0, resamples=1)
+    resampled = SessionResamples(np.array([1.0, 3.0]), seed=0, resamples=1)
     resampled.weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
     assert resampled.per_turn(np.array([1.0, 1.0])) == pytest.approx([0.5, 1.0, 1 / 3])
     assert resampled.per_turn(np.array([[1.0, 0.0], [1.0, 3.0]])) == pytest.approx(
@@ -63,7 +63,7 @@ def test_quality_is_per_turn_however_long_the_sessions_are() -> None:
 
 
 def test_the_answer_has_an_interval_and_says_when_it_is_out_of_reach() -> None:
-    resampled = Resampled(np.ones(40), seed=1, resamples=200)
+    resampled = SessionResamples(np.ones(40), seed=1, resamples=200)
     sure = [point(1.0, [0.5] * 40), point(4.0, [0.9] * 40)]
     answer = budget_for(sure, 0.7, resampled)
     assert [answer["budget_usd"], answer["low"], answer["high"]] == pytest.approx([2.0, 2.0, 2.0])

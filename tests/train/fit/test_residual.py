@@ -11,12 +11,12 @@ import pytest
 
 from policy.residual import INPUT_DIM
 from train.config import FitConfig
-from train.fit.residual import Turns, as_residual, errors, loss, train
+from train.fit.residual import ResidualTurns, as_residual, errors, loss, train
 
 FIT = FitConfig(residual_steps=150, residual_hidden=4, residual_rate=3e-2)
 
 
-def turns(shift: float, count: int = 400) -> Turns:
+def turns(shift: float, count: int = 400) -> ResidualTurns:
     """Two candidates predicted at .5; `shift` better wherever an input is positive. One is graded."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((count, 2, INPUT_DIM)).astype(np.float32)
@@ -25,17 +25,17 @@ def turns(shift: float, count: int = 400) -> Turns:
     action = rng.integers(0, 2, count).astype(np.int32)
     scores[np.arange(count), 1 - action] = np.nan
     half = np.full((count, 2), 0.5, np.float32)
-    return Turns(x, half, scores.astype(np.float32), half, np.ones((count, 2), bool), action)
+    return ResidualTurns(x, half, scores.astype(np.float32), half, np.ones((count, 2), bool), action)
 
 
 def test_the_loss_by_hand() -> None:
     # One turn, .5 predicted: the logged action scored .9, so its square is .16; alpha log 2 for the rest.
-    one = Turns(*(x[:1] for x in turns(0.0)))
+    one = ResidualTurns(*(x[:1] for x in turns(0.0)))
     one = one._replace(scores=np.array([[0.9, np.nan]], np.float32), action=np.zeros(1, np.int32))
     zero = {
         "kernel": jnp.zeros((INPUT_DIM, 2)), "bias": jnp.zeros(2), "heads": jnp.zeros(2), "offset": jnp.zeros(1),
     }  # fmt: skip
-    on_device = Turns(*(jnp.asarray(x) for x in one))
+    on_device = ResidualTurns(*(jnp.asarray(x) for x in one))
     assert float(loss(zero, on_device, 0.0)) == pytest.approx(0.16, abs=1e-6)
     # Half of the actions are not graded: the conservative term counts half.
     assert float(loss(zero, on_device, 0.2)) == pytest.approx(0.16 + 0.2 * 0.5 * np.log(2.0), abs=1e-6)
@@ -52,7 +52,7 @@ def test_what_the_inputs_tell_is_learned_and_held_out_turns_agree() -> None:
 def test_conservatism_pushes_down_what_the_log_did_not_try() -> None:
     def gap(alpha: float) -> float:
         some = turns(0.0)
-        first = Turns(*(x[some.action == 0] for x in some))
+        first = ResidualTurns(*(x[some.action == 0] for x in some))
         found = as_residual(train(first, replace(FIT, alpha=alpha), jax.random.key(0))).of(first.x)
         return float((found[:, 0] - found[:, 1]).mean())
 

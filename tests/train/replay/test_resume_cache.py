@@ -17,7 +17,7 @@ from train.replay import run as replay
 from train.replay.grid import Grid
 from train.replay.parallel import Tell
 from train.replay.resume_cache import ResumeCache, part_name
-from train.replay.run import Options, Part
+from train.replay.run import CatalogueOutput, Options
 
 
 def tiny_grid() -> Grid:
@@ -53,7 +53,7 @@ def test_what_was_finished_before_a_run_was_cut_short_is_not_played_again(
 ) -> None:
     kept, play, numbers = tmp_path / "parts", replay.play_catalogue, list[int]()
 
-    def failing_at_the_second(graded: Any, number: int, chosen: Options, tell: Tell) -> Part:
+    def failing_at_the_second(graded: Any, number: int, chosen: Options, tell: Tell) -> CatalogueOutput:
         numbers.append(number)
         if numbers == [0, 1]:
             raise KeyboardInterrupt

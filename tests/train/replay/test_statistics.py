@@ -9,7 +9,7 @@ import pytest
 
 from train.replay.compose import Sessions
 from train.replay.simulator import Played
-from train.replay.statistics import Entry, Resampled, best_on_test, best_tuned, rows
+from train.replay.statistics import CellEntry, Resampled, best_on_test, best_tuned, rows
 from train.replay.summary import hypervolume, newcomers, over_cells
 
 
@@ -31,9 +31,9 @@ def test_a_task_that_is_drawn_twice_counts_twice() -> None:
 
 def test_the_best_tuned_baseline_is_chosen_on_the_training_half() -> None:
     entries = [
-        Entry("a", outcome([[0.9]]), training_quality=0.5, baseline=True),
-        Entry("b", outcome([[0.4]]), training_quality=0.8, baseline=True),
-        Entry("ours", outcome([[1.0]]), training_quality=0.99),
+        CellEntry("a", outcome([[0.9]]), training_quality=0.5, baseline=True),
+        CellEntry("b", outcome([[0.4]]), training_quality=0.8, baseline=True),
+        CellEntry("ours", outcome([[1.0]]), training_quality=0.99),
     ]
     assert entries[best_tuned(entries)].policy == "b"
     assert entries[best_on_test(entries)].policy == "a"
@@ -42,8 +42,8 @@ def test_the_best_tuned_baseline_is_chosen_on_the_training_half() -> None:
 def test_rows_hold_means_paired_differences_and_conduct() -> None:
     sessions = Sessions(np.array([[0, 1], [1, 0]]), np.zeros(2, np.int64), np.array([0, 1]))
     entries = [
-        Entry("b", outcome([[0.5, 0.5], [0.0, 0.5]]), training_quality=0.8, baseline=True),
-        Entry("ours", outcome([[1.0, 0.5], [0.5, 0.5]], [[0, 1], [1, 1]])),
+        CellEntry("b", outcome([[0.5, 0.5], [0.0, 0.5]]), training_quality=0.8, baseline=True),
+        CellEntry("ours", outcome([[1.0, 0.5], [0.5, 0.5]], [[0, 1], [1, 1]])),
     ]
     found = rows(entries, sessions, np.array([0, 1]), Resampled(2, 100, 0), 1, {"source": "toy"})
     assert [(row["ordering"], row["policy"]) for row in found] == [

@@ -29,13 +29,16 @@ HARM = 0.4
 TURNS = 3
 
 
-def grown(name: str, branches: int) -> rollout.Played:
-    tree = rollout.Played(task(name, f"{name} asks", "and then?", "and after that?"))
+def grown(name: str, branches: int) -> rollout.PlayedTree:
+    tree = rollout.PlayedTree(task(name, f"{name} asks", "and then?", "and after that?"))
     waiting = [rollout.State(tree.task)]
     while waiting:
         state = waiting.pop()
         lost = HARM if state.path[-1:] == ("a",) else 0.0
-        graded = {m: rollout.Graded(rollout.Answer("", 100, 0, 10, 1, "stop"), GRADES[m] - lost, "") for m in MODELS}
+        graded = {
+            m: rollout.GradedAnswer(rollout.ModelAnswer("", 100, 0, 10, 1, "stop"), GRADES[m] - lost, "")
+            for m in MODELS
+        }
         tree.visited.append(rollout.Visited(state, tree.task.turns[state.turn].user, graded))
         waiting += [state.after(m) for m in rollout.continued_models(plan(branches), state)]
     return tree

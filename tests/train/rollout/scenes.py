@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 
-from train.rollout.client import Caller
+from train.rollout.client import RolloutClient
 from train.rollout.graders import Limits
 from train.rollout.journal import Journal
 from train.rollout.play import Walk
-from train.rollout.tasks import Task, Turn
-from train.rollout.tree import Plan
+from train.rollout.tasks import Task, TaskTurn
+from train.rollout.tree import RolloutPlan
 
 MODELS = ("a", "b", "c")
 Say = Callable[[str, list[dict[str, str]]], str]
@@ -23,12 +23,12 @@ Say = Callable[[str, list[dict[str, str]]], str]
 def task(name: str, *says: str, check: dict[str, Any] | None = None, **more: Any) -> Task:
     """A task whose turns say so; every answer that begins with `good` is right."""
     check = check or {"regex": "^good"}
-    turns = tuple(Turn(text, check) for text in says)
+    turns = tuple(TaskTurn(text, check) for text in says)
     return Task(name, more.pop("group", "g"), None, turns, check=check, **more)
 
 
-def plan(branches: int = 1, depth: int = 4, **more: Any) -> Plan:
-    return Plan(MODELS, depth, branches, more.pop("seed", 1), 100, **more)
+def plan(branches: int = 1, depth: int = 4, **more: Any) -> RolloutPlan:
+    return RolloutPlan(MODELS, depth, branches, more.pop("seed", 1), 100, **more)
 
 
 def completion(model: str, text: str, **headers: str) -> httpx.Response:
@@ -50,9 +50,9 @@ async def at_once(seconds: float) -> None:
     """A sleep that takes no time."""
 
 
-def caller(http: httpx.AsyncClient, journal: Journal, parallel: int = 4) -> Caller:
-    return Caller(http, journal, max_usd="1", max_tokens=100, parallel=parallel, sleep=at_once)
+def caller(http: httpx.AsyncClient, journal: Journal, parallel: int = 4) -> RolloutClient:
+    return RolloutClient(http, journal, max_usd="1", max_tokens=100, parallel=parallel, sleep=at_once)
 
 
-def walk(folder: Path, http: httpx.AsyncClient, played: Plan, journal: Journal) -> Walk:
+def walk(folder: Path, http: httpx.AsyncClient, played: RolloutPlan, journal: Journal) -> Walk:
     return Walk(played, caller(http, journal), journal, Limits(), tasks_at_once=2)

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from tests.train.rollout.scenes import caller, completion, gateway
-from train.rollout.client import WAITS_S, Call, CallFailed, OutOfMoney
+from train.rollout.client import WAITS_S, CallFailed, OutOfMoney, RolloutCall
 from train.rollout.journal import Journal
 
-CALL = Call("n1", "a", [{"role": "user", "content": "hi"}], {"temperature": 0})
+CALL = RolloutCall("n1", "a", [{"role": "user", "content": "hi"}], {"temperature": 0})
 
 
 def refused(status: int, message: str = "no") -> httpx.Response:
@@ -123,7 +123,7 @@ async def test_refused_calls_do_not_keep_one_another_asking(tmp_path: Path) -> N
     with Journal(tmp_path, "x") as journal:
         async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.MockTransport(answer)) as http:
             asking = caller(http, journal)
-            asked = [asking.ask(Call(f"n{n}", "a", CALL.messages, {})) for n in range(3)]
+            asked = [asking.ask(RolloutCall(f"n{n}", "a", CALL.messages, {})) for n in range(3)]
             first, *others = await asyncio.gather(*asked, return_exceptions=True)
     assert before_the_first_ended == 3
     assert not isinstance(first, BaseException)
@@ -152,7 +152,7 @@ async def test_money_that_another_call_only_holds_is_waited_for(tmp_path: Path) 
             asking = caller(http, journal)
             first = asyncio.create_task(asking.ask(CALL))
             await holding.wait()
-            await asking.ask(Call("n2", "a", CALL.messages, {}))
+            await asking.ask(RolloutCall("n2", "a", CALL.messages, {}))
             await first
     assert sent == ["n1.0", "n2.0", "n2.0"]
 
@@ -201,5 +201,5 @@ async def test_no_more_calls_than_allowed_are_under_way(tmp_path: Path) -> None:
     with Journal(tmp_path, "x") as journal:
         async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.MockTransport(answer)) as http:
             asking = caller(http, journal, parallel=3)
-            await asyncio.gather(*(asking.ask(Call(f"n{i}", "a", CALL.messages, {})) for i in range(12)))
+            await asyncio.gather(*(asking.ask(RolloutCall(f"n{i}", "a", CALL.messages, {})) for i in range(12)))
     assert most == 3

@@ -10,7 +10,7 @@ from gateway.catalog.models import Model
 from gateway.catalog.prices import Prices
 from tests.train.rollout.scenes import MODELS, plan, task
 from train.rollout.output import session_of, write_folder
-from train.rollout.tree import Answer, Graded, Plan, Played, State, Visited, continued_models
+from train.rollout.tree import GradedAnswer, ModelAnswer, PlayedTree, RolloutPlan, State, Visited, continued_models
 
 CATALOG = {
     name: Model(name, "chat", Prices(input_femtousd=million, output_femtousd=2 * million, cached_input_femtousd=100),
@@ -20,13 +20,13 @@ CATALOG = {
 """1, 2 and 10 USD per million input tokens, twice that for output."""
 
 
-def grown(name: str, a_plan: Plan, missing: tuple[str, ...] | None = None) -> Played:
+def grown(name: str, a_plan: RolloutPlan, missing: tuple[str, ...] | None = None) -> PlayedTree:
     """A whole tree of two turns: 100 tokens in, 10 out; `c` is right. `missing`: the path where `b` gave no answer."""
-    tree = Played(task(name, "first?", "second?"))
+    tree = PlayedTree(task(name, "first?", "second?"))
     root = State(tree.task)
     for state in (root, *(root.after(model) for model in continued_models(a_plan, root))):
         answered = [m for m in MODELS if not (state.path == missing and m == "b")]
-        graded = {m: Graded(Answer(m, 100, 60, 10, 50_000, "stop"), float(m == "c"), "") for m in answered}
+        graded = {m: GradedAnswer(ModelAnswer(m, 100, 60, 10, 50_000, "stop"), float(m == "c"), "") for m in answered}
         tree.visited.append(Visited(state, tree.task.turns[state.turn].user, graded))
     return tree
 

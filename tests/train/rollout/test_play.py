@@ -12,10 +12,12 @@ from tests.train.rollout.scenes import MODELS, completion, gateway, plan, task, 
 from train.rollout.journal import Journal
 from train.rollout.play import play
 from train.rollout.prompts import OVER
-from train.rollout.tree import Plan, Played, continued_models, planned_answers
+from train.rollout.tree import PlayedTree, RolloutPlan, continued_models, planned_answers
 
 
-async def played(folder: Path, tasks: list[Any], a_plan: Plan, answer: Any) -> tuple[list[Played], list[Any]]:
+async def played(
+    folder: Path, tasks: list[Any], a_plan: RolloutPlan, answer: Any
+) -> tuple[list[PlayedTree], list[Any]]:
     """The trees, and (model, messages) of every call that was made."""
     calls: list[Any] = []
 
@@ -64,7 +66,7 @@ async def test_a_second_walk_pays_for_nothing_and_sees_the_same(tmp_path: Path) 
     again, calls = await played(tmp_path, tasks, plan(2), skilled)
     assert calls == []
 
-    def content(trees: list[Played]) -> Any:
+    def content(trees: list[PlayedTree]) -> Any:
         return {
             (v.state.name(m), g.score, g.answer.text) for t in trees for v in t.visited for m, g in v.graded.items()
         }

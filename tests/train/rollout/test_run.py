@@ -21,7 +21,7 @@ from tests.train.rollout.scenes import at_once, task
 from train.rollout.budget import message_of
 from train.rollout.graders import Limits
 from train.rollout.run import Rollout, RolloutError, cap, plan_for, run
-from train.rollout.tree import Plan
+from train.rollout.tree import RolloutPlan
 
 MODES = {"third": "ok:tokens=8"}
 MODELS = ("small", "big", "third")
@@ -46,11 +46,11 @@ def rollout(play: Play, folder: Path, max_usd: str, **more: Any) -> Rollout:
     return replace(made, **more)
 
 
-def plan_of(branches: int = 2) -> Plan:
-    return Plan(MODELS, 3, branches, seed=1, max_tokens=40)
+def plan_of(branches: int = 2) -> RolloutPlan:
+    return RolloutPlan(MODELS, 3, branches, seed=1, max_tokens=40)
 
 
-async def played(play: Play, job: Rollout, a_plan: Plan | None = None) -> dict[str, Any]:
+async def played(play: Play, job: Rollout, a_plan: RolloutPlan | None = None) -> dict[str, Any]:
     return await run(job, a_plan or plan_of(), TASKS, load(play.path, {})[1])
 
 
@@ -152,7 +152,7 @@ def test_options_are_checked_before_anything_is_spent(tmp_path: Path) -> None:
     catalog = load(config(tmp_path, "http://127.0.0.1:9/v1", modes=MODES), {})[1]
     options: dict[str, Any] = {"models": (), "depth": 2, "branches": "all", "seed": 0, "max_tokens": 9}
     options |= {"judge": None, "user": None}
-    assert plan_for(TASKS, catalog, **options) == Plan(MODELS, 2, 3, 0, 9)
+    assert plan_for(TASKS, catalog, **options) == RolloutPlan(MODELS, 2, 3, 0, 9)
     assert plan_for(TASKS, catalog, **options | {"judge": "big"}).models == ("small", "third")
     judged = (task("j", "one", check={"judge": "nice?"}),)
     for tasks, wrong, message in (
