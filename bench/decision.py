@@ -1,7 +1,8 @@
 """Latency of a decision: `python -m bench.decision [--candidates 8] [--rounds 2000]`.
 
 Times each part on one thread, in milliseconds: text features, encoding, the default rule, the learned policy with the
-network at its served size. Targets: a decision under .5 ms without text, under 1 ms with it.
+network at its served size, without and with a conversation that a prompt cache holds. Targets: a decision under .5 ms
+without text, under 1 ms with it. As `seqroute serve` does, run it with OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -106,6 +107,10 @@ def main() -> None:
     network = learned(exploration, planner)
     decision = resolving.decide(observation, 0.5)
 
+    cached = replace(
+        observation, candidates=tuple(replace(c, input_tokens=6_000, warm_tokens=0) for c in observation.candidates)
+    )
+
     def with_text(words: str) -> object:
         return network(replace(observation, text=text.embed(words), text_stats=text.stats(words)))
 
@@ -119,6 +124,7 @@ def main() -> None:
         "decide: planner": lambda: planner.decide(observation, 0.5),
         "decide: shipped network, priors alone": lambda: first(observation),
         "decide: learned, guarded": lambda: network(observation),
+        "decide: learned, guarded, long conversation": lambda: network(cached),
         f"decide: learned, with text of {len(SHORT)} chars": lambda: with_text(SHORT),
         f"decide: learned, with text of {len(LONG)} chars": lambda: with_text(LONG),
     }

@@ -12,7 +12,8 @@ A model missing from the log gets its prior and this turn's own cost distributio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -57,11 +58,17 @@ class CatalogueStatistics:
     answers: F32  # (M + 1, L)
     margin: F32  # (M + 1,)
     grown_tokens: F32  # (1,) added to the conversation by a turn
+    index: Mapping[str, int] = field(init=False, repr=False)
+    tails: F32 = field(init=False, repr=False)
+    """(M + 1,) `Rows.tail` of every model."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
+        object.__setattr__(self, "tails", self.answers[:, TAIL:] @ COST_MASSES[TAIL:] / COST_MASSES[TAIL:].sum())
 
     def places(self, names: Sequence[str]) -> NDArray[np.intp]:
         """The row of every name; unknown names get the row after the last model."""
-        known = {name: k for k, name in enumerate(self.models)}
-        return np.array([known.get(name, len(self.models)) for name in names], np.intp)
+        return np.array([self.index.get(name, len(self.models)) for name in names], np.intp)
 
     def rows(
         self,
@@ -77,6 +84,16 @@ class CatalogueStatistics:
         `average` is their predicted quality, `bills_usd` (..., K, L) this turn's cost distribution, of which reading
         the conversation is `read_usd`; `shown` is False for padding.
         """
+        tail = self.tails[places]
+        if self.models and bool((places < len(self.models)).all()):
+            price_ratio = self._price_ratio(places, list_usd)
+            return Rows(
+                self.quality[places],
+                self.spread[places],
+                self.mean_usd[places] * price_ratio,
+                self.q95_usd[places] * price_ratio,
+                tail,
+            )
         mean = bills_usd @ COST_MASSES
         floor = np.maximum(LEAST_SHARE * mean, LEAST_USD)
         shown_mean = np.maximum(mean - read_usd, floor)
@@ -85,13 +102,10 @@ class CatalogueStatistics:
         count = np.maximum(shown.sum(axis=-1, keepdims=True), 1)
         middle = np.where(shown, bent, 0.0).sum(axis=-1, keepdims=True) / count
         shown_spread = DIFFICULTY_SLOPE * np.abs(bent - middle)
-        tail = (self.answers[:, TAIL:] @ COST_MASSES[TAIL:] / COST_MASSES[TAIL:].sum())[places]
         if not self.models:
             return Rows(average, shown_spread, shown_mean, shown_q95, tail)
         known, at = places < len(self.models), np.minimum(places, len(self.models) - 1)
-        price_ratio = np.where(
-            (list_usd > 0.0) & (self.list_usd[at] > 0.0), list_usd / np.maximum(self.list_usd[at], 1e-9), 1.0
-        )
+        price_ratio = self._price_ratio(at, list_usd)
         return Rows(
             np.where(known, self.quality[at], average),
             np.where(known, self.spread[at], shown_spread),
@@ -99,6 +113,11 @@ class CatalogueStatistics:
             np.where(known, self.q95_usd[at] * price_ratio, shown_q95),
             tail,
         )
+
+    def _price_ratio(self, at: NDArray[np.integer], list_usd: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Today's list prices over those of the log; 1 where either is free."""
+        before = self.list_usd[at]
+        return np.where((list_usd > 0.0) & (before > 0.0), list_usd / np.maximum(before, 1e-9), 1.0)
 
     def arrays(self) -> dict[str, F32]:
         """Arrays by name, as a checkpoint stores them; `from_arrays` is the inverse."""

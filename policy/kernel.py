@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,11 @@ class KernelQuality:
     offset: F32  # (M + 1,)
     norms: tuple[F32, F32] = field(init=False, repr=False)
     """Squared lengths of the landmarks' text and rest; recomputing them would take half of a prediction's time."""
+    index: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norms", landmark_norms(self.landmarks))
+        object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
 
     def predict(self, observation: Observation) -> FloatArray:
         """Quality on this turn. Raises PolicyFault when the observation cannot be encoded."""
@@ -57,15 +60,11 @@ class KernelQuality:
         except ValueError as error:
             raise PolicyFault("the observation cannot be encoded") from error
         deviations = self.deviations(state)
-        found: FloatArray = np.clip(
-            self._levels(observation) + deviations[self._columns(observation)], 0.0, 1.0, dtype=np.float32
-        )
-        return found
+        return _between_0_and_1(self._levels(observation) + deviations[self._columns(observation)])
 
     def average(self, observation: Observation) -> FloatArray:
         """Mean quality of each model."""
-        found: FloatArray = np.clip(self._levels(observation), 0.0, 1.0, dtype=np.float32)
-        return found
+        return _between_0_and_1(self._levels(observation))
 
     def deviations(self, state: NDArray[np.floating]) -> F32:
         """Deviation of this turn from each model's mean, (M + 1,); the shared difficulty's is last."""
@@ -104,18 +103,17 @@ class KernelQuality:
         return cls(models, **{name: arrays[name] for name in _ARRAYS})
 
     def _columns(self, observation: Observation) -> list[int]:
-        known = {name: k for k, name in enumerate(self.models)}
-        return [known.get(c.name, len(self.models)) for c in observation.candidates]
+        return [self.index.get(c.name, len(self.models)) for c in observation.candidates]
 
     def _levels(self, observation: Observation) -> NDArray[np.float64]:
         """Mean quality of every candidate; an unknown model's prior is shifted by the known ones' average error."""
-        columns = np.array(self._columns(observation))
-        priors = np.array([c.quality_prior for c in observation.candidates], np.float64)
-        known = columns < len(self.models)
-        if not known.any():
-            return priors
-        means = self.means[np.minimum(columns, len(self.models) - 1)].astype(np.float64)
-        return np.asarray(np.where(known, means, priors + (means - priors)[known].mean()))
+        means: list[float | None] = [
+            float(self.means[k]) if (k := self.index.get(c.name)) is not None else None for c in observation.candidates
+        ]
+        priors = [c.quality_prior for c in observation.candidates]
+        off = [mean - prior for mean, prior in zip(means, priors, strict=True) if mean is not None]
+        shift = sum(off) / len(off) if off else 0.0
+        return np.array([prior + shift if mean is None else mean for mean, prior in zip(means, priors, strict=True)])
 
 
 _ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset")
@@ -134,10 +132,15 @@ def kernel(
     text, rest = slice(0, TEXT_DIM), slice(TEXT_DIM, None)
     of_text, of_rest = landmark_norms(landmarks) if norms is None else norms
     texts = squared_distances(scaled[..., text], landmarks[:, text], of_text)
-    found = np.exp(-(texts + squared_distances(scaled[..., rest], landmarks[:, rest], of_rest)) / width[0])
+    found = squared_distances(scaled[..., rest], landmarks[:, rest], of_rest)
+    found += texts
+    found /= -width[0]
+    np.exp(found, out=found)
     if len(width) > 1:
-        found = 0.5 * (found + np.exp(-texts / width[1]))
-    return np.asarray(found)
+        texts /= -width[1]
+        found += np.exp(texts, out=texts)
+        found *= 0.5
+    return found
 
 
 def landmark_norms(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -150,5 +153,14 @@ def squared_distances(
     x: NDArray[np.floating], z: NDArray[np.floating], norms: NDArray[np.floating] | None = None
 ) -> NDArray[np.floating]:
     """|x - z|^2 of rows (..., D) and (R, D): (..., R), from 0. `norms` (R,) are known |z|^2."""
-    squares = np.sum(x * x, axis=-1, keepdims=True) + (np.sum(z * z, axis=-1) if norms is None else norms)
-    return np.asarray(np.maximum(squares - 2.0 * (x @ z.T), 0.0))
+    squares = np.add.reduce(x * x, axis=-1, keepdims=True)
+    found = np.asarray(x @ z.T)
+    found *= -2.0
+    found += squares
+    found += np.add.reduce(z * z, axis=-1) if norms is None else norms
+    np.maximum(found, 0.0, out=found)
+    return found
+
+
+def _between_0_and_1(quality: NDArray[np.float64]) -> FloatArray:
+    return np.maximum(np.minimum(quality, 1.0), 0.0).astype(np.float32)

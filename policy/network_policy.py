@@ -26,6 +26,7 @@ from policy.residual import Residual
 from policy.residual import inputs as residual_inputs
 from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.value_curves import Backup, Catalogue, Forward, Later, q_values
+from policy.value_curves_once import q_values_of_turn
 from policy.valuetable import context_tokens
 
 F32 = NDArray[np.float32]
@@ -100,8 +101,9 @@ class NetworkPolicy:
                 state=encode_state(observation) if self.residual is not None else None,
             )
         )
-        costs = np.array(observation.means_usd)
-        scores = found.worth(price, self.starved_penalty) - TIE_BREAK * costs / max(float(costs.max()), 1e-12)
+        costs = observation.means_usd
+        tie_break = np.array(costs) * (TIE_BREAK / max(*costs, 1e-12))
+        scores = found.worth(price, self.starved_penalty) - tie_break
         return make_decision(
             self.policy_id,
             observation,
@@ -121,24 +123,28 @@ class NetworkPolicy:
         if self.residual is not None:
             listed, bill = shown.usd_in + shown.usd_out, shown.bills_usd.mean(axis=-1)
             quality = quality + self.residual.of(residual_inputs(shown.state, quality, shown.prior, listed, bill))
-        quality = np.clip(quality - self.statistics.margin[shown.places], 0.0, 1.0).astype(np.float32)
+        quality = np.asarray(
+            np.minimum(np.maximum(quality - self.statistics.margin[shown.places], 0.0), 1.0), np.float32
+        )
+        answers = quality[..., None] * self.statistics.answers[shown.places]
         price = np.asarray(shown.lambda_per_usd, np.float32)
         later = Later(
             turns=np.asarray(shown.later_turns, np.float32),
             context_tokens=np.asarray(shown.context_tokens, np.float32),
-            grown_tokens=np.broadcast_to(self.statistics.grown_tokens[0], price.shape),
+            grown_tokens=self.statistics.grown_tokens[0],
             last=price,  # ignored
             lambda_per_usd=price,
-            penalty=np.broadcast_to(np.float32(self.starved_penalty), price.shape),
+            penalty=np.float32(self.starved_penalty),
         )
-        return quality, q_values(
-            self.forward,
-            self.catalogue(shown),
-            quality[..., None] * self.statistics.answers[shown.places],
-            shown.bills_usd,
-            np.asarray(shown.available_usd, np.float32),
-            later,
+        money = np.asarray(shown.available_usd, np.float32)
+        if money.ndim == 0:
+            found = q_values_of_turn(self.forward, self.catalogue(shown), answers, shown.bills_usd, float(money), later)
+            return quality, found
+        later = later._replace(
+            grown_tokens=np.broadcast_to(later.grown_tokens, price.shape),
+            penalty=np.broadcast_to(later.penalty, price.shape),
         )
+        return quality, q_values(self.forward, self.catalogue(shown), answers, shown.bills_usd, money, later)
 
     def catalogue(self, shown: Shown) -> Catalogue:
         """Statistics of the candidates on later turns."""

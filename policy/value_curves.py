@@ -25,12 +25,14 @@ from policy.value_network_shapes import KNOTS, TURNS
 Forward = Callable[[Any, Any, Any], Any]
 """rows (..., K, ROW_DIM), mask (..., K), state (..., STATE_DIM) -> raw curves (..., CURVES, KNOTS + 1)."""
 
-_LOW, _HIGH = 0.15, 3.0
+LOW, HIGH = 0.15, 3.0
 """Ends of the money axis, in warm costs of the cheapest model and in cold costs of the most expensive one."""
-_HEADROOM = 0.1
+LEAST_SPAN = 2.0
+"""Least ratio of the ends; a conversation that grows by more than it has would turn them around."""
+HEADROOM = 0.1
 """A curve may exceed the best average quality by so much: tasks differ, and each turn has its best model."""
-_STEPS = np.linspace(0.0, 1.0, KNOTS, dtype=np.float32)
-_EMPTY = np.array([0.0, 0.0, 1.0], np.float32)
+STEPS = np.linspace(0.0, 1.0, KNOTS, dtype=np.float32)
+EMPTY = np.array([0.0, 0.0, 1.0], np.float32)
 """Quality, spend and chance of ending starved of an empty budget."""
 _UPTO = np.triu(np.ones((KNOTS + 1, KNOTS + 1), np.float32))
 """x @ _UPTO is the running sum of x: a small product compiles and runs faster than a scan."""
@@ -124,16 +126,14 @@ def money_span(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, A
     alone = turns * catalogue.mean_usd
     least = alone + turns * halfway * catalogue.cached_usd
     most = alone + context * catalogue.input_usd + (turns - 1.0) * halfway * price
-    return (
-        _LOW * xp.min(xp.where(catalogue.mask, least, np.inf), axis=-1),
-        _HIGH * xp.max(xp.where(catalogue.mask, most, 0.0), axis=-1),
-    )
+    low = LOW * xp.min(xp.where(catalogue.mask, least, np.inf), axis=-1)
+    return low, xp.maximum(HIGH * xp.max(xp.where(catalogue.mask, most, 0.0), axis=-1), LEAST_SPAN * low)
 
 
 def money_axis(catalogue: Catalogue, later: Later, xp: Any = np) -> Any:
     """The knots, (..., KNOTS), geometric."""
     low, high = money_span(catalogue, later, xp)
-    return xp.exp(xp.log(low)[..., None] + _STEPS * xp.log(high / low)[..., None])
+    return xp.exp(xp.log(low)[..., None] + STEPS * xp.log(high / low)[..., None])
 
 
 def inputs(catalogue: Catalogue, later: Later, xp: Any = np) -> tuple[Any, Any]:
@@ -198,7 +198,7 @@ def monotone(raw: Any, best: Any, money_usd: Any, turns: Any, xp: Any = np) -> C
     exponent = xp.concatenate([first, first + step * elasticity], -1)
     return Curves(
         money_usd,
-        (best + _HEADROOM)[..., None] * shares[..., :-1] / shares[..., -1:],
+        (best + HEADROOM)[..., None] * shares[..., :-1] / shares[..., -1:],
         money_usd[..., :1] / turns[..., None] * xp.exp(exponent),
         xp.exp(-(_softplus(raw[..., 2, :-1], xp) @ _UPTO[:-1, :-1])),
     )
@@ -228,7 +228,7 @@ def read(known: Curves, money_usd: Any, xp: Any = np) -> tuple[Any, Any, Any]:
     places = xp.stack([at, at, at])
     here = xp.take_along_axis(values, places, axis=-1)
     inside = here + share * (xp.take_along_axis(values, places + 1, axis=-1) - here)
-    first, empty = values[..., :1], _EMPTY.reshape(-1, *(1,) * at.ndim)
+    first, empty = values[..., :1], EMPTY.reshape(-1, *(1,) * at.ndim)
     found = xp.where(short, empty + (first - empty) * scarce, inside)
     return found[0], found[1], found[2]
 

@@ -1,10 +1,7 @@
 """NumPy layers of the value network (policy/value_network.py), served without importing JAX.
 
 The network is so small that dispatching a compiled call takes as long as computing it, and compiling would add seconds
-to every worker's start. `tests/policy/test_value_network.py` checks that both forms agree.
-
-The network is so small that dispatching a compiled call takes as long as computing it, and a compilation takes seconds
-of every worker's start. `tests/policy/test_value_network.py` holds the two together.
+to every worker's start. `tests/policy/test_value_curves.py` checks that both forms agree.
 """
 
 from __future__ import annotations
@@ -31,21 +28,37 @@ def forward_of(params: Mapping[str, Mapping[str, Any]]) -> Forward:
         if "kernel" in p
     }
     scale, bias = (np.asarray(params["norm"][leaf], np.float32) for leaf in ("scale", "bias"))
+    width = layers["encoder_0"][0].shape[1]
+    # LayerNorm subtracts the mean over the units; subtracted from the weights it costs nothing.
+    kernel, offset = layers["trunk_0"]
+    layers["centred_0"] = kernel - kernel.mean(axis=1, keepdims=True), offset - offset.mean()
 
     def dense(name: str, x: F32) -> F32:
         kernel, offset = layers[name]
-        return x @ kernel + offset
+        found = x @ kernel
+        found += offset
+        return found
+
+    def relu(x: F32) -> F32:
+        return np.maximum(x, 0.0, out=x)
 
     def forward(rows: Any, mask: Any, state: Any) -> F32:
-        encoded = np.maximum(dense("encoder_0", np.asarray(rows, np.float32)), 0.0)
-        encoded = np.maximum(dense("encoder_1", encoded), 0.0) * mask[..., None]
-        mean = encoded.sum(-2) / np.maximum(mask.sum(-1), 1).astype(np.float32)[..., None]
-        hidden = dense("trunk_0", np.concatenate([mean, encoded.max(-2), np.asarray(state, np.float32)], -1))
-        centred = hidden - hidden.mean(-1, keepdims=True)
-        deviation = np.sqrt(np.mean(centred * centred, -1, keepdims=True) + _EPSILON)
-        hidden = np.maximum(centred / deviation * scale + bias, 0.0)
-        hidden = hidden + np.maximum(dense("trunk_1", hidden), 0.0)
-        hidden = hidden + np.maximum(dense("trunk_2", hidden), 0.0)
+        shown = np.asarray(rows, np.float32)
+        encoded = relu(dense("encoder_1", relu(dense("encoder_0", shown.reshape(-1, shown.shape[-1])))))
+        encoded = encoded.reshape(*shown.shape[:-1], width)
+        encoded *= mask[..., None]
+        read = np.empty((*shown.shape[:-2], 2 * width + state.shape[-1]), np.float32)
+        np.add.reduce(encoded, -2, out=read[..., :width])
+        read[..., :width] /= np.maximum(np.add.reduce(mask, -1, dtype=np.float32), 1.0)[..., None]
+        np.maximum.reduce(encoded, -2, out=read[..., width : 2 * width])
+        read[..., 2 * width :] = state
+        hidden = dense("centred_0", read)
+        variance = np.add.reduce(hidden * hidden, -1, keepdims=True) / np.float32(hidden.shape[-1])
+        hidden *= scale / np.sqrt(variance + _EPSILON)
+        hidden += bias
+        relu(hidden)
+        hidden += relu(dense("trunk_1", hidden))
+        hidden += relu(dense("trunk_2", hidden))
         raw = dense("curves", hidden)
         return raw.reshape(*raw.shape[:-1], CURVES, KNOTS + 1)
 

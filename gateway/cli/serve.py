@@ -49,6 +49,9 @@ def serve(
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
 ) -> None:
     """Serve the gateway until SIGTERM or SIGINT; running turns finish first."""
+    # Threads for a decision's small products cost more than they save, and compete with the event loop. Every worker
+    # inherits this, and NumPy reads it when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import logging.config
 
     from gateway.cli.logs import logging_config

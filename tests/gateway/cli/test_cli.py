@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -388,3 +390,17 @@ def test_the_demo_is_started_as_a_program_of_its_own(
 ) -> None:
     assert run(["demo", "--help"]) == 0
     assert "seqroute demo" in capfd.readouterr().out
+
+
+def test_a_server_computes_on_one_thread_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom gateway.__main__ import run\nassert 'numpy' not in sys.modules\n"
+        f"run(['serve', '--config', {str(tmp_path / 'missing.yaml')!r}])\nprint(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    for given, expected in ((None, "1"), ("3", "3")):
+        environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+        environment |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected

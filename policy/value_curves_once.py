@@ -1,0 +1,227 @@
+"""One turn's form of `value_curves.q_values`: what the gateway calls at every decision.
+
+The equations are those of value_curves.py, which training traces and replay calls for many turns; a test checks that
+both agree. On arrays of a few numbers the calls are the cost, not the arithmetic, so this form makes a third of them:
+what all candidates share (the money axis, the cold costs) is computed once, and sigmoids replace sums of softplus.
+
+    exp(-softplus(-x)) = sigmoid(x) = (1 + tanh(x / 2)) / 2,    exp(-sum softplus(x)) = prod (1 - sigmoid(x))
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import compress
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy.budgeting import CACHE_MIN_TOKENS
+from policy.mdp import COST_MASSES
+from policy.value_curves import EMPTY, HEADROOM, HIGH, LEAST_SPAN, LOW, STEPS, Backup, Catalogue, Forward, Later
+from policy.value_network_shapes import KNOTS, ROW_DIM, TURNS
+
+F32 = NDArray[np.float32]
+
+
+class Turn(NamedTuple):
+    """One turn in plain numbers: the later turns, and the ends of the money axis.
+
+    At most TURNS later turns, otherwise as in `Later`. `halfway_tokens` is the conversation that the turns after the
+    first read on average, `best` the best average quality and `shown` the catalogue's mask.
+    """
+
+    turns: float
+    context_tokens: float
+    grown_tokens: float
+    halfway_tokens: float
+    lambda_per_usd: float
+    penalty: float
+    shown: list[bool]
+    best: float
+    cold_usd: list[float]
+    low_usd: float
+    width: float
+
+    @property
+    def cached(self) -> bool:
+        """Tell whether a cache may hold the conversation, and later turns differ by candidate."""
+        return self.context_tokens >= CACHE_MIN_TOKENS
+
+
+def q_values_of_turn(
+    forward: Forward, catalogue: Catalogue, answers: F32, bills_usd: F32, money_usd: float, later: Later
+) -> Backup:
+    """Values of every candidate from this turn on: `value_curves.q_values` of one turn."""
+    after = float(later.turns)
+    turn = turn_of(catalogue, later)
+    axis_usd = np.exp(STEPS * np.float32(turn.width))
+    axis_usd *= turn.low_usd
+    rows, state = inputs_of_turn(catalogue, turn)
+    values = curves_of_turn(forward(rows, catalogue.mask, state), turn.best, axis_usd, turn.turns)
+    left_usd = np.maximum(money_usd - bills_usd, 0.0)
+    if after != turn.turns:
+        left_usd *= turn.turns / max(after, 1e-6)
+    to_go = read_of_turn(values, axis_usd, left_usd)
+    mass = COST_MASSES * (bills_usd <= money_usd)
+    to_go *= mass
+    expected = np.add.reduce(to_go, -1)
+    lost = 1.0 - np.add.reduce(mass, -1)
+    return Backup(
+        np.add.reduce(mass * answers, -1) + after * expected[0],
+        np.minimum(bills_usd, money_usd) @ COST_MASSES + after * expected[1],
+        lost + expected[2] if after > 0.0 else lost,
+    )
+
+
+def turn_of(catalogue: Catalogue, later: Later) -> Turn:
+    """The later turns with `session_usd` without a warm cache, and `money_span`."""
+    turns = min(max(float(later.turns), 1.0), float(TURNS))
+    context, grown = float(later.context_tokens), float(later.grown_tokens)
+    halfway = context + grown * turns / 2.0
+    alone = turns * catalogue.mean_usd
+    price = catalogue.cached_usd if halfway >= CACHE_MIN_TOKENS else catalogue.input_usd
+    cold: list[float] = (alone + context * catalogue.input_usd + ((turns - 1.0) * halfway) * price).tolist()
+    least: list[float] = (alone + (turns * halfway) * catalogue.cached_usd).tolist()
+    shown: list[bool] = catalogue.mask.tolist()
+    low = LOW * min(compress(least, shown))
+    high = max(HIGH * max(compress(cold, shown)), LEAST_SPAN * low)
+    return Turn(
+        turns,
+        context,
+        grown,
+        halfway,
+        float(later.lambda_per_usd),
+        float(later.penalty),
+        shown,
+        max(compress(catalogue.quality.tolist(), shown)),
+        cold,
+        low,
+        math.log(high / low),
+    )
+
+
+def inputs_of_turn(catalogue: Catalogue, turn: Turn) -> tuple[F32, F32]:
+    """`value_curves.inputs` after each candidate.
+
+    Rows (S, K, ROW_DIM) and state (S, STATE_DIM). S is K, or 1 where no cache holds the conversation and all candidates
+    leave the same. Plain numbers for each model; after each candidate only its own row differs, and what is relative to
+    the cheapest model.
+    """
+    n, price = turn.turns, turn.lambda_per_usd
+    cold_usd = [usd / n for usd in turn.cold_usd]
+    columns = [x.tolist() for x in catalogue[:7]]
+    cheapest = min(compress(cold_usd, turn.shown))
+    rows = [
+        _row(turn, cheapest, cold, 0.0, *numbers) if shown else _NO_ROW
+        for shown, cold, *numbers in zip(turn.shown, cold_usd, *columns, strict=True)
+    ]
+    state = [
+        math.log(n) * 2.0 / 3.0 - 1.0,
+        1.0 / n,
+        (n - 8.0) / 8.0,
+        math.log1p(turn.context_tokens) / 10.0,
+        math.log1p(turn.grown_tokens) / 10.0,
+        turn.width / 5.0,
+        math.log1p(turn.penalty),
+        _in_quality(price * cheapest),
+    ]
+    if not turn.cached:
+        return np.array([rows], np.float32), np.array([state + [0.0] * ROW_DIM], np.float32)
+    own, least = [], []
+    for k, (shown, cold, *numbers) in enumerate(zip(turn.shown, cold_usd, *columns, strict=True)):
+        warm = cold - turn.context_tokens * (numbers[_INPUT] - numbers[_CACHED]) / n
+        others = [usd for j, usd in enumerate(cold_usd) if j != k and turn.shown[j]]
+        least.append(min([warm, *others]) if shown else cheapest)
+        own.append(_row(turn, least[-1], warm, 1.0, *numbers) if shown else _NO_ROW)
+    base, own_rows = np.array(rows, np.float32), np.array(own, np.float32)
+    each = np.empty((len(own), *base.shape), np.float32)
+    each[:] = base
+    least_usd = np.array(least)[:, None]
+    each[:, :, _ABOVE] += np.log(cheapest / least_usd) / 3.0
+    if price > 0.0:
+        extra = np.maximum(np.array(cold_usd) - least_usd, 0.0)
+        each[:, :, _EXTRA] = np.log1p(100.0 * np.minimum(price * extra, 1e4)) / 5.0
+    if not all(turn.shown):
+        each *= catalogue.mask[:, None]
+    diagonal = np.arange(len(own))
+    each[diagonal, diagonal] = own_rows
+    states = np.empty((len(own), len(state) + ROW_DIM), np.float32)
+    states[:, : len(state)] = state
+    states[:, len(state) - 1] = [_in_quality(price * usd) for usd in least]
+    states[:, len(state) :] = own_rows
+    return each, states
+
+
+def _row(
+    turn: Turn,
+    cheapest_usd: float,
+    per_turn_usd: float,
+    warm: float,
+    quality: float,
+    spread: float,
+    mean_usd: float,
+    q95_usd: float,
+    tail: float,
+    input_usd: float,
+    cached_usd: float,
+) -> tuple[float, ...]:
+    """One model's row of `value_curves.inputs`."""
+    first_usd = turn.context_tokens * (cached_usd if warm else input_usd)
+    return (
+        quality * 2.0 - 1.0,
+        (quality - turn.best) * 5.0,
+        spread * 5.0,
+        math.log(per_turn_usd * turn.turns / turn.low_usd) / turn.width * 2.0 - 1.0,
+        math.log(per_turn_usd / cheapest_usd) / 3.0,
+        warm,
+        math.log1p(first_usd / mean_usd) / 2.0,
+        math.log(max(q95_usd / mean_usd, 0.1)),
+        tail - 1.0,
+        cached_usd / max(input_usd, 1e-15),
+        _in_quality(turn.lambda_per_usd * per_turn_usd),
+        _in_quality(turn.lambda_per_usd * max(per_turn_usd - cheapest_usd, 0.0)),
+    )
+
+
+def curves_of_turn(raw: F32, best: float, axis_usd: F32, turns: float) -> F32:
+    """`monotone`, quality, spend and starving (3, S, KNOTS + 1), an empty budget first."""
+    values = np.empty((3, len(raw), KNOTS + 1), np.float32)
+    values[:, :, 0] = EMPTY[:, None]
+    chances = np.exp(raw[:, 0] - np.maximum.reduce(raw[:, 0], -1, keepdims=True))
+    shares = np.add.accumulate(chances, -1)
+    np.multiply(shares[:, :-1], (best + HEADROOM) / shares[:, -1:], out=values[0, :, 1:])
+    half = np.tanh(0.5 * raw[:, 1:, :-1])
+    half *= 0.5
+    elasticity = half[:, 0] + 0.5
+    first = elasticity[:, :1] * (float(axis_usd[0]) / turns)
+    grown = np.add.accumulate(elasticity[:, 1:], -1)
+    grown *= math.log(axis_usd[1] / axis_usd[0])
+    values[1, :, 1:2] = first
+    np.multiply(first, np.exp(grown), out=values[1, :, 2:])
+    np.multiply.accumulate(0.5 - half[:, 1], -1, out=values[2, :, 1:])
+    return values
+
+
+def read_of_turn(values: F32, axis_usd: F32, left_usd: F32) -> F32:
+    """`read` at the money that each bill of K candidates leaves, (3, K, L)."""
+    axis = np.empty(KNOTS + 1, np.float32)
+    axis[0], axis[1:] = 0.0, axis_usd
+    at = axis[1:-1].searchsorted(left_usd, "right")
+    per_usd = 1.0 / (axis[1:] - axis[:-1])
+    share = np.minimum((left_usd - axis[at]) * per_usd[at], 1.0)
+    flat = values.reshape(3, -1)
+    if values.shape[1] > 1:
+        at = at + (KNOTS + 1) * np.arange(len(left_usd))[:, None]
+    below = flat.take(at, axis=1)
+    return np.asarray(below + share * (flat.take(at + 1, axis=1) - below))
+
+
+def _in_quality(cost: float) -> float:
+    return math.log1p(100.0 * min(cost, 1e4)) / 5.0
+
+
+_NO_ROW = (0.0,) * ROW_DIM
+_ABOVE, _EXTRA = 4, 11
+"""Columns of `value_curves.inputs` that are relative to the cheapest model."""
+_INPUT, _CACHED = Catalogue._fields.index("input_usd"), Catalogue._fields.index("cached_usd")
