@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from gateway.ledger.lease_watch import OpenLease
 from gateway.ledger.records import AccountSnapshot
 from gateway.ledger.types import (
     BodyMismatch,
@@ -26,6 +27,9 @@ from gateway.ledger.types import (
 class LedgerBackend(Protocol):
     """A database's operations; their futures complete after the commit, cancelled or not."""
 
+    clock_may_be_set: bool
+    """True when leases end by a clock other than this process's elapsed time."""
+
     def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
         """Hold money, or refuse without a change."""
 
@@ -38,8 +42,8 @@ class LedgerBackend(Protocol):
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
         """Raise checkpoints and extend leases; ignores resolved holds."""
 
-    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]:
-        """Resolve a hold whose lease ran out; the entry kind, or None if there was nothing to do."""
+    def sweep_hold(self, hold_id: str, lease_ms: int) -> asyncio.Future[str | None]:
+        """Resolve a hold whose lease still ends at `lease_ms`; the entry kind, else None."""
 
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
         """Start the next budget window; False when another replica already did."""
@@ -57,8 +61,11 @@ class LedgerBackend(Protocol):
     ) -> asyncio.Future[list[KnownBeginning]]:
         """Read the turns of a key that left the first or the longest known of these beginnings."""
 
-    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        """Ids of holds whose lease ran out, and windows that ended."""
+    async def open_leases(self, limit: int, *, ahead_ms: int, beyond_ms: int) -> list[OpenLease]:
+        """Leases with at most `ahead_ms` or more than `beyond_ms` left, the earliest first."""
+
+    async def due_windows(self, limit: int) -> list[ResetWindow]:
+        """Budget windows that ended."""
 
     async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
         """Close abandoned decisions and delete expired idempotency rows; the number of each."""

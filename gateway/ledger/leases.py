@@ -1,8 +1,9 @@
 """Leases on the holds of live calls, renewed with a cost checkpoint about every second.
 
 A lease runs out `ttl_s` after its last renewal; then any replica's sweeper resolves the hold, except that of the
-process that still carries the call. So the holds of a dead process are resolved within one lease, and what was streamed
-until about a second before its death is posted.
+process that still carries the call. So the holds of a dead process are resolved within one lease and two sweeps, and
+what was streamed until about a second before its death is posted. On Postgres a sweeper also waits until it has seen
+the lease unchanged for longer than a live call leaves it (`lease_watch`), because the database's clock may be set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from gateway.clock import Clock, Uniform
 from gateway.errors import LedgerUnavailable
+from gateway.ledger.lease_watch import RENEW_S, LeaseWatch
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Checkpoint, Swept
 
@@ -38,6 +40,7 @@ class Leases:
         self._clock = clock
         self._ttl_s = ttl_s
         self._live: dict[str, _Lease] = {}
+        self.watch = LeaseWatch(clock, ttl_s=ttl_s)
 
     @property
     def ttl_ms(self) -> int:
@@ -78,12 +81,13 @@ class Leases:
                 _log.warning("leases not renewed: the ledger is unavailable; %d holds live", len(self._live))
 
     async def beat(self) -> None:
-        """Write every changed checkpoint, and every lease after a quarter of its time."""
+        """Write changed checkpoints, and leases after a quarter of their time, at most `RENEW_S`."""
         now_s = self._clock()
+        renew_s = min(self._ttl_s / 4, RENEW_S)
         due = [
             (hold_id, lease)
             for hold_id, lease in self._live.items()
-            if lease.checkpoint_nanousd != lease.written_nanousd or now_s - lease.renewed_s >= self._ttl_s / 4
+            if lease.checkpoint_nanousd != lease.written_nanousd or now_s - lease.renewed_s >= renew_s
         ]
         if not due:
             return
@@ -92,11 +96,11 @@ class Leases:
             lease.written_nanousd, lease.renewed_s = lease.checkpoint_nanousd, now_s
 
 
-async def sweep_all(ledger: Ledger, carried: Collection[str] = ()) -> Swept:
+async def sweep_all(ledger: Ledger, carried: Collection[str] = (), watch: LeaseWatch | None = None) -> Swept:
     """Sweep in batches until nothing is due, as after a long outage."""
     total = Swept(0, 0, 0)
     while True:
-        swept = await ledger.sweep(BATCH, carried=carried)
+        swept = await ledger.sweep(BATCH, carried=carried, watch=watch)
         total = Swept(
             total.expired + swept.expired,
             total.orphaned + swept.orphaned,
@@ -122,7 +126,7 @@ async def sweep_forever(
     """
     while True:
         try:
-            swept = await sweep_all(ledger, leases.carried)
+            swept = await sweep_all(ledger, leases.carried, leases.watch)
         except LedgerUnavailable:
             _log.warning("holds not swept: the database is unavailable")
         else:

@@ -22,6 +22,7 @@ from gateway.clock import Clock
 from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger.backend import LedgerBackend
+from gateway.ledger.lease_watch import LeaseWatch, OpenLease
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.records import (
     AccountSnapshot,
@@ -59,6 +60,10 @@ REPEAT_S = 0.5
 MAX_UNRESOLVED = 10_000
 UNSURE_S = 5.0
 """Longer than the database's statement_timeout."""
+NO_LEASE_MS = 2**50
+"""Longer than any lease."""
+MAX_WATCHED = 10_000
+"""Leases near their end that are looked at in one sweep; more wait for the next."""
 ABANDONED_AFTER_MS = 15 * 60 * 1000
 """A decision without an open hold for this long has lost its process: a turn takes ten minutes at most."""
 
@@ -178,19 +183,30 @@ class Ledger:
         """Find the turns of a key that left the first or the longest known of these beginnings."""
         return await self._answer(self._backend.beginnings(tenant_id, key_id, sought))
 
-    async def sweep(self, limit: int = 500, *, carried: Collection[str] = ()) -> Swept:
+    async def sweep(self, limit: int = 500, *, carried: Collection[str] = (), watch: LeaseWatch | None = None) -> Swept:
         """Resolve holds whose lease ran out, start due windows, clean up after crashes.
 
         Skips holds for which this process knows the cost: `carried`, those of its live calls that an outage or a pause
-        kept from renewal, and those whose bills wait for the database.
+        kept from renewal, and those whose bills wait for the database. `watch` holds back leases that it has not seen
+        unchanged for long enough, where a clock that may be set ends them.
         """
         await self._repeat_all()
-        due, resets = await self._backend.due(limit + len(carried) + len(self._unresolved))
-        late = [hold for hold in due if hold not in carried and hold not in self._unresolved]
-        kinds = await asyncio.gather(*(self._answer(self._backend.sweep_hold(hold)) for hold in late))
+        over = await self._leases_over(limit + len(carried) + len(self._unresolved), watch)
+        late = [lease for lease in over if lease.hold_id not in carried and lease.hold_id not in self._unresolved]
+        kinds = await asyncio.gather(
+            *(self._answer(self._backend.sweep_hold(lease.hold_id, lease.expires_at_ms)) for lease in late[:limit])
+        )
+        resets = await self._backend.due_windows(limit)
         started = await asyncio.gather(*(self._answer(self._backend.reset_window(reset)) for reset in resets))
         abandoned, forgotten = await self._backend.tidy(ABANDONED_AFTER_MS)
         return Swept(kinds.count("expire"), kinds.count("orphan_post"), sum(started), abandoned, forgotten)
+
+    async def _leases_over(self, limit: int, watch: LeaseWatch | None) -> list[OpenLease]:
+        if watch is None or not self._backend.clock_may_be_set:
+            return await self._backend.open_leases(limit, ahead_ms=0, beyond_ms=NO_LEASE_MS)
+        return watch.abandoned(
+            await self._backend.open_leases(MAX_WATCHED, ahead_ms=watch.ahead_ms, beyond_ms=watch.beyond_ms)
+        )
 
     async def _answer(self, future: asyncio.Future[T]) -> T:
         """Wait for an operation without cancelling it."""

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 from gateway.database.postgres import PostgresDatabase, database_now_ms
 from gateway.database.tables import holds, keys, tenants
 from gateway.ledger.backend import LedgerBackend
+from gateway.ledger.lease_watch import OpenLease
 from gateway.ledger.postgres_batches import BatchCommitter
 from gateway.ledger.rates import Counted, Limited, TurnLimits, limited, reading
 from gateway.ledger.records import (
@@ -58,6 +59,8 @@ UNLOCKED = "\x00beside"
 
 class PostgresLedger(LedgerBackend):
     """The backend on Postgres; keeps each hold's tenant, to settle it in the tenant's queue."""
+
+    clock_may_be_set = True  # leases end by the database's clock
 
     def __init__(self, database: PostgresDatabase, *, max_waiting: int) -> None:
         self._database = database
@@ -135,8 +138,8 @@ class PostgresLedger(LedgerBackend):
             futures.append(self._groups.submit(UNLOCKED, sent, bool, locking=False))
         return asyncio.ensure_future(_all(futures))
 
-    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]:
-        sent = {"op": "sweep", "hold_id": hold_id}
+    def sweep_hold(self, hold_id: str, lease_ms: int) -> asyncio.Future[str | None]:
+        sent = {"op": "sweep", "hold_id": hold_id, "lease_ms": lease_ms}
         return self._money(self._forget(hold_id), sent, _sweep_outcome, hold_id=hold_id)
 
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
@@ -166,29 +169,38 @@ class PostgresLedger(LedgerBackend):
         }
         return self._groups.submit(UNLOCKED, sent, lambda rows: [known_beginning(row) for row in rows], locking=False)
 
-    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        """Holds whose lease ran out, and windows that ended; skips holds being resolved now."""
+    async def open_leases(self, limit: int, *, ahead_ms: int, beyond_ms: int) -> list[OpenLease]:
+        """Leases with at most `ahead_ms` or more than `beyond_ms` left, the earliest first."""
 
-        def find(connection: Connection) -> tuple[list[str], list[ResetWindow]]:
+        def find(connection: Connection) -> list[OpenLease]:
             now_ms = database_now_ms(connection)
-            late = connection.execute(
-                select(holds.c.hold_id, holds.c.tenant_id)
-                .where(holds.c.state == "open", holds.c.expires_at_ms <= now_ms)
-                .order_by(holds.c.expires_at_ms)
+            ends_ms = holds.c.expires_at_ms
+            rows = connection.execute(
+                select(holds.c.hold_id, holds.c.tenant_id, ends_ms)
+                .where(holds.c.state == "open", (ends_ms <= now_ms + ahead_ms) | (ends_ms > now_ms + beyond_ms))
+                .order_by(ends_ms)
                 .limit(limit)
-                .with_for_update(skip_locked=True)
             ).all()
-            for hold_id, tenant_id in late:
+            for hold_id, tenant_id, _ in rows:
                 self._remember(hold_id, tenant_id)
+            return [OpenLease(hold_id, end_ms, end_ms - now_ms) for hold_id, _, end_ms in rows]
+
+        return await self._database.read(find)
+
+    async def due_windows(self, limit: int) -> list[ResetWindow]:
+        """Budget windows that ended."""
+
+        def find(connection: Connection) -> list[ResetWindow]:
+            now_ms = database_now_ms(connection)
             payers = connection.execute(select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= now_ms).limit(limit))
             resets = [ResetWindow(row.tenant_id, None) for row in payers]
             owned = connection.execute(
                 select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= now_ms).limit(limit)
             )
             resets += [ResetWindow(row.tenant_id, row.key_id) for row in owned]
-            return [hold_id for hold_id, _ in late], resets
+            return resets
 
-        return await self._database.write(find)
+        return await self._database.read(find)
 
     async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
         """Close abandoned decisions and delete expired idempotency rows; the number of each."""

@@ -16,6 +16,7 @@ from gateway.database.sqlite import Cursor
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import statements as sql
 from gateway.ledger.backend import LedgerBackend
+from gateway.ledger.lease_watch import OpenLease
 from gateway.ledger.records import SESSION_FACTS, AccountSnapshot, SessionRow
 from gateway.ledger.sqlite_beginnings import find_beginnings
 from gateway.ledger.sqlite_reserve import claim_from_row, reserve, reserve_again, reset_window
@@ -86,6 +87,8 @@ class Threads(Protocol):
 class SqliteLedger(LedgerBackend):
     """The backend on SQLite; futures complete after the group's fsync."""
 
+    clock_may_be_set = False  # the only process that serves counts elapsed time
+
     def __init__(self, database: Threads, clock: Clock) -> None:
         self._database = database
         self._clock = clock
@@ -109,8 +112,8 @@ class SqliteLedger(LedgerBackend):
     def checkpoint(self, points: tuple[Checkpoint, ...]) -> asyncio.Future[None]:
         return self._database.writer.submit(lambda c: checkpoint(c, points, self._now_ms()), soft=True)
 
-    def sweep_hold(self, hold_id: str) -> asyncio.Future[str | None]:
-        return self._database.writer.submit(lambda c: sweep_hold(c, hold_id, self._now_ms()))
+    def sweep_hold(self, hold_id: str, lease_ms: int) -> asyncio.Future[str | None]:
+        return self._database.writer.submit(lambda c: sweep_hold(c, hold_id, lease_ms, self._now_ms()))
 
     def reset_window(self, op: ResetWindow) -> asyncio.Future[bool]:
         return self._database.writer.submit(lambda c: reset_window(c, op, self._now_ms()))
@@ -128,8 +131,13 @@ class SqliteLedger(LedgerBackend):
     ) -> asyncio.Future[list[KnownBeginning]]:
         return self._database.reader.submit(lambda c: find_beginnings(c, tenant_id, key_id, sought))
 
-    async def due(self, limit: int) -> tuple[list[str], list[ResetWindow]]:
-        return await asyncio.shield(self._database.reader.submit(lambda c: find_due(c, self._now_ms(), limit)))
+    async def open_leases(self, limit: int, *, ahead_ms: int, beyond_ms: int) -> list[OpenLease]:
+        return await asyncio.shield(
+            self._database.reader.submit(lambda c: find_leases(c, self._now_ms(), limit, ahead_ms, beyond_ms))
+        )
+
+    async def due_windows(self, limit: int) -> list[ResetWindow]:
+        return await asyncio.shield(self._database.reader.submit(lambda c: find_windows(c, self._now_ms(), limit)))
 
     async def tidy(self, abandoned_after_ms: int) -> tuple[int, int]:
         return await asyncio.shield(self._database.writer.submit(lambda c: tidy(c, self._now_ms(), abandoned_after_ms)))
@@ -164,13 +172,18 @@ def claim_state(
     return claim_from_row(row, body_sha256)
 
 
-def find_due(cursor: Cursor, now_ms: int, limit: int) -> tuple[list[str], list[ResetWindow]]:
-    """Holds whose lease ran out, and windows that ended."""
+def find_leases(cursor: Cursor, now_ms: int, limit: int, ahead_ms: int, beyond_ms: int) -> list[OpenLease]:
+    """Leases with at most `ahead_ms` or more than `beyond_ms` left."""
+    bounds = {"soon": now_ms + ahead_ms, "far": now_ms + beyond_ms, "most": limit}
+    return [OpenLease(row[0], row[1], row[1] - now_ms) for row in cursor.execute(sql.OPEN_LEASES, bounds).fetchall()]
+
+
+def find_windows(cursor: Cursor, now_ms: int, limit: int) -> list[ResetWindow]:
+    """Budget windows that ended."""
     bounds = {"now": now_ms, "most": limit}
-    late = [row[0] for row in cursor.execute(sql.DUE_HOLDS, bounds).fetchall()]
     resets = [ResetWindow(row[0], None) for row in cursor.execute(sql.DUE_TENANTS, bounds).fetchall()]
     resets += [ResetWindow(row[0], row[1]) for row in cursor.execute(sql.DUE_KEYS, bounds).fetchall()]
-    return late, resets
+    return resets
 
 
 def end_leases(cursor: Cursor, now_ms: int) -> None:

@@ -166,10 +166,10 @@ def release_again(cursor: Cursor, op: Release, now_ms: int) -> Resolved:
     return release(cursor, op, now_ms)
 
 
-def sweep_hold(cursor: Cursor, hold_id: str, now_ms: int) -> str | None:
-    """Resolve a hold whose lease ran out; None when it is resolved or the lease was extended."""
+def sweep_hold(cursor: Cursor, hold_id: str, lease_ms: int, now_ms: int) -> str | None:
+    """Resolve a hold whose lease still ends at `lease_ms`; None when there is no such hold."""
     hold = find_hold(cursor, hold_id)
-    if hold is None or hold.state != "open" or hold.expires_at_ms > now_ms:
+    if hold is None or hold.state != "open" or hold.expires_at_ms != lease_ms:
         return None
     kind, state, posted = (
         ("orphan_post", "orphaned", hold.checkpoint_nanousd) if hold.dispatched else ("expire", "expired", 0)

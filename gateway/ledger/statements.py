@@ -217,7 +217,7 @@ CHECKPOINT = _sql(
         checkpoint_nanousd=func.min(
             func.max(holds.c.checkpoint_nanousd, bindparam("checkpoint")), holds.c.amount_nanousd
         ),
-        expires_at_ms=func.max(holds.c.expires_at_ms, bindparam("expires")),
+        expires_at_ms=bindparam("expires"),
     )
 )
 CLAIM = _sql(
@@ -279,9 +279,12 @@ NEXT_KEY_WINDOW = _sql(
 END_LEASES = _sql(
     update(holds).where(holds.c.state == "open").values(expires_at_ms=func.min(holds.c.expires_at_ms, bindparam("now")))
 )
-DUE_HOLDS = _sql(
-    select(holds.c.hold_id)
-    .where(holds.c.state == "open", holds.c.expires_at_ms <= bindparam("now"))
+OPEN_LEASES = _sql(
+    select(holds.c.hold_id, holds.c.expires_at_ms)
+    .where(
+        holds.c.state == "open",
+        (holds.c.expires_at_ms <= bindparam("soon")) | (holds.c.expires_at_ms > bindparam("far")),
+    )
     .order_by(holds.c.expires_at_ms)
     .limit(bindparam("most"))
 )

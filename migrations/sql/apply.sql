@@ -67,7 +67,8 @@ BEGIN
     expected_turns int, max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text,
     claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
-    answers jsonb, limits jsonb, limit_mask int, limit_key text, limit_tokens bigint, tokens bigint)
+    answers jsonb, limits jsonb, limit_mask int, limit_key text, limit_tokens bigint, tokens bigint,
+    lease_ms bigint)
   LOOP
     result := NULL;
     v_again := p_again OR COALESCE(o.again, false);
@@ -297,7 +298,8 @@ BEGIN
           v_state := 'released';
           v_owed := 0;
           v_fits := 0;
-        ELSIF h.expires_at_ms <= v_now_ms THEN
+        ELSIF h.expires_at_ms = o.lease_ms THEN
+          -- The lease was not renewed since the sweeper saw that it is over.
           IF h.dispatched = 1 THEN
             v_kind := 'orphan_post';
             v_state := 'orphaned';
@@ -484,7 +486,7 @@ BEGIN
     WHEN 'checkpoint' THEN
       UPDATE holds x SET dispatched = 1,
         checkpoint_nanousd = LEAST(GREATEST(x.checkpoint_nanousd, o.amount), x.amount_nanousd),
-        expires_at_ms = GREATEST(x.expires_at_ms, v_now_ms + o.ttl_ms)
+        expires_at_ms = v_now_ms + o.ttl_ms
       WHERE x.hold_id = (
         SELECT y.hold_id FROM holds y WHERE y.hold_id = o.hold_id AND y.state = 'open' FOR UPDATE SKIP LOCKED);
       result := to_jsonb(FOUND);

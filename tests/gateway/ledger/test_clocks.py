@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -13,9 +14,10 @@ from sqlalchemy import Connection, text
 from gateway.accounts import tenants
 from gateway.clock import SteadyClock
 from gateway.database.database import Database
+from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.types import Balance, IdempotencyClaim, InFlight, Refused
-from tests.harness.money import START_MS, TTL_MS, Bench, Hands, open_bench, start_bench, stop_bench
+from gateway.ledger.types import Balance, IdempotencyClaim, InFlight, Refused, Reserve
+from tests.harness.money import START_MS, TTL_MS, Bench, Hands, open_bench, replica, start_bench, stop_bench
 
 HOUR_MS = 3_600_000
 SKEWS_MS = [sign * skew for skew in (3_000, TTL_MS, 5 * 60_000, HOUR_MS) for sign in (1, -1)]
@@ -32,6 +34,20 @@ async def skewed(url: str, skew_ms: int) -> AsyncIterator[Bench]:
         yield bench
     finally:
         await stop_bench(bench)
+
+
+class Wall:
+    """A machine's clock: what has passed, and how far somebody set it off."""
+
+    def __init__(self) -> None:
+        self.passed_ms = 0
+        self.set_off_ms = 0
+
+    def elapsed(self) -> float:
+        return self.passed_ms / 1000
+
+    def __call__(self) -> float:
+        return (START_MS + self.passed_ms + self.set_off_ms) / 1000
 
 
 async def orphans(bench: Bench) -> int:
@@ -122,6 +138,90 @@ async def test_gateways_whose_clocks_run_apart_never_spend_money_twice(postgres_
         assert (await right.show()).balance == Balance(2_500, 0, 2_500)
 
 
+# -- the clock of the database itself ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Sweeper:
+    """A gateway that keeps the leases of its calls and sweeps, with elapsed time that only the test moves."""
+
+    bench: Bench
+    elapsed: Wall
+    leases: Leases = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leases = Leases(self.bench.ledger, self.elapsed.elapsed, ttl_s=TTL_MS / 1000)
+
+    async def carries(self, amount_nanousd: int, **more: Any) -> Reserve:
+        op = await self.bench.held(amount_nanousd, dispatch=100, **more)
+        self.leases.take(op.hold_id, 100)
+        return op
+
+    async def sweep(self) -> int:
+        swept = await self.bench.ledger.sweep(carried=self.leases.carried, watch=self.leases.watch)
+        return swept.orphaned + swept.expired
+
+
+async def pass_time(seconds: int, one: Sweeper, *, of: Sequence[Sweeper], every_s: int = 10) -> int:
+    """Let time pass for the database and all gateways; they renew and sweep; the number of holds swept."""
+    swept = 0
+    for _ in range(0, seconds, every_s):
+        one.bench.hands.at_ms += every_s * 1_000
+        one.elapsed.passed_ms += every_s * 1_000
+        for gateway in of:
+            await gateway.leases.beat()
+        for gateway in of:
+            swept += await gateway.sweep()
+    return swept
+
+
+@pytest.mark.parametrize("step_ms", SKEWS_MS)
+async def test_a_step_of_the_database_s_clock_ends_no_live_call_of_another_gateway(
+    postgres_url: str, step_ms: int
+) -> None:
+    wall = Wall()
+    async with open_bench(postgres_url, budget_nanousd=1_000) as bench, replica(postgres_url, bench.hands) as other:
+        one, two = Sweeper(bench, wall), Sweeper(other, wall)
+        live = await one.carries(600)
+        assert await pass_time(20, one, of=[one, two]) == 0
+        bench.hands.at_ms += step_ms
+        assert await two.sweep() == 0
+        assert await pass_time(2 * TTL_MS // 1000, one, of=[one, two]) == 0
+        assert isinstance((await other.reserve(500))[1], Refused)
+        assert (await bench.ledger.settle(bench.bill(live, 600))).kind == "settle"
+        assert (await bench.show()).balance == Balance(1_000, 0, 600)
+
+
+@pytest.mark.parametrize("step_ms", [0, *SKEWS_MS])
+async def test_a_dead_call_is_resolved_within_its_lease_and_two_sweeps_of_elapsed_time(
+    postgres_url: str, step_ms: int
+) -> None:
+    """After a step back by more than a lease: within a lease of the step."""
+    wall = Wall()
+    async with open_bench(postgres_url) as bench, replica(postgres_url, bench.hands) as other:
+        one, two = Sweeper(bench, wall), Sweeper(other, wall)
+        await one.carries(600)
+        assert await pass_time(20, one, of=[one, two]) == 0
+        bench.hands.at_ms += step_ms
+        late_s = min(-step_ms, TTL_MS) // 1000 if step_ms < 0 else 0
+        assert await pass_time(TTL_MS // 1000 + late_s + 10, one, of=[two]) == 1
+
+
+@pytest.mark.parametrize("step_ms", SKEWS_MS)
+async def test_a_gateway_that_starts_after_the_step_looks_twice(postgres_url: str, step_ms: int) -> None:
+    wall = Wall()
+    async with open_bench(postgres_url) as bench:
+        one = Sweeper(bench, wall)
+        live, lost = await one.carries(600), await bench.held(300, dispatch=100)
+        bench.hands.at_ms += TTL_MS + step_ms
+        async with replica(postgres_url, bench.hands) as other:
+            fresh = Sweeper(other, wall)
+            assert await fresh.sweep() == 0
+            assert await pass_time(2 * TTL_MS // 1000, one, of=[one, fresh]) == 1
+        assert (await bench.ledger.settle(bench.bill(live, 60))).kind == "settle"
+        assert (await bench.ledger.settle(bench.bill(lost, 60))).kind == "refund"
+
+
 # -- the process that still carries a call ---------------------------------------------------------------------------
 
 
@@ -136,20 +236,6 @@ async def test_the_sweeper_leaves_the_holds_that_its_own_process_carries(databas
 
 
 # -- one process on SQLite -------------------------------------------------------------------------------------------
-
-
-class Wall:
-    """A machine's clock: what has passed, and how far somebody set it off."""
-
-    def __init__(self) -> None:
-        self.passed_ms = 0
-        self.set_off_ms = 0
-
-    def elapsed(self) -> float:
-        return self.passed_ms / 1000
-
-    def __call__(self) -> float:
-        return (START_MS + self.passed_ms + self.set_off_ms) / 1000
 
 
 @pytest.mark.parametrize("step_ms", SKEWS_MS)

@@ -264,7 +264,7 @@ async def test_an_orphan_costs_its_last_checkpoint_and_a_late_bill_the_differenc
     async with open_bench(database_url) as bench:
         op = await bench.held(600, ceiling=1_000, dispatch=100)
         await bench.ledger.checkpoint([Checkpoint(op.hold_id, 250, 2 * TTL_MS)])
-        await bench.ledger.checkpoint([Checkpoint(op.hold_id, 200, 0)])
+        await bench.ledger.checkpoint([Checkpoint(op.hold_id, 200, 2 * TTL_MS)])
         assert (await bench.sweep(START_MS + TTL_MS)).orphaned == 0
         assert (await bench.sweep(START_MS + 2 * TTL_MS)).orphaned == 1
         row = await decision(bench, op.decision_id)

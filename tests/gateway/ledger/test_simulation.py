@@ -42,7 +42,7 @@ def forgets_bills(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_sqlite, "find_due", lambda *_: ([], []))
+    monkeypatch.setattr(ledger_sqlite, "find_leases", lambda *_: [])
 
 
 def forgets_the_session_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
