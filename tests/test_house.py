@@ -10,6 +10,7 @@ import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import FrozenInstanceError, fields
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,28 @@ def test_the_locks_are_in_step_with_pyproject(lock: str, wanted: list[str]) -> N
         assert requirement.specifier.contains(version, prereleases=True), (
             f"{lock}.lock has {requirement.name} {version}"
         )
+
+
+USED_BY_OTHERS = {
+    "uvloop": "uvicorn's event loop",
+    "google-auth": "LiteLLM signs in to vertex_ai and gdc with it",
+}
+"""Declared without an import of ours, with the reason."""
+
+
+def test_what_runs_declares_exactly_what_the_product_imports() -> None:
+    imported = set()
+    for path in sources(*PRODUCT):
+        tree = parsed(path)
+        imported |= {name.partition(".")[0] for name in imports(tree)}
+        # Heavy packages are loaded by name, when they are first needed.
+        imported |= {name.partition(".")[0] for name in re.findall(r'import_module\("([\w.]+)"\)', path.read_text())}
+    theirs = {name for name in imported if name not in sys.stdlib_module_names and name not in PRODUCT}
+    homes = packages_distributions()
+    wanted = {canonicalize_name(homes[name][0]) for name in theirs}
+    declared = {canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]}
+    assert declared - set(USED_BY_OTHERS) == wanted
+    assert set(USED_BY_OTHERS) <= declared
 
 
 def test_what_runs_is_locked_alike_for_development() -> None:
