@@ -74,12 +74,6 @@ def error_response(error: GatewayError) -> Response:
     return json_response(error.as_body(), http_status(error), error.headers)
 
 
-async def handle_gateway_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler for all gateway errors."""
-    assert isinstance(error, GatewayError)
-    return error_response(error)
-
-
 def query_integer(request: Request, name: str, default: int, high: int) -> int:
     """A bounded integer query parameter. Raises InvalidRequest."""
     value = request.query_params.get(name)

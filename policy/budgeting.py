@@ -228,29 +228,6 @@ def _expected_total(
     return expected
 
 
-def lower_confidence_scores(
-    q_quality: Any, q_cost_usd: Any, mask: Any, lambda_per_usd: Any, pessimism: Any, shrinkage: Any, *, xp: Any = np
-) -> Any:
-    """Lower confidence bound of an ensemble's scores: (..., E, K) -> (..., K).
-
-    Scores are Q_quality - lambda * Q_cost. Differences of quality between candidates are shrunk by the out-of-fold
-    slope `shrinkage`, and `pessimism` standard deviations (over members, of a candidate's advantage over the allowed
-    ones' mean) are subtracted. What all candidates share changes no ranking. NumPy, or traced by JAX (`xp`) in the
-    served decision.
-    """
-    count = xp.maximum(mask.sum(axis=-1, keepdims=True), 1)
-    price = xp.asarray(lambda_per_usd)[..., None]
-
-    def advantage(values: Any, allowed: Any, among: Any) -> Any:
-        return values - xp.where(allowed, values, 0.0).sum(axis=-1, keepdims=True) / among
-
-    members = q_quality - price[..., None] * q_cost_usd
-    doubt = advantage(members, mask[..., None, :], count[..., None, :]).std(axis=-2)
-    quality = q_quality.mean(axis=-2)
-    shared = quality - advantage(quality, mask, count)
-    return shared + shrinkage * (quality - shared) - price * q_cost_usd.mean(axis=-2) - pessimism * doubt
-
-
 def _pick(values: Floats, chosen: NDArray[np.intp]) -> Floats:
     """`values` (..., K) at `chosen` (...), as (..., 1): `take_along_axis` without its costly checks."""
     rows = values.reshape(-1, values.shape[-1])

@@ -37,8 +37,6 @@ class WithFallback:
     """`policy` backed by `rule`. `clock` is monotonic seconds; `faults` counts failures by kind.
 
     After `patience` faults in a row the policy is called only every `rest`-th turn until it succeeds.
-
-    After `patience` faults in a row the policy is asked again only every `rest`-th turn until it answers well.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from policy.mdp import COST_LEVELS, COST_MASSES, BoolArray, CandidateView, Float
 from policy.text import STATS_DIM, TEXT_DIM
 
 FEATURE_VERSION = 1
-MAX_CANDIDATES = 16
 CACHE_WINDOW_S = 300.0
 """Providers drop a prompt cache after about five minutes without use."""
 
@@ -61,31 +60,8 @@ CANDIDATE_FEATURES: tuple[str, ...] = (
     "failure_rate",
     "log_latency",
 )
-MONEY_FEATURES: tuple[str, ...] = (
-    "remaining_share",
-    "rate_to_cheapest",
-    "rate_to_costliest",
-    "rate_position",
-    "turns_left",
-    "lambda_cheapest",
-    "lambda_costliest",
-    "reserve_slack",
-)
-CANDIDATE_MONEY_FEATURES: tuple[str, ...] = (
-    "rate_to_cost",
-    "cost_share",
-    "tail_share",
-    "chance_over",
-    "slack_after",
-    "lambda_cost",
-    "lambda_extra",
-    "extra_share",
-)
 STATE_DIM = TEXT_DIM + STATS_DIM + len(SESSION_FEATURES)
 CANDIDATE_DIM = len(CANDIDATE_FEATURES)
-MONEY_DIM = len(MONEY_FEATURES)
-CANDIDATE_MONEY_DIM = len(CANDIDATE_MONEY_FEATURES)
-PRIOR_COLUMN = CANDIDATE_FEATURES.index("quality_prior")
 
 TEXT_SCALE = np.float32(8.0)
 """A unit vector of 256 entries has entries of about 1/16; the network reads them at about 1/2."""
@@ -240,66 +216,6 @@ def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = 
     return xp.where(xp.any(mask, axis=-1), least, 0.0)
 
 
-def money_features(
-    remaining_usd: Any,
-    budget_usd: Any,
-    turns_left: Any,
-    lambda_per_usd: Any,
-    cost_quantiles_usd: Any,
-    mask: Any = None,
-    *,
-    xp: Any = np,
-) -> tuple[Any, Any]:
-    """Features of money and lambda: (..., MONEY_DIM) and (..., K, CANDIDATE_MONEY_DIM).
-
-    The first four have shape (...), `cost_quantiles_usd` (..., K, 15), `mask` (..., K) marks the candidates that may
-    be chosen (padding is not; default: all). `turns_left` counts this turn. Rows outside the mask are zero.
-    """
-    mean = expected_cost_usd(cost_quantiles_usd, xp)
-    allowed = xp.ones(mean.shape, bool) if mask is None else mask
-    q99 = cost_quantiles_usd[..., _Q99]
-    some = xp.any(allowed, axis=-1)
-    cheapest = xp.where(some, xp.min(xp.where(allowed, mean, 1e9), axis=-1), 0.0)
-    costliest = xp.max(xp.where(allowed, mean, 0.0), axis=-1)
-    zeros = xp.zeros_like(cheapest)  # broadcasts scalars to the shape of the batch
-    turns = xp.maximum(xp.asarray(turns_left, dtype=mean.dtype), 1.0) + zeros
-    remaining = xp.clip(xp.asarray(remaining_usd, dtype=mean.dtype), 0.0, 1e9) + zeros
-    budget = xp.maximum(xp.asarray(budget_usd, dtype=mean.dtype), _TINY_USD) + zeros
-    price = xp.asarray(lambda_per_usd, dtype=mean.dtype) + zeros
-    rate, later_reserve = remaining / turns, reserve_usd(cost_quantiles_usd, allowed, turns - 1.0, xp)
-
-    money = xp.stack(
-        [
-            xp.clip(remaining / budget, 0.0, 1.0),
-            _log_ratio(rate, cheapest, xp),
-            _log_ratio(rate, costliest, xp),
-            xp.clip((rate - cheapest) / (costliest - cheapest + _TINY_USD), -1.0, 2.0),
-            xp.log1p(turns) / 3.0,
-            _quality_scale(price * cheapest, xp),
-            _quality_scale(price * costliest, xp),
-            xp.clip((remaining - later_reserve) / xp.maximum(remaining, _TINY_USD), -1.0, 1.0),
-        ],
-        axis=-1,
-    )
-    left = xp.maximum(remaining, _TINY_USD)[..., None]
-    extra = xp.maximum(mean - cheapest[..., None], 0.0)
-    over = xp.sum(xp.where(cost_quantiles_usd > left[..., None], COST_MASSES, 0.0), axis=-1)
-    candidate_money = xp.stack(
-        [
-            _log_ratio(rate[..., None], mean, xp),
-            _squash(mean / left),
-            _squash(q99 / left),
-            over,
-            xp.clip((remaining[..., None] - q99 - later_reserve[..., None]) / left, -1.0, 1.0),
-            _quality_scale(price[..., None] * mean, xp),
-            _quality_scale(price[..., None] * extra, xp),
-            _squash(extra * turns[..., None] / left),
-        ],
-        axis=-1,
-    )
-    return money, xp.where(allowed[..., None], candidate_money, 0.0)
-
-
 def _session_row(observation: Observation) -> FloatArray:
     s = observation.session
     declared = s.expected_turns is not None
@@ -372,16 +288,3 @@ def _candidate_row(
         min(c.failure_rate, 1.0),
         math.log1p(max(c.latency_s, 0.0)) / 4.0,
     )
-
-
-def _log_ratio(numerator: Any, denominator: Any, xp: Any) -> Any:
-    return xp.clip(xp.log(numerator + _TINY_USD) - xp.log(denominator + _TINY_USD), -6.0, 6.0) / 3.0
-
-
-def _quality_scale(quality: Any, xp: Any) -> Any:
-    """Compress costs in units of quality (lambda times USD): fine below 0.01, coarse beyond 1."""
-    return xp.log1p(100.0 * xp.minimum(quality, 1e6)) / 5.0
-
-
-def _squash(ratio: Any) -> Any:
-    return ratio / (1.0 + ratio)

@@ -109,18 +109,6 @@ def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) ->
     return total / np.float32(length) if length > 0 else total
 
 
-def project(embedding: NDArray[np.floating]) -> FloatArray:
-    """Project embeddings by a fixed Gaussian matrix: (..., d) -> (..., TEXT_DIM).
-
-    For graded data that carry vectors in place of text. (Johnson & Lindenstrauss; the matrix depends on the input
-    length alone.) Results have length 1 or 0.
-    """
-    matrix = np.random.default_rng(embedding.shape[-1]).standard_normal((embedding.shape[-1], TEXT_DIM))
-    projected = np.asarray(embedding, np.float64) @ matrix
-    length = np.linalg.norm(projected, axis=-1, keepdims=True)
-    return np.asarray(projected / np.where(length > 0, length, 1.0), np.float32)
-
-
 def stats(
     text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False
 ) -> FloatArray:

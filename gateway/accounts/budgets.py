@@ -9,57 +9,18 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, Row, Table, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.config.settings import RateQuota
 from gateway.database.database import ledger_now_ms
-from gateway.database.tables import audit_trail, holds, ledger_entries, tenants
+from gateway.database.tables import audit_trail, ledger_entries, tenants
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import AccountKind, Balance
 from gateway.ledger.windows import next_reset_ms, parse_window
 from gateway.money import MAX_NANOUSD, usd_string
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One immutable ledger entry."""
-
-    entry_id: int
-    kind: str
-    scope: str
-    amount_nanousd: int
-    tenant_id: str
-    session_id: str | None
-    key_id: str | None
-    hold_id: str | None
-    attempt_id: str | None
-    decision_id: str | None
-    model: str | None
-    usage_source: str
-    actor: str | None
-    created_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrailEvent:
-    """One administrative change: actor, action, subject, and its state before and after."""
-
-    event_id: int
-    actor: str
-    action: str
-    subject: str
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
-    created_at_ms: int
-
-
-def balance_columns(table: Table) -> list[ColumnElement[int]]:
-    """The columns of a Balance, in its order."""
-    return [table.c.granted_nanousd, table.c.reserved_nanousd, table.c.spent_nanousd, table.c.overage_nanousd]
 
 
 def balance_of(row: Row[Any]) -> Balance:
@@ -234,45 +195,3 @@ def leave_trail(
             created_at_ms=now_ms,
         )
     )
-
-
-def list_trail(connection: Connection, *, subject: str | None = None, limit: int = 100) -> list[TrailEvent]:
-    """Administrative changes, newest first."""
-    query = select(audit_trail).order_by(audit_trail.c.event_id.desc()).limit(limit)
-    if subject is not None:
-        query = query.where(audit_trail.c.subject == subject)
-    return [
-        TrailEvent(
-            row.event_id,
-            row.actor,
-            row.action,
-            row.subject,
-            None if row.before is None else json.loads(row.before),
-            None if row.after is None else json.loads(row.after),
-            row.created_at_ms,
-        )
-        for row in connection.execute(query)
-    ]
-
-
-def list_entries(
-    connection: Connection,
-    *,
-    tenant_id: str | None = None,
-    session_id: str | None = None,
-    hold_id: str | None = None,
-    after_entry_id: int = 0,
-    limit: int = 1_000,
-) -> list[Entry]:
-    """Ledger entries, oldest first; `after_entry_id` continues a listing."""
-    names = tuple(Entry.__dataclass_fields__)
-    query = select(*(ledger_entries.c[name] for name in names)).where(ledger_entries.c.entry_id > after_entry_id)
-    for column, wanted in (("tenant_id", tenant_id), ("session_id", session_id), ("hold_id", hold_id)):
-        if wanted is not None:
-            query = query.where(ledger_entries.c[column] == wanted)
-    return [Entry(*row) for row in connection.execute(query.order_by(ledger_entries.c.entry_id).limit(limit))]
-
-
-def count_open_holds(connection: Connection, state: Literal["open"] = "open") -> int:
-    """Number of unresolved holds."""
-    return len(connection.execute(select(holds.c.hold_id).where(holds.c.state == state)).all())

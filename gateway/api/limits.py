@@ -49,11 +49,6 @@ class Bodies:
         self._held_bytes = 0
         self._of: Counter[str] = Counter()
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes counted at the moment."""
-        return self._held_bytes
-
     def hold(self, tenant: str, size: int) -> None:
         """Count received bytes. Raises RateLimited, Overloaded; then none of them is counted."""
         if self._of[tenant] + size > self._total_bytes / 2:

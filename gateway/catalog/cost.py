@@ -78,24 +78,6 @@ class CostBounds:
         return tokens
 
 
-def worst_case_nanousd(
-    prices: Prices,
-    prompt_tokens_bound: int,
-    max_output_tokens: int,
-    *,
-    n: int = 1,
-    images: int = 0,
-    audio: bool = False,
-) -> int:
-    """Convenience wrapper around `CostBounds` for a single query."""
-    return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio).worst_nanousd(max_output_tokens)
-
-
-def prompt_cost_nanousd(prices: Prices, prompt_tokens: int, *, cached_tokens: int = 0, images: int = 0) -> int:
-    """Cost of the prompt alone: the minimum charge of a dispatched call."""
-    return bill_nanousd(prices, Usage(prompt_tokens, 0, cached_tokens=min(cached_tokens, prompt_tokens)), images=images)
-
-
 def bill_nanousd(prices: Prices, usage: Usage, *, images: int = 0) -> int:
     """The bill for `usage`, at the tier that the whole prompt falls into."""
     return nanousd_from_femtousd(bill_femtousd(prices.at(usage.prompt_tokens), usage, images))

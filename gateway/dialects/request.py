@@ -78,14 +78,6 @@ class ChatRequest:
     token_ids: int = 0
     """Number of prompt tokens given as ids instead of text."""
 
-    @property
-    def last_user_text(self) -> str:
-        """The last user message: the text of this turn."""
-        for message in reversed(self.messages):
-            if message["role"] == "user":
-                return message_text(message)
-        return ""
-
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""

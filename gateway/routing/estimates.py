@@ -55,8 +55,6 @@ class Estimate:
     max_tokens: int
     clamped: bool
     limited: bool
-    prompt_nanousd: int
-    """Cost of the prompt alone: the least charge of an aborted call."""
     likely_nanousd: int
     """Cost with the median response: the sweeper's posting when a non-streamed call dies."""
 
@@ -130,7 +128,6 @@ def estimate(
         max_tokens=max_tokens,
         clamped=limited and max_tokens < most,
         limited=limited,
-        prompt_nanousd=min(hold, math.ceil(prompt_femto / FEMTOUSD_PER_USD * NANOUSD_PER_USD)),
         likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
     )
 

@@ -201,24 +201,3 @@ def test_resolving_many_sessions_at_once_is_resolving_each() -> None:
         )
         assert together.lambda_per_usd[k] == pytest.approx(float(alone.lambda_per_usd))
         assert together.scores[k][mask[k]] == pytest.approx(alone.scores[mask[k]])
-
-
-def test_lower_confidence_by_hand() -> None:
-    # Two members agree on a, disagree on b by +-.2 around the same mean.
-    quality = np.array([[0.5, 0.4], [0.5, 0.8]])
-    costs = np.zeros((2, 2))
-    level = budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 1.0)
-    assert level == pytest.approx([0.5, 0.6])
-    # advantages (a, b): (.05, -.05) and (-.15, .15): a standard deviation of .1 for both
-    assert budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 1.0, 1.0) == pytest.approx([0.4, 0.5])
-    # differences shrunk to half: mean .55
-    assert budgeting.lower_confidence_scores(quality, costs, TWO, 0.0, 0.0, 0.5) == pytest.approx([0.525, 0.575])
-    priced = budgeting.lower_confidence_scores(quality, np.array([[0.0, 1.0]] * 2), TWO, 0.2, 0.0, 1.0)
-    assert priced == pytest.approx([0.5, 0.4])
-
-
-def test_what_the_members_disagree_on_for_all_candidates_moves_none() -> None:
-    quality = np.array([[0.5, 0.6, 0.7], [0.5, 0.6, 0.7]]) + np.array([[0.0], [3.0]])
-    every = np.ones(3, bool)
-    doubtful = budgeting.lower_confidence_scores(quality, np.zeros((2, 3)), every, 0.0, 2.0, 1.0)
-    assert doubtful == pytest.approx([2.0, 2.1, 2.2])

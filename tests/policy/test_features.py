@@ -4,8 +4,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,15 +87,7 @@ def test_random_observations_encode_to_finite_numbers_of_sane_size() -> None:
     for _ in range(200):
         view = random_observation(rng)
         encoded = features.encode(view)
-        money, rows = features.money_features(
-            view.session.remaining_usd,
-            view.session.budget_usd,
-            3.0,
-            view.lambda_per_usd,
-            encoded.cost_quantiles_usd,
-            encoded.mask,
-        )
-        for array in (encoded.state, encoded.candidates, money, rows):
+        for array in (encoded.state, encoded.candidates):
             assert np.isfinite(array).all()
             assert np.abs(array).max() < 10.0
             assert array.dtype == np.float32
@@ -114,74 +104,6 @@ def test_wrong_shapes_and_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         features.encode(observation([candidate(latency_s=float("nan"))]))
     assert features.encode(replace(view, text_stats=np.zeros(STATS_DIM, np.float32))).state.shape
-
-
-def hand_worked() -> tuple[dict[str, float], dict[str, list[float]]]:
-    """8 USD left of 10, four turns, lambda .1; two candidates of 1 and 4 USD (every quantile)."""
-    quantiles = np.array([[1.0] * 15, [4.0] * 15], np.float32)
-    money, rows = features.money_features(8.0, 10.0, 4.0, 0.1, quantiles)
-    return (
-        dict(zip(features.MONEY_FEATURES, money.tolist(), strict=True)),
-        dict(zip(features.CANDIDATE_MONEY_FEATURES, rows.T.tolist(), strict=True)),
-    )
-
-
-def test_money_features_by_hand() -> None:
-    money, rows = hand_worked()
-    assert money["remaining_share"] == pytest.approx(0.8)
-    assert money["rate_to_cheapest"] == pytest.approx(np.log(2.0) / 3)  # 2 USD a turn against 1
-    assert money["rate_to_costliest"] == pytest.approx(np.log(0.5) / 3)
-    assert money["rate_position"] == pytest.approx(1 / 3)
-    assert money["turns_left"] == pytest.approx(np.log(5.0) / 3)
-    assert money["lambda_cheapest"] == pytest.approx(np.log(11.0) / 5)
-    assert money["lambda_costliest"] == pytest.approx(np.log(41.0) / 5)
-    assert money["reserve_slack"] == pytest.approx(5 / 8)  # three later turns of 1 USD
-    assert rows["cost_share"] == pytest.approx([(1 / 8) / (9 / 8), 0.5 / 1.5])
-    assert rows["chance_over"] == pytest.approx([0.0, 0.0])
-    assert rows["slack_after"] == pytest.approx([(8 - 1 - 3) / 8, (8 - 4 - 3) / 8])
-    assert rows["lambda_extra"] == pytest.approx([0.0, np.log(31.0) / 5])
-    assert rows["extra_share"] == pytest.approx([0.0, (12 / 8) / (20 / 8)])
-
-
-def test_the_chance_of_overspending_is_the_mass_of_the_quantiles_beyond_the_budget() -> None:
-    quantiles = np.array([[0.1] * 10 + [2.0] * 5], np.float32)
-    _, rows = features.money_features(1.0, 1.0, 1.0, 0.0, quantiles)
-    over = rows[0, features.CANDIDATE_MONEY_FEATURES.index("chance_over")]
-    assert over == pytest.approx(1.0 - 0.85, abs=1e-6)  # from the midpoint of .8 and .9 on
-
-
-def test_scaling_prices_and_budgets_together_changes_nothing() -> None:
-    rng = np.random.default_rng(5)
-    quantiles = np.sort(rng.lognormal(-4, 1, (5, 15)).astype(np.float32), axis=-1)
-    one = features.money_features(0.3, 0.5, 6.0, 4.0, quantiles)
-    scaled = features.money_features(30.0, 50.0, 6.0, 0.04, quantiles * 100)
-    assert one[0] == pytest.approx(scaled[0], abs=1e-4)
-    assert one[1] == pytest.approx(scaled[1], abs=1e-4)
-
-
-def test_jax_traces_the_very_lines_that_numpy_runs_and_batches_broadcast() -> None:
-    rng = np.random.default_rng(6)
-    quantiles = np.sort(rng.lognormal(-4, 1, (7, 4, 15)).astype(np.float32), axis=-1)
-    mask = rng.random((7, 4)) < 0.7
-    remaining = rng.random(7).astype(np.float32)
-
-    def traced(left: jax.Array, cost: jax.Array, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found: tuple[jax.Array, jax.Array] = features.money_features(left, 1.0, 5.0, 2.0, cost, allowed, xp=jnp)
-        return found
-
-    whole = features.money_features(remaining, 1.0, 5.0, 2.0, quantiles, mask)
-    by_jax = jax.jit(jax.vmap(traced))(remaining, quantiles, mask)
-    for numpy_array, jax_array in zip(whole, by_jax, strict=True):
-        assert numpy_array == pytest.approx(np.asarray(jax_array), abs=1e-5)
-    assert not whole[1][~mask].any()
-
-
-def test_padding_rows_change_no_money_feature() -> None:
-    quantiles = np.array([[0.01] * 15, [0.02] * 15, [0.0] * 15], np.float32)
-    money, rows = features.money_features(1.0, 1.0, 3.0, 1.0, quantiles[:2])
-    padded, padded_rows = features.money_features(1.0, 1.0, 3.0, 1.0, quantiles, np.array([True, True, False]))
-    assert np.array_equal(money, padded)
-    assert np.array_equal(rows, padded_rows[:2])
 
 
 def test_turns_left_by_hand() -> None:

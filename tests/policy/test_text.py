@@ -58,17 +58,6 @@ def test_another_embedder_may_take_the_default_ones_place() -> None:
     assert text.embed_conversation(["ab"], constant) == pytest.approx(np.full(text.TEXT_DIM, 1 / 16))
 
 
-def test_a_foreign_embedding_is_projected_keeping_angles() -> None:
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal(384)
-    near, far = a + 0.2 * rng.standard_normal(384), rng.standard_normal(384)
-    pa, pnear, pfar = text.project(np.stack([a, near, far]))
-    assert pa.shape == (text.TEXT_DIM,)
-    assert pa @ pnear > 0.9
-    assert abs(pa @ pfar) < 0.3
-    assert not text.project(np.zeros(10)).any()
-
-
 def test_stats_read_what_they_name() -> None:
     found = dict(
         zip(

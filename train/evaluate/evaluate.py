@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from policy.network_policy import NetworkPolicy
 from train.config import TrainConfig
 from train.evaluate import ope
 from train.evaluate.fqe import fitted_q_evaluation, values
-from train.evaluate.gate import Evidence, normal_quantile, tail
+from train.evaluate.gate import Evidence, tail
 from train.evaluate.ope import Interval, Logged
 from train.evaluate.simulate import PlayedLog, play, probabilities_as_logged
 from train.fit.network import tenant_weights
@@ -208,7 +209,7 @@ def compare(
         name=name,
         sessions=len(difference),
         turns=untouched.turns,
-        gain=ope.widen(gain, sd, len(difference), normal_quantile(1.0 - below)),
+        gain=ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - below)),
         gain_sd=sd,
         second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns),
         effective_turns=judged.effective_turns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 from train.config import GateConfig
@@ -126,7 +127,7 @@ def sessions_needed(item: Evidence, config: GateConfig, candidates: int) -> int 
     gain = item.gain.mean - config.min_gain
     if not (gain > 0 and math.isfinite(item.gain_sd)):
         return None
-    exact = (normal_quantile(1.0 - tail(config, candidates)) * item.gain_sd / gain) ** 2
+    exact = (NormalDist().inv_cdf(1.0 - tail(config, candidates)) * item.gain_sd / gain) ** 2
     digits = max(0, int(math.log10(max(exact, 1.0))) - 1)
     step: int = 10**digits
     return math.ceil(exact / step) * step
@@ -143,15 +144,3 @@ def reason_to_promote(item: Evidence, config: GateConfig, candidates: int) -> st
         f"gain {item.gain.mean:+.4f} per turn, above {item.gain.low:+.4f} with {config.confidence:.0%} confidence "
         f"({candidates} tested) on {item.sessions:,} held-out sessions"
     )
-
-
-def normal_quantile(probability: float) -> float:
-    """Inverse of the standard normal distribution, by bisection of erf (12 digits)."""
-    low, high = -10.0, 10.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        if 0.5 * (1 + math.erf(middle / math.sqrt(2))) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2

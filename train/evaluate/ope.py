@@ -75,25 +75,6 @@ def doubly_robust(logged: Logged) -> F64:
     return np.asarray(np.sum(np.where(logged.valid, terms, 0.0), axis=1))
 
 
-def turnwise_doubly_robust(logged: Logged) -> F64:
-    """Per-turn doubly robust estimate, with values of the turn alone.
-
-        sum_t v_t + ratio_t (r_t - q_t)                        (Dudik, Langford, Li 2011, arXiv 1103.4601)
-
-    Unbiased for a session whose states the evaluated policy would also have met: what the user says does not depend on
-    the model, and the budget, which does, is recomputed (train/evaluate/simulate.py). Without products of ratios the
-    variance does not grow with the session.
-    """
-    terms = logged.v + logged.ratio * (logged.reward - logged.q)
-    return np.asarray(np.sum(np.where(logged.valid, terms, 0.0), axis=1))
-
-
-def self_normalised(ratio: F64, valid: Bools) -> F64:
-    """Ratios divided by their mean over all turns, (S, T) (Swaminathan & Joachims 2015)."""
-    mean = ratio[valid].mean() if valid.any() else 1.0
-    return ratio / mean if mean > 0 else ratio
-
-
 def effective_sample_size(weights: F64) -> float:
     """Kish's effective sample size (1965): (sum w)^2 / sum w^2."""
     square = float(np.sum(weights**2))

@@ -25,12 +25,11 @@ class ClaimLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claimed run. `resumed`: started by a process that died, or repeated on demand."""
+    """A claimed run; its fence grows with each takeover."""
 
     run_date: str
     run_id: str
     fence: int
-    resumed: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def claim(
                 job=JOB, run_date=run_date, run_id=run_id, fence=1, state="running", started_at_ms=now_ms
             )
         )
-        return Claim(run_date, run_id, 1, False)
+        return Claim(run_date, run_id, 1)
     stale = row.state == "running" and now_ms - row.started_at_ms >= stale_after_ms
     if not (force or stale or row.state == "failed"):
         return Taken(row.run_id, row.state)
@@ -70,7 +69,7 @@ def claim(
         .where(*_key(run_date))
         .values(run_id=kept_id, fence=row.fence + 1, state="running", started_at_ms=now_ms, finished_at_ms=None)
     )
-    return Claim(run_date, kept_id, row.fence + 1, True)
+    return Claim(run_date, kept_id, row.fence + 1)
 
 
 def finish(connection: sa.Connection, held: Claim, state: Literal["done", "failed"], now_ms: int) -> None:

@@ -122,14 +122,6 @@ class Turn:
         served_last = self.last[:, None] == np.arange(self.mask.shape[1])
         return np.asarray(served_last * float(self.board.context.warm_tokens(self.index)))
 
-    def cold_and_warm_usd(self) -> tuple[F64, F64]:
-        """Expected cost of a turn like this one on a cold and on a warm cache, (N, K) each."""
-        board = self.board
-        tokens = (board.prompt_tokens[self.at, self.index] + board.context.tokens(self.index))[:, None]
-        cached = board.usd_in_per_m * board.context.cached_price
-        cold, warm = budgeting.cache_costs(self.mean_usd, tokens, self.warm_tokens(), board.usd_in_per_m, cached)
-        return np.asarray(cold, np.float64), np.asarray(warm, np.float64)
-
 
 Rule = Callable[[Turn], I64]
 """Chooses the candidate for each session of a turn, (N,), never a masked one."""

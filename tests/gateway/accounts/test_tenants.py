@@ -12,11 +12,11 @@ from sqlalchemy import Connection, select, text
 
 from gateway.accounts import keys, tenants
 from gateway.accounts import sessions as session_accounts
-from gateway.accounts.budgets import list_entries, list_trail
 from gateway.database.tables import keys as keys_table
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance, Refused, Reserved
 from gateway.money import MAX_NANOUSD
+from tests.harness.ledger_rows import list_entries, list_trail
 from tests.harness.money import START_MS, Bench, open_bench, race, replica
 
 DAY_MS = 86_400_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,9 +12,7 @@ from gateway.catalog.cost import (
     CostBounds,
     bill_nanousd,
     estimated,
-    prompt_cost_nanousd,
     settlement,
-    worst_case_nanousd,
 )
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.catalog.usage import Usage, UsageFault
@@ -30,6 +30,10 @@ TIERED = Prices(
 
 amounts = st.one_of(st.integers(0, 10**6), st.integers(0, 10**12))
 optional = st.one_of(st.none(), amounts)
+
+
+def worst_case_nanousd(prices: Prices, bound: int, limit: int, **call: Any) -> int:
+    return CostBounds(prices, bound, **call).worst_nanousd(limit)
 
 
 @st.composite
@@ -168,11 +172,6 @@ def test_every_token_is_billed_once(data: st.DataObject, prices: Prices) -> None
     flat = Prices(input_femtousd=3 * 10**6, output_femtousd=3 * 10**6)
     assert bill_nanousd(flat, usage) == 3 * (usage.prompt_tokens + usage.output_tokens)
     assert bill_nanousd(prices, usage) >= 0
-
-
-def test_the_prompt_alone_costs_its_cached_part_at_the_cached_price() -> None:
-    assert prompt_cost_nanousd(SMALL, 1_000) == 150_000
-    assert prompt_cost_nanousd(SMALL, 1_000, cached_tokens=600) == 400 * 150 + 600 * 75
 
 
 def test_missing_usage_is_estimated_and_never_zero_nor_above_the_hold() -> None:

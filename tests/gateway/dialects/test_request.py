@@ -31,7 +31,6 @@ def test_a_plain_request_has_the_defaults_of_openai() -> None:
     assert (chat.model, chat.stream, chat.n, chat.max_tokens, chat.include_usage) == ("auto", False, 1, None, False)
     assert chat.capabilities == frozenset()
     assert not chat.open_tool_loop
-    assert chat.last_user_text == "hello"
 
 
 @pytest.mark.parametrize(

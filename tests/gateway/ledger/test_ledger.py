@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway.accounts.budgets import list_entries
 from gateway.accounts.keys import get_key
 from gateway.accounts.tenants import grant_to_tenant
 from gateway.database.tables import decisions
@@ -33,6 +32,7 @@ from gateway.ledger.types import (
 )
 from gateway.routing import session as sessions
 from tests.harness.auditor import assert_ledger_sound
+from tests.harness.ledger_rows import list_entries
 from tests.harness.money import START_MS, TTL_MS, Bench, admitted, open_bench, race, replica
 from tests.harness.window_resets import reset_together
 

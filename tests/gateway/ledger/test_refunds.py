@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.accounts.budgets import list_entries
 from gateway.accounts.keys import get_key
 from gateway.catalog.usage import UsageSource
 from gateway.ledger.types import Balance
+from tests.harness.ledger_rows import list_entries
 from tests.harness.money import START_MS, TTL_MS, Bench, open_bench
 
 DAY_MS = 24 * 3600 * 1000

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from train.config import GateConfig
-from train.evaluate.gate import Evidence, judge, normal_quantile, sessions_needed, tail
+from train.evaluate.gate import Evidence, judge, sessions_needed, tail
 from train.evaluate.ope import Interval
 
 CONFIG = GateConfig(confidence=0.95, min_sessions=100, min_ess=40, min_ess_fraction=0.05)
@@ -103,4 +103,3 @@ def test_a_tiny_gain_asks_for_thousands_of_sessions() -> None:
 def test_confidence_is_divided_among_the_candidates() -> None:
     assert tail(CONFIG, 1) == pytest.approx(0.05)
     assert tail(CONFIG, 5) == pytest.approx(0.01)
-    assert normal_quantile(0.975) == pytest.approx(1.959964, abs=1e-6)

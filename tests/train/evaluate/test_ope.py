@@ -38,21 +38,11 @@ def test_doubly_robust_adds_the_weighted_error_of_the_model() -> None:
     assert ope.doubly_robust(TOY) == pytest.approx([1.9, 1.0])
 
 
-def test_turnwise_doubly_robust_multiplies_no_ratios() -> None:
-    # First: .6 + 2 * .5 + .4 + .5 * -.5; second as above.
-    assert ope.turnwise_doubly_robust(TOY) == pytest.approx([1.75, 1.0])
-
-
-def test_doubly_robust_with_a_perfect_model_does_not_depend_on_the_weights() -> None:
-    perfect = TOY._replace(q=TOY.reward, ratio=np.array([[9.0, 0.1], [0.0, 4.0]]))
-    assert ope.turnwise_doubly_robust(perfect) == pytest.approx([1.0, 1.0])
-
-
 def test_padding_says_nothing() -> None:
     noisy = Logged(*(np.concatenate([part, np.full((2, 1), 7.0)], axis=1) for part in TOY))._replace(
         valid=np.array([[True, True, False]] * 2)
     )
-    for estimator in (ope.per_decision_is, ope.per_decision_weighted_is, ope.doubly_robust, ope.turnwise_doubly_robust):
+    for estimator in (ope.per_decision_is, ope.per_decision_weighted_is, ope.doubly_robust):
         assert estimator(noisy) == pytest.approx(estimator(TOY))
 
 
@@ -90,5 +80,5 @@ def test_doubly_robust_corrects_a_wrong_model_and_is_unbiased() -> None:
     ratio = np.where(action == 1, 2.0, 0.0)
     half = np.full(action.shape, 0.5)
     logged = Logged(np.ones(action.shape, np.bool_), ratio, reward, half, half)
-    assert ope.turnwise_doubly_robust(logged).mean() == pytest.approx(2.4, abs=0.05)
+    assert ope.doubly_robust(logged).mean() == pytest.approx(2.4, abs=0.05)
     assert ope.per_decision_weighted_is(logged).mean() == pytest.approx(2.4, abs=0.08)

@@ -155,16 +155,16 @@ def test_of_two_runs_on_a_date_one_is_effective(tmp_path: Path) -> None:
         first = claim(connection, "2025-10-09", "a", now_ms=0, stale_after_ms=100, force=False)
         second = claim(connection, "2025-10-09", "b", now_ms=99, stale_after_ms=100, force=False)
         taken_over = claim(connection, "2025-10-09", "c", now_ms=100, stale_after_ms=100, force=False)
-    assert first == Claim("2025-10-09", "a", 1, False)
+    assert first == Claim("2025-10-09", "a", 1)
     assert second == Taken("a", "running")
-    assert taken_over == Claim("2025-10-09", "a", 2, True)
+    assert taken_over == Claim("2025-10-09", "a", 2)
     with transaction(url) as connection, pytest.raises(ClaimLost):
-        finish(connection, Claim("2025-10-09", "a", 1, False), "done", 200)
+        finish(connection, Claim("2025-10-09", "a", 1), "done", 200)
     with transaction(url) as connection:
-        finish(connection, Claim("2025-10-09", "a", 2, True), "done", 200)
+        finish(connection, Claim("2025-10-09", "a", 2), "done", 200)
         assert claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=False) == Taken("a", "done")
         afresh = claim(connection, "2025-10-09", "d", now_ms=999, stale_after_ms=100, force=True)
-    assert afresh == Claim("2025-10-09", "d", 3, True)
+    assert afresh == Claim("2025-10-09", "d", 3)
 
 
 @pytest.mark.parametrize(("asked", "stage"), [("canary", "canary"), ("shadow", "shadow"), ("champion", "champion")])
