@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import budgeting
+from policy.arrays import F32, F64, I64, Bools
 from policy.exploration import NEVER, Exploration
 from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
 from policy.kernel import KernelQuality
@@ -27,11 +28,6 @@ from policy.quality import PriorQuality, QualityModel, difficulties
 from policy.rules import ReSolving
 from policy.text import STATS_DIM, TEXT_DIM
 from policy.valuetable import ValueTable, cautious_usd, turn_tokens
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 CHUNK = 256
 """Turns processed together: their data fits into a processor's cache."""

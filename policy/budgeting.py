@@ -11,16 +11,14 @@ and `lambda_per_usd` have shape (...). Serving calls with no leading axis, repla
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from policy.arrays import Bools, Floats
 from policy.features import reserve_usd
 from policy.mdp import COST_LEVELS
-
-Floats = NDArray[np.floating[Any]]
-Bools = NDArray[np.bool_]
 
 CACHE_MIN_TOKENS = 1024
 """Providers cache prompts of about a thousand tokens or more."""

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.kernel import MAX_MODELS
 from policy.mdp import COST_LEVELS, COST_MASSES
 
-F32 = NDArray[np.float32]
 TAIL = COST_LEVELS.index(0.9)
 """First level of a bill's expensive tail."""
 LEAST_USD = 1e-9

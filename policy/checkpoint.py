@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
+from policy.arrays import F32
 from policy.catalogue_statistics import CatalogueStatistics
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
 from policy.kernel import MAX_MODELS, KernelQuality
-from policy.mdp import FloatArray
 from policy.residual import Residual
 from policy.rules import LAMBDA_PRESETS
 from policy.text import TEXT_VERSION
@@ -112,7 +112,7 @@ class Loaded:
     """A verified checkpoint: float32 arrays by part and name; `sha256` is that of the manifest."""
 
     recipe: Recipe
-    params: dict[str, dict[str, FloatArray]]
+    params: dict[str, dict[str, F32]]
     manifest: dict[str, Any]
     sha256: str
 
@@ -189,14 +189,14 @@ def load(directory: Path, *, sha256: str | None = None) -> Loaded:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{PARAMS}: not a safetensors file") from error
     _check_tensors(flat, recipe)
-    params: dict[str, dict[str, FloatArray]] = {}
+    params: dict[str, dict[str, F32]] = {}
     for path, value in flat.items():
         layer, leaf = path.split("/")
         params.setdefault(layer, {})[leaf] = value
     return Loaded(recipe, params, manifest, found)
 
 
-def _present_names(flat: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+def _present_names(flat: Mapping[str, F32]) -> dict[str, F32]:
     return {"/".join(EARLIER_NAMES.get(name, name) for name in path.split("/")): x for path, x in flat.items()}
 
 
@@ -370,7 +370,7 @@ def _check_layers(found: Mapping[str, Any], sizes: Sizes) -> None:
             raise CheckpointError(f"{PARAMS}: network/{name}: expected {shape}, found {found[name].shape}")
 
 
-def layers_as_part(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, FloatArray]:
+def layers_as_part(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, F32]:
     """The network's parameters as the checkpoint part "network"; `layers_of` is the inverse."""
     return {
         f"{layer}.{leaf}": np.asarray(value, np.float32)
@@ -379,9 +379,9 @@ def layers_as_part(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, FloatAr
     }
 
 
-def layers_of(part: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+def layers_of(part: Mapping[str, F32]) -> dict[str, dict[str, F32]]:
     """The part "network" of a checkpoint as the network's parameters."""
-    layers: dict[str, dict[str, FloatArray]] = {}
+    layers: dict[str, dict[str, F32]] = {}
     for name, value in part.items():
         layer, leaf = name.split(".")
         layers.setdefault(layer, {})[leaf] = value

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.mdp import BoolArray, FloatArray, PolicyFault
+from policy.arrays import F32, Bools
+from policy.mdp import PolicyFault
 
 NEVER = 1e-6
 """Smaller probabilities become zero: no log would ever weigh them usefully."""
@@ -44,7 +45,7 @@ class Exploration:
 GREEDY = Exploration()
 
 
-def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, exploration: Exploration) -> FloatArray:
+def action_probabilities(scores: NDArray[np.floating], mask: Bools, exploration: Exploration) -> F32:
     """Probability of every candidate, float32 (K,), zero outside `mask`.
 
     The first of equal scores is the best. Raises PolicyFault without a candidate or with a score that is not finite.
@@ -69,7 +70,7 @@ def action_probabilities(scores: NDArray[np.floating], mask: BoolArray, explorat
     return np.array([p / total for p in kept], np.float32)
 
 
-def draw(probabilities: FloatArray, uniform: float) -> int:
+def draw(probabilities: F32, uniform: float) -> int:
     """The action whose share of [0, 1) holds `uniform`; never one of probability zero."""
     if not 0.0 <= uniform < 1.0:
         raise PolicyFault("expected a uniform number in [0, 1)")
@@ -86,7 +87,7 @@ class Price(NamedTuple):
     quality: float
 
 
-def price(probabilities: FloatArray, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
+def price(probabilities: F32, cost_usd: Sequence[float], quality: NDArray[np.floating]) -> Price:
     """Expected extra cost and lost quality of drawing from `probabilities`; all arguments (K,).
 
         extra_usd = sum_a p(a) (cost(a) - cost(best))+,    quality = (sum_a p(a) (quality(best) - quality(a)))+

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policy.mdp import CandidateView, FloatArray, Observation, SessionView
+from policy.arrays import F32, F64
+from policy.mdp import CandidateView, Observation, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
-
-F64 = NDArray[np.float64]
 
 LOG_VERSION = 2
 """The layout that `pack` writes. Version 1 held features (`policy.features.decode` reads them)."""
@@ -60,8 +58,8 @@ class Facts:
     text (..., TEXT_DIM), text_stats (..., STATS_DIM), session (..., 9), candidates (..., K, 11).
     """
 
-    text: FloatArray
-    text_stats: FloatArray
+    text: F32
+    text_stats: F32
     session: F64
     candidates: F64
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from policy.arrays import F32, Bools
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Facts
-from policy.mdp import COST_LEVELS, COST_MASSES, BoolArray, CandidateView, FloatArray, Observation, SessionView
+from policy.mdp import COST_LEVELS, COST_MASSES, CandidateView, Observation, SessionView
 from policy.text import STATS_DIM, TEXT_DIM
 
 FEATURE_VERSION = 1
@@ -80,10 +81,10 @@ class Encoded:
     state (STATE_DIM,), candidates (K, CANDIDATE_DIM), cost_quantiles_usd (K, 15), mask (K,).
     """
 
-    state: FloatArray
-    candidates: FloatArray
-    cost_quantiles_usd: FloatArray
-    mask: BoolArray
+    state: F32
+    candidates: F32
+    cost_quantiles_usd: F32
+    mask: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Horizon:
 
     hazard: tuple[float, ...] = (1.0 / 6.0,)
 
-    def table(self) -> FloatArray:
+    def table(self) -> F32:
         """Expected turns left, this one included, at every turn of `hazard`; shape (len(hazard),)."""
         left = 1.0 / max(self.hazard[-1], 1e-3)
         values = [left]
@@ -133,7 +134,7 @@ def encode(observation: Observation) -> Encoded:
     return Encoded(state, candidates, quantiles, observation.mask)
 
 
-def encode_state(observation: Observation) -> FloatArray:
+def encode_state(observation: Observation) -> F32:
     """Encode text, its statistics and the session, (STATE_DIM,). Raises like `encode`."""
     if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
         raise ValueError(
@@ -147,7 +148,7 @@ def encode_state(observation: Observation) -> FloatArray:
     return state
 
 
-def decode(state: FloatArray, candidates: FloatArray) -> Facts:
+def decode(state: F32, candidates: F32) -> Facts:
     """Invert `encode` up to rounding: (..., STATE_DIM) and (..., K, CANDIDATE_DIM).
 
     Leading axes are kept. What `encode` clips comes back clipped; every candidate gets the longest prompt of them all.
@@ -216,7 +217,7 @@ def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = 
     return xp.where(xp.any(mask, axis=-1), least, 0.0)
 
 
-def _session_row(observation: Observation) -> FloatArray:
+def _session_row(observation: Observation) -> F32:
     s = observation.session
     declared = s.expected_turns is not None
     declared_left = max(s.expected_turns - s.turn, 0) if s.expected_turns is not None else 0
@@ -246,7 +247,7 @@ def _session_row(observation: Observation) -> FloatArray:
     )
 
 
-def _candidate_rows(observation: Observation) -> FloatArray:
+def _candidate_rows(observation: Observation) -> F32:
     """(K, CANDIDATE_DIM). Prices enter as log10 USD per million tokens, costs relative to the catalogue's range."""
     candidates = observation.candidates
     means = [max(mean, _TINY_USD) for mean in observation.means_usd]

@@ -19,15 +19,15 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.features import STATE_DIM, encode_state
-from policy.mdp import FloatArray, Observation, PolicyFault
+from policy.mdp import Observation, PolicyFault
 from policy.text import TEXT_DIM
 
 MAX_LANDMARKS = 1024
 MAX_MODELS = 256
 MAX_LANDMARK = 1e12
 """Far beyond any scaled state; its square, summed over a state, is still finite in float32."""
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class KernelQuality:
         object.__setattr__(self, "norms", landmark_norms(self.landmarks))
         object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
 
-    def predict(self, observation: Observation) -> FloatArray:
+    def predict(self, observation: Observation) -> F32:
         """Quality on this turn. Raises PolicyFault when the observation cannot be encoded."""
         try:
             state = encode_state(observation)
@@ -62,7 +62,7 @@ class KernelQuality:
         deviations = self.deviations(state)
         return _between_0_and_1(self._levels(observation) + deviations[self._columns(observation)])
 
-    def average(self, observation: Observation) -> FloatArray:
+    def average(self, observation: Observation) -> F32:
         """Mean quality of each model."""
         return _between_0_and_1(self._levels(observation))
 
@@ -162,5 +162,5 @@ def squared_distances(
     return found
 
 
-def _between_0_and_1(quality: NDArray[np.float64]) -> FloatArray:
+def _between_0_and_1(quality: NDArray[np.float64]) -> F32:
     return np.maximum(np.minimum(quality, 1.0), 0.0).astype(np.float32)

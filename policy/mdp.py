@@ -16,8 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
+from policy.arrays import F32, Bools
 
 COST_LEVELS: tuple[float, ...] = (
     0.02,
@@ -46,7 +45,7 @@ def _masses() -> NDArray[np.float64]:
     return np.diff(edges)
 
 
-COST_MASSES: FloatArray = _masses().astype(np.float32)
+COST_MASSES: F32 = _masses().astype(np.float32)
 COST_MASSES.setflags(write=False)
 _MASSES: tuple[float, ...] = tuple(COST_MASSES.tolist())
 
@@ -113,15 +112,15 @@ class Observation:
     dollar must buy at this turn. `explore` False: the best candidate is taken with probability one.
     """
 
-    text: FloatArray
-    text_stats: FloatArray
+    text: F32
+    text_stats: F32
     session: SessionView
     candidates: tuple[CandidateView, ...]
     lambda_per_usd: float
     explore: bool = True
 
     @cached_property
-    def mask(self) -> BoolArray:
+    def mask(self) -> Bools:
         """Feasible candidates, shape (candidates,); read-only."""
         feasible = np.array([c.feasible for c in self.candidates], np.bool_)
         feasible.setflags(write=False)
@@ -146,10 +145,10 @@ class Decision:
     propensity: float
     policy_id: str
     reason: str
-    probabilities: FloatArray
-    quality: FloatArray
-    q_quality: FloatArray
-    q_cost_usd: FloatArray
+    probabilities: F32
+    quality: F32
+    q_quality: F32
+    q_cost_usd: F32
     info: dict[str, float] = field(default_factory=dict)
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
@@ -28,8 +28,6 @@ from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.value_curves import Backup, Catalogue, Forward, Later, q_values
 from policy.value_curves_once import q_values_of_turn
 from policy.valuetable import context_tokens
-
-F32 = NDArray[np.float32]
 
 
 class Shown(NamedTuple):

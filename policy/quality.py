@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.mdp import FloatArray, Observation
+from policy.arrays import F32
+from policy.mdp import Observation
 from policy.text import STAT_NAMES
 
 _LENGTH, _CODE, _MATH, _REASONING = (
@@ -21,10 +22,10 @@ _ORDINARY = 0.35
 class QualityModel(Protocol):
     """Predictor of the quality of every candidate, 0 to 1, float32 (K,)."""
 
-    def predict(self, observation: Observation) -> FloatArray:
+    def predict(self, observation: Observation) -> F32:
         """Quality on this turn."""
 
-    def average(self, observation: Observation) -> FloatArray:
+    def average(self, observation: Observation) -> F32:
         """Quality on a later turn of the session."""
 
 
@@ -37,7 +38,7 @@ class PriorQuality:
 
     sensitivity: float = 2.0
 
-    def predict(self, observation: Observation) -> FloatArray:
+    def predict(self, observation: Observation) -> F32:
         """The priors bent by this turn's difficulty."""
         return np.asarray(self.average(observation) ** np.float32(self.exponent(difficulty(observation))), np.float32)
 
@@ -45,7 +46,7 @@ class PriorQuality:
         """Exponent of the priors, rising with difficulty (0 to 1); 1 at ordinary difficulty."""
         return 2.0 ** (self.sensitivity * (difficulty - _ORDINARY))
 
-    def average(self, observation: Observation) -> FloatArray:
+    def average(self, observation: Observation) -> F32:
         """The priors as they are."""
         priors = [min(max(c.quality_prior, 1e-3), 1.0) for c in observation.candidates]
         return np.array(priors, np.float32)

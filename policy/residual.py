@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.features import SESSION_FEATURES
 from policy.text import STATS_DIM, TEXT_DIM
 
-F32 = NDArray[np.float32]
 CANDIDATE_INPUTS = 5
 INPUT_DIM = STATS_DIM + len(SESSION_FEATURES) + CANDIDATE_INPUTS
 MAX_HIDDEN = 256

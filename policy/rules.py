@@ -14,10 +14,10 @@ import numpy as np
 
 from policy import budgeting
 from policy import budgeting_scalar as scalar
-from policy.budgeting import Bools, Floats
+from policy.arrays import F32, Bools, Floats
 from policy.exploration import GREEDY, Exploration, action_probabilities, draw
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd
-from policy.mdp import BoolArray, Decision, FloatArray, Observation, Policy, PolicyFault
+from policy.mdp import Decision, Observation, Policy, PolicyFault
 from policy.quality import PriorQuality, QualityModel
 
 LAMBDA_PRESETS: Mapping[str, float] = {"cheap": 100.0, "balanced": 5.0, "best": 0.0}
@@ -271,7 +271,7 @@ def make_decision(
     ranked: list[float] = np.asarray(scores, np.float64).tolist()
     best = max((k for k, may in enumerate(mask.tolist()) if may), key=ranked.__getitem__)
 
-    def or_nan(values: Floats | None) -> FloatArray:
+    def or_nan(values: Floats | None) -> F32:
         return np.full(mask.shape, np.nan, np.float32) if values is None else np.asarray(values, np.float32)
 
     return Decision(
@@ -287,7 +287,7 @@ def make_decision(
     )
 
 
-def feasible(observation: Observation) -> BoolArray:
+def feasible(observation: Observation) -> Bools:
     """The guard's mask. Raises PolicyFault when it is empty; the gateway refuses such turns."""
     mask = observation.mask
     if not mask.any():
@@ -295,7 +295,7 @@ def feasible(observation: Observation) -> BoolArray:
     return mask
 
 
-def shield(observation: Observation, reserve: float, horizon: Horizon) -> BoolArray:
+def shield(observation: Observation, reserve: float, horizon: Horizon) -> Bools:
     """Feasible candidates that leave enough for the later turns; the cheapest if none does."""
     mask = feasible(observation)
     if reserve <= 0.0:
@@ -317,7 +317,7 @@ def turns_left(observation: Observation, horizon: Horizon) -> float:
     return horizon.turns_left(observation.session.turn, observation.session.expected_turns)
 
 
-def cost_quantiles_usd(observation: Observation) -> FloatArray:
+def cost_quantiles_usd(observation: Observation) -> F32:
     """Cost quantiles, (K, 15). Raises PolicyFault on negative or infinite ones."""
     checked_means_usd(observation)
     return np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
@@ -333,7 +333,7 @@ def checked_means_usd(observation: Observation) -> tuple[float, ...]:
     return means
 
 
-def mean_costs_usd(observation: Observation) -> FloatArray:
+def mean_costs_usd(observation: Observation) -> F32:
     """Expected cost of this turn from all its quantiles, the tail included; (K,)."""
     return np.array(checked_means_usd(observation), np.float32)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.mdp import FloatArray
+from policy.arrays import F32
 
 TEXT_VERSION = "hashed-ngrams-1"
 TEXT_DIM = 256
@@ -75,10 +75,10 @@ _SYMBOLS = "{}[]()<>=+-*/\\^_|&#$@~`"
 class Embedder(Protocol):
     """Text to a float32 vector of shape (TEXT_DIM,); the zero vector for text without tokens."""
 
-    def __call__(self, text: str) -> FloatArray: ...
+    def __call__(self, text: str) -> F32: ...
 
 
-def embed(text: str) -> FloatArray:
+def embed(text: str) -> F32:
     """Signed feature hashing of words and word pairs (crc32), square-root damped, normalized.
 
     Weinberger et al. 2009, arXiv 0902.2206. Shape (TEXT_DIM,); Euclidean length 1 (0 without tokens).
@@ -97,7 +97,7 @@ def embed(text: str) -> FloatArray:
     return (damped / length if length > 0 else damped).astype(np.float32)
 
 
-def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) -> FloatArray:
+def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) -> F32:
     """Weighted sum of the last three user turns, normalized; each older one counts half.
 
     `user_texts` are oldest first.
@@ -109,9 +109,7 @@ def embed_conversation(user_texts: Sequence[str], embedder: Embedder = embed) ->
     return total / np.float32(length) if length > 0 else total
 
 
-def stats(
-    text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False
-) -> FloatArray:
+def stats(text: str, *, history_chars: int = 0, tools: int = 0, images: int = 0, json_output: bool = False) -> F32:
     """Surface features of the newest user turn, about 0 to 1 each, (STATS_DIM,); see STAT_NAMES."""
     read = _both_ends(text)
     words = read.lower().split()

@@ -14,14 +14,12 @@ from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_MASSES
 from policy.value_curves import EMPTY, HEADROOM, HIGH, LEAST_SPAN, LOW, STEPS, Backup, Catalogue, Forward, Later
 from policy.value_network_shapes import KNOTS, ROW_DIM, TURNS
-
-F32 = NDArray[np.float32]
 
 
 class Turn(NamedTuple):

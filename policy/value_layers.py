@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.value_curves import Forward
 from policy.value_network_shapes import CURVES, KNOTS
 
-F32 = NDArray[np.float32]
 _EPSILON = np.float32(1e-6)
 """Flax's LayerNorm adds it to the variance."""
 

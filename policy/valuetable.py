@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F32, F64
 from policy.kernel import MAX_MODELS
 from policy.mdp import COST_LEVELS, COST_MASSES, CandidateView, Observation
 from policy.text import STAT_NAMES
@@ -27,8 +28,6 @@ TAIL = COST_LEVELS.index(0.95)
 """First level of a bill's tail."""
 MEDIAN = COST_LEVELS.index(0.5)
 _LOG_CHARS, _LOG_CHARS_SCALE = STAT_NAMES.index("log_chars"), 12.0
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

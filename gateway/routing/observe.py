@@ -11,7 +11,8 @@ from gateway.ledger.types import Balance
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing import session as sessions
 from gateway.routing.estimates import Estimate
-from policy.mdp import FloatArray, Observation
+from policy.arrays import F32
+from policy.mdp import Observation
 from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, stats
 
 TEXTS_READ = 3
@@ -23,7 +24,7 @@ class Observer:
 
     def __init__(self, cache_size: int = 4096) -> None:
         self._cache_size = cache_size
-        self._embeddings: OrderedDict[str, FloatArray] = OrderedDict()
+        self._embeddings: OrderedDict[str, F32] = OrderedDict()
 
     def observe(
         self,
@@ -72,7 +73,7 @@ class Observer:
             explore=explore,
         )
 
-    def _embed(self, text: str) -> FloatArray:
+    def _embed(self, text: str) -> F32:
         found = self._embeddings.get(text)
         if found is not None:
             self._embeddings.move_to_end(text)

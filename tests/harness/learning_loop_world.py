@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from gateway.decisions.log import pending_row
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing.router import Routed
-from policy.mdp import COST_LEVELS, CandidateView, FloatArray, Observation, Policy, SessionView
+from policy.arrays import F32
+from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, SessionView
 from policy.text import embed, stats
 
 START_MS = 1_760_000_000_000
@@ -206,7 +207,7 @@ def _candidate(model: Model, remaining_usd: float, last: str | None) -> Candidat
 
 
 @lru_cache(maxsize=4_096)
-def _text(words: str) -> tuple[FloatArray, FloatArray]:
+def _text(words: str) -> tuple[F32, F32]:
     return embed(words), stats(words)
 
 

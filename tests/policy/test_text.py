@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from policy import text
-from policy.mdp import FloatArray
+from policy.arrays import F32
 from policy.text import TEXT_DIM
 
 
@@ -52,7 +52,7 @@ def test_older_turns_of_a_conversation_weigh_half_as_much_each() -> None:
 
 
 def test_another_embedder_may_take_the_default_ones_place() -> None:
-    def constant(text: str) -> FloatArray:
+    def constant(text: str) -> F32:
         return np.full(TEXT_DIM, len(text), np.float32)
 
     assert text.embed_conversation(["ab"], constant) == pytest.approx(np.full(text.TEXT_DIM, 1 / 16))

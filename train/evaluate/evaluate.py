@@ -8,8 +8,8 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.mdp import Policy
 from policy.network_policy import NetworkPolicy
 from train.config import TrainConfig
@@ -20,8 +20,6 @@ from train.evaluate.ope import Interval, Logged
 from train.evaluate.simulate import PlayedLog, play, probabilities_as_logged
 from train.fit.network import tenant_weights
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
 
 ESTIMATORS = {
     "per_decision_is": ope.per_decision_is,

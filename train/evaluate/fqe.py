@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.features import expected_cost_usd
 from train.fit.reward_model import ridge
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
 
 PENALTY = 20.0
 FEATURES = 5

@@ -12,16 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.features import expected_cost_usd
 from policy.mdp import Policy
 from policy.rules import Fixed
 from train.evaluate.simulate import play
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 LAMBDAS, BUDGETS = 9, 9
 """Points of either sweep, without lambda 0."""

@@ -6,16 +6,13 @@ All that a policy sees is in the log. Shapes as in train/log/episodes.py; N turn
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy import batch
+from policy.arrays import F64, I64, Bools
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Circumstances, observation_of
 from policy.features import decode
 from policy.mdp import Observation, Policy
-from train.log.episodes import NOT_AFFORDABLE, Bools, Episodes
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from train.log.episodes import NOT_AFFORDABLE, Episodes
 
 _AFFORDABLE_LEVEL = 12
 """Index of the .98 quantile, which the budget must hold, like the gateway's reservation."""

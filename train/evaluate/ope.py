@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from policy.arrays import F64, Bools
 
 
 class Logged(NamedTuple):

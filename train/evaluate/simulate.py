@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import batch
+from policy.arrays import F64, I64, Bools
 from policy.mdp import COST_MASSES, Policy
 from train.evaluate.logged_turns import affordable, ask_policy, recorded_batch, recorded_observation
 from train.evaluate.ope import Logged
-from train.log.episodes import Bools, Episodes, session_fraction
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from train.log.episodes import Episodes, session_fraction
 
 
 @dataclass(frozen=True)

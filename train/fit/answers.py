@@ -13,11 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.mdp import COST_LEVELS, COST_MASSES
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 POOLED_STRENGTH = 20.0
 MODEL_STRENGTH = 10.0

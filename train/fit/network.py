@@ -6,7 +6,6 @@ shipped checkpoint on, and try a residual of the quality (train/fit/residual.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,10 +27,10 @@ from train.fit.reward_model import RewardModel, fit_quality, folds_of
 from train.fit.value_curves import catalogue_statistics_of, teach
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
+from train.progress import StepProgress
 
 Array = jax.Array
 Layers = dict[str, dict[str, Any]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def fit(
     episodes: Episodes,
     config: TrainConfig,
     key: Array,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> Fitted:
     """Grade turns without a score, then train the network under relabelled money.
@@ -102,7 +101,7 @@ def fit_network(
     quality: RewardModel,
     config: TrainConfig,
     key: Array,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     batch_sharding: NamedSharding | None = None,
     start: Layers | None = None,
 ) -> tuple[Network, tuple[dict[str, float], ...]]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.features import Horizon, expected_cost_usd
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
 
 PRIOR_HAZARD, PRIOR_SESSIONS = 1.0 / 6.0, 5.0
 MAX_TURNS = 64

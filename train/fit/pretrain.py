@@ -8,7 +8,6 @@ regresses on the exact programme (train/fit/programme.py) of each. The only inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import NormalDist
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from policy import value_network
 from policy.checkpoint import Recipe
@@ -41,10 +39,7 @@ from train.fit.value_curves import (
     loss,
 )
 from train.fit.value_table import Samples
-
-F64 = NDArray[np.float64]
-F32 = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
+from train.progress import Progress
 
 MODELS = 8
 """Number of models that catalogues are padded to."""

@@ -17,15 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F32, F64
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_MASSES
 from train.config import PlanConfig
 from train.fit.value_table import Samples, Setting, axes, step_of
 
-F64 = NDArray[np.float64]
-F32 = NDArray[np.float32]
 QUALITY, SPEND, STARVED = range(3)
 
 

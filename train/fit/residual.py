@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.features import CANDIDATE_FEATURES, SESSION_FEATURES, expected_cost_usd
 from policy.network_policy import NetworkPolicy, Shown
 from policy.residual import INPUT_DIM, Residual
@@ -29,7 +30,6 @@ from train.config import FitConfig, RelabelConfig
 from train.fit.cql import conservative_loss
 from train.log.episodes import Episodes
 
-F64 = NDArray[np.float64]
 Params = dict[str, jax.Array]
 
 MOST_TURNS = 20_000

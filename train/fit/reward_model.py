@@ -14,13 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.kernel import KernelQuality, kernel, squared_distances
 from policy.text import STATS_DIM, TEXT_DIM
 from train.config import QualityConfig
 from train.log.episodes import Episodes, session_fraction
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 MIN_ROWS_FOR_OWN_PART = 20
 BLOCK_ROWS = 8_192

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from policy.arrays import F32
 from policy.exploration import GREEDY, Exploration
 from policy.features import TEXT_SCALE, available_usd
 from policy.mdp import Decision, Observation
@@ -30,7 +31,6 @@ from train.fit.cql import huber
 from train.log.episodes import Episodes
 
 Array = jax.Array
-F32 = NDArray[np.float32]
 Column = Array | NDArray[Any]
 Layers = list[tuple[Array, Array]]
 

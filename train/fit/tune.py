@@ -12,8 +12,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.checkpoint import Loaded, Recipe
 from policy.exploration import Exploration
 from policy.learned import policy_from
@@ -24,8 +24,6 @@ from train.fit.network import Fitted
 from train.fit.presets import calibrate_presets, learn_horizon
 from train.fit.value_table import draw_samples, settings_of, tabulate
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
 
 Params = Mapping[str, Mapping[str, Any]]
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F32, F64
 from policy.budgeting import CACHE_MIN_TOKENS
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.valuetable import ValueTable, cautious_usd, context_tokens
@@ -30,10 +30,6 @@ from train.config import PlanConfig
 from train.evaluate.logged_turns import recorded_observation
 from train.fit.answers import answer_shares
 from train.log.episodes import Episodes
-
-F64 = NDArray[np.float64]
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
 
 UNKNOWN_USD = 1e12
 """The bill of a model that a turn did not offer: beyond any budget."""

@@ -15,12 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F32, I32, I64, Bools
 from policy.mdp import COST_LEVELS
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 NOT_AFFORDABLE = "not affordable"
 """The guard's reason for a candidate that only the budget excluded: another budget may allow it."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy.checkpoint import load
 from policy.exploration import GREEDY
@@ -34,8 +33,6 @@ from train.nightly import steps
 from train.nightly.nightly import Nightly, serving_policy
 from train.nightly.steps import candidate_names, material
 from train.replay.as_log import LOOSE_PHI
-
-F64 = NDArray[np.float64]
 
 LEAST_SESSIONS = 20
 LOG_SESSIONS, FOLDER_SESSIONS = 400, 60

@@ -45,9 +45,8 @@ from train.nightly.publish import (
     with_report,
     write_folder,
 )
+from train.progress import Progress
 from train.run_folder import RunFolder, finite
-
-Progress = Callable[[str, int, int], None]
 
 STALE_AFTER_MS = 2 * 3_600_000
 """A run that has not ended after two hours is presumed dead: training takes minutes."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import I64
 from train.errors import InputError
 from train.log.episodes import Episodes
 from train.replay.catalogue import CatalogueSetup, compose_sessions, studies
@@ -20,8 +20,6 @@ from train.replay.grid import PHIS, TRAINING_PHIS, Cell, quick
 from train.replay.ours import one_log
 from train.replay.simulated_log import concatenate
 from train.replay.simulator import NO_CONTEXT
-
-I64 = NDArray[np.int64]
 
 LOOSE_PHI = 3.0
 """A budget that ends no session, for callers that set budgets of their own."""

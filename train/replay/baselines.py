@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy import budgeting
-from policy.budgeting import Floats
+from policy.arrays import F64, I64, Bools, Floats
 from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Numbers = Mapping[str, float]
 
 RESERVES = (0.0, 1.0)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.features import TEXT_SCALE
 from train.fit.seqroute_paper import Published
 from train.replay.baselines import LAMBDA_STEPS, quality_per_turn
 from train.replay.simulator import Played, Rule, Turn
 from train.replay.vectors import Vectors
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 MOST_BANKRUPT = 0.01
 """Bankruptcy rate that the paper claims: under one session in a hundred."""

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.mdp import COST_LEVELS, COST_MASSES
 from train.replay.simulator import Mode, Played, Rule, SessionBatch, Turn
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 MONEY_POINTS = 48
 SAMPLED_PROMPTS = 96

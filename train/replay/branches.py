@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64, Bools
 from train.replay.dataset import (
     CHARS_PER_TOKEN,
     FILES,
@@ -29,9 +29,6 @@ from train.replay.dataset import (
     words_of,
 )
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Before = tuple[str, ...]
 Place = tuple[str, Before]
 """A state: its task and the models that answered before."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.features import Horizon
 from train.fit.presets import learn_horizon
 from train.replay.baselines import Bank, Ends, ends, make_bank
@@ -19,9 +19,6 @@ from train.replay.simulator import Mode, Played, Rule, SessionBatch, make_board,
 from train.replay.split import Halves, halves
 from train.replay.statistics import Resampled
 from train.replay.vectors import Vectors, vectors
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 GATE_PART = 401
 """First seed of the sessions that judge rehearsals."""

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from train.fit.reward_model import ridge
 from train.log.episodes import Episodes
 from train.replay.simulator import Rule, SessionBatch, Turn
 from train.replay.vectors import Vectors
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 PENALTY = 30.0
 

@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64, Bools
 from train.replay.dataset import Graded
-
-I64 = NDArray[np.int64]
-F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 ORDERINGS = ("iid", "by-topic", "easy-first", "hard-first", "late-burst")
 RANDOM_TURNS = (2, 16)

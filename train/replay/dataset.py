@@ -15,14 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from policy.arrays import F32, F64, I64, Bools
 from train.errors import kind_of, reason_of
-
-F64 = NDArray[np.float64]
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 FILES = ("prompts.parquet", "outcomes.parquet", "models.parquet")
 CHARS_PER_TOKEN = 4.0

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from train.config import GateConfig
 from train.evaluate.gate import Evidence, GateVerdict, judge
 from train.evaluate.ope import Interval
 from train.replay.catalogue import Environment
 from train.replay.simulator import Played
 from train.replay.statistics import Resampled
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 TINY = 1e-12
 

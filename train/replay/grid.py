@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from train.config import GateConfig, PlanConfig, TrainConfig
 from train.fit.seqroute_paper import PublishedConfig
 from train.replay.baselines import Ends, ends
@@ -19,8 +19,6 @@ from train.replay.compose import ORDERINGS
 from train.replay.dataset import Graded
 from train.replay.simulator import KEPT_TOKENS, NO_CONTEXT, Context, Mode, SessionBatch
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 Value = TypeVar("Value")
 
 MOST_MODELS = 8

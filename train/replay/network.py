@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import jax
-import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64
 from policy.exploration import GREEDY
 from policy.features import Horizon
 from policy.network_policy import NetworkPolicy
@@ -26,7 +25,6 @@ from train.fit.value_curves import catalogue_statistics_of
 from train.fit.value_table import draw_samples
 from train.log.episodes import Episodes
 
-F64 = NDArray[np.float64]
 POLICY_ID = "replay-network"
 
 

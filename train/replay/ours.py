@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64
 from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
@@ -37,9 +37,6 @@ from train.replay.grid import TRAINING_PHIS, Cell, Grid, budgets_usd
 from train.replay.network import Networks, build_policy, hasty, train_network
 from train.replay.simulated_log import concatenate, log_episodes
 from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, make_board, turns_left
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 Curve = tuple[tuple[Setting, Policy], ...]
 """(setting of the trade-off between quality and starvation, its planner)"""

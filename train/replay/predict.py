@@ -18,15 +18,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.arrays import F64, I64, Bools
 from policy.features import expected_cost_usd
 from policy.mdp import COST_LEVELS
 from train.replay.dataset import Graded
 from train.replay.split import hash_fraction
 from train.replay.vectors import Vectors
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Fit = Callable[[Bools, F64], F64]
 """(training rows (P,), targets (P, M)) -> predictions for all rows (P, M)."""
 View = Callable[[F64, Bools, I64], F64]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from policy.mdp import Policy
+from train.progress import Progress
 from train.replay.branches import Branches, read_branches
 from train.replay.catalogue import CatalogueSetup, Sets, compose_sets, gate_stages, stages, studies, without_model
 from train.replay.cell import CellRun, best_setting, newcomer_rows, planner_trials, play_cell
@@ -25,8 +26,6 @@ from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
 from train.replay.targets import aims
 from train.replay.tree import tree_rows
 from train.run_folder import finite
-
-Progress = Callable[[str, int, int], None]
 
 FORMAT = "seqroute-replay/1"
 VERSIONS_OF = ("numpy", "jax", "jaxlib", "flax", "optax")

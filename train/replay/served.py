@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import batch
+from policy.arrays import I64
 from policy.features import SESSION_FEATURES, TEXT_SCALE
 from policy.mdp import CandidateView, Observation, Policy, SessionView
 from train.replay.blind import Blind
 from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
-
-I64 = NDArray[np.int64]
 
 CONTEXT_LIMIT_TOKENS = 128_000
 SECONDS_BETWEEN_TURNS = 30.0

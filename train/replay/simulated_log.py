@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy import batch
+from policy.arrays import F64, I64
 from policy.exploration import Exploration
 from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, Horizon, encode
 from policy.rules import ReSolving
@@ -20,9 +20,6 @@ from train.log.episodes import Episodes, blank_episodes
 from train.replay.served import observation, turn_batch
 from train.replay.simulator import Mode, SessionBatch, Turn, play
 from train.replay.vectors import Vectors
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 EXPLORATION = 0.1
 TENANT = "replay"

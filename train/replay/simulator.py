@@ -11,18 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy import budgeting
+from policy.arrays import F64, I64, Bools
 from policy.features import Horizon, expected_cost_usd
 from policy.mdp import COST_LEVELS
 from train.replay.compose import Sessions
 from train.replay.dataset import Graded
 from train.replay.predict import Predictions
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Mode = Literal["cut", "degrade"]
 
 LEAST_OUTPUT_TOKENS = 16

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64, Bools
 from train.replay.compose import ORDERINGS, Sessions
 from train.replay.simulator import Played
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 MIXED = "mixed"
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policy.mdp import Policy
 from train.replay import baselines
@@ -24,8 +23,6 @@ from train.replay.grid import RANDOM, budgets_usd
 from train.replay.ours import Learned
 from train.replay.served import as_rule
 from train.replay.simulator import NO_CONTEXT, Rule, SessionBatch, make_board
-
-F64 = NDArray[np.float64]
 
 FRONT_PHIS = (0.03, 0.08, 0.2, 0.4, 0.7, 1.0)
 LOOSE_PHI = 1.5

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64
 from train.replay.summary import ALL, Row, group_rows, in_whole, newcomers, of_fronts
 from train.replay.sweeps import FRONT
 
-F64 = NDArray[np.float64]
 Figures = Mapping[str, float | None]
 
 OURS, PLANNER, CALIBRATED = "ours", "ours-ungated", "ours-calibrated"

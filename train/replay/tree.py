@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from policy.arrays import F64, I64, Bools
 from policy.features import Horizon
 from policy.mdp import Policy
 from policy.rules import ReSolving
@@ -31,10 +31,6 @@ from train.replay.served import as_rule
 from train.replay.simulator import Mode, Played, Rule, SessionBatch, make_board, play
 from train.replay.split import halves
 from train.replay.vectors import Vectors, vectors
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 PHIS = (3.0, 0.5)
 """A loose budget that ends no session and a binding one."""

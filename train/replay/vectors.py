@@ -15,14 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policy.mdp import FloatArray
+from policy.arrays import F32, I64
 from policy.text import STAT_NAMES, STATS_DIM, TEXT_DIM, embed, stats
 from train.replay.dataset import Graded
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 CONTENT_DIM = 192
 GROUP_DIM = TEXT_DIM - CONTENT_DIM
@@ -37,9 +33,9 @@ class Vectors:
     `text` (P, TEXT_DIM), `stats` (P, STATS_DIM), and `content` (P, E) for nearest neighbours.
     """
 
-    text: FloatArray
-    stats: FloatArray
-    content: FloatArray | None
+    text: F32
+    stats: F32
+    content: F32 | None
     kind: str
 
 
@@ -55,7 +51,7 @@ def vectors(graded: Graded, training: I64) -> Vectors:
     return Vectors(text.astype(np.float32), _stats(graded), content, kind)
 
 
-def project_directions(content: FloatArray, training: I64, width: int = CONTENT_DIM) -> FloatArray:
+def project_directions(content: F32, training: I64, width: int = CONTENT_DIM) -> F32:
     """Rotated principal directions of the training rows, of mean length 1: (P, E) -> (P, width)."""
     seen = content[training].astype(np.float64)
     centre = seen.mean(axis=0)
@@ -67,7 +63,7 @@ def project_directions(content: FloatArray, training: I64, width: int = CONTENT_
     return np.asarray(turned / length, np.float32)
 
 
-def _content(graded: Graded) -> tuple[FloatArray | None, str]:
+def _content(graded: Graded) -> tuple[F32 | None, str]:
     if graded.embedding is not None:
         lengths = np.linalg.norm(graded.embedding, axis=1, keepdims=True)
         return np.asarray(graded.embedding / np.where(lengths > 0, lengths, 1.0), np.float32), "embedding"
@@ -76,7 +72,7 @@ def _content(graded: Graded) -> tuple[FloatArray | None, str]:
     return None, "lengths and group"
 
 
-def _stats(graded: Graded) -> FloatArray:
+def _stats(graded: Graded) -> F32:
     """Surface features; only those of the length where the text is withheld."""
     found = np.zeros((graded.prompts, STATS_DIM), np.float32)
     chars, words = STAT_NAMES.index("log_chars"), STAT_NAMES.index("log_words")

@@ -13,8 +13,8 @@ from gateway.catalog.models import load
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import SettingsError
 from train.errors import InputError
+from train.progress import StepProgress
 from train.rollout.graders import Limits
-from train.rollout.play import Progress
 from train.rollout.run import Rollout, cap, plan_for, run
 from train.rollout.tasks import read_tasks
 
@@ -30,7 +30,7 @@ def play(
     parallel: int,
     check_seconds: int,
     check_megabytes: int,
-    progress: Progress,
+    progress: StepProgress,
     **plan_options: Any,
 ) -> dict[str, Any]:
     """Check everything, then play. `plan_options` are those of `plan_for`. Raises InputError."""

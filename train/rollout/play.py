@@ -7,9 +7,10 @@ takes the same path and asks only for what is missing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from train.progress import StepProgress
 from train.rollout import prompts as words
 from train.rollout.client import CallFailed, OutOfMoney, RolloutCall, RolloutClient
 from train.rollout.graders import Grade, Limits, run_check
@@ -28,7 +29,6 @@ from train.rollout.tree import (
     planned_answers,
 )
 
-Progress = Callable[[int, int], None]
 Messages = list[dict[str, str]]
 CHECKS_AT_ONCE = 2
 JUDGEMENTS = 3
@@ -44,7 +44,7 @@ class Walk:
     journal: Journal
     limits: Limits
     tasks_at_once: int
-    progress: Progress | None = None
+    progress: StepProgress | None = None
 
 
 async def play(tasks: Sequence[Task], walk: Walk) -> list[PlayedTree]:

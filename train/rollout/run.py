@@ -21,12 +21,13 @@ import httpx
 from gateway.catalog.models import Catalog
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
 from train.errors import InputError
+from train.progress import StepProgress
 from train.rollout.budget import open_account, spent_nanousd
 from train.rollout.client import RolloutClient, Sleep
 from train.rollout.graders import Limits
 from train.rollout.journal import Journal
 from train.rollout.output import write_folder
-from train.rollout.play import Progress, Walk, play
+from train.rollout.play import Walk, play
 from train.rollout.report import summary
 from train.rollout.server import own_gateway
 from train.rollout.tasks import Task, kinds_of
@@ -57,7 +58,7 @@ class Rollout:
     now_s: Callable[[], float]
     new_id: Callable[[], str]
     sleep: Sleep = asyncio.sleep
-    progress: Progress | None = None
+    progress: StepProgress | None = None
 
 
 def plan_for(

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from policy import rules as served_rules
+from policy.arrays import F32
 from policy.features import Horizon
-from policy.mdp import COST_LEVELS, FloatArray, Observation
+from policy.mdp import COST_LEVELS, Observation
 from policy.quality import QualityModel
 from tests.train.replay.folders import write_folder
 from train.replay import baselines
@@ -105,13 +106,13 @@ def test_switches_count_changes_between_answered_turns() -> None:
 class Known:
     """The board's own predictions as a served rule's quality model: looked up by what a turn's text is."""
 
-    def __init__(self, texts: FloatArray, quality: NDArray[np.float64]) -> None:
+    def __init__(self, texts: F32, quality: NDArray[np.float64]) -> None:
         self._quality = {text.tobytes(): row for text, row in zip(texts, quality, strict=True)}
 
-    def predict(self, observation: Observation) -> FloatArray:
+    def predict(self, observation: Observation) -> F32:
         return np.asarray(self._quality[observation.text.tobytes()], np.float32)
 
-    def average(self, observation: Observation) -> FloatArray:
+    def average(self, observation: Observation) -> F32:
         return self.predict(observation)
 
 
