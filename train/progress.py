@@ -1,4 +1,4 @@
-"""How a long run reports where it is."""
+"""Types of the callbacks by which a long run reports its progress."""
 
 from __future__ import annotations
 
