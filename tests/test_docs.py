@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from prometheus_client import Counter
 from starlette.applications import Starlette
 
 from gateway import app as gateway_app
@@ -19,6 +20,7 @@ from gateway.config import model_list
 from gateway.config.load import ENVIRONMENT_OVERRIDES
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import Section
+from gateway.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -147,6 +149,22 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
 # All pages.
 
 
+def test_every_metric_is_documented_and_written() -> None:
+    described = {name: each for name, each in vars(Metrics()).items() if name != "registry"}
+    rows = {
+        f"| `{next(iter(each.describe())).name}{'_total' if isinstance(each, Counter) else ''}` "
+        f"| {next(iter(each.describe())).type} |"
+        for each in described.values()
+    }
+    table = [line for line in (DOCS / "metrics.md").read_text().splitlines() if line.startswith("| `")]
+    assert {re.match(r"\| `\w+` \| \w+ \|", line)[0] for line in table} == rows  # type: ignore[index]
+    shown = "\n".join(table)
+    assert [each for each in described.values() if next(iter(each.describe())).documentation not in shown] == []
+    code = "\n".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    written = r"(?:metrics|target|self)\.{}(?:\.labels\([^)]*\))?\.(?:inc|observe|set)\b"
+    assert [name for name in described if not re.search(written.format(name), code)] == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
     broken = [
@@ -156,6 +174,36 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+FIRST_FILES = {
+    "a request or response header": ("gateway/turn/headers.py", "read_turn_headers"),
+    "a provider for the direct lane": ("gateway/providers/direct.py", "PLAIN_PROVIDERS"),
+    "an API dialect": ("gateway/dialects/dialect.py", "Dialect"),
+    "a kind of ledger entry": ("gateway/ledger/types.py", "Settle"),
+    "a feature of the observation": ("policy/features.py", "CANDIDATE_FEATURES"),
+    "a metric": ("gateway/metrics.py", "Metrics"),
+    "a command": ("gateway/__main__.py", "build"),
+    "the reward": ("train/log/reward.py", "Signal"),
+    "a rule of the gate": ("train/evaluate/gate.py", "judge"),
+    "a settings key": ("gateway/config/settings.py", "SessionSettings"),
+    "an admin endpoint": ("gateway/api/admin.py", "Admin"),
+    "a baseline of the benchmark": ("policy/rules.py", "Pacing"),
+}
+"""The usual changes: the file that each begins with, and a name that this file defines."""
+
+
+def test_the_page_on_architecture_leads_each_usual_change_to_its_file() -> None:
+    table = sections("architecture.md")["Where to make a change"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] != "|--"]
+    found = {row[0]: " ".join(row[1:]) for row in rows if len(row) == 3 and row[0] != "change"}
+    assert found.keys() == FIRST_FILES.keys()
+    for change, (first, name) in FIRST_FILES.items():
+        paths = re.findall(r"`([\w.]+(?:/[\w.]*)+)`", found[change])
+        assert first in paths, change
+        assert [path for path in paths if not (ROOT / path).exists()] == [], change
+        text = (ROOT / first).read_text()
+        assert re.search(rf"^(?:class |def )?{name}\b", text, flags=re.MULTILINE), change
 
 
 def test_the_index_lists_every_page() -> None:
