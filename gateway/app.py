@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from gateway.accounts.auth import Authenticator
+from gateway.accounts.tokens import TokenVerifier, key_reader
 from gateway.api.admin import Admin
 from gateway.api.health import Health, Lifecycle
 from gateway.api.limits import Admission, Bodies, call_left
@@ -32,7 +33,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration, LiveConfiguration
 from gateway.catalog.models import Catalog
 from gateway.catalog.tokens import TokenCounter
-from gateway.clock import Clock, Entropy, NewId, SteadyClock, Uniform, time_ordered_ids
+from gateway.clock import Clock, Entropy, NewId, SteadyClock, Uniform, elapsed_s, time_ordered_ids
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
@@ -168,7 +169,9 @@ def assemble(
         new_id=new_id,
     )
     leases = Leases(ledger, steady, ttl_s=settings.timings.hold_ttl_s)
-    authenticator = Authenticator(database, settings.general.master_key, clock, new_id)
+    signed = settings.general.jwt
+    verifier = None if signed is None else TokenVerifier(signed, key_reader(signed.jwks), clock, elapsed_s)
+    authenticator = Authenticator(database, settings.general.master_key, clock, new_id, tokens=verifier)
     policies = PolicyRegistry(settings.policy, database)
 
     configuration = LiveConfiguration(Configuration(settings, models), environ)

@@ -22,7 +22,7 @@ from policy.value_curves import EMPTY, HEADROOM, HIGH, LEAST_SPAN, LOW, STEPS, B
 from policy.value_network_shapes import KNOTS, ROW_DIM, TURNS
 
 
-class Turn(NamedTuple):
+class PlainTurn(NamedTuple):
     """One turn in plain numbers: the later turns, and the ends of the money axis.
 
     At most TURNS later turns, otherwise as in `Later`. `halfway_tokens` is the conversation that the turns after the
@@ -72,7 +72,7 @@ def q_values_of_turn(
     )
 
 
-def turn_of(catalogue: Catalogue, later: Later) -> Turn:
+def turn_of(catalogue: Catalogue, later: Later) -> PlainTurn:
     """The later turns with `session_usd` without a warm cache, and `money_span`."""
     turns = min(max(float(later.turns), 1.0), float(TURNS))
     context, grown = float(later.context_tokens), float(later.grown_tokens)
@@ -84,7 +84,7 @@ def turn_of(catalogue: Catalogue, later: Later) -> Turn:
     shown: list[bool] = catalogue.mask.tolist()
     low = LOW * min(compress(least, shown))
     high = max(HIGH * max(compress(cold, shown)), LEAST_SPAN * low)
-    return Turn(
+    return PlainTurn(
         turns,
         context,
         grown,
@@ -99,7 +99,7 @@ def turn_of(catalogue: Catalogue, later: Later) -> Turn:
     )
 
 
-def inputs_of_turn(catalogue: Catalogue, turn: Turn) -> tuple[F32, F32]:
+def inputs_of_turn(catalogue: Catalogue, turn: PlainTurn) -> tuple[F32, F32]:
     """`value_curves.inputs` after each candidate.
 
     Rows (S, K, ROW_DIM) and state (S, STATE_DIM). S is K, or 1 where no cache holds the conversation and all candidates
@@ -152,7 +152,7 @@ def inputs_of_turn(catalogue: Catalogue, turn: Turn) -> tuple[F32, F32]:
 
 
 def _row(
-    turn: Turn,
+    turn: PlainTurn,
     cheapest_usd: float,
     per_turn_usd: float,
     warm: float,

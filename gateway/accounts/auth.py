@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from gateway.accounts import keys, tenants
 from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
+from gateway.accounts.tokens import MAX_TOKEN_CHARS, Identity, TokenVerifier, looks_like_token
 from gateway.clock import Clock, NewId, elapsed_s, now_ms
 from gateway.config.reader import Secret
 from gateway.config.settings import NO_LIMITS, RateQuota
@@ -81,9 +82,16 @@ class Authenticator:
     """Authenticator of request headers, with a short-lived cache of keys."""
 
     def __init__(
-        self, database: Database, master_key: Secret, clock: Clock, new_id: NewId, elapsed: Clock = elapsed_s
+        self,
+        database: Database,
+        master_key: Secret,
+        clock: Clock,
+        new_id: NewId,
+        elapsed: Clock = elapsed_s,
+        tokens: TokenVerifier | None = None,
     ) -> None:
         """`elapsed` measures the age of what is cached: a wall clock that is set must not extend a revoked key."""
+        self._tokens = tokens
         self._database = database
         self._master_sha256 = keys.key_digest(master_key.reveal())
         self._clock = clock
@@ -145,7 +153,8 @@ class Authenticator:
         self._lookups.clear()
 
     async def _own(self, headers: Mapping[str, str]) -> Caller:
-        digest = keys.key_digest(_bearer(headers))
+        bearer = _bearer(headers)
+        digest = keys.key_digest(bearer)
         now_s = self._elapsed()
         cached = self._cache.get(digest)
         if cached is not None and cached[0] > now_s:
@@ -155,7 +164,7 @@ class Authenticator:
         # Concurrent requests with one key share a look-up, rather than flood the database when the cache expires.
         lookup = self._lookups.get(digest)
         if lookup is None:
-            lookup = self._lookups[digest] = asyncio.get_running_loop().create_task(self._look_up(digest))
+            lookup = self._lookups[digest] = asyncio.get_running_loop().create_task(self._look_up(digest, bearer))
             lookup.add_done_callback(lambda done: self._lookup_done(digest, done))
         return await asyncio.shield(lookup)
 
@@ -165,7 +174,10 @@ class Authenticator:
         if not lookup.cancelled():
             lookup.exception()  # raised in the waiting requests; read here in case none is left
 
-    async def _look_up(self, digest: bytes) -> Caller:
+    async def _look_up(self, digest: bytes, bearer: str) -> Caller:
+        if self._tokens is not None and looks_like_token(bearer):
+            identity = await self._tokens.identify(bearer)
+            return await self._read_owner(digest, lambda connection: self._holder_of(connection, identity))
         if hmac.compare_digest(digest, self._master_sha256):
             return await self._read_owner(digest, self._master)
         if digest in self._cache:
@@ -231,6 +243,18 @@ class Authenticator:
         lasts_s = math.inf if key.expires_at_ms is None else (key.expires_at_ms - at_ms) / 1000
         return _with_tenant(caller, owner.tenant), lasts_s
 
+    def _holder_of(self, connection: Connection, identity: Identity) -> tuple[Caller, float]:
+        """The caller that a valid token speaks for, and for how many seconds."""
+        tenant = tenants.find_tenant(connection, identity.tenant) or tenants.find_tenant_by_name(
+            connection, identity.tenant
+        )
+        if tenant is None:
+            raise Forbidden(f'this token\'s tenant "{identity.tenant[:64]}" does not exist; create it first')
+        caller = Caller(
+            tenant_id=tenant.tenant_id, key_id=identity.key_id, role=identity.role, has_budget=False, key_models=None
+        )
+        return _with_tenant(caller, tenant), identity.valid_s
+
     def _master(self, connection: Connection) -> tuple[Caller, float]:
         tenant = tenants.get_tenant(connection, DEFAULT_TENANT)
         caller = Caller(tenant_id=DEFAULT_TENANT, key_id=MASTER_KEY_ID, role="admin", has_budget=False, key_models=None)
@@ -278,7 +302,7 @@ def _bearer(headers: Mapping[str, str]) -> str:
     if bearer and other and bearer != other:
         raise InvalidRequest("Authorization, x-api-key: expected one key, got two", param="x-api-key")
     key = bearer or other
-    if not 1 <= len(key) <= MAX_KEY_CHARS:
+    if not 1 <= len(key) <= (MAX_TOKEN_CHARS if looks_like_token(key) else MAX_KEY_CHARS):
         raise _unknown_key()
     return key
 

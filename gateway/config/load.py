@@ -21,6 +21,7 @@ from gateway.config.settings import (
     PRESETS,
     GeneralSettings,
     JudgeSettings,
+    JwtSettings,
     LimitSettings,
     PolicySettings,
     RateQuota,
@@ -136,7 +137,28 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         _read_origins(section),
         tenant_limits=_read_quota(section.section("tenant_limits")),
         key_limits=_read_quota(section.section("key_limits")),
+        jwt=_read_jwt(section, folder),
     )
+
+
+def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:
+    """Verification of tokens; a path is relative to the configuration's folder."""
+    section = general.section("jwt")
+    if not section.entries:
+        return None
+    jwks, issuer, audience = (section.text(key) or "" for key in ("jwks", "issuer", "audience"))
+    tenant_claim, role_claim = section.text("tenant_claim") or "tenant", section.text("role_claim")
+    section.finish()
+    for key, value in (("jwks", jwks), ("issuer", issuer), ("audience", audience)):
+        if not value:
+            section.findings.problem(section.path(key), "expected a text: without it tokens cannot be checked")
+    if jwks and "://" not in jwks:
+        jwks = str(folder / jwks)
+        if not Path(jwks).is_file():
+            section.findings.problem(section.path("jwks"), "expected an http(s) URL or an existing file")
+    elif jwks and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", jwks):
+        section.findings.problem(section.path("jwks"), "expected http(s)://host[:port][/path]")
+    return JwtSettings(jwks, issuer, audience, tenant_claim, role_claim)
 
 
 def _read_quota(section: Section) -> RateQuota:

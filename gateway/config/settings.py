@@ -113,8 +113,19 @@ class WebhookSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtSettings:
+    """Verification of an issuer's tokens; `jwks` is the URL or path of its published keys."""
+
+    jwks: str
+    issuer: str
+    audience: str
+    tenant_claim: str = "tenant"
+    role_claim: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """Admin key, database, webhooks and CORS origins.
+    """Admin key, database, webhooks, CORS origins and tokens.
 
     `master_key` None: not configured (`gateway.config.master_key` then generates one). A SQLite URL's path is absolute.
     """
@@ -126,6 +137,7 @@ class GeneralSettings:
     tenant_limits: RateQuota = NO_LIMITS
     key_limits: RateQuota = NO_LIMITS
     """Of every tenant and key that has no limits of its own."""
+    jwt: JwtSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

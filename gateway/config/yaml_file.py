@@ -45,6 +45,9 @@ def _read_into(
         findings.problem(name, f"expected includes at most {MAX_INCLUDE_DEPTH} deep")
         return
     files.append(path)
+    if depth == 0 and not path.exists():
+        findings.problem(name, "expected a configuration file, found none; `seqroute init` writes one")
+        return
     document = _parse(path, name, findings)
     if document is None:
         return
@@ -65,8 +68,7 @@ def _parse(path: Path, name: str, findings: Findings) -> dict[str, Any] | None:
     try:
         data = path.read_bytes()
     except OSError as error:
-        hint = "; `seqroute init` writes one" if isinstance(error, FileNotFoundError) else ""
-        findings.problem(name, f"expected a readable file, got: {error.strerror or type(error).__name__}{hint}")
+        findings.problem(name, f"expected a readable file, got: {error.strerror or type(error).__name__}")
         return None
     if len(data) > MAX_FILE_BYTES:
         findings.problem(name, f"expected at most {MAX_FILE_BYTES} bytes, got {len(data)}")
