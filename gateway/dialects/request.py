@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 
 from gateway.config.settings import LimitSettings
-from gateway.dialects import schema
+from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.errors import InvalidRequest
 
@@ -82,14 +82,14 @@ class ChatRequest:
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""
     fields, dropped = _with_extra_body(_object(body))
-    read = schema.read_body(fields)
+    read = schema_reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
-    params = schema.given(read, [name for name in given if name in schema.CHAT_FIELDS])
-    extras = schema.given(read, [name for name in given if name in schema.VENDOR_FIELDS])
+    params = schema_reader.given(read, [name for name in given if name in schema.CHAT_FIELDS])
+    extras = schema_reader.given(read, [name for name in given if name in schema.VENDOR_FIELDS])
     for name in ("messages", "stream_options"):
-        dropped += schema.left_out(fields.get(name), getattr(read, name), name)
+        dropped += schema_reader.left_out(fields.get(name), getattr(read, name), name)
     for name, value in (params | extras).items():
-        dropped += schema.left_out(fields[name], value, name)
+        dropped += schema_reader.left_out(fields[name], value, name)
     extras |= {name: fields[name] for name in given if name not in schema.KNOWN_FIELDS}
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
