@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from policy import features, text
+from policy.answer_lengths import AnswerLengths
 from policy.catalogue_statistics import CatalogueStatistics
 from policy.exploration import Exploration
 from policy.fallback import WithFallback, check_decision
@@ -79,6 +80,18 @@ def planned(exploration: Exploration, candidates: int) -> Planner:
     return Planner("bench", quality, table, exploration=exploration)
 
 
+def answer_lengths(candidates: int) -> AnswerLengths:
+    """A head that knows every candidate."""
+    names, rng, f32 = tuple(f"model-{k}" for k in range(candidates)), np.random.default_rng(0), np.float32
+    quantiles = np.sort(rng.normal(5.0, 1.0, (candidates, len(COST_LEVELS))), axis=1)
+    d = features.STATE_DIM
+    numbers = {
+        "centre": np.zeros(d), "scale": np.ones(d), "weights": 0.01 * rng.standard_normal((d, candidates)),
+        "widths": np.zeros(d), "offset": np.zeros(1), "quantiles": quantiles, "known": np.ones(candidates),
+    }  # fmt: skip
+    return AnswerLengths.from_arrays(names, {name: x.astype(f32) for name, x in numbers.items()})
+
+
 def timed(call: Callable[[], object], rounds: int) -> dict[str, float]:
     """Percentiles of the call's duration in milliseconds, after 20 warm-up calls."""
     for _ in range(20):
@@ -114,10 +127,12 @@ def main() -> None:
     def with_text(words: str) -> object:
         return network(replace(observation, text=text.embed(words), text_stats=text.stats(words)))
 
+    lengths = answer_lengths(options.candidates)
     rows = {
         f"text, {len(SHORT)} chars": lambda: (text.embed(SHORT), text.stats(SHORT)),
         f"text, {len(LONG)} chars": lambda: (text.embed(LONG), text.stats(LONG)),
         "encode": lambda: features.encode(observation),
+        "lengths of the answers": lambda: lengths.by_model(features.encode_turn(observation, 400, options.candidates)),
         "check of a decision": lambda: check_decision(observation, decision),
         "decide: tuned lambda": lambda: greedy.decide(observation, 0.5),
         "decide: re-solving": lambda: resolving.decide(observation, 0.5),

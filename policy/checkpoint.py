@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
+from policy.answer_lengths import AnswerLengths
 from policy.arrays import F32
 from policy.catalogue_statistics import CatalogueStatistics
 from policy.features import DEFAULT_HORIZON, FEATURE_VERSION, Horizon
@@ -92,8 +93,9 @@ class Recipe:
     name, for people to read; `report` is free JSON (the gate's verdict). The parameters are by part: a reward model
     over `models` ("quality/...", policy/kernel.py), the planner's value table ("values/...", policy/valuetable.py), the
     network's layers ("network/layer.leaf", of these `sizes`), its statistics of the catalogue ("statistics/...",
-    policy/catalogue_statistics.py) and the residual of its quality ("residual/...", policy/residual.py). Without models
-    there are only the layers, and all qualities are priors.
+    policy/catalogue_statistics.py) and the residual of its quality ("residual/...", policy/residual.py); with any rule,
+    the lengths of the models' answers ("lengths/...", policy/answer_lengths.py). Without models there are only the
+    layers, and all qualities are priors.
     """
 
     policy_id: str
@@ -349,16 +351,20 @@ def _check_tensors(flat: Mapping[str, Any], recipe: Recipe) -> None:
             CatalogueStatistics.from_arrays(recipe.models, parts["statistics"])
         if "residual" in parts:
             Residual.from_arrays(parts["residual"])
+        if "lengths" in parts:
+            AnswerLengths.from_arrays(recipe.models, parts["lengths"])
     except ValueError as error:
         raise CheckpointError(f"{PARAMS}: {error}"[:300]) from error
 
 
 def parts_of(recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the required and of the optional parts of a checkpoint."""
-    known = frozenset({"quality"}) if recipe.models else frozenset()
+    if not recipe.models:
+        return (frozenset({"network"}) if recipe.rule == "network" else frozenset()), frozenset()
+    known, optional = frozenset({"quality"}), frozenset({"lengths"})
     if recipe.rule == "network":
-        return known | ({"network", "statistics"} if recipe.models else {"network"}), known and frozenset({"residual"})
-    return (known | {"values"} if recipe.rule == "planned" else known), frozenset()
+        return known | {"network", "statistics"}, optional | {"residual"}
+    return (known | {"values"} if recipe.rule == "planned" else known), optional
 
 
 def _check_layers(found: Mapping[str, Any], sizes: Sizes) -> None:

@@ -136,12 +136,18 @@ def encode(observation: Observation) -> Encoded:
 
 def encode_state(observation: Observation) -> F32:
     """Encode text, its statistics and the session, (STATE_DIM,). Raises like `encode`."""
+    input_tokens = max((c.input_tokens for c in observation.candidates), default=0)
+    return encode_turn(observation, input_tokens, len(observation.candidates))
+
+
+def encode_turn(observation: Observation, input_tokens: int, candidates: int) -> F32:
+    """Encode the state before the candidates are estimated. Raises like `encode`."""
     if observation.text.shape != (TEXT_DIM,) or observation.text_stats.shape != (STATS_DIM,):
         raise ValueError(
             f"expected text ({TEXT_DIM},) and text_stats ({STATS_DIM},), "
             f"got {observation.text.shape} and {observation.text_stats.shape}"
         )
-    session = _session_row(observation)
+    session = _session_row(observation.session, input_tokens, candidates)
     state = np.concatenate([observation.text * TEXT_SCALE, observation.text_stats, session]).astype(np.float32)
     if not np.isfinite(state).all():
         raise ValueError("an observation must be finite")
@@ -217,12 +223,10 @@ def reserve_usd(cost_quantiles_usd: Any, mask: Any, later_turns: Any, xp: Any = 
     return xp.where(xp.any(mask, axis=-1), least, 0.0)
 
 
-def _session_row(observation: Observation) -> F32:
-    s = observation.session
+def _session_row(s: SessionView, input_tokens: int, candidates: int) -> F32:
     declared = s.expected_turns is not None
     declared_left = max(s.expected_turns - s.turn, 0) if s.expected_turns is not None else 0
     since = s.seconds_since_last
-    input_tokens = max((c.input_tokens for c in observation.candidates), default=0)
     return np.array(
         [
             math.log1p(s.turn) / 3.0,
@@ -241,7 +245,7 @@ def _session_row(observation: Observation) -> F32:
             math.log1p(max(since, 0.0)) / 10.0 if since is not None else 0.0,
             float(since is not None and since < CACHE_WINDOW_S),
             float(s.tool_loop),
-            math.log1p(len(observation.candidates)) / 3.0,
+            math.log1p(candidates) / 3.0,
         ],
         np.float32,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from policy.answer_lengths import AnswerLengths
 from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
 from policy.checkpoint import Loaded, layers_of
 from policy.exploration import GREEDY, Exploration
@@ -51,3 +52,10 @@ def policy_from(loaded: Loaded, exploration: Exploration = GREEDY) -> Policy:
         return Pacing(**numbers, **shared)
     cache_aware = bool(numbers.pop("cache_aware", 1.0))
     return ReSolving(cache_aware=cache_aware, **numbers, **shared)
+
+
+def lengths_from(loaded: Loaded) -> AnswerLengths | None:
+    """The checkpoint's forecast of the answers' lengths, if it has one."""
+    if "lengths" not in loaded.params:
+        return None
+    return AnswerLengths.from_arrays(loaded.recipe.models, loaded.params["lengths"])

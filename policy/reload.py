@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from policy.answer_lengths import AnswerLengths
 from policy.checkpoint import MANIFEST, CheckpointError, load
 from policy.exploration import GREEDY, Exploration
 from policy.fallback import check_decision
-from policy.learned import policy_from
+from policy.learned import lengths_from, policy_from
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
 from policy.rules import LAMBDA_PRESETS, builtin_rules
 from policy.text import STATS_DIM, TEXT_DIM
@@ -50,11 +51,15 @@ class StagedPolicies:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """A warmed-up policy with the lambda presets it was calibrated for."""
+    """A warmed-up policy with the lambda presets it was calibrated for.
+
+    `lengths` predicts the answers' lengths from the turn; None: each model's own distribution is all that is known.
+    """
 
     policy: Policy
     reference: CheckpointRef
     lambda_presets: Mapping[str, float]
+    lengths: AnswerLengths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ class HotSwap:
             raise
         except Exception as error:  # on any failure to build, the old policy stays
             raise PolicyFault(f"does not start ({type(error).__name__})") from error
-        return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets)
+        return LoadedPolicy(policy, reference, loaded.recipe.lambda_presets, lengths_from(loaded))
 
     def _stamp(self, reference: CheckpointRef) -> object:
         """Version stamp of the folder: a refused checkpoint is read again only after it changes."""

@@ -75,13 +75,15 @@ def estimate(
     patient: bool = False,
     company: int = 1,
     shared_nanousd: int | None = None,
+    answer_tokens: Sequence[float] | None = None,
 ) -> Estimate:
     """Estimate cost and hold of one candidate under the current balances.
 
     `contended`: concurrent turns hold money of the same session or tenant. `patient`: this turn can wait for that
     money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
     session that are being started, including this one. `shared_nanousd`: the amount of which this turn may hold a
-    share, if it is not the available one.
+    share, if it is not the available one. `answer_tokens`: quantiles of the answer's length predicted from the turn, in
+    place of the model's distribution; they may raise a hold, but never lower it.
     """
     model = option.model
     asked = chat.max_tokens or model.default_max_tokens
@@ -90,7 +92,11 @@ def estimate(
     # What was asked for goes up as it is while our own count says that it fits.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
     quantiles = forecast.quantiles(model.name, min(most, room))
-    likely = min(limit, max(math.ceil(quantiles[_LIKELY]), LEAST_LIKELY_TOKENS))
+    likely_tokens = quantiles[_LIKELY]
+    if answer_tokens is not None:
+        quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
+        likely_tokens = max(likely_tokens, quantiles[_LIKELY])
+    likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
     longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
     limited, max_tokens, hold = _hold(
         option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,

@@ -17,6 +17,7 @@ import numpy as np
 from gateway.config.settings import PolicySettings
 from gateway.routing.guard import RequestedModel
 from policy.fallback import WithFallback
+from policy.features import encode_turn
 from policy.mdp import Decision, Observation, Policy, PolicyFault
 from policy.reload import LoadedPolicy, ServingPolicies
 from policy.rules import LAMBDA_PRESETS, Cheapest
@@ -66,6 +67,23 @@ class Router:
         champion = self._lineup().champion
         rule = champion.reference.policy_id.startswith(RULE_PREFIX)
         return {**LAMBDA_PRESETS, **(self._settings().lambda_presets if rule else champion.lambda_presets)}
+
+    def answer_tokens(
+        self, observation: Observation, input_tokens: int, candidates: int
+    ) -> Mapping[str, tuple[float, ...]]:
+        """The champion's forecast of the answers' lengths, by model, at policy.mdp.COST_LEVELS.
+
+        The observation has no candidates yet. Empty for a champion that predicts none, in mode `off`, or after a fault.
+        """
+        lengths = self._lineup().champion.lengths
+        if lengths is None or self._settings().mode == "off":
+            return {}
+        try:
+            found = lengths.by_model(encode_turn(observation, input_tokens, candidates))
+        except ValueError:  # an observation that cannot be encoded
+            self._on_fault()
+            return {}
+        return {name: levels for name, levels in found.items() if all(map(math.isfinite, levels))}
 
     def decide(self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str) -> Routed:
         """One decision. Policy faults never raise; at least one candidate must be feasible."""

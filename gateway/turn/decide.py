@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -18,6 +18,10 @@ from gateway.routing.router import Router
 from gateway.turn.context import AvailableFunds, RoutingDecision, Shortage, TurnContext
 from gateway.turn.waiting import HeldMoney
 from gateway.turn.wrap_up import kept_nanousd
+from policy.mdp import Observation
+
+AnswerTokens = Mapping[str, tuple[float, ...]]
+"""Quantiles of the answers' lengths predicted from the turn, by model; a missing model has its own distribution."""
 
 
 class Estimator:
@@ -36,7 +40,9 @@ class Estimator:
         self._breaker = breaker
         self._held = held
 
-    def estimates(self, context: TurnContext, funds: AvailableFunds, patient: bool) -> list[Estimate]:
+    def estimates(
+        self, context: TurnContext, funds: AvailableFunds, patient: bool, answer_tokens: AnswerTokens
+    ) -> list[Estimate]:
         """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
         if context.closing:
@@ -62,6 +68,7 @@ class Estimator:
                 patient=patient,
                 company=max(1, company),
                 shared_nanousd=funds.shared_nanousd,
+                answer_tokens=answer_tokens.get(option.model.name),
             )
             for option in context.options
         ]
@@ -70,11 +77,11 @@ class Estimator:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
         return kept_nanousd(closing.options, closing.chat, self._forecast, closing.prompt.bound)
 
-    def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
+    def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model was affordable: the money is spent, held or was taken by others."""
-        undisturbed = self.estimates(context, funds.undisturbed(), patient=False)
+        undisturbed = self.estimates(context, funds.undisturbed(), False, answer_tokens)
         held = any(e.view.feasible for e in undisturbed)
-        needed = self.estimates(context, funds.all_held(), patient=True) if held else undisturbed
+        needed = self.estimates(context, funds.all_held(), True, answer_tokens) if held else undisturbed
         least_nanousd = min(e.hold_nanousd for e in needed if not e.option.why_not)
         return Shortage(funds, least_nanousd, held)
 
@@ -103,28 +110,20 @@ class Decider:
 
     def decide(self, context: TurnContext, funds: AvailableFunds, *, patient: bool) -> RoutingDecision | Shortage:
         """One decision within `funds`; `patient` excludes responses truncated by others' holds."""
-        estimates = self._estimator.estimates(context, funds, patient)
-        if not any(e.view.feasible for e in estimates):
-            return self._estimator.shortage(context, funds)
         started_s = self._clock()
-        observation = self._observer.observe(
-            context.chat,
-            context.memory,
-            context.row,
-            context.tenant,
-            estimates,
-            budget_nanousd=context.budget_nanousd,
-            left_nanousd=funds.left_nanousd,
-            expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),
-            lambda_per_usd=self._router.lambda_per_usd(context.requested, context.asked.lambda_per_usd),
-            at_ms=context.started_ms,
-            explore=context.explores and self._exploring.allows(),
-        )
+        turn = self._observed(context, funds)
+        answer_tokens = self._answer_tokens(context, turn)
+        observed_s = self._clock()
+        estimates = self._estimator.estimates(context, funds, patient, answer_tokens)
+        if not any(e.view.feasible for e in estimates):
+            return self._estimator.shortage(context, funds, answer_tokens)
+        estimated_s = self._clock()
+        observation = replace(turn, candidates=tuple(e.view for e in estimates))
         uniform = self._uniform()
         routed = self._router.decide(
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
-        self._metrics.decision_seconds.observe(max(0.0, self._clock() - started_s))
+        self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
         return RoutingDecision(
             observation=observation,
             routed=routed,
@@ -132,13 +131,34 @@ class Decider:
             uniform=uniform,
         )
 
+    def _observed(self, context: TurnContext, funds: AvailableFunds) -> Observation:
+        """The turn's text and session, before its candidates are estimated."""
+        return self._observer.observe(
+            context.chat,
+            context.memory,
+            context.row,
+            context.tenant,
+            (),
+            budget_nanousd=context.budget_nanousd,
+            left_nanousd=funds.left_nanousd,
+            expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),
+            lambda_per_usd=self._router.lambda_per_usd(context.requested, context.asked.lambda_per_usd),
+            at_ms=context.started_ms,
+            explore=context.explores and self._exploring.allows(),
+        )
+
+    def _answer_tokens(self, context: TurnContext, turn: Observation) -> AnswerTokens:
+        if context.chat.mode != "chat":
+            return {}
+        return self._router.answer_tokens(turn, context.prompt.estimate, len(context.options))
+
     def kept_nanousd(self, closing: TurnContext) -> int:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
         return self._estimator.kept_nanousd(closing)
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why a turn cannot be paid out of `funds`."""
-        return self._estimator.shortage(context, funds)
+        return self._estimator.shortage(context, funds, self._answer_tokens(context, self._observed(context, funds)))
 
     def executed(self, choice: RoutingDecision) -> None:
         """Charge the exploration of a decision that is carried out to the day's budget."""

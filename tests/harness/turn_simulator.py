@@ -59,6 +59,8 @@ from gateway.turn.reserve import Reservations
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import WAIT_S, HeldMoney
+from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
+from policy.rules import Cheapest
 from tests.harness.models import catalog, deployment, model
 from tests.harness.simulated_provider import Attempt, SimulatedKeys, SimulatedProvider, SimulatedTokens, TurnSwarm
 from tests.harness.simulator import (
@@ -138,6 +140,7 @@ class TurnSimulation:
         metrics, forecast = Metrics(), OutputForecast()
         tokens = cast(TokenCounter, SimulatedTokens())
         unused: Any = None
+        cheapest = LoadedPolicy(Cheapest(), CheckpointRef("rule:cheapest"), {})
         conversations = Conversations(self.ledger, unused, clock=self.clock, new_id=self.new_id)
         breaker = Breaker(self.clock, lambda: settings.router)
         settling = Settlements(
@@ -147,7 +150,10 @@ class TurnSimulation:
         decider = Decider(
             estimator=Estimator(configuration=lambda: configuration, forecast=forecast, breaker=breaker, held=held),
             observer=Observer(),
-            router=Router(lambda: settings.policy, unused, unused, monotonic=self.clock, on_fault=lambda: None),
+            router=Router(
+                lambda: settings.policy, cheapest, lambda: ServingPolicies(cheapest), monotonic=self.clock,
+                on_fault=lambda: None,
+            ),
             exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
             metrics=metrics, clock=self.clock, uniform=self.dice.random,
         )  # fmt: skip

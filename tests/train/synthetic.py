@@ -153,6 +153,8 @@ def write_log(
                 "status": "completed",
                 "cost_nanousd": cost,
                 "usage_source": "reported",
+                # 300 to 600 tokens for a hard task, a quarter of that for an easy one.
+                "output_tokens": round(cost / (model.usd_per_mtok * 1e3) * (1.0 if task.hard else 0.25)),
             }
             connection.execute(sa.insert(tables.decisions).values(row))
             if generator.random() < graded:

@@ -55,6 +55,7 @@ class Episodes:
     scores: F32  # (S, T, K) grades of any action, NaN where not known
     bills_usd: F32  # (S, T, K) bills of any action, NaN where not known
     task: I64  # (S, T)
+    output_tokens: F32  # (S, T) reported for the answer, NaN where not known
     policy_ids: tuple[str, ...] = ()
 
     @property
@@ -144,6 +145,7 @@ def blank_episodes(
         scores=np.full((s, t, k), np.nan, np.float32),
         bills_usd=np.full((s, t, k), np.nan, np.float32),
         task=np.full((s, t), -1, np.int64),
+        output_tokens=np.full((s, t), np.nan, np.float32),
     )
 
 

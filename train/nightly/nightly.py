@@ -28,6 +28,7 @@ from train.evaluate.evaluate import as_json, evaluate
 from train.evaluate.gate import Evidence, GateVerdict, judge
 from train.evaluate.ope import Interval
 from train.fit import artifacts
+from train.fit.answer_lengths import fit_answer_lengths, lengths_of
 from train.fit.network import Fitted, fit, grade
 from train.fit.tune import grades_by_turn, propose
 from train.log.episodes import Episodes, split_by_session
@@ -175,7 +176,16 @@ def fit_candidates(
     job.step("tune")
     tuned, tried = propose(fitted, training, grades_by_turn(training, fitted.grades), config, run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
-    kept = [(with_report(item.recipe, {"tuned_score": item.score}), item.params) for item in tuned]
+    job.step("lengths")
+    lengths, of_lengths = fit_answer_lengths(lengths_of(training), training.models, config.seed)
+    shared: dict[str, Mapping[str, Any]] = {} if lengths is None else {"lengths": lengths.arrays()}
+    kept = [
+        (
+            with_report(item.recipe, {"tuned_score": item.score}),
+            {**item.params, **(shared if item.recipe.models else {})},
+        )
+        for item in tuned
+    ]
     artifacts.keep(folder.path, kept, fitted.quality)
     result = {
         "candidates": [item.recipe.policy_id for item in tuned],
@@ -190,6 +200,7 @@ def fit_candidates(
         },
         "curve": list(fitted.curve),
         "residual": fitted.residual,
+        "answer_lengths": of_lengths,
     }
     folder.write("fit", result)
     return result

@@ -46,8 +46,23 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     fitting = report.get("fit") or report
     for policy_id in fitting.get("candidates", []):
         yield f"candidate: {policy_id}"
+    yield from _lengths(fitting.get("answer_lengths") or {})
     if "seconds" in report:
         yield f"took {report['seconds']:.0f} s"
+
+
+def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
+    """How well the answers' lengths are predicted on held-back sessions."""
+    if "held_out_loss" not in found:
+        return
+    used = "used" if found["kept"] else "not used"
+    yield (
+        f"answer lengths predicted from the turn: {used}; held-out loss {found['held_out_loss']:.4f}, "
+        f"each model's own distribution {found['own_distribution_loss']:.4f}"
+    )
+    for name, row in found["coverage"].items():
+        shares = ", ".join(f"{row[level]:.1%} within {level}" for level in ("q50", "q90", "q99"))
+        yield f"  {name}: {shares} ({row['turns']:.0f} turns)"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

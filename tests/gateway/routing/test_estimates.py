@@ -38,6 +38,7 @@ def estimated(
     contended: bool = False,
     patient: bool = False,
     company: int = 1,
+    answer_tokens: tuple[float, ...] | None = None,
     request: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Estimate:
@@ -46,8 +47,43 @@ def estimated(
         option, chat(**(request or {})), memory or SessionMemory(), OutputForecast(),
         Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
         available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
-        contended=contended, patient=patient, company=company,
+        contended=contended, patient=patient, company=company, answer_tokens=answer_tokens,
     )  # fmt: skip
+
+
+# -- lengths predicted from the turn -----------------------------------------------------------------------------------
+
+
+def test_a_length_predicted_from_the_turn_is_the_cost_distribution() -> None:
+    # 1,000 prompt tokens at 1,000 nano-USD, 40 tokens of answer at 2,000 in the median.
+    levels = tuple(float(40 + k - COST_LEVELS.index(0.5)) for k in range(len(COST_LEVELS)))
+    found = estimated(answer_tokens=levels)
+    assert found.view.cost_quantiles_usd[COST_LEVELS.index(0.5)] == pytest.approx(1_080_000 / 1e9)
+    assert found.view.output_tokens_mean == pytest.approx(sum(levels) / len(levels))
+    assert found.likely_nanousd == 1_080_000
+
+
+@pytest.mark.parametrize("contended", [False, True])
+@pytest.mark.parametrize("left_nanousd", [FREE_TO_SPEND, 30_000_000, 4_000_000])
+def test_a_short_predicted_answer_lowers_no_hold_and_no_limit(left_nanousd: int, contended: bool) -> None:
+    plain = estimated(left_nanousd=left_nanousd, contended=contended)
+    short = estimated(left_nanousd=left_nanousd, contended=contended, answer_tokens=(1.0,) * len(COST_LEVELS))
+    assert (short.hold_nanousd, short.max_tokens, short.clamped) == (
+        plain.hold_nanousd,
+        plain.max_tokens,
+        plain.clamped,
+    )
+
+
+def test_a_long_predicted_answer_raises_the_hold() -> None:
+    # 3,000 tokens likely: 2,000,000 for the prompt and 6,000,000 for the answer, more than a quarter of the money.
+    found = estimated(left_nanousd=12_000_000, answer_tokens=(3_000.0,) * len(COST_LEVELS))
+    assert found.hold_nanousd == 8_000_000 > estimated(left_nanousd=12_000_000).hold_nanousd
+
+
+def test_a_predicted_answer_is_no_longer_than_the_client_allows() -> None:
+    found = estimated(request={"max_tokens": 100}, answer_tokens=(5_000.0,) * len(COST_LEVELS))
+    assert max(found.view.cost_quantiles_usd) == pytest.approx((1_000_000 + 100 * 2_000) / 1e9)
 
 
 # -- hand-worked -------------------------------------------------------------------------------------------------------

@@ -15,9 +15,12 @@ from gateway.config.settings import PolicySettings
 from gateway.routing.guard import RequestedModel
 from gateway.routing.router import POLICY_FAULT, Router, forced, forced_reason, share
 from gateway.turn.headers import TurnHeaders
-from policy.mdp import Decision, Observation, PolicyFault
+from policy.answer_lengths import AnswerLengths
+from policy.features import SESSION_FEATURES, STATE_DIM, encode_state
+from policy.mdp import COST_LEVELS, Decision, Observation, PolicyFault
 from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
 from policy.rules import LAMBDA_PRESETS, Cheapest, Random, Strongest
+from policy.text import STATS_DIM, TEXT_DIM
 from tests.policy.observations import candidate, observation
 
 ANY, PINNED = RequestedModel(None, None), RequestedModel("big", None)
@@ -64,6 +67,44 @@ def router(
 
 def decide(subject: Router, observed: Observation = BOTH, requested: RequestedModel = ANY, key: str = "t/s") -> Any:
     return subject.decide(observed, 0.5, requested, key).decision
+
+
+# -- lengths of the answers --------------------------------------------------------------------------------------------
+
+
+def with_lengths() -> LoadedPolicy:
+    """A champion that expects 100 tokens of `small`, twice as many for every unit of the prompt's logarithm."""
+    weights = np.zeros((STATE_DIM, 1))
+    weights[TEXT_DIM + STATS_DIM + SESSION_FEATURES.index("log_input_tokens")] = 1.0
+    arrays = {
+        "centre": np.zeros(STATE_DIM), "scale": np.ones(STATE_DIM), "weights": weights, "widths": np.zeros(STATE_DIM),
+        "offset": np.zeros(1), "quantiles": np.full((1, len(COST_LEVELS)), np.log(100.0)), "known": np.ones(1),
+    }  # fmt: skip
+    lengths = AnswerLengths.from_arrays(("small",), {name: x.astype(np.float32) for name, x in arrays.items()})
+    return replace(CHAMPION, lengths=lengths)
+
+
+def test_the_champion_predicts_lengths_from_the_state_that_is_logged() -> None:
+    lineup = ServingPolicies(with_lengths())
+    unestimated = replace(BOTH, candidates=())
+    found = router(lineup).answer_tokens(unestimated, 500, 2)
+    assert set(found) == {"small"}
+    logged = encode_state(replace(BOTH, candidates=tuple(replace(c, input_tokens=500) for c in BOTH.candidates)))
+    assert lineup.champion.lengths is not None
+    assert found == lineup.champion.lengths.by_model(logged)
+    assert found["small"][0] == pytest.approx(100.0 * 501.0 ** (1 / 12), rel=1e-5)
+
+
+def test_without_a_head_or_with_policies_off_models_keep_their_own_distribution() -> None:
+    assert router(ServingPolicies(CHAMPION)).answer_tokens(BOTH, 500, 2) == {}
+    assert router(ServingPolicies(with_lengths()), mode="off").answer_tokens(BOTH, 500, 2) == {}
+
+
+def test_a_turn_that_cannot_be_encoded_counts_as_a_fault_and_has_no_predicted_lengths() -> None:
+    faults = Faults()
+    broken = replace(BOTH, text=np.full_like(BOTH.text, np.nan))
+    assert router(ServingPolicies(with_lengths()), faults).answer_tokens(broken, 500, 2) == {}
+    assert faults.count == 1
 
 
 # -- forced ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gateway.database import tables
 from gateway.database.database import transaction
 from gateway.policies.registry import get_policy, pin_policy, wanted_policies
 from policy.checkpoint import Recipe, load
+from policy.learned import lengths_from
 from policy.rules import Random
 from tests.train.log.test_episodes import a_log
 from tests.train.synthetic import NOW_MS
@@ -73,6 +74,9 @@ def test_a_night_learns_what_the_priors_hide_and_publishes_it_once(tmp_path: Pat
     for step in ("log", "fit", "evaluation", "gate", "report"):
         assert json.loads((tmp_path / "runs" / report["run_id"] / f"{step}.json").read_text())
     assert any("incumbent" in line for line in describe(report))
+    assert lengths_from(loaded) is not None, "hard tasks have longer answers"
+    assert report["fit"]["answer_lengths"]["kept"]
+    assert any("large" in line and "within q90" in line for line in describe(report))
 
     again = run(night(url, tmp_path), SMALL)
     assert again["outcome"] == "already ran"
