@@ -56,7 +56,6 @@ check: setup ## Check lint, format, types, import contracts and docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
 	@$(PY) -m pytest -q tests/test_house.py tests/test_docs.py tests/test_tidy.py
 
 format: setup ## Format the code and apply fixes of ruff
