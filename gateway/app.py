@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from gateway.accounts.auth import Authenticator
 from gateway.accounts.tokens import TokenVerifier, key_reader
 from gateway.api.admin import Admin
+from gateway.api.charges import Charges
 from gateway.api.health import Health, Lifecycle
 from gateway.api.limits import Admission, Bodies, call_left
 from gateway.api.openapi import OpenApi
@@ -311,6 +312,9 @@ def assemble(
         clock=clock,
         lambda_presets=router.presets,
     )
+    charges = Charges(
+        configuration=current, database=database, ledger=ledger, authenticator=authenticator, new_id=new_id
+    )
     openapi, welcome = OpenApi(version("seqroute")), Welcome(version("seqroute"))
     dashboard = Dashboard(
         configuration=current,
@@ -329,7 +333,7 @@ def assemble(
         target.exploring.set(exploring.allows())
 
     routes: list[BaseRoute] = [
-        *_routes(turns, endpoints, views, planning),
+        *_routes(turns, endpoints, views, planning, charges),
         *admin.routes(),
         *dashboard.routes(),
         Route("/", welcome.root, methods=["GET"]),
@@ -340,7 +344,7 @@ def assemble(
     return parts, routes
 
 
-def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning) -> list[BaseRoute]:
+def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges) -> list[BaseRoute]:
     """Routes for tenants, with and without `/v1`."""
     table: list[tuple[str, Callable[[Request], Any], str]] = [
         ("/chat/completions", endpoints.chat, "POST"),
@@ -364,6 +368,7 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
         ("/sessions", views.sessions, "GET"),
         ("/sessions/{session_id}", views.session, "GET"),
         ("/sessions/{session_id}", views.change_session, "POST"),
+        ("/sessions/{session_id}/charges", charges.charge, "POST"),
         ("/decisions/{decision_id}", views.decision, "GET"),
     ]
     return [Route(prefix + path, endpoint, methods=[verb]) for prefix in ("/v1", "") for path, endpoint, verb in table]

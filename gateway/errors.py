@@ -14,6 +14,7 @@
     +-- MethodNotAllowed         405
     +-- RequestTimeout           408
     +-- IdempotencyInFlight      409
+    +-- ChargeResolved           409
     +-- RequestTooLarge          413
     +-- UnsupportedMediaType     415
     +-- IdempotencyMismatch      422
@@ -139,6 +140,12 @@ class IdempotencyInFlight(GatewayError):
     """An earlier request with this idempotency key is still running."""
 
     status, code, type = 409, "idempotency_in_flight", "invalid_request_error"
+
+
+class ChargeResolved(GatewayError):
+    """The charge was settled or released before, in another way."""
+
+    status, code, type = 409, "charge_resolved", "invalid_request_error"
 
 
 class RequestTooLarge(GatewayError):

@@ -93,6 +93,13 @@ BODIES: Mapping[str, Schema] = {
         },
         closed=False,
     ),
+    "POST /sessions/{session_id}/charges": _object(
+        {
+            "action": {"enum": ["charge", "reserve", "settle", "release"]}, "charge_id": _TEXT, "amount_usd": _USD,
+            "name": _TEXT, "expires_in_seconds": {"type": "integer", "minimum": 1, "maximum": 86_400},
+        },
+        closed=False,
+    ),
     "POST /admin/tenants": _object(
         {
             "name": _TEXT, "budget_usd": _USD, "budget_duration": _TEXT, "max_session_usd": _USD, "models": _NAMES,

@@ -13,6 +13,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.database.database import ledger_now_ms
 from gateway.database.tables import decisions, holds, keys, ledger_entries, sessions, tenants
+from gateway.ledger.records import CHARGE_PREFIX
 
 MAX_LISTED = 50
 """Violations listed per invariant: the first few show what is wrong."""
@@ -161,7 +162,7 @@ def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
 
 
 def _decisions(connection: Connection) -> Iterator[Violation]:
-    """Decision log and ledger agree: a decision costs what its holds posted; every hold has one."""
+    """Decision log and ledger agree: a decision costs what its holds posted; a turn's hold has one."""
     h, d = holds.c, decisions.c
     posted = (
         select(h.decision_id, func.sum(h.posted_nanousd).label("posted"), func.count().label("holds"))
@@ -179,7 +180,7 @@ def _decisions(connection: Connection) -> Iterator[Violation]:
     unlogged = (
         select(h.hold_id)
         .select_from(holds.outerjoin(decisions, d.decision_id == h.decision_id))
-        .where(d.decision_id.is_(None))
+        .where(d.decision_id.is_(None), func.substr(h.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX)
         .limit(MAX_LISTED)
     )
     for row in connection.execute(unlogged):

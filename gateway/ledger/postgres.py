@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from gateway.database.postgres import PostgresDatabase, database_now_ms
 from gateway.database.tables import holds, keys, tenants
@@ -22,6 +22,7 @@ from gateway.ledger.lease_watch import OpenLease
 from gateway.ledger.postgres_batches import BatchCommitter
 from gateway.ledger.rates import Counted, Limited, TurnLimits, limited, reading
 from gateway.ledger.records import (
+    CHARGE_PREFIX,
     SESSION_FACTS,
     AccountSnapshot,
     SessionRow,
@@ -77,6 +78,7 @@ class PostgresLedger(LedgerBackend):
         self._remember(op.hold_id, op.tenant_id)
         sent: dict[str, Any] = {
             "op": "reserve",
+            "again": op.repeatable,
             "hold_id": op.hold_id,
             "attempt_id": op.attempt_id,
             "decision_id": op.decision_id,
@@ -175,9 +177,12 @@ class PostgresLedger(LedgerBackend):
         def find(connection: Connection) -> list[OpenLease]:
             now_ms = database_now_ms(connection)
             ends_ms = holds.c.expires_at_ms
+            # A charge may be held for longer than any turn's lease, and is not renewed.
+            of_turn = func.substr(holds.c.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX
+            beyond = of_turn & (ends_ms > now_ms + beyond_ms)
             rows = connection.execute(
                 select(holds.c.hold_id, holds.c.tenant_id, ends_ms)
-                .where(holds.c.state == "open", (ends_ms <= now_ms + ahead_ms) | (ends_ms > now_ms + beyond_ms))
+                .where(holds.c.state == "open", (ends_ms <= now_ms + ahead_ms) | beyond)
                 .order_by(ends_ms)
                 .limit(limit)
             ).all()

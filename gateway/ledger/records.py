@@ -16,6 +16,9 @@ from gateway.money import MAX_NANOUSD
 
 DECISION_COLUMNS: tuple[str, ...] = tuple(str(column.name) for column in decisions.columns)
 
+CHARGE_PREFIX = "chg_"
+"""Beginning of the hold ids of charges (gateway/api/charges.py), which have no decision."""
+
 LEDGER_COLUMNS = frozenset(
     {
         "decision_id",

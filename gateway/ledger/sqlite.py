@@ -97,8 +97,9 @@ class SqliteLedger(LedgerBackend):
         return now_ms(self._clock)
 
     def reserve(self, op: Reserve) -> asyncio.Future[ReserveOutcome]:
+        run = reserve_again if op.repeatable else reserve
         return self._database.writer.submit(
-            lambda c: reserve(c, op, self._now_ms()), careful=lambda c: reserve_again(c, op, self._now_ms())
+            lambda c: run(c, op, self._now_ms()), careful=lambda c: reserve_again(c, op, self._now_ms())
         )
 
     def settle(self, op: Settle, *, again: bool = False) -> asyncio.Future[Resolved]:
@@ -187,7 +188,7 @@ def find_windows(cursor: Cursor, now_ms: int, limit: int) -> list[ResetWindow]:
 
 
 def end_leases(cursor: Cursor, now_ms: int) -> None:
-    """End the lease of every open hold now."""
+    """End the lease of every open hold of a turn now; what a charge holds is spent elsewhere."""
     cursor.execute(sql.END_LEASES, {"now": now_ms})
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from gateway.database.tables import conversation_beginnings as beginnings
 from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, rate_counts, sessions, tenants
-from gateway.ledger.records import DECISION_COLUMNS, SESSION_FACTS, abandon, forget
+from gateway.ledger.records import CHARGE_PREFIX, DECISION_COLUMNS, SESSION_FACTS, abandon, forget
 
 _DIALECT = sqlite_dialect.dialect(paramstyle="named")
 
@@ -277,7 +277,9 @@ NEXT_KEY_WINDOW = _sql(
     .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"), last_reset_at_ms=bindparam("now"))
 )
 END_LEASES = _sql(
-    update(holds).where(holds.c.state == "open").values(expires_at_ms=func.min(holds.c.expires_at_ms, bindparam("now")))
+    update(holds)
+    .where(holds.c.state == "open", func.substr(holds.c.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX)
+    .values(expires_at_ms=func.min(holds.c.expires_at_ms, bindparam("now")))
 )
 OPEN_LEASES = _sql(
     select(holds.c.hold_id, holds.c.expires_at_ms)

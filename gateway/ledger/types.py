@@ -90,6 +90,8 @@ class Reserve:
     checkpoint_nanousd: int | None = None
     limits: TurnLimits | None = None
     """Checked before the money by a new turn, and counted; a further attempt is only counted, with its tokens."""
+    repeatable: bool = False
+    """True for a charge: the client chose its ids, so it may be committed already and keeps its answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,9 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
 }
 FREE = {
     "/feedback", "/forecast", "/messages/count_tokens", "/responses/compact", "/responses/{response_id}/cancel",
-    "/route", "/router/outcomes", "/sessions/{session_id}",
+    "/route", "/router/outcomes", "/sessions/{session_id}", "/sessions/{session_id}/charges",
 }  # fmt: skip
+"""Posts that call no provider. Charges spend money elsewhere: tests/e2e/test_charges.py."""
 WAYS = [(path, stream) for path in BODIES for stream in (False, True) if (path, stream) != ("/embeddings", True)]
 """Embeddings have no streams."""
 NANOUSD_IN, NANOUSD_OUT = 1_000, 2_000

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.ledger.lease_watch import LeaseWatch, OpenLease
+from gateway.ledger.ledger import backend_of
+from gateway.ledger.records import CHARGE_PREFIX
 from tests.gateway.ledger.test_leases import Time
+from tests.harness.money import open_bench
 
 # A lease of 40 s: watched with 20 s left, renewed every 10 s, over after 15 s without a change.
 TTL_S = 40.0
@@ -60,3 +65,16 @@ def test_a_lease_longer_than_any_is_over_when_unchanged_for_four_of_the_longest_
     assert watch.abandoned(far) == []
     elapsed.now_s += 0.1
     assert watch.abandoned(far) == far
+
+
+async def test_a_charge_may_be_held_for_longer_than_a_turn_s_lease(postgres_url: str) -> None:
+    """A lease far in the future is a turn's whose clock was set back; nobody renews a charge."""
+    async with open_bench(postgres_url, audit=False) as bench:
+        long = replace(bench.asking(10, ttl_ms=600_000), hold_id=f"{CHARGE_PREFIX}1")
+        await bench.ledger.reserve(long)
+        turn = await bench.held(10, ttl_ms=600_000)
+        backend = backend_of(bench.database, bench.hands.clock)
+        watched = await backend.open_leases(10, ahead_ms=1_000, beyond_ms=60_000)
+        assert [lease.hold_id for lease in watched] == [turn.hold_id]
+        near = await backend.open_leases(10, ahead_ms=600_000, beyond_ms=10**9)
+        assert {lease.hold_id for lease in near} == {turn.hold_id, long.hold_id}
