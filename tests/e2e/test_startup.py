@@ -51,7 +51,7 @@ async def serves_a_turn(replica: Replica) -> None:
 async def waiting(replica: Replica) -> list[str]:
     """The lines about waiting, once there is one."""
     async with asyncio.timeout(60):
-        while not (said := [line for line in replica.log_text().splitlines() if "tried again" in line]):  # noqa: ASYNC110
+        while not (said := [line for line in replica.log_text().splitlines() if "retried every" in line]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return said
 
