@@ -62,9 +62,11 @@ from gateway.turn.call import ProviderCalls
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.deliver import Delivery
 from gateway.turn.endpoints import Endpoints
+from gateway.turn.follow_up import FollowUps
 from gateway.turn.judge import Judge
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
+from gateway.turn.retry import RetryBudget
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
@@ -250,10 +252,17 @@ def assemble(
             upstream=upstream,
             breaker=breaker,
             reservations=reservations,
+            follow_ups=FollowUps(
+                configuration=current,
+                breaker=breaker,
+                decider=decider,
+                reservations=reservations,
+                budget=RetryBudget(steady),
+                uniform=uniform,
+            ),
             settling=settling,
             background=background,
             clock=steady,
-            uniform=uniform,
         ),
         delivery=Delivery(configuration=current, settling=settling, leases=leases, background=background, clock=steady),
         background=background,

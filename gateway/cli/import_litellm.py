@@ -141,7 +141,7 @@ class _Import:
                 del aliases[alias]
         known = names | aliases.keys()
         for block in (router, self._document.get("litellm_settings") or {}):
-            for key in ("fallbacks", "context_window_fallbacks"):
+            for key in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"):
                 if isinstance(block.get(key), list):
                     block[key] = [kept for item in block[key] if (kept := _known_fallbacks(item, known))]
             if isinstance(block.get("default_fallbacks"), list):

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from gateway.config import litellm_keys
 from gateway.config.model_list import LANES, ModelEntry
 from gateway.config.reader import Section
 from gateway.config.settings import RouterSettings
-
-ROUTER_KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
-    "fallbacks": "RouterSettings.fallbacks",
-    "default_fallbacks": "RouterSettings.default_fallbacks",
-    "context_window_fallbacks": "RouterSettings.context_window_fallbacks",
-}
-"""Keys that are validated but not implemented; they cause a warning. A test checks the list."""
 
 _PROTECTS = re.compile(r"budget|spend|guardrail|forbid|den(?:y|ied)", re.IGNORECASE)
 """What a key is called that would cost money or safety if it were ignored."""
@@ -40,15 +33,14 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         default_fallbacks=router.texts("default_fallbacks") or litellm.texts("default_fallbacks"),
         context_window_fallbacks=_read_fallbacks(litellm, "context_window_fallbacks")
         | _read_fallbacks(router, "context_window_fallbacks"),
+        content_policy_fallbacks=_read_fallbacks(litellm, "content_policy_fallbacks")
+        | _read_fallbacks(router, "content_policy_fallbacks"),
+        max_attempts=router.optional_integer("max_attempts", minimum=1, maximum=20),
         model_group_alias=aliases,
         hidden_aliases=hidden,
         drop_params=litellm.flag("drop_params", default.drop_params) is True,
         lane=router.choice("lane", default.lane, LANES),
     )
-    for section in (router, litellm):
-        for key in ROUTER_KEYS_WITHOUT_EFFECT:
-            if section.has(key):
-                section.findings.warn(section.path(key), "is checked, but has no effect in this version")
     for key in ("callbacks", "success_callback", "failure_callback"):
         guarding = [name for name in _names(litellm, key) if name in litellm_keys.GUARDING_CALLBACKS]
         if guarding:
@@ -130,6 +122,7 @@ def check_references(router: RouterSettings, models: tuple[ModelEntry, ...], doc
     for key, mapping in (
         ("fallbacks", router.fallbacks),
         ("context_window_fallbacks", router.context_window_fallbacks),
+        ("content_policy_fallbacks", router.content_policy_fallbacks),
         ("default_fallbacks", {"*": router.default_fallbacks}),
     ):
         for source, targets in mapping.items():

@@ -65,7 +65,11 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
-    """Retries, fallbacks and upstream health; the mappings' keys are catalogue model names."""
+    """Retries, fallbacks and upstream health.
+
+    The keys of fallbacks are names or aliases of models, or "*" for every other. `max_attempts` limits a turn's
+    provider calls, retries and fallbacks together; None: three, or as many as `num_retries` needs.
+    """
 
     num_retries: int = 2
     timeout_s: float = 600.0
@@ -75,6 +79,8 @@ class RouterSettings:
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default_fallbacks: tuple[str, ...] = ()
     context_window_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    content_policy_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    max_attempts: int | None = None
     model_group_alias: Mapping[str, str] = field(default_factory=dict)
     hidden_aliases: frozenset[str] = frozenset()
     drop_params: bool = True

@@ -47,12 +47,12 @@ MS_PER_HOUR = 3_600_000
 
 
 def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: TrialRules = RULES) -> Arms:
-    """Both arms' sums over the sessions begun since then, without turns of a pinned model."""
+    """Both arms' sums over the sessions begun since then, without pinned turns and fallbacks."""
     since_ms = _bounded(connection, since_ms, rules.max_turns)
     d, f = decisions.c, feedback.c
     # A decision the policy failed to make carries its id as the shadow's: the failure counts for the policy.
     owed = and_(d.reason == "policy-fault", d.shadow_policy_id == policy_id)
-    users = and_(d.reason != "pinned", d.origin.is_(None))
+    users = and_(d.reason.not_in(("pinned", "fallback")), d.origin.is_(None))
     ended = and_(d.status.in_(("completed", "failed", "truncated")), users)
     turns = (
         select(

@@ -20,6 +20,7 @@ NOT_ALLOWED = "not allowed"
 """The reason that excludes a model outside the allow-list of tenant or key."""
 
 TOO_SMALL = "context too small"
+UNHEALTHY = "unhealthy"
 
 AUTO = "auto"
 
@@ -83,7 +84,7 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
     if not all(reasons):
         return
     decisive = [reason for reason in reasons if reason not in ("not the pinned model", "tool loop on another model")]
-    if "unhealthy" in decisive:
+    if UNHEALTHY in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == NOT_ALLOWED for reason in decisive):
         raise _unknown(requested)
@@ -133,7 +134,7 @@ def _why_not(
     if chat.mode == "chat" and prompt_tokens >= model.max_input_tokens:
         return TOO_SMALL
     if not healthy:
-        return "unhealthy"
+        return UNHEALTHY
     if bound_to is not None and requested.pinned is None and model.name != bound_to:
         return "tool loop on another model"
     return ""

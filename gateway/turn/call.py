@@ -1,4 +1,4 @@
-"""Calls the provider of a reserved attempt, and retries where that cannot pay twice."""
+"""Calls the provider of a reserved attempt; retries and falls back, each attempt under its own hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
-from gateway.clock import Clock, Uniform, now_ms
+from gateway.clock import Clock, now_ms
 from gateway.config.settings import Settings
 from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError
@@ -22,9 +22,10 @@ from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
 from gateway.tasks import Background
 from gateway.turn.context import Attempt
+from gateway.turn.follow_up import FollowUps
 from gateway.turn.notes import with_notes
 from gateway.turn.reserve import Reservations
-from gateway.turn.retry import Failures, next_attempt
+from gateway.turn.retry import Failures
 from gateway.turn.settle import Settlements
 
 T = TypeVar("T")
@@ -41,19 +42,19 @@ class ProviderCalls:
         upstream: Upstream,
         breaker: Breaker,
         reservations: Reservations,
+        follow_ups: FollowUps,
         settling: Settlements,
         background: Background,
         clock: Clock,
-        uniform: Uniform,
     ) -> None:
         self._configuration = configuration
         self._upstream = upstream
         self._breaker = breaker
         self._reservations = reservations
+        self._follow_ups = follow_ups
         self._settling = settling
         self._background = background
         self._clock = clock
-        self._uniform = uniform
 
     @property
     def _settings(self) -> Settings:
@@ -70,8 +71,9 @@ class ProviderCalls:
         return replace(attempt, first_byte_ms=now_ms(self._clock)), stream
 
     async def _reached(self, attempt: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
-        """Call the provider; retry where that cannot pay twice. Each failed attempt resolves its hold."""
+        """Call the provider; retry or fall back after a failure. Each failed attempt resolves its hold."""
         failures = Failures(asyncio.get_running_loop().time())
+        self._follow_ups.first()
         while True:
             started_s = self._clock()
             attempt, sent = replace(attempt, sent_ms=int(started_s * 1000)), False
@@ -130,31 +132,19 @@ class ProviderCalls:
         )
 
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
-        """Resolve a failed attempt's hold; then reserve the next attempt, or raise the fault."""
+        """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
         log_failure(attempt, fault)
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         first = deployment.deployment_id not in failures.seen
         self._breaker.record(deployment.deployment_id, failed=faulty, latency_s=0.0, counts=first)
         failures.note(deployment, fault)
-        limit_s = deployment.stream_timeout_s if attempt.context.chat.stream else deployment.timeout_s
-        further = next_attempt(
-            fault,
-            deployment,
-            self._breaker.healthy(attempt.choice.estimate.option.model.deployments),
-            failures.refused,
-            retries=failures.count - 1,
-            most_retries=self._settings.router.num_retries,
-            left_s=limit_s - (asyncio.get_running_loop().time() - failures.since_s),
-            uniform=self._uniform,
-        )
-        if attempt.context.asked.max_cost_nanousd is not None and fault.dispatched:
-            further = None  # the first call may be billed: a second could exceed the request's limit
+        choice, further = await self._follow_ups.after(attempt, fault, failures)
         await self._background.run(self._settling.failed(attempt, fault, final=further is None))
         if further is None:
             raise _final(fault, failures, attempt.decision_id)
         reserved = await self._reservations.reserve(
-            attempt.context, attempt.choice, attempt.decision_id, None, further.deployments
+            attempt.context, choice, attempt.decision_id, None, further.deployments
         )
         if isinstance(reserved, Attempt):
             reserved = replace(reserved, rates=attempt.rates)

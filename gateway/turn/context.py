@@ -33,6 +33,7 @@ from gateway.routing import session as sessions
 from gateway.routing.conversations import Place
 from gateway.routing.estimates import Estimate, available
 from gateway.routing.router import Routed
+from gateway.turn.fallback import FALLBACK
 from gateway.turn.headers import TurnHeaders, TurnReport
 from gateway.turn.wrap_up import WRAP_UP
 from policy.features import expected_cost_usd
@@ -132,6 +133,8 @@ class TurnContext:
     """Amount that this turn leaves for the session's last answer."""
     closing: bool = False
     """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
+    fallback: bool = False
+    """The requested model cannot be called at all: its fallback is."""
     place: Place | None = None
     """Place of a conversation without an id among the known ones; None when the client names its session."""
 
@@ -153,6 +156,19 @@ class TurnContext:
         if self.row is None:
             return self.budget_nanousd
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
+
+    def with_ended_hold(self, held_nanousd: int, billed_nanousd: int) -> TurnContext:
+        """The turn as its accounts will be when one of its holds is released and billed."""
+
+        def ended(balance: Balance) -> Balance:
+            return replace(
+                balance,
+                reserved_nanousd=balance.reserved_nanousd - held_nanousd,
+                spent_nanousd=balance.spent_nanousd + billed_nanousd,
+            )
+
+        row = None if self.row is None else replace(self.row, balance=ended(self.row.balance))
+        return replace(self, row=row, tenant=ended(self.tenant))
 
     @property
     def funds(self) -> AvailableFunds:
@@ -189,6 +205,14 @@ class RoutingDecision:
     routed: Routed
     estimate: Estimate
     uniform: float
+
+    @property
+    def fallback_columns(self) -> dict[str, str | int | float]:
+        """The columns of the logged decision that say who answered instead of the drawn model."""
+        decision = self.routed.decision
+        if decision.reason != FALLBACK:
+            return {}
+        return {"model": self.estimate.view.name, "action": decision.action, "propensity": 1.0, "reason": FALLBACK}
 
     @property
     def expected_usd(self) -> float:

@@ -13,9 +13,11 @@ from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing.estimates import Estimate, estimate
 from gateway.routing.exploration import ExplorationBudget
+from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.turn.context import AvailableFunds, RoutingDecision, Shortage, TurnContext
+from gateway.turn.fallback import FALLBACK
 from gateway.turn.waiting import HeldMoney
 from gateway.turn.wrap_up import kept_nanousd
 from policy.mdp import Observation
@@ -124,6 +126,8 @@ class Decider:
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
+        if context.fallback:
+            routed = replace(routed, decision=replace(routed.decision, reason=FALLBACK))
         return RoutingDecision(
             observation=observation,
             routed=routed,
@@ -155,6 +159,17 @@ class Decider:
     def kept_nanousd(self, closing: TurnContext) -> int:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
         return self._estimator.kept_nanousd(closing)
+
+    def fallback(self, context: TurnContext, choice: RoutingDecision, option: Eligibility) -> RoutingDecision | None:
+        """The decision with another model in the drawn one's place; None: not affordable."""
+        names = [candidate.name for candidate in choice.observation.candidates]
+        funds = context.funds
+        answer_tokens = self._answer_tokens(context, self._observed(context, funds))
+        (estimated,) = self._estimator.estimates(replace(context, options=[option]), funds, False, answer_tokens)
+        if not estimated.view.feasible or option.model.name not in names:
+            return None
+        decision = replace(choice.routed.decision, action=names.index(option.model.name), reason=FALLBACK)
+        return replace(choice, estimate=estimated, routed=replace(choice.routed, decision=decision))
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:
         """The reason why a turn cannot be paid out of `funds`."""

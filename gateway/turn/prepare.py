@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from starlette.responses import Response
@@ -24,6 +24,7 @@ from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.routing.conversations import Conversations, Place, conversation
 from gateway.turn.context import TurnContext
+from gateway.turn.fallback import cause_of_exclusion, eligible_fallback
 from gateway.turn.headers import TurnHeaders
 from gateway.turn.idempotency import KEPT_MS, answer_again
 from gateway.turn.notes import budget_note, system_message
@@ -125,6 +126,11 @@ class Preparation:
         if asked.budget_visible and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
         options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
+        fallback = self._fallback(options, context)
+        if fallback is not None:
+            requested = guard.RequestedModel(pinned=fallback.model.name, preset=None)
+            context = replace(context, requested=requested, fallback=True)
+            options = [fallback if option.model.name == fallback.model.name else option for option in options]
         guard.refuse_when_none(options, chat.model, context.prompt.estimate, chat.mode)
         return replace(context, options=options)
 
@@ -179,6 +185,18 @@ class Preparation:
             )
         except (LedgerUnavailable, InvalidRequest):
             _log.warning("the budget of session %s could not be kept", context.session_id)
+
+    def _fallback(self, options: Sequence[guard.Eligibility], context: TurnContext) -> guard.Eligibility | None:
+        """The model that answers for a requested one in cooldown, or whose context is too small."""
+        pinned = context.requested.pinned
+        cause = cause_of_exclusion(options, pinned)
+        if cause is None or pinned is None:
+            return None
+        configuration = self._configuration()
+        return eligible_fallback(
+            cause, (pinned,), context.chat, context.caller, context.prompt.estimate,
+            router=configuration.settings.router, catalog=configuration.catalog, breaker=self._breaker,
+        )  # fmt: skip
 
     def _may_open(self, caller: Caller, claim: IdempotencyClaim | None) -> bool:
         """Whether the turn may be served without the ledger. An idempotency key cannot be kept without it."""

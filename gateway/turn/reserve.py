@@ -82,7 +82,7 @@ class Reservations:
             while patient and found.held:
                 place.short(found.least_nanousd, found.funds.left_nanousd)
                 patient = await place.called()
-                context = await self._refreshed(context)
+                context = await self.refreshed(context)
                 tried = await self._try_to_reserve(context, patient=patient)
                 if not isinstance(tried, Shortage):
                     return tried
@@ -119,7 +119,7 @@ class Reservations:
             return answer_or_raise(answer)
         return self._decider.shortage(context, funds)
 
-    async def _refreshed(self, context: TurnContext) -> TurnContext:
+    async def refreshed(self, context: TurnContext) -> TurnContext:
         """The context with what its accounts have now."""
         standing = await self._ledger.snapshot(context.caller.tenant_id, context.session_id)
         if standing is None:

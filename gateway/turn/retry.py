@@ -1,7 +1,11 @@
-"""Retries: whether, where and after which pause a failed attempt is followed by another."""
+"""Retries: whether, where and after which pause a failed attempt is followed by another.
+
+Retries and fallbacks have a budget together, so that they cannot multiply the load of providers that fail.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +14,11 @@ from gateway.providers.errors import UpstreamFault
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
+BUDGET_SHARE = 0.1
+"""Further attempts, as a share of the turns of the last BUDGET_WINDOW_S."""
+BUDGET_WINDOW_S = 10.0
+BUDGET_FLOOR = 20
+"""Further attempts that are always allowed in the window: little load needs no protection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +35,53 @@ class Failures:
 
     since_s: float
     count: int = 0
+    on_model: int = 0
+    """Those on the model that is being tried."""
+    models: list[str] = field(default_factory=list)
+    """The models that failed before it."""
     seen: set[str] = field(default_factory=set)
     refused: list[Deployment] = field(default_factory=list)
 
     def note(self, deployment: Deployment, fault: UpstreamFault) -> None:
         """Record a failed attempt; exclude the deployment's key if the fault requires it."""
         self.count += 1
+        self.on_model += 1
         self.seen.add(deployment.deployment_id)
         if not fault.on_same_key:
             self.refused.append(deployment)
+
+    def leave(self, model: str) -> None:
+        """Give a model up: the next attempt is at another."""
+        self.models.append(model)
+        self.on_model = 0
+
+
+class RetryBudget:
+    """Limit of the further attempts of this process: a tenth of its turns, or a few."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._turns_s: deque[float] = deque()
+        self._further_s: deque[float] = deque()
+
+    def turn(self) -> None:
+        """Count a turn's first attempt."""
+        self._turns_s.append(self._clock())
+        self._forget(self._turns_s)
+
+    def take(self) -> bool:
+        """Count a further attempt, if one may be made."""
+        self._forget(self._turns_s)
+        self._forget(self._further_s)
+        if len(self._further_s) >= max(BUDGET_FLOOR, BUDGET_SHARE * len(self._turns_s)):
+            return False
+        self._further_s.append(self._clock())
+        return True
+
+    def _forget(self, times_s: deque[float]) -> None:
+        oldest_s = self._clock() - BUDGET_WINDOW_S
+        while times_s and times_s[0] <= oldest_s:
+            times_s.popleft()
 
 
 def pause_s(retries: int, retry_after_s: float | None, uniform: Callable[[], float]) -> float:

@@ -181,7 +181,7 @@ class Settlements:
         signals = '{"upstream_failure":true}' if upstream_failure else "{}"
         columns = None if status is None else {
             "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
-            "latency_ms": now - attempt.context.started_ms, "signals": signals,
+            "latency_ms": now - attempt.context.started_ms, "signals": signals, **attempt.choice.fallback_columns,
         }  # fmt: skip
         self._metrics.turns.labels(attempt.model, status or "retried").inc()
         try:
@@ -271,18 +271,23 @@ class Settlements:
         response_text: str | None = None,
     ) -> dict[str, Any]:
         now = now_ms(self._clock)
-        return log.completed_columns(
-            decision_id=attempt.decision_id,
-            status=status,
-            usage=bill.usage,
-            usage_source=bill.usage_source,
-            latency_ms=now - attempt.context.started_ms,
-            first_byte_ms=None if attempt.first_byte_ms is None else attempt.first_byte_ms - attempt.context.started_ms,
-            finish_reason=finish_reason,
-            error_code=error_code,
-            signals=signals,
-            response_text=response_text,
-            now_ms=now,
+        return (
+            log.completed_columns(
+                decision_id=attempt.decision_id,
+                status=status,
+                usage=bill.usage,
+                usage_source=bill.usage_source,
+                latency_ms=now - attempt.context.started_ms,
+                first_byte_ms=None
+                if attempt.first_byte_ms is None
+                else attempt.first_byte_ms - attempt.context.started_ms,
+                finish_reason=finish_reason,
+                error_code=error_code,
+                signals=signals,
+                response_text=response_text,
+                now_ms=now,
+            )
+            | attempt.choice.fallback_columns
         )
 
     def _learn(self, attempt: Attempt, bill: cost.Settlement, finish_reason: str | None) -> None:

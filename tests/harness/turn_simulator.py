@@ -54,8 +54,10 @@ from gateway.turn.call import ProviderCalls
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.deliver import Delivery
 from gateway.turn.endpoints import read_chat
+from gateway.turn.follow_up import FollowUps
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
+from gateway.turn.retry import RetryBudget
 from gateway.turn.settle import Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import WAIT_S, HeldMoney
@@ -174,7 +176,10 @@ class TurnSimulation:
             calls=ProviderCalls(
                 configuration=lambda: configuration, upstream=cast(Upstream, self.provider), breaker=breaker,
                 reservations=reservations, settling=settling, background=self.background, clock=self.clock,
-                uniform=self.dice.random,
+                follow_ups=FollowUps(
+                    configuration=lambda: configuration, breaker=breaker, decider=decider, reservations=reservations,
+                    budget=RetryBudget(self.clock), uniform=self.dice.random,
+                ),
             ),
             delivery=Delivery(
                 configuration=lambda: configuration, settling=settling, leases=self.leases,

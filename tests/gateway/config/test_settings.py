@@ -84,6 +84,8 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
           cooldown_time: 12
           fallbacks: [{gpt-4o: [gpt-4o]}]
           context_window_fallbacks: [{gpt-4o: [gpt-4o]}]
+          content_policy_fallbacks: [{gpt-4o: [best]}]
+          max_attempts: 4
           model_group_alias: {best: gpt-4o, hidden-one: {model: gpt-4o, hidden: true}}
         """
     )
@@ -108,15 +110,13 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
     router = settings.router
     assert (router.num_retries, router.timeout_s, router.allowed_fails, router.cooldown_s) == (1, 90.0, 4, 12.0)
     assert router.fallbacks == router.context_window_fallbacks == {"gpt-4o": ("gpt-4o",)}
+    assert (router.content_policy_fallbacks, router.max_attempts) == ({"gpt-4o": ("best",)}, 4)
     assert router.model_group_alias == {"best": "gpt-4o", "hidden-one": "gpt-4o"}
     assert router.drop_params is False
     assert [warning.partition(": is checked, but has no effect")[0] for warning in settings.warnings] == [
         "gateway.yaml: model_list[0].litellm_params.rpm",
         "gateway.yaml: model_list[0].litellm_params.tpm",
         "gateway.yaml: model_list[0].litellm_params.order",
-        "gateway.yaml: router_settings.fallbacks",
-        "gateway.yaml: router_settings.context_window_fallbacks",
-        "gateway.yaml: litellm_settings.fallbacks",
     ]
 
 

@@ -16,7 +16,15 @@ from gateway.providers.errors import (
     fault_from_status,
 )
 from gateway.providers.reported_error import report_in
-from gateway.turn.retry import Failures, Next, next_attempt, pause_s
+from gateway.turn.retry import (
+    BUDGET_FLOOR,
+    BUDGET_WINDOW_S,
+    Failures,
+    Next,
+    RetryBudget,
+    next_attempt,
+    pause_s,
+)
 from tests.harness.models import deployment
 
 ONE, TWO = deployment("one"), deployment("two")
@@ -85,3 +93,23 @@ def test_money_that_is_gone_at_the_provider_is_not_asked_for_twice() -> None:
     answer = fault.answer()
     assert answer.as_body()["error"]["code"] == "insufficient_quota"
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_further_attempts_are_a_tenth_of_the_load_and_never_fewer_than_a_few() -> None:
+    now = [0.0]
+    budget = RetryBudget(lambda: now[0])
+    assert sum(budget.take() for _ in range(100)) == BUDGET_FLOOR
+    for _ in range(1_000):
+        budget.turn()
+    assert sum(budget.take() for _ in range(1_000)) == 100 - BUDGET_FLOOR
+    now[0] = BUDGET_WINDOW_S
+    assert sum(budget.take() for _ in range(100)) == BUDGET_FLOOR
+
+
+def test_a_fallback_begins_its_retries_at_the_first() -> None:
+    failures = Failures(0.0)
+    failures.note(ONE, FailedFault("x"))
+    failures.note(ONE, FailedFault("x"))
+    assert (failures.count, failures.on_model, failures.models) == (2, 2, [])
+    failures.leave("small")
+    assert (failures.count, failures.on_model, failures.models) == (2, 0, ["small"])
