@@ -1,4 +1,4 @@
-"""Calls the provider of a reserved attempt; retries and falls back, each attempt under its own hold."""
+"""Calls the provider of a reserved attempt, and makes a further attempt after a failure."""
 
 from __future__ import annotations
 
