@@ -108,7 +108,11 @@ def explain(decision_id: DecisionArgument, config: ConfigOption = DEFAULT_CONFIG
         show_one(explained, as_json=True)
         return
     candidates: list[dict[str, Any]] = explained.pop("candidates")
+    failed: list[dict[str, Any]] = explained.pop("failed_attempts")
     show_one(explained, as_json=False)
+    for number, attempt in enumerate(failed, 1):
+        print(f"\nfailed attempt {number}")
+        show_one(attempt, as_json=False)
     print()
     rows = [candidate | {"cost_usd": usd_string(candidate["cost_nano_usd"])} for candidate in candidates]
     show(rows, _CANDIDATE_COLUMNS, as_json=False, empty="no candidates")

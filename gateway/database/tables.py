@@ -272,6 +272,7 @@ decisions = Table(
     Column("first_byte_ms", Integer),
     Column("finish_reason", String(32)),
     Column("error_code", String(48)),
+    Column("failures", Text),  # JSON: the failed attempts, with the provider's words without secrets
     Column("signals", Text, nullable=False, server_default="{}"),  # JSON: implicit quality signals
     Column("request_text", Text),  # only for a tenant that opted in
     Column("response_text", Text),

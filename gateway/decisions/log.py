@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 
 from gateway.catalog.usage import Usage
 from gateway.database import tables
+from gateway.decisions.failures import FailedAttempt, column, shown
 from gateway.dialects.chat import completion_id
 from gateway.dialects.request import ChatRequest
 from gateway.money import NANOUSD_PER_USD, usd_string
@@ -138,6 +139,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "status": row["status"],
         "finish_reason": row["finish_reason"],
         "error_code": row["error_code"],
+        "failed_attempts": shown(row["failures"]),
         "signals": orjson.loads(row["signals"]),
         "shadow_policy": row["shadow_policy_id"],
         "shadow_model": row["shadow_model"],
@@ -167,6 +169,7 @@ def completed_columns(
     signals: Mapping[str, bool],
     response_text: str | None,
     now_ms: int,
+    failures: tuple[FailedAttempt, ...] = (),
 ) -> dict[str, Any]:
     """The columns that the settlement completes; `usage` is reported or estimated.
 
@@ -183,6 +186,7 @@ def completed_columns(
         "first_byte_ms": first_byte_ms,
         "finish_reason": _storable(finish_reason, MAX_FINISH_REASON) if isinstance(finish_reason, str) else None,
         "error_code": error_code,
+        "failures": column(failures),
         "signals": orjson.dumps(signals).decode(),
         "response_text": None if response_text is None else _storable(response_text, MAX_STORED_TEXT),
         "completed_at_ms": now_ms,

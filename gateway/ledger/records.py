@@ -52,6 +52,7 @@ OUTCOME_COLUMNS: tuple[str, ...] = (
     "first_byte_ms",
     "finish_reason",
     "error_code",
+    "failures",
     "signals",
     "request_text",
     "response_text",

@@ -146,7 +146,11 @@ class BrokenMidAnswer(BrokenFault):
     """An error that the provider reported after its response had started."""
 
     def __init__(self, meaning: UpstreamFault) -> None:
-        super().__init__("the provider reported an error in the middle of the answer", status=meaning.status)
+        super().__init__(
+            "the provider reported an error in the middle of the answer",
+            status=meaning.status,
+            reported=meaning.reported,
+        )
         self.meaning = meaning
 
     def answer(self) -> GatewayError:

@@ -15,6 +15,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]-]{0,63}")
 _KEY_LIKE = re.compile(r"^(sk|pk|key|gsk|xai|AKIA|AIza|ya29)[-_.A-Za-z0-9]*\d", re.IGNORECASE)
 _READ_BYTES = 64 * 1024
 _MAX_SAID_CHARS = 2_000
+_MARKUP = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _NUMBERED = re.compile(r"[1-9]\d{2,5}")
 _VAGUE = (400, 404, 413, 422, 500)
 """Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
@@ -75,7 +76,7 @@ class ReportedError:
     param: str = ""
     known: str = ""
     said: str = field(default="", repr=False)
-    """The provider's sentence, for `gateway.turn.failures` alone: it may hold a key or a prompt."""
+    """The provider's words, for `gateway.turn.failures` alone, which removes keys and prompts from them."""
     limit_tokens: int | None = None
     asked_tokens: int | None = None
 
@@ -89,12 +90,20 @@ NO_REPORT = ReportedError()
 
 
 def report_in(body: bytes | bytearray) -> ReportedError:
-    """The error in a response body; NO_REPORT if it is not JSON of a known shape."""
+    """The error in a response body; of a body that is no JSON, its text."""
+    read = bytes(body[:_READ_BYTES])
     try:
-        document = orjson.loads(bytes(body[:_READ_BYTES]))
+        document = orjson.loads(read)
     except orjson.JSONDecodeError:
-        return NO_REPORT
+        return _report_of_text(read.decode("utf-8", "replace").strip())
     return report_of(document)
+
+
+def _report_of_text(text: str) -> ReportedError:
+    """The error in plain text. A page or broken JSON is not classified: its words may be of any subject."""
+    if text.startswith(("<", "{", "[")):
+        return ReportedError(said=" ".join(_MARKUP.sub(" ", text).split())[:_MAX_SAID_CHARS])
+    return report_of({"message": text}) if text else NO_REPORT
 
 
 def report_of(document: object) -> ReportedError:
@@ -139,6 +148,17 @@ def _sentences(error: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, str) and value:
             yield value
             return
+        if isinstance(value, list):
+            said = [_of_a_field(each) for each in value if isinstance(each, dict)]
+            yield "; ".join(filter(None, said))
+            return
+
+
+def _of_a_field(problem: Mapping[str, Any]) -> str:
+    """One of the problems that FastAPI and pydantic list: the field's path and what is wrong with it."""
+    words, place = problem.get("msg") or problem.get("message"), problem.get("loc")
+    path = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{path}: {words}" if path and isinstance(words, str) else str(words or "")
 
 
 def _objects(document: object) -> Iterator[Mapping[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,6 +20,7 @@ from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
 from gateway.tasks import Background
 from gateway.turn.context import Attempt
+from gateway.turn.failures import failed_attempt
 from gateway.turn.follow_up import FollowUps
 from gateway.turn.notes import with_notes
 from gateway.turn.reserve import Reservations
@@ -29,7 +28,6 @@ from gateway.turn.retry import Failures
 from gateway.turn.settle import Settlements
 
 T = TypeVar("T")
-_log = logging.getLogger("seqroute.turn")
 
 
 class ProviderCalls:
@@ -133,7 +131,7 @@ class ProviderCalls:
 
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
-        log_failure(attempt, fault)
+        attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault)))
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         first = deployment.deployment_id not in failures.seen
@@ -147,7 +145,7 @@ class ProviderCalls:
             attempt.context, choice, attempt.decision_id, None, further.deployments
         )
         if isinstance(reserved, Attempt):
-            reserved = replace(reserved, rates=attempt.rates)
+            reserved = replace(reserved, rates=attempt.rates, failures=attempt.failures)
         else:
             # The failed attempt's row stays pending; the sweeper closes decisions without an open hold.
             raise _final(fault, failures, attempt.decision_id)
@@ -157,23 +155,6 @@ class ProviderCalls:
             self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
             raise
         return reserved
-
-
-def log_failure(attempt: Attempt, fault: UpstreamFault) -> None:
-    """Log one line: names and numbers, never a provider's message."""
-    reported = fault.reported
-    _log.warning(
-        "attempt failed: decision=%s model=%s deployment=%s status=%s reason=%s type=%s code=%s param=%s address=%s",
-        attempt.decision_id,
-        attempt.model,
-        attempt.deployment.deployment_id,
-        fault.status or "-",
-        json.dumps(fault.message),
-        reported.type or "-",
-        reported.code or fault.code or "-",
-        reported.param or "-",
-        fault.address or "-",
-    )
 
 
 def _limit_name(chat: ChatRequest, deployment: Deployment) -> str:

@@ -12,6 +12,7 @@ from gateway.accounts.auth import Caller
 from gateway.catalog.cost import Settlement
 from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import PromptTokens
+from gateway.decisions.failures import FailedAttempt
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import (
@@ -239,6 +240,8 @@ class Attempt:
     first_byte_ms: int | None = None
     rates: RateReading | None = None
     """What was left of the rate limits when the turn was admitted."""
+    failures: tuple[FailedAttempt, ...] = ()
+    """The failed attempts of this turn, the present one included once it has failed."""
 
     @property
     def model(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -19,8 +20,8 @@ from gateway.ledger.types import Answer
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.replies import Reply
 from gateway.tasks import Background
-from gateway.turn.call import log_failure
 from gateway.turn.context import Attempt, billed
+from gateway.turn.failures import failed_attempt
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import Transcript, kept_stream
 from gateway.turn.settle import Settlements
@@ -81,9 +82,11 @@ class Delivery:
             return kept_stream(transcript, renderer.end(billed(report, bill), error), report.as_headers())
 
         async def on_end(end: StreamEnd) -> list[bytes]:
+            failures = attempt.failures
             if end.fault is not None:
-                log_failure(attempt, end.fault)
-            report, bill, error = await self._settling.stream(attempt, end, heard, None if transcript is None else keep)
+                failures = (*failures, failed_attempt(attempt, end.fault))
+            ended = replace(attempt, failures=failures)
+            report, bill, error = await self._settling.stream(ended, end, heard, None if transcript is None else keep)
             last = renderer.end(billed(report, bill), error)
             if end.ending == "finished":
                 await dialect.keep(attempt.context.session_id)

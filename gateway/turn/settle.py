@@ -14,6 +14,7 @@ from gateway.catalog.tokens import TokenCounter
 from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
+from gateway.decisions.failures import column
 from gateway.dialects import chat as outcome
 from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
@@ -179,16 +180,20 @@ class Settlements:
         self._leases.drop(attempt.hold_id)
         now = now_ms(self._clock)
         signals = '{"upstream_failure":true}' if upstream_failure else "{}"
-        columns = None if status is None else {
-            "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
-            "latency_ms": now - attempt.context.started_ms, "signals": signals, **attempt.choice.fallback_columns,
-        }  # fmt: skip
+        columns: dict[str, Any] = {}
+        if attempt.failures:
+            columns["failures"] = column(attempt.failures)
+        if status is not None:
+            columns |= {
+                "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
+                "latency_ms": now - attempt.context.started_ms, "signals": signals, **attempt.choice.fallback_columns,
+            }  # fmt: skip
         self._metrics.turns.labels(attempt.model, status or "retried").inc()
         try:
             await (attempt.context.outage or self._ledger).release(
                 Release(
                     attempt.hold_id,
-                    decision=columns,
+                    decision=columns or None,
                     drop_idempotency=status is not None,
                     beginning=None if status is None else _beginning(attempt.context, None),
                 )
@@ -286,6 +291,7 @@ class Settlements:
                 signals=signals,
                 response_text=response_text,
                 now_ms=now,
+                failures=attempt.failures,
             )
             | attempt.choice.fallback_columns
         )

@@ -424,6 +424,7 @@ BEGIN
             first_byte_ms = COALESCE(v_row.first_byte_ms, x.first_byte_ms),
             finish_reason = COALESCE(v_row.finish_reason, x.finish_reason),
             error_code = COALESCE(v_row.error_code, x.error_code), signals = COALESCE(v_row.signals, x.signals),
+            failures = COALESCE(v_row.failures, x.failures),
             request_text = COALESCE(v_row.request_text, x.request_text),
             response_text = COALESCE(v_row.response_text, x.response_text),
             completed_at_ms = CASE WHEN v_row.status IS NULL THEN x.completed_at_ms ELSE v_now_ms END

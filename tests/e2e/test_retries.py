@@ -159,6 +159,52 @@ async def test_a_providers_known_code_reaches_the_client_and_its_words_nobody(
     assert body["error"]["message"] not in caplog.text + failed.text
 
 
+CANARIES = ("sk-provider-canary", "canary-token-77aa", "hunter2", "Zq8vT3xW")
+SAID = (
+    "temperature must be at most 1; you sent Authorization: Bearer canary-token-77aa with key sk-provider-canary "
+    "to https://admin:hunter2@10.1.2.3/v1?key=Zq8vT3xW about: my knee hurts since Tuesday and I cannot sleep"
+)
+
+
+@pytest.mark.parametrize("lane", ["thin", "litellm"])
+@pytest.mark.parametrize("way", ["status", "status, streamed", "inside a 200", "mid-stream", "retried"])
+async def test_the_tenant_reads_in_explain_what_the_provider_said_without_secrets(
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture, way: str, lane: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    error = {"message": SAID, "type": "invalid_request_error", "code": "invalid_value", "param": "temperature"}
+    stream = way in ("status, streamed", "mid-stream")
+    line = Line(200 if way in ("inside a 200", "mid-stream") else 429 if way == "retried" else 400, {"error": error})
+    if way == "mid-stream":
+        line = Line(chunks=2, last={"error": error})
+    prompt = [{"role": "user", "content": "my knee hurts since Tuesday and I cannot sleep"}]
+    async with ScriptedProvider([line, Line()] if way == "retried" else [line]) as provider:
+        path = written(tmp_path, provider, database_url, lane=lane, num_retries=1 if way == "retried" else 0)
+        async with serving(path) as gateway, gateway.http() as http:
+            _, key = await gateway.tenant("acme")
+            _, other = await gateway.tenant("other")
+            async with gateway.http(key) as mine, gateway.http(other) as foreign:
+                answer = await turn(mine, messages=prompt, stream=stream)
+                assert answer.is_success == (way in ("mid-stream", "retried"))
+                await gateway.settled()
+                asked = "/v1/decisions/" + answer.headers["x-seqroute-decision-id"]
+                [failed] = (await mine.get(asked)).json()["failed_attempts"]
+                assert (await foreign.get(asked)).status_code == 404
+                metrics = (await http.get("/metrics")).text
+            named = {name: failed[name] for name in ("model", "deployment", "type", "code", "param")}
+            assert named == {
+                "model": "small", "deployment": "small#0", "type": "invalid_request_error", "code": "invalid_value",
+                "param": "temperature",
+            }  # fmt: skip
+            assert failed["provider_message"].startswith("temperature must be at most 1; you sent Authorization: ")
+            assert "10.1.2.3/v1" in failed["provider_message"]
+            everywhere = caplog.text + answer.text + metrics
+            assert "must be at most 1" not in everywhere
+            for canary in (*CANARIES, "my knee hurts"):
+                assert canary not in failed["provider_message"]
+                assert canary not in everywhere
+
+
 async def test_an_address_that_cannot_be_reached_is_named_to_the_operator_alone(
     tmp_path: Path, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,8 @@ class Line:
     headers: Mapping[str, str] = field(default_factory=dict)
     chunks: int = 0
     pause_s: float = 0.0
+    last: Any = None
+    """What a stream says instead of its finish."""
 
 
 @dataclass(slots=True)
@@ -92,7 +94,8 @@ async def _stream(line: Line, writer: asyncio.StreamWriter) -> None:
         writer.write(b"data: " + json.dumps({"choices": [delta]}).encode() + b"\n\n")
         await writer.drain()
         await asyncio.sleep(line.pause_s)
-    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": OK["usage"]}
+    finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": OK["usage"]}
+    last = line.last or finish
     writer.write(b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n")
     await writer.drain()
 
