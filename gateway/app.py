@@ -42,6 +42,7 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
+    NotFound,
 )
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
@@ -136,7 +137,7 @@ def build(
         parts.authenticator.known_tenant,
         direct,
         cors_origins=settings.general.cors_origins,
-        on_refusal=lambda code: parts.metrics.refused.labels(code).inc(),
+        on_refusal=parts.metrics.count_refusal,
     )
     parts.shed = admission.shed
     return admission
@@ -274,6 +275,7 @@ def assemble(
         database=database,
         tokens=tokens,
         clock=clock,
+        on_refusal=metrics.count_refusal,
     )
     parts = Gateway(
         settings=settings,
@@ -394,6 +396,7 @@ def _health_routes(health: Health) -> list[BaseRoute]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
+    _count(request, error)
     return refusal(request.url.path, error)
 
 
@@ -401,13 +404,21 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         refused = MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
+        _count(request, refused)
         return refusal(request.url.path, refused)
+    _count(request, NotFound(""))
     return not_found(request.url.path)
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:
     """An unexpected exception: the client gets a plain 500, the log the traceback."""
-    return refusal(request.url.path, InternalError("internal error"))
+    refused = InternalError("internal error")
+    _count(request, refused)
+    return refusal(request.url.path, refused)
+
+
+def _count(request: Request, error: GatewayError) -> None:
+    request.app.state.parts.metrics.count_refusal(error.code)
 
 
 def app_parts(app: ASGIApp) -> Gateway:

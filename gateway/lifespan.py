@@ -122,7 +122,11 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
     restore = (restore_signals, parts.configuration.on_hangup())
     parts.lifecycle.serving = True
     try:
-        yield {STATE_KEY: HttpLimits(header_bytes=parts.settings.limits.header_bytes, shed=parts.shed)}
+        yield {
+            STATE_KEY: HttpLimits(
+                header_bytes=parts.settings.limits.header_bytes, shed=parts.shed, on_refusal=parts.metrics.count_refusal
+            )
+        }
     finally:
         parts.lifecycle.drain()
         for undo in restore:

@@ -20,7 +20,7 @@ class Metrics:
             "seqroute_turns_total", "Turns by model and how they ended.", ("model", "status"), registry=self.registry
         )
         self.refused = Counter(
-            "seqroute_refused_total", "Requests refused, by error code.", ("code",), registry=self.registry
+            "seqroute_refused_total", "Requests answered with an error, by its code.", ("code",), registry=self.registry
         )
         self.spent = Counter(
             "seqroute_spent_usd_total", "Settled cost in USD, by model.", ("model",), registry=self.registry
@@ -79,6 +79,10 @@ class Metrics:
         self.unresolved = Gauge(
             "seqroute_unposted_bills", "Bills waiting for the database to come back.", registry=self.registry
         )
+
+    def count_refusal(self, code: str) -> None:
+        """Count one error that a client got; only the gateway and a fixed list name codes."""
+        self.refused.labels(code).inc()
 
     def explored(self, paid: Price) -> None:
         """Count the expected cost of one turn's exploration."""

@@ -126,8 +126,9 @@ class Admission:
             if endpoint is None:
                 await self.app(scope, visit.receive, send)
             else:
-                await _answer(endpoint, scope, visit.receive, send)
+                await self._answer(endpoint, scope, visit.receive, send)
         except _NotBegun as stopped:
+            self._on_refusal(stopped.error.code)
             await refusal(scope["path"], stopped.error)(scope, receive, send)
         except asyncio.CancelledError:
             if not self._lifecycle.draining:
@@ -135,10 +136,22 @@ class Admission:
             # The drain time is over. A response that has started can only be cut off.
             with contextlib.suppress(RuntimeError):
                 await refusal(scope["path"], _draining())(scope, receive, send)
+                self._on_refusal(Draining.code)
         finally:
             visit.end()
-            if visit.refused is not None:
-                self._on_refusal(visit.refused)
+
+    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call an endpoint and render errors like the application's exception handlers."""
+        try:
+            answer = await endpoint(Request(scope, receive))
+        except GatewayError as error:
+            self._on_refusal(error.code)
+            answer = refusal(scope["path"], error)
+        except Exception:
+            self._on_refusal(InternalError.code)
+            await refusal(scope["path"], InternalError("internal error"))(scope, receive, send)
+            raise  # the server logs it
+        await answer(scope, receive, send)
 
     def shed(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> GatewayError | None:
         """The error of a turn that can be refused unparsed; None when the normal path must decide.
@@ -209,7 +222,6 @@ class _Visit:
         "_tenant",
         "_tenant_of",
         "_whole",
-        "refused",
     )
 
     def __init__(self, scope: Scope, receive: Receive, places: Places, bodies: Bodies, tenant_of: TenantOf) -> None:
@@ -222,7 +234,6 @@ class _Visit:
         self._size = self._counted = 0
         self._whole = False
         self._place: RunningSlot | None = None
-        self.refused: str | None = None
 
     async def begin(self) -> None:
         """Check the limits; take a slot for a request without a body. Operators' requests need none.
@@ -240,20 +251,15 @@ class _Visit:
             if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
                 await self._take_place()
         except GatewayError as error:
-            self.refused = error.code
             raise _NotBegun(error) from None
 
     async def receive(self) -> Message:
         """The next message. Raises GatewayError inside the reading endpoint, which returns it."""
         message = await self._receive()
         if message["type"] == "http.request":
-            try:
-                self._count(len(message.get("body", b"")))
-                if not self._whole and not message.get("more_body", False):
-                    await self._take_place()
-            except GatewayError as error:
-                self.refused = error.code
-                raise
+            self._count(len(message.get("body", b"")))
+            if not self._whole and not message.get("more_body", False):
+                await self._take_place()
         return message
 
     def end(self) -> None:
@@ -302,15 +308,3 @@ def _is_operators(path: str) -> bool:
 
 def _draining() -> Draining:
     return Draining("this replica is shutting down; try another", headers={"Retry-After": "1"})
-
-
-async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-    """Call an endpoint and render errors like the application's exception handlers."""
-    try:
-        answer = await endpoint(Request(scope, receive))
-    except GatewayError as error:
-        answer = refusal(scope["path"], error)
-    except Exception:
-        await refusal(scope["path"], InternalError("internal error"))(scope, receive, send)
-        raise  # the server logs it
-    await answer(scope, receive, send)

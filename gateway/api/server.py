@@ -58,6 +58,8 @@ class HttpLimits:
     head_s: float = 10.0
     body_s: float = 10.0
     shed: Shed | None = None
+    on_refusal: Callable[[str], None] = lambda code: None
+    """Called with the code of every error that is sent without the application."""
 
 
 class _Refused(ValueError):
@@ -348,6 +350,7 @@ class BoundedHttp(HttpToolsProtocol):
         )
 
     def _answer(self, error: GatewayError) -> None:
+        self._limits.on_refusal(error.code)
         self._write(error, "" if self._in_head else self.scope["path"], [(b"connection", b"close")])
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -86,11 +86,13 @@ def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
 
 
 # Every dialect's name of a count.
-_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "promptTokens", "inputTokens", "prompt_eval_count")
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "promptTokens", "inputTokens", "prompt_eval_count",
+           "inputTokenCount", "input_token_count", "prompt_token_count")  # fmt: skip
 OUTPUT_COUNTS = (
     "completion_tokens", "output_tokens", "candidatesTokenCount", "completionTokens", "outputTokens", "eval_count",
+    "outputTokenCount", "output_token_count", "candidates_token_count", "generated_token_count", "generated_tokens",
 )  # fmt: skip
-_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
+_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens", "total_token_count")
 _CACHED = (
     "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_tokens",
     "cached_input_tokens", "cached_prompt_tokens", "num_cached_tokens", "cacheReadInputTokens",

@@ -7,7 +7,7 @@ entry omits (prices, limits, capabilities).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -209,6 +209,20 @@ def _is_one_model(section: Section, name: str, params: ModelParams) -> bool:
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 """Names of an answer's limit, for which money is held."""
+_FOREIGN_LIMITS = _LIMITS | {
+    "max_output_tokens", "max_new_tokens", "max_tokens_to_sample", "max_gen_len", "maxOutputTokens", "maxTokens",
+    "num_predict", "n_predict",
+}  # fmt: skip
+"""Names of the same limit in providers' own requests, at any depth of them."""
+
+
+def _limits_in(body: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The paths of all limits of the answer in a provider's own request."""
+    for name, value in body.items():
+        if name in _FOREIGN_LIMITS:
+            yield path + name
+        elif isinstance(value, dict):
+            yield from _limits_in(value, f"{path}{name}.")
 
 
 def _read_request_defaults(section: Section) -> Mapping[str, Any]:
@@ -222,9 +236,10 @@ def _read_request_defaults(section: Section) -> Mapping[str, Any]:
             section.findings.problem(
                 f"{section.path('extra_body')}.{name}", f"cannot be a default: {litellm_keys.PRICED_PARAMETERS[name]}"
             )
-        for name in sorted(extra.keys() & _LIMITS):
+        for name in sorted(_limits_in(extra)):
             section.findings.problem(
-                f"{section.path('extra_body')}.{name}", f"stands beside extra_body: {section.path(name)}"
+                f"{section.path('extra_body')}.{name}",
+                "would exceed what is held for an answer: write litellm_params.max_tokens instead",
             )
         defaults["extra_body"] = extra
     for key in sorted(_LIMITS):

@@ -97,6 +97,7 @@ def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     check_addresses(seen.with_parts, by_reference=True)
     _check_depth([*seen.free, *(params[name] for name in _FREE_PARAMS if name in params), *extras.values()], limits)
     _check_choices(params)
+    dropped += _without_tools(params)
     if read.stream_options is not None and not read.stream:
         raise InvalidRequest("stream_options: only allowed when stream is true", param="stream_options")
     if read.n is not None and not 1 <= read.n <= limits.choices:
@@ -182,7 +183,9 @@ def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
     for index, message in enumerate(messages):
         content, calls = message.get("content"), message.get("tool_calls")
         if content is None:
-            if message["role"] != "assistant" or not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+            if message["role"] == "assistant" and not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+                message["content"] = ""  # an answer of nothing, handed out and sent back
+            elif message["role"] != "assistant":
                 where = f"messages[{index}].content"
                 raise InvalidRequest(f"{where}: expected a string or a list of parts", param=where)
         elif type(content) is list:
@@ -242,6 +245,16 @@ def _check_choices(params: Mapping[str, Any]) -> None:
             'or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
             param="tool_choice",
         )
+
+
+def _without_tools(params: dict[str, Any]) -> list[str]:
+    """Remove what says how to use tools from a request without any; the names for `x-seqroute-dropped`."""
+    if params.get("tools") or params.get("functions"):
+        return []
+    names = [name for name in ("tool_choice", "parallel_tool_calls", "function_call") if params.get(name) is not None]
+    for name in names:
+        del params[name]
+    return names
 
 
 def _capabilities(params: Mapping[str, Any], parts: frozenset[str]) -> frozenset[str]:

@@ -17,8 +17,13 @@ _BARE = (
     "output_tokens",
 )  # fmt: skip
 _AROUND = ("x_groq", "metadata", "meta", "response_metadata")
+_OTHER_NAMES = (
+    "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "amazon-bedrock-invocationMetrics",
+)  # fmt: skip
+_WITHIN = ("billed_units", "tokens", "total_usage")
+"""Objects inside a usage that hold its counts; what was billed comes first."""
 """Providers' objects that contain the usage among other fields."""
-PLACES = frozenset({"usage", "usageMetadata", "usage_metadata", "cached_tokens", *_AROUND, *_BARE})
+PLACES = frozenset({"usage", "cached_tokens", *_OTHER_NAMES, *_AROUND, *_BARE})
 """Fields of a response or chunk that may contain a usage."""
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
@@ -91,14 +96,14 @@ def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
     found = _mapping(payload.pop("usage", None))
-    for name in ("usageMetadata", "usage_metadata"):
+    for name in _OTHER_NAMES:
         found = found or _mapping(payload.pop(name, None))
     for name in _AROUND:
         around = payload.get(name)
-        if isinstance(around, dict) and "usage" in around:
-            inner = _mapping(around["usage"])
-            payload[name] = {key: value for key, value in around.items() if key != "usage"}
-            found = found or inner
+        if isinstance(around, dict):
+            for place in ("usage", "token_usage", *_WITHIN):
+                found = found or _mapping(around.get(place))
+            payload[name] = {key: value for key, value in around.items() if key not in ("usage", "token_usage")}
     if any(name in payload for name in _BARE):
         bare = {name: payload.pop(name) for name in _BARE if name in payload}
         found = found or bare
@@ -111,4 +116,8 @@ def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
 def _mapping(value: object) -> dict[str, Any] | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value if isinstance(value, dict) and value else None
+    if not isinstance(value, dict) or not value:
+        return None
+    within = (value.get(name) for name in _WITHIN)
+    inner = next((each for each in within if isinstance(each, dict) and any("token" in key for key in each)), None)
+    return value if inner is None else inner | {key: kept for key, kept in value.items() if key not in _WITHIN}

@@ -107,6 +107,13 @@ class CredentialFault(UpstreamFault):
 
     dispatched, retryable, on_same_key = False, True, False
 
+    def answer(self) -> GatewayError:
+        if self.code == "insufficient_quota":
+            return _used_up(self)
+        if self.code == "model_not_found":  # a model that the account may not use
+            return _rejected(self, 404)
+        return super().answer()
+
 
 class ThrottledFault(UpstreamFault):
     """The provider's rate limit or quota is used up."""
@@ -115,9 +122,7 @@ class ThrottledFault(UpstreamFault):
 
     def answer(self) -> GatewayError:
         if self.code == "insufficient_quota":
-            words = f"{self.message}; the gateway's account with the provider is used up"
-            never = {"x-should-retry": "false"}
-            return UpstreamRejected(words, status=429, code=self.code, type=self.code, headers=never)
+            return _used_up(self)
         return RateLimited(self.message, headers={"Retry-After": "1"} | self._retry_headers())
 
 
@@ -156,6 +161,13 @@ class BrokenMidAnswer(BrokenFault):
     def answer(self) -> GatewayError:
         """The client's error of `meaning`."""
         return self.meaning.answer()
+
+
+def _used_up(fault: UpstreamFault) -> GatewayError:
+    """OpenAI's error for an account without money, which clients do not repeat."""
+    words = f"the provider answered with status {fault.status}: the gateway's account with the provider is used up"
+    never = {"x-should-retry": "false"}
+    return UpstreamRejected(words, status=429, code=fault.code, type=fault.code, headers=never)
 
 
 def _rejected(fault: UpstreamFault, status: int) -> GatewayError:

@@ -54,12 +54,13 @@ _LIMIT = re.compile(
     rf"|> {_N} maximum|with {_N} maximum context|tokens allowed {_N}|\+ [\d,]+ > {_N}|<= {_N}"
     rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}"
     rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
+    rf"|cannot exceed {_N}|n_ctx: {_N}|max_seq_len \(?{_N}|max length of (?:the )?(?:current )?question is {_N}"
     rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
     rf"(?:resulted in|requested(?: about| a total of)?|contains(?: at least)?|request has|too long:|token count(?: of)?"
-    rf"|current length is|given:|passed|request|the input|number of input tokens) {_N}",
+    rf"|current length is|given:|passed|request|the input|number of input tokens|received|n_keep:|prompt_tokens) {_N}",
     re.IGNORECASE,
 )
 _SUM = re.compile(r"([\d,]+) \+ ([\d,]+) > [\d,]+")
@@ -165,6 +166,8 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
     """The error object and nested ones: OpenAI's, Azure's `innererror`, Gemini's list, vLLM's bare one."""
     if isinstance(document, list):
         document = document[0] if document else None
+    if isinstance(document, str):
+        document = {"message": document}
     if not isinstance(document, dict):
         return
     error = document.get("error") or document.get("Error")
@@ -178,10 +181,22 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
         inner = error.get("innererror") or error.get("metadata")
         if isinstance(inner, dict):
             yield inner
+            yield from _wrapped(inner.get("raw"))
     else:
         yield document
         if isinstance(base := document.get("base_resp"), dict):
             yield {"message": base.get("status_msg"), "code": base.get("status_code")}
+
+
+def _wrapped(raw: object) -> Iterator[Mapping[str, Any]]:
+    """The error of the provider behind a router such as OpenRouter, as JSON text, an object or a sentence."""
+    if isinstance(raw, str) and raw:
+        try:
+            raw = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raw = {"message": raw}
+    if isinstance(raw, dict) and "metadata" not in raw:
+        yield from _objects(raw)
 
 
 def _identifier(value: object) -> str:

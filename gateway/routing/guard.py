@@ -8,7 +8,7 @@ condition, is added by `gateway.routing.estimates` from the current balances.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.config.settings import PRESETS
@@ -21,6 +21,8 @@ NOT_ALLOWED = "not allowed"
 
 TOO_SMALL = "context too small"
 UNHEALTHY = "unhealthy"
+
+TOOL_LOOP = "tool loop on another model"
 
 AUTO = "auto"
 
@@ -78,12 +80,17 @@ def feasible(
     return options
 
 
+def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
+    """The options of a turn whose tool loop may move to another model."""
+    return [replace(option, why_not="") if option.why_not == TOOL_LOOP else option for option in options]
+
+
 def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int, mode: str = "chat") -> None:
     """Raise the error that explains why no model is eligible, if none is."""
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
-    decisive = [reason for reason in reasons if reason not in ("not the pinned model", "tool loop on another model")]
+    decisive = [reason for reason in reasons if reason not in ("not the pinned model", TOOL_LOOP)]
     if UNHEALTHY in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == NOT_ALLOWED for reason in decisive):
@@ -136,5 +143,5 @@ def _why_not(
     if not healthy:
         return UNHEALTHY
     if bound_to is not None and requested.pinned is None and model.name != bound_to:
-        return "tool loop on another model"
+        return TOOL_LOOP
     return ""

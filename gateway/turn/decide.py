@@ -11,6 +11,7 @@ from gateway.catalog.live import Configuration
 from gateway.clock import Clock, Uniform
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
+from gateway.routing import guard
 from gateway.routing.estimates import Estimate, estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
@@ -79,6 +80,16 @@ class Estimator:
         """The amount that a turn leaves for the session's last answer, whose context this is."""
         return kept_nanousd(closing.options, closing.chat, self._forecast, closing.prompt.bound)
 
+    def without_tool_loop(self, context: TurnContext) -> TurnContext | None:
+        """The turn with every model open to its tool loop, whose own has become too expensive.
+
+        None where there is no such loop, `over_budget` is `refuse`, or the history has what only its provider reads.
+        """
+        if context.chat.provider_bound or self._configuration().settings.session.over_budget != "degrade":
+            return None
+        options = guard.without_tool_loop(context.options)
+        return None if options == context.options else replace(context, options=options)
+
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model was affordable: the money is spent, held or was taken by others."""
         undisturbed = self.estimates(context, funds.undisturbed(), False, answer_tokens)
@@ -116,15 +127,23 @@ class Decider:
         turn = self._observed(context, funds)
         answer_tokens = self._answer_tokens(context, turn)
         observed_s = self._clock()
-        estimates = self._estimator.estimates(context, funds, patient, answer_tokens)
+        estimates, moved = self._estimator.estimates(context, funds, patient, answer_tokens), False
         if not any(e.view.feasible for e in estimates):
-            return self._estimator.shortage(context, funds, answer_tokens)
+            shortage = self._estimator.shortage(context, funds, answer_tokens)
+            free = self._estimator.without_tool_loop(context)
+            if shortage.held or free is None:
+                return shortage
+            estimates, moved = self._estimator.estimates(free, funds, patient, answer_tokens), True
+            if not any(e.view.feasible for e in estimates):
+                return self._estimator.shortage(free, funds, answer_tokens)
         estimated_s = self._clock()
         observation = replace(turn, candidates=tuple(e.view for e in estimates))
         uniform = self._uniform()
         routed = self._router.decide(
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
+        if moved:
+            routed = replace(routed, decision=replace(routed.decision, reason="only-affordable"))
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
         if context.fallback:
             routed = replace(routed, decision=replace(routed.decision, reason=FALLBACK))

@@ -53,6 +53,7 @@ class Endpoints:
         database: Database,
         tokens: TokenCounter,
         clock: Clock,
+        on_refusal: Callable[[str], None],
     ) -> None:
         self._turns = turns
         self._configuration = configuration
@@ -60,6 +61,7 @@ class Endpoints:
         self._database = database
         self._tokens = tokens
         self._clock = clock
+        self._on_refusal = on_refusal
 
     @property
     def _limits(self) -> LimitSettings:
@@ -73,11 +75,11 @@ class Endpoints:
 
     async def messages(self, request: Request) -> ASGIApp:
         """A turn of a session in Anthropic's Messages dialect."""
-        return await _in(MessagesDialect(), self._turns.serve(request, self._read_messages))
+        return await self._in(MessagesDialect(), self._turns.serve(request, self._read_messages))
 
     async def responses(self, request: Request) -> ASGIApp:
         """A turn of a session in OpenAI's Responses dialect."""
-        return await _in(_REFUSING, self._turns.serve(request, self._read_responses))
+        return await self._in(_REFUSING, self._turns.serve(request, self._read_responses))
 
     async def completions(self, request: Request) -> ASGIApp:
         """A turn of a session in OpenAI's legacy completions dialect."""
@@ -197,7 +199,7 @@ class Endpoints:
 
     async def count_tokens(self, request: Request) -> ASGIApp:
         """Count the prompt tokens of an Anthropic request, by our own tokenizer."""
-        return await _in(MessagesDialect(), self._count_tokens(request))
+        return await self._in(MessagesDialect(), self._count_tokens(request))
 
     async def _count_tokens(self, request: Request) -> Response:
         await self._authenticator.caller(request.headers)
@@ -207,19 +209,19 @@ class Endpoints:
         counted = await self._tokens.count(chat.messages, chat.params)
         return json_response({"input_tokens": counted.estimate})
 
+    async def _in(self, dialect: Dialect, work: Awaitable[ASGIApp]) -> ASGIApp:
+        """Render errors in this dialect."""
+        try:
+            return await work
+        except GatewayError as error:
+            self._on_refusal(error.code)
+            return error_answer(dialect, error)
+
 
 async def read_chat(body: bytes, limits: LimitSettings) -> tuple[ChatRequest, Dialect]:
     """A chat-completions body and the dialect of its response. Raises InvalidRequest."""
     chat = parse_chat(body, limits)
     return chat, ChatDialect(chat.include_usage)
-
-
-async def _in(dialect: Dialect, work: Awaitable[ASGIApp]) -> ASGIApp:
-    """Render errors in this dialect."""
-    try:
-        return await work
-    except GatewayError as error:
-        return error_answer(dialect, error)
 
 
 async def _store_nothing(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ _REASONS: Mapping[str, str] = {
     "policy": "The policy expected the best session with it.",
     "explore": "It was drawn at random among near-equal candidates, to collect training data.",
     "pinned": "The client asked for this model by name.",
-    "only-affordable": "It was the only model that the remaining budget could pay for.",
+    "only-affordable": "The remaining budget could pay for no other, or not for the model of the open tool loop.",
     "tool-loop": "It had called a tool, and the result goes back to the same model.",
     "capability": "It was the only model that supports what the request needs.",
     "fallback": "The first choice failed; this one answered instead.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,6 +81,43 @@ async def test_a_tenants_parallel_turns_are_its_own_limit(tmp_path: Path, sqlite
             assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
             assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
             assert 'seqroute_refused_total{code="rate_limited"} 1.0' in (await http.get("/metrics")).text
+
+
+async def test_every_refusal_is_counted_once_by_its_code(tmp_path: Path, sqlite_url: str) -> None:
+    async with served(tmp_path, sqlite_url) as (gateway, _):
+        _, poor = await gateway.tenant("poor", budget_usd="0")
+        chat: dict[str, Any] = {"json": BODY}
+        messages: dict[str, Any] = {"json": BODY | {"max_tokens": 9}}
+        asked: list[tuple[str, str, dict[str, Any], str]] = [
+            (poor, "/v1/chat/completions", chat, "tenant_budget_exceeded"),
+            (poor, "/v1/messages", messages, "tenant_budget_exceeded"),
+            (poor, "/v1/responses", {"json": {"model": "small", "input": "x"}}, "tenant_budget_exceeded"),
+            (poor, "/v1/completions", {"json": {"model": "small", "prompt": "x"}}, "tenant_budget_exceeded"),
+            (poor, "/v1/chat/completions", {"json": BODY | {"model": "none"}}, "model_not_found"),
+            (poor, "/v1/chat/completions", {"content": b"{"}, "invalid_request"),
+            (poor, "/v1/messages", {"content": b"{}", "headers": {"content-type": "text/plain"}},
+             "unsupported_media_type"),
+            ("sk-none", "/v1/chat/completions", chat, "invalid_api_key"),
+            ("sk-none", "/v1/messages", messages, "invalid_api_key"),
+            (poor, "/v1/nowhere", chat, "not_found"),
+            (poor, "/v1/models", chat, "method_not_allowed"),
+            (poor, "/admin/tenants", chat, "forbidden"),
+        ]  # fmt: skip
+        expected: Counter[str] = Counter()
+        for key, path, sent, code in asked:
+            async with gateway.http(key) as http:
+                answer = await http.post(path, **sent)
+            assert answer.status_code >= 400, path
+            expected[code] += 1
+        reader, writer = await asyncio.open_connection(*gateway.url.removeprefix("http://").split(":"))
+        writer.write(b"GET /v1/models HTTP/1.1\r\nhost: h\r\nx: " + b"x" * 40_000 + b"\r\n\r\n")
+        assert b" 431 " in await reader.readline()
+        writer.close()
+        expected["headers_too_large"] += 1
+        async with gateway.http() as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("seqroute_refused_total{"))
+        assert found == {f'seqroute_refused_total{{code="{code}"}}': f"{n}.0" for code, n in expected.items()}
 
 
 async def test_turns_that_wait_for_their_provider_keep_no_other_from_being_started(

@@ -309,6 +309,37 @@ async def test_an_open_tool_loop_keeps_its_model_and_says_so(tmp_path: Path, dat
         assert (row["propensity"], row["model"]) == (1.0, "tools")
 
 
+@pytest.mark.parametrize(
+    ("over_budget", "signed", "status"), [("degrade", False, 200), ("degrade", True, 402), ("refuse", False, 402)]
+)
+async def test_a_tool_loop_whose_model_is_too_expensive_now_goes_on_with_one_that_fits(
+    tmp_path: Path, database_url: str, over_budget: str, signed: bool, status: int
+) -> None:
+    info = {"tools": {"input_cost_per_token": 0.001, "output_cost_per_token": 0.001}}
+    async with (
+        playing(
+            tmp_path, database_url, modes={"tools": "tools"}, infos=info, session={"over_budget": over_budget},
+            audited=False,
+        ) as play,
+        play.gateway.http() as http,
+    ):  # fmt: skip
+        first = await turn(http, "tools", headers=session("s", budget_usd="50"), tools=TOOLS, max_tokens=50)
+        message = first.json()["choices"][0]["message"]
+        if signed:
+            message |= {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "x"}]}
+        result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "rain"}
+        spent = float(seqroute(first, "cost-usd"))
+        lowered = session("s", budget_usd=f"{spent + 0.005:.6f}")
+        second = await turn(http, "auto", [*HELLO, message, result], headers=lowered, tools=TOOLS, max_tokens=50)
+        assert second.status_code == status, second.text
+        if status == 200:
+            assert second.json()["model"] in ("small", "big")
+            assert seqroute(second, "reason") == "only-affordable"
+            assert play.rows(decisions, reason="only-affordable")[0]["status"] == "completed"
+        else:
+            assert second.json()["error"]["code"] == "session_budget_exceeded"
+
+
 async def test_state_that_only_its_provider_understands_keeps_the_model_too(tmp_path: Path, sqlite_url: str) -> None:
     async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
         await turn(http, "small", headers=session("s"))

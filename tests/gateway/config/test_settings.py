@@ -298,6 +298,26 @@ def test_what_would_change_the_price_of_a_request_is_no_default(write: Write) ->
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ("{max_tokens: 9000}", "max_tokens"),
+        ("{max_completion_tokens: 9000}", "max_completion_tokens"),
+        ("{max_new_tokens: 9000, top_k: 4}", "max_new_tokens"),
+        ("{options: {num_ctx: 4096, num_predict: -1}}", "options.num_predict"),
+        ("{generationConfig: {maxOutputTokens: 65536}}", "generationConfig.maxOutputTokens"),
+        ("{inferenceConfig: {maxTokens: 9000}}", "inferenceConfig.maxTokens"),
+    ],
+)
+def test_extra_body_cannot_lift_the_limit_for_which_money_is_held(write: Write, body: str, path: str) -> None:
+    params = "{model: openai/x, api_base: 'http://h/v1', extra_body: %s}"
+    (problem,) = problems_of(write(f"model_list: [{{model_name: a, litellm_params: {params % body}}}]\n"))
+    assert problem == (
+        f"gateway.yaml: model_list[0].litellm_params.extra_body.{path}: would exceed what is held for an answer: "
+        "write litellm_params.max_tokens instead"
+    )
+
+
 def test_a_wildcard_and_a_router_of_litellm_s_are_no_models(write: Write) -> None:
     path = write(MINIMAL + "  - {model_name: 'openai/*', litellm_params: {model: 'openai/*'}}\n")
     (problem,) = problems_of(path)

@@ -137,6 +137,18 @@ def test_an_answer_that_was_handed_out_is_taken_back(answer: dict[str, Any]) -> 
     assert chat.dropped == ()
 
 
+@pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": None, "tool_calls": []}, {"refusal": None}])
+def test_an_answer_of_nothing_is_taken_back_as_an_empty_text(answer: dict[str, Any]) -> None:
+    chat = parsed(messages=[USER, {"role": "assistant", **answer}, USER])
+    assert chat.messages[1]["content"] == ""
+
+
+def test_what_says_how_to_use_tools_is_named_where_there_are_none() -> None:
+    chat = parsed(messages=[USER], tool_choice="none", parallel_tool_calls=True, tools=[])
+    assert chat.dropped == ("tool_choice", "parallel_tool_calls")
+    assert chat.params.keys().isdisjoint(chat.dropped)
+
+
 @pytest.mark.parametrize(
     ("answer", "bound"),
     [

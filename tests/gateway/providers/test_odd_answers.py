@@ -456,6 +456,30 @@ PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
         [delta("a"), finish(usage={"input_tokens": 100, "output_tokens": 10, "cache_read_input_tokens": 900})],
         Usage(1000, 10, cached_tokens=900),
     ),
+    "cohere's billed units": (
+        [
+            delta("a"),
+            finish(usage={"billed_units": {"input_tokens": 10, "output_tokens": 5}, "tokens": {"input_tokens": 90}}),
+        ],
+        Usage(10, 5),
+    ),
+    "cohere's meta": (
+        [delta("a"), finish(meta={"billed_units": {"input_tokens": 10, "output_tokens": 5}})],
+        Usage(10, 5),
+    ),
+    "token_usage": ([delta("a"), finish(token_usage={"prompt_tokens": 10, "completion_tokens": 5})], Usage(10, 5)),
+    "token_usage in metadata": (
+        [delta("a"), finish(response_metadata={"token_usage": {"prompt_tokens": 10, "completion_tokens": 5}})],
+        Usage(10, 5),
+    ),
+    "bedrock's metrics": (
+        [delta("a"), finish(**{"amazon-bedrock-invocationMetrics": {"inputTokenCount": 10, "outputTokenCount": 5}})],
+        Usage(10, 5),
+    ),
+    "watsonx's names": (
+        [delta("a"), finish(usage={"input_token_count": 10, "generated_token_count": 5})],
+        Usage(10, 5),
+    ),
     "digits as text": ([delta("a"), finish(usage={"prompt_tokens": "10", "completion_tokens": "5"})], Usage(10, 5)),
 }
 

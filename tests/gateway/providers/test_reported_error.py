@@ -42,6 +42,16 @@ OVERFLOWS: list[tuple[Any, int | None, int | None]] = [
     ({"error": {"message": "'max_tokens' is too large: 5000. This model's maximum context length is 4096 tokens and "
       "your request has 10 input tokens", "type": "BadRequestError", "code": 400}}, 4096, None),
     ({"error": {"message": "x", "code": "context_length_exceeded"}}, None, None),
+    ({"message": "too many tokens: total number of tokens in the prompt cannot exceed 128000 - received 130000. Try "
+      "using a shorter prompt"}, 128_000, 130_000),
+    ({"error": "The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 9001 "
+      ">= n_ctx: 8192)."}, 8192, 9001),
+    ({"code": 20015, "message": "length of prompt_tokens (40000) must be less than max_seq_len (32768)."},
+     32_768, 40_000),
+    ({"error": {"message": "Provider returned error", "code": 400, "metadata": {"provider_name": "Anthropic", "raw":
+      '{"type":"error","error":{"message":"prompt is too long: 210000 tokens > 200000 maximum"}}'}}}, 200_000, 210_000),
+    ({"error_code": 336007, "error_msg": "the max length of current question is 2000"}, 2000, None),
+    ("This model's maximum context length is 8192 tokens. However, you requested 9001 tokens", 8192, 9001),
 ]  # fmt: skip
 
 
@@ -80,7 +90,15 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(body: Any, limit: in
         ({"error": {"status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota", "code": 429}},
          429, "rate_limited", 429),
         ({"error": {"type": "invalid_request_error", "message": "Your credit balance is too low to use the API"}},
-         400, "upstream_error", 502),
+         400, "insufficient_quota", 429),
+        ({"error": {"message": "Insufficient credits. Add more using https://openrouter.ai/credits", "code": 402}},
+         402, "insufficient_quota", 429),
+        ({"error": {"message": "Insufficient Balance", "type": "unknown_error"}}, 402, "insufficient_quota", 429),
+        ({"error": {"code": "1113", "message": "您的账户已欠费,请充值后重试"}}, 429, "insufficient_quota", 429),
+        ({"error": {"message": "Project `p` does not have access to model `x`", "code": "model_not_found"}},
+         403, "model_not_found", 404),
+        ({"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "flagged by moderation"}}},
+         400, "content_filter", 400),
         ({"error": {"message": "x", "code": "something_new"}}, 422, "upstream_rejected", 422),
         ({"error": "words"}, 400, "upstream_rejected", 400),
     ],
