@@ -183,9 +183,10 @@ def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
     for index, message in enumerate(messages):
         content, calls = message.get("content"), message.get("tool_calls")
         if content is None:
-            if message["role"] == "assistant" and not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+            stated = message["role"] == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT)
+            if message["role"] == "assistant" and not stated and index + 1 < len(messages):
                 message["content"] = ""  # an answer of nothing, handed out and sent back
-            elif message["role"] != "assistant":
+            elif not stated:
                 where = f"messages[{index}].content"
                 raise InvalidRequest(f"{where}: expected a string or a list of parts", param=where)
         elif type(content) is list:
