@@ -232,7 +232,6 @@ def assemble(
         settling=settling,
         held=held,
         new_id=new_id,
-        uniform=uniform,
     )
     turns = Turns(
         configuration=current,

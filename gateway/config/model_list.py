@@ -59,10 +59,11 @@ PROVIDER_PARAMS = (
 )  # fmt: skip
 """Access data of cloud providers: passed to LiteLLM unchanged, all treated as secrets."""
 
+UNORDERED = 10**6
+"""The `order` of deployments that have none: after all others."""
 PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
     "rpm": "Deployment.rpm",
     "tpm": "Deployment.tpm",
-    "order": "Deployment.order",
 }
 """Keys that are validated but not implemented; they cause a warning. A test checks the list."""
 
@@ -90,7 +91,7 @@ class ModelParams:
     rpm: int | None = None
     tpm: int | None = None
     weight: float = 1.0
-    order: int = 0
+    order: int = UNORDERED
     timeout_s: float | None = None
     stream_timeout_s: float | None = None
     extra_headers: Mapping[str, Secret] | None = None
@@ -298,7 +299,7 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
         rpm=section.optional_integer("rpm", minimum=1),
         tpm=section.optional_integer("tpm", minimum=1),
         weight=section.number("weight", 1.0),
-        order=section.integer("order", 0),
+        order=section.integer("order", UNORDERED),
         timeout_s=section.duration_s("timeout", None, minimum_s=0.1, maximum_s=86400.0),
         stream_timeout_s=section.duration_s("stream_timeout", None, minimum_s=0.1, maximum_s=86400.0),
         extra_headers=_read_headers(section),

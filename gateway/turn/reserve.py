@@ -13,7 +13,7 @@ from starlette.types import Receive
 from gateway.accounts.auth import Caller
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
-from gateway.clock import NewId, Uniform
+from gateway.clock import NewId
 from gateway.decisions import log
 from gateway.decisions.log import pending_row
 from gateway.errors import NotFound
@@ -48,7 +48,6 @@ class Reservations:
         settling: Settlements,
         held: HeldMoney,
         new_id: NewId,
-        uniform: Uniform,
     ) -> None:
         self._configuration = configuration
         self._decider = decider
@@ -57,7 +56,6 @@ class Reservations:
         self._settling = settling
         self._held = held
         self._new_id = new_id
-        self._uniform = uniform
 
     def arriving(self, caller: Caller, session_id: str) -> AbstractContextManager[None]:
         """Count a turn among those that start in its session, until it has reserved."""
@@ -140,7 +138,7 @@ class Reservations:
             choice=choice,
             decision_id=decision_id,
             hold_id=self._new_id("hold"),
-            deployment=pick_deployment(deployments, self._uniform),
+            deployment=pick_deployment(deployments, f"{context.caller.tenant_id}/{context.session_id}"),
             session=context.tenant,
             tenant=context.tenant,
         )

@@ -161,7 +161,7 @@ class TurnSimulation:
         )  # fmt: skip
         reservations = Reservations(
             configuration=lambda: configuration, decider=decider, ledger=self.ledger, leases=self.leases,
-            settling=settling, held=held, new_id=self.new_id, uniform=self.dice.random,
+            settling=settling, held=held, new_id=self.new_id,
         )  # fmt: skip
         return Turns(
             configuration=lambda: configuration,

@@ -116,7 +116,6 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
     assert [warning.partition(": is checked, but has no effect")[0] for warning in settings.warnings] == [
         "gateway.yaml: model_list[0].litellm_params.rpm",
         "gateway.yaml: model_list[0].litellm_params.tpm",
-        "gateway.yaml: model_list[0].litellm_params.order",
     ]
 
 
