@@ -15,6 +15,7 @@
     +-- RequestTimeout           408
     +-- IdempotencyInFlight      409
     +-- ChargeResolved           409
+    +-- SessionPaused            409
     +-- RequestTooLarge          413
     +-- UnsupportedMediaType     415
     +-- IdempotencyMismatch      422
@@ -146,6 +147,12 @@ class ChargeResolved(GatewayError):
     """The charge was settled or released before, in another way."""
 
     status, code, type = 409, "charge_resolved", "invalid_request_error"
+
+
+class SessionPaused(GatewayError):
+    """The session takes no turns until it is resumed."""
+
+    status, code, type = 409, "session_paused", "invalid_request_error"
 
 
 class RequestTooLarge(GatewayError):

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from gateway.database.database import transaction
 
 HERE = Path(__file__).parent
-FUNCTIONS = ("now_ms", "next_reset", "remember", "limits", "apply")
+FUNCTIONS = ("now_ms", "next_reset", "remember", "limits", "move_above", "apply")
 """Files of `migrations/sql`, each after the ones it calls."""
 PERCENT = "%"
 

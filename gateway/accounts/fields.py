@@ -26,7 +26,7 @@ def balance_fields(balance: Balance) -> dict[str, Any]:
         **money_fields("budget", balance.granted_nanousd),
         **money_fields("spent", balance.spent_nanousd),
         **money_fields("reserved", balance.reserved_nanousd),
-        **money_fields("remaining", balance.available_nanousd),
+        **money_fields("remaining", balance.spendable_nanousd),
     }
 
 
@@ -80,6 +80,7 @@ def describe_session(session: SessionRow) -> dict[str, Any]:
     return {
         "session_id": session.session_id,
         "tenant_id": session.tenant_id,
+        "parent_session_id": session.parent_session_id,
         "state": session.state,
         "turns": session.turns,
         "expected_turns": session.expected_turns,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant, record_grant
-from gateway.database.tables import sessions, tenants
-from gateway.errors import InvalidRequest, NotFound
+from gateway.database.tables import session_ancestors, sessions, tenants
+from gateway.errors import GatewayError, InvalidRequest, NotFound, SessionPaused
 from gateway.ledger.records import SessionRow
-from gateway.ledger.types import Balance
+from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, SessionClosed, TenantMissing
 from gateway.money import usd_string
 
 MAX_EXPECTED_TURNS = 10_000
+
+STATES = ("open", "paused", "closed")
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -26,7 +29,11 @@ def get_session(connection: Connection, tenant_id: str, session_id: str) -> Sess
     row = connection.execute(_here(tenant_id, session_id)).one_or_none()
     if row is None:
         raise NotFound("session: no such session")
-    return _from_row(row, tenant)
+    found = _from_row(row, tenant)
+    if found.parent_session_id is None:
+        return found
+    above = _room_above(connection, tenant_id, session_id)
+    return replace(found, balance=replace(found.balance, above_nanousd=above))
 
 
 def list_sessions(
@@ -57,11 +64,13 @@ def change_session(
 ) -> SessionRow:
     """Open a new session or change an existing one; `max_nanousd` is the gateway's budget limit.
 
-    A budget below what is spent and reserved is raised to that amount: the session can spend no more. `state="open"`
-    reopens a closed session. Raises NotFound for the tenant, InvalidRequest for other arguments.
+    A budget below what is spent and reserved is raised to that amount: the session can spend no more. A child's is
+    lowered to what the sessions above it have. `state="open"`
+    reopens a closed session and resumes a paused one. Raises NotFound for the tenant, InvalidRequest for other
+    arguments.
     """
-    if state is not None and state not in ("open", "closed"):
-        raise InvalidRequest('state: expected "open" or "closed"', param="state")
+    if state is not None and state not in STATES:
+        raise InvalidRequest(f"state: expected one of {', '.join(STATES)}", param="state")
     if expected_turns is not None and not 1 <= expected_turns <= MAX_EXPECTED_TURNS:
         raise InvalidRequest(
             f"expected_turns: expected an integer from 1 to {MAX_EXPECTED_TURNS}", param="expected_turns"
@@ -82,7 +91,10 @@ def change_session(
         )
     elif budget_nanousd is not None:
         now = before.balance
-        floor = min(now.granted_nanousd, now.reserved_nanousd + now.spent_nanousd)
+        used = now.reserved_nanousd + now.spent_nanousd
+        floor = min(now.granted_nanousd, used)
+        if before.parent_session_id is not None:
+            budget_nanousd = min(budget_nanousd, used + max(0, _room_above(connection, tenant_id, session_id)))
         change_grant(
             connection,
             "session",
@@ -96,6 +108,8 @@ def change_session(
             now_ms=now_ms,
         )
     values: dict[str, Any] = {"updated_at_ms": now_ms}
+    if budget_nanousd is not None:
+        values["own_limit"] = 1
     if expected_turns is not None:
         values["expected_turns"] = expected_turns
     if state is not None:
@@ -131,6 +145,17 @@ def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: in
     )
 
 
+def _room_above(connection: Connection, tenant_id: str, session_id: str) -> int:
+    """The least that the sessions above a child have left, in nano-USD."""
+    a, s = session_ancestors.c, sessions.c
+    found: int = connection.execute(
+        select(func.min(s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd))
+        .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.ancestor_id)))
+        .where(a.tenant_id == tenant_id, a.session_id == session_id)
+    ).scalar_one()
+    return found
+
+
 def _is(tenant_id: str, session_id: str) -> Any:
     return (sessions.c.tenant_id == tenant_id) & (sessions.c.session_id == session_id)
 
@@ -162,6 +187,8 @@ def _from_row(row: Row[Any], tenant: Balance) -> SessionRow:
         row.created_at_ms,
         row.updated_at_ms,
         tenant,
+        row.parent_session_id,
+        row.own_limit,
     )
 
 
@@ -177,3 +204,42 @@ def _trail(session: SessionRow) -> dict[str, Any]:
 def normalize_id(value: str) -> str:
     """A valid session id: another system's id unchanged if well formed, otherwise its hash."""
     return value if SESSION_ID.fullmatch(value) else "h:" + hashlib.sha256(value.encode()).hexdigest()[:40]
+
+
+_REFUSING = {
+    "closed": "this session is closed",
+    "max_turns": "this session is at its largest number of turns",
+    "parent_closed": "a session above this one is closed",
+}
+
+
+def session_refuses(outcome: SessionClosed | TenantMissing | ParentRefused) -> GatewayError:
+    """The error for a session or tenant that takes no turns and no charges."""
+    if isinstance(outcome, TenantMissing):
+        return NotFound("tenant: no such tenant")
+    if isinstance(outcome, ParentRefused):
+        return parent_refused(outcome.reason)
+    if outcome.reason in ("paused", "parent_paused"):
+        return session_paused(above=outcome.reason == "parent_paused")
+    return InvalidRequest(f"X-Session-Id: {_REFUSING[outcome.reason]}; start another", param="X-Session-Id")
+
+
+def session_paused(*, above: bool = False) -> GatewayError:
+    """The error for a session that its owner paused; `above`: one whose money it spends."""
+    which = "a session above this one" if above else "this session"
+    return SessionPaused(
+        f'{which} is paused; resume it with POST /v1/sessions/{{id}} {{"state": "open"}}',
+        headers={"x-should-retry": "false"},
+        param="X-Session-Id",
+    )
+
+
+def parent_refused(reason: str) -> GatewayError:
+    """The error for a parent that a session cannot have."""
+    if reason == "unknown":
+        return NotFound("X-Parent-Session-Id: no such session", param="X-Parent-Session-Id")
+    if reason == "depth":
+        why = f"expected at most {MAX_DEPTH} sessions above one"
+    else:
+        why = "a session keeps the parent that its first turn named, or has none; no session is its own parent"
+    return InvalidRequest(f"X-Parent-Session-Id: {why}", param="X-Parent-Session-Id")

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from gateway.accounts import sessions
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.fields import money_fields, read_usd
+from gateway.accounts.sessions import session_refuses
 from gateway.catalog.live import Configuration
 from gateway.clock import NewId
 from gateway.database.database import Database
@@ -41,7 +42,17 @@ from gateway.errors import (
 from gateway.http import header_map, json_response, read_body
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.records import CHARGE_PREFIX, SessionRow
-from gateway.ledger.types import Refused, Release, Reserve, Reserved, SessionTerms, Settle
+from gateway.ledger.types import (
+    ParentRefused,
+    Refused,
+    Release,
+    Reserve,
+    Reserved,
+    SessionClosed,
+    SessionTerms,
+    Settle,
+    TenantMissing,
+)
 from gateway.money import usd_string
 
 ACTIONS = ("charge", "reserve", "settle", "release")
@@ -158,10 +169,6 @@ class Charges:
     ) -> Row[Any] | None:
         """The hold of this charge, made now or found as an earlier request left it."""
         if hold is None:
-            if session.state != "open":
-                raise InvalidRequest(
-                    f"session_id: this session is {session.state}; it takes no charges", param="session_id"
-                )
             outcome = await self._ledger.reserve(
                 Reserve(
                     hold_id=hold_id,
@@ -181,7 +188,9 @@ class Charges:
             hold = await self._hold(hold_id)
             if isinstance(outcome, Refused) and hold is None:
                 raise _too_much(session, asked, outcome)
-            assert isinstance(outcome, Reserved | Refused), outcome
+            if not isinstance(outcome, Reserved | Refused):
+                assert isinstance(outcome, SessionClosed | TenantMissing | ParentRefused)
+                raise session_refuses(outcome)
         if hold is not None and hold.amount_nanousd != asked.amount:
             raise IdempotencyMismatch(
                 f"charge_id: this charge was made with {usd_string(hold.amount_nanousd)} USD; use a new charge_id",
@@ -259,6 +268,6 @@ def _described(charge_id: str, hold: Row[Any] | None, session: SessionRow) -> di
         **{f"session_{name}": value for name, value in money_fields("spent", session.balance.spent_nanousd).items()},
         **{
             f"session_{name}": value
-            for name, value in money_fields("remaining", session.balance.available_nanousd).items()
+            for name, value in money_fields("remaining", session.balance.spendable_nanousd).items()
         },
     }

@@ -89,7 +89,7 @@ BODIES: Mapping[str, Schema] = {
         {
             "budget_usd": _USD,
             "expected_turns": {"type": "integer", "minimum": 1, "maximum": 10_000},
-            "state": {"enum": ["open", "closed"]},
+            "state": {"enum": ["open", "paused", "closed"]},
         },
         closed=False,
     ),

@@ -13,6 +13,7 @@ from gateway.accounts import sessions as session_accounts
 from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.fields import describe_session, read_usd
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID
+from gateway.accounts.trees import describe_tree
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Catalog, Model
 from gateway.clock import Clock, NewId, now_ms
@@ -92,22 +93,26 @@ class Views:
         caller = await self._authenticator.reader(header_map(request))
         limit = query_integer(request, "limit", 100, MAX_LISTED_SESSIONS)
         state = request.query_params.get("state")
-        if state not in (None, "open", "closed"):
-            raise InvalidRequest("state: expected open or closed", param="state")
+        if state not in (None, *session_accounts.STATES):
+            raise InvalidRequest(f"state: expected one of {', '.join(session_accounts.STATES)}", param="state")
         found = await self._database.read(
             lambda c: session_accounts.list_sessions(c, caller.tenant_id, state=state, limit=limit)
         )
         return json_response({"object": "list", "data": [describe_session(session) for session in found]})
 
     async def session(self, request: Request) -> Response:
-        """`GET /sessions/{id}`: one session with its balances."""
+        """`GET /sessions/{id}`: one session with its balances and the sessions below it."""
         caller = await self._authenticator.reader(header_map(request))
         session_id = request.path_params["session_id"]
-        found = await self._database.read(lambda c: session_accounts.get_session(c, caller.tenant_id, session_id))
-        return json_response(describe_session(found))
+
+        def read(connection: Connection) -> dict[str, Any]:
+            found = session_accounts.get_session(connection, caller.tenant_id, session_id)
+            return describe_session(found) | describe_tree(connection, found)
+
+        return json_response(await self._database.read(read))
 
     async def change_session(self, request: Request) -> Response:
-        """`POST /sessions/{id}`: open it, raise or lower its budget, declare its turns, close it."""
+        """`POST /sessions/{id}`: open it, change its budget or turns, pause, resume or close it."""
         caller = await self._authenticator.caller(header_map(request))
         fields = parse_object(await read_body(request, self._settings.limits), self._settings.limits)
         unknown = sorted(set(fields) - _SESSION_FIELDS)
@@ -120,8 +125,8 @@ class Views:
         budget = read_usd(fields, "budget_usd")
         expected_turns = _expected_turns(fields.get("expected_turns"))
         state = fields.get("state")
-        if state not in (None, "closed", "open"):
-            raise InvalidRequest("state: expected closed", param="state")
+        if state not in (None, *session_accounts.STATES):
+            raise InvalidRequest(f"state: expected one of {', '.join(session_accounts.STATES)}", param="state")
         session_id = request.path_params["session_id"]
         if not SESSION_ID.fullmatch(session_id):
             raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")

@@ -41,7 +41,7 @@ _SESSION_COLUMNS = ("session_id", "state", "turns", "remaining_usd", "spent_usd"
 @sessions_app.command("list")
 def list_sessions(
     tenant: TenantOption = DEFAULT_TENANT,
-    state: Annotated[str | None, typer.Option(help="open or closed; only sessions in this state.")] = None,
+    state: Annotated[str | None, typer.Option(help="open, paused or closed; only sessions in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The largest number of rows.")] = 50,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -50,8 +50,8 @@ def list_sessions(
     from gateway.accounts import sessions as session_accounts
     from gateway.accounts.fields import describe_session
 
-    if state not in (None, "open", "closed"):
-        raise CommandError(f'--state: expected open or closed, got "{state}"')
+    if state not in (None, *session_accounts.STATES):
+        raise CommandError(f'--state: expected one of {", ".join(session_accounts.STATES)}, got "{state}"')
     with opened(config, read_only=True) as connection:
         found = find_tenant(connection, tenant)
         sessions = session_accounts.list_sessions(connection, found.tenant_id, state=state, limit=limit)

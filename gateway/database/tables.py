@@ -119,10 +119,25 @@ sessions = Table(
     Column("last_quality", Float),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
+    # The session whose money this one spends too, set when it is opened; its balance contains what this one spends.
+    Column("parent_session_id", String(128)),
+    Column("own_limit", Integer, nullable=False, server_default="1"),  # 0: a child that its parent's budget limits
     PrimaryKeyConstraint("tenant_id", "session_id"),
-    CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
+    CheckConstraint("state IN ('open', 'paused', 'closed')", name="sessions_state"),
 )
 Index("sessions_by_use", sessions.c.updated_at_ms)
+
+session_ancestors = Table(
+    "session_ancestors",
+    metadata,
+    # One row for each session above a child: its parent at distance 1, and so on to the root.
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("ancestor_id", String(128), nullable=False),
+    Column("distance", Integer, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "session_id", "ancestor_id"),
+    Index("session_ancestors_by_ancestor", "tenant_id", "ancestor_id"),
+)
 
 holds = Table(
     "holds",

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream, whole_response
 from gateway.dialects.responses_request import ResponsesRequest
-from gateway.errors import GatewayError, http_status
+from gateway.errors import GatewayError, SessionPaused, http_status
 
 Store = Callable[[str, Mapping[str, Any], list[Mapping[str, Any]]], Awaitable[None]]
 """Stores a response object and the conversation, for later requests that continue it."""
@@ -36,9 +36,13 @@ class ResponsesDialect:
         return self._stream
 
     def error(self, error: GatewayError) -> ErrorAnswer:
-        """A spent budget becomes a 400: Codex shows it at once, but retries a 402 five times."""
+        """A spent budget or a pause becomes a 400.
+
+        Codex shows it at once, but retries a 402 or 409 five times.
+        """
         status = http_status(error)
-        return ErrorAnswer(400 if status == 402 else status, error.as_body())
+        final = status == 402 or isinstance(error, SessionPaused)
+        return ErrorAnswer(400 if final else status, error.as_body())
 
     async def keep(self, session_id: str) -> None:
         """Store a complete response, unless the client asked for `store: false`."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Table, and_, case, func, literal, or_, select
+from sqlalchemy import Connection, Select, Table, and_, case, exists, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.database.database import ledger_now_ms
-from gateway.database.tables import decisions, holds, keys, ledger_entries, sessions, tenants
+from gateway.database.tables import decisions, holds, keys, ledger_entries, session_ancestors, sessions, tenants
 from gateway.ledger.records import CHARGE_PREFIX
 
 MAX_LISTED = 50
@@ -42,7 +43,7 @@ def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | 
     ran out, by Postgres' clock or by `now_ms` on SQLite.
     """
     found: list[Violation] = []
-    for check in (_accounts, _holds, _reserved_is_held, _decisions):
+    for check in (_accounts, _holds, _reserved_is_held, _trees, _decisions):
         found.extend(check(connection))
     if now_ms is not None and grace_ms is not None:
         found.extend(_no_leak(connection, ledger_now_ms(connection, now_ms), grace_ms))
@@ -50,7 +51,10 @@ def audit(connection: Connection, *, now_ms: int | None = None, grace_ms: int | 
 
 
 def _accounts(connection: Connection) -> Iterator[Violation]:
-    """I1, I2: each account equals the sum of its entries and never exceeds its grant."""
+    """I1, I2: each account equals the sum of its entries and never exceeds its grant.
+
+    A session's entries are its own and, but for grants, those of every session below it.
+    """
     e = ledger_entries.c
     turn = e.scope == "turn"
     places: list[tuple[str, Table, list[str], ColumnElement[bool]]] = [
@@ -59,13 +63,15 @@ def _accounts(connection: Connection) -> Iterator[Violation]:
         ("key", keys, ["key_id"], or_(and_(turn, e.key_id.is_not(None)), e.scope == "key")),
     ]
     for kind, table, identity, belongs in places:
+        deltas = select(*(e[name] for name in identity), *(e[f"{column}_delta_nanousd"] for column in _COLUMNS))
+        of_all = deltas.where(belongs)
+        counted = (of_all.union_all(_of_descendants(belongs)) if kind == "session" else of_all).subquery().c
         sums = (
             select(
-                *(e[name] for name in identity),
-                *(func.sum(e[f"{column}_delta_nanousd"]).label(column) for column in _COLUMNS),
+                *(counted[name] for name in identity),
+                *(func.sum(counted[f"{column}_delta_nanousd"]).label(column) for column in _COLUMNS),
             )
-            .where(belongs)
-            .group_by(*(e[name] for name in identity))
+            .group_by(*(counted[name] for name in identity))
             .subquery()
         )
         joined = table.outerjoin(sums, and_(*(table.c[name] == sums.c[name] for name in identity)))
@@ -85,6 +91,24 @@ def _accounts(connection: Connection) -> Iterator[Violation]:
         )
         for row in connection.execute(unowned.where(table.c[identity[-1]].is_(None)).limit(MAX_LISTED)):
             yield Violation(f"{kind}: entries belong to an account", "/".join(map(str, row)), "no such account", "one")
+
+
+def _of_descendants(belongs: ColumnElement[bool]) -> Select[Any]:
+    """The money that sessions moved, once for each session above them; a grant is the session's own."""
+    e, a = ledger_entries.c, session_ancestors.c
+    here = and_(a.tenant_id == e.tenant_id, a.session_id == e.session_id)
+    return (
+        select(
+            e.tenant_id,
+            a.ancestor_id,
+            literal(0),
+            e.reserved_delta_nanousd,
+            e.spent_delta_nanousd,
+            e.overage_delta_nanousd,
+        )
+        .select_from(ledger_entries.join(session_ancestors, here))
+        .where(belongs)
+    )
 
 
 def _holds(connection: Connection) -> Iterator[Violation]:
@@ -137,17 +161,21 @@ def _holds(connection: Connection) -> Iterator[Violation]:
 
 
 def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
-    """Each account's reserved amount equals the sum of its open holds."""
-    h = holds.c
+    """Each account's reserved amount equals the sum of its open holds, a session's with those below it."""
+    h, a = holds.c, session_ancestors.c
+    below = select(h.tenant_id, a.ancestor_id, h.amount_nanousd).select_from(
+        holds.join(session_ancestors, and_(a.tenant_id == h.tenant_id, a.session_id == h.session_id))
+    )
     for kind, table, identity in (
         ("tenant", tenants, ["tenant_id"]),
         ("session", sessions, ["tenant_id", "session_id"]),
         ("key", keys, ["key_id"]),
     ):
+        own = select(*(h[name] for name in identity), h.amount_nanousd).where(h.state == "open")
+        open_holds = (own.union_all(below.where(h.state == "open")) if kind == "session" else own).subquery().c
         sums = (
-            select(*(h[name] for name in identity), func.sum(h.amount_nanousd).label("held"))
-            .where(h.state == "open")
-            .group_by(*(h[name] for name in identity))
+            select(*(open_holds[name] for name in identity), func.sum(open_holds.amount_nanousd).label("held"))
+            .group_by(*(open_holds[name] for name in identity))
             .subquery()
         )
         held = func.coalesce(sums.c.held, 0)
@@ -161,8 +189,29 @@ def _reserved_is_held(connection: Connection) -> Iterator[Violation]:
             yield Violation(f"{kind}: reserved equals its open holds", "/".join(row[:-2]), str(row[-2]), str(row[-1]))
 
 
+def _trees(connection: Connection) -> Iterator[Violation]:
+    """Every child has its parent, and the sessions above its parent, above it."""
+    s, a, up = sessions.c, session_ancestors.c, session_ancestors.alias("up").c
+    known = and_(a.tenant_id == s.tenant_id, a.session_id == s.session_id)
+    first = select(s.tenant_id, s.session_id).where(
+        s.parent_session_id.is_not(None),
+        ~exists().where(known, a.distance == 1, a.ancestor_id == s.parent_session_id),
+    )
+    above_parent = select(s.tenant_id, s.session_id).where(
+        up.tenant_id == s.tenant_id,
+        up.session_id == s.parent_session_id,
+        ~exists().where(known, a.distance == up.distance + 1, a.ancestor_id == up.ancestor_id),
+    )
+    orphaned = select(a.tenant_id, a.session_id).where(
+        ~exists().where(s.tenant_id == a.tenant_id, s.session_id == a.ancestor_id)
+    )
+    for query in (first, above_parent, orphaned):
+        for row in connection.execute(query.limit(MAX_LISTED)):
+            yield Violation("session: the sessions above it are those above its parent", "/".join(row), "not", "all")
+
+
 def _decisions(connection: Connection) -> Iterator[Violation]:
-    """Decision log and ledger agree: a decision costs what its holds posted; a turn's hold has one."""
+    """Decision log and ledger agree: a decision costs what its holds posted; every hold but a charge's has one."""
     h, d = holds.c, decisions.c
     posted = (
         select(h.decision_id, func.sum(h.posted_nanousd).label("posted"), func.count().label("holds"))

@@ -25,6 +25,7 @@ from gateway.ledger.records import (
     CHARGE_PREFIX,
     SESSION_FACTS,
     AccountSnapshot,
+    Chain,
     SessionRow,
     UnknownHold,
     abandon,
@@ -39,6 +40,7 @@ from gateway.ledger.types import (
     Checkpoint,
     InFlight,
     KnownBeginning,
+    ParentRefused,
     Refused,
     Release,
     Replay,
@@ -56,6 +58,8 @@ from gateway.ledger.types import (
 REMEMBERED_HOLDS = 100_000
 UNLOCKED = "\x00beside"
 """Queue of the operations that lock no tenant: checkpoints, reads."""
+_AT = 19
+"""Place of the time in a snapshot's answer, before what it says of the tree."""
 
 
 class PostgresLedger(LedgerBackend):
@@ -92,6 +96,7 @@ class PostgresLedger(LedgerBackend):
             "ceiling_nanousd": op.terms.ceiling_nanousd,
             "expected_turns": op.terms.expected_turns,
             "max_turns": op.terms.max_turns,
+            "parent_session_id": op.parent_session_id,
         }
         if op.decision is not None:
             sent["decision"] = _json_row(decision_row(op))
@@ -148,7 +153,7 @@ class PostgresLedger(LedgerBackend):
         return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id}, bool)
 
     def snapshot(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
-        sent = {"op": "standing", "tenant_id": tenant_id, "session_id": session_id}
+        sent = {"op": "snapshot", "tenant_id": tenant_id, "session_id": session_id}
         return self._groups.submit(UNLOCKED, sent, lambda row: _snapshot(tenant_id, row), locking=False)
 
     def idempotent(
@@ -245,7 +250,7 @@ class PostgresLedger(LedgerBackend):
         if answer[0] == "unknown_hold":
             raise UnknownHold(op.hold_id)
         self._forget(op.hold_id)
-        return Resolved(answer[0], answer[1], Balance(*answer[2:6]), Balance(*answer[6:10]))
+        return Resolved(answer[0], answer[1], _session(answer[2:6], answer[10]), Balance(*answer[6:10]))
 
     def _remember(self, hold_id: str, tenant_id: str) -> None:
         self._tenant_of[hold_id] = tenant_id
@@ -272,18 +277,20 @@ def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reserve_outcome(op: Reserve, answer: list[Any]) -> ReserveOutcome:
     match answer:
-        case ["reserved", turn, *money] if len(money) == 8 or op.limits is None:
-            return Reserved(turn, Balance(*money[:4]), Balance(*money[4:8]))
+        case ["reserved", turn, *money] if len(money) == 9:
+            return Reserved(turn, _session(money[:4], money[8]), Balance(*money[4:8]))
         case ["reserved", turn, *money, done, now_s]:
             assert op.limits is not None
             sums = [Counted(*each) for each in done]
             told = reading(list(zip(op.limits.accounts, sums, strict=True)), now_s)
-            return Reserved(turn, Balance(*money[:4]), Balance(*money[4:8]), told)
+            return Reserved(turn, _session(money[:4], money[8]), Balance(*money[4:8]), told)
         case ["limited", account, resource, seconds, now_s]:
             return _limited(op.limits, account, resource, seconds, now_s)
         case ["refused", account, *money]:
             balance = Balance(*money)
             return Refused(account, balance, balance.reserved_nanousd > 0)
+        case ["parent", reason]:
+            return ParentRefused(reason)
         case ["closed", reason]:
             return SessionClosed(reason)
         case ["tenant_missing"]:
@@ -332,12 +339,19 @@ def _sweep_outcome(answer: list[Any]) -> str | None:
     return answer[0] if answer[0] in ("expire", "orphan_post") else None
 
 
+def _session(money: list[int], above_nanousd: int | None) -> Balance:
+    granted, reserved, spent, overage = money
+    return Balance(granted, reserved, spent, overage, above_nanousd)
+
+
 def _snapshot(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
     if row is None:
         return None
-    tenant = Balance(*row[:4])
+    tenant, at_ms = Balance(*row[:4]), row[_AT]
     if row[4] is None:
-        return AccountSnapshot(tenant, None, row[-1])
-    facts = dict(zip(SESSION_FACTS, row[9:-1], strict=True))
-    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **facts, tenant=tenant)
-    return AccountSnapshot(tenant, session, row[-1])
+        return AccountSnapshot(tenant, None, at_ms)
+    *tree, chain = row[_AT + 1 :]
+    facts = dict(zip(SESSION_FACTS, [*row[9:_AT], *tree], strict=True))
+    above = None if chain is None else Chain(*chain)
+    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **facts, tenant=tenant, chain=above)
+    return AccountSnapshot(tenant, session, at_ms)

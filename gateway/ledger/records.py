@@ -61,7 +61,7 @@ OUTCOME_COLUMNS: tuple[str, ...] = (
 
 SESSION_FACTS: tuple[str, ...] = (
     "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
-    "created_at_ms", "updated_at_ms",
+    "created_at_ms", "updated_at_ms", "parent_session_id", "own_limit",
 )  # fmt: skip
 """Columns of `sessions` besides the balance, in SessionRow under the same names."""
 
@@ -73,6 +73,18 @@ _DEFAULTS: dict[str, Any] = {"endpoint": "chat", "status": "pending", "signals":
 
 class UnknownHold(LookupError):
     """A hold that was never reserved: a bug of the caller, not a race."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Limits from the sessions above one: the least of their rests, and the parent's budget."""
+
+    available_nanousd: int
+    unspent_nanousd: int
+    """The least of what they have left and what is held there."""
+    granted_nanousd: int
+    depth: int
+    """The number of sessions above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,24 @@ class SessionRow:
     created_at_ms: int
     updated_at_ms: int
     tenant: Balance
+    parent_session_id: str | None = None
+    own_limit: int = 1
+    """0: a child without a budget of its own."""
+    chain: Chain | None = None
+
+    @property
+    def as_parent(self) -> Chain:
+        """Limits of this session's children."""
+        own, above = self.balance, self.chain
+        return Chain(
+            own.available_nanousd if above is None else min(own.available_nanousd, above.available_nanousd),
+            min(
+                own.available_nanousd + own.reserved_nanousd,
+                own.available_nanousd + own.reserved_nanousd if above is None else above.unspent_nanousd,
+            ),
+            own.granted_nanousd,
+            1 if above is None else above.depth + 1,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from gateway.clock import Clock, now_ms
@@ -28,6 +29,7 @@ from gateway.ledger.sqlite_resolve import (
     settle_again,
     sweep_hold,
 )
+from gateway.ledger.sqlite_trees import chain_of
 from gateway.ledger.types import (
     Balance,
     BodyMismatch,
@@ -160,7 +162,12 @@ class SqliteLedger(LedgerBackend):
 def snapshot(cursor: Cursor, tenant_id: str, session_id: str, now_ms: int) -> AccountSnapshot | None:
     """Tenant and session in one read; None for an unknown tenant."""
     row = cursor.execute(sql.SNAPSHOT, {"tenant": tenant_id, "session": session_id}).fetchone()
-    return None if row is None else snapshot_from_row(tenant_id, row, now_ms)
+    if row is None:
+        return None
+    found = snapshot_from_row(tenant_id, row, now_ms)
+    if found.session is None or found.session.parent_session_id is None:
+        return found
+    return replace(found, session=replace(found.session, chain=chain_of(cursor, tenant_id, session_id)))
 
 
 def claim_state(

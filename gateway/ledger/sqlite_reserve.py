@@ -7,6 +7,7 @@ same rules for Postgres; one test suite runs against both.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from gateway.database.sqlite import Cursor
@@ -14,11 +15,13 @@ from gateway.ledger import statements as sql
 from gateway.ledger.records import decision_row
 from gateway.ledger.sqlite_limits import count, over_limit
 from gateway.ledger.sqlite_rows import balances, entry, find_hold
+from gateway.ledger.sqlite_trees import Link, attach, links_of, move_ancestors, refusal
 from gateway.ledger.types import (
     Balance,
     BodyMismatch,
     IdempotencyClaim,
     InFlight,
+    ParentRefused,
     Refused,
     Replay,
     Reserve,
@@ -44,20 +47,30 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     if tenant is None:
         return TenantMissing(op.tenant_id)
     session = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
-    if session is not None and op.decision is not None:
-        if session[4] == "closed":
-            return SessionClosed("closed")
+    if session is not None and (op.decision is not None or op.repeatable):
+        if session[4] != "open":
+            return SessionClosed(session[4])
         if op.terms.max_turns is not None and session[5] >= op.terms.max_turns:
             return SessionClosed("max_turns")
     if op.limits is not None and op.decision is not None:
         over = over_limit(cursor, op.limits, now_ms // 1000)
         if over is not None:
             return over
+    above = links_of(cursor, op, session)
+    if isinstance(above, ParentRefused):
+        return above
     old = Balance(*session[:4]) if session is not None else Balance(0, 0, 0)
-    granted = granted_under(op, old if session is not None else None, tenant[4])
+    if above:
+        own_limit = session is not None and bool(session[9])
+        granted = granted_to_child(op, old if session is not None else None, own_limit, above, tenant[4])
+    else:
+        granted = granted_under(op, old if session is not None else None, tenant[4])
     before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
     if before.available_nanousd < op.amount_nanousd:
         return Refused("session", before, before.reserved_nanousd > 0)
+    refused = refusal(above, op.amount_nanousd, op.decision is not None or op.repeatable)
+    if refused is not None:
+        return refused
     key_id = op.key_id
     if key_id is not None:
         key = _key_account(cursor, op, now_ms)
@@ -97,6 +110,26 @@ def granted_under(op: Reserve, session: Balance | None, max_session_nanousd: int
     return max(wanted, min(session.granted_nanousd, used))
 
 
+def granted_to_child(
+    op: Reserve, session: Balance | None, own_limit: bool, above: list[Link], max_session_nanousd: int | None
+) -> int:
+    """Grant of a child in nano-USD: its own limit, else its parent's budget.
+
+    A limit is at most what the sessions above have left; one that was granted before is not cut again when its client
+    repeats it.
+    """
+    parents = above[0].balance.granted_nanousd
+    if op.terms.ceiling_nanousd is None:
+        if session is None:
+            return parents
+        return session.granted_nanousd if own_limit else max(session.granted_nanousd, parents)
+    used = 0 if session is None else session.reserved_nanousd + session.spent_nanousd
+    before = session.granted_nanousd if session is not None and own_limit else 0
+    room = max(0, min(link.balance.available_nanousd for link in above))
+    wanted = min(granted_under(op, session, max_session_nanousd), max(before, used + room))
+    return max(wanted, 0 if session is None else min(session.granted_nanousd, used))
+
+
 def _key_account(cursor: Cursor, op: Reserve, now_ms: int) -> Balance | None:
     """The key's own account; None when only its tenant's budget limits it."""
     row = cursor.execute(sql.KEY, {"key": op.key_id}).fetchone()
@@ -130,8 +163,12 @@ def _hold(
                 "expected_turns": op.terms.expected_turns,
                 "created_at_ms": now_ms,
                 "updated_at_ms": now_ms,
+                "parent_session_id": op.parent_session_id,
+                "own_limit": int(op.parent_session_id is None or op.terms.ceiling_nanousd is not None),
             },
         )
+        if op.parent_session_id is not None:
+            attach(cursor, op.tenant_id, op.session_id, op.parent_session_id)
     if before.granted_nanousd != old_granted or session is None:
         change = before.granted_nanousd - old_granted
         entry(
@@ -202,8 +239,12 @@ def _hold(
             "now": now_ms,
             "decision": op.decision_id if new_turn else None,
             "expected": op.terms.expected_turns,
+            "own_limit": None if op.terms.ceiling_nanousd is None else 1,
         },
     )
+    rest = None
+    if op.parent_session_id is not None or (session is not None and session[8] is not None):
+        rest = move_ancestors(cursor, place, {"reserved": op.amount_nanousd, "spent": 0, "overage": 0}, now_ms)
     if key_id is not None:
         cursor.execute(sql.MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
     cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
@@ -220,7 +261,8 @@ def _hold(
             },
         )
     told = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
-    return Reserved(turn, _with(before, reserved=op.amount_nanousd), _with(tenant, reserved=op.amount_nanousd), told)
+    held = replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
+    return Reserved(turn, held, _with(tenant, reserved=op.amount_nanousd), told)
 
 
 def reset_window(cursor: Cursor, op: ResetWindow, now_ms: int) -> bool:

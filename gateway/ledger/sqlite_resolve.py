@@ -57,7 +57,7 @@ def _late(cursor: Cursor, hold: Hold, op: Settle, now_ms: int) -> Resolved:
         return _refund(cursor, hold, op, excess, now_ms)
     owed = max(0, -excess)
     session, tenant = balances(cursor, hold.tenant_id, hold.session_id)
-    room = [session.available_nanousd, tenant.available_nanousd]
+    room = [session.spendable_nanousd, tenant.available_nanousd]
     if hold.key_id is not None:
         room.append(Balance(*cursor.execute(sql.KEY, {"key": hold.key_id}).fetchone()[:4]).available_nanousd)
     fits = max(0, min(owed, *room))

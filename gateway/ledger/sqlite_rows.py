@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import UnknownHold
+from gateway.ledger.sqlite_trees import chain_of, move_ancestors
 from gateway.ledger.types import Balance
 
 
@@ -53,7 +54,8 @@ def balances(cursor: Cursor, tenant_id: str, session_id: str) -> tuple[Balance, 
     """Balances of the session and of the tenant."""
     session = cursor.execute(sql.SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
     tenant = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
-    return Balance(*session[:4]), Balance(*tenant[:4])
+    above = None if session[8] is None else chain_of(cursor, tenant_id, session_id).available_nanousd
+    return Balance(session[0], session[1], session[2], session[3], above), Balance(*tenant[:4])
 
 
 def move(
@@ -69,21 +71,22 @@ def move(
     tenant: bool = True,
     key: bool = True,
 ) -> tuple[Balance, Balance]:
-    """Add deltas (nano-USD) to session, key and tenant; return session's and tenant's balance.
+    """Add deltas (nano-USD) to session, those above it, key and tenant; return two balances.
 
-    `tenant` and `key` are False to leave these accounts out.
+    The balances are the session's and the tenant's. `tenant` and `key` are False to leave these accounts out.
     """
     deltas = {"reserved": reserved, "spent": spent, "overage": overage}
     place = {"tenant": hold.tenant_id, "session": hold.session_id}
     (session,) = cursor.execute(
         sql.MOVE_SESSION, deltas | place | {"now": now_ms, "memory": memory, "state": state}
     ).fetchall()
+    above = None if session[4] is None else move_ancestors(cursor, place, deltas, now_ms)
     if hold.key_id is not None and key:
         cursor.execute(sql.MOVE_KEY, deltas | {"key": hold.key_id})
     if not tenant:
         return balances(cursor, hold.tenant_id, hold.session_id)
     (moved,) = cursor.execute(sql.MOVE_TENANT, deltas | {"tenant": hold.tenant_id}).fetchall()
-    return Balance(*session), Balance(*moved)
+    return Balance(session[0], session[1], session[2], session[3], above), Balance(*moved)
 
 
 def turn_entry(

@@ -26,7 +26,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from gateway.database.tables import conversation_beginnings as beginnings
-from gateway.database.tables import decisions, holds, idempotency, keys, ledger_entries, rate_counts, sessions, tenants
+from gateway.database.tables import (
+    decisions,
+    holds,
+    idempotency,
+    keys,
+    ledger_entries,
+    rate_counts,
+    session_ancestors,
+    sessions,
+    tenants,
+)
 from gateway.ledger.records import CHARGE_PREFIX, DECISION_COLUMNS, SESSION_FACTS, abandon, forget
 
 _DIALECT = sqlite_dialect.dialect(paramstyle="named")
@@ -66,7 +76,38 @@ SESSION = _sql(
         sessions.c.turns,
         sessions.c.expected_turns,
         sessions.c.last_decision_id,
+        sessions.c.parent_session_id,
+        sessions.c.own_limit,
     ).where(_HERE)
+)
+_ABOVE = and_(
+    session_ancestors.c.tenant_id == bindparam("tenant"), session_ancestors.c.session_id == bindparam("session")
+)
+CHAIN = _sql(
+    select(*_balance_of(sessions), sessions.c.state)
+    .select_from(
+        session_ancestors.join(
+            sessions,
+            and_(
+                sessions.c.tenant_id == session_ancestors.c.tenant_id,
+                sessions.c.session_id == session_ancestors.c.ancestor_id,
+            ),
+        )
+    )
+    .where(_ABOVE)
+    .order_by(session_ancestors.c.distance)
+)
+ADD_PARENT = _all_columns(session_ancestors, ("tenant_id", "session_id", "ancestor_id", "distance"))
+ADD_ANCESTORS = _sql(
+    insert(session_ancestors).from_select(
+        ["tenant_id", "session_id", "ancestor_id", "distance"],
+        select(
+            session_ancestors.c.tenant_id,
+            bindparam("child", type_=sessions.c.session_id.type),
+            session_ancestors.c.ancestor_id,
+            session_ancestors.c.distance + 1,
+        ).where(_ABOVE),
+    )
 )
 LAST_TENANT_RESET = _sql(select(tenants.c.last_reset_at_ms).where(tenants.c.tenant_id == bindparam("tenant")))
 LAST_KEY_RESET = _sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
@@ -109,8 +150,12 @@ HOLD = _sql(
     ).where(_THIS_HOLD)
 )
 OPEN_SESSION = _all_columns(
-    sessions, ("tenant_id", "session_id", "granted_nanousd", "expected_turns", "created_at_ms", "updated_at_ms")
-)
+    sessions,
+    (
+        "tenant_id", "session_id", "granted_nanousd", "expected_turns", "created_at_ms", "updated_at_ms",
+        "parent_session_id", "own_limit",
+    ),
+)  # fmt: skip
 RESERVE_ON_SESSION = _sql(
     update(sessions)
     .where(_HERE)
@@ -120,6 +165,7 @@ RESERVE_ON_SESSION = _sql(
         turns=sessions.c.turns + bindparam("new_turns"),
         last_decision_id=func.coalesce(bindparam("decision"), sessions.c.last_decision_id),
         expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
+        own_limit=func.coalesce(bindparam("own_limit"), sessions.c.own_limit),
         updated_at_ms=bindparam("now"),
     )
 )
@@ -152,6 +198,15 @@ MOVE_SESSION = _sql(
             "state": func.coalesce(bindparam("state"), sessions.c.state),
         }
     )
+    .returning(*_balance_of(sessions), sessions.c.parent_session_id)
+)
+MOVE_ANCESTORS = _sql(
+    update(sessions)
+    .where(
+        sessions.c.tenant_id == bindparam("tenant"),
+        sessions.c.session_id.in_(select(session_ancestors.c.ancestor_id).where(_ABOVE)),
+    )
+    .values({**_moves(sessions), "updated_at_ms": bindparam("now")})
     .returning(*_balance_of(sessions))
 )
 ADD_HOLD = _all_columns(

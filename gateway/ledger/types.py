@@ -25,6 +25,10 @@ from gateway.catalog.usage import UsageSource
 from gateway.ledger.rates import Limited, RateReading, TurnLimits
 
 AccountKind = Literal["tenant", "session", "key"]
+RefusingAccount = AccountKind | Literal["parent"]
+"""An account that cannot pay; "parent" is any session above the turn's own."""
+MAX_DEPTH = 16
+"""Sessions above a session, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,19 @@ class Balance:
     reserved_nanousd: int
     spent_nanousd: int
     overage_nanousd: int = 0
+    above_nanousd: int | None = None
+    """The least that the sessions above this one have left; None for an account without a parent."""
 
     @property
     def available_nanousd(self) -> int:
         """Money that can still be reserved; negative after an overage."""
         return self.granted_nanousd - self.reserved_nanousd - self.spent_nanousd
+
+    @property
+    def spendable_nanousd(self) -> int:
+        """The available money, at most what the sessions above have."""
+        available = self.available_nanousd
+        return available if self.above_nanousd is None else min(available, self.above_nanousd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,8 @@ class Reserve:
     checkpoint_nanousd: int | None = None
     limits: TurnLimits | None = None
     """Checked before the money by a new turn, and counted; a further attempt is only counted, with its tokens."""
+    parent_session_id: str | None = None
+    """The session whose money a new session spends too; None leaves a known session's parent as it is."""
     repeatable: bool = False
     """True for a charge: the client chose its ids, so it may be committed already and keeps its answer."""
 
@@ -107,9 +121,9 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not enough left on `account` ("session", "tenant" or "key"); nothing changed."""
+    """Not enough left on `account`; nothing changed."""
 
-    account: AccountKind
+    account: RefusingAccount
     balance: Balance
     pending: bool
     """True when other turns hold money there that may come back: a retry can help."""
@@ -117,9 +131,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class SessionClosed:
-    """The session takes no more turns; nothing changed."""
+    """The session, or one above it, takes no more turns; nothing changed."""
 
-    reason: Literal["closed", "max_turns"]
+    reason: Literal["closed", "paused", "max_turns", "parent_closed", "parent_paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRefused:
+    """The named parent cannot be this session's: unknown, too deep, or another than it has."""
+
+    reason: Literal["unknown", "depth", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +173,9 @@ class BodyMismatch:
     decision_id: str
 
 
-ReserveOutcome = Reserved | Refused | Limited | SessionClosed | TenantMissing | Replay | InFlight | BodyMismatch
+ReserveOutcome = (
+    Reserved | Refused | Limited | ParentRefused | SessionClosed | TenantMissing | Replay | InFlight | BodyMismatch
+)
 
 
 @dataclass(frozen=True, slots=True)

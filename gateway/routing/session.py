@@ -111,7 +111,12 @@ def identify(headers: Mapping[str, str], hint: str | None, extra_headers: Sequen
 
 
 def is_over(row: SessionRow, idle_timeout_s: float, at_ms: int) -> bool:
-    """True if the session was closed or idle, so its conversation continues in a new one."""
+    """True if the session was closed or idle, so its conversation continues in a new one.
+
+    A paused session waits to be resumed, however long it is idle.
+    """
+    if row.state == "paused":
+        return False
     idle = at_ms - row.updated_at_ms > idle_timeout_s * 1000 and row.balance.reserved_nanousd == 0
     return idle or row.state == "closed"
 

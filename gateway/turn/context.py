@@ -26,7 +26,8 @@ from gateway.errors import (
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.rates import RateReading
-from gateway.ledger.types import AccountKind, Balance, IdempotencyClaim, Refused, Resolved, SessionTerms
+from gateway.ledger.records import Chain
+from gateway.ledger.types import Balance, IdempotencyClaim, Refused, RefusingAccount, Resolved, SessionTerms
 from gateway.money import usd_string
 from gateway.providers.parameters import header_names
 from gateway.routing import guard
@@ -41,10 +42,11 @@ from policy.features import expected_cost_usd
 from policy.mdp import Observation
 
 # The operator raises a key's budget, like its tenant's, so both have the code that clients know.
-Payer = AccountKind | Literal["request"]
+Payer = RefusingAccount | Literal["request"]
 """The limit that binds a turn: an account, or the request's own maximum (X-Route-Max-USD)."""
 _EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
     "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
+    "parent": (SessionBudgetExceeded, "raise the parent's with POST /v1/sessions/{id}"),
     "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
     "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
     "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
@@ -130,6 +132,10 @@ class TurnContext:
     """The ledger of this turn when it is served during a database outage."""
     notes: tuple[str, ...] = ()
     """Lines that the system prompt gets for this turn only; `prompt` counts them."""
+    parent_session_id: str | None = None
+    """The parent of a session that this turn opens."""
+    chain: Chain | None = None
+    """Limits from the sessions above, of a session that has a parent."""
     kept_nanousd: int = 0
     """Amount that this turn leaves for the session's last answer."""
     closing: bool = False
@@ -147,6 +153,14 @@ class TurnContext:
     @property
     def budget_nanousd(self) -> int:
         """The session's ceiling, including this turn's header."""
+        row, chain = self.row, self.chain
+        if chain is not None:
+            own_limit = row is not None and bool(row.own_limit)
+            if self.terms.ceiling_nanousd is None:
+                return row.balance.granted_nanousd if row is not None and own_limit else chain.granted_nanousd
+            used = 0 if row is None else row.balance.reserved_nanousd + row.balance.spent_nanousd
+            before = row.balance.granted_nanousd if row is not None and own_limit else 0
+            return min(self.terms.ceiling_nanousd, max(before, used + max(0, chain.available_nanousd)))
         if self.terms.ceiling_nanousd is not None:
             return self.terms.ceiling_nanousd
         return self.terms.default_nanousd if self.row is None else self.row.balance.granted_nanousd
@@ -185,10 +199,16 @@ class TurnContext:
     def funds_of_accounts(self) -> AvailableFunds:
         """The funds of session and tenant at the last read."""
         session, tenant = self.session_left_nanousd, self.tenant.available_nanousd
-        account: AccountKind = "tenant" if tenant < session else "session"
+        account: RefusingAccount = "session"
         held_nanousd = 0 if self.row is None else self.row.balance.reserved_nanousd
-        # The least of both: another session's hold on a rich tenant takes nothing from this turn.
+        # The least of all: another session's hold on a rich tenant takes nothing from this turn.
         unspent_nanousd = min(session + held_nanousd, tenant + self.tenant.reserved_nanousd)
+        if self.chain is not None:
+            unspent_nanousd = min(unspent_nanousd, self.chain.unspent_nanousd)
+            if self.chain.available_nanousd < session:
+                session, account = self.chain.available_nanousd, "parent"
+        if tenant < session:
+            account = "tenant"
         return _funds(min(session, tenant) - self.kept_nanousd, account, unspent_nanousd - self.kept_nanousd)
 
     @property
@@ -252,6 +272,12 @@ class Attempt:
         """The facts that a dialect needs before the first token."""
         return AnswerIdentity(self.decision_id, self.model, created_s, self.context.prompt.estimate)
 
+    @property
+    def _granted_less(self) -> int | None:
+        """The session's budget, when it is less than what its client asked for."""
+        asked, granted = self.context.terms.ceiling_nanousd, self.session.granted_nanousd
+        return granted if asked is not None and granted < asked and self.context.outage is None else None
+
     def report(self, bill: Settlement | None = None) -> TurnReport:
         """The report for the client; without a bill, at a stream's start, with reservation balances."""
         estimate, decision = self.choice.estimate, self.choice.routed.decision
@@ -269,6 +295,7 @@ class Attempt:
             usage_source=None if bill is None else bill.usage_source,
             session=self.session if bill is None else None,
             tenant=self.tenant if bill is None else None,
+            budget_nanousd=self._granted_less,
             rates=self.rates,
             tenant_soft_nanousd=self.context.caller.tenant_soft_nanousd,
             key_over_soft=self.context.caller.key_over_soft,
@@ -297,8 +324,9 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
         "needed_nano_usd": least_nanousd,
         "needed_usd": usd_string(least_nanousd),
     }
+    payer = "parent session" if funds.account == "parent" else funds.account
     found = (
-        f"the {funds.account}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
+        f"the {payer}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
         f"needs {usd_string(least_nanousd)} USD for this turn"
     )
     if shortage.held:

@@ -52,7 +52,8 @@ class Estimator:
             over_budget = "degrade"
         elif context.kept_nanousd and funds.account != "request":
             over_budget = "refuse"  # a whole last answer is better than a cut one
-        company = self._held.company((context.caller.tenant_id, context.session_id))
+        family = context.asked.parent_session_id or context.session_id
+        company = self._held.company((context.caller.tenant_id, family))
         # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
         memory = replace(context.memory, warm={}) if context.notes else context.memory
         return [

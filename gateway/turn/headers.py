@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from gateway.accounts.sessions import MAX_EXPECTED_TURNS
+from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID, normalize_id
 from gateway.errors import InvalidRequest
 from gateway.http import read_budget
 from gateway.ledger.rates import RateReading
@@ -16,6 +16,8 @@ from gateway.money import usd_string
 
 _PREFIX = "x-seqroute-"
 MAX_IDEMPOTENCY_KEY = 255
+PARENT_ALIASES = ("x-codex-parent-thread-id", "x-opencode-parent-session")
+"""How coding agents name the session of the agent that started this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class TurnHeaders:
     """Tell the model what is left of the session's budget (X-Budget-Visible)."""
     wrap_up: bool | None = None
     """Serve the last affordable turn as a closing one (X-Wrap-Up); None: as configured."""
+    parent_session_id: str | None = None
+    """The session whose money this one spends too (X-Parent-Session-Id, or a client's own header)."""
+    parent_required: bool = True
+    """False: a parent that is not known is no error, because the client's own header named it."""
     explore: bool | None = None
     """Exploration in this session from now on; None: unchanged."""
 
@@ -44,7 +50,10 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         raise InvalidRequest(
             f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters", param="Idempotency-Key"
         )
+    parent, required = _parent(headers)
     return TurnHeaders(
+        parent_session_id=parent,
+        parent_required=required,
         session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
         max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
@@ -76,6 +85,8 @@ class TurnReport:
     usage_source: str | None = None
     session: Balance | None = None
     tenant: Balance | None = None
+    budget_nanousd: int | None = None
+    """The session's budget, where it is less than its client asked for."""
     rates: RateReading | None = None
     tenant_soft_nanousd: int | None = None
     key_over_soft: bool = False
@@ -130,7 +141,8 @@ class TurnReport:
         return {
             "cost-usd": None if self.cost_nanousd is None else usd_string(self.cost_nanousd),
             "session-spent-usd": None if session is None else usd_string(session.spent_nanousd),
-            "session-remaining-usd": None if session is None else usd_string(session.available_nanousd),
+            "session-remaining-usd": None if session is None else usd_string(session.spendable_nanousd),
+            "session-budget-usd": None if self.budget_nanousd is None else usd_string(self.budget_nanousd),
             "tenant-remaining-usd": None if tenant is None else usd_string(tenant.available_nanousd),
         }
 
@@ -154,6 +166,19 @@ def _expected_turns(value: str | None) -> int | None:
             param="X-Session-Expected-Turns",
         )
     return int(value)
+
+
+def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
+    """The parent session, and whether it must exist."""
+    own = headers.get("x-parent-session-id")
+    if own is not None:
+        if not SESSION_ID.fullmatch(own):
+            raise InvalidRequest(
+                "X-Parent-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Parent-Session-Id"
+            )
+        return own, True
+    alias = next((headers[name] for name in PARENT_ALIASES if headers.get(name)), None)
+    return None if alias is None else normalize_id(alias), False
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
+from gateway.accounts.sessions import session_refuses
 from gateway.dialects.dialect import Dialect
 from gateway.errors import (
     GatewayError,
     IdempotencyInFlight,
     IdempotencyMismatch,
     InvalidRequest,
-    NotFound,
     RateLimited,
 )
 from gateway.http import json_response
@@ -22,6 +22,7 @@ from gateway.ledger.types import (
     Answer,
     BodyMismatch,
     InFlight,
+    ParentRefused,
     Replay,
     ReserveOutcome,
     SessionClosed,
@@ -97,11 +98,8 @@ def answer_or_raise(outcome_: ReserveOutcome) -> Response:
         return answer_again(outcome_)
     if isinstance(outcome_, Limited):
         raise _rate_limited(outcome_)
-    if isinstance(outcome_, SessionClosed):
-        why = "closed" if outcome_.reason == "closed" else "at its largest number of turns"
-        raise InvalidRequest(f"X-Session-Id: this session is {why}; start another", param="X-Session-Id")
-    assert isinstance(outcome_, TenantMissing)
-    raise NotFound("tenant: no such tenant")
+    assert isinstance(outcome_, SessionClosed | TenantMissing | ParentRefused)
+    raise session_refuses(outcome_)
 
 
 _LIMIT_WORDS = {

@@ -9,6 +9,7 @@ from dataclasses import replace
 from starlette.responses import Response
 
 from gateway.accounts.auth import Caller
+from gateway.accounts.sessions import parent_refused
 from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import PromptTokens, TokenCounter
 from gateway.clock import Clock, now_ms
@@ -17,7 +18,8 @@ from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
 from gateway.ledger.ledger import AccountSnapshot, Ledger
 from gateway.ledger.offline import OfflineLedger
-from gateway.ledger.types import IdempotencyClaim, SessionTerms
+from gateway.ledger.records import Chain, SessionRow
+from gateway.ledger.types import MAX_DEPTH, IdempotencyClaim, SessionTerms
 from gateway.money import usd_string
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
@@ -103,6 +105,7 @@ class Preparation:
         if standing is None:
             raise NotFound("tenant: no such tenant")
         row = standing.session
+        parent_id, chain = await self._parent(caller, session_id, row, asked, outage)
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
         bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
         context = TurnContext(
@@ -122,6 +125,8 @@ class Preparation:
             started_ms=now_ms(self._clock),
             outage=outage,
             place=place if outage is None else None,
+            parent_session_id=parent_id,
+            chain=chain,
         )
         if asked.budget_visible and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
@@ -175,6 +180,8 @@ class Preparation:
         wanted_nanousd = context.asked.session_budget_nanousd
         if context.row is not None or context.outage is not None or wanted_nanousd is None:
             return
+        if context.parent_session_id is not None:  # the first turn that is served puts it below its parent
+            return
         try:
             await self._conversations.keep_budget(
                 context.caller.tenant_id,
@@ -197,6 +204,38 @@ class Preparation:
             cause, (pinned,), context.chat, context.caller, context.prompt.estimate,
             router=configuration.settings.router, catalog=configuration.catalog, breaker=self._breaker,
         )  # fmt: skip
+
+    async def _parent(
+        self,
+        caller: Caller,
+        session_id: str,
+        row: SessionRow | None,
+        asked: TurnHeaders,
+        outage: OfflineLedger | None,
+    ) -> tuple[str | None, Chain | None]:
+        """The parent of a new session, and what the sessions above allow. The ledger has the final say."""
+        parent_id = asked.parent_session_id
+        known = None if row is None else row.chain
+        if parent_id is None:
+            return None, known
+        if outage is not None:
+            raise LedgerUnavailable(
+                "the ledger is unavailable, and a session with a parent cannot be served without it",
+                headers={"Retry-After": "5"},
+            )
+        if row is not None or parent_id == session_id:
+            if (row is None or parent_id != row.parent_session_id) and asked.parent_required:
+                raise parent_refused("other")
+            return None, known
+        found = await self._ledger.snapshot(caller.tenant_id, parent_id)
+        if found is None or found.session is None:
+            if asked.parent_required:
+                raise parent_refused("unknown")
+            return None, None
+        chain = found.session.as_parent
+        if chain.depth > MAX_DEPTH:
+            raise parent_refused("depth")
+        return parent_id, chain
 
     def _may_open(self, caller: Caller, claim: IdempotencyClaim | None) -> bool:
         """Whether the turn may be served without the ledger. An idempotency key cannot be kept without it."""

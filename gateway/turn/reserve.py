@@ -122,7 +122,11 @@ class Reservations:
         standing = await self._ledger.snapshot(context.caller.tenant_id, context.session_id)
         if standing is None:
             raise NotFound("tenant: no such tenant")
-        return replace(context, row=standing.session, tenant=standing.tenant)
+        chain = None if standing.session is None else standing.session.chain
+        if standing.session is None and context.parent_session_id is not None:
+            above = await self._ledger.snapshot(context.caller.tenant_id, context.parent_session_id)
+            chain = None if above is None or above.session is None else above.session.as_parent
+        return replace(context, row=standing.session, tenant=standing.tenant, chain=chain)
 
     async def reserve(
         self,
@@ -158,6 +162,7 @@ class Reservations:
                 decision=row,
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
+                parent_session_id=context.parent_session_id,
                 limits=turn_limits(context, choice.estimate, self._configuration().settings.general),
             )
         )

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive
 
 from gateway.accounts.auth import Authenticator, Caller
+from gateway.accounts.sessions import session_paused
 from gateway.catalog.live import Configuration
 from gateway.config.settings import LimitSettings
 from gateway.decisions import log
@@ -95,7 +96,8 @@ class Turns:
             return replayed
         session_id, place = await self._preparation.session_of(caller, chat, claim, headers)
         try:
-            with self._reservations.arriving(caller, session_id):
+            # Siblings that start together have read the same balance of their parent, and share what it has.
+            with self._reservations.arriving(caller, asked.parent_session_id or session_id):
                 context = await self._preparation.prepare(caller, session_id, place, chat, dialect, asked, claim)
                 attempt = await self._reserved(context, request.receive)
         except ClientLeft:
@@ -150,6 +152,8 @@ class Turns:
 
     async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:
         """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""
+        if context.row is not None and context.row.state == "paused":
+            raise session_paused()
         if context.wrapped_up:
             raise wrapped_up(context)
         asked = context.asked.wrap_up

@@ -219,7 +219,7 @@ class Dashboard:
     async def session_list(self, request: Request, viewer: Viewer) -> Response:
         """Search results, or only their rows for htmx."""
         search = _text(request, "q", 128)
-        only = _choice(request, "only", ("", "near", "open", "closed"), "")
+        only = _choice(request, "only", ("", "near", *sessions.STATES), "")
         before_ms = _number(request, "before")
         rows = await self._database.read(
             lambda c: queries.find_sessions(

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
+from gateway.accounts.sessions import STATES
 from gateway.database.tables import (
     audit_trail,
     baseline_hours,
@@ -143,7 +144,7 @@ def find_sessions(
 ) -> list[Mapping[str, Any]]:
     """One page of sessions, most recently used first; `before_ms` continues after a page.
 
-    `only`: "near" (most of the budget is spent), "open", "closed", or "" for all.
+    `only`: "near" (most of the budget is spent), a state of a session, or "" for all.
     """
     s = sessions.c
     query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
@@ -154,7 +155,7 @@ def find_sessions(
         query = query.where(or_(s.session_id.like(begin, escape="\\"), tenants.c.name.like(begin, escape="\\")))
     if only == "near":
         query = query.where(_near())
-    elif only in ("open", "closed"):
+    elif only in STATES:
         query = query.where(s.state == only)
     if before_ms is not None:
         query = query.where(s.updated_at_ms < before_ms)

@@ -19,6 +19,10 @@ DECLARE
   o record;
   t tenants%ROWTYPE;
   s sessions%ROWTYPE;
+  p sessions%ROWTYPE;
+  v_chain sessions[];
+  v_parent text;
+  v_room bigint;
   k keys%ROWTYPE;
   h holds%ROWTYPE;
   c idempotency%ROWTYPE;
@@ -64,8 +68,8 @@ BEGIN
   FOR o IN SELECT * FROM jsonb_to_recordset(p_ops) AS x(
     op text, again boolean, hold_id text, attempt_id text, decision_id text, session_id text, key_id text, model text,
     amount bigint, ttl_ms bigint, first_nanousd bigint, ceiling_nanousd bigint,
-    expected_turns int, max_turns int, checkpoint bigint, decision jsonb, claim_key text, claim_sha text,
-    claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
+    expected_turns int, max_turns int, parent_session_id text, checkpoint bigint, decision jsonb, claim_key text,
+    claim_sha text, claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
     answers jsonb, limits jsonb, limit_mask int, limit_key text, limit_tokens bigint, tokens bigint,
     lease_ms bigint)
@@ -125,7 +129,8 @@ BEGIN
           SELECT * INTO s FROM sessions x WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
           result := jsonb_build_array('reserved', COALESCE(v_turn, 0), s.granted_nanousd, s.reserved_nanousd,
             s.spent_nanousd, s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd,
-              t.overage_nanousd);
+            t.overage_nanousd, CASE WHEN s.parent_session_id IS NOT NULL
+              THEN seqroute_move_above(t.tenant_id, o.session_id, 0, 0, 0, NULL) END);
         END IF;
       END IF;
       IF result IS NULL AND o.claim_key IS NOT NULL THEN
@@ -153,9 +158,9 @@ BEGIN
       IF result IS NULL THEN
         SELECT * INTO s FROM sessions x WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id FOR UPDATE;
         v_found := FOUND;
-        IF v_found AND o.decision IS NOT NULL THEN
-          IF s.state = 'closed' THEN
-            result := jsonb_build_array('closed', 'closed');
+        IF v_found AND (o.decision IS NOT NULL OR o.again) THEN
+          IF s.state <> 'open' THEN
+            result := jsonb_build_array('closed', s.state);
           ELSIF s.turns >= o.max_turns THEN
             result := jsonb_build_array('closed', 'max_turns');
           END IF;
@@ -165,6 +170,27 @@ BEGIN
         result := seqroute_limit(o.limits, o.limit_tokens, v_now_ms / 1000, t.tenant_id,
           (SELECT count(*) FROM unnest(v_holds) x WHERE x.tenant_id = t.tenant_id AND x.limited IS NOT NULL),
           o.limit_key, (SELECT count(*) FROM unnest(v_holds) x WHERE x.limit_key_id = o.limit_key));
+      END IF;
+      IF result IS NULL THEN
+        -- The sessions above, the parent first; the tenant's lock keeps their money still.
+        v_chain := NULL;
+        v_parent := CASE WHEN v_found THEN s.parent_session_id ELSE o.parent_session_id END;
+        IF o.parent_session_id <> COALESCE(v_parent, '') OR v_parent = o.session_id THEN
+          result := jsonb_build_array('parent', 'other');
+        ELSIF v_parent IS NOT NULL THEN
+          SELECT array_agg(x ORDER BY l.distance) INTO v_chain FROM (
+            SELECT v_parent AS id, 0 AS distance WHERE NOT v_found
+            UNION ALL SELECT a.ancestor_id, a.distance FROM session_ancestors a
+            WHERE a.tenant_id = t.tenant_id
+              AND a.session_id = CASE WHEN v_found THEN o.session_id ELSE v_parent END) l
+          JOIN sessions x ON x.tenant_id = t.tenant_id AND x.session_id = l.id;
+          IF NOT v_found AND NOT EXISTS (
+            SELECT FROM sessions x WHERE x.tenant_id = t.tenant_id AND x.session_id = v_parent) THEN
+            result := jsonb_build_array('parent', 'unknown');
+          ELSIF cardinality(v_chain) > 16 THEN
+            result := jsonb_build_array('parent', 'depth');
+          END IF;
+        END IF;
       END IF;
       IF result IS NULL THEN
         v_granted := COALESCE(o.ceiling_nanousd, CASE WHEN v_found THEN s.granted_nanousd ELSE o.first_nanousd END);
@@ -181,10 +207,46 @@ BEGIN
           s.turns := 0;
           s.last_decision_id := NULL;
         END IF;
+        IF v_chain IS NOT NULL THEN
+          -- A child's limit is at most what the sessions above have; without one it has its parent's budget.
+          IF o.ceiling_nanousd IS NULL THEN
+            v_granted := CASE WHEN NOT v_found THEN v_chain[1].granted_nanousd
+              WHEN s.own_limit = 1 THEN s.granted_nanousd
+              ELSE GREATEST(s.granted_nanousd, v_chain[1].granted_nanousd) END;
+          ELSE
+            SELECT GREATEST(0, min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd)) INTO v_room
+            FROM unnest(v_chain) x;
+            v_granted := LEAST(v_granted, GREATEST(
+              CASE WHEN v_found AND s.own_limit = 1 THEN s.granted_nanousd ELSE 0 END,
+              s.reserved_nanousd + s.spent_nanousd + v_room));
+            IF v_found THEN
+              v_granted := GREATEST(v_granted, LEAST(s.granted_nanousd, s.reserved_nanousd + s.spent_nanousd));
+            END IF;
+          END IF;
+        END IF;
         v_available := v_granted - s.reserved_nanousd - s.spent_nanousd;
         IF v_available < o.amount THEN
           result := jsonb_build_array('refused', 'session', v_granted, s.reserved_nanousd, s.spent_nanousd,
             s.overage_nanousd);
+        END IF;
+      END IF;
+      IF result IS NULL AND v_chain IS NOT NULL THEN
+        IF o.decision IS NOT NULL OR o.again THEN
+          FOREACH p IN ARRAY v_chain LOOP
+            IF p.state <> 'open' THEN
+              result := jsonb_build_array('closed', 'parent_' || p.state);
+              EXIT;
+            END IF;
+          END LOOP;
+        END IF;
+        IF result IS NULL THEN
+          FOREACH p IN ARRAY v_chain LOOP
+            IF p.granted_nanousd - p.reserved_nanousd - p.spent_nanousd < o.amount THEN
+              result := jsonb_build_array('refused', 'parent', p.granted_nanousd, p.reserved_nanousd,
+                p.spent_nanousd, p.overage_nanousd);
+              EXIT;
+            END IF;
+          END LOOP;
         END IF;
       END IF;
       IF result IS NULL THEN
@@ -255,13 +317,25 @@ BEGIN
           UPDATE sessions x SET granted_nanousd = v_granted, reserved_nanousd = x.reserved_nanousd + o.amount,
             turns = x.turns + CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
-            expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms
+            expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms,
+            own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,
-            expected_turns, created_at_ms, updated_at_ms)
+            expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit)
           VALUES (t.tenant_id, o.session_id, v_granted, o.amount, CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
-            CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms);
+            CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms,
+            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END);
+        END IF;
+        v_room := NULL;
+        IF v_chain IS NOT NULL THEN
+          IF NOT v_found THEN
+            INSERT INTO session_ancestors (tenant_id, session_id, ancestor_id, distance)
+            SELECT t.tenant_id, o.session_id, v_parent, 1
+            UNION ALL SELECT a.tenant_id, o.session_id, a.ancestor_id, a.distance + 1 FROM session_ancestors a
+            WHERE a.tenant_id = t.tenant_id AND a.session_id = v_parent;
+          END IF;
+          v_room := seqroute_move_above(t.tenant_id, o.session_id, o.amount, 0, 0, v_now_ms);
         END IF;
         IF v_key IS NOT NULL THEN
           UPDATE keys x SET reserved_nanousd = x.reserved_nanousd + o.amount WHERE x.key_id = v_key;
@@ -273,7 +347,7 @@ BEGIN
             v_now_ms + o.claim_kept_ms);
         END IF;
         result := jsonb_build_array('reserved', v_turn, v_granted, s.reserved_nanousd + o.amount, s.spent_nanousd,
-          s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd);
+          s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd, v_room);
         IF o.limits IS NOT NULL THEN
           result := result || jsonb_build_array(seqroute_count(o.limits,
             CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END, o.limit_tokens, v_now_ms / 1000), v_now_ms / 1000);
@@ -282,6 +356,7 @@ BEGIN
 
     WHEN 'settle', 'release', 'sweep' THEN
       v_kind := NULL;
+      v_room := NULL;
       v_over := 0;
       v_counted := true;
       v_key_counted := true;
@@ -322,6 +397,9 @@ BEGIN
         v_owed := CASE WHEN v_kind = 'refund' THEN v_owed ELSE GREATEST(0, v_owed) END;
         v_fits := LEAST(v_owed, s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd,
           t.granted_nanousd - t.reserved_nanousd - t.spent_nanousd);
+        IF s.parent_session_id IS NOT NULL THEN
+          v_fits := LEAST(v_fits, seqroute_move_above(h.tenant_id, h.session_id, 0, 0, 0, NULL));
+        END IF;
         IF h.key_id IS NOT NULL THEN
           SELECT LEAST(v_fits, x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd) INTO v_fits
           FROM keys x WHERE x.key_id = h.key_id;
@@ -350,6 +428,9 @@ BEGIN
           v_kind := 'release';
         ELSE
           v_kind := CASE WHEN o.op = 'sweep' THEN 'none' ELSE 'already' END;
+        END IF;
+        IF s.parent_session_id IS NOT NULL THEN
+          v_room := seqroute_move_above(h.tenant_id, h.session_id, 0, 0, 0, NULL);
         END IF;
       ELSE
         IF h.limited IS NOT NULL AND h.state = 'open' AND o.op <> 'sweep' THEN
@@ -389,6 +470,9 @@ BEGIN
           memory = seqroute_remember(x.memory, o.memory),
           state = CASE WHEN o.close_session THEN 'closed' ELSE x.state END, updated_at_ms = v_now_ms
         WHERE x.tenant_id = h.tenant_id AND x.session_id = h.session_id RETURNING * INTO s;
+        IF s.parent_session_id IS NOT NULL THEN
+          v_room := seqroute_move_above(h.tenant_id, h.session_id, -v_available, v_owed, v_over, v_now_ms);
+        END IF;
         IF h.key_id IS NOT NULL AND v_key_counted THEN
           UPDATE keys x SET reserved_nanousd = x.reserved_nanousd - v_available,
             spent_nanousd = x.spent_nanousd + v_owed, overage_nanousd = x.overage_nanousd + v_over
@@ -452,7 +536,7 @@ BEGIN
         END IF;
       END IF;
       result := jsonb_build_array(v_kind, v_over, s.granted_nanousd, s.reserved_nanousd, s.spent_nanousd,
-        s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd);
+        s.overage_nanousd, t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd, t.overage_nanousd, v_room);
 
     WHEN 'reset' THEN
       result := 'false';
@@ -492,12 +576,18 @@ BEGIN
         SELECT y.hold_id FROM holds y WHERE y.hold_id = o.hold_id AND y.state = 'open' FOR UPDATE SKIP LOCKED);
       result := to_jsonb(FOUND);
 
-    WHEN 'standing' THEN
+    WHEN 'standing', 'snapshot' THEN  -- 'standing' is what gateways before revision 0026 ask for
       SELECT jsonb_build_array(a.granted_nanousd, a.reserved_nanousd, a.spent_nanousd, a.overage_nanousd,
         b.session_id,
         b.granted_nanousd, b.reserved_nanousd, b.spent_nanousd, b.overage_nanousd, b.state, b.turns, b.expected_turns,
         b.memory, b.last_decision_id, b.quality_count, b.quality_sum, b.last_quality, b.created_at_ms,
         b.updated_at_ms, v_now_ms)
+        || CASE WHEN o.op = 'snapshot' THEN jsonb_build_array(b.parent_session_id, b.own_limit,
+          CASE WHEN b.parent_session_id IS NOT NULL THEN (
+            SELECT jsonb_build_array(min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd),
+              min(x.granted_nanousd - x.spent_nanousd), min(x.granted_nanousd) FILTER (WHERE l.distance = 1), count(*))
+            FROM session_ancestors l JOIN sessions x ON x.tenant_id = l.tenant_id AND x.session_id = l.ancestor_id
+            WHERE l.tenant_id = b.tenant_id AND l.session_id = b.session_id) END) ELSE '[]' END
       INTO result FROM tenants a LEFT JOIN sessions b ON b.tenant_id = a.tenant_id AND b.session_id = o.session_id
       WHERE a.tenant_id = o.tenant_id;
 

@@ -148,7 +148,7 @@ async def test_a_closed_session_takes_no_charges(tmp_path: Path, sqlite_url: str
         await charge(http, "s", action="reserve", charge_id="before", amount_usd="0.01")
         await http.post("/v1/sessions/s", json={"state": "closed"})
         refused = await charge(http, "s", amount_usd="0.01")
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "session_id")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Session-Id")
         # What was reserved before is settled all the same.
         assert (await charge(http, "s", action="settle", charge_id="before")).json()["state"] == "settled"
 

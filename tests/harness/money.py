@@ -117,6 +117,7 @@ class Bench:
         dispatch: int | None = None,
         row: Mapping[str, Any] | None = None,
         limits: TurnLimits | None = None,
+        parent: str | None = None,
     ) -> Reserve:
         """`decision`: the id of an earlier decision that this is a further attempt of; `dispatch`: the checkpoint."""
         return Reserve(
@@ -134,6 +135,7 @@ class Bench:
             idempotency=claim,
             checkpoint_nanousd=dispatch,
             limits=limits,
+            parent_session_id=parent,
         )
 
     async def reserve(self, amount_nanousd: int, **more: Any) -> tuple[Reserve, ReserveOutcome]:

@@ -244,6 +244,8 @@ class Simulation:
     def __init__(self, seed: int, connection: Any) -> None:
         self.dice = random.Random(seed)
         self.swarm = Swarm.draw(self.dice)
+        # In half of the seeds the sessions are one tree, in which each spends the money of those above it.
+        self.tree = random.Random(seed + 2).random() < 0.5
         self.world = World()
         self.engine = db_sqlite.core_engine(connection, begin="BEGIN IMMEDIATE")
         self.threads = InlineThreads(connection, random.Random(seed + 1), self.swarm)
@@ -354,6 +356,7 @@ class Simulation:
                 SessionTerms(self.swarm.session_nanousd),
                 DECISION,
                 checkpoint_nanousd=amount // 4,
+                parent_session_id=self._parent(session_id),
             )
         )
         if not isinstance(outcome, Reserved):
@@ -364,6 +367,11 @@ class Simulation:
             return
         one.carried.add(hold_id)
         await self._call_upstream(one, call)
+
+    def _parent(self, session_id: str) -> str | None:
+        """The parent in a binary tree: s1 and s2 are children of s0, s3 and s4 of s1."""
+        number = int(session_id[1:])
+        return f"s{(number - 1) // 2}" if self.tree and number else None
 
     async def _call_upstream(self, one: Replica, call: Call) -> None:
         """Streams for a while; the bill grows with it. A crash stops everything here without a word."""

@@ -169,7 +169,7 @@ def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monk
         (("tenants", "show", "nobody"), 'tenant: expected the name or id of a tenant, got "nobody"'),
         (("tenants", "change", "acme"), "tenants change: expected at least one of --name, --budget-usd, --window, ..."),
         (("keys", "create", "--expires", "soon"), '--expires: expected a duration like "90d" or "12h", got "soon"'),
-        (("sessions", "list", "--state", "asleep"), '--state: expected open or closed, got "asleep"'),
+        (("sessions", "list", "--state", "asleep"), '--state: expected one of open, paused, closed, got "asleep"'),
         (("explain", "dec_none"), 'decision: expected the id of a logged decision, got "dec_none"'),
         (("report", "--since", "ever"), '--since: expected "7d", "24h" or a date like 2026-11-01, got "ever"'),
         (("policies", "promote", "none"), "policy: no such policy"),

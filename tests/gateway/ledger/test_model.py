@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from gateway.accounts.keys import get_key
 from gateway.accounts.tenants import grant_to_tenant
 from gateway.catalog.usage import UsageSource
 from gateway.errors import InvalidRequest
-from gateway.ledger.types import Balance, Checkpoint, Refused, Reserve, Reserved
+from gateway.ledger.types import Balance, Checkpoint, ParentRefused, Refused, Reserve, Reserved
 from tests.harness.auditor import assert_ledger_sound
 from tests.harness.money import TTL_MS, Bench, Hands, start_bench, stop_bench
 from tests.harness.postgres import TestDatabases
@@ -36,6 +36,7 @@ from tests.harness.postgres import TestDatabases
 T = TypeVar("T")
 HOUR_MS = 3_600_000
 AMOUNTS = st.sampled_from([0, 1, 7, 50, 99, 400])
+PARENTS = {"child": "a", "twin": "a", "grandchild": "child"}
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Account:
     reserved: int = 0
     spent: int = 0
     overage: int = 0
+    own_limit: bool = True
 
     def balance(self) -> Balance:
         return Balance(self.granted, self.reserved, self.spent, self.overage)
@@ -83,26 +85,54 @@ class Model:
         self.turn_windows(now_ms)
         known = self.sessions.get(op.session_id)
         session = known or Account(op.terms.default_nanousd)
-        granted = session.granted
-        if op.terms.ceiling_nanousd is not None:
-            granted = op.terms.ceiling_nanousd
-            if known is not None:
-                granted = max(granted, min(session.granted, session.reserved + session.spent))
+        above = self.above(op.session_id)
+        if PARENTS.get(op.session_id) is not None and not above:
+            return "unknown"
+        granted, own_limit = self._granted(op, known, above)
         if granted - session.reserved - session.spent < op.amount_nanousd:
             return "session"
+        if any(account.available < op.amount_nanousd for account in above):
+            return "parent"
         if op.key_id is not None and self.key.available < op.amount_nanousd:
             return "key"
         if self.tenant.available < op.amount_nanousd:
             return "tenant"
         session.granted = granted
+        session.own_limit = own_limit
         self.sessions[op.session_id] = session
-        accounts = [session, self.tenant] + ([self.key] if op.key_id is not None else [])
+        accounts = [session, *above, self.tenant] + ([self.key] if op.key_id is not None else [])
         for account in accounts:
             account.reserved += op.amount_nanousd
         checkpoint = min(op.checkpoint_nanousd or 0, op.amount_nanousd)
         dispatched = op.checkpoint_nanousd is not None
         self.holds[op.hold_id] = Held(op, accounts, "open", dispatched, checkpoint, now_ms + op.ttl_ms)
         return "reserved"
+
+    def above(self, session_id: str) -> list[Account]:
+        """The accounts of the sessions above one, its parent first; empty while the parent does not exist."""
+        found = []
+        while (parent := PARENTS.get(session_id)) is not None and parent in self.sessions:
+            found.append(self.sessions[parent])
+            session_id = parent
+        return found
+
+    def balance(self, session_id: str) -> Balance:
+        """A session's balance, as the ledger tells it with an operation."""
+        above = self.above(session_id)
+        least = min(account.available for account in above) if above else None
+        return replace(self.sessions[session_id].balance(), above_nanousd=least)
+
+    def _granted(self, op: Reserve, known: Account | None, above: list[Account]) -> tuple[int, bool]:
+        """What the session's budget is with this turn, and whether that is its own."""
+        session = known or Account(above[0].granted if above else op.terms.default_nanousd, own_limit=not above)
+        used, ceiling = session.reserved + session.spent, op.terms.ceiling_nanousd
+        if ceiling is None:
+            grows = above and not session.own_limit
+            return (max(session.granted, above[0].granted) if grows else session.granted), session.own_limit
+        if above:
+            room = max(0, min(account.available for account in above))
+            ceiling = min(ceiling, max(session.granted if session.own_limit else 0, used + room))
+        return (ceiling if known is None else max(ceiling, min(session.granted, used))), True
 
     def settle(self, hold_id: str, bill: int, exact: bool) -> tuple[str, int]:
         held = self.holds[hold_id]
@@ -195,21 +225,26 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model.turn_windows(self.bench.hands.at_ms)
 
     @rule(
-        target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "c"]), keyed=st.booleans(),
+        target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "child", "twin", "grandchild"]),
+        keyed=st.booleans(),
         ceiling=st.sampled_from([None, None, 0, 120, 700]), dispatch=st.none() | AMOUNTS,
     )  # fmt: skip
     def reserve(self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None) -> Any:
         key = self.key_id if keyed else None
         op = self.bench.asking(
-            amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch
-        )
+            amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch,
+            parent=PARENTS.get(session),
+        )  # fmt: skip
         expected = self.model.reserve(op, self.bench.hands.at_ms)
         outcome = self.do(self.bench.ledger.reserve(op))
         if expected == "reserved":
             assert isinstance(outcome, Reserved)
-            assert outcome.session == self.model.sessions[session].balance()
+            assert outcome.session == self.model.balance(session)
             assert outcome.tenant == self.model.tenant.balance()
             return op
+        if expected == "unknown":
+            assert outcome == ParentRefused("unknown")
+            return multiple()
         assert isinstance(outcome, Refused)
         assert outcome.account == expected
         return multiple()
@@ -220,7 +255,7 @@ class LedgerMachine(RuleBasedStateMachine):
         source: UsageSource = "reported" if exact else "estimated"
         resolved = self.do(self.bench.ledger.settle(self.bench.bill(op, bill, source)))
         assert (resolved.kind, resolved.overage_nanousd) == (kind, over)
-        assert resolved.session == self.model.sessions[op.session_id].balance()
+        assert resolved.session == self.model.balance(op.session_id)
         assert resolved.tenant == self.model.tenant.balance()
 
     @rule(op=holds)
@@ -274,6 +309,8 @@ class LedgerMachine(RuleBasedStateMachine):
             row = self.do(self.bench.ledger.session(self.name, session_id))
             assert row is not None
             assert row.balance == account.balance()
+            above = self.model.balance(session_id).above_nanousd
+            assert (None if row.chain is None else row.chain.available_nanousd) == above
             assert row.tenant == self.model.tenant.balance()
 
     def teardown(self) -> None:

@@ -51,6 +51,12 @@ def forgets_the_session_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_statements, "MOVE_SESSION", move)
 
 
+def forgets_the_sessions_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    move = ledger_statements.MOVE_ANCESTORS.replace("spent_nanousd + :spent", "spent_nanousd + 0")
+    assert move != ledger_statements.MOVE_ANCESTORS
+    monkeypatch.setattr(ledger_statements, "MOVE_ANCESTORS", move)
+
+
 def posts_late_bills_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     late = ledger_sqlite_resolve._late
 
@@ -79,6 +85,7 @@ def trusts_each_gateway_s_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         forgets_bills,
         never_sweeps,
         forgets_the_session_s_share,
+        forgets_the_sessions_above,
         posts_late_bills_whole,
         keeps_what_was_posted_too_much,
         trusts_each_gateway_s_clock,

@@ -1,0 +1,59 @@
+"""Trees of sessions: who spent what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from gateway.accounts.budgets import balance_of
+from gateway.accounts.fields import balance_fields, money_fields
+from gateway.database.tables import session_ancestors, sessions
+from gateway.ledger.records import SessionRow
+
+MAX_LISTED = 1_000
+"""Sessions below one that are listed, the oldest first."""
+
+
+def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]:
+    """The sessions below a session with what each spent, and what they and it spent together.
+
+    `spent` of a session contains what the sessions below it spend; `own_spent` is its own turns and charges.
+    """
+    a, s = session_ancestors.c, sessions.c
+    below = connection.execute(
+        select(sessions)
+        .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.session_id)))
+        .where(a.tenant_id == session.tenant_id, a.ancestor_id == session.session_id)
+        .order_by(a.distance, s.created_at_ms, s.session_id)
+        .limit(MAX_LISTED + 1)
+    ).all()
+    by_parent: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    for row in below[:MAX_LISTED]:
+        by_parent[row.parent_session_id].append(row)
+    whole = len(below) <= MAX_LISTED
+    spent_nanousd = session.balance.spent_nanousd
+    own = spent_nanousd - sum(row.spent_nanousd for row in by_parent[session.session_id])
+    return {
+        "parent_session_id": session.parent_session_id,
+        **money_fields("own_spent", own if whole else None),
+        **money_fields("tree_spent", spent_nanousd),
+        **money_fields("tree_reserved", session.balance.reserved_nanousd),
+        "children": [_node(row, by_parent, whole) for row in by_parent[session.session_id]],
+        "children_complete": whole,
+    }
+
+
+def _node(row: Row[Any], by_parent: Mapping[str, list[Row[Any]]], whole: bool) -> dict[str, Any]:
+    children = by_parent.get(row.session_id, [])
+    own = row.spent_nanousd - sum(child.spent_nanousd for child in children)
+    return {
+        "session_id": row.session_id,
+        "state": row.state,
+        "turns": row.turns,
+        **balance_fields(balance_of(row)),
+        **money_fields("own_spent", own if whole else None),
+        "children": [_node(child, by_parent, whole) for child in children],
+    }

@@ -1,0 +1,181 @@
+"""`X-Parent-Session-Id`: sub-agents spend their parent's money, over HTTP, in every dialect and on three replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.harness.gateway import config, serving
+from tests.harness.routes import ROUTES, ask, error_of
+from tests.harness.scenario import playing, seqroute, session, turn
+from tests.harness.upstream import FaultUpstream
+
+
+def child(name: str, parent: str, **more: str) -> dict[str, str]:
+    return session(name, **more) | {"X-Parent-Session-Id": parent}
+
+
+async def show(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await http.get(f"/v1/sessions/{name}")).json()
+    return found
+
+
+async def test_a_tree_of_agents_spends_one_budget_and_says_who_spent_what(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.5"))
+        for number, route in enumerate(ROUTES):
+            answer = await ask(http, route, child(f"agent-{number}", "root"))
+            assert answer.status_code == 200
+            below = await ask(http, route, child(f"tool-{number}", f"agent-{number}"), stream=True)
+            assert below.status_code == 200
+        await play.gateway.settled()
+        root = await show(http, "root")
+        agents = {node["session_id"]: node for node in root["children"]}
+        assert sorted(agents) == [f"agent-{number}" for number in range(len(ROUTES))]
+        assert root["parent_session_id"] is None
+        for number in range(len(ROUTES)):
+            agent = agents[f"agent-{number}"]
+            (tool,) = agent["children"]
+            assert tool["session_id"] == f"tool-{number}"
+            assert agent["spent_nano_usd"] == agent["own_spent_nano_usd"] + tool["spent_nano_usd"]
+            assert (agent["turns"], tool["turns"]) == (1, 1)
+        own = root["own_spent_nano_usd"]
+        assert root["tree_spent_nano_usd"] == own + sum(agent["spent_nano_usd"] for agent in agents.values())
+        assert root["tree_spent_nano_usd"] == root["spent_nano_usd"] > 9 * 10_000
+        leaf = await show(http, "tool-0")
+        assert (leaf["parent_session_id"], leaf["children"]) == ("agent-0", [])
+        assert leaf["remaining_nano_usd"] == root["remaining_nano_usd"]
+
+
+async def test_bad_parents_are_refused_before_anything_is_reserved(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.5"))
+        billed = len(play.provider.bill)
+        made = await http.post("/v1/admin/tenants", json={"name": "other", "budget_usd": "1"})
+        key = await http.post("/v1/admin/keys", json={"tenant_id": made.json()["id"]})
+        stranger = {"Authorization": f"Bearer {key.json()['key']}"}
+        for headers, status in (
+            (child("a", "nowhere"), 404),
+            (child("a", "root") | stranger, 404),
+            (child("a", "a"), 400),
+            (child("root", "root"), 400),
+            (child("a", "no id"), 400),
+        ):
+            refused = await turn(http, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (status, "X-Parent-Session-Id")
+        assert len(play.provider.bill) == billed
+        name = "root"
+        for depth in range(1, 17):
+            assert (await turn(http, headers=child(f"d{depth}", name), max_tokens=5)).status_code == 200
+            name = f"d{depth}"
+        deeper = await turn(http, headers=child("d17", name))
+        assert (deeper.status_code, deeper.json()["error"]["param"]) == (400, "X-Parent-Session-Id")
+        cycle = await turn(http, headers=child("root", "d16"))
+        assert (cycle.status_code, cycle.json()["error"]["param"]) == (400, "X-Parent-Session-Id")
+        moved = await turn(http, headers=child("d3", "root"))
+        assert moved.status_code == 400
+
+
+async def test_a_child_s_limit_is_clamped_and_told_and_the_parent_s_end_is_named(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.01"), max_tokens=10)
+        left = (await show(http, "root"))["remaining_usd"]
+        clamped = await turn(http, headers=child("greedy", "root", budget_usd="5"), max_tokens=10)
+        assert seqroute(clamped, "session-budget-usd") == left
+        within = await turn(http, headers=child("modest", "root", budget_usd="0.001"), max_tokens=10)
+        assert "x-seqroute-session-budget-usd" not in within.headers
+        assert (await show(http, "modest"))["budget_usd"] == "0.001"
+        poor = await turn(http, headers=child("modest", "root"), max_tokens=2_000, messages=[
+            {"role": "user", "content": "word " * 3_000}
+        ])  # fmt: skip
+        assert (poor.status_code, poor.json()["error"]["code"]) == (402, "session_budget_exceeded")
+        assert poor.json()["error"]["message"].startswith("the session's budget")
+        await http.post("/v1/sessions/root", json={"budget_usd": "0.00001"})
+        ended = await turn(http, headers=child("free", "root"))
+        assert ended.status_code == 402
+        assert ended.json()["error"]["message"].startswith("the parent session's budget")
+
+
+async def test_a_paused_parent_stops_its_children(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.5"))
+        await turn(http, headers=child("agent", "root"))
+        await http.post("/v1/sessions/root", json={"state": "paused"})
+        for headers in (child("agent", "root"), session("agent"), child("new", "root")):
+            refused = await turn(http, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_paused")
+        await http.post("/v1/sessions/root", json={"state": "open"})
+        assert (await turn(http, headers=session("agent"))).status_code == 200
+
+
+async def test_a_charge_of_a_child_counts_above_it(tmp_path: Path, database_url: str) -> None:
+    async with playing(tmp_path, database_url, audited=False) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.1"))
+        await turn(http, headers=child("agent", "root"))
+        before = (await show(http, "root"))["spent_nano_usd"]
+        charged = await http.post("/v1/sessions/agent/charges", json={"amount_usd": "0.02"})
+        assert charged.status_code == 200
+        assert (await show(http, "root"))["spent_nano_usd"] == before + 20_000_000
+        much = await http.post("/v1/sessions/agent/charges", json={"amount_usd": "0.09"})
+        assert (much.status_code, much.json()["error"]["code"]) == (402, "session_budget_exceeded")
+
+
+async def test_codex_names_its_parent_and_an_unknown_one_is_no_error(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        await ask(http, "/v1/responses", {"thread-id": "main"})
+        sub = {"thread-id": "helper", "x-codex-parent-thread-id": "main"}
+        assert (await ask(http, "/v1/responses", sub)).status_code == 200
+        assert (await show(http, "helper"))["parent_session_id"] == "main"
+        lost = {"thread-id": "alone", "x-codex-parent-thread-id": "never-seen"}
+        assert (await ask(http, "/v1/responses", lost)).status_code == 200
+        assert (await show(http, "alone"))["parent_session_id"] is None
+
+
+async def test_a_crowd_of_children_on_three_replicas_never_passes_the_root_s_budget(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """Sixty turns of twenty sub-agents at once, for a budget that serves about a third of them."""
+    async with FaultUpstream() as provider:
+        path = config(tmp_path, provider.url, database_url=postgres_url)
+        async with (
+            serving(path) as first,
+            serving(path) as second,
+            serving(path) as third,
+            first.http() as one,
+            second.http() as two,
+            third.http() as three,
+        ):
+            await turn(one, headers=session("root", budget_usd="0.006"), max_tokens=5)
+            replicas = (one, two, three)
+            crowd = [turn(replicas[n % 3], headers=child(f"agent-{n % 20}", "root"), max_tokens=100) for n in range(60)]
+            answers = await asyncio.gather(*crowd)
+            counted = Counter(answer.status_code for answer in answers)
+            assert set(counted) <= {200, 402, 429}, counted
+            assert counted[200] >= 10
+            for served in (first, second, third):
+                await served.settled()
+            root = await show(one, "root")
+            assert root["reserved_nano_usd"] == 0
+            assert root["spent_nano_usd"] <= 6_000_000
+            assert (
+                sum(node["spent_nano_usd"] for node in root["children"]) + root["own_spent_nano_usd"]
+                == (root["spent_nano_usd"])
+            )
+            # No sub-agent took it all: the fair share of a hold left something for most of them.
+            assert len([node for node in root["children"] if node["spent_nano_usd"]]) >= 5
+            await first.ledger_matches(provider)
+
+
+async def test_an_error_of_a_parent_has_the_dialect_s_shape(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        for route in ROUTES:
+            refused = await ask(http, route, child("a", "nowhere"))
+            assert refused.status_code == 404
+            assert "X-Parent-Session-Id" in error_of(refused)["message"]
+        assert play.provider.bill == []
