@@ -77,7 +77,8 @@ def test_the_columns_of_a_completed_decision() -> None:
     assert columns(signals={"truncated": True}, finish_reason="length") == {
         "completion_id": "chatcmpl-1", "status": "completed", "usage_source": "reported", "input_tokens": 10,
         "cached_tokens": 4, "output_tokens": 5, "latency_ms": 7, "first_byte_ms": None, "finish_reason": "length",
-        "error_code": None, "failures": None, "signals": '{"truncated":true}', "response_text": None, "completed_at_ms": 99,
+        "error_code": None, "failures": None, "signals": '{"truncated":true}', "response_text": None,
+        "completed_at_ms": 99,
     }  # fmt: skip
 
 
