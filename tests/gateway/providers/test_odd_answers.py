@@ -473,7 +473,10 @@ PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
         Usage(10, 5),
     ),
     "bedrock's metrics": (
-        [delta("a"), finish(**{"amazon-bedrock-invocationMetrics": {"inputTokenCount": 10, "outputTokenCount": 5}})],
+        [
+            delta("a"),
+            finish("stop", **{"amazon-bedrock-invocationMetrics": {"inputTokenCount": 10, "outputTokenCount": 5}}),
+        ],
         Usage(10, 5),
     ),
     "watsonx's names": (
