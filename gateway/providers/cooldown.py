@@ -83,7 +83,7 @@ class Breaker:
 
 
 def pick_deployment(healthy: Sequence[Deployment], session_key: str) -> Deployment:
-    """Choose a session's deployment among those of the lowest `order`, in proportion to the weights.
+    """Choose a session's deployment of the lowest `order`, in proportion to the weights.
 
     The choice is the same on every turn and replica while the deployment is healthy, because a provider's prompt cache
     belongs to one key; when one is missing, only its sessions move (rendezvous hashing).

@@ -37,8 +37,8 @@ class TurnHeaders:
     """Serve the last affordable turn as a closing one (X-Wrap-Up); None: as configured."""
     parent_session_id: str | None = None
     """The session whose money this one spends too (X-Parent-Session-Id, or a client's own header)."""
-    parent_required: bool = True
-    """False: a parent that is not known is no error, because the client's own header named it."""
+    parent_required: bool = False
+    """An unknown parent is an error; not so when a client's own header named it."""
     explore: bool | None = None
     """Exploration in this session from now on; None: unchanged."""
 

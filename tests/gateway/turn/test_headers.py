@@ -30,9 +30,11 @@ def test_every_header_of_a_turn_is_read() -> None:
             "x-session-end": "True",
             "x-route-lambda": "0.5",
             "idempotency-key": "order 66",
+            "x-parent-session-id": "lead",
         }
     )
-    assert asked == TurnHeaders(250_000_000, 12, True, 0.5, "order 66")
+    assert asked == TurnHeaders(250_000_000, 12, True, 0.5, "order 66", parent_session_id="lead", parent_required=True)
+    assert not read_turn_headers({"x-codex-parent-thread-id": "lead"}).parent_required
 
 
 @pytest.mark.parametrize(
