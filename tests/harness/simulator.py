@@ -230,7 +230,7 @@ class InlineThreads:
     def _fail(self, future: asyncio.Future[Any], error: Exception) -> None:
         if not future.cancelled():
             future.set_exception(error)
-            future.exception()  # whoever left does not read it; that is no defect here
+            future.exception()  # a client that left does not read it; that is no defect here
 
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:
@@ -263,7 +263,7 @@ class Simulation:
         return Replica(Ledger(Database("sqlite://"), clock=steady, backend=backend), wall)
 
     def database_clock(self, wall: SteppingClock) -> Callable[[], float]:
-        """What decides: one clock, whoever asks."""
+        """The one clock that decides, for every replica."""
         return lambda: self.now_ms() / 1000
 
     async def run(self) -> None:
@@ -337,7 +337,7 @@ class Simulation:
                 await asyncio.sleep(self.dice.uniform(0, 3_000))
 
     async def _turn(self, session_id: str) -> None:
-        """The shape of the request path: hold, call, bill. Once dispatched, the bill is posted whoever leaves."""
+        """The shape of the request path: hold, call, bill. A dispatched call is billed even if its client leaves."""
         one = self.dice.choice(self.replicas)
         hold_id = self.world.new_id("hold")
         asked_s = asyncio.get_running_loop().time()

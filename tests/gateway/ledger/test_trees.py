@@ -69,7 +69,7 @@ async def test_the_nearest_session_above_that_cannot_pay_refuses(database_url: s
         await bench.held(70, session="root")
         _, refused = await bench.reserve(31, session="child")
         assert refused == Refused("parent", Balance(100, 70, 0), pending=True)
-        # Whoever was refused does not exist, and moved nothing.
+        # A refused child does not exist, and moved nothing.
         assert await bench.ledger.session("acme", "grandchild") is None
 
 
