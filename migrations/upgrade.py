@@ -13,13 +13,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
-from gateway.database.database import transaction
+from gateway.database.database import DatabaseStartError, transaction
+from gateway.database.tables import metadata
 
 HERE = Path(__file__).parent
 FUNCTIONS = ("now_ms", "next_reset", "remember", "limits", "move_above", "apply")
 """Files of `migrations/sql`, each after the ones it calls."""
+LAST_WITH_REVISION = {f"{number:04d}": "7f86350" for number in range(1, 8)} | {
+    f"{number:04d}": "e64c9b0" for number in (9, *range(20, 26))
+}
+"""Revisions before the first release that became part of 0008 and 0026: the last commit that upgrades them."""
 PERCENT = "%"
 
 
@@ -34,13 +39,35 @@ def configuration(connection: Connection | None = None) -> Config:
 def upgrade(url: str, revision: str = "head") -> str:
     """Run every migration up to `revision` in one transaction; return the database's revision.
 
-    Raises DatabaseStartError or the driver's error when the database cannot be opened.
+    Raises DatabaseStartError when the database cannot be taken over, with nothing changed; or the driver's error when
+    it cannot be opened.
     """
     with transaction(url) as connection:
+        found = current_revision(connection) or ""
+        if found in LAST_WITH_REVISION:
+            raise DatabaseStartError(
+                f"expected revision 0008, 0026 or later, found {found}, which was never released: "
+                f"run `seqroute migrate` of commit {LAST_WITH_REVISION[found]} on it first"
+            )
         command.upgrade(configuration(connection), revision)
         if revision == "head":
+            check_tables(connection)
             create_functions(connection)
         return current_revision(connection) or ""
+
+
+def check_tables(connection: Connection) -> None:
+    """Raise DatabaseStartError for a table or a column that the code knows and the database lacks."""
+    inspector = inspect(connection)
+    for table in metadata.sorted_tables:
+        found = (
+            {column["name"] for column in inspector.get_columns(table.name)} if inspector.has_table(table.name) else {}
+        )
+        if missing := [column.name for column in table.columns if column.name not in found]:
+            raise DatabaseStartError(
+                f"expected the tables of revision {current_revision(connection)}, found {table.name} without "
+                f"{', '.join(missing)}: restore the database from a backup, or migrate an empty one"
+            )
 
 
 def create_functions(connection: Connection) -> None:
@@ -76,4 +103,4 @@ def is_behind(connection: Connection) -> bool:
     found = current_revision(connection)
     script = ScriptDirectory.from_config(configuration())
     known = {revision.revision for revision in script.walk_revisions()}
-    return found is None or (found in known and found != script.get_current_head())
+    return found is None or found in LAST_WITH_REVISION or (found in known and found != script.get_current_head())

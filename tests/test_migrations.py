@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 
-from gateway.database.database import transaction
+from gateway.database.database import DatabaseStartError, transaction
 from gateway.database.tables import metadata
 from gateway.ledger.windows import next_reset_ms
-from migrations.upgrade import current_revision, downgrade, newest_revision, upgrade
+from migrations.upgrade import current_revision, downgrade, is_behind, newest_revision, upgrade
 from tests.harness.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,45 @@ def test_migrating_twice_and_back_and_forth_ends_at_the_same_schema(database_url
     with transaction(database_url) as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
     assert upgrade(database_url) == newest_revision()
+
+
+def test_a_database_of_the_first_revision_is_taken_over_with_its_rows(database_url: str) -> None:
+    downgrade(database_url, "base")
+    upgrade(database_url, "0008")
+    with transaction(database_url) as connection:
+        connection.execute(
+            text("INSERT INTO sessions (tenant_id, session_id, created_at_ms, updated_at_ms) VALUES ('a', 's', 1, 1)")
+        )
+        entry = "INSERT INTO ledger_entries (kind, scope, amount_nanousd, tenant_id, created_at_ms)"
+        connection.execute(text(f"{entry} VALUES ('grant', 'tenant', 7, 'a', 1)"))
+    assert upgrade(database_url) == newest_revision()
+    with transaction(database_url) as connection:
+        assert connection.execute(text("SELECT state, own_limit, parent_session_id FROM sessions")).all() == [
+            ("open", 1, None)
+        ]
+        assert connection.execute(text("SELECT kind, amount_nanousd FROM ledger_entries")).all() == [("grant", 7)]
+        connection.execute(text("UPDATE sessions SET state = 'paused'"))
+
+
+@pytest.mark.parametrize(("revision", "commit"), [("0007", "7f86350"), ("0025", "e64c9b0")])
+def test_an_unreleased_revision_is_refused_with_what_to_do(database_url: str, revision: str, commit: str) -> None:
+    with transaction(database_url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    with pytest.raises(DatabaseStartError, match=f"found {revision}.*migrate` of commit {commit}"):
+        upgrade(database_url)
+    with transaction(database_url) as connection:
+        assert is_behind(connection)
+
+
+def test_a_database_without_a_column_is_refused_and_left_as_it_is(database_url: str) -> None:
+    downgrade(database_url, "base")
+    upgrade(database_url, "0008")
+    with transaction(database_url) as connection:
+        connection.execute(text("ALTER TABLE tenants DROP COLUMN store_text"))
+    with pytest.raises(DatabaseStartError, match="found tenants without store_text"):
+        upgrade(database_url)
+    with transaction(database_url) as connection:
+        assert current_revision(connection) == "0008"
 
 
 def test_a_new_sqlite_file_is_made_with_its_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The tables, and triggers that keep ledger entries immutable.
+"""The first tables, and triggers that keep ledger entries immutable.
 
-The same statements serve SQLite and Postgres; only the triggers differ.
+The same statements serve SQLite and Postgres; only the triggers differ. Eight revisions before the first release
+are one here, under the name of the last of them, so that a database made by them is taken over as it is.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0008"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -16,6 +17,7 @@ depends_on = None
 TABLES = (
     "audit_trail",
     "decisions",
+    "exploration_days",
     "feedback",
     "holds",
     "idempotency",
@@ -28,9 +30,18 @@ TABLES = (
     "tenants",
 )
 
+FUNCTIONS = (
+    "seqroute_apply(boolean, boolean, boolean, jsonb)",
+    "seqroute_remember(text, text)",
+    "seqroute_next_reset(text, bigint)",
+    "seqroute_now_ms()",
+    "seqroute_immutable()",
+)
+"""All but the last are created after the newest revision, and dropped with the first."""
+
 
 def upgrade() -> None:
-    """Apply this revision."""
+    """Create the tables, and triggers that the databases need."""
     create_tables()
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
@@ -62,7 +73,8 @@ def downgrade() -> None:
     for table in reversed(TABLES):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION seqroute_immutable()")
+        for function in FUNCTIONS:
+            op.execute(f"DROP FUNCTION IF EXISTS {function}")
 
 
 def create_tables() -> None:
@@ -121,6 +133,8 @@ def create_tables() -> None:
         sa.Column("response_text", sa.Text(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("completed_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("origin", sa.String(length=8), nullable=True),
+        sa.Column("exploration_floor", sa.Float(), nullable=True),
         sa.CheckConstraint(
             "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')",
             name="decisions_status",
@@ -128,9 +142,9 @@ def create_tables() -> None:
         sa.CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
         sa.PrimaryKeyConstraint("decision_id"),
     )
-    op.create_index("decisions_by_completion", "decisions", ["tenant_id", "completion_id"], unique=False)
-    op.create_index("decisions_by_session", "decisions", ["tenant_id", "session_id", "turn"], unique=False)
-    op.create_index("decisions_by_time", "decisions", ["created_at_ms"], unique=False)
+    op.create_index("decisions_by_completion", "decisions", ["tenant_id", "completion_id"])
+    op.create_index("decisions_by_session", "decisions", ["tenant_id", "session_id", "turn"])
+    op.create_index("decisions_by_time", "decisions", ["created_at_ms"])
     op.create_index(
         "decisions_pending",
         "decisions",
@@ -138,6 +152,14 @@ def create_tables() -> None:
         unique=False,
         sqlite_where=sa.text("status = 'pending'"),
         postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.create_table(
+        "exploration_days",
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("extra_nanousd", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("quality_given_up", sa.Float(), server_default="0", nullable=False),
+        sa.CheckConstraint("extra_nanousd >= 0", name="exploration_days_not_negative"),
+        sa.PrimaryKeyConstraint("day"),
     )
     op.create_table(
         "feedback",
@@ -154,7 +176,8 @@ def create_tables() -> None:
         sa.PrimaryKeyConstraint("feedback_id"),
         sa.UniqueConstraint("tenant_id", "session_id", "decision_id", "source", "name", name="feedback_once"),
     )
-    op.create_index("feedback_by_decision", "feedback", ["decision_id"], unique=False)
+    op.create_index("feedback_by_decision", "feedback", ["decision_id"])
+    op.create_index("feedback_by_time", "feedback", ["created_at_ms"])
     op.create_table(
         "holds",
         sa.Column("hold_id", sa.String(length=64), nullable=False),
@@ -181,7 +204,7 @@ def create_tables() -> None:
         sa.PrimaryKeyConstraint("hold_id"),
         sa.UniqueConstraint("attempt_id"),
     )
-    op.create_index("holds_by_decision", "holds", ["decision_id"], unique=False)
+    op.create_index("holds_by_decision", "holds", ["decision_id"])
     op.create_index(
         "holds_open_by_expiry",
         "holds",
@@ -203,8 +226,8 @@ def create_tables() -> None:
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "idempotency_key"),
     )
-    op.create_index("idempotency_by_decision", "idempotency", ["decision_id"], unique=False)
-    op.create_index("idempotency_by_expiry", "idempotency", ["expires_at_ms"], unique=False)
+    op.create_index("idempotency_by_decision", "idempotency", ["decision_id"])
+    op.create_index("idempotency_by_expiry", "idempotency", ["expires_at_ms"])
     op.create_table(
         "keys",
         sa.Column("key_id", sa.String(length=64), nullable=False),
@@ -214,27 +237,18 @@ def create_tables() -> None:
         sa.Column("role", sa.String(length=16), server_default="tenant", nullable=False),
         sa.Column("models", sa.Text(), nullable=True),
         sa.Column("has_budget", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("granted_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("reserved_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("spent_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("overage_nanousd", sa.BigInteger(), server_default="0", nullable=False),
+        *_amounts(),
         sa.Column("window", sa.String(length=16), nullable=True),
         sa.Column("reset_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("role IN ('tenant', 'service', 'admin', 'read-only')", name="keys_role"),
-        sa.CheckConstraint("granted_nanousd >= 0", name="keys_granted_not_negative"),
-        sa.CheckConstraint("overage_nanousd >= 0", name="keys_overage_not_negative"),
-        sa.CheckConstraint(
-            "reserved_nanousd + spent_nanousd - overage_nanousd <= granted_nanousd", name="keys_never_overspent"
-        ),
-        sa.CheckConstraint("reserved_nanousd >= 0", name="keys_reserved_not_negative"),
-        sa.CheckConstraint("spent_nanousd >= 0", name="keys_spent_not_negative"),
+        *_account_checks("keys"),
         sa.PrimaryKeyConstraint("key_id"),
         sa.UniqueConstraint("key_sha256"),
     )
-    op.create_index("keys_by_tenant", "keys", ["tenant_id"], unique=False)
+    op.create_index("keys_by_tenant", "keys", ["tenant_id"])
     op.create_table(
         "ledger_entries",
         sa.Column("entry_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -264,10 +278,7 @@ def create_tables() -> None:
         sa.CheckConstraint("usage_source IN ('reported', 'estimated', 'none')", name="ledger_entries_usage_source"),
         sa.PrimaryKeyConstraint("entry_id"),
     )
-    op.create_index("ledger_entries_by_hold", "ledger_entries", ["hold_id"], unique=False)
-    op.create_index(
-        "ledger_entries_by_session", "ledger_entries", ["tenant_id", "session_id", "entry_id"], unique=False
-    )
+    op.create_index("ledger_entries_by_session", "ledger_entries", ["tenant_id", "session_id", "entry_id"])
     op.create_index(
         "ledger_entries_once",
         "ledger_entries",
@@ -305,6 +316,7 @@ def create_tables() -> None:
         sa.Column("report", sa.Text(), server_default="{}", nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("staged_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("pinned", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint(
             "stage IN ('candidate', 'shadow', 'canary', 'champion', 'retired', 'rejected')", name="policies_stage"
         ),
@@ -332,10 +344,7 @@ def create_tables() -> None:
         "sessions",
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
         sa.Column("session_id", sa.String(length=128), nullable=False),
-        sa.Column("granted_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("reserved_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("spent_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("overage_nanousd", sa.BigInteger(), server_default="0", nullable=False),
+        *_amounts(),
         sa.Column("state", sa.String(length=8), server_default="open", nullable=False),
         sa.Column("turns", sa.Integer(), server_default="0", nullable=False),
         sa.Column("expected_turns", sa.Integer(), nullable=True),
@@ -347,23 +356,23 @@ def create_tables() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("state IN ('open', 'closed')", name="sessions_state"),
-        sa.CheckConstraint("granted_nanousd >= 0", name="sessions_granted_not_negative"),
-        sa.CheckConstraint("overage_nanousd >= 0", name="sessions_overage_not_negative"),
-        sa.CheckConstraint(
-            "reserved_nanousd + spent_nanousd - overage_nanousd <= granted_nanousd", name="sessions_never_overspent"
-        ),
-        sa.CheckConstraint("reserved_nanousd >= 0", name="sessions_reserved_not_negative"),
-        sa.CheckConstraint("spent_nanousd >= 0", name="sessions_spent_not_negative"),
+        *_account_checks("sessions"),
         sa.PrimaryKeyConstraint("tenant_id", "session_id"),
+    )
+    fingerprinted = sa.text("substr(session_id, 1, 3) = 'fp:'")
+    op.create_index(
+        "sessions_fingerprints",
+        "sessions",
+        ["tenant_id", "session_id"],
+        sqlite_where=fingerprinted,
+        postgresql_where=fingerprinted,
+        postgresql_ops={"session_id": "text_pattern_ops"},
     )
     op.create_table(
         "tenants",
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("granted_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("reserved_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("spent_nanousd", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("overage_nanousd", sa.BigInteger(), server_default="0", nullable=False),
+        *_amounts(),
         sa.Column("window", sa.String(length=16), nullable=True),
         sa.Column("reset_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("max_session_nanousd", sa.BigInteger(), nullable=True),
@@ -372,13 +381,25 @@ def create_tables() -> None:
         sa.Column("store_text", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("outage IN ('closed', 'open')", name="tenants_outage"),
-        sa.CheckConstraint("granted_nanousd >= 0", name="tenants_granted_not_negative"),
-        sa.CheckConstraint("overage_nanousd >= 0", name="tenants_overage_not_negative"),
-        sa.CheckConstraint(
-            "reserved_nanousd + spent_nanousd - overage_nanousd <= granted_nanousd", name="tenants_never_overspent"
-        ),
-        sa.CheckConstraint("reserved_nanousd >= 0", name="tenants_reserved_not_negative"),
-        sa.CheckConstraint("spent_nanousd >= 0", name="tenants_spent_not_negative"),
+        *_account_checks("tenants"),
         sa.PrimaryKeyConstraint("tenant_id"),
         sa.UniqueConstraint("name"),
     )
+
+
+def _amounts() -> list[sa.Column[int]]:
+    """The four sums of an account."""
+    names = ("granted_nanousd", "reserved_nanousd", "spent_nanousd", "overage_nanousd")
+    return [sa.Column(name, sa.BigInteger(), server_default="0", nullable=False) for name in names]
+
+
+def _account_checks(table: str) -> list[sa.CheckConstraint]:
+    """No sum is negative, and what is held and spent stays within what was granted."""
+    never = "reserved_nanousd + spent_nanousd - overage_nanousd <= granted_nanousd"
+    return [
+        sa.CheckConstraint("granted_nanousd >= 0", name=f"{table}_granted_not_negative"),
+        sa.CheckConstraint("overage_nanousd >= 0", name=f"{table}_overage_not_negative"),
+        sa.CheckConstraint(never, name=f"{table}_never_overspent"),
+        sa.CheckConstraint("reserved_nanousd >= 0", name=f"{table}_reserved_not_negative"),
+        sa.CheckConstraint("spent_nanousd >= 0", name=f"{table}_spent_not_negative"),
+    ]
