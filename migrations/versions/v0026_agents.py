@@ -84,7 +84,15 @@ def downgrade() -> None:
     op.drop_column("sessions", "own_limit")
     for table, name, _ in reversed(ADDED):
         op.drop_column(table, name)
-    op.create_index("sessions_fingerprints", "sessions", ["tenant_id", "session_id"], **_fingerprints())
+    begins = sa.text("substr(session_id, 1, 3) = 'fp:'")
+    op.create_index(
+        "sessions_fingerprints",
+        "sessions",
+        ["tenant_id", "session_id"],
+        sqlite_where=begins,
+        postgresql_where=begins,
+        postgresql_ops={"session_id": "text_pattern_ops"},
+    )
     op.execute("UPDATE sessions SET state = 'closed' WHERE state = 'paused'")
     _replace_check("sessions", "sessions_state", *reversed(SESSION_STATES))
     _replace_check("ledger_entries", "ledger_entries_kind", *reversed(ENTRY_KINDS))
@@ -209,11 +217,6 @@ def _hourly(name: str, *columns: sa.Column[object]) -> None:
 
 def _count(name: str) -> sa.Column[object]:
     return sa.Column(name, sa.BigInteger(), server_default="0", nullable=False)
-
-
-def _fingerprints() -> dict[str, object]:
-    begins = sa.text("substr(session_id, 1, 3) = 'fp:'")
-    return {"sqlite_where": begins, "postgresql_where": begins, "postgresql_ops": {"session_id": "text_pattern_ops"}}
 
 
 def _replace_check(table: str, name: str, before: str, after: str) -> None:
