@@ -57,7 +57,7 @@ def upgrade(url: str, revision: str = "head") -> str:
 
 
 def check_tables(connection: Connection) -> None:
-    """Raise DatabaseStartError for a table or a column that the code knows and the database lacks."""
+    """Raise DatabaseStartError for a table or column that the database lacks."""
     inspector = inspect(connection)
     for table in metadata.sorted_tables:
         found = (

@@ -10,6 +10,7 @@ import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import FrozenInstanceError, fields
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 

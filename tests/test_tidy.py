@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ def sources(folder: str) -> list[Path]:
     return [path for path in files(folder) if path.suffix == ".py"]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -112,7 +118,7 @@ def test_pages_use_plain_words(page: str) -> None:
 def test_first_lines_of_docstrings_are_short_phrases(folder: str) -> None:
     found = []
     for path in sources(folder):
-        for where, node in _public(ast.parse(path.read_text()), path):
+        for where, node in _public(parsed(path), path):
             first = (ast.get_docstring(node) or "").partition("\n")[0]
             if len(first) > LONGEST_FIRST_LINE or RIDDLE.match(first):
                 found.append(f"{where}: {len(first)} characters: {first}")
@@ -125,14 +131,14 @@ def test_every_public_name_has_a_docstring(folder: str) -> None:
     documented = {
         (base.name, method.name)
         for path in sources("gateway") + sources("policy") + sources("train")
-        for base in ast.walk(ast.parse(path.read_text()))
+        for base in ast.walk(parsed(path))
         if isinstance(base, ast.ClassDef)
         for method in base.body
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(method)
     }
     found = []
     for path in sources(folder):
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         if not tree.body:
             continue
         inherited = {

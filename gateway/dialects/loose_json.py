@@ -140,14 +140,13 @@ class SurrogateJoiner:
         """A high surrogate waits for its other half."""
         return bool(self._held)
 
-    def joined(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """`chunk` without lone surrogates; a last half waits for the next chunk."""
-        choices = chunk.get("choices")
+    def joined(self, chunk: Any) -> Any:
+        """`chunk`, any JSON value, without lone surrogates; a last half waits for the next chunk."""
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._join(choice)
-        made: dict[str, Any] = strict_value(chunk)
-        return made
+        return strict_value(chunk)
 
     def _join(self, choice: dict[str, Any]) -> None:
         index, delta = choice.get("index"), choice.get("delta")

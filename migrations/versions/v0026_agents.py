@@ -1,4 +1,4 @@
-"""Trees of sessions, stored responses, conversations, rate limits, webhooks, refunds and hourly sums.
+"""Trees, stored responses, conversations, rate limits, webhooks, refunds, hourly sums.
 
 Expand only, except for the index of fingerprints, without which a gateway of the revision before is only slower.
 Eight revisions before the first release are one here, under the name of the last of them.

@@ -18,7 +18,8 @@ from gateway.ledger import statements as ledger_statements
 from gateway.ledger.ledger import Ledger
 from tests.harness.simulator import Simulation, simulate, template
 
-SEEDS = 100
+SEEDS = 40
+"""`make soak` runs thousands."""
 BATCH = 20
 
 

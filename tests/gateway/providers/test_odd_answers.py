@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.catalog.usage import PartialUsage, Usage
@@ -914,6 +914,7 @@ ANSWERS = st.fixed_dictionaries({"choices": st.lists(st.dictionaries(st.sampled_
 )  # fmt: skip
 
 
+@example(answer=float("inf"))
 @given(answer=JSON | ANSWERS)
 async def test_no_json_breaks_the_readers(answer: Any) -> None:
     """Either an answer in the right form that can be written again, or a fault."""
