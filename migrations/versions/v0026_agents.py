@@ -6,6 +6,8 @@ Eight revisions before the first release are one here, under the name of the las
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -23,7 +25,7 @@ ENTRY_KINDS = (
 """The CHECK of the revision before, and of this one."""
 
 ACCOUNT_COLUMNS = ("last_reset_at_ms", "rpm", "tpm", "parallel", "soft_budget_nanousd")
-ADDED = (
+ADDED: tuple[tuple[str, str, sa.types.TypeEngine[Any]], ...] = (
     *((table, name, sa.BigInteger()) for table in ("tenants", "keys") for name in ACCOUNT_COLUMNS),
     ("keys", "previous_sha256", sa.LargeBinary(length=32)),
     ("keys", "previous_until_ms", sa.BigInteger()),
