@@ -51,6 +51,7 @@ from gateway.lifespan import Gateway, running
 from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
 from gateway.policies.registry import PolicyRegistry
+from gateway.providers.balance import LoadBalancer
 from gateway.providers.call import Lane
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
@@ -215,6 +216,7 @@ def assemble(
         on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
     )
     breaker = Breaker(steady, lambda: current().settings.router)
+    balancer = LoadBalancer(steady, lambda: current().settings.router)
     decider = Decider(
         estimator=Estimator(configuration=current, forecast=forecast, breaker=breaker, held=held),
         observer=Observer(),
@@ -230,6 +232,7 @@ def assemble(
         ledger=ledger,
         leases=leases,
         settling=settling,
+        balancer=balancer,
         held=held,
         new_id=new_id,
     )
@@ -242,6 +245,7 @@ def assemble(
             outage=outage,
             tokens=tokens,
             breaker=breaker,
+            balancer=balancer,
             conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
             clock=steady,
         ),
@@ -255,6 +259,7 @@ def assemble(
             follow_ups=FollowUps(
                 configuration=current,
                 breaker=breaker,
+                balancer=balancer,
                 decider=decider,
                 reservations=reservations,
                 budget=RetryBudget(steady),

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from gateway.catalog import models as catalog
-from gateway.config import model_list, settings
+from gateway.config import settings
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("gateway", "policy", "train", "demo", "migrations")
@@ -241,8 +241,7 @@ def test_every_setting_has_an_effect_or_warns_that_it_has_none() -> None:
               settings.LimitSettings)  # fmt: skip
     found = unread(blocks, readers)
     found |= unread((catalog.Deployment, catalog.Model), [p for p in readers if p.name != "models.py"])
-    found |= {"Deployment.rpm", "Deployment.tpm"}  # other classes have fields of these names
-    assert found == set(model_list.PARAMS_WITHOUT_EFFECT.values())
+    assert found == set()
 
 
 def test_settings_are_frozen() -> None:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +21,7 @@ from gateway.catalog.prices import Prices, PriceTier
 from gateway.config.load import read_settings
 from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, ModelEntry
 from gateway.config.reader import Secret, SettingsError
-from gateway.config.settings import Settings
+from gateway.config.settings import RateQuota, Settings
 from gateway.money import femtousd_from_usd
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
@@ -68,8 +68,8 @@ class Deployment:
     stream_timeout_s: float
     weight: float
     order: int
-    rpm: int | None
-    tpm: int | None
+    limits: RateQuota
+    """The provider's limits, each replica for its own calls."""
     extra_headers: Mapping[str, Secret]
     provider_params: Mapping[str, Secret]
     lane: str = "auto"
@@ -205,6 +205,9 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     warnings: list[str] = []
     groups: dict[str, list[Model]] = {}
     listed = PriceMap(price_map)
+    listed_as: dict[str, list[ModelEntry]] = {}
+    for entry in settings.models:
+        listed_as.setdefault(entry.model_name, []).append(entry)
     for position, entry in enumerate(settings.models):
         known = _map_entry(entry, listed)
         mode = entry.info.mode or str(known.get("mode", "chat"))
@@ -214,7 +217,9 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
         prices = _prices(entry, known, problems)
         warnings += _uncharged_fees(entry, known)
         if prices is not None:
-            groups.setdefault(entry.model_name, []).append(_model(entry, position, known, mode, prices, settings))
+            weight = _weight(entry, listed_as[entry.model_name])
+            made = _model(entry, position, known, mode, prices, settings, weight)
+            groups.setdefault(entry.model_name, []).append(made)
     models = {name: _merged(members) for name, members in groups.items()}
     if not models and not problems and settings.models:
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
@@ -312,8 +317,23 @@ def _build_prices(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems
         return None
 
 
+def _weight(entry: ModelEntry, group: Sequence[ModelEntry]) -> float:
+    """A deployment's share of its group: without any stated weight its rpm, else its tpm, as in LiteLLM."""
+    if all(each.params.weight is None for each in group):
+        for limits in ([each.params.rpm for each in group], [each.params.tpm for each in group]):
+            if all(limits):
+                return float(limits[group.index(entry)] or 0)
+    return 1.0 if entry.params.weight is None else entry.params.weight
+
+
 def _model(
-    entry: ModelEntry, position: int, known: Mapping[str, Any], mode: str, prices: Prices, settings: Settings
+    entry: ModelEntry,
+    position: int,
+    known: Mapping[str, Any],
+    mode: str,
+    prices: Prices,
+    settings: Settings,
+    weight: float,
 ) -> Model:
     info, params, router = entry.info, entry.params, settings.router
     timeout_s = params.timeout_s or router.timeout_s
@@ -344,10 +364,9 @@ def _model(
                 organization=params.organization,
                 timeout_s=timeout_s,
                 stream_timeout_s=params.stream_timeout_s or router.stream_timeout_s or timeout_s,
-                weight=params.weight,
+                weight=weight,
                 order=params.order,
-                rpm=params.rpm,
-                tpm=params.tpm,
+                limits=RateQuota(params.rpm, params.tpm, params.parallel or router.deployment_parallel),
                 extra_headers=params.extra_headers or {},
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from gateway.config import litellm_keys
 from gateway.config.model_list import LANES, ModelEntry
 from gateway.config.reader import Section
-from gateway.config.settings import RouterSettings
+from gateway.config.settings import STRATEGIES, RouterSettings
 
 _PROTECTS = re.compile(r"budget|spend|guardrail|forbid|den(?:y|ied)", re.IGNORECASE)
 """What a key is called that would cost money or safety if it were ignored."""
+_OTHER_STRATEGIES = ("priority", "provider-budget-routing")
+"""LiteLLM's strategies that are not among ours."""
 
 
 def read_router(router: Section, litellm: Section) -> RouterSettings:
@@ -19,6 +21,7 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     default = RouterSettings()
     timeout_s = litellm.duration_s("request_timeout", default.timeout_s, minimum_s=0.1, maximum_s=86400.0)
     aliases, hidden = _read_aliases(router)
+    arguments = router.section("routing_strategy_args")
     settings = RouterSettings(
         num_retries=router.integer(
             "num_retries", litellm.integer("num_retries", default.num_retries, maximum=10), maximum=10
@@ -40,7 +43,13 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
         hidden_aliases=hidden,
         drop_params=litellm.flag("drop_params", default.drop_params) is True,
         lane=router.choice("lane", default.lane, LANES),
+        routing_strategy=_read_strategy(router, default.routing_strategy),
+        latency_ttl_s=arguments.duration_s("ttl", default.latency_ttl_s, minimum_s=1.0) or default.latency_ttl_s,
+        latency_buffer=arguments.number("lowest_latency_buffer", default.latency_buffer),
+        deployment_parallel=router.optional_integer("default_max_parallel_requests", minimum=1),
     )
+    for key in arguments.unread():
+        arguments.ignore(key, "an argument of LiteLLM's strategies that is not supported here; it is ignored")
     for key in ("callbacks", "success_callback", "failure_callback"):
         guarding = [name for name in _names(litellm, key) if name in litellm_keys.GUARDING_CALLBACKS]
         if guarding:
@@ -54,6 +63,15 @@ def read_router(router: Section, litellm: Section) -> RouterSettings:
     finish_litellm_block(router, "router_settings", others_allowed=True, cutoff=0.7)
     finish_litellm_block(litellm, "litellm_settings", others_allowed=True)
     return settings
+
+
+def _read_strategy(router: Section, default: str) -> str:
+    key = "routing_strategy"
+    located = router.entries.get(key)
+    if located is not None and located.raw in _OTHER_STRATEGIES:
+        router.ignore(key, f'"{located.raw}" is not supported here; "{default}" is used')
+        return default
+    return router.choice(key, default, STRATEGIES)
 
 
 def finish_litellm_block(

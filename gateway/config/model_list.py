@@ -61,12 +61,6 @@ PROVIDER_PARAMS = (
 
 UNORDERED = 10**6
 """The `order` of deployments that have none: after all others."""
-PARAMS_WITHOUT_EFFECT: Mapping[str, str] = {
-    "rpm": "Deployment.rpm",
-    "tpm": "Deployment.tpm",
-}
-"""Keys that are validated but not implemented; they cause a warning. A test checks the list."""
-
 HEADER_KEYS = ("headers", "extra_headers")
 """LiteLLM's two names for the same setting; the later one wins."""
 
@@ -77,10 +71,11 @@ _CREDENTIAL_KEYS = ("api_key", "api_base", "api_version", "organization", *PROVI
 class ModelParams:
     """`litellm_params`: address, access and limits of a deployment; None means the default.
 
-    `rpm` and `tpm` are the provider's limits per minute; `weight` is the share within the group; a lower `order` is
-    preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex, Azure). `request_defaults` are
-    parameters for requests that omit them; `extra_body` in them is sent to the provider unchanged. `allowed_params` are
-    sent although LiteLLM does not list them for the provider; `dropped_params` never are.
+    `rpm` and `tpm` are the provider's limits per minute, `parallel` limits the calls at once; `weight` is the share
+    within the group; a lower `order` is preferred. `provider_params` are further arguments for LiteLLM (AWS, Vertex,
+    Azure). `request_defaults` are parameters for requests that omit them; `extra_body` in them is sent to the provider
+    unchanged. `allowed_params` are sent although LiteLLM does not list them for the provider; `dropped_params` never
+    are.
     """
 
     model: str
@@ -90,7 +85,8 @@ class ModelParams:
     organization: str | None = None
     rpm: int | None = None
     tpm: int | None = None
-    weight: float = 1.0
+    parallel: int | None = None
+    weight: float | None = None
     order: int = UNORDERED
     timeout_s: float | None = None
     stream_timeout_s: float | None = None
@@ -160,10 +156,6 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
         info = replace(info, base_model=params_section.text("base_model"))
     if params is not None:
         params = replace(params, rpm=params.rpm or limits["rpm"], tpm=params.tpm or limits["tpm"])
-    for here, keys in ((params_section, tuple(PARAMS_WITHOUT_EFFECT)), (section, tuple(limits))):
-        for key in keys:
-            if here.has(key):
-                section.findings.warn(here.path(key), "is checked, but has no effect in this version")
     if params is not None:
         params = replace(params, request_defaults=_read_request_defaults(params_section))
     params_section.finish(
@@ -290,6 +282,7 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
         base_url = section.secret("base_url")
         if base_url is not None:
             values["api_base"] = base_url
+    weight = section.decimal("weight")
     params = ModelParams(
         model=model or "",
         api_base=_checked_url(section, values.get("api_base")),
@@ -298,7 +291,8 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
         organization=_plain(values.get("organization")),
         rpm=section.optional_integer("rpm", minimum=1),
         tpm=section.optional_integer("tpm", minimum=1),
-        weight=section.number("weight", 1.0),
+        parallel=section.optional_integer("max_parallel_requests", minimum=1),
+        weight=None if weight is None else float(weight),
         order=section.integer("order", UNORDERED),
         timeout_s=section.duration_s("timeout", None, minimum_s=0.1, maximum_s=86400.0),
         stream_timeout_s=section.duration_s("stream_timeout", None, minimum_s=0.1, maximum_s=86400.0),

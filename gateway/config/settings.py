@@ -16,6 +16,11 @@ from gateway.money import NANOUSD_PER_USD
 DEFAULT_DATABASE_URL = "sqlite:///seqroute.db"
 PRESETS = ("cheap", "balanced", "best")
 """Names after `auto@`: points between cost and quality."""
+STRATEGIES = (
+    "simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing", "usage-based-routing-v2",
+    "cost-based-routing",
+)  # fmt: skip
+"""LiteLLM's names of the ways to balance a group; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,9 @@ class PolicySettings:
 class RouterSettings:
     """Retries, fallbacks and upstream health.
 
+    `routing_strategy` chooses within a balanced group; by latency, all within `latency_buffer` of the lowest share.
+    `deployment_parallel` limits the parallel calls of deployments without a limit of their own.
+
     The keys of fallbacks are names or aliases of models, or "*" for every other. `max_attempts` limits a turn's
     provider calls, retries and fallbacks together; None: three, or as many as `num_retries` needs.
     """
@@ -85,6 +93,10 @@ class RouterSettings:
     hidden_aliases: frozenset[str] = frozenset()
     drop_params: bool = True
     lane: str = "auto"
+    routing_strategy: str = STRATEGIES[0]
+    latency_ttl_s: float = 3600.0
+    latency_buffer: float = 0.0
+    deployment_parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

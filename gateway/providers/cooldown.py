@@ -5,8 +5,6 @@ The state is per process; each replica learns it separately, at a cost of at mos
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -80,21 +78,3 @@ class Breaker:
 
     def _of(self, deployments: Sequence[Deployment]) -> list[_Sums]:
         return [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
-
-
-def pick_deployment(healthy: Sequence[Deployment], session_key: str) -> Deployment:
-    """Choose a session's deployment of the lowest `order`, in proportion to the weights.
-
-    The choice is the same on every turn and replica while the deployment is healthy, because a provider's prompt cache
-    belongs to one key; when one is missing, only its sessions move (rendezvous hashing).
-    """
-    if len(healthy) == 1:
-        return healthy[0]
-    first = min(deployment.order for deployment in healthy)
-
-    def distance(deployment: Deployment) -> float:
-        digest = hashlib.sha256(f"{session_key}\0{deployment.deployment_id}".encode()).digest()
-        uniform = (int.from_bytes(digest[:6], "big") + 1) / (2**48 + 1)
-        return -math.log(uniform) / deployment.weight if deployment.weight > 0 else math.inf
-
-    return min((deployment for deployment in healthy if deployment.order == first), key=distance)

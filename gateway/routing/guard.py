@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.config.settings import PRESETS
 from gateway.dialects.request import ChatRequest
-from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, ModelNotFound, UpstreamError
+from gateway.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    RateLimited,
+    UpstreamError,
+)
+from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
 
 NOT_ALLOWED = "not allowed"
@@ -21,6 +29,7 @@ NOT_ALLOWED = "not allowed"
 
 TOO_SMALL = "context too small"
 UNHEALTHY = "unhealthy"
+BUSY = "at its deployments' limits"
 
 TOOL_LOOP = "tool loop on another model"
 
@@ -42,6 +51,8 @@ class Eligibility:
     model: Model
     healthy: tuple[Deployment, ...]
     why_not: str
+    wait_s: int = 0
+    """Seconds until a model at its deployments' limits has room."""
 
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
@@ -65,6 +76,7 @@ def feasible(
     requested: RequestedModel,
     catalog: Catalog,
     breaker: Breaker,
+    balancer: LoadBalancer,
     *,
     allow_lists: Sequence[frozenset[str] | None],
     bound_to: str | None,
@@ -72,11 +84,13 @@ def feasible(
 ) -> list[Eligibility]:
     """The eligibility of every model, in catalogue order. `bound_to`: the model of a tool loop."""
     options = []
+    demand = Demand("", prompt_tokens)
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
     for model in catalog.of_mode(chat.mode):
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, requested, model, healthy, allow_lists, bound_to, prompt_tokens)
-        options.append(Eligibility(model=model, healthy=healthy, why_not=why_not))
+        wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
+        options.append(Eligibility(model, healthy, BUSY if wait_s else why_not, wait_s))
     return options
 
 
@@ -85,12 +99,26 @@ def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     return [replace(option, why_not="") if option.why_not == TOOL_LOOP else option for option in options]
 
 
+def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
+    """The options after a model's last room was taken by another turn."""
+    return [
+        replace(option, why_not=BUSY, wait_s=wait_s) if option.model.name == model else option for option in options
+    ]
+
+
 def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int, mode: str = "chat") -> None:
     """Raise the error that explains why no model is eligible, if none is."""
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
     decisive = [reason for reason in reasons if reason not in ("not the pinned model", TOOL_LOOP)]
+    if BUSY in decisive:
+        wait_s = min(option.wait_s for option in options if option.why_not == BUSY)
+        raise RateLimited(
+            f"every deployment that could answer is at its limit of requests, tokens or parallel calls; try again in "
+            f"{wait_s} s",
+            headers={"Retry-After": str(wait_s)},
+        )
     if UNHEALTHY in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == NOT_ALLOWED for reason in decisive):

@@ -83,6 +83,8 @@ class SessionMemory:
     wrapped_nanousd: int | None = None
     """The session's budget when its last answer was served in wrap-up."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """By model, the id of the deployment that answered last."""
     answered: tuple[Answered, ...] = ()
     """The newest turns, oldest first; agents run several conversations under one session id."""
 
@@ -151,6 +153,14 @@ def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[st
     return prefix.tokens if messages_digest(messages[: prefix.messages]) == prefix.digest else 0
 
 
+def home_of(memory: SessionMemory, model: str, at_ms: int) -> str | None:
+    """The deployment whose provider has the session's prompt in its cache."""
+    prefix = memory.warm.get(model)
+    if prefix is None or at_ms - prefix.at_ms > PROMPT_CACHE_S * 1000:
+        return None
+    return memory.homes.get(model)
+
+
 def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) -> str | None:
     """The model that answered the longest prefix of this conversation, else the last model."""
     longest_first = sorted(enumerate(memory.answered), key=lambda placed: (placed[1].messages, placed[0]), reverse=True)
@@ -172,10 +182,11 @@ def memory_update(
     at_ms: int,
     explores: bool = True,
     wrapped_nanousd: int | None = None,
+    homes: Mapping[str, str] | None = None,
 ) -> str:
     """The update of the session's memory after a turn, as `records.merge_memory` merges it.
 
-    `wrapped_nanousd`: the session's budget, after its last answer.
+    `wrapped_nanousd`: the session's budget, after its last answer. `homes`: the deployments that answered last.
     """
     digest = messages_digest(messages)
     added = {
@@ -186,6 +197,8 @@ def memory_update(
     }
     warm = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
     facts: dict[str, Any] = {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores}
+    if homes is not None and not failed:
+        facts["homes"] = dict(homes)
     if wrapped_nanousd is not None:
         facts["wrapped_nanousd"] = wrapped_nanousd
     update = {

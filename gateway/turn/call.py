@@ -96,6 +96,7 @@ class ProviderCalls:
             else:
                 latency_s = self._clock() - started_s
                 self._breaker.record(attempt.deployment.deployment_id, failed=False, latency_s=latency_s)
+                attempt.slot.answered(latency_s)
                 return attempt, answer
 
     def _call(self, attempt: Attempt) -> Call:
@@ -132,6 +133,7 @@ class ProviderCalls:
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
         attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault)))
+        attempt.slot.leave()  # a retry may need the place
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)
         first = deployment.deployment_id not in failures.seen

@@ -29,6 +29,7 @@ from gateway.ledger.rates import RateReading
 from gateway.ledger.records import Chain
 from gateway.ledger.types import Balance, IdempotencyClaim, Refused, RefusingAccount, Resolved, SessionTerms
 from gateway.money import usd_string
+from gateway.providers.balance import Slot
 from gateway.providers.parameters import header_names
 from gateway.routing import guard
 from gateway.routing import session as sessions
@@ -251,6 +252,8 @@ class Attempt:
     decision_id: str
     hold_id: str
     deployment: Deployment
+    slot: Slot
+    """The call's place at the deployment."""
     session: Balance
     tenant: Balance
     sent_ms: int = 0

@@ -13,16 +13,17 @@ from gateway.accounts.auth import Caller
 from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
+from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.providers.errors import BrokenMidAnswer, CallRefused, RejectedFault, UpstreamFault
-from gateway.routing.guard import TOO_SMALL, UNHEALTHY, Eligibility, RequestedModel, feasible
+from gateway.routing.guard import BUSY, TOO_SMALL, UNHEALTHY, Eligibility, RequestedModel, feasible
 
 Cause = Literal["failure", "context_window", "content_policy"]
 FALLBACK = "fallback"
 """The reason of such a decision."""
 EVERY_MODEL = "*"
 _CAUSES: Mapping[str, Cause] = {"context_length_exceeded": "context_window", "content_filter": "content_policy"}
-_EXCLUSIONS: Mapping[str, Cause] = {UNHEALTHY: "failure", TOO_SMALL: "context_window"}
+_EXCLUSIONS: Mapping[str, Cause] = {UNHEALTHY: "failure", BUSY: "failure", TOO_SMALL: "context_window"}
 NOT_FOUND = 404
 
 
@@ -63,6 +64,7 @@ def eligible_fallback(
     router: RouterSettings,
     catalog: Catalog,
     breaker: Breaker,
+    balancer: LoadBalancer,
 ) -> Eligibility | None:
     """The first fallback that can serve this request, in place of the models that were tried.
 
@@ -81,6 +83,7 @@ def eligible_fallback(
             RequestedModel(pinned=name, preset=None),
             catalog,
             breaker,
+            balancer,
             allow_lists=(caller.tenant_models, caller.key_models),
             bound_to=None,
             prompt_tokens=prompt_tokens,
@@ -97,7 +100,7 @@ def cause_of_exclusion(options: Collection[Eligibility], pinned: str | None) -> 
 
 
 def _may_stand_in(failed: Model, other: Model) -> bool:
-    return failed.mode == "chat" or _provider_models(failed) == _provider_models(other)
+    return failed.mode != "embedding" or _provider_models(failed) == _provider_models(other)
 
 
 def _provider_models(model: Model) -> frozenset[str]:

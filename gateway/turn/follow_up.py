@@ -9,10 +9,12 @@ from gateway.catalog.live import Configuration
 from gateway.clock import Uniform
 from gateway.config.settings import RouterSettings
 from gateway.errors import GatewayError
+from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.providers.errors import UpstreamFault
 from gateway.turn.context import Attempt, RoutingDecision
 from gateway.turn.decide import Decider
+from gateway.turn.demand import demand_of
 from gateway.turn.fallback import cause_of, eligible_fallback
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import LONGEST_PAUSE_S, Failures, Next, RetryBudget, next_attempt
@@ -29,6 +31,7 @@ class FollowUps:
         *,
         configuration: Callable[[], Configuration],
         breaker: Breaker,
+        balancer: LoadBalancer,
         decider: Decider,
         reservations: Reservations,
         budget: RetryBudget,
@@ -36,6 +39,7 @@ class FollowUps:
     ) -> None:
         self._configuration = configuration
         self._breaker = breaker
+        self._balancer = balancer
         self._decider = decider
         self._reservations = reservations
         self._budget = budget
@@ -60,7 +64,9 @@ class FollowUps:
         retry = next_attempt(
             fault,
             attempt.deployment,
-            self._breaker.healthy(choice.estimate.option.model.deployments),
+            self._balancer.with_room(
+                self._breaker.healthy(choice.estimate.option.model.deployments), demand_of(context, choice.estimate)
+            ),
             failures.refused,
             retries=failures.on_model - 1,
             most_retries=router.num_retries,
@@ -92,6 +98,7 @@ class FollowUps:
             router=configuration.settings.router,
             catalog=configuration.catalog,
             breaker=self._breaker,
+            balancer=self._balancer,
         )
         if option is None:
             return None

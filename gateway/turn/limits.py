@@ -7,6 +7,7 @@ from gateway.config.settings import GeneralSettings
 from gateway.ledger.rates import AccountLimits, TurnLimits, tokens_to_count
 from gateway.routing.estimates import Estimate
 from gateway.turn.context import TurnContext
+from gateway.turn.demand import answer_tokens
 
 
 def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
@@ -26,10 +27,8 @@ def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettin
         accounts.append(AccountLimits("tenant", caller.tenant_id, tenant))
     if key:
         accounts.append(AccountLimits("key", caller.key_id, key))
-    # Who says how long the answer may be is counted with that, as providers do; else with what is likely.
-    answer = estimate.max_tokens if context.chat.max_tokens else estimate.view.output_tokens_mean
     return TurnLimits(
         tuple(accounts),
         caller.key_id,
-        tokens_to_count(context.prompt.estimate, answer * context.chat.n, [each.quota for each in accounts]),
+        tokens_to_count(context.prompt.estimate, answer_tokens(context, estimate), [each.quota for each in accounts]),
     )

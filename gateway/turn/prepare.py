@@ -21,6 +21,7 @@ from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.records import Chain, SessionRow
 from gateway.ledger.types import MAX_DEPTH, IdempotencyClaim, SessionTerms
 from gateway.money import usd_string
+from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
 from gateway.routing import session as sessions
@@ -48,6 +49,7 @@ class Preparation:
         outage: OfflineLedger,
         tokens: TokenCounter,
         breaker: Breaker,
+        balancer: LoadBalancer,
         conversations: Conversations,
         clock: Clock,
     ) -> None:
@@ -56,6 +58,7 @@ class Preparation:
         self._outage = outage
         self._tokens = tokens
         self._breaker = breaker
+        self._balancer = balancer
         self._conversations = conversations
         self._clock = clock
 
@@ -165,6 +168,7 @@ class Preparation:
             requested,
             catalog,
             self._breaker,
+            self._balancer,
             allow_lists=(caller.tenant_models, caller.key_models),
             bound_to=bound_to if bound_to in catalog.models else None,
             prompt_tokens=prompt_tokens,
@@ -203,6 +207,7 @@ class Preparation:
         return eligible_fallback(
             cause, (pinned,), context.chat, context.caller, context.prompt.estimate,
             router=configuration.settings.router, catalog=configuration.catalog, breaker=self._breaker,
+            balancer=self._balancer,
         )  # fmt: skip
 
     async def _parent(

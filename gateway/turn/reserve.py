@@ -20,9 +20,11 @@ from gateway.errors import NotFound
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
-from gateway.providers.cooldown import pick_deployment
+from gateway.providers.balance import Full, LoadBalancer
+from gateway.routing import guard
 from gateway.turn.context import Attempt, RoutingDecision, Shortage, TurnContext, exhausted
 from gateway.turn.decide import Decider
+from gateway.turn.demand import demand_of
 from gateway.turn.idempotency import answer_or_raise
 from gateway.turn.limits import turn_limits
 from gateway.turn.settle import Settlements
@@ -46,6 +48,7 @@ class Reservations:
         ledger: Ledger,
         leases: Leases,
         settling: Settlements,
+        balancer: LoadBalancer,
         held: HeldMoney,
         new_id: NewId,
     ) -> None:
@@ -54,6 +57,7 @@ class Reservations:
         self._ledger = ledger
         self._leases = leases
         self._settling = settling
+        self._balancer = balancer
         self._held = held
         self._new_id = new_id
 
@@ -90,7 +94,9 @@ class Reservations:
     async def _try_to_reserve(self, context: TurnContext, *, patient: bool) -> Attempt | Response | Shortage:
         """Decide and reserve; after a lost race for the money, decide again with the rest."""
         funds, policy = context.funds, self._configuration().settings.policy
-        for _ in range(RESERVE_TRIES):
+        tries = RESERVE_TRIES
+        while tries:
+            guard.refuse_when_none(context.options, context.chat.model, context.prompt.estimate, context.chat.mode)
             choice = self._decider.decide(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice
@@ -111,8 +117,12 @@ class Reservations:
             if isinstance(answer, Attempt):
                 self._decider.executed(choice)
                 return answer
+            if isinstance(answer, Full):
+                model = choice.estimate.option.model.name
+                context = replace(context, options=guard.without_room(context.options, model, answer.wait_s))
+                continue
             if isinstance(answer, Refused):
-                funds = funds.after(answer)
+                funds, tries = funds.after(answer), tries - 1
                 continue
             return answer_or_raise(answer)
         return self._decider.shortage(context, funds)
@@ -135,39 +145,55 @@ class Reservations:
         decision_id: str,
         row: dict[str, Any] | None,
         deployments: Sequence[Deployment],
-    ) -> Attempt | ReserveOutcome:
+    ) -> Attempt | ReserveOutcome | Full:
         """Reserve the worst case of one attempt; `row` logs the decision (None: a further attempt)."""
+        taken = self._balancer.take(deployments, demand_of(context, choice.estimate))
+        if isinstance(taken, Full):
+            return taken
+        deployment, slot = taken
         attempt = Attempt(
             context=context,
             choice=choice,
             decision_id=decision_id,
             hold_id=self._new_id("hold"),
-            deployment=pick_deployment(deployments, f"{context.caller.tenant_id}/{context.session_id}"),
+            deployment=deployment,
+            slot=slot,
             session=context.tenant,
             tenant=context.tenant,
         )
+        reserved = None
+        try:
+            reserved = await self._reserve_money(attempt, row)
+        finally:
+            if not isinstance(reserved, Reserved):
+                slot.unsent()
+        if not isinstance(reserved, Reserved):
+            return reserved
+        return replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
+
+    async def _reserve_money(self, attempt: Attempt, row: dict[str, Any] | None) -> ReserveOutcome:
+        """Reserve an attempt's money, and keep its lease."""
+        context, estimate = attempt.context, attempt.choice.estimate
         checkpoint_nanousd = self._settling.checkpoint_nanousd(attempt, 0)
         reserved = await (context.outage or self._ledger).reserve(
             Reserve(
                 hold_id=attempt.hold_id,
                 attempt_id=self._new_id("att"),
-                decision_id=decision_id,
+                decision_id=attempt.decision_id,
                 tenant_id=context.caller.tenant_id,
                 session_id=context.session_id,
                 key_id=context.caller.key_id if context.caller.has_budget else None,
-                model=choice.estimate.view.name,
-                amount_nanousd=choice.estimate.hold_nanousd,
+                model=estimate.view.name,
+                amount_nanousd=estimate.hold_nanousd,
                 ttl_ms=self._leases.ttl_ms,
                 terms=context.terms,
                 decision=row,
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
                 parent_session_id=context.parent_session_id,
-                limits=turn_limits(context, choice.estimate, self._configuration().settings.general),
+                limits=turn_limits(context, estimate, self._configuration().settings.general),
             )
         )
-        if not isinstance(reserved, Reserved):
-            return reserved
-        if context.outage is None:
+        if isinstance(reserved, Reserved) and context.outage is None:
             self._leases.take(attempt.hold_id, checkpoint_nanousd)
-        return replace(attempt, session=reserved.session, tenant=reserved.tenant, rates=reserved.reading)
+        return reserved

@@ -69,7 +69,7 @@ class Settlements:
 
     async def reply(self, attempt: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
         """Settle a complete response. `render` makes the response stored under an idempotency key."""
-        self._leases.drop(attempt.hold_id)  # first: if anything below raises, the sweeper finds the hold
+        self._end(attempt)
         text, own_count = outcome.generated_text(reply.body), 0
         if not isinstance(reply.usage, Usage):
             own_count = await self._tokens.count_generated(text)
@@ -99,7 +99,7 @@ class Settlements:
         self, attempt: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
     ) -> tuple[TurnReport, cost.Settlement, GatewayError | None]:
         """Settle a stream, however it ended. `keep` makes the copy stored under an idempotency key."""
-        self._leases.drop(attempt.hold_id)
+        self._end(attempt)
         own_count = 0 if isinstance(end.usage, Usage) else await self._tokens.count_generated(end.text)
         bill = bill_of(attempt, end.usage, own_count)
         if end.ending == "finished":
@@ -177,7 +177,8 @@ class Settlements:
         self, attempt: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
     ) -> None:
         """Release the hold; `status` None leaves the decision pending for the next attempt."""
-        self._leases.drop(attempt.hold_id)
+        self._end(attempt)
+        attempt.slot.used(0)
         now = now_ms(self._clock)
         signals = '{"upstream_failure":true}' if upstream_failure else "{}"
         columns: dict[str, Any] = {}
@@ -202,6 +203,11 @@ class Settlements:
         except LedgerUnavailable:
             _log.warning("the release of %s waits for the database", attempt.hold_id)
 
+    def _end(self, attempt: Attempt) -> None:
+        """End the call; first of all, so that the sweeper finds the hold if anything later raises."""
+        self._leases.drop(attempt.hold_id)
+        attempt.slot.leave()
+
     async def _settle(
         self,
         attempt: Attempt,
@@ -218,7 +224,8 @@ class Settlements:
 
         None during a database outage: the ledger keeps posting, and the paid response is delivered.
         """
-        self._leases.drop(attempt.hold_id)
+        self._end(attempt)
+        attempt.slot.used(bill.usage.prompt_tokens + bill.usage.output_tokens)
         context, model = attempt.context, attempt.model
         # Embeddings are not turns of the conversation and do not change its memory.
         update = (
@@ -235,6 +242,7 @@ class Settlements:
                 tool_error="invalid_tool_json" in signals,
                 wrapped_nanousd=_wrapped_nanousd(context) if message is not None and not failed else None,
                 at_ms=now_ms(self._clock),
+                homes=_homes(attempt),
             )
         )
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
@@ -355,6 +363,14 @@ def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> co
 def own_bill(attempt: Attempt, output_tokens: int) -> cost.Settlement:
     """The estimated bill for our own count of output tokens, at most the hold."""
     return bill_of(attempt, None, output_tokens)
+
+
+def _homes(attempt: Attempt) -> Mapping[str, str] | None:
+    """The session's deployments after this turn; None where its model has only one."""
+    option = attempt.choice.estimate.option
+    if len(option.model.deployments) == 1:
+        return None
+    return {**attempt.context.memory.homes, attempt.model: attempt.deployment.deployment_id}
 
 
 def _wrapped_nanousd(context: TurnContext) -> int | None:

@@ -12,7 +12,7 @@ import orjson
 
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.catalog.prices import Prices
-from gateway.config.settings import LimitSettings
+from gateway.config.settings import NO_LIMITS, LimitSettings
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.ledger.records import merge_memory
 from gateway.routing.session import SessionMemory, memory_update
@@ -29,7 +29,7 @@ def deployment(deployment_id: str = "small#0", billed: Prices | None = None, **c
     fields: dict[str, Any] = {
         "deployment_id": deployment_id, "litellm_model": "openai/small", "prices": billed or prices(),
         "api_base": "http://provider.invalid/v1", "api_key": None, "api_version": None, "organization": None,
-        "timeout_s": 10.0, "stream_timeout_s": 10.0, "weight": 1.0, "order": 0, "rpm": None, "tpm": None,
+        "timeout_s": 10.0, "stream_timeout_s": 10.0, "weight": 1.0, "order": 0, "limits": NO_LIMITS,
         "extra_headers": {}, "provider_params": {},
     }  # fmt: skip
     return Deployment(**(fields | changes))

@@ -32,7 +32,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import TokenCounter
 from gateway.clock import SteadyClock
-from gateway.config.settings import LimitSettings, RouterSettings, SessionSettings, Settings
+from gateway.config.settings import LimitSettings, RateQuota, RouterSettings, SessionSettings, Settings
 from gateway.database import sqlite as db_sqlite
 from gateway.database.database import Database
 from gateway.errors import GatewayError, LedgerUnavailable
@@ -43,6 +43,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.metrics import Metrics
+from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
 from gateway.routing.conversations import Conversations
@@ -131,6 +132,7 @@ class TurnSimulation:
         self.ledger = Ledger(Database("sqlite://"), clock=self.clock, backend=SqliteLedger(self.threads, self.clock))
         self.leases = Leases(self.ledger, self.clock, ttl_s=LEASE_MS / 1000)
         self.background = Background()
+        self.balancers: list[LoadBalancer] = []
         self.waiting = [HeldMoney() for _ in range(self.swarm.replicas)]
         self.replicas = [self._replica(settings, configuration, held) for held in self.waiting]
         with self.engine.begin() as core:
@@ -145,6 +147,8 @@ class TurnSimulation:
         cheapest = LoadedPolicy(Cheapest(), CheckpointRef("rule:cheapest"), {})
         conversations = Conversations(self.ledger, unused, clock=self.clock, new_id=self.new_id)
         breaker = Breaker(self.clock, lambda: settings.router)
+        balancer = LoadBalancer(self.clock, lambda: settings.router)
+        self.balancers.append(balancer)
         settling = Settlements(
             ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
             clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
@@ -161,14 +165,14 @@ class TurnSimulation:
         )  # fmt: skip
         reservations = Reservations(
             configuration=lambda: configuration, decider=decider, ledger=self.ledger, leases=self.leases,
-            settling=settling, held=held, new_id=self.new_id,
+            settling=settling, balancer=balancer, held=held, new_id=self.new_id,
         )  # fmt: skip
         return Turns(
             configuration=lambda: configuration,
             authenticator=cast(Authenticator, SimulatedKeys()),
             preparation=Preparation(
                 configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
-                outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
+                balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
                 conversations=conversations, clock=self.clock,
             ),
             decider=decider,
@@ -177,8 +181,8 @@ class TurnSimulation:
                 configuration=lambda: configuration, upstream=cast(Upstream, self.provider), breaker=breaker,
                 reservations=reservations, settling=settling, background=self.background, clock=self.clock,
                 follow_ups=FollowUps(
-                    configuration=lambda: configuration, breaker=breaker, decider=decider, reservations=reservations,
-                    budget=RetryBudget(self.clock), uniform=self.dice.random,
+                    configuration=lambda: configuration, breaker=breaker, balancer=balancer, decider=decider,
+                    reservations=reservations, budget=RetryBudget(self.clock), uniform=self.dice.random,
                 ),
             ),
             delivery=Delivery(
@@ -210,6 +214,9 @@ class TurnSimulation:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         assert [held.waiting for held in self.waiting] == [0] * self.swarm.replicas, "a turn still waits for money"
+        idle = [deployment(f"small#{number}", limits=RateQuota(parallel=1)) for number in range(2)]
+        kept = [balancer for balancer in self.balancers if balancer.with_room(idle, Demand("sim", 0)) != idle]
+        assert not kept, "a deployment's place is kept for a call that ended"
         assert self.leases.count == 0, "a lease is kept for a call that ended"
         assert (self.ledger.unresolved, self.ledger.undoing) == (0, 0)
         await self.ledger.close()

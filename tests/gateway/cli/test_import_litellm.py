@@ -17,7 +17,7 @@ model_list:
     litellm_params: {model: openai/gpt-4o, api_key: os.environ/OPENAI_API_KEY, temperature: 0.2}
 general_settings: {master_key: sk-1234, store_model_in_db: true}
 litellm_settings: {success_callback: [langfuse], drop_params: true}
-router_settings: {routing_strategy: simple-shuffle, num_retries: 1}
+router_settings: {routing_strategy: least-busy, num_retries: 1, set_verbose: true}
 """
 
 
@@ -35,13 +35,13 @@ def test_the_result_starts_and_keeps_what_has_a_meaning(
     assert run(["import-litellm", str(source), "--out", str(out)]) == 0
     settings, catalog = load(out, {"OPENAI_API_KEY": "sk-own"})
     assert list(catalog.models) == ["gpt-4o"]
-    assert settings.router.num_retries == 1
+    assert (settings.router.num_retries, settings.router.routing_strategy) == (1, "least-busy")
     assert settings.general.master_key is None
     assert settings.warnings == ()
     assert settings.models[0].params.request_defaults == {"temperature": 0.2}
     said = capsys.readouterr().err
     for key in ("general_settings.master_key", "store_model_in_db", "success_callback",
-                "routing_strategy"):  # fmt: skip
+                "set_verbose"):  # fmt: skip
         assert f"{key}: " in said
     assert "sk-1234" not in said
 
@@ -70,7 +70,7 @@ def test_without_one_priced_model_there_is_something_to_fix(
 def test_what_leaving_out_breaks_is_left_out_too(source: Path, tmp_path: Path) -> None:
     source.write_text(
         LITELLM.replace(
-            "routing_strategy: simple-shuffle",
+            "routing_strategy: least-busy",
             "model_group_alias: {any: 'openai/*', main: gpt-4o}, fallbacks: [{gpt-4o: ['openai/*', main]}]",
         ).replace(
             "general_settings:", "  - {model_name: openai/*, litellm_params: {model: openai/*}}\ngeneral_settings:"

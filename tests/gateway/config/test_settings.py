@@ -113,10 +113,32 @@ def test_a_litellm_configuration_reads_unchanged(write: Write) -> None:
     assert (router.content_policy_fallbacks, router.max_attempts) == ({"gpt-4o": ("best",)}, 4)
     assert router.model_group_alias == {"best": "gpt-4o", "hidden-one": "gpt-4o"}
     assert router.drop_params is False
-    assert [warning.partition(": is checked, but has no effect")[0] for warning in settings.warnings] == [
-        "gateway.yaml: model_list[0].litellm_params.rpm",
-        "gateway.yaml: model_list[0].litellm_params.tpm",
+    assert settings.warnings == ()
+
+
+def test_how_a_group_is_balanced_is_read_by_litellm_s_names(write: Write) -> None:
+    group = """
+router_settings:
+  routing_strategy: latency-based-routing
+  routing_strategy_args: {ttl: 60, lowest_latency_buffer: 0.5, max_latency_list_size: 20}
+  default_max_parallel_requests: 7
+"""
+    settings = settings_of(write(MINIMAL + group))
+    router = settings.router
+    assert (router.routing_strategy, router.latency_ttl_s, router.latency_buffer) == (
+        "latency-based-routing",
+        60.0,
+        0.5,
+    )
+    assert router.deployment_parallel == 7
+    assert [warning.partition(": an argument")[0] for warning in settings.warnings] == [
+        "gateway.yaml: router_settings.routing_strategy_args.max_latency_list_size"
     ]
+    other = settings_of(write(MINIMAL + "router_settings: {routing_strategy: provider-budget-routing}\n"))
+    assert other.router.routing_strategy == "simple-shuffle"
+    assert "is not supported here" in other.warnings[0]
+    (problem,) = problems_of(write(MINIMAL + "router_settings: {routing_strategy: least-buzy}\n"))
+    assert "router_settings.routing_strategy: expected one of simple-shuffle, least-busy" in problem
 
 
 def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
@@ -204,13 +226,13 @@ def test_a_litellm_key_without_meaning_here_is_a_warning(write: Write) -> None:
         + """
 litellm_settings: {success_callback: [langfuse], cache: true}
 general_settings: {store_model_in_db: true}
-router_settings: {routing_strategy: simple-shuffle}
+router_settings: {set_verbose: true}
 guardrails: []
 """
     )
     assert [warning.partition(": a LiteLLM key")[0] for warning in settings_of(path).warnings] == [
         "gateway.yaml: general_settings.store_model_in_db",
-        "gateway.yaml: router_settings.routing_strategy",
+        "gateway.yaml: router_settings.set_verbose",
         "gateway.yaml: litellm_settings.success_callback",
         "gateway.yaml: litellm_settings.cache",
         "gateway.yaml: guardrails",
@@ -258,7 +280,7 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
     assert entry.params.dropped_params == frozenset({"user"})
     assert entry.info.deployment_id == "7"
     assert [warning.split(": ")[1] for warning in settings.warnings] == [
-        "environment_variables", "model_list[0].rpm", "model_list[0].tpm", "model_list[0].litellm_params.num_beams",
+        "environment_variables", "model_list[0].litellm_params.num_beams",
         "model_list[0].model_info.team", "model_list[0].model_info.tier_of_ours",
         "model_list[0].model_info.adaptive_router_preferences", "litellm_settings.set_verbose",
         "litellm_settings.some_setting_of_tomorrow",

@@ -11,6 +11,7 @@ from gateway.catalog.models import Catalog
 from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
+from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility, RequestedModel, feasible, parse_model, refuse_when_none
 from tests.harness.models import catalog, chat, deployment, model
@@ -18,6 +19,9 @@ from tests.harness.models import catalog, chat, deployment, model
 ANY = RequestedModel(pinned=None, preset=None)
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 TWO = catalog(model("small"), model("big"), cheap="small")
+
+
+IDLE = LoadBalancer(lambda: 0.0, RouterSettings)
 
 
 def healthy_breaker() -> Breaker:
@@ -37,7 +41,7 @@ def verdicts(
     return {
         option.model.name: option.why_not
         for option in feasible(
-            request or chat(), requested, models, breaker or healthy_breaker(),
+            request or chat(), requested, models, breaker or healthy_breaker(), IDLE,
             allow_lists=allow_lists, bound_to=bound_to, prompt_tokens=prompt_tokens,
         )
     }  # fmt: skip
@@ -114,7 +118,7 @@ def test_a_model_is_unhealthy_when_all_its_deployments_rest() -> None:
     pair = model("pair", deployments=(deployment("a"), deployment("b")))
     breaker = healthy_breaker()
     breaker.record("a", failed=True, latency_s=0.0)
-    [option] = feasible(chat(), ANY, catalog(pair), breaker, allow_lists=(), bound_to=None, prompt_tokens=1)
+    [option] = feasible(chat(), ANY, catalog(pair), breaker, IDLE, allow_lists=(), bound_to=None, prompt_tokens=1)
     assert [d.deployment_id for d in option.healthy] == ["b"]
     assert option.why_not == ""
     breaker.record("b", failed=True, latency_s=0.0)
@@ -173,7 +177,9 @@ def test_a_prompt_that_is_too_long_is_what_clients_shorten_their_history_for() -
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     models = catalog(model("small"), model("vectors", mode="embedding"))
     requested: Any = parse_model("vectors", models)
-    options = feasible(chat(), requested, models, healthy_breaker(), allow_lists=(), bound_to=None, prompt_tokens=1)
+    options = feasible(
+        chat(), requested, models, healthy_breaker(), IDLE, allow_lists=(), bound_to=None, prompt_tokens=1
+    )
     with pytest.raises(InvalidRequest) as refused:
         refuse_when_none(options, "vectors", 1)
     assert refused.value.message == "model: no model can serve this request: it is not a chat model"

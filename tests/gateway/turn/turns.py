@@ -12,6 +12,7 @@ from gateway.config.settings import RouterSettings
 from gateway.dialects.chat import ChatDialect
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.types import Balance, SessionTerms
+from gateway.providers.balance import Full, LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.routing.estimates import estimate
 from gateway.routing.guard import Eligibility, RequestedModel
@@ -19,6 +20,7 @@ from gateway.routing.observe import Observer
 from gateway.routing.router import Routed, forced
 from gateway.routing.session import SessionMemory
 from gateway.turn.context import Attempt, RoutingDecision, TurnContext
+from gateway.turn.demand import demand_of
 from gateway.turn.headers import TurnHeaders
 from tests.harness.models import chat, model
 
@@ -71,13 +73,19 @@ def attempt(
         expected_turns=None, lambda_per_usd=1.0, at_ms=made.started_ms,
     )  # fmt: skip
     decision = forced(observation, "policy")
+    taken = LoadBalancer(lambda: 0.0, RouterSettings).take(
+        [chosen] if chosen else found.option.model.deployments, demand_of(made, found)
+    )
+    assert not isinstance(taken, Full)
+    deployment, slot = taken
     balance = Balance(LEFT, found.hold_nanousd, 0)
     return Attempt(
         context=made,
         choice=RoutingDecision(observation, Routed(decision, None), found, 0.5),
         decision_id="dec_1",
         hold_id="hold_1",
-        deployment=chosen or found.option.model.deployments[0],
+        deployment=deployment,
+        slot=slot,
         session=balance,
         tenant=balance,
     )
