@@ -373,6 +373,7 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
         ("/responses/{response_id}/input_items", endpoints.response_items, "GET"),
         ("/completions", endpoints.completions, "POST"),
         ("/embeddings", endpoints.embeddings, "POST"),
+        ("/moderations", endpoints.moderations, "POST"),
         ("/route", turns.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),

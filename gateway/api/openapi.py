@@ -78,6 +78,7 @@ BODIES: Mapping[str, Schema] = {
         "input",
         closed=False,
     ),
+    "POST /moderations": _object({"model": _TEXT, "input": {"type": ["string", "array"]}}, "input", closed=False),
     "POST /feedback": _object(
         {
             "decision_id": _TEXT, "completion_id": _TEXT, "session_id": _TEXT, "name": _TEXT, "comment": _TEXT,

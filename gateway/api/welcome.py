@@ -28,7 +28,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
     (r"(/v1)?/(spend|global|model|model_group)/.*", "GET /admin/ledger, GET /v1/prices and GET /v1/models"),
     (r"(/v1)?/health/.*", "GET /livez and GET /readyz"),
     (
-        r"(/v1)?/(moderations|rerank|realtime|(images|audio|files|batches|fine_tuning|assistants|threads"
+        r"(/v1)?/(rerank|realtime|(images|audio|files|batches|fine_tuning|assistants|threads"
         r"|vector_stores|uploads|containers|conversations|videos)(/.*)?)",
         f"the provider itself; this gateway serves {CHAT}",
     ),

@@ -19,7 +19,7 @@ from typing import Any
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.config.load import read_settings
-from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, ModelEntry
+from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.reader import Secret, SettingsError
 from gateway.config.settings import RateQuota, Settings
 from gateway.money import femtousd_from_usd
@@ -149,8 +149,8 @@ class Catalog:
 
     @property
     def served(self) -> tuple[Model, ...]:
-        """Every model that a client can name: for chat, and for embeddings."""
-        return (*self.candidates, *self.of_mode("embedding"))
+        """Every model that a client can name: for chat, for embeddings and for moderation."""
+        return (*self.candidates, *(model for mode in WITHOUT_OUTPUT for model in self.of_mode(mode)))
 
     def of_mode(self, mode: str) -> tuple[Model, ...]:
         """The models of one mode, in the order of the file."""
@@ -261,7 +261,8 @@ def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) ->
     """The entry's prices. The file's base prices replace the map's whole list, tiers and cache included."""
     stated = dict(entry.info.prices_usd)
     has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
-    needs_output = (entry.info.mode or known.get("mode", "chat")) != "embedding"
+    mode = entry.info.mode or known.get("mode", "chat")
+    needs_output = mode not in WITHOUT_OUTPUT
     if has_input and (has_output or not needs_output):
         return _build_prices(entry, stated, problems)
     if has_input != has_output and needs_output:
@@ -275,7 +276,7 @@ def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) ->
             f'"{entry.params.model[:120]}" is not in the bundled price map, so give its prices here'
         )
         return None
-    if not any(mapped.values()):
+    if not any(mapped.values()) and mode != "moderation":  # OpenAI's are free
         problems.append(
             f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: the bundled price map "
             f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'

@@ -22,7 +22,9 @@ MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
 
 LANES = ("auto", "thin", "litellm")
 """`auto`: the thin lane where equivalent; `litellm`: never; `thin`: refuse calls it cannot carry."""
-MODES = ("chat", "completion", "responses", "embedding")
+MODES = ("chat", "completion", "responses", "embedding", "moderation")
+WITHOUT_OUTPUT = ("embedding", "moderation")
+"""Modes whose models generate no tokens."""
 
 PRICE_NAMES = (
     "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost",

@@ -293,7 +293,7 @@ decisions = Table(
     Column("response_text", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
-    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed": not used for learning
+    Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed", "moderate": not used for learning
     Column("exploration_floor", Float),  # at this turn, 0 when exploration was off; null: not recorded
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(

@@ -74,7 +74,7 @@ class ChatRequest:
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that are sent to no provider."""
     mode: str = "chat"
-    """The kind of model that can answer: "chat" or "embedding"."""
+    """The kind of model that can answer: "chat", "embedding" or "moderation"."""
     token_ids: int = 0
     """Number of prompt tokens given as ids instead of text."""
 

@@ -214,7 +214,7 @@ class DirectClient:
             provider=provider,
             config=config,
             url=URL(url),
-            headers=_headers(headers, call.options.get("organization")),
+            headers=request_headers(headers, call.options.get("organization")),
             params=frozenset(config.get_supported_openai_params(model)),
             litellm_params=litellm_params,
         )
@@ -280,7 +280,8 @@ class DirectCall:
             raise seen or BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
 
 
-def _headers(made: Mapping[str, Any], organization: str | None) -> Mapping[str, str]:
+def request_headers(made: Mapping[str, Any], organization: str | None) -> Mapping[str, str]:
+    """The headers of a JSON request, in lower case."""
     headers = {str(name).lower(): str(value) for name, value in made.items()}
     if organization is not None:
         headers["openai-organization"] = organization

@@ -1,4 +1,4 @@
-"""All providers: `Upstream.complete`, `Upstream.open_stream` and `Upstream.embed`.
+"""All providers: `Upstream.complete`, `open_stream`, `embed` and `moderate`.
 
 The direct client (`gateway.providers.direct`) makes plain calls, LiteLLM (`gateway.providers.acompletion`) all others.
 One call is one request: no retries, no fallbacks, no callbacks, no address or key from the environment or from the
@@ -26,6 +26,7 @@ from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.litellm_clients import LOOKING_UP, ProviderNames, spoken_as_openai
+from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import (
     SIGNED,
     Shaped,
@@ -36,7 +37,7 @@ from gateway.providers.parameters import (
     target_of,
     with_signatures,
 )
-from gateway.providers.replies import Reply, embedding_reply, native_reply, translated_reply
+from gateway.providers.replies import Reply, embedding_reply, moderation_reply, native_reply, translated_reply
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 
@@ -127,7 +128,23 @@ class Upstream:
 
     async def embed(self, call: Call) -> Reply:
         """The vectors of the inputs in `call.params`. Raises like `complete`."""
-        prepared = _unsent(call, lambda: self._embedding(call))
+        return await self._received(
+            call,
+            lambda: self._embedding(call),
+            lambda exchange, response: embedding_reply(exchange, response, len(call.params["input"])),
+        )
+
+    async def moderate(self, call: Call) -> Reply:
+        """The verdicts on the inputs in `call.params`. Raises like `complete`."""
+        return await self._received(
+            call, lambda: self._moderation(call), lambda exchange, response: moderation_reply(exchange)
+        )
+
+    async def _received(
+        self, call: Call, prepare: Callable[[], PreparedCall], reply: Callable[[Exchange, Any], Reply]
+    ) -> Reply:
+        """A complete response of another route than chat's."""
+        prepared = _unsent(call, prepare)
         exchange = _exchange(call)
         response, fault = None, None
         try:
@@ -142,7 +159,7 @@ class Upstream:
                 await uninterrupted(exchange.close())
         if fault is not None:
             raise fault
-        return embedding_reply(exchange, response, len(call.params["input"]))
+        return reply(exchange, response)
 
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk has arrived. Raises like `complete`."""
@@ -194,6 +211,13 @@ class Upstream:
             raise RuntimeError("Upstream.start() was not awaited")
         self.on_call("litellm")
         return self._acompletion.embedding(call, self._resolved(call), call.params)
+
+    def _moderation(self, call: Call) -> PreparedCall:
+        if self._open is None:
+            raise RuntimeError("Upstream.start() was not awaited")
+        prepared = ModerationCall(call, self._resolved(call), self._open)
+        self.on_call("thin")
+        return prepared
 
     def left_out(self, call: Call) -> tuple[str, ...]:
         """Names of the caller's parameters that are not sent. Raises like `complete`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
@@ -70,6 +72,24 @@ def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
         raise BrokenFault("the provider's response does not have one vector per input", status=exchange.status).billed(
             usage
         )
+    return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
+
+
+def moderation_reply(exchange: Exchange) -> Reply:
+    """The provider's verdicts, as it sent them."""
+    try:
+        body = strict_value(orjson.loads(exchange.body))
+    except ValueError:
+        raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
+    if not isinstance(body, dict):
+        raise BrokenFault("the provider's answer was not a moderation", status=exchange.status)
+    fault = fault_in(body, exchange.headers, alone=True)
+    report = take_usage(body)
+    usage = usage_from_openai(None if report is None else {"completion_tokens": 0, **report})
+    if fault is None and not isinstance(body.get("results"), list):
+        fault = BrokenFault("the provider's answer was not a moderation", status=exchange.status)
+    if fault is not None:
+        raise fault.billed(usage)
     return Reply(body=body, usage=usage, finish_reason=None, provider_model=None)
 
 

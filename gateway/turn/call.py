@@ -60,8 +60,12 @@ class ProviderCalls:
 
     async def complete(self, attempt: Attempt) -> tuple[Attempt, Reply]:
         """Get a whole response, and the attempt that got it."""
-        send = self._upstream.complete if attempt.context.chat.mode == "chat" else self._upstream.embed
-        return await self._reached(attempt, send)
+        match attempt.context.chat.mode:
+            case "embedding":
+                return await self._reached(attempt, self._upstream.embed)
+            case "moderation":
+                return await self._reached(attempt, self._upstream.moderate)
+        return await self._reached(attempt, self._upstream.complete)
 
     async def open_stream(self, attempt: Attempt) -> tuple[Attempt, UpstreamStream]:
         """Start a stream; returns after its first chunk."""

@@ -29,6 +29,7 @@ from gateway.dialects.completions import CompletionsDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
 from gateway.dialects.messages import MessagesDialect
+from gateway.dialects.moderations import USUAL_MODEL, ModerationsDialect, parse_moderations
 from gateway.dialects.request import ChatRequest, parse_chat, parse_object
 from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
@@ -92,6 +93,15 @@ class Endpoints:
     async def _read_embeddings(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         asked = parse_embeddings(parse_object(body, self._limits), body)
         return asked.chat, EmbeddingsDialect(asked)
+
+    async def moderations(self, request: Request) -> ASGIApp:
+        """Verdicts on texts and images, by a moderation model."""
+        return await self._turns.serve(request, self._read_moderations)
+
+    async def _read_moderations(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
+        configured = self._configuration().catalog.of_mode("moderation")
+        default = configured[0].name if configured else USUAL_MODEL
+        return parse_moderations(parse_object(body, self._limits), body, default), ModerationsDialect()
 
     async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits))

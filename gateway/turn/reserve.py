@@ -31,8 +31,8 @@ from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
 
-EMBEDDING = "embed"
-"""Origin of embedding rows, which contain no decision and are excluded from training."""
+ORIGINS = {"embedding": "embed", "moderation": "moderate"}
+"""Origins of rows that contain no decision and are excluded from training, by the request's mode."""
 RESERVE_TRIES = 4
 """Decisions of a turn that loses races for the remaining money."""
 
@@ -110,7 +110,7 @@ class Reservations:
                 request_text=log.stored_request(context.chat) if context.caller.store_text else None,
                 shadow=choice.routed.shadow,
                 now_ms=context.started_ms,
-                origin=context.caller.origin if context.chat.mode == "chat" else EMBEDDING,
+                origin=ORIGINS.get(context.chat.mode, context.caller.origin),
                 exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
             )
             answer = await self.reserve(context, choice, decision_id, row, choice.estimate.option.healthy)

@@ -24,16 +24,20 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/responses": {"input": "hello there", "model": "small"},
     "/completions": {"prompt": "hello there", "model": "small"},
     "/embeddings": {"input": ["hello there"], "model": "vectors"},
+    "/moderations": {"input": ["hello there"], "model": "watch"},
 }
 FREE = {
     "/feedback", "/forecast", "/messages/count_tokens", "/responses/compact", "/responses/{response_id}/cancel",
     "/route", "/router/outcomes", "/sessions/{session_id}", "/sessions/{session_id}/charges",
 }  # fmt: skip
 """Posts that call no provider. Charges spend money elsewhere: tests/e2e/test_charges.py."""
-WAYS = [(path, stream) for path in BODIES for stream in (False, True) if (path, stream) != ("/embeddings", True)]
-"""Embeddings have no streams."""
+UNSTREAMED = ("/embeddings", "/moderations")
+WAYS = [(path, stream) for path in BODIES for stream in (False, True) if not (stream and path in UNSTREAMED)]
+OTHERS = {"small": "other", "vectors": "vectors-b", "watch": "watch-b"}
+"""The fallback of each model."""
+MODES = {"vectors": "embedding", "vectors-b": "embedding", "watch": "moderation", "watch-b": "moderation"}
 NANOUSD_IN, NANOUSD_OUT = 1_000, 2_000
-"""Prices of both models, a token."""
+"""Prices of all models that are called, a token."""
 
 
 @dataclass(slots=True)
@@ -52,13 +56,21 @@ class QueuedUpstream(FaultUpstream):
 
 @contextlib.asynccontextmanager
 async def scene(
-    folder: Path, url: str, queue: Sequence[str], *, copies: int = 1, retries: int = 0
+    folder: Path,
+    url: str,
+    queue: Sequence[str],
+    *,
+    copies: int = 1,
+    retries: int = 0,
+    fallbacks: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[Play, QueuedUpstream, httpx.AsyncClient]]:
     """A gateway whose every model has so many deployments, before a provider that answers as `queue` says."""
+    fallbacks = fallbacks or {}
     async with QueuedUpstream(queue=list(queue)) as provider:
         path = config(
-            folder, provider.url, database_url=url, modes={"vectors": "vectors"},
-            infos={"vectors": {"mode": "embedding"}}, router={"num_retries": retries},
+            folder, provider.url, database_url=url, modes={name: name for pair in OTHERS.items() for name in pair},
+            infos={name: {"mode": mode} for name, mode in MODES.items()},
+            router={"num_retries": retries, "fallbacks": [{name: [other]} for name, other in fallbacks.items()]},
         )  # fmt: skip
         tree = yaml.safe_load(path.read_text())
         tree["model_list"] = [
@@ -107,7 +119,7 @@ async def test_an_answer_is_one_hold_settled_to_the_bill(
 
 
 @pytest.mark.parametrize(("path", "stream"), WAYS)
-@pytest.mark.parametrize("copies", [1, 2], ids=["retry", "fallback"])
+@pytest.mark.parametrize("copies", [1, 2], ids=["same deployment", "other deployment"])
 async def test_a_second_attempt_is_a_second_hold_of_the_same_turn(
     tmp_path: Path, sqlite_url: str, path: str, stream: bool, copies: int
 ) -> None:
@@ -117,6 +129,19 @@ async def test_a_second_attempt_is_a_second_hold_of_the_same_turn(
         assert answer.status_code == 200
         assert await chain(play, ["released", "settled"]) == provider.bill_nanousd > 0
         assert len({attempt.model for attempt in provider.bill}) == copies
+
+
+@pytest.mark.parametrize(("path", "stream"), WAYS)
+async def test_a_fallback_is_a_second_hold_of_the_same_turn(
+    tmp_path: Path, sqlite_url: str, path: str, stream: bool
+) -> None:
+    async with scene(tmp_path, sqlite_url, ["e503", "ok"], fallbacks=OTHERS) as (play, provider, http):
+        answer = await http.post(f"/v1{path}", json={**BODIES[path], "stream": stream})
+        assert answer.status_code == 200
+        assert await chain(play, ["released", "settled"]) == provider.bill_nanousd > 0
+        (decision,) = play.rows(decisions)
+        assert (decision["model"], decision["reason"]) == (OTHERS[str(BODIES[path]["model"])], "fallback")
+        assert answer.headers["x-seqroute-reason"] == "fallback"
 
 
 @pytest.mark.parametrize(("path", "stream"), WAYS)

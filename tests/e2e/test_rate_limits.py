@@ -21,7 +21,10 @@ DIALECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "messages": ("/v1/messages", {"model": "small", "max_tokens": 20} | QUESTION),
     "responses": ("/v1/responses", {"model": "small", "input": "hello"}),
     "completions": ("/v1/completions", {"model": "small", "prompt": "hello"}),
+    "embeddings": ("/v1/embeddings", {"model": "vectors", "input": "hello"}),
+    "moderations": ("/v1/moderations", {"model": "watch", "input": "hello"}),
 }
+INFOS = {"vectors": {"mode": "embedding"}, "watch": {"mode": "moderation"}}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -29,7 +32,7 @@ async def test_the_request_above_the_limit_is_429_in_its_dialect_and_holds_nothi
     tmp_path: Path, sqlite_url: str, dialect: str
 ) -> None:
     path, body = DIALECTS[dialect]
-    async with playing(tmp_path, sqlite_url) as play:
+    async with playing(tmp_path, sqlite_url, modes=dict.fromkeys(INFOS, "ok"), infos=INFOS) as play:
         _, key = await play.gateway.tenant("acme", rpm=2)
         async with play.gateway.http(key) as http:
             answers = [await http.post(path, json=body) for _ in range(3)]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from gateway.database.tables import decisions, feedback, sessions
-from tests.harness.gateway import Served
+from tests.harness.gateway import Served, serving
 from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
 
@@ -196,6 +196,17 @@ async def test_a_revoked_a_rotated_and_an_expired_key_stop_within_seconds(tmp_pa
             made = await key_for(play.gateway, tenant_id, expires=time.time() + 1.0)
             async with play.gateway.http(made["key"]) as short_lived:
                 await until_unauthorized(short_lived)
+
+
+async def test_a_key_revoked_at_one_replica_stops_at_the_other(tmp_path: Path, postgres_url: str) -> None:
+    """How soon, by an injected clock: tests/gateway/accounts/test_auth.py."""
+    async with playing(tmp_path, postgres_url) as play, serving(play.path) as second:
+        _, key = await play.gateway.tenant("acme")
+        async with play.gateway.http() as admin, second.http(key) as http:
+            assert (await turn(http)).status_code == 200
+            assert (await admin.post("/admin/keys/revoke", json={"key": key})).status_code == 200
+            await until_unauthorized(http)
+        await second.settled()
 
 
 async def test_a_key_revoked_during_its_stream_still_settles_it(tmp_path: Path, database_url: str) -> None:

@@ -113,7 +113,7 @@ class FaultUpstream:
             return True
         self.received.append(Received(path, headers, body))
         del self.received[:-1000]
-        return await Answer(self, reader, writer, headers, body, embedding=path.endswith("/embeddings")).send()
+        return await Answer(self, reader, writer, headers, body, route=path.rpartition("/")[2]).send()
 
     def _control(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         if path == "/__mode":

@@ -83,9 +83,9 @@ class Answer:
         headers: Mapping[str, str],
         body: Mapping[str, Any],
         *,
-        embedding: bool = False,
+        route: str = "",
     ) -> None:
-        self.embedding = embedding
+        self.route = route
         self.upstream, self.reader, self.writer, self.headers, self.body = upstream, reader, writer, headers, body
         self.model = str(body.get("model", "ok"))
         self.mode, options = upstream.mode_of(self.model)
@@ -183,7 +183,8 @@ class Answer:
         self._generated(self.tokens * self.n)
         if self.mode == "rst":
             return self._reset()
-        body = json.dumps(self._vectors() if self.embedding else self._completion()).encode()
+        made = {"embeddings": self._vectors, "moderations": self._verdicts}.get(self.route, self._completion)
+        body = json.dumps(made()).encode()
         if self.mode == "badjson":
             body = body[:-7]
         if self.mode == "half":
@@ -216,6 +217,20 @@ class Answer:
         self.attempt.usage_reported = True
         tokens = self.attempt.prompt_tokens
         return answer | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+    def _verdicts(self) -> dict[str, Any]:
+        """One verdict on all parts or for each text; a token for each word."""
+        given = self.body["input"]
+        texts = given if isinstance(given, list) else [given]
+        self.attempt.prompt_tokens = sum(len(text.split()) for text in texts if isinstance(text, str))
+        self.attempt.output_tokens = 0
+        verdict = {"flagged": False, "categories": {"violence": False}, "category_scores": {"violence": 0.01}}
+        answer = {"id": "modr-7", "model": self.model, "results": [verdict] * (len(texts) or 1)}
+        if self.mode in ("nousage", "oknousage"):
+            return answer
+        self.attempt.usage_reported = True
+        tokens = self.attempt.prompt_tokens
+        return answer | {"usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}}
 
     def _completion(self) -> dict[str, Any]:
         if self.mode.startswith("inband"):

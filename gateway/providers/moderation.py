@@ -1,0 +1,54 @@
+"""Moderation calls, for providers that have OpenAI's route `/moderations`."""
+
+from __future__ import annotations
+
+import os
+
+import orjson
+from yarl import URL
+
+from gateway.providers.answers import ChunkSource
+from gateway.providers.call import NO_KEY, Call
+from gateway.providers.direct import OPENAI_ADDRESS, request_headers
+from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
+from gateway.providers.exchange import Exchange, exchange_fault
+from gateway.providers.litellm_clients import ProviderNames
+from gateway.providers.transport import Connections, DirectRequest, send
+
+
+class ModerationCall:
+    """One call. Raises CallRefused without a known address."""
+
+    def __init__(self, call: Call, found: ProviderNames, connections: Connections) -> None:
+        base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
+        if base is None:
+            raise CallRefused("moderation: expected an api_base for the deployment, got nothing")
+        key = call.api_key or (None if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY"))
+        headers = request_headers(
+            {"authorization": f"Bearer {key or NO_KEY}", **call.extra_headers}, call.options.get("organization")
+        )
+        body = {"model": found.model, "input": call.params["input"]}
+        self._request = DirectRequest(URL(base.rstrip("/") + "/moderations"), headers, orjson.dumps(body))
+        self._connections = connections
+
+    async def whole(self, exchange: Exchange) -> None:
+        """Receive the complete response into the exchange."""
+        await (await send(self._connections, self._request, exchange)).read()
+        seen = exchange_fault(exchange)
+        if seen is not None:
+            raise seen
+
+    async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
+        """Never called: verdicts are not streamed."""
+        raise AssertionError("verdicts are not streamed")
+
+    def is_native(self, exchange: Exchange) -> bool:
+        """True: the provider's body is the response."""
+        return True
+
+    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
+        """The fault of a failed call, from the exchange."""
+        if isinstance(error, UpstreamFault):
+            return error
+        seen = exchange_fault(exchange)
+        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
