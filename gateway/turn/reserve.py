@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
 
-ORIGINS = {"embedding": "embed", "moderation": "moderate"}
+ORIGINS: Mapping[str, str] = {"embedding": "embed", "moderation": "moderate"}
 """Origins of rows that contain no decision and are excluded from training, by the request's mode."""
 RESERVE_TRIES = 4
 """Decisions of a turn that loses races for the remaining money."""
