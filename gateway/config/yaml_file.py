@@ -58,7 +58,7 @@ def _read_into(
         _merge(entries, key, located, findings)
     targets = included if isinstance(included, list) else [included]
     for i, target in enumerate(targets):
-        if not isinstance(target, str) or not target:
+        if not isinstance(target, str) or not target or "\0" in target:
             findings.problem(f"{name}: include[{i}]", f"expected a path, got {shown(target)}")
             continue
         _read_into((path.parent / target).resolve(), target, entries, files, findings, depth + 1)

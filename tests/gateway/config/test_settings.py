@@ -590,6 +590,7 @@ _DOCUMENTS = st.fixed_dictionaries(
 
 
 @given(document=_DOCUMENTS)
+@hypothesis.example(document={"model_list": [], "include": "\0"})
 @hypothesis.settings(max_examples=150)
 def test_no_file_whatsoever_crashes_the_reader(document: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
