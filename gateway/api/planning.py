@@ -16,7 +16,7 @@ from gateway.accounts.fields import balance_fields
 from gateway.accounts.sessions import SESSION_ID
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Model
-from gateway.catalog.prices import Rates
+from gateway.catalog.prices import Prices, Rates
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.decisions import session_forecast
@@ -90,11 +90,20 @@ def _allowed(model: Model, caller: Caller) -> bool:
 
 
 def _priced(model: Model) -> dict[str, Any]:
-    tiers = [{"above_prompt_tokens": tier.above_prompt_tokens} for tier in model.prices.tiers]
+    low, medium, high = model.prices.search_femtousd
     return {
         "model": model.name,
-        **_rates(model.prices.at(0)),
-        "tiers": [tier | _rates(model.prices.at(tier["above_prompt_tokens"] + 1)) for tier in tiers],
+        **_listed(model.prices),
+        "web_search_usd": {"low": low / 1e15, "medium": medium / 1e15, "high": high / 1e15},
+        "service_tiers": {name: _listed(prices) for name, prices in model.prices.service_tiers},
+    }
+
+
+def _listed(prices: Prices) -> dict[str, Any]:
+    tiers = [{"above_prompt_tokens": tier.above_prompt_tokens} for tier in prices.tiers]
+    return {
+        **_rates(prices.at(0)),
+        "tiers": [tier | _rates(prices.at(tier["above_prompt_tokens"] + 1)) for tier in tiers],
     }
 
 

@@ -4,19 +4,26 @@ Pure functions of integers. Sums are exact in femto-USD and rounded up to nano-U
 
     worst(t)      = max over reachable tiers of  bound * max input price + images + request + n * t * max output price
     affordable(B) = the largest t with worst(t) <= B
-    bill(usage)   = the tier of the whole prompt; cached, written, audio and reasoning tokens at their own prices
+    bill(usage)   = the tier of the whole prompt; cached, written, audio, image and reasoning tokens at their own
+                    prices; several calls behind one answer each at its own model's; plus the fees of web searches
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from gateway.catalog.prices import Prices, Rates
+from gateway.catalog.service_tiers import tier_named
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
+from gateway.catalog.web_search import NO_SEARCHES, SearchTerms
 from gateway.money import FEMTOUSD_PER_NANOUSD, MAX_NANOUSD, nanousd_from_femtousd
 
 UNLIMITED_TOKENS = 10**9
 """Affordable output of a free model, at any budget."""
+
+PricesOf = Callable[[str], Prices | None]
+"""Prices of another model of the same provider; None: unknown."""
 
 PLAUSIBLE_PROMPT_TOKENS = 2_000_000
 PLAUSIBLE_OUTPUT_TOKENS = 200_000
@@ -27,7 +34,7 @@ PLAUSIBLE_OUTPUT_TOKENS = 200_000
 class Settlement:
     """The amount a hold is settled at, and the reported or estimated usage behind it.
 
-    `alarm` names a case for the operator: "implausible_usage" or "overage".
+    `alarm` names a case for the operator: "implausible_usage", "overage" or "unpriced_model".
     """
 
     amount_nanousd: int
@@ -44,19 +51,31 @@ class Settlement:
 class CostBounds:
     """Worst-case cost of a call as a function of its answers' length.
 
-    The prompt has at most `prompt_tokens_bound` tokens, the call `n` answers; `audio` covers both directions. Made
-    once per call and queried several times: worst(t) and affordable(budget) are exact inverses.
+    The prompt has at most `prompt_tokens_bound` tokens, the call `n` answers; `audio` covers both directions. Of the
+    standard tier and `service_tiers` the most expensive counts. Made once per call and queried several times:
+    worst(t) and affordable(budget) are exact inverses.
     """
 
     __slots__ = ("_lines",)
 
     def __init__(
-        self, prices: Prices, prompt_tokens_bound: int, *, n: int = 1, images: int = 0, audio: bool = False
+        self,
+        prices: Prices,
+        prompt_tokens_bound: int,
+        *,
+        n: int = 1,
+        images: int = 0,
+        audio: bool = False,
+        service_tiers: Iterable[str] = (),
+        search: SearchTerms = NO_SEARCHES,
     ) -> None:
+        bound = prompt_tokens_bound + search.result_tokens
+        fee = search.fee_femtousd(prices, search.most)
         # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
         self._lines = [
-            (_fixed_femtousd(rates, prompt_tokens_bound, images, audio), n * _output_femtousd(rates, audio))
-            for rates in prices.reachable(prompt_tokens_bound)
+            (fee + _fixed_femtousd(rates, bound, images, audio), n * _output_femtousd(rates, audio))
+            for tiered in (prices, *map(prices.of, service_tiers))
+            for rates in tiered.reachable(bound)
         ]
 
     def worst_nanousd(self, max_output_tokens: int) -> int:
@@ -78,9 +97,28 @@ class CostBounds:
         return tokens
 
 
-def bill_nanousd(prices: Prices, usage: Usage, *, images: int = 0) -> int:
-    """The bill for `usage`, at the tier that the whole prompt falls into."""
-    return nanousd_from_femtousd(bill_femtousd(prices.at(usage.prompt_tokens), usage, images))
+def bill_nanousd(
+    prices: Prices,
+    usage: Usage,
+    *,
+    images: int = 0,
+    search: SearchTerms = NO_SEARCHES,
+    prices_of: PricesOf = lambda model: None,
+) -> int:
+    """The bill for `usage`, at the service tier and the price tier that it falls into.
+
+    Of several calls behind one answer each is billed at its own model's prices; a model without known prices at
+    `prices`.
+    """
+    tier = tier_named(usage.service_tier)
+    femtousd = search.fee_femtousd(prices, usage.web_searches)
+    if not usage.parts:
+        femtousd += bill_femtousd(prices.of(tier).at(usage.prompt_tokens), usage, images)
+    for number, part in enumerate(usage.parts):
+        own = (None if part.model is None else prices_of(part.model)) or prices
+        rates = own.of(tier).at(part.usage.prompt_tokens)
+        femtousd += bill_femtousd(rates, part.usage, images if number == 0 else 0)
+    return nanousd_from_femtousd(femtousd)
 
 
 def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
@@ -89,17 +127,21 @@ def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
     written = usage.cache_write_tokens - written_1h
     uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
     audio_in = min(usage.audio_input_tokens, uncached)
+    image_in = min(usage.image_input_tokens, uncached - audio_in)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     audio_out = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
+    image_out = min(usage.image_output_tokens, usage.output_tokens - reasoning - audio_out)
     return (
-        (uncached - audio_in) * rates.input_femtousd
+        (uncached - audio_in - image_in) * rates.input_femtousd
         + audio_in * rates.audio_input_femtousd
+        + image_in * rates.image_input_femtousd
         + usage.cached_tokens * rates.cached_input_femtousd
         + written * rates.cache_write_femtousd
         + written_1h * rates.cache_write_1h_femtousd
-        + (usage.output_tokens - reasoning - audio_out) * rates.output_femtousd
+        + (usage.output_tokens - reasoning - audio_out - image_out) * rates.output_femtousd
         + reasoning * rates.reasoning_femtousd
         + audio_out * rates.audio_output_femtousd
+        + image_out * rates.image_output_femtousd
         + images * rates.image_femtousd
         + rates.request_femtousd
     )
@@ -113,6 +155,9 @@ def settlement(
     prompt_tokens: int,
     output_tokens: int,
     images: int = 0,
+    sent_tier: str | None = None,
+    search: SearchTerms = NO_SEARCHES,
+    prices_of: PricesOf = lambda model: None,
 ) -> Settlement:
     """Settle a dispatched call; `prompt_tokens` and `output_tokens` are our own estimate.
 
@@ -120,21 +165,39 @@ def settlement(
     zero                                  zero tokens, as reported
     negative, contradictory, implausible  the whole hold, with an alarm
     more than the hold                    the actual bill, with an alarm: the ledger posts the excess as overage
+    calls of a model without prices       at this model's prices, with an alarm
+
+    The reported service tier counts; without a report, `sent_tier`.
     """
-    own = Usage(prompt_tokens, output_tokens)
+
+    def bill(usage: Usage) -> int:
+        return bill_nanousd(prices, usage, images=images, search=search, prices_of=prices_of)
+
+    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=search.unreported)
     if isinstance(reported, PartialUsage):
-        own, reported = reported.completed(prompt_tokens, output_tokens), None
+        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, search.unreported)
+        reported = None
     if reported is None:
-        amount = min(bill_nanousd(prices, own, images=images), held_nanousd)
-        return Settlement(amount, "estimated", own)
+        return Settlement(min(bill(own), held_nanousd), "estimated", own)
     if isinstance(reported, UsageFault):
         return Settlement(held_nanousd, "estimated", own, "implausible_usage")
-    amount = bill_nanousd(prices, reported, images=images)
+    reported = _dispatched(reported, sent_tier, search.least)
+    amount = bill(reported)
     if amount <= held_nanousd:
-        return Settlement(amount, "reported", reported)
+        known = all(part.model is None or prices_of(part.model) for part in reported.parts)
+        return Settlement(amount, "reported", reported, None if known else "unpriced_model")
     if reported.prompt_tokens > PLAUSIBLE_PROMPT_TOKENS or reported.output_tokens > PLAUSIBLE_OUTPUT_TOKENS:
         return Settlement(held_nanousd, "estimated", own, "implausible_usage")
     return Settlement(min(amount, MAX_NANOUSD), "reported", reported, "overage")
+
+
+def _dispatched(usage: Usage, sent_tier: str | None, least_searches: int) -> Usage:
+    """The usage with what is known of the call where the provider reports nothing."""
+    return replace(
+        usage,
+        service_tier=usage.service_tier or sent_tier,
+        web_searches=max(usage.web_searches, least_searches),
+    )
 
 
 def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int = 0) -> Settlement:
@@ -147,6 +210,8 @@ def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: 
     per_token_femtousd = rates.max_input_femtousd
     if audio:
         per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd)
+    if images:
+        per_token_femtousd = max(per_token_femtousd, rates.image_input_femtousd)
     return prompt_tokens_bound * per_token_femtousd + images * rates.image_femtousd + rates.request_femtousd
 
 

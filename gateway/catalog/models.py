@@ -9,45 +9,29 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
-from gateway.catalog.prices import Prices, PriceTier
+from gateway.catalog.price_reading import listed_prices, read_prices, stated_tiers, uncharged_fees, upper_bounds
+from gateway.catalog.prices import Prices
+from gateway.catalog.service_tiers import STANDARD, UNPRICED, tier_named
 from gateway.config.load import read_settings
-from gateway.config.model_list import CAPABILITY_KEYS, MODES, PRICE_KEY, UNIT_PRICE_KEYS, WITHOUT_OUTPUT, ModelEntry
-from gateway.config.reader import Secret, SettingsError
+from gateway.config.model_list import CAPABILITY_KEYS, MODES, ModelEntry
+from gateway.config.reader import Secret, SettingsError, shown
 from gateway.config.settings import RateQuota, Settings
-from gateway.money import femtousd_from_usd
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5
 DEFAULT_MAX_INPUT_TOKENS = 8192
 DEFAULT_MAX_OUTPUT_TOKENS = 4096
 """For a model without stated limits: small enough to hold for any model in use."""
-
-_FEE = re.compile(
-    r"(?!.*_(?:batches|priority|flex|balanced|ultrafast)$)(?!tiered_pricing|off_peak_pricing|.*_cache_hit$|.*_dbu_)"
-    r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*"
-)
-"""Price keys of the map, except those of other service tiers and duplicates of another key."""
-
-_FIELDS: Mapping[str, str] = {
-    "input_cost_per_token": "input_femtousd",
-    "output_cost_per_token": "output_femtousd",
-    "cache_read_input_token_cost": "cached_input_femtousd",
-    "cache_creation_input_token_cost": "cache_write_femtousd",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_femtousd",
-    "output_cost_per_reasoning_token": "reasoning_femtousd",
-    "input_cost_per_audio_token": "audio_input_femtousd",
-    "output_cost_per_audio_token": "audio_output_femtousd",
-    "input_cost_per_image": "image_femtousd",
-    "input_cost_per_request": "request_femtousd",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +65,10 @@ class Deployment:
     """Parameters that are never sent to the deployment."""
     base_model: str | None = None
     """The model behind the provider's own deployment name, whose rules and prices apply."""
+    unasked_tiers: frozenset[str] = frozenset()
+    """Service tiers that a call without `service_tier` may be billed at: those priced in the file."""
+    prices_of: PricesOf = field(default=lambda model: None, repr=False, compare=False)
+    """Prices of the provider's other models, for answers that several models contributed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +202,13 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
-        prices = _prices(entry, known, problems)
-        warnings += _uncharged_fees(entry, known)
+        prices = read_prices(entry, known, problems)
+        warnings += uncharged_fees(entry, known)
         if prices is not None:
+            _check_tier(entry, prices, problems)
             weight = _weight(entry, listed_as[entry.model_name])
-            made = _model(entry, position, known, mode, prices, settings, weight)
-            groups.setdefault(entry.model_name, []).append(made)
+            model = _model(entry, position, known, mode, prices, settings, weight)
+            groups.setdefault(entry.model_name, []).append(_with_siblings(model, entry, listed))
     models = {name: _merged(members) for name, members in groups.items()}
     if not models and not problems and settings.models:
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
@@ -240,82 +229,6 @@ def _map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
         if found:
             return found
     return listed.find(entry.params.model, provider)
-
-
-def _uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
-    """A warning that names the price map's fees for the model that are not charged here."""
-    if "input_cost_per_token" in entry.info.prices_usd:
-        return []
-    names = sorted(
-        name
-        for name, value in known.items()
-        if _FEE.fullmatch(name) and value and not PRICE_KEY.fullmatch(name) and name not in UNIT_PRICE_KEYS
-    )
-    if not names:
-        return []
-    model = entry.params.model[:120]
-    return [f'{entry.where}: the price map has fees for "{model}" that are not charged here: {", ".join(names)}']
-
-
-def _prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
-    """The entry's prices. The file's base prices replace the map's whole list, tiers and cache included."""
-    stated = dict(entry.info.prices_usd)
-    has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
-    mode = entry.info.mode or known.get("mode", "chat")
-    needs_output = mode not in WITHOUT_OUTPUT
-    if has_input and (has_output or not needs_output):
-        return _build_prices(entry, stated, problems)
-    if has_input != has_output and needs_output:
-        missing = "output_cost_per_token" if has_input else "input_cost_per_token"
-        problems.append(f"{entry.where}.model_info.{missing}: expected a number, got nothing")
-        return None
-    mapped = _mapped_prices(known)
-    if "input_cost_per_token" not in mapped or (needs_output and "output_cost_per_token" not in mapped):
-        problems.append(
-            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: "
-            f'"{entry.params.model[:120]}" is not in the bundled price map, so give its prices here'
-        )
-        return None
-    if not any(mapped.values()) and mode != "moderation":  # OpenAI's are free
-        problems.append(
-            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: the bundled price map "
-            f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
-        )
-        return None
-    return _build_prices(entry, mapped | stated, problems)
-
-
-def _mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
-    prices: dict[str, Decimal] = {}
-    for key, value in known.items():
-        if (PRICE_KEY.fullmatch(key) or key in UNIT_PRICE_KEYS) and isinstance(value, int | Decimal):
-            prices[key] = Decimal(value)
-    for step in known.get("tiered_pricing") or ():
-        # Dashscope's form: [{"range": [from, to], "input_cost_per_token": ...}, ...], thousands or single tokens.
-        start = int(step.get("range", [0])[0]) // 1000
-        for key, value in step.items():
-            if PRICE_KEY.fullmatch(key) and isinstance(value, int | Decimal):
-                prices[f"{key}_above_{start}k_tokens" if start else key] = Decimal(value)
-    return prices
-
-
-def _build_prices(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
-    plain: dict[str, int] = {}
-    tiers: dict[int, dict[str, int]] = {}
-    for key, price in prices_usd.items():
-        match = PRICE_KEY.fullmatch(key)
-        name = _FIELDS[match[1] if match else key]
-        if match and match[2]:
-            tiers.setdefault(int(match[2]) * 1000, {})[name] = femtousd_from_usd(price)
-        else:
-            plain[name] = femtousd_from_usd(price)
-    plain.setdefault("output_femtousd", 0)
-    try:
-        steps = tuple(PriceTier(above_prompt_tokens=above, **tiers[above]) for above in sorted(tiers))
-        return Prices(**plain, tiers=steps)
-    except ValueError as error:
-        problems.append(f"{entry.where}.model_info: {error}")
-        return None
 
 
 def _weight(entry: ModelEntry, group: Sequence[ModelEntry]) -> float:
@@ -371,13 +284,56 @@ def _model(
                 extra_headers=params.extra_headers or {},
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,
-                request_defaults=params.request_defaults,
+                request_defaults=_request_defaults(entry, mode, prices),
                 allowed_params=params.allowed_params,
                 dropped_params=params.dropped_params,
                 base_model=info.base_model,
+                unasked_tiers=stated_tiers(info.prices_usd),
             ),
         ),
     )
+
+
+def _request_defaults(entry: ModelEntry, mode: str, prices: Prices) -> Mapping[str, Any]:
+    """The operator's defaults; OpenAI itself is told to serve the tier that is held for.
+
+    Without `service_tier` OpenAI takes the tier of the project's settings, which are not known here.
+    """
+    defaults = entry.params.request_defaults
+    if mode != "chat" or "service_tier" in defaults or not prices.tier_names:
+        return defaults
+    provider, separator, _ = entry.params.model.partition("/")
+    host = urlsplit(entry.params.api_base or "https://api.openai.com").hostname or ""
+    if (separator and provider != "openai") or not host.endswith("openai.com"):
+        return defaults
+    return {**defaults, "service_tier": STANDARD}
+
+
+def _check_tier(entry: ModelEntry, prices: Prices, problems: list[str]) -> None:
+    """A default tier without prices would be billed at unknown ones."""
+    tier = entry.params.request_defaults.get("service_tier")
+    if tier is None or tier in UNPRICED or tier_named(tier) in prices.tier_names:
+        return
+    named = ", ".join((*UNPRICED, *prices.tier_names))
+    problems.append(
+        f"{entry.where}.litellm_params.service_tier: expected a tier with known prices ({named}), got {shown(tier)}; "
+        "write its prices as input_cost_per_token_priority, ..."
+    )
+
+
+def _with_siblings(model: Model, entry: ModelEntry, listed: PriceMap) -> Model:
+    """The model, whose deployment knows the price map's prices of its provider's other models."""
+    provider, separator, own = entry.params.model.partition("/")
+    own_names = {entry.params.model, own, entry.info.base_model}
+
+    @cache
+    def prices_of(name: str) -> Prices | None:
+        if name in own_names:
+            return model.prices
+        found = listed.find(name, provider) if separator else listed.find(name)
+        return listed_prices(found)
+
+    return replace(model, deployments=(replace(model.deployments[0], prices_of=prices_of),))
 
 
 def _tokens(known: Mapping[str, Any], *keys: str) -> int | None:
@@ -394,7 +350,7 @@ def _merged(members: list[Model]) -> Model:
     longest = [member.longest_answer_tokens for member in members]
     return replace(
         first,
-        prices=_upper_bounds([member.prices for member in members]),
+        prices=upper_bounds([member.prices for member in members]),
         max_input_tokens=min(member.max_input_tokens for member in members),
         max_output_tokens=min(member.max_output_tokens for member in members),
         capabilities=frozenset.intersection(*(member.capabilities for member in members)),
@@ -403,24 +359,6 @@ def _merged(members: list[Model]) -> Model:
         longest_answer_tokens=None if None in longest else max(filter(None, longest)),
         default_max_tokens=min(filter(None, (member.default_max_tokens for member in members)), default=None),
     )
-
-
-def _upper_bounds(lists: list[Prices]) -> Prices:
-    """A price list that at every prompt length is at least as high as each of `lists`."""
-    if all(prices == lists[0] for prices in lists):
-        return lists[0]
-    thresholds = sorted({tier.above_prompt_tokens for prices in lists for tier in prices.tiers})
-
-    def at(prompt_tokens: int) -> dict[str, int]:
-        rates = [prices.at(prompt_tokens) for prices in lists]
-        return {name: max(getattr(rate, name) for rate in rates) for name in _FIELDS.values()}
-
-    per_call = ("image_femtousd", "request_femtousd")
-    tiers = tuple(
-        PriceTier(above, **{name: price for name, price in at(above + 1).items() if name not in per_call})
-        for above in thresholds
-    )
-    return Prices(**at(0), tiers=tiers)
 
 
 def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:

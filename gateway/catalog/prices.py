@@ -13,11 +13,16 @@ MAX_FEMTOUSD = 10**18
 """1,000 USD per unit: a higher price is a typing error (`money.femtousd_from_usd` has the same limit)."""
 
 
+NO_SEARCH = (0, 0, 0)
+"""Search fees of a model that cannot search, or not for money."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Complete prices of one call: per token, except `image` (each) and `request` (per call).
 
-    `reasoning` prices the output tokens spent on reasoning, `cache_write_1h` a prompt cached for an hour.
+    `reasoning` prices the output tokens spent on reasoning, `cache_write_1h` a prompt cached for an hour,
+    `image_input` and `image_output` the tokens of images.
     """
 
     input_femtousd: int
@@ -28,6 +33,8 @@ class Rates:
     reasoning_femtousd: int
     audio_input_femtousd: int
     audio_output_femtousd: int
+    image_input_femtousd: int
+    image_output_femtousd: int
     image_femtousd: int
     request_femtousd: int
 
@@ -41,7 +48,7 @@ class Rates:
     @property
     def max_output_femtousd(self) -> int:
         """Highest price of an answer token, audio excluded."""
-        return max(self.output_femtousd, self.reasoning_femtousd)
+        return max(self.output_femtousd, self.reasoning_femtousd, self.image_output_femtousd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class PriceTier:
     reasoning_femtousd: int | None = None
     audio_input_femtousd: int | None = None
     audio_output_femtousd: int | None = None
+    image_input_femtousd: int | None = None
+    image_output_femtousd: int | None = None
 
     def __post_init__(self) -> None:
         _check_amounts(self)
@@ -70,7 +79,9 @@ class Prices:
     """All prices of a model; None falls back to the base price of the same direction.
 
     `image_femtousd` is for providers that bill an image as a unit; where an image is billed as prompt
-    tokens (OpenAI, Anthropic, Gemini) it stays 0. `tiers` ascend by `above_prompt_tokens`.
+    tokens (OpenAI, Anthropic, Gemini) it stays 0. `tiers` ascend by `above_prompt_tokens`. `search_femtousd` is
+    the fee of one web search with a low, medium and high context size. `service_tiers` are the complete prices
+    of other tiers, by their name in gateway.catalog.service_tiers.
     Raises ValueError for a negative or implausible price and for tiers out of order.
     """
 
@@ -82,9 +93,13 @@ class Prices:
     reasoning_femtousd: int | None = None
     audio_input_femtousd: int | None = None
     audio_output_femtousd: int | None = None
+    image_input_femtousd: int | None = None
+    image_output_femtousd: int | None = None
     image_femtousd: int = 0
     request_femtousd: int = 0
+    search_femtousd: tuple[int, int, int] = NO_SEARCH
     tiers: tuple[PriceTier, ...] = ()
+    service_tiers: tuple[tuple[str, Prices], ...] = ()
     _steps: tuple[tuple[int, Rates], ...] = field(init=False, repr=False, compare=False)
     """(exclusive lower bound in prompt tokens, rates) of every tier, base prices first."""
 
@@ -99,6 +114,15 @@ class Prices:
             chosen |= {name: price for name in _TOKEN_PRICES if (price := getattr(tier, name)) is not None}
             steps.append((tier.above_prompt_tokens, self._completed(chosen)))
         object.__setattr__(self, "_steps", tuple(steps))
+
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """The service tiers with prices of their own."""
+        return tuple(name for name, _ in self.service_tiers)
+
+    def of(self, service_tier: str | None) -> Prices:
+        """The prices of a service tier; these prices when it has none of its own."""
+        return next((prices for name, prices in self.service_tiers if name == service_tier), self)
 
     def at(self, prompt_tokens: int) -> Rates:
         """The rates of a call whose whole prompt (cached tokens included) has `prompt_tokens`."""
@@ -130,6 +154,8 @@ class Prices:
             reasoning_femtousd=price("reasoning_femtousd", output_femtousd),
             audio_input_femtousd=price("audio_input_femtousd", input_femtousd),
             audio_output_femtousd=price("audio_output_femtousd", output_femtousd),
+            image_input_femtousd=price("image_input_femtousd", input_femtousd),
+            image_output_femtousd=price("image_output_femtousd", output_femtousd),
             image_femtousd=self.image_femtousd,
             request_femtousd=self.request_femtousd,
         )
@@ -140,10 +166,11 @@ _TOKEN_PRICES = tuple(entry.name for entry in fields(PriceTier) if entry.name !=
 
 def _check_amounts(prices: Prices | PriceTier) -> None:
     for entry in fields(prices):
-        if not entry.init or entry.name == "tiers":
+        if not entry.init or entry.name in ("tiers", "service_tiers"):
             continue
         value = getattr(prices, entry.name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_FEMTOUSD:
-            raise ValueError(f"{entry.name}: expected an integer from 0 to {MAX_FEMTOUSD}, got {value!r}")
+        for amount in value if isinstance(value, tuple) else (value,):
+            if amount is None:
+                continue
+            if not isinstance(amount, int) or isinstance(amount, bool) or not 0 <= amount <= MAX_FEMTOUSD:
+                raise ValueError(f"{entry.name}: expected an integer from 0 to {MAX_FEMTOUSD}, got {amount!r}")

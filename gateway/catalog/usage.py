@@ -28,6 +28,8 @@ class Usage:
     """Token counts of one call; the special counts are parts of the two totals.
 
     `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
+    `service_tier` is the reported one. `parts` are the calls that a provider made to several models, or to one model
+    several times, for one answer; where there are any, they are what is billed.
     """
 
     prompt_tokens: int
@@ -38,6 +40,19 @@ class Usage:
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    service_tier: str | None = None
+    web_searches: int = 0
+    parts: tuple[InnerCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InnerCall:
+    """One of several calls behind an answer; `model` None is the model that was asked for."""
+
+    model: str | None
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,11 @@ def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
         reasoning_tokens=reasoning,
         audio_input_tokens=_count(prompt_details, "audio_tokens") or 0,
         audio_output_tokens=_count(output_details, "audio_tokens") or 0,
+        image_input_tokens=_count(prompt_details, "image_tokens") or 0,
+        image_output_tokens=_count(output_details, "image_tokens") or 0,
+        service_tier=_tier(reported),
+        web_searches=_searches(reported, prompt_details),
+        parts=_parts_of(reported),
     )
     if has_prompt and has_output:
         return _checked(usage)
@@ -189,6 +209,56 @@ def _checked(usage: Usage) -> Usage:
     if usage.output_tokens > MAX_PLAUSIBLE_TOKENS or usage.prompt_tokens > MAX_PLAUSIBLE_TOKENS:
         raise _Implausible("implausibly many tokens")
     return usage
+
+
+def with_facts(usage: ReportedUsage, service_tier: str | None, web_searches: int) -> ReportedUsage:
+    """A usage with what the response says beside it, where the usage itself does not say it."""
+    if isinstance(usage, PartialUsage):
+        return replace(usage, known=_with_facts(usage.known, service_tier, web_searches))
+    return _with_facts(usage, service_tier, web_searches) if isinstance(usage, Usage) else usage
+
+
+def _with_facts(usage: Usage, service_tier: str | None, web_searches: int) -> Usage:
+    if service_tier is None and not web_searches:
+        return usage
+    return replace(
+        usage,
+        service_tier=usage.service_tier or service_tier,
+        web_searches=usage.web_searches or web_searches,
+    )
+
+
+def _tier(reported: Mapping[str, Any]) -> str | None:
+    """Anthropic's tier in the usage, and Gemini's kind of traffic."""
+    values = (reported.get("service_tier"), reported.get("trafficType"), reported.get("traffic_type"))
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def _searches(reported: Mapping[str, Any], prompt_details: Mapping[str, Any]) -> int:
+    """Web searches that the provider made for this answer, by any of the reported names."""
+    tools = _part(_part(reported, "tool_usage"), "web_search")
+    return (
+        _count(_part(reported, "server_tool_use"), "web_search_requests")
+        or _count(prompt_details, "web_search_requests")
+        or _count(_part(reported, "server_side_tool_usage_details"), "web_search_calls")
+        or _count(tools, "num_requests")
+        or _count(reported, "num_search_queries", "web_search_requests")
+        or 0
+    )
+
+
+def _parts_of(reported: Mapping[str, Any]) -> tuple[InnerCall, ...]:
+    """Anthropic's `iterations`: the calls of one answer (compaction, an advisor, a fallback model)."""
+    listed = reported.get("iterations")
+    found = []
+    for item in listed if isinstance(listed, list) else ():
+        usage = _read(item) if isinstance(item, Mapping) else None
+        if isinstance(usage, PartialUsage):
+            usage = usage.known
+        if usage is not None:
+            model = item.get("model")
+            found.append(InnerCall(model if isinstance(model, str) and model else None, usage))
+    return tuple(found)
 
 
 def _part(reported: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -29,10 +29,15 @@ WITHOUT_OUTPUT = ("embedding", "moderation")
 PRICE_NAMES = (
     "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost",
     "cache_creation_input_token_cost_above_1hr", "output_cost_per_reasoning_token", "input_cost_per_audio_token",
-    "output_cost_per_audio_token",
+    "output_cost_per_audio_token", "input_cost_per_image_token", "output_cost_per_image_token",
 )  # fmt: skip
-PRICE_KEY = re.compile(rf"({'|'.join(PRICE_NAMES)})(?:_above_(\d{{1,6}})k_tokens)?")
-"""Prices per token, by LiteLLM's names; the second group is the tier's threshold in thousand tokens."""
+PRICE_KEY = re.compile(
+    rf"(?P<name>{'|'.join(PRICE_NAMES)})(?:_above_(?P<above>\d{{1,6}})k_tokens)?"
+    r"(?:_(?P<tier>priority|flex|balanced|ultrafast|batches))?"
+)
+"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier."""
+SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
+"""Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
 
 UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
 _FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
@@ -361,6 +366,13 @@ def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
                 price = section.decimal(key, maximum=1000)
                 if price is not None:
                     prices[key] = price
+            elif key == "search_context_cost_per_query":
+                fees = section.section(key)
+                for size in SEARCH_PRICE_KEYS:
+                    fee = fees.decimal(size, maximum=100)
+                    if fee is not None:
+                        prices[size] = fee
+                fees.finish()
             elif key == "tiered_pricing" and section.has(key):
                 section.findings.problem(
                     section.path(key),

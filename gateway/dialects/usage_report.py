@@ -47,6 +47,24 @@ def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
+def reported_tier(payload: Mapping[str, Any]) -> str | None:
+    """The service tier that a response or chunk names beside its usage."""
+    tier = payload.get("service_tier")
+    return tier if isinstance(tier, str) and tier else None
+
+
+def cited_searches(choices: object) -> int:
+    """1 if an answer cites web pages: a search that its usage may not count; else 0."""
+    for choice in choices if isinstance(choices, list) else ():
+        for name in ("message", "delta"):
+            part = choice.get(name) if isinstance(choice, dict) else None
+            notes = part.get("annotations") if isinstance(part, dict) else None
+            for note in notes if isinstance(notes, list) else ():
+                if isinstance(note, dict) and note.get("type") == "url_citation":
+                    return 1
+    return 0
+
+
 def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Merge two reports of one response: newer counts replace older, unless zero or null.
 

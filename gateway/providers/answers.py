@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.catalog.usage import OUTPUT_COUNTS, PartialUsage, ReportedUsage, Usage, usage_from_openai
+from gateway.catalog.usage import OUTPUT_COUNTS, PartialUsage, ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
 from gateway.dialects.repair import StreamRepair
-from gateway.dialects.usage_report import joined, shown, take_usage
+from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage
 from gateway.providers.errors import BrokenFault, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.waiting import Patience
@@ -41,6 +41,8 @@ class UpstreamStream:
         self._ahead: list[dict[str, Any]] = []
         self._unfinished: set[int] = set()
         self._report: dict[str, Any] | None = None
+        self._tier: str | None = None
+        self._searches = 0
         self._report_chunk: dict[str, Any] = {}
         self._outdated = False
         self._spoken_since = False
@@ -53,7 +55,7 @@ class UpstreamStream:
         """The reported usage; counts sent before the last content are partial."""
         if self._fault_usage is not None:
             return self._fault_usage
-        usage = usage_from_openai(self._report)
+        usage = with_facts(usage_from_openai(self._report), self._tier, self._searches)
         complete = self.finish_reason is not None and not self._unfinished
         if not isinstance(usage, Usage):
             return usage
@@ -116,6 +118,8 @@ class UpstreamStream:
         """Repair a chunk and record its finish and usage; False when nothing is left to pass on."""
         choices = self._repair.repair(chunk)
         report = take_usage(chunk)
+        self._tier = reported_tier(chunk) or self._tier
+        self._searches = self._searches or cited_searches(choices)
         model = chunk.get("model")
         if isinstance(model, str) and model:
             self.provider_model = model

@@ -53,6 +53,10 @@ class Call:
     """Parameters that the operator allows for this deployment although LiteLLM does not list them."""
     dropped_params: frozenset[str] = frozenset()
     """Parameters that the operator blocks for this deployment."""
+    service_tiers: Sequence[str] = ()
+    """Service tiers with known prices; a caller's request for another is dropped."""
+    search_priced: bool = False
+    """Whether web searches have a known price; a caller's request for them is dropped otherwise."""
 
 
 class PreparedCall(Protocol):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.catalog.service_tiers import UNPRICED, tier_named
+from gateway.catalog.web_search import ASKING_PARAMETERS, starts_search
 from gateway.dialects.arguments import THINKING_PARTS, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
@@ -89,8 +91,6 @@ _BARRED = OWN_FIELDS | {
     "api_base", "api_key", "base_url", "best_of", "extra_body", "extra_headers", "fallbacks", "headers",
     "max_new_tokens", "models", "num_predict", "num_return_sequences", "route", "use_beam_search",
 }  # fmt: skip
-# Other tiers have prices that the catalogue does not contain.
-_STANDARD_TIERS = ("auto", "default")
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
 MAX_LISTED = 40
 MIN_THINKING_TOKENS = 1024
@@ -233,9 +233,9 @@ def _place(
     """A parameter's place: "plain" (a LiteLLM argument), "beside" (the body), or None (dropped)."""
     if name == "n":
         return "plain" if "n" in target.supported else None
-    if name in _BARRED or (name == "service_tier" and value not in _STANDARD_TIERS):
-        return None
     allowed = name in call.allowed_params or from_operator
+    if name in _BARRED or _is_unpriced(name, value, call, allowed=allowed):
+        return None
     if name in CHAT_FIELDS:
         if name == "metadata":
             return "beside" if allowed or _takes_labels(target, call) else None
@@ -253,6 +253,13 @@ def _place(
             return "plain"
         return "beside" if allowed or target.kind in _KNOWN_BY.get(name, _SERVERS) else None
     return "beside" if allowed and name not in steering else None
+
+
+def _is_unpriced(name: str, value: Any, call: Call, *, allowed: bool) -> bool:
+    """Whether a parameter asks for something whose price the catalogue does not contain."""
+    if name == "service_tier":
+        return value not in UNPRICED and tier_named(value) not in call.service_tiers
+    return name in ASKING_PARAMETERS and not (call.search_priced or allowed) and starts_search(name, value)
 
 
 def _takes_labels(target: Target, call: Call) -> bool:

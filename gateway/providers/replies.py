@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai
+from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.repair import repair_whole, unwrapped
-from gateway.dialects.usage_report import shown, take_usage
+from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
@@ -105,7 +105,7 @@ async def _assembled(exchange: Exchange) -> Reply:
 
 def _reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
     report = take_usage(body)
-    usage = usage_from_openai(report)
+    usage = with_facts(usage_from_openai(report), reported_tier(body), cited_searches(body.get("choices")))
     repair_whole(body, lambda: exchange.new_id("call"))
     choices = body["choices"]
     if not choices:

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.catalog import cost
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.call_cost import call_bounds, expected_prices
+from gateway.catalog.prices import Rates
 from gateway.dialects.request import ChatRequest
 from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
 from gateway.providers.cooldown import Breaker
@@ -103,11 +104,11 @@ def estimate(
         company, available_nanousd if shared_nanousd is None else shared_nanousd,
     )  # fmt: skip
     warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
-    prompt_femto, output_femto = _linear_cost(option, prompt_tokens, warm)
+    rates = expected_prices(model, chat.params).at(prompt_tokens)
+    prompt_femto, output_femto = _linear_cost(rates, prompt_tokens, warm)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
     output_femto *= chat.n
     costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
-    rates = model.prices.at(prompt_tokens)
     view = CandidateView(
         name=model.name,
         input_usd_per_mtok=rates.input_femtousd / 1e9,
@@ -167,9 +168,10 @@ def _hold(
 
     `longest`: the longest response without a limit; None: a limit is needed.
     """
-    bounds = cost.CostBounds(
-        option.model.prices, prompt_tokens_bound, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
-    )
+    bounds = call_bounds(
+        option.model, prompt_tokens_bound, chat.params, chat.extras, n=chat.n, images=chat.images,
+        audio="audio" in chat.capabilities,
+    )  # fmt: skip
     worst = bounds.worst_nanousd
 
     def affordable(nanousd: int) -> int:
@@ -196,8 +198,7 @@ def _hold(
     return True, tokens, worst(tokens)
 
 
-def _linear_cost(option: Eligibility, prompt_tokens: int, warm: int) -> tuple[float, float]:
+def _linear_cost(rates: Rates, prompt_tokens: int, warm: int) -> tuple[float, float]:
     """(femto-USD of the prompt with its cached part at the cached price, femto-USD per output token)."""
-    rates = option.model.prices.at(prompt_tokens)
     prompt = (prompt_tokens - warm) * rates.input_femtousd + warm * rates.cached_input_femtousd + rates.request_femtousd
     return float(prompt), float(rates.output_femtousd)

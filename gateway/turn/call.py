@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Deployment
+from gateway.catalog.prices import NO_SEARCH
 from gateway.clock import Clock, now_ms
 from gateway.config.settings import Settings
 from gateway.dialects.request import ChatRequest
@@ -115,6 +116,8 @@ class ProviderCalls:
             defaults=deployment.request_defaults,
             allowed_params=deployment.allowed_params,
             dropped_params=deployment.dropped_params,
+            service_tiers=deployment.prices.tier_names,
+            search_priced=deployment.prices.search_femtousd != NO_SEARCH,
             max_tokens=attempt.choice.estimate.max_tokens,
             max_tokens_param=_limit_name(chat, deployment),
             limited=attempt.choice.estimate.limited,

@@ -10,8 +10,10 @@ from starlette.responses import Response
 
 from gateway.catalog import cost
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.call_cost import sent_tier
 from gateway.catalog.tokens import TokenCounter
 from gateway.catalog.usage import ReportedUsage, Usage
+from gateway.catalog.web_search import search_terms
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.decisions.failures import column
@@ -349,14 +351,17 @@ def _beginning(context: TurnContext, message: Mapping[str, Any] | None) -> Begin
 
 def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
     """The bill from the reported usage, else from our own count `output_tokens`."""
-    estimate_ = attempt.choice.estimate
+    chat, deployment = attempt.context.chat, attempt.deployment
     return cost.settlement(
-        attempt.deployment.prices,
+        deployment.prices,
         reported,
-        held_nanousd=estimate_.hold_nanousd,
+        held_nanousd=attempt.choice.estimate.hold_nanousd,
         prompt_tokens=attempt.context.prompt.estimate,
         output_tokens=output_tokens,
-        images=attempt.context.chat.images,
+        images=chat.images,
+        sent_tier=sent_tier(deployment, chat.params.get("service_tier")),
+        search=search_terms(deployment.litellm_model, deployment.prices, chat.params, chat.extras),
+        prices_of=deployment.prices_of,
     )
 
 

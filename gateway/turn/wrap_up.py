@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.catalog.answer_length import OutputForecast
-from gateway.catalog.cost import CostBounds
+from gateway.catalog.call_cost import call_bounds
 from gateway.dialects.request import ChatRequest
 from gateway.routing.estimates import LEAST_LIKELY_TOKENS
 from gateway.routing.guard import Eligibility
@@ -65,5 +65,7 @@ def _closing_cost(option: Eligibility, chat: ChatRequest, forecast: OutputForeca
     answer = min(answer, chat.max_tokens or answer, model.max_output_tokens)
     grown = prompt_tokens_bound + prompt_tokens_bound // _GROWTH_SHARE
     grown += _BOUND_PER_TOKEN * (chat.n * answer + _NEXT_REQUEST_TOKENS)
-    bounds = CostBounds(model.prices, grown, n=chat.n, images=chat.images, audio="audio" in chat.capabilities)
+    bounds = call_bounds(
+        model, grown, chat.params, chat.extras, n=chat.n, images=chat.images, audio="audio" in chat.capabilities
+    )
     return bounds.worst_nanousd(answer)

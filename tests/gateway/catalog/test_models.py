@@ -216,7 +216,7 @@ def test_fees_of_the_map_that_nobody_is_charged_are_named(tmp_path: Path) -> Non
     assert warning.startswith(
         'gateway.yaml: model_list[0]: the price map has fees for "perplexity/sonar-deep-research"'
     )
-    assert warning.endswith("citation_cost_per_token, search_context_cost_per_query")
+    assert warning.endswith("not charged here: citation_cost_per_token")
 
 
 def test_base_model_has_the_price_and_reaches_the_deployment(tmp_path: Path) -> None:

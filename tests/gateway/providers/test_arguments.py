@@ -89,7 +89,7 @@ async def test_every_litellm_parameter_stays_inside_at_every_depth(
         "temperature": 0.5,
         "tools": [TOOL],
         "response_format": {"type": "text"},
-        "web_search_options": {}, "prediction": {"type": "content", "content": "x"}, "store": True,
+        "prediction": {"type": "content", "content": "x"}, "store": True,
     }  # fmt: skip
 
 

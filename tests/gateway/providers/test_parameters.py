@@ -114,7 +114,7 @@ async def test_parameters_of_the_openai_reference_reach_openai(upstream: Upstrea
         "web_search_options": {"search_context_size": "low"}, "prompt_cache_key": "k", "user": "u",
         "prompt_cache_retention": "24h", "safety_identifier": "s", "service_tier": "default",
     }  # fmt: skip
-    body, left_out = await sent(upstream, "openai/gpt-4o", params=params)
+    body, left_out = await sent(upstream, "openai/gpt-4o", params=params, search_priced=True)
     assert params.items() <= body.items()
     assert left_out == set()
 
@@ -130,6 +130,36 @@ async def test_a_tier_with_a_price_of_its_own_is_left_out(upstream: Upstream, ti
     body, left_out = await sent(upstream, "openai/gpt-4o", params={"service_tier": tier})
     assert "service_tier" not in body
     assert left_out == {"service_tier"}
+
+
+async def test_a_tier_with_a_known_price_is_sent(upstream: Upstream) -> None:
+    priced = {"params": {"service_tier": "priority"}, "service_tiers": ("flex", "priority")}
+    body, left_out = await sent(upstream, "openai/gpt-4o", **priced)
+    assert body["service_tier"] == "priority"
+    assert left_out == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("openai/gpt-4o", {"params": {"web_search_options": {}}}),
+        ("xai/grok-4", {"extras": {"search_parameters": {"mode": "auto"}}}),
+        ("openrouter/a/b", {"extras": {"plugins": [{"id": "web"}]}}),
+    ],
+)
+async def test_a_search_is_asked_for_only_where_its_price_is_known(
+    upstream: Upstream, model: str, asked: dict[str, Any]
+) -> None:
+    [name] = [name for names in asked.values() for name in names]
+    body, left_out = await sent(upstream, model, **asked)
+    assert (name in body, left_out) == (False, {name})
+    body, left_out = await sent(upstream, model, **asked, search_priced=True)
+    assert (name in body, left_out) == (True, set())
+
+
+async def test_a_plugin_that_does_not_search_is_sent_without_a_price(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "openrouter/a/b", extras={"plugins": [{"id": "file-parser"}]})
+    assert (body["plugins"], left_out) == ([{"id": "file-parser"}], set())
 
 
 async def test_a_temperature_that_litellm_leaves_out_is_named(upstream: Upstream) -> None:

@@ -1,0 +1,191 @@
+"""Prices of a deployment, from the configuration file and from LiteLLM's price map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
+from gateway.catalog.web_search import SIZES
+from gateway.config.model_list import PRICE_KEY, SEARCH_PRICE_KEYS, UNIT_PRICE_KEYS, WITHOUT_OUTPUT, ModelEntry
+from gateway.money import femtousd_from_usd
+
+_FEE = re.compile(
+    r"(?!tiered_pricing|off_peak_pricing|.*_cache_hit$|.*_dbu_)[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*"
+)
+"""Price keys of the map, except duplicates of another key."""
+_DEFERRED = re.compile(r".*_batches")
+"""Prices of batches, which no request here starts."""
+
+_FIELDS: Mapping[str, str] = {
+    "input_cost_per_token": "input_femtousd",
+    "output_cost_per_token": "output_femtousd",
+    "cache_read_input_token_cost": "cached_input_femtousd",
+    "cache_creation_input_token_cost": "cache_write_femtousd",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_femtousd",
+    "output_cost_per_reasoning_token": "reasoning_femtousd",
+    "input_cost_per_audio_token": "audio_input_femtousd",
+    "output_cost_per_audio_token": "audio_output_femtousd",
+    "input_cost_per_image_token": "image_input_femtousd",
+    "output_cost_per_image_token": "image_output_femtousd",
+    "input_cost_per_image": "image_femtousd",
+    "input_cost_per_request": "request_femtousd",
+}
+_PER_CALL = ("image_femtousd", "request_femtousd")
+_SEARCH = "search_context_cost_per_query"
+
+
+def read_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
+    """The entry's prices; the file's base prices replace the map's list, tiers and cache too."""
+    stated = dict(entry.info.prices_usd)
+    has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
+    mode = entry.info.mode or known.get("mode", "chat")
+    needs_output = mode not in WITHOUT_OUTPUT
+    if has_input and (has_output or not needs_output):
+        return _built(entry, stated, problems)
+    if has_input != has_output and needs_output:
+        missing = "output_cost_per_token" if has_input else "input_cost_per_token"
+        problems.append(f"{entry.where}.model_info.{missing}: expected a number, got nothing")
+        return None
+    mapped = mapped_prices(known)
+    if "input_cost_per_token" not in mapped or (needs_output and "output_cost_per_token" not in mapped):
+        problems.append(
+            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: "
+            f'"{entry.params.model[:120]}" is not in the bundled price map, so give its prices here'
+        )
+        return None
+    if not any(mapped.values()) and mode != "moderation":  # OpenAI's are free
+        problems.append(
+            f"{entry.where}.model_info.input_cost_per_token: expected a price, got nothing: the bundled price map "
+            f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
+        )
+        return None
+    return _built(entry, mapped | stated, problems)
+
+
+def listed_prices(known: Mapping[str, Any]) -> Prices | None:
+    """The prices of an entry of the price map; None when it has none."""
+    mapped = mapped_prices(known)
+    return build_prices(mapped) if "input_cost_per_token" in mapped and any(mapped.values()) else None
+
+
+def mapped_prices(known: Mapping[str, Any]) -> dict[str, Decimal]:
+    """The prices that are charged here of an entry of the price map, by their keys."""
+    prices: dict[str, Decimal] = {}
+    for key, value in known.items():
+        if (PRICE_KEY.fullmatch(key) or key in UNIT_PRICE_KEYS) and isinstance(value, int | Decimal):
+            prices[key] = Decimal(value)
+    for step in known.get("tiered_pricing") or ():
+        # Dashscope's form: [{"range": [from, to], "input_cost_per_token": ...}, ...], thousands or single tokens.
+        start = int(step.get("range", [0])[0]) // 1000
+        for key, value in step.items():
+            if PRICE_KEY.fullmatch(key) and isinstance(value, int | Decimal):
+                prices[f"{key}_above_{start}k_tokens" if start else key] = Decimal(value)
+    searches = known.get(_SEARCH)
+    for size, key in zip(SIZES, SEARCH_PRICE_KEYS, strict=True):
+        value = searches.get(f"search_context_size_{size}") if isinstance(searches, Mapping) else None
+        if isinstance(value, int | Decimal):
+            prices[key] = Decimal(value)
+    return prices
+
+
+def stated_tiers(prices_usd: Mapping[str, Decimal]) -> frozenset[str]:
+    """The service tiers that have a price among the keys."""
+    matches = filter(None, map(PRICE_KEY.fullmatch, prices_usd))
+    return frozenset(match["tier"] for match in matches if match["tier"])
+
+
+def build_prices(prices_usd: Mapping[str, Decimal]) -> Prices:
+    """The price list of prices by LiteLLM's keys. Raises ValueError for implausible ones.
+
+    A service tier keeps the standard price of whatever it has no price for.
+    """
+    standard: dict[str, Decimal] = {}
+    tiers: dict[str, dict[str, Decimal]] = {}
+    for key, price in prices_usd.items():
+        match = PRICE_KEY.fullmatch(key)
+        if match and match["tier"]:
+            tiers.setdefault(match["tier"], {})[key.removesuffix(f"_{match['tier']}")] = price
+        else:
+            standard[key] = price
+    made = _one_tier(standard)
+    if not tiers:
+        return made
+    services = tuple((tier, _one_tier(standard | tiers[tier])) for tier in sorted(tiers))
+    return _one_tier(standard, services)
+
+
+def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
+    """A warning that names the price map's fees for the model that are not charged here."""
+    if "input_cost_per_token" in entry.info.prices_usd:
+        return []
+    names = sorted(
+        name
+        for name, value in known.items()
+        if _FEE.fullmatch(name)
+        and value
+        and not PRICE_KEY.fullmatch(name)
+        and name not in UNIT_PRICE_KEYS
+        and name != _SEARCH
+        and not _DEFERRED.fullmatch(name)
+    )
+    if not names:
+        return []
+    model = entry.params.model[:120]
+    return [f'{entry.where}: the price map has fees for "{model}" that are not charged here: {", ".join(names)}']
+
+
+def upper_bounds(lists: list[Prices]) -> Prices:
+    """A price list at least as high as each of `lists`, at any prompt length and service tier."""
+    if all(prices == lists[0] for prices in lists):
+        return lists[0]
+    tiers = sorted({name for prices in lists for name in prices.tier_names})
+    services = tuple((name, _highest([prices.of(name) for prices in lists])) for name in tiers)
+    return _highest(lists, services)
+
+
+def _highest(lists: list[Prices], services: tuple[tuple[str, Prices], ...] = ()) -> Prices:
+    thresholds = sorted({tier.above_prompt_tokens for prices in lists for tier in prices.tiers})
+
+    def at(prompt_tokens: int) -> dict[str, int]:
+        rates = [prices.at(prompt_tokens) for prices in lists]
+        return {name: max(getattr(rate, name) for rate in rates) for name in _FIELDS.values()}
+
+    tiers = tuple(
+        PriceTier(above, **{name: price for name, price in at(above + 1).items() if name not in _PER_CALL})
+        for above in thresholds
+    )
+    low, medium, high = (max(prices.search_femtousd[place] for prices in lists) for place in range(len(SIZES)))
+    return Prices(**at(0), tiers=tiers, search_femtousd=(low, medium, high), service_tiers=services)
+
+
+def _built(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
+    try:
+        return build_prices(prices_usd)
+    except ValueError as error:
+        problems.append(f"{entry.where}.model_info: {error}")
+        return None
+
+
+def _one_tier(prices_usd: Mapping[str, Decimal], services: tuple[tuple[str, Prices], ...] = ()) -> Prices:
+    plain: dict[str, int] = {}
+    tiers: dict[int, dict[str, int]] = {}
+    for key, price in prices_usd.items():
+        if key in SEARCH_PRICE_KEYS:
+            continue
+        match = PRICE_KEY.fullmatch(key)
+        name = _FIELDS[match["name"] if match else key]
+        if match and match["above"]:
+            tiers.setdefault(int(match["above"]) * 1000, {})[name] = femtousd_from_usd(price)
+        else:
+            plain[name] = femtousd_from_usd(price)
+    plain.setdefault("output_femtousd", 0)
+    steps = tuple(PriceTier(above_prompt_tokens=above, **tiers[above]) for above in sorted(tiers))
+    search = NO_SEARCH
+    if any(key in prices_usd for key in SEARCH_PRICE_KEYS):
+        most = max(prices_usd[key] for key in SEARCH_PRICE_KEYS if key in prices_usd)
+        low, medium, high = (femtousd_from_usd(prices_usd.get(key, most)) for key in SEARCH_PRICE_KEYS)
+        search = (low, medium, high)
+    return Prices(**plain, search_femtousd=search, tiers=steps, service_tiers=services)

@@ -1,0 +1,26 @@
+"""Service tiers: prices of the same model for faster, slower or deferred processing.
+
+Tiers have the names of LiteLLM's price keys (`input_cost_per_token_priority`). A provider bills the tier in which it
+served the call and reports it, which may not be the requested one: a priority call can be served as a standard one.
+"""
+
+from __future__ import annotations
+
+TIERS = ("priority", "flex", "balanced", "ultrafast", "batches")
+"""Suffixes of LiteLLM's price keys."""
+AUTO = "auto"
+"""The provider chooses, by the settings of the operator's account there."""
+STANDARD = "default"
+UNPRICED = (AUTO, STANDARD)
+"""Values of `service_tier` that need no prices of their own."""
+
+_OTHER_NAMES = {"fast": "priority", "batch": "batches", "on_demand_priority": "priority", "on_demand_flex": "flex"}
+
+
+def tier_named(value: object) -> str | None:
+    """The tier that a request or a response names; None for the standard tier and unknown ones."""
+    if not isinstance(value, str):
+        return None
+    name = value.lower()
+    name = _OTHER_NAMES.get(name, name)
+    return name if name in TIERS else None

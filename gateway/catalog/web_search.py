@@ -1,0 +1,87 @@
+"""Fees of web searches that a provider runs: when they are due, and how many a hold covers.
+
+Only the parameters in ASKING_PARAMETERS start a search; hosted tools are refused by name. Some models search for every
+answer, others as often as they like, within a limit that LiteLLM derives from the context size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.catalog.prices import NO_SEARCH, Prices
+
+ASKING_PARAMETERS = ("web_search_options", "search_parameters", "plugins")
+SIZES = ("low", "medium", "high")
+MOST_SEARCHES: Mapping[str, int] = {"low": 1, "medium": 5, "high": 10}
+"""LiteLLM's limit of Anthropic's searches by context size."""
+RESULT_TOKENS = 10_000
+"""Prompt tokens that the results of one search may add, for providers that bill them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTerms:
+    """Web searches of one call.
+
+    `size` selects the fee. `most` are held for, `least` are billed; `unreported` are billed when the provider
+    reports no usage. `result_tokens` are what they may add to the prompt.
+    """
+
+    size: str = "medium"
+    most: int = 0
+    least: int = 0
+    unreported: int = 0
+    result_tokens: int = 0
+
+    def fee_femtousd(self, prices: Prices, searches: int) -> int:
+        """The fee of a number of searches."""
+        return searches * prices.search_femtousd[SIZES.index(self.size)]
+
+
+NO_SEARCHES = SearchTerms()
+
+
+def search_terms(
+    litellm_model: str, prices: Prices, params: Mapping[str, Any], extras: Mapping[str, Any]
+) -> SearchTerms:
+    """The terms of a call; NO_SEARCHES where searches have no price or none can happen."""
+    if prices.search_femtousd == NO_SEARCH:
+        return NO_SEARCHES
+    perplexity = litellm_model.startswith("perplexity/")
+    options = params.get("web_search_options")
+    size = (options or {}).get("search_context_size") if isinstance(options, Mapping) else None
+    if size not in SIZES:
+        size = "low" if perplexity else "medium"
+    if perplexity or searches_always(litellm_model):
+        most = MOST_SEARCHES["high"] if "deep-research" in litellm_model else 1
+        return SearchTerms(size, most=most, least=1, unreported=1)
+    if not asks_for_search(params, extras):
+        return NO_SEARCHES
+    most = MOST_SEARCHES[size]
+    return SearchTerms(size, most=most, unreported=1, result_tokens=most * RESULT_TOKENS)
+
+
+def searches_always(litellm_model: str) -> bool:
+    """True for a model that searches for every answer (OpenAI's search models)."""
+    return "-search-preview" in litellm_model or "-search-api" in litellm_model
+
+
+def asks_for_search(params: Mapping[str, Any], extras: Mapping[str, Any]) -> bool:
+    """True if a request asks its provider to search the web."""
+    return any(starts_search(name, {**params, **extras}.get(name)) for name in ASKING_PARAMETERS)
+
+
+def starts_search(name: str, value: Any) -> bool:
+    """True if a parameter with this value makes the provider search."""
+    if value is None:
+        return False
+    if name == "web_search_options":
+        return True
+    if name == "search_parameters":
+        return not (isinstance(value, Mapping) and value.get("mode") == "off")
+    if name == "plugins":
+        return not isinstance(value, list) or any(
+            not isinstance(plugin, Mapping) or plugin.get("id") == "web" for plugin in value
+        )
+    return False

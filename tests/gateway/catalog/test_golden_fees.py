@@ -1,0 +1,289 @@
+"""Invoices worked out by hand for what is billed beside plain tokens: tiers, searches, several models, images.
+
+Prices are those of LiteLLM's bundled map for the named models; the arithmetic in the comments is in nano-USD.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.catalog.call_cost import billable_tiers, call_bounds, expected_prices, sent_tier
+from gateway.catalog.cost import bill_nanousd, settlement
+from gateway.catalog.models import Catalog, Model, load
+from gateway.catalog.prices import Prices
+from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai, with_facts
+from gateway.catalog.web_search import SearchTerms, search_terms
+from gateway.config.reader import SettingsError
+
+NAMES = ("gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-4o-search-preview", "sonar", "gpt-audio")
+MODELS = dict(
+    zip(
+        NAMES,
+        (
+            "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "openai/gpt-4o-search-preview",
+            "perplexity/sonar", "openai/gpt-audio",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    path = tmp_path_factory.mktemp("fees") / "gateway.yaml"
+    entries = [f"  - {{model_name: {name}, litellm_params: {{model: {MODELS[name]}}}}}\n" for name in NAMES]
+    path.write_text("model_list:\n" + "".join(entries))
+    return load(path, {})[1]
+
+
+def invoice(model: Model, reported: dict[str, Any], **params: Any) -> int:
+    """What the model's first deployment is billed for a response with this usage."""
+    [deployment] = model.deployments
+    bill = settlement(
+        deployment.prices,
+        usage_from_openai(reported),
+        held_nanousd=10**12,
+        prompt_tokens=7,
+        output_tokens=7,
+        sent_tier=sent_tier(deployment, params.get("service_tier")),
+        search=search_terms(deployment.litellm_model, deployment.prices, params, {}),
+        prices_of=deployment.prices_of,
+    )
+    assert (bill.usage_source, bill.alarm) == ("reported", None)
+    return bill.amount_nanousd
+
+
+PLAIN = {"prompt_tokens": 1_000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 400}}
+
+
+@pytest.mark.parametrize(
+    ("tier", "expected"),
+    [
+        # 600 * 1,250 + 400 * 125 + 100 * 10,000
+        ("default", 750_000 + 50_000 + 1_000_000),
+        # 600 * 2,500 + 400 * 250 + 100 * 20,000
+        ("priority", 1_500_000 + 100_000 + 2_000_000),
+        # 600 * 625 + 400 * 62.5 + 100 * 5,000
+        ("flex", 375_000 + 25_000 + 500_000),
+        ("batch", 375_000 + 25_000 + 500_000),
+        # No tier of the list: the standard price.
+        ("scale", 750_000 + 50_000 + 1_000_000),
+    ],
+)
+def test_the_reported_tier_is_billed(catalog: Catalog, tier: str, expected: int) -> None:
+    """Whichever tier was asked for: a provider may serve a priority call as a standard one."""
+    for asked in (None, "auto", "priority"):
+        assert invoice(catalog.models["gpt-5"], PLAIN | {"service_tier": tier}, service_tier=asked) == expected
+
+
+def test_without_a_report_the_tier_that_was_sent_is_billed(catalog: Catalog) -> None:
+    assert invoice(catalog.models["gpt-5"], PLAIN, service_tier="priority") == 3_600_000
+    assert invoice(catalog.models["gpt-5"], PLAIN, service_tier="scale") == 1_800_000
+    assert invoice(catalog.models["gpt-5"], PLAIN, service_tier="auto") == 1_800_000
+
+
+def test_gemini_names_the_tier_by_its_traffic_and_has_long_prompts_in_each(catalog: Catalog) -> None:
+    usage = {"promptTokenCount": 200_001, "candidatesTokenCount": 10, "totalTokenCount": 200_011}
+    # 200,001 * 4,500 + 10 * 27,000, against 200,001 * 2,500 + 10 * 15,000
+    gemini = catalog.models["gemini-2.5-pro"]
+    assert invoice(gemini, usage | {"trafficType": "ON_DEMAND_PRIORITY"}) == 900_004_500 + 270_000
+    assert invoice(gemini, usage | {"trafficType": "ON_DEMAND"}) == 500_002_500 + 150_000
+
+
+def test_a_tier_beside_the_usage_counts_where_the_usage_names_none() -> None:
+    assert with_facts(Usage(1, 1), "priority", 0) == Usage(1, 1, service_tier="priority")
+    assert with_facts(Usage(1, 1, service_tier="standard"), "priority", 0) == Usage(1, 1, service_tier="standard")
+    half = with_facts(PartialUsage(Usage(1, 0), has_prompt=True, has_output=False), "flex", 2)
+    assert isinstance(half, PartialUsage)
+    assert half.completed(9, 9) == Usage(1, 9, service_tier="flex", web_searches=2)
+    assert with_facts(None, "priority", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tiers"),
+    [
+        (None, set()),  # OpenAI is told `default`
+        ("default", set()),
+        ("auto", {"batches", "flex", "priority"}),
+        ("priority", {"priority"}),
+        ("flex", {"flex"}),
+        ("scale", set()),  # not sent
+    ],
+)
+def test_a_hold_covers_every_tier_that_can_be_billed(catalog: Catalog, asked: str | None, tiers: set[str]) -> None:
+    model = catalog.models["gpt-5"]
+    assert billable_tiers(model.deployments[0], asked) == tiers
+    params = {"service_tier": asked} if asked else {}
+    held = call_bounds(model, 1_000, params, {}).worst_nanousd(100)
+    for tier in (None, *tiers):
+        assert bill_nanousd(model.prices, Usage(1_000, 100, service_tier=tier)) <= held
+    assert held == (4_500_000 if "priority" in tiers else 2_250_000)
+
+
+def test_openai_is_told_the_tier_that_is_held_for(catalog: Catalog) -> None:
+    defaults = {name: model.deployments[0].request_defaults for name, model in catalog.models.items()}
+    assert defaults["gpt-5"] == {"service_tier": "default"}
+    assert defaults["gemini-2.5-pro"] == {}
+
+
+def model_of(folder: Path, params: str, info: str) -> Model:
+    path = folder / "gateway.yaml"
+    path.write_text(f"model_list: [{{model_name: a, litellm_params: {{{params}}}, model_info: {{{info}}}}}]")
+    return load(path, {})[1].models["a"]
+
+
+FILE_PRICES = "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6"
+
+
+def test_a_tier_priced_in_the_file_is_held_for_unless_a_request_excludes_it(tmp_path: Path) -> None:
+    priced = f"{FILE_PRICES}, input_cost_per_token_priority: 3e-6"
+    model = model_of(tmp_path, "model: openai/own, api_base: 'http://127.0.0.1:1/v1'", priced)
+    [deployment] = model.deployments
+    assert deployment.request_defaults == {}
+    assert billable_tiers(deployment, None) == {"priority"}
+    assert billable_tiers(deployment, "default") == set()
+    # 10 * 3,000 + 5 * 2,000: the output has no price of its own in the tier.
+    assert bill_nanousd(model.prices, Usage(10, 5, service_tier="priority")) == 40_000
+    assert expected_prices(model, {"service_tier": "priority"}).input_femtousd == 3 * 10**9
+    assert expected_prices(model, {}).input_femtousd == 10**9
+
+
+def test_an_operator_s_default_tier_is_held_for_and_needs_a_price(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "model: openai/gpt-5, service_tier: flex", "")
+    assert sent_tier(model.deployments[0], None) == "flex"
+    assert sent_tier(model.deployments[0], "default") is None
+    with pytest.raises(SettingsError) as refused:
+        model_of(tmp_path, "model: openai/own, service_tier: priority", FILE_PRICES)
+    [problem] = refused.value.problems
+    assert problem.startswith("gateway.yaml: model_list[0].litellm_params.service_tier: expected a tier with known")
+
+
+def test_a_group_is_held_for_at_its_highest_tier(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    params = "litellm_params: {model: openai/own, api_base: 'http://127.0.0.1:1/v1'}"
+    path.write_text(
+        f"model_list: [{{model_name: a, {params}, model_info: {{{FILE_PRICES}, input_cost_per_token_priority: 5e-6}}}},"
+        f" {{model_name: a, {params}, model_info: {{input_cost_per_token: 2e-6, output_cost_per_token: 2e-6}}}}]"
+    )
+    group = load(path, {})[1].models["a"]
+    assert call_bounds(group, 10, {}, {}).worst_nanousd(0) == 50_000
+    assert call_bounds(group, 10, {"service_tier": "default"}, {}).worst_nanousd(0) == 20_000
+
+
+# Searches.
+
+
+def test_anthropic_s_searches_are_billed_by_their_count(catalog: Catalog) -> None:
+    usage = {"input_tokens": 1_000, "output_tokens": 100, "server_tool_use": {"web_search_requests": 3}}
+    # 1,000 * 3,000 + 100 * 15,000 + 3 * 0.01 USD
+    assert invoice(catalog.models["claude-sonnet-4-5"], usage, web_search_options={}) == 4_500_000 + 30_000_000
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"prompt_tokens_details": {"web_search_requests": 2}},
+        {"server_side_tool_usage_details": {"web_search_calls": 2}},
+        {"tool_usage": {"web_search": {"num_requests": 2}}},
+        {"num_search_queries": 2},
+    ],
+)
+def test_searches_are_read_by_every_provider_s_name(reported: dict[str, Any]) -> None:
+    usage = usage_from_openai({"prompt_tokens": 1, "completion_tokens": 1} | reported)
+    assert isinstance(usage, Usage)
+    assert usage.web_searches == 2
+
+
+def test_a_model_that_always_searches_is_billed_one_though_it_reports_none(catalog: Catalog) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    # 100 * 2,500 + 10 * 10,000 + 0.025 USD
+    assert invoice(catalog.models["gpt-4o-search-preview"], usage) == 350_000 + 25_000_000
+    # 100 * 1,000 + 10 * 1,000 + 0.005, or 0.012 for a high context size
+    high = {"search_context_size": "high"}
+    assert invoice(catalog.models["sonar"], usage) == 110_000 + 5_000_000
+    assert invoice(catalog.models["sonar"], usage, web_search_options=high) == 110_000 + 12_000_000
+
+
+def test_a_hold_covers_the_searches_of_a_request_and_what_they_find(catalog: Catalog) -> None:
+    claude = catalog.models["claude-sonnet-4-5"]
+    plain = call_bounds(claude, 1_000, {}, {}).worst_nanousd(100)
+    low = call_bounds(claude, 1_000, {"web_search_options": {"search_context_size": "low"}}, {}).worst_nanousd(100)
+    # one search for 0.01 USD; its 10,000 tokens at the price of a cache write for an hour
+    assert low - plain == 10_000_000 + 10_000 * 6_000
+    assert call_bounds(catalog.models["sonar"], 100, {}, {}).worst_nanousd(10) == 110_000 + 5_000_000
+
+
+def test_an_estimate_of_a_searching_call_has_its_fee() -> None:
+    search = SearchTerms(most=5, unreported=1)
+    prices = Prices(10**9, 2 * 10**9, search_femtousd=(1, 5 * 10**12, 9))
+    bill = settlement(prices, None, held_nanousd=10**9, prompt_tokens=10, output_tokens=5, search=search)
+    assert (bill.amount_nanousd, bill.usage_source) == (20_000 + 5_000_000, "estimated")
+
+
+def test_search_fees_of_the_file_are_read(tmp_path: Path) -> None:
+    fees = "search_context_cost_per_query: {search_context_size_low: 0.001, search_context_size_high: 0.004}"
+    model = model_of(tmp_path, "model: openai/own", f"{FILE_PRICES}, {fees}")
+    assert model.prices.search_femtousd == (10**12, 4 * 10**12, 4 * 10**12)
+    with pytest.raises(SettingsError) as refused:
+        model_of(tmp_path, "model: openai/own", f"{FILE_PRICES}, search_context_cost_per_query: {{size_low: free}}")
+    assert "model_info.search_context_cost_per_query.size_low" in refused.value.problems[0]
+
+
+# Several calls behind one answer.
+
+
+def test_each_call_of_an_answer_is_billed_at_its_own_model_s_prices(catalog: Catalog) -> None:
+    """Anthropic's iterations: a compaction, the message, and an advisor of another model."""
+    usage = {
+        "input_tokens": 1_000,
+        "output_tokens": 100,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 250_000, "output_tokens": 500},
+            {"type": "message", "input_tokens": 1_000, "output_tokens": 100, "cache_read_input_tokens": 2_000},
+            {"type": "advisor_message", "model": "claude-opus-4-5", "input_tokens": 3_000, "output_tokens": 200},
+        ],
+    }
+    # Sonnet above 200k: 250,000 * 6,000 + 500 * 22,500; below: 1,000 * 3,000 + 2,000 * 300 + 100 * 15,000;
+    # Opus 4.5: 3,000 * 5,000 + 200 * 25,000
+    assert invoice(catalog.models["claude-sonnet-4-5"], usage) == (
+        1_500_000_000 + 11_250_000 + 3_000_000 + 600_000 + 1_500_000 + 15_000_000 + 5_000_000
+    )
+
+
+def test_a_model_without_prices_is_billed_at_the_asked_one_s_with_an_alarm(catalog: Catalog) -> None:
+    [deployment] = catalog.models["claude-sonnet-4-5"].deployments
+    reported = {"input_tokens": 5, "output_tokens": 5,
+                "iterations": [{"model": "unheard-of", "input_tokens": 10, "output_tokens": 1}]}  # fmt: skip
+    bill = settlement(
+        deployment.prices, usage_from_openai(reported), held_nanousd=10**9, prompt_tokens=1, output_tokens=1,
+        prices_of=deployment.prices_of,
+    )  # fmt: skip
+    assert (bill.amount_nanousd, bill.usage_source, bill.alarm) == (45_000, "reported", "unpriced_model")
+
+
+# Audio and images.
+
+
+def test_audio_has_its_own_prices(catalog: Catalog) -> None:
+    usage = {
+        "prompt_tokens": 200, "completion_tokens": 500, "prompt_tokens_details": {"audio_tokens": 150},
+        "completion_tokens_details": {"audio_tokens": 400},
+    }  # fmt: skip
+    # 50 * 2,500 + 150 * 32,000 + 100 * 10,000 + 400 * 64,000
+    assert invoice(catalog.models["gpt-audio"], usage) == 125_000 + 4_800_000 + 1_000_000 + 25_600_000
+
+
+def test_image_tokens_have_their_own_prices_in_both_directions(tmp_path: Path) -> None:
+    images = "input_cost_per_image_token: 3e-6, output_cost_per_image_token: 3e-5"
+    model = model_of(tmp_path, "model: openai/own", f"{FILE_PRICES}, {images}")
+    usage = {
+        "prompt_tokens": 1_000, "completion_tokens": 1_300, "prompt_tokens_details": {"image_tokens": 258},
+        "completion_tokens_details": {"image_tokens": 1_290},
+    }  # fmt: skip
+    # 742 * 1,000 + 258 * 3,000 + 10 * 2,000 + 1,290 * 30,000
+    expected = 742_000 + 774_000 + 20_000 + 38_700_000
+    assert invoice(model, usage) == expected
+    assert call_bounds(model, 1_000, {}, {}, images=1).worst_nanousd(1_300) >= expected
