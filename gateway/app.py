@@ -179,7 +179,7 @@ def assemble(
     authenticator = Authenticator(database, settings.general.master_key, clock, new_id, tokens=verifier)
     policies = PolicyRegistry(settings.policy, database)
 
-    configuration = LiveConfiguration(Configuration(settings, models), environ)
+    configuration = LiveConfiguration(Configuration(settings, models), environ, clock)
 
     def current() -> Configuration:
         return configuration.current
@@ -343,6 +343,9 @@ def assemble(
 
     def refresh(target: Metrics) -> None:
         target.live_holds.set(leases.count)
+        target.price_change.clear()
+        for name, dated in reversed(current().catalog.coming):
+            target.price_change.labels(name).set(dated.valid_from_ms / 1000)
         target.unresolved.set(ledger.unresolved)
         target.exploration_today.set(exploring.today.extra_nanousd / NANOUSD_PER_USD)
         target.exploring.set(exploring.allows())

@@ -75,6 +75,10 @@ class Metrics:
             "seqroute_turn_seconds", "Turns from request to settlement.",
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300), registry=self.registry,
         )  # fmt: skip
+        self.price_change = Gauge(
+            "seqroute_next_price_change_timestamp_seconds", "When the next configured prices of a model apply.",
+            ("model",), registry=self.registry,
+        )  # fmt: skip
         self.live_holds = Gauge("seqroute_live_holds", "Holds of calls under way.", registry=self.registry)
         self.unresolved = Gauge(
             "seqroute_unposted_bills", "Bills waiting for the database to come back.", registry=self.registry

@@ -81,7 +81,8 @@ def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> 
     info = listed_keys(page["model_list.model_info"])
     prices = {key for key in info if "cost" in key}
     assert info - prices == asked["model_list.model_info"]
-    assert all(model_list.PRICE_KEY.fullmatch(key) or key in model_list.UNIT_PRICE_KEYS for key in prices)
+    others = {*model_list.UNIT_PRICE_KEYS, "search_context_cost_per_query"}
+    assert all(model_list.PRICE_KEY.fullmatch(key) or key in others for key in prices)
     assert set(model_list.PROVIDER_PARAMS) <= named
 
 

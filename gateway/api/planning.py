@@ -15,7 +15,7 @@ from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.fields import balance_fields
 from gateway.accounts.sessions import SESSION_ID
 from gateway.catalog.live import Configuration
-from gateway.catalog.models import Model
+from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices, Rates
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
@@ -48,8 +48,9 @@ class Planning:
     async def prices(self, request: Request) -> Response:
         """Current prices of every model that this key may use."""
         caller = await self._authenticator.reader(header_map(request))
-        models = [model for model in self._configuration().catalog.served if _allowed(model, caller)]
-        return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": [_priced(m) for m in models]})
+        catalog = self._configuration().catalog
+        data = [_priced(m) | _changes(m, catalog) for m in catalog.served if _allowed(m, caller)]
+        return json_response({"object": "list", "at_ms": now_ms(self._clock), "data": data})
 
     async def forecast(self, request: Request) -> Response:
         """Remaining cost of a session: quantiles from the tenant's finished sessions."""
@@ -90,12 +91,26 @@ def _allowed(model: Model, caller: Caller) -> bool:
 
 
 def _priced(model: Model) -> dict[str, Any]:
-    low, medium, high = model.prices.search_femtousd
+    return {"model": model.name, **_complete(model.prices)}
+
+
+def _changes(model: Model, catalog: Catalog) -> dict[str, Any]:
+    """The coming prices of a model's deployments, with their dates."""
     return {
-        "model": model.name,
-        **_listed(model.prices),
+        "changes": [
+            {"valid_from_ms": dated.valid_from_ms, **_complete(dated.prices)}
+            for name, dated in catalog.coming
+            if name == model.name
+        ]
+    }
+
+
+def _complete(prices: Prices) -> dict[str, Any]:
+    low, medium, high = prices.search_femtousd
+    return {
+        **_listed(prices),
         "web_search_usd": {"low": low / 1e15, "medium": medium / 1e15, "high": high / 1e15},
-        "service_tiers": {name: _listed(prices) for name, prices in model.prices.service_tiers},
+        "service_tiers": {name: _listed(tier) for name, tier in prices.service_tiers},
     }
 
 

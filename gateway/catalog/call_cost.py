@@ -39,7 +39,7 @@ def expected_prices(model: Model, params: Mapping[str, Any]) -> Prices:
 
 
 def billable_tiers(deployment: Deployment, asked: object) -> frozenset[str]:
-    """The non-standard tiers that a call may be billed at; `asked` is the client's `service_tier`."""
+    """The non-standard tiers that a call with the client's `service_tier` may be billed at."""
     priced = frozenset(deployment.prices.tier_names)
     sent = _sent(deployment, asked)
     if sent is None:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from gateway.catalog.models import Catalog, load
+from gateway.clock import Clock, now_ms
 from gateway.config.reader import SettingsError
 from gateway.config.settings import Settings
 
@@ -39,15 +41,27 @@ class Configuration:
 class LiveConfiguration:
     """Holder of the active configuration; a turn reads `current` once and keeps it to its end."""
 
-    def __init__(self, first: Configuration, environ: Mapping[str, str]) -> None:
+    def __init__(self, first: Configuration, environ: Mapping[str, str], clock: Clock = time.time) -> None:
         self._environ = environ
-        self.current = first
+        self._clock = clock
+        self._current = first
+
+    @property
+    def current(self) -> Configuration:
+        """Settings and catalogue, with the prices that are in force now."""
+        coming = self._current.catalog.coming
+        now = now_ms(self._clock) if coming else 0
+        if coming and coming[0][1].valid_from_ms <= now:
+            catalog = self._current.catalog.at(now)
+            self._current = replace(self._current, catalog=catalog)
+            _log.info("new prices are in force: catalogue %s", catalog.digest[:12])
+        return self._current
 
     def reload(self) -> bool:
         """Read the files again; True when the new configuration is active."""
         before = self.current.settings
         try:
-            settings, catalog = load(before.path, self._environ)
+            settings, catalog = load(before.path, self._environ, self._clock)
         except SettingsError as error:
             for problem in error.problems:
                 _log.error("configuration not reloaded: %s", problem)
@@ -64,7 +78,7 @@ class LiveConfiguration:
                 _log.warning("policy_settings.%s changed: restart to apply this", name)
         kept = {name: getattr(before, name) for name in _FIXED}
         policy = replace(settings.policy, **{name: getattr(before.policy, name) for name in _FIXED_OF_POLICY})
-        self.current = Configuration(replace(settings, **kept, policy=policy), catalog)
+        self._current = Configuration(replace(settings, **kept, policy=policy), catalog)
         _log.info("configuration reloaded: %d models, catalogue %s", len(catalog.models), catalog.digest[:12])
         return True
 

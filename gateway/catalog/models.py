@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -19,11 +21,19 @@ from urllib.parse import urlsplit
 
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
-from gateway.catalog.price_reading import listed_prices, read_prices, stated_tiers, uncharged_fees, upper_bounds
+from gateway.catalog.price_reading import (
+    DatedPrices,
+    listed_prices,
+    read_prices,
+    stated_tiers,
+    uncharged_fees,
+    upper_bounds,
+)
 from gateway.catalog.prices import Prices
 from gateway.catalog.service_tiers import STANDARD, UNPRICED, tier_named
+from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
-from gateway.config.model_list import CAPABILITY_KEYS, MODES, ModelEntry
+from gateway.config.model_list import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.reader import Secret, SettingsError, shown
 from gateway.config.settings import RateQuota, Settings
 
@@ -105,14 +115,27 @@ class Catalog:
     digest: str
     warnings: tuple[str, ...] = ()
     hidden_aliases: frozenset[str] = frozenset()
+    coming: tuple[tuple[str, DatedPrices], ...] = ()
+    """Prices with a later date and their models, in order of time."""
+    rebuilt: Callable[[], Catalog] | None = field(default=None, repr=False, compare=False)
+    """Makes the catalogue as it is from the first of `coming` on."""
+
+    def at(self, instant_ms: int) -> Catalog:
+        """The catalogue with the prices that are in force at an instant."""
+        catalog = self
+        while catalog.coming and catalog.rebuilt and catalog.coming[0][1].valid_from_ms <= instant_ms:
+            catalog = catalog.rebuilt()
+        return catalog
 
     @classmethod
-    def from_settings(cls, settings: Settings, price_map: Mapping[str, Any] | None = None) -> Catalog:
+    def from_settings(
+        cls, settings: Settings, price_map: Mapping[str, Any] | None = None, clock: Clock = time.time
+    ) -> Catalog:
         """Build the catalogue; `price_map` defaults to LiteLLM's bundled file.
 
         Raises SettingsError, one line per model without a price.
         """
-        catalog, problems = _build(settings, bundled_price_map() if price_map is None else price_map)
+        catalog, problems = _build(settings, bundled_price_map() if price_map is None else price_map, now_ms(clock))
         if problems:
             raise SettingsError(problems)
         return catalog
@@ -159,19 +182,19 @@ class CatalogDraft:
         return (*self.settings.warnings, *self.catalog.warnings)
 
 
-def draft(path: Path | str, environ: Mapping[str, str]) -> CatalogDraft:
+def draft(path: Path | str, environ: Mapping[str, str], clock: Clock = time.time) -> CatalogDraft:
     """Read the configuration at `path` as far as it can be read."""
     read = read_settings(path, environ)
-    catalog, unpriced = _build(read.settings, bundled_price_map())
+    catalog, unpriced = _build(read.settings, bundled_price_map(), now_ms(clock))
     return CatalogDraft(read.settings, catalog, (*read.problems, *unpriced))
 
 
-def load(path: Path | str, environ: Mapping[str, str]) -> tuple[Settings, Catalog]:
+def load(path: Path | str, environ: Mapping[str, str], clock: Clock = time.time) -> tuple[Settings, Catalog]:
     """Settings and catalogue of the configuration at `path`.
 
     Raises SettingsError with the problems of both at once.
     """
-    read = draft(path, environ)
+    read = draft(path, environ, clock)
     if read.problems:
         raise SettingsError(read.problems)
     return read.settings, read.catalog
@@ -188,10 +211,11 @@ def bundled_price_map() -> Mapping[str, Any]:
     return {}
 
 
-def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, tuple[str, ...]]:
+def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tuple[Catalog, tuple[str, ...]]:
     problems: list[str] = []
     warnings: list[str] = []
     groups: dict[str, list[Model]] = {}
+    coming: list[tuple[str, DatedPrices]] = []
     listed = PriceMap(price_map)
     listed_as: dict[str, list[ModelEntry]] = {}
     for entry in settings.models:
@@ -202,9 +226,11 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
-        prices = read_prices(entry, known, problems)
+        read = read_prices(entry, known, at_ms, problems)
         warnings += uncharged_fees(entry, known)
-        if prices is not None:
+        if read is not None:
+            prices, later = read
+            coming += [(entry.model_name, dated) for dated in later]
             _check_tier(entry, prices, problems)
             weight = _weight(entry, listed_as[entry.model_name])
             model = _model(entry, position, known, mode, prices, settings, weight)
@@ -215,8 +241,24 @@ def _build(settings: Settings, price_map: Mapping[str, Any]) -> tuple[Catalog, t
     problems += _mixed_modes(groups)
     aliases = {alias: name for alias, name in settings.router.model_group_alias.items() if name in models}
     digest = _digest(models.values(), aliases)
-    catalog = Catalog(models, aliases, digest, tuple(warnings), settings.router.hidden_aliases & aliases.keys())
+    coming.sort(key=lambda change: change[1].valid_from_ms)
+    warnings += [
+        f'{dated.where}: other prices of "{name}" apply from {_utc(dated.valid_from_ms)}' for name, dated in coming
+    ]
+    catalog = Catalog(
+        models,
+        aliases,
+        digest,
+        tuple(warnings),
+        settings.router.hidden_aliases & aliases.keys(),
+        tuple(coming),
+        lambda: _build(settings, price_map, coming[0][1].valid_from_ms)[0],
+    )
     return catalog, tuple(problems)
+
+
+def _utc(instant_ms: int) -> str:
+    return datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _map_entry(entry: ModelEntry, listed: PriceMap) -> Mapping[str, Any]:
@@ -288,7 +330,9 @@ def _model(
                 allowed_params=params.allowed_params,
                 dropped_params=params.dropped_params,
                 base_model=info.base_model,
-                unasked_tiers=stated_tiers(info.prices_usd),
+                unasked_tiers=stated_tiers(info.prices_usd).union(
+                    *(stated_tiers(change.prices_usd) for change in info.price_changes)
+                ),
             ),
         ),
     )

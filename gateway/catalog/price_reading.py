@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -37,14 +38,47 @@ _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
 
 
-def read_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Prices | None:
-    """The entry's prices; the file's base prices replace the map's list, tiers and cache too."""
+@dataclass(frozen=True, slots=True)
+class DatedPrices:
+    """Prices that apply from an instant on; `where` is their path in the file."""
+
+    where: str
+    valid_from_ms: int
+    prices: Prices
+
+
+def read_prices(
+    entry: ModelEntry, known: Mapping[str, Any], at_ms: int, problems: list[str]
+) -> tuple[Prices, tuple[DatedPrices, ...]] | None:
+    """The entry's prices at an instant, and those that follow.
+
+    The file's base prices replace the map's whole list, tiers and cache included.
+    """
+    first = _first_prices(entry, known, problems)
+    if first is None:
+        return None
+    usd, later = dict(first), []
+    made = _built(entry, usd, problems)
+    for change in entry.info.price_changes:
+        usd |= change.prices_usd
+        changed = _built(entry, usd, problems)
+        if changed is None or made is None:
+            return None
+        if change.valid_from_ms <= at_ms:
+            made = changed
+        else:
+            later.append(DatedPrices(change.where, change.valid_from_ms, changed))
+    return None if made is None else (made, tuple(later))
+
+
+def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]) -> Mapping[str, Decimal] | None:
+    """The prices before the first dated change, by LiteLLM's keys."""
     stated = dict(entry.info.prices_usd)
     has_input, has_output = "input_cost_per_token" in stated, "output_cost_per_token" in stated
     mode = entry.info.mode or known.get("mode", "chat")
     needs_output = mode not in WITHOUT_OUTPUT
     if has_input and (has_output or not needs_output):
-        return _built(entry, stated, problems)
+        return stated
     if has_input != has_output and needs_output:
         missing = "output_cost_per_token" if has_input else "input_cost_per_token"
         problems.append(f"{entry.where}.model_info.{missing}: expected a number, got nothing")
@@ -62,7 +96,7 @@ def read_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[str]
             f'says 0 for "{entry.params.model[:120]}"; write 0 here if it is free'
         )
         return None
-    return _built(entry, mapped | stated, problems)
+    return mapped | stated
 
 
 def listed_prices(known: Mapping[str, Any]) -> Prices | None:

@@ -108,6 +108,8 @@ class ModelParams:
 class ModelInfo:
     """`model_info`: a model's stated properties; `prices_usd` in USD per unit by LiteLLM's keys.
 
+    `price_changes` ascend in time; each changes only the prices that it names.
+
     `capabilities` maps the catalogue's names ("tools", "vision", ...) to the stated value.
     """
 
@@ -120,6 +122,16 @@ class ModelInfo:
     capabilities: Mapping[str, bool]
     quality_prior: float | None
     lane: str | None = None
+    price_changes: tuple[PriceChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceChange:
+    """Prices that apply from an instant on; `where` is the path, for messages."""
+
+    where: str
+    valid_from_ms: int
+    prices_usd: Mapping[str, Decimal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +170,8 @@ def _read_entry(document: Section, located: Located, credentials: Mapping[str, S
     info_section = section.section("model_info")
     limits = {key: section.optional_integer(key, minimum=1) for key in ("rpm", "tpm")}
     params = _read_params(params_section, credentials)
-    info = _read_info(info_section, _read_prices(params_section, info_section))
+    changes = _read_price_changes(info_section)
+    info = _read_info(info_section, _read_prices(params_section, info_section), changes)
     if info.base_model is None:
         info = replace(info, base_model=params_section.text("base_model"))
     if params is not None:
@@ -347,10 +360,10 @@ def _read_headers(section: Section) -> Mapping[str, Secret]:
     return found
 
 
-def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
-    """Prices from `model_info` or, as LiteLLM also allows, `litellm_params`; `model_info` wins."""
+def _read_prices(*sections: Section) -> Mapping[str, Decimal]:
+    """Prices from `litellm_params` or `model_info`, both of which LiteLLM allows; the last section wins."""
     prices: dict[str, Decimal] = {}
-    for section in (params, info):
+    for section in sections:
         for key in section.names():
             if PRICE_KEY.fullmatch(key):
                 price = section.decimal(key)
@@ -387,7 +400,29 @@ def _read_prices(params: Section, info: Section) -> Mapping[str, Decimal]:
     return prices
 
 
-def _read_info(section: Section, prices_usd: Mapping[str, Decimal]) -> ModelInfo:
+def _read_price_changes(info: Section) -> tuple[PriceChange, ...]:
+    """`model_info.prices`: a list of `valid_from` with the prices that change then."""
+    changes: list[PriceChange] = []
+    for located in info.items("prices"):
+        step = info.nested(located)
+        valid_from_ms = step.instant_ms("valid_from")
+        prices = _read_prices(step)
+        step.finish()
+        if valid_from_ms is None:
+            if not step.has("valid_from"):
+                step.findings.problem(step.path("valid_from"), "expected a date or a time, got nothing")
+        elif not prices:
+            step.findings.problem(located.where, "expected a price beside valid_from, got none")
+        elif changes and valid_from_ms <= changes[-1].valid_from_ms:
+            step.findings.problem(step.path("valid_from"), "expected a later time than that of the step before")
+        else:
+            changes.append(PriceChange(located.where, valid_from_ms, prices))
+    return tuple(changes)
+
+
+def _read_info(
+    section: Section, prices_usd: Mapping[str, Decimal], price_changes: tuple[PriceChange, ...]
+) -> ModelInfo:
     capabilities = {}
     for key, capability in CAPABILITY_KEYS.items():
         claimed = section.flag(key)
@@ -406,6 +441,7 @@ def _read_info(section: Section, prices_usd: Mapping[str, Decimal]) -> ModelInfo
         capabilities=capabilities,
         quality_prior=None if quality is None else float(quality),
         lane=section.choice("lane", "", LANES) or None,
+        price_changes=price_changes,
     )
 
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -183,6 +183,21 @@ class Section:
         if not minimum_s <= seconds <= maximum_s:
             return self._invalid(key, f"a duration from {minimum_s:g} to {maximum_s:g} seconds", value, default)
         return seconds
+
+    def instant_ms(self, key: str) -> int | None:
+        """A date (midnight UTC) or a time with its offset, in Unix milliseconds; or None."""
+        value = _as_text(self._scalar(key))
+        if value is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            return self._invalid(key, 'a date like "2027-01-31" or a time like "2027-01-31T12:00:00Z"', value, None)
+        if moment.tzinfo is None:
+            if moment != datetime.combine(moment.date(), time.min):
+                return self._invalid(key, 'a time with its offset, like "2027-01-31T12:00:00Z"', value, None)
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
 
     def usd(self, key: str, default_nanousd: int) -> int:
         """Decimal dollars, returned as nano-USD."""
