@@ -6,6 +6,7 @@ that a change on either side is seen.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,10 +57,13 @@ CASES = {
     "deepseek": Case("deepseek/deepseek-chat", "deepseek", "deepseek-chat", Usage(1_000, 700, cached_tokens=512)),
 }  # fmt: skip
 
+AT = datetime(2026, 11, 2, 12, tzinfo=UTC)
+"""Their prices have dates and hours."""
+
 DIFFERENCES: dict[str, tuple[int, int, str]] = {
     "perplexity": (5_110_000, 12_110_000, "they assume a high search context; Perplexity's default is low"),
     "mistral": (65_000, 260_000, "LiteLLM has the price of Large 3 for `latest`, they that of Large 2"),
-    "deepseek": (444_976, 468_800, "they have an earlier price of deepseek-chat: 0.27 and 0.44 USD per million"),
+    "deepseek": (444_976, 937_600, "they have later prices of deepseek-chat, which double in peak hours"),
 }
 """Case -> our nano-USD, theirs, and the reason."""
 
@@ -84,6 +88,7 @@ def test_two_price_lists_agree_or_differ_for_a_known_reason(catalog: Catalog, na
         cache_read_tokens=usage.cached_tokens or None, cache_write_tokens=usage.cache_write_tokens or None,
         input_audio_tokens=usage.audio_input_tokens or None, output_audio_tokens=usage.audio_output_tokens or None,
     )  # fmt: skip
-    theirs = float(calc_price(counted, case.theirs, provider_id=case.provider).total_price * 10**9)
+    priced = calc_price(counted, case.theirs, provider_id=case.provider, genai_request_timestamp=AT)
+    theirs = float(priced.total_price * 10**9)
     expected = DIFFERENCES.get(name, (ours, ours, ""))
     assert (ours, theirs) == expected[:2]
