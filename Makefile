@@ -67,7 +67,7 @@ format: setup ## Format the code and apply fixes of ruff
 	@$(BIN)/ruff format .
 
 # What builds environments or gigabytes, or needs a quiet machine for long, runs only when named.
-BENCHES = decision ledger startup memory
+BENCHES = decision dialects ledger startup memory
 bench: setup ## Measure and print tables (BENCH=name; bench/README.md lists them)
 	@for name in $(or $(BENCH),$(BENCHES)); do \
 	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name $(ARGS); done

@@ -16,18 +16,23 @@ _WORDS: Mapping[type, str] = {
 def read(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
     """Field `name` of type `kind`; None if absent or null. Raises InvalidRequest."""
     value = fields.get(name)
-    if value is None:
-        return None
+    if value is None or type(value) is kind:
+        return value
     return checked(value, kind, f"{where}{name}")
 
 
 def need(fields: Mapping[str, Any], name: str, kind: type[T], where: str = "") -> T:
     """The required field `name` of type `kind`. Raises InvalidRequest."""
-    return checked(fields.get(name), kind, f"{where}{name}")
+    value = fields.get(name)
+    if type(value) is kind:  # what almost every field has; no message is made for it
+        return value
+    return checked(value, kind, f"{where}{name}")
 
 
 def checked(value: object, kind: type[T], where: str) -> T:
     """`value` if it has type `kind`. An integer counts as a number, a boolean as neither."""
+    if type(value) is kind:
+        return value
     wanted: Any = int | float if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise InvalidRequest(f"{where}: expected {_WORDS[kind]}", param=where)
@@ -39,6 +44,8 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     items = checked(value, list, where)
+    if all(type(item) is dict for item in items):
+        return items
     return [checked(item, dict, f"{where}[{index}]") for index, item in enumerate(items)]
 
 

@@ -81,7 +81,12 @@ class ChatRequest:
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     """Validate a chat-completions body. Raises InvalidRequest with the parameter's name."""
-    fields, dropped = _with_extra_body(_object(body))
+    return chat_of(_object(body), limits, hashlib.sha256(body).digest())
+
+
+def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -> ChatRequest:
+    """Validate the fields of a chat-completions body. Raises InvalidRequest with the parameter's name."""
+    fields, dropped = _with_extra_body(fields)
     read = schema_reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
     params = schema_reader.given(read, [name for name in given if name in schema.CHAT_FIELDS])
@@ -118,7 +123,7 @@ def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
         provider_bound=seen.bound,
         session_hint=_session_hint(fields),
-        body_sha256=hashlib.sha256(body).digest(),
+        body_sha256=body_sha256,
         extras=extras,
         dropped=tuple(dict.fromkeys(dropped)),
     )

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -30,7 +29,7 @@ from gateway.dialects.dialect import Dialect
 from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
 from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.moderations import USUAL_MODEL, ModerationsDialect, parse_moderations
-from gateway.dialects.request import ChatRequest, parse_chat, parse_object
+from gateway.dialects.request import ChatRequest, chat_of, parse_chat, parse_object
 from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
 from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
@@ -127,14 +126,14 @@ class Endpoints:
         chat = self._as_chat(read.chat, "responses", body, read.dropped)
         return chat, ResponsesDialect(read, self._keeper(caller))
 
-    def _as_chat(self, fields: Mapping[str, Any], endpoint: str, body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
+    def _as_chat(self, fields: dict[str, Any], endpoint: str, body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
         """Validate a translated body.
 
         An idempotency key covers the client's bytes and the route: the same bytes in another dialect differ.
         """
-        chat = parse_chat(orjson.dumps(fields), self._limits)
         digest = hashlib.sha256(endpoint.encode() + b"\0" + body).digest()
-        return replace(chat, body_sha256=digest, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
+        chat = chat_of(fields, self._limits, digest)
+        return replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:
         """The input with every `item_reference` replaced by its item."""
@@ -215,7 +214,7 @@ class Endpoints:
         await self._authenticator.caller(request.headers)
         fields = parse_object(await read_body(request, self._limits), self._limits)
         read = messages_request.to_chat(fields, counting=True)
-        chat = parse_chat(orjson.dumps(read.chat), self._limits)
+        chat = chat_of(read.chat, self._limits, b"")
         counted = await self._tokens.count(chat.messages, chat.params)
         return json_response({"input_tokens": counted.estimate})
 
