@@ -31,7 +31,7 @@ def main() -> None:
 
 def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
     """Markdown lines. Raises ValueError for outputs that differ otherwise or lack the source."""
-    for name in ("grid", "preset", "catalogue", "policies", "versions", "sources"):
+    for name in ("grid", "preset", "catalogue", "policies", "inputs", "versions", "sources"):
         if any(output["meta"][name] != outputs[0]["meta"][name] for output in outputs):
             raise ValueError(f"expected outputs that differ only in their seed, found other values of meta.{name}")
     seeds = [str(output["meta"]["seed"]) for output in outputs]
@@ -47,8 +47,9 @@ def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
 
 
 def of_source(output: Output, source: str) -> list[Mapping[str, Any]]:
-    """The target lines of one source. Raises ValueError for an unknown source."""
-    lines = [line for line in output["summary"] if line["kind"] == "aim"]
+    """The target lines of one source with the first of the run's inputs. Raises ValueError for an unknown source."""
+    inputs = output["meta"]["inputs"][0]
+    lines = [line for line in output["summary"] if line["kind"] == "aim" and line["inputs"] == inputs]
     chosen = [line for line in lines if line["source"] == source]
     if not chosen:
         there = ", ".join(dict.fromkeys(line["source"] for line in lines))

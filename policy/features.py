@@ -6,10 +6,12 @@ Two kinds of input, kept apart because training resamples budgets and lambdas (h
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from policy.arrays import F32, Bools
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Facts
@@ -152,6 +154,39 @@ def encode_turn(observation: Observation, input_tokens: int, candidates: int) ->
     if not np.isfinite(state).all():
         raise ValueError("an observation must be finite")
     return state
+
+
+def encode_turns(text: F32, text_stats: F32, session: Mapping[str, ArrayLike]) -> F32:
+    """`encode_turn` of N turns at once, (N, STATE_DIM): text (N, TEXT_DIM), stats (N, STATS_DIM).
+
+    `session` holds the facts of SESSION_FACTS that differ from a first turn's without trouble, "expected_turns" (0:
+    undeclared), "input_tokens" and "candidates", each (N,) or one number. `seconds_since_last` below 0 means none.
+    """
+    facts = {name: np.asarray(value, np.float64) for name, value in session.items()}
+    none = np.zeros(())
+    turn, since = facts.get("turn", none), facts.get("seconds_since_last", none - 1.0)
+    expected, last, mean = (facts.get(name, none) for name in ("expected_turns", "last_quality", "mean_quality"))
+    columns = {
+        "turn": np.log1p(turn) / 3.0,
+        "first_turn": turn == 0,
+        "horizon_declared": expected > 0,
+        "declared_turns_left": np.where(expected > 0, np.log1p(np.maximum(expected - turn, 0.0)) / 3.0, 0.0),
+        "log_tokens_so_far": np.log1p(np.maximum(facts.get("tokens_so_far", none), 0.0)) / 12.0,
+        "log_input_tokens": np.log1p(np.maximum(facts.get("input_tokens", none), 0.0)) / 12.0,
+        "failures": np.log1p(facts.get("failures", none)),
+        "regenerations": np.log1p(facts.get("regenerations", none)),
+        "tool_errors": np.log1p(facts.get("tool_errors", none)),
+        "last_quality_known": np.isfinite(last) & ("last_quality" in facts),
+        "last_quality": np.nan_to_num(last),
+        "mean_quality_known": np.isfinite(mean) & ("mean_quality" in facts),
+        "mean_quality": np.nan_to_num(mean),
+        "log_seconds_since_last": np.log1p(np.maximum(since, 0.0)) / 10.0,
+        "cache_window_open": (since >= 0.0) & (since < CACHE_WINDOW_S),
+        "tool_loop": facts.get("tool_loop", none),
+        "log_candidates": np.log1p(facts.get("candidates", none)) / 3.0,
+    }
+    rows = [np.broadcast_to(columns[name], len(text)) for name in SESSION_FEATURES]
+    return np.column_stack([text * TEXT_SCALE, text_stats, *rows]).astype(np.float32)
 
 
 def decode(state: F32, candidates: F32) -> Facts:

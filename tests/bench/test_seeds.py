@@ -12,7 +12,11 @@ from bench.seeds import table
 def output(seed: int, found: float | None, **meta: Any) -> dict[str, Any]:
     line = {"kind": "aim", "source": "all", "figure": "gain", "aim": "at least 0.01", "words": "ours - best tuned"}
     same = {"grid": {}, "preset": "quick", "catalogue": [], "policies": [], "versions": {}, "sources": []}
-    return {"meta": {"seed": seed} | same | meta, "summary": [{"kind": "front"}, line | {"found": found}]}
+    richer = line | {"inputs": "richer", "found": 0.5}
+    return {
+        "meta": {"seed": seed, "inputs": ["live", "richer"]} | same | meta,
+        "summary": [{"kind": "front", "inputs": "live"}, line | {"inputs": "live", "found": found}, richer],
+    }
 
 
 def test_each_seed_the_mean_and_the_spread_of_a_figure() -> None:

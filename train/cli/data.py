@@ -46,6 +46,13 @@ def replay(
     base_context: Annotated[
         str, typer.Option(help="Prompt tokens before the first turn, in the cells about prompt caching.")
     ] = "",
+    inputs: Annotated[
+        str,
+        typer.Option(
+            help="What policies are told: live (as the gateway), plain (live, without the learned lengths of answers), "
+            "richer (embeddings and groups). Several, a,b,c, play everything once for each."
+        ),
+    ] = "live",
     plot: Annotated[
         Path | None, typer.Option(help="Folder for plots of the fronts and of starvation, SVG and PNG.")
     ] = None,
@@ -53,7 +60,7 @@ def replay(
     """Play composed sessions of graded answers with every policy, and write what each earned."""
     from train.replay import tree
     from train.replay.dataset import DataError
-    from train.replay.grid import PRESETS, OptionError, known_policies, narrow
+    from train.replay.grid import PRESETS, OptionError, known_inputs, known_policies, narrow
     from train.replay.resume_cache import ResumeCache
     from train.replay.run import Options, run
     from train.replay.targets import lines
@@ -78,6 +85,7 @@ def replay(
                 models=_words(models),
                 policies=known_policies(_words(policies)),
                 seed=seed,
+                inputs=known_inputs(_words(inputs)),
                 workers=len(os.sched_getaffinity(0)),
                 kept=kept.folder,
                 progress=progress.show,
@@ -88,8 +96,10 @@ def replay(
     json_file.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
     kept.clear()
     print(f"{len(report['rows']):,} rows in {json_file}")
-    for line in lines([line for line in report["summary"] if line["kind"] == "aim"]):
-        print(line)
+    for kind in report["meta"]["inputs"]:
+        print(f"inputs: {kind}")
+        for line in lines([x for x in report["summary"] if x["kind"] == "aim" and x["inputs"] == kind]):
+            print(line)
     for line in tree.lines(report["tree"]):
         print(line)
     if plot is not None:

@@ -182,7 +182,8 @@ def loss(params: Any, z: Any, log_tokens: Any, model: Any, quantiles: Any, turns
 
     z (N, D), log tokens and model (N,), quantiles (M, L).
     """
-    shift = z @ params["shared"] + jnp.sum(z * params["own"].T[model], axis=1)
+    own = jnp.take_along_axis(z @ params["own"], model[:, None], axis=1)[:, 0]  # faster than a row of weights each
+    shift = z @ params["shared"] + own
     stretch = jnp.exp(jnp.clip(z @ params["widths"] + params["offset"][0], NARROWEST, WIDEST))
     base = quantiles[model]
     median = base[:, MEDIAN : MEDIAN + 1]

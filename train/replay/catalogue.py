@@ -14,11 +14,12 @@ from train.replay.baselines import Bank, Ends, ends, make_bank
 from train.replay.compose import Sessions, compose, group_difficulty
 from train.replay.dataset import Graded
 from train.replay.grid import Cell, Grid, budgets_usd, catalogues
+from train.replay.inputs import Inputs, bills_of, vectors_of
 from train.replay.predict import Predictions, newcomer, predict
 from train.replay.simulator import Mode, Played, Rule, SessionBatch, make_board, play
 from train.replay.split import Halves, halves
 from train.replay.statistics import Resampled
-from train.replay.vectors import Vectors, vectors
+from train.replay.vectors import Vectors
 
 GATE_PART = 401
 """First seed of the sessions that judge rehearsals."""
@@ -42,6 +43,7 @@ class CatalogueSetup:
     average_cost_usd: F64
     resampled: Resampled
     seed: int
+    inputs: Inputs = "live"
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,16 @@ class Environment:
 
 
 def studies(
-    graded: Graded, grid: Grid, models: Sequence[str], seed: int, only: int | None = None
+    graded: Graded, grid: Grid, models: Sequence[str], seed: int, only: int | None = None, inputs: Inputs = "live"
 ) -> Iterator[CatalogueSetup]:
     """Catalogues of one source with predictions; `only` one of them, by its number."""
     split = halves(graded, seed)
-    seen = vectors(graded, split.training)
     resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
     for chosen in catalogues(graded, split.training, models)[slice(only, None if only is None else only + 1)]:
-        predictions = predict(chosen, seen, split.training, seed)
-        yield _study(chosen, split, seen, predictions, predictions.average_cost_usd, resampled, seed)
+        seen = vectors_of(inputs, chosen, split.training)
+        bills = bills_of(inputs, chosen, seen, split.training, seed)
+        predictions = predict(chosen, seen, bills, split.training, seed)
+        yield _study(chosen, split, seen, predictions, predictions.average_cost_usd, resampled, seed, inputs)
 
 
 def with_newcomer(study: CatalogueSetup, model: int) -> CatalogueSetup:
@@ -89,7 +92,14 @@ def with_newcomer(study: CatalogueSetup, model: int) -> CatalogueSetup:
     known = [k for k in range(len(study.graded.models)) if k != model]
     predictions = newcomer(study.graded, study.predictions, model, known)
     return _study(
-        study.graded, study.halves, study.seen, predictions, study.average_cost_usd, study.resampled, study.seed
+        study.graded,
+        study.halves,
+        study.seen,
+        predictions,
+        study.average_cost_usd,
+        study.resampled,
+        study.seed,
+        study.inputs,
     )
 
 
@@ -99,7 +109,7 @@ def without_model(study: CatalogueSetup, model: int) -> CatalogueSetup:
     graded = study.graded.with_models([study.graded.models[k] for k in known])
     predictions = study.predictions.of(known)
     cost = study.average_cost_usd[known]
-    return _study(graded, study.halves, study.seen, predictions, cost, study.resampled, study.seed)
+    return _study(graded, study.halves, study.seen, predictions, cost, study.resampled, study.seed, study.inputs)
 
 
 def compose_sets(study: CatalogueSetup, grid: Grid, turns: int | None, judging: Sequence[I64] = ()) -> Sets:
@@ -177,6 +187,7 @@ def _study(
     average_cost_usd: F64,
     resampled: Resampled,
     seed: int,
+    inputs: Inputs,
 ) -> CatalogueSetup:
     named = ends(predictions.average, average_cost_usd)
     at = split.training
@@ -191,4 +202,5 @@ def _study(
         average_cost_usd=average_cost_usd,
         resampled=resampled,
         seed=seed,
+        inputs=inputs,
     )

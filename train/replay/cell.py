@@ -84,6 +84,7 @@ def cell_columns(contest: CellRun) -> dict[str, Any]:
     cost = session_cost_usd(test.board, study.average_cost_usd)
     return {
         "source": study.graded.source,
+        "inputs": study.inputs,
         "models": ",".join(study.graded.models),
         "new_model": None,
         "turns": cell.turns or RANDOM,

@@ -24,6 +24,8 @@ CHARS_PER_TOKEN = 4.0
 ENOUGH_PROMPTS = 200
 LEAST_TASKS = 4
 """Two to train on, two to test on."""
+NOMINAL_TOKENS = 1000.0
+"""Tokens of an answer by which a model is priced that has neither a list price nor token counts."""
 LEAST_USD = 1e-9
 """Cost of a free answer, the ledger's unit: prices of money and shares of a budget need a positive cost."""
 
@@ -132,8 +134,14 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     price_in, price_out = _prices(prices, names, source)
     grid = _grid(outcomes, place, names, price_in, price_out)
     answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
+    price_in, price_out, derived = completed_prices(grid, price_in, price_out)
     asked = _kept_models(answered)
     notes = [
+        f"model {names[k]} has no list price: its bills imply {price_in[k]:.6g} and {price_out[k]:.6g} USD per M tokens"
+        for k in derived
+        if k in asked
+    ]
+    notes += [
         f"model {name} left out: it answered {int(answered[:, k].sum())} of {len(answered)} prompts"
         for k, name in enumerate(names)
         if k not in asked
@@ -227,16 +235,16 @@ def _grid(
     if billed.min() < 0.0:
         raise DataError(f"{_file(outcomes)}: cost_usd: expected 0 or more, found {billed.min():g}")
     grid = {}
-    for name, values in (("quality", quality), ("cost_usd", cost), ("out_tok", out_tok)):
+    for name, values in (("quality", quality), ("cost_usd", cost), ("in_tok", in_tok), ("out_tok", out_tok)):
         grid[name] = np.full((len(place), len(names)), np.nan)
         grid[name][row[known], column[known]] = values[known]
     return grid
 
 
 def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F64]:
-    """USD per million input and output tokens of every model, from its first row.
+    """USD per million input and output tokens of every model, from its first row; NaN where null.
 
-    Raises DataError for a model without a price.
+    Raises DataError for a model without a row.
     """
     listed = words_of(table, "model", "")
     missing = [name for name in names if name not in listed]
@@ -248,11 +256,34 @@ def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F6
     at = [listed.index(name) for name in names]
     price_in, price_out = (numbers_of(table, name, np.nan)[at] for name in ("usd_in_per_m", "usd_out_per_m"))
     for name, prices in (("usd_in_per_m", price_in), ("usd_out_per_m", price_out)):
-        if not (np.isfinite(prices) & (prices >= 0.0)).all():
-            raise DataError(
-                f"{_file(table)}: {name}: expected a number from 0 for every model, found {prices.tolist()}"
-            )
+        if (np.isinf(prices) | (prices < 0.0)).any():
+            raise DataError(f"{_file(table)}: {name}: expected numbers from 0, or null, found {prices.tolist()}")
     return price_in, price_out
+
+
+def completed_prices(grid: Mapping[str, F64], price_in: F64, price_out: F64) -> tuple[F64, F64, list[int]]:
+    """Prices with those of models without one set to what their bills imply, and these models.
+
+    Where tokens are known, one price for input and output that gives the same sum as the bills; otherwise a bill is
+    NOMINAL_TOKENS. A known price of the two is kept.
+    """
+    price_in, price_out = price_in.copy(), price_out.copy()
+    derived = np.flatnonzero(~(np.isfinite(price_in) & np.isfinite(price_out)))
+    for k in derived.tolist():
+        cost = grid["cost_usd"][:, k]
+        tokens = np.stack([grid["in_tok"][:, k], grid["out_tok"][:, k]])
+        billed = np.isfinite(cost) & np.isfinite(tokens).all(axis=0)
+        if billed.any() and tokens[:, billed].sum() > 0:
+            paid, (read, written) = cost[billed].sum() * 1e6, tokens[:, billed].sum(axis=1)
+        else:
+            paid, read, written = np.nansum(cost) * 1e6, 0.0, NOMINAL_TOKENS * np.isfinite(cost).sum()
+        if np.isfinite(price_in[k]):
+            price_out[k] = max(paid - price_in[k] * read, 0.0) / max(written, 1.0)
+        elif np.isfinite(price_out[k]):
+            price_in[k] = max(paid - price_out[k] * written, 0.0) / max(read, NOMINAL_TOKENS)
+        else:
+            price_in[k] = price_out[k] = paid / max(read + written, 1.0)
+    return price_in, price_out, derived.tolist()
 
 
 def _embedding(prompts: pa.Table, kept: I64) -> F32 | None:

@@ -17,6 +17,7 @@ from train.fit.seqroute_paper import PublishedConfig
 from train.replay.baselines import Ends, ends
 from train.replay.compose import ORDERINGS
 from train.replay.dataset import Graded
+from train.replay.inputs import KINDS, Inputs
 from train.replay.simulator import KEPT_TOKENS, NO_CONTEXT, Context, Mode, SessionBatch
 
 Value = TypeVar("Value")
@@ -240,6 +241,12 @@ def _growing(base_tokens: int, cached_price: float) -> Context:
 def known_policies(words: Sequence[str]) -> tuple[str, ...]:
     """Validate names of policies. Raises OptionError for an unknown one."""
     return _each(_one_of("--policies", word, POLICIES) for word in words)
+
+
+def known_inputs(words: Sequence[str]) -> tuple[Inputs, ...]:
+    """Validate kinds of inputs; none mean the gateway's. Raises OptionError for an unknown one."""
+    named: dict[str, Inputs] = {kind: kind for kind in KINDS}
+    return _each(named[_one_of("--inputs", word, KINDS)] for word in words) or KINDS[:1]
 
 
 def _each(values: Iterable[Value]) -> tuple[Value, ...]:

@@ -39,19 +39,19 @@ STYLE: dict[Any, Any] = {
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
     """Write every plot of a run and return the files. The same points give the same SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    grouped: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str, str], list[Point]] = defaultdict(list)
     for point in points:
-        grouped[point["figure"], point["source"], point["models"]].append(point)
+        grouped[point["figure"], point["source"], point["inputs"], point["models"]].append(point)
     written = []
     with mpl.rc_context(STYLE):
-        for (kind, source, models), mine in grouped.items():
+        for (kind, source, inputs, models), mine in grouped.items():
             figure = Figure(figsize=SIZE_INCHES, layout="constrained")
             axes = figure.subplots()
             {FRONT: _front, STARVATION: _starvation}[kind](axes, mine)
             count = models.count(",") + 1
-            axes.set_title(f"{source}, {count} models, {mine[0]['turns']} turns, unseen prompts")
+            axes.set_title(f"{source}, {inputs} inputs, {count} models, {mine[0]['turns']} turns, unseen prompts")
             axes.legend(frameon=False, fontsize=8)
-            written += _save(figure, folder, f"{source}-{count}-{kind}")
+            written += _save(figure, folder, f"{source}-{inputs}-{count}-{kind}")
     return written
 
 

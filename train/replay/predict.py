@@ -1,18 +1,19 @@
-"""Predictions for a prompt before its answers: quality and cost distribution of every model.
+"""Predictions for a prompt before its answers: quality of every model by a stack of views, and the forecast of bills.
 
 Fitted on the training half; its own predictions are out of fold (five folds, by task), so that tuning sees errors as
-large as the test half will. Every policy gets these numbers or the vectors they are made of.
+large as the test half will. The stack is the reward model of the baselines: it reads the vectors that every policy
+gets, and is stronger than the gateway's own.
 
 quality   three views - ridge regression, nearest neighbours, group means -, each split into its shared part and each
           model's own, combined by non-negative least squares on out-of-fold errors: a view, or a difference between
           models, that the data do not support is shrunk away.
-cost      ridge regression of log cost, times the quantiles of its out-of-fold residuals, wider in groups that vary.
+bills     those of `train.replay.live`, or of `train.replay.richer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 
 from policy.arrays import F64, I64, Bools
 from policy.features import expected_cost_usd
-from policy.mdp import COST_LEVELS
 from train.replay.dataset import Graded
 from train.replay.split import hash_fraction
 from train.replay.vectors import Vectors
@@ -31,7 +31,6 @@ View = Callable[[F64, Bools, I64], F64]
 """(targets (P, M), training rows (P,), folds (P,)) -> cross-fitted predictions for all rows (P, M)."""
 
 FOLDS = 5
-PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 STACKED_PENALTIES = (30.0, 300.0, 3000.0)
 NEIGHBOURS = 30
 GROUP_STRENGTH = 10.0
@@ -40,15 +39,40 @@ TINY_USD = 1e-9
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Predictions for every prompt: `quality` (P, M), `cost_quantiles_usd` (P, M, L).
+class Bills:
+    """Forecast of every prompt's bill on every model, before it is answered.
 
-    `average` (M,) is the training half's mean quality, `average_cost_usd` (M,) its mean cost. `r2` is the out-of-fold
-    share of explained variance.
+    `cost_quantiles_usd` (P, M, L), `least_usd` (P, M) the least money with which a model is offered, `output_tokens`
+    (P, M) expected. `unseen_usd` (P, M, L): the quantiles for a model of which no answer was seen.
+    """
+
+    cost_quantiles_usd: F64
+    least_usd: F64
+    output_tokens: F64
+    unseen_usd: F64 | None = None
+
+    def of(self, models: I64) -> Bills:
+        """The forecast for some models."""
+        return replace(
+            self,
+            cost_quantiles_usd=self.cost_quantiles_usd[:, models],
+            least_usd=self.least_usd[:, models],
+            output_tokens=self.output_tokens[:, models],
+            unseen_usd=None if self.unseen_usd is None else self.unseen_usd[:, models],
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for every prompt: `quality` (P, M), and the bills.
+
+    `prompt_tokens` (P,) is the counted length. `average` (M,) is the training half's mean quality, `average_cost_usd`
+    (M,) its mean cost. `r2` is the out-of-fold share of explained variance.
     """
 
     quality: F64
-    cost_quantiles_usd: F64
+    bills: Bills
+    prompt_tokens: F64
     average: F64
     average_cost_usd: F64
     r2: float
@@ -56,9 +80,18 @@ class Predictions:
     def of(self, models: Sequence[int]) -> Predictions:
         """Predictions of some models."""
         at = np.asarray(models, np.int64)
-        return Predictions(
-            self.quality[:, at], self.cost_quantiles_usd[:, at], self.average[at], self.average_cost_usd[at], self.r2
+        return replace(
+            self,
+            quality=self.quality[:, at],
+            bills=self.bills.of(at),
+            average=self.average[at],
+            average_cost_usd=self.average_cost_usd[at],
         )
+
+    @property
+    def cost_quantiles_usd(self) -> F64:
+        """Quantiles of the cost at policy.mdp.COST_LEVELS, (P, M, L)."""
+        return self.bills.cost_quantiles_usd
 
     @property
     def cost_usd(self) -> F64:
@@ -66,21 +99,26 @@ class Predictions:
         return np.asarray(expected_cost_usd(self.cost_quantiles_usd))
 
 
-def predict(graded: Graded, seen: Vectors, training: I64, seed: int) -> Predictions:
+def predict(graded: Graded, seen: Vectors, bills: Bills, training: I64, seed: int) -> Predictions:
     """Predict every prompt: out of fold on the training half, by all of it on the other."""
     learn = np.zeros(graded.prompts, np.bool_)
     learn[training] = True
-    fold = np.array([int(hash_fraction(seed + 1, "fold", name) * FOLDS) for name in graded.task_ids])[graded.task]
-    design = _design(graded, seen, learn)
     average = graded.quality[training].mean(axis=0)
-    quality, r2 = stack_views(_views(graded, seen, design), graded.quality - average, learn, fold)
+    views = _views(seen, design_matrix(graded, seen, learn))
+    quality, r2 = stack_views(views, graded.quality - average, learn, folds_of_tasks(graded, seed))
     return Predictions(
         quality=np.clip(average + quality, 0.0, 1.0),
-        cost_quantiles_usd=_cost_quantiles(graded, design, learn, fold),
+        bills=bills,
+        prompt_tokens=seen.tokens,
         average=average,
         average_cost_usd=graded.cost_usd[training].mean(axis=0),
         r2=r2,
     )
+
+
+def folds_of_tasks(graded: Graded, seed: int, folds: int = FOLDS) -> I64:
+    """Fold of every prompt, (P,), by its task."""
+    return np.array([int(hash_fraction(seed + 1, "fold", name) * folds) for name in graded.task_ids])[graded.task]
 
 
 def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequence[int]) -> Predictions:
@@ -88,11 +126,34 @@ def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequen
 
     Its quality on a prompt is the prior (the true mean to the next PRIOR_STEP, as an operator would write it) plus the
     others' mean deviation: difficulty learned from other models ranks a newcomer nearly as well as its own data. Its
-    cost distribution is the others' with their prices divided out.
+    bills are those of a model of which no answer was seen.
     """
     others = predictions.of(known)
     prior = float(np.round(predictions.average[model] / PRIOR_STEP) * PRIOR_STEP)
     shared = (others.quality - others.average).mean(axis=1)
+    bills = predictions.bills
+    quality, quantiles_usd = predictions.quality.copy(), bills.cost_quantiles_usd.copy()
+    average, cost = predictions.average.copy(), predictions.average_cost_usd.copy()
+    quality[:, model], average[model] = np.clip(prior + shared, 0.0, 1.0), prior
+    least_usd = bills.least_usd.copy()
+    if bills.unseen_usd is None:
+        unseen = others_usd(graded, others, model, known)
+        least_usd[:, model] = np.minimum(least_usd[:, model], unseen[:, 0])
+    else:
+        unseen = bills.unseen_usd[:, model]
+    quantiles_usd[:, model] = unseen
+    cost[model] = float(expected_cost_usd(unseen).mean())
+    return replace(
+        predictions,
+        quality=quality,
+        bills=replace(bills, cost_quantiles_usd=quantiles_usd, least_usd=least_usd),
+        average=average,
+        average_cost_usd=cost,
+    )
+
+
+def others_usd(graded: Graded, others: Predictions, model: int, known: Sequence[int]) -> F64:
+    """Cost quantiles of a model like the others' with their prices divided out, (P, L)."""
     out = graded.out_tokens[:, known].mean()
     spent = others.average_cost_usd - out * graded.usd_out_per_m[known] * 1e-6
     read = np.maximum(spent / np.maximum(graded.usd_in_per_m[known] * 1e-6, 1e-12), 0.0)
@@ -103,12 +164,7 @@ def newcomer(graded: Graded, predictions: Predictions, model: int, known: Sequen
         return np.maximum(np.asarray(each, np.float64), TINY_USD)
 
     logs = np.log(np.maximum(others.cost_quantiles_usd, TINY_USD)) - np.log(price(known))[:, None]
-    quality, quantiles_usd = predictions.quality.copy(), predictions.cost_quantiles_usd.copy()
-    average, cost = predictions.average.copy(), predictions.average_cost_usd.copy()
-    quality[:, model], average[model] = np.clip(prior + shared, 0.0, 1.0), prior
-    quantiles_usd[:, model] = np.exp(logs.mean(axis=1)) * price([model])
-    cost[model] = float(expected_cost_usd(quantiles_usd[:, model]).mean())
-    return Predictions(quality, quantiles_usd, average, cost, predictions.r2)
+    return np.asarray(np.exp(logs.mean(axis=1)) * price([model]))
 
 
 def stack_views(views: list[View], targets: F64, learn: Bools, fold: I64) -> tuple[F64, float]:
@@ -169,15 +225,15 @@ def _solutions(xx: F64, xy: F64, penalties: Sequence[float]) -> list[F64]:
     return [np.asarray(vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])) for penalty in penalties]
 
 
-def _views(graded: Graded, seen: Vectors, design: F64) -> list[View]:
+def _views(seen: Vectors, design: F64) -> list[View]:
     """Ridge at three strengths, group means, and neighbours if there are vectors."""
 
     def ridge_view(penalty: float) -> View:
         return lambda targets, learn, fold: ridges(design, targets, learn, fold, (penalty,))[0]
 
     views = [ridge_view(penalty) for penalty in STACKED_PENALTIES]
-    if len(graded.groups) > 1:
-        views.append(partial(cross_fitted, _group_fit(graded.group, len(graded.groups))))
+    if seen.groups > 1:
+        views.append(partial(cross_fitted, _group_fit(seen.group, seen.groups)))
     if seen.content is not None:
         views.append(partial(cross_fitted, _neighbour_fit(seen.content)))
     return views
@@ -215,36 +271,12 @@ def _shared_and_own(values: F64) -> tuple[F64, F64]:
     return shared, values - shared
 
 
-def _cost_quantiles(graded: Graded, design: F64, learn: Bools, fold: I64) -> F64:
-    """Predicted log cost plus residual quantiles, scaled by the group's spread, (P, M, L)."""
-    logs = np.log(np.maximum(graded.cost_usd, TINY_USD))
-    centre = logs[learn].mean(axis=0)
-    targets = logs - centre
-    tried = ridges(design, targets, learn, fold, PENALTIES)
-    errors = [float(np.mean((found[learn] - targets[learn]) ** 2)) for found in tried]
-    predicted = tried[int(np.argmin(errors))]
-    residual = targets - predicted
-    scale = _group_scale(graded.group, residual, learn, len(graded.groups))[graded.group]
-    levels = np.quantile(residual[learn] / scale[learn], COST_LEVELS, axis=0)  # (L, M)
-    return np.asarray(np.exp((centre + predicted)[..., None] + scale[..., None] * levels.T))
-
-
-def _group_scale(group: I64, residual: F64, learn: Bools, groups: int) -> F64:
-    """Relative spread of each group's residuals, (G, M), shrunk to 1 where a group is small."""
-    energy = residual[learn] ** 2
-    overall = np.maximum(energy.mean(axis=0), 1e-12)
-    count = np.bincount(group[learn], minlength=groups)[:, None]
-    total = np.stack([np.bincount(group[learn], weights=column, minlength=groups) for column in energy.T], axis=1)
-    pulled = (total + GROUP_STRENGTH * overall) / (count + GROUP_STRENGTH)
-    return np.asarray(np.sqrt(np.maximum(pulled / overall, 0.05)))
-
-
-def _design(graded: Graded, seen: Vectors, learn: Bools) -> F64:
+def design_matrix(graded: Graded, seen: Vectors, learn: Bools) -> F64:
     """Design matrix (P, d): observation vectors, lengths, groups, standardised, and a constant."""
-    lengths = np.log1p(np.stack([graded.n_chars, graded.n_tokens], axis=1))
+    lengths = np.log1p(np.stack([graded.n_chars, seen.tokens], axis=1))
     columns = [seen.text, seen.stats, lengths]
-    if 1 < len(graded.groups) <= 64:
-        columns.append(np.eye(len(graded.groups))[graded.group])
+    if 1 < seen.groups <= 64:
+        columns.append(np.eye(seen.groups)[seen.group])
     raw = np.column_stack(columns).astype(np.float64)
     centre, scale = raw[learn].mean(axis=0), raw[learn].std(axis=0)
     varies = scale > 1e-6

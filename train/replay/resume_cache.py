@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("policy", "train")
+PACKAGES = ("gateway", "policy", "train")
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from train.replay.catalogue import CatalogueSetup, Sets, compose_sets, gate_stag
 from train.replay.cell import CellRun, best_setting, newcomer_rows, planner_trials, play_cell
 from train.replay.dataset import Graded, named_apart, read_folder
 from train.replay.grid import Cell, Grid, catalogues, cells, middle, newcomer_cells
+from train.replay.inputs import Inputs
 from train.replay.ours import Learned, curves_of, learn, learned_turns
 from train.replay.parallel import Tell, side_by_side
 from train.replay.resume_cache import ResumeCache, part_name
 from train.replay.simulator import NO_CONTEXT
 from train.replay.split import halves
-from train.replay.summary import summary
+from train.replay.summary import Row, summary
 from train.replay.sweeps import TIGHT_PHI, fronts, make_sweep, starvation
 from train.replay.targets import aims
 from train.replay.tree import tree_rows
@@ -37,8 +38,9 @@ LEARNING_STEPS = 5
 class Options:
     """Options of a run.
 
-    Empty `models` and `policies` mean the defaults and all. `workers` processes share the catalogues; 0: this process
-    plays them all. `kept` is a folder for finished parts, to resume an interrupted run.
+    Empty `models` and `policies` mean the defaults and all. Everything is played with each of `inputs`. `workers`
+    processes share the catalogues; 0: this process plays them all. `kept` is a folder for finished parts, to resume
+    an interrupted run.
     """
 
     folders: tuple[Path, ...]
@@ -47,6 +49,7 @@ class Options:
     models: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     seed: int = 0
+    inputs: tuple[Inputs, ...] = ("live",)
     workers: int = 0
     kept: Path | None = None
     progress: Progress | None = None
@@ -87,10 +90,17 @@ def run(options: Options) -> dict[str, Any]:
     return {
         "meta": meta(options, [source.graded for source in sources]) | {"learned": [part.learned for part in parts]},
         "rows": rows,
-        "summary": [*summary(rows, points), *aims(rows, points)],
+        "summary": [line for kind in options.inputs for line in summary_of(kind, rows, points)],
         "front": points,
         "tree": [row for part in parts for row in part.tree],
     }
+
+
+def summary_of(inputs: Inputs, rows: Sequence[Row], points: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """All summary lines of one kind of inputs."""
+    mine, drawn = ([row for row in part if row["inputs"] == inputs] for part in (rows, points))
+    for line in (*summary(mine, drawn), *aims(mine, drawn)):
+        yield {"inputs": inputs, **line}
 
 
 def read_sources(folders: Sequence[Path]) -> list[ReplaySource]:
@@ -103,18 +113,22 @@ def read_sources(folders: Sequence[Path]) -> list[ReplaySource]:
 def each_part(sources: Sequence[ReplaySource], options: Options) -> list[CatalogueOutput]:
     """Play every catalogue of every source in order, reusing finished parts of an earlier run."""
     waiting = [
-        (source, number)
+        (source, inputs, number)
         for source in sources
+        for inputs in options.inputs
         for number in range(
             len(catalogues(source.graded, halves(source.graded, options.seed).training, options.models))
         )
     ]
-    names = [part_name([source.digest, source.graded.source, number, settings(options)]) for source, number in waiting]
+    names = [
+        part_name([source.digest, source.graded.source, inputs, number, settings(options)])
+        for source, inputs, number in waiting
+    ]
     kept, each = ResumeCache(options.kept) if options.kept else None, steps(options.grid)
     before = [kept.find(name) if kept else None for name in names]
     found = {i: CatalogueOutput(**part) for i, part in enumerate(before) if part is not None}
     # The longest first, so that all processes end at about the same time.
-    order = sorted(range(len(waiting)), key=lambda i: (waiting[i][1], -waiting[i][0].graded.quality.size))
+    order = sorted(range(len(waiting)), key=lambda i: (waiting[i][2], -waiting[i][0].graded.quality.size))
     places = [i for i in order if i not in found]
     done = dict.fromkeys(found, each)
     options.step(sum(done.values()), each * len(waiting))
@@ -148,9 +162,9 @@ def steps(grid: Grid) -> int:
     return LEARNING_STEPS * (1 + len(grid.contexts)) + len(cells(grid)) + len(newcomer_cells(grid))
 
 
-def play_catalogue(source: ReplaySource, number: int, options: Options, tell: Tell) -> CatalogueOutput:
+def play_catalogue(source: ReplaySource, inputs: Inputs, number: int, options: Options, tell: Tell) -> CatalogueOutput:
     """Play one catalogue of a source, by its number."""
-    study = next(studies(source.graded, options.grid, options.models, options.seed, only=number))
+    study = next(studies(source.graded, options.grid, options.models, options.seed, only=number, inputs=inputs))
     return play_study(study, source.branches, options, tell)
 
 
@@ -172,6 +186,7 @@ def play_study(study: CatalogueSetup, branches: Branches | None, options: Option
     rows += newcomer_part(study, sets, learned, options)
     facts = {
         "source": study.graded.source,
+        "inputs": study.inputs,
         "models": list(study.graded.models),
         "weakest": study.graded.models[study.named.weak],
         "strongest": study.graded.models[study.named.strong],
@@ -228,5 +243,6 @@ def settings(options: Options) -> dict[str, Any]:
         "grid": finite(options.grid),
         "catalogue": list(options.models),
         "policies": list(options.policies),
+        "inputs": list(options.inputs),
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
     }

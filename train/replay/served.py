@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.routing.session import SessionMemory, view
 from policy import batch
 from policy.arrays import I64
-from policy.features import SESSION_FEATURES, TEXT_SCALE
+from policy.features import encode_turns
 from policy.mdp import CandidateView, Observation, Policy, SessionView
 from train.replay.blind import Blind
 from train.replay.simulator import Rule, Turn
@@ -50,7 +51,18 @@ def turn_batch(
     board, shape = turn.board, turn.mask.shape
     prompts = board.sessions.rows[turn.at, turn.index]
     tokens = np.floor(board.prompt_tokens[turn.at, turn.index]) + board.context.tokens(turn.index)
-    state = np.column_stack([seen.text[prompts] * TEXT_SCALE, seen.stats[prompts], _session_columns(turn, tokens)])
+    state = encode_turns(
+        seen.text[prompts],
+        seen.stats[prompts],
+        {
+            "turn": turn.index,
+            "expected_turns": turn.declared,
+            "tokens_so_far": np.floor(turn.tokens_so_far),
+            "input_tokens": tokens,
+            "seconds_since_last": SECONDS_BETWEEN_TURNS if turn.index else -1.0,
+            "candidates": shape[1],
+        },
+    )
 
     def each(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.broadcast_to(values, shape)
@@ -58,7 +70,7 @@ def turn_batch(
     return batch.Batch(
         models=board.models,
         model=np.broadcast_to(np.arange(shape[1]), shape),
-        state=state.astype(np.float32),
+        state=state,
         prior=each(board.average if priors is None else priors),
         usd_in=each(board.usd_in_per_m),
         usd_cached=each(board.usd_in_per_m * board.context.cached_price),
@@ -73,23 +85,6 @@ def turn_batch(
         expected_turns=turn.declared,
         lambda_per_usd=np.full(shape[0], lambda_per_usd),
     )
-
-
-def _session_columns(turn: Turn, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Session features as in `features.encode_state`, (N, 17), without failures and grades."""
-    later = float(turn.index > 0)
-    columns = {
-        "turn": np.log1p(turn.index) / 3.0,
-        "first_turn": 1.0 - later,
-        "horizon_declared": turn.declared > 0,
-        "declared_turns_left": np.log1p(np.maximum(turn.declared - turn.index, 0)) / 3.0,
-        "log_tokens_so_far": np.log1p(np.floor(turn.tokens_so_far)) / 12.0,
-        "log_input_tokens": np.log1p(tokens) / 12.0,
-        "log_seconds_since_last": later * np.log1p(SECONDS_BETWEEN_TURNS) / 10.0,
-        "cache_window_open": later,
-        "log_candidates": np.log1p(turn.mask.shape[1]) / 3.0,
-    }
-    return np.column_stack([np.broadcast_to(columns.get(name, 0.0), len(turn.at)) for name in SESSION_FEATURES])
 
 
 def observation(
@@ -112,23 +107,26 @@ def observation(
 
 
 def _session(turn: Turn, n: int) -> SessionView:
+    """The gateway's view of the session, from the memory that it would have."""
     board, last, remaining = turn.board, int(turn.last[n]), float(turn.remaining_usd[n])
-    return SessionView(
+    memory = SessionMemory(
+        last_model=board.models[last] if last >= 0 else None,
+        last_at_ms=0 if turn.index else None,
+        tokens_so_far=int(turn.tokens_so_far[n]),
+    )
+    return view(
+        memory,
         turn=turn.index,
         expected_turns=int(turn.declared[n]) or None,
         budget_usd=float(turn.budget_usd[n]),
         remaining_usd=remaining,
         tenant_remaining_usd=remaining,
         spent_usd=float(turn.budget_usd[n]) - remaining,
-        tokens_so_far=int(turn.tokens_so_far[n]),
-        failures=0,
-        regenerations=0,
-        tool_errors=0,
+        quality_count=0,
+        quality_sum=0.0,
         last_quality=None,
-        mean_quality=None,
-        last_model=board.models[last] if last >= 0 else None,
-        seconds_since_last=SECONDS_BETWEEN_TURNS if turn.index else None,
         tool_loop=False,
+        at_ms=round(SECONDS_BETWEEN_TURNS * 1000),
     )
 
 
@@ -137,28 +135,27 @@ def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[Candid
     context, cached = board.context.tokens(turn.index), board.context.cached_price
     warm = board.context.warm_tokens(turn.index)
     prompt_tokens = int(board.prompt_tokens[turn.at[n], turn.index]) + context
-    quantiles, means, offered = turn.cost_quantiles_usd[n].tolist(), turn.mean_usd[n].tolist(), turn.mask[n].tolist()
+    output_tokens = board.output_tokens[turn.at[n], turn.index].tolist()
+    quantiles, offered = turn.cost_quantiles_usd[n].tolist(), turn.mask[n].tolist()
     views = []
     for k, name in enumerate(board.models):
-        price_in, price_out = float(board.usd_in_per_m[k]), float(board.usd_out_per_m[k])
-        warm_here = warm if k == last else 0
-        prompt_usd = (prompt_tokens - warm_here * (1.0 - cached)) * price_in * 1e-6
+        price_in = float(board.usd_in_per_m[k])
         views.append(
             CandidateView(
                 name=name,
                 input_usd_per_mtok=price_in,
                 cached_input_usd_per_mtok=price_in * cached,
-                output_usd_per_mtok=price_out,
+                output_usd_per_mtok=float(board.usd_out_per_m[k]),
                 quality_prior=float(priors[k]),
                 context_limit_tokens=CONTEXT_LIMIT_TOKENS,
                 input_tokens=prompt_tokens,
-                warm_tokens=warm_here,
-                output_tokens_mean=max(means[k] - prompt_usd, 0.0) / max(price_out * 1e-6, 1e-12),
+                warm_tokens=warm if k == last else 0,
+                output_tokens_mean=output_tokens[k],
                 cost_quantiles_usd=tuple(quantiles[k]),
                 cost_max_usd=quantiles[k][-1],
                 served_last=k == last,
                 failure_rate=0.0,
-                latency_s=1.0,
+                latency_s=0.0,
                 feasible=offered[k],
                 why_not="" if offered[k] else "not affordable",
             )

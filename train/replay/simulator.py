@@ -22,7 +22,6 @@ from train.replay.predict import Predictions
 
 Mode = Literal["cut", "degrade"]
 
-LEAST_OUTPUT_TOKENS = 16
 KEPT_TOKENS = 250
 """Tokens that every turn adds to a growing context."""
 _Q98 = COST_LEVELS.index(0.98)
@@ -67,6 +66,7 @@ class SessionBatch:
     predicted: F64
     cost_quantiles_usd: F64
     floor_usd: F64
+    output_tokens: F64  # (S, T, K) expected
     prompt_tokens: F64  # (S, T)
     average: F64
     usd_in_per_m: F64
@@ -163,8 +163,6 @@ def make_board(
 ) -> SessionBatch:
     """Look up a source's prompts for these sessions; rows after a session's end hold prompt 0."""
     rows = np.maximum(sessions.rows, 0)
-    prompt_tokens = graded.n_tokens[rows]
-    floor = prompt_tokens[..., None] * graded.usd_in_per_m + LEAST_OUTPUT_TOKENS * graded.usd_out_per_m
     return SessionBatch(
         sessions=sessions,
         models=graded.models,
@@ -172,9 +170,9 @@ def make_board(
         cost_usd=graded.cost_usd[rows],
         predicted=predictions.quality[rows],
         cost_quantiles_usd=predictions.cost_quantiles_usd[rows],
-        # List prices may exceed a source's bills; an offered answer must not cost less than its reservation.
-        floor_usd=np.minimum(floor * 1e-6, predictions.cost_quantiles_usd[rows][..., 0]),
-        prompt_tokens=prompt_tokens,
+        floor_usd=predictions.bills.least_usd[rows],
+        output_tokens=predictions.bills.output_tokens[rows],
+        prompt_tokens=predictions.prompt_tokens[rows],
         average=predictions.average,
         usd_in_per_m=graded.usd_in_per_m,
         usd_out_per_m=graded.usd_out_per_m,

@@ -75,6 +75,7 @@ def make_sweep(study: CatalogueSetup, sets: Sets, sessions: int, turns: int | No
     few = Sessions(drawn.rows[:sessions], drawn.declared[:sessions], drawn.ordering[:sessions])
     described = {
         "source": study.graded.source,
+        "inputs": study.inputs,
         "models": ",".join(study.graded.models),
         "turns": turns or RANDOM,
         "mode": "cut",

@@ -26,11 +26,12 @@ from train.replay.catalogue import CatalogueSetup
 from train.replay.compose import Sessions
 from train.replay.dataset import Graded
 from train.replay.grid import budgets_usd
+from train.replay.inputs import Inputs, bills_of, vectors_of
 from train.replay.predict import predict
 from train.replay.served import as_rule
 from train.replay.simulator import Mode, Played, Rule, SessionBatch, make_board, play
 from train.replay.split import halves
-from train.replay.vectors import Vectors, vectors
+from train.replay.vectors import Vectors
 
 PHIS = (3.0, 0.5)
 """A loose budget that ends no session and a binding one."""
@@ -85,15 +86,15 @@ def tree_rows(
     states, at = states_of(branches, study.graded)
     tasks = len(states.task_ids)
     drawn = np.random.default_rng([study.seed, 701]).multinomial(tasks, np.full(tasks, 1.0 / tasks), resamples)
-    about = {"source": states.source, "models": ",".join(states.models)}
+    about = {"source": states.source, "inputs": study.inputs, "models": ",".join(states.models)}
     found = [about | row for row in after(states, branches, at, drawn)]
-    trees = build_trees(states, branches, at, study.seed)
+    trees = build_trees(states, branches, at, study.seed, study.inputs)
     if trees is not None:
         found += [about | row for row in follow_policies(study, trees, planner, horizon, drawn)]
     return found
 
 
-def build_trees(states: Graded, branches: Branches, at: I64, seed: int) -> Trees | None:
+def build_trees(states: Graded, branches: Branches, at: I64, seed: int, inputs: Inputs = "live") -> Trees | None:
     """Trees of the test half with vectors and predictions of a study; None if a half is empty.
 
     Only the training tasks' one session is used for training, as in replay.
@@ -107,8 +108,8 @@ def build_trees(states: Graded, branches: Branches, at: I64, seed: int) -> Trees
     single = single[tested[single[:, 0]]]
     if not len(learn) or not len(rows) or not len(single):
         return None
-    seen = vectors(states, learn)
-    predictions = predict(states, seen, learn, seed)
+    seen = vectors_of(inputs, states, learn)
+    predictions = predict(states, seen, bills_of(inputs, states, seen, learn, seed), learn, seed)
     tasks = len(states.task_ids)
     turns = np.zeros(tasks, np.int64)
     np.maximum.at(turns, states.task, states.turn + 1)

@@ -17,10 +17,10 @@ from train.replay.baselines_learned import STRIDE, prepare_published, safest_wor
 from train.replay.compose import compose
 from train.replay.dataset import read_folder
 from train.replay.predict import predict
+from train.replay.richer import richer_bills, richer_vectors
 from train.replay.served import as_rule
 from train.replay.simulator import Played, make_board, play
 from train.replay.split import halves
-from train.replay.vectors import vectors
 
 
 def untrained(models: tuple[str, ...]) -> Published:
@@ -36,8 +36,8 @@ def untrained(models: tuple[str, ...]) -> Published:
 def test_a_batch_decides_as_the_policy_does_one_by_one(tmp_path: Path) -> None:
     (graded,) = read_folder(write_folder(tmp_path))
     split = halves(graded, 0)
-    seen = vectors(graded, split.training)
-    predictions = predict(graded, seen, split.training, 0)
+    seen = richer_vectors(graded, split.training)
+    predictions = predict(graded, seen, richer_bills(graded, seen, split.training, 0), split.training, 0)
     sessions = compose(
         graded, split.test, np.zeros(2), sessions=30, turns=4, generator=np.random.default_rng(0), orderings=("iid",)
     )

@@ -11,8 +11,8 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from train.replay.dataset import DataError, read_folder
+from train.replay.richer import richer_vectors
 from train.replay.split import halves
-from train.replay.vectors import vectors
 
 
 def test_prompts_by_models_without_gaps(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_same_text_under_two_ids_is_on_one_side(tmp_path: Path) -> None:
 )
 def test_vectors_tell_the_groups_apart_whatever_a_folder_gives(tmp_path: Path, content: str, kind: str) -> None:
     (graded,) = read_folder(write_folder(tmp_path, content=content))
-    seen = vectors(graded, halves(graded, 0).training)
+    seen = richer_vectors(graded, halves(graded, 0).training)
     assert seen.kind == kind
     assert seen.text.shape == (120, 256)
     assert np.isfinite(seen.text).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,14 +129,49 @@ def test_prompts_that_lack_text_or_embedding_have_what_they_have(tmp_path: Path)
         ("prompts", column("task_id", lambda of: ["one"] * 10), r"prompts.parquet: 9 rows repeat a task_id and turn"),
         ("prompts", every("embedding", [float("nan")]), r"prompts.parquet: embedding: expected finite numbers"),
         ("prompts", column("embedding", lambda of: [[1.0], *[[1.0, 2.0]] * 9]), r"expected one length, found \[1, 2\]"),
-        ("models", every("usd_in_per_m", -1.0), r"models.parquet: usd_in_per_m: expected a number from 0"),
-        ("models", every("usd_out_per_m", None), r"models.parquet: usd_out_per_m: expected a number from 0"),
+        ("models", every("usd_in_per_m", -1.0), r"models.parquet: usd_in_per_m: expected numbers from 0, or null"),
+        (
+            "models",
+            every("usd_out_per_m", math.inf),
+            r"models.parquet: usd_out_per_m: expected numbers from 0, or null",
+        ),
         ("models", column("model", lambda of: ["a", "b", "c"]), r"toy: no price for model 'large'.* there are a, b, c"),
     ],
 )
 def test_what_cannot_be_played_is_named_with_its_file(tmp_path: Path, file: str, change: Change, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_folder(changed(write_folder(tmp_path, tasks=10), file, change))
+
+
+def test_a_model_without_a_list_price_has_that_of_its_bills(tmp_path: Path) -> None:
+    """The toy bills only the answers, at 100, 10 and 1 USD per million tokens."""
+    folder = changed(write_folder(tmp_path, tasks=10), "models", every("usd_out_per_m", None))
+    graded = read_folder(folder)[0]
+    assert graded.usd_out_per_m.tolist() == pytest.approx([100.0, 10.0, 1.0])
+    assert graded.notes[0].startswith("model large has no list price: its bills imply 0 and 100 USD")
+
+
+def test_without_tokens_a_bill_is_priced_as_a_thousand(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tasks=10, drop=("in_tok", "out_tok"), cost_usd=[0.05, 0.002, 0.001] * 10)
+    changed(folder, "models", every("usd_in_per_m", None))
+    graded = read_folder(changed(folder, "models", every("usd_out_per_m", None)))[0]
+    assert graded.usd_in_per_m.tolist() == graded.usd_out_per_m.tolist() == pytest.approx([50.0, 2.0, 1.0])
+
+
+def test_a_price_of_answers_alone_leaves_the_rest_of_the_bill_to_the_prompt(tmp_path: Path) -> None:
+    """1,000 tokens read, one written at 300 USD per million: of 1,800 micro-dollars 1,500 pay for the prompt."""
+    counts = {"in_tok": [1000] * 30, "out_tok": [1] * 30, "cost_usd": [1800e-6] * 30}
+    folder = write_folder(tmp_path, tasks=10, **counts)
+    changed(folder, "models", every("usd_out_per_m", 300.0))
+    graded = read_folder(changed(folder, "models", every("usd_in_per_m", None)))[0]
+    assert graded.usd_in_per_m.tolist() == pytest.approx([1.5] * 3)
+
+
+def test_a_model_without_price_or_bill_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tasks=10, drop=("cost_usd",))
+    changed(folder, "models", every("usd_out_per_m", None))
+    with pytest.raises(DataError, match="expected cost_usd, or in_tok and out_tok with prices"):
+        read_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["prompts", "outcomes", "models"])

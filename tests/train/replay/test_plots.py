@@ -13,6 +13,7 @@ def point(figure: str, policy: str, value: float, cost: float, quality: float) -
     return {
         "figure": figure,
         "source": "toy data",
+        "inputs": "live",
         "models": "large,small",
         "turns": 4,
         "policy": policy,
@@ -36,10 +37,10 @@ POINTS = [
 def test_each_catalogue_has_a_front_and_a_curve_in_both_formats(tmp_path: Path) -> None:
     written = draw(POINTS, tmp_path)
     assert {path.name for path in written} == {
-        "toy-data-2-cost-quality.svg",
-        "toy-data-2-cost-quality.png",
-        "toy-data-2-quality-starvation.svg",
-        "toy-data-2-quality-starvation.png",
+        "toy-data-live-2-cost-quality.svg",
+        "toy-data-live-2-cost-quality.png",
+        "toy-data-live-2-quality-starvation.svg",
+        "toy-data-live-2-quality-starvation.png",
     }
     assert all(path.stat().st_size > 1000 for path in written)
 

@@ -9,10 +9,15 @@ import pytest
 
 from policy.features import expected_cost_usd
 from tests.train.replay.folders import write_folder
-from train.replay.dataset import read_folder
-from train.replay.predict import newcomer, nonnegative, predict, ridges, stack_views
-from train.replay.split import halves
-from train.replay.vectors import vectors
+from train.replay.dataset import Graded, read_folder
+from train.replay.predict import Predictions, newcomer, nonnegative, predict, ridges, stack_views
+from train.replay.richer import richer_bills, richer_vectors
+from train.replay.split import Halves, halves
+
+
+def richer_predictions(graded: Graded, split: Halves) -> Predictions:
+    seen = richer_vectors(graded, split.training)
+    return predict(graded, seen, richer_bills(graded, seen, split.training, 0), split.training, 0)
 
 
 def test_weights_that_would_be_negative_are_zero() -> None:
@@ -48,7 +53,7 @@ def test_a_view_of_noise_is_shrunk_away() -> None:
 def test_hard_tasks_are_told_from_easy_ones_on_the_unseen_half(tmp_path: Path, content: str) -> None:
     (graded,) = read_folder(write_folder(tmp_path, tasks=300, content=content))
     split = halves(graded, 0)
-    found = predict(graded, vectors(graded, split.training), split.training, 0)
+    found = richer_predictions(graded, split)
     small, large = graded.models.index("small"), graded.models.index("large")
     gain = found.quality[split.test, large] - found.quality[split.test, small]
     hard = graded.group[split.test] == 1
@@ -63,7 +68,7 @@ def test_hard_tasks_are_told_from_easy_ones_on_the_unseen_half(tmp_path: Path, c
 def test_a_newcomer_has_its_prior_the_others_difficulty_and_its_own_prices(tmp_path: Path) -> None:
     (graded,) = read_folder(write_folder(tmp_path, tasks=300))
     split = halves(graded, 0)
-    known = predict(graded, vectors(graded, split.training), split.training, 0)
+    known = richer_predictions(graded, split)
     medium = graded.models.index("medium")
     found = newcomer(graded, known, medium, [0, 2])
     assert found.average[medium] == pytest.approx(round(known.average[medium] / 0.05) * 0.05)

@@ -24,10 +24,10 @@ from train.replay.dataset import read_folder
 from train.replay.grid import Grid, narrow
 from train.replay.ours import learn
 from train.replay.predict import predict
+from train.replay.richer import richer_bills, richer_vectors
 from train.replay.run import Options, run
 from train.replay.simulator import NO_CONTEXT
 from train.replay.split import halves
-from train.replay.vectors import vectors
 
 OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}
 POLICIES = set(cells.POLICIES) - OF_SOME_CELLS
@@ -198,7 +198,8 @@ def shuffle(held: dict[str, list[Any]], column: str, generator: np.random.Genera
 def predicted(folder: Path) -> Any:
     (graded,) = read_folder(folder)
     split = halves(graded, 0)
-    return predict(graded, vectors(graded, split.training), split.training, 0)
+    seen = richer_vectors(graded, split.training)
+    return predict(graded, seen, richer_bills(graded, seen, split.training, 0), split.training, 0)
 
 
 def test_every_row_of_ours_says_what_kind_of_policy_served(found: dict[str, Any]) -> None:

@@ -16,21 +16,22 @@ from tests.train.replay.folders import write_folder
 from train.replay.blind import Blind
 from train.replay.compose import compose, group_difficulty
 from train.replay.dataset import read_folder
+from train.replay.inputs import Inputs, bills_of, vectors_of
 from train.replay.predict import predict
 from train.replay.served import as_rule, observation, turn_batch
 from train.replay.simulator import NO_CONTEXT, Context, SessionBatch, Turn, make_board, play
 from train.replay.split import halves
-from train.replay.vectors import Vectors, vectors
+from train.replay.vectors import Vectors
 
 HORIZON = Horizon((0.1, 0.2))
 WEIGHED = Context(4000, 250, 0.1)
 
 
-def sessions_of(folder: Path, context: Context) -> tuple[SessionBatch, Vectors, np.ndarray]:
+def sessions_of(folder: Path, context: Context, inputs: Inputs = "live") -> tuple[SessionBatch, Vectors, np.ndarray]:
     (graded,) = read_folder(write_folder(folder))
     split = halves(graded, 0)
-    seen = vectors(graded, split.training)
-    predictions = predict(graded, seen, split.training, 0)
+    seen = vectors_of(inputs, graded, split.training)
+    predictions = predict(graded, seen, bills_of(inputs, graded, seen, split.training, 0), split.training, 0)
     drawn = compose(
         graded,
         split.test,
@@ -39,7 +40,7 @@ def sessions_of(folder: Path, context: Context) -> tuple[SessionBatch, Vectors, 
         turns=6,
         generator=np.random.default_rng(0),
     )
-    budget = np.full(40, 6 * predictions.average_cost_usd[0] * 0.3)
+    budget = 6 * predictions.average_cost_usd[0] * np.linspace(0.02, 1.2, 40)
     return make_board(graded, predictions, drawn, context), seen, budget
 
 

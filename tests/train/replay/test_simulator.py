@@ -18,10 +18,10 @@ from train.replay import baselines
 from train.replay.compose import Sessions, compose, group_difficulty
 from train.replay.dataset import read_folder
 from train.replay.predict import predict
+from train.replay.richer import richer_bills, richer_vectors
 from train.replay.served import as_rule
 from train.replay.simulator import NO_CONTEXT, Context, Mode, Played, SessionBatch, make_board, play
 from train.replay.split import halves
-from train.replay.vectors import vectors
 
 HORIZON = Horizon((0.25,))
 
@@ -121,8 +121,8 @@ class Known:
 def test_the_served_object_and_the_vectorised_rule_play_alike(tmp_path: Path, mode: Mode, context: Context) -> None:
     (graded,) = read_folder(write_folder(tmp_path))
     split = halves(graded, 0)
-    seen = vectors(graded, split.training)
-    predictions = predict(graded, seen, split.training, 0)
+    seen = richer_vectors(graded, split.training)
+    predictions = predict(graded, seen, richer_bills(graded, seen, split.training, 0), split.training, 0)
     difficulty = group_difficulty(graded, split.training, 2)
     generator = np.random.default_rng(0)
     sessions = compose(graded, split.test, difficulty, sessions=40, turns=6, generator=generator)
