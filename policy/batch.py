@@ -1,4 +1,4 @@
-"""Batched form of the served planner, network and default rule: many turns at once.
+"""Batched form of the served planner, network and rules: many turns at once.
 
 Replay and evaluation ask a policy hundreds of thousands of times; one by one most of that would be Python. Row n of a
 `Batch` is one `Observation`, and `probabilities` of row n are those that `decide` would draw from (a test checks that
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,20 @@ from numpy.typing import NDArray
 from policy import budgeting
 from policy.arrays import F32, F64, I64, Bools
 from policy.exploration import NEVER, Exploration
-from policy.features import SESSION_FEATURES, Horizon, available_usd, encode_state, expected_cost_usd
+from policy.features import (
+    DEFAULT_HORIZON,
+    SESSION_FEATURES,
+    Horizon,
+    available_usd,
+    encode_state,
+    expected_cost_usd,
+)
 from policy.kernel import KernelQuality
 from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
 from policy.network_policy import NetworkPolicy, Shown, able_later
 from policy.planned import TIE_BREAK, Planner
 from policy.quality import PriorQuality, QualityModel, difficulties
-from policy.rules import ReSolving
+from policy.rules import ReSolving, RuleInputs, Scored, ScoringRule
 from policy.text import STATS_DIM, TEXT_DIM
 from policy.valuetable import ValueTable, cautious_usd, turn_tokens
 
@@ -94,13 +101,6 @@ class Batch:
         )
 
 
-class Scored(NamedTuple):
-    """Inputs of the draw, (N, K): scores and the mask of what may be chosen."""
-
-    scores: F64
-    mask: Bools
-
-
 def stack_observations(observations: Sequence[Observation]) -> Batch:
     """Observations as rows of one batch, padded to the most candidates."""
     names = sorted({c.name for seen in observations for c in seen.candidates})
@@ -143,12 +143,13 @@ def stack_observations(observations: Sequence[Observation]) -> Batch:
     )
 
 
-BatchedPolicy = Planner | ReSolving | NetworkPolicy
+BatchedPolicy = Planner | ReSolving | NetworkPolicy | ScoringRule
 
 
 def has_batched_form(policy: Policy) -> TypeGuard[BatchedPolicy]:
     """Tell whether `probabilities` supports this policy and its reward model."""
-    return isinstance(policy, BatchedPolicy) and isinstance(policy.quality, PriorQuality | KernelQuality)
+    quality = getattr(policy, "quality", None)  # some rules read none
+    return isinstance(policy, BatchedPolicy) and isinstance(quality, PriorQuality | KernelQuality | None)
 
 
 def probabilities(policy: BatchedPolicy, batch: Batch) -> F64:
@@ -169,7 +170,9 @@ def score_batch(policy: BatchedPolicy, batch: Batch) -> Scored:
     """The scores and mask that `decide` computes before the draw."""
     if isinstance(policy, NetworkPolicy):
         return _score_network(policy, batch)
-    return _score_planner(policy, batch) if isinstance(policy, Planner) else _score_resolving(policy, batch)
+    if isinstance(policy, Planner):
+        return _score_planner(policy, batch)
+    return _score_resolving(policy, batch) if isinstance(policy, ReSolving) else _score_rule(policy, batch)
 
 
 def action_probabilities(scores: F64, mask: Bools, exploration: Exploration) -> F64:
@@ -239,6 +242,26 @@ def _score_planner(policy: Planner, batch: Batch) -> Scored:
     costs = np.where(batch.model >= 0, expected_cost_usd(quantiles), 0.0)
     costliest = np.maximum(costs.max(axis=1, keepdims=True), 1e-12)
     return Scored(scores - TIE_BREAK * costs / costliest, batch.mask)
+
+
+def _score_rule(rule: ScoringRule, batch: Batch) -> Scored:
+    """`score` of every turn."""
+    costs = np.asarray(expected_cost_usd(batch.cost_quantiles_usd), np.float32)
+    quality = getattr(rule, "quality", None)
+    shown = np.zeros(batch.mask.shape, np.float32)
+    return rule.score(
+        RuleInputs(
+            models=np.array([*batch.models, ""])[batch.model],
+            quality=shown if quality is None else predict_quality(quality, batch),
+            average=shown if quality is None else average_quality(quality, batch),
+            mean_usd=costs,
+            quantiles_usd=batch.cost_quantiles_usd,
+            mask=batch.mask,
+            remaining_usd=batch.available_usd,
+            turns_left=batch.turns_left(getattr(rule, "horizon", DEFAULT_HORIZON)),
+            lambda_per_usd=batch.lambda_per_usd,
+        )
+    )
 
 
 def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:

@@ -17,6 +17,7 @@ import numpy as np
 
 from policy.arrays import F32
 from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
+from policy.decision import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
 from policy.mdp import CandidateView, Decision, Observation, PolicyFault
@@ -24,7 +25,6 @@ from policy.planned import TIE_BREAK
 from policy.quality import PriorQuality, QualityModel
 from policy.residual import Residual
 from policy.residual import inputs as residual_inputs
-from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.value_curves import Backup, Catalogue, Forward, Later, q_values
 from policy.value_curves_once import q_values_of_turn
 from policy.valuetable import context_tokens

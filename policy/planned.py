@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policy.decision import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, expected_cost_usd
 from policy.mdp import Decision, Observation
 from policy.quality import QualityModel
-from policy.rules import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.valuetable import ValueTable, bill_scores, cautious_usd, context_tokens
 
 TIE_BREAK = 1e-7

@@ -1,27 +1,57 @@
 """Policies that need no training: the default until a learned one is published; baselines.
 
-Each rule scores the candidates; `make_decision` turns scores into a draw with its exact probability. The arithmetic is
-in `budgeting`, where replay calls the same functions for many sessions at once.
+Each rule scores the candidates; `make_decision` turns scores into a draw with its exact probability. `score` takes one
+turn or many at once: the gateway decides with it, `batch` and replay's tuned baselines score whole batches with it.
+`ReSolving` alone decides on plain numbers, for speed, and has its batched form in `batch`. The arithmetic is in
+`budgeting`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from policy import budgeting
 from policy import budgeting_scalar as scalar
-from policy.arrays import F32, Bools, Floats
-from policy.exploration import GREEDY, Exploration, action_probabilities, draw
+from policy.arrays import F32
+from policy.decision import checked_means_usd, cost_quantiles_usd, feasible, make_decision, mean_costs_usd, turns_left
+from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd
-from policy.mdp import Decision, Observation, Policy, PolicyFault
+from policy.mdp import Decision, Observation, Policy
 from policy.quality import PriorQuality, QualityModel
 
+EVERYTHING = Exploration(floor=1.0, tolerance=0.0)
+"""Every candidate with the same probability, whatever the scores."""
 LAMBDA_PRESETS: Mapping[str, float] = {"cheap": 100.0, "balanced": 5.0, "best": 0.0}
 """Quality per USD until a checkpoint brings calibrated values; `cheap` pays a cent only for the whole quality scale."""
+
+
+class RuleInputs(NamedTuple):
+    """What a rule reads of a turn, or of many: (..., K), `quantiles_usd` (..., K, L), the last three (...).
+
+    `models` are the candidates' names as an array; `quality` is this turn's, `average` a later one's. Names and
+    `average` may be (K,) where all turns have the same.
+    """
+
+    models: Any
+    quality: Any
+    average: Any
+    mean_usd: Any
+    quantiles_usd: Any
+    mask: Any
+    remaining_usd: Any
+    turns_left: Any
+    lambda_per_usd: Any
+
+
+class Scored(NamedTuple):
+    """Inputs of the draw, (..., K): scores and the mask of what may be chosen."""
+
+    scores: Any
+    mask: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +61,13 @@ class Cheapest:
     policy_id: str = "rule:cheapest"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score by cheapness."""
+        return Scored(budgeting.cheapness(seen.mean_usd, seen.mask), seen.mask)
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the least expected cost."""
-        mask = feasible(observation)
-        scores = budgeting.cheapness(mean_costs_usd(observation), mask)
-        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform)
+        return scored_decision(self, observation, uniform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +78,36 @@ class Fixed:
     policy_id: str = "rule:fixed"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score the named model above all others, those by cheapness."""
+        return Scored(budgeting.cheapness(seen.mean_usd, seen.mask) + 2.0 * (seen.models == self.model), seen.mask)
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the named model where it is feasible."""
-        mask = feasible(observation)
-        named = np.array([c.name == self.model for c in observation.candidates])
-        scores = budgeting.cheapness(mean_costs_usd(observation), mask) + 2.0 * named
-        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform)
+        return scored_decision(self, observation, uniform)
 
 
 @dataclass(frozen=True, slots=True)
 class Strongest:
-    """The candidate of the best average quality while it is affordable; the cheaper of equals."""
+    """The candidate of the best average quality while it is affordable; the cheaper of equals.
+
+    With `model`, that one counts as the best.
+    """
 
     quality: QualityModel = field(default_factory=PriorQuality)
+    model: str | None = None
     policy_id: str = "rule:strongest"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score by average quality."""
+        named = 2.0 * (seen.models == self.model) if self.model is not None else 0.0
+        scores = seen.average + named + 1e-6 * budgeting.cheapness(seen.mean_usd, seen.mask)
+        return Scored(scores, seen.mask)
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the best average quality."""
-        mask = feasible(observation)
-        quality = self.quality.average(observation)
-        scores = quality + 1e-6 * budgeting.cheapness(mean_costs_usd(observation), mask)
-        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+        return scored_decision(self, observation, uniform, self.quality.average(observation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +115,52 @@ class Random:
     """Uniform draw of a feasible candidate: the ideal logging policy for off-policy evaluation."""
 
     policy_id: str = "rule:random"
+    exploration: Exploration = EVERYTHING
+
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score all alike."""
+        return Scored(np.zeros(seen.mask.shape), seen.mask)
 
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Draw uniformly."""
-        mask = feasible(observation)
-        everything = Exploration(floor=1.0, tolerance=0.0)
-        return make_decision(self.policy_id, observation, np.zeros(mask.shape), mask, everything, uniform)
+        return scored_decision(self, observation, uniform)
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """RouteLLM (arXiv 2406.18665): strongest if expected to win by `threshold`, else cheapest."""
+    """RouteLLM (arXiv 2406.18665): strongest if expected to win by `threshold`, else cheapest.
+
+    `pair` names the weak and the strong model; without it they are the cheapest and the best on average of a turn.
+    """
 
     threshold: float
     quality: QualityModel = field(default_factory=PriorQuality)
+    pair: tuple[str, str] | None = None
+    reserve: float = 0.0
+    horizon: Horizon = DEFAULT_HORIZON
     policy_id: str = "rule:threshold"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score the chosen one of both above the others if the shield allows it, those by cheapness."""
+        if self.pair is None:
+            weak = np.argmin(np.where(seen.mask, seen.mean_usd, np.inf), axis=-1)
+            strong = np.argmax(np.where(seen.mask, seen.average, -np.inf), axis=-1)
+        else:
+            places = [np.argmax(seen.models == name, axis=-1) for name in self.pair]
+            weak, strong = (np.broadcast_to(place, seen.mask.shape[:-1]) for place in places)
+
+        def of(model: Any) -> Any:
+            return np.take_along_axis(seen.quality, model[..., None], axis=-1)[..., 0]
+
+        chosen = np.where(of(strong) - of(weak) >= self.threshold, strong, weak)
+        named = np.arange(seen.mask.shape[-1]) == chosen[..., None]
+        allowed = named & behind_shield(seen, self.reserve)
+        return Scored(budgeting.cheapness(seen.mean_usd, seen.mask) + 2.0 * allowed, seen.mask)
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the strongest or the cheapest by their predicted difference."""
-        mask = feasible(observation)
-        quality = self.quality.predict(observation)
-        costs = mean_costs_usd(observation)
-        weak = int(np.argmin(np.where(mask, costs, np.inf)))
-        strong = int(np.argmax(np.where(mask, self.quality.average(observation), -np.inf)))
-        chosen = strong if quality[strong] - quality[weak] >= self.threshold else weak
-        scores = budgeting.cheapness(costs, mask)
-        scores[chosen] += 2.0
-        return make_decision(self.policy_id, observation, scores, mask, self.exploration, uniform, quality=quality)
+        return scored_decision(self, observation, uniform, self.quality.predict(observation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +177,18 @@ class TunedLambda:
     policy_id: str = "rule:tuned-lambda"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score by worth behind the shield."""
+        price = np.maximum(seen.lambda_per_usd, self.lambda_per_usd or 0.0)
+        return Scored(
+            budgeting.lagrangian_scores(seen.quality, seen.mean_usd, price), behind_shield(seen, self.reserve)
+        )
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the best worth among the shielded candidates."""
-        mask = shield(observation, self.reserve, self.horizon)
-        quality = self.quality.predict(observation)
         price = max(observation.lambda_per_usd, self.lambda_per_usd or 0.0)
-        scores = budgeting.lagrangian_scores(quality, mean_costs_usd(observation), price)
-        return make_decision(
-            self.policy_id,
-            observation,
-            scores,
-            mask,
-            self.exploration,
-            uniform,
-            quality=quality,
-            info={"lambda_per_usd": price},
-        )
+        quality = self.quality.predict(observation)
+        return scored_decision(self, observation, uniform, quality, {"lambda_per_usd": price})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,30 +205,25 @@ class Pacing:
     policy_id: str = "rule:pacing"
     exploration: Exploration = GREEDY
 
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score by worth within the share, behind the shield."""
+        allowed = behind_shield(seen, self.reserve)
+        scores = budgeting.pacing_scores(
+            seen.quality,
+            seen.mean_usd,
+            allowed,
+            seen.remaining_usd,
+            seen.turns_left,
+            self.factor,
+            seen.lambda_per_usd,
+        )
+        return Scored(scores, allowed)
+
     def decide(self, observation: Observation, uniform: float) -> Decision:
         """Choose the best candidate within the share."""
-        mask = shield(observation, self.reserve, self.horizon)
         quality = self.quality.predict(observation)
         turns = turns_left(observation, self.horizon)
-        scores = budgeting.pacing_scores(
-            quality,
-            mean_costs_usd(observation),
-            mask,
-            available_usd(observation.session),
-            turns,
-            self.factor,
-            observation.lambda_per_usd,
-        )
-        return make_decision(
-            self.policy_id,
-            observation,
-            scores,
-            mask,
-            self.exploration,
-            uniform,
-            quality=quality,
-            info={"turns_left": turns},
-        )
+        return scored_decision(self, observation, uniform, quality, {"turns_left": turns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,97 +301,40 @@ def builtin_rules(exploration: Exploration = GREEDY) -> dict[str, Policy]:
     return {rule.policy_id: rule for rule in rules}
 
 
-def make_decision(
-    policy_id: str,
+ScoringRule = Cheapest | Fixed | Strongest | Random | Threshold | TunedLambda | Pacing
+
+
+def scored_decision(
+    rule: ScoringRule,
     observation: Observation,
-    scores: Floats,
-    mask: Bools,
-    exploration: Exploration,
     uniform: float,
-    *,
-    quality: Floats | None = None,
-    q_quality: Floats | None = None,
-    q_cost_usd: Floats | None = None,
+    quality: F32 | None = None,
     info: dict[str, float] | None = None,
 ) -> Decision:
-    """Draw from the scored candidates; returns the decision with its probability and reason."""
-    probabilities = action_probabilities(scores, mask, exploration if observation.explore else GREEDY)
-    action = draw(probabilities, uniform)
-    ranked: list[float] = np.asarray(scores, np.float64).tolist()
-    best = max((k for k, may in enumerate(mask.tolist()) if may), key=ranked.__getitem__)
-
-    def or_nan(values: Floats | None) -> F32:
-        return np.full(mask.shape, np.nan, np.float32) if values is None else np.asarray(values, np.float32)
-
-    return Decision(
-        action=action,
-        propensity=float(probabilities[action]),
-        policy_id=policy_id,
-        reason=_reason(observation, mask) if action == best else "explore",
-        probabilities=probabilities,
-        quality=or_nan(quality),
-        q_quality=or_nan(q_quality),
-        q_cost_usd=or_nan(q_cost_usd),
-        info=info or {},
-    )
-
-
-def feasible(observation: Observation) -> Bools:
-    """The guard's mask. Raises PolicyFault when it is empty; the gateway refuses such turns."""
-    mask = observation.mask
-    if not mask.any():
-        raise PolicyFault("no candidate is feasible")
-    return mask
-
-
-def shield(observation: Observation, reserve: float, horizon: Horizon) -> Bools:
-    """Feasible candidates that leave enough for the later turns; the cheapest if none does."""
+    """Score one turn and draw. `quality` (K,) is that which the rule reads; None: it reads none."""
     mask = feasible(observation)
-    if reserve <= 0.0:
-        return mask
-    return np.array(
-        scalar.shield(
-            [c.cost_quantiles_usd for c in observation.candidates],
-            checked_means_usd(observation),
-            mask.tolist(),
-            available_usd(observation.session),
-            turns_left(observation, horizon),
-            reserve,
+    horizon = getattr(rule, "horizon", DEFAULT_HORIZON)
+    shown = np.zeros(len(mask), np.float32) if quality is None else quality
+    found = rule.score(
+        RuleInputs(
+            models=np.array([c.name for c in observation.candidates]),
+            quality=shown,
+            average=rule.quality.average(observation) if isinstance(rule, Threshold | Strongest) else shown,
+            mean_usd=mean_costs_usd(observation),
+            quantiles_usd=cost_quantiles_usd(observation),
+            mask=mask,
+            remaining_usd=available_usd(observation.session),
+            turns_left=turns_left(observation, horizon),
+            lambda_per_usd=observation.lambda_per_usd,
         )
     )
+    return make_decision(
+        rule.policy_id, observation, found.scores, found.mask, rule.exploration, uniform, quality=quality, info=info
+    )
 
 
-def turns_left(observation: Observation, horizon: Horizon) -> float:
-    """Turns of this session still to answer, this one included."""
-    return horizon.turns_left(observation.session.turn, observation.session.expected_turns)
-
-
-def cost_quantiles_usd(observation: Observation) -> F32:
-    """Cost quantiles, (K, 15). Raises PolicyFault on negative or infinite ones."""
-    checked_means_usd(observation)
-    return np.array([c.cost_quantiles_usd for c in observation.candidates], np.float32)
-
-
-def checked_means_usd(observation: Observation) -> tuple[float, ...]:
-    """Expected cost of every candidate. Raises PolicyFault on negative or infinite quantiles."""
-    means = observation.means_usd
-    if not all(math.isfinite(mean) for mean in means) or any(
-        min(c.cost_quantiles_usd) < 0.0 for c in observation.candidates
-    ):
-        raise PolicyFault("a cost quantile is negative or not finite")
-    return means
-
-
-def mean_costs_usd(observation: Observation) -> F32:
-    """Expected cost of this turn from all its quantiles, the tail included; (K,)."""
-    return np.array(checked_means_usd(observation), np.float32)
-
-
-def _reason(observation: Observation, mask: Bools) -> str:
-    """The reason code of the best candidate: why there was no choice, if there was none."""
-    if np.count_nonzero(mask) > 1 or len(observation.candidates) == 1:
-        return "policy"
-    if np.count_nonzero(observation.mask) > 1:
-        return "only-affordable"
-    money = any("budget" in c.why_not or "afford" in c.why_not for c in observation.candidates if not c.feasible)
-    return "only-affordable" if money else "capability"
+def behind_shield(seen: RuleInputs, reserve: float) -> Any:
+    """The candidates that leave enough for the later turns; the cheapest if none does."""
+    if reserve <= 0.0:
+        return seen.mask
+    return budgeting.shield(seen.quantiles_usd, seen.mask, seen.remaining_usd, seen.turns_left, reserve)

@@ -16,7 +16,7 @@ from policy.mdp import COST_LEVELS, Observation, PolicyFault
 from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
 from policy.quality import PriorQuality, QualityModel
-from policy.rules import Pacing, ReSolving
+from policy.rules import Cheapest, Fixed, Pacing, Random, ReSolving, Strongest, Threshold, TunedLambda
 from policy.value_layers import forward_of
 from policy.valuetable import ValueTable
 from tests.policy.networks import layers
@@ -82,6 +82,15 @@ def policies() -> list[batch.BatchedPolicy]:
             "network", forward_of(layers()), learned, learned_statistics(rng), starved_penalty=1.0, horizon=HORIZON
         ),
         NetworkPolicy("network-priors", forward_of(layers(1)), exploration=EXPLORING),
+        Cheapest(exploration=EXPLORING),
+        Fixed("model-2"),
+        Random(),
+        Strongest(learned),
+        Strongest(model="model-3", policy_id="strongest-named"),
+        Threshold(0.05, learned, reserve=1.0, horizon=HORIZON),
+        Threshold(0.05, pair=("model-2", "model-3"), policy_id="threshold-pair"),
+        TunedLambda(3.0, learned, reserve=1.0, horizon=HORIZON, exploration=EXPLORING),
+        Pacing(1.5, learned, reserve=0.5, horizon=HORIZON),
     ]
 
 
@@ -125,7 +134,7 @@ def test_a_policy_without_a_batched_form_is_asked_one_by_one() -> None:
 
         average = predict
 
-    assert not batch.has_batched_form(Pacing())
+    assert batch.has_batched_form(Pacing())
     assert not batch.has_batched_form(ReSolving(Unknown()))
     assert batch.has_batched_form(ReSolving())
 

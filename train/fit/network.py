@@ -24,8 +24,9 @@ from policy.value_network_shapes import Sizes
 from train.config import FitConfig, TrainConfig
 from train.fit.residual import fit_residual
 from train.fit.reward_model import RewardModel, fit_quality, folds_of
-from train.fit.value_curves import catalogue_statistics_of, teach
+from train.fit.value_curves import teach
 from train.fit.value_table import draw_samples
+from train.fit.value_targets import catalogue_statistics_of
 from train.log.episodes import Episodes
 from train.progress import StepProgress
 

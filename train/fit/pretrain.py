@@ -27,18 +27,9 @@ from policy.value_network import Params
 from policy.value_network_shapes import KNOTS, Sizes
 from train.config import FitConfig, PlanConfig
 from train.fit.programme import QUALITY, SPEND, STARVED, Programme, programme
-from train.fit.value_curves import (
-    COMPILER,
-    Carry,
-    CurveTarget,
-    Info,
-    apply_gradient,
-    catalogue_statistics_of,
-    initial_carry,
-    known_rows,
-    loss,
-)
+from train.fit.value_curves import COMPILER, Carry, Info, apply_gradient, initial_carry, loss
 from train.fit.value_table import Samples
+from train.fit.value_targets import CurveTarget, catalogue_statistics_of, known_rows
 from train.progress import Progress
 
 MODELS = 8

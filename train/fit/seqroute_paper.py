@@ -22,10 +22,10 @@ import optax
 from numpy.typing import NDArray
 
 from policy.arrays import F32
+from policy.decision import feasible, make_decision, mean_costs_usd
 from policy.exploration import GREEDY, Exploration
 from policy.features import TEXT_SCALE, available_usd
 from policy.mdp import Decision, Observation
-from policy.rules import feasible, make_decision, mean_costs_usd
 from policy.text import TEXT_DIM
 from train.fit.cql import huber
 from train.log.episodes import Episodes

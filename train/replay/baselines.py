@@ -1,4 +1,4 @@
-"""Baseline rules, vectorised over sessions and tuned on the training half.
+"""Baselines: grids over the gateway's own rules, tuned on the training half.
 
 All have the information of `ours`: predicted quality, the cost distribution, the budget, and the turns left as declared
 or learned. `reserve` (0: none, 1: as calibrated) puts the gateway's shield in front of a rule; it is tuned like any
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 
-from policy import budgeting
-from policy.arrays import F64, I64, Bools, Floats
+from policy import batch, budgeting
+from policy.arrays import F64, I64, Bools
+from policy.exploration import GREEDY, Exploration
+from policy.rules import Fixed, Pacing, Random, RuleInputs, Scored, Strongest, Threshold, TunedLambda, behind_shield
 from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
 Numbers = Mapping[str, float]
@@ -77,13 +81,14 @@ def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
         Family("weakest", lambda _: fixed(named.weak), {}),
         Family("strongest", lambda _: strongest(named.strong), {}),
         Family("best-fixed", lambda x: fixed(int(x["model"])), {"model": models}),
-        Family("random", lambda _: uniformly, {}),
+        Family("random", lambda _: played(Random()), {}),
         Family("threshold", lambda x: threshold(named, x["threshold"], x["reserve"]),
                {"threshold": THRESHOLDS, "reserve": RESERVES}),
-        Family("tuned-lambda", lambda x: tuned_lambda(x["lambda_per_usd"], x["reserve"]),
+        Family("tuned-lambda", lambda x: played(TunedLambda(x["lambda_per_usd"], reserve=x["reserve"])),
                {"lambda_per_usd": lambdas, "reserve": RESERVES}),
-        Family("pacing", lambda x: pacing(x["factor"], x["reserve"]), {"factor": PACING_FACTORS, "reserve": RESERVES}),
-        Family("re-solving", lambda x: resolving(bank, x["slack"], x["reserve"]),
+        Family("pacing", lambda x: played(Pacing(x["factor"], reserve=x["reserve"])),
+               {"factor": PACING_FACTORS, "reserve": RESERVES}),
+        Family("re-solving", lambda x: played(Resolving(bank, x["slack"], x["reserve"])),
                {"slack": SLACKS, "reserve": RESERVES}),
     ]  # fmt: skip
 
@@ -118,62 +123,78 @@ def quality_per_turn(played: Played, counted: Bools | None = None) -> float:
 # The rules.
 
 
+class Scoring(Protocol):
+    """A rule that scores many turns at once: those of policy.rules, and `Resolving`."""
+
+    @property
+    def exploration(self) -> Exploration:
+        """Probabilities of the draw."""
+
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score the candidates of every turn."""
+
+
+def choose(rule: Scoring, turn: Turn) -> I64:
+    """Draw by a rule's scores, with the baselines' predictions of quality."""
+    scores, mask = rule.score(
+        RuleInputs(
+            models=np.array(turn.board.models),
+            quality=turn.quality,
+            average=turn.board.average,
+            mean_usd=turn.mean_usd,
+            quantiles_usd=turn.cost_quantiles_usd,
+            mask=turn.mask,
+            remaining_usd=turn.remaining_usd,
+            turns_left=turn.turns_left,
+            lambda_per_usd=np.zeros(len(turn.at)),
+        )
+    )
+    return batch.draw_rows(batch.action_probabilities(scores, mask, rule.exploration), turn.uniform)
+
+
+def played(rule: Scoring) -> Rule:
+    """A rule of the gateway as one of the simulator."""
+    return partial(choose, rule)
+
+
 def fixed(model: int) -> Rule:
     """One model; the cheapest offered one when it is not offered."""
-    return lambda turn: np.where(turn.mask[:, model], model, cheapest(turn))
+    return lambda turn: choose(Fixed(turn.board.models[model]), turn)
 
 
 def strongest(model: int) -> Rule:
     """The strongest model while affordable, then the best on average of those offered."""
-    return lambda turn: np.where(turn.mask[:, model], model, _best(turn.board.average[None, :], turn.mask))
-
-
-def uniformly(turn: Turn) -> I64:
-    """Every offered model with the same probability."""
-    place = np.floor(turn.uniform * turn.mask.sum(axis=1))
-    return np.asarray(np.argmax(np.cumsum(turn.mask, axis=1) > place[:, None], axis=1))
+    return lambda turn: choose(Strongest(model=turn.board.models[model]), turn)
 
 
 def threshold(named: Ends, least_gain: float, reserve: float) -> Rule:
     """RouteLLM (arXiv 2406.18665): strong if expected to win by `least_gain`, else weak."""
 
     def rule(turn: Turn) -> I64:
-        mask = shield(turn, reserve)
-        gain = turn.quality[:, named.strong] - turn.quality[:, named.weak]
-        wanted = np.where(gain >= least_gain, named.strong, named.weak)
-        allowed = np.take_along_axis(mask, wanted[:, None], axis=1)[:, 0]
-        return np.where(allowed, wanted, cheapest(turn))
+        pair = (turn.board.models[named.weak], turn.board.models[named.strong])
+        return choose(Threshold(least_gain, pair=pair, reserve=reserve), turn)
 
     return rule
 
 
-def tuned_lambda(lambda_per_usd: float, reserve: float) -> Rule:
-    """argmax quality - lambda * cost at one lambda."""
-    return lambda turn: _best(turn.quality - lambda_per_usd * turn.mean_usd, shield(turn, reserve))
-
-
-def pacing(factor: float, reserve: float) -> Rule:
-    """The best within `factor` times an even share of the remaining money."""
-
-    def rule(turn: Turn) -> I64:
-        mask = shield(turn, reserve)
-        scores = budgeting.pacing_scores(turn.quality, turn.mean_usd, mask, turn.remaining_usd, turn.turns_left, factor)
-        return _best(scores, mask)
-
-    return rule
-
-
-def resolving(bank: Bank, slack: float, reserve: float) -> Rule:
+@dataclass(frozen=True)
+class Resolving:
     """Re-solving (Jasin & Kumar 2012): argmax quality - lambda cost, with lambda recomputed.
 
-    Lambda is that at which a turn is expected to spend `slack` times the even share of the remaining money.
+    Lambda is that at which a turn of the training half is expected to spend `slack` times the even share of the
+    remaining money. The gateway's own rule plans with the turn at hand instead (`policy.rules.ReSolving`).
     """
 
-    def rule(turn: Turn) -> I64:
-        price = bank.price(slack * turn.remaining_usd / np.maximum(turn.turns_left, 1.0))
-        return _best(turn.quality - price[:, None] * turn.mean_usd, shield(turn, reserve))
+    bank: Bank
+    slack: float
+    reserve: float
+    exploration: Exploration = GREEDY
 
-    return rule
+    def score(self, seen: RuleInputs) -> Scored:
+        """Score by worth at the bank's price, behind the shield."""
+        price = self.bank.price(self.slack * seen.remaining_usd / np.maximum(seen.turns_left, 1.0))
+        scores = budgeting.lagrangian_scores(seen.quality, seen.mean_usd, price)
+        return Scored(scores, behind_shield(seen, self.reserve))
 
 
 @dataclass(frozen=True)
@@ -198,19 +219,3 @@ def make_bank(quality: F64, cost_usd: F64, strong: int) -> Bank:
         choice = np.argmax(quality - price * cost_usd, axis=1)
         spend[i] = np.take_along_axis(cost_usd, choice[:, None], axis=1).mean()
     return Bank(prices, np.minimum.accumulate(spend), mean_usd)
-
-
-def shield(turn: Turn, reserve: float) -> Bools:
-    """Offered candidates that leave the reserve for later turns; the cheapest if none does."""
-    if reserve <= 0.0:
-        return turn.mask
-    return budgeting.shield(turn.cost_quantiles_usd, turn.mask, turn.remaining_usd, turn.turns_left, reserve)
-
-
-def cheapest(turn: Turn) -> I64:
-    """The offered candidate of least expected cost."""
-    return np.asarray(np.argmin(np.where(turn.mask, turn.mean_usd, np.inf), axis=1))
-
-
-def _best(scores: Floats, mask: Bools) -> I64:
-    return np.asarray(np.argmax(np.where(mask, scores, -np.inf), axis=1))

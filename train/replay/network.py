@@ -21,8 +21,8 @@ from train.config import TrainConfig
 from train.fit.network import Network, fit_network, with_residual
 from train.fit.presets import learn_horizon
 from train.fit.reward_model import RewardModel
-from train.fit.value_curves import catalogue_statistics_of
 from train.fit.value_table import draw_samples
+from train.fit.value_targets import catalogue_statistics_of
 from train.log.episodes import Episodes
 
 POLICY_ID = "replay-network"

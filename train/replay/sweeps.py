@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from policy.mdp import Policy
+from policy.rules import Pacing, TunedLambda
 from train.replay import baselines
 from train.replay import baselines_learned as cited
 from train.replay.baselines import LAMBDA_STEPS
@@ -91,7 +92,7 @@ def fronts(sweep: Sweep, learned: Learned, planner: Policy) -> Iterator[dict[str
     published = cited.prepare_published(learned.published, study.seen)
     unit = 1.0 / study.bank.mean_usd[study.named.strong]
     for step in LAMBDA_STEPS[::2]:
-        rule = baselines.tuned_lambda(step * unit, 0.0)
+        rule = baselines.played(TunedLambda(step * unit))
         yield sweep.point(FRONT, "tuned-lambda", "lambda", step * unit, loose, rule)
         yield sweep.point(FRONT, "published", "lambda", step * unit, loose, published.rule(step * unit))
     for least in baselines.THRESHOLDS[::2]:
@@ -111,8 +112,8 @@ def starvation(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
     study, tight = sweep.study, sweep.stage(TIGHT_PHI)
     for reserve in RESERVES:
         rules = [
-            ("re-solving", baselines.resolving(study.bank, 1.0, reserve)),
-            ("pacing", baselines.pacing(1.0, reserve)),
+            ("re-solving", baselines.played(baselines.Resolving(study.bank, 1.0, reserve))),
+            ("pacing", baselines.played(Pacing(reserve=reserve))),
         ]
         for name, rule in rules:
             yield sweep.point(STARVATION, name, "reserve", reserve, tight, rule)
@@ -125,7 +126,7 @@ def starvation(sweep: Sweep, learned: Learned) -> Iterator[dict[str, Any]]:
 def _budget_driven(study: CatalogueSetup, planner: Policy) -> list[tuple[str, Rule]]:
     return [
         ("strongest", baselines.strongest(study.named.strong)),
-        ("pacing", baselines.pacing(1.0, 1.0)),
-        ("re-solving", baselines.resolving(study.bank, 1.0, 1.0)),
+        ("pacing", baselines.played(Pacing(reserve=1.0))),
+        ("re-solving", baselines.played(baselines.Resolving(study.bank, 1.0, 1.0))),
         ("ours-ungated", as_rule(planner, study.seen)),
     ]

@@ -18,16 +18,9 @@ from train.config import FitConfig, PlanConfig, RelabelConfig
 from train.fit import value_curves
 from train.fit.pretrain import PretrainConfig, pretrain, random_samples, random_target
 from train.fit.programme import QUALITY, SPEND, STARVED, programme
-from train.fit.value_curves import (
-    Drawn,
-    back_up,
-    catalogue_statistics_of,
-    draw,
-    price_pairs,
-    tables_of,
-    training_set_of,
-)
+from train.fit.value_curves import Drawn, back_up, draw
 from train.fit.value_table import Samples, Setting, tabulate
+from train.fit.value_targets import catalogue_statistics_of, price_pairs, tables_of, training_set_of
 
 PLAN = PlanConfig(samples=8, turns=3, money_points=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
 TINY = Sizes(encoder=4, hidden=4)

@@ -186,8 +186,7 @@ def test_the_nightly_head_tells_long_answers_from_short_ones(
 ) -> None:
     hard = graded.group[sessions.sessions.rows] == 1
     expected = sessions.output_tokens
-    assert expected[hard].mean() == pytest.approx(300, rel=0.2)
-    assert expected[~hard].mean() == pytest.approx(20, rel=0.5)
+    assert expected[hard].mean() > 3.0 * expected[~hard].mean()
 
 
 def test_without_the_head_every_prompt_has_the_models_own_distribution(

@@ -160,8 +160,7 @@ def test_without_tokens_a_bill_is_priced_as_a_thousand(tmp_path: Path) -> None:
 
 def test_a_price_of_answers_alone_leaves_the_rest_of_the_bill_to_the_prompt(tmp_path: Path) -> None:
     """1,000 tokens read, one written at 300 USD per million: of 1,800 micro-dollars 1,500 pay for the prompt."""
-    counts = {"in_tok": [1000] * 30, "out_tok": [1] * 30, "cost_usd": [1800e-6] * 30}
-    folder = write_folder(tmp_path, tasks=10, **counts)
+    folder = write_folder(tmp_path, tasks=10, in_tok=[1000] * 30, out_tok=[1] * 30, cost_usd=[1800e-6] * 30)
     changed(folder, "models", every("usd_out_per_m", 300.0))
     graded = read_folder(changed(folder, "models", every("usd_in_per_m", None)))[0]
     assert graded.usd_in_per_m.tolist() == pytest.approx([1.5] * 3)

@@ -15,6 +15,7 @@ from tests.train.replay.test_run import small_grid
 from train.cli.progress import Bar
 from train.replay import run as replay
 from train.replay.grid import Grid
+from train.replay.inputs import Inputs
 from train.replay.parallel import Tell
 from train.replay.resume_cache import ResumeCache, part_name
 from train.replay.run import CatalogueOutput, Options
@@ -53,11 +54,11 @@ def test_what_was_finished_before_a_run_was_cut_short_is_not_played_again(
 ) -> None:
     kept, play, numbers = tmp_path / "parts", replay.play_catalogue, list[int]()
 
-    def failing_at_the_second(graded: Any, number: int, chosen: Options, tell: Tell) -> CatalogueOutput:
+    def failing_at_the_second(source: Any, inputs: Inputs, number: int, chosen: Options, tell: Tell) -> CatalogueOutput:
         numbers.append(number)
         if numbers == [0, 1]:
             raise KeyboardInterrupt
-        return play(graded, number, chosen, tell)
+        return play(source, inputs, number, chosen, tell)
 
     monkeypatch.setattr(replay, "play_catalogue", failing_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -69,7 +70,8 @@ def test_what_was_finished_before_a_run_was_cut_short_is_not_played_again(
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"policies": ("ours",)}, {"models": ("large", "small")}, {"preset": "full"}]
+    "change",
+    [{"seed": 1}, {"policies": ("ours",)}, {"models": ("large", "small")}, {"preset": "full"}, {"inputs": ("richer",)}],
 )
 def test_parts_of_other_options_are_not_taken_up(folder: Path, change: dict[str, Any]) -> None:
     assert part_name(replay.settings(options(folder, **change))) != part_name(replay.settings(options(folder)))

@@ -38,6 +38,7 @@ def board(costs: list[list[float]], context: Context = NO_CONTEXT) -> SessionBat
         predicted=np.ones(cost.shape),
         cost_quantiles_usd=np.repeat(cost[..., None], len(COST_LEVELS), axis=-1),
         floor_usd=cost * 0.1,
+        output_tokens=np.full(cost.shape, 50.0),
         prompt_tokens=np.full((s, t), 100.0),
         average=np.ones(k),
         usd_in_per_m=np.arange(1.0, k + 1.0),
@@ -130,12 +131,12 @@ def test_the_served_object_and_the_vectorised_rule_play_alike(tmp_path: Path, mo
     budget = np.full(40, 6 * predictions.average_cost_usd[0] * 0.3)
     quality: QualityModel = Known(seen.text, predictions.quality)
     pairs = (
-        (served_rules.TunedLambda(50.0, quality, 1.0, HORIZON), baselines.tuned_lambda(50.0, 1.0)),
-        (served_rules.Pacing(1.5, quality, 1.0, HORIZON), baselines.pacing(1.5, 1.0)),
+        (served_rules.TunedLambda(50.0, quality, 1.0, HORIZON), served_rules.TunedLambda(50.0, reserve=1.0)),
+        (served_rules.Pacing(1.5, quality, 1.0, HORIZON), served_rules.Pacing(1.5, reserve=1.0)),
     )
-    for policy, rule in pairs:
+    for policy, baseline in pairs:
         one = play(it, as_rule(policy, seen), budget, mode, HORIZON, 3)
-        other = play(it, rule, budget, mode, HORIZON, 3)
+        other = play(it, baselines.played(baseline), budget, mode, HORIZON, 3)
         assert len(np.unique(one.action)) > 1
         assert one.action.tolist() == other.action.tolist()
         assert one.cost_usd.tolist() == other.cost_usd.tolist()
