@@ -47,7 +47,10 @@ def table(outputs: Sequence[Output], source: str = ALL) -> Iterator[str]:
 
 
 def of_source(output: Output, source: str) -> list[Mapping[str, Any]]:
-    """The target lines of one source with the first of the run's inputs. Raises ValueError for an unknown source."""
+    """The target lines of one source, with the first of the run's inputs.
+
+    Raises ValueError for an unknown source.
+    """
     inputs = output["meta"]["inputs"][0]
     lines = [line for line in output["summary"] if line["kind"] == "aim" and line["inputs"] == inputs]
     chosen = [line for line in lines if line["source"] == source]

@@ -30,10 +30,10 @@ LAMBDA_PRESETS: Mapping[str, float] = {"cheap": 100.0, "balanced": 5.0, "best": 
 
 
 class RuleInputs(NamedTuple):
-    """What a rule reads of a turn, or of many: (..., K), `quantiles_usd` (..., K, L), the last three (...).
+    """Inputs of a rule for one turn, or many: (..., K), `quantiles_usd` (..., K, L).
 
-    `models` are the candidates' names as an array; `quality` is this turn's, `average` a later one's. Names and
-    `average` may be (K,) where all turns have the same.
+    The last three are (...). `models` are the candidates' names as an array; `quality` is this turn's, `average` a
+    later one's. Names and `average` may be (K,) where all turns have the same.
     """
 
     models: Any

@@ -1,4 +1,4 @@
-"""What the value network learns from: the log's turns, and curves of the exact programme as targets.
+"""Training data of the value network: the log's turns, and the exact programme's curves.
 
 A log becomes a set of turns with the statistics of its models; the exact programme (train/fit/programme.py) becomes
 tables from which curves for any budget are drawn.

@@ -1,4 +1,4 @@
-"""Inputs as the gateway would have them: features, forecasts of the bill and least holds from its own code.
+"""Inputs as the gateway has them: its features, forecasts of bills, and least holds.
 
 Every prompt is put as a request to the gateway, after the earlier turns of its own conversation. What follows is the
 path of a turn (gateway/turn/decide.py): `Observer.observe` makes the features, the nightly head of answer lengths or
@@ -54,7 +54,7 @@ FEMTOUSD_PER_USD_PER_M = 10**9
 
 @dataclass(frozen=True)
 class LiveVectors(Vectors):
-    """Vectors with the requests behind them, each prompt's counted length and its state for the head."""
+    """Vectors with the requests behind them, their counted lengths, and states for the head."""
 
     requests: tuple[ChatRequest, ...]
     counted: tuple[PromptTokens, ...]
@@ -63,7 +63,7 @@ class LiveVectors(Vectors):
 
 @dataclass(frozen=True)
 class Forecaster:
-    """What a gateway knows of its models' answers: those that it saw, and the head of its last night."""
+    """A gateway's knowledge of its models' answers: those it saw, and the nightly head."""
 
     forecast: OutputForecast
     head: AnswerLengths | None
@@ -74,7 +74,10 @@ class Forecaster:
         return self.head.by_model(seen.state[i]) if self.head is not None else {}
 
     def estimate(self, seen: LiveVectors, i: int, model: Model, lengths: Mapping[str, tuple[float, ...]]) -> Estimate:
-        """The gateway's estimate of prompt i on a model, with no money left: its hold is the least that is offered."""
+        """The gateway's estimate of prompt i on a model, with no money left.
+
+        Its hold is then the least with which the model is offered.
+        """
         return estimate(
             Eligibility(model, model.deployments, ""),
             seen.requests[i],
@@ -91,7 +94,10 @@ class Forecaster:
 
 
 def live_vectors(graded: Graded, training: I64) -> LiveVectors:
-    """The gateway's features of every prompt; an embedding stands in for text where there is none at all."""
+    """The gateway's features of every prompt.
+
+    An embedding stands in for the text where there is none at all.
+    """
     requests = tuple(parse_chat(body, LimitSettings()) for body in bodies(graded))
     observer = Observer()
     turns = [observe(observer, chat) for chat in requests]
@@ -116,9 +122,10 @@ def live_vectors(graded: Graded, training: I64) -> LiveVectors:
 
 
 def live_bills(graded: Graded, seen: LiveVectors, training: I64, seed: int, *, learned: bool = True) -> Bills:
-    """The gateway's forecast of every bill: out of fold on the training half, by all of it on the other.
+    """The gateway's forecast of every bill.
 
-    Without `learned` there is no head: every model's own distribution is all that is known.
+    Out of fold on the training half, by all of it on the other. Without `learned` there is no head: every model's own
+    distribution is all that is known.
     """
     models, answers = catalogue_models(graded, training), answer_tokens(graded, seen.tokens)
     shape = (graded.prompts, len(models))
@@ -139,7 +146,10 @@ def live_bills(graded: Graded, seen: LiveVectors, training: I64, seed: int, *, l
 
 
 def parts(graded: Graded, training: I64, seed: int) -> Iterator[tuple[I64, I64]]:
-    """(prompts to forecast, prompts whose answers were seen): the test half, and each fold of the training half."""
+    """Pairs (prompts to forecast, prompts whose answers were seen).
+
+    The test half, and each fold of the training half.
+    """
     yield np.setdiff1d(np.arange(graded.prompts), training), training
     fold = folds_of_tasks(graded, seed, FOLDS)[training]
     for f in np.unique(fold):

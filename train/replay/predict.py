@@ -1,4 +1,4 @@
-"""Predictions for a prompt before its answers: quality of every model by a stack of views, and the forecast of bills.
+"""Predictions for a prompt before its answers: quality of every model, and its bills.
 
 Fitted on the training half; its own predictions are out of fold (five folds, by task), so that tuning sees errors as
 large as the test half will. The stack is the reward model of the baselines: it reads the vectors that every policy

@@ -1,4 +1,4 @@
-"""Vectors of prompts, in one space for every policy: what policies are told before a prompt is answered.
+"""Vectors of prompts, in one space for every policy, before they are answered.
 
 `train.replay.live` computes them as the gateway does, `train.replay.richer` with what the gateway does not have.
 """
