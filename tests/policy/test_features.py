@@ -127,3 +127,21 @@ def test_rules_features_and_reload_import_without_jax() -> None:
         "assert not {'jax', 'flax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", lines], check=True)
+
+
+def test_many_turns_at_once_are_encoded_as_each_alone() -> None:
+    rng = np.random.default_rng(4)
+    seen = [random_observation(rng, most_candidates=5) for _ in range(50)]
+    none = float("nan")
+    facts: dict[str, list[float]] = {
+        name: [float(getattr(o.session, name)) for o in seen]
+        for name in ("turn", "tokens_so_far", "failures", "regenerations", "tool_errors", "tool_loop")
+    }
+    facts |= {name: [none if (x := getattr(o.session, name)) is None else x for o in seen]
+              for name in ("last_quality", "mean_quality")}  # fmt: skip
+    facts["seconds_since_last"] = [-1.0 if (x := o.session.seconds_since_last) is None else x for o in seen]
+    facts["expected_turns"] = [o.session.expected_turns or 0 for o in seen]
+    facts["input_tokens"] = [max(c.input_tokens for c in o.candidates) for o in seen]
+    facts["candidates"] = [len(o.candidates) for o in seen]
+    found = features.encode_turns(np.stack([o.text for o in seen]), np.stack([o.text_stats for o in seen]), facts)
+    assert found == pytest.approx(np.stack([features.encode_state(o) for o in seen]), rel=1e-5, abs=1e-6)

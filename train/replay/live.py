@@ -48,6 +48,8 @@ FILLER = "word "
 """Stands for a token of a text that the data withhold."""
 LONGEST_TOKENS = 10**9
 """Some sources' turns are whole sessions of an agent, longer than any model's context."""
+DISCOUNTED = 0.5
+"""Bills below this share of the list price are those of a discount, which an operator would have configured."""
 FEMTOUSD_PER_USD_PER_M = 10**9
 """Femto-USD per token at one USD per million tokens."""
 
@@ -127,6 +129,7 @@ def live_bills(graded: Graded, seen: LiveVectors, training: I64, seed: int, *, l
     Out of fold on the training half, by all of it on the other. Without `learned` there is no head: every model's own
     distribution is all that is known.
     """
+    graded = as_billed(graded, training)
     models, answers = catalogue_models(graded, training), answer_tokens(graded, seen.tokens)
     shape = (graded.prompts, len(models))
     quantiles_usd, unseen_usd = np.zeros((*shape, len(COST_LEVELS))), np.zeros((*shape, len(COST_LEVELS)))
@@ -193,6 +196,15 @@ def head_of(graded: Graded, seen: LiveVectors, answers: F64, learned_from: I64, 
         session=np.repeat(graded.task[learned_from], models),
     )
     return fit_answer_lengths(turns, graded.models, seed)[0]
+
+
+def as_billed(graded: Graded, training: I64) -> Graded:
+    """The source with prices lowered to the bills where these are less than DISCOUNTED."""
+    read_usd = graded.n_tokens[training].sum() * graded.usd_in_per_m * 1e-6
+    listed_usd = read_usd + graded.out_tokens[training].sum(axis=0) * graded.usd_out_per_m * 1e-6
+    share = graded.cost_usd[training].sum(axis=0) / np.where(listed_usd > 0.0, listed_usd, np.inf)
+    share = np.where((share > 0.0) & (share < DISCOUNTED), share, 1.0)
+    return replace(graded, usd_in_per_m=graded.usd_in_per_m * share, usd_out_per_m=graded.usd_out_per_m * share)
 
 
 def answer_tokens(graded: Graded, prompt_tokens: F64) -> F64:

@@ -31,7 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> CatalogueSetup:
 
 
 def logged(study: CatalogueSetup, prompts: NDArray[np.int64], part: int) -> tuple[Episodes, SessionBatch]:
-    made = compose_sessions(study, prompts, 60, 4, ("iid",), part=part)
+    made = compose_sessions(study, prompts, 100, 4, ("iid",), part=part)
     return one_log(study, made, Cell(4, 0.7, "degrade", NO_CONTEXT), part)
 
 

@@ -39,6 +39,7 @@ from train.replay.live import (
     Forecaster,
     LiveVectors,
     answer_tokens,
+    as_billed,
     bodies,
     catalogue_models,
     forecaster,
@@ -212,6 +213,14 @@ def test_a_model_without_answers_has_the_gateways_forecast_of_one(
 def test_an_answers_length_is_what_its_bill_pays_for(graded: Graded) -> None:
     tokens = np.full(graded.prompts, 15.0)
     assert answer_tokens(graded, tokens) == pytest.approx(graded.out_tokens, abs=1.0)
+
+
+def test_a_model_that_bills_far_below_its_list_price_is_priced_by_its_bills(graded: Graded, split: Halves) -> None:
+    cheap = replace(graded, cost_usd=graded.cost_usd * np.array([0.1, 1.0, 1.0]))
+    billed = as_billed(cheap, split.training)
+    assert billed.usd_out_per_m[0] == pytest.approx(10.0, rel=0.05)
+    assert billed.usd_out_per_m[1:].tolist() == [10.0, 1.0]
+    assert as_billed(graded, split.training).usd_out_per_m.tolist() == [100.0, 10.0, 1.0]
 
 
 def test_a_later_turn_is_asked_after_its_conversation(tmp_path: Path) -> None:
