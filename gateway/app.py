@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -69,12 +69,15 @@ from gateway.turn.judge import Judge
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
-from gateway.turn.settle import Settlements
+from gateway.turn.settle import Listeners, Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 from gateway.webhooks.delivery import Webhooks
+
+if TYPE_CHECKING:
+    from gateway.turn.tracing import TurnTracing
 
 MAX_LARGE_BODIES = 8
 """Largest request bodies held in memory at once; the limit is on their total size."""
@@ -205,6 +208,7 @@ def assemble(
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
     )
     held = HeldMoney(on_wait=call_left)
+    tracing = _tracing(settings)
     settling = Settlements(
         ledger=ledger,
         leases=leases,
@@ -212,8 +216,11 @@ def assemble(
         forecast=forecast,
         metrics=metrics,
         clock=steady,
-        on_answer=judge.offer,
-        on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
+        listeners=Listeners(
+            on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
+            on_end=(lambda attempt, columns, bill: None) if tracing is None else tracing.turn_ended,
+            on_answer=judge.offer,
+        ),
     )
     breaker = Breaker(steady, lambda: current().settings.router)
     balancer = LoadBalancer(steady, lambda: current().settings.router)
@@ -300,6 +307,7 @@ def assemble(
         lifecycle=lifecycle,
         metrics=metrics,
         tokens=tokens,
+        send_spans=(lambda: None) if tracing is None else tracing.close,
         clock=clock,
         uniform=uniform,
     )
@@ -360,6 +368,14 @@ def assemble(
     ]
     openapi.know(routes)
     return parts, routes
+
+
+def _tracing(settings: Settings) -> TurnTracing | None:
+    if not settings.general.tracing:
+        return None
+    from gateway.turn.tracing import from_environment  # noqa: PLC0415 - OpenTelemetry is an extra
+
+    return from_environment(version("seqroute"))
 
 
 def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges) -> list[BaseRoute]:

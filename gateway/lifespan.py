@@ -98,6 +98,8 @@ class Gateway:
     clock: Clock
     uniform: Uniform
     shed: Shed | None = None
+    send_spans: Callable[[], None] = lambda: None
+    """Send the spans that are waiting, at the end; blocks for some seconds at most."""
     on_started: Callable[[], None] = lambda: None
     """Called once, when everything is ready and before the first turn."""
 
@@ -154,6 +156,7 @@ async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asynci
     await asyncio.gather(*loops, return_exceptions=True)
     await parts.upstream.close()
     await parts.tokens.close()
+    await asyncio.to_thread(parts.send_spans)
     await parts.ledger.close()
     await parts.database.close()
 

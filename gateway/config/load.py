@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,7 +139,15 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         tenant_limits=_read_quota(section.section("tenant_limits")),
         key_limits=_read_quota(section.section("key_limits")),
         jwt=_read_jwt(section, folder),
+        tracing=_read_tracing(section),
     )
+
+
+def _read_tracing(general: Section) -> bool:
+    wanted = general.flag("tracing", default=False) is True
+    if wanted and (find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None):
+        general.findings.problem(general.path("tracing"), 'needs OpenTelemetry: pip install "seqroute[otel]"')
+    return wanted
 
 
 def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:

@@ -143,7 +143,7 @@ class JwtSettings:
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """Admin key, database, webhooks, CORS origins and tokens.
+    """Admin key, database, webhooks, CORS origins, tokens and tracing.
 
     `master_key` None: not configured (`gateway.config.master_key` then generates one). A SQLite URL's path is absolute.
     """
@@ -156,6 +156,8 @@ class GeneralSettings:
     key_limits: RateQuota = NO_LIMITS
     """Of every tenant and key that has no limits of its own."""
     jwt: JwtSettings | None = None
+    tracing: bool = False
+    """Send OpenTelemetry spans to the endpoint of the OTEL_* variables."""
 
 
 @dataclass(frozen=True, slots=True)

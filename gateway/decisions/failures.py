@@ -23,6 +23,8 @@ class FailedAttempt:
     code: str
     param: str
     provider_message: str
+    started_ms: int = 0
+    ended_ms: int = 0
 
 
 def column(failures: tuple[FailedAttempt, ...]) -> str | None:

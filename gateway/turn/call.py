@@ -139,7 +139,7 @@ class ProviderCalls:
 
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
-        attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault)))
+        attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault, now_ms(self._clock))))
         attempt.slot.leave()  # a retry may need the place
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
-from gateway.clock import Clock
+from gateway.clock import Clock, now_ms
 from gateway.errors import GatewayError
 from gateway.http import json_response
 from gateway.ledger.leases import Leases
@@ -84,7 +84,7 @@ class Delivery:
         async def on_end(end: StreamEnd) -> list[bytes]:
             failures = attempt.failures
             if end.fault is not None:
-                failures = (*failures, failed_attempt(attempt, end.fault))
+                failures = (*failures, failed_attempt(attempt, end.fault, now_ms(self._clock)))
             ended = replace(attempt, failures=failures)
             report, bill, error = await self._settling.stream(ended, end, heard, None if transcript is None else keep)
             last = renderer.end(billed(report, bill), error)

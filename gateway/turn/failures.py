@@ -17,8 +17,8 @@ from gateway.turn.context import Attempt
 _log = logging.getLogger("seqroute.turn")
 
 
-def failed_attempt(attempt: Attempt, fault: UpstreamFault) -> FailedAttempt:
-    """Describe a failed attempt, and log a line of names and numbers about it."""
+def failed_attempt(attempt: Attempt, fault: UpstreamFault, at_ms: int) -> FailedAttempt:
+    """Describe an attempt that failed at `at_ms`, and log a line of names and numbers about it."""
     reported, deployment = fault.reported, attempt.deployment
     code = reported.code or fault.code
     _log.warning(
@@ -42,6 +42,8 @@ def failed_attempt(attempt: Attempt, fault: UpstreamFault) -> FailedAttempt:
         code=code,
         param=reported.param,
         provider_message=_words(attempt, reported.said) if reported.said else "",
+        started_ms=attempt.sent_ms,
+        ended_ms=at_ms,
     )
 
 

@@ -41,6 +41,8 @@ class TurnHeaders:
     """An unknown parent is an error; not so when a client's own header named it."""
     explore: bool | None = None
     """Exploration in this session from now on; None: unchanged."""
+    traceparent: str | None = None
+    """The client's span, of which the turn's is a part (W3C Trace Context); read only when tracing is on."""
 
 
 def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
@@ -63,6 +65,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         explore=_switch(headers, "X-Route-Explore"),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),
         idempotency_key=key,
+        traceparent=headers.get("traceparent"),
     )
 
 

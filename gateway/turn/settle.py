@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
@@ -39,10 +40,18 @@ Render = Callable[[TurnReport, cost.Settlement], Response]
 KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
 ENDED = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}
 """The status of the decision, by how its stream ended."""
-OnFreed = Callable[[str, str], None]
-"""Told of the tenant and session to which a bill or a release gave money back."""
-OnAnswer = Callable[[Attempt, str], None]
-"""Called with every complete response after its bill is posted; must not wait or raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Callbacks of settlements; none may wait or raise."""
+
+    on_freed: Callable[[str, str], None] = lambda tenant_id, session_id: None
+    """Told of the tenant and session to which a bill or a release gave money back."""
+    on_end: Callable[[Attempt, Mapping[str, Any], cost.Settlement | None], None] = lambda attempt, columns, bill: None
+    """Told of a turn's end, with the columns that complete its decision, before they are stored."""
+    on_answer: Callable[[Attempt, str], None] = lambda attempt, text: None
+    """Told of every complete response, after its bill is posted."""
 
 
 class Settlements:
@@ -57,8 +66,7 @@ class Settlements:
         forecast: OutputForecast,
         metrics: Metrics,
         clock: Clock,
-        on_answer: OnAnswer = lambda attempt, text: None,
-        on_freed: OnFreed = lambda tenant_id, session_id: None,
+        listeners: Listeners = Listeners(),
     ) -> None:
         self._ledger = ledger
         self._leases = leases
@@ -66,8 +74,7 @@ class Settlements:
         self._forecast = forecast
         self._metrics = metrics
         self._clock = clock
-        self._on_answer = on_answer
-        self._on_freed = on_freed
+        self._listeners = listeners
 
     async def reply(self, attempt: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
         """Settle a complete response. `render` makes the response stored under an idempotency key."""
@@ -94,7 +101,7 @@ class Settlements:
         resolved = await self._settle(
             attempt, bill, columns, failed=False, signals=signals, answer=answer, message=message
         )
-        self._on_answer(attempt, text)
+        self._listeners.on_answer(attempt, text)
         return settled(report, resolved), bill
 
     async def stream(
@@ -138,7 +145,7 @@ class Settlements:
             message=heard.first_message() if end.ending == "finished" else None,
         )
         if end.ending == "finished":
-            self._on_answer(attempt, end.text)
+            self._listeners.on_answer(attempt, end.text)
         return settled(report, resolved), bill, error
 
     async def abandoned(self, attempt: Attempt) -> None:
@@ -191,6 +198,7 @@ class Settlements:
                 "status": status, "error_code": error_code, "usage_source": "none", "completed_at_ms": now,
                 "latency_ms": now - attempt.context.started_ms, "signals": signals, **attempt.choice.fallback_columns,
             }  # fmt: skip
+            self._listeners.on_end(attempt, columns, None)
         self._metrics.turns.labels(attempt.model, status or "retried").inc()
         try:
             await (attempt.context.outage or self._ledger).release(
@@ -201,7 +209,7 @@ class Settlements:
                     beginning=None if status is None else _beginning(attempt.context, None),
                 )
             )
-            self._on_freed(attempt.context.caller.tenant_id, attempt.context.session_id)
+            self._listeners.on_freed(attempt.context.caller.tenant_id, attempt.context.session_id)
         except LedgerUnavailable:
             _log.warning("the release of %s waits for the database", attempt.hold_id)
 
@@ -250,6 +258,7 @@ class Settlements:
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
         if columns is not None:
             self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - context.started_ms) / 1000)
+            self._listeners.on_end(attempt, columns, bill)
         self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
         if bill.alarm:
             self._metrics.alarms.labels(bill.alarm).inc()
@@ -268,7 +277,7 @@ class Settlements:
                     tokens=bill.usage.prompt_tokens + bill.usage.output_tokens,
                 )
             )
-            self._on_freed(context.caller.tenant_id, context.session_id)
+            self._listeners.on_freed(context.caller.tenant_id, context.session_id)
             return resolved
         except LedgerUnavailable:
             _log.warning("the bill of %s waits for the database", attempt.hold_id)

@@ -59,7 +59,7 @@ from gateway.turn.follow_up import FollowUps
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
-from gateway.turn.settle import Settlements
+from gateway.turn.settle import Listeners, Settlements
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import WAIT_S, HeldMoney
 from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
@@ -151,7 +151,7 @@ class TurnSimulation:
         self.balancers.append(balancer)
         settling = Settlements(
             ledger=self.ledger, leases=self.leases, tokens=tokens, forecast=forecast, metrics=metrics,
-            clock=self.clock, on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
+            clock=self.clock, listeners=Listeners(lambda tenant_id, session_id: held.freed((tenant_id, session_id))),
         )  # fmt: skip
         decider = Decider(
             estimator=Estimator(configuration=lambda: configuration, forecast=forecast, breaker=breaker, held=held),
