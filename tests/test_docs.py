@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
@@ -13,13 +13,15 @@ from prometheus_client import Counter
 from starlette.applications import Starlette
 
 from gateway import app as gateway_app
-from gateway.__main__ import build
 from gateway.api.limits import Admission
 from gateway.catalog import models as catalog
+from gateway.cli.commands import build
 from gateway.config import model_list
 from gateway.config.load import ENVIRONMENT_OVERRIDES
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import Section
+from gateway.database.tables import ledger_entries
+from gateway.ledger.types import SPENDING_KINDS, EntryKind
 from gateway.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -181,15 +183,15 @@ FIRST_FILES = {
     "a request or response header": ("gateway/turn/headers.py", "read_turn_headers"),
     "a provider for the direct lane": ("gateway/providers/direct.py", "PLAIN_PROVIDERS"),
     "an API dialect": ("gateway/dialects/dialect.py", "Dialect"),
-    "a kind of ledger entry": ("gateway/ledger/types.py", "Settle"),
+    "a kind of ledger entry": ("gateway/ledger/types.py", "EntryKind"),
     "a feature of the observation": ("policy/features.py", "CANDIDATE_FEATURES"),
     "a metric": ("gateway/metrics.py", "Metrics"),
-    "a command": ("gateway/__main__.py", "build"),
+    "a command": ("gateway/cli/commands.py", "build"),
     "the reward": ("train/log/reward.py", "Signal"),
     "a rule of the gate": ("train/evaluate/gate.py", "judge"),
     "a settings key": ("gateway/config/settings.py", "SessionSettings"),
     "an admin endpoint": ("gateway/api/admin.py", "Admin"),
-    "a baseline of the benchmark": ("policy/rules.py", "Pacing"),
+    "a baseline of the benchmark": ("train/replay/baselines.py", "families"),
 }
 """The usual changes: the file that each begins with, and a name that this file defines."""
 
@@ -197,14 +199,24 @@ FIRST_FILES = {
 def test_the_page_on_architecture_leads_each_usual_change_to_its_file() -> None:
     table = sections("architecture.md")["Where to make a change"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] != "|--"]
-    found = {row[0]: " ".join(row[1:]) for row in rows if len(row) == 3 and row[0] != "change"}
+    found = {row[0]: row[1:] for row in rows if len(row) == 3 and row[0] != "change"}
     assert found.keys() == FIRST_FILES.keys()
     for change, (first, name) in FIRST_FILES.items():
-        paths = re.findall(r"`([\w.]+(?:/[\w.]*)+)`", found[change])
-        assert first in paths, change
+        start, then = (re.findall(r"`([\w.]+(?:/[\w.]*)+)`", cell) for cell in found[change])
+        assert start[0] == first, change
+        paths = start + then
         assert [path for path in paths if not (ROOT / path).exists()] == [], change
         text = (ROOT / first).read_text()
         assert re.search(rf"^(?:class |def )?{name}\b", text, flags=re.MULTILINE), change
+
+
+def test_every_kind_of_ledger_entry_is_in_the_table_of_the_database_and_of_the_page() -> None:
+    kinds = set(get_args(EntryKind))
+    [check] = [c for c in ledger_entries.constraints if c.name == "ledger_entries_kind"]
+    assert set(re.findall(r"'(\w+)'", str(check.sqltext))) == kinds  # type: ignore[attr-defined]
+    rows = re.findall(r"^\| `(\w+)` \| [a-z]", (DOCS / "budget.md").read_text(), flags=re.MULTILINE)
+    assert kinds <= set(rows)
+    assert set(SPENDING_KINDS) < kinds
 
 
 def test_the_index_lists_every_page() -> None:

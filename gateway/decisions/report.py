@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import Connection, Select, func, select
 
 from gateway.database.tables import decisions, exploration_days, feedback, ledger_entries, sessions, tenants
+from gateway.ledger.types import SPENDING_KINDS
 from gateway.money import usd_string
 
 CHUNK_ROWS = 1_000
@@ -183,9 +184,8 @@ def _scores(connection: Connection, tenant_id: str | None, since_ms: int | None)
 
 def _spent(connection: Connection, tenant_id: str | None, since_ms: int | None) -> int:
     """Charges in this period by ledger entries, which a window reset does not hide."""
-    kinds = ("settle", "orphan_post", "late_post", "refund", "overage")
     query = select(func.coalesce(func.sum(ledger_entries.c.spent_delta_nanousd), 0)).where(
-        ledger_entries.c.kind.in_(kinds), ledger_entries.c.hold_id.is_not(None)
+        ledger_entries.c.kind.in_(SPENDING_KINDS), ledger_entries.c.hold_id.is_not(None)
     )
     return _count(connection, _scoped(query, ledger_entries, tenant_id, since_ms))
 

@@ -21,13 +21,13 @@ from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, rollup_progress, usage_hours
 from gateway.errors import LedgerUnavailable
+from gateway.ledger.types import SPENDING_KINDS
 
 _log = logging.getLogger("seqroute.rollups")
 HOUR_MS = 3_600_000
 LAG_MS = 10_000
 """Delay behind the clock, longer than any ledger transaction stays open."""
 BATCH_ROWS = 2_000
-SPENDING = ("settle", "orphan_post", "late_post", "overage", "refund")
 CHOSEN = ""
 """The name in `baseline_hours` of the predictions for the models that answered."""
 
@@ -62,7 +62,7 @@ def advance(connection: Connection, at_ms: int) -> int:
             d.output_tokens, d.candidates,
         )
         .select_from(ledger_entries.outerjoin(decisions, d.decision_id == e.decision_id))
-        .where(e.entry_id > through, e.created_at_ms <= at_ms - LAG_MS, e.kind.in_(SPENDING))
+        .where(e.entry_id > through, e.created_at_ms <= at_ms - LAG_MS, e.kind.in_(SPENDING_KINDS))
         .order_by(e.entry_id)
         .limit(BATCH_ROWS)
     ).all()  # fmt: skip

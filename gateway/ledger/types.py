@@ -27,6 +27,12 @@ from gateway.ledger.rates import Limited, RateReading, TurnLimits
 AccountKind = Literal["tenant", "session", "key"]
 RefusingAccount = AccountKind | Literal["parent"]
 """An account that cannot pay; "parent" is any session above the turn's own."""
+EntryKind = Literal[
+    "grant", "reserve", "settle", "release", "expire", "orphan_post", "late_post", "refund", "overage", "reset"
+]
+"""Every kind of ledger entry; `docs/budget.md` says what each does to an account."""
+SPENDING_KINDS: tuple[EntryKind, ...] = ("settle", "orphan_post", "late_post", "overage", "refund")
+"""The kinds that change what was spent, a reset apart."""
 MAX_DEPTH = 16
 """Sessions above a session, at most."""
 

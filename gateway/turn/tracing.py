@@ -142,7 +142,8 @@ def from_environment(version: str) -> TurnTracing:
 
 
 def _operation(attempt: Attempt) -> str:
-    return "chat" if attempt.context.chat.mode == "chat" else "embeddings"
+    mode = attempt.context.chat.mode
+    return "embeddings" if mode == "embedding" else mode
 
 
 def _parent(traceparent: str | None) -> Context:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gateway.__main__ import build, run
+from gateway.__main__ import run
 from gateway.catalog.models import load
+from gateway.cli.commands import build
 from gateway.cli.init import PROVIDERS
 from gateway.config.reader import AssumedEnvironment
 
