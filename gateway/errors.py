@@ -28,6 +28,7 @@
         +-- LedgerUnavailable
         |     +-- LedgerUnsure
         +-- Overloaded
+        |     +-- ProviderOverloaded
         +-- Draining
 
 Messages never contain text of an upstream or a database, or a caller's secret: a provider that echoes the request's
@@ -240,6 +241,10 @@ class Overloaded(Unavailable):
     """The gateway has too much concurrent work."""
 
     code = "overloaded"
+
+
+class ProviderOverloaded(Overloaded):
+    """Every provider that could answer has too much work, after retries and fallbacks."""
 
 
 class Draining(Unavailable):

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
 from gateway.dialects.messages_answer import MessagesStream, error_body, whole_message
-from gateway.errors import GatewayError, http_status
+from gateway.errors import GatewayError, ProviderOverloaded, http_status
 
 
 class MessagesDialect:
@@ -28,8 +28,9 @@ class MessagesDialect:
         return MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
 
     def error(self, error: GatewayError) -> ErrorAnswer:
-        """The error in Anthropic's format."""
-        return ErrorAnswer(http_status(error), error_body(error))
+        """The error in Anthropic's format, and with its status for an overloaded provider."""
+        status = 529 if isinstance(error, ProviderOverloaded) else http_status(error)
+        return ErrorAnswer(status, error_body(error))
 
     async def keep(self, session_id: str) -> None:
         """Store nothing: Anthropic's API has no references to earlier responses."""

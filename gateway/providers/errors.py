@@ -21,10 +21,19 @@ from __future__ import annotations
 from typing import Self
 
 from gateway.catalog.usage import ReportedUsage, Usage
-from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout
+from gateway.errors import (
+    GatewayError,
+    ProviderOverloaded,
+    RateLimited,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
 from gateway.providers.reported_error import NO_REPORT, ReportedError
 
 MAX_RETRY_AFTER_S = 86_400.0
+OVERLOADED_STATUS = 529
+"""Anthropic's status, which others have adopted."""
 
 
 class UpstreamFault(Exception):
@@ -131,6 +140,11 @@ class FailedFault(UpstreamFault):
 
     dispatched, retryable = False, True
 
+    def answer(self) -> GatewayError:
+        if self.status == OVERLOADED_STATUS or self.reported.overloads:
+            return ProviderOverloaded(self.message, headers={"Retry-After": "5"} | self._retry_headers())
+        return super().answer()
+
 
 class TimeoutFault(UpstreamFault):
     """The provider did not answer in time; it may still bill the call."""
@@ -208,6 +222,8 @@ def fault_from_status(
     elif reported.known == "content_filter" and (kind is FailedFault or status == 403):
         kind = RejectedFault
         why = ": it refused the request"
+    elif kind is FailedFault and (status == OVERLOADED_STATUS or reported.overloads):
+        why = ": it is overloaded"
     elif reported.known == "insufficient_quota" and kind is RejectedFault:
         kind, why = _kind_of(402)
     fault = kind(f"{summary}{why}", status=status, retry_after_s=retry_after_s, code=code, reported=reported)

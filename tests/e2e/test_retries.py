@@ -47,6 +47,27 @@ async def test_as_many_retries_are_made_as_the_configuration_says(
         await gateway.audit()
 
 
+async def test_an_overloaded_provider_is_retried_and_then_said_to_be_so(tmp_path: Path, sqlite_url: str) -> None:
+    """By Anthropic's status or by its words, in the client's own dialect."""
+    busy = Line(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    words = Line(500, {"error": {"message": "The engine is currently overloaded"}})
+    async with (
+        ScriptedProvider([busy, Line(), words, busy, words, busy]) as provider,
+        serving(written(tmp_path, provider, sqlite_url, num_retries=1, allowed_fails=99)) as gateway,
+        gateway.http() as http,
+    ):
+        assert (await turn(http)).status_code == 200
+        assert len(provider.bodies) == 2
+        chat = await turn(http)
+        assert (chat.status_code, chat.json()["error"]["code"]) == (503, "overloaded")
+        assert int(chat.headers["retry-after"]) >= 1
+        body = {"model": "small", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+        message = await http.post("/v1/messages", json=body)
+        assert (message.status_code, message.json()["error"]["type"]) == (529, "overloaded_error")
+        await gateway.settled()
+        await gateway.audit()
+
+
 async def test_four_failures_are_four_retries(tmp_path: Path, sqlite_url: str) -> None:
     async with (
         ScriptedProvider([DOWN] * 4 + [Line()]) as provider,
