@@ -40,7 +40,7 @@ SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "s
 """Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
 
 UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
-_FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:cost|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
+_FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
 
 CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_function_calling": "tools",
@@ -65,6 +65,13 @@ PROVIDER_PARAMS = (
     "vertex_location", "vertex_project", "watsonx_region_name",
 )  # fmt: skip
 """Access data of cloud providers: passed to LiteLLM unchanged, all treated as secrets."""
+
+_OTHER_NAMES: Mapping[str, str] = {
+    "vertex_project": "vertex_ai_project",
+    "vertex_location": "vertex_ai_location",
+    "vertex_credentials": "vertex_ai_credentials",
+}
+"""LiteLLM's second names of access data."""
 
 UNORDERED = 10**6
 """The `order` of deployments that have none: after all others."""
@@ -147,7 +154,7 @@ class ModelEntry:
 def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     """All readable entries; the others are problems in the document's findings."""
     credentials = _read_credentials(document)
-    located = document.items("model_list")
+    located = [entry for item in document.items("model_list") for entry in _per_organization(item)]
     if not located and not document.has("model_list"):
         document.findings.problem(document.path("model_list"), "expected at least one model, got nothing")
     elif not located:
@@ -156,6 +163,20 @@ def read_model_list(document: Section) -> tuple[ModelEntry, ...]:
     good = tuple(entry for entry in entries if entry is not None)
     _check_ids(good, document.findings)
     return good
+
+
+def _per_organization(item: Located) -> list[Located]:
+    """One entry for each of several organizations, as LiteLLM reads such a list."""
+    params = item.raw.get("litellm_params") if isinstance(item.raw, dict) else None
+    if not isinstance(params, dict):
+        return [item]
+    named = params.get("organization")
+    if not isinstance(named, list) or not named:
+        return [item]
+    return [
+        Located(item.where, item.raw | {"litellm_params": params | {"organization": organization}})
+        for organization in named
+    ]
 
 
 def _read_entry(document: Section, located: Located, credentials: Mapping[str, Section]) -> ModelEntry | None:
@@ -298,6 +319,10 @@ def _read_params(section: Section, credentials: Mapping[str, Section]) -> ModelP
             own = credential.secret(key)
         if own is not None:
             values[key] = own
+    for key, other in _OTHER_NAMES.items():
+        named = section.secret(other)
+        if named is not None:
+            values.setdefault(key, named)
     if "api_base" not in values and section.has("base_url"):
         base_url = section.secret("base_url")
         if base_url is not None:
