@@ -17,7 +17,6 @@ _READ_BYTES = 64 * 1024
 _MAX_SAID_CHARS = 2_000
 _MARKUP = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _NUMBERED = re.compile(r"[1-9]\d{2,5}")
-_OVERLOAD = re.compile(r"overload", re.IGNORECASE)
 _VAGUE = (400, 404, 413, 422, 500)
 """Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
 
@@ -89,8 +88,8 @@ class ReportedError:
 
     @property
     def overloads(self) -> bool:
-        """The provider has too much work."""
-        return _OVERLOAD.search(f"{self.type} {self.code} {self.said}") is not None
+        """The provider has too much work, by its error's type or code."""
+        return "overload" in f"{self.type} {self.code}".lower()
 
 
 NO_REPORT = ReportedError()

@@ -48,11 +48,11 @@ async def test_as_many_retries_are_made_as_the_configuration_says(
 
 
 async def test_an_overloaded_provider_is_retried_and_then_said_to_be_so(tmp_path: Path, sqlite_url: str) -> None:
-    """By Anthropic's status or by its words, in the client's own dialect."""
+    """By Anthropic's status or by the error's type, in the client's own dialect."""
     busy = Line(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
-    words = Line(500, {"error": {"message": "The engine is currently overloaded"}})
+    named = Line(503, {"error": {"message": "try later", "type": "engine_overloaded_error"}})
     async with (
-        ScriptedProvider([busy, Line(), words, busy, words, busy]) as provider,
+        ScriptedProvider([busy, Line(), named, busy, busy, named]) as provider,
         serving(written(tmp_path, provider, sqlite_url, num_retries=1, allowed_fails=99)) as gateway,
         gateway.http() as http,
     ):
