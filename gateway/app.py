@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from gateway.accounts.auth import Authenticator
 from gateway.accounts.tokens import TokenVerifier, key_reader
 from gateway.api.admin import Admin
+from gateway.api.budget_tool import BudgetTool
 from gateway.api.charges import Charges
 from gateway.api.health import Health, Lifecycle
 from gateway.api.limits import Admission, Bodies, call_left
@@ -38,6 +39,7 @@ from gateway.clock import Clock, Entropy, NewId, SteadyClock, Uniform, elapsed_s
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
+from gateway.decisions.forecasts import SessionForecasts
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -63,6 +65,7 @@ from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.deliver import Delivery
+from gateway.turn.dry_run import DryRuns
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.follow_up import FollowUps
 from gateway.turn.judge import Judge
@@ -70,6 +73,7 @@ from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
 from gateway.turn.settle import Listeners, Settlements
+from gateway.turn.stall_rule import StallRule
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
 from gateway.ui.pages import Dashboard
@@ -206,6 +210,7 @@ def assemble(
         uniform=uniform,
         new_id=new_id,
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
+        idle_timeout_s=lambda: current().settings.session.idle_timeout_s,
     )
     held = HeldMoney(on_wait=call_left)
     tracing = _tracing(settings)
@@ -243,20 +248,29 @@ def assemble(
         held=held,
         new_id=new_id,
     )
+    forecasts = SessionForecasts(configuration=current, database=database, clock=clock, lambda_presets=router.presets)
+    preparation = Preparation(
+        configuration=current,
+        ledger=ledger,
+        outage=outage,
+        tokens=tokens,
+        breaker=breaker,
+        balancer=balancer,
+        conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
+        clock=steady,
+    )
+    dry_runs = DryRuns(
+        configuration=current,
+        authenticator=authenticator,
+        preparation=preparation,
+        decider=decider,
+        forecasts=forecasts,
+    )
     turns = Turns(
         configuration=current,
         authenticator=authenticator,
-        preparation=Preparation(
-            configuration=current,
-            ledger=ledger,
-            outage=outage,
-            tokens=tokens,
-            breaker=breaker,
-            balancer=balancer,
-            conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
-            clock=steady,
-        ),
-        decider=decider,
+        preparation=preparation,
+        stall_rule=StallRule(configuration=current, database=database, clock=clock, new_id=new_id),
         reservations=reservations,
         calls=ProviderCalls(
             configuration=current,
@@ -333,11 +347,12 @@ def assemble(
         database=database,
         authenticator=authenticator,
         clock=clock,
-        lambda_presets=router.presets,
+        forecasts=forecasts,
     )
     charges = Charges(
         configuration=current, database=database, ledger=ledger, authenticator=authenticator, new_id=new_id
     )
+    tool = BudgetTool(configuration=current, database=database, authenticator=authenticator)
     openapi, welcome = OpenApi(version("seqroute")), Welcome(version("seqroute"))
     dashboard = Dashboard(
         configuration=current,
@@ -359,7 +374,7 @@ def assemble(
         target.exploring.set(exploring.allows())
 
     routes: list[BaseRoute] = [
-        *_routes(turns, endpoints, views, planning, charges),
+        *_routes(dry_runs, endpoints, views, planning, charges, tool),
         *admin.routes(),
         *dashboard.routes(),
         Route("/", welcome.root, methods=["GET"]),
@@ -378,7 +393,9 @@ def _tracing(settings: Settings) -> TurnTracing | None:
     return from_environment(version("seqroute"))
 
 
-def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges) -> list[BaseRoute]:
+def _routes(
+    dry_runs: DryRuns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges, tool: BudgetTool
+) -> list[BaseRoute]:
     """Routes for tenants, with and without `/v1`."""
     table: list[tuple[str, Callable[[Request], Any], str]] = [
         ("/chat/completions", endpoints.chat, "POST"),
@@ -393,11 +410,13 @@ def _routes(turns: Turns, endpoints: Endpoints, views: Views, planning: Planning
         ("/completions", endpoints.completions, "POST"),
         ("/embeddings", endpoints.embeddings, "POST"),
         ("/moderations", endpoints.moderations, "POST"),
-        ("/route", turns.route, "POST"),
+        ("/route", dry_runs.route, "POST"),
         ("/feedback", views.feedback, "POST"),
         ("/router/outcomes", views.feedback, "POST"),
         ("/prices", planning.prices, "GET"),
         ("/forecast", planning.forecast, "POST"),
+        ("/tools/check_budget", tool.definition, "GET"),
+        ("/tools/check_budget", tool.call, "POST"),
         ("/models", views.models, "GET"),
         ("/models/{model_id:path}", views.model, "GET"),
         ("/sessions", views.sessions, "GET"),

@@ -36,6 +36,10 @@ class Metrics:
             "seqroute_cost_ratio", "Bill of a whole answer over what was predicted for it, by model.", ("model",),
             buckets=(0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 4, 8), registry=self.registry,
         )  # fmt: skip
+        self.cached_share = Histogram(
+            "seqroute_cached_tokens_ratio", "Prompt tokens reported as cached over those predicted, by model.",
+            ("model",), buckets=(0, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2), registry=self.registry,
+        )  # fmt: skip
         self.quality_error = Histogram(
             "seqroute_quality_error", "Score that feedback brought minus the quality predicted for that answer.",
             buckets=(-0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1), registry=self.registry,

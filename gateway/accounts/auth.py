@@ -56,6 +56,8 @@ class Caller:
     max_session_nanousd: int | None = None
     outage: str = "closed"
     store_text: bool = False
+    wrap_up: bool | None = None
+    """Whether the tenant's sessions end with a last answer; None: as configured."""
     tenant_quota: RateQuota = NO_LIMITS
     key_quota: RateQuota = NO_LIMITS
     tenant_soft_nanousd: int | None = None
@@ -320,6 +322,7 @@ def _with_tenant(caller: Caller, tenant: Tenant) -> Caller:
         max_session_nanousd=tenant.max_session_nanousd,
         outage=tenant.outage,
         store_text=tenant.store_text,
+        wrap_up=tenant.wrap_up,
         tenant_quota=tenant.quota,
         tenant_soft_nanousd=tenant.soft_budget_nanousd,
     )

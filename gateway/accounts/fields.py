@@ -30,6 +30,11 @@ def balance_fields(balance: Balance) -> dict[str, Any]:
     }
 
 
+def spend_control_fields(reached: bool) -> dict[str, Any]:
+    """The end of the money in the words of Anthropic's sessions and of Codex."""
+    return {"stop_reason": "budget_reached" if reached else None, "spend_control": {"reached": reached}}
+
+
 def limit_fields(quota: RateQuota, soft_budget_nanousd: int | None) -> dict[str, Any]:
     """Rate limits and the soft budget; None where there is none of its own."""
     limits = {"rpm": quota.rpm, "tpm": quota.tpm, "parallel": quota.parallel}
@@ -49,6 +54,7 @@ def describe_tenant(tenant: Tenant) -> dict[str, Any]:
         **limit_fields(tenant.quota, tenant.soft_budget_nanousd),
         "outage": tenant.outage,
         "store_text": tenant.store_text,
+        "wrap_up": tenant.wrap_up,
         "created_at_ms": tenant.created_at_ms,
     }
 
@@ -85,6 +91,11 @@ def describe_session(session: SessionRow) -> dict[str, Any]:
         "turns": session.turns,
         "expected_turns": session.expected_turns,
         **balance_fields(session.balance),
+        **money_fields("own_remaining", session.balance.available_nanousd),
+        **money_fields("above_remaining", session.balance.above_nanousd),
+        **money_fields("kept", session.kept_nanousd),
+        **spend_control_fields(session.budget_reached),
+        "stall_signals": session.stall,
         "created_at_ms": session.created_at_ms,
         "updated_at_ms": session.updated_at_ms,
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from gateway.accounts.budgets import balance_of, change_grant, checked_amount, leave_trail, lock_tenant, record_grant
 from gateway.database.tables import session_ancestors, sessions, tenants
@@ -46,7 +47,13 @@ def list_sessions(
     )
     if state is not None:
         query = query.where(sessions.c.state == state)
-    return [_from_row(row, tenant) for row in connection.execute(query)]
+    found = [_from_row(row, tenant) for row in connection.execute(query)]
+    children = [session.session_id for session in found if session.parent_session_id is not None]
+    above = _rooms_above(connection, tenant_id, children) if children else {}
+    return [
+        replace(session, balance=replace(session.balance, above_nanousd=above.get(session.session_id)))
+        for session in found
+    ]
 
 
 def change_session(
@@ -146,14 +153,22 @@ def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: in
 
 
 def _room_above(connection: Connection, tenant_id: str, session_id: str) -> int:
-    """The least that the sessions above a child have left, in nano-USD."""
+    """The least that the sessions above a child have beside what they keep, in nano-USD."""
+    return _rooms_above(connection, tenant_id, [session_id])[session_id]
+
+
+def _rooms_above(connection: Connection, tenant_id: str, session_ids: Sequence[str]) -> dict[str, int]:
+    """The same for each of several children."""
     a, s = session_ancestors.c, sessions.c
-    found: int = connection.execute(
-        select(func.min(s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd))
+    available = s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd
+    beside = case((available < s.kept_nanousd, 0), else_=available - s.kept_nanousd)
+    found = connection.execute(
+        select(a.session_id, func.min(case((available < 0, available), else_=beside)))
         .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.ancestor_id)))
-        .where(a.tenant_id == tenant_id, a.session_id == session_id)
-    ).scalar_one()
-    return found
+        .where(a.tenant_id == tenant_id, a.session_id.in_(session_ids))
+        .group_by(a.session_id)
+    )
+    return {row[0]: row[1] for row in found}
 
 
 def _is(tenant_id: str, session_id: str) -> Any:
@@ -189,6 +204,7 @@ def _from_row(row: Row[Any], tenant: Balance) -> SessionRow:
         tenant,
         row.parent_session_id,
         row.own_limit,
+        row.kept_nanousd,
     )
 
 
@@ -224,13 +240,15 @@ def session_refuses(outcome: SessionClosed | TenantMissing | ParentRefused) -> G
     return InvalidRequest(f"X-Session-Id: {_REFUSING[outcome.reason]}; start another", param="X-Session-Id")
 
 
-def session_paused(*, above: bool = False) -> GatewayError:
-    """The error for a session that its owner paused; `above`: one whose money it spends."""
+def session_paused(*, above: bool = False, stall: Sequence[str] = ()) -> GatewayError:
+    """The error for a paused session; `above`: one whose money it spends; `stall`: its signs."""
     which = "a session above this one" if above else "this session"
+    why = f", because it goes in circles ({', '.join(stall)})" if stall else ""
     return SessionPaused(
-        f'{which} is paused; resume it with POST /v1/sessions/{{id}} {{"state": "open"}}',
+        f'{which} is paused{why}; resume it with POST /v1/sessions/{{id}} {{"state": "open"}}',
         headers={"x-should-retry": "false"},
         param="X-Session-Id",
+        details={"stall_signals": list(stall)} if stall else None,
     )
 
 

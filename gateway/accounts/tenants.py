@@ -36,7 +36,9 @@ TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
-CHANGEABLE = ("name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text", *LIMITS)
+CHANGEABLE = (
+    "name", "budget_nanousd", "window", "max_session_nanousd", "models", "outage", "store_text", "wrap_up", *LIMITS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Tenant:
     created_at_ms: int
     quota: RateQuota = NO_LIMITS
     soft_budget_nanousd: int | None = None
+    wrap_up: bool | None = None
+    """Whether its sessions end with a last answer; None: as configured."""
 
 
 def create_tenant(
@@ -68,6 +72,7 @@ def create_tenant(
     models: Sequence[str] | None = None,
     outage: str = "closed",
     store_text: bool = False,
+    wrap_up: bool | None = None,
     actor: str,
     now_ms: int,
     **limits: int | None,
@@ -87,6 +92,7 @@ def create_tenant(
             "models": models,
             "outage": outage,
             "store_text": store_text,
+            "wrap_up": wrap_up,
             **limits,
         },
         now_ms,
@@ -205,6 +211,7 @@ def tenant_from_row(row: Row[Any]) -> Tenant:
         row.created_at_ms,
         quota_of(row),
         row.soft_budget_nanousd,
+        None if row.wrap_up is None else bool(row.wrap_up),
     )
 
 
@@ -239,6 +246,10 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
         if not isinstance(values["store_text"], bool):
             raise InvalidRequest("store_text: expected true or false", param="store_text")
         columns["store_text"] = int(values["store_text"])
+    if values.get("wrap_up") is not None:
+        if not isinstance(values["wrap_up"], bool):
+            raise InvalidRequest("wrap_up: expected true, false or null", param="wrap_up")
+        columns["wrap_up"] = int(values["wrap_up"])
     return columns | checked_limits(values)
 
 

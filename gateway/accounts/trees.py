@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -44,6 +44,14 @@ def describe_tree(connection: Connection, session: SessionRow) -> dict[str, Any]
         "children": [_node(row, by_parent, whole) for row in by_parent[session.session_id]],
         "children_complete": whole,
     }
+
+
+def tree_rows(children: Sequence[Mapping[str, Any]], depth: int = 0) -> list[dict[str, Any]]:
+    """The sessions of a tree in reading order, each with its `depth`."""
+    rows: list[dict[str, Any]] = []
+    for node in children:
+        rows += [{**node, "depth": depth}, *tree_rows(node["children"], depth + 1)]
+    return rows
 
 
 def _node(row: Row[Any], by_parent: Mapping[str, list[Row[Any]]], whole: bool) -> dict[str, Any]:

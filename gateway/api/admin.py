@@ -34,6 +34,7 @@ Handler = Callable[[Request, Caller], Awaitable[object]]
 _TENANT_FIELDS: Mapping[str, str] = {
     "name": "name", "budget_usd": "budget_nanousd", "budget_duration": "window",
     "max_session_usd": "max_session_nanousd", "models": "models", "outage": "outage", "store_text": "store_text",
+    "wrap_up": "wrap_up",
 }  # fmt: skip
 _LIMIT_FIELDS: Mapping[str, str] = {
     "rpm": "rpm", "rpm_limit": "rpm", "tpm": "tpm", "tpm_limit": "tpm", "parallel": "parallel",

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from gateway.accounts import sessions
 from gateway.accounts.auth import Authenticator, Caller
-from gateway.accounts.fields import money_fields, read_usd
+from gateway.accounts.fields import money_fields, read_usd, spend_control_fields
 from gateway.accounts.sessions import session_refuses
 from gateway.catalog.live import Configuration
 from gateway.clock import NewId
@@ -237,8 +237,8 @@ def _hold_id(tenant_id: str, session_id: str, charge_id: str) -> str:
 
 
 def _too_much(session: SessionRow, asked: _Asked, refused: Refused) -> GatewayError:
-    left_nanousd = max(0, refused.balance.available_nanousd)
-    kind = SessionBudgetExceeded if refused.account == "session" else TenantBudgetExceeded
+    left_nanousd = max(0, refused.free_nanousd)
+    kind = SessionBudgetExceeded if refused.account in ("session", "parent") else TenantBudgetExceeded
     held = refused.balance.reserved_nanousd
     waits = f"; {usd_string(held)} USD are reserved and may come back" if refused.pending else ""
     return kind(
@@ -249,6 +249,7 @@ def _too_much(session: SessionRow, asked: _Asked, refused: Refused) -> GatewayEr
             "session_id": session.session_id,
             **money_fields("remaining", left_nanousd),
             **money_fields("needed", asked.amount),
+            **spend_control_fields(not refused.pending and left_nanousd == 0),
         },
     )
 

@@ -94,6 +94,7 @@ BODIES: Mapping[str, Schema] = {
         },
         closed=False,
     ),
+    "POST /tools/check_budget": _object({"session_id": _TEXT}),
     "POST /sessions/{session_id}/charges": _object(
         {
             "action": {"enum": ["charge", "reserve", "settle", "release"]}, "charge_id": _TEXT, "amount_usd": _USD,
@@ -105,6 +106,7 @@ BODIES: Mapping[str, Schema] = {
         {
             "name": _TEXT, "budget_usd": _USD, "budget_duration": _TEXT, "max_session_usd": _USD, "models": _NAMES,
             "outage": {"enum": ["closed", "open"]}, "store_text": {"type": "boolean"},
+            "wrap_up": {"type": ["boolean", "null"]},
         },
         "name",
         "budget_usd",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices, Rates
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
-from gateway.decisions import session_forecast
+from gateway.decisions.forecasts import SessionForecasts
 from gateway.dialects.request import parse_object
 from gateway.errors import InvalidRequest, NotFound
 from gateway.http import header_map, json_response, read_body
@@ -37,13 +37,13 @@ class Planning:
         database: Database,
         authenticator: Authenticator,
         clock: Clock,
-        lambda_presets: Callable[[], Mapping[str, float]],
+        forecasts: SessionForecasts,
     ) -> None:
         self._configuration = configuration
         self._database = database
         self._authenticator = authenticator
         self._clock = clock
-        self._lambda_presets = lambda_presets
+        self._forecasts = forecasts
 
     async def prices(self, request: Request) -> Response:
         """Current prices of every model that this key may use."""
@@ -63,22 +63,11 @@ class Planning:
         session_id = body.get("session_id")
         if not isinstance(session_id, str) or not SESSION_ID.fullmatch(session_id):
             raise InvalidRequest("session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="session_id")
-        idle_before_ms = now_ms(self._clock) - int(settings.session.idle_timeout_s * 1000)
-        lambdas = self._lambda_presets()
 
         def read(connection: Connection) -> dict[str, Any]:
             found = sessions.get_session(connection, caller.tenant_id, session_id)
-            turns, spent = session_forecast.spent_turns(connection, caller.tenant_id, session_id)
-            past = session_forecast.past_sessions(
-                connection, caller.tenant_id, but=session_id, idle_before_ms=idle_before_ms
-            )
-            future = session_forecast.futures(past, turns, spent, lambdas)
-            return {
-                "session_id": session_id,
-                "turns": turns,
-                **balance_fields(found.balance),
-                **session_forecast.summarise(future, found.balance.available_nanousd, len(past)),
-            }
+            told = self._forecasts.read(connection, caller.tenant_id, session_id, found.balance.spendable_nanousd)
+            return {"session_id": session_id, **balance_fields(found.balance), **told}
 
         try:
             return json_response(await self._database.read(read))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.accounts import sessions as session_accounts
 from gateway.accounts.auth import Authenticator, Caller
-from gateway.accounts.fields import describe_session, read_usd
+from gateway.accounts.fields import describe_session, money_fields, read_usd
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID
 from gateway.accounts.trees import describe_tree
 from gateway.catalog.live import Configuration
@@ -145,7 +145,11 @@ class Views:
                 now_ms=now_ms(self._clock),
             )
 
-        return json_response(describe_session(await self._database.write(change)))
+        changed = await self._database.write(change)
+        told = describe_session(changed)
+        if budget is not None and changed.balance.granted_nanousd != budget:
+            told |= money_fields("asked_budget", budget) | {"budget_clamped": True}
+        return json_response(told)
 
     async def decision(self, request: Request) -> Response:
         """`GET /decisions/{id}`: the explanation of a model choice."""

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from gateway.catalog.cache_hits import CacheHits
 from policy.mdp import COST_LEVELS
 
 PRIOR_MEAN_LOG = math.log(220.0)
@@ -38,10 +39,11 @@ class _Evidence:
 
 
 class OutputForecast:
-    """Lengths and speeds of the answers that this process has seen, per model."""
+    """Lengths, speeds and cache hits of the answers that this process has seen, per model."""
 
     def __init__(self) -> None:
         self._evidence: dict[str, _Evidence] = {}
+        self.cache = CacheHits()
 
     def observe(self, model: str, output_tokens: int, seconds: float = 0.0) -> None:
         """Learn from one complete, untruncated answer; `seconds` is 0 when the speed is unknown."""

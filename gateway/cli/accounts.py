@@ -62,6 +62,8 @@ NewSoftOption = Annotated[
     str | None, typer.Option("--soft-budget-usd", help='Tell when so much is spent; "none": do not.')
 ]
 
+_SWITCHES = {"on": True, "off": False, "none": None}
+
 # The most important column first: a narrow terminal shows only those.
 _TENANT_COLUMNS = ("name", "remaining_usd", "budget_usd", "spent_usd", "id", "budget_duration", "reserved_usd",
                    "models", "outage")  # fmt: skip
@@ -82,6 +84,9 @@ def create_tenant(
     soft_budget_usd: SoftOption = None,
     outage: Annotated[str, typer.Option(help='During a database outage: "closed" or "open".')] = "closed",
     store_text: Annotated[bool, typer.Option("--store-text", help="Keep prompts and answers in the log.")] = False,
+    wrap_up: Annotated[
+        bool | None, typer.Option("--wrap-up/--no-wrap-up", help="End its sessions with a last answer, or do not.")
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,6 +107,7 @@ def create_tenant(
             models=_models(models, config),
             outage=outage,
             store_text=store_text,
+            wrap_up=wrap_up,
             rpm=rpm,
             tpm=tpm,
             parallel=parallel,
@@ -151,6 +157,9 @@ def change_tenant(
     store_text: Annotated[
         bool | None, typer.Option("--store-text/--forget-text", help="Keep texts in the log.")
     ] = None,
+    wrap_up: Annotated[
+        str | None, typer.Option("--wrap-up", help='"on" or "off"; "none": as the configuration says.')
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -175,6 +184,10 @@ def change_tenant(
         changes["outage"] = outage
     if store_text is not None:
         changes["store_text"] = store_text
+    if wrap_up is not None:
+        if wrap_up not in _SWITCHES:
+            raise CommandError(f'--wrap-up: expected one of {", ".join(_SWITCHES)}, got "{wrap_up}"')
+        changes["wrap_up"] = _SWITCHES[wrap_up]
     changes |= _new_limits(rpm, tpm, parallel, soft_budget_usd)
     if not changes:
         raise CommandError("tenants change: expected at least one of --name, --budget-usd, --window, ...")

@@ -276,6 +276,7 @@ def _read_session(section: Section) -> SessionSettings:
         over_budget=section.choice("over_budget", default.over_budget, ("degrade", "refuse")),
         max_turns=section.optional_integer("max_turns", minimum=1, maximum=10**6),
         wrap_up=section.flag("wrap_up", default.wrap_up) is True,
+        on_stall=section.choice("on_stall", default.on_stall, ("log", "notify", "pause")),
     )
     section.finish()
     if session.default_budget_nanousd > session.max_budget_nanousd:

@@ -52,6 +52,7 @@ CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_pdf_input": "pdf",
     "supports_reasoning": "reasoning",
     "supports_prompt_caching": "prompt_caching",
+    "supports_task_budget": "task_budget",
 }
 """LiteLLM's flag -> the capability's name in the catalogue."""
 

@@ -34,6 +34,7 @@ class SessionSettings:
     over_budget: str = "degrade"
     max_turns: int | None = None
     wrap_up: bool = False
+    on_stall: str = "log"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ tenants = Table(
     Column("store_text", Integer, nullable=False, server_default="0"),
     Column("created_at_ms", BigInteger, nullable=False),
     *_limits(),
+    Column("wrap_up", Integer),  # 1, 0; null: as session_settings.wrap_up says
     CheckConstraint("outage IN ('closed', 'open')", name="tenants_outage"),
 )
 
@@ -122,6 +123,8 @@ sessions = Table(
     # The session whose money this one spends too, set when it is opened; its balance contains what this one spends.
     Column("parent_session_id", String(128)),
     Column("own_limit", Integer, nullable=False, server_default="1"),  # 0: a child that its parent's budget limits
+    # Kept for the last answer: only a closing turn of this session may hold it, no charge and no session below.
+    Column("kept_nanousd", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("tenant_id", "session_id"),
     CheckConstraint("state IN ('open', 'paused', 'closed')", name="sessions_state"),
 )

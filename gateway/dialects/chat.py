@@ -22,7 +22,8 @@ class ChatDialect:
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """The provider's body with our id and the catalogue's name of the model that answered."""
         made = answered_body(body, answer.decision_id, answer.model, answer.created_s)
-        return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
+        usage = estimated_usage(billed.usage) if billed.estimated else made.get("usage") or {}
+        return made | {"usage": billed.told_in(usage)}
 
     def stream(self, answer: AnswerIdentity) -> ChatStream:
         """A renderer of one stream."""
@@ -64,7 +65,8 @@ class ChatStream:
             usage = self._reported
             if usage is None or billed.estimated:
                 usage = usage_chunk(self._answer.decision_id, self._answer.model, billed.usage, self._created)
-            frames.append(data_frame({**usage, "seqroute": billed.report}))
+            told = {"usage": billed.told_in(usage["usage"]), "seqroute": billed.report}
+            frames.append(data_frame(usage | told))
         return b"".join([*frames, billed_frame(billed.report, last)])
 
 

@@ -126,7 +126,8 @@ class CompletionsDialect:
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """A complete chat response as a text completion."""
         made = whole_completion(body, identity_of(answer), self._prefix)
-        return made | {"usage": estimated_usage(billed.usage)} if billed.estimated else made
+        usage = estimated_usage(billed.usage) if billed.estimated else made.get("usage") or {}
+        return made | {"usage": billed.told_in(usage)}
 
     def stream(self, answer: AnswerIdentity) -> CompletionsStream:
         """A renderer of one stream."""
@@ -164,7 +165,8 @@ class CompletionsStream:
         frames = []
         if self._include_usage:
             usage = estimated_usage(billed.usage) if billed.estimated else shown({}, billed.usage)
-            made = {**self._identity, "object": "text_completion", "choices": [], "usage": usage}
+            made = {**self._identity, "object": "text_completion", "choices": []}
+            made["usage"] = billed.told_in(usage)
             frames.append(data_frame(made | {"seqroute": billed.report}))
         return b"".join([*frames, billed_frame(billed.report, DONE_FRAME)])
 

@@ -32,6 +32,10 @@ class Billed:
     estimated: bool
     report: Mapping[str, Any]
 
+    def told_in(self, usage: Mapping[str, Any]) -> dict[str, Any]:
+        """A usage object with the bill and what is left, because clients keep that of an answer."""
+        return {**usage, "seqroute": self.report}
+
 
 class StreamRenderer(Protocol):
     """Chat chunks in, the dialect's events out."""

@@ -160,7 +160,7 @@ class EmbeddingsDialect:
         if vectors is None:
             raise UpstreamError("the provider's response does not have one vector per input")
         made = rendered_embeddings(vectors, self._request, answer.model, billed.usage.prompt_tokens)
-        return made | {"seqroute": billed.report}
+        return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> StreamRenderer:
         """Never called: embeddings are not streamed."""

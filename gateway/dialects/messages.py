@@ -21,7 +21,7 @@ class MessagesDialect:
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """A complete chat response as Anthropic's message."""
         made = whole_message(body, answer.decision_id, answer.model, billed.usage, self._stop_sequences)
-        return made | {"seqroute": billed.report}
+        return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> MessagesStream:
         """A renderer of Anthropic's events."""

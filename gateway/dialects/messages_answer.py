@@ -115,7 +115,7 @@ class MessagesStream:
         delta = {
             "type": "message_delta",
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
-            "usage": usage_object(billed.usage),
+            "usage": billed.told_in(usage_object(billed.usage)),
             "seqroute": billed.report,
         }
         return b"".join(

@@ -28,7 +28,7 @@ class ResponsesDialect:
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """A complete chat response as a response object."""
         self._ended = whole_response(self._object(answer), body, billed.usage)
-        return self._ended | {"seqroute": billed.report}
+        return self._ended | {"usage": billed.told_in(self._ended["usage"]), "seqroute": billed.report}
 
     def stream(self, answer: AnswerIdentity) -> ResponsesStream:
         """A renderer of Responses events."""

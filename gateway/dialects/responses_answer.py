@@ -193,7 +193,8 @@ class ResponsesStream:
         else:
             self.ended = self._response.ended(self._finish, self._items, billed.usage)
         name = f"response.{self.ended['status']}"
-        last = {"type": name, "sequence_number": self._sequence, "response": self.ended, "seqroute": billed.report}
+        told = self.ended | {"usage": billed.told_in(self.ended["usage"])}
+        last = {"type": name, "sequence_number": self._sequence, "response": told, "seqroute": billed.report}
         return self._last + billed_frame(billed.report, event_frame(name, last))
 
     def _start(self) -> list[bytes]:

@@ -97,6 +97,8 @@ class PostgresLedger(LedgerBackend):
             "expected_turns": op.terms.expected_turns,
             "max_turns": op.terms.max_turns,
             "parent_session_id": op.parent_session_id,
+            "kept": op.kept_nanousd,
+            "closing": op.closing,
         }
         if op.decision is not None:
             sent["decision"] = _json_row(decision_row(op))
@@ -153,7 +155,7 @@ class PostgresLedger(LedgerBackend):
         return self._money(op.tenant_id, {"op": "reset", "key_id": op.key_id}, bool)
 
     def snapshot(self, tenant_id: str, session_id: str) -> asyncio.Future[AccountSnapshot | None]:
-        sent = {"op": "snapshot", "tenant_id": tenant_id, "session_id": session_id}
+        sent = {"op": "accounts", "tenant_id": tenant_id, "session_id": session_id}
         return self._groups.submit(UNLOCKED, sent, lambda row: _snapshot(tenant_id, row), locking=False)
 
     def idempotent(
@@ -286,9 +288,9 @@ def _reserve_outcome(op: Reserve, answer: list[Any]) -> ReserveOutcome:
             return Reserved(turn, _session(money[:4], money[8]), Balance(*money[4:8]), told)
         case ["limited", account, resource, seconds, now_s]:
             return _limited(op.limits, account, resource, seconds, now_s)
-        case ["refused", account, *money]:
+        case ["refused", account, *money, kept]:
             balance = Balance(*money)
-            return Refused(account, balance, balance.reserved_nanousd > 0)
+            return Refused(account, balance, balance.reserved_nanousd > 0, kept)
         case ["parent", reason]:
             return ParentRefused(reason)
         case ["closed", reason]:

@@ -11,7 +11,7 @@ import orjson
 from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, or_, select, tuple_, update
 
 from gateway.database.tables import decisions, holds, idempotency
-from gateway.ledger.types import Balance, KnownBeginning, Reserve, Settle
+from gateway.ledger.types import Balance, KnownBeginning, Reserve, Settle, free_nanousd
 from gateway.money import MAX_NANOUSD
 
 DECISION_COLUMNS: tuple[str, ...] = tuple(str(column.name) for column in decisions.columns)
@@ -61,7 +61,7 @@ OUTCOME_COLUMNS: tuple[str, ...] = (
 
 SESSION_FACTS: tuple[str, ...] = (
     "state", "turns", "expected_turns", "memory", "last_decision_id", "quality_count", "quality_sum", "last_quality",
-    "created_at_ms", "updated_at_ms", "parent_session_id", "own_limit",
+    "created_at_ms", "updated_at_ms", "parent_session_id", "own_limit", "kept_nanousd",
 )  # fmt: skip
 """Columns of `sessions` besides the balance, in SessionRow under the same names."""
 
@@ -77,7 +77,7 @@ class UnknownHold(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Limits from the sessions above one: the least of their rests, and the parent's budget."""
+    """Limits from the sessions above one: the least that is free there, and the parent's budget."""
 
     available_nanousd: int
     unspent_nanousd: int
@@ -108,18 +108,32 @@ class SessionRow:
     parent_session_id: str | None = None
     own_limit: int = 1
     """0: a child without a budget of its own."""
+    kept_nanousd: int = 0
+    """What only the session's last answer may hold."""
     chain: Chain | None = None
+
+    @property
+    def budget_reached(self) -> bool:
+        """True if its last answer was served, or nothing is left: a raised budget continues it."""
+        wrapped_nanousd = orjson.loads(self.memory).get("wrapped_nanousd")
+        wrapped = wrapped_nanousd is not None and self.balance.granted_nanousd <= wrapped_nanousd
+        return wrapped or self.balance.spendable_nanousd <= 0
+
+    @property
+    def stall(self) -> list[str]:
+        """The signs of the last stall that was reported."""
+        found: list[str] = orjson.loads(self.memory).get("stall", [])
+        return found
 
     @property
     def as_parent(self) -> Chain:
         """Limits of this session's children."""
         own, above = self.balance, self.chain
+        free = free_nanousd(own.available_nanousd, self.kept_nanousd)
+        unspent = free_nanousd(own.available_nanousd + own.reserved_nanousd, self.kept_nanousd)
         return Chain(
-            own.available_nanousd if above is None else min(own.available_nanousd, above.available_nanousd),
-            min(
-                own.available_nanousd + own.reserved_nanousd,
-                own.available_nanousd + own.reserved_nanousd if above is None else above.unspent_nanousd,
-            ),
+            free if above is None else min(free, above.available_nanousd),
+            unspent if above is None else min(unspent, above.unspent_nanousd),
             own.granted_nanousd,
             1 if above is None else above.depth + 1,
         )
@@ -139,6 +153,8 @@ def checked_reserve(op: Reserve) -> Reserve:
     """Check amounts and columns before an operation joins a group. Raises ValueError."""
     if not 0 <= op.amount_nanousd <= MAX_NANOUSD:
         raise ValueError(f"reserve: expected 0..{MAX_NANOUSD} nano-USD, got {op.amount_nanousd}")
+    if op.kept_nanousd is not None and not 0 <= op.kept_nanousd <= MAX_NANOUSD:
+        raise ValueError(f"reserve: expected to keep 0..{MAX_NANOUSD} nano-USD, got {op.kept_nanousd}")
     if op.checkpoint_nanousd is not None and op.checkpoint_nanousd < 0:
         raise ValueError(f"reserve: expected a checkpoint of at least 0 nano-USD, got {op.checkpoint_nanousd}")
     unknown = set(op.decision or ()) - set(DECISION_COLUMNS)

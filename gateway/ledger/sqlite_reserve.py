@@ -30,6 +30,7 @@ from gateway.ledger.types import (
     ResetWindow,
     SessionClosed,
     TenantMissing,
+    free_nanousd,
 )
 from gateway.ledger.windows import next_reset_ms
 
@@ -66,8 +67,11 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     else:
         granted = granted_under(op, old if session is not None else None, tenant[4])
     before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
-    if before.available_nanousd < op.amount_nanousd:
-        return Refused("session", before, before.reserved_nanousd > 0)
+    kept = 0 if op.closing else op.kept_nanousd
+    if kept is None:
+        kept = 0 if session is None else session[10]
+    if free_nanousd(before.available_nanousd, kept) < op.amount_nanousd:
+        return Refused("session", before, before.reserved_nanousd > 0, kept)
     refused = refusal(above, op.amount_nanousd, op.decision is not None or op.repeatable)
     if refused is not None:
         return refused
@@ -76,11 +80,11 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
         key = _key_account(cursor, op, now_ms)
         if key is None:
             key_id = None
-        elif key.available_nanousd < op.amount_nanousd:
-            return Refused("key", key, key.reserved_nanousd > 0)
+        elif free_nanousd(key.available_nanousd, kept) < op.amount_nanousd:
+            return Refused("key", key, key.reserved_nanousd > 0, kept)
     tenant_before = Balance(*tenant[:4])
-    if tenant_before.available_nanousd < op.amount_nanousd:
-        return Refused("tenant", tenant_before, tenant_before.reserved_nanousd > 0)
+    if free_nanousd(tenant_before.available_nanousd, kept) < op.amount_nanousd:
+        return Refused("tenant", tenant_before, tenant_before.reserved_nanousd > 0, kept)
     return _hold(cursor, op, now_ms, key_id, session, before, old.granted_nanousd, tenant_before)
 
 
@@ -125,7 +129,7 @@ def granted_to_child(
         return session.granted_nanousd if own_limit else max(session.granted_nanousd, parents)
     used = 0 if session is None else session.reserved_nanousd + session.spent_nanousd
     before = session.granted_nanousd if session is not None and own_limit else 0
-    room = max(0, min(link.balance.available_nanousd for link in above))
+    room = max(0, min(link.free_nanousd for link in above))
     wanted = min(granted_under(op, session, max_session_nanousd), max(before, used + room))
     return max(wanted, 0 if session is None else min(session.granted_nanousd, used))
 
@@ -240,6 +244,7 @@ def _hold(
             "decision": op.decision_id if new_turn else None,
             "expected": op.terms.expected_turns,
             "own_limit": None if op.terms.ceiling_nanousd is None else 1,
+            "kept": op.kept_nanousd,
         },
     )
     rest = None

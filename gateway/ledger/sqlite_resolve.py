@@ -13,6 +13,7 @@ from gateway.ledger.records import merge_memory, outcome_columns
 from gateway.ledger.sqlite_beginnings import leave_beginning
 from gateway.ledger.sqlite_limits import recount
 from gateway.ledger.sqlite_rows import Hold, balances, entry, find_hold, move, require_hold, turn_entry
+from gateway.ledger.sqlite_trees import links
 from gateway.ledger.types import Balance, Checkpoint, Release, Resolved, Settle
 
 
@@ -57,7 +58,9 @@ def _late(cursor: Cursor, hold: Hold, op: Settle, now_ms: int) -> Resolved:
         return _refund(cursor, hold, op, excess, now_ms)
     owed = max(0, -excess)
     session, tenant = balances(cursor, hold.tenant_id, hold.session_id)
-    room = [session.spendable_nanousd, tenant.available_nanousd]
+    # What is spent already may take what is kept for a last answer: it is no overage.
+    above = links(cursor, hold.tenant_id, hold.session_id)
+    room = [session.available_nanousd, tenant.available_nanousd, *(link.balance.available_nanousd for link in above)]
     if hold.key_id is not None:
         room.append(Balance(*cursor.execute(sql.KEY, {"key": hold.key_id}).fetchone()[:4]).available_nanousd)
     fits = max(0, min(owed, *room))

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.database.sqlite import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import Chain
-from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, Refused, Reserve, SessionClosed
+from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, Refused, Reserve, SessionClosed, free_nanousd
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,23 @@ class Link:
 
     balance: Balance
     state: str
+    kept_nanousd: int
+
+    @property
+    def free_nanousd(self) -> int:
+        """The money of the sessions below: not what this one keeps for its last answer."""
+        return free_nanousd(self.balance.available_nanousd, self.kept_nanousd)
+
+    @property
+    def unspent_nanousd(self) -> int:
+        """The same if every hold were released."""
+        return free_nanousd(self.balance.available_nanousd + self.balance.reserved_nanousd, self.kept_nanousd)
 
 
 def links(cursor: Cursor, tenant_id: str, session_id: str) -> list[Link]:
     """The sessions above a session, its parent first."""
     rows = cursor.execute(sql.CHAIN, {"tenant": tenant_id, "session": session_id}).fetchall()
-    return [Link(Balance(*row[:4]), row[4]) for row in rows]
+    return [Link(Balance(*row[:4]), row[4], row[5]) for row in rows]
 
 
 def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRefused:
@@ -40,7 +51,7 @@ def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRe
     parent = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": parent_id}).fetchone()
     if parent is None or parent_id == op.session_id:
         return ParentRefused("unknown" if parent is None else "other")
-    above = [Link(Balance(*parent[:4]), parent[4]), *links(cursor, op.tenant_id, parent_id)]
+    above = [Link(Balance(*parent[:4]), parent[4], parent[10]), *links(cursor, op.tenant_id, parent_id)]
     return above if len(above) <= MAX_DEPTH else ParentRefused("depth")
 
 
@@ -51,8 +62,8 @@ def refusal(above: list[Link], amount_nanousd: int, new_turn: bool) -> Refused |
             if link.state != "open":
                 return SessionClosed("parent_closed" if link.state == "closed" else "parent_paused")
     for link in above:
-        if link.balance.available_nanousd < amount_nanousd:
-            return Refused("parent", link.balance, link.balance.reserved_nanousd > 0)
+        if link.free_nanousd < amount_nanousd:
+            return Refused("parent", link.balance, link.balance.reserved_nanousd > 0, link.kept_nanousd)
     return None
 
 
@@ -66,15 +77,15 @@ def attach(cursor: Cursor, tenant_id: str, session_id: str, parent_id: str) -> N
 def move_ancestors(cursor: Cursor, place: dict[str, str], deltas: dict[str, int], now_ms: int) -> int:
     """Move the same money on every session above; return the least that they have left."""
     moved = cursor.execute(sql.MOVE_ANCESTORS, deltas | place | {"now": now_ms}).fetchall()
-    return min(Balance(*row).available_nanousd for row in moved)
+    return min(free_nanousd(Balance(*row[:4]).available_nanousd, row[4]) for row in moved)
 
 
 def chain_of(cursor: Cursor, tenant_id: str, session_id: str) -> Chain:
     """Limits of a child from the sessions above it."""
-    above = [link.balance for link in links(cursor, tenant_id, session_id)]
+    above = links(cursor, tenant_id, session_id)
     return Chain(
-        min(balance.available_nanousd for balance in above),
-        min(balance.available_nanousd + balance.reserved_nanousd for balance in above),
-        above[0].granted_nanousd,
+        min(link.free_nanousd for link in above),
+        min(link.unspent_nanousd for link in above),
+        above[0].balance.granted_nanousd,
         len(above),
     )

@@ -78,13 +78,14 @@ SESSION = _sql(
         sessions.c.last_decision_id,
         sessions.c.parent_session_id,
         sessions.c.own_limit,
+        sessions.c.kept_nanousd,
     ).where(_HERE)
 )
 _ABOVE = and_(
     session_ancestors.c.tenant_id == bindparam("tenant"), session_ancestors.c.session_id == bindparam("session")
 )
 CHAIN = _sql(
-    select(*_balance_of(sessions), sessions.c.state)
+    select(*_balance_of(sessions), sessions.c.state, sessions.c.kept_nanousd)
     .select_from(
         session_ancestors.join(
             sessions,
@@ -166,6 +167,7 @@ RESERVE_ON_SESSION = _sql(
         last_decision_id=func.coalesce(bindparam("decision"), sessions.c.last_decision_id),
         expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
         own_limit=func.coalesce(bindparam("own_limit"), sessions.c.own_limit),
+        kept_nanousd=func.coalesce(bindparam("kept"), sessions.c.kept_nanousd),
         updated_at_ms=bindparam("now"),
     )
 )
@@ -207,7 +209,7 @@ MOVE_ANCESTORS = _sql(
         sessions.c.session_id.in_(select(session_ancestors.c.ancestor_id).where(_ABOVE)),
     )
     .values({**_moves(sessions), "updated_at_ms": bindparam("now")})
-    .returning(*_balance_of(sessions))
+    .returning(*_balance_of(sessions), sessions.c.kept_nanousd)
 )
 ADD_HOLD = _all_columns(
     holds,

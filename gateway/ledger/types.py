@@ -60,6 +60,11 @@ class Balance:
         return available if self.above_nanousd is None else min(available, self.above_nanousd)
 
 
+def free_nanousd(available_nanousd: int, kept_nanousd: int) -> int:
+    """The money available beside an amount kept for a last answer; a deficit stays one."""
+    return min(available_nanousd, max(0, available_nanousd - kept_nanousd))
+
+
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
     """Terms on which a session's first turn opens it.
@@ -112,6 +117,10 @@ class Reserve:
     """The session whose money a new session spends too; None leaves a known session's parent as it is."""
     repeatable: bool = False
     """True for a charge: the client chose its ids, so it may be committed already and keeps its answer."""
+    kept_nanousd: int | None = None
+    """The amount that this turn leaves for the session's last answer, from now on; None: as the turn before it."""
+    closing: bool = False
+    """True for the last answer: it may hold what the session keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,13 @@ class Refused:
     balance: Balance
     pending: bool
     """True when other turns hold money there that may come back: a retry can help."""
+    kept_nanousd: int = 0
+    """The part of the available money that is kept for a session's last answer."""
+
+    @property
+    def free_nanousd(self) -> int:
+        """The available money that is not kept."""
+        return free_nanousd(self.balance.available_nanousd, self.kept_nanousd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,10 @@ class Call:
     """Service tiers with known prices; a caller's request for another is dropped."""
     search_priced: bool = False
     """Whether web searches have a known price; a caller's request for them is dropped otherwise."""
+    cache_key: str | None = None
+    """Sent to OpenAI as `prompt_cache_key` where the caller has none: turns of one session meet in one cache."""
+    task_budget: Mapping[str, Any] | None = None
+    """What the session has left, for Anthropic's `output_config.task_budget`; None: not told."""
 
 
 class PreparedCall(Protocol):

@@ -82,6 +82,7 @@ _FOR_OPENAI = frozenset(
     {"store", "prediction", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
 )
 _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
+_KEYED_CACHES = frozenset({"openai", "azure"})
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
 # Parameters that shape the response are never dropped: such a call is refused.
@@ -93,6 +94,7 @@ _BARRED = OWN_FIELDS | {
 }  # fmt: skip
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
 MAX_LISTED = 40
+_EFFORTS = ("low", "medium", "high")
 MIN_THINKING_TOKENS = 1024
 """Anthropic's minimum of `thinking.budget_tokens`."""
 
@@ -175,6 +177,10 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
             plain[name] = value
         else:
             beside[name] = value
+    name = "prompt_cache_key"
+    keyed = target.kind in _KEYED_CACHES and name in target.supported
+    if keyed and call.cache_key is not None and name not in wanted and name not in call.dropped_params:
+        plain[name] = call.cache_key
     _fit(plain, beside, call, target, dropped)
     labels = beside.get("metadata", {})
     for name in [name for name in labels if name in steering or name in _BARRED]:
@@ -189,6 +195,10 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         arguments = plain | ({"extra_body": beside} if beside else {})
     else:
         arguments = plain | {name: value for name, value in beside.items() if name not in steering}
+        if call.task_budget is not None:
+            effort = plain.get("reasoning_effort")  # LiteLLM writes it into the same object, which replaces its own
+            config = {"task_budget": dict(call.task_budget)} | ({"effort": effort} if effort in _EFFORTS else {})
+            arguments["output_config"] = config
         listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
         arguments |= {"allowed_openai_params": listed} if listed else {}
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))

@@ -58,6 +58,8 @@ class Estimate:
     limited: bool
     likely_nanousd: int
     """Cost with the median response: the sweeper's posting when a non-streamed call dies."""
+    matching_tokens: int = 0
+    """Prompt tokens that this model has seen before, of which `view.warm_tokens` are expected to be cached."""
 
 
 def estimate(
@@ -77,6 +79,7 @@ def estimate(
     company: int = 1,
     shared_nanousd: int | None = None,
     answer_tokens: Sequence[float] | None = None,
+    marked: bool = False,
 ) -> Estimate:
     """Estimate cost and hold of one candidate under the current balances.
 
@@ -84,7 +87,8 @@ def estimate(
     money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
     session that are being started, including this one. `shared_nanousd`: the amount of which this turn may hold a
     share, if it is not the available one. `answer_tokens`: quantiles of the answer's length predicted from the turn, in
-    place of the model's distribution; they may raise a hold, but never lower it.
+    place of the model's distribution; they may raise a hold, but never lower it. `marked`: the client marks what its
+    provider is to cache, and pays for writing it.
     """
     model = option.model
     asked = chat.max_tokens or model.default_max_tokens
@@ -103,9 +107,10 @@ def estimate(
         option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
         company, available_nanousd if shared_nanousd is None else shared_nanousd,
     )  # fmt: skip
-    warm = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
+    matching = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
+    warm = forecast.cache.warm_tokens(model.name, matching)
     rates = expected_prices(model, chat.params).at(prompt_tokens)
-    prompt_femto, output_femto = _linear_cost(rates, prompt_tokens, warm)
+    prompt_femto, output_femto = _linear_cost(rates, prompt_tokens, warm, marked)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
     output_femto *= chat.n
     costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
@@ -136,6 +141,7 @@ def estimate(
         clamped=limited and max_tokens < most,
         limited=limited,
         likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
+        matching_tokens=matching,
     )
 
 
@@ -198,7 +204,21 @@ def _hold(
     return True, tokens, worst(tokens)
 
 
-def _linear_cost(rates: Rates, prompt_tokens: int, warm: int) -> tuple[float, float]:
-    """(femto-USD of the prompt with its cached part at the cached price, femto-USD per output token)."""
-    prompt = (prompt_tokens - warm) * rates.input_femtousd + warm * rates.cached_input_femtousd + rates.request_femtousd
+def marks_cache(chat: ChatRequest) -> bool:
+    """True if the client marks parts of its prompt for the provider's cache (`cache_control`)."""
+    return any(
+        "cache_control" in message
+        or any(isinstance(part, dict) and "cache_control" in part for part in message.get("content") or ())
+        for message in chat.messages
+        if not isinstance(message.get("content"), str) or "cache_control" in message
+    )
+
+
+def _linear_cost(rates: Rates, prompt_tokens: int, warm: int, marked: bool) -> tuple[float, float]:
+    """(femto-USD of the prompt with its cached part at the cached price, femto-USD per output token).
+
+    What a client marks and is not cached yet is written, at the price of writing.
+    """
+    fresh_femto = rates.cache_write_femtousd if marked else rates.input_femtousd
+    prompt = (prompt_tokens - warm) * fresh_femto + warm * rates.cached_input_femtousd + rates.request_femtousd
     return float(prompt), float(rates.output_femtousd)

@@ -144,9 +144,12 @@ def _overflow(models: Sequence[Model], prompt_tokens: int) -> GatewayError:
     widest = max(model.max_input_tokens for model in models)
     return ContextLengthExceeded(
         f"This model's maximum context length is {widest} tokens, and the messages come to {prompt_tokens} tokens; "
-        "shorten them",
+        f"shorten them by at least {prompt_tokens - widest + 1} tokens",
         param="messages",
-    )
+        details={
+            "max_input_tokens": widest, "prompt_tokens": prompt_tokens, "excess_tokens": prompt_tokens - widest + 1
+        },
+    )  # fmt: skip
 
 
 def _why_not(

@@ -82,6 +82,8 @@ class SessionMemory:
     """False: the client turned exploration off for this session (X-Route-Explore: off)."""
     wrapped_nanousd: int | None = None
     """The session's budget when its last answer was served in wrap-up."""
+    stalled_messages: int | None = None
+    """The length of the conversation when its stall was reported (gateway.turn.stall_rule)."""
     warm: Mapping[str, WarmPrefix] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
     """By model, the id of the deployment that answered last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from gateway.tasks import Background
 from gateway.turn.context import Attempt
 from gateway.turn.failures import failed_attempt
 from gateway.turn.follow_up import FollowUps
-from gateway.turn.notes import with_notes
+from gateway.turn.notes import TASK_BUDGETS, task_budget, with_notes
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import Failures
 from gateway.turn.settle import Settlements
@@ -105,13 +106,21 @@ class ProviderCalls:
                 return attempt, answer
 
     def _call(self, attempt: Attempt) -> Call:
-        chat, deployment = attempt.context.chat, attempt.deployment
+        context, deployment = attempt.context, attempt.deployment
+        chat, notes = context.chat, context.notes
+        task = task_budget(context, attempt.choice.estimate.option.model, deployment)
+        headers = {name: value.reveal() for name, value in deployment.extra_headers.items()}
+        if task is not None:
+            notes = notes[1:]  # the first is the line that says the same
+            headers = TASK_BUDGETS | headers
         return Call(
             litellm_model=deployment.litellm_model,
-            messages=with_notes(chat.messages, attempt.context.notes),
+            messages=with_notes(chat.messages, notes),
             api_base=deployment.api_base,
             api_key=None if deployment.api_key is None else deployment.api_key.reveal(),
             params=chat.params,
+            task_budget=task,
+            cache_key=cache_key(context.caller.tenant_id, context.session_id) if chat.mode == "chat" else None,
             extras=chat.extras,
             defaults=deployment.request_defaults,
             allowed_params=deployment.allowed_params,
@@ -125,7 +134,7 @@ class ProviderCalls:
             timeout_s=deployment.timeout_s,
             stream_timeout_s=deployment.stream_timeout_s,
             idle_timeout_s=self._settings.timings.upstream_idle_s,
-            extra_headers={name: value.reveal() for name, value in deployment.extra_headers.items()},
+            extra_headers=headers,
             drop_params=self._settings.router.drop_params,
             lane=deployment.lane,
             base_model=deployment.base_model,
@@ -164,6 +173,11 @@ class ProviderCalls:
             self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
             raise
         return reserved
+
+
+def cache_key(tenant_id: str, session_id: str) -> str:
+    """A name for a session's prompt cache that tells the provider nothing else."""
+    return hashlib.blake2b(f"{tenant_id}/{session_id}".encode(), digest_size=16).hexdigest()
 
 
 def _limit_name(chat: ChatRequest, deployment: Deployment) -> str:

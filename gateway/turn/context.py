@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gateway.accounts.auth import Caller
+from gateway.accounts.fields import spend_control_fields
 from gateway.catalog.cost import Settlement
 from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import PromptTokens
@@ -78,11 +79,11 @@ class AvailableFunds:
 
     def after(self, refused: Refused) -> AvailableFunds:
         """The funds as found by a refused reservation."""
-        found = refused.balance
-        if found.available_nanousd >= self.left_nanousd:
+        free_nanousd = refused.free_nanousd
+        if free_nanousd >= self.left_nanousd:
             return self
-        unspent_nanousd = min(self.unspent_nanousd, found.available_nanousd + found.reserved_nanousd)
-        return _funds(found.available_nanousd, refused.account, unspent_nanousd)
+        unspent_nanousd = min(self.unspent_nanousd, free_nanousd + refused.balance.reserved_nanousd)
+        return _funds(free_nanousd, refused.account, unspent_nanousd)
 
     def undisturbed(self) -> AvailableFunds:
         """The funds if others released all their holds."""
@@ -139,6 +140,8 @@ class TurnContext:
     """Limits from the sessions above, of a session that has a parent."""
     kept_nanousd: int = 0
     """Amount that this turn leaves for the session's last answer."""
+    decides_kept: bool = False
+    """True if the session keeps that amount from now on; otherwise what it kept before."""
     closing: bool = False
     """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
     fallback: bool = False
@@ -340,6 +343,7 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
             details=details,
         )
     kind, how = _EXHAUSTED[funds.account]
+    details |= {} if funds.account == "request" else spend_control_fields(True)
     return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
 
 
@@ -354,6 +358,7 @@ def wrapped_up(context: TurnContext) -> GatewayError:
             "session_id": context.session_id,
             "remaining_nano_usd": left,
             "remaining_usd": usd_string(left),
+            **spend_control_fields(True),
         },
     )
 

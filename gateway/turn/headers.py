@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import quote
 
 from gateway.accounts.sessions import MAX_EXPECTED_TURNS, SESSION_ID, normalize_id
@@ -16,6 +17,8 @@ from gateway.money import usd_string
 
 _PREFIX = "x-seqroute-"
 MAX_IDEMPOTENCY_KEY = 255
+BudgetVisible = Literal["note", "task_budget"]
+"""A line in the system prompt; Anthropic's token budget, and the line for models without one."""
 PARENT_ALIASES = ("x-codex-parent-thread-id", "x-opencode-parent-session")
 """How coding agents name the session of the agent that started this one."""
 
@@ -31,8 +34,8 @@ class TurnHeaders:
     idempotency_key: str | None
     max_cost_nanousd: int | None = None
     """The most that this one request may cost (X-Route-Max-USD)."""
-    budget_visible: bool = False
-    """Tell the model what is left of the session's budget (X-Budget-Visible)."""
+    budget_visible: BudgetVisible | None = None
+    """How the model is told what is left of the session's budget (X-Budget-Visible); None: it is not."""
     wrap_up: bool | None = None
     """Serve the last affordable turn as a closing one (X-Wrap-Up); None: as configured."""
     parent_session_id: str | None = None
@@ -60,7 +63,7 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
         max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
         end_session=_flag(headers, "X-Session-End"),
-        budget_visible=_flag(headers, "X-Budget-Visible"),
+        budget_visible=_budget_visible(headers.get("x-budget-visible")),
         wrap_up=_switch(headers, "X-Wrap-Up"),
         explore=_switch(headers, "X-Route-Explore"),
         lambda_per_usd=_lambda(headers.get("x-route-lambda")),
@@ -134,6 +137,9 @@ class TurnReport:
             "soft_budget_exceeded": list(self.over_soft_budget) or None,
             "finish": self.finish,
             "cost_nano_usd": self.cost_nanousd,
+            "session_spent_nano_usd": None if self.session is None else self.session.spent_nanousd,
+            "session_remaining_nano_usd": None if self.session is None else self.session.spendable_nanousd,
+            "tenant_remaining_nano_usd": None if self.tenant is None else self.tenant.available_nanousd,
             "usage_source": self.usage_source,
             **{name.replace("-", "_"): value for name, value in self._money().items()},
         }
@@ -182,6 +188,16 @@ def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
         return own, True
     alias = next((headers[name] for name in PARENT_ALIASES if headers.get(name)), None)
     return None if alias is None else normalize_id(alias), False
+
+
+def _budget_visible(value: str | None) -> BudgetVisible | None:
+    if value is not None and value.lower() == "task_budget":
+        return "task_budget"
+    if value is None or value.lower() in ("false", "0"):
+        return None
+    if value.lower() in ("true", "1"):
+        return "note"
+    raise InvalidRequest("X-Budget-Visible: expected true, false or task_budget", param="X-Budget-Visible")
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool:

@@ -5,13 +5,22 @@ They go to the provider only: the client's messages, their digests and the sessi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.money import usd_string
+from gateway.accounts.remaining import budget_sentence, turns_left
+from gateway.catalog.models import Deployment, Model
+from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
 from gateway.turn.context import TurnContext
 
 _INSTRUCTIONS = ("system", "developer")
+FEMTOUSD_PER_NANOUSD = FEMTOUSD_PER_USD // NANOUSD_PER_USD
+_ANTHROPIC = re.compile(r"anthropic/|claude-")
+TASK_BUDGETS = {"anthropic-beta": "task-budgets-2026-03-13"}
+"""The header without which Anthropic refuses a task budget."""
+MIN_TASK_TOKENS = 20_000
+"""Anthropic refuses a smaller `task_budget.total`."""
 
 
 def system_message(text: str) -> dict[str, Any]:
@@ -37,23 +46,27 @@ def with_notes(messages: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> S
 
 def budget_note(context: TurnContext) -> str:
     """The line that says what this turn and those after it may spend, in dollars and turns."""
-    funds = context.funds_of_accounts
-    left, budget = usd_string(funds.left_nanousd), usd_string(context.budget_nanousd)
-    return f"Budget of this session: {left} USD of {budget} USD are left, {_turns_left(context, funds.left_nanousd)}."
-
-
-def _turns_left(context: TurnContext, left_nanousd: int) -> str:
-    row = context.row
+    left_nanousd, row = context.funds_of_accounts.left_nanousd, context.row
     done = 0 if row is None else row.turns
     spent_nanousd = 0 if row is None else row.balance.spent_nanousd
     expected = context.asked.expected_turns or (None if row is None else row.expected_turns)
-    limits = [most - done for most in (expected, context.terms.max_turns) if most is not None]
-    if limits:
-        return f"and {_counted(max(1, min(limits)))} including this one"
-    if done and spent_nanousd:
-        return f"enough for about {_counted(left_nanousd * done // spent_nanousd)} at the cost so far"
-    return f"and this is turn {done + 1}"
+    turns = turns_left(done, spent_nanousd, left_nanousd, (expected, context.terms.max_turns))
+    return budget_sentence(left_nanousd, context.budget_nanousd, done, turns)
 
 
-def _counted(turns: int) -> str:
-    return "1 turn" if turns == 1 else f"{turns} turns"
+def task_budget(context: TurnContext, model: Model, deployment: Deployment) -> dict[str, Any] | None:
+    """The rest as Anthropic's task budget: tokens at the model's output price, its highest.
+
+    None where the client did not ask for it, for a model that has none, and for less than Anthropic's minimum.
+    """
+    has_one = "task_budget" in model.capabilities and _ANTHROPIC.match(deployment.litellm_model) is not None
+    if context.asked.budget_visible != "task_budget" or not has_one:
+        return None
+    per_token_femtousd = model.prices.at(context.prompt.estimate).output_femtousd
+    if per_token_femtousd <= 0:
+        return None
+    total = context.budget_nanousd * FEMTOUSD_PER_NANOUSD // per_token_femtousd
+    remaining = context.funds_of_accounts.left_nanousd * FEMTOUSD_PER_NANOUSD // per_token_femtousd
+    if total < MIN_TASK_TOKENS:
+        return None
+    return {"type": "tokens", "total": total, "remaining": min(remaining, total)}

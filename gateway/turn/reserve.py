@@ -65,6 +65,10 @@ class Reservations:
         """Count a turn among those that start in its session, until it has reserved."""
         return self._held.arriving((caller.tenant_id, session_id))
 
+    def kept_nanousd(self, closing: TurnContext) -> int:
+        """The amount that a turn leaves for the session's last answer, whose context this is."""
+        return self._decider.kept_nanousd(closing)
+
     async def decide_and_reserve(self, context: TurnContext, receive: Receive | None) -> Attempt | Response:
         """Decide and reserve, waiting for money that others hold. Raises ClientLeft on a disconnect."""
         found = await self._try_to_reserve(context, patient=context.outage is None)
@@ -191,6 +195,8 @@ class Reservations:
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
                 parent_session_id=context.parent_session_id,
+                kept_nanousd=context.kept_nanousd if context.decides_kept else None,
+                closing=context.closing,
                 limits=turn_limits(context, estimate, self._configuration().settings.general),
             )
         )

@@ -319,6 +319,11 @@ class Settlements:
         """Update the length forecast from a complete response; a clamped one would bias it."""
         if attempt.context.chat.mode != "chat":
             return
+        estimate_ = attempt.choice.estimate
+        if bill.usage_source == "reported" and estimate_.matching_tokens:
+            cached = bill.usage.cached_tokens
+            self._metrics.cached_share.labels(attempt.model).observe(cached / max(1, estimate_.view.warm_tokens))
+            self._forecast.cache.observe(attempt.model, estimate_.matching_tokens, cached)
         predicted_usd = attempt.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
             self._metrics.cost_ratio.labels(attempt.model).observe(

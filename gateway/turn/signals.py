@@ -13,6 +13,7 @@ import orjson
 
 from gateway.dialects.request import ChatRequest
 from gateway.routing.session import SessionMemory, messages_digest
+from gateway.turn.stall import stall_signals
 
 KEPT_ARGUMENTS = 256 * 1024
 """Limit of collected tool arguments in characters; longer calls are not checked."""
@@ -41,7 +42,8 @@ def implicit_signals(
         "truncated": finish_reason == "length",
         "refusal": finish_reason == "content_filter" or any(message.get("refusal") for message in messages),
     }
-    return {name: True for name, value in signals.items() if value}
+    seen = {name: True for name, value in signals.items() if value}
+    return seen | dict.fromkeys(stall_signals(chat.messages), True)
 
 
 def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:

@@ -27,21 +27,20 @@ from gateway.accounts.auth import Authenticator, Caller
 from gateway.accounts.sessions import session_paused
 from gateway.catalog.live import Configuration
 from gateway.config.settings import LimitSettings
-from gateway.decisions import log
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
-from gateway.http import header_map, json_response, read_body
+from gateway.http import header_map, read_body
 from gateway.routing import session as sessions
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
-from gateway.turn.context import Attempt, Shortage, TurnContext, exhausted, wrapped_up
-from gateway.turn.decide import Decider
+from gateway.turn.context import Attempt, TurnContext, wrapped_up
 from gateway.turn.deliver import Delivery
 from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
+from gateway.turn.stall_rule import StallRule
 from gateway.turn.stream import ClientLeft, StreamPump, run_until_disconnect
 
 ReadRequest = Callable[[bytes, Caller], Awaitable[tuple[ChatRequest, Dialect]]]
@@ -59,7 +58,7 @@ class Turns:
         configuration: Callable[[], Configuration],
         authenticator: Authenticator,
         preparation: Preparation,
-        decider: Decider,
+        stall_rule: StallRule,
         reservations: Reservations,
         calls: ProviderCalls,
         delivery: Delivery,
@@ -68,7 +67,7 @@ class Turns:
         self._configuration = configuration
         self._authenticator = authenticator
         self._preparation = preparation
-        self._decider = decider
+        self._stall_rule = stall_rule
         self._reservations = reservations
         self._calls = calls
         self._delivery = delivery
@@ -115,21 +114,6 @@ class Turns:
         except ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def route(self, request: Request) -> Response:
-        """`POST /route`: the decision for a chat body, with every candidate; spends nothing."""
-        headers = header_map(request)
-        caller = await self._authenticator.caller(headers)
-        chat = parse_chat(await read_body(request, self._limits), self._limits)
-        dialect = ChatDialect(chat.include_usage)
-        session_id, place = await self._preparation.session_of(caller, chat, None, headers)
-        context = await self._preparation.prepare(
-            caller, session_id, place, chat, dialect, read_turn_headers(headers), None
-        )
-        choice = self._decider.decide(context, context.funds, patient=False)
-        if isinstance(choice, Shortage):
-            raise exhausted(context, choice)
-        return json_response(log.dry_run(context.session_id, choice.observation, choice.routed, choice.estimate))
-
     async def own_turn(self, caller: Caller, body: bytes, session_id: str) -> bytes:
         """An internal turn, one per session, through the normal path and ledger."""
         chat = parse_chat(body, self._limits)
@@ -156,16 +140,23 @@ class Turns:
             raise session_paused()
         if context.wrapped_up:
             raise wrapped_up(context)
-        asked = context.asked.wrap_up
-        wraps_up = self._configuration().settings.session.wrap_up if asked is None else asked
-        if not wraps_up or context.chat.mode != "chat":
-            return await self._reservations.decide_and_reserve(context, receive)
+        await self._stall_rule.check(context)
+        if context.chat.mode != "chat":
+            kept_nanousd = 0 if context.row is None else context.row.kept_nanousd
+            return await self._reservations.decide_and_reserve(replace(context, kept_nanousd=kept_nanousd), receive)
+        if not self._wraps_up(context):
+            return await self._reservations.decide_and_reserve(replace(context, decides_kept=True), receive)
         closing = await self._preparation.closing(context)
-        ordinary = replace(context, kept_nanousd=self._decider.kept_nanousd(closing))
+        ordinary = replace(context, kept_nanousd=self._reservations.kept_nanousd(closing), decides_kept=True)
         try:
             return await self._reservations.decide_and_reserve(ordinary, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
             return await self._reservations.decide_and_reserve(closing, receive)
+
+    def _wraps_up(self, context: TurnContext) -> bool:
+        """True if this session ends with a last answer: as the client asks, else its tenant, else the operator."""
+        switches = (context.asked.wrap_up, context.caller.wrap_up, self._configuration().settings.session.wrap_up)
+        return next(switch for switch in switches if switch is not None)
 
     async def _complete(self, attempt: Attempt) -> Response:
         """Make a non-streamed call, settle it and render its response."""

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.accounts import keys, sessions, tenants
 from gateway.accounts.auth import MASTER_KEY_ID, Authenticator
+from gateway.accounts.trees import describe_tree, tree_rows
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, NewId, now_ms
 from gateway.database.database import Database
@@ -244,6 +245,7 @@ class Dashboard:
             return {
                 "session": found,
                 "turns": turns,
+                "tree": tree_rows(describe_tree(connection, found)["children"]),
                 "entries": queries.newest_entries(connection, tenant_id=tenant_id, session_id=session_id),
             }
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection, Table, and_, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, and_, or_, select
 
-from gateway.database.tables import keys, sessions, tenants, webhook_events
+from gateway.database.tables import keys, sessions, tenants
 from gateway.money import usd_string
+from gateway.webhooks.outbox import WebhookEvent, queue
 
 THRESHOLDS = (50, 80, 95, 100)
 SOFT = -1
@@ -55,12 +54,8 @@ def record(
     """Queue a message to every URL for each new crossing; return how many."""
     made = 0
     for account in _accounts(connection, since_ms):
-        for threshold in account.crossed:
-            for url in urls:
-                made += _queue(connection, account, threshold, url, at_ms, new_id)
-        if account.over_soft_budget:
-            for url in urls:
-                made += _queue(connection, account, SOFT, url, at_ms, new_id)
+        for threshold in (*account.crossed, *((SOFT,) if account.over_soft_budget else ())):
+            made += queue(connection, urls, _event(account, threshold), at_ms=at_ms, new_id=new_id)
     return made
 
 
@@ -97,13 +92,9 @@ def _account(kind: str, row: Any) -> BudgetedAccount:
     )
 
 
-def _queue(
-    connection: Connection, account: BudgetedAccount, threshold: int, url: str, at_ms: int, new_id: Callable[[str], str]
-) -> int:
-    event_id = new_id("evt")
+def _event(account: BudgetedAccount, threshold: int) -> WebhookEvent:
     soft = account.soft_budget_nanousd if threshold == SOFT else None
     body = {
-        "id": event_id,
         **(
             {"type": "budget.threshold", "threshold_percent": threshold}
             if soft is None
@@ -116,26 +107,12 @@ def _queue(
         "budget_usd": usd_string(account.granted_nanousd),
         "spent_nano_usd": account.spent_nanousd,
         "spent_usd": usd_string(account.spent_nanousd),
-        "created_at_ms": at_ms,
     }
-    table: Table = webhook_events
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    done = connection.execute(
-        dialect.insert(table)
-        .values(
-            event_id=event_id,
-            url=url,
-            account=account.kind,
-            account_id=f"{account.tenant_id}/{account.account_id}",
-            threshold=threshold,
-            granted_nanousd=account.granted_nanousd if soft is None else soft,
-            reset_at_ms=account.reset_at_ms,
-            body=orjson.dumps(body).decode(),
-            attempts=0,
-            due_at_ms=at_ms,
-            created_at_ms=at_ms,
-        )
-        .on_conflict_do_nothing()
-        .returning(table.c.event_id)
+    return WebhookEvent(
+        account.kind,
+        f"{account.tenant_id}/{account.account_id}",
+        threshold,
+        body,
+        granted_nanousd=account.granted_nanousd if soft is None else soft,
+        reset_at_ms=account.reset_at_ms,
     )
-    return len(done.all())

@@ -24,7 +24,7 @@ from gateway.config.settings import WebhookSettings
 from gateway.database.database import Database
 from gateway.database.tables import webhook_events
 from gateway.errors import LedgerUnavailable
-from gateway.webhooks import crossings
+from gateway.webhooks import alarms, crossings
 
 _log = logging.getLogger("seqroute.webhooks")
 TIMEOUT_S = 10.0
@@ -57,6 +57,7 @@ class Webhooks:
         uniform: Uniform,
         new_id: Callable[[str], str],
         on_sent: Callable[[str], None],
+        idle_timeout_s: Callable[[], float] = lambda: 1800.0,
     ) -> None:
         self._targets = targets
         self._database = database
@@ -64,6 +65,7 @@ class Webhooks:
         self._uniform = uniform
         self._new_id = new_id
         self._on_sent = on_sent
+        self._idle_timeout_s = idle_timeout_s
         self._looked_at_ms = 0
 
     async def run(self, *, ready: Callable[[], bool], interval_s: float) -> None:
@@ -81,11 +83,17 @@ class Webhooks:
 
     async def look(self) -> int:
         """Queue what was crossed since the last look."""
-        at_ms, since_ms = now_ms(self._clock), self._looked_at_ms
-        urls = [target.url for target in self._targets()]
-        made = await self._database.write(
-            lambda c: crossings.record(c, urls, since_ms=since_ms, at_ms=at_ms, new_id=self._new_id)
-        )
+        at_ms = now_ms(self._clock)
+        since_ms, urls = self._looked_at_ms, [target.url for target in self._targets()]
+        idle_ms = int(self._idle_timeout_s() * 1000)
+
+        def record(connection: Connection) -> int:
+            made = crossings.record(connection, urls, since_ms=since_ms, at_ms=at_ms, new_id=self._new_id)
+            return made + alarms.record(
+                connection, urls, since_ms=since_ms, at_ms=at_ms, idle_ms=idle_ms, new_id=self._new_id
+            )
+
+        made = await self._database.write(record)
         self._looked_at_ms = at_ms
         return made
 

@@ -23,6 +23,7 @@ DECLARE
   v_chain sessions[];
   v_parent text;
   v_room bigint;
+  v_kept bigint;
   k keys%ROWTYPE;
   h holds%ROWTYPE;
   c idempotency%ROWTYPE;
@@ -72,7 +73,7 @@ BEGIN
     claim_sha text, claim_kept_ms bigint, usage_source text, memory text, close_session boolean, answer_status int,
     answer_headers text, answer_body text, drop_claim boolean, tenant_id text, beginning jsonb, digests jsonb,
     answers jsonb, limits jsonb, limit_mask int, limit_key text, limit_tokens bigint, tokens bigint,
-    lease_ms bigint)
+    lease_ms bigint, kept bigint, closing boolean)
   LOOP
     result := NULL;
     v_again := p_again OR COALESCE(o.again, false);
@@ -214,7 +215,8 @@ BEGIN
               WHEN s.own_limit = 1 THEN s.granted_nanousd
               ELSE GREATEST(s.granted_nanousd, v_chain[1].granted_nanousd) END;
           ELSE
-            SELECT GREATEST(0, min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd)) INTO v_room
+            SELECT GREATEST(0, min(seqroute_free(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd,
+              x.kept_nanousd))) INTO v_room
             FROM unnest(v_chain) x;
             v_granted := LEAST(v_granted, GREATEST(
               CASE WHEN v_found AND s.own_limit = 1 THEN s.granted_nanousd ELSE 0 END,
@@ -225,9 +227,10 @@ BEGIN
           END IF;
         END IF;
         v_available := v_granted - s.reserved_nanousd - s.spent_nanousd;
-        IF v_available < o.amount THEN
+        v_kept := CASE WHEN o.closing THEN 0 ELSE COALESCE(o.kept, CASE WHEN v_found THEN s.kept_nanousd END, 0) END;
+        IF seqroute_free(v_available, v_kept) < o.amount THEN
           result := jsonb_build_array('refused', 'session', v_granted, s.reserved_nanousd, s.spent_nanousd,
-            s.overage_nanousd);
+            s.overage_nanousd, v_kept);
         END IF;
       END IF;
       IF result IS NULL AND v_chain IS NOT NULL THEN
@@ -241,9 +244,9 @@ BEGIN
         END IF;
         IF result IS NULL THEN
           FOREACH p IN ARRAY v_chain LOOP
-            IF p.granted_nanousd - p.reserved_nanousd - p.spent_nanousd < o.amount THEN
+            IF seqroute_free(p.granted_nanousd - p.reserved_nanousd - p.spent_nanousd, p.kept_nanousd) < o.amount THEN
               result := jsonb_build_array('refused', 'parent', p.granted_nanousd, p.reserved_nanousd,
-                p.spent_nanousd, p.overage_nanousd);
+                p.spent_nanousd, p.overage_nanousd, p.kept_nanousd);
               EXIT;
             END IF;
           END LOOP;
@@ -265,16 +268,17 @@ BEGIN
                 reset_at_ms = seqroute_next_reset(k."window", v_now_ms)
               WHERE x.key_id = k.key_id RETURNING * INTO k;
             END IF;
-            IF k.granted_nanousd - k.reserved_nanousd - k.spent_nanousd < o.amount THEN
+            IF seqroute_free(k.granted_nanousd - k.reserved_nanousd - k.spent_nanousd, v_kept) < o.amount THEN
               result := jsonb_build_array('refused', 'key', k.granted_nanousd, k.reserved_nanousd, k.spent_nanousd,
-                k.overage_nanousd);
+                k.overage_nanousd, v_kept);
             END IF;
           END IF;
         END IF;
       END IF;
-      IF result IS NULL AND t.granted_nanousd - t.reserved_nanousd - t.spent_nanousd < o.amount THEN
+      IF result IS NULL
+        AND seqroute_free(t.granted_nanousd - t.reserved_nanousd - t.spent_nanousd, v_kept) < o.amount THEN
         result := jsonb_build_array('refused', 'tenant', t.granted_nanousd, t.reserved_nanousd, t.spent_nanousd,
-          t.overage_nanousd);
+          t.overage_nanousd, v_kept);
       END IF;
       IF result IS NULL THEN
         IF NOT v_found OR v_granted <> s.granted_nanousd THEN
@@ -318,14 +322,15 @@ BEGIN
             turns = x.turns + CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
             expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms,
-            own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END
+            own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END,
+            kept_nanousd = COALESCE(o.kept, x.kept_nanousd)
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,
-            expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit)
+            expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit, kept_nanousd)
           VALUES (t.tenant_id, o.session_id, v_granted, o.amount, CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms,
-            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END);
+            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END, COALESCE(o.kept, 0));
         END IF;
         v_room := NULL;
         IF v_chain IS NOT NULL THEN
@@ -398,7 +403,10 @@ BEGIN
         v_fits := LEAST(v_owed, s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd,
           t.granted_nanousd - t.reserved_nanousd - t.spent_nanousd);
         IF s.parent_session_id IS NOT NULL THEN
-          v_fits := LEAST(v_fits, seqroute_move_above(h.tenant_id, h.session_id, 0, 0, 0, NULL));
+          -- What is spent already may take what is kept for a last answer: it is no overage.
+          SELECT LEAST(v_fits, min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd)) INTO v_fits
+          FROM session_ancestors a JOIN sessions x ON x.tenant_id = a.tenant_id AND x.session_id = a.ancestor_id
+          WHERE a.tenant_id = h.tenant_id AND a.session_id = h.session_id;
         END IF;
         IF h.key_id IS NOT NULL THEN
           SELECT LEAST(v_fits, x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd) INTO v_fits
@@ -576,16 +584,20 @@ BEGIN
         SELECT y.hold_id FROM holds y WHERE y.hold_id = o.hold_id AND y.state = 'open' FOR UPDATE SKIP LOCKED);
       result := to_jsonb(FOUND);
 
-    WHEN 'standing', 'snapshot' THEN  -- 'standing' is what gateways before revision 0026 ask for
+    WHEN 'standing', 'snapshot', 'accounts' THEN  -- the first two are what gateways before revision 0029 ask for
       SELECT jsonb_build_array(a.granted_nanousd, a.reserved_nanousd, a.spent_nanousd, a.overage_nanousd,
         b.session_id,
         b.granted_nanousd, b.reserved_nanousd, b.spent_nanousd, b.overage_nanousd, b.state, b.turns, b.expected_turns,
         b.memory, b.last_decision_id, b.quality_count, b.quality_sum, b.last_quality, b.created_at_ms,
         b.updated_at_ms, v_now_ms)
-        || CASE WHEN o.op = 'snapshot' THEN jsonb_build_array(b.parent_session_id, b.own_limit,
+        || CASE WHEN o.op <> 'standing' THEN jsonb_build_array(b.parent_session_id, b.own_limit) ELSE '[]' END
+        || CASE WHEN o.op = 'accounts' THEN jsonb_build_array(b.kept_nanousd) ELSE '[]' END
+        || CASE WHEN o.op <> 'standing' THEN jsonb_build_array(
           CASE WHEN b.parent_session_id IS NOT NULL THEN (
-            SELECT jsonb_build_array(min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd),
-              min(x.granted_nanousd - x.spent_nanousd), min(x.granted_nanousd) FILTER (WHERE l.distance = 1), count(*))
+            SELECT jsonb_build_array(
+              min(seqroute_free(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd, x.kept_nanousd)),
+              min(seqroute_free(x.granted_nanousd - x.spent_nanousd, x.kept_nanousd)),
+              min(x.granted_nanousd) FILTER (WHERE l.distance = 1), count(*))
             FROM session_ancestors l JOIN sessions x ON x.tenant_id = l.tenant_id AND x.session_id = l.ancestor_id
             WHERE l.tenant_id = b.tenant_id AND l.session_id = b.session_id) END) ELSE '[]' END
       INTO result FROM tenants a LEFT JOIN sessions b ON b.tenant_id = a.tenant_id AND b.session_id = o.session_id

@@ -1,4 +1,5 @@
--- Move money on every session above a child, and tell the least that they have left; without a time only tell it.
+-- Move money on every session above a child, and tell the least that they have beside what they keep for their last
+-- answers; without a time only tell it.
 -- The caller holds the tenant's lock, which every movement of money of its sessions requires.
 CREATE OR REPLACE FUNCTION seqroute_move_above(p_tenant text, p_session text, p_reserved bigint, p_spent bigint,
   p_overage bigint, p_now_ms bigint) RETURNS bigint
@@ -14,7 +15,7 @@ BEGIN
     WHERE a.tenant_id = p_tenant AND a.session_id = p_session AND x.tenant_id = a.tenant_id
       AND x.session_id = a.ancestor_id;
   END IF;
-  SELECT min(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd) INTO v_least
+  SELECT min(seqroute_free(x.granted_nanousd - x.reserved_nanousd - x.spent_nanousd, x.kept_nanousd)) INTO v_least
   FROM session_ancestors a JOIN sessions x ON x.tenant_id = a.tenant_id AND x.session_id = a.ancestor_id
   WHERE a.tenant_id = p_tenant AND a.session_id = p_session;
   RETURN v_least;

@@ -24,7 +24,7 @@ PUBLIC = {
     "/health/readiness",
 }  # fmt: skip
 """What needs no key. A new route that needs none has to be named here."""
-READ_BY_POST = {"/forecast"}
+READ_BY_POST = {"/forecast", "/tools/check_budget"}
 """Questions with a body: a read-only key may ask them."""
 
 

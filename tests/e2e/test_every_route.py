@@ -28,7 +28,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
 }
 FREE = {
     "/feedback", "/forecast", "/messages/count_tokens", "/responses/compact", "/responses/{response_id}/cancel",
-    "/route", "/router/outcomes", "/sessions/{session_id}", "/sessions/{session_id}/charges",
+    "/route", "/router/outcomes", "/sessions/{session_id}", "/sessions/{session_id}/charges", "/tools/check_budget",
 }  # fmt: skip
 """Posts that call no provider. Charges spend money elsewhere: tests/e2e/test_charges.py."""
 UNSTREAMED = ("/embeddings", "/moderations")

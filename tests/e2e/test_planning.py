@@ -35,6 +35,16 @@ async def test_a_forecast_needs_finished_sessions_and_is_the_tenant_s_own(tmp_pa
             assert found["finishes_within_budget"] == 1.0
             assert set(found["at_lambda"]) == {"cheap", "balanced", "best"}
             assert found["cost_to_go"]["p50_nano_usd"] > 0
+            for row in found["at_lambda"].values():
+                assert set(row["cost_to_go"]) >= {"p50_nano_usd", "p90_nano_usd", "p99_nano_usd"}
+                assert row["finishes_within_budget"] == 1.0
+            asked = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+            dry = (await http.post("/v1/route", json=asked, headers=session("now"))).json()["forecast"]
+            assert {name: dry[name] for name in ("available", "turns", "turns_to_go", "at_lambda")} == {
+                name: found[name] for name in ("available", "turns", "turns_to_go", "at_lambda")
+            }
+            fresh = (await http.post("/v1/route", json=asked, headers=session("not-yet"))).json()["forecast"]
+            assert (fresh["turns"], fresh["turns_to_go"]["p50"], fresh["references"]) == (0, 2, 9)
             assert (await stranger.post("/v1/forecast", json={"session_id": "now"})).status_code == 404
             for body in ({}, {"session_id": 5}, {"session_id": "a b"}, {"session_id": "now", "x": 1}):
                 assert (await http.post("/v1/forecast", json=body)).status_code == 400, body

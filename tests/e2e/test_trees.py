@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.e2e.test_dashboard import signed_in
 from tests.harness.gateway import config, serving
 from tests.harness.routes import ROUTES, ask, error_of
 from tests.harness.scenario import playing, seqroute, session, turn
@@ -48,7 +49,31 @@ async def test_a_tree_of_agents_spends_one_budget_and_says_who_spent_what(tmp_pa
         assert root["tree_spent_nano_usd"] == root["spent_nano_usd"] > 9 * 10_000
         leaf = await show(http, "tool-0")
         assert (leaf["parent_session_id"], leaf["children"]) == ("agent-0", [])
-        assert leaf["remaining_nano_usd"] == root["remaining_nano_usd"]
+        assert leaf["remaining_nano_usd"] == root["remaining_nano_usd"] == leaf["above_remaining_nano_usd"]
+        assert leaf["own_remaining_nano_usd"] == leaf["budget_nano_usd"] - leaf["spent_nano_usd"]
+        assert root["above_remaining_nano_usd"] is None
+        listed = {row["session_id"]: row for row in (await http.get("/v1/sessions")).json()["data"]}
+        for name in ("tool-0", "agent-1", "root"):
+            shown = await show(http, name)
+            assert {field: shown[field] for field in listed[name]} == listed[name]
+        async with signed_in(play, play.gateway.master_key) as seen:
+            page = (await seen.get("/ui/sessions/default/root")).text
+            for number in range(len(ROUTES)):
+                assert f"/ui/sessions/default/agent-{number}" in page
+                assert f'└ <a href="/ui/sessions/default/tool-{number}"' in page
+            assert "/ui/sessions/default/agent-0" in (await seen.get("/ui/sessions/default/tool-0")).text
+
+
+async def test_a_child_s_new_budget_is_clamped_and_told(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.05"))
+        await turn(http, headers=child("agent", "root"))
+        raised = (await http.post("/v1/sessions/agent", json={"budget_usd": "5"})).json()
+        shown = await show(http, "agent")
+        assert (raised["budget_clamped"], raised["asked_budget_usd"]) == (True, "5")
+        assert raised["budget_nano_usd"] == shown["spent_nano_usd"] + shown["above_remaining_nano_usd"]
+        within = (await http.post("/v1/sessions/agent", json={"budget_usd": "0.01"})).json()
+        assert "budget_clamped" not in within
 
 
 async def test_bad_parents_are_refused_before_anything_is_reserved(tmp_path: Path, database_url: str) -> None:

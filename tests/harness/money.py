@@ -118,6 +118,8 @@ class Bench:
         row: Mapping[str, Any] | None = None,
         limits: TurnLimits | None = None,
         parent: str | None = None,
+        kept: int | None = None,
+        closing: bool = False,
     ) -> Reserve:
         """`decision`: the id of an earlier decision that this is a further attempt of; `dispatch`: the checkpoint."""
         return Reserve(
@@ -136,6 +138,8 @@ class Bench:
             checkpoint_nanousd=dispatch,
             limits=limits,
             parent_session_id=parent,
+            kept_nanousd=kept,
+            closing=closing,
         )
 
     async def reserve(self, amount_nanousd: int, **more: Any) -> tuple[Reserve, ReserveOutcome]:

@@ -37,6 +37,7 @@ class TurnSwarm:
     session_nanousd: int = 10**9
     pause_s: float = 2.0
     """The provider's longest between two tokens."""
+    wrap_up: bool = False
 
     @classmethod
     def draw(cls, dice: random.Random) -> TurnSwarm:

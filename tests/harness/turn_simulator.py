@@ -60,6 +60,7 @@ from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
 from gateway.turn.settle import Listeners, Settlements
+from gateway.turn.stall_rule import StallRule
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import WAIT_S, HeldMoney
 from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies
@@ -79,6 +80,8 @@ from tests.harness.simulator import (
 )
 
 T = TypeVar("T")
+CLOSING_TOKENS = 256
+"""What a session keeps the money for, at least: the answer of a closing turn."""
 CROWD_NEEDS_NANOUSD = 3_600_000
 """A little more than a turn of the simulated model holds for an answer of its likely length."""
 
@@ -94,6 +97,11 @@ class Seen:
     ended: bool = False
     steps: int = 0
     seconds: float = 0.0
+    session: str = "s"
+    finish: str | None = None
+    """What `x-seqroute-finish` said."""
+    max_tokens: int | None = None
+    """The limit of its answer, where the money set it."""
 
     @property
     def acknowledged(self) -> bool:
@@ -124,7 +132,7 @@ class TurnSimulation:
     def start(self) -> None:
         """Everything between the request and the statements, as `gateway.app.assemble` puts it together."""
         small = model(deployments=(deployment("small#0"), deployment("small#1")))
-        session = SessionSettings(self.swarm.session_nanousd, 10**10)
+        session = SessionSettings(self.swarm.session_nanousd, 10**10, wrap_up=self.swarm.wrap_up)
         settings = Settings(models=(), router=RouterSettings(num_retries=1), session=session)
         configuration = Configuration(settings, catalog(small))
         self.wall = SteppingClock(draw_skew(self.clock_dice))
@@ -175,7 +183,9 @@ class TurnSimulation:
                 balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
                 conversations=conversations, clock=self.clock,
             ),
-            decider=decider,
+            stall_rule=StallRule(
+                configuration=lambda: configuration, database=unused, clock=self.clock, new_id=self.new_id
+            ),
             reservations=reservations,
             calls=ProviderCalls(
                 configuration=lambda: configuration, upstream=cast(Upstream, self.provider), breaker=breaker,
@@ -203,6 +213,27 @@ class TurnSimulation:
         self.start()
         loops = [asyncio.create_task(work) for work in (self.leases.run(), self.sweep_forever())]
         await asyncio.gather(*(self.turn(f"{number}", stream=stream) for number in range(self.swarm.clients)))
+        await self.rest(loops)
+
+    async def endings(self) -> None:
+        """Agents and sub-agents at once in one tree, each until its session has ended."""
+        self.start()
+        loops = [asyncio.create_task(work) for work in (self.leases.run(), self.sweep_forever())]
+        first = await self.turn("root-0", stream=False)
+        assert first.status == 200
+
+        async def agent(number: int) -> None:
+            session, parent = (f"child-{number}", "s") if number % 3 == 2 else ("s", None)
+            for turn in range(1, 1_000):
+                streams = self.dice.random() < 0.5
+                seen = await self.turn(f"{number}-{turn}", stream=streams, session=session, parent=parent)
+                if seen.status not in (200, 429):
+                    assert seen.status == 402, seen
+                    return
+                await asyncio.sleep(self.dice.uniform(0, 0.5))
+            raise AssertionError("a session without an end")
+
+        await asyncio.gather(*(agent(number) for number in range(self.swarm.clients)))
         await self.rest(loops)
 
     async def rest(self, loops: list[asyncio.Task[None]]) -> None:
@@ -254,9 +285,10 @@ class TurnSimulation:
         cancel_at: int | None = None,
         leave_after_s: float | None = None,
         key: str | None = None,
+        parent: str | None = None,
     ) -> Seen:
         """One request, from its first byte to its last; its handler is cancelled at await `cancel_at`."""
-        seen = Seen(tag, stream)
+        seen = Seen(tag, stream, session=session)
         self.seen.append(seen)
         turns = self.dice.choice(self.replicas)
         started_s = asyncio.get_running_loop().time()
@@ -265,6 +297,8 @@ class TurnSimulation:
         headers = [(b"x-session-id", session.encode()), (b"content-type", b"application/json")]
         if key is not None:
             headers.append((b"idempotency-key", f"{key}-{tag}".encode()))
+        if parent is not None:
+            headers.append((b"x-parent-session-id", parent.encode()))
         arriving = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Any:
@@ -279,6 +313,9 @@ class TurnSimulation:
                 return
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
+                told = dict(message["headers"])
+                seen.finish = told.get(b"x-seqroute-finish", b"").decode() or None
+                seen.max_tokens = int(told.get(b"x-seqroute-max-tokens", b"0")) or None
             else:
                 seen.body += message.get("body", b"")
                 seen.ended = not message.get("more_body", False)
@@ -399,6 +436,32 @@ def simulate_crowd(seed: int, empty: Any) -> None:
     in_a_copy(empty, run)
 
 
+def simulate_endings(seed: int, empty: Any) -> None:
+    """Turns at once, of a session and of sub-agents that spend its money, until all is spent; and no faults.
+
+    Whatever comes together with it, the session's last answer is a closing one. Raises AssertionError.
+    """
+    dice = random.Random(seed)
+    swarm = replace(
+        calm(),
+        clients=dice.randint(1, 8),
+        replicas=dice.choice((1, 2, 3)),
+        session_nanousd=dice.randint(15, 40) * CROWD_NEEDS_NANOUSD // 10,
+        pause_s=dice.choice((0.01, 0.2)),
+        wrap_up=True,
+    )
+
+    async def run(connection: Any) -> None:
+        simulation = TurnSimulation(seed, connection, swarm, faults=False)
+        await simulation.endings()
+        last = [seen for seen in simulation.seen if seen.session == "s" and seen.finish == "wrap-up"]
+        assert last, "the session ended without a last answer"
+        # No stump of an answer: what was kept for it was still there.
+        assert max(seen.max_tokens or CLOSING_TOKENS for seen in last) >= CLOSING_TOKENS, last
+
+    in_a_copy(empty, run)
+
+
 def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> int:
     """One turn, cancelled at its first await, then at its second, and so on to its last; answers how many.
 
@@ -458,6 +521,7 @@ def main() -> int:
         try:
             simulate_turns(seed, empty)
             simulate_crowd(seed, empty)
+            simulate_endings(seed, empty)
         except Exception as error:  # noqa: BLE001 - every way to fail is a finding
             failed += 1
             print(f"seed {seed}: {type(error).__name__}: {error}")

@@ -46,6 +46,7 @@ from train.nightly.publish import (
     with_report,
     write_folder,
 )
+from train.nightly.session_costs import forecast_coverage
 from train.progress import Progress
 from train.run_folder import RunFolder, finite
 
@@ -128,6 +129,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
             "reasons": list(verdict.reasons),
             "log": finite(log),
             "health": read_health(then),
+            "session_costs": forecast_coverage(training, untouched),
             **sizes,
             "fit": fitting,
             "evaluation": evaluation,

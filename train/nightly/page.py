@@ -44,6 +44,15 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
         yield _heading("Drift and health")
         # The notes contain all findings; the findings themselves are for programs.
         yield _section({name: value for name, value in report["health"].items() if name != "findings"})
+    coverage = report.get("session_costs") or {}
+    if coverage:
+        yield _heading("Forecasts of sessions' costs")
+        yield "<p>Held-back sessions whose rest cost at most the P90 of its forecast: 85 to 95 % when calibrated.</p>"
+        rows = [
+            (when, row["sessions"], f"{row['p90_coverage']:.1%}", "yes" if row["calibrated"] else "no")
+            for when, row in coverage.items()
+        ]
+        yield _table(("forecast", "sessions", "P90 coverage", "calibrated"), rows)
     log = report.get("log") or {}
     if log:
         yield _heading("Training data")

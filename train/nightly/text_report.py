@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from train.nightly.session_costs import coverage_lines
+
 
 def describe(report: Mapping[str, Any]) -> list[str]:
     """Lines of the report: the verdict, its reasons and its evidence."""
@@ -27,6 +29,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"models: {_counts(log['models'])}; policies: {_counts(log['policies'])}"
     for note in (report.get("health") or {}).get("notes", []):
         yield f"health: {note}"
+    yield from coverage_lines(report.get("session_costs") or {})
     evaluation = report.get("evaluation") or {}
     if evaluation:
         held_out = max(report.get("untouched_sessions", 0), evaluation["sessions"])

@@ -48,6 +48,7 @@ class Account:
     spent: int = 0
     overage: int = 0
     own_limit: bool = True
+    kept: int = 0
 
     def balance(self) -> Balance:
         return Balance(self.granted, self.reserved, self.spent, self.overage)
@@ -55,6 +56,11 @@ class Account:
     @property
     def available(self) -> int:
         return self.granted - self.reserved - self.spent
+
+    def free(self, kept: int | None = None) -> int:
+        """What a turn may hold beside what is kept for a last answer."""
+        beside = self.available - (self.kept if kept is None else kept)
+        return self.available if self.available < 0 else max(0, beside)
 
 
 @dataclass
@@ -89,15 +95,17 @@ class Model:
         if PARENTS.get(op.session_id) is not None and not above:
             return "unknown"
         granted, own_limit = self._granted(op, known, above)
-        if granted - session.reserved - session.spent < op.amount_nanousd:
+        kept = session.kept if op.kept_nanousd is None else op.kept_nanousd
+        beside = 0 if op.closing else kept
+        if replace(session, granted=granted).free(beside) < op.amount_nanousd:
             return "session"
-        if any(account.available < op.amount_nanousd for account in above):
+        if any(account.free() < op.amount_nanousd for account in above):
             return "parent"
-        if op.key_id is not None and self.key.available < op.amount_nanousd:
+        if op.key_id is not None and self.key.free(beside) < op.amount_nanousd:
             return "key"
-        if self.tenant.available < op.amount_nanousd:
+        if self.tenant.free(beside) < op.amount_nanousd:
             return "tenant"
-        session.granted = granted
+        session.granted, session.kept = granted, kept
         session.own_limit = own_limit
         self.sessions[op.session_id] = session
         accounts = [session, *above, self.tenant] + ([self.key] if op.key_id is not None else [])
@@ -119,7 +127,7 @@ class Model:
     def balance(self, session_id: str) -> Balance:
         """A session's balance, as the ledger tells it with an operation."""
         above = self.above(session_id)
-        least = min(account.available for account in above) if above else None
+        least = min(account.free() for account in above) if above else None
         return replace(self.sessions[session_id].balance(), above_nanousd=least)
 
     def _granted(self, op: Reserve, known: Account | None, above: list[Account]) -> tuple[int, bool]:
@@ -130,7 +138,7 @@ class Model:
             grows = above and not session.own_limit
             return (max(session.granted, above[0].granted) if grows else session.granted), session.own_limit
         if above:
-            room = max(0, min(account.available for account in above))
+            room = max(0, min(account.free() for account in above))
             ceiling = min(ceiling, max(session.granted if session.own_limit else 0, used + room))
         return (ceiling if known is None else max(ceiling, min(session.granted, used))), True
 
@@ -228,12 +236,16 @@ class LedgerMachine(RuleBasedStateMachine):
         target=holds, amount=AMOUNTS, session=st.sampled_from(["a", "b", "child", "twin", "grandchild"]),
         keyed=st.booleans(),
         ceiling=st.sampled_from([None, None, 0, 120, 700]), dispatch=st.none() | AMOUNTS,
+        kept=st.sampled_from([None, None, 0, 30, 90]), closing=st.booleans(),
     )  # fmt: skip
-    def reserve(self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None) -> Any:
+    def reserve(
+        self, amount: int, session: str, keyed: bool, ceiling: int | None, dispatch: int | None, kept: int | None,
+        closing: bool,
+    ) -> Any:  # fmt: skip
         key = self.key_id if keyed else None
         op = self.bench.asking(
             amount, session=session, tenant=self.name, ceiling=ceiling, default=500, key=key, dispatch=dispatch,
-            parent=PARENTS.get(session),
+            parent=PARENTS.get(session), kept=kept, closing=closing,
         )  # fmt: skip
         expected = self.model.reserve(op, self.bench.hands.at_ms)
         outcome = self.do(self.bench.ledger.reserve(op))
@@ -247,6 +259,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return multiple()
         assert isinstance(outcome, Refused)
         assert outcome.account == expected
+        assert outcome.free_nanousd < amount
         return multiple()
 
     @rule(op=holds, bill=AMOUNTS, exact=st.booleans())

@@ -119,6 +119,16 @@ async def test_parameters_of_the_openai_reference_reach_openai(upstream: Upstrea
     assert left_out == set()
 
 
+async def test_a_session_s_cache_key_goes_to_openai_where_the_caller_has_none(upstream: Upstream) -> None:
+    body, left_out = await sent(upstream, "openai/gpt-4o", cache_key="of-the-session")
+    assert (body["prompt_cache_key"], left_out) == ("of-the-session", set())
+    own, _ = await sent(upstream, "openai/gpt-4o", cache_key="of-the-session", params={"prompt_cache_key": "own"})
+    assert own["prompt_cache_key"] == "own"
+    for model in ("openai/qwen", "hosted_vllm/qwen", "anthropic/claude-sonnet-4-5"):
+        body, left_out = await sent(upstream, model, cache_key="of-the-session")
+        assert ("prompt_cache_key" in body, left_out) == (False, set()), model
+
+
 async def test_labels_go_to_openai_with_an_answer_that_it_shall_store_alone(upstream: Upstream) -> None:
     body, left_out = await sent(upstream, "openai/gpt-4o", params={"metadata": {"session_id": "s"}})
     assert "metadata" not in body

@@ -91,6 +91,18 @@ async def read(upstream: Upstream, wanted: Call) -> tuple[str, Any, str | None]:
     return text, stream.usage, stream.finish_reason
 
 
+async def test_a_task_budget_goes_to_claude_beside_its_effort(upstream: Upstream) -> None:
+    left = {"type": "tokens", "total": 64_000, "remaining": 50_000}
+    async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
+        wanted = call(provider, "anthropic/claude-opus-4-7", task_budget=left, params={"reasoning_effort": "low"})
+        await upstream.complete(wanted)
+        await upstream.complete(call(provider, "anthropic/claude-opus-4-7", task_budget=left))
+    assert [body["output_config"] for _, body in provider.received] == [
+        {"task_budget": left, "effort": "low"},
+        {"task_budget": left},
+    ]
+
+
 async def test_claude_answers_whole(upstream: Upstream) -> None:
     async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
         reply = await upstream.complete(call(provider, "anthropic/claude-sonnet-4-5"))

@@ -14,7 +14,14 @@ from gateway.catalog.prices import Prices, PriceTier
 from gateway.catalog.usage import Usage
 from gateway.config.settings import RouterSettings
 from gateway.providers.cooldown import Breaker
-from gateway.routing.estimates import LEAST_LIKELY_TOKENS, LEAST_OUTPUT_TOKENS, Estimate, available, estimate
+from gateway.routing.estimates import (
+    LEAST_LIKELY_TOKENS,
+    LEAST_OUTPUT_TOKENS,
+    Estimate,
+    available,
+    estimate,
+    marks_cache,
+)
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory
 from policy.mdp import COST_LEVELS
@@ -40,14 +47,16 @@ def estimated(
     company: int = 1,
     answer_tokens: tuple[float, ...] | None = None,
     request: dict[str, Any] | None = None,
+    forecast: OutputForecast | None = None,
     **changes: Any,
 ) -> Estimate:
     option = Eligibility(model("small", charged, **changes), (), why_not)
     return estimate(
-        option, chat(**(request or {})), memory or SessionMemory(), OutputForecast(),
+        option, chat(**(request or {})), memory or SessionMemory(), forecast or OutputForecast(),
         Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
         available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
         contended=contended, patient=patient, company=company, answer_tokens=answer_tokens,
+        marked=marks_cache(chat(**(request or {}))),
     )  # fmt: skip
 
 
@@ -262,6 +271,30 @@ def test_the_warm_part_of_the_prompt_is_predicted_at_the_cached_price_and_held_a
     saved = cold.view.cost_quantiles_usd[0] - warm.view.cost_quantiles_usd[0]
     assert saved == pytest.approx(800 * 0.9e-6)
     assert estimated(charged=charged, memory=memory, prompt_tokens=300).view.warm_tokens == 300
+
+
+def test_the_warm_part_is_as_large_as_the_model_s_bills_have_shown() -> None:
+    memory = remember(
+        SessionMemory(), model="small", messages=chat().messages, prompt_tokens=800, output_tokens=5, failed=False,
+        regenerated=False, tool_error=False, at_ms=0,
+    )  # fmt: skip
+    forecast = OutputForecast()
+    for _ in range(1_000):
+        forecast.cache.observe("small", 1_000, 500)
+    found = estimated(memory=memory, forecast=forecast)
+    assert found.matching_tokens == 800
+    assert 395 <= found.view.warm_tokens <= 405
+    assert found.hold_nanousd == estimated(memory=memory).hold_nanousd
+
+
+def test_what_the_client_marks_for_the_cache_is_predicted_at_the_price_of_writing_it() -> None:
+    charged = prices(cached_input_femtousd=10**8, cache_write_femtousd=5 * 10**9 // 4)
+    marked = {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}
+    plain = estimated(charged=charged)
+    found = estimated(charged=charged, request={"messages": [{"role": "user", "content": [marked]}]})
+    assert found.view.cost_quantiles_usd[0] - plain.view.cost_quantiles_usd[0] == pytest.approx(1_000 * 0.25e-6)
+    assert found.hold_nanousd == plain.hold_nanousd  # the hold is at the highest price in any case
+    assert not marks_cache(chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}]))
 
 
 def test_what_a_dead_call_is_charged_is_the_median_answer() -> None:

@@ -38,8 +38,10 @@ def test_a_402_names_the_account_that_binds_what_is_left_and_what_is_needed() ->
     assert error.headers == {"x-should-retry": "false"}
     assert error.details == {
         "session_id": "s", "remaining_nano_usd": 1_500, "remaining_usd": "0.0000015", "needed_nano_usd": 32_000,
-        "needed_usd": "0.000032",
+        "needed_usd": "0.000032", "stop_reason": "budget_reached", "spend_control": {"reached": True},
     }  # fmt: skip
+    too_low = exhausted(context(), Shortage(AvailableFunds(1_500, "request", 1_500), 32_000, held=False))
+    assert "stop_reason" not in too_low.details
     assert "X-Session-Budget-USD" in error.message
     poor_tenant = exhausted(context(), Shortage(AvailableFunds(10, "tenant", 20), 32_000, held=False))
     assert isinstance(poor_tenant, TenantBudgetExceeded)

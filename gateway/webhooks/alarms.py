@@ -1,0 +1,108 @@
+"""Events beside budgets: a session that left its forecast, a policy that was rolled back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, select
+
+from gateway.database.tables import policy_events, sessions
+from gateway.money import usd_string
+from gateway.webhooks.crossings import LOOK_BACK_MS
+from gateway.webhooks.outbox import WebhookEvent, queue
+
+NEWS_MS = 86_400_000
+"""A rollback before the last day is no news to a target that was configured since."""
+MIN_REFERENCES = 20
+MAX_REFERENCES = 400
+FORECAST_SHARE = 0.99
+"""A session leaves its forecast when it costs more than the finished ones did in this share of cases."""
+
+
+def record(
+    connection: Connection,
+    urls: Sequence[str],
+    *,
+    since_ms: int,
+    at_ms: int,
+    idle_ms: int,
+    new_id: Callable[[str], str],
+) -> int:
+    """Queue a message to every URL for each new event; return how many."""
+    events = [
+        *_left_forecast(connection, max(since_ms - LOOK_BACK_MS, at_ms - idle_ms), at_ms - idle_ms),
+        *_rolled_back(connection, max(since_ms - LOOK_BACK_MS, at_ms - NEWS_MS)),
+    ]
+    return sum(queue(connection, urls, event, at_ms=at_ms, new_id=new_id) for event in events)
+
+
+def upper_cost_nanousd(costs_nanousd: Sequence[int]) -> int | None:
+    """The cost that the next session exceeds in 1 - FORECAST_SHARE of cases; None: too few."""
+    if len(costs_nanousd) < MIN_REFERENCES:
+        return None
+    ordered = sorted(costs_nanousd)
+    return ordered[min(len(ordered), math.ceil(FORECAST_SHARE * (len(ordered) + 1))) - 1]
+
+
+def _left_forecast(connection: Connection, since_ms: int, idle_before_ms: int) -> list[WebhookEvent]:
+    """Open sessions that were used since, and have spent more than the forecast of their tenant's sessions."""
+    s = sessions.c
+    running = connection.execute(
+        select(s.tenant_id, s.session_id, s.spent_nanousd, s.turns)
+        .where(s.updated_at_ms >= since_ms, s.state != "closed", s.spent_nanousd > 0)
+        .where(s.parent_session_id.is_(None))
+    ).all()
+    most = {tenant_id: _upper_of(connection, tenant_id, idle_before_ms) for tenant_id in {r.tenant_id for r in running}}
+    events = []
+    for row in running:
+        upper_nanousd = most[row.tenant_id]
+        if upper_nanousd is None or row.spent_nanousd <= upper_nanousd:
+            continue
+        body = {
+            "type": "session.left_forecast",
+            "session_id": row.session_id,
+            "tenant_id": row.tenant_id,
+            "turns": row.turns,
+            "spent_nano_usd": row.spent_nanousd,
+            "spent_usd": usd_string(row.spent_nanousd),
+            "forecast_p99_nano_usd": upper_nanousd,
+            "forecast_p99_usd": usd_string(upper_nanousd),
+        }
+        events.append(WebhookEvent("forecast", f"{row.tenant_id}/{row.session_id}", 99, body))
+    return events
+
+
+def _upper_of(connection: Connection, tenant_id: str, idle_before_ms: int) -> int | None:
+    """The forecast of a whole session, from the tenant's newest ones that are closed or idle."""
+    s = sessions.c
+    finished = (
+        select(s.spent_nanousd)
+        .where(s.tenant_id == tenant_id, s.turns > 0, s.parent_session_id.is_(None))
+        .where((s.state == "closed") | (s.updated_at_ms < idle_before_ms))
+        .order_by(s.updated_at_ms.desc())
+        .limit(MAX_REFERENCES)
+    )
+    return upper_cost_nanousd(list(connection.execute(finished).scalars()))
+
+
+def _rolled_back(connection: Connection, since_ms: int) -> list[WebhookEvent]:
+    e = policy_events.c
+    found = connection.execute(
+        select(policy_events).where(e.action == "rollback", e.created_at_ms >= since_ms)
+    ).mappings()
+    return [
+        WebhookEvent(
+            "policy",
+            row["policy_id"],
+            row["event_id"],
+            {
+                "type": "policy.rolled_back",
+                "policy_id": row["policy_id"],
+                "actor": row["actor"],
+                "note": row["note"],
+                "rolled_back_at_ms": row["created_at_ms"],
+            },
+        )
+        for row in found
+    ]
