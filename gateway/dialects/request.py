@@ -85,7 +85,7 @@ def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
 
 
 def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -> ChatRequest:
-    """Validate the fields of a chat-completions body. Raises InvalidRequest with the parameter's name."""
+    """Validate a chat-completions body's fields. Raises InvalidRequest with their names."""
     fields, dropped = _with_extra_body(fields)
     read = schema_reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
