@@ -27,6 +27,7 @@ PricesOf = Callable[[str], Prices | None]
 
 PLAUSIBLE_PROMPT_TOKENS = 2_000_000
 PLAUSIBLE_OUTPUT_TOKENS = 200_000
+PLAUSIBLE_SEARCHES = 100
 """A report above the hold and above one of these is an error, not a provider that overran its limit."""
 
 
@@ -186,9 +187,17 @@ def settlement(
     if amount <= held_nanousd:
         known = all(part.model is None or prices_of(part.model) for part in reported.parts)
         return Settlement(amount, "reported", reported, None if known else "unpriced_model")
-    if reported.prompt_tokens > PLAUSIBLE_PROMPT_TOKENS or reported.output_tokens > PLAUSIBLE_OUTPUT_TOKENS:
+    if not _plausible(reported):
         return Settlement(held_nanousd, "estimated", own, "implausible_usage")
     return Settlement(min(amount, MAX_NANOUSD), "reported", reported, "overage")
+
+
+def _plausible(usage: Usage) -> bool:
+    """True for counts that a provider that overran its limit could really bill."""
+    return usage.web_searches <= PLAUSIBLE_SEARCHES and all(
+        each.prompt_tokens <= PLAUSIBLE_PROMPT_TOKENS and each.output_tokens <= PLAUSIBLE_OUTPUT_TOKENS
+        for each in (usage, *(part.usage for part in usage.parts))
+    )
 
 
 def _dispatched(usage: Usage, sent_tier: str | None, least_searches: int) -> Usage:
