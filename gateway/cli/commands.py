@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import accounts, decisions, init, sessions
+from gateway.cli import decisions, init, keys, sessions, tenants
 from gateway.cli import import_litellm as importing
 from gateway.cli import serve as serving
 
@@ -39,8 +39,8 @@ def build() -> typer.Typer:
     app.command("serve")(serving.serve)
     app.command("check-config")(serving.check_config)
     app.command("migrate")(serving.migrate)
-    app.add_typer(accounts.tenants_app, name="tenants")
-    app.add_typer(accounts.keys_app, name="keys")
+    app.add_typer(tenants.tenants_app, name="tenants")
+    app.add_typer(keys.keys_app, name="keys")
     app.add_typer(sessions.sessions_app, name="sessions")
     app.add_typer(decisions.policies_app, name="policies")
     app.add_typer(decisions.decisions_app, name="decisions")

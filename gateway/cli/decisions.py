@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.accounts import ACTOR, DEFAULT_TENANT, find_tenant
+from gateway.cli.account_options import ACTOR, DEFAULT_TENANT, find_tenant
 from gateway.cli.console import (
     DEFAULT_CONFIG,
     CommandError,

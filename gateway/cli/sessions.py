@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.accounts import ACTOR, DEFAULT_TENANT, TenantOption, find_tenant
+from gateway.cli.account_options import ACTOR, DEFAULT_TENANT, TenantOption, find_tenant
 from gateway.cli.console import (
     DEFAULT_CONFIG,
     CommandError,
