@@ -16,7 +16,7 @@ from gateway import app as gateway_app
 from gateway.api.limits import Admission
 from gateway.catalog import models as catalog
 from gateway.cli.commands import build
-from gateway.config import model_list
+from gateway.config import model_list, prices
 from gateway.config.load import ENVIRONMENT_OVERRIDES
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import Section
@@ -81,10 +81,10 @@ def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> 
     named = listed_keys(params) | set(re.findall(r"`(\w+)`[,.]", params.partition("Passed to LiteLLM")[2]))
     assert named == asked["model_list.litellm_params"] | {"base_url"}
     info = listed_keys(page["model_list.model_info"])
-    prices = {key for key in info if "cost" in key}
-    assert info - prices == asked["model_list.model_info"]
-    others = {*model_list.UNIT_PRICE_KEYS, "search_context_cost_per_query"}
-    assert all(model_list.PRICE_KEY.fullmatch(key) or key in others for key in prices)
+    priced = {key for key in info if "cost" in key}
+    assert info - priced == asked["model_list.model_info"]
+    others = {*prices.UNIT_PRICE_KEYS, "search_context_cost_per_query"}
+    assert all(prices.PRICE_KEY.fullmatch(key) or key in others for key in priced)
     assert set(model_list.PROVIDER_PARAMS) <= named
 
 

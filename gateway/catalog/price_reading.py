@@ -10,7 +10,8 @@ from typing import Any
 
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
-from gateway.config.model_list import PRICE_KEY, SEARCH_PRICE_KEYS, UNIT_PRICE_KEYS, WITHOUT_OUTPUT, ModelEntry
+from gateway.config.model_list import WITHOUT_OUTPUT, ModelEntry
+from gateway.config.prices import PRICE_KEY, SEARCH_PRICE_KEYS, UNIT_PRICE_KEYS
 from gateway.money import femtousd_from_usd
 
 _FEE = re.compile(

@@ -1,0 +1,98 @@
+"""Readers of prices: fixed ones, those of service tiers and searches, and changes at a date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from gateway.config import litellm_keys
+from gateway.config.reader import Section
+
+MAX_PRICE_USD_PER_TOKEN = Decimal("0.01")
+"""10,000 USD per million tokens: a higher price is per million tokens by mistake."""
+PRICE_NAMES = (
+    "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost",
+    "cache_creation_input_token_cost_above_1hr", "output_cost_per_reasoning_token", "input_cost_per_audio_token",
+    "output_cost_per_audio_token", "input_cost_per_image_token", "output_cost_per_image_token",
+)  # fmt: skip
+PRICE_KEY = re.compile(
+    rf"(?P<name>{'|'.join(PRICE_NAMES)})(?:_above_(?P<above>\d{{1,6}})k_tokens)?"
+    r"(?:_(?P<tier>priority|flex|balanced|ultrafast|batches))?"
+)
+"""Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier."""
+SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
+"""Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
+UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
+FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
+"""What else looks like a price: never ignored in silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceChange:
+    """Prices that apply from an instant on; `where` is the path, for messages."""
+
+    where: str
+    valid_from_ms: int
+    prices_usd: Mapping[str, Decimal]
+
+
+def read_prices(*sections: Section) -> Mapping[str, Decimal]:
+    """Prices from `litellm_params` or `model_info`, both of which LiteLLM allows; the last section wins."""
+    prices: dict[str, Decimal] = {}
+    for section in sections:
+        for key in section.names():
+            if PRICE_KEY.fullmatch(key):
+                price = section.decimal(key)
+                if price is not None and price > MAX_PRICE_USD_PER_TOKEN:
+                    section.findings.problem(
+                        section.path(key),
+                        f"expected USD per token, at most {MAX_PRICE_USD_PER_TOKEN}, got {price}"
+                        f" (USD per million tokens? then {price / 1_000_000:f})",
+                    )
+                elif price is not None:
+                    prices[key] = price
+            elif key in UNIT_PRICE_KEYS:
+                price = section.decimal(key, maximum=1000)
+                if price is not None:
+                    prices[key] = price
+            elif key == "search_context_cost_per_query":
+                fees = section.section(key)
+                for size in SEARCH_PRICE_KEYS:
+                    fee = fees.decimal(size, maximum=100)
+                    if fee is not None:
+                        prices[size] = fee
+                fees.finish()
+            elif key == "tiered_pricing" and section.has(key):
+                section.findings.problem(
+                    section.path(key),
+                    "cannot be ignored: write the tiers as input_cost_per_token_above_128k_tokens, ...",
+                )
+                section.skip(key)
+            elif FOREIGN_PRICE.fullmatch(key):
+                if key not in litellm_keys.IGNORED["prices"] and section.refuse_misspelt(key, PRICE_NAMES):
+                    section.skip(key)
+                else:
+                    section.ignore(key, "a price that is not charged here; it is ignored")
+    return prices
+
+
+def read_price_changes(info: Section) -> tuple[PriceChange, ...]:
+    """`model_info.prices`: a list of `valid_from` with the prices that change then."""
+    changes: list[PriceChange] = []
+    for located in info.items("prices"):
+        step = info.nested(located)
+        valid_from_ms = step.instant_ms("valid_from")
+        prices = read_prices(step)
+        step.finish()
+        if valid_from_ms is None:
+            if not step.has("valid_from"):
+                step.findings.problem(step.path("valid_from"), "expected a date or a time, got nothing")
+        elif not prices:
+            step.findings.problem(located.where, "expected a price beside valid_from, got none")
+        elif changes and valid_from_ms <= changes[-1].valid_from_ms:
+            step.findings.problem(step.path("valid_from"), "expected a later time than that of the step before")
+        else:
+            changes.append(PriceChange(located.where, valid_from_ms, prices))
+    return tuple(changes)
