@@ -39,7 +39,7 @@ class PriceChange:
 
 
 def read_prices(*sections: Section) -> Mapping[str, Decimal]:
-    """Prices from `litellm_params` or `model_info`, both of which LiteLLM allows; the last section wins."""
+    """Read the prices of `litellm_params` and `model_info`; the last section wins."""
     prices: dict[str, Decimal] = {}
     for section in sections:
         for key in section.names():
