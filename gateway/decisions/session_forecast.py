@@ -43,12 +43,12 @@ class Future:
     cost_at_nanousd: Mapping[str, int]
 
 
-def past_sessions(connection: Connection, tenant_id: str, *, but: str, idle_before_ms: int) -> list[list[PastTurn]]:
-    """The tenant's newest sessions that are closed or idle since `idle_before_ms`, by turn."""
+def past_sessions(connection: Connection, tenant_id: str, *, idle_before_ms: int) -> dict[str, list[PastTurn]]:
+    """The turns of the tenant's newest sessions that are closed or idle since `idle_before_ms`, by session."""
     s, d = sessions.c, decisions.c
     newest = (
         select(s.session_id)
-        .where(s.tenant_id == tenant_id, s.session_id != but, s.turns > 0)
+        .where(s.tenant_id == tenant_id, s.turns > 0)
         .where((s.state == "closed") | (s.updated_at_ms < idle_before_ms))
         .order_by(s.updated_at_ms.desc())
         .limit(MAX_SESSIONS)
@@ -62,7 +62,7 @@ def past_sessions(connection: Connection, tenant_id: str, *, but: str, idle_befo
     found: dict[str, list[PastTurn]] = {}
     for session_id, cost, candidates in rows:
         found.setdefault(session_id, []).append(PastTurn(cost, _options(orjson.loads(candidates))))
-    return list(found.values())
+    return found
 
 
 def spent_turns(connection: Connection, tenant_id: str, session_id: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,8 +14,9 @@ from gateway.decisions import log
 from gateway.decisions.forecasts import SessionForecasts
 from gateway.dialects.chat import ChatDialect
 from gateway.dialects.request import parse_chat
+from gateway.errors import LedgerUnavailable
 from gateway.http import header_map, json_response, read_body
-from gateway.turn.context import Shortage, exhausted
+from gateway.turn.context import Shortage, TurnContext, exhausted
 from gateway.turn.decide import Decider
 from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
@@ -51,6 +53,12 @@ class DryRuns:
         if isinstance(choice, Shortage):
             raise exhausted(context, choice)
         told = log.dry_run(context.session_id, choice.observation, choice.routed, choice.estimate)
+        return json_response({**told, "forecast": await self._forecast(context)})
+
+    async def _forecast(self, context: TurnContext) -> dict[str, Any] | None:
+        """The session's forecast; None while the database is away, since the decision can be told without it."""
         left_nanousd = context.funds_of_accounts.left_nanousd
-        forecast = await self._forecasts.of(caller.tenant_id, context.session_id, left_nanousd)
-        return json_response({**told, "forecast": forecast})
+        try:
+            return await self._forecasts.of(context.caller.tenant_id, context.session_id, left_nanousd)
+        except LedgerUnavailable:
+            return None

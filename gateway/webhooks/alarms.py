@@ -10,31 +10,38 @@ from sqlalchemy import Connection, select
 from gateway.database.tables import policy_events, sessions
 from gateway.money import usd_string
 from gateway.webhooks.crossings import LOOK_BACK_MS
-from gateway.webhooks.outbox import WebhookEvent, queue
+from gateway.webhooks.outbox import WebhookEvent
 
 NEWS_MS = 86_400_000
 """A rollback before the last day is no news to a target that was configured since."""
 MIN_REFERENCES = 20
 MAX_REFERENCES = 400
+FORECAST_MS = 300_000
+MAX_TENANTS = 10_000
 FORECAST_SHARE = 0.99
 """A session leaves its forecast when it costs more than the finished ones did in this share of cases."""
 
 
-def record(
-    connection: Connection,
-    urls: Sequence[str],
-    *,
-    since_ms: int,
-    at_ms: int,
-    idle_ms: int,
-    new_id: Callable[[str], str],
-) -> int:
-    """Queue a message to every URL for each new event; return how many."""
-    events = [
-        *_left_forecast(connection, max(since_ms - LOOK_BACK_MS, at_ms - idle_ms), at_ms - idle_ms),
-        *_rolled_back(connection, max(since_ms - LOOK_BACK_MS, at_ms - NEWS_MS)),
-    ]
-    return sum(queue(connection, urls, event, at_ms=at_ms, new_id=new_id) for event in events)
+class Alarms:
+    """Finds the events; remembers each tenant's forecast for FORECAST_MS, which reads all its sessions."""
+
+    def __init__(self) -> None:
+        self._upper_nanousd: dict[str, tuple[int, int | None]] = {}
+
+    def find(self, connection: Connection, *, since_ms: int, at_ms: int, idle_ms: int) -> list[WebhookEvent]:
+        """The events since `since_ms`, told or not; reads only."""
+        earliest_ms = max(since_ms - LOOK_BACK_MS, at_ms - idle_ms)
+        left = _left_forecast(connection, earliest_ms, lambda t: self._upper(connection, t, at_ms, idle_ms))
+        return [*left, *_rolled_back(connection, max(since_ms - LOOK_BACK_MS, at_ms - NEWS_MS))]
+
+    def _upper(self, connection: Connection, tenant_id: str, at_ms: int, idle_ms: int) -> int | None:
+        until_ms, upper_nanousd = self._upper_nanousd.get(tenant_id, (0, None))
+        if at_ms >= until_ms:
+            if len(self._upper_nanousd) >= MAX_TENANTS:
+                self._upper_nanousd.clear()
+            upper_nanousd = _upper_of(connection, tenant_id, at_ms - idle_ms)
+            self._upper_nanousd[tenant_id] = (at_ms + FORECAST_MS, upper_nanousd)
+        return upper_nanousd
 
 
 def upper_cost_nanousd(costs_nanousd: Sequence[int]) -> int | None:
@@ -45,7 +52,7 @@ def upper_cost_nanousd(costs_nanousd: Sequence[int]) -> int | None:
     return ordered[min(len(ordered), math.ceil(FORECAST_SHARE * (len(ordered) + 1))) - 1]
 
 
-def _left_forecast(connection: Connection, since_ms: int, idle_before_ms: int) -> list[WebhookEvent]:
+def _left_forecast(connection: Connection, since_ms: int, upper_of: Callable[[str], int | None]) -> list[WebhookEvent]:
     """Open sessions that were used since, and have spent more than the forecast of their tenant's sessions."""
     s = sessions.c
     running = connection.execute(
@@ -53,7 +60,7 @@ def _left_forecast(connection: Connection, since_ms: int, idle_before_ms: int) -
         .where(s.updated_at_ms >= since_ms, s.state != "closed", s.spent_nanousd > 0)
         .where(s.parent_session_id.is_(None))
     ).all()
-    most = {tenant_id: _upper_of(connection, tenant_id, idle_before_ms) for tenant_id in {r.tenant_id for r in running}}
+    most = {tenant_id: upper_of(tenant_id) for tenant_id in {row.tenant_id for row in running}}
     events = []
     for row in running:
         upper_nanousd = most[row.tenant_id]

@@ -24,7 +24,9 @@ from gateway.config.settings import WebhookSettings
 from gateway.database.database import Database
 from gateway.database.tables import webhook_events
 from gateway.errors import LedgerUnavailable
-from gateway.webhooks import alarms, crossings
+from gateway.webhooks import crossings
+from gateway.webhooks.alarms import Alarms
+from gateway.webhooks.outbox import queue
 
 _log = logging.getLogger("seqroute.webhooks")
 TIMEOUT_S = 10.0
@@ -67,6 +69,7 @@ class Webhooks:
         self._on_sent = on_sent
         self._idle_timeout_s = idle_timeout_s
         self._looked_at_ms = 0
+        self._alarms = Alarms()
 
     async def run(self, *, ready: Callable[[], bool], interval_s: float) -> None:
         """Look and deliver about every `interval_s`, until cancelled."""
@@ -87,11 +90,14 @@ class Webhooks:
         since_ms, urls = self._looked_at_ms, [target.url for target in self._targets()]
         idle_ms = int(self._idle_timeout_s() * 1000)
 
+        # Found beside the ledger's writer, which on SQLite is the only one: this may read all of a tenant's sessions.
+        events = await self._database.read(
+            lambda c: self._alarms.find(c, since_ms=since_ms, at_ms=at_ms, idle_ms=idle_ms)
+        )
+
         def record(connection: Connection) -> int:
             made = crossings.record(connection, urls, since_ms=since_ms, at_ms=at_ms, new_id=self._new_id)
-            return made + alarms.record(
-                connection, urls, since_ms=since_ms, at_ms=at_ms, idle_ms=idle_ms, new_id=self._new_id
-            )
+            return made + sum(queue(connection, urls, event, at_ms=at_ms, new_id=self._new_id) for event in events)
 
         made = await self._database.write(record)
         self._looked_at_ms = at_ms

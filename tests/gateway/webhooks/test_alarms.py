@@ -8,12 +8,12 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import event, insert, select, update
 
 from gateway.database.database import Database, transaction
 from gateway.database.tables import policies, sessions, tenants, webhook_events
 from gateway.policies.registry import reject_policy
-from gateway.webhooks.alarms import MIN_REFERENCES, NEWS_MS, upper_cost_nanousd
+from gateway.webhooks.alarms import FORECAST_MS, MIN_REFERENCES, NEWS_MS, Alarms, upper_cost_nanousd
 from tests.gateway.webhooks.test_delivery import Receiver, database, receiver, replica
 
 __all__ = ["database", "receiver"]
@@ -89,3 +89,13 @@ async def test_a_rollback_is_told_once_by_two_replicas_signed_and_delivered(
 def test_few_finished_sessions_are_no_forecast() -> None:
     assert upper_cost_nanousd([1] * (MIN_REFERENCES - 1)) is None
     assert upper_cost_nanousd(list(range(1, 201))) == 199
+
+
+def test_a_tenants_sessions_are_read_once_in_a_while(sqlite_url: str) -> None:
+    alarms, statements = Alarms(), []
+    with transaction(sqlite_url) as connection:
+        connection.execute(insert(sessions).values(session("now", 5, NOW_MS - 1_000)))
+        event.listen(connection, "before_cursor_execute", lambda *told: statements.append(told[2]))
+        for later_ms in (0, 2_000, FORECAST_MS):
+            alarms.find(connection, since_ms=NOW_MS, at_ms=NOW_MS + later_ms, idle_ms=HOUR_MS)
+    assert sum("ORDER BY sessions.updated_at_ms DESC" in statement for statement in statements) == 2
