@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway.catalog.cost import CostBounds
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import NO_SEARCH, Prices
-from gateway.catalog.service_tiers import AUTO, UNPRICED, tier_named
-from gateway.catalog.web_search import SIZES, search_terms
+from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
+from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
 
 
 def call_bounds(
@@ -28,9 +28,16 @@ def call_bounds(
         return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio)
     asked = params.get("service_tier")
     tiers = {tier for each in model.deployments for tier in billable_tiers(each, asked)}
-    terms = [search_terms(each.litellm_model, each.prices, params, extras) for each in model.deployments]
+    terms = [deployment_terms(each, params, extras) for each in model.deployments]
     search = max(terms, key=lambda each: (each.most, each.result_tokens, SIZES.index(each.size)))
     return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio, service_tiers=tiers, search=search)
+
+
+def deployment_terms(deployment: Deployment, params: Mapping[str, Any], extras: Mapping[str, Any]) -> SearchTerms:
+    """The terms of a call's web searches at one deployment."""
+    return search_terms(
+        deployment.litellm_model, deployment.prices, params, extras, one_billed=deployment.one_search_billed
+    )
 
 
 def expected_prices(model: Model, params: Mapping[str, Any]) -> Prices:
@@ -47,15 +54,23 @@ def billable_tiers(deployment: Deployment, asked: object) -> frozenset[str]:
     return priced if sent == AUTO else priced & {tier_named(sent)}
 
 
-def sent_tier(deployment: Deployment, asked: object) -> str | None:
-    """The tier that a call is sent with; None: the standard one, or the provider's choice."""
+def sent_tier(deployment: Deployment, asked: object, dropped: Collection[str] = ()) -> str | None:
+    """The tier that a call is sent with; None: the standard one, or the provider's choice.
+
+    `dropped` are the client's parameters that were not sent to the deployment.
+    """
+    if "service_tier" in dropped and _is_known(deployment, asked):
+        return None  # the provider does not take it; a tier without a price gave way to the operator's
     named = tier_named(_sent(deployment, asked))
     return named if named in deployment.prices.tier_names else None
 
 
 def _sent(deployment: Deployment, asked: object) -> object:
-    """The `service_tier` of the outgoing call; a client's tier without a price is dropped."""
-    if asked is None:
-        return deployment.request_defaults.get("service_tier")
-    known = asked in UNPRICED or tier_named(asked) in deployment.prices.tier_names
-    return asked if known else None
+    """The `service_tier` of the outgoing call: the client's if its price is known, else the operator's."""
+    if "service_tier" in deployment.dropped_params:
+        return None
+    return asked if _is_known(deployment, asked) else deployment.request_defaults.get("service_tier")
+
+
+def _is_known(deployment: Deployment, asked: object) -> bool:
+    return is_priced(asked, deployment.prices.tier_names)

@@ -17,8 +17,8 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from gateway.catalog.addresses import is_openai_address, provider_of
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.price_reading import (
@@ -31,6 +31,7 @@ from gateway.catalog.price_reading import (
 )
 from gateway.catalog.prices import Prices
 from gateway.catalog.service_tiers import STANDARD, UNPRICED, tier_named
+from gateway.catalog.web_search import bills_one_search
 from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
 from gateway.config.model_list import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, ModelEntry
@@ -77,6 +78,8 @@ class Deployment:
     """The model behind the provider's own deployment name, whose rules and prices apply."""
     unasked_tiers: frozenset[str] = frozenset()
     """Service tiers that a call without `service_tier` may be billed at: those priced in the file."""
+    one_search_billed: bool = False
+    """Whether all web searches of one call cost one fee."""
     prices_of: PricesOf = field(default=lambda model: None, repr=False, compare=False)
     """Prices of the provider's other models, for answers that several models contributed to."""
 
@@ -326,19 +329,22 @@ def _model(
                 extra_headers=params.extra_headers or {},
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,
-                request_defaults=_request_defaults(entry, mode, prices),
+                request_defaults=_request_defaults(entry, known, mode, prices),
                 allowed_params=params.allowed_params,
                 dropped_params=params.dropped_params,
                 base_model=info.base_model,
                 unasked_tiers=stated_tiers(info.prices_usd).union(
                     *(stated_tiers(change.prices_usd) for change in info.price_changes)
                 ),
+                one_search_billed=bills_one_search(
+                    provider_of(entry, known), f"{params.model} {info.base_model or ''}", known
+                ),
             ),
         ),
     )
 
 
-def _request_defaults(entry: ModelEntry, mode: str, prices: Prices) -> Mapping[str, Any]:
+def _request_defaults(entry: ModelEntry, known: Mapping[str, Any], mode: str, prices: Prices) -> Mapping[str, Any]:
     """The operator's defaults; OpenAI itself is told to serve the tier that is held for.
 
     Without `service_tier` OpenAI takes the tier of the project's settings, which are not known here.
@@ -346,9 +352,7 @@ def _request_defaults(entry: ModelEntry, mode: str, prices: Prices) -> Mapping[s
     defaults = entry.params.request_defaults
     if mode != "chat" or "service_tier" in defaults or not prices.tier_names:
         return defaults
-    provider, separator, _ = entry.params.model.partition("/")
-    host = urlsplit(entry.params.api_base or "https://api.openai.com").hostname or ""
-    if (separator and provider != "openai") or not host.endswith("openai.com"):
+    if provider_of(entry, known) != "openai" or not is_openai_address(entry.params.api_base):
         return defaults
     return {**defaults, "service_tier": STANDARD}
 

@@ -6,6 +6,8 @@ served the call and reports it, which may not be the requested one: a priority c
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 TIERS = ("priority", "flex", "balanced", "ultrafast", "batches")
 """Suffixes of LiteLLM's price keys."""
 AUTO = "auto"
@@ -24,3 +26,8 @@ def tier_named(value: object) -> str | None:
     name = value.lower()
     name = _OTHER_NAMES.get(name, name)
     return name if name in TIERS else None
+
+
+def is_priced(value: object, tiers: Collection[str]) -> bool:
+    """True for a `service_tier` with a known price; `tiers` have prices of their own."""
+    return value in UNPRICED or tier_named(value) in tiers

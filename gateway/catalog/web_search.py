@@ -1,7 +1,8 @@
 """Fees of web searches that a provider runs: when they are due, and how many a hold covers.
 
 Only the parameters in ASKING_PARAMETERS start a search; hosted tools are refused by name. Some models search for every
-answer, others as often as they like, within a limit that LiteLLM derives from the context size.
+answer, others as often as they like: Claude within a limit that LiteLLM derives from the context size, the rest
+without one. Gemini 2 costs one fee for all searches of a call.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from gateway.catalog.prices import NO_SEARCH, Prices
 
 ASKING_PARAMETERS = ("web_search_options", "search_parameters", "plugins")
 SIZES = ("low", "medium", "high")
+ASSUMED_SIZE = "medium"
+"""The context size of a request that names none."""
 MOST_SEARCHES: Mapping[str, int] = {"low": 1, "medium": 5, "high": 10}
 """LiteLLM's limit of Anthropic's searches by context size."""
+UNLIMITED_SEARCHES = MOST_SEARCHES["high"]
+"""Searches that are held for where no limit can be sent: as many as the highest limit that is sent to any provider.
+Those beyond it are billed too, as an overage."""
 RESULT_TOKENS = 10_000
 """Prompt tokens that the results of one search may add, for providers that bill them."""
 
@@ -25,7 +31,7 @@ class SearchTerms:
     """Web searches of one call.
 
     `size` selects the fee. `most` are held for, `least` are billed; `unreported` are billed when the provider
-    reports no usage. `result_tokens` are what they may add to the prompt.
+    reports no usage. `result_tokens` are what they may add to the prompt. `one_billed`: all together cost one fee.
     """
 
     size: str = "medium"
@@ -33,33 +39,55 @@ class SearchTerms:
     least: int = 0
     unreported: int = 0
     result_tokens: int = 0
+    one_billed: bool = False
 
     def fee_femtousd(self, prices: Prices, searches: int) -> int:
         """The fee of a number of searches."""
-        return searches * prices.search_femtousd[SIZES.index(self.size)]
+        billed = min(searches, 1) if self.one_billed else searches
+        return billed * prices.search_femtousd[SIZES.index(self.size)]
 
 
 NO_SEARCHES = SearchTerms()
 
 
 def search_terms(
-    litellm_model: str, prices: Prices, params: Mapping[str, Any], extras: Mapping[str, Any]
+    litellm_model: str,
+    prices: Prices,
+    params: Mapping[str, Any],
+    extras: Mapping[str, Any],
+    *,
+    one_billed: bool = False,
 ) -> SearchTerms:
-    """The terms of a call; NO_SEARCHES where searches have no price or none can happen."""
+    """The terms of a call; none are held for where searches have no price or none can happen."""
     if prices.search_femtousd == NO_SEARCH:
         return NO_SEARCHES
     perplexity = litellm_model.startswith("perplexity/")
     options = params.get("web_search_options")
     size = (options or {}).get("search_context_size") if isinstance(options, Mapping) else None
     if size not in SIZES:
-        size = "low" if perplexity else "medium"
+        size = "low" if perplexity else ASSUMED_SIZE
     if perplexity or searches_always(litellm_model):
         most = MOST_SEARCHES["high"] if "deep-research" in litellm_model else 1
         return SearchTerms(size, most=most, least=1, unreported=1)
     if not asks_for_search(params, extras):
-        return NO_SEARCHES
-    most = MOST_SEARCHES[size]
-    return SearchTerms(size, most=most, unreported=1, result_tokens=most * RESULT_TOKENS)
+        return SearchTerms(one_billed=True) if one_billed else NO_SEARCHES
+    most = MOST_SEARCHES[size] if limits_searches(litellm_model) else UNLIMITED_SEARCHES
+    results = MOST_SEARCHES[size] * RESULT_TOKENS  # the context size bounds what is read of any number of searches
+    return SearchTerms(size, most=1 if one_billed else most, unreported=1, result_tokens=results, one_billed=one_billed)
+
+
+def limits_searches(litellm_model: str) -> bool:
+    """True for a model that is told how often it may search, by the context size."""
+    return litellm_model.startswith("anthropic/") or "claude" in litellm_model.lower()
+
+
+def bills_one_search(provider: str, names: str, known: Mapping[str, Any]) -> bool:
+    """True where all searches of one call cost one fee.
+
+    That is Gemini, unless the model's entry `known` of the price map says that it bills per query.
+    """
+    gemini = provider == "gemini" or (provider.startswith("vertex_ai") and "gemini" in names.lower())
+    return gemini and known.get("web_search_billing_unit") != "per_query"
 
 
 def searches_always(litellm_model: str) -> bool:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.catalog.service_tiers import UNPRICED, tier_named
-from gateway.catalog.web_search import ASKING_PARAMETERS, starts_search
+from gateway.catalog.service_tiers import AUTO, is_priced
+from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
 from gateway.dialects.arguments import THINKING_PARTS, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
@@ -94,6 +94,7 @@ _BARRED = OWN_FIELDS | {
 }  # fmt: skip
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
 MAX_LISTED = 40
+_TIER = "service_tier"
 _EFFORTS = ("low", "medium", "high")
 MIN_THINKING_TOKENS = 1024
 """Anthropic's minimum of `thinking.budget_tokens`."""
@@ -105,13 +106,15 @@ class Target:
 
     `kind`: LiteLLM's name of the provider, or `openai_compatible` for a server with OpenAI's path that is not OpenAI's.
     `in_body`: its own parameters are in the JSON body next to the others. `needs_limit`: without `max_tokens` the
-    provider refuses the call or cuts its response at some default.
+    provider refuses the call or cuts its response at some default. `limits_searches`: the number of web searches
+    follows from the context size, if one is sent.
     """
 
     kind: str
     in_body: bool
     supported: frozenset[str]
     needs_limit: bool = True
+    limits_searches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
         supported -= {"temperature"}
     # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
     needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
-    return Target(kind, provider in wire, supported, needs_limit)
+    return Target(kind, provider in wire, supported, needs_limit, limits_searches(f"{provider}/{model}"))
 
 
 def _only_default(litellm: Any, model: str, provider: str) -> bool:
@@ -158,10 +161,11 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     `steering`: names of LiteLLM's own arguments, which callers cannot set. Raises CallRefused for a parameter that the
     provider does not accept when the operator forbids dropping.
     """
-    dropped: list[str] = []
     given = {name: value for name, value in (*call.params.items(), *call.extras.items()) if value is not None}
     defaults = {name: value for name, value in call.defaults.items() if name not in _BARRED and name != "extra_body"}
-    wanted = defaults | given
+    kept = {name: value for name, value in given.items() if name != _TIER or is_priced(value, call.service_tiers)}
+    dropped = [name for name in given if name not in kept]
+    wanted = defaults | kept
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
         dropped.append(name)
@@ -170,7 +174,8 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     beside: dict[str, Any] = {}
     for name in wanted:
         value = known.get(name) if name in _SCHEMA else wanted[name]
-        place = _place(name, value, target, call, steering, from_operator=name not in given)
+        from_operator = name not in kept or (name == _TIER and name in defaults)
+        place = _place(name, value, target, call, steering, from_operator=from_operator)
         if value is None or place is None:
             dropped.append(name)
         elif place == "plain":
@@ -246,6 +251,8 @@ def _place(
     allowed = name in call.allowed_params or from_operator
     if name in _BARRED or _is_unpriced(name, value, call, allowed=allowed):
         return None
+    if name == _TIER and value == AUTO and target.kind in _GEMINI:
+        return None  # LiteLLM would ask Google for the priority tier
     if name in CHAT_FIELDS:
         if name == "metadata":
             return "beside" if allowed or _takes_labels(target, call) else None
@@ -267,8 +274,8 @@ def _place(
 
 def _is_unpriced(name: str, value: Any, call: Call, *, allowed: bool) -> bool:
     """Whether a parameter asks for something whose price the catalogue does not contain."""
-    if name == "service_tier":
-        return value not in UNPRICED and tier_named(value) not in call.service_tiers
+    if name == _TIER:
+        return not is_priced(value, call.service_tiers)
     return name in ASKING_PARAMETERS and not (call.search_priced or allowed) and starts_search(name, value)
 
 
@@ -289,6 +296,9 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
             names = [_name_of(tool) for tool in choice["allowed_tools"]["tools"]]
             plain["tools"] = [tool for tool in plain.get("tools", ()) if _name_of(tool) in names]
             plain["tool_choice"] = choice["allowed_tools"]["mode"]
+    search = plain.get("web_search_options")
+    if target.limits_searches and isinstance(search, Mapping) and search.get("search_context_size") not in SIZES:
+        plain["web_search_options"] = {**search, "search_context_size": ASSUMED_SIZE}  # LiteLLM limits them by it
     response_format = plain.get("response_format")
     if isinstance(response_format, dict) and "schema" in response_format and target.kind not in _HOSTS:
         del response_format["schema"]

@@ -11,10 +11,9 @@ from starlette.responses import Response
 
 from gateway.catalog import cost
 from gateway.catalog.answer_length import OutputForecast
-from gateway.catalog.call_cost import sent_tier
+from gateway.catalog.call_cost import deployment_terms, sent_tier
 from gateway.catalog.tokens import TokenCounter
 from gateway.catalog.usage import ReportedUsage, Usage
-from gateway.catalog.web_search import search_terms
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.decisions.failures import column
@@ -373,8 +372,8 @@ def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> co
         prompt_tokens=attempt.context.prompt.estimate,
         output_tokens=output_tokens,
         images=chat.images,
-        sent_tier=sent_tier(deployment, chat.params.get("service_tier")),
-        search=search_terms(deployment.litellm_model, deployment.prices, chat.params, chat.extras),
+        sent_tier=sent_tier(deployment, chat.params.get("service_tier"), attempt.dropped),
+        search=deployment_terms(deployment, chat.params, chat.extras),
         prices_of=deployment.prices_of,
     )
 

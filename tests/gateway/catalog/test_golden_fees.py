@@ -10,21 +10,23 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog.call_cost import billable_tiers, call_bounds, expected_prices, sent_tier
+from gateway.catalog.call_cost import billable_tiers, call_bounds, deployment_terms, expected_prices, sent_tier
 from gateway.catalog.cost import bill_nanousd, settlement
 from gateway.catalog.models import Catalog, Model, load
 from gateway.catalog.prices import Prices
 from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai, with_facts
-from gateway.catalog.web_search import SearchTerms, search_terms
+from gateway.catalog.web_search import SearchTerms
 from gateway.config.reader import SettingsError
 
-NAMES = ("gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "gpt-4o-search-preview", "sonar", "gpt-audio")
+NAMES = (
+    "gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "gemini-3.1-pro", "gpt-4o-search-preview", "sonar", "gpt-audio",
+)  # fmt: skip
 MODELS = dict(
     zip(
         NAMES,
         (
-            "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "openai/gpt-4o-search-preview",
-            "perplexity/sonar", "openai/gpt-audio",
+            "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "gemini/gemini-3.1-pro-preview",
+            "openai/gpt-4o-search-preview", "perplexity/sonar", "openai/gpt-audio",
         ),
         strict=True,
     )
@@ -49,7 +51,7 @@ def invoice(model: Model, reported: dict[str, Any], **params: Any) -> int:
         prompt_tokens=7,
         output_tokens=7,
         sent_tier=sent_tier(deployment, params.get("service_tier")),
-        search=search_terms(deployment.litellm_model, deployment.prices, params, {}),
+        search=deployment_terms(deployment, params, {}),
         prices_of=deployment.prices_of,
     )
     assert (bill.usage_source, bill.alarm) == ("reported", None)
@@ -161,6 +163,23 @@ def test_an_operator_s_default_tier_is_held_for_and_needs_a_price(tmp_path: Path
     assert problem.startswith("gateway.yaml: model_list[0].litellm_params.service_tier: expected a tier with known")
 
 
+def test_a_tier_without_a_price_gives_way_to_the_operator_s(tmp_path: Path) -> None:
+    own = model_of(tmp_path, "model: openai/gpt-5", "").deployments[0]
+    assert billable_tiers(own, "scale") == set()
+    flex = model_of(tmp_path, "model: openai/gpt-5, service_tier: flex", "").deployments[0]
+    assert sent_tier(flex, "scale") == "flex"
+    assert billable_tiers(flex, "scale") == {"flex"}
+    assert sent_tier(flex, "scale", ("service_tier",)) == "flex"
+
+
+def test_a_tier_that_was_not_sent_is_not_billed(tmp_path: Path) -> None:
+    own = model_of(tmp_path, "model: openai/gpt-5", "").deployments[0]
+    assert sent_tier(own, "priority") == "priority"
+    assert sent_tier(own, "priority", ("top_k", "service_tier")) is None
+    never = "model: openai/gpt-5, service_tier: flex, additional_drop_params: [service_tier]"
+    assert sent_tier(model_of(tmp_path, never, "").deployments[0], None) is None
+
+
 def test_a_group_is_held_for_at_its_highest_tier(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     params = "litellm_params: {model: openai/own, api_base: 'http://127.0.0.1:1/v1'}"
@@ -180,6 +199,36 @@ def test_anthropic_s_searches_are_billed_by_their_count(catalog: Catalog) -> Non
     usage = {"input_tokens": 1_000, "output_tokens": 100, "server_tool_use": {"web_search_requests": 3}}
     # 1,000 * 3,000 + 100 * 15,000 + 3 * 0.01 USD
     assert invoice(catalog.models["claude-sonnet-4-5"], usage, web_search_options={}) == 4_500_000 + 30_000_000
+
+
+def test_gemini_2_bills_one_fee_for_all_searches_of_a_call_and_gemini_3_each(catalog: Catalog) -> None:
+    usage = {
+        "prompt_tokens": 1_000, "completion_tokens": 100, "prompt_tokens_details": {"web_search_requests": 4},
+    }  # fmt: skip
+    # 1,000 * 1,250 + 100 * 10,000 + 0.035 USD, whether or not the client asked for the search
+    assert invoice(catalog.models["gemini-2.5-pro"], usage, web_search_options={}) == 37_250_000
+    assert invoice(catalog.models["gemini-2.5-pro"], usage) == 37_250_000
+    # 1,000 * 2,000 + 100 * 12,000 + 4 * 0.014 USD
+    assert invoice(catalog.models["gemini-3.1-pro"], usage, web_search_options={}) == 3_200_000 + 56_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "searches"),
+    [
+        ("claude-sonnet-4-5", None, 5),
+        ("claude-sonnet-4-5", "low", 1),
+        ("gemini-2.5-pro", None, 1),  # one fee, however many
+        ("gemini-2.5-pro", "high", 1),
+        ("gemini-3.1-pro", None, 10),  # no limit can be sent
+        ("gemini-3.1-pro", "low", 10),
+    ],
+)
+def test_a_hold_covers_as_many_searches_as_can_be_billed(
+    catalog: Catalog, name: str, size: str | None, searches: int
+) -> None:
+    options = {} if size is None else {"search_context_size": size}
+    terms = deployment_terms(catalog.models[name].deployments[0], {"web_search_options": options}, {})
+    assert terms.most == searches
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,33 @@ async def test_a_tier_with_a_known_price_is_sent(upstream: Upstream) -> None:
     assert left_out == set()
 
 
+async def test_gemini_is_not_asked_for_its_priority_tier_by_auto(upstream: Upstream) -> None:
+    tiers: dict[str, Any] = {"service_tiers": ("flex", "priority")}
+    body, left_out = await sent(upstream, "gemini/gemini-2.5-pro", params={"service_tier": "auto"}, **tiers)
+    assert ("serviceTier" in body, left_out) == (False, {"service_tier"})
+    body, left_out = await sent(upstream, "gemini/gemini-2.5-pro", params={"service_tier": "flex"}, **tiers)
+    assert (body["serviceTier"], left_out) == ("flex", set())
+
+
+async def test_a_tier_without_a_price_gives_way_to_the_operator_s(upstream: Upstream) -> None:
+    call: dict[str, Any] = {"params": {"service_tier": "scale"}, "defaults": {"service_tier": "default"}}
+    body, left_out = await sent(upstream, "openai/gpt-4o", **call)
+    assert (body["service_tier"], left_out) == ("default", {"service_tier"})
+    body, left_out = await sent(upstream, "openai/gpt-4o", **call, dropped_params=frozenset({"service_tier"}))
+    assert ("service_tier" in body, left_out) == (False, {"service_tier"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [({}, 5), ({"search_context_size": "low"}, 1), ({"search_context_size": "high"}, 10)],
+)
+async def test_claude_is_told_how_often_it_may_search(upstream: Upstream, asked: dict[str, Any], most: int) -> None:
+    params = {"web_search_options": asked}
+    body, left_out = await sent(upstream, "anthropic/claude-sonnet-4-5", params=params, search_priced=True)
+    [tool] = body["tools"]
+    assert (tool["name"], tool["max_uses"], left_out) == ("web_search", most, set())
+
+
 @pytest.mark.parametrize(
     ("model", "asked"),
     [

@@ -82,6 +82,13 @@ def test_the_deployment_that_answered_sends_the_bill_though_the_dearest_of_its_g
     assert bill_of(attempt(group, chosen=dear), Usage(10, 5), 0).amount_nanousd == 10 * 1_000 + 5 * 2_000
 
 
+def test_a_tier_that_the_provider_was_not_sent_is_not_billed() -> None:
+    group = model("small", prices(1.0, 2.0, service_tiers=(("priority", prices(3.0, 6.0)),)))
+    asked = attempt(group, service_tier="priority")
+    assert bill_of(asked, Usage(10, 5), 0).amount_nanousd == 10 * 3_000 + 5 * 6_000
+    assert bill_of(replace(asked, dropped=("service_tier",)), Usage(10, 5), 0).amount_nanousd == 10 * 1_000 + 5 * 2_000
+
+
 def test_missing_usage_is_our_own_count_and_marked() -> None:
     bill = bill_of(attempt(prompt_tokens=100), None, 7)
     assert bill == Settlement(100 * 1_000 + 7 * 2_000, "estimated", Usage(100, 7))

@@ -1,0 +1,38 @@
+"""Provider and address of a deployment, as its configuration states them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.config.model_list import ModelEntry
+
+_OPENAI_HOST = "api.openai.com"
+
+
+def is_openai_address(api_base: str | None) -> bool:
+    """True for OpenAI's hosts, and without an address."""
+    try:
+        host = urlsplit(api_base).hostname or "" if api_base else _OPENAI_HOST
+    except ValueError:  # no address at all
+        return False
+    return host == _OPENAI_HOST or host.endswith(".openai.com")
+
+
+def provider_of(entry: ModelEntry, known: Mapping[str, Any]) -> str:
+    """Name of the entry's provider; empty if unknown.
+
+    The stated one, else the prefix of the model's name, else that of the price map's entry `known`, else OpenAI at
+    OpenAI's address.
+    """
+    stated = (entry.params.provider_params or {}).get("custom_llm_provider")
+    if stated is not None:
+        return stated.reveal()
+    prefix, separator, _ = entry.params.model.partition("/")
+    if separator:
+        return prefix
+    listed = known.get("litellm_provider")
+    if listed:
+        return str(listed)
+    return "openai" if entry.params.api_base and is_openai_address(entry.params.api_base) else ""
