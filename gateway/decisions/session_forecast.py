@@ -44,7 +44,7 @@ class Future:
 
 
 def past_sessions(connection: Connection, tenant_id: str, *, idle_before_ms: int) -> dict[str, list[PastTurn]]:
-    """The turns of the tenant's newest sessions that are closed or idle since `idle_before_ms`, by session."""
+    """The turns of the tenant's newest ended sessions, closed or idle since `idle_before_ms`."""
     s, d = sessions.c, decisions.c
     newest = (
         select(s.session_id)

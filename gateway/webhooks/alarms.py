@@ -23,7 +23,10 @@ FORECAST_SHARE = 0.99
 
 
 class Alarms:
-    """Finds the events; remembers each tenant's forecast for FORECAST_MS, which reads all its sessions."""
+    """Finds the events.
+
+    A tenant's forecast reads all its sessions, so it is kept for FORECAST_MS.
+    """
 
     def __init__(self) -> None:
         self._upper_nanousd: dict[str, tuple[int, int | None]] = {}
