@@ -155,7 +155,11 @@ class ProviderCalls:
         first = deployment.deployment_id not in failures.seen
         self._breaker.record(deployment.deployment_id, failed=faulty, latency_s=0.0, counts=first)
         failures.note(deployment, fault)
-        choice, further = await self._follow_ups.after(attempt, fault, failures)
+        try:
+            choice, further = await self._follow_ups.after(attempt, fault, failures)
+        except BaseException:  # cancelled, or an internal error: the failed attempt's hold is still open
+            self._background.spawn(self._settling.failed(attempt, fault, final=True))
+            raise
         await self._background.run(self._settling.failed(attempt, fault, final=further is None))
         if further is None:
             raise _final(fault, failures, attempt.decision_id)

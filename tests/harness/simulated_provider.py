@@ -82,6 +82,8 @@ class SimulatedProvider:
         self._dice = dice
         self._swarm = swarm
         self.faults = True
+        self.refusals = 0
+        """How many of the next calls are refused, whatever the swarm draws."""
         self.bill: list[Attempt] = []
 
     def _fault(self, rate: float) -> bool:
@@ -112,6 +114,9 @@ class SimulatedProvider:
         self.bill.append(attempt)
         try:
             await asyncio.sleep(self._dice.uniform(0, self._swarm.pause_s / 4))
+            if self.refusals:
+                self.refusals -= 1
+                raise FailedFault("500", status=500)
             if self._fault(self._swarm.refuse):
                 raise self._dice.choice((ConnectFault("refused"), FailedFault("500", status=500)))
         except BaseException:

@@ -120,6 +120,8 @@ class TurnSimulation:
         self.provider = SimulatedProvider(random.Random(seed + 2), self.swarm)
         self.provider.faults = faults
         self.clock_dice = random.Random(seed + 3)
+        self.fallback = False
+        """True if another model answers for one that fails."""
         self.seen: list[Seen] = []
         self._numbers = iter(range(10**9))
 
@@ -132,9 +134,11 @@ class TurnSimulation:
     def start(self) -> None:
         """Everything between the request and the statements, as `gateway.app.assemble` puts it together."""
         small = model(deployments=(deployment("small#0"), deployment("small#1")))
+        models = [small, model("spare")] if self.fallback else [small]
+        fallbacks = {"small": ("spare",)} if self.fallback else {}
         session = SessionSettings(self.swarm.session_nanousd, 10**10, wrap_up=self.swarm.wrap_up)
-        settings = Settings(models=(), router=RouterSettings(num_retries=1), session=session)
-        configuration = Configuration(settings, catalog(small))
+        settings = Settings(models=(), router=RouterSettings(num_retries=1, fallbacks=fallbacks), session=session)
+        configuration = Configuration(settings, catalog(*models))
         self.wall = SteppingClock(draw_skew(self.clock_dice))
         self.steady = SteadyClock(self.wall, asyncio.get_running_loop().time)
         self.ledger = Ledger(Database("sqlite://"), clock=self.clock, backend=SqliteLedger(self.threads, self.clock))
@@ -462,14 +466,16 @@ def simulate_endings(seed: int, empty: Any) -> None:
     in_a_copy(empty, run)
 
 
-def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> int:
+def at_every_await(empty: Any, *, stream: bool, victim: str | None = None, refusals: int = 0) -> int:
     """One turn, cancelled at its first await, then at its second, and so on to its last; answers how many.
 
     `victim`: a task of the turn's own instead of its handler, by the name of its coroutine ("StreamPump._run").
+    `refusals`: that many calls fail, and the model has a fallback.
     """
 
     async def once(connection: Any, at: int, met: Seen) -> None:
         simulation = TurnSimulation(7, connection, calm(), faults=False)
+        simulation.provider.refusals, simulation.fallback = refusals, refusals > 0
         simulation.start()
         if victim is not None:
             asyncio.get_running_loop().set_task_factory(_hunting(victim, at, met))
@@ -478,6 +484,9 @@ def at_every_await(empty: Any, *, stream: bool, victim: str | None = None) -> in
         if victim is None:
             met.steps = seen.steps
         await simulation.rest(loops)
+        if met.steps < at:
+            assert seen.acknowledged, seen
+            assert len(simulation.provider.bill) == refusals + 1
 
     for at in range(1, 10_000):
         met = Seen(victim or "handler")

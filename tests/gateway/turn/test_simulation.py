@@ -46,6 +46,12 @@ def test_a_turn_may_be_cancelled_at_any_of_its_awaits(
     assert at_every_await(empty, stream=stream, victim=victim) >= awaits
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_may_be_cancelled_between_its_failed_calls_and_its_fallback(empty: Any, stream: bool) -> None:
+    """Both deployments of its model refuse; the third call is the fallback's."""
+    assert at_every_await(empty, stream=stream, refusals=2) >= 18
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
 def test_swarms_of_faults_break_no_law_and_come_to_rest(empty: Any, first: int) -> None:
     for seed in range(first, first + BATCH):
