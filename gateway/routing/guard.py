@@ -54,6 +54,11 @@ class Eligibility:
     wait_s: int = 0
     """Seconds until a model at its deployments' limits has room."""
 
+    @property
+    def capable(self) -> bool:
+        """True if the model can serve the turn, now or as soon as its deployments have room."""
+        return self.why_not in ("", BUSY)
+
 
 def parse_model(requested: str, catalog: Catalog) -> RequestedModel:
     """Resolve `auto`, `auto@preset`, a catalogue name or an alias. Raises ModelNotFound."""
@@ -90,13 +95,16 @@ def feasible(
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, requested, model, healthy, allow_lists, bound_to, prompt_tokens)
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
-        options.append(Eligibility(model, healthy, BUSY if wait_s else why_not, wait_s))
+        options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
     return options
 
 
 def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
     """The options of a turn whose tool loop may move to another model."""
-    return [replace(option, why_not="") if option.why_not == TOOL_LOOP else option for option in options]
+    return [
+        replace(option, why_not=BUSY if option.wait_s else "") if option.why_not == TOOL_LOOP else option
+        for option in options
+    ]
 
 
 def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
@@ -113,12 +121,7 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
         return
     decisive = [reason for reason in reasons if reason not in ("not the pinned model", TOOL_LOOP)]
     if BUSY in decisive:
-        wait_s = min(option.wait_s for option in options if option.why_not == BUSY)
-        raise RateLimited(
-            f"every deployment that could answer is at its limit of requests, tokens or parallel calls; try again in "
-            f"{wait_s} s",
-            headers={"Retry-After": str(wait_s)},
-        )
+        raise at_limits(min(option.wait_s for option in options if option.why_not == BUSY), "could answer")
     if UNHEALTHY in decisive:
         raise UpstreamError("every model that could answer is failing; try again soon", headers={"Retry-After": "5"})
     if decisive and all(reason == NOT_ALLOWED for reason in decisive):
@@ -127,6 +130,14 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
         raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
     needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
+
+
+def at_limits(wait_s: int, which: str) -> GatewayError:
+    """The error while no deployment has room; `which` says what those could do for the turn."""
+    return RateLimited(
+        f"every deployment that {which} is at its limit of requests, tokens or parallel calls; try again in {wait_s} s",
+        headers={"Retry-After": str(wait_s)},
+    )
 
 
 def _unknown(requested: str) -> GatewayError:

@@ -104,11 +104,13 @@ class Shortage:
     """No model is affordable now. `held`: one would be if others released their holds.
 
     `least_nanousd`: the need of the cheapest model; while money is held, for a response that is not truncated.
+    `busy_s`: seconds until an affordable model, now at its deployments' limits, has room; 0: there is none.
     """
 
     funds: AvailableFunds
     least_nanousd: int
     held: bool
+    busy_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +318,11 @@ def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
 def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
     """The error for a turn without money: 402 with the remedy if it is spent.
 
-    429 if concurrent turns only hold it: their settlements may release it, so a retry helps.
+    429 if concurrent turns only hold it, or an affordable model is busy: a retry helps.
     """
     funds, least_nanousd = shortage.funds, shortage.least_nanousd
+    if shortage.busy_s and not shortage.held:
+        return guard.at_limits(shortage.busy_s, "the money left could pay")
     if context.outage is not None:
         return LedgerUnavailable(
             "the ledger is unavailable, and the outage cap is used up", headers={"Retry-After": "5"}

@@ -94,12 +94,17 @@ class Estimator:
         return None if options == context.options else replace(context, options=options)
 
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
-        """The reason why no model was affordable: the money is spent, held or was taken by others."""
+        """The reason why no model serves: money is spent or held, or affordable models are busy."""
         undisturbed = self.estimates(context, funds.undisturbed(), False, answer_tokens)
         held = any(e.view.feasible for e in undisturbed)
         needed = self.estimates(context, funds.all_held(), True, answer_tokens) if held else undisturbed
-        least_nanousd = min(e.hold_nanousd for e in needed if not e.option.why_not)
-        return Shortage(funds, least_nanousd, held)
+        least_nanousd = min(e.hold_nanousd for e in needed if e.option.capable)
+        waits_s = [
+            e.option.wait_s
+            for e in undisturbed
+            if e.option.why_not == guard.BUSY and e.max_tokens and e.hold_nanousd <= funds.unspent_nanousd
+        ]
+        return Shortage(funds, least_nanousd, held, busy_s=min(waits_s, default=0))
 
 
 class Decider:

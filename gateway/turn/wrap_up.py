@@ -55,8 +55,11 @@ def _calls_tools(messages: Sequence[Mapping[str, Any]]) -> bool:
 def kept_nanousd(
     options: Sequence[Eligibility], chat: ChatRequest, forecast: OutputForecast, prompt_tokens_bound: int
 ) -> int:
-    """The amount that this turn leaves for a closing turn; 0 when no model could serve one."""
-    return min((_closing_cost(o, chat, forecast, prompt_tokens_bound) for o in options if not o.why_not), default=0)
+    """The amount that this turn leaves for a closing turn; 0 when no model could serve one.
+
+    A model that is busy now may be free by then.
+    """
+    return min((_closing_cost(o, chat, forecast, prompt_tokens_bound) for o in options if o.capable), default=0)
 
 
 def _closing_cost(option: Eligibility, chat: ChatRequest, forecast: OutputForecast, prompt_tokens_bound: int) -> int:

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from gateway.catalog.models import Catalog
-from gateway.config.settings import RouterSettings
+from gateway.config.settings import RateQuota, RouterSettings
 from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
-from gateway.providers.balance import LoadBalancer
+from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.routing.guard import Eligibility, RequestedModel, feasible, parse_model, refuse_when_none
+from gateway.routing.guard import (
+    BUSY,
+    Eligibility,
+    RequestedModel,
+    feasible,
+    parse_model,
+    refuse_when_none,
+    without_tool_loop,
+)
 from tests.harness.models import catalog, chat, deployment, model
 
 ANY = RequestedModel(pinned=None, preset=None)
@@ -131,6 +139,18 @@ def test_an_open_tool_loop_keeps_its_model_unless_the_client_pins_another() -> N
         "small": "",
         "big": "not the pinned model",
     }
+
+
+def test_a_model_outside_the_tool_loop_is_busy_only_once_the_loop_may_move() -> None:
+    slow = model("slow", deployments=(deployment("slow#0", limits=RateQuota(parallel=1)),))
+    balancer = LoadBalancer(lambda: 0.0, RouterSettings)
+    balancer.take(slow.deployments, Demand("s", 1))
+    options = feasible(
+        chat(), ANY, catalog(slow, model("big")), healthy_breaker(), balancer, allow_lists=(), bound_to="big",
+        prompt_tokens=1,
+    )  # fmt: skip
+    assert [option.why_not for option in options] == ["tool loop on another model", ""]
+    assert [option.why_not for option in without_tool_loop(options)] == [BUSY, ""]
 
 
 # -- when none may -----------------------------------------------------------------------------------------------------

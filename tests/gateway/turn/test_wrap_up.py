@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.catalog.answer_length import OutputForecast
-from gateway.routing.guard import Eligibility
+from gateway.routing.guard import BUSY, Eligibility
 from gateway.turn.wrap_up import closing_request, kept_nanousd
 from tests.harness.models import chat, model, prices
 
@@ -42,6 +42,14 @@ def test_the_cheapest_model_that_may_answer_sets_the_kept_amount() -> None:
     assert kept_nanousd(both, asked, forecast, 100) == kept_nanousd(both[:1], asked, forecast, 100)
     assert kept_nanousd(only, asked, forecast, 100) > kept_nanousd(both, asked, forecast, 100)
     assert kept_nanousd(only[:1], asked, forecast, 100) == 0
+
+
+def test_a_model_that_is_only_busy_sets_the_kept_amount_too() -> None:
+    cheap, good = model("cheap"), model("good", prices(10.0, 20.0))
+    asked, forecast = chat(), OutputForecast()
+    free = [Eligibility(cheap, cheap.deployments, ""), Eligibility(good, good.deployments, "")]
+    busy = [Eligibility(cheap, cheap.deployments, BUSY, wait_s=7), free[1]]
+    assert kept_nanousd(busy, asked, forecast, 100) == kept_nanousd(free, asked, forecast, 100)
 
 
 def test_the_kept_amount_follows_the_model_s_answers_and_the_client_s_limit() -> None:
