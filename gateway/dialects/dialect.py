@@ -33,8 +33,11 @@ class Billed:
     report: Mapping[str, Any]
 
     def told_in(self, usage: Mapping[str, Any]) -> dict[str, Any]:
-        """A usage object with the bill and what is left, because clients keep that of an answer."""
-        return {**usage, "seqroute": self.report}
+        """A usage object with the bill and what is left, because clients keep that of an answer.
+
+        Only integers: some clients add up all that usages contain.
+        """
+        return {**usage, "seqroute": {name: told for name, told in self.report.items() if name.endswith("_nano_usd")}}
 
 
 class StreamRenderer(Protocol):

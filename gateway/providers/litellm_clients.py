@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
+from gateway.catalog.addresses import is_openai_address
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.errors import CallRefused
 
@@ -111,6 +112,17 @@ class ProviderNames:
     api_base: str | None = None
 
 
+def key_for(call: Call, found: ProviderNames, base: str) -> str:
+    """The key for a call to the address `base`.
+
+    No key from the environment is sent to a configured address, and OpenAI's only to OpenAI.
+    """
+    if call.api_key or call.api_base:
+        return call.api_key or NO_KEY
+    to_openai = found.provider not in _AZURE_BY_SDK and is_openai_address(base)
+    return found.api_key or (os.environ.get("OPENAI_API_KEY") if to_openai else None) or NO_KEY
+
+
 def spoken_as_openai(call: Call) -> ProviderNames | None:
     """The call in OpenAI's dialect, where LiteLLM's code cannot stream; else None."""
     named, _, model = call.litellm_model.partition("/")
@@ -177,10 +189,9 @@ class SdkClients:
         return client
 
     def _new_client(self, call: Call, found: ProviderNames) -> Any:
-        # A key from the environment is never sent to a configured address.
-        keyless = NO_KEY if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY", NO_KEY)
+        base = found.api_base or call.api_base or OPENAI_ADDRESS
         common = {
-            "api_key": call.api_key or keyless,
+            "api_key": key_for(call, found, base),
             "max_retries": 0,
             "http_client": self._http,
             "timeout": SDK_TIMEOUT_S,
@@ -188,7 +199,6 @@ class SdkClients:
         if found.provider in _AZURE_BY_SDK:
             version = call.options.get("api_version", DEFAULT_AZURE_API_VERSION)
             return self._openai.AsyncAzureOpenAI(azure_endpoint=call.api_base, api_version=version, **common)
-        base = found.api_base or call.api_base or OPENAI_ADDRESS
         if found.provider == "text-completion-inception" and not base.endswith("/fim"):
             base = f"{base.rstrip('/')}/fim"
         return self._openai.AsyncOpenAI(base_url=base, **common)

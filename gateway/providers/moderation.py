@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import orjson
 from yarl import URL
 
 from gateway.providers.answers import ChunkSource
-from gateway.providers.call import NO_KEY, Call
+from gateway.providers.call import Call
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, exchange_fault
-from gateway.providers.litellm_clients import ProviderNames
+from gateway.providers.litellm_clients import ProviderNames, key_for
 from gateway.providers.transport import Connections, DirectRequest, send
 
 
@@ -23,9 +21,9 @@ class ModerationCall:
         base = call.api_base or found.api_base or (OPENAI_ADDRESS if found.provider == "openai" else None)
         if base is None:
             raise CallRefused("moderation: expected an api_base for the deployment, got nothing")
-        key = call.api_key or (None if call.api_base else found.api_key or os.environ.get("OPENAI_API_KEY"))
         headers = request_headers(
-            {"authorization": f"Bearer {key or NO_KEY}", **call.extra_headers}, call.options.get("organization")
+            {"authorization": f"Bearer {key_for(call, found, base)}", **call.extra_headers},
+            call.options.get("organization"),
         )
         body = {"model": found.model, "input": call.params["input"]}
         self._request = DirectRequest(URL(base.rstrip("/") + "/moderations"), headers, orjson.dumps(body))

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from gateway.catalog.addresses import is_openai_address
 from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
 from gateway.dialects.arguments import THINKING_PARTS, outgoing_params
@@ -82,7 +82,8 @@ _FOR_OPENAI = frozenset(
     {"store", "prediction", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
 )
 _TAKES_ALL = _SERVERS | {"openai", "azure", "openrouter", "vercel_ai_gateway"}
-_KEYED_CACHES = frozenset({"openai", "azure"})
+_AZURE_V1 = frozenset({"v1", "preview", "latest"})
+"""Values of `api_version` for Azure's current API; dated ones may refuse `prompt_cache_key`."""
 _KNOWS_ALLOWED_TOOLS = frozenset({"openai", "openai_compatible", "azure"})
 _SCHEMA = CHAT_FIELDS | VENDOR_FIELDS | {"n"}
 # Parameters that shape the response are never dropped: such a call is refused.
@@ -151,8 +152,16 @@ def _only_default(litellm: Any, model: str, provider: str) -> bool:
 
 
 def _is_openai(litellm: Any, model: str, api_base: str | None) -> bool:
-    host = urlsplit(api_base).hostname if api_base else "api.openai.com"
-    return (host or "").endswith("openai.com") or model in litellm.open_ai_chat_completion_models
+    return is_openai_address(api_base) or model in litellm.open_ai_chat_completion_models
+
+
+def _keys_caches(call: Call, target: Target) -> bool:
+    """Whether the server is known to take `prompt_cache_key`, by its address rather than the model's name."""
+    if "prompt_cache_key" in call.allowed_params:
+        return True
+    if target.kind == "azure":
+        return call.options.get("api_version") in _AZURE_V1
+    return target.kind == "openai" and is_openai_address(call.api_base)
 
 
 def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -> Shaped:
@@ -183,7 +192,7 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
         else:
             beside[name] = value
     name = "prompt_cache_key"
-    keyed = target.kind in _KEYED_CACHES and name in target.supported
+    keyed = name in target.supported and _keys_caches(call, target)
     if keyed and call.cache_key is not None and name not in wanted and name not in call.dropped_params:
         plain[name] = call.cache_key
     _fit(plain, beside, call, target, dropped)

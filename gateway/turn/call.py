@@ -24,7 +24,7 @@ from gateway.tasks import Background
 from gateway.turn.context import Attempt
 from gateway.turn.failures import failed_attempt
 from gateway.turn.follow_up import FollowUps
-from gateway.turn.notes import TASK_BUDGETS, task_budget, with_notes
+from gateway.turn.notes import task_budget, with_notes, with_task_budgets
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import Failures
 from gateway.turn.settle import Settlements
@@ -112,7 +112,7 @@ class ProviderCalls:
         headers = {name: value.reveal() for name, value in deployment.extra_headers.items()}
         if task is not None:
             notes = notes[1:]  # the first is the line that says the same
-            headers = TASK_BUDGETS | headers
+            headers = with_task_budgets(headers)
         return Call(
             litellm_model=deployment.litellm_model,
             messages=with_notes(chat.messages, notes),
@@ -149,6 +149,8 @@ class ProviderCalls:
     async def _next_attempt(self, attempt: Attempt, fault: UpstreamFault, failures: Failures) -> Attempt:
         """Resolve a failed attempt's hold; then reserve a retry or a fallback, or raise the fault."""
         attempt = replace(attempt, failures=(*attempt.failures, failed_attempt(attempt, fault, now_ms(self._clock))))
+        if isinstance(fault, CallRefused):
+            attempt.slot.unsent()
         attempt.slot.leave()  # a retry may need the place
         deployment = attempt.deployment
         faulty = not isinstance(fault, RejectedFault | CallRefused)

@@ -17,8 +17,9 @@ from gateway.turn.context import TurnContext
 _INSTRUCTIONS = ("system", "developer")
 FEMTOUSD_PER_NANOUSD = FEMTOUSD_PER_USD // NANOUSD_PER_USD
 _ANTHROPIC = re.compile(r"anthropic/|claude-")
-TASK_BUDGETS = {"anthropic-beta": "task-budgets-2026-03-13"}
-"""The header without which Anthropic refuses a task budget."""
+_BETA = "anthropic-beta"
+_TASK_BUDGETS = "task-budgets-2026-03-13"
+"""The beta without which Anthropic refuses a task budget."""
 MIN_TASK_TOKENS = 20_000
 """Anthropic refuses a smaller `task_budget.total`."""
 
@@ -70,3 +71,11 @@ def task_budget(context: TurnContext, model: Model, deployment: Deployment) -> d
     if total < MIN_TASK_TOKENS:
         return None
     return {"type": "tokens", "total": total, "remaining": min(remaining, total)}
+
+
+def with_task_budgets(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a call with a task budget: its beta beside those of the operator."""
+    others = {name: value for name, value in headers.items() if name.lower() != _BETA}
+    stated = [value for name, value in headers.items() if name.lower() == _BETA]
+    betas = [beta.strip() for value in stated for beta in value.split(",")]
+    return others | {_BETA: ",".join(dict.fromkeys(filter(None, (*betas, _TASK_BUDGETS))))}

@@ -185,6 +185,8 @@ class Settlements:
         self, attempt: Attempt, *, status: str | None, error_code: str, upstream_failure: bool = False
     ) -> None:
         """Release the hold; `status` None leaves the decision pending for the next attempt."""
+        if not upstream_failure:
+            attempt.slot.unsent()
         self._end(attempt)
         attempt.slot.used(0)
         now = now_ms(self._clock)

@@ -153,6 +153,28 @@ def test_a_tier_priced_in_the_file_is_held_for_unless_a_request_excludes_it(tmp_
     assert expected_prices(model, {}).input_femtousd == 10**9
 
 
+PRIORITY = f"{FILE_PRICES}, input_cost_per_token_priority: 3e-6"
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ("model: gpt-5", True),
+        ("model: openai/gpt-5, api_base: 'https://eu.api.openai.com/v1'", True),
+        ("model: gpt-5, custom_llm_provider: openai", True),
+        ("model: openai/gpt-5, api_base: 'https://notopenai.com/v1'", False),
+        ("model: gpt-5, custom_llm_provider: azure", False),
+        ("model: claude-sonnet-4-5", False),
+        ("model: gemini-2.5-pro", False),
+        ("model: anthropic.claude-sonnet-4-5-20250929-v1:0", False),
+        ("model: unheard-of", False),
+    ],
+)
+def test_only_openai_itself_is_told_a_tier_that_nobody_asked_for(tmp_path: Path, params: str, told: bool) -> None:
+    [deployment] = model_of(tmp_path, params, PRIORITY).deployments
+    assert deployment.request_defaults == ({"service_tier": "default"} if told else {})
+
+
 def test_an_operator_s_default_tier_is_held_for_and_needs_a_price(tmp_path: Path) -> None:
     model = model_of(tmp_path, "model: openai/gpt-5, service_tier: flex", "")
     assert sent_tier(model.deployments[0], None) == "flex"

@@ -270,7 +270,7 @@ def test_an_answer_is_the_same_message_whole_and_streamed(
     assert (made["content"], made["stop_reason"], made["id"]) == (content, reason, "msg_1")
     stream = MessagesStream("dec_1", "small", 7, ())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small"}), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}), None
     )
     seen = events(rendered)
     for event in seen:
@@ -278,7 +278,7 @@ def test_an_answer_is_the_same_message_whole_and_streamed(
     assert seen[0]["type"] == "message_start"
     assert seen[-1] == {"type": "message_stop"}
     whole = {name: made[name] for name in ("content", "stop_reason", "stop_sequence")}
-    assert gathered(seen) == whole | {"usage": made["usage"] | {"seqroute": {"model": "small"}}}
+    assert gathered(seen) == whole | {"usage": made["usage"] | {"seqroute": {"cost_nano_usd": 9}}}
 
 
 def gathered(seen: list[dict[str, Any]]) -> dict[str, Any]:

@@ -298,7 +298,7 @@ def test_an_answer_is_the_same_response_whole_and_streamed(
     assert (made["status"], made["id"], made["model"], made["created_at"]) == (status, "resp_1", "small", 7)
     stream = ResponsesStream(response_object())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small"}), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}), None
     )
     seen = events(rendered)
     for event in seen:
@@ -307,7 +307,7 @@ def test_an_answer_is_the_same_response_whole_and_streamed(
     assert [event["type"] for event in seen[:2]] == ["response.created", "response.in_progress"]
     assert seen[-1]["type"] == f"response.{status}"
     assert made == stream.ended
-    assert seen[-1]["response"] == made | {"usage": made["usage"] | {"seqroute": {"model": "small"}}}
+    assert seen[-1]["response"] == made | {"usage": made["usage"] | {"seqroute": {"cost_nano_usd": 9}}}
     assert [event["item"] for event in seen if event["type"] == "response.output_item.done"] == made["output"]
     assert gathered(seen) == [content for item in made["output"] for content in texts(item)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import AsyncIterator
@@ -13,6 +14,9 @@ from gateway.dialects.arguments import outgoing_messages, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT
+from gateway.providers.direct import OPENAI_ADDRESS
+from gateway.providers.errors import UpstreamFault
+from gateway.providers.litellm_clients import ProviderNames, key_for
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
@@ -119,6 +123,34 @@ async def test_keys_of_this_process_are_never_sent_to_an_address_without_one(
         monkeypatch.setenv(name, "sk-environment")
     await upstream.complete(call(provider, api_key=None))
     assert "sk-environment" not in str(provider.received[0].headers)
+
+
+@pytest.mark.parametrize(
+    ("provider", "base", "key"),
+    [
+        ("openai", OPENAI_ADDRESS, "sk-environment"),
+        ("openai", "https://api.openai.com.example/v1", "none"),
+        ("together_ai", "https://api.together.xyz/v1", "none"),
+        ("azure", OPENAI_ADDRESS, "none"),
+    ],
+)
+def test_openai_s_key_of_the_environment_goes_to_openai_alone(
+    monkeypatch: pytest.MonkeyPatch, provider: str, base: str, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    assert key_for(Call("m", []), ProviderNames("m", provider, None, base), base) == key
+    assert key_for(Call("m", []), ProviderNames("m", provider, "sk-found", base), base) == "sk-found"
+    assert key_for(Call("m", [], api_base=base), ProviderNames("m", provider, None, base), base) == "none"
+
+
+async def test_moderations_of_another_provider_do_not_get_openai_s_key(
+    upstream: Upstream, elsewhere: FaultUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    monkeypatch.setattr(upstream, "_resolved", lambda call: ProviderNames("m", "together_ai", None, elsewhere.url))
+    with contextlib.suppress(UpstreamFault):
+        await upstream.moderate(Call("together_ai/m", [], params={"input": ["x"]}))
+    assert elsewhere.received[0].headers["authorization"] == "Bearer none"
 
 
 async def test_the_operators_organization_is_sent(upstream: Upstream, provider: FaultUpstream) -> None:

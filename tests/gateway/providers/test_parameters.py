@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.providers.acompletion import import_litellm
 from gateway.providers.errors import CallRefused
-from gateway.providers.parameters import Target, header_names, shaped
+from gateway.providers.parameters import Target, header_names, shaped, target_of
 from gateway.providers.providers import Call, Upstream
 from tests.gateway.providers.test_provider_dialects import CLAUDE_ANSWER, GEMINI_USAGE, gemini
 from tests.harness.fixed_answers import CannedProvider, json_answer
@@ -120,13 +121,37 @@ async def test_parameters_of_the_openai_reference_reach_openai(upstream: Upstrea
 
 
 async def test_a_session_s_cache_key_goes_to_openai_where_the_caller_has_none(upstream: Upstream) -> None:
-    body, left_out = await sent(upstream, "openai/gpt-4o", cache_key="of-the-session")
+    allowed: dict[str, Any] = {"cache_key": "of-the-session", "allowed_params": frozenset({"prompt_cache_key"})}
+    body, left_out = await sent(upstream, "openai/gpt-4o", **allowed)
     assert (body["prompt_cache_key"], left_out) == ("of-the-session", set())
-    own, _ = await sent(upstream, "openai/gpt-4o", cache_key="of-the-session", params={"prompt_cache_key": "own"})
+    own, _ = await sent(upstream, "openai/gpt-4o", **allowed, params={"prompt_cache_key": "own"})
     assert own["prompt_cache_key"] == "own"
-    for model in ("openai/qwen", "hosted_vllm/qwen", "anthropic/claude-sonnet-4-5"):
+    # A server with the name of one of OpenAI's models may be anybody's.
+    for model in ("openai/gpt-4o", "openai/qwen", "hosted_vllm/qwen", "anthropic/claude-sonnet-4-5"):
         body, left_out = await sent(upstream, model, cache_key="of-the-session")
         assert ("prompt_cache_key" in body, left_out) == (False, set()), model
+
+
+@pytest.mark.parametrize(
+    ("provider", "api_base", "version", "keyed"),
+    [
+        ("openai", None, None, True),
+        ("openai", "https://api.openai.com/v1", None, True),
+        ("openai", "https://eu.api.openai.com/v1", None, True),
+        ("openai", "https://notopenai.com/v1", None, False),
+        ("openai", "https://openai.com.example/v1", None, False),
+        ("azure", "https://a.openai.azure.com", "v1", True),
+        ("azure", "https://a.openai.azure.com", "2024-10-21", False),
+        ("azure", "https://a.openai.azure.com", None, False),
+    ],
+)
+def test_a_session_s_cache_key_goes_by_the_address(
+    provider: str, api_base: str | None, version: str | None, keyed: bool
+) -> None:
+    options = {} if version is None else {"api_version": version}
+    call = Call(f"{provider}/gpt-4o", HELLO, api_base=api_base, cache_key="k", options=options)
+    target = target_of(import_litellm(), "gpt-4o", provider, api_base)
+    assert shaped(call, target).arguments.get("prompt_cache_key") == ("k" if keyed else None)
 
 
 async def test_labels_go_to_openai_with_an_answer_that_it_shall_store_alone(upstream: Upstream) -> None:

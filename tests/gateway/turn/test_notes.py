@@ -9,7 +9,7 @@ import pytest
 from gateway.accounts.remaining import budget_sentence, turns_left
 from gateway.ledger.types import SessionTerms
 from gateway.turn.headers import TurnHeaders
-from gateway.turn.notes import MIN_TASK_TOKENS, task_budget, with_notes
+from gateway.turn.notes import MIN_TASK_TOKENS, task_budget, with_notes, with_task_budgets
 from tests.gateway.turn.turns import LEFT, context
 from tests.harness.models import deployment, model, prices
 
@@ -69,3 +69,10 @@ def test_a_task_budget_is_what_is_left_at_the_chosen_model_s_output_price() -> N
     assert task_budget(context(able, asked=wanted), able, deployment("other#0")) is None
     poor = SessionTerms(default_nanousd=MIN_TASK_TOKENS * 2_000 - 1)
     assert task_budget(context(able, asked=wanted, terms=poor), able, claude) is None
+
+
+def test_a_task_budget_s_beta_is_sent_beside_the_operator_s() -> None:
+    own = "task-budgets-2026-03-13"
+    assert with_task_budgets({"x-team": "a"}) == {"x-team": "a", "anthropic-beta": own}
+    assert with_task_budgets({"Anthropic-Beta": "context-1m, x"}) == {"anthropic-beta": f"context-1m,x,{own}"}
+    assert with_task_budgets({"anthropic-beta": own}) == {"anthropic-beta": own}

@@ -14,11 +14,13 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cost import Settlement
 from gateway.catalog.tokens import TokenCounter
 from gateway.catalog.usage import Usage, UsageFault
+from gateway.config.settings import RateQuota, RouterSettings
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Balance, IdempotencyClaim, Release, Resolved, Settle
 from gateway.metrics import Metrics
+from gateway.providers.balance import Demand, Full, LoadBalancer
 from gateway.providers.errors import ConnectFault, TimeoutFault
 from gateway.providers.replies import Reply
 from gateway.turn.context import Attempt
@@ -80,6 +82,18 @@ def test_the_deployment_that_answered_sends_the_bill_though_the_dearest_of_its_g
     group = model("group", prices(1.0, 2.0), deployments=(cheap, dear))
     assert bill_of(attempt(group, chosen=cheap), Usage(10, 5), 0).amount_nanousd == 10 * 500 + 5 * 1_000
     assert bill_of(attempt(group, chosen=dear), Usage(10, 5), 0).amount_nanousd == 10 * 1_000 + 5 * 2_000
+
+
+@pytest.mark.parametrize("reached", [False, True])
+async def test_a_call_that_was_refused_before_sending_keeps_no_place_in_its_deployment_s_minute(reached: bool) -> None:
+    made, _, _ = settling()
+    balancer = LoadBalancer(lambda: 0.0, RouterSettings)
+    only, wanted = [deployment("small#0", limits=RateQuota(1, None, None))], Demand("s", 10)
+    taken = balancer.take(only, wanted)
+    assert not isinstance(taken, Full)
+    refused = replace(attempt(), slot=taken[1])
+    await made.release(refused, status="failed", error_code="invalid_request", upstream_failure=reached)
+    assert isinstance(balancer.take(only, wanted), Full) == reached
 
 
 def test_a_tier_that_the_provider_was_not_sent_is_not_billed() -> None:
