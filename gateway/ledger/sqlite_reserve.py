@@ -31,6 +31,7 @@ from gateway.ledger.types import (
     SessionClosed,
     TenantMissing,
     free_nanousd,
+    kept_from_now_on,
 )
 from gateway.ledger.windows import next_reset_ms
 
@@ -67,9 +68,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     else:
         granted = granted_under(op, old if session is not None else None, tenant[4])
     before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
-    kept = 0 if op.closing else op.kept_nanousd
-    if kept is None:
-        kept = 0 if session is None else session[10]
+    kept = 0 if op.closing else kept_from_now_on(0 if session is None else session[10], op.kept_nanousd)
     if free_nanousd(before.available_nanousd, kept) < op.amount_nanousd:
         return Refused("session", before, before.reserved_nanousd > 0, kept)
     refused = refusal(above, op.amount_nanousd, op.decision is not None or op.repeatable)
@@ -244,7 +243,7 @@ def _hold(
             "decision": op.decision_id if new_turn else None,
             "expected": op.terms.expected_turns,
             "own_limit": None if op.terms.ceiling_nanousd is None else 1,
-            "kept": op.kept_nanousd,
+            "kept": kept_from_now_on(0 if session is None else session[10], op.kept_nanousd),
         },
     )
     rest = None

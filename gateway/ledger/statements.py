@@ -167,7 +167,7 @@ RESERVE_ON_SESSION = _sql(
         last_decision_id=func.coalesce(bindparam("decision"), sessions.c.last_decision_id),
         expected_turns=func.coalesce(bindparam("expected"), sessions.c.expected_turns),
         own_limit=func.coalesce(bindparam("own_limit"), sessions.c.own_limit),
-        kept_nanousd=func.coalesce(bindparam("kept"), sessions.c.kept_nanousd),
+        kept_nanousd=bindparam("kept"),
         updated_at_ms=bindparam("now"),
     )
 )

@@ -65,6 +65,14 @@ def free_nanousd(available_nanousd: int, kept_nanousd: int) -> int:
     return min(available_nanousd, max(0, available_nanousd - kept_nanousd))
 
 
+def kept_from_now_on(kept_nanousd: int, asked_nanousd: int | None) -> int:
+    """The amount that a session keeps after a turn that asks for one; None asks for nothing.
+
+    The conversations of a session keep the most that one of them needs; 0 gives it up.
+    """
+    return 0 if asked_nanousd == 0 else max(kept_nanousd, asked_nanousd or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
     """Terms on which a session's first turn opens it.
@@ -118,7 +126,7 @@ class Reserve:
     repeatable: bool = False
     """True for a charge: the client chose its ids, so it may be committed already and keeps its answer."""
     kept_nanousd: int | None = None
-    """The amount that this turn leaves for the session's last answer, from now on; None: as the turn before it."""
+    """The least that the session keeps for its last answer, from now on; 0: nothing; None: as the turn before it."""
     closing: bool = False
     """True for the last answer: it may hold what the session keeps."""
 

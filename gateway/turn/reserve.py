@@ -195,7 +195,7 @@ class Reservations:
                 idempotency=context.idempotency if row is not None else None,
                 checkpoint_nanousd=checkpoint_nanousd,
                 parent_session_id=context.parent_session_id,
-                kept_nanousd=context.kept_nanousd if context.decides_kept else None,
+                kept_nanousd=context.kept_nanousd if context.decides_kept and row is not None else None,
                 closing=context.closing,
                 limits=turn_limits(context, estimate, self._configuration().settings.general),
             )

@@ -147,11 +147,14 @@ class Turns:
         if not self._wraps_up(context):
             return await self._reservations.decide_and_reserve(replace(context, decides_kept=True), receive)
         closing = await self._preparation.closing(context)
-        ordinary = replace(context, kept_nanousd=self._reservations.kept_nanousd(closing), decides_kept=True)
+        kept_nanousd = self._reservations.kept_nanousd(closing)
+        if context.row is not None:  # another conversation of the session may need more
+            kept_nanousd = max(kept_nanousd, context.row.kept_nanousd)
+        ordinary = replace(context, kept_nanousd=kept_nanousd, decides_kept=kept_nanousd > 0)
         try:
             return await self._reservations.decide_and_reserve(ordinary, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
-            return await self._reservations.decide_and_reserve(closing, receive)
+            return await self._reservations.decide_and_reserve(replace(closing, decides_kept=True), receive)
 
     def _wraps_up(self, context: TurnContext) -> bool:
         """True if this session ends with a last answer: as the client asks, else its tenant, else the operator."""

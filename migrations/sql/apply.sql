@@ -207,6 +207,7 @@ BEGIN
           s.overage_nanousd := 0;
           s.turns := 0;
           s.last_decision_id := NULL;
+          s.kept_nanousd := 0;
         END IF;
         IF v_chain IS NOT NULL THEN
           -- A child's limit is at most what the sessions above have; without one it has its parent's budget.
@@ -227,7 +228,10 @@ BEGIN
           END IF;
         END IF;
         v_available := v_granted - s.reserved_nanousd - s.spent_nanousd;
-        v_kept := CASE WHEN o.closing THEN 0 ELSE COALESCE(o.kept, CASE WHEN v_found THEN s.kept_nanousd END, 0) END;
+        -- A turn raises what is kept, or gives it up with 0. A gateway of before 0029 says nothing about its turn: it
+        -- may be the last answer, so nothing is kept from it.
+        s.kept_nanousd := CASE WHEN o.kept = 0 THEN 0 ELSE GREATEST(s.kept_nanousd, o.kept) END;
+        v_kept := CASE WHEN COALESCE(o.closing, true) THEN 0 ELSE s.kept_nanousd END;
         IF seqroute_free(v_available, v_kept) < o.amount THEN
           result := jsonb_build_array('refused', 'session', v_granted, s.reserved_nanousd, s.spent_nanousd,
             s.overage_nanousd, v_kept);
@@ -323,14 +327,14 @@ BEGIN
             last_decision_id = CASE WHEN o.decision IS NULL THEN x.last_decision_id ELSE o.decision_id END,
             expected_turns = COALESCE(o.expected_turns, x.expected_turns), updated_at_ms = v_now_ms,
             own_limit = CASE WHEN o.ceiling_nanousd IS NULL THEN x.own_limit ELSE 1 END,
-            kept_nanousd = COALESCE(o.kept, x.kept_nanousd)
+            kept_nanousd = s.kept_nanousd
           WHERE x.tenant_id = t.tenant_id AND x.session_id = o.session_id;
         ELSE
           INSERT INTO sessions (tenant_id, session_id, granted_nanousd, reserved_nanousd, turns, last_decision_id,
             expected_turns, created_at_ms, updated_at_ms, parent_session_id, own_limit, kept_nanousd)
           VALUES (t.tenant_id, o.session_id, v_granted, o.amount, CASE WHEN o.decision IS NULL THEN 0 ELSE 1 END,
             CASE WHEN o.decision IS NULL THEN NULL ELSE o.decision_id END, o.expected_turns, v_now_ms, v_now_ms,
-            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END, COALESCE(o.kept, 0));
+            v_parent, CASE WHEN v_parent IS NOT NULL AND o.ceiling_nanousd IS NULL THEN 0 ELSE 1 END, s.kept_nanousd);
         END IF;
         v_room := NULL;
         IF v_chain IS NOT NULL THEN

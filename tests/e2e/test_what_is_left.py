@@ -98,6 +98,16 @@ async def test_a_tenant_s_sessions_end_with_a_last_answer_and_in_words_that_clie
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "wrap_up")
 
 
+async def test_a_title_call_leaves_what_the_conversation_of_its_session_keeps(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play, play.gateway.http() as http:
+        headers = session("s", budget_usd="0.5") | {"X-Wrap-Up": "on"}
+        long = [{"role": "user", "content": "word " * 2_000}]
+        assert (await turn(http, messages=long, headers=headers)).status_code == 200
+        kept = (await http.get("/v1/sessions/s")).json()["kept_nano_usd"]
+        assert (await turn(http, headers=headers)).status_code == 200
+        assert (await http.get("/v1/sessions/s")).json()["kept_nano_usd"] >= kept > 0
+
+
 async def test_a_charge_leaves_what_the_last_answer_needs(tmp_path: Path, sqlite_url: str) -> None:
     async with playing(tmp_path, sqlite_url, audited=False) as play, play.gateway.http() as http:
         headers = session("s", budget_usd="0.05") | {"X-Wrap-Up": "on"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,48 @@ async def test_an_ordinary_turn_leaves_what_is_kept_and_the_closing_one_holds_it
         assert refused == Refused("session", Balance(100, 60, 0), pending=True, kept_nanousd=30)
         assert refused.free_nanousd == 10
         await bench.held(10, kept=30)
-        await bench.held(30, closing=True)
+        await bench.held(30, kept=0, closing=True)
         await bench.ledger.release(bench.back(first))
-        # The next turn decides anew what is kept; 0 for one whose client wants no last answer.
+        # After a last answer the next turn decides what is kept; 0 for one whose client wants no last answer.
         await bench.held(40, kept=20)
         await bench.held(20, kept=0)
+
+
+async def test_a_small_conversation_leaves_what_a_long_one_of_its_session_keeps(database_url: str) -> None:
+    async with open_bench(database_url) as bench:
+        await bench.held(10, ceiling=100, kept=50)
+        _, refused = await bench.reserve(41, kept=5)
+        assert refused == Refused("session", Balance(100, 10, 0), pending=True, kept_nanousd=50)
+        await bench.held(10, kept=5)
+        row = await bench.ledger.session("acme", "s1")
+        assert row is not None
+        assert row.kept_nanousd == 50
+        await bench.held(10, kept=60)
+        row = await bench.ledger.session("acme", "s1")
+        assert row is not None
+        assert row.kept_nanousd == 60
+        await bench.held(70, kept=0, closing=True)
+        row = await bench.ledger.session("acme", "s1")
+        assert row is not None
+        assert row.kept_nanousd == 0
+
+
+async def test_a_gateway_that_knows_no_last_answer_is_not_refused_one(postgres_url: str) -> None:
+    """One of before 0029 sends neither what it keeps nor whether its turn is the last."""
+    async with open_bench(postgres_url) as bench:
+        await bench.held(60, ceiling=100, kept=40)
+        backend: Any = bench.ledger._backend
+        submit = backend._groups.submit
+
+        def old(group: Any, sent: dict[str, Any], *more: Any, **named: Any) -> Any:
+            known = {name: value for name, value in sent.items() if name not in ("kept", "closing")}
+            return submit(group, known, *more, **named)
+
+        backend._groups.submit = old
+        await bench.held(40)
+        row = await bench.ledger.session("acme", "s1")
+        assert row is not None
+        assert row.kept_nanousd == 40
 
 
 async def test_a_charge_and_a_further_attempt_leave_what_the_last_turn_kept(database_url: str) -> None:

@@ -95,7 +95,7 @@ class Model:
         if PARENTS.get(op.session_id) is not None and not above:
             return "unknown"
         granted, own_limit = self._granted(op, known, above)
-        kept = session.kept if op.kept_nanousd is None else op.kept_nanousd
+        kept = session.kept if op.kept_nanousd is None else op.kept_nanousd and max(session.kept, op.kept_nanousd)
         beside = 0 if op.closing else kept
         if replace(session, granted=granted).free(beside) < op.amount_nanousd:
             return "session"
