@@ -33,8 +33,7 @@ def get_session(connection: Connection, tenant_id: str, session_id: str) -> Sess
     found = _from_row(row, tenant)
     if found.parent_session_id is None:
         return found
-    above = _room_above(connection, tenant_id, session_id)
-    return replace(found, balance=replace(found.balance, above_nanousd=above))
+    return _with_above(found, _rooms_above(connection, tenant_id, [session_id])[session_id])
 
 
 def list_sessions(
@@ -50,10 +49,7 @@ def list_sessions(
     found = [_from_row(row, tenant) for row in connection.execute(query)]
     children = [session.session_id for session in found if session.parent_session_id is not None]
     above = _rooms_above(connection, tenant_id, children) if children else {}
-    return [
-        replace(session, balance=replace(session.balance, above_nanousd=above.get(session.session_id)))
-        for session in found
-    ]
+    return [_with_above(session, above.get(session.session_id)) for session in found]
 
 
 def change_session(
@@ -154,21 +150,32 @@ def _open(connection: Connection, tenant: Row[Any], session_id: str, granted: in
 
 def _room_above(connection: Connection, tenant_id: str, session_id: str) -> int:
     """The least that the sessions above a child have beside what they keep, in nano-USD."""
-    return _rooms_above(connection, tenant_id, [session_id])[session_id]
+    return _rooms_above(connection, tenant_id, [session_id])[session_id][0]
 
 
-def _rooms_above(connection: Connection, tenant_id: str, session_ids: Sequence[str]) -> dict[str, int]:
-    """The same for each of several children."""
+def _with_above(session: SessionRow, room: tuple[int, int] | None) -> SessionRow:
+    """A child with what the sessions above it have left and have not spent."""
+    if room is None:
+        return session
+    return replace(session, balance=replace(session.balance, above_nanousd=room[0]), above_unspent_nanousd=room[1])
+
+
+def _rooms_above(connection: Connection, tenant_id: str, session_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The same for each of several children; and the least that those sessions have not spent."""
     a, s = session_ancestors.c, sessions.c
-    available = s.granted_nanousd - s.reserved_nanousd - s.spent_nanousd
-    beside = case((available < s.kept_nanousd, 0), else_=available - s.kept_nanousd)
+
+    def least_beside_kept(money: Any) -> Any:
+        beside = case((money < s.kept_nanousd, 0), else_=money - s.kept_nanousd)
+        return func.min(case((money < 0, money), else_=beside))
+
+    unspent = s.granted_nanousd - s.spent_nanousd
     found = connection.execute(
-        select(a.session_id, func.min(case((available < 0, available), else_=beside)))
+        select(a.session_id, least_beside_kept(unspent - s.reserved_nanousd), least_beside_kept(unspent))
         .select_from(session_ancestors.join(sessions, (s.tenant_id == a.tenant_id) & (s.session_id == a.ancestor_id)))
         .where(a.tenant_id == tenant_id, a.session_id.in_(session_ids))
         .group_by(a.session_id)
     )
-    return {row[0]: row[1] for row in found}
+    return {row[0]: (row[1], row[2]) for row in found}
 
 
 def _is(tenant_id: str, session_id: str) -> Any:

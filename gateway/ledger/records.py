@@ -111,13 +111,18 @@ class SessionRow:
     kept_nanousd: int = 0
     """What only the session's last answer may hold."""
     chain: Chain | None = None
+    above_unspent_nanousd: int | None = None
+    """The least that the sessions above have not spent beside what they keep; None: no parent, or not read."""
 
     @property
     def budget_reached(self) -> bool:
-        """True if its last answer was served, or nothing is left: a raised budget continues it."""
+        """True if its last answer was served, or all is spent: a raised budget continues it."""
         wrapped_nanousd = orjson.loads(self.memory).get("wrapped_nanousd")
         wrapped = wrapped_nanousd is not None and self.balance.granted_nanousd <= wrapped_nanousd
-        return wrapped or self.balance.spendable_nanousd <= 0
+        unspent_nanousd = self.balance.granted_nanousd - self.balance.spent_nanousd
+        if self.above_unspent_nanousd is not None:
+            unspent_nanousd = min(unspent_nanousd, self.above_unspent_nanousd)
+        return wrapped or unspent_nanousd <= 0
 
     @property
     def stall(self) -> list[str]:

@@ -28,7 +28,15 @@ from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.rates import RateReading
 from gateway.ledger.records import Chain
-from gateway.ledger.types import Balance, IdempotencyClaim, Refused, RefusingAccount, Resolved, SessionTerms
+from gateway.ledger.types import (
+    Balance,
+    IdempotencyClaim,
+    Refused,
+    RefusingAccount,
+    Resolved,
+    SessionTerms,
+    free_nanousd,
+)
 from gateway.money import usd_string
 from gateway.providers.balance import Slot
 from gateway.providers.parameters import header_names
@@ -143,7 +151,7 @@ class TurnContext:
     kept_nanousd: int = 0
     """Amount that this turn leaves for the session's last answer."""
     decides_kept: bool = False
-    """True if the session keeps that amount from now on; otherwise what it kept before."""
+    """True if the session keeps at least that amount from now on, or nothing if it is 0; else what it kept before."""
     closing: bool = False
     """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
     fallback: bool = False
@@ -215,7 +223,8 @@ class TurnContext:
                 session, account = self.chain.available_nanousd, "parent"
         if tenant < session:
             account = "tenant"
-        return _funds(min(session, tenant) - self.kept_nanousd, account, unspent_nanousd - self.kept_nanousd)
+        left_nanousd = free_nanousd(min(session, tenant), self.kept_nanousd)
+        return _funds(left_nanousd, account, free_nanousd(unspent_nanousd, self.kept_nanousd))
 
     @property
     def wrapped_up(self) -> bool:
@@ -347,7 +356,8 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
             details=details,
         )
     kind, how = _EXHAUSTED[funds.account]
-    details |= {} if funds.account == "request" else spend_control_fields(True)
+    if funds.account != "request":  # what is kept for the last answer is still left
+        details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
     return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
 
 

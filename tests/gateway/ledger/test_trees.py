@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from gateway.accounts.sessions import change_session
+from gateway.accounts.sessions import change_session, get_session, list_sessions
 from gateway.ledger.audit import audit
 from gateway.ledger.records import Chain
 from gateway.ledger.types import (
@@ -35,6 +35,26 @@ async def change(bench: Bench, session: str, **values: Any) -> None:
         change_session(connection, "acme", session, default_nanousd=0, actor="test", now_ms=bench.hands.at_ms, **values)
 
     await bench.database.write(run)
+
+
+async def test_a_budget_is_reached_by_what_is_spent_and_not_by_what_is_held(database_url: str) -> None:
+    async with open_bench(database_url, budget_nanousd=10_000) as bench:
+        op = await bench.held(100, session="root", ceiling=100)
+        await change(bench, "root", budget_nanousd=110)
+        below = await bench.held(10, session="child", parent="root")
+
+        async def reached() -> dict[str, bool]:
+            one = await bench.database.read(lambda c: get_session(c, "acme", "child"))
+            listed = await bench.database.read(lambda c: list_sessions(c, "acme"))
+            found = {session.session_id: session.budget_reached for session in listed}
+            assert found["child"] == one.budget_reached
+            return found
+
+        assert await reached() == {"root": False, "child": False}
+        await bench.ledger.settle(bench.bill(below, 10))
+        assert await reached() == {"root": False, "child": False}
+        await bench.ledger.settle(bench.bill(op, 100))
+        assert await reached() == {"root": True, "child": True}
 
 
 async def test_a_grandchild_s_turn_moves_the_money_of_every_session_above(database_url: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExceeded
@@ -66,6 +68,18 @@ def test_an_account_below_zero_is_told_as_it_is_and_spends_nothing() -> None:
     refused = Refused("tenant", Balance(50, 20, 60, overage_nanousd=30), pending=False)
     after = AvailableFunds(1, "session", 1).after(refused)
     assert (after.left_nanousd, after.remainder_nanousd) == (0, -30)
+
+
+def test_what_is_kept_for_the_last_answer_makes_no_account_negative() -> None:
+    row = session_row(Balance(1_000, 0, 400))
+    embedding = replace(context(row=row), kept_nanousd=900)
+    funds = embedding.funds
+    assert (funds.remainder_nanousd, funds.unspent_nanousd, funds.overdrawn_nanousd) == (0, 0, 0)
+    error = exhausted(embedding, Shortage(funds, 32_000, held=False))
+    assert isinstance(error, SessionBudgetExceeded)
+    assert (error.details["remaining_nano_usd"], error.details["spend_control"]) == (0, {"reached": False})
+    spent = replace(context(row=session_row(Balance(1_000, 0, 1_000))), kept_nanousd=900)
+    assert exhausted(spent, Shortage(spent.funds, 32_000, held=False)).details["spend_control"] == {"reached": True}
 
 
 def test_a_key_s_own_budget_is_the_operator_s_to_raise() -> None:
