@@ -26,17 +26,23 @@ class AnswerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """The bill of a response; `estimated` without reported usage, `report` for clients."""
+    """The bill of a response; `estimated` without reported usage, `report` for clients.
+
+    `in_usage`: the client wants the bill in its usage too.
+    """
 
     usage: Usage
     estimated: bool
     report: Mapping[str, Any]
+    in_usage: bool = False
 
     def told_in(self, usage: Mapping[str, Any]) -> dict[str, Any]:
-        """A usage object with the bill and what is left, because clients keep that of an answer.
+        """A usage object, with the bill and what is left where the client wants them.
 
         Only integers: some clients add up all that usages contain.
         """
+        if not self.in_usage:
+            return dict(usage)
         return {**usage, "seqroute": {name: told for name, told in self.report.items() if name.endswith("_nano_usd")}}
 
 

@@ -377,6 +377,11 @@ def wrapped_up(context: TurnContext) -> GatewayError:
     )
 
 
-def billed(report: TurnReport, bill: Settlement) -> Billed:
-    """A settled response for rendering by a dialect."""
-    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object())
+def billed(context: TurnContext, report: TurnReport, bill: Settlement) -> Billed:
+    """A settled response for rendering by a dialect.
+
+    Its usage tells what is left only on request, and not under an `Idempotency-Key`: the copy that is kept is made
+    before the settlement, and a repeated answer is the same to the byte.
+    """
+    told = context.asked.budget_visible is not None and context.idempotency is None
+    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object(), told)

@@ -53,7 +53,9 @@ class Delivery:
         dialect, identity = attempt.context.dialect, attempt.identity(self._clock())
 
         def render(report: TurnReport, bill: Settlement) -> Response:
-            return json_response(dialect.whole(identity, reply.body, billed(report, bill)), 200, report.as_headers())
+            return json_response(
+                dialect.whole(identity, reply.body, billed(attempt.context, report, bill)), 200, report.as_headers()
+            )
 
         report, bill = await self._settling.reply(attempt, reply, render)
         response = render(report, bill)
@@ -79,7 +81,9 @@ class Delivery:
 
         def keep(report: TurnReport, bill: Settlement, error: GatewayError | None) -> Answer:
             assert transcript is not None
-            return kept_stream(transcript, renderer.end(billed(report, bill), error), report.as_headers())
+            return kept_stream(
+                transcript, renderer.end(billed(attempt.context, report, bill), error), report.as_headers()
+            )
 
         async def on_end(end: StreamEnd) -> list[bytes]:
             failures = attempt.failures
@@ -87,7 +91,7 @@ class Delivery:
                 failures = (*failures, failed_attempt(attempt, end.fault, now_ms(self._clock)))
             ended = replace(attempt, failures=failures)
             report, bill, error = await self._settling.stream(ended, end, heard, None if transcript is None else keep)
-            last = renderer.end(billed(report, bill), error)
+            last = renderer.end(billed(attempt.context, report, bill), error)
             if end.ending == "finished":
                 await dialect.keep(attempt.context.session_id)
             return [last]

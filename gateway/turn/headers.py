@@ -17,7 +17,7 @@ from gateway.money import usd_string
 
 _PREFIX = "x-seqroute-"
 MAX_IDEMPOTENCY_KEY = 255
-BudgetVisible = Literal["note", "task_budget"]
+BudgetVisible = Literal["note", "task_budget", "usage"]
 """A line in the system prompt; Anthropic's token budget, and the line for models without one."""
 PARENT_ALIASES = ("x-codex-parent-thread-id", "x-opencode-parent-session")
 """How coding agents name the session of the agent that started this one."""
@@ -197,7 +197,9 @@ def _budget_visible(value: str | None) -> BudgetVisible | None:
         return None
     if value.lower() in ("true", "1"):
         return "note"
-    raise InvalidRequest("X-Budget-Visible: expected true, false or task_budget", param="X-Budget-Visible")
+    if value.lower() == "usage":
+        return "usage"
+    raise InvalidRequest("X-Budget-Visible: expected true, false, usage or task_budget", param="X-Budget-Visible")
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool:

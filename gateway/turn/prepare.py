@@ -131,7 +131,7 @@ class Preparation:
             parent_session_id=parent_id,
             chain=chain,
         )
-        if asked.budget_visible is not None and chat.mode == "chat":
+        if asked.budget_visible in ("note", "task_budget") and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
         options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
         fallback = self._fallback(options, context)

@@ -13,6 +13,8 @@ from tests.harness.routes import ROUTES, ask
 from tests.harness.scenario import playing, session, turn
 from tests.harness.scripted import Line, ScriptedProvider
 
+VISIBLE = {"X-Budget-Visible": "usage"}
+
 
 def usage_in(route: str, text: str) -> dict[str, Any]:
     """The last usage object of an answer, whole or streamed."""
@@ -33,7 +35,9 @@ async def test_the_usage_of_every_dialect_tells_the_bill_and_what_is_left(
         async with serving(path) as gateway, gateway.http() as http:
             for number, route in enumerate(ROUTES):
                 wants = {"stream_options": {"include_usage": True}} if stream and "completions" in route else {}
-                answer = await ask(http, route, session(f"s{number}", budget_usd="0.5"), stream=stream, **wants)
+                answer = await ask(
+                    http, route, session(f"s{number}", budget_usd="0.5") | VISIBLE, stream=stream, **wants
+                )
                 told = usage_in(route, answer.text)["seqroute"]
                 shown = (await http.get(f"/v1/sessions/s{number}")).json()
                 assert told["cost_nano_usd"] == shown["spent_nano_usd"] > 0, route

@@ -270,7 +270,7 @@ def test_an_answer_is_the_same_message_whole_and_streamed(
     assert (made["content"], made["stop_reason"], made["id"]) == (content, reason, "msg_1")
     stream = MessagesStream("dec_1", "small", 7, ())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}, True), None
     )
     seen = events(rendered)
     for event in seen:

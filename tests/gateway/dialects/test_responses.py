@@ -298,7 +298,7 @@ def test_an_answer_is_the_same_response_whole_and_streamed(
     assert (made["status"], made["id"], made["model"], made["created_at"]) == (status, "resp_1", "small", 7)
     stream = ResponsesStream(response_object())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}, True), None
     )
     seen = events(rendered)
     for event in seen:
