@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from tests.harness.gateway import config, serving
+from tests.harness.receiver import receiving
 from tests.harness.upstream import FaultUpstream
 
 BODY: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
@@ -26,16 +27,8 @@ async def publishing(keys: list[RSAKey]) -> AsyncIterator[str]:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=json.dumps({"keys": [key.as_dict(private=False) for key in keys]}))
 
-    app = web.Application()
-    app.router.add_get("/jwks", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/jwks"
-    finally:
-        await runner.cleanup()
+    async with receiving("GET", "/jwks", answer) as url:
+        yield url + "/jwks"
 
 
 def token(key: RSAKey, **changed: Any) -> dict[str, str]:

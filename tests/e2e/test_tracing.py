@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.harness.gateway import config, serving
+from tests.harness.receiver import receiving
 from tests.harness.scenario import turn
 from tests.harness.scripted import Line, ScriptedProvider
 
@@ -27,16 +28,8 @@ async def collecting(spans: list[Span]) -> AsyncIterator[str]:
         spans.extend(span for group in sent.resource_spans for scope in group.scope_spans for span in scope.spans)
         return web.Response(body=b"", content_type="application/x-protobuf")
 
-    app = web.Application()
-    app.router.add_post("/v1/traces", take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with receiving("POST", "/v1/traces", take) as url:
+        yield url
 
 
 def attributes(span: Span) -> dict[str, Any]:

@@ -46,7 +46,7 @@ async def test_a_small_conversation_leaves_what_a_long_one_of_its_session_keeps(
 
 
 async def test_a_gateway_that_knows_no_last_answer_is_not_refused_one(postgres_url: str) -> None:
-    """One of before 0029 sends neither what it keeps nor whether its turn is the last."""
+    """A gateway of revision 0026 sends neither what it keeps nor whether its turn is the last."""
     async with open_bench(postgres_url) as bench:
         await bench.held(60, ceiling=100, kept=40)
         backend: Any = bench.ledger._backend

@@ -20,6 +20,7 @@ from gateway.config.settings import WebhookSettings
 from gateway.database.database import Database, transaction
 from gateway.database.tables import sessions, tenants, webhook_events
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
+from tests.harness.receiver import receiving
 
 SECRET = Secret("whsec-4fT9kQ2mZ7")
 
@@ -40,16 +41,9 @@ class Receiver:
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook", made.hook)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server: Any = site._server
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-    yield made
-    await runner.cleanup()
+    async with receiving("POST", "/hook", made.hook) as url:
+        made.url = url + "/hook"
+        yield made
 
 
 @dataclass
