@@ -1,13 +1,16 @@
 """Forecasts of answer length and speed per model, learned while serving.
 
 Answer lengths are close to log-normal with a heavy tail, so the running mean and variance of log tokens give every
-quantile. A prior covers the first answers until the model's own evidence outweighs it. Forecasts size holds and feed
-the policy's cost distribution; the amount that binds is always the clamp, never the forecast.
+quantile. A prior covers a model's first answers until its own evidence outweighs it: what the other models wrote, since
+a workload sets its lengths more than a model does, with the spread between models added to the spread within one.
+Forecasts size holds and feed the policy's cost distribution; the amount that binds is always the clamp, never the
+forecast.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,6 +19,7 @@ from policy.mdp import COST_LEVELS
 
 PRIOR_MEAN_LOG = math.log(220.0)
 PRIOR_VARIANCE_LOG = 1.0
+"""What is expected before any answer of any model; among the others it weighs as much as one model."""
 PRIOR_ANSWERS = 8.0
 """Weight of the prior, in answers."""
 PRIOR_TOKENS_PER_S = 80.0
@@ -43,6 +47,7 @@ class OutputForecast:
 
     def __init__(self) -> None:
         self._evidence: dict[str, _Evidence] = {}
+        self._newcomer: _Evidence | None = None
         self.cache = CacheHits()
 
     def observe(self, model: str, output_tokens: int, seconds: float = 0.0) -> None:
@@ -50,7 +55,9 @@ class OutputForecast:
         if output_tokens <= 0:
             return
         value = math.log(output_tokens)
-        seen = self._evidence.setdefault(model, _Evidence(PRIOR_ANSWERS, PRIOR_MEAN_LOG, PRIOR_VARIANCE_LOG))
+        seen = self._evidence.get(model)
+        if seen is None:
+            seen = self._evidence[model] = pooled(self._evidence.values())
         weight = min(seen.weight + 1.0, MEMORY_ANSWERS)
         step = 1.0 / weight
         delta = value - seen.mean_log
@@ -58,6 +65,7 @@ class OutputForecast:
         seen.variance_log = max((1.0 - step) * (seen.variance_log + step * delta * delta), 0.01)
         seen.weight = weight
         seen.quantiles = ()
+        self._newcomer = None
         if seconds > 0:
             seen.speed_weight = min(seen.speed_weight + 1.0, MEMORY_ANSWERS)
             seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
@@ -72,16 +80,29 @@ class OutputForecast:
     def quantiles(self, model: str, limit_tokens: int) -> tuple[float, ...]:
         """Output tokens at policy.mdp.COST_LEVELS, none above `limit_tokens`."""
         seen = self._evidence.get(model)
-        if seen is not None and not seen.quantiles:
+        if seen is None:
+            seen = self._newcomer = self._newcomer or pooled(self._evidence.values())
+        if not seen.quantiles:
             seen.quantiles = _quantiles(seen.mean_log, seen.variance_log)
-        unlimited = _PRIOR if seen is None else seen.quantiles
+        unlimited = seen.quantiles
         limit = float(limit_tokens)
         # Quantiles ascend: when the last is within the limit, all are.
         return unlimited if unlimited[-1] <= limit else tuple([min(tokens, limit) for tokens in unlimited])
 
 
+def pooled(others: Iterable[_Evidence]) -> _Evidence:
+    """Expected answers of a model that none was seen of: a draw among the others and the prior.
+
+    A model counts by the share of its evidence that is its own answers; the variance of the draw is the mean variance
+    within a model plus that of the models' means.
+    """
+    shares = [(1.0, PRIOR_MEAN_LOG, PRIOR_VARIANCE_LOG)]
+    shares += [(1.0 - PRIOR_ANSWERS / seen.weight, seen.mean_log, seen.variance_log) for seen in others]
+    whole = sum(share for share, _, _ in shares)
+    mean = sum(share * mean_log for share, mean_log, _ in shares) / whole
+    variance = sum(share * (within + (mean_log - mean) ** 2) for share, mean_log, within in shares) / whole
+    return _Evidence(PRIOR_ANSWERS, mean, variance)
+
+
 def _quantiles(mean_log: float, variance_log: float) -> tuple[float, ...]:
     return tuple(math.exp(mean_log + math.sqrt(variance_log) * score) for score in _NORMAL_SCORES)
-
-
-_PRIOR = _quantiles(PRIOR_MEAN_LOG, PRIOR_VARIANCE_LOG)

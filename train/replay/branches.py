@@ -130,6 +130,7 @@ def states_of(branches: Branches, graded: Graded) -> tuple[Graded, I64]:
         embedding=None,
         quality=np.clip(quality[found], 0.0, 1.0),
         cost_usd=np.maximum(cost_usd[found], LEAST_USD),
+        in_tokens=np.full(out_tokens[found].shape, np.nan),
         out_tokens=np.nan_to_num(out_tokens[found]),
         digest=branches.digest,
     )

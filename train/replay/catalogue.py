@@ -79,6 +79,7 @@ def studies(
 ) -> Iterator[CatalogueSetup]:
     """Catalogues of one source with predictions; `only` one of them, by its number."""
     split = halves(graded, seed)
+    graded = graded.with_prices(split.training)
     resampled = Resampled(len(graded.task_ids), grid.resamples, seed)
     for chosen in catalogues(graded, split.training, models)[slice(only, None if only is None else only + 1)]:
         seen = vectors_of(inputs, chosen, split.training)

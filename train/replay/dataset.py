@@ -38,8 +38,9 @@ class DataError(ValueError):
 class Graded:
     """One source: P prompts answered by M models; rows of a `task` are a conversation in order.
 
-    `quality` in 0..1, `cost_usd` and `out_tokens` are (P, M), without gaps. `text` is "" and `embedding` None where the
-    source has none. Prices are USD per million tokens, (M,).
+    `quality` in 0..1, `cost_usd` and `out_tokens` are (P, M), without gaps; `in_tokens` is NaN where an answer's tokens
+    are unknown. `text` is "" and `embedding` None where the source has none. Prices are USD per million tokens, (M,),
+    NaN where the source has none until `with_prices`.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Graded:
     embedding: F32 | None  # (P, E)
     quality: F64
     cost_usd: F64
+    in_tokens: F64
     out_tokens: F64
     digest: str
     notes: tuple[str, ...] = ()
@@ -79,8 +81,19 @@ class Graded:
             usd_out_per_m=self.usd_out_per_m[at],
             quality=self.quality[:, at],
             cost_usd=self.cost_usd[:, at],
+            in_tokens=self.in_tokens[:, at],
             out_tokens=self.out_tokens[:, at],
         )
+
+    def with_prices(self, training: I64) -> Graded:
+        """The source with missing list prices set to what the bills of these prompts imply."""
+        price_in, price_out = completed_prices(
+            self.cost_usd[training],
+            np.stack([self.in_tokens[training], self.out_tokens[training]]),
+            self.usd_in_per_m,
+            self.usd_out_per_m,
+        )
+        return _replace(self, usd_in_per_m=price_in, usd_out_per_m=price_out)
 
 
 def read_folder(folder: Path) -> list[Graded]:
@@ -134,12 +147,11 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
     price_in, price_out = _prices(prices, names, source)
     grid = _grid(outcomes, place, names, price_in, price_out)
     answered = np.isfinite(grid["quality"]) & np.isfinite(grid["cost_usd"])
-    price_in, price_out, derived = completed_prices(grid, price_in, price_out)
     asked = _kept_models(answered)
     notes = [
-        f"model {names[k]} has no list price: its bills imply {price_in[k]:.6g} and {price_out[k]:.6g} USD per M tokens"
-        for k in derived
-        if k in asked
+        f"model {names[k]} has no list price: it has the one that its bills of the training half imply"
+        for k in asked
+        if np.isnan(price_in[k] + price_out[k])
     ]
     notes += [
         f"model {name} left out: it answered {int(answered[:, k].sum())} of {len(answered)} prompts"
@@ -186,7 +198,8 @@ def _source(source: str, prompts: pa.Table, outcomes: pa.Table, prices: pa.Table
         embedding=_embedding(prompts, kept),
         quality=np.clip(grid["quality"][kept], 0.0, 1.0),
         cost_usd=np.maximum(grid["cost_usd"][kept], LEAST_USD),
-        out_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["out_tok"][kept], 0.0),
+        in_tokens=np.where(np.isfinite(grid["out_tok"][kept]), grid["in_tok"][kept], np.nan),
+        out_tokens=np.nan_to_num(grid["out_tok"][kept]),
         digest=digest,
         notes=tuple(notes),
     )
@@ -261,29 +274,26 @@ def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F6
     return price_in, price_out
 
 
-def completed_prices(grid: Mapping[str, F64], price_in: F64, price_out: F64) -> tuple[F64, F64, list[int]]:
-    """Prices with those of models without one set to what their bills imply, and these models.
+def completed_prices(cost_usd: F64, tokens: F64, price_in: F64, price_out: F64) -> tuple[F64, F64]:
+    """Prices (M,) with missing ones set to what bills (N, M) of input and output `tokens` (2, N, M) imply.
 
     Where tokens are known, one price for input and output that gives the same sum as the bills; otherwise a bill is
     NOMINAL_TOKENS. A known price of the two is kept.
     """
     price_in, price_out = price_in.copy(), price_out.copy()
-    derived = np.flatnonzero(~(np.isfinite(price_in) & np.isfinite(price_out)))
-    for k in derived.tolist():
-        cost = grid["cost_usd"][:, k]
-        tokens = np.stack([grid["in_tok"][:, k], grid["out_tok"][:, k]])
-        billed = np.isfinite(cost) & np.isfinite(tokens).all(axis=0)
-        if billed.any() and tokens[:, billed].sum() > 0:
-            paid, (read, written) = cost[billed].sum() * 1e6, tokens[:, billed].sum(axis=1)
+    for k in np.flatnonzero(np.isnan(price_in + price_out)).tolist():
+        counted = np.isfinite(tokens[:, :, k]).all(axis=0)
+        if tokens[:, counted, k].sum() > 0.0:
+            paid, (read, written) = cost_usd[counted, k].sum() * 1e6, tokens[:, counted, k].sum(axis=1)
         else:
-            paid, read, written = np.nansum(cost) * 1e6, 0.0, NOMINAL_TOKENS * np.isfinite(cost).sum()
+            paid, read, written = cost_usd[:, k].sum() * 1e6, 0.0, NOMINAL_TOKENS * len(cost_usd)
         if np.isfinite(price_in[k]):
             price_out[k] = max(paid - price_in[k] * read, 0.0) / max(written, 1.0)
         elif np.isfinite(price_out[k]):
             price_in[k] = max(paid - price_out[k] * written, 0.0) / max(read, NOMINAL_TOKENS)
         else:
             price_in[k] = price_out[k] = paid / max(read + written, 1.0)
-    return price_in, price_out, derived.tolist()
+    return price_in, price_out
 
 
 def _embedding(prompts: pa.Table, kept: I64) -> F32 | None:

@@ -39,11 +39,48 @@ def test_many_answers_of_one_length_are_expected_again() -> None:
     assert quantiles[-1] < 60.0
 
 
-def test_a_model_learns_only_from_itself_and_not_from_empty_answers() -> None:
+def test_empty_answers_teach_nothing() -> None:
     forecast = OutputForecast()
-    forecast.observe("big", 5_000)
     forecast.observe("small", 0)
     assert forecast.quantiles("small", 10**6) == OutputForecast().quantiles("small", 10**6)
+
+
+def test_a_newcomer_is_expected_to_answer_like_a_draw_among_the_others_and_the_prior() -> None:
+    """After 8 answers of 220 e^2 tokens, half of big's evidence is its own: it counts .5, the prior 1.
+
+    Its mean log is log 220 + 1. Of the two, weights 1 and .5: mean log 220 + 1/3, variance of the means 1 (1/3)^2 / 1.5
+    + .5 (2/3)^2 / 1.5 = 2/9.
+    """
+    forecast = OutputForecast()
+    for _ in range(8):
+        forecast.observe("big", round(220 * math.exp(2)))
+    quantiles = forecast.quantiles("new", 10**6)
+    assert quantiles[MEDIAN] == pytest.approx(220.0 * math.exp(1 / 3), rel=1e-3)
+    within = variance_log(forecast.quantiles("big", 10**6))
+    assert variance_log(quantiles) == pytest.approx((1.0 + 0.5 * within) / 1.5 + 2 / 9, rel=1e-2)
+
+
+def test_a_newcomer_among_models_that_answer_alike_is_expected_to_do_the_same() -> None:
+    forecast = OutputForecast()
+    for model in range(20):
+        for _ in range(100):
+            forecast.observe(f"model {model}", 4_000)
+    assert forecast.quantiles("new", 10**6)[MEDIAN] == pytest.approx(4_000, rel=0.3)
+    forecast.observe("new", 4_000)
+    assert forecast.quantiles("new", 10**6)[MEDIAN] == pytest.approx(4_000, rel=0.3)
+
+
+def test_a_model_s_own_answers_outweigh_the_others() -> None:
+    forecast = OutputForecast()
+    forecast.observe("big", 50_000)
+    for _ in range(500):
+        forecast.observe("small", 40)
+    assert forecast.quantiles("small", 10**6)[MEDIAN] == pytest.approx(40.0, rel=0.15)
+
+
+def variance_log(quantiles: tuple[float, ...]) -> float:
+    """Variance of log tokens, by the 0.98 quantile of a normal, 2.0537 deviations above the median."""
+    return ((math.log(quantiles[COST_LEVELS.index(0.98)]) - math.log(quantiles[MEDIAN])) / 2.0537) ** 2
 
 
 def test_a_call_of_unknown_speed_generates_80_tokens_a_second() -> None:

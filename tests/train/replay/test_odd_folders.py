@@ -16,11 +16,14 @@ import pytest
 
 from tests.train.replay.folders import write_folder
 from tests.train.replay.test_run import small_grid
+from train.replay.catalogue import studies
 from train.replay.dataset import DataError, Graded, read_folder
-from train.replay.grid import MOST_MODELS, THINNED_MODELS, catalogues
+from train.replay.grid import MOST_MODELS, THINNED_MODELS, catalogues, quick
 from train.replay.run import Options, read_sources, run
 from train.replay.split import halves
 
+ALL_TEN = np.arange(10)
+"""Prompts of a folder of ten tasks."""
 Columns = dict[str, Any]
 Change = Callable[[Columns], Columns]
 
@@ -147,14 +150,28 @@ def test_a_model_without_a_list_price_has_that_of_its_bills(tmp_path: Path) -> N
     """The toy bills only the answers, at 100, 10 and 1 USD per million tokens."""
     folder = changed(write_folder(tmp_path, tasks=10), "models", every("usd_out_per_m", None))
     graded = read_folder(folder)[0]
-    assert graded.usd_out_per_m.tolist() == pytest.approx([100.0, 10.0, 1.0])
-    assert graded.notes[0].startswith("model large has no list price: its bills imply 0 and 100 USD")
+    assert graded.notes[0].startswith("model large has no list price")
+    assert graded.with_prices(ALL_TEN).usd_out_per_m.tolist() == pytest.approx([100.0, 10.0, 1.0])
+
+
+def test_a_missing_list_price_is_that_of_the_training_half_s_bills_alone(tmp_path: Path) -> None:
+    """Every answer costs a cent, but for one: in whichever half it lies, the other's prices do not know of it."""
+    bills = [0.01] * 30
+    bills[0] = 5.0  # of the model large
+    folder = write_folder(tmp_path, tasks=10, out_tok=[100] * 30, cost_usd=bills)
+    graded = read_folder(changed(folder, "models", every("usd_out_per_m", None)))[0]
+    assert graded.with_prices(ALL_TEN[:1]).usd_out_per_m.tolist() == pytest.approx([50_000.0, 100.0, 100.0])
+    assert graded.with_prices(ALL_TEN[1:]).usd_out_per_m.tolist() == pytest.approx([100.0] * 3)
+    training = halves(graded, 0).training
+    paid_usd = 0.01 * len(training) + (4.99 if 0 in training else 0.0)
+    study = next(studies(graded, quick(), (), 0, inputs="richer"))
+    assert study.graded.usd_out_per_m[0] == pytest.approx(paid_usd / (100e-6 * len(training)))
 
 
 def test_without_tokens_a_bill_is_priced_as_a_thousand(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, tasks=10, drop=("in_tok", "out_tok"), cost_usd=[0.05, 0.002, 0.001] * 10)
     changed(folder, "models", every("usd_in_per_m", None))
-    graded = read_folder(changed(folder, "models", every("usd_out_per_m", None)))[0]
+    graded = read_folder(changed(folder, "models", every("usd_out_per_m", None)))[0].with_prices(ALL_TEN)
     assert graded.usd_in_per_m.tolist() == graded.usd_out_per_m.tolist() == pytest.approx([50.0, 2.0, 1.0])
 
 
@@ -162,7 +179,7 @@ def test_a_price_of_answers_alone_leaves_the_rest_of_the_bill_to_the_prompt(tmp_
     """1,000 tokens read, one written at 300 USD per million: of 1,800 micro-dollars 1,500 pay for the prompt."""
     folder = write_folder(tmp_path, tasks=10, in_tok=[1000] * 30, out_tok=[1] * 30, cost_usd=[1800e-6] * 30)
     changed(folder, "models", every("usd_out_per_m", 300.0))
-    graded = read_folder(changed(folder, "models", every("usd_in_per_m", None)))[0]
+    graded = read_folder(changed(folder, "models", every("usd_in_per_m", None)))[0].with_prices(ALL_TEN)
     assert graded.usd_in_per_m.tolist() == pytest.approx([1.5] * 3)
 
 
