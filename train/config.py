@@ -189,7 +189,7 @@ class GateConfig:
     min_gain: float = 0.0
     """The lower bound of the gain in score per turn must be above this."""
     network_tie: float = 0.001
-    """Score per turn by which the network may be behind and still be chosen."""
+    """Score per turn by which the network may be certainly behind the best candidate and still be chosen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,20 @@
 """Forecasts of answer length and speed per model, learned while serving.
 
-Answer lengths are close to log-normal with a heavy tail, so the running mean and variance of log tokens give every
-quantile. A prior covers a model's first answers until its own evidence outweighs it: what the other models wrote, since
-a workload sets its lengths more than a model does, with the spread between models added to the spread within one.
-Forecasts size holds and feed the policy's cost distribution; the amount that binds is always the clamp, never the
-forecast.
+With few answers the running mean and variance of log tokens give every quantile, as of a log-normal; with many, the
+model's last answers do, whose tails are often far from log-normal: an agent's sessions differ by orders of magnitude at
+the short end and hardly at the long one. A prior covers a model's first answers until its own evidence outweighs it:
+what the other models wrote, since a workload sets its lengths more than a model does, with the spread between models
+added to the spread within one. Forecasts size holds and feed the policy's cost distribution; the amount that binds is
+always the clamp, never the forecast.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 from gateway.catalog.cache_hits import CacheHits
@@ -24,7 +27,9 @@ PRIOR_ANSWERS = 8.0
 """Weight of the prior, in answers."""
 PRIOR_TOKENS_PER_S = 80.0
 """Typical of hosted models in 2026; weighs as much as one answer."""
-MEMORY_ANSWERS = 500.0
+OWN_ANSWERS = 25.0
+"""Answers at which a model's last answers count as much as the log-normal."""
+MEMORY_ANSWERS = 500
 """Cap on the evidence's weight: older answers fade, so the forecast follows recent behaviour."""
 
 _LONG = COST_LEVELS.index(0.98)
@@ -36,6 +41,9 @@ class _Evidence:
     weight: float
     mean_log: float
     variance_log: float
+    last_log: deque[float] = field(default_factory=deque)
+    sorted_log: list[float] = field(default_factory=list)
+    """The last MEMORY_ANSWERS answers, as they came and sorted."""
     speed_weight: float = 1.0
     mean_log_speed: float = math.log(PRIOR_TOKENS_PER_S)
     quantiles: tuple[float, ...] = ()
@@ -58,16 +66,20 @@ class OutputForecast:
         seen = self._evidence.get(model)
         if seen is None:
             seen = self._evidence[model] = pooled(self._evidence.values())
-        weight = min(seen.weight + 1.0, MEMORY_ANSWERS)
+        weight = min(seen.weight + 1.0, float(MEMORY_ANSWERS))
         step = 1.0 / weight
         delta = value - seen.mean_log
         seen.mean_log += step * delta
         seen.variance_log = max((1.0 - step) * (seen.variance_log + step * delta * delta), 0.01)
         seen.weight = weight
+        seen.last_log.append(value)
+        insort(seen.sorted_log, value)
+        if len(seen.last_log) > MEMORY_ANSWERS:
+            del seen.sorted_log[bisect_left(seen.sorted_log, seen.last_log.popleft())]
         seen.quantiles = ()
         self._newcomer = None
         if seconds > 0:
-            seen.speed_weight = min(seen.speed_weight + 1.0, MEMORY_ANSWERS)
+            seen.speed_weight = min(seen.speed_weight + 1.0, float(MEMORY_ANSWERS))
             seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
 
     def generated(self, model: str, seconds: float, limit_tokens: int) -> int:
@@ -83,7 +95,7 @@ class OutputForecast:
         if seen is None:
             seen = self._newcomer = self._newcomer or pooled(self._evidence.values())
         if not seen.quantiles:
-            seen.quantiles = _quantiles(seen.mean_log, seen.variance_log)
+            seen.quantiles = _quantiles(seen.mean_log, seen.variance_log, seen.sorted_log)
         unlimited = seen.quantiles
         limit = float(limit_tokens)
         # Quantiles ascend: when the last is within the limit, all are.
@@ -104,5 +116,21 @@ def pooled(others: Iterable[_Evidence]) -> _Evidence:
     return _Evidence(PRIOR_ANSWERS, mean, variance)
 
 
-def _quantiles(mean_log: float, variance_log: float) -> tuple[float, ...]:
-    return tuple(math.exp(mean_log + math.sqrt(variance_log) * score) for score in _NORMAL_SCORES)
+def _quantiles(mean_log: float, variance_log: float, sorted_log: Sequence[float]) -> tuple[float, ...]:
+    """Quantiles at COST_LEVELS: the weighted geometric mean of the log-normal's and those of the last answers."""
+    deviation = math.sqrt(variance_log)
+    own = len(sorted_log) / (len(sorted_log) + OWN_ANSWERS)
+    return tuple(
+        math.exp((1.0 - own) * (mean_log + deviation * score) + own * quantile_of(sorted_log, level))
+        for level, score in zip(COST_LEVELS, _NORMAL_SCORES, strict=True)
+    )
+
+
+def quantile_of(ordered: Sequence[float], level: float) -> float:
+    """Median-unbiased quantile of a sample, 0 of an empty one (Hyndman & Fan 1996, no. 8)."""
+    if not ordered:
+        return 0.0
+    place = level * (len(ordered) + 1 / 3) - 2 / 3
+    below = min(max(math.floor(place), 0), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + min(max(place - below, 0.0), 1.0) * (ordered[above] - ordered[below])

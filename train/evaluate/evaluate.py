@@ -88,6 +88,7 @@ def evaluate(
         )
         report(done, len(known) + 2)
     turns = untouched.lengths.astype(np.float64)
+    networks = [name for name, policy in candidates.items() if isinstance(policy, NetworkPolicy)]
     judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
     evidence = tuple(
         replace(
@@ -106,8 +107,13 @@ def evaluate(
                 config,
             ),
             tuned_score=tuned_scores.get(name, 0.0),
-            network=isinstance(candidates[name], NetworkPolicy),
+            network=name in networks,
             incumbent_network=isinstance(incumbent, NetworkPolicy),
+            over_networks={
+                other: paired_gain(played[name], played[other], untouched, grades, turns, below, config)[0].low
+                for other in networks
+                if name not in networks
+            },
         )
         for name in candidates
     )
@@ -197,24 +203,42 @@ def compare(
     Both policies saw the same users and the same random draws.
     """
     shares = tenant_weights(untouched, config.log.tenant_weight_cap)
-    turns = turns * shares
-    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
     second = candidate_sequential["per_decision_weighted_is"] - incumbent_sequential["per_decision_weighted_is"]
-    mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
-    sd = gain_sd(candidate, incumbent, untouched, grades, shares, turns, config) / mean_turns
-    gain = ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns)
+    gain, sd = paired_gain(candidate, incumbent, untouched, grades, turns, below, config)
     return Evidence(
         name=name,
-        sessions=len(difference),
+        sessions=len(turns),
         turns=untouched.turns,
-        gain=ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - below)),
+        gain=gain,
         gain_sd=sd,
-        second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns),
+        second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns * shares),
         effective_turns=judged.effective_turns,
         overlap=judged.overlap,
         starved_rate=judged.starved_rate,
         incumbent_starved_rate=judged_incumbent.starved_rate,
     )
+
+
+def paired_gain(
+    candidate: PlayedLog,
+    incumbent: PlayedLog,
+    untouched: Episodes,
+    grades: F64,
+    turns: F64,
+    below: float,
+    config: TrainConfig,
+) -> tuple[Interval, float]:
+    """Gain per turn, its interval and its standard deviation over sessions.
+
+    `below` is the probability outside on each side.
+    """
+    shares = tenant_weights(untouched, config.log.tenant_weight_cap)
+    turns = turns * shares
+    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
+    mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
+    sd = gain_sd(candidate, incumbent, untouched, grades, shares, turns, config) / mean_turns
+    gain = ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns)
+    return ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - below)), sd
 
 
 def gain_sd(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Literal
 
@@ -38,6 +38,8 @@ class Evidence:
     network: bool = False
     incumbent_network: bool = False
     """Whether the network decides; ties go to it."""
+    over_networks: Mapping[str, float] = field(default_factory=dict)
+    """Lower bound of the paired gain over each candidate network, by name; empty for a network."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,23 @@ class GateVerdict:
 def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
     """Choose a candidate that passes every test, or give the reasons why none does.
 
-    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network at
-    most `network_tie` behind that one is taken in its place.
+    Of several the training part chooses: taking the largest estimate here would be the optimiser's curse. A network
+    that this one does not surpass by more than `network_tie` with confidence is taken in its place.
     """
     if not evidence:
         return GateVerdict("keep", None, ("there is no candidate",))
     passed = [item for item in evidence if not objections(item, config)]
     if passed:
         best = max(passed, key=lambda item: (item.tuned_score, item.gain.low))
-        networks = [item for item in passed if item.network and item.gain.mean >= best.gain.mean - config.network_tie]
-        best = max(networks or [best], key=lambda item: (item.tuned_score, item.gain.low))
-        return GateVerdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
+        level = [item for item in evidence if is_level(item, best, config)]
+        if not level:
+            return GateVerdict("promote", best.name, (reason_to_promote(best, config, len(evidence)),))
+        network = max(level, key=lambda item: (item.tuned_score, item.gain.low))
+        reason = (
+            f"the network, with a gain of {network.gain.mean:+.4f} per turn: {best.name} is better by more than "
+            f"{best.over_networks[network.name]:+.4f} with confidence, at least {config.network_tie:+.4f} is required"
+        )
+        return GateVerdict("promote", network.name, (reason, reason_to_promote(best, config, len(evidence))))
     best = max(evidence, key=lambda item: (item.gain.mean, item.name))
     reasons = tuple(f"{item.name}: {text}" for item in evidence for text in objections(item, config))
     short = shortage(best, config, len(evidence))
@@ -71,15 +79,39 @@ def judge(evidence: Sequence[Evidence], config: GateConfig) -> GateVerdict:
     return GateVerdict("keep", None, reasons)
 
 
+def is_level(network: Evidence, best: Evidence, config: GateConfig) -> bool:
+    """Tell whether a network is level with a passing candidate of another kind.
+
+    It must pass all tests but that of a certain gain, and have starved no more sessions than that candidate or than the
+    gate allows.
+    """
+    surpassed = best.over_networks.get(network.name)
+    if surpassed is None or surpassed > config.network_tie or network.gain.mean < least_gain(network, config):
+        return False
+    starves = starving_costs(network, config) > 0.0 and network.starved_rate > best.starved_rate
+    return not starves and not doubts(network, config)
+
+
 def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
     """Reasons not to promote; empty if there are none."""
-    found = []
-    if item.sessions < config.min_sessions:
-        found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
+    found = [*doubts(item, config)]
     least = least_gain(item, config)
     if not item.gain.low > least:
         found.append(f"gain {item.gain.mean:+.4f} per turn, lower bound {item.gain.low:+.4f} is not above {least:g}")
-    if item.second_opinion.high < least:
+    wanted = starving_costs(item, config)
+    if wanted > 0.0 and not item.gain.low > wanted:
+        starves = f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}"
+        pays = f": a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
+        found.append(starves + (pays if math.isfinite(wanted) else ""))
+    return tuple(found)
+
+
+def doubts(item: Evidence, config: GateConfig) -> tuple[str, ...]:
+    """Reasons not to trust the estimates."""
+    found = []
+    if item.sessions < config.min_sessions:
+        found.append(f"{item.sessions} held-out sessions, at least {config.min_sessions} are required")
+    if item.second_opinion.high < least_gain(item, config):
         found.append(
             f"per-decision importance sampling contradicts: its interval ends at {item.second_opinion.high:+.4f}"
         )
@@ -88,11 +120,6 @@ def objections(item: Evidence, config: GateConfig) -> tuple[str, ...]:
         found.append(f"effective sample size {item.effective_turns:.0f} turns, at least {floor:.0f} are required")
     if item.overlap < config.min_overlap:
         found.append(f"overlap {item.overlap:.2f}, at least {config.min_overlap:g} is required")
-    wanted = starving_costs(item, config)
-    if wanted > 0.0 and not item.gain.low > wanted:
-        starves = f"starves {item.starved_rate:.1%} of sessions, the incumbent {item.incumbent_starved_rate:.1%}"
-        pays = f": a gain above {wanted:+.4f} per turn would pay for that, {item.gain.low:+.4f} is sure"
-        found.append(starves + (pays if math.isfinite(wanted) else ""))
     return tuple(found)
 
 

@@ -275,8 +275,9 @@ def _prices(table: pa.Table, names: Sequence[str], source: str) -> tuple[F64, F6
 
 
 def completed_prices(cost_usd: F64, tokens: F64, price_in: F64, price_out: F64) -> tuple[F64, F64]:
-    """Prices (M,) with missing ones set to what bills (N, M) of input and output `tokens` (2, N, M) imply.
+    """Prices (M,) with missing ones set to what bills (N, M) of these tokens imply.
 
+    `tokens` (2, N, M) are those of input and output.
     Where tokens are known, one price for input and output that gives the same sum as the bills; otherwise a bill is
     NOMINAL_TOKENS. A known price of the two is kept.
     """

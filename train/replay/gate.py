@@ -62,29 +62,31 @@ def verdict(
 ) -> GateVerdict:
     """Choose who serves: the passing candidate with the highest score; ties go to `networks`."""
     found = [
-        replace(item, network=item.name in networks, incumbent_network=incumbent_network)
-        for item in evidence(gate, incumbent, candidates)
+        replace(item, incumbent_network=incumbent_network) for item in evidence(gate, incumbent, candidates, networks)
     ]
     return judge(found, gate.config)
 
 
-def evidence(gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial]) -> list[Evidence]:
-    """Evidence on every candidate: paired quality per turn against the incumbent.
+def evidence(
+    gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial], networks: frozenset[str] = frozenset()
+) -> list[Evidence]:
+    """Evidence on every candidate: paired quality per turn against incumbent and networks.
 
     The one-sided intervals hold for all candidates at once, whichever is then chosen: they reach as far as the largest
     studentised deviation of a paired bootstrap over tasks (the single step of Romano & Wolf 2005). Candidates that
     behave almost alike hardly widen one another's intervals.
     """
-    trials = list(candidates.values())
-    gains = np.stack([trial.quality - incumbent.quality for trial in trials], axis=1)  # (N, C)
-    means = gate.resampled.means(gate.task_of_prompt[incumbent.prompt], gains)  # (R, C)
-    spread = means.std(axis=0)
-    above = (means - gains.mean(axis=0)) / np.maximum(spread, TINY)
-    reach = float(np.quantile(above.max(axis=1), gate.config.confidence)) * spread
-    turns, sessions = len(gains), len(incumbent.starved)
+    means, reach, spread = gains_over(gate, incumbent, list(candidates.values()))
+    others = {name: trial for name, trial in candidates.items() if name not in networks}
+    over: dict[str, dict[str, float]] = {name: {} for name in candidates}
+    for network in networks if others else ():
+        ahead, within, _ = gains_over(gate, candidates[network], list(others.values()))
+        for at, name in enumerate(others):
+            over[name][network] = float(ahead[at] - within[at])
+    turns, sessions = len(incumbent.quality), len(incumbent.starved)
     found = []
     for at, (name, trial) in enumerate(candidates.items()):
-        mean = float(gains[:, at].mean())
+        mean = float(means[at])
         gain = Interval(mean, mean - float(reach[at]), mean + float(reach[at]))
         found.append(
             Evidence(
@@ -99,6 +101,17 @@ def evidence(gate: Gate, incumbent: Trial, candidates: Mapping[str, Trial]) -> l
                 starved_rate=float(trial.starved.mean()),
                 incumbent_starved_rate=float(incumbent.starved.mean()),
                 tuned_score=float(trial.quality.mean()),
+                network=name in networks,
+                over_networks=over[name],
             )
         )
     return found
+
+
+def gains_over(gate: Gate, incumbent: Trial, trials: Sequence[Trial]) -> tuple[F64, F64, F64]:
+    """Mean gain per turn of each trial, reach of its interval, standard error; (C,) each."""
+    gains = np.stack([trial.quality - incumbent.quality for trial in trials], axis=1)  # (N, C)
+    resampled = gate.resampled.means(gate.task_of_prompt[incumbent.prompt], gains)  # (R, C)
+    means, spread = gains.mean(axis=0), resampled.std(axis=0)
+    above = (resampled - means) / np.maximum(spread, TINY)
+    return means, float(np.quantile(above.max(axis=1), gate.config.confidence)) * spread, spread

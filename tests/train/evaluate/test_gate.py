@@ -39,6 +39,36 @@ def test_of_two_that_pass_the_training_part_chooses_not_the_luckier_estimate() -
     assert judge([replace(tuned, overlap=0.1), lucky], CONFIG).candidate == "learned"
 
 
+def test_a_network_that_nothing_surpasses_with_confidence_is_published() -> None:
+    """The rule is better by at least the bound: .001 is a tie, .002 is not."""
+    rule = replace(GOOD, tuned_score=0.9, over_networks={"network": 0.001})
+    network = replace(GOOD, name="network", network=True, gain=Interval(0.01, -0.01, 0.03), tuned_score=0.8)
+    verdict = judge([rule, network], CONFIG)
+    assert (verdict.outcome, verdict.candidate) == ("promote", "network")
+    assert verdict.reasons[0].startswith("the network, with a gain of +0.0100")
+    assert judge([replace(rule, over_networks={"network": 0.002}), network], CONFIG).candidate == "resolving"
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"gain": Interval(-0.002, -0.01, 0.02)},
+        {"starved_rate": 0.2},
+        {"overlap": 0.5},
+        {"second_opinion": Interval(-0.2, -0.3, -0.1)},
+    ],
+)
+def test_a_network_that_fails_another_test_is_not_published_for_being_level(worse: dict[str, object]) -> None:
+    rule = replace(GOOD, over_networks={"network": -0.01})
+    network = replace(GOOD, name="network", network=True, gain=Interval(0.01, -0.01, 0.03))
+    assert judge([rule, replace(network, **worse)], CONFIG).candidate == "resolving"  # type: ignore[arg-type]
+
+
+def test_a_network_alone_needs_a_certain_gain() -> None:
+    network = replace(GOOD, name="network", network=True, incumbent_network=True, gain=Interval(0.01, -0.01, 0.03))
+    assert judge([network], CONFIG).outcome == "not enough data"
+
+
 def test_an_uncertain_gain_is_not_enough_data_and_says_how_much_would_be() -> None:
     unsure = replace(GOOD, gain=Interval(0.01, -0.02, 0.04))
     verdict = judge([unsure], CONFIG)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration
 from gateway.catalog.models import Model
 from gateway.catalog.tokens import PromptTokens
@@ -198,13 +199,18 @@ def test_without_the_head_every_prompt_has_the_models_own_distribution(
     assert np.ptp(test, axis=0).max() == 0.0
 
 
-def test_a_model_without_answers_has_the_gateways_forecast_of_one(
+def test_a_model_without_answers_has_the_gateways_forecast_from_the_others(
     graded: Graded, split: Halves, seen: LiveVectors, known: Forecaster
 ) -> None:
     bills = live_bills(graded, seen, split.training, 0)
     assert bills.unseen_usd is not None
     i = int(split.test[0])
-    fresh = Forecaster(type(known.forecast)(), None, known.breaker)
+    forecast = OutputForecast()
+    answers = answer_tokens(as_billed(graded, split.training), seen.tokens)
+    for n in np.random.default_rng(0).permutation(split.training).tolist():
+        for k in (1, 2):
+            forecast.observe(graded.models[k], round(answers[n, k]))
+    fresh = Forecaster(forecast, None, known.breaker)
     model = catalogue_models(graded, split.training)[0]
     expected = fresh.estimate(seen, i, model, {}).view.cost_quantiles_usd
     assert bills.unseen_usd[i, 0].tolist() == pytest.approx(list(expected))
