@@ -23,6 +23,8 @@ from train.replay.simulator import Played, Rule, SessionBatch, Turn
 
 Numbers = Mapping[str, float]
 
+MOST_STARVED = 0.01
+"""Share of the training sessions that the safest setting of a family may starve."""
 RESERVES = (0.0, 1.0)
 LAMBDA_STEPS = np.concatenate([[0.0], np.geomspace(0.02, 200.0, 25)])
 """Prices of money to try, in quality per mean cost of the strongest model."""
@@ -60,6 +62,8 @@ class TunedRule:
     rule: Rule
     numbers: Numbers
     training_quality: float
+    starved_rate: float = 0.0
+    """Share of the training sessions that it starves."""
 
 
 def ends(average: F64, average_cost_usd: F64, tolerance: float = 0.01) -> Ends:
@@ -95,23 +99,37 @@ def families(board: SessionBatch, bank: Bank, named: Ends) -> list[Family]:
 
 def tune(
     family: Family, play: Callable[[Rule], Played], counted: Sequence[Bools] = ()
-) -> tuple[TunedRule, list[TunedRule]]:
+) -> tuple[TunedRule, TunedRule, list[TunedRule]]:
     """Choose the best mean quality per turn on the training half; of equals the least starving.
 
-    By all turns, and again by each set of turns `counted` (S, T), for users that must not have seen the others.
+    The second is the `safest`. The first is by all turns, the third again by each set of turns `counted` (S, T), for
+    users that must not have seen the others.
     """
     settings = family.settings()
     tried = [play(family.make(numbers)) for numbers in settings]
 
-    def best(counts: Bools | None) -> TunedRule:
-        found = [
-            (round(quality_per_turn(played, counts), 9), -float(played.starved.mean()), -i)
-            for i, played in enumerate(tried)
+    def results(counts: Bools | None) -> list[TunedRule]:
+        return [
+            TunedRule(
+                family.name,
+                family.make(numbers),
+                numbers,
+                round(quality_per_turn(played, counts), 9),
+                float(played.starved.mean()),
+            )
+            for numbers, played in zip(settings, tried, strict=True)
         ]
-        quality, _, at = max(found)
-        return TunedRule(family.name, family.make(settings[-at]), settings[-at], quality)
 
-    return best(None), [best(counts) for counts in counted]
+    def best(found: Sequence[TunedRule]) -> TunedRule:
+        return max(found, key=lambda rule: (rule.training_quality, -rule.starved_rate))
+
+    whole = results(None)
+    return best(whole), safest(whole), [best(results(counts)) for counts in counted]
+
+
+def safest(found: Sequence[TunedRule]) -> TunedRule:
+    """The best of those that starve at most MOST_STARVED, or the least starving."""
+    return max(found, key=lambda rule: (-max(rule.starved_rate, MOST_STARVED), rule.training_quality))
 
 
 def quality_per_turn(played: Played, counted: Bools | None = None) -> float:

@@ -16,7 +16,7 @@ from train.evaluate.gate import GateVerdict
 from train.fit.tune import Dial, bisect_penalty, laplace
 from train.replay import baselines_learned as cited
 from train.replay import bounds
-from train.replay.baselines import TunedRule, families, quality_per_turn, tune
+from train.replay.baselines import TunedRule, families, quality_per_turn, safest, tune
 from train.replay.blind import Blind
 from train.replay.catalogue import CatalogueSetup, Environment, re_boarded, with_newcomer, without_model
 from train.replay.gate import Gate, Trial, trial, verdict
@@ -105,13 +105,14 @@ class Heuristic(NamedTuple):
 
 
 def baseline_entries(contest: CellRun) -> tuple[list[CellEntry], Heuristic]:
-    """Every baseline at its best parameters, and the best of them for the gate."""
+    """Every baseline at its best parameters, the best safe one, and the best for the gate."""
     study, training, test = contest.study, contest.training, contest.test
     judging = [rehearsal.judging for rehearsal in contest.planners.rehearsals]
     counted = [~np.isin(training.board.sessions.rows, prompts) for prompts in judging]
-    entries, found = [], []
+    entries, found, careful = [], [], []
     for family in families(training.board, study.bank, study.named):
-        tuned, fair = tune(family, training.play, counted)
+        tuned, safe, fair = tune(family, training.play, counted)
+        careful.append(safe)
         entries.append(
             CellEntry(
                 tuned.name,
@@ -124,6 +125,9 @@ def baseline_entries(contest: CellRun) -> tuple[list[CellEntry], Heuristic]:
         )
         if family.grid:
             found.append((tuned, *fair))
+    safe = safest(careful)
+    numbers = {"rule": safe.name} | dict(safe.numbers)
+    entries.append(CellEntry("safe-tuned", test.play(safe.rule), None, safe.training_quality, numbers=numbers))
     best = [max(column, key=lambda rule: rule.training_quality) for column in zip(*found, strict=True)]
     return entries, Heuristic(best[0], tuple(rule.rule for rule in best[1:]))
 

@@ -34,7 +34,16 @@ CACHED_PRICES = (0.1, 0.5)
 RANDOM = "random"
 POLICIES = (
     *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
-    *("behaviour-cloning", "published", "published-safe", "gateway-default", "ours", "ours-ungated", "ours-calibrated"),
+    *(
+        "safe-tuned",
+        "behaviour-cloning",
+        "published",
+        "published-safe",
+        "gateway-default",
+        "ours",
+        "ours-ungated",
+        "ours-calibrated",
+    ),
     *(
         "ours-network",
         "ours-pretrained",

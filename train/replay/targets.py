@@ -17,7 +17,9 @@ from train.replay.sweeps import FRONT
 
 Figures = Mapping[str, float | None]
 
-OURS, PLANNER, CALIBRATED = "ours", "ours-ungated", "ours-calibrated"
+OURS, PLANNER, CALIBRATED, NETWORK = "ours", "ours-ungated", "ours-calibrated", "ours-network"
+USUAL = ("best-fixed", "threshold", "published-safe")
+"""What a user would run otherwise: a model, RouteLLM's rule, the published method."""
 MOST_BANKRUPT = 0.01
 """Bankruptcy rate at which the published method is compared."""
 CELL = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
@@ -40,6 +42,12 @@ class Goal:
 
 
 AIMS = (
+    Goal("network_share", 0.9, "at least", "share of all cells that a Flax network decides"),
+    Goal("network_vs_planner", -0.0005, "at least", "network - planner, budget cells"),
+    Goal("network_vs_tuned", 0.003, "at least", "network - best tuned baseline, mean over budget cells"),
+    Goal("calibrated_vs_safe", 0.0, "at least", "calibrated network - best baseline that starves at most 1 %"),
+    Goal("ours_vs_usual", 0.03, "at least", "ours - the best of a fixed model, RouteLLM's rule, the published method"),
+    Goal("cold_vs_default", 0.005, "at least", "network of a fresh install - default rule, all cells"),
     Goal("ours_below_tuned", 0.0, "at most", "cells where ours is certainly below the best tuned baseline"),
     Goal("ours_vs_tuned", 0.01, "at least", "ours - best tuned baseline, mean over budget cells"),
     Goal("planner_vs_tuned", 0.01, "at least", "planner - best tuned baseline, mean over budget cells"),
@@ -83,6 +91,12 @@ def figures(rows: Sequence[Row], points: Sequence[Row]) -> Figures:
     cached = [row for row in whole if row["budget"] != "phi"]
     savings, areas = zip(*_fronts(points), strict=True) if points else ((), ())
     return {
+        "network_share": _mean(row["served"] == "network" for row in whole if row["policy"] == OURS),
+        "network_vs_planner": _gain(plain, NETWORK, PLANNER),
+        "network_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == NETWORK),
+        "calibrated_vs_safe": _gain(plain, CALIBRATED, "safe-tuned"),
+        "ours_vs_usual": _gain(plain, OURS, *USUAL),
+        "cold_vs_default": _gain(whole, "ours-pretrained", "gateway-default"),
         "ours_below_tuned": _total(float(row["diff_hi"]) < 0.0 for row in whole if row["policy"] == OURS),
         "ours_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == OURS),
         "planner_vs_tuned": _mean(row["diff_vs_best_tuned"] for row in plain if row["policy"] == PLANNER),
@@ -154,14 +168,18 @@ def _saving(points: Sequence[Row], strong: Row) -> float | None:
     return None if least is None else max(1.0 - least / max(float(strong["cost_usd"]), 1e-12), 0.0)
 
 
-def _gain(rows: Sequence[Row], policy: str, other: str) -> float | None:
-    """Mean difference over the cells that both played."""
-    quality = {
-        name: {tuple(row[column] for column in CELL): float(row["quality"]) for row in rows if row["policy"] == name}
-        for name in (policy, other)
+def _gain(rows: Sequence[Row], policy: str, *others: str) -> float | None:
+    """Mean difference over the cells that all played, to the best of the others on the training half."""
+    played = {
+        name: {tuple(row[column] for column in CELL): row for row in rows if row["policy"] == name}
+        for name in (policy, *others)
     }
-    both = quality[policy].keys() & quality[other].keys()
-    return _mean(quality[policy][cell] - quality[other][cell] for cell in sorted(both, key=str))
+    common = sorted(set.intersection(*(set(cells) for cells in played.values())), key=str)
+    gains = []
+    for cell in common:
+        best = max((played[name][cell] for name in others), key=lambda row: row.get("training_quality") or 0.0)
+        gains.append(float(played[policy][cell]["quality"]) - float(best["quality"]))
+    return _mean(gains)
 
 
 def _newcomers_lost(rows: Sequence[Row]) -> float | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.replay import baselines
-from train.replay.baselines import Bank, Ends, Family, ends, make_bank, tune
+from train.replay.baselines import Bank, Ends, Family, TunedRule, ends, make_bank, safest, tune
 from train.replay.grid import front, middle
 from train.replay.simulator import Played
 
@@ -52,5 +52,15 @@ def test_tuning_takes_the_best_and_of_equals_the_one_that_starves_fewer() -> Non
 
     family = Family("toy", lambda x: baselines.fixed(int(x["model"])), {"model": (0.0, 1.0, 2.0)})
     outcomes = iter([outcome(0.5, False), outcome(0.7, True), outcome(0.7, False)])
-    found, _ = tune(family, lambda _: next(outcomes))
+    found, safe, _ = tune(family, lambda _: next(outcomes))
     assert (found.numbers, found.training_quality) == ({"model": 2.0}, 0.7)
+    assert (safe.numbers, safe.starved_rate) == ({"model": 2.0}, 0.0)
+
+
+def test_the_safest_is_the_best_of_those_that_starve_at_most_one_in_a_hundred() -> None:
+    def rule(quality: float, starved_rate: float) -> TunedRule:
+        return TunedRule("toy", baselines.fixed(0), {}, quality, starved_rate)
+
+    bold, safe, dull = rule(0.9, 0.02), rule(0.7, 0.01), rule(0.6, 0.0)
+    assert safest([bold, dull, safe]) is safe
+    assert safest([rule(0.9, 0.3), bold]) is bold

@@ -23,6 +23,7 @@ def row(policy: str, quality: float, **changes: Any) -> dict[str, Any]:
         "cached_price": 1.0,
         "ordering": "mixed",
         "policy": policy,
+        "served": None,
         "quality": quality,
         "diff_vs_best_tuned": quality - 0.6,
         "diff_hi": quality - 0.58,
@@ -53,6 +54,34 @@ def test_ours_is_compared_in_the_cells_that_both_played() -> None:
     assert found["ours_vs_tuned"] == pytest.approx((0.02 + 0.3) / 2)
     assert found["cache_vs_blind"] is None
     assert found["ours_below_tuned"] == 0.0
+
+
+def test_the_network_s_figures_are_its_share_of_the_cells_and_its_gains() -> None:
+    """In one of two cells the network decides, and .58 - .6 and .62 - .6 are its gains over the planner."""
+    rows = [
+        *(row("ours", 0.58, served="network"), row("ours", 0.6, phi=0.5, served="planner")),
+        *(row("ours-network", 0.58), row("ours-network", 0.62, phi=0.5)),
+        *(row("ours-ungated", 0.6), row("ours-ungated", 0.6, phi=0.5)),
+        *(row("ours-calibrated", 0.57), row("safe-tuned", 0.55)),
+        *(row("ours-pretrained", 0.57), row("gateway-default", 0.56)),
+    ]
+    found = figures(rows, [])
+    assert found["network_share"] == 0.5
+    assert found["network_vs_planner"] == pytest.approx(0.0)
+    assert found["network_vs_tuned"] == pytest.approx(0.0)
+    assert found["calibrated_vs_safe"] == pytest.approx(0.02)
+    assert found["cold_vs_default"] == pytest.approx(0.01)
+    assert found["ours_vs_usual"] is None
+
+
+def test_what_a_user_would_run_otherwise_is_chosen_by_the_training_half() -> None:
+    rows = [
+        row("ours", 0.6),
+        row("best-fixed", 0.55, training_quality=0.5),
+        row("threshold", 0.5, training_quality=0.58),
+        row("published-safe", 0.59, training_quality=0.4),
+    ]
+    assert figures(rows, [])["ours_vs_usual"] == pytest.approx(0.1)
 
 
 def test_a_cell_wholly_below_its_baseline_is_counted() -> None:
