@@ -1,9 +1,14 @@
-"""Databases for tests: a fresh SQLite file and a fresh Postgres database, both migrated, for every test that asks."""
+"""Databases for tests: a fresh SQLite file and a fresh Postgres database, both migrated, for every test that asks.
+
+Files are written to memory where there is room: each commit on SQLite waits for a sync, which takes milliseconds on a
+disk, and no test survives the machine.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +17,33 @@ import pytest
 
 from migrations.upgrade import upgrade
 from tests.harness.browser import find_chromium
+from tests.harness.migrated import migrate
 from tests.harness.pgbouncer import find_pgbouncer
 from tests.harness.postgres import PostgresServer, TestDatabases, find_binaries
 
 POSTGRES_URL = "SEQROUTE_TEST_POSTGRES_URL"
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 2_000_000_000
+
+
+def has_room(folder: Path) -> bool:
+    """Whether tests may write, and run programs, there."""
+    if not os.access(folder, os.W_OK):
+        return False
+    return shutil.disk_usage(folder).free >= ROOM_BYTES and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
+if "TMPDIR" not in os.environ and has_room(MEMORY):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+# Every HTTP client reads the authorities that it trusts when it is made, which takes 0.1 s; no test leaves the machine.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "harness" / "no_authority.pem")
+
+# XLA compiles a training step for half a minute. Compiled programs are shared by the run's processes and by later runs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "500000000"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # A busy machine is slow: no example is judged by the clock.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -59,7 +87,7 @@ def postgres_databases() -> Iterator[TestDatabases]:
         yield databases
         databases.close()
         return
-    server = PostgresServer()
+    server = PostgresServer({"fsync": "off", "full_page_writes": "off"})  # it is never crashed
     try:
         server.start()
         yield TestDatabases(server.url("postgres"), upgrade)
@@ -86,19 +114,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.destroy()
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    upgrade(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     """A migrated, empty SQLite file."""
-    path = tmp_path / "seqroute.db"
-    shutil.copyfile(sqlite_template, path)
-    return f"sqlite:///{path}"
+    url = f"sqlite:///{tmp_path / 'seqroute.db'}"
+    migrate(url)
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gateway.catalog.addresses import is_openai_address, provider_of
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
@@ -209,8 +211,8 @@ def bundled_price_map() -> Mapping[str, Any]:
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         file = Path(folder) / PRICE_MAP_FILE
         if file.is_file():
-            price_map: dict[str, Any] = json.loads(file.read_bytes(), parse_float=Decimal)
-            return price_map
+            decoder = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+            return decoder.decode(file.read_bytes())
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import httpx
 
@@ -23,8 +24,13 @@ class BlockingTransport(httpx.BaseTransport):
     """Blocking counterpart of `BoundedTransport`, without persistent connections."""
 
     def __init__(self, inner: httpx.BaseTransport | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._inner = inner or httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self._given = inner
         self._max_answer_bytes = max_answer_bytes
+
+    @cached_property
+    def _inner(self) -> httpx.BaseTransport:
+        """Made for the first call: reading the trusted certificates takes longer than the rest of a start."""
+        return self._given or httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and record it in the call's exchange."""
@@ -50,8 +56,9 @@ class BlockingTransport(httpx.BaseTransport):
         return httpx.Response(response.status_code, headers=response.headers, stream=body, request=request)
 
     def close(self) -> None:
-        """Close the inner transport."""
-        self._inner.close()
+        """Close the inner transport, if a call has made it."""
+        if "_inner" in vars(self):
+            self._inner.close()
 
 
 class _BlockingBody(httpx.SyncByteStream):

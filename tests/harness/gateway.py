@@ -27,7 +27,7 @@ from gateway.api.server import BoundedHttp
 from gateway.app import app_parts, build
 from gateway.catalog.models import load
 from gateway.lifespan import Gateway
-from migrations.upgrade import upgrade
+from tests.harness.migrated import migrate
 from tests.harness.upstream import FaultUpstream
 
 PRICES: Mapping[str, tuple[str, str]] = {"small": ("0.000001", "0.000002"), "big": ("0.00001", "0.00002")}
@@ -164,7 +164,7 @@ def config(
 async def serving(path: Path) -> AsyncIterator[Served]:
     """Serve the configuration at `path` until the block ends; then drain as a SIGTERM would."""
     settings, catalog = load(path, {})
-    upgrade(settings.general.database_url.reveal())
+    migrate(settings.general.database_url.reveal())
     app = build(settings, catalog)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

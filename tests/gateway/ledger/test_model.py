@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -353,10 +350,8 @@ def check(url: str, examples: int) -> None:
     )
 
 
-def test_sqlite_does_what_the_model_says(sqlite_template: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(sqlite_template, f"{folder}/model.db")
-        check(f"sqlite:///{folder}/model.db", 40)
+def test_sqlite_does_what_the_model_says(sqlite_url: str) -> None:
+    check(sqlite_url, 40)
 
 
 def test_postgres_does_what_the_model_says(postgres_databases: TestDatabases) -> None:
