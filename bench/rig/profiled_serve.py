@@ -55,8 +55,8 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.turn.turn", "Turns.serve", "turn: the rest"),
     ("starlette.responses", "Response.__call__", "send the answer"),
     ("gateway.api.server", "BoundedHttp.data_received", "HTTP parser, and what it starts"),
-    ("gateway.database.sqlite", "SqliteThread._run_group", "in the database's thread"),
-    ("gateway.database.sqlite", "SqliteThread._answer", "ledger: hand results over"),
+    ("gateway.database.sqlite_thread", "SqliteThread._run_group", "in the database's thread"),
+    ("gateway.database.sqlite_thread", "SqliteThread._answer", "ledger: hand results over"),
     ("gateway.ledger.postgres_batches", "BatchCommitter._answer", "ledger: hand results over"),
     ("gateway.ledger.postgres_batches", "_Worker._apply", "in the database's thread"),
 )

@@ -116,7 +116,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def _check_alone(settings: Settings) -> None:
     """Raise when another process serves from this SQLite file, before any migration."""
     from gateway.database.database import DatabaseStartError, parse_url, sqlite_path
-    from gateway.database.sqlite import FileLock
+    from gateway.database.sqlite_connection import FileLock
 
     path = Path(sqlite_path(parse_url(settings.general.database_url.reveal())))
     if not path.parent.exists():

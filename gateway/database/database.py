@@ -21,10 +21,10 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from gateway.database.postgres import PostgresDatabase, connect_arguments, database_now_ms
-from gateway.database.sqlite import (
+from gateway.database.sqlite import SqliteDatabase
+from gateway.database.sqlite_connection import (
     DatabaseStartError,
     FileLock,
-    SqliteDatabase,
     core_engine,
     open_connection,
     wal_reset_safe,

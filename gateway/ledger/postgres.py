@@ -58,8 +58,8 @@ from gateway.ledger.types import (
 REMEMBERED_HOLDS = 100_000
 UNLOCKED = "\x00beside"
 """Queue of the operations that lock no tenant: checkpoints, reads."""
-_AT = 19
-"""Place of the time in a snapshot's answer, before what it says of the tree."""
+_FACTS_BEFORE_TIME = SESSION_FACTS.index("parent_session_id")
+"""In a snapshot's answer the time follows these facts; those of the tree, which came later, follow the time."""
 
 
 class PostgresLedger(LedgerBackend):
@@ -349,11 +349,11 @@ def _session(money: list[int], above_nanousd: int | None) -> Balance:
 def _snapshot(tenant_id: str, row: list[Any] | None) -> AccountSnapshot | None:
     if row is None:
         return None
-    tenant, at_ms = Balance(*row[:4]), row[_AT]
-    if row[4] is None:
+    tenant, session_id, own, facts = Balance(*row[:4]), row[4], row[5:9], row[9:]
+    first, (at_ms, *tree, chain) = facts[:_FACTS_BEFORE_TIME], facts[_FACTS_BEFORE_TIME:]
+    if session_id is None:
         return AccountSnapshot(tenant, None, at_ms)
-    *tree, chain = row[_AT + 1 :]
-    facts = dict(zip(SESSION_FACTS, [*row[9:_AT], *tree], strict=True))
+    named = dict(zip(SESSION_FACTS, [*first, *tree], strict=True))
     above = None if chain is None else Chain(*chain)
-    session = SessionRow(tenant_id, row[4], Balance(*row[5:9]), **facts, tenant=tenant, chain=above)
+    session = SessionRow(tenant_id, session_id, Balance(*own), **named, tenant=tenant, chain=above)
     return AccountSnapshot(tenant, session, at_ms)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from gateway.clock import Clock, now_ms
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import statements as sql
 from gateway.ledger.backend import LedgerBackend

@@ -5,7 +5,7 @@ Postgres has the same in `migrations/sql/limits.sql`; the arithmetic is `gateway
 
 from __future__ import annotations
 
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.rates import (
     WINDOW_S,

@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import decision_row
 from gateway.ledger.sqlite_limits import count, over_limit

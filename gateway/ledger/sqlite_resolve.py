@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import merge_memory, outcome_columns
 from gateway.ledger.sqlite_beginnings import leave_beginning

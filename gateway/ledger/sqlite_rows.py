@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import UnknownHold
 from gateway.ledger.sqlite_trees import chain_of, move_ancestors

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.database.sqlite import Cursor
+from gateway.database.sqlite_connection import Cursor
 from gateway.ledger import statements as sql
 from gateway.ledger.records import Chain
 from gateway.ledger.types import MAX_DEPTH, Balance, ParentRefused, Refused, Reserve, SessionClosed, free_nanousd

@@ -18,14 +18,11 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal_column,
-    null,
     select,
     update,
 )
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
-from gateway.database.tables import conversation_beginnings as beginnings
 from gateway.database.tables import (
     decisions,
     holds,
@@ -42,7 +39,7 @@ from gateway.ledger.records import CHARGE_PREFIX, DECISION_COLUMNS, SESSION_FACT
 _DIALECT = sqlite_dialect.dialect(paramstyle="named")
 
 
-def _sql(statement: Executable) -> str:
+def as_sql(statement: Executable) -> str:
     """The statement as text with named parameters; constants are inlined."""
     compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
     text = str(compiled)
@@ -54,7 +51,7 @@ def _sql(statement: Executable) -> str:
 
 
 def _all_columns(table: Table, names: tuple[str, ...]) -> str:
-    return _sql(insert(table).values({name: bindparam(name) for name in names}))
+    return as_sql(insert(table).values({name: bindparam(name) for name in names}))
 
 
 def _balance_of(table: Table) -> list[ColumnElement[int]]:
@@ -64,12 +61,12 @@ def _balance_of(table: Table) -> list[ColumnElement[int]]:
 _HERE = and_(sessions.c.tenant_id == bindparam("tenant"), sessions.c.session_id == bindparam("session"))
 _THIS_HOLD = holds.c.hold_id == bindparam("hold")
 
-TENANT = _sql(
+TENANT = as_sql(
     select(*_balance_of(tenants), tenants.c.max_session_nanousd, tenants.c.reset_at_ms).where(
         tenants.c.tenant_id == bindparam("tenant")
     )
 )
-SESSION = _sql(
+SESSION = as_sql(
     select(
         *_balance_of(sessions),
         sessions.c.state,
@@ -84,7 +81,7 @@ SESSION = _sql(
 _ABOVE = and_(
     session_ancestors.c.tenant_id == bindparam("tenant"), session_ancestors.c.session_id == bindparam("session")
 )
-CHAIN = _sql(
+CHAIN = as_sql(
     select(*_balance_of(sessions), sessions.c.state, sessions.c.kept_nanousd)
     .select_from(
         session_ancestors.join(
@@ -99,7 +96,7 @@ CHAIN = _sql(
     .order_by(session_ancestors.c.distance)
 )
 ADD_PARENT = _all_columns(session_ancestors, ("tenant_id", "session_id", "ancestor_id", "distance"))
-ADD_ANCESTORS = _sql(
+ADD_ANCESTORS = as_sql(
     insert(session_ancestors).from_select(
         ["tenant_id", "session_id", "ancestor_id", "distance"],
         select(
@@ -110,11 +107,11 @@ ADD_ANCESTORS = _sql(
         ).where(_ABOVE),
     )
 )
-LAST_TENANT_RESET = _sql(select(tenants.c.last_reset_at_ms).where(tenants.c.tenant_id == bindparam("tenant")))
-LAST_KEY_RESET = _sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
-MEMORY = _sql(select(sessions.c.memory).where(_HERE))
-KEY = _sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
-SNAPSHOT = _sql(
+LAST_TENANT_RESET = as_sql(select(tenants.c.last_reset_at_ms).where(tenants.c.tenant_id == bindparam("tenant")))
+LAST_KEY_RESET = as_sql(select(keys.c.last_reset_at_ms).where(keys.c.key_id == bindparam("key")))
+MEMORY = as_sql(select(sessions.c.memory).where(_HERE))
+KEY = as_sql(select(*_balance_of(keys), keys.c.has_budget, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
+SNAPSHOT = as_sql(
     select(
         *_balance_of(tenants),
         sessions.c.session_id,
@@ -128,7 +125,7 @@ SNAPSHOT = _sql(
     )
     .where(tenants.c.tenant_id == bindparam("tenant"))
 )
-HOLD = _sql(
+HOLD = as_sql(
     select(
         holds.c.tenant_id,
         holds.c.session_id,
@@ -157,7 +154,7 @@ OPEN_SESSION = _all_columns(
         "parent_session_id", "own_limit",
     ),
 )  # fmt: skip
-RESERVE_ON_SESSION = _sql(
+RESERVE_ON_SESSION = as_sql(
     update(sessions)
     .where(_HERE)
     .values(
@@ -182,14 +179,14 @@ def _moves(table: Table) -> dict[str, Any]:
     return {name: table.c[name] + value for name, value in _MOVE.items()}
 
 
-MOVE_TENANT = _sql(
+MOVE_TENANT = as_sql(
     update(tenants)
     .where(tenants.c.tenant_id == bindparam("tenant"))
     .values(_moves(tenants))
     .returning(*_balance_of(tenants))
 )
-MOVE_KEY = _sql(update(keys).where(keys.c.key_id == bindparam("key")).values(_moves(keys)))
-MOVE_SESSION = _sql(
+MOVE_KEY = as_sql(update(keys).where(keys.c.key_id == bindparam("key")).values(_moves(keys)))
+MOVE_SESSION = as_sql(
     update(sessions)
     .where(_HERE)
     .values(
@@ -202,7 +199,7 @@ MOVE_SESSION = _sql(
     )
     .returning(*_balance_of(sessions), sessions.c.parent_session_id)
 )
-MOVE_ANCESTORS = _sql(
+MOVE_ANCESTORS = as_sql(
     update(sessions)
     .where(
         sessions.c.tenant_id == bindparam("tenant"),
@@ -255,7 +252,7 @@ ADD_ENTRY = _all_columns(
     ),
 )
 ADD_DECISION = _all_columns(decisions, DECISION_COLUMNS)
-RESOLVE_HOLD = _sql(
+RESOLVE_HOLD = as_sql(
     update(holds)
     .where(_THIS_HOLD)
     .values(
@@ -265,8 +262,8 @@ RESOLVE_HOLD = _sql(
         resolved_at_ms=func.coalesce(holds.c.resolved_at_ms, bindparam("now")),
     )
 )
-DECISION_TURN = _sql(select(decisions.c.turn).where(decisions.c.decision_id == bindparam("decision")))
-CHECKPOINT = _sql(
+DECISION_TURN = as_sql(select(decisions.c.turn).where(decisions.c.decision_id == bindparam("decision")))
+CHECKPOINT = as_sql(
     update(holds)
     .where(_THIS_HOLD, holds.c.state == "open")
     .values(
@@ -277,7 +274,7 @@ CHECKPOINT = _sql(
         expires_at_ms=bindparam("expires"),
     )
 )
-CLAIM = _sql(
+CLAIM = as_sql(
     select(
         idempotency.c.body_sha256,
         idempotency.c.decision_id,
@@ -287,7 +284,7 @@ CLAIM = _sql(
         idempotency.c.expires_at_ms,
     ).where(idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim"))
 )
-DROP_CLAIM = _sql(
+DROP_CLAIM = as_sql(
     delete(idempotency).where(
         idempotency.c.tenant_id == bindparam("tenant"), idempotency.c.idempotency_key == bindparam("claim")
     )
@@ -295,15 +292,15 @@ DROP_CLAIM = _sql(
 MAKE_CLAIM = _all_columns(
     idempotency, ("tenant_id", "idempotency_key", "body_sha256", "decision_id", "created_at_ms", "expires_at_ms")
 )
-ANSWER_CLAIM = _sql(
+ANSWER_CLAIM = as_sql(
     update(idempotency)
     .where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
     .values(status=bindparam("answer_status"), headers=bindparam("answer_headers"), body=bindparam("answer_body"))
 )
-DROP_OPEN_CLAIM = _sql(
+DROP_OPEN_CLAIM = as_sql(
     delete(idempotency).where(idempotency.c.decision_id == bindparam("decision"), idempotency.c.status.is_(None))
 )
-CHARGE_LOST_DECISION = _sql(
+CHARGE_LOST_DECISION = as_sql(
     update(decisions)
     .where(decisions.c.decision_id == bindparam("decision"))
     .values(
@@ -312,33 +309,35 @@ CHARGE_LOST_DECISION = _sql(
         remaining_after_nanousd=bindparam("remaining"),
     )
 )
-ORPHAN_DECISION = _sql(
+ORPHAN_DECISION = as_sql(
     update(decisions)
     .where(decisions.c.decision_id == bindparam("decision"), decisions.c.status == "pending")
     .values(status="orphaned", error_code=bindparam("error"), completed_at_ms=bindparam("now"))
 )
-RESET_TENANT = _sql(
+RESET_TENANT = as_sql(
     select(*_balance_of(tenants), tenants.c.window, tenants.c.reset_at_ms).where(
         tenants.c.tenant_id == bindparam("tenant")
     )
 )
-RESET_KEY = _sql(select(*_balance_of(keys), keys.c.window, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key")))
-NEXT_TENANT_WINDOW = _sql(
+RESET_KEY = as_sql(
+    select(*_balance_of(keys), keys.c.window, keys.c.reset_at_ms).where(keys.c.key_id == bindparam("key"))
+)
+NEXT_TENANT_WINDOW = as_sql(
     update(tenants)
     .where(tenants.c.tenant_id == bindparam("tenant"), tenants.c.reset_at_ms == bindparam("old"))
     .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"), last_reset_at_ms=bindparam("now"))
 )
-NEXT_KEY_WINDOW = _sql(
+NEXT_KEY_WINDOW = as_sql(
     update(keys)
     .where(keys.c.key_id == bindparam("key"), keys.c.reset_at_ms == bindparam("old"))
     .values(spent_nanousd=0, overage_nanousd=0, reset_at_ms=bindparam("new"), last_reset_at_ms=bindparam("now"))
 )
-END_LEASES = _sql(
+END_LEASES = as_sql(
     update(holds)
     .where(holds.c.state == "open", func.substr(holds.c.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX)
     .values(expires_at_ms=func.min(holds.c.expires_at_ms, bindparam("now")))
 )
-OPEN_LEASES = _sql(
+OPEN_LEASES = as_sql(
     select(holds.c.hold_id, holds.c.expires_at_ms)
     .where(
         holds.c.state == "open",
@@ -347,14 +346,14 @@ OPEN_LEASES = _sql(
     .order_by(holds.c.expires_at_ms)
     .limit(bindparam("most"))
 )
-DUE_TENANTS = _sql(
+DUE_TENANTS = as_sql(
     select(tenants.c.tenant_id).where(tenants.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
 )
-DUE_KEYS = _sql(
+DUE_KEYS = as_sql(
     select(keys.c.tenant_id, keys.c.key_id).where(keys.c.reset_at_ms <= bindparam("now")).limit(bindparam("most"))
 )
 _THIS_ACCOUNT = rate_counts.c.account == bindparam("counter")
-RATE_SECONDS = _sql(
+RATE_SECONDS = as_sql(
     select(rate_counts.c.second, rate_counts.c.requests, rate_counts.c.tokens).where(
         _THIS_ACCOUNT, rate_counts.c.second > bindparam("since")
     )
@@ -364,27 +363,27 @@ COUNT_RATE = (
     + " ON CONFLICT (account, second) DO UPDATE SET requests = requests + excluded.requests,"
     " tokens = tokens + excluded.tokens"
 )
-FORGET_RATES = _sql(delete(rate_counts).where(_THIS_ACCOUNT, rate_counts.c.second <= bindparam("before")))
-TAKE_BACK_TOKENS = _sql(
+FORGET_RATES = as_sql(delete(rate_counts).where(_THIS_ACCOUNT, rate_counts.c.second <= bindparam("before")))
+TAKE_BACK_TOKENS = as_sql(
     update(rate_counts)
     .where(_THIS_ACCOUNT, rate_counts.c.second == bindparam("at"))
     .values(tokens=func.max(0, rate_counts.c.tokens - bindparam("unused")))
 )
 _OPEN_LIMITED = and_(holds.c.state == "open", holds.c.limited.is_not(None))
-TENANT_PARALLEL = _sql(
+TENANT_PARALLEL = as_sql(
     select(func.count()).select_from(holds).where(holds.c.tenant_id == bindparam("account_id"), _OPEN_LIMITED)
 )
-KEY_PARALLEL = _sql(
+KEY_PARALLEL = as_sql(
     select(func.count()).select_from(holds).where(holds.c.limit_key_id == bindparam("account_id"), _OPEN_LIMITED)
 )
-ABANDON = _sql(abandon())
-FORGET = _sql(forget())
+ABANDON = as_sql(abandon())
+FORGET = as_sql(forget())
 
 
 @lru_cache(maxsize=64)
 def settle_decision(columns: tuple[str, ...]) -> str:
     """Statement that adds a cost to a decision and sets these columns."""
-    return _sql(
+    return as_sql(
         update(decisions)
         .where(decisions.c.decision_id == bindparam("the_decision"))
         .values(
@@ -395,62 +394,3 @@ def settle_decision(columns: tuple[str, ...]) -> str:
             }
         )
     )
-
-
-NEWEST_ALIKE = 64
-"""Of the conversations with the same beginning, as many of the newest are looked at (session ids are in order)."""
-_newest = (
-    select(beginnings)
-    .where(
-        beginnings.c.tenant_id == bindparam("tenant"),
-        beginnings.c.key_id == bindparam("key"),
-        beginnings.c.digest == bindparam("digest"),
-    )
-    .order_by(beginnings.c.session_id.desc())
-    .limit(literal_column(str(NEWEST_ALIKE)))
-    .subquery()
-)
-FIND_BEGINNINGS = _sql(
-    select(
-        _newest.c.digest,
-        _newest.c.session_id,
-        _newest.c.messages,
-        _newest.c.opening,
-        _newest.c.answer,
-        _newest.c.continued,
-        _newest.c.at_ms,
-    )
-    .order_by(_newest.c.answer.is_not_distinct_from(bindparam("answer")).desc(), _newest.c.at_ms.desc())
-    .limit(literal_column("4"))
-)
-LEAVE_BEGINNING = _sql(
-    sqlite_dialect.insert(beginnings)
-    .values(
-        tenant_id=bindparam("tenant"),
-        key_id=bindparam("key"),
-        digest=bindparam("digest"),
-        session_id=bindparam("session"),
-        messages=bindparam("messages"),
-        opening=bindparam("opening"),
-        answer=bindparam("answer"),
-        at_ms=bindparam("now"),
-    )
-    .on_conflict_do_update(
-        index_elements=["tenant_id", "key_id", "digest", "session_id"],
-        set_={
-            "answer": literal_column("excluded.answer"),
-            "continued": null(),
-            "at_ms": literal_column("excluded.at_ms"),
-        },
-    )
-)
-CONTINUE_BEGINNING = _sql(
-    update(beginnings)
-    .where(
-        beginnings.c.tenant_id == bindparam("tenant"),
-        beginnings.c.key_id == bindparam("key"),
-        beginnings.c.digest == bindparam("digest"),
-        beginnings.c.session_id == bindparam("session"),
-    )
-    .values(continued=bindparam("next"))
-)

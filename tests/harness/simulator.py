@@ -27,7 +27,7 @@ from sqlalchemy import Connection, text
 
 from gateway.accounts import keys, tenants
 from gateway.clock import SteadyClock
-from gateway.database import sqlite as db_sqlite
+from gateway.database import sqlite_connection as db_sqlite
 from gateway.database.database import Database
 from gateway.errors import LedgerUnavailable, LedgerUnsure
 from gateway.ledger.audit import audit

@@ -33,7 +33,7 @@ from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import TokenCounter
 from gateway.clock import SteadyClock
 from gateway.config.settings import LimitSettings, RateQuota, RouterSettings, SessionSettings, Settings
-from gateway.database import sqlite as db_sqlite
+from gateway.database import sqlite_connection as db_sqlite
 from gateway.database.database import Database
 from gateway.errors import GatewayError, LedgerUnavailable
 from gateway.http import error_response

@@ -22,7 +22,7 @@ from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
 from gateway.cli.console import ago
 from gateway.cli.logs import OURS
-from gateway.database.sqlite import FileLock
+from gateway.database.sqlite_connection import FileLock
 
 CONFIG = """
 model_list:

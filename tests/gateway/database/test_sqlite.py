@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from gateway.accounts import tenants
 from gateway.database import sqlite as db_sqlite
 from gateway.database.database import Database, DatabaseStartError, transaction
-from gateway.database.sqlite import open_connection
+from gateway.database.sqlite_connection import driver, open_connection
 from gateway.errors import LedgerUnavailable, NotFound
 from gateway.ledger.types import Balance, Checkpoint, Reserved
 from tests.harness.auditor import assert_url_sound
@@ -69,7 +69,7 @@ async def test_a_file_that_cannot_do_wal_is_refused_at_the_start(
         def close(self) -> None:
             self.closed = True
 
-    monkeypatch.setattr(db_sqlite.driver, "connect", Stubborn)
+    monkeypatch.setattr(driver, "connect", Stubborn)
     with pytest.raises(DatabaseStartError, match=r"PRAGMA busy_timeout is 'delete'"):
         await Database(sqlite_url).start()
 
