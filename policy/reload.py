@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from policy.answer_lengths import AnswerLengths
-from policy.checkpoint import MANIFEST, CheckpointError, load
+from policy.checkpoint import load
 from policy.exploration import GREEDY, Exploration
 from policy.fallback import check_decision
 from policy.learned import lengths_from, policy_from
+from policy.manifest import MANIFEST, CheckpointError
 from policy.mdp import COST_LEVELS, CandidateView, Observation, Policy, PolicyFault, SessionView
 from policy.rules import LAMBDA_PRESETS, builtin_rules
 from policy.text import STATS_DIM, TEXT_DIM

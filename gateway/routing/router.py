@@ -24,7 +24,7 @@ from policy.rules import LAMBDA_PRESETS, Cheapest
 
 POLICY_FAULT = "policy-fault"
 RULE_PREFIX = "rule:"
-"""Prefix of built-in policies' ids; ids of published ones contain no colon (policy/checkpoint.py)."""
+"""Prefix of built-in policies' ids; ids of published ones contain no colon (policy/manifest.py)."""
 
 
 @dataclass(frozen=True, slots=True)

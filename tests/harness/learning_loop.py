@@ -23,9 +23,10 @@ from gateway.policies.trials import act, look
 from gateway.routing.guard import RequestedModel
 from gateway.routing.router import Router
 from migrations.upgrade import upgrade
-from policy.checkpoint import Recipe, load, save
+from policy.checkpoint import load, save
 from policy.exploration import Exploration
 from policy.learned import policy_from
+from policy.manifest import Recipe
 from policy.mdp import Policy
 from policy.reload import PRETRAINED, HotSwap, builtin_policies
 from tests.harness.learning_loop_world import DAY_MS, LAMBDA_PER_USD, START_MS, Outcome, duel, plan, play, quality_of

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from policy.answer_lengths import MEDIAN, MOST_LOG_TOKENS, AnswerLengths, log_tokens
-from policy.checkpoint import CheckpointError, Recipe, layers_as_part, load, save
+from policy.checkpoint import layers_as_part, load, save
 from policy.features import STATE_DIM
 from policy.learned import lengths_from
+from policy.manifest import CheckpointError, Recipe
 from policy.mdp import COST_LEVELS
 from tests.policy.networks import SMALL, layers
 

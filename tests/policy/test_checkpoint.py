@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as dump_safetensors
 
-from policy.checkpoint import EARLIER_NAMES, MANIFEST, PARAMS, CheckpointError, Recipe, load, save
+from policy.checkpoint import EARLIER_NAMES, PARAMS, load, save
 from policy.features import STATE_DIM, Horizon
 from policy.learned import policy_from
+from policy.manifest import MANIFEST, CheckpointError, Recipe
 from policy.network_policy import NetworkPolicy
 from policy.planned import Planner
 from policy.value_network_shapes import Sizes

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as dump_safetensors
 
-from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, load, save
+from policy.checkpoint import PARAMS, load, save
 from policy.fallback import WithFallback, check_decision
 from policy.learned import policy_from
+from policy.manifest import MANIFEST, CheckpointError, Recipe
 from policy.reload import synthetic_observation
 from policy.rules import ReSolving
 from tests.policy.networks import SMALL as SIZES

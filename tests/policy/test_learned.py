@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
-from policy.checkpoint import Recipe, load, save
+from policy.checkpoint import load, save
 from policy.exploration import Exploration
 from policy.fallback import check_decision
 from policy.learned import policy_from
+from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, PolicyFault
 from policy.network_policy import NetworkPolicy, able_later
 from policy.reload import pretrained

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from policy.checkpoint import MANIFEST, PARAMS, CheckpointError, Recipe, layers_as_part, save
+from policy.checkpoint import PARAMS, layers_as_part, save
 from policy.exploration import Exploration
+from policy.manifest import MANIFEST, CheckpointError, Recipe
 from policy.reload import PRETRAINED, CheckpointRef, HotSwap, StagedPolicies, builtin_policies, synthetic_observation
 from tests.policy.networks import SMALL, layers, part
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from policy.checkpoint import Loaded, Recipe, load, save
+from policy.checkpoint import Loaded, load, save
+from policy.manifest import Recipe
 from train.fit.reward_model import RewardModel, Space
 from train.fit.tune import as_arrays
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import value_network
-from policy.checkpoint import Recipe
+from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.quality import PriorQuality
 from policy.reload import PRETRAINED

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from policy.arrays import F64
-from policy.checkpoint import Loaded, Recipe
+from policy.checkpoint import Loaded
 from policy.exploration import Exploration
 from policy.learned import policy_from
+from policy.manifest import Recipe
 from policy.mdp import Policy
 from train.config import TrainConfig
 from train.evaluate.simulate import play

@@ -22,8 +22,8 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Rates
 from gateway.database.database import transaction
-from policy.checkpoint import Recipe
 from policy.features import encode
+from policy.manifest import Recipe
 from policy.mdp import COST_LEVELS, CandidateView, Observation, SessionView
 from policy.text import embed_conversation, stats
 from train.config import TrainConfig

@@ -18,9 +18,10 @@ import numpy as np
 
 from gateway.config.settings import PolicySettings
 from gateway.database.database import transaction
-from policy.checkpoint import CheckpointError, Loaded, load
+from policy.checkpoint import Loaded, load
 from policy.exploration import Exploration
 from policy.learned import policy_from
+from policy.manifest import CheckpointError
 from policy.mdp import Policy
 from policy.reload import PRETRAINED, builtin_policies
 from train.config import TrainConfig

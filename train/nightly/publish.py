@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from gateway.database import tables
 from gateway.policies.registry import Stage, champion_of, holder_of, note_event, stage_policy
-from policy.checkpoint import CheckpointError, Recipe, load, save
+from policy.checkpoint import load, save
+from policy.manifest import CheckpointError, Recipe
 
 ACTOR = "nightly"
 TRIAL_MS = 7 * 86_400_000

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policy.arrays import F64, I64
-from policy.checkpoint import Recipe
 from policy.exploration import GREEDY
 from policy.features import Horizon
+from policy.manifest import Recipe
 from policy.mdp import Policy
 from policy.network_policy import NetworkPolicy
 from policy.planned import Planner

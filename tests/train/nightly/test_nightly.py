@@ -16,8 +16,9 @@ from gateway.config.settings import PolicySettings
 from gateway.database import tables
 from gateway.database.database import transaction
 from gateway.policies.registry import get_policy, pin_policy, wanted_policies
-from policy.checkpoint import Recipe, load
+from policy.checkpoint import load
 from policy.learned import lengths_from
+from policy.manifest import Recipe
 from policy.rules import Random
 from tests.train.log.test_episodes import a_log
 from tests.train.synthetic import NOW_MS
