@@ -21,8 +21,8 @@ from gateway.accounts.sessions import SESSION_ID
 from gateway.accounts.tenants import Tenant
 from gateway.accounts.tokens import MAX_TOKEN_CHARS, Identity, TokenVerifier, looks_like_token
 from gateway.clock import Clock, NewId, elapsed_s, now_ms
-from gateway.config.reader import Secret
 from gateway.config.settings import NO_LIMITS, RateQuota
+from gateway.config.values import Secret
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable, Overloaded
 from gateway.http import read_budget

@@ -37,8 +37,9 @@ from gateway.catalog.web_search import bills_one_search
 from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
 from gateway.config.model_list import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, ModelEntry
-from gateway.config.reader import Secret, SettingsError, shown
+from gateway.config.reader import SettingsError
 from gateway.config.settings import RateQuota, Settings
+from gateway.config.values import Secret, shown
 
 PRICE_MAP_FILE = "model_prices_and_context_window_backup.json"
 DEFAULT_QUALITY_PRIOR = 0.5

@@ -290,7 +290,7 @@ def rollback(
 def _since_ms(text: str | None) -> int | None:
     from datetime import UTC, datetime
 
-    from gateway.config.reader import parse_duration_s
+    from gateway.config.values import parse_duration_s
 
     if text is None:
         return None

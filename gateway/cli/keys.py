@@ -219,7 +219,7 @@ def _named_key_row(connection: Connection, key: Key) -> dict[str, Any]:
 
 
 def _later_ms(name: str, text: str | None, at_ms: int) -> int | None:
-    from gateway.config.reader import parse_duration_s
+    from gateway.config.values import parse_duration_s
 
     if text is None:
         return None

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from gateway.config.load_router import check_references, finish_litellm_block, read_router
 from gateway.config.master_key import problem_of_master_key
 from gateway.config.model_list import ModelEntry, read_model_list
-from gateway.config.reader import Findings, Located, Secret, Section, SettingsError
+from gateway.config.reader import Findings, Located, Section, SettingsError
 from gateway.config.settings import (
     DEFAULT_DATABASE_URL,
     PRESETS,
@@ -31,6 +31,7 @@ from gateway.config.settings import (
     TimingSettings,
     WebhookSettings,
 )
+from gateway.config.values import Secret
 from gateway.config.yaml_file import read_document
 
 ENVIRONMENT_OVERRIDES: Mapping[str, str] = {

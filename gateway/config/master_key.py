@@ -13,8 +13,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.reader import Secret, SettingsError
+from gateway.config.reader import SettingsError
 from gateway.config.settings import Settings, with_master_key
+from gateway.config.values import Secret
 
 _PLACEHOLDER = re.compile(
     r"change.?me|example|placeholder|your[-_]|replace[-_]?|x{6,}|0123456789|1234567890", re.IGNORECASE

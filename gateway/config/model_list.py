@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from gateway.config import litellm_keys
 from gateway.config.prices import FOREIGN_PRICE, PriceChange, read_price_changes, read_prices
-from gateway.config.reader import Findings, Located, Secret, Section, shown
+from gateway.config.reader import Findings, Located, Section
+from gateway.config.values import Secret, shown
 
 MAX_MODEL_NAME_CHARS = 256
 

@@ -8,21 +8,19 @@ Secret values are never shown. Any scalar may be `os.environ/NAME`, the value of
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime, time
+from decimal import Decimal
 from typing import Any, TypeVar
 
+from gateway.config.values import Secret, as_decimal, as_text, describe_range, kind_of, parse_duration_s, shown
 from gateway.money import MoneyError, nanousd_from_usd
 
 ENVIRONMENT_PREFIX = "os.environ/"
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SECONDS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_JSON_NODES = 10_000
 MAX_JSON_DEPTH = 32
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,22 +34,6 @@ class SettingsError(ValueError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """A value hidden by `str` and `repr`; only `reveal()` returns it."""
-
-    _value: str = field(repr=False)
-
-    def reveal(self) -> str:
-        """The plain value; never log it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    __str__ = __repr__
 
 
 class AssumedEnvironment(dict[str, str]):
@@ -104,7 +86,7 @@ class Section:
         self, key: str, default: str | None = None, *, pattern: str | None = None, expected: str = ""
     ) -> str | None:
         """A string, by default any non-blank one; numbers and dates count as strings."""
-        value = _as_text(self._scalar(key))
+        value = as_text(self._scalar(key))
         if value is None:
             return default
         if not isinstance(value, str) or not value.strip():
@@ -115,11 +97,11 @@ class Section:
 
     def secret(self, key: str) -> Secret | None:
         """A string that no message repeats."""
-        value = _as_text(self._scalar(key))
+        value = as_text(self._scalar(key))
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip():
-            self.findings.problem(self.path(key), f"expected a text, got {_kind(value)}")
+            self.findings.problem(self.path(key), f"expected a text, got {kind_of(value)}")
             return None
         return Secret(value)
 
@@ -139,11 +121,11 @@ class Section:
         value = self._scalar(key)
         if value is None:
             return None
-        number = _as_decimal(value)
+        number = as_decimal(value)
         if number is None:
             return self._invalid(key, expected, value, None)
         if number < minimum or (maximum is not None and number > maximum):
-            return self._invalid(key, f"{expected} {_range(minimum, maximum)}", value, None)
+            return self._invalid(key, f"{expected} {describe_range(minimum, maximum)}", value, None)
         return number
 
     def number(self, key: str, default: float, *, minimum: float = 0.0, maximum: float | None = None) -> float:
@@ -163,11 +145,11 @@ class Section:
         value = self._scalar(key)
         if value is None:
             return None
-        number = _as_decimal(value)
+        number = as_decimal(value)
         if number is None or number != number.to_integral_value():
             return self._invalid(key, "a whole number", value, None)
         if number < minimum or (maximum is not None and number > maximum):
-            return self._invalid(key, f"a whole number {_range(minimum, maximum)}", value, None)
+            return self._invalid(key, f"a whole number {describe_range(minimum, maximum)}", value, None)
         return int(number)
 
     def duration_s(
@@ -186,7 +168,7 @@ class Section:
 
     def instant_ms(self, key: str) -> int | None:
         """A date (midnight UTC) or a time with its offset, in Unix milliseconds; or None."""
-        value = _as_text(self._scalar(key))
+        value = as_text(self._scalar(key))
         if value is None:
             return None
         try:
@@ -395,15 +377,6 @@ class Section:
         return default
 
 
-def parse_duration_s(value: object) -> float | None:
-    """Seconds of a number or a text like "500ms", "30m" or "7d"; None for anything else."""
-    number = _as_decimal(value)
-    if number is not None:
-        return float(number) if number >= 0 else None
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    return None if match is None else float(match[1]) * _SECONDS[match[2]]
-
-
 def entries_of(located: Located, findings: Findings) -> dict[str, Located]:
     """The entries of a mapping with their paths; reports keys that are not strings."""
     entries: dict[str, Located] = {}
@@ -420,60 +393,6 @@ def _located(value: Any, where: str) -> Located:
     return value if isinstance(value, Located) else Located(where, value)
 
 
-def _as_text(value: Any) -> Any:
-    """Convert back to text what YAML reads as a date (`2024-02-01`) or a number (`42`)."""
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 def _one_line(text: str) -> str:
     """The text with terminal codes and line breaks escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _as_decimal(value: object) -> Decimal | None:
-    # YAML 1.1 reads 1e-7 (no dot) as a string, so numeric strings count as numbers.
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return None
-    text = str(value).strip()
-    if len(text) > 64:
-        return None
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
-
-
-def _range(minimum: Decimal | float, maximum: Decimal | float | None) -> str:
-    low = _plainly(minimum)
-    return f"of at least {low}" if maximum is None else f"from {low} to {_plainly(maximum)}"
-
-
-def _plainly(number: Decimal | float) -> str:
-    whole = Decimal(str(number)).normalize()
-    return f"{whole:f}"
-
-
-def _kind(value: object) -> str:
-    kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (dict, "a mapping"),
-        (list, "a list"),
-        (bool, "true or false"),
-        ((int, float), "a number"),
-        (str, "a text"),
-    )
-    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
-
-
-def shown(value: object) -> str:
-    """A value as messages show it: short, and without the content of lists and mappings."""
-    if isinstance(value, dict | list):
-        return _kind(value)
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.config.model_list import ModelEntry
-from gateway.config.reader import Secret
+from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
 
 DEFAULT_DATABASE_URL = "sqlite:///seqroute.db"

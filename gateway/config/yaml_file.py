@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from gateway.config.reader import AssumedEnvironment, Findings, Located, Section, entries_of, shown
+from gateway.config.reader import AssumedEnvironment, Findings, Located, Section, entries_of
+from gateway.config.values import shown
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_INCLUDE_DEPTH = 8

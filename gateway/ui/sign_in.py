@@ -17,7 +17,7 @@ import orjson
 
 from gateway.accounts.auth import Caller
 from gateway.clock import Clock
-from gateway.config.reader import Secret
+from gateway.config.values import Secret
 
 COOKIE = "seqroute_ui"
 SIGNED_IN_S = 12 * 3600.0

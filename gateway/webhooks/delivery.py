@@ -19,8 +19,8 @@ import aiohttp
 from sqlalchemy import Connection, select, update
 
 from gateway.clock import Clock, Uniform, now_ms
-from gateway.config.reader import Secret
 from gateway.config.settings import WebhookSettings
+from gateway.config.values import Secret
 from gateway.database.database import Database
 from gateway.database.tables import webhook_events
 from gateway.errors import LedgerUnavailable

@@ -17,7 +17,7 @@ from gateway.accounts import keys, tenants
 from gateway.accounts.auth import CACHE_S, DEFAULT_TENANT, Authenticator, _bearer
 from gateway.accounts.keys import NewKey
 from gateway.clock import time_ordered_ids
-from gateway.config.reader import Secret
+from gateway.config.values import Secret
 from gateway.database.database import Database
 from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from gateway.ledger.audit import audit

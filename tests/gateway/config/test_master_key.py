@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config.master_key import weakness_of_master_key, with_stored_master_key
-from gateway.config.reader import Secret, SettingsError
+from gateway.config.reader import SettingsError
 from gateway.config.settings import GeneralSettings, Settings
+from gateway.config.values import Secret
 
 
 def settings_at(folder: Path) -> Settings:

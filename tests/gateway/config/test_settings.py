@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.config.load import load_settings, read_database_url, read_settings
 from gateway.config.master_key import REMEDY, weakness_of_master_key
-from gateway.config.reader import Secret, SettingsError
+from gateway.config.reader import SettingsError
 from gateway.config.settings import GeneralSettings, JudgeSettings, Settings
+from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
 
 MASTER_KEY = "sk-Zq8rT2mLw5Vn9Kc3Xb7Hd1"

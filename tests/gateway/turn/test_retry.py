@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.reader import Secret
+from gateway.config.values import Secret
 from gateway.providers.errors import (
     CredentialFault,
     FailedFault,

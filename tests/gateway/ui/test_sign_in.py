@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.accounts.auth import Caller
-from gateway.config.reader import Secret
+from gateway.config.values import Secret
 from gateway.ui.sign_in import SIGNED_IN_S, SignIn
 
 MASTER = Secret("sk-q8W2rT5yU7iO0pA3sD6fG9hJ")

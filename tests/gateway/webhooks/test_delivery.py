@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from sqlalchemy import insert, select, update
 
-from gateway.config.reader import Secret
 from gateway.config.settings import WebhookSettings
+from gateway.config.values import Secret
 from gateway.database.database import Database, transaction
 from gateway.database.tables import sessions, tenants, webhook_events
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
