@@ -73,7 +73,7 @@ def _plainly(number: Decimal | float) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words that repeat nothing of it."""
+    """Kind of a value, in words that repeat nothing of it."""
     kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
         (dict, "a mapping"),
         (list, "a list"),
