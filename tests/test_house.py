@@ -302,7 +302,8 @@ def test_what_runs_declares_exactly_what_the_product_imports() -> None:
         # Heavy packages are loaded by name, when they are first needed.
         imported |= {name.partition(".")[0] for name in re.findall(r'import_module\("([\w.]+)"\)', path.read_text())}
     theirs = {name for name in imported if name not in sys.stdlib_module_names and name not in PRODUCT}
-    homes = {name: {canonicalize_name(home) for home in packages_distributions()[name]} for name in theirs}
+    packages = packages_distributions()
+    homes = {name: {canonicalize_name(home) for home in packages[name]} for name in theirs}
     extras = PYPROJECT["project"]["optional-dependencies"].values()
     lines = [*PYPROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
