@@ -37,7 +37,7 @@ serve: $(VENV)/.run-installed ## Serve the gateway (CONFIG=gateway.yaml PORT=400
 WORKERS ?= 2
 TEST = $(PY) -m pytest -m "not faults"
 test: setup ## Run the tests, on a real Postgres too (ARGS="tests/gateway -k name" for some)
-	@$(TEST) -n $(WORKERS) --dist loadfile $(ARGS) || { [ $$? = 1 ] && \
+	@$(TEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || { [ $$? = 1 ] && \
 	  printf '\n== failed once; again, alone: what fails twice fails ==\n' && \
 	  $(TEST) --last-failed --last-failed-no-failures none $(ARGS); }
 

@@ -71,6 +71,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if absent.get(collection_path.name) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Learning and the demo first: their files are few and long, and a long one at the end leaves a worker idle."""
+    long = tuple(Path(__file__).parent / name for name in ("train", "demo"))
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in long))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Also at the end, where it is read: what this machine could not try."""
     if find_pgbouncer() is None:
