@@ -1,4 +1,4 @@
-"""Manifest of a checkpoint: how it decides, as JSON that is read as untrusted input, field by field."""
+"""Manifest of a checkpoint: how it decides; untrusted JSON, checked field by field."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Recipe:
 
 
 def write_manifest(recipe: Recipe, params: bytes, folder_name: str) -> bytes:
-    """The manifest of these parameters. Raises CheckpointError for a recipe that `read_recipe` would refuse."""
+    """The manifest of these parameters. Raises CheckpointError as `read_recipe` would."""
     manifest = {
         "format": FORMAT,
         "policy_id": recipe.policy_id,

@@ -1,4 +1,4 @@
-"""Scalars of the configuration: secrets, texts, exact numbers and durations, and how messages show them."""
+"""Scalars of the configuration: secrets, exact numbers, durations; their form in messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A SQLite database: one writer thread and, where the library allows, threads that read beside it."""
+"""A SQLite database: one writer thread and, where the library allows, reader threads."""
 
 from __future__ import annotations
 

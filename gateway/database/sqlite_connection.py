@@ -1,4 +1,4 @@
-"""Connections to SQLite: the driver, verified durability, the file's lock, and which errors are outages.
+"""Connections to SQLite: driver, verified durability, the file's lock, and outages.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections write and checkpoint at once. The wheel we depend on
 includes a later one; on an older library one connection only is opened and the file is not shared.
