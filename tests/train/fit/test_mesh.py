@@ -39,7 +39,11 @@ if part == 0:
 def start(folder: Path, devices: int, part: int = 0, processes: int = 1, port: int = 0) -> subprocess.Popen[bytes]:
     flags = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-c", FIT, str(folder), str(part), str(processes), str(port)]
-    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"})
+    environ = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    if processes > 1:
+        # Only the first process writes compiled programs; with what it finds there it would run ahead of the other.
+        environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return subprocess.Popen(command, env=environ)
 
 
 def leaves(path: Path) -> list[np.ndarray]:
