@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from demo import results
+from demo.command_line import OneLineParser
 from demo.conversations import Conversation, make_conversation
 from demo.models import MODELS
 from demo.player import Playbill, Tally, play
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> Options:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="seqroute demo",
         description="Sessions through the gateway, a training run, and new sessions to compare.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

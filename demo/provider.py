@@ -9,7 +9,6 @@ The gateway knows only its base URL. The provider has no ground truth: it works 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from demo.answers import answer_text, draw, json_answer, schema_example
 from demo.billing import Bill, Clock, PrefixCache, Usage, cut, pieces, prompt_pieces
+from demo.command_line import OneLineParser
 from demo.models import MODELS, SimulatedModel
 from demo.solver import Message
 
@@ -337,7 +337,7 @@ def _tool_calls(
 
 def main() -> None:
     """Run the provider until interrupted."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="seqroute demo-provider", description="A simulated provider: an OpenAI-compatible server."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -28,30 +30,45 @@ def build() -> typer.Typer:
     for command in (nightly, fit, evaluate, frontier, replay, rollout, export, pretrain):
         app.command(command.__name__)(command)
     app.command("import-logs")(import_logs)
+    app.callback()(_options)
     return app
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status; user errors are printed on stderr."""
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"seqroute-train {version('seqroute')}")
+        raise typer.Exit
+
+
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From the decision log to a better policy."""
+
+
+def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> int:
+    """Run one command line and return its exit status; user errors are printed on stderr, after `program`."""
     try:
-        status = build()(list(arguments), prog_name="seqroute-train", standalone_mode=False)
+        status = build()(list(arguments), prog_name=program, standalone_mode=False)
     except InputError as error:
-        return _fail(str(error))
+        return _fail(program, str(error))
     except typer.Abort:
         return 130
     except typer.TyperException as error:
         if error.format_message().startswith("Usage: "):  # without a command: list them
             print(error.format_message())
             return BAD_INPUT
-        return _fail(" ".join(error.format_message().split()))
+        return _fail(program, " ".join(error.format_message().split()))
     except KeyboardInterrupt:
         return 130
     return status if isinstance(status, int) else 0
 
 
-def _fail(text: str) -> int:
+def _fail(program: str, text: str) -> int:
     for line in text.splitlines():
-        print(f"seqroute-train: {line}", file=sys.stderr)
+        print(f"{program}: {line}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -49,7 +49,9 @@ def find_tenant(connection: Connection, name_or_id: str) -> Tenant:
 
     found = tenants.find_tenant_by_name(connection, name_or_id) or tenants.find_tenant(connection, name_or_id)
     if found is None:
-        raise NotFound(f'tenant: expected the name or id of a tenant, got "{name_or_id[:80]}"')
+        raise NotFound(
+            f'tenant: expected the name or id of a tenant, got "{name_or_id[:80]}"; `seqroute tenants list` lists them'
+        )
     return found
 
 

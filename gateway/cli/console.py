@@ -39,6 +39,8 @@ _OPTIONS: Mapping[str, str] = {
 }
 """The API's name of a field -> the option that sets it."""
 _GAP = "  "
+_TIMES = ("_at_ms", "_until_ms")
+"""Endings of the fields that are moments."""
 _UNITS = ((86_400_000, "day"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
@@ -97,7 +99,7 @@ def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
     width = max(len(_heading(name)) for name in shown)
     for name, value in shown.items():
         text = _cell(name, value, at_ms)
-        exact = moment(value) if name.endswith("_at_ms") else None
+        exact = moment(value) if name.endswith(_TIMES) else None
         print(f"{_heading(name).ljust(width)}{_GAP}{text if exact is None else f'{exact} ({text})'}")
 
 
@@ -182,7 +184,7 @@ def _with_options(error: Any) -> str:
 
 
 def _heading(column: str) -> str:
-    return column.removesuffix("_at_ms")
+    return column.removesuffix("_at_ms").removesuffix("_ms")
 
 
 def _cell(column: str, value: Any, at_ms: int) -> str:
@@ -190,7 +192,7 @@ def _cell(column: str, value: Any, at_ms: int) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if column.endswith("_at_ms"):
+    if column.endswith(_TIMES):
         return ago(value, at_ms)
     if isinstance(value, float):
         return f"{value:.6g}"

@@ -168,12 +168,16 @@ def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+_EXPORT = "import sys; from train.__main__ import run_command; sys.exit(run_command(sys.argv[1:], program='seqroute'))"
+"""The trainer's command under this program's name."""
+
+
 def export(context: typer.Context) -> None:
     """Write the decision log as Parquet; `seqroute export --help` lists the options.
 
     The trainer does this in a separate process: serving never loads a Parquet library.
     """
-    finished = subprocess.run([sys.executable, "-m", "train", "export", *context.args], check=False)
+    finished = subprocess.run([sys.executable, "-c", _EXPORT, "export", *context.args], check=False)
     raise typer.Exit(finished.returncode)
 
 

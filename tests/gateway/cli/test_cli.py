@@ -166,7 +166,8 @@ def test_accounts_can_be_managed_without_the_provider_s_keys(migrated: Cli, monk
     ("arguments", "complaint"),
     [
         (("tenants", "create", "acme", "--budget-usd", "much"), "--budget-usd: expected a decimal number, got 'much'"),
-        (("tenants", "show", "nobody"), 'tenant: expected the name or id of a tenant, got "nobody"'),
+        (("tenants", "show", "nobody"),
+         'tenant: expected the name or id of a tenant, got "nobody"; `seqroute tenants list` lists them'),
         (("tenants", "change", "acme"), "tenants change: expected at least one of --name, --budget-usd, --window, ..."),
         (("keys", "create", "--expires", "soon"), '--expires: expected a duration like "90d" or "12h", got "soon"'),
         (("sessions", "list", "--state", "asleep"), '--state: expected one of open, paused, closed, got "asleep"'),

@@ -166,3 +166,5 @@ def test_the_command_says_what_it_wrote_and_an_unknown_tenant_is_one_line(
     assert date.fromisoformat(min(p.name for p in (tmp_path / "out" / "decisions").iterdir())[5:]) < FIRST_DAY
     assert run_command([*arguments, "--tenant", "unknown"]) == 2
     assert capsys.readouterr().err == 'seqroute-train: --tenant: expected a name or an id, found no tenant "unknown"\n'
+    assert run_command(["export"], program="seqroute") == 2
+    assert capsys.readouterr().err == "seqroute: Missing option '--out'.\n"
