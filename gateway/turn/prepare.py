@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from starlette.responses import Response
@@ -134,13 +134,9 @@ class Preparation:
         if asked.budget_visible in ("note", "task_budget") and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
         options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
-        fallback = self._fallback(options, context)
-        if fallback is not None:
-            requested = guard.RequestedModel(pinned=fallback.model.name, preset=None)
-            context = replace(context, requested=requested, fallback=True)
-            options = [fallback if option.model.name == fallback.model.name else option for option in options]
-        guard.refuse_when_none(options, chat.model, context.prompt.estimate, chat.mode)
-        return replace(context, options=options)
+        context = self.with_fallback(replace(context, options=options))
+        guard.refuse_when_none(context.options, chat.model, context.prompt.estimate, chat.mode)
+        return context
 
     async def closing(self, context: TurnContext) -> TurnContext:
         """The context of the session's last answer: without tools, and with a note that says so."""
@@ -197,18 +193,27 @@ class Preparation:
         except (LedgerUnavailable, InvalidRequest):
             _log.warning("the budget of session %s could not be kept", context.session_id)
 
-    def _fallback(self, options: Sequence[guard.Eligibility], context: TurnContext) -> guard.Eligibility | None:
-        """The model that answers for a requested one in cooldown, or whose context is too small."""
+    def with_fallback(self, context: TurnContext) -> TurnContext:
+        """The turn at the fallback of a requested model in cooldown, at its limits, or with too small a context."""
         pinned = context.requested.pinned
-        cause = cause_of_exclusion(options, pinned)
-        if cause is None or pinned is None:
-            return None
+        cause = cause_of_exclusion(context.options, pinned)
+        if cause is None or pinned is None or context.fallback:
+            return context
         configuration = self._configuration()
-        return eligible_fallback(
+        found = eligible_fallback(
             cause, (pinned,), context.chat, context.caller, context.prompt.estimate,
             router=configuration.settings.router, catalog=configuration.catalog, breaker=self._breaker,
             balancer=self._balancer,
         )  # fmt: skip
+        if found is None:
+            return context
+        name = found.model.name
+        return replace(
+            context,
+            requested=guard.RequestedModel(pinned=name, preset=None),
+            options=[found if option.model.name == name else option for option in context.options],
+            fallback=True,
+        )
 
     async def _parent(
         self,

@@ -50,6 +50,7 @@ class Reservations:
         settling: Settlements,
         balancer: LoadBalancer,
         held: HeldMoney,
+        with_fallback: Callable[[TurnContext], TurnContext],
         new_id: NewId,
     ) -> None:
         self._configuration = configuration
@@ -59,6 +60,7 @@ class Reservations:
         self._settling = settling
         self._balancer = balancer
         self._held = held
+        self._with_fallback = with_fallback
         self._new_id = new_id
 
     def arriving(self, caller: Caller, session_id: str) -> AbstractContextManager[None]:
@@ -123,7 +125,8 @@ class Reservations:
                 return answer
             if isinstance(answer, Full):
                 model = choice.estimate.option.model.name
-                context = replace(context, options=guard.without_room(context.options, model, answer.wait_s))
+                options = guard.without_room(context.options, model, answer.wait_s)
+                context = self._with_fallback(replace(context, options=options))
                 continue
             if isinstance(answer, Refused):
                 funds, tries = funds.after(answer), tries - 1

@@ -119,10 +119,11 @@ async def test_a_full_model_is_passed_over_by_auto_and_has_its_fallback_when_nam
     router = {"fallbacks": [{"small": ["big"]}]}
     full = {"rpm": 1}
     async with group(tmp_path, sqlite_url, router, a=full, b=full) as (_, http):
-        named = [await turn(http, headers=session(f"s{n}")) for n in range(3)]
-        assert [(a.headers["x-seqroute-model"], a.headers["x-seqroute-reason"]) for a in named] == [
-            ("small", "pinned"), ("small", "pinned"), ("big", "fallback"),
-        ]  # fmt: skip
+        # Together: some see room while they prepare, and lose it to another turn before they reserve.
+        named = await asyncio.gather(*(turn(http, headers=session(f"s{n}")) for n in range(8)))
+        assert Counter((a.headers["x-seqroute-model"], a.headers["x-seqroute-reason"]) for a in named) == {
+            ("small", "pinned"): 2, ("big", "fallback"): 6,
+        }  # fmt: skip
         chosen = [await turn(http, "auto", headers=session(f"t{n}"), stream=bool(n % 2)) for n in range(4)]
         assert {answer.headers["x-seqroute-model"] for answer in chosen} == {"big"}
 
