@@ -25,6 +25,7 @@ from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.price_reading import (
     DatedPrices,
+    in_its_region,
     listed_prices,
     read_prices,
     stated_tiers,
@@ -232,6 +233,7 @@ def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tupl
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
+        known = in_its_region(entry, known)
         read = read_prices(entry, known, at_ms, problems)
         warnings += uncharged_fees(entry, known)
         if read is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
@@ -37,6 +38,12 @@ _FIELDS: Mapping[str, str] = {
 }
 _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
+_OFF_PEAK = "off_peak_pricing"
+_OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
+_UPLIFTS = (
+    "regional_endpoint_uplift_multiplier", "regional_processing_uplift_multiplier_eu",
+    "regional_processing_uplift_multiplier_us",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,24 @@ def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[st
     return mapped | stated
 
 
+def in_its_region(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The price map's entry for the region in which the deployment is called, by its own settings.
+
+    OpenAI's regional hosts and Google's regional endpoints cost a fixed part more for every token.
+    """
+    location = (entry.params.provider_params or {}).get("vertex_location")
+    region = _OPENAI_REGIONS.get(urlsplit(entry.params.api_base or "").hostname or "", "")
+    uplift = known.get(f"regional_processing_uplift_multiplier_{region}") if region else None
+    if location is not None and location.reveal().lower() != "global":
+        uplift = known.get("regional_endpoint_uplift_multiplier")
+    factor = Decimal(uplift) if isinstance(uplift, int | Decimal) else Decimal(1)
+    return {
+        name: value * factor if PRICE_KEY.fullmatch(name) and isinstance(value, int | Decimal) else value
+        for name, value in known.items()
+        if name not in _UPLIFTS
+    }
+
+
 def listed_prices(known: Mapping[str, Any]) -> Prices | None:
     """The prices of an entry of the price map; None when it has none."""
     mapped = mapped_prices(known)
@@ -153,7 +178,7 @@ def build_prices(prices_usd: Mapping[str, Decimal]) -> Prices:
 
 
 def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
-    """A warning that names the price map's fees for the model that are not charged here."""
+    """Warnings that name the price map's fees and discounts for the model that are not charged here."""
     if "input_cost_per_token" in entry.info.prices_usd:
         return []
     names = sorted(
@@ -166,10 +191,18 @@ def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
         and name != _SEARCH
         and not _DEFERRED.fullmatch(name)
     )
-    if not names:
-        return []
     model = entry.params.model[:120]
-    return [f'{entry.where}: the price map has fees for "{model}" that are not charged here: {", ".join(names)}']
+    warnings = []
+    if names:
+        warnings.append(
+            f'{entry.where}: the price map has fees for "{model}" that are not charged here: {", ".join(names)}'
+        )
+    if known.get(_OFF_PEAK):
+        warnings.append(
+            f'{entry.where}: "{model}" costs less at certain hours ({_OFF_PEAK} of the price map); '
+            "its full price is charged at every hour"
+        )
+    return warnings
 
 
 def upper_bounds(lists: list[Prices]) -> Prices:

@@ -28,6 +28,7 @@ REQUEST_PARAMETERS = IGNORED["request_parameters"]
 """Names that set defaults of a deployment's requests in `litellm_params`."""
 
 _BUDGET = "a spending limit that is not enforced here; give tenants, keys or sessions a budget instead"
+_LIMIT = "a limit that is not enforced here; use tpm and rpm, of deployments, tenants or keys"
 _UNCHECKED = "requests would pass unchecked, because guardrails do not run here"
 _OPEN = "requests that LiteLLM refuses would pass"
 _BILL = "the ledger would not charge what LiteLLM charges"
@@ -50,6 +51,7 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
         "guardrails": _UNCHECKED,
         "max_budget": _BUDGET,
         "budget_duration": _BUDGET,
+        **dict.fromkeys("itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit".split(), _LIMIT),
         "mock_response": "the provider would be called, and paid, instead of the mock",
         **PRICED_PARAMETERS,
     },
@@ -57,6 +59,7 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
         "blocked": "the model would be served; remove the entry, or the key",
         "team_id": "the model would be open to every tenant; use allow-lists of tenants (`--models`)",
         "access_windows": "the model would be served at every time of day",
+        "cost_per_ptu_per_hour": _BILL,
     },
     "general_settings": {
         "allowed_ips": _OPEN,
@@ -71,7 +74,8 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
             " max_end_user_budget_id default_max_internal_user_budget tag_budget_config".split(),
             _BUDGET,
         ),
-        "guardrails": _UNCHECKED,
+        **dict.fromkeys(("guardrails", "pre_call_rules", "post_call_rules"), _UNCHECKED),
+        "vertex_ai_safety_settings": "the provider's own thresholds would hold; use litellm_params.safety_settings",
         "banned_keywords_list": _OPEN,
         "blocked_user_list": _OPEN,
         "output_parse_pii": "personal data would reach the provider unmasked",

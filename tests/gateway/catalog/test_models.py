@@ -219,6 +219,35 @@ def test_fees_of_the_map_that_nobody_is_charged_are_named(tmp_path: Path) -> Non
     assert warning.endswith("not charged here: citation_cost_per_token")
 
 
+def test_tokens_cost_more_where_the_deployment_s_region_does(tmp_path: Path) -> None:
+    listed = dict(PRICE_MAP["gpt-4o-mini"]) | {
+        "regional_processing_uplift_multiplier_eu": Decimal("1.1"),
+        "regional_endpoint_uplift_multiplier": Decimal("1.2"),
+        "input_cost_per_token_flex": Decimal("1E-7"),
+    }  # fmt: skip
+    calls = {
+        "openai/m": 150_000_000, "openai/m, api_base: https://eu.api.openai.com/v1": 165_000_000,
+        "openai/m, api_base: https://us.api.openai.com/v1": 150_000_000,
+        "vertex_ai/v, vertex_location: global": 150_000_000, "vertex_ai/v, vertex_location: europe-west1": 180_000_000,
+    }  # fmt: skip
+    path = tmp_path / "gateway.yaml"
+    rows = [f"  - {{model_name: m{n}, litellm_params: {{model: {call}}}}}\n" for n, call in enumerate(calls)]
+    path.write_text("model_list:\n" + "".join(rows))
+    price_map = {"m": listed, "v": listed | {"litellm_provider": "vertex_ai"}}
+    catalog = Catalog.from_settings(load_settings(path, {}), price_map)
+    assert [catalog.models[f"m{n}"].prices.input_femtousd for n in range(len(calls))] == list(calls.values())
+    assert catalog.models["m1"].prices.of("flex").input_femtousd == 110_000_000
+    assert catalog.warnings == ()
+
+
+def test_cheaper_hours_that_are_not_charged_are_named(tmp_path: Path) -> None:
+    listed = PRICE_MAP["gpt-4o-mini"] | {"off_peak_pricing": {"input_cost_per_token": Decimal("1E-8")}}
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry("openai/gpt-4o-mini"))
+    [warning] = Catalog.from_settings(load_settings(path, {}), {"gpt-4o-mini": listed}).warnings
+    assert "costs less at certain hours" in warning
+
+
 def test_base_model_has_the_price_and_reaches_the_deployment(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     azure = [entry("azure/mine", name, base_model=base) for name, base in (("a", "azure/o3-mini"), ("b", "o3-mini"))]

@@ -296,6 +296,9 @@ def test_what_public_litellm_files_hold_reads_unchanged(write: Write) -> None:
         ("router_settings: {provider_budget_config: {openai: {budget_limit: 1}}}",
          "router_settings.provider_budget_config"),
         ("general_settings: {allowed_ips: [10.0.0.1]}", "general_settings.allowed_ips"),
+        ("litellm_settings: {post_call_rules: rules.check}", "litellm_settings.post_call_rules"),
+        ("litellm_settings: {vertex_ai_safety_settings: [{category: x, threshold: y}]}",
+         "litellm_settings.vertex_ai_safety_settings"),
         ("guardrails: [{guardrail_name: pii}]", "guardrails"),
     ],
 )  # fmt: skip
