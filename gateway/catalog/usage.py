@@ -100,53 +100,147 @@ def usage_from_openai(reported: Mapping[str, Any] | None) -> ReportedUsage:
         return UsageFault(str(error))
 
 
+def _fold(name: str) -> str:
+    """A name without the marks and capitals in which dialects differ: `promptTokens` is `prompt_tokens`."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _folded(*names: str) -> tuple[str, ...]:
+    return tuple(map(_fold, names))
+
+
 # Every dialect's name of a count.
-_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "promptTokens", "inputTokens", "prompt_eval_count",
-           "inputTokenCount", "input_token_count", "prompt_token_count")  # fmt: skip
-OUTPUT_COUNTS = (
-    "completion_tokens", "output_tokens", "candidatesTokenCount", "completionTokens", "outputTokens", "eval_count",
-    "outputTokenCount", "output_token_count", "candidates_token_count", "generated_token_count", "generated_tokens",
+_PROMPT = _folded(
+    "prompt_tokens", "input_tokens", "promptTokenCount", "inputTokenCount", "prompt_eval_count", "prompt_n",
+    "inputTextTokenCount", "prompt", "input",
 )  # fmt: skip
-_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens", "total_token_count")
-_CACHED = (
+_OUTPUT = _folded(
+    "completion_tokens", "output_tokens", "candidatesTokenCount", "outputTokenCount", "eval_count",
+    "completionTokenCount", "generated_token_count", "generated_tokens", "predicted_n", "completion", "output",
+)  # fmt: skip
+_TOTAL = _folded("total_tokens", "totalTokenCount")
+_CACHED = _folded(
     "cache_read_input_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_tokens",
-    "cached_input_tokens", "cached_prompt_tokens", "num_cached_tokens", "cacheReadInputTokens",
+    "cached_input_tokens", "cached_prompt_tokens", "prompt_cached_tokens", "num_cached_tokens", "cache_read_tokens",
+    "cache_hit_tokens", "cached_prompt_text_tokens", "input_cached_tokens", "cache_tokens", "cache_n",
 )  # fmt: skip
+_WRITTEN = _folded("cache_creation_input_tokens", "cacheWriteInputTokens", "cache_write_tokens")
+_REASONING = _folded("thoughtsTokenCount", "reasoning_tokens")
+_PROMPT_DETAILS = _folded(
+    "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
+)
+_OUTPUT_DETAILS = _folded(
+    "completion_tokens_details", "output_tokens_details", "completion_token_details", "output_token_details"
+)
+_CACHED_IN_DETAILS = (*_CACHED, *_folded("cached", "cache_read"))
+_WRITTEN_IN_DETAILS = (*_WRITTEN, *_folded("cache_creation_tokens", "cache_creation"))
+_AMBIGUOUS = frozenset(_folded("prompt", "input", "completion", "output"))
+"""Names that mean counts only within a usage."""
+_LONE_COUNTS = frozenset((*_PROMPT, *_OUTPUT, *_TOTAL, *_CACHED, *_PROMPT_DETAILS, *_OUTPUT_DETAILS)) - _AMBIGUOUS
+_UNKNOWN = -1
+"""What some servers write for a detail that they did not count."""
+
+
+def is_count_name(name: str) -> bool:
+    """Whether a field is a count of tokens, or their details, wherever it stands."""
+    return _fold(name) in _LONE_COUNTS
+
+
+def tells_both_counts(value: Mapping[str, Any]) -> bool:
+    """Whether an object under any name is a usage: it counts the prompt and the output."""
+    names = {_fold(name) for name, count in value.items() if isinstance(_as_integer(count), int)} - _AMBIGUOUS
+    return not names.isdisjoint(_PROMPT) and not names.isdisjoint(_OUTPUT)
+
+
+def counts_output(reported: Mapping[str, Any]) -> bool:
+    """Whether a report has an output count above zero."""
+    return any(value and _fold(name) in _OUTPUT for name, value in reported.items())
 
 
 class _Implausible(ValueError):
     pass
 
 
-def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
-    prompt, output = _count(reported, *_PROMPT), _count(reported, *OUTPUT_COUNTS)
-    total = _count(reported, *_TOTAL)
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The counts of a report by their folded names."""
+
+    values: Mapping[str, tuple[str, Any]]
+
+    @staticmethod
+    def of(reported: object) -> _Report:
+        """The report; of a list, its only item; of anything else, none."""
+        if isinstance(reported, list) and len(reported) == 1:
+            reported = reported[0]
+        named = reported.items() if isinstance(reported, Mapping) else ()
+        folded = {_fold(name): (name, value) for name, value in named}
+        for name in _AMBIGUOUS.intersection(folded):
+            if not isinstance(_as_integer(folded[name][1]), int):
+                del folded[name]  # a price, a text
+        return _Report(folded)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def value(self, name: str) -> Any:
+        """The value under a folded name; None without one."""
+        return self.values[name][1] if name in self.values else None
+
+    def part(self, *names: str) -> _Report:
+        """The first object among `names`; empty without one."""
+        for name in names:
+            value = self.value(name)
+            if isinstance(value, Mapping) or (isinstance(value, list) and len(value) == 1):
+                return _Report.of(value)
+        return _Report({})
+
+    def count(self, *names: str) -> int | None:
+        """The first of `names` that is present, as a count; null counts as absent."""
+        for folded in names:
+            if folded not in self.values:
+                continue
+            name, value = self.values[folded]
+            if value is None:
+                continue
+            value = _as_integer(value)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise _Implausible(f"{name} is not a whole number")
+            if value < 0:
+                raise _Implausible(f"{name} is negative")
+            if value > MAX_PLAUSIBLE_TOKENS:
+                raise _Implausible(f"{name} is implausibly large")
+            return value
+        return None
+
+    def detail(self, *names: str) -> int:
+        """As `count`, for a part of the two totals: 0 where there is none, or the server did not count it."""
+        counted = (name for name in names if not isinstance(value := self.value(name), Mapping) and value != _UNKNOWN)
+        return self.count(*counted) or 0
+
+
+def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
+    reported = _Report.of(given)
+    prompt, output = reported.count(*_PROMPT), reported.count(*_OUTPUT)
+    total = reported.count(*_TOTAL)
     has_prompt, has_output = prompt is not None, output is not None
     if not has_prompt and not has_output:
         return None
     if total is not None and has_prompt != has_output:
         # The total gives the other half. Equal to the known half it only repeats it: no answer is free for that.
         other = total - (prompt or 0) - (output or 0)
-        if other > 0 or (other == 0 and "promptTokenCount" in reported):  # Gemini leaves zeros out
+        if other > 0 or (other == 0 and "prompttokencount" in reported):  # Gemini leaves zeros out
             prompt, output = (prompt, other) if has_prompt else (other, output)
             has_prompt = has_output = True
-            total = None if "promptTokenCount" not in reported else total
+            total = None if "prompttokencount" not in reported else total
     prompt, output = prompt or 0, output or 0
-    prompt += _count(reported, "toolUsePromptTokenCount") or 0
+    prompt += reported.detail("tooluseprompttokencount", "cachen")  # llama.cpp's prompt_n excludes cache_n
 
-    prompt_details = _part(reported, "prompt_tokens_details", "input_tokens_details")
-    output_details = _part(reported, "completion_tokens_details", "output_tokens_details")
-    cached = _count(prompt_details, "cached_tokens") or _count(reported, *_CACHED) or 0
-    written = (
-        _count(reported, "cache_creation_input_tokens", "cacheWriteInputTokens")
-        or _count(prompt_details, "cache_creation_tokens", "cache_write_tokens")
-        or 0
-    )
-    creation = _part(reported, "cache_creation") or _part(prompt_details, "cache_creation_token_details")
-    written_1h = _count(creation, "ephemeral_1h_input_tokens") or 0
-    reasoning = (
-        _count(output_details, "reasoning_tokens") or _count(reported, "thoughtsTokenCount", "reasoning_tokens") or 0
-    )
+    prompt_details, output_details = reported.part(*_PROMPT_DETAILS), reported.part(*_OUTPUT_DETAILS)
+    cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)
+    written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
+    creation = reported.part("cachecreation") or prompt_details.part("cachecreationtokendetails")
+    written_1h = creation.detail("ephemeral1hinputtokens")
+    reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
     prompt = _with_cache(reported, prompt, output, cached + written, total)
     output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total)
@@ -157,10 +251,10 @@ def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
         cache_write_tokens=written,
         cache_write_1h_tokens=written_1h,
         reasoning_tokens=reasoning,
-        audio_input_tokens=_count(prompt_details, "audio_tokens") or 0,
-        audio_output_tokens=_count(output_details, "audio_tokens") or 0,
-        image_input_tokens=_count(prompt_details, "image_tokens") or 0,
-        image_output_tokens=_count(output_details, "image_tokens") or 0,
+        audio_input_tokens=prompt_details.detail("audiotokens"),
+        audio_output_tokens=output_details.detail("audiotokens"),
+        image_input_tokens=prompt_details.detail("imagetokens"),
+        image_output_tokens=output_details.detail("imagetokens"),
         service_tier=_tier(reported),
         web_searches=_searches(reported, prompt_details),
         parts=_parts_of(reported),
@@ -172,24 +266,22 @@ def _read(reported: Mapping[str, Any]) -> Usage | PartialUsage | None:
     return PartialUsage(_checked(usage), has_prompt, has_output)
 
 
-def _with_cache(reported: Mapping[str, Any], prompt: int, output: int, cache: int, total: int | None) -> int:
+def _with_cache(reported: _Report, prompt: int, output: int, cache: int, total: int | None) -> int:
     """Add cache reads and writes to a prompt count that excludes them."""
     if not cache:
         return prompt
     native_anthropic = (
-        "input_tokens" in reported
-        and "prompt_tokens" not in reported
-        and ("cache_read_input_tokens" in reported or "cache_creation_input_tokens" in reported)
+        "inputtokens" in reported
+        and "prompttokens" not in reported
+        and ("cachereadinputtokens" in reported or "cachecreationinputtokens" in reported)
     )
     total_adds_cache = total is not None and total == prompt + cache + output
     return prompt + cache if native_anthropic or prompt < cache or total_adds_cache else prompt
 
 
-def _with_reasoning(
-    reported: Mapping[str, Any], prompt: int, output: int, reasoning: int, total: int | None
-) -> tuple[int, int]:
+def _with_reasoning(reported: _Report, prompt: int, output: int, reasoning: int, total: int | None) -> tuple[int, int]:
     """Add reasoning to an output count that excludes it; tokens found only in the total are reasoning."""
-    if "thoughtsTokenCount" in reported and "candidatesTokenCount" in reported:
+    if "thoughtstokencount" in reported and "candidatestokencount" in reported:
         return output + reasoning, reasoning
     unexplained = 0 if total is None else total - prompt - output
     if unexplained > 0:
@@ -228,28 +320,26 @@ def _with_facts(usage: Usage, service_tier: str | None, web_searches: int) -> Us
     )
 
 
-def _tier(reported: Mapping[str, Any]) -> str | None:
+def _tier(reported: _Report) -> str | None:
     """Anthropic's tier in the usage, and Gemini's kind of traffic."""
-    values = (reported.get("service_tier"), reported.get("trafficType"), reported.get("traffic_type"))
+    values = (reported.value("servicetier"), reported.value("traffictype"))
     return next((value for value in values if isinstance(value, str) and value), None)
 
 
-def _searches(reported: Mapping[str, Any], prompt_details: Mapping[str, Any]) -> int:
+def _searches(reported: _Report, prompt_details: _Report) -> int:
     """Web searches that the provider made for this answer, by any of the reported names."""
-    tools = _part(_part(reported, "tool_usage"), "web_search")
     return (
-        _count(_part(reported, "server_tool_use"), "web_search_requests")
-        or _count(prompt_details, "web_search_requests")
-        or _count(_part(reported, "server_side_tool_usage_details"), "web_search_calls")
-        or _count(tools, "num_requests")
-        or _count(reported, "num_search_queries", "web_search_requests")
-        or 0
+        reported.part("servertooluse").detail("websearchrequests")
+        or prompt_details.detail("websearchrequests")
+        or reported.part("serversidetoolusagedetails").detail("websearchcalls")
+        or reported.part("toolusage").part("websearch").detail("numrequests")
+        or reported.detail("numsearchqueries", "websearchrequests")
     )
 
 
-def _parts_of(reported: Mapping[str, Any]) -> tuple[InnerCall, ...]:
+def _parts_of(reported: _Report) -> tuple[InnerCall, ...]:
     """Anthropic's `iterations`: the calls of one answer (compaction, an advisor, a fallback model)."""
-    listed = reported.get("iterations")
+    listed = reported.value("iterations")
     found = []
     for item in listed if isinstance(listed, list) else ():
         usage = _read(item) if isinstance(item, Mapping) else None
@@ -259,31 +349,6 @@ def _parts_of(reported: Mapping[str, Any]) -> tuple[InnerCall, ...]:
             model = item.get("model")
             found.append(InnerCall(model if isinstance(model, str) and model else None, usage))
     return tuple(found)
-
-
-def _part(reported: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    for name in names:
-        value = reported.get(name)
-        if isinstance(value, Mapping):
-            return value
-    return {}
-
-
-def _count(reported: Mapping[str, Any], *names: str) -> int | None:
-    """The first of `names` that is present, as a count; null counts as absent."""
-    for name in names:
-        value = reported.get(name)
-        if value is None:
-            continue
-        value = _as_integer(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _Implausible(f"{name} is not a whole number")
-        if value < 0:
-            raise _Implausible(f"{name} is negative")
-        if value > MAX_PLAUSIBLE_TOKENS:
-            raise _Implausible(f"{name} is implausibly large")
-        return value
-    return None
 
 
 def _as_integer(value: object) -> object:

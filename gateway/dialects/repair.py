@@ -6,7 +6,8 @@ invent content: only positions, names and types that follow from the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -14,19 +15,26 @@ import orjson
 _NO_FINISH = ("", "null", "None")
 """Values that some servers send instead of a missing finish reason."""
 
-_ENVELOPES = ("result", "data", "response", "output")
-
 NewCallId = Callable[[], str]
 """Makes the id of a tool call without one."""
 
 
 def unwrapped(body: Any) -> Any:
-    """The response without an enclosing object such as `{"result": {...}}`."""
+    """The response without what encloses it: a list, an object such as `{"result": {...}}`, JSON in a string.
+
+    A usage beside it is kept.
+    """
+    if isinstance(body, str) and body.startswith("{"):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            body = orjson.loads(body)
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
     if isinstance(body, dict) and "choices" not in body:
-        for name in _ENVELOPES:
-            inner = body.get(name)
+        for inner in body.values():
+            if isinstance(inner, list) and len(inner) == 1:
+                inner = inner[0]
             if isinstance(inner, dict) and "choices" in inner:
-                return inner
+                return {"usage": body["usage"], **inner} if "usage" in body else inner
     return body
 
 
@@ -41,6 +49,7 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
         if message is None:
             continue
         _set_index(choice, position)
+        _find_finish(choice, message, body)
         message["role"] = "assistant"
         _repair_texts(message)
         message.setdefault("content", None)
@@ -50,7 +59,7 @@ def repair_whole(body: dict[str, Any], new_call_id: NewCallId) -> None:
             _complete_call(call, new_call_id)
             if isinstance(function := call.get("function"), dict) and not function.get("arguments"):
                 function["arguments"] = "{}"
-        if not _is_finish(choice.get("finish_reason")):
+        if choice.get("finish_reason") is None:
             if all(value is None for name, value in message.items() if name != "role"):
                 continue  # neither content nor a finish reason
             # The response is complete, so it finished; only the provider could know `length`.
@@ -74,7 +83,7 @@ class StreamRepair:
             chunk["choices"] = choices
         for position, choice in enumerate(choices):
             if not self._is_plain(choice):
-                chunk["choices"] = choices = [*self._repaired(choices, position)]
+                chunk["choices"] = choices = [*self._repaired(choices, position, chunk)]
                 break
         return choices
 
@@ -89,11 +98,13 @@ class StreamRepair:
         return (
             (content is None or type(content) is str)
             and (finish is None or (type(finish) is str and finish not in _NO_FINISH))
+            and "finish_reason" in choice
+            and "finish_reason" not in delta
             and "tool_calls" not in delta
             and "function_call" not in delta
         )
 
-    def _repaired(self, choices: list[Any], start: int) -> Iterator[dict[str, Any]]:
+    def _repaired(self, choices: list[Any], start: int, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from choices[:start]
         for position, choice in enumerate(choices[start:], start):
             if not isinstance(choice, dict):
@@ -102,11 +113,10 @@ class StreamRepair:
             if delta is None:
                 delta = choice["delta"] = {}
             number = _set_index(choice, position)
+            _find_finish(choice, delta, chunk)
             if number not in self._begun:
                 self._begun.add(number)
                 delta["role"] = "assistant"
-            if not _is_finish(choice.get("finish_reason")):
-                choice["finish_reason"] = None
             _repair_texts(delta)
             for call in _repaired_calls(delta):
                 numbers = self._calls.setdefault(number, _CallNumbers())
@@ -115,6 +125,8 @@ class StreamRepair:
                     numbers.name(call)
                     if isinstance(function := call.get("function"), dict) and function.get("arguments") is None:
                         function["arguments"] = ""
+                else:
+                    numbers.shorten(call)
             yield choice
 
 
@@ -124,6 +136,7 @@ class _CallNumbers:
     def __init__(self) -> None:
         self._current: dict[int, tuple[str, int]] = {}
         self._by_id: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self._taken: set[int] = set()
         self._last = 0
 
@@ -159,6 +172,15 @@ class _CallNumbers:
     def name(self, call: dict[str, Any]) -> None:
         """Record the id of a new call."""
         self._by_id.setdefault(str(call["id"]), call["index"])
+        self._names[call["index"]] = _function_name(call)
+
+    def shorten(self, call: dict[str, Any]) -> None:
+        """Remove what repeats the start of a call: clients append each piece to what they have."""
+        if self._by_id.get(call.get("id") or "") == call["index"]:
+            del call["id"]
+        function = call.get("function") or call.get("custom")
+        if isinstance(function, dict) and function.get("name") == self._names.get(call["index"]):
+            function.pop("name", None)
 
 
 def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -189,6 +211,23 @@ def _set_index(choice: dict[str, Any], position: int) -> int:
     return index
 
 
+def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str, Any]) -> None:
+    """Give a choice its finish reason as a text, wherever it stands; None while it has none."""
+    places = [choice.get("finish_reason"), part.pop("finish_reason", None), choice.get("finishReason")]
+    if "finish_reason" not in choice:
+        places += [choice.get("stop_reason"), body.get("finish_reason")]  # vLLM has both, and means something else
+    for reason in places:
+        if isinstance(reason, list) and len(reason) == 1:
+            reason = reason[0]
+        if _is_finish(reason):
+            choice["finish_reason"] = reason
+            return
+        if reason and isinstance(reason, int):
+            choice["finish_reason"] = "stop"
+            return
+    choice["finish_reason"] = None
+
+
 def _is_finish(reason: object) -> bool:
     return isinstance(reason, str) and reason not in _NO_FINISH
 
@@ -197,6 +236,9 @@ def _repair_texts(message: dict[str, Any]) -> None:
     """Join a content of text parts into one text."""
     content = message.get("content")
     if content is None or isinstance(content, str):
+        return
+    if isinstance(content, bool):
+        message["content"] = None
         return
     if isinstance(content, list) and all(isinstance(part, dict | str) for part in content):
         _join_parts(message, content)

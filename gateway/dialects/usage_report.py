@@ -10,28 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.catalog.usage import ReportedUsage, Usage
+import orjson
 
-_BARE = (
-    "prompt_eval_count", "eval_count", "prompt_tokens", "completion_tokens", "total_tokens", "input_tokens",
-    "output_tokens",
-)  # fmt: skip
+from gateway.catalog.usage import MAX_PLAUSIBLE_TOKENS, ReportedUsage, Usage, is_count_name, tells_both_counts
+
 _AROUND = ("x_groq", "metadata", "meta", "response_metadata")
+"""Providers' objects that contain the usage among other fields."""
 _OTHER_NAMES = (
     "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "amazon-bedrock-invocationMetrics",
 )  # fmt: skip
-_WITHIN = ("billed_units", "tokens", "total_usage")
+_WITHIN = ("billed_units", "tokens", "total_usage", "usage")
 """Objects inside a usage that hold its counts; what was billed comes first."""
-"""Providers' objects that contain the usage among other fields."""
-PLACES = frozenset({"usage", "cached_tokens", *_OTHER_NAMES, *_AROUND, *_BARE})
-"""Fields of a response or chunk that may contain a usage."""
+_PLAIN_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "provider", "usage"}
+)
+"""Fields of an ordinary response; any other may contain a usage."""
+_MAX_DEPTH = 3
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
+
+
+def has_usage(payload: Mapping[str, Any]) -> bool:
+    """Whether a response or chunk without choices brings a usage."""
+    return bool(payload.get("usage")) or _taken_from_top(dict(payload)) is not None
 
 
 def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
     """Remove and return the usage of a response or chunk; None without one."""
     found: dict[str, Any] | None = None
-    if not payload.keys().isdisjoint(PLACES):
+    if "usage" in payload or not payload.keys() <= _PLAIN_FIELDS:
         found = _taken_from_top(payload)
     choices = payload.get("choices")
     for choice in choices if type(choices) is list else ():
@@ -78,6 +84,9 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
         before = both.get(name)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             both[name] = joined(before, value)
+        elif _is_unknown(value):
+            if name not in older:
+                both[name] = value
         elif value or before is None:
             both[name] = value
     return both
@@ -108,8 +117,14 @@ def _whole_counts(report: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             made[name] = _whole_counts(value)
         else:
-            made[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+            is_count = isinstance(value, float) and abs(value) <= MAX_PLAUSIBLE_TOKENS and value.is_integer()
+            made[name] = int(value) if is_count else value
     return made
+
+
+def _is_unknown(value: object) -> bool:
+    """Whether a count says that it is not known."""
+    return isinstance(value, int) and value < 0
 
 
 def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
@@ -119,23 +134,37 @@ def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
     for name in _AROUND:
         around = payload.get(name)
         if isinstance(around, dict):
-            for place in ("usage", "token_usage", *_WITHIN):
+            for place in ("token_usage", *_WITHIN):
                 found = found or _mapping(around.get(place))
             payload[name] = {key: value for key, value in around.items() if key not in ("usage", "token_usage")}
-    if any(name in payload for name in _BARE):
-        bare = {name: payload.pop(name) for name in _BARE if name in payload}
-        found = found or bare
-    beside = payload.pop("cached_tokens", None)
-    if beside is not None and found and "cached_tokens" not in found:
-        found["cached_tokens"] = beside
-    return found
+    beside = {name: payload.pop(name) for name in [*payload] if name not in _PLAIN_FIELDS and is_count_name(name)}
+    if beside:
+        found = beside | (found or {})
+    return found or _searched(payload, _MAX_DEPTH)
+
+
+def _searched(value: Mapping[str, Any], depth: int) -> dict[str, Any] | None:
+    """A usage under a name of the provider's own, outside the choices, whose texts callers may write."""
+    for name, inner in value.items():
+        if isinstance(inner, dict) and name != "choices" and depth:
+            found = inner if tells_both_counts(inner) else _searched(inner, depth - 1)
+            if found is not None:
+                return dict(found)
+    return None
 
 
 def _mapping(value: object) -> dict[str, Any] | None:
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return None
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict) or not value:
         return None
     within = (value.get(name) for name in _WITHIN)
-    inner = next((each for each in within if isinstance(each, dict) and any("token" in key for key in each)), None)
+    inner = next((each for each in within if isinstance(each, dict) and any(map(is_count_name, each))), None)
+    if inner is None and isinstance(tokens := value.get("tokens"), dict):
+        inner = tokens
     return value if inner is None else inner | {key: kept for key, kept in value.items() if key not in _WITHIN}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.catalog.usage import OUTPUT_COUNTS, PartialUsage, ReportedUsage, Usage, usage_from_openai, with_facts
+from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_output, usage_from_openai, with_facts
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
 from gateway.dialects.repair import StreamRepair
 from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage
@@ -132,7 +132,7 @@ class UpstreamStream:
                 self._unfinished.add(choice["index"])
         if report is not None:
             self._report = joined(self._report, report)
-            counted = any(report.get(name) for name in OUTPUT_COUNTS)
+            counted = counts_output(report)
             self._outdated = bool(choices) and not counted
             ended = any(choice.get("finish_reason") for choice in choices)
             self._spoken_since = not (counted or ended) and _speaks(choices)

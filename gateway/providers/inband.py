@@ -20,6 +20,8 @@ _MINIMAX = {
 _MINIMAX_FILTERED = (1026, 1027)
 _WORDS = ("message", "msg", "detail", "error_message", "errorMessage", "error_msg", "Message", "faultstring")
 """Fields with an error's message."""
+_NAMES = ("code", "type", "status", "status_code", "statusCode", "http_code", "name", "Code", "__type")
+"""Fields with an error's number or name."""
 _ANSWERS = frozenset({"usage", "output", "outputs", "result", "response", "data", "content", "candidates"})
 """Fields of payloads that are not errors although they have a message field."""
 _FINE = (None, "", 0, 200, "0", "200", "ok", "success")
@@ -44,7 +46,8 @@ def fault_in(
 
 
 def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Iterator[object]:
-    yield from (payload.get(name) for name in ("error", "Error", "fault"))
+    given = (payload.get(name) for name in ("error", "Error", "fault"))
+    yield from (payload if error is True and not payload.get("choices") else error for error in given)
     errors = payload.get("errors")
     if isinstance(errors, list) and errors and not payload.get("choices"):
         yield errors[0]
@@ -57,11 +60,24 @@ def _errors(payload: Mapping[str, Any], named_error: bool, alone: bool) -> Itera
     says = "choices" not in payload and any(isinstance(payload.get(name), str) and payload[name] for name in _WORDS)
     if says and (payload.get("code") not in _FINE or (alone and payload.keys().isdisjoint(_ANSWERS))):
         yield payload
+    if alone and not payload.get("choices"):
+        yield from _within(payload)
+
+
+def _within(payload: Mapping[str, Any]) -> Iterator[object]:
+    """Errors one level deeper: `{"Response": {"Error": ...}}`, `{"detail": {"message": ...}}`."""
+    for inner in payload.values():
+        if isinstance(inner, Mapping):
+            yield inner.get("Error") or inner.get("error")
+            if any(isinstance(inner.get(name), str) for name in _WORDS) and inner.get("code", "?") not in _FINE:
+                yield inner
 
 
 def _says_something(error: object) -> bool:
     """False for the empty errors that some providers send with every response."""
     if isinstance(error, Mapping):
+        if any(error.get(name) in _FINE[2:] for name in ("code", "status")):
+            return False
         return any(value not in _FINE for value in error.values() if not isinstance(value, dict | list) or value)
     return bool(error)
 
@@ -70,7 +86,7 @@ def _meaning(error: object) -> meanings.Meaning:
     """Status and client-visible code of an error object."""
     if not isinstance(error, Mapping):
         return meanings.of_words(str(error)) or (502, "")
-    values = [error.get(name) for name in ("code", "type", "status", "status_code", "statusCode", "http_code", "name")]
+    values = [error.get(name) for name in _NAMES]
     words = next((error[name] for name in _WORDS if isinstance(error.get(name), str)), "")
     known = next((found for value in values if isinstance(value, str) and (found := meanings.of_name(value))), None)
     status = next((number for value in values if 400 <= (number := _number(value)) < 600), 0)

@@ -45,7 +45,8 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         r"maximum (?:context|prompt|input|sequence) length|context[ _-]?(?:length|window|size|limit)"
         r"|(?:prompt|input|request|conversation) (?:is|was) too long|too long for (?:the |this )?(?:requested )?model"
         r"|max_seq_len|max length of|n_keep: \d+ >= n_ctx"
-        r"|max_model_len|max_new_tokens|too many (?:input )?tokens|input tokens? (?:count|exceed)"
+        r"|max_model_len|max_new_tokens|must have less than \d+ tokens|input tokens? (?:count|exceed)"
+        r"|too many (?:input )?tokens(?!, please wait)"
         r"|number of input tokens|prompt token count .{0,20}exceeds|prompt exceeds|model token limit|total tokens limit"
         r"|range of input length|max(?:imum)? tokens of \d+ exceeded"
         r"|reduce the length of (?:the |your |either )?(?:messages|prompt|input|one)"
@@ -62,7 +63,7 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
         r"|requires more credits|out of credits|account balance|余额不足|欠费",
         402, QUOTA,
     ),
-    (r"rate.?limit|too many requests|requests per (?:minute|day)|tokens per (?:minute|day)", 429, ""),
+    (r"rate.?limit|too many requests|requests? (?:per (?:minute|day)|limit)|tokens per (?:minute|day)", 429, ""),
     (
         r"model\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
         r"|unknown model|^model: ",

@@ -39,8 +39,6 @@ async def native_reply(exchange: Exchange) -> Reply:
         raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
     if more:
         return await _assembled(exchange)
-    if isinstance(body, list) and len(body) == 1:
-        body = body[0]
     body = unwrapped(body)
     if not isinstance(body, dict):
         raise BrokenFault("the provider's answer was not a chat completion", status=exchange.status)

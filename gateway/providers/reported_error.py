@@ -52,7 +52,7 @@ _N = r"\(?([\d,]+)"
 _LIMIT = re.compile(
     rf"maximum (?:context|prompt|input|sequence) length (?:is|of) {_N}|maximum context length: {_N}"
     rf"|> {_N} maximum|with {_N} maximum context|tokens allowed {_N}|\+ [\d,]+ > {_N}|<= {_N}"
-    rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}"
+    rf"|context (?:size|length|window)[a-z ]{{0,20}}[:=(]? ?{_N}|must have less than {_N} tokens"
     rf"|(?:limit|tokens limit) (?:is|of|for this model is) {_N}|token limit: {_N}|tokens limit {_N}"
     rf"|cannot exceed {_N}|n_ctx: {_N}|max_seq_len \(?{_N}|max length of (?:the )?(?:current )?question is {_N}"
     rf"|should be \[1, {_N}\]|max(?:imum)? tokens of {_N} exceeded",

@@ -20,7 +20,7 @@ from gateway.dialects.assembly import chunks_of
 from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
-from gateway.dialects.usage_report import PLACES, take_usage
+from gateway.dialects.usage_report import has_usage, take_usage
 from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault
 from gateway.providers.exchange import AnswerBody, Exchange, wire_fault
 from gateway.providers.inband import fault_in
@@ -28,8 +28,12 @@ from gateway.providers.waiting import Patience
 
 _HEARTBEATS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"comment"})
 _ERROR_KEYS = frozenset({"error", "Error", "errors", "fault", "base_resp"})
-_ANSWER_KEYS = PLACES | {"id", "choices"}
-_WORDS = re.compile(rb"\s*[A-Za-z][\w .:-]{0,99}\s*")
+_ANSWER_KEYS = frozenset({"id", "choices"})
+_WORDS = re.compile(rb"[\s\[<|/]*[A-Za-z][\w .:-]{0,99}[\s\]>|/]*")
+"""A sign of life or an end in words: "keep-alive", "[END]"."""
+_AGAIN = re.compile(rb"\s*data:\s*")
+_RECORD = b"\x1e"
+"""What begins a value of a JSON text sequence (RFC 7464)."""
 _SNIFFED_BYTES = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,16 +45,18 @@ def form_of(start: bytes | bytearray) -> Form:
     begun = bytes(start[:_SNIFFED_BYTES])
     if len(begun) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(begun):
         return "unknown"
-    begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n" + _RECORD)
     if not begun:
         return "unknown" if len(start) < _SNIFFED_BYTES else "document"
     return "document" if begun[:1] in b"{[<" else "events"
 
 
 def document_payloads(data: bytes | bytearray) -> list[Any]:
-    """JSON values of a response without events: one, or one per line. Raises ValueError."""
+    """JSON values of a response without events: one, one per line, or several in a list. Raises ValueError."""
+    data = data.replace(_RECORD, b"\n")
     try:
-        return [read_json(data)]
+        value = read_json(data)
+        return value if isinstance(value, list) and len(value) > 1 else [value]
     except ValueError:
         lines = [line for line in bytes(data).splitlines() if line.strip()]
         if len(lines) < 2:
@@ -76,6 +82,7 @@ class WireSource:
         self._ended = False
         self._answered = False
         self._alone = False
+        self._lone: dict[str, Any] | None = None
 
     async def next_chunk(self) -> dict[str, Any] | None:
         """The next chunk, or None at the end. Raises UpstreamFault."""
@@ -85,13 +92,19 @@ class WireSource:
             while self._events:
                 event = self._events.popleft()
                 if _is_done(event.data):
-                    return None
+                    return self._end_of_events()
                 self._take(event)
                 if self._chunks:
                     return self._chunks.popleft()
             if self._ended:
-                return None
+                return self._end_of_events()
             await self._read()
+
+    def _end_of_events(self) -> None:
+        """Raise the error that a stream without an answer consisted of."""
+        if self._lone is not None and not self._answered:
+            self._alone = True
+            self._check(self._lone, b"")
 
     async def aclose(self) -> None:
         """Release the connection."""
@@ -160,7 +173,7 @@ class WireSource:
     def _read_loosely(self, event: Event) -> Iterator[Any]:
         """The values of an event that is not strict JSON."""
         try:
-            yield read_loosely(event.data)
+            yield read_loosely(_AGAIN.sub(b"", event.data, count=1))
             return
         except ValueError:
             lines = event.data.split(b"\n")
@@ -181,8 +194,6 @@ class WireSource:
                 raise BrokenFault("the provider sent an event that is not JSON") from None
 
     def _take_payload(self, payload: Any, name: bytes) -> None:
-        if isinstance(payload, list) and len(payload) == 1:
-            payload = payload[0]
         payload = unwrapped(payload)
         if not isinstance(payload, dict):
             if name == b"error":
@@ -194,8 +205,9 @@ class WireSource:
         choices = payload.get("choices")
         if not choices or name == b"error" or not payload.keys().isdisjoint(_ERROR_KEYS) or _has_error(choices):
             self._check(payload, name)
-            if not choices and payload.keys().isdisjoint(_ANSWER_KEYS):
-                return  # a heartbeat that is an object
+            if not choices and payload.keys().isdisjoint(_ANSWER_KEYS) and not has_usage(payload):
+                self._lone = payload  # a heartbeat that is an object, or all that comes
+                return
         if self._form == "document" and not self._is_chunk(payload, choices):
             self._take_whole(payload)
         else:

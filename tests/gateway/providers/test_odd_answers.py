@@ -316,13 +316,53 @@ async def test_an_event_stream_for_a_whole_answer_is_put_together(label: str) ->
     assert reply.usage == Usage(10, 5)
 
 
+async def test_chunks_in_a_list_in_a_text_sequence_in_strings_and_after_two_field_names_are_read() -> None:
+    chunks = [json.dumps(chunk).encode() for chunk in (delta("one"), finish(usage=U))]
+    for body in (
+        b"[" + b",\n".join(chunks) + b"]",
+        b"".join(b"\x1e" + chunk + b"\n" for chunk in chunks),
+        b"".join(b"data: data: " + chunk + b"\n\n" for chunk in chunks),
+        b"".join(b"data: " + json.dumps(chunk.decode()).encode() + b"\n\n" for chunk in chunks),
+    ):
+        stream = opened(body)
+        assert text_of([chunk async for chunk in stream]) == "one"
+        assert stream.usage == Usage(10, 5)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"choices": [{"index": 0, "delta": {"finish_reason": "stop"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finishReason": "stop"}]},
+        {"choices": [{"index": 0, "delta": {}, "stop_reason": "stop"}]},
+        {"choices": [{"index": 0, "delta": {}}], "finish_reason": "stop"},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": ["stop"]}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": True}]},
+    ],
+)
+async def test_a_finish_is_found_wherever_it_stands(end: dict[str, Any]) -> None:
+    chunks = await streamed(events(delta("one"), end | {"usage": U}))
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]] == [None, "stop"]
+
+
 async def test_one_json_line_a_chunk_is_a_stream_too() -> None:
     lines = b"".join(json.dumps(p).encode() + b"\n" for p in [delta("a"), delta("b"), finish(usage=U)])
     assert text_of(await streamed(lines, "application/x-ndjson")) == "ab"
     assert (await whole(lines)).body["choices"][0]["message"]["content"] == "ab"
 
 
-@pytest.mark.parametrize("end", [b"data: [done]\n\n", b'data: "[DONE]"\n\n', b"data:[DONE]", b""])
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"data: [END]\n\n",
+        b"data: <|im_end|>\n\n",
+        b"event: done\ndata: {}\n\n",
+        b"data: [done]\n\n",
+        b'data: "[DONE]"\n\n',
+        b"data:[DONE]",
+        b"",
+    ],
+)
 async def test_a_stream_s_end_is_read_in_any_spelling(end: bytes) -> None:
     assert text_of(await streamed(events(delta("hi"), finish(usage=U), end=end))) == "hi"
 
@@ -389,6 +429,7 @@ async def test_a_stream_without_a_finish_is_broken_in_either_place_and_its_usage
 # -- usage ------------------------------------------------------------------------------------------------------------
 
 CACHED = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+BOTH = {"prompt_tokens": 10, "completion_tokens": 5}
 FIRST = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
 
 PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
@@ -483,6 +524,33 @@ PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
         [delta("a"), finish(usage={"input_token_count": 10, "generated_token_count": 5})],
         Usage(10, 5),
     ),
+    "llama.cpp's timings": (
+        [delta("a"), finish(timings={"prompt_n": 100, "cache_n": 900, "predicted_n": 10, "predicted_ms": 3.5})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "under a name of its own": ([delta("a"), finish(x_stats={"v": 1, "run": {"tokens": 3} | BOTH})], Usage(10, 5)),
+    "in camel case": (
+        [
+            delta("a"),
+            finish(usage={"promptTokens": 1000, "completionTokens": 10, "promptTokensDetails": {"cachedTokens": 900}}),
+        ],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "short names": ([delta("a"), finish(usage={"input": 10, "output": 5, "total": 0.0004})], Usage(10, 5)),
+    "in a usage in the usage": ([delta("a"), finish(usage={"usage": BOTH})], Usage(10, 5)),
+    "JSON as text": ([delta("a"), finish(usage=json.dumps(BOTH))], Usage(10, 5)),
+    "details beside the usage": (
+        [delta("a"), finish(usage=CACHED, prompt_tokens_details={"cached_tokens": 900})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "details in a list, and one that was not counted": (
+        [delta("a"), finish(usage={**CACHED, "prompt_tokens_details": [{"cached_tokens": 900, "audio_tokens": -1}]})],
+        Usage(1000, 10, cached_tokens=900),
+    ),
+    "unknown after it": (
+        [delta("a"), finish(usage=U), {"choices": [], "usage": dict.fromkeys(U, -1)}],
+        Usage(10, 5),
+    ),
     "digits as text": ([delta("a"), finish(usage={"prompt_tokens": "10", "completion_tokens": "5"})], Usage(10, 5)),
 }
 
@@ -500,6 +568,18 @@ async def test_usage_is_found_wherever_a_stream_has_it_and_shown_once_at_the_end
     assert "usage" not in json.dumps(chunks[:-1])
 
 
+async def test_a_usage_beside_the_envelope_of_an_answer_is_its_usage() -> None:
+    inner = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    for body in ({"usage": U, "result": inner}, {"usage": U, "data": [inner]}):
+        assert (await whole(body)).usage == Usage(10, 5)
+
+
+async def test_what_a_model_writes_is_no_usage() -> None:
+    said = {"content": "a", "parsed": {"input_tokens": 1, "output_tokens": 1}}
+    reply = await whole({"choices": [{"message": said, "finish_reason": "stop"}]})
+    assert reply.usage is None
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_usage_is_found_in_the_same_places_of_a_whole_answer(place: str) -> None:
     payloads, usage = PLACES[place]
@@ -509,12 +589,13 @@ async def test_usage_is_found_in_the_same_places_of_a_whole_answer(place: str) -
     for choice in payloads[-1].get("choices", ()):
         body["choices"][0] |= {name: value for name, value in choice.items() if name == "usage"}
         body["choices"][0]["message"] |= choice["delta"]
-    if place in ("zeros after it", "before the finish", "one half at the start, one at the end"):
+    if place in ("zeros after it", "unknown after it", "before the finish", "one half at the start, one at the end"):
         body["usage"] = U
     reply = await whole(body)
     assert reply.usage == usage
     assert reply.body["usage"]["completion_tokens"] == usage.output_tokens
-    assert json.dumps(reply.body).count("completion_tokens") == 1
+    beside = {name: value for name, value in reply.body.items() if name != "x_stats"}
+    assert json.dumps(beside).count("completion_tokens") == 1
 
 
 async def test_the_provider_s_own_details_stay_in_what_the_client_sees() -> None:
@@ -611,6 +692,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"tool_calls": {"id": 7, "function": {"name": "f", "arguments": ""}}},
         {"tool_calls": [{"id": "7", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
     ),
+    "no text but false": ({"content": False, "reasoning": "hm"}, {"content": None, "reasoning": "hm"}),
     "null calls": ({"content": "x", "tool_calls": None}, {"content": "x"}),
     "no calls": ({"content": "x", "tool_calls": []}, {"content": "x"}),
     "another role": ({"role": "model", "content": "x"}, {"content": "x"}),
@@ -747,6 +829,10 @@ async def test_tool_calls_are_numbered_where_the_provider_does_not() -> None:
 
 async def test_a_call_without_an_id_is_given_one_and_keeps_it() -> None:
     assert await placed(called(piece("{", "f")), called(piece("}"))) == {0: ("call_1", "f", "{}")}
+    again = [called(piece("{", "f", id="a", index=0)), called(piece("}", "f", id="a", index=0))]
+    assert await placed(*again) == {0: ("a", "f", "{}")}
+    more = (await streamed(events(*again, finish("tool_calls"))))[1]["choices"][0]["delta"]["tool_calls"]
+    assert more == [{"index": 0, "function": {"arguments": "}"}}]
     repeated = [called(piece("{", "f", id="a", index=0)), called(piece("}", "", id="other", index=0))]
     assert (await placed(*repeated))[0] == ("a", "f", "{}")
 
@@ -787,6 +873,7 @@ ERRORS: list[tuple[dict[str, Any], type[UpstreamFault], int, str]] = [
     ({"errors": [{"code": 429, "message": "x"}], "success": False}, ThrottledFault, 429, ""),
     ({"base_resp": {"status_code": 1002, "status_msg": "x"}, "choices": None}, ThrottledFault, 429, ""),
     ({"base_resp": {"status_code": 1004, "status_msg": "x"}, "choices": None}, CredentialFault, 401, ""),
+    ({"error": True, "message": "Too many requests", "code": 429}, ThrottledFault, 429, ""),
     ({"code": "Throttling.RateQuota", "message": "x", "request_id": "r"}, ThrottledFault, 429, ""),
     ({"code": "InvalidParameter", "message": "x", "request_id": "r"}, RejectedFault, 400, ""),
     ({"choices": [{"index": 0, "delta": {"content": ""}, "error": {"code": 429}}]}, ThrottledFault, 429, ""),
@@ -799,6 +886,10 @@ ALONE: list[tuple[dict[str, Any], type[UpstreamFault]]] = [
     ({"statusCode": 429, "message": "Rate limit is exceeded. Try again in 2 seconds."}, ThrottledFault),
     ({"success": False, "message": "the model is overloaded"}, FailedFault),
     ({"error_code": 18, "error_msg": "too many requests"}, ThrottledFault),
+    ({"Response": {"Error": {"Code": "RequestLimitExceeded.RateLimit", "Message": "x"}}}, ThrottledFault),
+    ({"detail": {"code": "context_length_exceeded", "message": "too long"}}, RejectedFault),
+    ({"message": "Too many tokens, please wait before trying again.", "__type": "ThrottlingException"}, ThrottledFault),
+    ({"detail": "`inputs` must have less than 1024 tokens. Given: 1500"}, RejectedFault),
 ]
 
 
@@ -806,7 +897,12 @@ ALONE: list[tuple[dict[str, Any], type[UpstreamFault]]] = [
 async def test_a_sentence_without_an_answer_is_an_error_and_between_chunks_a_sign_of_life(
     error: dict[str, Any], kind: type[UpstreamFault]
 ) -> None:
-    for answer in (whole(error), opened(json.dumps(error).encode(), "application/json").read_ahead()):
+    for answer in (
+        whole(error),
+        opened(json.dumps(error).encode(), "application/json").read_ahead(),
+        opened(events(error)).read_ahead(),
+        opened(events(error, end=b"")).read_ahead(),
+    ):
         with pytest.raises(kind) as caught:
             await answer
         assert not caught.value.dispatched
