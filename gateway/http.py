@@ -20,9 +20,14 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     """
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise UnsupportedMediaType("Content-Type: expected application/json", param="Content-Type")
+        raise UnsupportedMediaType(
+            "Content-Type: expected application/json (curl's -d needs -H 'Content-Type: application/json')",
+            param="Content-Type",
+        )
     if request.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-        raise UnsupportedMediaType("Content-Encoding: compressed bodies are not accepted", param="Content-Encoding")
+        raise UnsupportedMediaType(
+            "Content-Encoding: expected none: send the body uncompressed", param="Content-Encoding"
+        )
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise RequestTooLarge(f"body: expected at most {limits.body_bytes} bytes")

@@ -238,8 +238,8 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     prompt_details, output_details = reported.part(*_PROMPT_DETAILS), reported.part(*_OUTPUT_DETAILS)
     cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)
     written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
-    creation = reported.part("cachecreation") or prompt_details.part("cachecreationtokendetails")
-    written_1h = creation.detail("ephemeral1hinputtokens")
+    creations = (reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails"))
+    written_1h = max(creation.detail("ephemeral1hinputtokens") for creation in creations)
     reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
     prompt = _with_cache(reported, prompt, output, cached + written, total)

@@ -92,15 +92,17 @@ class WireSource:
             while self._events:
                 event = self._events.popleft()
                 if _is_done(event.data):
-                    return self._end_of_events()
+                    self._check_lone()
+                    return None
                 self._take(event)
                 if self._chunks:
                     return self._chunks.popleft()
             if self._ended:
-                return self._end_of_events()
+                self._check_lone()
+                return None
             await self._read()
 
-    def _end_of_events(self) -> None:
+    def _check_lone(self) -> None:
         """Raise the error that a stream without an answer consisted of."""
         if self._lone is not None and not self._answered:
             self._alone = True
