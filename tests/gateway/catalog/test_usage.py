@@ -51,6 +51,12 @@ def test_whole_floats_count() -> None:
     assert usage_from_openai({"prompt_tokens": 3.0, "completion_tokens": 4.0}) == Usage(3, 4)
 
 
+def test_writes_to_the_longer_lived_cache_are_read_in_the_details_too() -> None:
+    details = {"cache_creation_tokens": 5, "cache_creation_token_details": {"ephemeral_1h_input_tokens": 4}}
+    read = usage_from_openai({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details})
+    assert read == Usage(9, 1, cache_write_tokens=5, cache_write_1h_tokens=4)
+
+
 def test_details_that_are_null_are_absent() -> None:
     reported = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": None}
     assert usage_from_openai(reported) == Usage(3, 4)
