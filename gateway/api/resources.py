@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -51,6 +52,7 @@ class Views:
         self._metrics = metrics
         self._clock = clock
         self._new_id = new_id
+        self._since_s = now_ms(clock) // 1000
 
     @property
     def _settings(self) -> Settings:
@@ -63,12 +65,13 @@ class Views:
         """`GET /models`: the models and aliases that this key may use, plus `auto`."""
         caller = await self._authenticator.reader(header_map(request))
         catalog = self._catalog()
-        listed = {model.name: model for model in catalog.served if self._may_use(caller, model)}
+        listed = {model.name: model for model in self._served(caller)}
         names = [AUTO, *(f"{AUTO}@{preset}" for preset in PRESETS)]
-        data = [_virtual(name) for name in names] + [_listed(model, name) for name, model in listed.items()]
+        data = [self._auto(name, caller) for name in names]
+        data += [self._listed(model, name) for name, model in listed.items()]
         for alias, name in catalog.aliases.items():
             if name in listed and alias not in catalog.hidden_aliases:
-                data.append(_listed(listed[name], alias))
+                data.append(self._listed(listed[name], alias))
         return json_response(_as_anthropic(data) if _speaks_anthropic(request) else {"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
@@ -76,13 +79,42 @@ class Views:
         caller = await self._authenticator.reader(header_map(request))
         name = request.path_params["model_id"]
         if name == AUTO or name in (f"{AUTO}@{preset}" for preset in PRESETS):
-            found = _virtual(name)
+            found = self._auto(name, caller)
         else:
             model = self._catalog().resolve(name)
             if model is None or not self._may_use(caller, model):
                 raise NotFound("model: no such model", param="model")
-            found = _listed(model, name)
+            found = self._listed(model, name)
         return json_response(_anthropic_model(found) if _speaks_anthropic(request) else found)
+
+    def _served(self, caller: Caller) -> list[Model]:
+        return [model for model in self._catalog().served if self._may_use(caller, model)]
+
+    def _auto(self, name: str, caller: Caller) -> dict[str, Any]:
+        """What `auto` can do: the most of what the models behind it can."""
+        models = [model for model in self._served(caller) if model.mode == "chat"]
+        limits: dict[str, Any] = {}
+        if models:
+            limits = {
+                "max_input_tokens": max(model.max_input_tokens for model in models),
+                "max_output_tokens": max(model.max_output_tokens for model in models),
+                "capabilities": sorted({each for model in models for each in model.capabilities}),
+            }
+        return self._model(name, "seqroute") | limits
+
+    def _listed(self, model: Model, name: str) -> dict[str, Any]:
+        rates = model.prices.at(0)
+        return self._model(name, model.deployments[0].litellm_model.partition("/")[0]) | {
+            "max_input_tokens": model.max_input_tokens,
+            "max_output_tokens": model.max_output_tokens,
+            "capabilities": sorted(model.capabilities),
+            "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
+            "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
+        }
+
+    def _model(self, name: str, owner: str) -> dict[str, Any]:
+        """`created` is when this gateway started: no provider tells when a model was made."""
+        return {"id": name, "object": "model", "created": self._since_s, "owned_by": owner}
 
     def _may_use(self, caller: Caller, model: Model) -> bool:
         lists = map(self._catalog().resolve_all, (caller.key_models, caller.tenant_models))
@@ -184,22 +216,6 @@ class Views:
         )
 
 
-def _virtual(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "seqroute"}
-
-
-def _listed(model: Model, name: str) -> dict[str, Any]:
-    rates = model.prices.at(0)
-    return _virtual(name) | {
-        "owned_by": model.deployments[0].litellm_model.partition("/")[0],
-        "max_input_tokens": model.max_input_tokens,
-        "max_output_tokens": model.max_output_tokens,
-        "capabilities": sorted(model.capabilities),
-        "input_usd_per_million_tokens": rates.input_femtousd / 1e9,
-        "output_usd_per_million_tokens": rates.output_femtousd / 1e9,
-    }
-
-
 def _speaks_anthropic(request: Request) -> bool:
     """Whether the client uses Anthropic's API: its clients send an API version."""
     return "anthropic-version" in request.headers
@@ -214,7 +230,8 @@ def _as_anthropic(listed: list[dict[str, Any]]) -> dict[str, Any]:
 def _anthropic_model(listed: Mapping[str, Any]) -> dict[str, Any]:
     limits = {"max_input_tokens": listed.get("max_input_tokens"), "max_tokens": listed.get("max_output_tokens")}
     name = listed["id"]
-    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z", **limits}
+    created_at = datetime.fromtimestamp(listed["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": name, "display_name": name, "created_at": created_at, **limits}
 
 
 def _expected_turns(value: object) -> int | None:

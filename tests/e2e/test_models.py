@@ -72,7 +72,10 @@ async def test_the_catalogue_is_listed_as_openai_does_with_auto_in_front(tmp_pat
         assert (shown.id, shown.object, shown.max_input_tokens) == ("big", "model", 100_000)
         assert shown.output_usd_per_million_tokens == 20.0
         assert (await client.models.retrieve("gpt-4o")).id == "gpt-4o"
-        assert (await client.models.retrieve("auto@best")).id == "auto@best"
+        auto: Any = await client.models.retrieve("auto@best")
+        assert (auto.id, auto.max_input_tokens, auto.max_output_tokens) == ("auto@best", 100_000, 4_000)
+        assert auto.capabilities == ["response_schema", "tools"]
+        assert auto.created > 1_700_000_000
         async with play.gateway.http() as http:
             for prefix in ("", "/v1"):
                 answer = await http.get(prefix + "/models/nope")
