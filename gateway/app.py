@@ -238,6 +238,17 @@ def assemble(
         clock=steady,
         uniform=uniform,
     )
+    reservations = Reservations(
+        configuration=current,
+        decider=decider,
+        ledger=ledger,
+        leases=leases,
+        settling=settling,
+        balancer=balancer,
+        held=held,
+        new_id=new_id,
+    )
+    forecasts = SessionForecasts(configuration=current, database=database, clock=clock, lambda_presets=router.presets)
     preparation = Preparation(
         configuration=current,
         ledger=ledger,
@@ -248,18 +259,6 @@ def assemble(
         conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
         clock=steady,
     )
-    reservations = Reservations(
-        configuration=current,
-        decider=decider,
-        ledger=ledger,
-        leases=leases,
-        settling=settling,
-        balancer=balancer,
-        held=held,
-        with_fallback=preparation.with_fallback,
-        new_id=new_id,
-    )
-    forecasts = SessionForecasts(configuration=current, database=database, clock=clock, lambda_presets=router.presets)
     dry_runs = DryRuns(
         configuration=current,
         authenticator=authenticator,

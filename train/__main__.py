@@ -49,7 +49,7 @@ def _options(
 
 
 def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> int:
-    """Run one command line and return its exit status; user errors are printed on stderr, after `program`."""
+    """Run one command line and return its exit status; errors follow `program` on stderr."""
     try:
         status = build()(list(arguments), prog_name=program, standalone_mode=False)
     except InputError as error:

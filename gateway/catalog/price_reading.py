@@ -108,7 +108,7 @@ def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[st
 
 
 def in_its_region(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The price map's entry for the region in which the deployment is called, by its own settings.
+    """The price map's entry at the prices of the deployment's own region.
 
     OpenAI's regional hosts and Google's regional endpoints cost a fixed part more for every token.
     """
@@ -178,7 +178,7 @@ def build_prices(prices_usd: Mapping[str, Decimal]) -> Prices:
 
 
 def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
-    """Warnings that name the price map's fees and discounts for the model that are not charged here."""
+    """Warnings that name fees and discounts of the price map that are not charged here."""
     if "input_cost_per_token" in entry.info.prices_usd:
         return []
     names = sorted(

@@ -142,18 +142,18 @@ _UNKNOWN = -1
 
 
 def is_count_name(name: str) -> bool:
-    """Whether a field is a count of tokens, or their details, wherever it stands."""
+    """True for the name of a count of tokens, or of their details, wherever it stands."""
     return _fold(name) in _LONE_COUNTS
 
 
 def tells_both_counts(value: Mapping[str, Any]) -> bool:
-    """Whether an object under any name is a usage: it counts the prompt and the output."""
+    """True for a usage under any name: it counts the prompt and the output."""
     names = {_fold(name) for name, count in value.items() if isinstance(_as_integer(count), int)} - _AMBIGUOUS
     return not names.isdisjoint(_PROMPT) and not names.isdisjoint(_OUTPUT)
 
 
 def counts_output(reported: Mapping[str, Any]) -> bool:
-    """Whether a report has an output count above zero."""
+    """True if a report has an output count above zero."""
     return any(value and _fold(name) in _OUTPUT for name, value in reported.items())
 
 

@@ -20,9 +20,9 @@ NewCallId = Callable[[], str]
 
 
 def unwrapped(body: Any) -> Any:
-    """The response without what encloses it: a list, an object such as `{"result": {...}}`, JSON in a string.
+    """The response without what encloses it; a usage beside it is kept.
 
-    A usage beside it is kept.
+    It may be in a list, in an object such as `{"result": {...}}`, or JSON in a string.
     """
     if isinstance(body, str) and body.startswith("{"):
         with contextlib.suppress(orjson.JSONDecodeError):

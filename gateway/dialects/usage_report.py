@@ -30,7 +30,7 @@ _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
 def has_usage(payload: Mapping[str, Any]) -> bool:
-    """Whether a response or chunk without choices brings a usage."""
+    """True if a response or chunk without choices brings a usage."""
     return bool(payload.get("usage")) or _taken_from_top(dict(payload)) is not None
 
 

@@ -52,7 +52,10 @@ def form_of(start: bytes | bytearray) -> Form:
 
 
 def document_payloads(data: bytes | bytearray) -> list[Any]:
-    """JSON values of a response without events: one, one per line, or several in a list. Raises ValueError."""
+    """JSON values of a response without events: one, or several in lines or a list.
+
+    Raises ValueError.
+    """
     data = data.replace(_RECORD, b"\n")
     try:
         value = read_json(data)

@@ -156,6 +156,8 @@ class TurnContext:
     """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
     fallback: bool = False
     """The requested model cannot be called at all: its fallback is."""
+    stand_in: guard.Eligibility | None = None
+    """The fallback of a requested model that may lose its last room to another turn."""
     place: Place | None = None
     """Place of a conversation without an id among the known ones; None when the client names its session."""
 
@@ -185,6 +187,17 @@ class TurnContext:
         if self.row is None:
             return self.budget_nanousd
         return self.budget_nanousd - self.row.balance.reserved_nanousd - self.row.balance.spent_nanousd
+
+    def at_fallback(self, found: guard.Eligibility) -> TurnContext:
+        """The turn at a fallback of the requested model."""
+        name = found.model.name
+        return replace(
+            self,
+            requested=guard.RequestedModel(pinned=name, preset=None),
+            options=[found if option.model.name == name else option for option in self.options],
+            fallback=True,
+            stand_in=None,
+        )
 
     def with_ended_hold(self, held_nanousd: int, billed_nanousd: int) -> TurnContext:
         """The turn as its accounts will be when one of its holds is released and billed."""

@@ -134,7 +134,7 @@ class Preparation:
         if asked.budget_visible in ("note", "task_budget") and chat.mode == "chat":
             context = await self._with_note(context, budget_note(context))
         options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
-        context = self.with_fallback(replace(context, options=options))
+        context = self._with_fallback(replace(context, options=options))
         guard.refuse_when_none(context.options, chat.model, context.prompt.estimate, chat.mode)
         return context
 
@@ -193,27 +193,20 @@ class Preparation:
         except (LedgerUnavailable, InvalidRequest):
             _log.warning("the budget of session %s could not be kept", context.session_id)
 
-    def with_fallback(self, context: TurnContext) -> TurnContext:
-        """The turn at the fallback of a requested model in cooldown, at its limits, or with too small a context."""
-        pinned = context.requested.pinned
+    def _with_fallback(self, context: TurnContext) -> TurnContext:
+        """The turn at the fallback of a requested model that cannot be called; else with the one to go to later."""
+        pinned, configuration = context.requested.pinned, self._configuration()
+        router = configuration.settings.router
         cause = cause_of_exclusion(context.options, pinned)
-        if cause is None or pinned is None or context.fallback:
+        if pinned is None or (cause is None and not (router.fallbacks or router.default_fallbacks)):
             return context
-        configuration = self._configuration()
         found = eligible_fallback(
-            cause, (pinned,), context.chat, context.caller, context.prompt.estimate,
-            router=configuration.settings.router, catalog=configuration.catalog, breaker=self._breaker,
-            balancer=self._balancer,
+            cause or "failure", (pinned,), context.chat, context.caller, context.prompt.estimate, router=router,
+            catalog=configuration.catalog, breaker=self._breaker, balancer=self._balancer,
         )  # fmt: skip
-        if found is None:
-            return context
-        name = found.model.name
-        return replace(
-            context,
-            requested=guard.RequestedModel(pinned=name, preset=None),
-            options=[found if option.model.name == name else option for option in context.options],
-            fallback=True,
-        )
+        if cause is None:
+            return replace(context, stand_in=found)
+        return context if found is None else context.at_fallback(found)
 
     async def _parent(
         self,

@@ -50,7 +50,6 @@ class Reservations:
         settling: Settlements,
         balancer: LoadBalancer,
         held: HeldMoney,
-        with_fallback: Callable[[TurnContext], TurnContext],
         new_id: NewId,
     ) -> None:
         self._configuration = configuration
@@ -60,7 +59,6 @@ class Reservations:
         self._settling = settling
         self._balancer = balancer
         self._held = held
-        self._with_fallback = with_fallback
         self._new_id = new_id
 
     def arriving(self, caller: Caller, session_id: str) -> AbstractContextManager[None]:
@@ -126,7 +124,9 @@ class Reservations:
             if isinstance(answer, Full):
                 model = choice.estimate.option.model.name
                 options = guard.without_room(context.options, model, answer.wait_s)
-                context = self._with_fallback(replace(context, options=options))
+                context = replace(context, options=options)
+                if model == context.requested.pinned and context.stand_in is not None:
+                    context = context.at_fallback(context.stand_in)
                 continue
             if isinstance(answer, Refused):
                 funds, tries = funds.after(answer), tries - 1

@@ -175,20 +175,18 @@ class TurnSimulation:
             exploring=ExplorationBudget(lambda: settings.policy.exploration_nanousd_per_day, self.clock),
             metrics=metrics, clock=self.clock, uniform=self.dice.random,
         )  # fmt: skip
-        preparation = Preparation(
-            configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
-            balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
-            conversations=conversations, clock=self.clock,
-        )  # fmt: skip
         reservations = Reservations(
             configuration=lambda: configuration, decider=decider, ledger=self.ledger, leases=self.leases,
-            settling=settling, balancer=balancer, held=held, with_fallback=preparation.with_fallback,
-            new_id=self.new_id,
+            settling=settling, balancer=balancer, held=held, new_id=self.new_id,
         )  # fmt: skip
         return Turns(
             configuration=lambda: configuration,
             authenticator=cast(Authenticator, SimulatedKeys()),
-            preparation=preparation,
+            preparation=Preparation(
+                configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
+                balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
+                conversations=conversations, clock=self.clock,
+            ),
             stall_rule=StallRule(
                 configuration=lambda: configuration, database=unused, clock=self.clock, new_id=self.new_id
             ),
