@@ -130,6 +130,11 @@ class Exchange(asyncio.Protocol):
         self.sent_s = time.perf_counter()
         self._transport.write(request)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can take another request."""
+        return not self._transport.is_closing()
+
     def close(self) -> None:
         """Abort the connection."""
         self._busy = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -162,11 +163,12 @@ class Admission:
             return None
         if url.startswith((b"/admin", b"/v1/admin", b"/ui")) or not url.startswith(b"/"):
             return None
-        tenant = self._tenant_of(_whose(headers))
+        named = _told(headers)
+        tenant = self._tenant_of(named)
         if not tenant:
             return None
         try:
-            self._places.check(tenant)
+            self._places.check(tenant, patience_s(named))
         except GatewayError as error:
             self._on_refusal(error.code)
             return error
@@ -193,11 +195,23 @@ class Admission:
             await self.app(scope, receive, send_reason)
 
 
-_WHOSE = (b"authorization", b"x-api-key", b"x-tenant-id")
+_PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""Seconds that the official SDKs of OpenAI and Anthropic wait for an answer, by their own account."""
+_TOLD = frozenset((b"authorization", b"x-api-key", b"x-tenant-id", *(name.encode() for name in _PATIENCE)))
 
 
-def _whose(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _WHOSE}
+def _told(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that admission reads."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _TOLD}
+
+
+def patience_s(headers: Mapping[str, str]) -> float:
+    """How long the client waits for its answer; without limit when it does not say so."""
+    for name in _PATIENCE:
+        with contextlib.suppress(ValueError):
+            if (seconds := float(headers.get(name, "none"))) > 0:
+                return seconds
+    return math.inf
 
 
 class _NotBegun(Exception):
@@ -247,7 +261,7 @@ class _Visit:
         try:
             tenant = self._payer()
             if tenant:
-                self._places.check(tenant)
+                self._places.check(tenant, patience_s(_told(self._scope["headers"])))
             if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
                 await self._take_place()
         except GatewayError as error:
@@ -270,7 +284,7 @@ class _Visit:
 
     async def _take_place(self) -> None:
         self._whole = True
-        self._place = await self._places.take(self._payer())
+        self._place = await self._places.take(self._payer(), patience_s(_told(self._scope["headers"])))
 
     def call_left(self) -> None:
         if self._place is not None:
@@ -286,7 +300,7 @@ class _Visit:
     def _payer(self) -> str:
         """The tenant if known; unchanged from the first counted byte to the end."""
         if not self._tenant and self._place is None and not self._counted:
-            self._tenant = self._tenant_of(_whose(self._scope["headers"]))
+            self._tenant = self._tenant_of(_told(self._scope["headers"]))
         return self._tenant
 
 

@@ -3,11 +3,15 @@
     request, body read --> tenant's limit reached: 429
                        --> a free slot, and few requests are starting: starts at once
                        --> else waits in its tenant's queue; tenants take turns
-                       --> cannot start within `wait_s`: 503, at once when foreseeable
+                       --> cannot start in time: 503, at once when foreseeable
 
 A turn mostly waits for its provider, so the number of running turns says little about CPU load. Starting them costs
 CPU time: authentication, decision, reservation. So only a few start at a time, until their call is sent; the others
 wait here, cheaply and fairly, and refusals are not delayed by them.
+
+In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: whoever comes
+then is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. A
+client that says how long it waits for its answer waits here for at most half of that.
 """
 
 from __future__ import annotations
@@ -23,11 +27,18 @@ from gateway.errors import Overloaded, RateLimited
 
 STARTING = 16
 """Requests that may start concurrently: enough for group commits in the database."""
+STARTING_BESIDE_OTHERS = 4
+"""The same for one tenant while others have requests too: theirs share the processor with what is starting."""
 RETRY_LATER: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
 LOOK_S = 0.1
 RATE_MEMORY_S = 0.5
 FORESEEN_SHARE = 0.5
 """Share of the longest wait: a request expected to wait longer at the current rate is refused at once."""
+STANDING_S = 1.0
+STANDING_SHARE = 0.1
+"""The same share once the queue has not been empty for so long."""
+PATIENCE_SHARE = 0.5
+"""Share of the time that a client gives its request, for which it may wait to start."""
 WATCHED_SHARE = 1 / 6
 """Share of the longest wait for which the rate is watched before it refuses a request. A process that has just started
 opens its connections first, so its first tenths of a second do not predict the next ones."""
@@ -66,10 +77,12 @@ class Places:
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
         self._active = 0
         self._starting = 0
+        self._starting_of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0
         self._since_s = 0.0
         self._watched_since_s = 0.0
+        self._crowded_since_s = 0.0
         self._rate = 0.0
 
     @property
@@ -82,7 +95,7 @@ class Places:
         """Requests that wait for a slot."""
         return sum(len(queue) for queue in self._waiting.values())
 
-    def check(self, tenant: str) -> None:
+    def check(self, tenant: str, patience_s: float = math.inf) -> None:
         """Raise the errors that `take` would raise at once: RateLimited, Overloaded."""
         queue = self._waiting.get(tenant, ())
         if self._under_way[tenant] + len(queue) >= self._limits.tenant:
@@ -92,17 +105,23 @@ class Places:
             )
         if self._waiting:
             ahead = (len(queue) + 1) * (len(self._waiting) + (not queue))
-            rate = self._pace(asyncio.get_running_loop().time())
-            if rate > 0 and ahead / rate > self._limits.wait_s * FORESEEN_SHARE:
+            now_s = asyncio.get_running_loop().time()
+            standing = now_s - self._crowded_since_s > STANDING_S
+            longest_s = self._limits.wait_s * (STANDING_SHARE if standing else FORESEEN_SHARE)
+            rate = self._pace(now_s)
+            if rate > 0 and ahead / rate > min(longest_s, patience_s * PATIENCE_SHARE):
                 raise self._overloaded()
 
-    async def take(self, tenant: str) -> RunningSlot:
-        """Take a slot for a request of this tenant. Raises RateLimited, Overloaded."""
-        self.check(tenant)
-        if not self._waiting and self._may_start():
+    async def take(self, tenant: str, patience_s: float = math.inf) -> RunningSlot:
+        """Take a slot for a request whose client waits so long for an answer. Raises RateLimited, Overloaded."""
+        self.check(tenant, patience_s)
+        if tenant not in self._waiting and not self._is_full() and self._may_start(tenant):
             return self._start(tenant)
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(tenant, loop.time() + self._limits.wait_s, loop.create_future())
+        wait_s = min(self._limits.wait_s, patience_s * PATIENCE_SHARE)
+        waiter = _Waiter(tenant, loop.time() + wait_s, loop.create_future())
+        if not self._waiting:
+            self._crowded_since_s = loop.time()
         self._waiting.setdefault(tenant, deque()).append(waiter)
         if self._timer is None:
             self._started, self._since_s, self._rate = 0, loop.time(), 0.0
@@ -120,6 +139,9 @@ class Places:
         if place.starting:
             place.starting = False
             self._starting -= 1
+            self._starting_of[place.tenant] -= 1
+            if not self._starting_of[place.tenant]:
+                del self._starting_of[place.tenant]
             self._start_waiting()
 
     def give_back(self, place: RunningSlot) -> None:
@@ -131,20 +153,29 @@ class Places:
         self.started(place)
         self._start_waiting()
 
-    def _may_start(self) -> bool:
-        return self._active < self._limits.process and self._starting < STARTING
+    def _is_full(self) -> bool:
+        return self._active >= self._limits.process or self._starting >= STARTING
+
+    def _may_start(self, tenant: str) -> bool:
+        """Whether one more of this tenant's requests may start while the process is not full."""
+        others = len(self._under_way) - (tenant in self._under_way) + len(self._waiting) - (tenant in self._waiting)
+        return self._starting_of[tenant] < (STARTING_BESIDE_OTHERS if others else STARTING)
 
     def _start(self, tenant: str) -> RunningSlot:
         self._active += 1
         self._starting += 1
+        self._starting_of[tenant] += 1
         self._started += 1
         self._under_way[tenant] += 1
         return RunningSlot(tenant)
 
     def _start_waiting(self) -> None:
         """Assign free slots to waiting tenants, one each in turn."""
-        while self._waiting and self._may_start():
-            tenant, queue = next(iter(self._waiting.items()))
+        while not self._is_full():
+            tenant = next((tenant for tenant in self._waiting if self._may_start(tenant)), None)
+            if tenant is None:
+                return
+            queue = self._waiting[tenant]
             waiter = queue.popleft()
             if queue:
                 self._waiting.move_to_end(tenant)
@@ -178,11 +209,13 @@ class Places:
 
     def _refuse_late(self, now_s: float) -> None:
         for tenant, queue in list(self._waiting.items()):
-            while queue and (queue[0].until_s <= now_s or queue[0].place.done()):
-                waiter = queue.popleft()
-                if not waiter.place.done():
+            staying = deque(waiter for waiter in queue if waiter.until_s > now_s and not waiter.place.done())
+            for waiter in queue:
+                if waiter.until_s <= now_s and not waiter.place.done():
                     waiter.place.set_exception(self._overloaded())
-            if not queue:
+            if staying:
+                self._waiting[tenant] = staying
+            else:
                 del self._waiting[tenant]
 
     def _overloaded(self) -> Overloaded:
