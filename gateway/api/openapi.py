@@ -18,9 +18,24 @@ from gateway.http import json_response
 
 Schema = Mapping[str, Any]
 _TEXT: Schema = {"type": "string"}
-_USD: Schema = {"type": ["string", "number"], "description": "a decimal amount in USD"}
+_USD: Schema = {
+    "type": ["string", "number"], "pattern": r"^\d{1,6}(\.\d{1,9})?$", "minimum": 0, "maximum": 999_999,
+    "description": "a decimal amount in USD",
+}  # fmt: skip
+_DURATION: Schema = {"type": "string", "pattern": "^[1-9][0-9]{0,2}(s|m|h|d|w)$"}
+_ID: Schema = {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}
 _NUMBER: Schema = {"type": "number"}
 _NAMES: Schema = {"type": ["array", "null"], "items": _TEXT}
+_LIMITS: Mapping[str, Schema] = {
+    name: {"type": ["integer", "null"], "minimum": 1}
+    for name in ("rpm", "tpm", "parallel", "rpm_limit", "tpm_limit", "max_parallel_requests")
+} | {"soft_budget_usd": _USD}
+_TENANT: Mapping[str, Schema] = {
+    "name": {"type": "string", "pattern": "^[A-Za-z0-9._:@+-]{1,128}$"}, "budget_usd": _USD,
+    "budget_duration": _DURATION, "max_session_usd": _USD, "models": _NAMES,
+    "outage": {"enum": ["closed", "open"]}, "store_text": {"type": "boolean"},
+    "wrap_up": {"type": ["boolean", "null"]}, **_LIMITS,
+}  # fmt: skip
 _MESSAGE: Schema = {
     "type": "object",
     "required": ["role"],
@@ -36,6 +51,9 @@ def _object(properties: Mapping[str, Schema], *required: str, closed: bool = Tru
     return made | ({"required": list(required)} if required else {})
 
 
+_KEY_CHANGES = _object(
+    {"expires": {"type": ["string", "number", "null"]}, "budget_usd": _USD, "budget_duration": _DURATION, **_LIMITS}
+)
 BODIES: Mapping[str, Schema] = {
     "POST /chat/completions": _object(
         {
@@ -102,21 +120,21 @@ BODIES: Mapping[str, Schema] = {
         },
         closed=False,
     ),
-    "POST /admin/tenants": _object(
-        {
-            "name": _TEXT, "budget_usd": _USD, "budget_duration": _TEXT, "max_session_usd": _USD, "models": _NAMES,
-            "outage": {"enum": ["closed", "open"]}, "store_text": {"type": "boolean"},
-            "wrap_up": {"type": ["boolean", "null"]},
-        },
-        "name",
-        "budget_usd",
-    ),
+    "POST /admin/tenants": _object(_TENANT, "name", "budget_usd"),
+    "PATCH /admin/tenants/{tenant_id}": _object(_TENANT),
     "POST /admin/keys": _object(
         {
-            "tenant_id": _TEXT, "role": {"enum": ["tenant", "service", "admin", "read-only"]}, "models": _NAMES,
-            "expires": {"type": ["string", "number", "null"]}, "budget_usd": _USD, "budget_duration": _TEXT,
+            "tenant_id": _ID, "role": {"enum": ["tenant", "service", "admin", "read-only"]}, "models": _NAMES,
+            "expires": {"type": ["string", "number", "null"]}, "budget_usd": _USD, "budget_duration": _DURATION,
+            **_LIMITS,
         },
         "tenant_id",
+    ),
+    "POST /admin/keys/{key_id}": _KEY_CHANGES,
+    "PATCH /admin/keys/{key_id}": _KEY_CHANGES,
+    "POST /admin/keys/revoke": _object({"id": _ID, "key": _TEXT}),
+    "POST /admin/keys/rotate": _object(
+        {"id": _ID, "key": _TEXT, "grace_seconds": {"type": "integer", "minimum": 0}}
     ),
 }  # fmt: skip
 """Request bodies by method and path, without `/v1`."""
