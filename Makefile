@@ -16,10 +16,10 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo provider serve test faults clients soak soak-loop check format bench lock clean
+.PHONY: help setup demo provider serve test faults clients soak soak-loop soak-overload fuzz audit check format bench lock clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-9s  %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-13s  %s\n", $$1, $$2 }'
 
 setup: $(VENV)/.dev-installed ## Install everything into .venv (40 s, 1.6 GB)
 
@@ -56,6 +56,19 @@ soak: setup ## Run kills, crashes and seeds for longer (SEED=1 SIZE=1, or PARTS,
 soak-loop: setup ## Simulate a month of learning against known truth (SEED=1 SIZE=1)
 	@$(PY) -m tests.harness.soak_loop --seed $(SEED) --size $(SIZE)
 
+soak-overload: setup ## Offer more than can be served, beside LiteLLM Proxy (ARGS="--new")
+	@$(PY) -m bench.overload $(ARGS)
+
+fuzz: setup ## Fuzz every route of the OpenAPI description (SEED=1 SIZE=1)
+	@$(PY) -m tests.harness.schema_fuzz --seed $(SEED) --size $(SIZE) $(ARGS)
+
+audit: setup ## Name known vulnerabilities of what runs, and write build/sbom.json
+	@$(BIN)/uv venv --quiet --allow-existing --python $(PY) build/audit
+	@$(BIN)/uv pip install --quiet --python build/audit/bin/python --require-hashes -r requirements/audit.lock
+	@build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  -o build/sbom.json requirements/run.lock
+	@build/audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements/run.lock
+
 check: setup ## Check lint, format, types, import contracts and docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -77,6 +90,7 @@ lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
 	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
 	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV_COMPILE) --group peers -o requirements/peers.lock
+	@$(UV_COMPILE) --group audit -o requirements/audit.lock
 	@for wanted in tests/clients/environments/*/requirements.in; do \
 	  $(UV_COMPILE) "$$wanted" -o "$${wanted%.in}.lock"; done
 

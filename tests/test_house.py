@@ -273,6 +273,7 @@ def locked(name: str) -> dict[str, str]:
         ("dev", PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]),
         ("setup", PYPROJECT["dependency-groups"]["setup"]),
         ("peers", PYPROJECT["dependency-groups"]["peers"]),
+        ("audit", PYPROJECT["dependency-groups"]["audit"]),
     ],
 )
 def test_the_locks_are_in_step_with_pyproject(lock: str, wanted: list[str]) -> None:

@@ -6,6 +6,7 @@ role and the form's CSRF token. A strict Content-Security-Policy forbids resourc
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Any, TypeVar
@@ -129,7 +130,7 @@ class Dashboard:
                 return self._render("sign_in.html", None, status=401)
             try:
                 form = await _form(request)
-                if form.get("csrf") != viewer.csrf:
+                if not hmac.compare_digest(form.get("csrf", "").encode(), viewer.csrf.encode()):
                     raise Forbidden("this form is out of date: load the page again")
                 if not viewer.may_change:
                     raise Forbidden("a read-only key cannot change anything")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.database.tables import decisions, feedback, sessions
+from tests.e2e.test_dashboard import PAGES, signed_in
 from tests.harness.gateway import Served, serving
 from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
@@ -21,6 +22,11 @@ async def key_for(gateway: Served, tenant_id: str, **fields: Any) -> dict[str, A
     assert made.status_code == 200, made.text
     found: dict[str, Any] = made.json()
     return found
+
+
+def written(folder: Path, *, besides: Path) -> bytes:
+    """Every byte of the files below a folder: the database with its log, policies, journals."""
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path != besides)
 
 
 async def until_unauthorized(http: httpx.AsyncClient) -> None:
@@ -252,7 +258,7 @@ async def test_texts_are_stored_for_a_tenant_that_opted_in_and_for_nobody_else(
                     assert row["request_text"] is row["response_text"] is None
 
 
-async def test_secrets_and_prompts_reach_no_log_no_error_and_no_metric(
+async def test_secrets_and_prompts_reach_no_log_no_error_no_metric_no_page_and_no_file(
     tmp_path: Path, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -274,14 +280,22 @@ async def test_secrets_and_prompts_reach_no_log_no_error_and_no_metric(
             assert unknown.status_code == 404, "a caller reads the name that it asked for, nobody else does"
         async with play.gateway.http("sk-unknown-" + canary) as http:
             answers.append(await turn(http, "small", asked))
-        async with play.gateway.http() as http:
-            answers.append(await http.get("/metrics"))
-            answers.append(await http.get("/admin/keys"))
-            answers.append(await http.get("/admin/ledger"))
         assert {a.status_code for a in answers} >= {200, 400, 401, 402, 502}
+        await play.gateway.settled()
+        explained = [f"decisions/{row['decision_id']}" for row in play.rows(decisions)]
+        assert len(explained) > 10
+        async with play.gateway.http() as http:
+            for path in ("metrics", "admin/keys", "admin/ledger", "admin/audit", *(f"v1/{path}" for path in explained)):
+                answers.append(await http.get(f"/{path}"))
+        async with signed_in(play, play.gateway.master_key) as http:
+            for path in (*PAGES, *(f"/ui/{path}" for path in explained)):
+                answers.append(await http.get(path))
         spoken = "\n".join([caplog.text, *(f"{a.headers}\n{a.text}" for a in answers)])
+        kept = written(tmp_path, besides=play.path)
+        assert explained[0].removeprefix("decisions/").encode() in kept
         for secret in (canary, key, "sk-provider-canary", play.gateway.master_key):
             assert secret not in spoken
+            assert secret.encode() not in kept
 
 
 async def test_one_tenant_s_flood_does_not_keep_another_from_its_answers(tmp_path: Path, sqlite_url: str) -> None:
