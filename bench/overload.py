@@ -167,10 +167,12 @@ def report(found: Sequence[Overloaded]) -> None:
     print_table(f"overload, provider {PROVIDER_MS} ms", heads, rows)
     rows = []
     for one in found:
-        alone, crowded = one.quiet_p99_ms or (0.0, 0.0)
-        fairness = [f"{alone:,.0f}", f"{crowded:,.0f}", f"{crowded / alone:.2f}", str(one.quiet_refused)]
+        fairness = [""] * 4
+        if one.quiet_p99_ms is not None:
+            alone, crowded = one.quiet_p99_ms
+            fairness = [f"{alone:,.0f}", f"{crowded:,.0f}", f"{crowded / alone:.2f}", str(one.quiet_refused)]
         recovery = "not within 10" if one.recovery_s is None else f"{one.recovery_s:.0f}"
-        rows.append([one.contender, f"{one.capacity_per_s:,.0f}", recovery, *(fairness if alone else [""] * 4)])
+        rows.append([one.contender, f"{one.capacity_per_s:,.0f}", recovery, *fairness])
     heads = ["", "capacity/s", "recovered after s", "quiet tenants' p99 ms alone", f"beside one at {LOUD_FACTOR}x",
              "ratio", "of them refused"]  # fmt: skip
     print_table("recovery and fairness", heads, rows)

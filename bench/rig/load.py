@@ -132,7 +132,7 @@ class Exchange(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection can take another request."""
+        """True while another request can be sent."""
         return not self._transport.is_closing()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Open load: requests come at a rate whatever became of the earlier ones, and refusals are counted beside answers.
+"""Open load: requests at a rate, whatever became of earlier ones; refusals are counted.
 
     outcomes = await offered([Arrivals("calm", target, 20), Arrivals("loud", other, 1000)], seconds=5, rng=Random(1))
 
@@ -35,7 +35,7 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Outcomes:
-    """What became of a client's requests: (second at which each ended, milliseconds it took)."""
+    """Results of a client's requests: (second of its end, milliseconds it took) of each."""
 
     answered: list[tuple[float, float]] = field(default_factory=list)
     refused: list[tuple[float, float]] = field(default_factory=list)

@@ -206,7 +206,7 @@ def _told(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def patience_s(headers: Mapping[str, str]) -> float:
-    """How long the client waits for its answer; without limit when it does not say so."""
+    """Seconds for which the client waits for its answer; infinite when it does not say."""
     for name in _PATIENCE:
         with contextlib.suppress(ValueError):
             if (seconds := float(headers.get(name, "none"))) > 0:

@@ -9,8 +9,8 @@ A turn mostly waits for its provider, so the number of running turns says little
 CPU time: authentication, decision, reservation. So only a few start at a time, until their call is sent; the others
 wait here, cheaply and fairly, and refusals are not delayed by them.
 
-In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: whoever comes
-then is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. A
+In time means: a burst may wait for `wait_s`. A queue that has not been empty for a second is no burst: what comes then
+is refused unless it can start within a tenth of that, because a longer queue delays every answer and adds none. A
 client that says how long it waits for its answer waits here for at most half of that.
 """
 
@@ -113,7 +113,7 @@ class Places:
                 raise self._overloaded()
 
     async def take(self, tenant: str, patience_s: float = math.inf) -> RunningSlot:
-        """Take a slot for a request whose client waits so long for an answer. Raises RateLimited, Overloaded."""
+        """Take a slot; the client waits `patience_s` for its answer. Raises as `check`."""
         self.check(tenant, patience_s)
         if tenant not in self._waiting and not self._is_full() and self._may_start(tenant):
             return self._start(tenant)
