@@ -70,4 +70,4 @@ async def tempt(folder: Path) -> dict[str, int]:
 def test_no_packet_leaves_for_an_address_that_a_client_names(tmp_path: Path) -> None:
     found = run_sealed("tests.e2e.test_outbound:tempt", tmp_path)
     assert found["left"] == []
-    assert found["result"]["200"] >= 40, found["result"]
+    assert found["result"]["200"] >= 30, found["result"]
