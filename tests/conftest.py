@@ -20,6 +20,7 @@ from tests.harness.browser import find_chromium
 from tests.harness.migrated import migrate
 from tests.harness.pgbouncer import find_pgbouncer
 from tests.harness.postgres import PostgresServer, TestDatabases, find_binaries
+from tests.harness.sealed import can_seal
 
 POSTGRES_URL = "SEQROUTE_TEST_POSTGRES_URL"
 
@@ -52,6 +53,7 @@ hypothesis.settings.load_profile("untimed")
 
 NO_CHROMIUM = "chromium: absent, so tests/e2e/test_dashboard_browser.py does not run (apt-get install chromium)"
 NO_PGBOUNCER = "pgbouncer: absent, so tests/e2e/test_pgbouncer.py does not run (apt-get install pgbouncer)"
+NO_NETWORK = "network of its own: not allowed, so tests/e2e/test_outbound.py does not run (needs unshare, ip, TUN)"
 
 
 def pytest_report_header() -> list[str]:
@@ -62,13 +64,18 @@ def pytest_report_header() -> list[str]:
         f"postgres: {'the server of ' + POSTGRES_URL if given else find_binaries() / 'postgres'}",
         NO_PGBOUNCER if bouncer is None else f"pgbouncer: {bouncer}",
         f"chromium: {find_chromium()}" if find_chromium() else NO_CHROMIUM,
+        *([] if can_seal() else [NO_NETWORK]),
     ]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """What needs pgbouncer or a browser is collected where there is one."""
-    absent = {"test_pgbouncer.py": find_pgbouncer() is None, "test_dashboard_browser.py": find_chromium() is None}
-    return True if absent.get(collection_path.name) else None
+    """What needs pgbouncer, a browser or a network of its own is collected where there is one."""
+    found = {
+        "test_pgbouncer.py": find_pgbouncer,
+        "test_dashboard_browser.py": find_chromium,
+        "test_outbound.py": can_seal,
+    }.get(collection_path.name)
+    return True if found is not None and not found() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,6 +90,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(NO_PGBOUNCER, yellow=True)
     if find_chromium() is None:
         terminalreporter.write_line(NO_CHROMIUM, yellow=True)
+    if not can_seal():
+        terminalreporter.write_line(NO_NETWORK, yellow=True)
 
 
 @pytest.fixture(scope="session")
