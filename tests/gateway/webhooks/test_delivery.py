@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, update
 from gateway.config.settings import WebhookSettings
 from gateway.config.values import Secret
 from gateway.database.database import Database, transaction
-from gateway.database.tables import sessions, tenants, webhook_events
+from gateway.database.tables import keys, sessions, tenants, webhook_events
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
 from tests.harness.receiver import receiving
 
@@ -101,6 +101,31 @@ async def test_each_crossing_is_told_once_by_two_replicas_and_after_a_restart(
     assert told == [50, 80]
     spend(database_url, 1_000, 85)  # the tenant reaches all four thresholds at once
     assert await second.webhooks.look() == 4
+
+
+async def test_a_key_s_crossings_are_told_once_by_two_replicas_and_after_a_restart(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    now = [1_000.0]
+    with transaction(database_url) as connection:
+        for name, has_budget, revoked_at_ms in (("own", 1, None), ("tenant-s", 0, None), ("gone", 1, 5)):
+            connection.execute(
+                insert(keys).values(
+                    key_id=name, tenant_id="t", key_sha256=name.encode().ljust(32), key_prefix="sk-", created_at_ms=0,
+                    granted_nanousd=100, spent_nanousd=96, has_budget=has_budget, revoked_at_ms=revoked_at_ms,
+                )
+            )  # fmt: skip
+    first, second = await replica(receiver.url, database, now), await replica(receiver.url, database, now, "b")
+    assert await first.webhooks.look() + await second.webhooks.look() == 3
+    assert await (await replica(receiver.url, database, now, "c")).webhooks.look() == 0
+    async with aiohttp.ClientSession() as http:
+        assert await second.webhooks.deliver(http) + await first.webhooks.deliver(http) == 3
+    told = [web_body(body) for _, body in receiver.got]
+    assert sorted(each["threshold_percent"] for each in told) == [50, 80, 95]
+    assert {(each["account"], each["account_id"], each["tenant_id"]) for each in told} == {("key", "own", "t")}
+    with transaction(database_url) as connection:
+        connection.execute(update(keys).where(keys.c.key_id == "own").values(spent_nanousd=100))
+    assert await second.webhooks.look() == 1
 
 
 async def test_a_raised_budget_makes_room_for_a_new_crossing(
