@@ -56,6 +56,7 @@ class Episodes:
     bills_usd: F32  # (S, T, K) bills of any action, NaN where not known
     task: I64  # (S, T)
     output_tokens: F32  # (S, T) reported for the answer, NaN where not known
+    cached_tokens: F32  # (S, T) reported as read from the prompt cache, NaN where not known
     policy_ids: tuple[str, ...] = ()
 
     @property
@@ -146,6 +147,7 @@ def blank_episodes(
         bills_usd=np.full((s, t, k), np.nan, np.float32),
         task=np.full((s, t), -1, np.int64),
         output_tokens=np.full((s, t), np.nan, np.float32),
+        cached_tokens=np.full((s, t), np.nan, np.float32),
     )
 
 

@@ -213,7 +213,10 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
         "budget_usd": row["session_budget_nanousd"] / NANOUSD_PER_USD,
         "lambda_per_usd": row["lambda_per_usd"],
         "expected_turns": row["expected_turns"] or 0,
-        "output_tokens": _number(row["output_tokens"]) if row["usage_source"] == "reported" else float("nan"),
+        **{
+            name: _number(row[name]) if row["usage_source"] == "reported" else float("nan")
+            for name in ("output_tokens", "cached_tokens")
+        },
     }
     return DecodedTurn([candidate["model"] for candidate in candidates], row["policy_id"], action, values)
 

@@ -27,7 +27,7 @@ DECISION_COLUMNS: tuple[str, ...] = (
     "decision_id", "tenant_id", "session_id", "turn", "feature_version", "features", "candidate_features", "candidates",
     "lambda_per_usd", "session_budget_nanousd", "remaining_before_nanousd", "expected_turns", "model", "action",
     "propensity", "policy_id", "reason", "status", "cost_nanousd", "signals", "previous_decision_id", "origin",
-    "exploration_floor", "latency_ms", "output_tokens", "usage_source", "created_at_ms",
+    "exploration_floor", "latency_ms", "output_tokens", "cached_tokens", "usage_source", "created_at_ms",
 )  # fmt: skip
 """Columns of a decision that training uses."""
 ORDER: tuple[str, ...] = ("tenant_id", "session_id", "turn", "decision_id")

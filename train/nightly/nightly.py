@@ -38,6 +38,7 @@ from train.log.source import DatabaseLog, Log, ParquetLog
 from train.nightly.drift import health
 from train.nightly.lock import Claim, ClaimLost, Taken, claim, finish
 from train.nightly.page import page
+from train.nightly.prompt_caches import cache_calibration
 from train.nightly.publish import (
     Publication,
     publish,
@@ -131,6 +132,7 @@ def _run_claimed(job: Nightly, config: TrainConfig, held: Claim) -> dict[str, An
             "log": finite(log),
             "health": read_health(then),
             "session_costs": forecast_coverage(training, untouched),
+            "prompt_caches": cache_calibration(untouched),
             **sizes,
             "fit": fitting,
             "evaluation": evaluation,

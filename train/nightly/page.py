@@ -53,6 +53,15 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
             for when, row in coverage.items()
         ]
         yield _table(("forecast", "sessions", "P90 coverage", "calibrated"), rows)
+    caches = report.get("prompt_caches") or {}
+    if caches:
+        yield _heading("Prompt caches")
+        yield "<p>Tokens of held-back turns that providers reported as cached, of those that were expected to be.</p>"
+        rows = [
+            (name, row["turns"], f"{row['reported_tokens']:,} of {row['expected_tokens']:,}", f"{row['ratio']:.1%}")
+            for name, row in caches.items()
+        ]
+        yield _table(("model", "turns", "tokens", "reported share"), rows)
     log = report.get("log") or {}
     if log:
         yield _heading("Training data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from train.nightly.prompt_caches import cache_lines
 from train.nightly.session_costs import coverage_lines
 
 
@@ -30,6 +31,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     for note in (report.get("health") or {}).get("notes", []):
         yield f"health: {note}"
     yield from coverage_lines(report.get("session_costs") or {})
+    yield from cache_lines(report.get("prompt_caches") or {})
     evaluation = report.get("evaluation") or {}
     if evaluation:
         held_out = max(report.get("untouched_sessions", 0), evaluation["sessions"])
