@@ -46,7 +46,7 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
 ONCE = frozenset(
     (
         "authorization", "x-api-key", "x-tenant-id", "x-tenant-budget-usd", "x-session-id", "x-session-budget-usd",
-        "x-parent-session-id", "x-route-max-usd", "idempotency-key", "content-type",
+        "x-session-budget-share", "x-parent-session-id", "x-route-max-usd", "idempotency-key", "content-type",
     )
 )  # fmt: skip
 """Headers that decide who pays and how much; a proxy may have checked the other of two values."""

@@ -32,6 +32,8 @@ class TurnHeaders:
     end_session: bool
     lambda_per_usd: float | None
     idempotency_key: str | None
+    budget_share_percent: int | None = None
+    """A child's ceiling in hundredths of its parent's budget (X-Session-Budget-Share)."""
     max_cost_nanousd: int | None = None
     """The most that this one request may cost (X-Route-Max-USD)."""
     budget_visible: BudgetVisible | None = None
@@ -56,11 +58,17 @@ def read_turn_headers(headers: Mapping[str, str]) -> TurnHeaders:
             f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters", param="Idempotency-Key"
         )
     parent, required = _parent(headers)
+    share = _share(headers.get("x-session-budget-share"))
+    if share is not None and "x-session-budget-usd" in headers:
+        raise InvalidRequest(
+            "X-Session-Budget-Share: expected this or X-Session-Budget-USD, got both", param="X-Session-Budget-Share"
+        )
     return TurnHeaders(
         parent_session_id=parent,
         parent_required=required,
         session_budget_nanousd=read_budget(headers, "X-Session-Budget-USD"),
         expected_turns=_expected_turns(headers.get("x-session-expected-turns")),
+        budget_share_percent=share,
         max_cost_nanousd=read_budget(headers, "X-Route-Max-USD"),
         end_session=_flag(headers, "X-Session-End"),
         budget_visible=_budget_visible(headers.get("x-budget-visible")),
@@ -181,6 +189,19 @@ def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
     """The parent session, and whether it must exist."""
     own = headers.get("x-parent-session-id")
     if own is not None:
+def _share(value: str | None) -> int | None:
+    if value is None:
+        return None
+    number = value.strip().removesuffix("%")
+    whole = value.strip().endswith("%") and number.isascii() and number.isdigit() and len(number) <= 3
+    if not (whole and 1 <= int(number) <= 100):
+        raise InvalidRequest(
+            'X-Session-Budget-Share: expected a whole share of the parent\'s budget from "1%" to "100%"',
+            param="X-Session-Budget-Share",
+        )
+    return int(number)
+
+
         if not SESSION_ID.fullmatch(own):
             raise InvalidRequest(
                 "X-Parent-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Parent-Session-Id"

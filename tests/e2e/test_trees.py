@@ -76,6 +76,41 @@ async def test_a_child_s_new_budget_is_clamped_and_told(tmp_path: Path, sqlite_u
         assert "budget_clamped" not in within
 
 
+async def test_a_child_with_a_share_leaves_the_rest_of_its_parent_s_budget_to_its_siblings(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
+        await turn(http, headers=session("root", budget_usd="0.004"))
+        share = {"X-Session-Budget-Share": "25%"}
+        answers = [await turn(http, headers=child("greedy", "root") | share, max_tokens=100) for _ in range(80)]
+        assert {answer.status_code for answer in answers} == {200, 402}
+        greedy = await show(http, "greedy")
+        assert greedy["budget_nano_usd"] == 1_000_000
+        assert 0 < greedy["spent_nano_usd"] <= 1_000_000
+        for name in ("first", "second"):
+            answer = await turn(http, headers=child(name, "root") | share, max_tokens=100)
+            assert answer.status_code == 200
+            below = await turn(
+                http, headers=child(f"tool-of-{name}", name) | {"X-Session-Budget-Share": "50%"}, max_tokens=100
+            )
+            assert below.status_code == 200
+            assert (await show(http, f"tool-of-{name}"))["budget_nano_usd"] == 500_000
+        # A share follows its parent's budget when the child names it again.
+        await http.post("/v1/sessions/root", json={"budget_usd": "0.008"})
+        assert (await turn(http, headers=child("greedy", "root") | share, max_tokens=100)).status_code == 200
+        assert (await show(http, "greedy"))["budget_nano_usd"] == 2_000_000
+        refused = [
+            {"X-Session-Budget-Share": wrong} | child("other", "root")
+            for wrong in ("0%", "101%", "25", "0.25", "x%", "%", "-5%", "٥%", "0001000%")
+        ]
+        refused += [
+            share | session("alone"), share | child("other", "root") | {"X-Session-Budget-USD": "0.1"},
+        ]  # fmt: skip
+        for headers in refused:
+            answer = await turn(http, headers={name: value.encode() for name, value in headers.items()})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Session-Budget-Share"), headers
+
+
 async def test_bad_parents_are_refused_before_anything_is_reserved(tmp_path: Path, database_url: str) -> None:
     async with playing(tmp_path, database_url) as play, play.gateway.http() as http:
         await turn(http, headers=session("root", budget_usd="0.5"))
