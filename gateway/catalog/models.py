@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from gateway.catalog.addresses import is_openai_address, provider_of
+from gateway.catalog.cache_hits import UNKNOWN, CacheTerms
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.price_reading import (
@@ -109,6 +110,17 @@ class Model:
     default_max_tokens: int | None = None
     """The operator's limit for requests whose client names none, the smallest of the deployments'."""
 
+    cache: CacheTerms = UNKNOWN
+    """What the operator states of the provider's prompt cache."""
+    effort: str = ""
+    """The effort of reasoning of this candidate; empty for a model whose effort is not chosen here."""
+    efforts: tuple[Model, ...] = ()
+    """This model at each of the efforts that a policy may choose (gateway.catalog.efforts)."""
+
+    @property
+    def action(self) -> str:
+        """The name of this candidate among all that a policy chooses from."""
+        return f"{self.name}#{self.effort}" if self.effort else self.name
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -332,6 +344,7 @@ def _model(
                 order=params.order,
                 limits=RateQuota(params.rpm, params.tpm, params.parallel or router.deployment_parallel),
                 extra_headers=params.extra_headers or {},
+        cache=CacheTerms(info.cache_min_tokens, info.cache_ttl_s),
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,
                 request_defaults=_request_defaults(entry, known, mode, prices),
@@ -423,6 +436,10 @@ def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:
     ]
 
 
+        cache=CacheTerms(
+            max((m.cache.min_tokens for m in members if m.cache.min_tokens is not None), default=None),
+            min((m.cache.ttl_s for m in members if m.cache.ttl_s is not None), default=None),
+        ),
 def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
     """SHA-256 over everything that affects routing and billing; keys, hosts and secrets are left out."""
     rows = [

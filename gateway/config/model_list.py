@@ -118,6 +118,11 @@ class ModelInfo:
     price_changes: tuple[PriceChange, ...] = ()
 
 
+    cache_min_tokens: int | None = None
+    cache_ttl_s: float | None = None
+    """Shortest prefix and lifetime of the provider's prompt cache; None: learned from its reports."""
+    efforts: Mapping[str, float | None] = field(default_factory=dict)
+    """Efforts that the policy may choose, each with its prior of quality (None: derived from the model's)."""
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One element of `model_list`; `where` is its path, for messages."""
@@ -386,6 +391,9 @@ def _read_info(
         price_changes=price_changes,
     )
 
+        cache_min_tokens=section.optional_integer("prompt_cache_min_tokens"),
+        cache_ttl_s=section.duration_s("prompt_cache_ttl", None),
+        efforts=_read_efforts(section),
 
 def _read_credentials(document: Section) -> Mapping[str, Section]:
     credentials: dict[str, Section] = {}

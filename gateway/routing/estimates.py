@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.catalog.answer_length import OutputForecast
@@ -23,9 +23,13 @@ from gateway.dialects.request import ChatRequest
 from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility
-from gateway.routing.session import SessionMemory, warm_tokens
+from gateway.routing.session import SessionMemory, matching_prefix
 from policy.mdp import COST_LEVELS, CandidateView
 
+CacheMark = Literal["", "5m", "1h"]
+"""The lifetime that a client asks for with `cache_control`."""
+HOUR: Literal["1h"] = "1h"
+HOUR_S = 3_600.0
 LEAST_OUTPUT_TOKENS = 16
 """Below this limit a response is useless, so the model counts as unaffordable."""
 LEAST_LIKELY_TOKENS = 256
@@ -60,6 +64,8 @@ class Estimate:
     """Cost with the median response: the sweeper's posting when a non-streamed call dies."""
     matching_tokens: int = 0
     """Prompt tokens that this model has seen before, of which `view.warm_tokens` are expected to be cached."""
+    matching_age_s: float = 0.0
+    mark: CacheMark = ""
 
 
 def estimate(
@@ -79,7 +85,7 @@ def estimate(
     company: int = 1,
     shared_nanousd: int | None = None,
     answer_tokens: Sequence[float] | None = None,
-    marked: bool = False,
+    mark: CacheMark = "",
 ) -> Estimate:
     """Estimate cost and hold of one candidate under the current balances.
 
@@ -87,7 +93,7 @@ def estimate(
     money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
     session that are being started, including this one. `shared_nanousd`: the amount of which this turn may hold a
     share, if it is not the available one. `answer_tokens`: quantiles of the answer's length predicted from the turn, in
-    place of the model's distribution; they may raise a hold, but never lower it. `marked`: the client marks what its
+    place of the model's distribution; they may raise a hold, but never lower it. `mark`: the client marks what its
     provider is to cache, and pays for writing it.
     """
     model = option.model
@@ -107,16 +113,20 @@ def estimate(
         option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
         company, available_nanousd if shared_nanousd is None else shared_nanousd,
     )  # fmt: skip
-    matching = min(warm_tokens(memory, model.name, chat.messages, at_ms), prompt_tokens)
-    warm = forecast.cache.warm_tokens(model.name, matching)
+    matching, age_s = matching_prefix(memory, model.name, chat.messages, at_ms)
+    matching = min(matching, prompt_tokens)
+    terms = replace(model.cache, ttl_s=HOUR_S) if mark == HOUR and model.cache.ttl_s is None else model.cache
+    warm = forecast.cache.warm_tokens(model.name, matching, age_s, terms, marked=bool(mark))
     rates = expected_prices(model, chat.params).at(prompt_tokens)
-    prompt_femto, output_femto = _linear_cost(rates, prompt_tokens, warm, marked)
+    fresh_femto, output_femto = _fresh_femtousd(rates, mark), float(rates.output_femtousd)
+    cached_femto = warm * rates.cached_input_femtousd
+    prompt_femto = float((prompt_tokens - warm) * fresh_femto + cached_femto + rates.request_femtousd)
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
     output_femto *= chat.n
     costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
     view = CandidateView(
-        name=model.name,
-        input_usd_per_mtok=rates.input_femtousd / 1e9,
+        name=model.action,
+        input_usd_per_mtok=fresh_femto / 1e9,
         cached_input_usd_per_mtok=rates.cached_input_femtousd / 1e9,
         output_usd_per_mtok=rates.output_femtousd / 1e9,
         quality_prior=model.quality_prior,
@@ -143,6 +153,8 @@ def estimate(
         likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
         matching_tokens=matching,
     )
+        matching_age_s=age_s,
+        mark=mark,
 
 
 def available(balances: Sequence[int]) -> int:
@@ -204,21 +216,21 @@ def _hold(
     return True, tokens, worst(tokens)
 
 
-def marks_cache(chat: ChatRequest) -> bool:
-    """True if the client marks parts of its prompt for the provider's cache (`cache_control`)."""
-    return any(
-        "cache_control" in message
-        or any(isinstance(part, dict) and "cache_control" in part for part in message.get("content") or ())
-        for message in chat.messages
-        if not isinstance(message.get("content"), str) or "cache_control" in message
-    )
+def cache_mark(chat: ChatRequest) -> CacheMark:
+    """How long the client asks the provider to cache what it marks (`cache_control`); "": it marks nothing."""
+    found: CacheMark = ""
+    for message in chat.messages:
+        content = message.get("content")
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        for mark in (part["cache_control"] for part in (message, *parts) if "cache_control" in part):
+            if isinstance(mark, dict) and mark.get("ttl") == HOUR:
+                return HOUR
+            found = "5m"
+    return found
 
 
-def _linear_cost(rates: Rates, prompt_tokens: int, warm: int, marked: bool) -> tuple[float, float]:
-    """(femto-USD of the prompt with its cached part at the cached price, femto-USD per output token).
-
-    What a client marks and is not cached yet is written, at the price of writing.
-    """
-    fresh_femto = rates.cache_write_femtousd if marked else rates.input_femtousd
-    prompt = (prompt_tokens - warm) * fresh_femto + warm * rates.cached_input_femtousd + rates.request_femtousd
-    return float(prompt), float(rates.output_femtousd)
+def _fresh_femtousd(rates: Rates, mark: CacheMark) -> int:
+    """Price of a prompt token that is not cached; what a client marks is written, at the price of writing."""
+    if not mark:
+        return rates.input_femtousd
+    return rates.cache_write_1h_femtousd if mark == HOUR else rates.cache_write_femtousd

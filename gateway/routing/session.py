@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
+from gateway.catalog.cache_hits import LONGEST_CACHE_S, PROMPT_CACHE_S
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import SessionRow
 from policy.mdp import SessionView
@@ -43,8 +44,6 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-thread-id",
     "langfuse-session-id",
 )
-PROMPT_CACHE_S = 300.0
-"""Lifetime of providers' prompt caches after their last use, about five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +146,22 @@ def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def warm_tokens(memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int) -> int:
-    """Prompt tokens in this model's cache: only an unchanged, recently used prefix counts."""
+def matching_prefix(
+    memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int
+) -> tuple[int, float]:
+    """Prompt tokens that this model has seen unchanged, and the seconds since then; (0, 0.0): none."""
     prefix = memory.warm.get(model)
-    if prefix is None or at_ms - prefix.at_ms > PROMPT_CACHE_S * 1000 or prefix.messages > len(messages):
-        return 0
-    return prefix.tokens if messages_digest(messages[: prefix.messages]) == prefix.digest else 0
+    if prefix is None or at_ms - prefix.at_ms > LONGEST_CACHE_S * 1000 or prefix.messages > len(messages):
+        return 0, 0.0
+    if messages_digest(messages[: prefix.messages]) != prefix.digest:
+        return 0, 0.0
+    return prefix.tokens, max(0, at_ms - prefix.at_ms) / 1000
 
 
-def home_of(memory: SessionMemory, model: str, at_ms: int) -> str | None:
-    """The deployment whose provider has the session's prompt in its cache."""
+def home_of(memory: SessionMemory, model: str, at_ms: int, ttl_s: float | None = None) -> str | None:
+    """The deployment whose provider has the session's prompt in its cache, which lasts `ttl_s`."""
     prefix = memory.warm.get(model)
-    if prefix is None or at_ms - prefix.at_ms > PROMPT_CACHE_S * 1000:
+    if prefix is None or at_ms - prefix.at_ms > (PROMPT_CACHE_S if ttl_s is None else ttl_s) * 1000:
         return None
     return memory.homes.get(model)
 

@@ -12,7 +12,7 @@ from gateway.clock import Clock, Uniform
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
-from gateway.routing.estimates import Estimate, estimate, marks_cache
+from gateway.routing.estimates import Estimate, cache_mark, estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
@@ -56,7 +56,7 @@ class Estimator:
         company = self._held.company((context.caller.tenant_id, family))
         # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
         memory = replace(context.memory, warm={}) if context.notes else context.memory
-        marked = marks_cache(context.chat)
+        mark = cache_mark(context.chat)
         return [
             estimate(
                 option,
@@ -73,8 +73,8 @@ class Estimator:
                 patient=patient,
                 company=max(1, company),
                 shared_nanousd=funds.shared_nanousd,
-                answer_tokens=answer_tokens.get(option.model.name),
-                marked=marked,
+                answer_tokens=answer_tokens.get(option.model.action),
+                mark=mark,
             )
             for option in context.options
         ]

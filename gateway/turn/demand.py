@@ -15,7 +15,7 @@ def demand_of(context: TurnContext, estimate: Estimate) -> Demand:
         prompt_tokens=context.prompt.estimate,
         answer_tokens=answer_tokens(context, estimate),
         stream=context.chat.stream,
-        home=home_of(context.memory, estimate.view.name, context.started_ms),
+        home=home_of(context.memory, model.name, context.started_ms, model.cache.ttl_s),
     )
 
 

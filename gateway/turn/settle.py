@@ -323,8 +323,11 @@ class Settlements:
         estimate_ = attempt.choice.estimate
         if bill.usage_source == "reported" and estimate_.matching_tokens:
             cached = bill.usage.cached_tokens
-            self._metrics.cached_share.labels(attempt.model).observe(cached / max(1, estimate_.view.warm_tokens))
-            self._forecast.cache.observe(attempt.model, estimate_.matching_tokens, cached)
+            if estimate_.view.warm_tokens:
+                self._metrics.cached_share.labels(attempt.model).observe(cached / estimate_.view.warm_tokens)
+            self._forecast.cache.observe(
+                attempt.model, estimate_.matching_tokens, cached, estimate_.matching_age_s, marked=bool(estimate_.mark)
+            )
         predicted_usd = attempt.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
             self._metrics.cost_ratio.labels(attempt.model).observe(

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.cost import bill_nanousd
 from gateway.catalog.prices import Prices, PriceTier
 from gateway.catalog.usage import Usage
@@ -19,8 +20,8 @@ from gateway.routing.estimates import (
     LEAST_OUTPUT_TOKENS,
     Estimate,
     available,
+    cache_mark,
     estimate,
-    marks_cache,
 )
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory
@@ -56,7 +57,7 @@ def estimated(
         Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
         available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
         contended=contended, patient=patient, company=company, answer_tokens=answer_tokens,
-        marked=marks_cache(chat(**(request or {}))),
+        mark=cache_mark(chat(**(request or {}))),
     )  # fmt: skip
 
 
@@ -294,7 +295,31 @@ def test_what_the_client_marks_for_the_cache_is_predicted_at_the_price_of_writin
     found = estimated(charged=charged, request={"messages": [{"role": "user", "content": [marked]}]})
     assert found.view.cost_quantiles_usd[0] - plain.view.cost_quantiles_usd[0] == pytest.approx(1_000 * 0.25e-6)
     assert found.hold_nanousd == plain.hold_nanousd  # the hold is at the highest price in any case
-    assert not marks_cache(chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}]))
+    # A plan that compares staying with switching reads the whole prefix at the price of writing it.
+    assert (plain.view.input_usd_per_mtok, found.view.input_usd_per_mtok) == (1.0, 1.25)
+    assert not cache_mark(chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}]))
+
+
+def test_an_hour_s_mark_is_predicted_at_its_own_price_and_keeps_the_prefix_for_an_hour() -> None:
+    charged = prices(
+        cached_input_femtousd=10**8, cache_write_femtousd=5 * 10**9 // 4, cache_write_1h_femtousd=2 * 10**9
+    )
+    hour, short = ({"type": "ephemeral", "ttl": ttl} for ttl in ("1h", "5m"))
+    said = [
+        {"type": "text", "text": "hello", "cache_control": hour},
+        {"type": "text", "text": "x", "cache_control": short},
+    ]
+    request = {"messages": [{"role": "user", "content": said}]}
+    plain, found = estimated(charged=charged), estimated(charged=charged, request=request)
+    assert found.view.cost_quantiles_usd[0] - plain.view.cost_quantiles_usd[0] == pytest.approx(1_000 * 1e-6)
+    memory = remember(
+        SessionMemory(), model="small", messages=chat(**request).messages, prompt_tokens=800, output_tokens=5,
+        failed=False, regenerated=False, tool_error=False, at_ms=0,
+    )  # fmt: skip
+    for at_ms, warm in ((3_600_000, 800), (3_600_001, 0)):
+        assert estimated(memory=memory, request=request, at_ms=at_ms).view.warm_tokens == warm
+    stated = CacheTerms(ttl_s=60.0)
+    assert estimated(memory=memory, request=request, at_ms=61_000, cache=stated).view.warm_tokens == 0
 
 
 def test_what_a_dead_call_is_charged_is_the_median_answer() -> None:

@@ -16,7 +16,14 @@ from gateway.ledger.records import MAX_ANSWERED
 from gateway.ledger.records import merge_memory as merged
 from gateway.ledger.types import Balance
 from gateway.routing import session as sessions
-from gateway.routing.session import ALIAS_HEADERS, SessionMemory, answered_by, identify, warm_tokens
+from gateway.routing.session import (
+    ALIAS_HEADERS,
+    SessionMemory,
+    answered_by,
+    home_of,
+    identify,
+    matching_prefix,
+)
 from tests.gateway.turn.turns import session_row
 from tests.harness.models import remember
 
@@ -115,8 +122,8 @@ def test_turns_add_up() -> None:
 
 def test_the_next_turn_is_warm_on_the_model_that_read_the_same_beginning() -> None:
     memory = remembered()
-    assert warm_tokens(memory, "small", ANSWERED, 1_500) == 100
-    assert warm_tokens(memory, "big", ANSWERED, 1_500) == 0
+    assert matching_prefix(memory, "small", ANSWERED, 1_500)[0] == 100
+    assert matching_prefix(memory, "big", ANSWERED, 1_500)[0] == 0
 
 
 def test_a_cache_mark_that_moves_leaves_the_beginning_what_it_was() -> None:
@@ -136,14 +143,24 @@ def test_a_cache_mark_that_moves_leaves_the_beginning_what_it_was() -> None:
 
 def test_an_edited_beginning_is_cold() -> None:
     edited = [{"role": "user", "content": "why is the sky black?"}, *ANSWERED[1:]]
-    assert warm_tokens(remembered(), "small", edited, 1_500) == 0
-    assert warm_tokens(remembered(messages=ANSWERED), "small", ASKED, 1_500) == 0
+    assert matching_prefix(remembered(), "small", edited, 1_500)[0] == 0
+    assert matching_prefix(remembered(messages=ANSWERED), "small", ASKED, 1_500)[0] == 0
 
 
-def test_a_cache_is_warm_for_five_minutes_and_not_a_millisecond_longer() -> None:
+def test_a_prefix_is_told_with_its_age_and_forgotten_after_a_day() -> None:
     memory = remembered(at_ms=1_000)
-    assert warm_tokens(memory, "small", ANSWERED, 301_000) == 100
-    assert warm_tokens(memory, "small", ANSWERED, 301_001) == 0
+    assert matching_prefix(memory, "small", ANSWERED, 301_500) == (100, 300.5)
+    assert matching_prefix(memory, "small", ANSWERED, 86_401_000) == (100, 86_400.0)
+    assert matching_prefix(memory, "small", ANSWERED, 86_401_001) == (0, 0.0)
+    assert matching_prefix(memory, "small", ANSWERED, 500) == (100, 0.0)
+
+
+def test_the_home_of_a_session_is_kept_as_long_as_its_cache() -> None:
+    memory = remembered(at_ms=1_000, homes={"small": "small#1"})
+    assert home_of(memory, "small", 301_000) == "small#1"
+    assert home_of(memory, "small", 301_001) is None
+    assert home_of(memory, "small", 301_001, 3_600.0) == "small#1"
+    assert home_of(memory, "small", 61_001, 60.0) is None
 
 
 def test_a_failed_turn_warms_nothing() -> None:
@@ -176,8 +193,8 @@ def test_the_whole_memory_that_an_older_gateway_sends_replaces_what_there_was() 
 def test_each_model_keeps_its_own_prefix() -> None:
     memory = remembered(remembered(), model="big", messages=ANSWERED, prompt_tokens=130, at_ms=2_000)
     longer = [*ANSWERED, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
-    assert warm_tokens(memory, "small", longer, 2_000) == 100
-    assert warm_tokens(memory, "big", longer, 2_000) == 130
+    assert matching_prefix(memory, "small", longer, 2_000)[0] == 100
+    assert matching_prefix(memory, "big", longer, 2_000)[0] == 130
 
 
 def test_a_conversation_was_answered_by_the_model_that_saw_its_longest_beginning() -> None:
