@@ -82,6 +82,8 @@ class CandidateView:
     latency_s: float
     feasible: bool
     why_not: str = ""
+    effort: str = ""
+    """The effort of reasoning, which ends `name` after a "#"; empty where none is chosen."""
 
 
 @dataclass(frozen=True, slots=True)

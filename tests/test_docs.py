@@ -96,7 +96,7 @@ def test_every_environment_variable_is_documented() -> None:
 def test_the_shipped_configuration_needs_no_environment() -> None:
     settings, models = catalog.load(ROOT / "gateway.yaml", {})
     assert settings.warnings == models.warnings == ()
-    assert models.candidates
+    assert models.chat_models
 
 
 # Commands.

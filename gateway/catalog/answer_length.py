@@ -29,6 +29,8 @@ PRIOR_TOKENS_PER_S = 80.0
 """Typical of hosted models in 2026; weighs as much as one answer."""
 OWN_ANSWERS = 25.0
 """Answers at which a model's last answers count as much as the log-normal."""
+_EFFORT_LOG = {"": 0.0, "low": math.log(0.7), "medium": 0.0, "high": math.log(1.6)}
+"""How much longer answers are expected to be by effort; mcpmark's runs of GPT-5, its mini and nano (2025-12)."""
 MEMORY_ANSWERS = 500
 """Cap on the evidence's weight: older answers fade, so the forecast follows recent behaviour."""
 
@@ -46,6 +48,8 @@ class _Evidence:
     """The last MEMORY_ANSWERS answers, as they came and sorted."""
     speed_weight: float = 1.0
     mean_log_speed: float = math.log(PRIOR_TOKENS_PER_S)
+    shift_log: float = 0.0
+    """What of `mean_log` is the effort's and not expected of other models."""
     quantiles: tuple[float, ...] = ()
     """At COST_LEVELS, without a limit; computed on first use."""
 
@@ -55,17 +59,20 @@ class OutputForecast:
 
     def __init__(self) -> None:
         self._evidence: dict[str, _Evidence] = {}
-        self._newcomer: _Evidence | None = None
+        self._newcomers: dict[str, _Evidence] = {}
         self.cache = CacheHits()
 
-    def observe(self, model: str, output_tokens: int, seconds: float = 0.0) -> None:
-        """Learn from one complete, untruncated answer; `seconds` is 0 when the speed is unknown."""
+    def observe(self, model: str, output_tokens: int, seconds: float = 0.0, effort: str = "") -> None:
+        """Learn from one complete, untruncated answer; `seconds` is 0 when the speed is unknown.
+
+        `model` is the name of a candidate, which differs for each of a model's efforts.
+        """
         if output_tokens <= 0:
             return
         value = math.log(output_tokens)
         seen = self._evidence.get(model)
         if seen is None:
-            seen = self._evidence[model] = pooled(self._evidence.values())
+            seen = self._evidence[model] = pooled(self._evidence.values(), _EFFORT_LOG[effort])
         weight = min(seen.weight + 1.0, float(MEMORY_ANSWERS))
         step = 1.0 / weight
         delta = value - seen.mean_log
@@ -77,23 +84,25 @@ class OutputForecast:
         if len(seen.last_log) > MEMORY_ANSWERS:
             del seen.sorted_log[bisect_left(seen.sorted_log, seen.last_log.popleft())]
         seen.quantiles = ()
-        self._newcomer = None
+        self._newcomers.clear()
         if seconds > 0:
             seen.speed_weight = min(seen.speed_weight + 1.0, float(MEMORY_ANSWERS))
             seen.mean_log_speed += (math.log(output_tokens / seconds) - seen.mean_log_speed) / seen.speed_weight
 
-    def generated(self, model: str, seconds: float, limit_tokens: int) -> int:
+    def generated(self, model: str, seconds: float, limit_tokens: int, effort: str = "") -> int:
         """Likely output tokens after `seconds` of generation, at most the model's p98 length."""
         seen = self._evidence.get(model)
         speed = PRIOR_TOKENS_PER_S if seen is None else math.exp(seen.mean_log_speed)
-        longest = self.quantiles(model, limit_tokens)[_LONG]
+        longest = self.quantiles(model, limit_tokens, effort)[_LONG]
         return math.ceil(min(max(seconds, 0.0) * speed, longest))
 
-    def quantiles(self, model: str, limit_tokens: int) -> tuple[float, ...]:
+    def quantiles(self, model: str, limit_tokens: int, effort: str = "") -> tuple[float, ...]:
         """Output tokens at policy.mdp.COST_LEVELS, none above `limit_tokens`."""
         seen = self._evidence.get(model)
         if seen is None:
-            seen = self._newcomer = self._newcomer or pooled(self._evidence.values())
+            seen = self._newcomers.get(effort)
+            if seen is None:
+                seen = self._newcomers[effort] = pooled(self._evidence.values(), _EFFORT_LOG[effort])
         if not seen.quantiles:
             seen.quantiles = _quantiles(seen.mean_log, seen.variance_log, seen.sorted_log)
         unlimited = seen.quantiles
@@ -102,18 +111,20 @@ class OutputForecast:
         return unlimited if unlimited[-1] <= limit else tuple([min(tokens, limit) for tokens in unlimited])
 
 
-def pooled(others: Iterable[_Evidence]) -> _Evidence:
+def pooled(others: Iterable[_Evidence], shift_log: float = 0.0) -> _Evidence:
     """Expected answers of a model that none was seen of: a draw among the others and the prior.
 
     A model counts by the share of its evidence that is its own answers; the variance of the draw is the mean variance
-    within a model plus that of the models' means.
+    within a model plus that of the models' means. `shift_log`: what the effort adds to the mean.
     """
     shares = [(1.0, PRIOR_MEAN_LOG, PRIOR_VARIANCE_LOG)]
-    shares += [(1.0 - PRIOR_ANSWERS / seen.weight, seen.mean_log, seen.variance_log) for seen in others]
+    shares += [
+        (1.0 - PRIOR_ANSWERS / seen.weight, seen.mean_log - seen.shift_log, seen.variance_log) for seen in others
+    ]
     whole = sum(share for share, _, _ in shares)
     mean = sum(share * mean_log for share, mean_log, _ in shares) / whole
     variance = sum(share * (within + (mean_log - mean) ** 2) for share, mean_log, within in shares) / whole
-    return _Evidence(PRIOR_ANSWERS, mean, variance)
+    return _Evidence(PRIOR_ANSWERS, mean + shift_log, variance, shift_log=shift_log)
 
 
 def _quantiles(mean_log: float, variance_log: float, sorted_log: Sequence[float]) -> tuple[float, ...]:

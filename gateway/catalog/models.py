@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,6 +23,7 @@ import msgspec
 from gateway.catalog.addresses import is_openai_address, provider_of
 from gateway.catalog.cache_hits import UNKNOWN, CacheTerms
 from gateway.catalog.cost import PricesOf
+from gateway.catalog.efforts import quality_prior
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.price_reading import (
     DatedPrices,
@@ -38,7 +39,7 @@ from gateway.catalog.service_tiers import STANDARD, UNPRICED, tier_named
 from gateway.catalog.web_search import bills_one_search
 from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
-from gateway.config.model_list import CAPABILITY_KEYS, MODES, WITHOUT_OUTPUT, ModelEntry
+from gateway.config.model_list import CAPABILITY_KEYS, EFFORTS, MODES, WITHOUT_OUTPUT, ModelEntry
 from gateway.config.reader import SettingsError
 from gateway.config.settings import RateQuota, Settings
 from gateway.config.values import Secret, shown
@@ -109,7 +110,6 @@ class Model:
     """The longest answer of a provider that is told no limit; None: unknown."""
     default_max_tokens: int | None = None
     """The operator's limit for requests whose client names none, the smallest of the deployments'."""
-
     cache: CacheTerms = UNKNOWN
     """What the operator states of the provider's prompt cache."""
     effort: str = ""
@@ -121,6 +121,7 @@ class Model:
     def action(self) -> str:
         """The name of this candidate among all that a policy chooses from."""
         return f"{self.name}#{self.effort}" if self.effort else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -173,14 +174,20 @@ class Catalog:
         return frozenset(self.models) | frozenset(self.aliases)
 
     @property
-    def candidates(self) -> tuple[Model, ...]:
-        """The models that a policy may choose among for a chat turn, in the order of the file."""
+    def chat_models(self) -> tuple[Model, ...]:
+        """The models for chat turns, in the order of the file."""
         return self.of_mode("chat")
 
     @property
     def served(self) -> tuple[Model, ...]:
         """Every model that a client can name: for chat, for embeddings and for moderation."""
-        return (*self.candidates, *(model for mode in WITHOUT_OUTPUT for model in self.of_mode(mode)))
+        return (*self.chat_models, *(model for mode in WITHOUT_OUTPUT for model in self.of_mode(mode)))
+
+    def candidates(self, mode: str) -> Iterator[Model]:
+        """What a policy may choose among for a turn: models, or their efforts in a model's place."""
+        for model in self.models.values():
+            if model.mode == mode:
+                yield from model.efforts or (model,)
 
     def of_mode(self, mode: str) -> tuple[Model, ...]:
         """The models of one mode, in the order of the file."""
@@ -256,6 +263,14 @@ def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tupl
             model = _model(entry, position, known, mode, prices, settings, weight)
             groups.setdefault(entry.model_name, []).append(_with_siblings(model, entry, listed))
     models = {name: _merged(members) for name, members in groups.items()}
+    for name, entries in listed_as.items():
+        if name in models and models[name].mode == "chat":
+            models[name] = replace(models[name], efforts=_levels(models[name], entries))
+    problems += [
+        f'{entry.where}.model_name: "{entry.model_name}" is also the name of an effort of another model'
+        for entry in settings.models
+        if any(entry.model_name == level.action for model in models.values() for level in model.efforts)
+    ]
     if not models and not problems and settings.models:
         problems.append(f"{settings.path.name}: model_list: expected at least one chat model")
     problems += _mixed_modes(groups)
@@ -329,6 +344,7 @@ def _model(
         default_max_tokens=min(filter(None, stated), default=None),
         capabilities=frozenset(claimed - denied),
         quality_prior=DEFAULT_QUALITY_PRIOR if info.quality_prior is None else info.quality_prior,
+        cache=CacheTerms(info.cache_min_tokens, info.cache_ttl_s),
         deployments=(
             Deployment(
                 deployment_id=info.deployment_id or f"{entry.model_name}#{position}",
@@ -344,7 +360,6 @@ def _model(
                 order=params.order,
                 limits=RateQuota(params.rpm, params.tpm, params.parallel or router.deployment_parallel),
                 extra_headers=params.extra_headers or {},
-        cache=CacheTerms(info.cache_min_tokens, info.cache_ttl_s),
                 provider_params=params.provider_params or {},
                 lane=info.lane or router.lane,
                 request_defaults=_request_defaults(entry, known, mode, prices),
@@ -421,10 +436,25 @@ def _merged(members: list[Model]) -> Model:
         max_output_tokens=min(member.max_output_tokens for member in members),
         capabilities=frozenset.intersection(*(member.capabilities for member in members)),
         quality_prior=min(member.quality_prior for member in members),
+        cache=CacheTerms(
+            max((m.cache.min_tokens for m in members if m.cache.min_tokens is not None), default=None),
+            min((m.cache.ttl_s for m in members if m.cache.ttl_s is not None), default=None),
+        ),
         deployments=tuple(deployment for member in members for deployment in member.deployments),
         longest_answer_tokens=None if None in longest else max(filter(None, longest)),
         default_max_tokens=min(filter(None, (member.default_max_tokens for member in members)), default=None),
     )
+
+
+def _levels(model: Model, entries: Sequence[ModelEntry]) -> tuple[Model, ...]:
+    """The model at each effort that all its deployments have, with the lowest of the stated priors."""
+    found = []
+    for level in EFFORTS:
+        if all(level in entry.info.efforts for entry in entries):
+            stated = [prior for entry in entries if (prior := entry.info.efforts[level]) is not None]
+            prior = min(stated, default=quality_prior(model.quality_prior, level))
+            found.append(replace(model, effort=level, quality_prior=prior))
+    return tuple(found)
 
 
 def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:
@@ -436,10 +466,6 @@ def _mixed_modes(groups: Mapping[str, list[Model]]) -> list[str]:
     ]
 
 
-        cache=CacheTerms(
-            max((m.cache.min_tokens for m in members if m.cache.min_tokens is not None), default=None),
-            min((m.cache.ttl_s for m in members if m.cache.ttl_s is not None), default=None),
-        ),
 def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
     """SHA-256 over everything that affects routing and billing; keys, hosts and secrets are left out."""
     rows = [
@@ -447,6 +473,7 @@ def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
             model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,
             sorted(model.capabilities), model.quality_prior,
             [(d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices)) for d in model.deployments],
+            [(level.effort, level.quality_prior) for level in model.efforts],
         )
         for model in models
     ]  # fmt: skip

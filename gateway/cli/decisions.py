@@ -40,7 +40,7 @@ PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY_ID", help="As `se
 # The most important column first: a narrow terminal shows only those.
 _DECISION_COLUMNS = ("decision_id", "model", "turn", "cost_usd", "status", "created_at_ms", "reason", "probability",
                      "session_id")  # fmt: skip
-_CANDIDATE_COLUMNS = ("model", "probability", "cost_usd", "quality", "q_quality", "q_cost", "why_not")
+_CANDIDATE_COLUMNS = ("model", "effort", "probability", "cost_usd", "quality", "q_quality", "q_cost", "why_not")
 _POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "created_at_ms")
 
 

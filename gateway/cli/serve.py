@@ -195,6 +195,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
                 "max_output_tokens": model.max_output_tokens,
                 "mode": model.mode,
                 "deployments": len(model.deployments),
+                "efforts": [level.effort for level in model.efforts],
                 "capabilities": sorted(model.capabilities),
             }
         )

@@ -23,6 +23,8 @@ MAX_MODEL_NAME_CHARS = 256
 LANES = ("auto", "thin", "litellm")
 """`auto`: the thin lane where equivalent; `litellm`: never; `thin`: refuse calls it cannot carry."""
 MODES = ("chat", "completion", "responses", "embedding", "moderation")
+EFFORTS = ("low", "medium", "high")
+"""Efforts of reasoning that a policy may choose, ascending."""
 WITHOUT_OUTPUT = ("embedding", "moderation")
 """Modes whose models generate no tokens."""
 
@@ -116,13 +118,13 @@ class ModelInfo:
     quality_prior: float | None
     lane: str | None = None
     price_changes: tuple[PriceChange, ...] = ()
-
-
     cache_min_tokens: int | None = None
     cache_ttl_s: float | None = None
     """Shortest prefix and lifetime of the provider's prompt cache; None: learned from its reports."""
     efforts: Mapping[str, float | None] = field(default_factory=dict)
     """Efforts that the policy may choose, each with its prior of quality (None: derived from the model's)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One element of `model_list`; `where` is its path, for messages."""
@@ -389,11 +391,29 @@ def _read_info(
         quality_prior=None if quality is None else float(quality),
         lane=section.choice("lane", "", LANES) or None,
         price_changes=price_changes,
-    )
-
         cache_min_tokens=section.optional_integer("prompt_cache_min_tokens"),
         cache_ttl_s=section.duration_s("prompt_cache_ttl", None),
         efforts=_read_efforts(section),
+    )
+
+
+def _read_efforts(section: Section) -> Mapping[str, float | None]:
+    """`efforts`: a list of levels, or a mapping of levels to their `quality_prior`."""
+    stated = section.json("efforts") if section.has("efforts") else []
+    efforts = dict.fromkeys(stated) if isinstance(stated, list) and all(isinstance(e, str) for e in stated) else stated
+    if not isinstance(efforts, dict) or not efforts.keys() <= set(EFFORTS):
+        section.findings.problem(
+            section.path("efforts"), f"expected some of {', '.join(EFFORTS)}, or each with its quality_prior"
+        )
+        return {}
+    for level, prior in efforts.items():
+        number = isinstance(prior, int | float) and not isinstance(prior, bool)
+        if prior is not None and not (number and 0 <= prior <= 1):
+            where = section.path(f"efforts.{level}")
+            section.findings.problem(where, f"expected a number from 0 to 1, got {shown(prior)}")
+            return {}
+    return {level: efforts[level] for level in EFFORTS if level in efforts}
+
 
 def _read_credentials(document: Section) -> Mapping[str, Section]:
     credentials: dict[str, Section] = {}

@@ -71,7 +71,7 @@ def pending_row(
 
 
 def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
-    """Every candidate with its mask, probability and predictions, as the API shows them."""
+    """Every candidate with its mask, probability and predictions; an effort of a model has a name of its own."""
     rows = []
     usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
     nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
@@ -87,14 +87,22 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
                 "cost_quantiles_nano_usd": quantiles,
                 "q_quality": _number(decision.q_quality[index]),
                 "q_cost": _number(decision.q_cost_usd[index]),
+                **({"effort": candidate.effort} if candidate.effort else {}),
             }
         )
     return rows
 
 
 def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The candidates without the models that the tenant may not use."""
-    return [candidate for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+    """The candidates as the API shows them, without the models that the tenant may not use."""
+    return [_with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+
+
+def _with_effort(candidate: dict[str, Any]) -> dict[str, Any]:
+    """A candidate with its model's name and its effort apart; None where no effort is chosen."""
+    effort = candidate.get("effort")
+    model = candidate["model"].removesuffix(f"#{effort}") if effort else candidate["model"]
+    return {**candidate, "model": model, "effort": effort}
 
 
 def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Mapping[str, Any] | None:
@@ -110,6 +118,7 @@ def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Map
 def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     """A decision as the API and `seqroute explain` show it; `whole` includes forbidden models."""
     candidates = orjson.loads(row["candidates"])
+    chosen = next((_with_effort(each) for each in candidates if each["model"] == row["model"]), None)
     before, after = row["remaining_before_nanousd"], row["remaining_after_nanousd"]
     return {
         "decision_id": row["decision_id"],
@@ -117,7 +126,8 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "tenant_id": row["tenant_id"],
         "turn": row["turn"],
         "previous_decision_id": row["previous_decision_id"],
-        "model": row["model"],
+        "model": row["model"] if chosen is None else chosen["model"],
+        "effort": None if chosen is None else chosen["effort"],
         "requested_model": row["requested_model"],
         "probability": row["propensity"],
         "policy": row["policy_id"],
@@ -147,7 +157,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "origin": row["origin"] or "client",
         "exploration_floor": row["exploration_floor"],
         "created_at_ms": row["created_at_ms"],
-        "candidates": candidates if whole else visible(candidates),
+        "candidates": [_with_effort(each) for each in candidates] if whole else visible(candidates),
     }
 
 
@@ -209,7 +219,8 @@ def dry_run(session_id: str, observation: Observation, routed: Routed, chosen: E
     return {
         "session_id": session_id,
         "turn": observation.session.turn,
-        "model": chosen.view.name,
+        "model": chosen.option.model.name,
+        "effort": chosen.option.model.effort or None,
         "probability": float(decision.propensity),
         "policy": decision.policy_id,
         "reason": decision.reason,

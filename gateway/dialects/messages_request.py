@@ -39,6 +39,8 @@ class MessagesRequest:
     chat: dict[str, Any]
     stop_sequences: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    thinks: bool = True
+    """False: the client turned thinking off."""
 
 
 def to_chat(fields: Mapping[str, Any], *, counting: bool = False) -> MessagesRequest:
@@ -64,7 +66,8 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False) -> MessagesReq
     if not stops:
         chat.pop("stop", None)
     dropped = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
-    return MessagesRequest(chat, tuple(stops), tuple(dropped))
+    thinks = (fields.get("thinking") or {}).get("type") != "disabled"
+    return MessagesRequest(chat, tuple(stops), tuple(dropped), thinks)
 
 
 def _system(system: object, where: str) -> list[dict[str, Any]]:

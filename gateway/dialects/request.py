@@ -45,6 +45,7 @@ _FREE_FIELDS = (
     "thinking_blocks", "thinking", "extra_content", "provider_specific_fields",
 )  # fmt: skip
 _PLAIN_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "cache_control"})
+_OTHER_REASONING = ("thinking", "thinking_budget", "enable_thinking", "chat_template_kwargs")
 _PLAIN_CALL = frozenset({"id", "type", "index", "function", "custom"})
 _PLAIN_FUNCTION = frozenset({"name", "arguments"})
 
@@ -77,6 +78,8 @@ class ChatRequest:
     """The kind of model that can answer: "chat", "embedding" or "moderation"."""
     token_ids: int = 0
     """Number of prompt tokens given as ids instead of text."""
+    effort: str | None = None
+    """The client's effort of reasoning; "": it sets its reasoning in other words; None: it leaves it open."""
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
@@ -126,7 +129,18 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -
         body_sha256=body_sha256,
         extras=extras,
         dropped=tuple(dict.fromkeys(dropped)),
+        effort=_effort(params, extras),
     )
+
+
+def _effort(params: Mapping[str, Any], extras: Mapping[str, Any]) -> str | None:
+    """The client's own effort, also where it is set in the words of one provider."""
+    if "reasoning_effort" in params:
+        return str(params["reasoning_effort"])
+    reasoning = extras.get("reasoning") or {}
+    if reasoning.get("effort"):
+        return str(reasoning["effort"])
+    return "" if any(name in extras for name in _OTHER_REASONING) or reasoning else None
 
 
 def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:

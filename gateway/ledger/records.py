@@ -185,7 +185,7 @@ def decision_row(op: Reserve) -> dict[str, Any]:
         "decision_id": op.decision_id,
         "tenant_id": op.tenant_id,
         "session_id": op.session_id,
-        "model": op.model,
+        "model": row["model"] or op.model,  # a candidate's name may say more than its model's
         "reserved_nanousd": op.amount_nanousd,
         "status": "pending",
     }

@@ -321,6 +321,8 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
             if most // 2 < MIN_THINKING_TOKENS:
                 del arguments["thinking"]
                 dropped.append("thinking")
+    if target.kind in _CLAUDE and "reasoning_effort" not in (*call.params, *call.extras) and _cannot_think(plain):
+        plain.pop("reasoning_effort", None)  # not the client's: its call would be refused
     if "enable_thinking" in beside and target.kind in ("hosted_vllm", "vllm"):
         switched = {"enable_thinking": beside["enable_thinking"]}
         beside["chat_template_kwargs"] = switched | beside.get("chat_template_kwargs", {})
@@ -328,6 +330,12 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
         beside |= beside.pop("options", {})
         if "repetition_penalty" in beside:
             beside["repeat_penalty"] = beside.pop("repetition_penalty")
+
+
+def _cannot_think(plain: Mapping[str, Any]) -> bool:
+    """True if Claude refuses to think in such a call: a tool is forced, or the sampling is set."""
+    forced = plain.get("tool_choice") not in (None, "auto", "none")
+    return forced or plain.get("temperature") not in (None, 1) or plain.get("top_k") is not None
 
 
 def _name_of(tool: Mapping[str, Any]) -> str | None:

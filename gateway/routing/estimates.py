@@ -102,7 +102,7 @@ def estimate(
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
     # What was asked for goes up as it is while our own count says that it fits.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
-    quantiles = forecast.quantiles(model.name, min(most, room))
+    quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
     likely_tokens = quantiles[_LIKELY]
     if answer_tokens is not None:
         quantiles = tuple([min(tokens, float(min(most, room))) for tokens in answer_tokens])
@@ -141,6 +141,7 @@ def estimate(
         latency_s=breaker.latency_s(model.deployments),
         feasible=not why_not,
         why_not=why_not,
+        effort=model.effort,
     )
     median = costs[COST_LEVELS.index(0.5)]
     return Estimate(
@@ -152,9 +153,9 @@ def estimate(
         limited=limited,
         likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
         matching_tokens=matching,
-    )
         matching_age_s=age_s,
         mark=mark,
+    )
 
 
 def available(balances: Sequence[int]) -> int:

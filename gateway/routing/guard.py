@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gateway.catalog.efforts import nearest
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.config.settings import PRESETS
 from gateway.dialects.request import ChatRequest
@@ -32,6 +33,8 @@ UNHEALTHY = "unhealthy"
 BUSY = "at its deployments' limits"
 
 TOOL_LOOP = "tool loop on another model"
+NOT_PINNED = "not the pinned model"
+OTHER_EFFORT = "the client asks for another effort"
 
 AUTO = "auto"
 
@@ -91,9 +94,12 @@ def feasible(
     options = []
     demand = Demand("", prompt_tokens)
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
-    for model in catalog.of_mode(chat.mode):
+    for model in catalog.candidates(chat.mode):
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, requested, model, healthy, allow_lists, bound_to, prompt_tokens)
+        if not why_not and model.effort and chat.effort is not None:
+            levels = [level.effort for level in catalog.models[model.name].efforts]
+            why_not = "" if model.effort == nearest(chat.effort, levels) else OTHER_EFFORT
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
     return options
@@ -119,7 +125,7 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
-    decisive = [reason for reason in reasons if reason not in ("not the pinned model", TOOL_LOOP)]
+    decisive = [reason for reason in reasons if reason not in (NOT_PINNED, TOOL_LOOP, OTHER_EFFORT)]
     if BUSY in decisive:
         raise at_limits(min(option.wait_s for option in options if option.why_not == BUSY), "could answer")
     if UNHEALTHY in decisive:
@@ -175,7 +181,7 @@ def _why_not(
     if any(allowed is not None and model.name not in allowed for allowed in allow_lists):
         return NOT_ALLOWED
     if requested.pinned is not None and model.name != requested.pinned:
-        return "not the pinned model"
+        return NOT_PINNED
     missing = chat.capabilities - model.capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))

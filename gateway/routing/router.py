@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gateway.config.settings import PolicySettings
-from gateway.routing.guard import RequestedModel
+from gateway.routing.guard import OTHER_EFFORT, RequestedModel
 from policy.fallback import WithFallback
 from policy.features import encode_turn
 from policy.mdp import Decision, Observation, Policy, PolicyFault
@@ -87,10 +87,9 @@ class Router:
 
     def decide(self, observation: Observation, uniform: float, requested: RequestedModel, session_key: str) -> Routed:
         """One decision. Policy faults never raise; at least one candidate must be feasible."""
-        if requested.pinned is not None:
-            return Routed(forced(observation, "pinned"), None)
         if observation.mask.sum() == 1:
-            return Routed(forced(observation, forced_reason(observation)), None)
+            pinned = requested.pinned is not None
+            return Routed(forced(observation, "pinned" if pinned else forced_reason(observation)), None)
         lineup = self._lineup()
         serving, reason = self._serving(lineup, session_key)
         decision = self._decided(serving, observation, uniform)
@@ -171,7 +170,7 @@ def forced(observation: Observation, reason: str) -> Decision:
 
 def forced_reason(observation: Observation) -> str:
     """The reason why only one candidate is feasible."""
-    reasons = [c.why_not for c in observation.candidates if not c.feasible]
+    reasons = [c.why_not for c in observation.candidates if not c.feasible and c.why_not != OTHER_EFFORT]
     if any("tool loop" in reason for reason in reasons):
         return "tool-loop"
     if any("afford" in reason for reason in reasons):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -122,7 +122,7 @@ class ProviderCalls:
             task_budget=task,
             cache_key=cache_key(context.caller.tenant_id, context.session_id) if chat.mode == "chat" else None,
             extras=chat.extras,
-            defaults=deployment.request_defaults,
+            defaults=_defaults(attempt),
             allowed_params=deployment.allowed_params,
             dropped_params=deployment.dropped_params,
             service_tiers=deployment.prices.tier_names,
@@ -179,6 +179,13 @@ class ProviderCalls:
             self._background.spawn(self._settling.release(reserved, status="cancelled", error_code="client_closed"))
             raise
         return reserved
+
+
+def _defaults(attempt: Attempt) -> Mapping[str, Any]:
+    """The operator's parameters, and the chosen effort unless the client says how much to reason."""
+    effort = attempt.choice.estimate.option.model.effort
+    defaults = attempt.deployment.request_defaults
+    return {**defaults, "reasoning_effort": effort} if effort and attempt.context.chat.effort is None else defaults
 
 
 def cache_key(tenant_id: str, session_id: str) -> str:

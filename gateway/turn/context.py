@@ -11,6 +11,7 @@ import numpy as np
 from gateway.accounts.auth import Caller
 from gateway.accounts.fields import spend_control_fields
 from gateway.catalog.cost import Settlement
+from gateway.catalog.efforts import SCALE
 from gateway.catalog.models import Deployment
 from gateway.catalog.tokens import PromptTokens
 from gateway.decisions.failures import FailedAttempt
@@ -190,11 +191,11 @@ class TurnContext:
 
     def at_fallback(self, found: guard.Eligibility) -> TurnContext:
         """The turn at a fallback of the requested model."""
-        name = found.model.name
+        action = found.model.action
         return replace(
             self,
-            requested=guard.RequestedModel(pinned=name, preset=None),
-            options=[found if option.model.name == name else option for option in self.options],
+            requested=guard.RequestedModel(pinned=found.model.name, preset=None),
+            options=[found if option.model.action == action else option for option in self.options],
             fallback=True,
             stand_in=None,
         )
@@ -296,7 +297,13 @@ class Attempt:
     @property
     def model(self) -> str:
         """The catalogue's name of the chosen model."""
-        return self.choice.estimate.view.name
+        return self.choice.estimate.option.model.name
+
+    @property
+    def effort(self) -> str | None:
+        """The effort of a model that has several: the client's own, else the chosen one."""
+        chosen, asked = self.choice.estimate.option.model.effort, self.context.chat.effort
+        return asked if chosen and asked in SCALE else chosen or None
 
     def identity(self, created_s: float) -> AnswerIdentity:
         """The facts that a dialect needs before the first token."""
@@ -315,6 +322,7 @@ class Attempt:
             decision_id=self.decision_id,
             session_id=self.context.session_id,
             model=self.model,
+            effort=self.effort,
             policy_id=decision.policy_id,
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,

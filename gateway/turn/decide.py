@@ -193,9 +193,9 @@ class Decider:
         funds = context.funds
         answer_tokens = self._answer_tokens(context, self._observed(context, funds))
         (estimated,) = self._estimator.estimates(replace(context, options=[option]), funds, False, answer_tokens)
-        if not estimated.view.feasible or option.model.name not in names:
+        if not estimated.view.feasible or option.model.action not in names:
             return None
-        decision = replace(choice.routed.decision, action=names.index(option.model.name), reason=FALLBACK)
+        decision = replace(choice.routed.decision, action=names.index(option.model.action), reason=FALLBACK)
         return replace(choice, estimate=estimated, routed=replace(choice.routed, decision=decision))
 
     def shortage(self, context: TurnContext, funds: AvailableFunds) -> Shortage:

@@ -10,6 +10,7 @@ from gateway.turn.context import TurnContext
 
 def demand_of(context: TurnContext, estimate: Estimate) -> Demand:
     """The demand of one call on the estimate's model."""
+    model = estimate.option.model
     return Demand(
         session_key=f"{context.caller.tenant_id}/{context.session_id}",
         prompt_tokens=context.prompt.estimate,

@@ -104,7 +104,8 @@ class Endpoints:
 
     async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits))
-        return self._as_chat(read.chat, "messages", body, read.dropped), MessagesDialect(read.stop_sequences)
+        chat = self._as_chat(read.chat, "messages", body, read.dropped)
+        return chat if read.thinks else replace(chat, effort="none"), MessagesDialect(read.stop_sequences)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))

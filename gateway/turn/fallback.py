@@ -88,15 +88,16 @@ def eligible_fallback(
             bound_to=None,
             prompt_tokens=prompt_tokens,
         )
-        found = next((option for option in options if option.model.name == name), None)
-        if found is not None and not found.why_not:
-            return found
+        able = [option for option in options if option.model.name == name and not option.why_not]
+        if able:  # of the efforts the usual one
+            return able[len(able) // 2]
     return None
 
 
 def cause_of_exclusion(options: Collection[Eligibility], pinned: str | None) -> Cause | None:
     """The kind of fallbacks for a requested model that cannot be called at all."""
-    return next((_EXCLUSIONS.get(option.why_not) for option in options if option.model.name == pinned), None)
+    causes = (_EXCLUSIONS.get(option.why_not) for option in options if option.model.name == pinned)
+    return next(filter(None, causes), None)
 
 
 def _may_stand_in(failed: Model, other: Model) -> bool:

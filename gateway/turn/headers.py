@@ -93,6 +93,8 @@ class TurnReport:
     max_tokens: int | None
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that were not sent."""
+    effort: str | None = None
+    """The effort of reasoning, the client's own or the chosen one."""
     finish: str | None = None
     """"wrap-up": the last answer of this session, without tools."""
     cost_nanousd: int | None = None
@@ -118,6 +120,7 @@ class TurnReport:
             "decision-id": self.decision_id,
             "session-id": self.session_id,
             "model": self.model,
+            "effort": self.effort,
             "policy": self.policy_id,
             "reason": self.reason,
             "reserved-usd": usd_string(self.reserved_nanousd),
@@ -136,6 +139,7 @@ class TurnReport:
             "decision_id": self.decision_id,
             "session_id": self.session_id,
             "model": self.model,
+            "effort": self.effort,
             "policy": self.policy_id,
             "reason": self.reason,
             "reserved_usd": usd_string(self.reserved_nanousd),
@@ -185,10 +189,6 @@ def _expected_turns(value: str | None) -> int | None:
     return int(value)
 
 
-def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
-    """The parent session, and whether it must exist."""
-    own = headers.get("x-parent-session-id")
-    if own is not None:
 def _share(value: str | None) -> int | None:
     if value is None:
         return None
@@ -202,6 +202,10 @@ def _share(value: str | None) -> int | None:
     return int(number)
 
 
+def _parent(headers: Mapping[str, str]) -> tuple[str | None, bool]:
+    """The parent session, and whether it must exist."""
+    own = headers.get("x-parent-session-id")
+    if own is not None:
         if not SESSION_ID.fullmatch(own):
             raise InvalidRequest(
                 "X-Parent-Session-Id: expected 1 to 128 of A-Z a-z 0-9 . _ : -", param="X-Parent-Session-Id"

@@ -190,7 +190,7 @@ class Reservations:
                 tenant_id=context.caller.tenant_id,
                 session_id=context.session_id,
                 key_id=context.caller.key_id if context.caller.has_budget else None,
-                model=estimate.view.name,
+                model=attempt.model,
                 amount_nanousd=estimate.hold_nanousd,
                 ttl_ms=self._leases.ttl_ms,
                 terms=context.terms,

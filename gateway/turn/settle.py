@@ -333,10 +333,11 @@ class Settlements:
             self._metrics.cost_ratio.labels(attempt.model).observe(
                 bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd
             )
-        if bill.usage_source == "reported" and finish_reason != "length":
-            self._forecast.observe(
-                attempt.model, bill.usage.output_tokens // attempt.context.chat.n, self._seconds(attempt)
-            )
+        model, asked = estimate_.option.model, attempt.context.chat.effort
+        as_chosen = not model.effort or asked in (None, model.effort)
+        if bill.usage_source == "reported" and finish_reason != "length" and as_chosen:
+            tokens = bill.usage.output_tokens // attempt.context.chat.n
+            self._forecast.observe(model.action, tokens, self._seconds(attempt), model.effort)
 
     def checkpoint_nanousd(self, attempt: Attempt, output_tokens: int) -> int:
         """The sweeper's posting if this process dies now.
@@ -346,14 +347,20 @@ class Settlements:
         estimate_ = attempt.choice.estimate
         if not attempt.context.chat.stream:
             return estimate_.likely_nanousd
-        margin = self._forecast.generated(attempt.model, CHECKPOINT_S, estimate_.max_tokens) * attempt.context.chat.n
+        margin = self._generated(attempt, CHECKPOINT_S)
         return own_bill(attempt, output_tokens + margin).amount_nanousd
 
     def _silent_bill(self, attempt: Attempt, reported: ReportedUsage = None) -> cost.Settlement:
         """The bill of a call without a response: reported usage, else elapsed time at the model's speed."""
-        most = attempt.choice.estimate.max_tokens
-        generated = self._forecast.generated(attempt.model, self._seconds(attempt), most) * attempt.context.chat.n
-        return bill_of(attempt, reported, generated)
+        return bill_of(attempt, reported, self._generated(attempt, self._seconds(attempt)))
+
+    def _generated(self, attempt: Attempt, seconds: float) -> int:
+        """Output tokens of all choices that are likely after `seconds`."""
+        estimate_ = attempt.choice.estimate
+        model = estimate_.option.model
+        return attempt.context.chat.n * self._forecast.generated(
+            model.action, seconds, estimate_.max_tokens, model.effort
+        )
 
     def _seconds(self, attempt: Attempt) -> float:
         """Seconds since this attempt was sent."""

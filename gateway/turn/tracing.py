@@ -95,6 +95,7 @@ class TurnTracing:
             "seqroute.session_id": context.session_id,
             "seqroute.tenant_id": context.caller.tenant_id,
             "seqroute.model": attempt.model,
+            **({} if attempt.effort is None else {"seqroute.effort": attempt.effort}),
             "seqroute.policy_id": decision.policy_id,
             "seqroute.reason": decision.reason,
             "seqroute.propensity": float(decision.propensity),

@@ -64,7 +64,8 @@ def kept_nanousd(
 
 def _closing_cost(option: Eligibility, chat: ChatRequest, forecast: OutputForecast, prompt_tokens_bound: int) -> int:
     model = option.model
-    answer = max(math.ceil(forecast.quantiles(model.name, model.max_output_tokens)[_P90]), LEAST_LIKELY_TOKENS)
+    lengths = forecast.quantiles(model.action, model.max_output_tokens, model.effort)
+    answer = max(math.ceil(lengths[_P90]), LEAST_LIKELY_TOKENS)
     answer = min(answer, chat.max_tokens or answer, model.max_output_tokens)
     grown = prompt_tokens_bound + prompt_tokens_bound // _GROWTH_SHARE
     grown += _BOUND_PER_TOKEN * (chat.n * answer + _NEXT_REQUEST_TOKENS)

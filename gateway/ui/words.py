@@ -23,16 +23,16 @@ _REASONS: Mapping[str, str] = {
 
 def explain(decision: Mapping[str, Any]) -> list[str]:
     """Sentences about a decision of `gateway.decisions.log.explain`."""
-    model, reason = decision["model"], decision["reason"]
-    sentences = [f"{model} answered. {_REASONS.get(reason, f'The recorded reason was {reason!r}.')}"]
+    name, reason = _name(decision), decision["reason"]
+    sentences = [f"{name} answered. {_REASONS.get(reason, f'The recorded reason was {reason!r}.')}"]
     candidates = decision["candidates"]
-    others = [c for c in candidates if c["model"] != model and c["feasible"]]
-    chosen = next((c for c in candidates if c["model"] == model), None)
+    others = [c for c in candidates if _name(c) != name and c["feasible"]]
+    chosen = next((c for c in candidates if _name(c) == name), None)
     if chosen is not None and others:
         sentences += _compare(chosen, others)
     excluded = [c for c in candidates if not c["feasible"]]
     if excluded:
-        listed = "; ".join(f"{c['model']} ({c['why_not'] or 'not feasible'})" for c in excluded[:6])
+        listed = "; ".join(f"{_name(c)} ({c['why_not'] or 'not feasible'})" for c in excluded[:6])
         sentences.append(f"Not available for this turn: {listed}.")
     before, cost = decision["budget_before_nano_usd"], decision["cost_nano_usd"]
     if cost is not None:
@@ -43,6 +43,11 @@ def explain(decision: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _name(candidate: Mapping[str, Any]) -> str:
+    effort = candidate.get("effort")
+    return f"{candidate['model']} at {effort} effort" if effort else str(candidate["model"])
+
+
 def _compare(chosen: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:
     sentences = []
     cheaper = [c for c in others if c["cost_nano_usd"] < chosen["cost_nano_usd"]]
@@ -51,13 +56,13 @@ def _compare(chosen: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list
         least = min(cheaper, key=lambda c: int(c["cost_nano_usd"]))
         gain = _gain(chosen, least)
         sentences.append(
-            f"{least['model']} was expected to cost {usd_string(least['cost_nano_usd'])} USD instead of "
+            f"{_name(least)} was expected to cost {usd_string(least['cost_nano_usd'])} USD instead of "
             f"{usd_string(chosen['cost_nano_usd'])} USD{gain}."
         )
     if more_expensive:
         most = max(more_expensive, key=lambda c: int(c["cost_nano_usd"]))
         gain = _gain(most, chosen)
-        sentences.append(f"{most['model']} would have cost about {usd_string(most['cost_nano_usd'])} USD{gain}.")
+        sentences.append(f"{_name(most)} would have cost about {usd_string(most['cost_nano_usd'])} USD{gain}.")
     return sentences
 
 

@@ -77,7 +77,7 @@ def plan_for(
 
     Without `models`: every chat model except judge and user, who would grade and answer themselves.
     """
-    known = [model.name for model in catalog.candidates]
+    known = [model.name for model in catalog.chat_models]
     for name in (*models, *(x for x in (judge, user) if x is not None)):
         if name not in known:
             raise RolloutError(f'"{name}": expected a chat model of the configuration, one of {", ".join(known)}')
