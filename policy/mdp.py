@@ -58,8 +58,9 @@ def mean_cost_usd(quantiles_usd: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """One model of the catalogue at this turn, or one of its efforts, which share its prompt cache.
+    """One model of the catalogue at this turn, or one of its efforts of reasoning.
 
+    Efforts of one model share its prompt cache.
     `cost_quantiles_usd` are the quantiles at COST_LEVELS of what this turn would cost on this model, with the warm
     part of the prompt at the cached price; `warm_tokens` is that part. `input_tokens` is the whole prompt. The input
     price is that of a token which is not cached: where the client marks its prompt for the cache, of writing it.

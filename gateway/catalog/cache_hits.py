@@ -53,7 +53,7 @@ class _Matches:
 
 
 class CacheHits:
-    """Shares of matching prefixes that this process has seen cached, per model, length, pause and mark."""
+    """Shares of matching prefixes seen cached, per model, length, pause and mark."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int, int, bool], _Matches] = {}

@@ -184,7 +184,7 @@ class Catalog:
         return (*self.chat_models, *(model for mode in WITHOUT_OUTPUT for model in self.of_mode(mode)))
 
     def candidates(self, mode: str) -> Iterator[Model]:
-        """What a policy may choose among for a turn: models, or their efforts in a model's place."""
+        """The choices of a policy for a turn: models, or the efforts of a model in its place."""
         for model in self.models.values():
             if model.mode == mode:
                 yield from model.efforts or (model,)

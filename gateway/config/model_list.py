@@ -399,7 +399,9 @@ def _read_info(
 
 def _read_efforts(section: Section) -> Mapping[str, float | None]:
     """`efforts`: a list of levels, or a mapping of levels to their `quality_prior`."""
-    stated = section.json("efforts") if section.has("efforts") else []
+    stated = section.json("efforts")
+    if stated is None:
+        return {}
     efforts = dict.fromkeys(stated) if isinstance(stated, list) and all(isinstance(e, str) for e in stated) else stated
     if not isinstance(efforts, dict) or not efforts.keys() <= set(EFFORTS):
         section.findings.problem(

@@ -71,7 +71,7 @@ def pending_row(
 
 
 def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
-    """Every candidate with its mask, probability and predictions; an effort of a model has a name of its own."""
+    """Every candidate with its mask, probability and predictions, each under its own name."""
     rows = []
     usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
     nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()

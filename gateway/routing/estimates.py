@@ -218,7 +218,7 @@ def _hold(
 
 
 def cache_mark(chat: ChatRequest) -> CacheMark:
-    """How long the client asks the provider to cache what it marks (`cache_control`); "": it marks nothing."""
+    """The longest `cache_control` among the messages; "" if the client marks nothing."""
     found: CacheMark = ""
     for message in chat.messages:
         content = message.get("content")

@@ -149,7 +149,7 @@ def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
 def matching_prefix(
     memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int
 ) -> tuple[int, float]:
-    """Prompt tokens that this model has seen unchanged, and the seconds since then; (0, 0.0): none."""
+    """Prompt tokens that this model has seen unchanged, and the seconds since then."""
     prefix = memory.warm.get(model)
     if prefix is None or at_ms - prefix.at_ms > LONGEST_CACHE_S * 1000 or prefix.messages > len(messages):
         return 0, 0.0

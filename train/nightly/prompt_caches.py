@@ -1,4 +1,4 @@
-"""Calibration of the prompt cache: tokens that were expected to be cached, against those that providers reported."""
+"""Calibration of prompt caches: expected against reported cached tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WARM = CANDIDATE_FACTS.index("warm_tokens")
 
 
 def cache_calibration(episodes: Episodes) -> dict[str, Any]:
-    """Expected and reported cached tokens of each model's turns that expected any, by the model's name."""
+    """Expected and reported cached tokens by model, of the turns that expected any."""
     i, j = np.nonzero(episodes.valid & np.isfinite(episodes.cached_tokens))
     if not len(i):
         return {}
