@@ -12,7 +12,7 @@ import httpx
 from tests.e2e.test_dashboard import signed_in
 from tests.harness.gateway import config, serving
 from tests.harness.routes import ROUTES, ask, error_of
-from tests.harness.scenario import playing, seqroute, session, turn
+from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 from tests.harness.upstream import FaultUpstream
 
 
@@ -107,7 +107,9 @@ async def test_a_child_with_a_share_leaves_the_rest_of_its_parent_s_budget_to_it
             share | session("alone"), share | child("other", "root") | {"X-Session-Budget-USD": "0.1"},
         ]  # fmt: skip
         for headers in refused:
-            answer = await turn(http, headers={name: value.encode() for name, value in headers.items()})
+            body = {"model": "small", "messages": HELLO}
+            sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+            answer = await http.post("/v1/chat/completions", json=body, headers=sent)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Session-Budget-Share"), headers
 
 
