@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -182,12 +182,6 @@ class Catalog:
     def served(self) -> tuple[Model, ...]:
         """Every model that a client can name: for chat, for embeddings and for moderation."""
         return (*self.chat_models, *(model for mode in WITHOUT_OUTPUT for model in self.of_mode(mode)))
-
-    def candidates(self, mode: str) -> Iterator[Model]:
-        """The choices of a policy for a turn: models, or the efforts of a model in its place."""
-        for model in self.models.values():
-            if model.mode == mode:
-                yield from model.efforts or (model,)
 
     def of_mode(self, mode: str) -> tuple[Model, ...]:
         """The models of one mode, in the order of the file."""

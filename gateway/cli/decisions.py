@@ -38,8 +38,8 @@ DecisionArgument = Annotated[
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY_ID", help="As `seqroute policies list` shows it.")]
 
 # The most important column first: a narrow terminal shows only those.
-_DECISION_COLUMNS = ("decision_id", "model", "turn", "cost_usd", "status", "created_at_ms", "reason", "probability",
-                     "session_id")  # fmt: skip
+_DECISION_COLUMNS = ("decision_id", "model", "effort", "turn", "cost_usd", "status", "created_at_ms", "reason",
+                     "probability", "session_id")  # fmt: skip
 _CANDIDATE_COLUMNS = ("model", "effort", "probability", "cost_usd", "quality", "q_quality", "q_cost", "why_not")
 _POLICY_COLUMNS = ("policy_id", "stage", "kind", "pinned", "staged_at_ms", "created_at_ms")
 
@@ -53,15 +53,17 @@ def list_decisions(
     as_json: JsonOption = False,
 ) -> None:
     """List a tenant's decisions, newest first."""
+    import orjson
     from sqlalchemy import select
 
     from gateway.database.tables import decisions
+    from gateway.decisions.log import answered_by
     from gateway.money import usd_string
 
     row = decisions.c
     query = select(
         row.decision_id, row.session_id, row.turn, row.model, row.requested_model, row.policy_id, row.reason,
-        row.propensity, row.cost_nanousd, row.status, row.created_at_ms,
+        row.propensity, row.cost_nanousd, row.status, row.created_at_ms, row.candidates,
     ).order_by(row.created_at_ms.desc(), row.turn.desc()).limit(limit)  # fmt: skip
     with opened(config, read_only=True) as connection:
         paying = find_tenant(connection, tenant)
@@ -74,7 +76,7 @@ def list_decisions(
                 "session_id": found.session_id,
                 "turn": found.turn + 1,
                 "requested_model": found.requested_model,
-                "model": found.model,
+                **dict(zip(("model", "effort"), answered_by(found.model, orjson.loads(found.candidates)), strict=True)),
                 "policy": found.policy_id,
                 "reason": found.reason,
                 "probability": found.propensity,

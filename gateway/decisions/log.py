@@ -95,14 +95,25 @@ def describe_candidates(observation: Observation, decision: Decision) -> list[di
 
 def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The candidates as the API shows them, without the models that the tenant may not use."""
-    return [_with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
+    return [with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
 
 
-def _with_effort(candidate: dict[str, Any]) -> dict[str, Any]:
-    """A candidate with its model's name and its effort apart; None where no effort is chosen."""
+def with_effort(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """A logged candidate with its model's name and its effort (or None) apart."""
     effort = candidate.get("effort")
     model = candidate["model"].removesuffix(f"#{effort}") if effort else candidate["model"]
     return {**candidate, "model": model, "effort": effort}
+
+
+def answered_by(action: str, candidates: Iterable[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """The model and the effort of a decision's logged action."""
+    chosen = next((with_effort(each) for each in candidates if each["model"] == action), None)
+    return (action, None) if chosen is None else (chosen["model"], chosen["effort"])
+
+
+def at_effort(model: str, effort: str | None) -> str:
+    """The name of a model at an effort, as people read it."""
+    return f"{model} at {effort} effort" if effort else model
 
 
 def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Mapping[str, Any] | None:
@@ -118,7 +129,7 @@ def find(connection: Connection, decision_id: str, tenant_id: str | None) -> Map
 def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     """A decision as the API and `seqroute explain` show it; `whole` includes forbidden models."""
     candidates = orjson.loads(row["candidates"])
-    chosen = next((_with_effort(each) for each in candidates if each["model"] == row["model"]), None)
+    model, effort = answered_by(row["model"], candidates)
     before, after = row["remaining_before_nanousd"], row["remaining_after_nanousd"]
     return {
         "decision_id": row["decision_id"],
@@ -126,8 +137,8 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "tenant_id": row["tenant_id"],
         "turn": row["turn"],
         "previous_decision_id": row["previous_decision_id"],
-        "model": row["model"] if chosen is None else chosen["model"],
-        "effort": None if chosen is None else chosen["effort"],
+        "model": model,
+        "effort": effort,
         "requested_model": row["requested_model"],
         "probability": row["propensity"],
         "policy": row["policy_id"],
@@ -157,7 +168,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "origin": row["origin"] or "client",
         "exploration_floor": row["exploration_floor"],
         "created_at_ms": row["created_at_ms"],
-        "candidates": [_with_effort(each) for each in candidates] if whole else visible(candidates),
+        "candidates": [with_effort(each) for each in candidates] if whole else visible(candidates),
     }
 
 

@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import Connection, Select, func, select
 
 from gateway.database.tables import decisions, exploration_days, feedback, ledger_entries, sessions, tenants
+from gateway.decisions.log import answered_by, at_effort, with_effort
 from gateway.ledger.types import SPENDING_KINDS
 from gateway.money import usd_string
 
@@ -95,7 +96,7 @@ def _tally(log: _Log, row: Any, score: float | None) -> None:
     log.answered_turns += 1
     log.billed_nanousd += row.cost_nanousd
     log.estimated_turns += row.usage_source == "estimated"
-    tally = log.models[row.model]
+    tally = log.models[answered_by(row.model, candidates)[0]]
     tally.turns += 1
     tally.spent_nanousd += row.cost_nanousd
     if score is not None:
@@ -104,8 +105,9 @@ def _tally(log: _Log, row: Any, score: float | None) -> None:
     chosen = by_name.get(row.model)
     if chosen is not None:
         log.predicted_nanousd += chosen["cost_nano_usd"]
-    for name, candidate in by_name.items():
-        baseline = log.baselines[name]
+    for candidate in by_name.values():
+        own = with_effort(candidate)
+        baseline = log.baselines[at_effort(own["model"], own["effort"])]
         baseline.turns += 1
         baseline.predicted_nanousd += candidate["cost_nano_usd"]
         baseline.billed_nanousd += row.cost_nanousd

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, rollup_progress, usage_hours
+from gateway.decisions import log
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.types import SPENDING_KINDS
 
@@ -58,7 +59,7 @@ def advance(connection: Connection, at_ms: int) -> int:
     rows = connection.execute(
         select(
             e.entry_id, e.kind, e.amount_nanousd, e.tenant_id, e.created_at_ms, e.usage_source, e.model,
-            d.decision_id, d.model.label("answered_by"), d.reason, d.finish_reason, d.input_tokens, d.cached_tokens,
+            d.decision_id, d.model.label("action"), d.reason, d.finish_reason, d.input_tokens, d.cached_tokens,
             d.output_tokens, d.candidates,
         )
         .select_from(ledger_entries.outerjoin(decisions, d.decision_id == e.decision_id))
@@ -86,7 +87,9 @@ def advance(connection: Connection, at_ms: int) -> int:
 
 def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, float]], row: Any) -> None:
     hour_ms = row.created_at_ms - row.created_at_ms % HOUR_MS
-    sums = usage[hour_ms, row.tenant_id, row.answered_by or row.model or "unknown"]
+    candidates: list[Mapping[str, Any]] = orjson.loads(row.candidates or "[]")
+    model = log.answered_by(row.action, candidates)[0] if row.action else row.model
+    sums = usage[hour_ms, row.tenant_id, model or "unknown"]
     sums["spent_nanousd"] += -row.amount_nanousd if row.kind == "refund" else row.amount_nanousd
     if row.kind not in ("settle", "orphan_post"):
         return  # the turn itself was counted with its first bill
@@ -99,10 +102,11 @@ def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, fl
     sums["output_tokens"] += row.output_tokens or 0
     sums["forced_turns"] += row.reason == "only-affordable"
     sums["cut_turns"] += row.finish_reason == "length"
-    candidates: list[Mapping[str, Any]] = orjson.loads(row.candidates)
     for candidate in candidates:
-        _tally_baseline(baselines[hour_ms, row.tenant_id, candidate["model"]], candidate, row.amount_nanousd)
-        if candidate["model"] == row.answered_by:
+        own = log.with_effort(candidate)
+        name = log.at_effort(own["model"], own["effort"])
+        _tally_baseline(baselines[hour_ms, row.tenant_id, name], candidate, row.amount_nanousd)
+        if candidate["model"] == row.action:
             _tally_baseline(baselines[hour_ms, row.tenant_id, CHOSEN], candidate, row.amount_nanousd)
 
 

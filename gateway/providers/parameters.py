@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.catalog.addresses import is_openai_address
+from gateway.catalog.models import Deployment
 from gateway.catalog.service_tiers import AUTO, is_priced
 from gateway.catalog.web_search import ASKING_PARAMETERS, ASSUMED_SIZE, SIZES, limits_searches, starts_search
 from gateway.dialects.arguments import THINKING_PARTS, outgoing_params
+from gateway.dialects.request import ChatRequest
 from gateway.dialects.schema import CHAT_FIELDS, OWN_FIELDS, VENDOR_FIELDS
 from gateway.providers.call import Call
 from gateway.providers.errors import CallRefused
@@ -96,6 +98,7 @@ _BARRED = OWN_FIELDS | {
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,80}")
 MAX_LISTED = 40
 _TIER = "service_tier"
+_EFFORT = "reasoning_effort"
 _EFFORTS = ("low", "medium", "high")
 MIN_THINKING_TOKENS = 1024
 """Anthropic's minimum of `thinking.budget_tokens`."""
@@ -210,12 +213,24 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     else:
         arguments = plain | {name: value for name, value in beside.items() if name not in steering}
         if call.task_budget is not None:
-            effort = plain.get("reasoning_effort")  # LiteLLM writes it into the same object, which replaces its own
+            effort = plain.get(_EFFORT)  # LiteLLM writes it into the same object, which replaces its own
             config = {"task_budget": dict(call.task_budget)} | ({"effort": effort} if effort in _EFFORTS else {})
             arguments["output_config"] = config
         listed = [name for name in arguments if name in call.allowed_params and name in CHAT_FIELDS]
         arguments |= {"allowed_openai_params": listed} if listed else {}
     return Shaped(arguments, tuple(name for name in dropped if name.partition(".")[0] in given))
+
+
+def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
+    """True if this request can carry a `reasoning_effort` that its client did not set."""
+    defaults = deployment.request_defaults
+    fixed = defaults.get("extra_body")
+    fixed = fixed if isinstance(fixed, Mapping) else {}
+    if _EFFORT in deployment.dropped_params or _EFFORT in fixed:
+        return False
+    asked = {name: value for name, value in (*chat.params.items(), *chat.extras.items()) if value is not None}
+    wanted = {name: value for name, value in {**defaults, **asked}.items() if name not in deployment.dropped_params}
+    return not (_has_anthropic_api(deployment) and _cannot_think({**wanted, **fixed}, chat.messages))
 
 
 def takes_thinking_parts(provider: str) -> bool:
@@ -321,8 +336,6 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
             if most // 2 < MIN_THINKING_TOKENS:
                 del arguments["thinking"]
                 dropped.append("thinking")
-    if target.kind in _CLAUDE and "reasoning_effort" not in (*call.params, *call.extras) and _cannot_think(plain):
-        plain.pop("reasoning_effort", None)  # not the client's: its call would be refused
     if "enable_thinking" in beside and target.kind in ("hosted_vllm", "vllm"):
         switched = {"enable_thinking": beside["enable_thinking"]}
         beside["chat_template_kwargs"] = switched | beside.get("chat_template_kwargs", {})
@@ -332,10 +345,25 @@ def _fit(plain: dict[str, Any], beside: dict[str, Any], call: Call, target: Targ
             beside["repeat_penalty"] = beside.pop("repetition_penalty")
 
 
-def _cannot_think(plain: Mapping[str, Any]) -> bool:
-    """True if Claude refuses to think in such a call: a tool is forced, or the sampling is set."""
-    forced = plain.get("tool_choice") not in (None, "auto", "none")
-    return forced or plain.get("temperature") not in (None, 1) or plain.get("top_k") is not None
+def _has_anthropic_api(deployment: Deployment) -> bool:
+    """True if the model is a Claude, as far as its names tell."""
+    stated = deployment.provider_params.get("custom_llm_provider")
+    prefix, separator, _ = deployment.litellm_model.lower().partition("/")
+    provider = (prefix if separator else "") if stated is None else stated.reveal()
+    names = f"{deployment.litellm_model} {deployment.base_model or ''}".lower()
+    return (provider in _CLAUDE and "gemini" not in names) or (provider in ("", "azure_ai") and "claude" in names)
+
+
+def _cannot_think(sent: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> bool:
+    """True if Claude refuses to think in such a call.
+
+    A tool is forced, the sampling is set, or the client left the thinking out of an answer with tool calls.
+    """
+    if sent.get("tool_choice") not in (None, "auto", "none") or sent.get("temperature") not in (None, 1):
+        return True
+    answers = [message for message in messages if message.get("role") == "assistant"]
+    thought = has_thinking_parts(messages) or any(message.get("thinking_blocks") for message in messages)
+    return sent.get("top_k") is not None or (bool(answers and answers[-1].get("tool_calls")) and not thought)
 
 
 def _name_of(tool: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ condition, is added by `gateway.routing.estimates` from the current balances.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.catalog.efforts import nearest
@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
+from gateway.providers.parameters import takes_effort
 
 NOT_ALLOWED = "not allowed"
 """The reason that excludes a model outside the allow-list of tenant or key."""
@@ -35,6 +36,9 @@ BUSY = "at its deployments' limits"
 TOOL_LOOP = "tool loop on another model"
 NOT_PINNED = "not the pinned model"
 OTHER_EFFORT = "the client asks for another effort"
+NO_EFFORT = "the request cannot carry an effort"
+EFFORT_REASONS = frozenset({OTHER_EFFORT, NO_EFFORT})
+"""Reasons that exclude an effort of a model which another candidate stands for."""
 
 AUTO = "auto"
 
@@ -90,16 +94,18 @@ def feasible(
     bound_to: str | None,
     prompt_tokens: int,
 ) -> list[Eligibility]:
-    """The eligibility of every model, in catalogue order. `bound_to`: the model of a tool loop."""
+    """The eligibility of every model, in catalogue order. `bound_to`: the model of a tool loop.
+
+    A model whose efforts cannot be sent with this request is one more candidate, without an effort.
+    """
     options = []
     demand = Demand("", prompt_tokens)
     allow_lists = [catalog.resolve_all(names) for names in allow_lists]
-    for model in catalog.candidates(chat.mode):
+    for model, other_effort in _candidates(chat, catalog):
         healthy = tuple(breaker.healthy(model.deployments))
         why_not = _why_not(chat, requested, model, healthy, allow_lists, bound_to, prompt_tokens)
-        if not why_not and model.effort and chat.effort is not None:
-            levels = [level.effort for level in catalog.models[model.name].efforts]
-            why_not = "" if model.effort == nearest(chat.effort, levels) else OTHER_EFFORT
+        if other_effort and why_not in ("", TOOL_LOOP):
+            why_not = other_effort
         wait_s = balancer.wait_s(healthy, demand) if why_not in ("", TOOL_LOOP) else 0
         options.append(Eligibility(model, healthy, why_not or (BUSY if wait_s else ""), wait_s))
     return options
@@ -116,7 +122,10 @@ def without_tool_loop(options: Sequence[Eligibility]) -> list[Eligibility]:
 def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> list[Eligibility]:
     """The options after a model's last room was taken by another turn."""
     return [
-        replace(option, why_not=BUSY, wait_s=wait_s) if option.model.name == model else option for option in options
+        replace(option, why_not=BUSY, wait_s=wait_s)
+        if option.model.name == model and option.why_not not in EFFORT_REASONS
+        else option
+        for option in options
     ]
 
 
@@ -125,7 +134,7 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
-    decisive = [reason for reason in reasons if reason not in (NOT_PINNED, TOOL_LOOP, OTHER_EFFORT)]
+    decisive = [reason for reason in reasons if reason not in (NOT_PINNED, TOOL_LOOP, *EFFORT_REASONS)]
     if BUSY in decisive:
         raise at_limits(min(option.wait_s for option in options if option.why_not == BUSY), "could answer")
     if UNHEALTHY in decisive:
@@ -167,6 +176,22 @@ def _overflow(models: Sequence[Model], prompt_tokens: int) -> GatewayError:
             "max_input_tokens": widest, "prompt_tokens": prompt_tokens, "excess_tokens": prompt_tokens - widest + 1
         },
     )  # fmt: skip
+
+
+def _candidates(chat: ChatRequest, catalog: Catalog) -> Iterator[tuple[Model, str]]:
+    """The models, or the efforts in their place, each with the reason why its effort is not this turn's."""
+    for model in catalog.of_mode(chat.mode):
+        levels = [level.effort for level in model.efforts]
+        if not levels:
+            yield model, ""
+        elif chat.effort is not None:
+            asked = nearest(chat.effort, levels)
+            yield from ((level, "" if level.effort == asked else OTHER_EFFORT) for level in model.efforts)
+        elif all(takes_effort(deployment, chat) for deployment in model.deployments):
+            yield from ((level, "") for level in model.efforts)
+        else:
+            yield from ((level, NO_EFFORT) for level in model.efforts)
+            yield model, ""
 
 
 def _why_not(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gateway.config.settings import PolicySettings
-from gateway.routing.guard import OTHER_EFFORT, RequestedModel
+from gateway.routing.guard import EFFORT_REASONS, RequestedModel
 from policy.fallback import WithFallback
 from policy.features import encode_turn
 from policy.mdp import Decision, Observation, Policy, PolicyFault
@@ -170,7 +170,7 @@ def forced(observation: Observation, reason: str) -> Decision:
 
 def forced_reason(observation: Observation) -> str:
     """The reason why only one candidate is feasible."""
-    reasons = [c.why_not for c in observation.candidates if not c.feasible and c.why_not != OTHER_EFFORT]
+    reasons = [c.why_not for c in observation.candidates if not c.feasible and c.why_not not in EFFORT_REASONS]
     if any("tool loop" in reason for reason in reasons):
         return "tool-loop"
     if any("afford" in reason for reason in reasons):

@@ -301,9 +301,13 @@ class Attempt:
 
     @property
     def effort(self) -> str | None:
-        """The effort of a model that has several: the client's own, else the chosen one."""
+        """The effort sent to a model with several: the client's own, else the chosen one.
+
+        None if none was sent, or the client sets its reasoning in other words.
+        """
         chosen, asked = self.choice.estimate.option.model.effort, self.context.chat.effort
-        return asked if chosen and asked in SCALE else chosen or None
+        sent = chosen if asked is None else asked
+        return sent if chosen and sent in SCALE else None
 
     def identity(self, created_s: float) -> AnswerIdentity:
         """The facts that a dialect needs before the first token."""

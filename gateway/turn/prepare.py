@@ -123,7 +123,7 @@ class Preparation:
             tenant=standing.tenant,
             prompt=prompt,
             options=[],
-            terms=self._terms(caller, asked, row, chain),
+            terms=self._terms(caller, asked, chain),
             idempotency=claim,
             started_ms=now_ms(self._clock),
             outage=outage,
@@ -262,7 +262,7 @@ class Preparation:
                     raise
         return AccountSnapshot(self._outage.balance, None, now_ms(self._clock)), self._outage
 
-    def _terms(self, caller: Caller, asked: TurnHeaders, row: SessionRow | None, chain: Chain | None) -> SessionTerms:
+    def _terms(self, caller: Caller, asked: TurnHeaders, chain: Chain | None) -> SessionTerms:
         """The session's budget terms. Raises InvalidRequest above the tenant's limit, and for a share of nothing."""
         settings = self._configuration().settings.session
         most = settings.max_budget_nanousd
@@ -275,14 +275,13 @@ class Preparation:
                 param="X-Session-Budget-USD",
             )
         if asked.budget_share_percent is not None:
-            if chain is not None:
-                wanted = min(chain.granted_nanousd * asked.budget_share_percent // 100, most)
-            elif asked.parent_session_id is None or asked.parent_required:
+            if chain is None:
                 raise InvalidRequest(
-                    "X-Session-Budget-Share: expected a session with a parent; name it in X-Parent-Session-Id, or give "
-                    "the budget in X-Session-Budget-USD",
+                    "X-Session-Budget-Share: expected a session with a known parent; name it in X-Parent-Session-Id, "
+                    "or give the budget in X-Session-Budget-USD",
                     param="X-Session-Budget-Share",
                 )
+            wanted = min(chain.granted_nanousd * asked.budget_share_percent // 100, most)
         return SessionTerms(
             default_nanousd=min(settings.default_budget_nanousd, most),
             ceiling_nanousd=wanted,

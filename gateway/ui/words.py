@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.decisions.log import at_effort
 from gateway.money import usd_string
 
 _REASONS: Mapping[str, str] = {
@@ -44,8 +45,7 @@ def explain(decision: Mapping[str, Any]) -> list[str]:
 
 
 def _name(candidate: Mapping[str, Any]) -> str:
-    effort = candidate.get("effort")
-    return f"{candidate['model']} at {effort} effort" if effort else str(candidate["model"])
+    return at_effort(candidate["model"], candidate.get("effort"))
 
 
 def _compare(chosen: Mapping[str, Any], others: list[Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from gateway.database.database import transaction
 from gateway.database.tables import decisions
+from gateway.routing.guard import NO_EFFORT
 from tests.harness.gateway import Served, config, serving
 from tests.harness.routes import ROUTES, ask
 from tests.harness.scenario import seqroute, session, turn
@@ -30,6 +32,10 @@ async def stage(tmp_path: Path, database_url: str) -> AsyncIterator[tuple[Served
         small = next(entry for entry in tree["model_list"] if entry["model_name"] == "small")
         small["litellm_params"]["model"] = "openai/gpt-5-mini"
         small["model_info"] |= {"efforts": LEVELS, "cache_read_input_token_cost": 1e-7}
+        still = copy.deepcopy(small) | {"model_name": "still"}
+        still["litellm_params"]["additional_drop_params"] = ["reasoning_effort"]
+        still["model_info"] |= {"efforts": ["low", "high"], "quality_prior": 0.1, "input_cost_per_token": 1e-4}
+        tree["model_list"].append(still)
         path.write_text(yaml.safe_dump(tree))
         async with serving(path) as gateway:
             yield gateway, provider, database_url
@@ -79,7 +85,8 @@ async def test_effort_is_an_action(stage: tuple[Served, ScriptedProvider, str]) 
         shown = await explained(http, answer)
         assert (shown["model"], shown["effort"]) == ("small", "low")
         assert [(c["model"], c["effort"]) for c in shown["candidates"]] == [
-            ("small", "low"), ("small", "medium"), ("small", "high"), ("big", None),
+            ("small", "low"), ("small", "medium"), ("small", "high"), ("big", None), ("still", "low"),
+            ("still", "high"), ("still", None),
         ]  # fmt: skip
         assert sum(c["probability"] for c in shown["candidates"]) == pytest.approx(1.0)
 
@@ -102,6 +109,15 @@ async def test_effort_is_an_action(stage: tuple[Served, ScriptedProvider, str]) 
         assert effort_sent(provider) is None
         assert "x-seqroute-effort" not in answer.headers
 
+        # Where no effort can be sent, the model is one candidate without it, for the client and in the log.
+        answer = await turn(http, "still", headers=session("still") | QUALITY)
+        assert (answer.status_code, effort_sent(provider)) == (200, None)
+        assert "x-seqroute-effort" not in answer.headers
+        shown = await explained(http, answer)
+        assert (shown["model"], shown["effort"], shown["reason"]) == ("still", None, "pinned")
+        own = [(c["effort"], c["why_not"]) for c in shown["candidates"] if c["model"] == "still"]
+        assert own == [("low", NO_EFFORT), ("high", NO_EFFORT), (None, None)]
+
         # What would be chosen, without spending.
         told = await http.post(
             "/v1/route", json={"model": "auto", "messages": [{"role": "user", "content": "x"}]}, headers=QUALITY
@@ -119,7 +135,7 @@ async def test_effort_is_an_action(stage: tuple[Served, ScriptedProvider, str]) 
             assert not any("#" in name for name in listed)
     await efforts_share_the_prompt_cache(gateway)
     entries = await gateway.entries()
-    assert {entry["model"] for entry in entries if entry["model"]} == {"small", "big"}
+    assert {entry["model"] for entry in entries if entry["model"]} == {"small", "big", "still"}
     with transaction(url, read_only=True) as connection:
         names = {row.model for row in connection.execute(decisions.select())}
-    assert names == {"small#low", "small#medium", "small#high", "big"} - {"small#medium"}
+    assert names == {"small#low", "small#medium", "small#high", "big", "still"} - {"small#medium"}

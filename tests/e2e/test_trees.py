@@ -105,6 +105,7 @@ async def test_a_child_with_a_share_leaves_the_rest_of_its_parent_s_budget_to_it
         ]
         refused += [
             share | session("alone"), share | child("other", "root") | {"X-Session-Budget-USD": "0.1"},
+            share | session("lost") | {"X-Codex-Parent-Thread-Id": "nowhere"},
         ]  # fmt: skip
         for headers in refused:
             body = {"model": "small", "messages": HELLO}

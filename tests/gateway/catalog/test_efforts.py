@@ -10,7 +10,7 @@ import yaml
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.efforts import nearest, quality_prior
-from gateway.catalog.models import Catalog, load
+from gateway.catalog.models import Catalog, Model, load
 from gateway.config.reader import SettingsError
 from gateway.dialects.messages_request import to_chat
 from policy.mdp import COST_LEVELS
@@ -33,11 +33,15 @@ def catalog_of(folder: Path, *infos: dict[str, Any], names: tuple[str, ...] = ("
     return load(path, {})[1]
 
 
+def levels(catalog: Catalog) -> list[Model]:
+    return [level for model in catalog.chat_models for level in model.efforts or (model,)]
+
+
 def test_a_model_is_one_candidate_per_effort_and_one_name_to_clients(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, {"efforts": ["high", "low"]}, {})
-    assert [model.action for model in catalog.candidates("chat")] == ["think#low", "think#high", "plain"]
+    assert [model.action for model in levels(catalog)] == ["think#low", "think#high", "plain"]
     assert [model.name for model in catalog.served] == ["think", "plain"]
-    low, high, plain = catalog.candidates("chat")
+    low, high, plain = levels(catalog)
     assert low.quality_prior == pytest.approx(0.54)
     assert high.quality_prior == pytest.approx(0.64)
     assert plain.quality_prior == 0.6
@@ -46,12 +50,12 @@ def test_a_model_is_one_candidate_per_effort_and_one_name_to_clients(tmp_path: P
 
 def test_stated_priors_of_efforts_are_taken(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, {"efforts": {"low": 0.3, "medium": None, "high": 0.9}}, {})
-    assert [model.quality_prior for model in catalog.candidates("chat")] == [0.3, 0.6, 0.9, 0.6]
+    assert [model.quality_prior for model in levels(catalog)] == [0.3, 0.6, 0.9, 0.6]
 
 
 def test_a_group_has_the_efforts_that_all_its_deployments_have(tmp_path: Path) -> None:
     infos = ({"efforts": {"low": 0.5, "high": 0.8}}, {"efforts": {"medium": 0.5, "high": 0.7}})
-    (only,) = catalog_of(tmp_path, *infos, names=("think", "think")).candidates("chat")
+    (only,) = catalog_of(tmp_path, *infos, names=("think", "think")).chat_models[0].efforts
     assert (only.action, only.quality_prior, len(only.deployments)) == ("think#high", 0.7, 2)
 
 

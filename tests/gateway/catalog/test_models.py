@@ -151,7 +151,7 @@ def test_a_group_is_bounded_by_its_most_expensive_member_and_shares_what_all_can
 
 def test_embeddings_are_served_and_never_chosen_for_a_chat(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, "model_list:\n" + entry("openai/gpt-4o-mini") + entry("openai/embed", "e"))
-    assert [model.name for model in catalog.candidates("chat")] == ["a"]
+    assert [model.name for model in catalog.chat_models] == ["a"]
     assert catalog.models["e"].prices == Prices(20_000_000, 0)
 
 

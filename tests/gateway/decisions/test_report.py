@@ -110,3 +110,20 @@ def test_since_leaves_out_what_was_before(connection: Connection) -> None:
     found = report(connection, tenant_id="t", since_ms=40)
     assert (found["turns"], found["spent_nano_usd"], found["sessions"]) == (1, 30, 1)
     assert report(connection, tenant_id="somebody else")["turns"] == 0
+
+
+def test_the_efforts_of_a_model_are_one_model_that_answered_and_baselines_of_their_own(connection: Connection) -> None:
+    levels = [
+        {**candidate("think#low", 10), "effort": "low"}, {**candidate("think#high", 40), "effort": "high"},
+        candidate("other#low", 20),
+    ]  # fmt: skip
+    turn(connection, "s", 0, "think#low", 10, levels)
+    turn(connection, "s", 1, "think#high", 40, levels)
+    turn(connection, "s", 2, "other#low", 20, levels)
+    found = report(connection)
+    assert [(row["model"], row["turns"], row["spent_nano_usd"]) for row in found["models"]] == [
+        ("think", 2, 50), ("other#low", 1, 20),
+    ]  # fmt: skip
+    assert [(row["always"], row["estimated_nano_usd"]) for row in found["baselines"]] == [
+        ("think at high effort", 120), ("other#low", 60), ("think at low effort", 30),
+    ]  # fmt: skip

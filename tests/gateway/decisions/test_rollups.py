@@ -94,3 +94,23 @@ def test_baselines_are_scaled_by_how_well_predictions_met_the_bills(sqlite_url: 
         assert (small.model, small.estimated_nanousd, small.saved_nanousd) == ("small", 100, -450)
         assert small.saved_share == -4.5
         assert queries.baselines(connection, queries.last_days(1, NOW_MS, "other")) == []
+
+
+def test_the_efforts_of_a_model_are_added_up_and_are_baselines_of_their_own(sqlite_url: str) -> None:
+    levels = [
+        {"model": f"think#{effort}", "effort": effort, "cost_nano_usd": cost, "quality": 0.5}
+        for effort, cost in (("low", 100), ("high", 300))
+    ]
+    with transaction(sqlite_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        for number, effort in enumerate(("low", "high")):
+            turn(connection, number, f"think#{effort}", 50, NOW_MS - HOUR_MS, candidates=json.dumps(levels))
+        entry(connection, 1, "overage", 7, NOW_MS - HOUR_MS)
+        advance(connection, NOW_MS)
+        period = queries.last_days(1, NOW_MS, None)
+        assert queries.spend_by(connection, period, "model") == [("think", 107, 2)]
+        assert {row.model for row in queries.baselines(connection, period)} == {
+            "think at low effort", "think at high effort",
+        }  # fmt: skip
+        chosen = connection.execute(select(baseline_hours).where(baseline_hours.c.model == CHOSEN)).mappings().one()
+        assert (chosen["turns"], chosen["predicted_nanousd"]) == (2, 400)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.catalog.models import Catalog
+from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RateQuota, RouterSettings
 from gateway.dialects.request import ChatRequest
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, UpstreamError
@@ -15,11 +16,14 @@ from gateway.providers.balance import Demand, LoadBalancer
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import (
     BUSY,
+    NO_EFFORT,
+    OTHER_EFFORT,
     Eligibility,
     RequestedModel,
     feasible,
     parse_model,
     refuse_when_none,
+    without_room,
     without_tool_loop,
 )
 from tests.harness.models import catalog, chat, deployment, model
@@ -203,3 +207,97 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     with pytest.raises(InvalidRequest) as refused:
         refuse_when_none(options, "vectors", 1)
     assert refused.value.message == "model: no model can serve this request: it is not a chat model"
+
+
+# -- efforts -----------------------------------------------------------------------------------------------------------
+
+LEVELS = ("low", "medium", "high")
+
+
+def thinking(**sent: Any) -> Model:
+    """A model with three efforts at one deployment, a Claude unless `sent` says otherwise."""
+    fields: dict[str, Any] = {"litellm_model": "anthropic/claude"} | sent
+    own = model("think", deployments=(deployment("think#0", **fields),))
+    return replace(own, efforts=tuple(replace(own, effort=level) for level in LEVELS))
+
+
+def efforts(request: ChatRequest, models: Catalog, *, bound_to: str | None = None) -> dict[str, str]:
+    options = feasible(
+        request, ANY, models, healthy_breaker(), IDLE, allow_lists=(), bound_to=bound_to, prompt_tokens=10
+    )
+    return {option.model.action: option.why_not for option in options}
+
+
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "content": "", "tool_calls": [
+        {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "c", "content": "y"},
+]  # fmt: skip
+THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "S"}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "carried"),
+    [
+        (chat(), True),
+        (chat(temperature=1), True),
+        (chat(temperature=0.2), False),
+        (chat(top_k=4), False),
+        (chat(tools=TOOLS, tool_choice="auto"), True),
+        (chat(tools=TOOLS, tool_choice="required"), False),
+        (chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "f"}}), False),
+        (chat(CALLED), False),
+        (chat([CALLED[0], {**CALLED[1], "thinking_blocks": THOUGHT}, CALLED[2]]), True),
+        (chat([*CALLED, {"role": "assistant", "content": "z"}, {"role": "user", "content": "and?"}]), True),
+    ],
+)
+def test_efforts_that_claude_would_refuse_are_no_candidates(request_: ChatRequest, carried: bool) -> None:
+    without = {f"think#{level}": NO_EFFORT for level in LEVELS} | {"think": ""}
+    with_ = {f"think#{level}": "" for level in LEVELS}
+    assert efforts(request_, catalog(thinking())) == (with_ if carried else without)
+    for other in ("openai/gpt-5", "vertex_ai/gemini-3-pro"):
+        assert efforts(request_, catalog(thinking(litellm_model=other))) == with_
+
+
+@pytest.mark.parametrize(
+    "of_operator",
+    [
+        {"dropped_params": frozenset({"reasoning_effort"})},
+        {"request_defaults": {"extra_body": {"reasoning_effort": "low"}}},
+        {"request_defaults": {"temperature": 0.3}},
+        {"litellm_model": "claude-x", "request_defaults": {"top_k": 3}},
+        {"litellm_model": "azure_ai/prod", "base_model": "claude-x", "request_defaults": {"top_k": 3}},
+    ],
+)
+def test_an_operator_s_parameters_may_leave_no_choice_of_effort(of_operator: dict[str, Any]) -> None:
+    assert efforts(chat(), catalog(thinking(**of_operator)))["think"] == ""
+    kept = efforts(chat(), catalog(thinking(dropped_params=frozenset({"temperature"}))))
+    assert kept == {f"think#{level}": "" for level in LEVELS}
+
+
+def test_a_client_s_own_effort_is_the_only_candidate_whatever_else_it_sends() -> None:
+    found = efforts(chat(reasoning_effort="high", temperature=0.2), catalog(thinking()))
+    assert found == {"think#low": OTHER_EFFORT, "think#medium": OTHER_EFFORT, "think#high": ""}
+
+
+def test_a_tool_loop_that_may_move_keeps_to_the_efforts_of_its_request() -> None:
+    for request_, eligible in (
+        (chat(reasoning_effort="low"), ["think#low", "small"]),
+        (chat(top_k=4), ["think", "small"]),
+    ):
+        options = feasible(
+            request_, ANY, catalog(thinking(), model("small")), healthy_breaker(), IDLE,
+            allow_lists=(), bound_to="small", prompt_tokens=10,
+        )  # fmt: skip
+        assert [option.model.action for option in options if not option.why_not] == ["small"]
+        moved = without_tool_loop(options)
+        assert [option.model.action for option in moved if not option.why_not] == eligible
+
+
+def test_a_full_model_is_busy_at_the_efforts_that_could_be_sent() -> None:
+    request_ = chat(reasoning_effort="low")
+    options = feasible(
+        request_, ANY, catalog(thinking()), healthy_breaker(), IDLE, allow_lists=(), bound_to=None, prompt_tokens=10
+    )
+    assert [option.why_not for option in without_room(options, "think", 3)] == [BUSY, OTHER_EFFORT, OTHER_EFFORT]
