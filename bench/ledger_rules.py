@@ -1,4 +1,4 @@
-"""The Postgres ledger of today beside one whose rules are Python over loaded rows: decision 11 in figures.
+"""Today's Postgres ledger beside one whose rules are Python over loaded rows (decision 11).
 
     python -m bench.ledger_rules [--turns N] [--rounds N]
 
@@ -58,6 +58,7 @@ class Money:
 
     @property
     def free_nanousd(self) -> int:
+        """What can still be reserved."""
         return self.granted_nanousd - self.reserved_nanousd - self.spent_nanousd
 
 
