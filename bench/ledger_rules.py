@@ -58,7 +58,7 @@ class Money:
 
     @property
     def free_nanousd(self) -> int:
-        """What can still be reserved."""
+        """The money that can still be reserved."""
         return self.granted_nanousd - self.reserved_nanousd - self.spent_nanousd
 
 
