@@ -20,6 +20,12 @@ def is_openai_address(api_base: str | None) -> bool:
     return host == _OPENAI_HOST or host.endswith(".openai.com")
 
 
+def stated_location(entry: ModelEntry, environ: Mapping[str, str]) -> str | None:
+    """Google's location of a deployment as the configuration or the environment states it."""
+    location = (entry.params.provider_params or {}).get("vertex_location")
+    return (location.reveal() if location is not None else "") or environ.get("VERTEXAI_LOCATION") or None
+
+
 def provider_of(entry: ModelEntry, known: Mapping[str, Any]) -> str:
     """Name of the entry's provider; empty if unknown.
 

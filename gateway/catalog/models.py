@@ -32,6 +32,7 @@ from gateway.catalog.price_reading import (
     read_prices,
     stated_tiers,
     uncharged_fees,
+    unstated_region,
     upper_bounds,
 )
 from gateway.catalog.prices import Prices
@@ -149,13 +150,19 @@ class Catalog:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, price_map: Mapping[str, Any] | None = None, clock: Clock = time.time
+        cls,
+        settings: Settings,
+        price_map: Mapping[str, Any] | None = None,
+        clock: Clock = time.time,
+        environ: Mapping[str, str] | None = None,
     ) -> Catalog:
         """Build the catalogue; `price_map` defaults to LiteLLM's bundled file.
 
+        `environ` is what LiteLLM takes a location from that the file does not state.
         Raises SettingsError, one line per model without a price.
         """
-        catalog, problems = _build(settings, bundled_price_map() if price_map is None else price_map, now_ms(clock))
+        listed = bundled_price_map() if price_map is None else price_map
+        catalog, problems = _build(settings, listed, now_ms(clock), environ or {})
         if problems:
             raise SettingsError(problems)
         return catalog
@@ -205,7 +212,7 @@ class CatalogDraft:
 def draft(path: Path | str, environ: Mapping[str, str], clock: Clock = time.time) -> CatalogDraft:
     """Read the configuration at `path` as far as it can be read."""
     read = read_settings(path, environ)
-    catalog, unpriced = _build(read.settings, bundled_price_map(), now_ms(clock))
+    catalog, unpriced = _build(read.settings, bundled_price_map(), now_ms(clock), environ)
     return CatalogDraft(read.settings, catalog, (*read.problems, *unpriced))
 
 
@@ -231,7 +238,9 @@ def bundled_price_map() -> Mapping[str, Any]:
     return {}
 
 
-def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tuple[Catalog, tuple[str, ...]]:
+def _build(
+    settings: Settings, price_map: Mapping[str, Any], at_ms: int, environ: Mapping[str, str]
+) -> tuple[Catalog, tuple[str, ...]]:
     problems: list[str] = []
     warnings: list[str] = []
     groups: dict[str, list[Model]] = {}
@@ -246,7 +255,8 @@ def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tupl
         if mode not in MODES:
             warnings.append(f"{entry.where}.model_info.mode: {mode} models are not served here; the entry is ignored")
             continue
-        known = in_its_region(entry, known)
+        warnings += unstated_region(entry, known, environ)
+        known = in_its_region(entry, known, environ)
         read = read_prices(entry, known, at_ms, problems)
         warnings += uncharged_fees(entry, known)
         if read is not None:
@@ -255,7 +265,7 @@ def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tupl
             _check_tier(entry, prices, problems)
             weight = _weight(entry, listed_as[entry.model_name])
             model = _model(entry, position, known, mode, prices, settings, weight)
-            groups.setdefault(entry.model_name, []).append(_with_siblings(model, entry, listed))
+            groups.setdefault(entry.model_name, []).append(_with_siblings(model, entry, listed, environ))
     models = {name: _merged(members) for name, members in groups.items()}
     for name, entries in listed_as.items():
         if name in models and models[name].mode == "chat":
@@ -281,7 +291,7 @@ def _build(settings: Settings, price_map: Mapping[str, Any], at_ms: int) -> tupl
         tuple(warnings),
         settings.router.hidden_aliases & aliases.keys(),
         tuple(coming),
-        lambda: _build(settings, price_map, coming[0][1].valid_from_ms)[0],
+        lambda: _build(settings, price_map, coming[0][1].valid_from_ms, environ)[0],
     )
     return catalog, tuple(problems)
 
@@ -396,7 +406,7 @@ def _check_tier(entry: ModelEntry, prices: Prices, problems: list[str]) -> None:
     )
 
 
-def _with_siblings(model: Model, entry: ModelEntry, listed: PriceMap) -> Model:
+def _with_siblings(model: Model, entry: ModelEntry, listed: PriceMap, environ: Mapping[str, str]) -> Model:
     """The model, whose deployment knows the price map's prices of its provider's other models."""
     provider, separator, own = entry.params.model.partition("/")
     own_names = {entry.params.model, own, entry.info.base_model}
@@ -406,7 +416,7 @@ def _with_siblings(model: Model, entry: ModelEntry, listed: PriceMap) -> Model:
         if name in own_names:
             return model.prices
         found = listed.find(name, provider) if separator else listed.find(name)
-        return listed_prices(found)
+        return listed_prices(in_its_region(entry, found, environ))
 
     return replace(model, deployments=(replace(model.deployments[0], prices_of=prices_of),))
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.catalog.addresses import provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
 from gateway.config.model_list import WITHOUT_OUTPUT, ModelEntry
@@ -40,8 +41,12 @@ _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
 _OFF_PEAK = "off_peak_pricing"
 _OPENAI_REGIONS: Mapping[str, str] = {"eu.api.openai.com": "eu", "us.api.openai.com": "us"}
+_VERTEX = "vertex_ai"
+_VERTEX_DEFAULT = "us-central1"
+"""LiteLLM's location for models of Google's without one."""
+_VERTEX_UPLIFT = "regional_endpoint_uplift_multiplier"
 _UPLIFTS = (
-    "regional_endpoint_uplift_multiplier", "regional_processing_uplift_multiplier_eu",
+    _VERTEX_UPLIFT, "regional_processing_uplift_multiplier_eu",
     "regional_processing_uplift_multiplier_us",
 )  # fmt: skip
 
@@ -107,22 +112,48 @@ def _first_prices(entry: ModelEntry, known: Mapping[str, Any], problems: list[st
     return mapped | stated
 
 
-def in_its_region(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Any]:
+def in_its_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[str, str]) -> Mapping[str, Any]:
     """The price map's entry at the prices of the deployment's own region.
 
     OpenAI's regional hosts and Google's regional endpoints cost a fixed part more for every token.
     """
-    location = (entry.params.provider_params or {}).get("vertex_location")
     region = _OPENAI_REGIONS.get(urlsplit(entry.params.api_base or "").hostname or "", "")
     uplift = known.get(f"regional_processing_uplift_multiplier_{region}") if region else None
-    if location is not None and location.reveal().lower() != "global":
-        uplift = known.get("regional_endpoint_uplift_multiplier")
+    if provider_of(entry, known).startswith(_VERTEX) and _location(entry, known, environ).lower() != "global":
+        uplift = known.get(_VERTEX_UPLIFT)
     factor = Decimal(uplift) if isinstance(uplift, int | Decimal) else Decimal(1)
     return {
         name: value * factor if PRICE_KEY.fullmatch(name) and isinstance(value, int | Decimal) else value
         for name, value in known.items()
         if name not in _UPLIFTS
     }
+
+
+def unstated_region(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """A warning that names the default location of a deployment, if it costs more."""
+    if (
+        "input_cost_per_token" in entry.info.prices_usd
+        or not known.get(_VERTEX_UPLIFT)
+        or not provider_of(entry, known).startswith(_VERTEX)
+        or stated_location(entry, environ)
+    ):
+        return []
+    location = _location(entry, known, environ)
+    if location.lower() == "global":
+        return []
+    return [
+        f'{entry.where}.litellm_params.vertex_location: expected a location, got nothing: "{entry.params.model[:120]}" '
+        f"is called in {location}, a regional endpoint, at {known[_VERTEX_UPLIFT]} times its price; write "
+        "vertex_location: global for the plain price"
+    ]
+
+
+def _location(entry: ModelEntry, known: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """Where LiteLLM calls a model of Google's: a location that the model is not served in is replaced."""
+    stated, served = stated_location(entry, environ), known.get("supported_regions") or ()
+    if served and stated not in served:
+        return str(served[0])
+    return stated or _VERTEX_DEFAULT
 
 
 def listed_prices(known: Mapping[str, Any]) -> Prices | None:

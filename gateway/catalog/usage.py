@@ -147,8 +147,9 @@ def is_count_name(name: str) -> bool:
 
 
 def tells_both_counts(value: Mapping[str, Any]) -> bool:
-    """True for a usage under any name: it counts the prompt and the output."""
-    names = {_fold(name) for name, count in value.items() if isinstance(_as_integer(count), int)} - _AMBIGUOUS
+    """True for a usage under any name: it counts the prompt and the output, in numbers."""
+    numbers = {name: _as_integer(count) for name, count in value.items() if not isinstance(count, bool | str)}
+    names = {_fold(name) for name, count in numbers.items() if isinstance(count, int)} - _AMBIGUOUS
     return not names.isdisjoint(_PROMPT) and not names.isdisjoint(_OUTPUT)
 
 
@@ -194,23 +195,24 @@ class _Report:
                 return _Report.of(value)
         return _Report({})
 
+    def first(self, *names: str) -> str | None:
+        """The first of `names` that is present; null counts as absent."""
+        return next((name for name in names if self.value(name) is not None), None)
+
     def count(self, *names: str) -> int | None:
-        """The first of `names` that is present, as a count; null counts as absent."""
-        for folded in names:
-            if folded not in self.values:
-                continue
-            name, value = self.values[folded]
-            if value is None:
-                continue
-            value = _as_integer(value)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise _Implausible(f"{name} is not a whole number")
-            if value < 0:
-                raise _Implausible(f"{name} is negative")
-            if value > MAX_PLAUSIBLE_TOKENS:
-                raise _Implausible(f"{name} is implausibly large")
-            return value
-        return None
+        """The first of `names` that is present, as a count."""
+        folded = self.first(*names)
+        if folded is None:
+            return None
+        name, value = self.values[folded]
+        value = _as_integer(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _Implausible(f"{name} is not a whole number")
+        if value < 0:
+            raise _Implausible(f"{name} is negative")
+        if value > MAX_PLAUSIBLE_TOKENS:
+            raise _Implausible(f"{name} is implausibly large")
+        return value
 
     def detail(self, *names: str) -> int:
         """As `count`, for a part of the two totals: 0 where there is none, or the server did not count it."""
@@ -233,7 +235,9 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
             has_prompt = has_output = True
             total = None if "prompttokencount" not in reported else total
     prompt, output = prompt or 0, output or 0
-    prompt += reported.detail("tooluseprompttokencount", "cachen")  # llama.cpp's prompt_n excludes cache_n
+    prompt += reported.detail("tooluseprompttokencount")
+    if reported.first(*_PROMPT) == "promptn":  # llama.cpp's, which excludes cache_n
+        prompt += reported.detail("cachen")
 
     prompt_details, output_details = reported.part(*_PROMPT_DETAILS), reported.part(*_OUTPUT_DETAILS)
     cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
 _NO_FINISH = ("", "null", "None")
 """Values that some servers send instead of a missing finish reason."""
+_MAX_INDEX = 2**31 - 1
+"""A higher number is no position, and clients read none beyond it."""
 
 NewCallId = Callable[[], str]
 """Makes the id of a tool call without one."""
@@ -34,7 +36,7 @@ def unwrapped(body: Any) -> Any:
             if isinstance(inner, list) and len(inner) == 1:
                 inner = inner[0]
             if isinstance(inner, dict) and "choices" in inner:
-                return {"usage": body["usage"], **inner} if "usage" in body else inner
+                return inner if inner.get("usage") or not body.get("usage") else inner | {"usage": body["usage"]}
     return body
 
 
@@ -145,7 +147,7 @@ class _CallNumbers:
         index, call_id = call.get("index"), call.get("id")
         name = call_id if isinstance(call_id, str) else ""
         begins = bool(_function_name(call))
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        if not _is_index(index):
             number = self._by_id.get(name)
             if number is None:
                 number = self._free if begins or name or not self._taken else self._last
@@ -206,9 +208,13 @@ def _message_of(choice: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 def _set_index(choice: dict[str, Any], position: int) -> int:
     index = choice.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+    if not _is_index(index):
         index = choice["index"] = position
     return index
+
+
+def _is_index(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _MAX_INDEX
 
 
 def _find_finish(choice: dict[str, Any], part: dict[str, Any], body: Mapping[str, Any]) -> None:

@@ -1,20 +1,24 @@
 """Usage reports in providers' responses: finding, removing, merging and rendering them.
 
-Apart from `usage` at the top, a report may be in a choice or its message, in `x_groq` or `metadata`, in Gemini's
+Apart from `usage` at the top, a report may be in a choice or its message, in `x_groq` or `meta`, in Gemini's
 `usageMetadata`, as bare counts next to the choices, with a separate `cached_tokens`, or as the only item of a list. It
 may be complete, cumulative in every chunk, or split between the start and the end of a stream.
+
+Callers write some of a response: what they sent comes back in it. No usage is read out of that.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from gateway.catalog.usage import MAX_PLAUSIBLE_TOKENS, ReportedUsage, Usage, is_count_name, tells_both_counts
+from gateway.dialects.schema import KNOWN_FIELDS
 
-_AROUND = ("x_groq", "metadata", "meta", "response_metadata")
+_AROUND = ("x_groq", "meta", "response_metadata")
 """Providers' objects that contain the usage among other fields."""
 _OTHER_NAMES = (
     "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "amazon-bedrock-invocationMetrics",
@@ -25,6 +29,11 @@ _PLAIN_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "provider", "usage"}
 )
 """Fields of an ordinary response; any other may contain a usage."""
+_WRITTEN = KNOWN_FIELDS | {
+    "choices", "input", "instructions", "output", "prompt", "query", "request", "request_body", "request_metadata",
+    "request_params", "system",
+}  # fmt: skip
+"""Fields that contain what the caller sent or the model wrote."""
 _MAX_DEPTH = 3
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
@@ -48,7 +57,7 @@ def take_usage(payload: dict[str, Any]) -> dict[str, Any] | None:
             part = choice.get(name)
             if type(part) is dict and "usage" in part:
                 inner = inner or part.pop("usage")
-        if (report := _mapping(inner)) is not None:
+        if (report := _mapping(_parsed(inner))) is not None:
             found = joined(report, found)
     return found
 
@@ -128,14 +137,14 @@ def _is_unknown(value: object) -> bool:
 
 
 def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
-    found = _mapping(payload.pop("usage", None))
+    found = _mapping(_parsed(payload.pop("usage", None)))
     for name in _OTHER_NAMES:
-        found = found or _mapping(payload.pop(name, None))
+        found = found or _mapping(_parsed(payload.pop(name, None)))
     for name in _AROUND:
         around = payload.get(name)
         if isinstance(around, dict):
             for place in ("token_usage", *_WITHIN):
-                found = found or _mapping(around.get(place))
+                found = found or _in_numbers(around.get(place))
             payload[name] = {key: value for key, value in around.items() if key not in ("usage", "token_usage")}
     beside = {name: payload.pop(name) for name in [*payload] if name not in _PLAIN_FIELDS and is_count_name(name)}
     if beside:
@@ -143,22 +152,33 @@ def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
     return found or _searched(payload, _MAX_DEPTH)
 
 
+def _in_numbers(value: object) -> dict[str, Any] | None:
+    """A usage without counts as texts, which only a usage at the top or in a choice may have."""
+    report = _mapping(value)
+    if report and any(isinstance(count, str) for name, count in report.items() if is_count_name(name)):
+        return None
+    return report
+
+
 def _searched(value: Mapping[str, Any], depth: int) -> dict[str, Any] | None:
-    """A usage under a name of the provider's own, outside the choices, whose texts callers may write."""
+    """A usage in numbers under a name of the provider's own."""
     for name, inner in value.items():
-        if isinstance(inner, dict) and name != "choices" and depth:
+        if isinstance(inner, dict) and name not in _WRITTEN and depth:
             found = inner if tells_both_counts(inner) else _searched(inner, depth - 1)
             if found is not None:
                 return dict(found)
     return None
 
 
-def _mapping(value: object) -> dict[str, Any] | None:
+def _parsed(value: object) -> object:
+    """A usage that a provider writes as JSON in a text."""
     if isinstance(value, str) and value.startswith("{"):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(value)
+    return value
+
+
+def _mapping(value: object) -> dict[str, Any] | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict) or not value:

@@ -6,7 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import litellm
 import pytest
+from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 
 from gateway.catalog.models import Catalog, bundled_price_map, load
 from gateway.catalog.prices import Prices, PriceTier
@@ -238,6 +240,49 @@ def test_tokens_cost_more_where_the_deployment_s_region_does(tmp_path: Path) -> 
     assert [catalog.models[f"m{n}"].prices.input_femtousd for n in range(len(calls))] == list(calls.values())
     assert catalog.models["m1"].prices.of("flex").input_femtousd == 110_000_000
     assert catalog.warnings == ()
+
+
+UPLIFTED = dict(PRICE_MAP["gpt-4o-mini"]) | {
+    "litellm_provider": "vertex_ai-anthropic_models",
+    "regional_endpoint_uplift_multiplier": Decimal("1.2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "regions", "costs", "named"),
+    [
+        ({}, None, 180_000_000, "us-central1"),
+        ({}, ["global"], 150_000_000, None),
+        ({}, ["europe-west1"], 180_000_000, "europe-west1"),
+        ({"VERTEXAI_LOCATION": "global"}, None, 150_000_000, None),
+        ({"VERTEXAI_LOCATION": "global"}, ["us-east5"], 180_000_000, None),
+        ({"VERTEXAI_LOCATION": "us-east5"}, None, 180_000_000, None),
+    ],
+)
+def test_a_model_of_google_s_is_priced_where_litellm_calls_it(
+    tmp_path: Path, environ: dict[str, str], regions: list[str] | None, costs: int, named: str | None
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("model_list:\n" + entry("vertex_ai/v"))
+    price_map = {"vertex_ai/v": UPLIFTED | {"supported_regions": regions}, "vertex_ai/w": UPLIFTED}
+    catalog = Catalog.from_settings(load_settings(path, {}), price_map, environ=environ)
+    [model] = catalog.models.values()
+    assert model.prices.input_femtousd == costs
+    sibling = model.deployments[0].prices_of("w")
+    assert sibling is not None
+    assert sibling.input_femtousd == (150_000_000 if environ.get("VERTEXAI_LOCATION") == "global" else 180_000_000)
+    if named is None:
+        assert catalog.warnings == ()
+    else:
+        [warning] = catalog.warnings
+        assert named in warning
+        assert "write vertex_location: global" in warning
+
+
+def test_litellm_calls_a_model_of_google_s_where_it_is_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(litellm.model_cost, "vertex_ai/v", {"supported_regions": ["europe-west1"]})
+    assert VertexBase.get_vertex_region(None, "gemini-3.5-flash") == "us-central1"
+    assert VertexBase.get_vertex_region("global", "v") == VertexBase.get_vertex_region(None, "v") == "europe-west1"
 
 
 def test_cheaper_hours_that_are_not_charged_are_named(tmp_path: Path) -> None:

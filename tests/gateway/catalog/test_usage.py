@@ -57,6 +57,26 @@ def test_writes_to_the_longer_lived_cache_are_read_in_the_details_too() -> None:
     assert read == Usage(9, 1, cache_write_tokens=5, cache_write_1h_tokens=4)
 
 
+@pytest.mark.parametrize(
+    ("reported", "read"),
+    [
+        (
+            {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "cache_n": 80},
+            Usage(100, 5, cached_tokens=80),
+        ),
+        ({"prompt_n": 20, "predicted_n": 5, "cache_n": 80}, Usage(100, 5, cached_tokens=80)),
+        ({"prompt_tokens": 100, "prompt_n": 20, "predicted_n": 5, "cache_n": 80}, Usage(100, 5, cached_tokens=80)),
+        ({"prompt_n": 20, "predicted_n": 5, "cache_n": 80, "toolUsePromptTokenCount": 7}, Usage(107, 5, 80)),
+        (
+            {"promptTokenCount": 100, "toolUsePromptTokenCount": 7, "candidatesTokenCount": 5, "totalTokenCount": 112},
+            Usage(107, 5),
+        ),
+    ],
+)
+def test_a_cache_is_added_only_to_the_prompt_that_excludes_it(reported: dict[str, Any], read: Usage) -> None:
+    assert usage_from_openai(reported) == read
+
+
 def test_details_that_are_null_are_absent() -> None:
     reported = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": None}
     assert usage_from_openai(reported) == Usage(3, 4)

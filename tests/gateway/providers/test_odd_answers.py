@@ -433,7 +433,7 @@ BOTH = {"prompt_tokens": 10, "completion_tokens": 5}
 FIRST = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
 
 PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
-    "in metadata": ([delta("a"), finish(), {"metadata": {"usage": U, "region": "x"}}], Usage(10, 5)),
+    "in meta": ([delta("a"), finish(), {"meta": {"usage": U, "region": "x"}}], Usage(10, 5)),
     "bare counts": ([delta("a"), finish(), {"prompt_tokens": 10, "completion_tokens": 5}], Usage(10, 5)),
     "in a list": ([delta("a"), finish(usage=[U])], Usage(10, 5)),
     "as fractions": (
@@ -572,12 +572,41 @@ async def test_a_usage_beside_the_envelope_of_an_answer_is_its_usage() -> None:
     inner = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
     for body in ({"usage": U, "result": inner}, {"usage": U, "data": [inner]}):
         assert (await whole(body)).usage == Usage(10, 5)
+    assert (await whole({"usage": U, "result": inner | {"usage": None}})).usage == Usage(10, 5)
+    assert (await whole({"usage": U, "result": {"usage": {}, **inner}})).usage == Usage(10, 5)
+    assert (await whole({"usage": {}, "result": inner | {"usage": U}})).usage == Usage(10, 5)
 
 
 async def test_what_a_model_writes_is_no_usage() -> None:
     said = {"content": "a", "parsed": {"input_tokens": 1, "output_tokens": 1}}
     reply = await whole({"choices": [{"message": said, "finish_reason": "stop"}]})
     assert reply.usage is None
+
+
+ONE = {"prompt_tokens": 1, "completion_tokens": 1}
+ECHOES = [
+    {"metadata": {"usage": json.dumps(ONE)}},
+    {"metadata": {"usage": ONE}},
+    {"metadata": {"prompt_tokens": "1", "completion_tokens": "1"}},
+    {"request": {"metadata": ONE}},
+    {"chat_template_kwargs": {"input_tokens": 1, "output_tokens": 1}},
+    {"response_format": {"json_schema": {"schema": {"default": ONE}}}},
+    {"x_stats": {"labels": {"prompt_tokens": "1", "completion_tokens": "1"}}},
+    {"x_stats": {"prompt_tokens": True, "completion_tokens": True}},
+    {"meta": {"usage": json.dumps(ONE)}},
+    {"response_metadata": {"usage": {"prompt_tokens": "1", "completion_tokens": "1"}}},
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+async def test_what_a_caller_writes_is_no_usage(echo: dict[str, Any]) -> None:
+    assert (await whole({"choices": [{"message": {"content": "a"}}]} | echo)).usage is None
+    stream = opened(events(delta("a", **echo), finish()))
+    assert text_of([chunk async for chunk in stream]) == "a"
+    assert stream.usage is None
+    stream = opened(events(delta("a", **echo), finish(usage=U), {"choices": [], **echo}))
+    assert [chunk async for chunk in stream]
+    assert stream.usage == Usage(10, 5)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -1010,7 +1039,11 @@ ANSWERS = st.fixed_dictionaries({"choices": st.lists(st.dictionaries(st.sampled_
 )  # fmt: skip
 
 
+LAST_NUMBER = {"choices": [{"delta": {"tool_calls": [{"index": 2**64 - 1, "function": {"name": "f"}}, {}]}}]}
+
+
 @example(answer=float("inf"))
+@example(answer=LAST_NUMBER)
 @given(answer=JSON | ANSWERS)
 async def test_no_json_breaks_the_readers(answer: Any) -> None:
     """Either an answer in the right form that can be written again, or a fault."""
