@@ -1,4 +1,4 @@
-"""Cost of one call by its parameters: possible service tiers, and web searches."""
+"""Cost of one call by its parameters: possible service tiers, web searches, and hosted tools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway.catalog.cost import CostBounds
+from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fees_of
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import NO_SEARCH, Prices
 from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
@@ -21,9 +22,13 @@ def call_bounds(
     n: int = 1,
     images: int = 0,
     audio: bool = False,
+    tools: HostedTools = NO_TOOLS,
+    tool_calls: int = 0,
 ) -> CostBounds:
-    """The worst case of a call at any deployment: its highest possible tier, and its searches."""
+    """The worst case of a call at any deployment: its highest possible tier, its searches and its hosted tools."""
     prices = model.prices
+    if tool_calls:
+        return _with_tools(model, prompt_tokens_bound, params, tools, tool_calls, images=images, audio=audio)
     if not prices.service_tiers and prices.search_femtousd == NO_SEARCH:
         return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio)
     asked = params.get("service_tier")
@@ -31,6 +36,30 @@ def call_bounds(
     terms = [deployment_terms(each, params, extras) for each in model.deployments]
     search = max(terms, key=lambda each: (each.most, each.result_tokens, SIZES.index(each.size)))
     return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio, service_tiers=tiers, search=search)
+
+
+def _with_tools(
+    model: Model,
+    prompt_tokens_bound: int,
+    params: Mapping[str, Any],
+    tools: HostedTools,
+    tool_calls: int,
+    *,
+    images: int,
+    audio: bool,
+) -> CostBounds:
+    """The worst case of a call whose provider runs tools; its web searches are among them."""
+    tiers = {tier for each in model.deployments for tier in billable_tiers(each, params.get("service_tier"))}
+    fees = [hosted_calls(each, tools, tool_calls).fees_femtousd for each in model.deployments]
+    highest = {kind: max(each.get(kind, 0) for each in fees) for kind in tools.kinds}
+    hosted = HostedCalls(tool_calls, highest)
+    return CostBounds(model.prices, prompt_tokens_bound, images=images, audio=audio, service_tiers=tiers, hosted=hosted)
+
+
+def hosted_calls(deployment: Deployment, tools: HostedTools, most: int) -> HostedCalls:
+    """The hosted tools of one call at one deployment, with their fees."""
+    fees = fees_of(tools, deployment.prices, deployment.tool_prices_usd, deployment.prices_of)
+    return HostedCalls(most, fees)
 
 
 def deployment_terms(deployment: Deployment, params: Mapping[str, Any], extras: Mapping[str, Any]) -> SearchTerms:

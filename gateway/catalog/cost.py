@@ -6,6 +6,7 @@ Pure functions of integers. Sums are exact in femto-USD and rounded up to nano-U
     affordable(B) = the largest t with worst(t) <= B
     bill(usage)   = the tier of the whole prompt; cached, written, audio, image and reasoning tokens at their own
                     prices; several calls behind one answer each at its own model's; plus the fees of web searches
+                    and other hosted tools
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from gateway.catalog.hosted_tools import HostedCalls
 from gateway.catalog.prices import Prices, Rates
 from gateway.catalog.service_tiers import tier_named
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
@@ -69,9 +71,13 @@ class CostBounds:
         audio: bool = False,
         service_tiers: Iterable[str] = (),
         search: SearchTerms = NO_SEARCHES,
+        hosted: HostedCalls | None = None,
     ) -> None:
         bound = prompt_tokens_bound + search.result_tokens
         fee = search.fee_femtousd(prices, search.most)
+        if hosted is not None:
+            bound += hosted.most * prompt_tokens_bound + hosted.result_tokens
+            fee += hosted.most_femtousd
         # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
         self._lines = [
             (fee + _fixed_femtousd(rates, bound, images, audio), n * _output_femtousd(rates, audio))
@@ -105,6 +111,7 @@ def bill_nanousd(
     images: int = 0,
     search: SearchTerms = NO_SEARCHES,
     prices_of: PricesOf = lambda model: None,
+    hosted: HostedCalls | None = None,
 ) -> int:
     """The bill for `usage`, at the service tier and the price tier that it falls into.
 
@@ -112,7 +119,10 @@ def bill_nanousd(
     `prices`.
     """
     tier = tier_named(usage.service_tier)
-    femtousd = search.fee_femtousd(prices, usage.web_searches)
+    if hosted is None:
+        femtousd = search.fee_femtousd(prices, usage.web_searches)
+    else:
+        femtousd = hosted.fee_femtousd(usage.web_searches, usage.hosted_calls)
     if not usage.parts:
         femtousd += bill_femtousd(prices.of(tier).at(usage.prompt_tokens), usage, images)
     for number, part in enumerate(usage.parts):
@@ -159,6 +169,7 @@ def settlement(
     sent_tier: str | None = None,
     search: SearchTerms = NO_SEARCHES,
     prices_of: PricesOf = lambda model: None,
+    hosted: HostedCalls | None = None,
 ) -> Settlement:
     """Settle a dispatched call; `prompt_tokens` and `output_tokens` are our own estimate.
 
@@ -172,11 +183,12 @@ def settlement(
     """
 
     def bill(usage: Usage) -> int:
-        return bill_nanousd(prices, usage, images=images, search=search, prices_of=prices_of)
+        return bill_nanousd(prices, usage, images=images, search=search, prices_of=prices_of, hosted=hosted)
 
-    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=search.unreported)
+    unreported = search.unreported if hosted is None else hosted.searches
+    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=unreported)
     if isinstance(reported, PartialUsage):
-        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, search.unreported)
+        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, unreported)
         reported = None
     if reported is None:
         return Settlement(min(bill(own), held_nanousd), "estimated", own)
@@ -194,7 +206,8 @@ def settlement(
 
 def _plausible(usage: Usage) -> bool:
     """True for counts that a provider that overran its limit could really bill."""
-    return usage.web_searches <= PLAUSIBLE_SEARCHES and all(
+    calls = usage.web_searches + sum(count for _, count in usage.hosted_calls)
+    return calls <= PLAUSIBLE_SEARCHES and all(
         each.prompt_tokens <= PLAUSIBLE_PROMPT_TOKENS and each.output_tokens <= PLAUSIBLE_OUTPUT_TOKENS
         for each in (usage, *(part.usage for part in usage.parts))
     )

@@ -24,6 +24,7 @@ from gateway.catalog.addresses import is_openai_address, provider_of
 from gateway.catalog.cache_hits import UNKNOWN, CacheTerms
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.efforts import quality_prior
+from gateway.catalog.hosted_tools import WEB_SEARCH, Api, searching
 from gateway.catalog.price_map import PriceMap
 from gateway.catalog.price_reading import (
     DatedPrices,
@@ -41,6 +42,7 @@ from gateway.catalog.web_search import bills_one_search
 from gateway.clock import Clock, now_ms
 from gateway.config.load import read_settings
 from gateway.config.model_list import CAPABILITY_KEYS, EFFORTS, MODES, WITHOUT_OUTPUT, ModelEntry
+from gateway.config.prices import SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS
 from gateway.config.reader import SettingsError
 from gateway.config.settings import RateQuota, Settings
 from gateway.config.values import Secret, shown
@@ -89,6 +91,8 @@ class Deployment:
     """Whether all web searches of one call cost one fee."""
     prices_of: PricesOf = field(default=lambda model: None, repr=False, compare=False)
     """Prices of the provider's other models, for answers that several models contributed to."""
+    tool_prices_usd: Mapping[str, Decimal] = field(default_factory=dict)
+    """Stated fees of hosted tools, by LiteLLM's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +339,11 @@ def _model(
     claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
     claimed |= {name for name, has in info.capabilities.items() if has}
     denied = {name for name, has in info.capabilities.items() if not has}
+    own = own_api(entry, known)
+    if own is not None:
+        claimed |= {own, searching(own)}
+    if own is not None and WEB_SEARCH in denied:
+        denied.add(searching(own))
     window = info.max_input_tokens or _tokens(known, "max_input_tokens")
     longest = info.max_output_tokens or _tokens(known, "max_output_tokens", "max_tokens")
     stated = [params.request_defaults.get(name) for name in ("max_tokens", "max_completion_tokens")]
@@ -376,9 +385,38 @@ def _model(
                 one_search_billed=bills_one_search(
                     provider_of(entry, known), f"{params.model} {info.base_model or ''}", known
                 ),
+                tool_prices_usd=_tool_prices(entry, known),
             ),
         ),
     )
+
+
+def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
+    """The dialect of its own that the entry's provider is known to serve; None: chat completions only.
+
+    Anthropic's provider always does. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
+    OpenAI's name is served, and where the operator says so: `supported_endpoints`, mode `responses`, or a hosted tool
+    among the capabilities.
+    """
+    provider, info = provider_of(entry, known), entry.info
+    if provider == "anthropic":
+        return "messages_api"
+    if provider != "openai":
+        return None
+    if info.supported_endpoints is not None:
+        return "responses_api" if any(path.endswith("/responses") for path in info.supported_endpoints) else None
+    stated = info.mode == "responses" or bool(info.capabilities.get(WEB_SEARCH))
+    ours = known.get("litellm_provider") == "openai" and known.get("mode") in ("chat", "responses")
+    return "responses_api" if stated or ours or is_openai_address(entry.params.api_base) else None
+
+
+def _tool_prices(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Decimal]:
+    """The fees of hosted tools that the file or the price map states; of searches only the file's, which may be 0."""
+    listed = {key: known[key] for key in TOOL_PRICE_KEYS if isinstance(known.get(key), int | Decimal)}
+    stated = {
+        key: entry.info.prices_usd[key] for key in TOOL_PRICE_KEYS + SEARCH_PRICE_KEYS if key in entry.info.prices_usd
+    }
+    return {key: Decimal(price) for key, price in (listed | stated).items()}
 
 
 def _request_defaults(entry: ModelEntry, known: Mapping[str, Any], mode: str, prices: Prices) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from gateway.catalog.addresses import provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
 from gateway.config.model_list import WITHOUT_OUTPUT, ModelEntry
-from gateway.config.prices import PRICE_KEY, SEARCH_PRICE_KEYS, UNIT_PRICE_KEYS
+from gateway.config.prices import PRICE_KEY, SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS, UNIT_PRICE_KEYS
 from gateway.money import femtousd_from_usd
 
 _FEE = re.compile(
@@ -218,7 +218,7 @@ def uncharged_fees(entry: ModelEntry, known: Mapping[str, Any]) -> list[str]:
         if _FEE.fullmatch(name)
         and value
         and not PRICE_KEY.fullmatch(name)
-        and name not in UNIT_PRICE_KEYS
+        and name not in (*UNIT_PRICE_KEYS, *TOOL_PRICE_KEYS)
         and name != _SEARCH
         and not _DEFERRED.fullmatch(name)
     )
@@ -272,7 +272,7 @@ def _one_tier(prices_usd: Mapping[str, Decimal], services: tuple[tuple[str, Pric
     plain: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for key, price in prices_usd.items():
-        if key in SEARCH_PRICE_KEYS:
+        if key in SEARCH_PRICE_KEYS or key in TOOL_PRICE_KEYS:
             continue
         match = PRICE_KEY.fullmatch(key)
         name = _FIELDS[match["name"] if match else key]

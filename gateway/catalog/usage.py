@@ -29,7 +29,8 @@ class Usage:
 
     `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
     `service_tier` is the reported one. `parts` are the calls that a provider made to several models, or to one model
-    several times, for one answer; where there are any, they are what is billed.
+    several times, for one answer; where there are any, they are what is billed. `hosted_calls` counts the calls of
+    other tools that the provider ran, by kind.
     """
 
     prompt_tokens: int
@@ -45,6 +46,7 @@ class Usage:
     service_tier: str | None = None
     web_searches: int = 0
     parts: tuple[InnerCall, ...] = ()
+    hosted_calls: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         service_tier=_tier(reported),
         web_searches=_searches(reported, prompt_details),
         parts=_parts_of(reported),
+        hosted_calls=_hosted_calls(reported),
     )
     if has_prompt and has_output:
         return _checked(usage)
@@ -353,6 +356,12 @@ def _parts_of(reported: _Report) -> tuple[InnerCall, ...]:
             model = item.get("model")
             found.append(InnerCall(model if isinstance(model, str) and model else None, usage))
     return tuple(found)
+
+
+def _hosted_calls(reported: _Report) -> tuple[tuple[str, int], ...]:
+    """Calls of hosted tools by kind, as a forwarded answer's are counted."""
+    calls = reported.part("hostedcalls")
+    return tuple((calls.values[folded][0], count) for folded in calls.values if (count := calls.count(folded)))
 
 
 def _as_integer(value: object) -> object:

@@ -40,6 +40,7 @@ CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_reasoning": "reasoning",
     "supports_prompt_caching": "prompt_caching",
     "supports_task_budget": "task_budget",
+    "supports_web_search": "web_search",
 }
 """LiteLLM's flag -> the capability's name in the catalogue."""
 
@@ -123,6 +124,8 @@ class ModelInfo:
     """Shortest prefix and lifetime of the provider's prompt cache; None: learned from its reports."""
     efforts: Mapping[str, float | None] = field(default_factory=dict)
     """Efforts that the policy may choose, each with its prior of quality (None: derived from the model's)."""
+    supported_endpoints: tuple[str, ...] | None = None
+    """The routes of the provider; None: not stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,7 @@ def _read_info(
         cache_min_tokens=section.optional_integer("prompt_cache_min_tokens"),
         cache_ttl_s=section.duration_s("prompt_cache_ttl", None),
         efforts=_read_efforts(section),
+        supported_endpoints=section.texts("supported_endpoints") if section.has("supported_endpoints") else None,
     )
 
 

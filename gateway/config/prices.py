@@ -25,6 +25,8 @@ PRICE_KEY = re.compile(
 SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
 """Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
 UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
+TOOL_PRICE_KEYS = ("file_search_cost_per_1k_calls", "code_interpreter_cost_per_session")
+"""Fees of tools that the provider runs."""
 FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
 """What else looks like a price: never ignored in silence."""
 
@@ -53,7 +55,7 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
                     )
                 elif price is not None:
                     prices[key] = price
-            elif key in UNIT_PRICE_KEYS:
+            elif key in (*UNIT_PRICE_KEYS, *TOOL_PRICE_KEYS):
                 price = section.decimal(key, maximum=1000)
                 if price is not None:
                     prices[key] = price

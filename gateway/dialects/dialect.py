@@ -36,14 +36,15 @@ class Billed:
     report: Mapping[str, Any]
     in_usage: bool = False
 
-    def told_in(self, usage: Mapping[str, Any]) -> dict[str, Any]:
+    def told_in(self, usage: object) -> dict[str, Any]:
         """A usage object, with the bill and what is left where the client wants them.
 
         Only integers: some clients add up all that usages contain.
         """
+        made = dict(usage) if isinstance(usage, Mapping) else {}
         if not self.in_usage:
-            return dict(usage)
-        return {**usage, "seqroute": {name: told for name, told in self.report.items() if name.endswith("_nano_usd")}}
+            return made
+        return {**made, "seqroute": {name: told for name, told in self.report.items() if name.endswith("_nano_usd")}}
 
 
 class StreamRenderer(Protocol):

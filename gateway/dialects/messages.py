@@ -1,12 +1,17 @@
-"""Anthropic's Messages: responses, streams and errors of one request."""
+"""Anthropic's Messages: responses, streams and errors of one request.
+
+An answer of Anthropic's own servers is passed on as it came, with our id, our name of the model, and the bill.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer
-from gateway.dialects.messages_answer import MessagesStream, error_body, whole_message
+from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
+from gateway.dialects.forwarded import FORWARDED
+from gateway.dialects.messages_answer import MessagesStream, error_body, message_id, usage_object, whole_message
+from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, ProviderOverloaded, http_status
 
 
@@ -15,16 +20,24 @@ class MessagesDialect:
 
     endpoint = "messages"
 
-    def __init__(self, stop_sequences: tuple[str, ...] = ()) -> None:
+    def __init__(self, stop_sequences: tuple[str, ...] = (), *, forwarded: bool = False) -> None:
         self._stop_sequences = stop_sequences
+        self._forwarded = forwarded
 
     def whole(self, answer: AnswerIdentity, body: Mapping[str, Any], billed: Billed) -> dict[str, Any]:
         """A complete chat response as Anthropic's message."""
+        forwarded = body.get(FORWARDED)
+        if isinstance(forwarded, Mapping):
+            named = {"id": message_id(answer.decision_id), "model": answer.model}
+            usage = billed.told_in(forwarded.get("usage") or usage_object(billed.usage))
+            return {**forwarded, **named, "usage": usage, "seqroute": billed.report}
         made = whole_message(body, answer.decision_id, answer.model, billed.usage, self._stop_sequences)
         return made | {"usage": billed.told_in(made["usage"]), "seqroute": billed.report}
 
-    def stream(self, answer: AnswerIdentity) -> MessagesStream:
+    def stream(self, answer: AnswerIdentity) -> StreamRenderer:
         """A renderer of Anthropic's events."""
+        if self._forwarded:
+            return ForwardedMessagesStream(answer)
         return MessagesStream(answer.decision_id, answer.model, answer.prompt_tokens, self._stop_sequences)
 
     def error(self, error: GatewayError) -> ErrorAnswer:
@@ -34,3 +47,36 @@ class MessagesDialect:
 
     async def keep(self, session_id: str) -> None:
         """Store nothing: Anthropic's API has no references to earlier responses."""
+
+
+class ForwardedMessagesStream:
+    """Events of Anthropic's own servers, passed on; the last two wait for the bill."""
+
+    def __init__(self, answer: AnswerIdentity) -> None:
+        self._answer = answer
+        self._delta: Mapping[str, Any] = {}
+
+    def chunk(self, chunk: Mapping[str, Any]) -> bytes:
+        """The event of one chunk."""
+        event = chunk.get(FORWARDED)
+        if event is None:
+            return b""
+        kind = event.get("type")
+        if kind == "message_start" and isinstance(event.get("message"), Mapping):
+            named = {"id": message_id(self._answer.decision_id), "model": self._answer.model}
+            event = {**event, "message": {**event["message"], **named}}
+        elif kind == "message_delta":
+            self._delta = event
+            return b""
+        elif kind == "message_stop":
+            return b""
+        return event_frame(str(kind), event)
+
+    def end(self, billed: Billed, error: GatewayError | None) -> bytes:
+        """The last events; may be called again with a newer report."""
+        if error is not None:
+            return billed_frame(billed.report, event_frame("error", error_body(error)))
+        usage = self._delta.get("usage") or usage_object(billed.usage)
+        delta = {**self._delta, "usage": billed.told_in(usage), "seqroute": billed.report}
+        stop = billed_frame(billed.report, event_frame("message_stop", {"type": "message_stop"}))
+        return event_frame("message_delta", delta) + stop

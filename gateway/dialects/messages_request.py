@@ -1,8 +1,9 @@
 """Requests of `POST /v1/messages`: Anthropic's body as a chat body.
 
-https://docs.claude.com/en/api/messages. Everything that a chat request can express is translated. Features of
-Anthropic's servers (server tools, MCP servers, containers, files by id) are refused by name, because dropping them
-would change the response. Fields for the client's side or Anthropic's billing are dropped and named in `dropped`.
+https://docs.claude.com/en/api/messages. Everything that a chat request can express is translated. A request for
+features of Anthropic's servers (their tools, MCP servers, containers) is forwarded; files by id are refused, because
+they belong to the operator's account. Fields for the client's side or Anthropic's billing are dropped and named in
+`dropped`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any
 
 import orjson
 
+from gateway.catalog.hosted_tools import kind_of
 from gateway.dialects import carried
 from gateway.dialects.fields import checked, copied, need, objects, read, refused
+from gateway.dialects.forwarded import ForwardedRequest, HostedTool, attach_hosted
+from gateway.dialects.messages_forwarded import forwarded_request
 
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",
@@ -23,7 +27,9 @@ _PLAIN: Mapping[str, str] = {
 _KNOWN = frozenset(_PLAIN) | {
     "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
 }  # fmt: skip
-_REFUSED = ("mcp_servers", "container")
+_SERVED = ("mcp_servers", "container")
+"""Fields that only Anthropic's servers understand."""
+_SERVER_BLOCKS = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "compaction")
 _BILLING = "x-anthropic-billing-header:"
 """Claude Code's first system block. It names the build and would change every cached prefix."""
 _LEGACY_SESSION = "_session_"
@@ -34,23 +40,23 @@ _EFFORT_NAMES = frozenset({"minimal", "low", "medium", "high", "xhigh", "max"})
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """An Anthropic request: the equivalent chat body, stop sequences, and dropped fields."""
+    """An Anthropic request: the equivalent chat body, stop sequences, dropped fields, and the forwarded form."""
 
     chat: dict[str, Any]
     stop_sequences: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    forwarded: ForwardedRequest | None = None
     thinks: bool = True
     """False: the client turned thinking off."""
 
 
-def to_chat(fields: Mapping[str, Any], *, counting: bool = False) -> MessagesRequest:
+def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "") -> MessagesRequest:
     """The chat body of an Anthropic body. Raises InvalidRequest with Anthropic's field name.
 
-    `counting`: the body is for `/v1/messages/count_tokens`, which has no `max_tokens`.
+    `counting`: the body is for `/v1/messages/count_tokens`, which has no `max_tokens`. `betas`: the header
+    `anthropic-beta`, which is passed on with what is forwarded.
     """
-    for name in _REFUSED:
-        if fields.get(name):
-            raise refused(name, "is run by Anthropic's servers and not served here; leave it out")
+    hosted = [HostedTool(name, name) for name in _SERVED if fields.get(name)]
     need(fields, "model", str)
     if not counting:
         need(fields, "max_tokens", int)
@@ -59,15 +65,27 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False) -> MessagesReq
     read(fields, "stream", bool)
     stops = [checked(stop, str, "stop_sequences") for stop in read(fields, "stop_sequences", list) or ()]
     chat: dict[str, Any] = copied(fields, _PLAIN)
-    chat["messages"] = [*_system(fields.get("system"), "system"), *_messages(fields)]
-    chat |= _tools(fields)
+    chat["messages"] = [*_system(fields.get("system"), "system"), *_messages(fields, hosted)]
+    chat |= _tools(fields, hosted)
     chat |= _output(fields)
     chat |= _person(read(fields, "metadata", dict) or {})
     if not stops:
         chat.pop("stop", None)
-    dropped = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    known = _KNOWN.union(_SERVED)
+    dropped = tuple(sorted(name for name, value in fields.items() if name not in known and value is not None))
+    forwarded = None
+    if hosted and not counting:
+        system = _unbilled(fields.get("system"))
+        forwarded = forwarded_request(fields, hosted, betas, dropped, system, chat.get("user"))
     thinks = (fields.get("thinking") or {}).get("type") != "disabled"
-    return MessagesRequest(chat, tuple(stops), tuple(dropped), thinks)
+    return MessagesRequest(chat, tuple(stops), dropped, forwarded, thinks)
+
+
+def _unbilled(system: object) -> object:
+    """The system prompt without Claude Code's billing header."""
+    if not isinstance(system, list):
+        return system
+    return [block for block in system if not str(block.get("text", "")).startswith(_BILLING)]
 
 
 def _system(system: object, where: str) -> list[dict[str, Any]]:
@@ -85,7 +103,7 @@ def _system(system: object, where: str) -> list[dict[str, Any]]:
     return [{"role": "system", "content": _simplest(parts)}] if parts else []
 
 
-def _messages(fields: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+def _messages(fields: Mapping[str, Any], hosted: list[HostedTool]) -> Iterable[dict[str, Any]]:
     messages = objects(need(fields, "messages", list), "messages")
     if not messages:
         raise refused("messages", "expected at least one message")
@@ -100,7 +118,7 @@ def _messages(fields: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         elif role == "user":
             yield from _user(content, f"{where}.content")
         elif role == "assistant":
-            yield _assistant(content, f"{where}.content")
+            yield _assistant(content, f"{where}.content", hosted)
         else:
             raise refused(f"{where}.role", "expected user, assistant or system")
 
@@ -212,7 +230,7 @@ def _document(block: Mapping[str, Any], where: str) -> dict[str, Any]:
 # -- assistant messages ------------------------------------------------------------------------------------------------
 
 
-def _assistant(content: str | list[Any], where: str) -> dict[str, Any]:
+def _assistant(content: str | list[Any], where: str, hosted: list[HostedTool]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant"}
     if isinstance(content, str):
         return message | {"content": content}
@@ -227,6 +245,9 @@ def _assistant(content: str | list[Any], where: str) -> dict[str, Any]:
             calls.append(_tool_use(block, at))
         elif kind in ("thinking", "redacted_thinking"):
             _thinking(block, at, message, reasoning)
+        elif kind in _SERVER_BLOCKS or (isinstance(kind, str) and kind.endswith("_tool_result")):
+            hosted.append(HostedTool(f"{at}.type", kind))
+            attach_hosted(message, block)
         else:
             raise refused(f"{at}.type", f"{_shown(kind)} is not served here; expected text, tool_use or thinking")
     message["content"] = _simplest(parts) if parts else (None if calls else "")
@@ -268,15 +289,24 @@ def _thinking(block: Mapping[str, Any], where: str, message: dict[str, Any], rea
 # -- tools and parameters ----------------------------------------------------------------------------------------------
 
 
-def _tools(fields: Mapping[str, Any]) -> dict[str, Any]:
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(objects(fields.get("tools"), "tools"))]
+def _tools(fields: Mapping[str, Any], hosted: list[HostedTool]) -> dict[str, Any]:
+    tools, names = [], set()
+    for index, tool in enumerate(objects(fields.get("tools"), "tools")):
+        kind = tool.get("type")
+        if kind_of(kind, "messages_api") is None:
+            tools.append(_tool(tool, f"tools[{index}]"))
+        else:
+            hosted.append(HostedTool(f"tools[{index}].type", str(kind)))
+            names.add(read(tool, "name", str, f"tools[{index}]."))
     chat: dict[str, Any] = {"tools": tools} if tools else {}
     choice = read(fields, "tool_choice", dict)
-    if choice is None or not tools:
+    if choice is None or not (tools or names):
         return chat
     kind = choice.get("type")
     if kind == "tool":
         name = need(choice, "name", str, "tool_choice.")
+        if name in names:
+            return chat  # a tool of Anthropic's, which is forwarded
         chat["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif kind in ("auto", "any", "none"):
         chat["tool_choice"] = {"auto": "auto", "any": "required", "none": "none"}[kind]

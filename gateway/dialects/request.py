@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import orjson
 
+from gateway.catalog.hosted_tools import SEARCHES, searching
 from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
+from gateway.dialects.forwarded import ForwardedRequest
 from gateway.errors import InvalidRequest
 
 MAX_METADATA = 16
@@ -80,6 +82,8 @@ class ChatRequest:
     """Number of prompt tokens given as ids instead of text."""
     effort: str | None = None
     """The client's effort of reasoning; "": it sets its reasoning in other words; None: it leaves it open."""
+    forwarded: ForwardedRequest | None = None
+    """The request in its own dialect, for providers that have it and run the tools that it asks for."""
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
@@ -141,6 +145,19 @@ def _effort(params: Mapping[str, Any], extras: Mapping[str, Any]) -> str | None:
     if reasoning.get("effort"):
         return str(reasoning["effort"])
     return "" if any(name in extras for name in _OTHER_REASONING) or reasoning else None
+
+
+def with_forwarded(chat: ChatRequest, forwarded: ForwardedRequest) -> ChatRequest:
+    """The request with its forwarded form, which may make it serve with fewer models.
+
+    What a translation loses is told with the attempt that is translated.
+    """
+    lost = (*chat.dropped, *forwarded.lost)
+    chat = replace(chat, dropped=(), forwarded=replace(forwarded, lost=tuple(dict.fromkeys(lost))))
+    if not forwarded.required:
+        return chat
+    needed = {forwarded.api, *([] if SEARCHES.isdisjoint(forwarded.tools.kinds) else [searching(forwarded.api)])}
+    return replace(chat, capabilities=chat.capabilities | needed)
 
 
 def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:

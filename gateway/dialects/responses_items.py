@@ -10,12 +10,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from gateway.dialects import carried
 from gateway.dialects.fields import checked, need, objects, read, refused
+from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
 from gateway.dialects.responses_tools import call_arguments
 
 _INPUT_ROLES = frozenset({"user", "system", "developer"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+_HOSTED_CALLS = frozenset({
+    "apply_patch_call", "code_interpreter_call", "compaction", "computer_call", "file_search_call",
+    "image_generation_call", "local_shell_call", "mcp_approval_request", "mcp_call", "mcp_list_tools", "shell_call",
+    "tool_search_call", "tool_search_output", "web_search_call",
+})  # fmt: skip
+"""Items that OpenAI's models and servers make; no chat message can express them."""
+_HOSTED_OUTPUTS = frozenset({
+    "apply_patch_call_output", "computer_call_output", "local_shell_call_output", "mcp_approval_response",
+    "shell_call_output",
+})  # fmt: skip
+"""The client's answers to such calls."""
 
 
 class MessageBuilder:
@@ -25,6 +39,8 @@ class MessageBuilder:
         self._messages: list[dict[str, Any]] = []
         self._assistant: dict[str, Any] | None = None
         self._shown: list[dict[str, Any]] = []
+        self.hosted: list[HostedTool] = []
+        """Items that only OpenAI's own servers understand."""
 
     def system(self, text: str) -> None:
         """Add the request's instructions."""
@@ -33,6 +49,8 @@ class MessageBuilder:
     def add(self, item: Mapping[str, Any], where: str) -> None:
         """Add one item. Raises InvalidRequest for items that only OpenAI's servers support."""
         kind = item.get("type", "message")
+        if not isinstance(kind, str):
+            raise refused(f"{where}.type", "expected the type of an item")
         if kind == "message":
             self._message(item, where)
         elif kind in ("function_call", "custom_tool_call"):
@@ -41,11 +59,12 @@ class MessageBuilder:
             self._output(item, where)
         elif kind == "reasoning":
             self._reasoning(item, where)
+        elif kind in _HOSTED_CALLS or kind in _HOSTED_OUTPUTS:
+            self._hosted(item, kind, where)
         elif kind == "item_reference":
             raise refused(where, "no such item; send the item itself, or store the response that has it")
         else:
-            named = f'"{kind[:64]}"' if isinstance(kind, str) else "an item without a type"
-            raise refused(f"{where}.type", f"{named} belongs to a tool of OpenAI's servers and is not served here")
+            raise refused(f"{where}.type", f'"{kind[:64]}" is not served here; expected an item of OpenAI\'s Responses')
 
     def messages(self) -> list[dict[str, Any]]:
         """All messages; call it once, at the end."""
@@ -100,6 +119,23 @@ class MessageBuilder:
         content = _simplest(texts or [{"type": "text", "text": ""}])
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
 
+    def _hosted(self, item: Mapping[str, Any], kind: str, where: str) -> None:
+        """Keep what the prompt count and the conversation need of an item that is forwarded as it is."""
+        self.hosted.append(HostedTool(f"{where}.type", kind))
+        if kind in _HOSTED_CALLS:
+            if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
+                self._end_assistant()
+            attach_hosted(self._open_assistant(), item)
+            return
+        self._end_assistant()
+        output = item.get("output")
+        picture = output.get("image_url") if isinstance(output, Mapping) else None
+        if isinstance(picture, str):
+            content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}}]
+        else:
+            content = [{"type": "text", "text": orjson.dumps(item).decode()}]
+        self._messages.append({"role": "user", "content": content})
+
     def _reasoning(self, item: Mapping[str, Any], where: str) -> None:
         """Restore sealed state; keep other encrypted content as an item."""
         if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
@@ -132,9 +168,9 @@ class MessageBuilder:
         if message is None:
             return
         if "content" not in message:
-            if "tool_calls" not in message:
+            if "tool_calls" not in message and not has_hosted(message):
                 return  # reasoning without its response
-            message["content"] = None
+            message["content"] = None if "tool_calls" in message else ""
         carried.attach_extra_content(message)
         self._messages.append(message)
 

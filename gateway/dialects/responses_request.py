@@ -2,7 +2,7 @@
 
 https://platform.openai.com/docs/api-reference/responses. `instructions` and input items become messages, flat tools
 become chat tools. Free-form (`custom`) tools and tools in namespaces become functions, so every model can call them;
-responses use their own kind and name. Tools that OpenAI's servers run are refused by name.
+responses use their own kind and name. A request with tools that OpenAI's servers run is forwarded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.fields import checked, copied, need, objects, read, refused
+from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
 
@@ -43,6 +45,7 @@ class ResponsesRequest:
     """All items of the conversation: earlier ones and this request's."""
     store: bool = True
     dropped: tuple[str, ...] = field(default=())
+    forwarded: ForwardedRequest | None = None
 
 
 def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +98,7 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     chat["messages"] = messages
     if offered.tools:
         chat["tools"] = offered.tools
+    if offered.tools or offered.hosted:
         chat |= choice_of(fields.get("tool_choice"), offered)
     chat |= _shape(fields)
     if "message.output_text.logprobs" in (fields.get("include") or ()):
@@ -105,13 +109,18 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     if session:
         chat["session_id"] = session
     unknown = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    needed, lost = (*offered.hosted, *conversation.hosted), (*unknown, *(f"tools.{t.kind}" for t in offered.optional))
+    found = (*needed, *offered.optional)
     return ResponsesRequest(
         chat=chat,
         tools=offered.by_name,
         echoed={name: fields[name] for name in _ECHOED if fields.get(name) is not None},
         items=[*earlier, *own],
         store=stores(fields),
-        dropped=(*unknown, *offered.dropped),
+        dropped=lost,
+        forwarded=forwarded_request(fields, [*earlier, *own], found, required=bool(needed), lost=lost)
+        if found
+        else None,
     )
 
 

@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 import orjson
 
+from gateway.catalog.hosted_tools import kind_of
 from gateway.dialects.fields import copied, need, objects, read, refused
+from gateway.dialects.forwarded import HostedTool
 
 MAX_NAME = 64
+_CALLED = ("function", "custom")
 _FREE_FORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
@@ -31,11 +34,15 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class OfferedTools:
-    """The chat tools of a request, their Responses tools by name, and dropped tools."""
+    """The chat tools of a request, their Responses tools by name, and those of OpenAI's servers.
+
+    `optional` ones are lost by name where no model has them.
+    """
 
     tools: list[dict[str, Any]]
     by_name: Mapping[str, OfferedTool]
-    dropped: tuple[str, ...]
+    hosted: tuple[HostedTool, ...]
+    optional: tuple[HostedTool, ...]
 
 
 def function_name(name: str, namespace: str | None) -> str:
@@ -47,14 +54,15 @@ def function_name(name: str, namespace: str | None) -> str:
 
 
 def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
-    """The chat functions for `tools`. Raises InvalidRequest for tools of OpenAI's servers.
+    """The chat functions for `tools`, and the tools that only OpenAI's servers run. Raises InvalidRequest.
 
-    Codex adds `web_search` with `external_web_access` to every request, without the user asking for it; this form is
-    dropped by name instead.
+    Codex adds `web_search` with `external_web_access: false` to every request, without the user asking for it: this
+    form is optional.
     """
     made: list[dict[str, Any]] = []
     by_name: dict[str, OfferedTool] = {}
-    dropped: list[str] = []
+    hosted: list[HostedTool] = []
+    optional: list[HostedTool] = []
 
     def offer(tool: Mapping[str, Any], where: str, namespace: str | None) -> None:
         kind = tool.get("type")
@@ -74,21 +82,22 @@ def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
 
     for index, tool in enumerate(tools):
         where, kind = f"tools[{index}]", tool.get("type")
-        if kind in ("function", "custom"):
+        if kind in _CALLED:
             offer(tool, where, None)
         elif kind == "namespace":
             namespace = need(tool, "name", str, f"{where}.")
             for position, inner in enumerate(objects(tool.get("tools"), f"{where}.tools")):
                 at = f"{where}.tools[{position}]"
-                if inner.get("type") not in ("function", "custom"):
+                if inner.get("type") not in _CALLED:
                     raise refused(f"{at}.type", "expected function or custom")
                 offer(inner, at, namespace)
-        elif kind == "web_search" and "external_web_access" in tool:
-            dropped.append("tools.web_search")
+        elif isinstance(kind, str) and kind_of(kind, "responses_api") is not None:
+            left = kind == "web_search" and tool.get("external_web_access") is False
+            (optional if left else hosted).append(HostedTool(f"{where}.type", kind))
         else:
             named = f'"{kind[:64]}"' if isinstance(kind, str) else "a tool without a type"
-            raise refused(f"{where}.type", f"{named} is run by OpenAI's servers and not served here; leave it out")
-    return OfferedTools(made, by_name, tuple(dropped))
+            raise refused(f"{where}.type", f"{named} is not served here; expected function, custom or a hosted tool")
+    return OfferedTools(made, by_name, tuple(hosted), tuple(optional))
 
 
 def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
@@ -102,15 +111,18 @@ def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
     if not isinstance(choice, Mapping):
         raise refused("tool_choice", "expected a string or an object")
     kind = choice.get("type")
-    if kind in ("function", "custom"):
+    if kind in _CALLED:
         return {"tool_choice": {"type": "function", "function": {"name": _flat(choice, "tool_choice.")}}}
     if kind == "allowed_tools":
         mode = choice.get("mode", "auto")
         if mode not in ("auto", "required"):
             raise refused("tool_choice.mode", "expected auto or required")
-        allowed = {_flat(tool, "tool_choice.tools.") for tool in objects(choice.get("tools"), "tool_choice.tools")}
+        listed = objects(choice.get("tools"), "tool_choice.tools")
+        allowed = {_flat(tool, "tool_choice.tools.") for tool in listed if tool.get("type") in (None, *_CALLED)}
         return {"tool_choice": mode, "tools": [t for t in offered.tools if t["function"]["name"] in allowed]}
-    raise refused("tool_choice.type", "expected function, custom or allowed_tools")
+    if any(kind_of(kind, "responses_api") == kind_of(tool.kind, "responses_api") for tool in offered.hosted):
+        return {}  # a hosted tool, which is forwarded
+    raise refused("tool_choice.type", "expected function, custom, allowed_tools or one of the hosted tools")
 
 
 def call_arguments(item: Mapping[str, Any], where: str) -> tuple[str, str]:

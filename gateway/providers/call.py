@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from gateway.dialects.forwarded import ForwardedRequest
 from gateway.providers.answers import ChunkSource
 from gateway.providers.errors import UpstreamFault
 from gateway.providers.exchange import Exchange
@@ -61,6 +62,12 @@ class Call:
     """Sent to OpenAI as `prompt_cache_key` where the caller has none: turns of one session meet in one cache."""
     task_budget: Mapping[str, Any] | None = None
     """What the session has left, for Anthropic's `output_config.task_budget`; None: not told."""
+    forwarded: ForwardedRequest | None = None
+    """The request in its own dialect, sent instead of `messages` and `params`."""
+    tool_calls: int = 0
+    """Calls of hosted tools that the hold covers; the provider is told so where it has a limit."""
+    notes: Sequence[str] = ()
+    """Lines for the system prompt of a forwarded request; `messages` have them already."""
 
 
 class PreparedCall(Protocol):

@@ -1,6 +1,7 @@
 """All providers: `Upstream.complete`, `open_stream`, `embed` and `moderate`.
 
-The direct client (`gateway.providers.direct`) makes plain calls, LiteLLM (`gateway.providers.acompletion`) all others.
+The direct client (`gateway.providers.direct`) makes plain calls, LiteLLM (`gateway.providers.acompletion`) all others;
+requests in a provider's own dialect are forwarded (`gateway.providers.forward`).
 One call is one request: no retries, no fallbacks, no callbacks, no address or key from the environment or from the
 caller's body. Every failure is an UpstreamFault with our own message.
 """
@@ -25,6 +26,7 @@ from gateway.providers.call import Call, Lane, PreparedCall
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
+from gateway.providers.forward import ForwardedCall
 from gateway.providers.litellm_clients import LOOKING_UP, ProviderNames, spoken_as_openai
 from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import (
@@ -106,6 +108,9 @@ class Upstream:
 
     async def complete(self, call: Call) -> Reply:
         """A complete response. Raises UpstreamFault, and InvalidRequest for forbidden content."""
+        if call.forwarded is not None:
+            forwarding = _unsent(call, lambda: self._forwarding(replace(call, stream=False)))
+            return await self._received(call, lambda: forwarding, lambda exchange, response: forwarding.reply(exchange))
         prepared = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
         exchange = _exchange(call)
         response, fault = None, None
@@ -193,6 +198,8 @@ class Upstream:
         """The prepared call. Raises CallRefused, and InvalidRequest for its content."""
         if self._thin is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
+        if call.forwarded is not None:
+            return self._forwarding(call)
         found = self._resolved(call)
         call = self._limited(call, found)
         if call.lane != "litellm":
@@ -205,6 +212,13 @@ class Upstream:
                 raise CallRefused("the configuration requires the direct client, which cannot make this call")
         self.on_call("litellm")
         return self._acompletion.prepare(call, found, *self._outgoing(call, found))
+
+    def _forwarding(self, call: Call) -> ForwardedCall:
+        if self._open is None:
+            raise RuntimeError("Upstream.start() was not awaited")
+        prepared = ForwardedCall(call, self._resolved(call), self._open)
+        self.on_call("thin")
+        return prepared
 
     def _embedding(self, call: Call) -> PreparedCall:
         if self._acompletion is None:
@@ -224,6 +238,8 @@ class Upstream:
         return _unsent(call, lambda: self._left_out(call))
 
     def _left_out(self, call: Call) -> tuple[str, ...]:
+        if call.forwarded is not None:
+            return call.forwarded.dropped
         found = self._resolved(call)
         names = self._shaped(self._limited(call, found), found).dropped
         thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)

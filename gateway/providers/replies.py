@@ -45,7 +45,7 @@ async def native_reply(exchange: Exchange) -> Reply:
     fault = fault_in(body, exchange.headers, alone=True)
     if fault is not None:
         raise fault.billed(usage_from_openai(take_usage(body)))
-    return _reply(exchange, body)
+    return chat_reply(exchange, body)
 
 
 def translated_reply(exchange: Exchange, response: Any) -> Reply:
@@ -54,7 +54,7 @@ def translated_reply(exchange: Exchange, response: Any) -> Reply:
     if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
         # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
         take_usage(body)
-    return _reply(exchange, body)
+    return chat_reply(exchange, body)
 
 
 def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
@@ -98,10 +98,11 @@ async def _assembled(exchange: Exchange) -> Reply:
     assembly = Assembly()
     async for chunk in stream:
         assembly.add(chunk)
-    return _reply(exchange, assembly.body())
+    return chat_reply(exchange, assembly.body())
 
 
-def _reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
+def chat_reply(exchange: Exchange, body: dict[str, Any]) -> Reply:
+    """A chat completion, repaired, with what its provider reported."""
     report = take_usage(body)
     usage = with_facts(usage_from_openai(report), reported_tier(body), cited_searches(body.get("choices")))
     repair_whole(body, lambda: exchange.new_id("call"))

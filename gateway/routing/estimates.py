@@ -18,6 +18,8 @@ from typing import Literal
 
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.call_cost import call_bounds, expected_prices
+from gateway.catalog.hosted_tools import NO_TOOLS
+from gateway.catalog.models import Model
 from gateway.catalog.prices import Rates
 from gateway.dialects.request import ChatRequest
 from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
@@ -66,6 +68,8 @@ class Estimate:
     """Prompt tokens that this model has seen before, of which `view.warm_tokens` are expected to be cached."""
     matching_age_s: float = 0.0
     mark: CacheMark = ""
+    tool_calls: int = 0
+    """Calls of tools that the provider runs, which the hold covers."""
 
 
 def estimate(
@@ -109,10 +113,14 @@ def estimate(
         likely_tokens = max(likely_tokens, quantiles[_LIKELY])
     likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
     longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
-    limited, max_tokens, hold = _hold(
-        option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended, patient,
-        company, available_nanousd if shared_nanousd is None else shared_nanousd,
-    )  # fmt: skip
+    asked_calls = chat.forwarded.tools.asked_calls if chat.forwarded and is_forwarded(chat, model) else 0
+    for tool_calls in range(asked_calls, min(asked_calls, 1) - 1, -1):  # fewer where the money covers no more
+        limited, max_tokens, hold = _hold(
+            option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended,
+            patient, company, available_nanousd if shared_nanousd is None else shared_nanousd, tool_calls,
+        )  # fmt: skip
+        if max_tokens and hold <= available_nanousd:
+            break
     matching, age_s = matching_prefix(memory, model.name, chat.messages, at_ms)
     matching = min(matching, prompt_tokens)
     terms = replace(model.cache, ttl_s=HOUR_S) if mark == HOUR and model.cache.ttl_s is None else model.cache
@@ -155,7 +163,13 @@ def estimate(
         matching_tokens=matching,
         matching_age_s=age_s,
         mark=mark,
+        tool_calls=tool_calls,
     )
+
+
+def is_forwarded(chat: ChatRequest, model: Model) -> bool:
+    """True if the request goes to this model in its own dialect."""
+    return chat.forwarded is not None and chat.forwarded.api in model.capabilities
 
 
 def available(balances: Sequence[int]) -> int:
@@ -182,6 +196,7 @@ def _hold(
     patient: bool,
     company: int,
     shared_nanousd: int,
+    tool_calls: int,
 ) -> tuple[bool, int, int]:
     """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
 
@@ -189,7 +204,8 @@ def _hold(
     """
     bounds = call_bounds(
         option.model, prompt_tokens_bound, chat.params, chat.extras, n=chat.n, images=chat.images,
-        audio="audio" in chat.capabilities,
+        audio="audio" in chat.capabilities, tools=chat.forwarded.tools if chat.forwarded else NO_TOOLS,
+        tool_calls=tool_calls,
     )  # fmt: skip
     worst = bounds.worst_nanousd
 

@@ -129,8 +129,9 @@ def without_room(options: Sequence[Eligibility], model: str, wait_s: int) -> lis
     ]
 
 
-def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_tokens: int, mode: str = "chat") -> None:
+def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_tokens: int) -> None:
     """Raise the error that explains why no model is eligible, if none is."""
+    requested, mode = chat.model, chat.mode
     reasons = [option.why_not for option in options]
     if not all(reasons):
         return
@@ -143,6 +144,8 @@ def refuse_when_none(options: Sequence[Eligibility], requested: str, prompt_toke
         raise _unknown(requested)
     if TOO_SMALL in decisive:
         raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
+    if chat.forwarded is not None and any(chat.forwarded.api in reason for reason in decisive):
+        raise chat.forwarded.refusal()
     needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
 

@@ -20,6 +20,7 @@ from gateway.providers.cooldown import Breaker
 from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
 from gateway.providers.providers import Call, Upstream
 from gateway.providers.replies import Reply
+from gateway.routing.estimates import is_forwarded
 from gateway.tasks import Background
 from gateway.turn.context import Attempt
 from gateway.turn.failures import failed_attempt
@@ -84,7 +85,7 @@ class ProviderCalls:
             try:
                 call = self._call(attempt)
                 if attempt.context.chat.mode == "chat":
-                    attempt = replace(attempt, dropped=self._upstream.left_out(call))
+                    attempt = replace(attempt, dropped=(*_lost(attempt, call), *self._upstream.left_out(call)))
                 sent = True
                 answer = await send(call)
             except UpstreamFault as fault:
@@ -113,6 +114,7 @@ class ProviderCalls:
         if task is not None:
             notes = notes[1:]  # the first is the line that says the same
             headers = with_task_budgets(headers)
+        estimate = attempt.choice.estimate
         return Call(
             litellm_model=deployment.litellm_model,
             messages=with_notes(chat.messages, notes),
@@ -127,9 +129,12 @@ class ProviderCalls:
             dropped_params=deployment.dropped_params,
             service_tiers=deployment.prices.tier_names,
             search_priced=deployment.prices.search_femtousd != NO_SEARCH,
-            max_tokens=attempt.choice.estimate.max_tokens,
+            max_tokens=estimate.max_tokens,
             max_tokens_param=_limit_name(chat, deployment),
-            limited=attempt.choice.estimate.limited,
+            limited=estimate.limited,
+            forwarded=chat.forwarded if is_forwarded(chat, estimate.option.model) else None,
+            tool_calls=estimate.tool_calls,
+            notes=notes,
             stream=chat.stream,
             timeout_s=deployment.timeout_s,
             stream_timeout_s=deployment.stream_timeout_s,
@@ -186,6 +191,12 @@ def _defaults(attempt: Attempt) -> Mapping[str, Any]:
     effort = attempt.choice.estimate.option.model.effort
     defaults = attempt.deployment.request_defaults
     return {**defaults, "reasoning_effort": effort} if effort and attempt.context.chat.effort is None else defaults
+
+
+def _lost(attempt: Attempt, call: Call) -> tuple[str, ...]:
+    """What a request loses that could have been forwarded and is translated."""
+    forwarded = attempt.context.chat.forwarded
+    return forwarded.lost if forwarded is not None and call.forwarded is None else ()
 
 
 def cache_key(tenant_id: str, session_id: str) -> str:

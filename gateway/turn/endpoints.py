@@ -27,9 +27,10 @@ from gateway.dialects.chat import ChatDialect
 from gateway.dialects.completions import CompletionsDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.embeddings import EmbeddingsDialect, parse_embeddings
+from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.messages import MessagesDialect
 from gateway.dialects.moderations import USUAL_MODEL, ModerationsDialect, parse_moderations
-from gateway.dialects.request import ChatRequest, chat_of, parse_chat, parse_object
+from gateway.dialects.request import ChatRequest, chat_of, parse_chat, parse_object, with_forwarded
 from gateway.dialects.responses import ResponsesDialect, Store
 from gateway.dialects.responses_request import ResponsesRequest
 from gateway.errors import GatewayError, InvalidRequest, LedgerUnavailable, NotFound
@@ -75,7 +76,9 @@ class Endpoints:
 
     async def messages(self, request: Request) -> ASGIApp:
         """A turn of a session in Anthropic's Messages dialect."""
-        return await self._in(MessagesDialect(), self._turns.serve(request, self._read_messages))
+        betas = ",".join(request.headers.getlist("anthropic-beta"))
+        serving = self._turns.serve(request, lambda body, caller: self._read_messages(body, betas))
+        return await self._in(MessagesDialect(), serving)
 
     async def responses(self, request: Request) -> ASGIApp:
         """A turn of a session in OpenAI's Responses dialect."""
@@ -102,10 +105,11 @@ class Endpoints:
         default = configured[0].name if configured else USUAL_MODEL
         return parse_moderations(parse_object(body, self._limits), body, default), ModerationsDialect()
 
-    async def _read_messages(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
-        read = messages_request.to_chat(parse_object(body, self._limits))
-        chat = self._as_chat(read.chat, "messages", body, read.dropped)
-        return chat if read.thinks else replace(chat, effort="none"), MessagesDialect(read.stop_sequences)
+    async def _read_messages(self, body: bytes, betas: str) -> tuple[ChatRequest, Dialect]:
+        read = messages_request.to_chat(parse_object(body, self._limits), betas=betas)
+        chat = self._as_chat(read.chat, "messages", body, read.dropped, read.forwarded)
+        chat = chat if read.thinks else replace(chat, effort="none")
+        return chat, MessagesDialect(read.stop_sequences, forwarded=read.forwarded is not None)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))
@@ -124,16 +128,25 @@ class Endpoints:
         read = responses_request.to_chat(fields, earlier)
         if session_id is not None and "session_id" not in read.chat:
             read.chat["session_id"] = session_id
-        chat = self._as_chat(read.chat, "responses", body, read.dropped)
+        chat = self._as_chat(read.chat, "responses", body, read.dropped, read.forwarded)
         return chat, ResponsesDialect(read, self._keeper(caller))
 
-    def _as_chat(self, fields: dict[str, Any], endpoint: str, body: bytes, dropped: tuple[str, ...]) -> ChatRequest:
+    def _as_chat(
+        self,
+        fields: dict[str, Any],
+        endpoint: str,
+        body: bytes,
+        dropped: tuple[str, ...],
+        forwarded: ForwardedRequest | None = None,
+    ) -> ChatRequest:
         """Validate a translated body.
 
         An idempotency key covers the client's bytes and the route: the same bytes in another dialect differ.
         """
         digest = hashlib.sha256(endpoint.encode() + b"\0" + body).digest()
         chat = chat_of(fields, self._limits, digest)
+        if forwarded is not None:
+            return with_forwarded(chat, forwarded)
         return replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
 
     async def _resolved(self, caller: Caller, fields: Mapping[str, Any]) -> Any:

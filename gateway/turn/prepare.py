@@ -135,7 +135,7 @@ class Preparation:
             context = await self._with_note(context, budget_note(context))
         options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
         context = self._with_fallback(replace(context, options=options))
-        guard.refuse_when_none(context.options, chat.model, context.prompt.estimate, chat.mode)
+        guard.refuse_when_none(context.options, chat, context.prompt.estimate)
         return context
 
     async def closing(self, context: TurnContext) -> TurnContext:

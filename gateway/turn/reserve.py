@@ -100,7 +100,7 @@ class Reservations:
         funds, policy = context.funds, self._configuration().settings.policy
         tries = RESERVE_TRIES
         while tries:
-            guard.refuse_when_none(context.options, context.chat.model, context.prompt.estimate, context.chat.mode)
+            guard.refuse_when_none(context.options, context.chat, context.prompt.estimate)
             choice = self._decider.decide(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice

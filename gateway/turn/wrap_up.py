@@ -42,6 +42,8 @@ def closing_request(chat: ChatRequest) -> ChatRequest:
 
     A conversation that contains tool calls keeps the definitions of its tools, which some providers require.
     """
+    if chat.forwarded is not None:
+        chat = replace(chat, forwarded=chat.forwarded.closing())
     params: Mapping[str, Any] = {name: value for name, value in chat.params.items() if name not in _TOOL_PARAMS}
     if _calls_tools(chat.messages) and chat.params.get("tools"):
         return replace(chat, params={**params, "tools": chat.params["tools"], "tool_choice": "none"})

@@ -18,26 +18,43 @@ from tests.harness.gateway import config, serving
 from tests.harness.scenario import HELLO, Play
 from tests.harness.upstream import FaultUpstream
 
-BODIES: Mapping[str, Mapping[str, Any]] = {
-    "/chat/completions": {"messages": HELLO, "model": "small"},
-    "/messages": {"messages": HELLO, "max_tokens": 4_000, "model": "small"},
-    "/responses": {"input": "hello there", "model": "small"},
-    "/completions": {"prompt": "hello there", "model": "small"},
-    "/embeddings": {"input": ["hello there"], "model": "vectors"},
-    "/moderations": {"input": ["hello there"], "model": "watch"},
-}
+BODIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "chat": ("/chat/completions", {"messages": HELLO, "model": "small"}),
+    "messages": ("/messages", {"messages": HELLO, "max_tokens": 4_000, "model": "small"}),
+    "responses": ("/responses", {"input": "hello there", "model": "small"}),
+    "completions": ("/completions", {"prompt": "hello there", "model": "small"}),
+    "embeddings": ("/embeddings", {"input": ["hello there"], "model": "vectors"}),
+    "moderations": ("/moderations", {"input": ["hello there"], "model": "watch"}),
+    "messages, hosted": (
+        "/messages",
+        {
+            "messages": HELLO, "max_tokens": 4_000, "model": "claude",
+            "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+        },
+    ),
+    "responses, hosted": (
+        "/responses", {"input": "hello there", "model": "gpt", "tools": [{"type": "web_search"}]}
+    ),
+}  # fmt: skip
+"""Every way to spend: the route and its body. Hosted tools go to the provider in the dialect of the request."""
 FREE = {
     "/feedback", "/forecast", "/messages/count_tokens", "/responses/compact", "/responses/{response_id}/cancel",
     "/route", "/router/outcomes", "/sessions/{session_id}", "/sessions/{session_id}/charges", "/tools/check_budget",
 }  # fmt: skip
 """Posts that call no provider. Charges spend money elsewhere: tests/e2e/test_charges.py."""
-UNSTREAMED = ("/embeddings", "/moderations")
-WAYS = [(path, stream) for path in BODIES for stream in (False, True) if not (stream and path in UNSTREAMED)]
-OTHERS = {"small": "other", "vectors": "vectors-b", "watch": "watch-b"}
+UNSTREAMED = ("embeddings", "moderations")
+WAYS = [(way, stream) for way in BODIES for stream in (False, True) if not (stream and way in UNSTREAMED)]
+OTHERS = {"small": "other", "vectors": "vectors-b", "watch": "watch-b", "claude": "claude-b", "gpt": "gpt-b"}
 """The fallback of each model."""
 MODES = {"vectors": "embedding", "vectors-b": "embedding", "watch": "moderation", "watch-b": "moderation"}
-NANOUSD_IN, NANOUSD_OUT = 1_000, 2_000
-"""Prices of all models that are called, a token."""
+NANOUSD_IN, NANOUSD_OUT, NANOUSD_SEARCH = 1_000, 2_000, 3_000
+"""Prices of all models that are called, a token; the fee of a web search."""
+FEES = {"search_context_cost_per_query": {"search_context_size_medium": "0.000003"}}
+INFOS: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"mode": mode} for name, mode in MODES.items()},
+    **{name: {"supported_endpoints": ["/v1/responses"], **FEES} for name in ("gpt", "gpt-b")},
+    **dict.fromkeys(("claude", "claude-b"), FEES),
+}
 
 
 @dataclass(slots=True)
@@ -51,7 +68,20 @@ class QueuedUpstream(FaultUpstream):
 
     @property
     def bill_nanousd(self) -> int:
-        return sum(a.prompt_tokens * NANOUSD_IN + a.output_tokens * NANOUSD_OUT for a in self.bill)
+        return sum(
+            a.prompt_tokens * NANOUSD_IN + a.output_tokens * NANOUSD_OUT + a.searches * NANOUSD_SEARCH
+            for a in self.bill
+        )
+
+
+def maker(model: str) -> str:
+    """LiteLLM's name of the provider."""
+    return "anthropic" if model.startswith("claude") else "openai"
+
+
+async def post(http: httpx.AsyncClient, way: str, stream: bool, *, prefix: str = "/v1") -> httpx.Response:
+    path, body = BODIES[way]
+    return await http.post(prefix + path, json={**body, "stream": stream})
 
 
 @contextlib.asynccontextmanager
@@ -69,12 +99,13 @@ async def scene(
     async with QueuedUpstream(queue=list(queue)) as provider:
         path = config(
             folder, provider.url, database_url=url, modes={name: name for pair in OTHERS.items() for name in pair},
-            infos={name: {"mode": mode} for name, mode in MODES.items()},
+            infos=INFOS,
             router={"num_retries": retries, "fallbacks": [{name: [other]} for name, other in fallbacks.items()]},
         )  # fmt: skip
         tree = yaml.safe_load(path.read_text())
         tree["model_list"] = [
-            entry | {"litellm_params": entry["litellm_params"] | {"model": f"openai/copy-{number}"}}
+            entry
+            | {"litellm_params": entry["litellm_params"] | {"model": f"{maker(entry['model_name'])}/copy-{number}"}}
             for entry in tree["model_list"]
             for number in range(copies)
         ]
@@ -105,49 +136,49 @@ async def test_every_route_that_takes_a_post_is_walked_here_or_spends_nothing(tm
         paths = (await http.get("/openapi.json")).json()["paths"]
     posts = {path for path, methods in paths.items() if "post" in methods}
     turns = {path for path in posts if not path.removeprefix("/v1").startswith(("/admin/", "/ui"))}
-    assert turns == {prefix + path for prefix in ("/v1", "") for path in BODIES.keys() | FREE}
+    assert turns == {prefix + path for prefix in ("/v1", "") for path in {path for path, _ in BODIES.values()} | FREE}
 
 
-@pytest.mark.parametrize(("path", "stream"), WAYS)
+@pytest.mark.parametrize(("way", "stream"), WAYS)
 async def test_an_answer_is_one_hold_settled_to_the_bill(
-    tmp_path: Path, sqlite_url: str, path: str, stream: bool
+    tmp_path: Path, sqlite_url: str, way: str, stream: bool
 ) -> None:
     async with scene(tmp_path, sqlite_url, ["ok"]) as (play, provider, http):
-        answer = await http.post(path if stream else f"/v1{path}", json={**BODIES[path], "stream": stream})
+        answer = await post(http, way, stream, prefix="" if stream else "/v1")
         assert answer.status_code == 200
         assert await chain(play, ["settled"]) == provider.bill_nanousd > 0
 
 
-@pytest.mark.parametrize(("path", "stream"), WAYS)
+@pytest.mark.parametrize(("way", "stream"), WAYS)
 @pytest.mark.parametrize("copies", [1, 2], ids=["same deployment", "other deployment"])
 async def test_a_second_attempt_is_a_second_hold_of_the_same_turn(
-    tmp_path: Path, sqlite_url: str, path: str, stream: bool, copies: int
+    tmp_path: Path, sqlite_url: str, way: str, stream: bool, copies: int
 ) -> None:
     """The same deployment again, or the other one of a balanced group."""
     async with scene(tmp_path, sqlite_url, ["e503", "ok"], copies=copies, retries=1) as (play, provider, http):
-        answer = await http.post(f"/v1{path}", json={**BODIES[path], "stream": stream})
+        answer = await post(http, way, stream)
         assert answer.status_code == 200
         assert await chain(play, ["released", "settled"]) == provider.bill_nanousd > 0
         assert len({attempt.model for attempt in provider.bill}) == copies
 
 
-@pytest.mark.parametrize(("path", "stream"), WAYS)
+@pytest.mark.parametrize(("way", "stream"), WAYS)
 async def test_a_fallback_is_a_second_hold_of_the_same_turn(
-    tmp_path: Path, sqlite_url: str, path: str, stream: bool
+    tmp_path: Path, sqlite_url: str, way: str, stream: bool
 ) -> None:
     async with scene(tmp_path, sqlite_url, ["e503", "ok"], fallbacks=OTHERS) as (play, provider, http):
-        answer = await http.post(f"/v1{path}", json={**BODIES[path], "stream": stream})
+        answer = await post(http, way, stream)
         assert answer.status_code == 200
         assert await chain(play, ["released", "settled"]) == provider.bill_nanousd > 0
         (decision,) = play.rows(decisions)
-        assert (decision["model"], decision["reason"]) == (OTHERS[str(BODIES[path]["model"])], "fallback")
+        assert (decision["model"], decision["reason"]) == (OTHERS[BODIES[way][1]["model"]], "fallback")
         assert answer.headers["x-seqroute-reason"] == "fallback"
 
 
-@pytest.mark.parametrize(("path", "stream"), WAYS)
-async def test_a_failure_is_one_hold_given_back(tmp_path: Path, sqlite_url: str, path: str, stream: bool) -> None:
+@pytest.mark.parametrize(("way", "stream"), WAYS)
+async def test_a_failure_is_one_hold_given_back(tmp_path: Path, sqlite_url: str, way: str, stream: bool) -> None:
     async with scene(tmp_path, sqlite_url, ["e503"]) as (play, provider, http):
-        answer = await http.post(f"/v1{path}", json={**BODIES[path], "stream": stream})
+        answer = await post(http, way, stream)
         assert answer.status_code >= 500
         await play.gateway.settled()
         await play.gateway.audit()
@@ -155,12 +186,13 @@ async def test_a_failure_is_one_hold_given_back(tmp_path: Path, sqlite_url: str,
         assert provider.bill_nanousd == 0
 
 
-@pytest.mark.parametrize("path", [path for path, stream in WAYS if stream])
+@pytest.mark.parametrize("way", [way for way, stream in WAYS if stream])
 async def test_a_client_that_leaves_a_stream_pays_no_less_than_what_came(
-    tmp_path: Path, sqlite_url: str, path: str
+    tmp_path: Path, sqlite_url: str, way: str
 ) -> None:
     async with scene(tmp_path, sqlite_url, ["ok:tokens=400,delay=0.02"]) as (play, provider, http):
-        async with http.stream("POST", f"/v1{path}", json={**BODIES[path], "stream": True}) as leaving:
+        path, body = BODIES[way]
+        async with http.stream("POST", f"/v1{path}", json={**body, "stream": True}) as leaving:
             async for _ in leaving.aiter_bytes():
                 break
         posted = await chain(play, ["settled"])
@@ -169,12 +201,12 @@ async def test_a_client_that_leaves_a_stream_pays_no_less_than_what_came(
         assert 0 < posted < 400 * NANOUSD_OUT
 
 
-@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("way", BODIES)
 async def test_a_client_that_leaves_before_its_answer_is_one_hold_that_is_resolved(
-    tmp_path: Path, sqlite_url: str, path: str
+    tmp_path: Path, sqlite_url: str, way: str
 ) -> None:
     async with scene(tmp_path, sqlite_url, ["ok:first=5"]) as (play, provider, http):
-        leaving = asyncio.create_task(http.post(f"/v1{path}", json=dict(BODIES[path])))
+        leaving = asyncio.create_task(post(http, way, stream=False))
         async with asyncio.timeout(20):
             while not provider.bill:  # noqa: ASYNC110 - the provider has no event for it
                 await asyncio.sleep(0.01)

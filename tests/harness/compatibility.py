@@ -44,10 +44,13 @@ class Feature:
     said: Said
     arrives: str = ""
     streams: tuple[bool, ...] = (False, True)
-    completions: bool = False
-    """Whether it exists in the dialect of completions."""
+    dialects: tuple[str, ...] = ("chat", "messages", "responses")
+    """Those in which it exists."""
+    hosted: bool = False
+    """Whether the provider's own servers run it, and answer in the client's dialect."""
 
 
+EVERYWHERE = ("chat", "messages", "responses", "completions")
 FEATURES: Mapping[str, Feature] = {
     "tools": Feature("tools", Said(calls=(BERLIN,)), "get_weather", (False,)),
     "streamed_tools": Feature("streaming tool arguments", Said(calls=(BERLIN,)), "get_weather", (True,)),
@@ -56,10 +59,13 @@ FEATURES: Mapping[str, Feature] = {
     "images": Feature("images", Said(text=TEXT), PICTURE),
     "json_schema": Feature("json_schema", Said(text='{"degrees_celsius": 21}'), "degrees_celsius"),
     "reasoning": Feature("reasoning", Said(text=TEXT, thought=THOUGHT)),
-    "cached": Feature("cached usage", Said(text=TEXT, cached_tokens=400), completions=True),
-    "stop": Feature("stop reason", Said(text=TEXT), completions=True),
-    "truncation": Feature("truncation", Said(text=TEXT, ended="length"), completions=True),
-    "refusal": Feature("refusal", Said(text=TEXT, ended="refused"), completions=True),
+    "cached": Feature("cached usage", Said(text=TEXT, cached_tokens=400), dialects=EVERYWHERE),
+    "stop": Feature("stop reason", Said(text=TEXT), dialects=EVERYWHERE),
+    "truncation": Feature("truncation", Said(text=TEXT, ended="length"), dialects=EVERYWHERE),
+    "refusal": Feature("refusal", Said(text=TEXT, ended="refused"), dialects=EVERYWHERE),
+    "web_search": Feature(
+        "hosted web search", Said(text=TEXT), "web_search", dialects=("messages", "responses"), hosted=True
+    ),
 }
 
 
@@ -153,6 +159,8 @@ async def ask_messages(clients: Clients, model: str, feature: str, stream: bool)
     body: dict[str, Any] = {"model": model, "max_tokens": 3_000, "messages": messages}
     if "tool" in feature:
         body["tools"] = [{"name": "get_weather", "input_schema": CITY}]
+    if feature == "web_search":
+        body["tools"] = [{"type": "web_search_20250305", "name": "web_search"}]
     if feature == "json_schema":
         body["extra_body"] = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
     if feature == "reasoning":
@@ -188,6 +196,8 @@ async def ask_responses(clients: Clients, model: str, feature: str, stream: bool
     body: dict[str, Any] = {"model": model, "input": items}
     if "tool" in feature:
         body["tools"] = [{"type": "function", "name": "get_weather", "parameters": CITY, "strict": False}]
+    if feature == "web_search":
+        body["tools"] = [{"type": "web_search"}]
     if feature == "json_schema":
         body["text"] = {"format": {"type": "json_schema", "name": "forecast", "schema": SCHEMA, "strict": True}}
     if feature == "reasoning":
@@ -259,7 +269,13 @@ def wrong(feature: str, shown: Shown, arrived: str) -> str:
     return "; ".join(problems)
 
 
-EXPLAINED: Mapping[tuple[str, str, str], str] = {}
+_OWNERS = {"messages": "anthropic", "responses": "openai"}
+EXPLAINED: Mapping[tuple[str, str, str], str] = {
+    (dialect, family, "web_search"): f"refused: only {FAMILIES[owner]}'s servers run it"
+    for dialect, owner in _OWNERS.items()
+    for family in FAMILIES
+    if family != owner
+}
 """Why a cell is not a yes: (dialect, family, feature)."""
 
 
@@ -269,7 +285,7 @@ def table() -> str:
     for dialect, title in DIALECTS.items():
         lines += [f"### {title}", "", f"| | {' | '.join(FAMILIES.values())} |", "|---" * (len(FAMILIES) + 1) + "|"]
         for feature, row in FEATURES.items():
-            if dialect != "completions" or row.completions:
+            if dialect in row.dialects:
                 cells = [EXPLAINED.get((dialect, family, feature), "yes") for family in FAMILIES]
                 lines.append(f"| {row.title} | {' | '.join(cells)} |")
         lines.append("")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Protocol
 
+from tests.harness.forwarded_answers import FORWARDED_ROUTES, forwarded_events, forwarded_whole
 from tests.harness.words import prompt_tokens, words
 
 STREAM_MODES = (
@@ -43,6 +44,7 @@ class Attempt:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    searches: int = 0
     max_tokens: int | None = None
     status: int = 200
     usage_reported: bool = False
@@ -89,7 +91,8 @@ class Answer:
         self.upstream, self.reader, self.writer, self.headers, self.body = upstream, reader, writer, headers, body
         self.model = str(body.get("model", "ok"))
         self.mode, options = upstream.mode_of(self.model)
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
+        asked = body.get("messages") or body.get("input")
         self.limit = limit if isinstance(limit, int) else None
         wanted = int(options.get("tokens", 400 if self.mode == "long" else upstream.tokens))
         self.tokens = wanted if self.limit is None or self.mode == "overrun" else min(wanted, self.limit)
@@ -105,12 +108,12 @@ class Answer:
             model=self.model,
             mode=self.mode,
             stream=bool(body.get("stream")),
-            prompt_tokens=int(options.get("prompt", prompt_tokens(body.get("messages")))),
+            prompt_tokens=int(options.get("prompt", prompt_tokens(asked))),
             cached_tokens=int(options.get("cached", 0)),
             reasoning_tokens=int(options.get("reasoning", 0)),
             max_tokens=self.limit,
             started_s=upstream.now_s(),
-            tag=_tag(body.get("messages")),
+            tag=_tag(asked),
         )
         upstream.bill.append(self.attempt)
 
@@ -183,8 +186,12 @@ class Answer:
         self._generated(self.tokens * self.n)
         if self.mode == "rst":
             return self._reset()
-        made = {"embeddings": self._vectors, "moderations": self._verdicts}.get(self.route, self._completion)
-        body = json.dumps(made()).encode()
+        if self.route in FORWARDED_ROUTES:
+            usage = self._usage()
+            body = json.dumps(forwarded_whole(self.route, self.model, self._words(), usage, self.finish)).encode()
+        else:
+            made = {"embeddings": self._vectors, "moderations": self._verdicts}.get(self.route, self._completion)
+            body = json.dumps(made()).encode()
         if self.mode == "badjson":
             body = body[:-7]
         if self.mode == "half":
@@ -265,7 +272,7 @@ class Answer:
         )
         if self.mode == "split-utf8":
             return await self._split_stream()
-        async for piece in self._pieces():
+        async for piece in self._forwarded() if self.route in FORWARDED_ROUTES else self._pieces():
             await self._piece(piece)
             if self.mode == "drip" and self.attempt.output_tokens >= self.after:
                 await self._drip()
@@ -312,6 +319,21 @@ class Answer:
             yield piece
         if self.mode != "nodone":
             yield b"data: [DONE]\r\n\r\n" if self.mode == "crlf" else b"data: [DONE]\n\n"
+
+    async def _forwarded(self) -> AsyncIterator[bytes]:
+        """The events of OpenAI's Responses or Anthropic's Messages, after a web search."""
+        broken = self.mode in ("rst", "half", "nofinish", "inband-mid", "badjson", "stall", "nul")
+        said = 0
+        for event, speaks in forwarded_events(self.route, self.model, self._words(), self._usage, self.finish):
+            if broken and said == self.after:
+                async for piece in self._breakage():
+                    yield piece
+                return
+            if speaks:
+                await asyncio.sleep(self.delay_s)
+                said += 1
+                self._generated(said)
+            yield _event(event)
 
     async def _deltas(self) -> AsyncIterator[bytes]:
         if self.mode == "tools":
@@ -405,6 +427,7 @@ class Answer:
         if self.mode in ("nousage", "oknousage"):
             return None
         self.attempt.usage_reported = True
+        self.attempt.searches = int(self.route in FORWARDED_ROUTES)
         prompt, output = self.attempt.prompt_tokens, self.attempt.output_tokens + self.attempt.reasoning_tokens
         if self.mode == "zero":
             prompt = output = self.attempt.prompt_tokens = self.attempt.output_tokens = 0
@@ -430,7 +453,8 @@ class Answer:
 
 
 def _tag(messages: Any) -> str:
-    content = messages[-1].get("content") if isinstance(messages, list) and messages else None
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    content = last.get("content") if isinstance(last, dict) else None
     return content[:200] if isinstance(content, str) else ""
 
 

@@ -26,7 +26,8 @@ from tests.harness.compatibility import (
     written,
     wrong,
 )
-from tests.harness.dialects import Asked, DialectProvider, Spoken
+from tests.harness.dialects import USAGE, Asked, DialectProvider, Spoken, as_events, as_json
+from tests.harness.forwarded_answers import forwarded_events, forwarded_whole
 from tests.harness.gateway import config, serving
 from tests.harness.provider_cases import AWS
 from tests.harness.wire_formats import FORMATS, Said
@@ -58,8 +59,15 @@ class Scene:
     provider: DialectProvider
     family: str = "openai"
     said: Said = field(default_factory=Said)
+    hosted: bool = False
 
     def answer(self, asked: Asked) -> Spoken:
+        route = asked.path.partition("?")[0].rpartition("/")[2]
+        if self.hosted and asked.streamed:
+            events = forwarded_events(route, "m", [self.said.text], lambda: USAGE, "stop")
+            return as_events(*(event for event, _ in events))
+        if self.hosted:
+            return as_json(forwarded_whole(route, "m", [self.said.text], USAGE, "stop"))
         return FORMATS[self.family](self.said, asked)
 
 
@@ -93,9 +101,9 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 async def test_what_is_translated_is_what_the_page_says(scene: Scene, dialect: str, family: str) -> None:
     found = {}
     for feature, row in FEATURES.items():
-        if dialect == "completions" and not row.completions:
+        if dialect not in row.dialects:
             continue
-        scene.family, scene.said = family, row.said
+        scene.family, scene.said, scene.hosted = family, row.said, row.hosted
         for stream in row.streams:
             scene.provider.asked.clear()
             try:

@@ -126,7 +126,6 @@ def test_tools_of_every_kind_are_functions() -> None:
             {"type": "custom", "name": "apply_patch", "description": "Patch", "format": grammar},
             {"type": "namespace", "name": "fs", "description": "", "tools": [FLAT | {"name": "read"}]},
             {"type": "web_search", "external_web_access": False},
-            {"type": "web_search", "external_web_access": True},
         ],
         parallel_tool_calls=False,
     )
@@ -135,7 +134,9 @@ def test_tools_of_every_kind_are_functions() -> None:
     assert functions[0] == {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
     assert "lark grammar:\nstart: x" in functions[1]["description"]
     assert functions[1]["parameters"]["required"] == ["input"]
-    assert made.dropped == ("tools.web_search", "tools.web_search")
+    assert made.dropped == ("tools.web_search",)
+    assert made.forwarded is not None
+    assert not made.forwarded.required
     assert made.chat["parallel_tool_calls"] is False
 
 
@@ -219,13 +220,13 @@ def test_references_are_named_for_the_store() -> None:
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_video"}]}]}, "input[0].content[0].type"),
-        ({"input": [{"type": "computer_call"}]}, "input[0].type"),
+        ({"input": [{"type": "telepathy_call"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
         ({"input": [{"role": "user", "content": [FILE_BY_ID]}]}, "input[0].content[0].file_id"),
-        ({"tools": [{"type": "file_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "mcp", "server_url": "https://x.test"}]}, "tools[0].type"),
+        ({"tools": [{"type": "telepathy"}]}, "tools[0].type"),
+        ({"tools": [{"type": ["web_search"]}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "max_tool_calls": 0}, "max_tool_calls"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [FLAT], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"tools": [FLAT], "tool_choice": "maybe"}, "tool_choice"),

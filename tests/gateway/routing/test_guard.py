@@ -163,12 +163,12 @@ def test_a_model_outside_the_tool_loop_is_busy_only_once_the_loop_may_move() -> 
 def refusal(*reasons: str) -> GatewayError:
     options = [Eligibility(model(f"m{number}"), (), reason) for number, reason in enumerate(reasons)]
     with pytest.raises(GatewayError) as refused:
-        refuse_when_none(options, "nope", 9_000)
+        refuse_when_none(options, replace(chat(), model="nope"), 9_000)
     return refused.value
 
 
 def test_one_that_may_is_enough() -> None:
-    refuse_when_none([Eligibility(model(), (), "unhealthy"), Eligibility(model(), (), "")], "auto", 1)
+    refuse_when_none([Eligibility(model(), (), "unhealthy"), Eligibility(model(), (), "")], chat(), 1)
 
 
 def test_failing_models_are_an_upstream_error_worth_another_try() -> None:
@@ -205,7 +205,7 @@ def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
         chat(), requested, models, healthy_breaker(), IDLE, allow_lists=(), bound_to=None, prompt_tokens=1
     )
     with pytest.raises(InvalidRequest) as refused:
-        refuse_when_none(options, "vectors", 1)
+        refuse_when_none(options, replace(chat(), model="vectors"), 1)
     assert refused.value.message == "model: no model can serve this request: it is not a chat model"
 
 

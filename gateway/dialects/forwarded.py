@@ -1,0 +1,123 @@
+"""Requests that are forwarded: in their own dialect, to a provider that has it.
+
+A tool that a provider's servers run cannot be translated. Such a request is sent as it came, rebuilt from an allow-list
+of fields, and the answer returns as it was sent. Beside it the turn has what it has of every other request: a chat
+request, by which sessions, prompts and decisions work, and an answer in chat format. The provider's own answer is in
+its field `forwarded`, or its event in that of a chunk, where the client's dialect finds it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
+
+from gateway.catalog.hosted_tools import NO_TOOLS, Api, HostedTools
+from gateway.errors import InvalidRequest
+
+FORWARDED = "forwarded"
+"""The field of a chat answer or chunk with the provider's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTool:
+    """A tool or item that needs the provider's own dialect. `where`: its path in the request."""
+
+    where: str
+    kind: str
+
+
+class EventReader(Protocol):
+    """Reads one stream of the dialect."""
+
+    def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chat chunks of an event, the first of them with the event."""
+
+    def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The error object of an event that reports one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedRequest(ABC):
+    """A request in its own dialect.
+
+    Without `required` it may be translated too, and loses the fields `lost`. `dropped`: fields that are not forwarded.
+    """
+
+    api: Api
+    body: Mapping[str, Any]
+    tools: HostedTools
+    first: HostedTool
+    """What needs the dialect, for the error where no model has it."""
+    required: bool
+    dropped: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    betas: tuple[str, ...] = field(default=())
+
+    def refusal(self) -> InvalidRequest:
+        """The error where no model that may answer has the dialect or the tool."""
+        owner = "OpenAI" if self.api == "responses_api" else "Anthropic"
+        return InvalidRequest(
+            f'{self.first.where}: "{self.first.kind[:64]}" is run by {owner}\'s servers, and no model that may answer '
+            "this request has it; leave it out, or ask for a model that has it",
+            param=self.first.where,
+        )
+
+    def closing(self) -> Self:
+        """The request of a session's last answer: no tool can be called."""
+        return replace(self, body=self._without_calls(), tools=NO_TOOLS)
+
+    @abstractmethod
+    def _without_calls(self) -> Mapping[str, Any]:
+        """The body, with a tool choice that allows no call."""
+
+    @abstractmethod
+    def outgoing(
+        self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
+    ) -> dict[str, Any]:
+        """The body for a provider: its name of the model, the limits of the hold, notes in the system prompt."""
+
+    @abstractmethod
+    def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A complete answer in chat format, with the answer itself in its field `forwarded`."""
+
+    @abstractmethod
+    def reader(self) -> EventReader:
+        """A reader of one stream."""
+
+
+def chunk_of(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    """A chat chunk of one choice."""
+    choice = {"index": 0, "delta": dict(delta), "finish_reason": finish_reason}
+    return {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+def silent_chunk() -> dict[str, Any]:
+    """A chat chunk of an event that says nothing."""
+    return {"object": "chat.completion.chunk", "choices": []}
+
+
+def call_fragment(index: int, *, call_id: str = "", name: str = "", arguments: str = "") -> dict[str, Any]:
+    """The delta of a piece of a tool call."""
+    call: dict[str, Any] = {"index": index, "function": {"arguments": arguments}}
+    if name:
+        call |= {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"tool_calls": [call]}
+
+
+_HOSTED_ITEMS = "hosted_items"
+
+
+def attach_hosted(message: dict[str, Any], item: Mapping[str, Any]) -> None:
+    """Add a forwarded item to its message of the chat request, which is counted and never sent.
+
+    A picture in it is no prompt text.
+    """
+    counted = {name: value for name, value in item.items() if name != "result"}
+    message.setdefault("provider_specific_fields", {}).setdefault(_HOSTED_ITEMS, []).append(counted)
+
+
+def has_hosted(message: Mapping[str, Any]) -> bool:
+    """True if the message has forwarded items."""
+    return bool((message.get("provider_specific_fields") or {}).get(_HOSTED_ITEMS))

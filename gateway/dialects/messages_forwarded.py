@@ -1,0 +1,222 @@
+"""Messages requests for Anthropic's own servers: built from an allow-list, answers read as chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.catalog.hosted_tools import HostedTools, kind_of, run_by_provider
+from gateway.dialects import carried
+from gateway.dialects.fields import objects, read, refused
+from gateway.dialects.forwarded import (
+    FORWARDED,
+    ForwardedRequest,
+    HostedTool,
+    call_fragment,
+    chunk_of,
+    silent_chunk,
+)
+
+_FORWARDED_FIELDS = (
+    "system", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "stop_sequences", "thinking",
+    "output_config", "output_format", "context_management", "mcp_servers", "container", "cache_control",
+)  # fmt: skip
+_LIMITED = ("web_search", "web_fetch")
+"""Server tools with a limit of their own, `max_uses`."""
+_BETAS = (
+    "advanced-tool-use-", "claude-code-", "code-execution-", "computer-use-", "context-management-", "effort-",
+    "extended-cache-ttl-", "fine-grained-tool-streaming-", "interleaved-thinking-", "mcp-client-",
+    "mid-conversation-system-", "prompt-caching-scope-", "skills-", "structured-outputs-", "thinking-token-count-",
+    "token-efficient-tools-", "web-fetch-", "web-search-",
+)  # fmt: skip
+"""Betas that change neither the price nor who owns what is referred to."""
+_FINISH: Mapping[str, str] = {
+    "max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}  # fmt: skip
+_MOST_BETAS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedMessages(ForwardedRequest):
+    """A Messages request for a provider that has its own `/v1/messages`."""
+
+    def _without_calls(self) -> Mapping[str, Any]:
+        return {**self.body, "tool_choice": {"type": "none"}} if self.body.get("tools") else self.body
+
+    def outgoing(
+        self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
+    ) -> dict[str, Any]:
+        """The body for Anthropic."""
+        body = {**self.body, "model": model}
+        if stream:
+            body["stream"] = True
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+            _fit_thinking(body, max_tokens)
+        if tool_calls and body.get("tools"):
+            body["tools"] = [_limited(tool, tool_calls) for tool in body["tools"]]
+        if notes:
+            body["system"] = [*_system_blocks(body.get("system")), *({"type": "text", "text": note} for note in notes)]
+        return body
+
+    def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A complete message in chat format."""
+        texts, thoughts, calls = [], [], []
+        for block in _blocks(answer):
+            kind = block.get("type")
+            if kind == "text":
+                texts.append(str(block.get("text") or ""))
+            elif kind == "thinking":
+                thoughts.append(str(block.get("thinking") or ""))
+            elif kind == "tool_use":
+                arguments = orjson.dumps(block.get("input") or {}).decode()
+                function = {"name": str(block.get("name")), "arguments": arguments}
+                calls.append({"id": block.get("id"), "type": "function", "function": function})
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+        message |= {"reasoning_content": "".join(thoughts)} if any(thoughts) else {}
+        message |= {"tool_calls": calls} if calls else {}
+        choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
+        body: dict[str, Any] = {"object": "chat.completion", "choices": [choice], FORWARDED: answer}
+        return body | {name: answer[name] for name in ("model", "usage") if answer.get(name)}
+
+    def reader(self) -> MessagesReader:
+        """A reader of one stream."""
+        return MessagesReader()
+
+
+@dataclass(slots=True)
+class MessagesReader:
+    """Reads the events of one stream."""
+
+    _calls: dict[str, int] = field(default_factory=dict)
+
+    def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chat chunks of an event, the first of them with the event."""
+        made = self._chunks(payload)
+        made[0][FORWARDED] = payload
+        return made
+
+    def failure(self, payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The error object of an event that reports one."""
+        if payload.get("type") != "error":
+            return None
+        error = payload.get("error")
+        return error if isinstance(error, Mapping) else payload
+
+    def _chunks(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        kind = payload.get("type")
+        if kind == "content_block_delta":
+            return [chunk_of(self._delta(payload))]
+        if kind == "content_block_start":
+            block = payload.get("content_block")
+            if isinstance(block, Mapping) and block.get("type") == "tool_use":
+                index = self._calls.setdefault(str(payload.get("index")), len(self._calls))
+                return [chunk_of(call_fragment(index, call_id=str(block.get("id")), name=str(block.get("name"))))]
+            return [chunk_of({})]
+        if kind == "message_start":
+            message = payload.get("message")
+            message = message if isinstance(message, Mapping) else {}
+            told = {name: message[name] for name in ("model", "usage") if message.get(name)}
+            return [silent_chunk(), silent_chunk() | told]
+        if kind == "message_delta":
+            delta = payload.get("delta")
+            usage = {"usage": dict(payload["usage"])} if isinstance(payload.get("usage"), Mapping) else {}
+            return [chunk_of({}, _finish_reason(delta if isinstance(delta, Mapping) else {})), silent_chunk() | usage]
+        return [silent_chunk()]
+
+    def _delta(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        delta = payload.get("delta")
+        if not isinstance(delta, Mapping):
+            return {}
+        if delta.get("type") == "text_delta":
+            return {"content": delta.get("text")}
+        if delta.get("type") == "thinking_delta":
+            return {"reasoning_content": delta.get("thinking")}
+        index = self._calls.get(str(payload.get("index")))
+        if delta.get("type") == "input_json_delta" and index is not None:
+            return call_fragment(index, arguments=str(delta.get("partial_json") or ""))
+        return {}
+
+
+def forwarded_request(
+    fields: Mapping[str, Any], found: Sequence[HostedTool], betas: str, lost: tuple[str, ...], system: Any, user: Any
+) -> ForwardedMessages:
+    """The request for Anthropic's servers; `found` are its hosted tools and blocks. Raises InvalidRequest.
+
+    `system`: the system prompt without its billing header. `user`: the person whom the body names, if any.
+    """
+    _check_signatures(fields)
+    body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}
+    body.pop("system", None)
+    if system:
+        body["system"] = system
+    if user:
+        body["metadata"] = {"user_id": user}
+    asked = [beta.strip() for beta in betas.split(",") if beta.strip()][:_MOST_BETAS]
+    kept = tuple(beta for beta in asked if beta.startswith(_BETAS) and beta.replace("-", "").isalnum())
+    known = {*_FORWARDED_FIELDS, "model", "max_tokens", "stream", "metadata"}
+    dropped = sorted(name for name, value in fields.items() if name not in known and value is not None)
+    dropped += ["anthropic-beta"] if len(kept) < len(asked) else []
+    tools = objects(fields.get("tools"), "tools")
+    kinds = {kind for tool in tools if (kind := kind_of(tool.get("type"), "messages_api"))}
+    kinds |= {"mcp"} if fields.get("mcp_servers") else set()
+    uses = [read(tool, "max_uses", int) for tool in tools if kind_of(tool.get("type"), "messages_api") in _LIMITED]
+    limits = [use for use in uses if use is not None]
+    if any(use < 1 for use in limits):
+        raise refused("tools", "expected max_uses to be an integer of at least 1")
+    served = run_by_provider(kinds, "messages_api")
+    most = sum(limits) if len(limits) == len(uses) and served <= frozenset(_LIMITED) and limits else None
+    return ForwardedMessages(
+        "messages_api", body, HostedTools(served, most), found[0], True, tuple(dropped), lost, kept
+    )
+
+
+def _check_signatures(fields: Mapping[str, Any]) -> None:
+    """Refuse state of another provider's answer, which only that provider can read."""
+    for index, message in enumerate(objects(fields.get("messages"), "messages")):
+        content = message.get("content")
+        for position, block in enumerate(content if isinstance(content, list) else ()):
+            for name in ("signature", "data"):
+                mark = block.get(name) if isinstance(block, Mapping) else None
+                if isinstance(mark, str) and carried.unseal(mark) is not None:
+                    where = f"messages[{index}].content[{position}].{name}"
+                    raise refused(where, "belongs to another provider's answer and cannot go to Anthropic's servers")
+
+
+def _limited(tool: Mapping[str, Any], most: int) -> Mapping[str, Any]:
+    """A server tool that is told how often it may be used."""
+    if kind_of(tool.get("type"), "messages_api") not in _LIMITED:
+        return tool
+    asked = tool.get("max_uses")
+    return {**tool, "max_uses": min(asked, most) if isinstance(asked, int) else most}
+
+
+def _fit_thinking(body: dict[str, Any], max_tokens: int) -> None:
+    """Keep the thinking budget below an answer that was clamped; Anthropic's least is 1,024 tokens."""
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    if not isinstance(thinking, Mapping) or not isinstance(budget, int) or budget < max_tokens:
+        return
+    if max_tokens // 2 < 1_024:
+        del body["thinking"]
+    else:
+        body["thinking"] = {**thinking, "budget_tokens": max_tokens // 2}
+
+
+def _system_blocks(system: object) -> list[Any]:
+    if isinstance(system, str):
+        return [{"type": "text", "text": system}]
+    return list(system) if isinstance(system, list) else []
+
+
+def _blocks(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = answer.get("content")
+    return [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
+
+
+def _finish_reason(told: Mapping[str, Any]) -> str:
+    return _FINISH.get(str(told.get("stop_reason")), "stop")

@@ -1,0 +1,211 @@
+"""Calls in the client's own dialect, to a provider that has it: OpenAI's Responses, Anthropic's Messages.
+
+The body is the dialect's own (`gateway.dialects.forwarded`), the connections, the record of the exchange and the faults
+are those of every other call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import Any
+
+import httpx
+import orjson
+from yarl import URL
+
+from gateway.catalog.usage import usage_from_openai
+from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.loose_json import check_depth
+from gateway.dialects.sse import EventReader, EventTooLarge
+from gateway.dialects.usage_report import take_usage
+from gateway.providers.answers import ChunkSource
+from gateway.providers.call import NO_KEY, Call
+from gateway.providers.direct import OPENAI_ADDRESS, request_headers
+from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault
+from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault, wire_fault
+from gateway.providers.inband import fault_in
+from gateway.providers.litellm_clients import ProviderNames, key_for
+from gateway.providers.replies import Reply, chat_reply
+from gateway.providers.transport import Connections, DirectRequest, send
+from gateway.providers.waiting import Patience
+
+ANTHROPIC_ADDRESS = "https://api.anthropic.com"
+ANTHROPIC_VERSION = "2023-06-01"
+_BETA = "anthropic-beta"
+_FROM_OPERATOR = ("service_tier", "temperature", "top_p")
+"""Defaults of a deployment that have the same name in these dialects."""
+
+
+class ForwardedCall:
+    """One call."""
+
+    def __init__(self, call: Call, found: ProviderNames, connections: Connections) -> None:
+        assert call.forwarded is not None
+        self._call = call
+        self._forwarded: ForwardedRequest = call.forwarded
+        limit = call.max_tokens if call.limited or self._forwarded.api == "messages_api" else None
+        body = self._forwarded.outgoing(found.model, limit, call.tool_calls, stream=call.stream, notes=call.notes)
+        for name in _FROM_OPERATOR:
+            if name in call.defaults and name not in call.dropped_params:
+                body.setdefault(name, call.defaults[name])
+        for name in call.dropped_params:
+            body.pop(name, None)
+        if self._forwarded.api == "responses_api" and call.cache_key is not None:
+            body.setdefault("prompt_cache_key", call.cache_key)
+        url, headers = _addressed(call, found)
+        self._request = DirectRequest(url, headers, orjson.dumps(body))
+        self._connections = connections
+
+    async def whole(self, exchange: Exchange) -> None:
+        """Receive the complete response into the exchange."""
+        await (await send(self._connections, self._request, exchange)).read()
+        self._check(exchange)
+
+    async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
+        """Start a stream."""
+        answer = await send(self._connections, self._request, exchange)
+        if not 200 <= exchange.status < 300:
+            await answer.read()
+            self._check(exchange)
+        return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
+
+    def is_native(self, exchange: Exchange) -> bool:
+        """False: the provider's body is not a chat completion."""
+        return False
+
+    def fault(self, exchange: Exchange, error: Exception) -> UpstreamFault:
+        """The fault of a failed call, from the exchange."""
+        if isinstance(error, UpstreamFault):
+            return error
+        seen = exchange_fault(exchange)
+        return seen or BrokenFault("the call failed in the gateway", dispatched=exchange.reached)
+
+    def reply(self, exchange: Exchange) -> Reply:
+        """The response that was received. Raises UpstreamFault."""
+        try:
+            payload = orjson.loads(exchange.body)
+            check_depth(exchange.body, payload)
+        except ValueError:
+            raise BrokenFault("the provider's answer was not JSON", status=exchange.status) from None
+        if not isinstance(payload, dict):
+            raise BrokenFault("the provider's answer was not an object", status=exchange.status)
+        failed = payload.get("status") == "failed" or payload.get("type") == "error"
+        body = self._forwarded.chat_body(payload)
+        if failed or ("output" not in payload and "content" not in payload):
+            fault = fault_in(payload, exchange.headers, named_error=failed, alone=True)
+            fault = fault or BrokenFault("the provider's answer was in another dialect", status=exchange.status)
+            raise fault.billed(usage_from_openai(take_usage(body)))
+        return chat_reply(exchange, body)
+
+    def _check(self, exchange: Exchange) -> None:
+        seen = exchange_fault(exchange)
+        if seen is not None:
+            raise seen
+
+
+class ForwardedSource:
+    """Reads a stream of events as chat chunks, each with its event; errors in it are faults."""
+
+    def __init__(
+        self,
+        answer: AnswerBody,
+        exchange: Exchange,
+        forwarded: ForwardedRequest,
+        idle_timeout_s: float,
+        deadline: float,
+    ) -> None:
+        self._answer = answer
+        self._pieces = aiter(answer)
+        self._exchange = exchange
+        self._reader = forwarded.reader()
+        self._idle_timeout_s = idle_timeout_s
+        self._deadline = deadline
+        self._events = EventReader()
+        self._chunks: deque[dict[str, Any] | UpstreamFault] = deque()
+        self._answered = False
+        self._ended = False
+
+    async def next_chunk(self) -> dict[str, Any] | None:
+        """The next chunk, or None at the end. Raises UpstreamFault."""
+        while not self._chunks:
+            if self._ended:
+                return None
+            await self._read()
+        chunk = self._chunks.popleft()
+        if isinstance(chunk, UpstreamFault):
+            raise chunk
+        self._answered = self._answered or bool(chunk["choices"])
+        return chunk
+
+    async def aclose(self) -> None:
+        """Release the connection."""
+        await self._answer.aclose()
+
+    async def _read(self) -> None:
+        """Read until a complete line arrives; single bytes do not reset the idle timeout."""
+        lines = self._events.lines
+        quiet_until = min(asyncio.get_running_loop().time() + self._idle_timeout_s, self._deadline)
+        try:
+            async with Patience(quiet_until):
+                while self._events.lines == lines and not self._ended:
+                    try:
+                        events = self._events.feed(await anext(self._pieces))
+                    except StopAsyncIteration:
+                        self._ended = True
+                        events = self._events.finish()
+                    for event in events:
+                        self._take(event.data)
+        except TimeoutError:
+            raise TimeoutFault("the provider stopped sending for too long") from None
+        except EventTooLarge:
+            raise BrokenFault("the provider sent an event too large to read") from None
+        except (httpx.HTTPError, httpx.StreamError):
+            raise wire_fault(self._exchange) from None
+
+    def _take(self, data: bytes) -> None:
+        """Turn an event into chunks, or into the fault that it reports."""
+        if data.strip() == b"[DONE]":
+            return
+        try:
+            payload = orjson.loads(data)
+            check_depth(data, payload)
+        except ValueError:
+            payload = None
+        if not isinstance(payload, dict):
+            self._chunks.append(BrokenFault("the provider sent an event that is not JSON"))
+            return
+        error = self._reader.failure(payload)
+        if error is None and "type" not in payload:
+            error = payload.get("error")  # an error outside the dialect, as proxies send it
+        chunks = self._reader.chunks(payload)
+        if error is None:
+            self._chunks.extend(chunks)
+            return
+        fault = fault_in({"error": error}, self._exchange.headers, named_error=True)
+        fault = fault or FailedFault("the provider reported an error instead of an answer", status=502)
+        if self._answered or any(isinstance(chunk, dict) and chunk["choices"] for chunk in self._chunks):
+            fault = BrokenMidAnswer(fault)
+        reported = [usage for chunk in chunks if (usage := take_usage(chunk)) is not None]
+        self._chunks.append(fault.billed(usage_from_openai(reported[0] if reported else None)))
+
+
+def _addressed(call: Call, found: ProviderNames) -> tuple[URL, Any]:
+    """The address and headers of a call."""
+    forwarded = call.forwarded
+    assert forwarded is not None
+    if forwarded.api == "responses_api":
+        base = (call.api_base or found.api_base or OPENAI_ADDRESS).rstrip("/")
+        made = {"authorization": f"Bearer {key_for(call, found, base)}", **call.extra_headers}
+        return URL(base + "/responses"), request_headers(made, call.options.get("organization"))
+    base = (call.api_base or found.api_base or ANTHROPIC_ADDRESS).rstrip("/")
+    path = "" if base.endswith("/messages") else "/messages" if base.endswith("/v1") else "/v1/messages"
+    key = key_for(call, found, base)
+    if key == NO_KEY and not call.api_base:
+        key = os.environ.get("ANTHROPIC_API_KEY", NO_KEY)
+    stated = {name.lower(): value for name, value in call.extra_headers.items()}
+    betas = [*filter(None, [stated.pop(_BETA, "")]), *forwarded.betas]
+    made = {"x-api-key": key, "anthropic-version": ANTHROPIC_VERSION, **stated}
+    made |= {_BETA: ",".join(dict.fromkeys(betas))} if betas else {}
+    return URL(base + path), request_headers(made, None)

@@ -1,0 +1,170 @@
+"""Calls in the client's own dialect: what is sent, and what every ending of the provider means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.catalog.usage import Usage
+from gateway.dialects import carried, messages_request, responses_request
+from gateway.dialects.forwarded import FORWARDED
+from gateway.errors import InvalidRequest
+from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, RejectedFault, TimeoutFault
+from gateway.providers.providers import Call, Upstream
+from tests.harness.upstream import FaultUpstream
+from tests.harness.words import words
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ROUTES = ("responses", "messages")
+SEARCH: Any = [{"type": "web_search"}]
+SERVER_SEARCH: Any = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 9}]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def provider() -> AsyncIterator[FaultUpstream]:
+    async with FaultUpstream() as provider:
+        yield provider
+
+
+def call(provider: FaultUpstream, route: str, mode: str, **more: Any) -> Call:
+    if route == "responses":
+        forwarded = responses_request.to_chat({"model": "m", "input": "hello", "tools": SEARCH}).forwarded
+    else:
+        body = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}
+        forwarded = messages_request.to_chat(body | {"tools": SERVER_SEARCH}).forwarded
+    arguments: dict[str, Any] = {
+        "litellm_model": f"{'openai' if route == 'responses' else 'anthropic'}/{mode}", "api_base": provider.url,
+        "api_key": "sk-ours", "messages": [], "forwarded": forwarded, "max_tokens": 50, "tool_calls": 2,
+        "timeout_s": 20.0, "stream_timeout_s": 10.0, "idle_timeout_s": 1.0,
+    }  # fmt: skip
+    return Call(**arguments | more)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_an_answer_is_chat_for_the_turn_and_its_own_for_the_client(
+    upstream: Upstream, provider: FaultUpstream, route: str
+) -> None:
+    reply = await upstream.complete(call(provider, route, "ok"))
+    (attempt,) = provider.bill
+    assert reply.body["choices"][0]["message"]["content"] == "".join(words(attempt.output_tokens))
+    assert isinstance(reply.usage, Usage)
+    assert (reply.usage.prompt_tokens, reply.usage.output_tokens) == (attempt.prompt_tokens, attempt.output_tokens)
+    assert (reply.usage.web_searches, reply.finish_reason) == (1, "stop")
+    assert reply.body[FORWARDED]["id"].endswith("_provider")
+    assert upstream.left_out(call(provider, route, "ok")) == ()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_stream_carries_every_event_once(upstream: Upstream, provider: FaultUpstream, route: str) -> None:
+    stream = await upstream.open_stream(call(provider, route, "ok"))
+    chunks = [chunk async for chunk in stream]
+    (attempt,) = provider.bill
+    texts = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(texts) == "".join(words(attempt.output_tokens))
+    events = [chunk[FORWARDED]["type"] for chunk in chunks if FORWARDED in chunk]
+    assert events[0] in ("response.created", "message_start")
+    assert events[-1] in ("response.completed", "message_stop")
+    assert isinstance(stream.usage, Usage)
+    assert (stream.usage.output_tokens, stream.usage.web_searches) == (attempt.output_tokens, 1)
+    assert stream.ended_properly
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [
+        ("e400", RejectedFault),
+        ("e503", FailedFault),
+        ("badjson", BrokenFault),
+        ("rst", BrokenFault),
+        ("html", BrokenFault),
+    ],
+)
+async def test_a_failed_answer_is_a_fault(
+    upstream: Upstream, provider: FaultUpstream, route: str, mode: str, fault: type[Exception]
+) -> None:
+    with pytest.raises(fault):
+        await upstream.complete(call(provider, route, mode))
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [("inband-mid", BrokenMidAnswer), ("rst", BrokenFault), ("half", BrokenFault), ("nofinish", BrokenFault),
+     ("badjson", BrokenFault), ("stall", TimeoutFault)],
+)  # fmt: skip
+async def test_a_stream_that_breaks_is_a_fault(
+    upstream: Upstream, provider: FaultUpstream, route: str, mode: str, fault: type[Exception]
+) -> None:
+    stream = await upstream.open_stream(call(provider, route, mode))
+    with pytest.raises(fault):
+        async for _ in stream:
+            pass
+    await stream.aclose()
+
+
+async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstream, provider: FaultUpstream) -> None:
+    defaults = {"service_tier": "default", "temperature": 0.5, "max_tokens": 3}
+    more = {"notes": ("n",), "defaults": defaults, "cache_key": "k"}
+    await upstream.complete(call(provider, "responses", "ok", **more))
+    sent = provider.received[-1].body
+    assert {name: sent[name] for name in ("max_output_tokens", "max_tool_calls", "store", "instructions")} == {
+        "max_output_tokens": 50, "max_tool_calls": 2, "store": False, "instructions": "n"
+    }  # fmt: skip
+    assert (sent["service_tier"], sent["temperature"], sent["prompt_cache_key"]) == ("default", 0.5, "k")
+    assert "max_tokens" not in sent
+    await upstream.complete(call(provider, "messages", "ok", **more, dropped_params=frozenset({"temperature"})))
+    sent = provider.received[-1].body
+    assert (sent["max_tokens"], sent["tools"][0]["max_uses"]) == (50, 2)
+    assert sent["system"] == [{"type": "text", "text": "n"}]
+    assert "temperature" not in sent
+
+
+async def test_no_limit_is_sent_where_none_is_needed(upstream: Upstream, provider: FaultUpstream) -> None:
+    for route, name in (("responses", "max_output_tokens"), ("messages", "max_tokens")):
+        await upstream.complete(call(provider, route, "ok", limited=False))
+        assert (name in provider.received[-1].body) == (route == "messages")
+
+
+async def test_reasoning_goes_back_to_its_own_provider_only() -> None:
+    def sent(encrypted: str) -> list[dict[str, Any]]:
+        items = [{"role": "user", "content": "q"}, {"type": "reasoning", "id": "rs_1", "summary": [],
+                 "encrypted_content": encrypted}, {"role": "assistant", "content": "a"}]  # fmt: skip
+        read = responses_request.to_chat({"model": "m", "input": items, "tools": SEARCH})
+        assert read.forwarded is not None
+        return [item for item in read.forwarded.body["input"] if item.get("type") == "reasoning"]
+
+    assert sent("opaque") == [{"type": "reasoning", "summary": [], "encrypted_content": "opaque"}]
+    kept = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "theirs"}
+    assert sent(carried.seal({"reasoning_items": [kept]})) == [{name: kept[name] for name in kept if name != "id"}]
+    foreign = carried.seal({"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]})
+    with pytest.raises(InvalidRequest, match="another provider's answer"):
+        sent(foreign)
+    history = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": "t", "signature": foreign}]}]  # fmt: skip
+    with pytest.raises(InvalidRequest, match="another provider's answer"):
+        messages_request.to_chat({"model": "m", "max_tokens": 5, "messages": history, "tools": SERVER_SEARCH})
+
+
+async def test_a_closing_request_calls_no_tool() -> None:
+    for route_call in (
+        responses_request.to_chat({"model": "m", "input": "q", "tools": SEARCH}),
+        messages_request.to_chat(
+            {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "q"}], "tools": SERVER_SEARCH}
+        ),
+    ):
+        assert route_call.forwarded is not None
+        closing = route_call.forwarded.closing()
+        assert closing.body["tool_choice"] in ("none", {"type": "none"})
+        assert closing.tools.asked_calls == 0
