@@ -83,7 +83,7 @@ def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> 
     info = listed_keys(page["model_list.model_info"])
     priced = {key for key in info if "cost" in key}
     assert info - priced == asked["model_list.model_info"]
-    others = {*prices.UNIT_PRICE_KEYS, "search_context_cost_per_query"}
+    others = {*prices.UNIT_PRICE_KEYS, *prices.TOOL_PRICE_KEYS, "search_context_cost_per_query"}
     assert all(prices.PRICE_KEY.fullmatch(key) or key in others for key in priced)
     assert set(model_list.PROVIDER_PARAMS) <= named
 

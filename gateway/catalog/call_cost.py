@@ -1,4 +1,4 @@
-"""Cost of one call by its parameters: possible service tiers, web searches, and hosted tools."""
+"""Cost of one call by its parameters: service tiers, web searches, hosted tools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call_bounds(
     tools: HostedTools = NO_TOOLS,
     tool_calls: int = 0,
 ) -> CostBounds:
-    """The worst case of a call at any deployment: its highest possible tier, its searches and its hosted tools."""
+    """The worst case of a call at any deployment: its highest tier, searches and hosted tools."""
     prices = model.prices
     if tool_calls:
         return _with_tools(model, prompt_tokens_bound, params, tools, tool_calls, images=images, audio=audio)

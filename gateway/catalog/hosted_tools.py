@@ -1,4 +1,4 @@
-"""Tools that a provider's own servers run: who has them, what a call of one costs, and how many a hold covers.
+"""Tools that a provider's own servers run: their fees, and what a hold covers of them.
 
     most = calls * the highest fee + (calls + 1) * prompt + calls * RESULT_TOKENS + the answer
 
@@ -81,7 +81,10 @@ NO_TOOLS = HostedTools()
 
 @dataclass(frozen=True, slots=True)
 class HostedCalls:
-    """At most `most` calls of hosted tools within one call of a model. `fees_femtousd`: of one call, by kind."""
+    """At most `most` calls of hosted tools in one call of a model.
+
+    `fees_femtousd`: of one call, by kind.
+    """
 
     most: int
     fees_femtousd: Mapping[str, int]

@@ -392,7 +392,7 @@ def _model(
 
 
 def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
-    """The dialect of its own that the entry's provider is known to serve; None: chat completions only.
+    """The dialect of its own that the entry's provider serves; None: chat completions only.
 
     Anthropic's provider always does. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
     OpenAI's name is served, and where the operator says so: `supported_endpoints`, mode `responses`, or a hosted tool

@@ -397,7 +397,7 @@ def _read_info(
         cache_min_tokens=section.optional_integer("prompt_cache_min_tokens"),
         cache_ttl_s=section.duration_s("prompt_cache_ttl", None),
         efforts=_read_efforts(section),
-        supported_endpoints=section.texts("supported_endpoints") if section.has("supported_endpoints") else None,
+        supported_endpoints=section.texts("supported_endpoints") or None,
     )
 
 

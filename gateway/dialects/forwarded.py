@@ -28,7 +28,7 @@ class HostedTool:
     kind: str
 
 
-class EventReader(Protocol):
+class ForwardedReader(Protocol):
     """Reads one stream of the dialect."""
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,14 +76,17 @@ class ForwardedRequest(ABC):
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
     ) -> dict[str, Any]:
-        """The body for a provider: its name of the model, the limits of the hold, notes in the system prompt."""
+        """The body for a provider.
+
+        It has the provider's name of the model, the limits of the hold, and notes in the system prompt.
+        """
 
     @abstractmethod
     def chat_body(self, answer: dict[str, Any]) -> dict[str, Any]:
         """A complete answer in chat format, with the answer itself in its field `forwarded`."""
 
     @abstractmethod
-    def reader(self) -> EventReader:
+    def reader(self) -> ForwardedReader:
         """A reader of one stream."""
 
 

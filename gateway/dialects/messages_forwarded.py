@@ -1,4 +1,4 @@
-"""Messages requests for Anthropic's own servers: built from an allow-list, answers read as chat."""
+"""Messages requests for Anthropic's own servers, and their answers read as chat."""
 
 from __future__ import annotations
 
@@ -145,9 +145,10 @@ class MessagesReader:
 def forwarded_request(
     fields: Mapping[str, Any], found: Sequence[HostedTool], betas: str, lost: tuple[str, ...], system: Any, user: Any
 ) -> ForwardedMessages:
-    """The request for Anthropic's servers; `found` are its hosted tools and blocks. Raises InvalidRequest.
+    """The request for Anthropic's servers. Raises InvalidRequest.
 
-    `system`: the system prompt without its billing header. `user`: the person whom the body names, if any.
+    `found` are its hosted tools and blocks. `system`: the system prompt without its billing header. `user`: the person
+    whom the body names, if any.
     """
     _check_signatures(fields)
     body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}

@@ -40,7 +40,7 @@ _EFFORT_NAMES = frozenset({"minimal", "low", "medium", "high", "xhigh", "max"})
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """An Anthropic request: the equivalent chat body, stop sequences, dropped fields, and the forwarded form."""
+    """An Anthropic request: its chat body, stop sequences, dropped fields, forwarded form."""
 
     chat: dict[str, Any]
     stop_sequences: tuple[str, ...] = ()

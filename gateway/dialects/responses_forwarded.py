@@ -1,4 +1,4 @@
-"""Responses requests for OpenAI's own servers: built from an allow-list, answers read as chat.
+"""Responses requests for OpenAI's own servers, and their answers read as chat.
 
 Nothing is stored there: the gateway keeps responses for its tenants, sends the whole conversation, and asks for
 encrypted reasoning, which comes back with the next turn. Ids of items that only a store could resolve are left out.
@@ -169,7 +169,10 @@ def forwarded_request(
     required: bool,
     lost: tuple[str, ...],
 ) -> ForwardedResponses:
-    """The request for OpenAI's servers; `found` are its hosted tools and items. Raises InvalidRequest."""
+    """The request for OpenAI's servers. Raises InvalidRequest.
+
+    `found` are its hosted tools and items.
+    """
     body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}
     body["input"] = _outgoing_items(items)
     reasons = isinstance(body.get("reasoning"), Mapping)

@@ -54,7 +54,7 @@ def function_name(name: str, namespace: str | None) -> str:
 
 
 def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
-    """The chat functions for `tools`, and the tools that only OpenAI's servers run. Raises InvalidRequest.
+    """The chat functions for `tools`, and OpenAI's own tools. Raises InvalidRequest.
 
     Codex adds `web_search` with `external_web_access: false` to every request, without the user asking for it: this
     form is optional.

@@ -1,4 +1,4 @@
-"""Calls in the client's own dialect, to a provider that has it: OpenAI's Responses, Anthropic's Messages.
+"""Calls in the client's own dialect: OpenAI's Responses, Anthropic's Messages.
 
 The body is the dialect's own (`gateway.dialects.forwarded`), the connections, the record of the exchange and the faults
 are those of every other call.

@@ -106,7 +106,7 @@ async def test_a_search_of_openai_s_is_passed_on_and_billed(scene: Scene) -> Non
     )
     assert [item.type for item in made.output] == ["web_search_call", "message"]
     assert made.output_text == "It is sunny."
-    assert made.output[1].content[0].annotations[0].url == "https://x.test"  # type: ignore[union-attr]
+    assert made.output[1].content[0].annotations[0].url == "https://x.test"  # type: ignore[union-attr,index]
     assert (made.model, made.id[:5]) == ("gpt", "resp_")
     assert scene.provider.asked[-1].path == "/v1/responses"
     sent = scene.sent
