@@ -52,7 +52,8 @@ def _with_tools(
     tiers = {tier for each in model.deployments for tier in billable_tiers(each, params.get("service_tier"))}
     fees = [hosted_calls(each, tools, tool_calls).fees_femtousd for each in model.deployments]
     highest = {kind: max(each.get(kind, 0) for each in fees) for kind in tools.kinds}
-    hosted = HostedCalls(tool_calls, highest)
+    longest = max(model.max_output_tokens, model.longest_answer_tokens or 0)
+    hosted = HostedCalls(tool_calls, highest, longest)
     return CostBounds(model.prices, prompt_tokens_bound, images=images, audio=audio, service_tiers=tiers, hosted=hosted)
 
 

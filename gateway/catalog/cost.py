@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from gateway.catalog.hosted_tools import HostedCalls
+from gateway.catalog.hosted_tools import SEARCHES, STEPS, HostedCalls, steps_tokens
 from gateway.catalog.prices import Prices, Rates
 from gateway.catalog.service_tiers import tier_named
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, UsageFault, UsageSource
@@ -75,14 +75,20 @@ class CostBounds:
     ) -> None:
         bound = prompt_tokens_bound + search.result_tokens
         fee = search.fee_femtousd(prices, search.most)
+        again, longest = 0, bound
         if hosted is not None:
-            bound += hosted.most * prompt_tokens_bound + hosted.result_tokens
+            again = hosted.most
+            bound = steps_tokens(prompt_tokens_bound, again)
+            longest = bound + again * hosted.answer_tokens
             fee += hosted.most_femtousd
         # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
         self._lines = [
-            (fee + _fixed_femtousd(rates, bound, images, audio), n * _output_femtousd(rates, audio))
+            (
+                fee + _fixed_femtousd(rates, bound, images, audio),
+                n * _output_femtousd(rates, audio) + again * _input_femtousd(rates, images, audio),
+            )
             for tiered in (prices, *map(prices.of, service_tiers))
-            for rates in tiered.reachable(bound)
+            for rates in tiered.reachable(longest)
         ]
 
     def worst_nanousd(self, max_output_tokens: int) -> int:
@@ -173,7 +179,8 @@ def settlement(
 ) -> Settlement:
     """Settle a dispatched call; `prompt_tokens` and `output_tokens` are our own estimate.
 
-    missing usage, or a half of it        the bill of the estimate, never above the hold; marked (missing is not zero)
+    missing usage, or a half of it        the bill of the estimate, never above the hold; marked (missing is not zero);
+                                          hosted tools: the calls heard so far, else one of every kind with a fee
     zero                                  zero tokens, as reported
     negative, contradictory, implausible  the whole hold, with an alarm
     more than the hold                    the actual bill, with an alarm: the ledger posts the excess as overage
@@ -185,11 +192,12 @@ def settlement(
     def bill(usage: Usage) -> int:
         return bill_nanousd(prices, usage, images=images, search=search, prices_of=prices_of, hosted=hosted)
 
-    unreported = search.unreported if hosted is None else hosted.searches
-    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=unreported)
+    own = Usage(prompt_tokens, output_tokens, service_tier=sent_tier, web_searches=search.unreported)
     if isinstance(reported, PartialUsage):
-        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, unreported)
+        own = _dispatched(reported.completed(prompt_tokens, output_tokens), sent_tier, search.unreported)
         reported = None
+    if hosted is not None:
+        own = _with_calls(own, hosted)
     if reported is None:
         return Settlement(min(bill(own), held_nanousd), "estimated", own)
     if isinstance(reported, UsageFault):
@@ -222,6 +230,23 @@ def _dispatched(usage: Usage, sent_tier: str | None, least_searches: int) -> Usa
     )
 
 
+def _with_calls(usage: Usage, hosted: HostedCalls) -> Usage:
+    """An unreported usage with the calls of hosted tools that were heard, and the steps that they took."""
+    heard = dict(usage.heard_calls)
+    steps = heard.pop(STEPS, 0)
+    counts = {**heard, **{kind: max(count, heard.get(kind, 0)) for kind, count in usage.hosted_calls}}
+    if not (steps or counts or usage.web_searches):
+        counts = dict(hosted.assumed)
+    searches = max(usage.web_searches, sum(counts.pop(kind, 0) for kind in SEARCHES))
+    steps = max(steps, searches + sum(counts.values()))
+    return replace(
+        usage,
+        prompt_tokens=steps_tokens(usage.prompt_tokens, steps),
+        web_searches=searches,
+        hosted_calls=tuple(counts.items()),
+    )
+
+
 def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int = 0) -> Settlement:
     """A settlement from our own estimate, for a call cut off before it reported usage."""
     return Settlement(amount_nanousd, "estimated", Usage(prompt_tokens, output_tokens))
@@ -229,12 +254,17 @@ def estimated(amount_nanousd: int, *, prompt_tokens: int = 0, output_tokens: int
 
 def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: bool) -> int:
     """Worst-case cost of everything but the answer."""
+    per_token_femtousd = _input_femtousd(rates, images, audio)
+    return prompt_tokens_bound * per_token_femtousd + images * rates.image_femtousd + rates.request_femtousd
+
+
+def _input_femtousd(rates: Rates, images: int, audio: bool) -> int:
     per_token_femtousd = rates.max_input_femtousd
     if audio:
         per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd)
     if images:
         per_token_femtousd = max(per_token_femtousd, rates.image_input_femtousd)
-    return prompt_tokens_bound * per_token_femtousd + images * rates.image_femtousd + rates.request_femtousd
+    return per_token_femtousd
 
 
 def _output_femtousd(rates: Rates, audio: bool) -> int:

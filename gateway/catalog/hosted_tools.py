@@ -1,8 +1,11 @@
 """Tools that a provider's own servers run: their fees, and what a hold covers of them.
 
-    most = calls * the highest fee + (calls + 1) * prompt + calls * RESULT_TOKENS + the answer
+    most = calls * the highest fee
+         + (calls + 1) * prompt + calls * (calls + 1) / 2 * RESULT_TOKENS    as input
+         + the answer, and as input calls * the answer
 
-Every call of such a tool is another step of the model, which reads the prompt again with the results so far.
+Every call of such a tool is another step of the model, which reads the prompt again with all results and what it wrote
+so far.
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ IMAGE_TOKENS = 6_240
 WEB_SEARCH, WEB_SEARCH_PREVIEW, IMAGE = "web_search", "web_search_preview", "image_generation"
 SEARCHES = frozenset({WEB_SEARCH, WEB_SEARCH_PREVIEW})
 FILE_SEARCH_PRICE, SESSION_PRICE = TOOL_PRICE_KEYS
+STEPS = "steps"
+"""Beside the kinds of the calls heard so far: their number, with those that cost nothing."""
+CONTAINER_SIZE = "1g"
+"""The memory of a container at its published price; larger ones cost more."""
+PROVIDER_FILES = "provider_files"
+"""The capability of reaching files, stores and containers of the operator's account at the provider."""
 
 # Published prices of November 2026 in USD a call, for what neither the file nor the price map states.
 _PUBLISHED_USD: Mapping[str, Decimal] = {
@@ -83,26 +92,23 @@ NO_TOOLS = HostedTools()
 class HostedCalls:
     """At most `most` calls of hosted tools in one call of a model.
 
-    `fees_femtousd`: of one call, by kind.
+    `fees_femtousd`: of one call, by kind. `answer_tokens`: the longest answer, which every step may read again.
     """
 
     most: int
     fees_femtousd: Mapping[str, int]
+    answer_tokens: int = 0
 
     @property
-    def searches(self) -> int:
-        """The searches of a call whose provider reported nothing."""
-        return int(self.most > 0 and not SEARCHES.isdisjoint(self.fees_femtousd))
+    def assumed(self) -> Mapping[str, int]:
+        """The calls of a provider of which nothing was heard: one of every kind with a fee."""
+        kinds = sorted(self.fees_femtousd, key=lambda kind: (-self.fees_femtousd[kind], kind))
+        return {kind: 1 for kind in kinds[: self.most] if self.fees_femtousd[kind]}
 
     @property
     def search_femtousd(self) -> int:
         """The fee of one web search."""
         return max([fee for kind, fee in self.fees_femtousd.items() if kind in SEARCHES], default=0)
-
-    @property
-    def result_tokens(self) -> int:
-        """Prompt tokens that the results may add."""
-        return self.most * RESULT_TOKENS
 
     @property
     def most_femtousd(self) -> int:
@@ -112,6 +118,11 @@ class HostedCalls:
     def fee_femtousd(self, searches: int, calls: Iterable[tuple[str, int]]) -> int:
         """The fees of so many searches and calls of other tools."""
         return searches * self.search_femtousd + sum(self.fees_femtousd.get(kind, 0) * count for kind, count in calls)
+
+
+def steps_tokens(prompt_tokens: int, calls: int) -> int:
+    """What a model reads around so many calls: at every step the prompt and the results so far."""
+    return (calls + 1) * prompt_tokens + calls * (calls + 1) // 2 * RESULT_TOKENS
 
 
 def searching(api: Api) -> str:

@@ -93,6 +93,8 @@ class Deployment:
     """Prices of the provider's other models, for answers that several models contributed to."""
     tool_prices_usd: Mapping[str, Decimal] = field(default_factory=dict)
     """Stated fees of hosted tools, by LiteLLM's names."""
+    api_stated: bool = False
+    """Whether its provider's own dialect is certain: at OpenAI's address, or by the operator's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +388,7 @@ def _model(
                     provider_of(entry, known), f"{params.model} {info.base_model or ''}", known
                 ),
                 tool_prices_usd=_tool_prices(entry, known),
+                api_stated=own is not None and (_states_api(entry) or is_openai_address(params.api_base)),
             ),
         ),
     )
@@ -405,9 +408,18 @@ def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
         return None
     if info.supported_endpoints is not None:
         return "responses_api" if any(path.endswith("/responses") for path in info.supported_endpoints) else None
-    stated = info.mode == "responses" or bool(info.capabilities.get(WEB_SEARCH))
     ours = known.get("litellm_provider") == "openai" and known.get("mode") in ("chat", "responses")
-    return "responses_api" if stated or ours or is_openai_address(entry.params.api_base) else None
+    return "responses_api" if _states_api(entry) or ours or is_openai_address(entry.params.api_base) else None
+
+
+def _states_api(entry: ModelEntry) -> bool:
+    """True if the operator says that an `openai/` deployment has Responses."""
+    info = entry.info
+    return (
+        any(path.endswith("/responses") for path in info.supported_endpoints or ())
+        or info.mode == "responses"
+        or bool(info.capabilities.get(WEB_SEARCH))
+    )
 
 
 def _tool_prices(entry: ModelEntry, known: Mapping[str, Any]) -> Mapping[str, Decimal]:
@@ -514,7 +526,13 @@ def _digest(models: Iterable[Model], aliases: Mapping[str, str]) -> str:
         (
             model.name, model.mode, repr(model.prices), model.max_input_tokens, model.max_output_tokens,
             sorted(model.capabilities), model.quality_prior,
-            [(d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices)) for d in model.deployments],
+            [
+                (
+                    d.deployment_id, d.litellm_model, d.weight, d.order, repr(d.prices),
+                    sorted((key, str(price)) for key, price in d.tool_prices_usd.items()),
+                )
+                for d in model.deployments
+            ],
             [(level.effort, level.quality_prior) for level in model.efforts],
         )
         for model in models

@@ -62,6 +62,11 @@ _REQUEST = PromptTokens(3, 32)
 _MESSAGE = PromptTokens(4, 12)
 _TOOLS = PromptTokens(40, 1_024)
 _TOOL = PromptTokens(8, 32)
+# A provider's own tools: Anthropic adds up to 1,234 tokens for its computer; MCP servers list tools of any number.
+_OWN_TOOL = PromptTokens(300, 1_500)
+_MCP = PromptTokens(1_000, 10_000)
+_PLAIN_TOOLS = (None, "function", "custom", "namespace")
+_MCP_TYPES = ("mcp", "url")
 _SCHEMA = PromptTokens(20, 1_024)
 # OpenAI at most 1,445 at high detail, Anthropic 4,784, Gemini 2,240; at low detail 85, and 2,833 for gpt-4o-mini.
 _IMAGE = PromptTokens(1_000, 6_000)
@@ -109,7 +114,8 @@ class TokenCounter:
         if tools:
             around += _TOOLS
             for tool in tools:
-                around += _TOOL
+                kind = tool.get("type")
+                around += _TOOL if kind in _PLAIN_TOOLS else _MCP if kind in _MCP_TYPES else _OWN_TOOL
                 texts.append(orjson.dumps(tool).decode())
         if params.get("response_format"):
             around += _SCHEMA

@@ -30,7 +30,7 @@ class Usage:
     `cache_write_tokens` includes `cache_write_1h_tokens` (Anthropic's longer-lived cache, priced apart).
     `service_tier` is the reported one. `parts` are the calls that a provider made to several models, or to one model
     several times, for one answer; where there are any, they are what is billed. `hosted_calls` counts the calls of
-    other tools that the provider ran, by kind.
+    other tools that the provider ran, by kind; `heard_calls` those that a stream brought before its end, with searches.
     """
 
     prompt_tokens: int
@@ -47,6 +47,7 @@ class Usage:
     web_searches: int = 0
     parts: tuple[InnerCall, ...] = ()
     hosted_calls: tuple[tuple[str, int], ...] = ()
+    heard_calls: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,8 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     total = reported.count(*_TOTAL)
     has_prompt, has_output = prompt is not None, output is not None
     if not has_prompt and not has_output:
-        return None
+        heard = _calls_by_kind(reported, "heardcalls")
+        return PartialUsage(Usage(0, 0, heard_calls=heard), has_prompt=False, has_output=False) if heard else None
     if total is not None and has_prompt != has_output:
         # The total gives the other half. Equal to the known half it only repeats it: no answer is free for that.
         other = total - (prompt or 0) - (output or 0)
@@ -264,7 +266,8 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         service_tier=_tier(reported),
         web_searches=_searches(reported, prompt_details),
         parts=_parts_of(reported),
-        hosted_calls=_hosted_calls(reported),
+        hosted_calls=_calls_by_kind(reported, "hostedcalls"),
+        heard_calls=_calls_by_kind(reported, "heardcalls"),
     )
     if has_prompt and has_output:
         return _checked(usage)
@@ -358,9 +361,9 @@ def _parts_of(reported: _Report) -> tuple[InnerCall, ...]:
     return tuple(found)
 
 
-def _hosted_calls(reported: _Report) -> tuple[tuple[str, int], ...]:
+def _calls_by_kind(reported: _Report, name: str) -> tuple[tuple[str, int], ...]:
     """Calls of hosted tools by kind, as a forwarded answer's are counted."""
-    calls = reported.part("hostedcalls")
+    calls = reported.part(name)
     return tuple((calls.values[folded][0], count) for folded in calls.values if (count := calls.count(folded)))
 
 

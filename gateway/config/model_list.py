@@ -41,6 +41,7 @@ CAPABILITY_KEYS: Mapping[str, str] = {
     "supports_prompt_caching": "prompt_caching",
     "supports_task_budget": "task_budget",
     "supports_web_search": "web_search",
+    "supports_provider_files": "provider_files",
 }
 """LiteLLM's flag -> the capability's name in the catalogue."""
 

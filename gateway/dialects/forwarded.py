@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from gateway.catalog.hosted_tools import NO_TOOLS, Api, HostedTools
+from gateway.catalog.hosted_tools import PROVIDER_FILES, SEARCHES, STEPS, Api, HostedTools, searching
 from gateway.errors import InvalidRequest
 
 FORWARDED = "forwarded"
@@ -26,6 +26,14 @@ class HostedTool:
 
     where: str
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class BesideMessages:
+    """What a forwarded request has beside its chat messages: tools and MCP servers, pictures as messages."""
+
+    tools: Sequence[Mapping[str, Any]]
+    pictures: Sequence[Mapping[str, Any]] = ()
 
 
 class ForwardedReader(Protocol):
@@ -54,10 +62,24 @@ class ForwardedRequest(ABC):
     dropped: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     betas: tuple[str, ...] = field(default=())
+    reference: str | None = None
+    """Where it names an object of the operator's account at the provider: a file, a store, a container."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities of a model to which it can go."""
+        needed = {self.api, *([] if SEARCHES.isdisjoint(self.tools.kinds) else [searching(self.api)])}
+        return frozenset(needed | ({PROVIDER_FILES} if self.reference is not None else set()))
 
     def refusal(self) -> InvalidRequest:
-        """The error where no model that may answer has the dialect or the tool."""
+        """The error where no model that may answer has the dialect, the tool or the object."""
         owner = "OpenAI" if self.api == "responses_api" else "Anthropic"
+        if self.reference is not None:
+            return InvalidRequest(
+                f"{self.reference}: files, stores and containers at {owner} belong to the operator's account and are "
+                "not served here; leave it out, or ask for a model whose operator sets supports_provider_files",
+                param=self.reference,
+            )
         return InvalidRequest(
             f'{self.first.where}: "{self.first.kind[:64]}" is run by {owner}\'s servers, and no model that may answer '
             "this request has it; leave it out, or ask for a model that has it",
@@ -66,11 +88,15 @@ class ForwardedRequest(ABC):
 
     def closing(self) -> Self:
         """The request of a session's last answer: no tool can be called."""
-        return replace(self, body=self._without_calls(), tools=NO_TOOLS)
+        return replace(self, body=self._without_calls(), tools=replace(self.tools, most_calls=0))
 
     @abstractmethod
     def _without_calls(self) -> Mapping[str, Any]:
         """The body, with a tool choice that allows no call."""
+
+    @abstractmethod
+    def beside_messages(self) -> BesideMessages:
+        """What of it the prompt's count does not find in the chat request."""
 
     @abstractmethod
     def outgoing(
@@ -88,6 +114,11 @@ class ForwardedRequest(ABC):
     @abstractmethod
     def reader(self) -> ForwardedReader:
         """A reader of one stream."""
+
+
+def heard_usage(counts: Mapping[str, int], steps: int) -> dict[str, Any]:
+    """The field of a chunk with the calls that a stream brought so far, for a bill without a report."""
+    return {"usage": {"heard_calls": {**counts, STEPS: steps}}} if steps else {}
 
 
 def chunk_of(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from gateway.catalog.hosted_tools import HostedTools, kind_of, run_by_provider
+from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
 from gateway.dialects.fields import objects, read, refused
 from gateway.dialects.forwarded import (
     FORWARDED,
+    BesideMessages,
     ForwardedRequest,
     HostedTool,
     call_fragment,
     chunk_of,
+    heard_usage,
     silent_chunk,
 )
 
@@ -45,7 +47,14 @@ class ForwardedMessages(ForwardedRequest):
     """A Messages request for a provider that has its own `/v1/messages`."""
 
     def _without_calls(self) -> Mapping[str, Any]:
-        return {**self.body, "tool_choice": {"type": "none"}} if self.body.get("tools") else self.body
+        """Without MCP servers, whose tools need not be listed to be called."""
+        body = {name: value for name, value in self.body.items() if name not in ("mcp_servers", "tools", "tool_choice")}
+        tools = [tool for tool in self.body.get("tools") or () if kind_of(tool.get("type"), "messages_api") != "mcp"]
+        return {**body, "tools": tools, "tool_choice": {"type": "none"}} if tools else body
+
+    def beside_messages(self) -> BesideMessages:
+        """Its tools and MCP servers."""
+        return BesideMessages([*(self.body.get("tools") or ()), *(self.body.get("mcp_servers") or ())])
 
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
@@ -58,7 +67,7 @@ class ForwardedMessages(ForwardedRequest):
             body["max_tokens"] = max_tokens
             _fit_thinking(body, max_tokens)
         if tool_calls and body.get("tools"):
-            body["tools"] = [_limited(tool, tool_calls) for tool in body["tools"]]
+            _share(body, tool_calls)
         if notes:
             body["system"] = [*_system_blocks(body.get("system")), *({"type": "text", "text": note} for note in notes)]
         return body
@@ -93,6 +102,8 @@ class MessagesReader:
     """Reads the events of one stream."""
 
     _calls: dict[str, int] = field(default_factory=dict)
+    _heard: dict[str, int] = field(default_factory=dict)
+    _steps: int = 0
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """The chat chunks of an event, the first of them with the event."""
@@ -116,7 +127,7 @@ class MessagesReader:
             if isinstance(block, Mapping) and block.get("type") == "tool_use":
                 index = self._calls.setdefault(str(payload.get("index")), len(self._calls))
                 return [chunk_of(call_fragment(index, call_id=str(block.get("id")), name=str(block.get("name"))))]
-            return [chunk_of({})]
+            return [chunk_of({}) | (self._result(block) if isinstance(block, Mapping) else {})]
         if kind == "message_start":
             message = payload.get("message")
             message = message if isinstance(message, Mapping) else {}
@@ -127,6 +138,16 @@ class MessagesReader:
             usage = {"usage": dict(payload["usage"])} if isinstance(payload.get("usage"), Mapping) else {}
             return [chunk_of({}, _finish_reason(delta if isinstance(delta, Mapping) else {})), silent_chunk() | usage]
         return [silent_chunk()]
+
+    def _result(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Count the result of a server's tool; a failed search costs nothing."""
+        kind, found, _ = str(block.get("type")).rpartition("_tool_result")
+        if not found or not kind:
+            return {}
+        self._steps += 1
+        if kind == WEB_SEARCH and isinstance(block.get("content"), list):
+            self._heard[kind] = self._heard.get(kind, 0) + 1
+        return heard_usage(self._heard, self._steps)
 
     def _delta(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         delta = payload.get("delta")
@@ -171,9 +192,34 @@ def forwarded_request(
         raise refused("tools", "expected max_uses to be an integer of at least 1")
     served = run_by_provider(kinds, "messages_api")
     most = sum(limits) if len(limits) == len(uses) and served <= frozenset(_LIMITED) and limits else None
-    return ForwardedMessages(
-        "messages_api", body, HostedTools(served, most), found[0], True, tuple(dropped), lost, kept
-    )
+    limited = HostedTools(served, most)
+    reference = next(_references(fields), None)
+    return ForwardedMessages("messages_api", body, limited, found[0], True, tuple(dropped), lost, kept, reference)
+
+
+def _references(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Where a request names containers, skills or files, which belong to the operator's account."""
+    if fields.get("container"):
+        yield "container"
+    for index, message in enumerate(objects(fields.get("messages"), "messages")):
+        content = message.get("content")
+        for position, block in enumerate(content if isinstance(content, list) else ()):
+            if _has_file(block):
+                yield f"messages[{index}].content[{position}]"
+
+
+def _has_file(value: object) -> bool:
+    """True if a document or picture within is named by the id of a file."""
+    level = [value]
+    while level:
+        inner = level.pop()
+        if isinstance(inner, Mapping):
+            if inner.get("type") == "file" and inner.get("file_id"):
+                return True
+            level += inner.values()
+        elif isinstance(inner, list):
+            level += inner
+    return False
 
 
 def _check_signatures(fields: Mapping[str, Any]) -> None:
@@ -188,12 +234,26 @@ def _check_signatures(fields: Mapping[str, Any]) -> None:
                     raise refused(where, "belongs to another provider's answer and cannot go to Anthropic's servers")
 
 
-def _limited(tool: Mapping[str, Any], most: int) -> Mapping[str, Any]:
-    """A server tool that is told how often it may be used."""
-    if kind_of(tool.get("type"), "messages_api") not in _LIMITED:
-        return tool
-    asked = tool.get("max_uses")
-    return {**tool, "max_uses": min(asked, most) if isinstance(asked, int) else most}
+def _share(body: dict[str, Any], most: int) -> None:
+    """Tell the limited server tools how often each may be used, all together `most` times.
+
+    The smallest limits first, so that what they leave goes to the others; a tool without a share is left out.
+    """
+    tools = list(body["tools"])
+    places = [place for place, tool in enumerate(tools) if kind_of(tool.get("type"), "messages_api") in _LIMITED]
+    asked = {place: min(tools[place].get("max_uses") or most, most) for place in places}
+    left, rest = len(places), most
+    gone: set[object] = set()
+    for place in sorted(places, key=lambda place: (asked[place], place)):
+        share = min(asked[place], -(-rest // left))
+        left, rest = left - 1, rest - share
+        if not share:
+            gone.add(tools[place].get("name"))
+        tools[place] = {**tools[place], "max_uses": share}
+    body["tools"] = [tool for place, tool in enumerate(tools) if place not in asked or tool["max_uses"]]
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "tool" and choice.get("name") in gone:
+        del body["tool_choice"]
 
 
 def _fit_thinking(body: dict[str, Any], max_tokens: int) -> None:

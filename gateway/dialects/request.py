@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import orjson
 
-from gateway.catalog.hosted_tools import SEARCHES, searching
 from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
@@ -156,8 +155,7 @@ def with_forwarded(chat: ChatRequest, forwarded: ForwardedRequest) -> ChatReques
     chat = replace(chat, dropped=(), forwarded=replace(forwarded, lost=tuple(dict.fromkeys(lost))))
     if not forwarded.required:
         return chat
-    needed = {forwarded.api, *([] if SEARCHES.isdisjoint(forwarded.tools.kinds) else [searching(forwarded.api)])}
-    return replace(chat, capabilities=chat.capabilities | needed)
+    return replace(chat, capabilities=chat.capabilities | forwarded.needs)
 
 
 def parse_object(body: bytes, limits: LimitSettings) -> dict[str, Any]:

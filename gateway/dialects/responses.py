@@ -15,6 +15,8 @@ from gateway.dialects.responses_request import ResponsesRequest
 from gateway.dialects.sse import billed_frame, event_frame
 from gateway.errors import GatewayError, SessionPaused, http_status
 
+_LIMITED_HERE = ("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key")
+"""Fields that the gateway fills for a client that sent none."""
 Store = Callable[[str, Mapping[str, Any], list[Mapping[str, Any]]], Awaitable[None]]
 """Stores a response object and the conversation, for later requests that continue it."""
 
@@ -123,12 +125,14 @@ class ForwardedStream:
 
 
 def _renamed(response: Mapping[str, Any], answer: AnswerIdentity, request: ResponsesRequest) -> dict[str, Any]:
-    """A response of OpenAI's under our id, with what the request said of storing it."""
+    """A response of OpenAI's under our id, with the client's own words for what the gateway may have changed."""
     output = response.get("output")
     return {
         "object": "response",
         "status": "completed",
         **response,
+        **{name: None for name in _LIMITED_HERE if name in response},
+        **request.echoed,
         "output": output if isinstance(output, list) else [],
         "id": response_id(answer.decision_id),
         "model": answer.model,

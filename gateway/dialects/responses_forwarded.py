@@ -7,13 +7,14 @@ encrypted reasoning, which comes back with the next turn. Ids of items that only
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from gateway.catalog.hosted_tools import (
+    CONTAINER_SIZE,
     IMAGE,
     IMAGE_MODEL,
     IMAGE_TOKENS,
@@ -26,10 +27,12 @@ from gateway.dialects import carried
 from gateway.dialects.fields import read, refused
 from gateway.dialects.forwarded import (
     FORWARDED,
+    BesideMessages,
     ForwardedRequest,
     HostedTool,
     call_fragment,
     chunk_of,
+    heard_usage,
     silent_chunk,
 )
 
@@ -41,6 +44,10 @@ _FORWARDED_FIELDS = (
 _OWN_ITEMS = frozenset({
     "message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning",
 })  # fmt: skip
+_CONTAINERS = ("container", "environment")
+"""Of the code interpreter, and of the shell."""
+_PLAIN_TOOLS = ("function", "custom", "namespace")
+_REFERENCES = frozenset({"vector_store_ids", "file_ids", "file_id", "container_id", "skill_id"})
 _ENCRYPTED = "reasoning.encrypted_content"
 _CALLS: Mapping[str, str] = {"function_call": "arguments", "custom_tool_call": "input"}
 _SEARCHING = ("search", None)
@@ -55,6 +62,12 @@ class ForwardedResponses(ForwardedRequest):
 
     def _without_calls(self) -> Mapping[str, Any]:
         return {**self.body, "tool_choice": "none"} if self.body.get("tools") else self.body
+
+    def beside_messages(self) -> BesideMessages:
+        """Its tools, and the pictures that OpenAI's servers made."""
+        made = [item for item in self.body["input"] if item.get("type") == IMAGE + _CALL_ITEM]
+        picture = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
+        return BesideMessages(self.body.get("tools") or (), [picture] * len(made))
 
     def outgoing(
         self, model: str, max_tokens: int | None, tool_calls: int, *, stream: bool, notes: Sequence[str]
@@ -104,6 +117,7 @@ class ResponsesReader:
 
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
+        self._done: list[Mapping[str, Any]] = []
 
     def chunks(self, payload: dict[str, Any]) -> list[dict[str, Any]]:
         """The chat chunks of an event, the first of them with the event."""
@@ -148,6 +162,9 @@ class ResponsesReader:
         item = payload.get("item")
         if isinstance(item, Mapping) and str(item.get("type")) in _CALLS:
             return [self._call(kind, payload, item)]
+        if kind == "response.output_item.done" and isinstance(item, Mapping):
+            self._done.append({name: item.get(name) for name in ("type", "action", "container_id")})
+            return [chunk_of({}) | _heard(self._done)]
         return [silent_chunk() if kind == "response.in_progress" else chunk_of({})]
 
     def _call(self, kind: object, payload: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,10 +185,11 @@ def forwarded_request(
     *,
     required: bool,
     lost: tuple[str, ...],
+    known_items: int = 0,
 ) -> ForwardedResponses:
     """The request for OpenAI's servers. Raises InvalidRequest.
 
-    `found` are its hosted tools and items.
+    `found` are its hosted tools and items. The first `known_items` of the items were kept by the gateway.
     """
     body = {name: fields[name] for name in _FORWARDED_FIELDS if fields.get(name) is not None}
     body["input"] = _outgoing_items(items)
@@ -188,7 +206,64 @@ def forwarded_request(
     if most is not None and most < 1:
         raise refused("max_tool_calls", "expected an integer of at least 1")
     tools = HostedTools(kinds, most, _image_model(listed))
-    return ForwardedResponses("responses_api", body, tools, found[0], required, tuple(dropped), lost)
+    for index, tool in enumerate(listed):
+        _check_size(tool, f"tools[{index}]")
+    reference = next(_references(listed, items, known_items), None)
+    return ForwardedResponses(
+        "responses_api", body, tools, found[0], required, tuple(dropped), lost, reference=reference
+    )
+
+
+def _check_size(tool: Mapping[str, Any], where: str) -> None:
+    """Refuse a container whose price is not the one that is held for."""
+    for name in _CONTAINERS:
+        container = tool.get(name)
+        size = container.get("memory_limit") if isinstance(container, Mapping) else None
+        if size not in (None, CONTAINER_SIZE):
+            raise refused(f"{where}.{name}.memory_limit", f"is not served here; leave it out, or say {CONTAINER_SIZE}")
+
+
+def _references(
+    tools: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]], known_items: int
+) -> Iterator[str]:
+    """Where a request names files, stores or containers, which belong to the operator's account.
+
+    The first `known_items` were kept here for this tenant, and may name the containers of its own answers.
+    """
+    for index, tool in enumerate(tools):
+        if tool.get("type") in _PLAIN_TOOLS:
+            continue
+        for name in _CONTAINERS:
+            if isinstance(tool.get(name), str):
+                yield f"tools[{index}].{name}"
+        yield from (f"tools[{index}].{path}" for path in _named(tool))
+    for index, item in enumerate(items[known_items:]):
+        kind = item.get("type", "message")
+        if kind in _OWN_ITEMS or kind == "file_search_call":
+            continue
+        yield from (f"input[{index}].{path}" for path in _named(item))
+        if kind == IMAGE + _CALL_ITEM and not item.get("result"):
+            yield f"input[{index}].id"
+
+
+def _named(value: object, where: str = "") -> Iterator[str]:
+    """The paths of ids within a tool or an item."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in _REFERENCES and inner and isinstance(inner, str | list):
+                yield f"{where}{name}"
+            else:
+                yield from _named(inner, f"{where}{name}.")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _named(inner, f"{where.rstrip('.')}[{index}].")
+
+
+def _heard(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The calls of hosted tools among finished items."""
+    kinds = [str(item.get("type")).removesuffix(_CALL_ITEM) for item in items]
+    steps = sum(bool(run_by_provider([kind], "responses_api")) for kind in kinds)
+    return heard_usage(_counts({"output": items}), steps)
 
 
 def _outgoing_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -244,7 +319,7 @@ def _reported(response: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {name: response[name] for name in ("model", "service_tier") if response.get(name)}
     usage = response.get("usage")
     if not isinstance(usage, Mapping):
-        return report
+        return report | _heard(list(_items(response)))
     counts = _counts(response)
     told: dict[str, Any] = {**usage, "server_tool_use": {"web_search_requests": counts.pop(WEB_SEARCH, 0)}}
     images = _images(response, counts.pop(IMAGE, 0))

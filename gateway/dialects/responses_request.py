@@ -16,6 +16,7 @@ from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
+from gateway.errors import InvalidRequest
 
 _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "stream": "stream", "user": "user",
@@ -111,6 +112,15 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     unknown = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
     needed, lost = (*offered.hosted, *conversation.hosted), (*unknown, *(f"tools.{t.kind}" for t in offered.optional))
     found = (*needed, *offered.optional)
+    forwarded = None
+    if found:
+        try:
+            forwarded = forwarded_request(
+                fields, [*earlier, *own], found, required=bool(needed), lost=lost, known_items=len(earlier)
+            )
+        except InvalidRequest:
+            if needed:
+                raise  # else it is translated, which has what cannot go to OpenAI
     return ResponsesRequest(
         chat=chat,
         tools=offered.by_name,
@@ -118,9 +128,7 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
         items=[*earlier, *own],
         store=stores(fields),
         dropped=lost,
-        forwarded=forwarded_request(fields, [*earlier, *own], found, required=bool(needed), lost=lost)
-        if found
-        else None,
+        forwarded=forwarded,
     )
 
 

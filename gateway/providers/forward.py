@@ -50,6 +50,9 @@ class ForwardedCall:
         for name in _FROM_OPERATOR:
             if name in call.defaults and name not in call.dropped_params:
                 body.setdefault(name, call.defaults[name])
+        effort = call.defaults.get("reasoning_effort")
+        if self._forwarded.api == "responses_api" and effort and "reasoning_effort" not in call.dropped_params:
+            body["reasoning"] = {"effort": effort} | (body.get("reasoning") or {})
         for name in call.dropped_params:
             body.pop(name, None)
         if self._forwarded.api == "responses_api" and call.cache_key is not None:

@@ -169,7 +169,10 @@ def estimate(
 
 def is_forwarded(chat: ChatRequest, model: Model) -> bool:
     """True if the request goes to this model in its own dialect."""
-    return chat.forwarded is not None and chat.forwarded.api in model.capabilities
+    forwarded = chat.forwarded
+    if forwarded is None or not forwarded.needs <= model.capabilities:
+        return False
+    return forwarded.required or all(deployment.api_stated for deployment in model.deployments)
 
 
 def available(balances: Sequence[int]) -> int:

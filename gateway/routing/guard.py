@@ -144,7 +144,8 @@ def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_t
         raise _unknown(requested)
     if TOO_SMALL in decisive:
         raise _overflow([option.model for option in options if option.why_not == TOO_SMALL], prompt_tokens)
-    if chat.forwarded is not None and any(chat.forwarded.api in reason for reason in decisive):
+    own = () if chat.forwarded is None else chat.forwarded.needs
+    if chat.forwarded is not None and any(need in reason for need in own for reason in decisive):
         raise chat.forwarded.refusal()
     needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")

@@ -109,12 +109,15 @@ class ProviderCalls:
     def _call(self, attempt: Attempt) -> Call:
         context, deployment = attempt.context, attempt.deployment
         chat, notes = context.chat, context.notes
-        task = task_budget(context, attempt.choice.estimate.option.model, deployment)
+        estimate = attempt.choice.estimate
+        model = estimate.option.model
+        forwarded = chat.forwarded if is_forwarded(chat, model) else None
+        # What is forwarded keeps the note: a task budget is written into translated requests only.
+        task = task_budget(context, model, deployment) if forwarded is None else None
         headers = {name: value.reveal() for name, value in deployment.extra_headers.items()}
         if task is not None:
             notes = notes[1:]  # the first is the line that says the same
             headers = with_task_budgets(headers)
-        estimate = attempt.choice.estimate
         return Call(
             litellm_model=deployment.litellm_model,
             messages=with_notes(chat.messages, notes),
@@ -132,7 +135,7 @@ class ProviderCalls:
             max_tokens=estimate.max_tokens,
             max_tokens_param=_limit_name(chat, deployment),
             limited=estimate.limited,
-            forwarded=chat.forwarded if is_forwarded(chat, estimate.option.model) else None,
+            forwarded=forwarded,
             tool_calls=estimate.tool_calls,
             notes=notes,
             stream=chat.stream,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from starlette.responses import Response
@@ -96,7 +96,7 @@ class Preparation:
         """Find the session, count the prompt, and determine the eligible models."""
         catalog = self._configuration().catalog
         requested = guard.parse_model(chat.model, catalog)
-        prompt = await self._tokens.count(chat.messages, chat.params)
+        prompt = await self._counted(chat)
         if chat.token_ids:
             prompt += PromptTokens(chat.token_ids, chat.token_ids)
         standing, outage = await self._standing(caller, session_id, claim)
@@ -141,14 +141,22 @@ class Preparation:
     async def closing(self, context: TurnContext) -> TurnContext:
         """The context of the session's last answer: without tools, and with a note that says so."""
         chat = closing_request(context.chat)
-        prompt = await self._tokens.count(
-            [*chat.messages, *map(system_message, (*context.notes, WRAP_UP_NOTE))], chat.params
-        )
+        prompt = await self._counted(chat, (*context.notes, WRAP_UP_NOTE))
         bound_to = sessions.answered_by(context.memory, chat.messages) if chat.provider_bound else None
         options = self._options(context.caller, chat, context.requested, bound_to, prompt.estimate)
         return replace(
             context, chat=chat, prompt=prompt, options=options, notes=(*context.notes, WRAP_UP_NOTE), closing=True
         )
+
+    async def _counted(self, chat: ChatRequest, notes: Sequence[str] = ()) -> PromptTokens:
+        """The prompt's tokens with the notes; of one that may be forwarded, the larger of its two forms."""
+        messages = [*chat.messages, *map(system_message, notes)]
+        counted = await self._tokens.count(messages, chat.params)
+        if chat.forwarded is None:
+            return counted
+        extra = chat.forwarded.beside_messages()
+        own = await self._tokens.count([*messages, *extra.pictures], {**chat.params, "tools": extra.tools})
+        return PromptTokens(max(counted.estimate, own.estimate), max(counted.bound, own.bound))
 
     def _options(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -348,7 +349,9 @@ class Settlements:
         """
         estimate_ = attempt.choice.estimate
         if not attempt.context.chat.stream:
-            return estimate_.likely_nanousd
+            if not estimate_.tool_calls:
+                return estimate_.likely_nanousd
+            return own_bill(attempt, math.ceil(estimate_.view.output_tokens_mean)).amount_nanousd
         margin = self._generated(attempt, CHECKPOINT_S)
         return own_bill(attempt, output_tokens + margin).amount_nanousd
 

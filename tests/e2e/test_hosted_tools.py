@@ -30,7 +30,9 @@ MODELS = {
     "gpt": ("openai/gpt-5-mini", "/v1"),
     "claude": ("anthropic/claude-sonnet-4-5", ""),
     "plain": ("hosted_vllm/qwen", "/v1"),
+    "proxied": ("openai/gpt-5-mini", "/v1"),
 }
+STATED: Any = {"supported_endpoints": ["/v1/chat/completions", "/v1/responses"]}
 USAGE = {"prompt_tokens": 300, "completion_tokens": 2, "total_tokens": 302}
 BILL = 300 * 1_000 + 2 * 2_000 + FEE
 WORDS = ["It is", " sunny."]
@@ -81,7 +83,7 @@ async def scene(tmp_path_factory: Any) -> AsyncIterator[Scene]:
             {
                 "model_name": name,
                 "litellm_params": {"model": model, "api_base": provider.address + base, "api_key": "sk-x"},
-                "model_info": INFO,
+                "model_info": INFO | (STATED if name == "gpt" else {}),
             }
             for name, (model, base) in MODELS.items()
         ]
@@ -195,10 +197,21 @@ async def test_codex_s_own_search_is_passed_on_or_left_out_by_name(scene: Scene)
     assert passed.status_code == 200
     assert scene.sent["tools"] == [CODEX]
     assert "x-seqroute-dropped" not in passed.headers
-    left = await scene.http.post("/v1/responses", json={"model": "plain", "input": "x", "tools": [CODEX]})
-    assert left.status_code == 200
-    assert left.json()["output"][0]["content"][0]["text"] == "It is sunny."
-    assert left.headers["x-seqroute-dropped"] == "tools.web_search"
+    for model in ("plain", "proxied"):
+        left = await scene.http.post("/v1/responses", json={"model": model, "input": "x", "tools": [CODEX]})
+        assert left.status_code == 200
+        assert left.json()["output"][0]["content"][0]["text"] == "It is sunny."
+        assert left.headers["x-seqroute-dropped"] == "tools.web_search"
+
+
+async def test_a_file_of_the_operator_s_account_is_refused_by_name(scene: Scene) -> None:
+    tool = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+    made = await scene.http.post("/v1/responses", json={"model": "gpt", "input": "x", "tools": [tool]})
+    assert (made.status_code, made.json()["error"]["param"]) == (400, "tools[0].vector_store_ids")
+    body = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "container": "c_1"}
+    made = await scene.http.post("/v1/messages", json=body)
+    assert (made.status_code, made.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert made.json()["error"]["message"].startswith("container: ")
 
 
 async def test_a_search_of_anthropic_s_is_passed_on_and_billed(scene: Scene) -> None:

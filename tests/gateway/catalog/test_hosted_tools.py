@@ -72,13 +72,13 @@ def test_an_image_costs_what_its_model_s_largest_one_costs() -> None:
 def test_a_hold_covers_every_bill_within_the_limit_of_calls(
     calls: int, made: list[str], prompt: int, answer: int
 ) -> None:
-    """Each call reads the prompt once more, and its result has at most the assumed tokens."""
+    """Each step reads the prompt, the results and the answer so far."""
     made = made[:calls]
     tools = HostedTools(frozenset({"web_search", "file_search", "code_interpreter"}), calls)
     served = model("m", PRICES)
     held = call_bounds(served, prompt, {}, {}, tools=tools, tool_calls=calls).worst_nanousd(500)
     usage = Usage(
-        prompt * (1 + len(made)) + RESULT_TOKENS * len(made),
+        prompt * (1 + len(made)) + RESULT_TOKENS * sum(range(len(made) + 1)) + len(made) * answer,
         answer,
         web_searches=made.count("web_search"),
         hosted_calls=tuple((kind, made.count(kind)) for kind in ("file_search", "code_interpreter")),
@@ -87,11 +87,45 @@ def test_a_hold_covers_every_bill_within_the_limit_of_calls(
     assert bill_nanousd(PRICES, usage, hosted=hosted) <= held
 
 
-def test_a_call_without_a_report_is_billed_one_search() -> None:
-    hosted = hosted_calls(deployment("a"), HostedTools(frozenset({"web_search"})), 5)
-    for reported in (None, PartialUsage(Usage(7, 0), has_prompt=True, has_output=False)):
+def test_a_hold_of_two_calls_by_hand() -> None:
+    """Three steps read 100 tokens each and 0 + 1 + 2 results; the answer of 10 tokens is read twice again."""
+    held = call_bounds(model("m", PRICES), 100, {}, {}, tools=HostedTools(frozenset({"web_search"})), tool_calls=2)
+    assert held.worst_nanousd(10) == 2 * 10_000_000 + (300 + 30_000 + 20) * 1_000 + 10 * 2_000
+    assert held.affordable_output_tokens(held.worst_nanousd(10)) == 10
+
+
+@pytest.mark.parametrize(
+    ("heard", "amount"),
+    [
+        ((), 10_000_000 + 30_000_000 + (3 * 7 + 30_000) * 1_000),
+        ((("web_search", 1), ("steps", 1)), 10_000_000 + (2 * 7 + 10_000) * 1_000),
+        ((("web_search", 2), ("code_interpreter", 1), ("steps", 3)), 50_000_000 + (4 * 7 + 60_000) * 1_000),
+        ((("steps", 1),), (2 * 7 + 10_000) * 1_000),
+    ],
+)
+def test_a_call_without_a_report_is_billed_what_was_heard_else_one_call_of_every_kind(
+    heard: tuple[tuple[str, int], ...], amount: int
+) -> None:
+    tools = HostedTools(frozenset({"web_search", "code_interpreter", "mcp"}))
+    hosted = hosted_calls(deployment("a"), tools, 5)
+    partial = PartialUsage(Usage(7, 0, heard_calls=heard), has_prompt=True, has_output=False)
+    for reported in (partial, *([] if heard else [None])):
         made = settlement(PRICES, reported, held_nanousd=10**12, prompt_tokens=7, output_tokens=3, hosted=hosted)
-        assert (made.amount_nanousd, made.usage_source) == (7 * 1_000 + 3 * 2_000 + 10_000_000, "estimated")
+        assert (made.amount_nanousd, made.usage_source) == (amount + 3 * 2_000, "estimated")
+        capped = settlement(PRICES, reported, held_nanousd=9_000, prompt_tokens=7, output_tokens=3, hosted=hosted)
+        assert capped.amount_nanousd == 9_000
+
+
+def test_a_call_that_may_use_no_tool_is_billed_none() -> None:
+    hosted = hosted_calls(deployment("a"), HostedTools(frozenset({"web_search"})), 0)
+    made = settlement(PRICES, None, held_nanousd=10**12, prompt_tokens=7, output_tokens=3, hosted=hosted)
+    assert made.amount_nanousd == 7 * 1_000 + 3 * 2_000
+
+
+def test_calls_heard_without_any_count_are_a_partial_report() -> None:
+    read = usage_from_openai({"heard_calls": {"web_search": 2, "steps": 2}})
+    assert isinstance(read, PartialUsage)
+    assert dict(read.known.heard_calls) == {"web_search": 2, "steps": 2}
 
 
 def test_a_report_counts_the_calls_of_every_kind_and_an_image_at_its_model() -> None:
