@@ -204,7 +204,7 @@ def _references(fields: Mapping[str, Any]) -> Iterator[str]:
     for index, message in enumerate(objects(fields.get("messages"), "messages")):
         content = message.get("content")
         for position, block in enumerate(content if isinstance(content, list) else ()):
-            if _has_file(block):
+            if str(block.get("type")).endswith("_tool_result") and _has_file(block):
                 yield f"messages[{index}].content[{position}]"
 
 

@@ -183,6 +183,14 @@ def test_the_digest_follows_prices_and_not_secrets(tmp_path: Path) -> None:
     assert digest("1e-7", "one") != digest("2e-7", "one")
 
 
+def test_the_digest_follows_the_fees_of_hosted_tools(tmp_path: Path) -> None:
+    def digest(fee: str) -> str:
+        text = "model_list:\n" + entry("openai/gpt-4o-mini", code_interpreter_cost_per_session=fee)
+        return catalog_of(tmp_path, text).digest
+
+    assert digest("0.03") != digest("0.5")
+
+
 def test_problems_of_settings_and_of_prices_come_together(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("model_list:\n" + entry("openai/unheard-of-model") + "policy_settings: {mode: 7}\n")

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from gateway.catalog.hosted_tools import PROVIDER_FILES
+from gateway.catalog.tokens import TokenCounter
 from gateway.dialects import carried, messages_request, responses_request
 from gateway.dialects.dialect import AnswerIdentity
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.request import with_forwarded
 from gateway.dialects.responses import ForwardedStream
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream
 from gateway.errors import InvalidRequest
+from gateway.routing.estimates import is_forwarded
+from tests.harness.models import chat, deployment, model
 
 SEARCH: Any = {"type": "web_search"}
 CODEX: Any = {"type": "web_search", "external_web_access": False}
@@ -175,3 +179,26 @@ def test_the_client_s_own_words_are_echoed() -> None:
     shown = stream._begun
     assert (shown["max_tool_calls"], shown["tools"], shown["model"]) == (9, [SEARCH], "ours")
     assert [shown[name] for name in ("instructions", "max_output_tokens", "prompt_cache_key")] == [None] * 3
+
+
+def test_a_model_without_searches_or_a_certain_api_gets_the_translation() -> None:
+    optional = responses_request.to_chat({"model": "m", "input": "q", "tools": [CODEX]}).forwarded
+    assert optional is not None
+    asked = with_forwarded(chat("q"), optional)
+    both = frozenset({"responses_api", "responses_api.web_search"})
+    certain = (deployment("a", api_stated=True),)
+    assert is_forwarded(asked, model(capabilities=both, deployments=certain))
+    assert not is_forwarded(asked, model(capabilities=both))
+    assert not is_forwarded(asked, model(capabilities=frozenset({"responses_api"}), deployments=certain))
+    needed = with_forwarded(chat("q"), responses([SEARCH]))
+    assert is_forwarded(needed, model(capabilities=both))
+
+
+async def test_tools_of_a_provider_s_own_count_as_more_than_their_text() -> None:
+    counter = TokenCounter()
+    plain = await counter.count([], {"tools": [{"type": "function"}]})
+    own = await counter.count([], {"tools": [{"type": "computer"}]})
+    mcp = await counter.count([], {"tools": [{"type": "mcp"}]})
+    await counter.close()
+    assert own.bound - plain.bound >= 1_234
+    assert mcp.bound - plain.bound >= 8_000
