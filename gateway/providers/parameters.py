@@ -223,6 +223,8 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
 
 def takes_effort(deployment: Deployment, chat: ChatRequest) -> bool:
     """True if this request can carry a `reasoning_effort` that its client did not set."""
+    if chat.forwarded is not None and chat.forwarded.api == "messages_api":
+        return False  # it goes out as the client wrote it
     defaults = deployment.request_defaults
     fixed = defaults.get("extra_body")
     fixed = fixed if isinstance(fixed, Mapping) else {}

@@ -15,6 +15,7 @@ from gateway.dialects.request import with_forwarded
 from gateway.dialects.responses import ForwardedStream
 from gateway.dialects.responses_answer import ResponseObject, ResponsesStream
 from gateway.errors import InvalidRequest
+from gateway.providers.parameters import takes_effort
 from gateway.routing.estimates import is_forwarded
 from tests.harness.models import chat, deployment, model
 
@@ -202,3 +203,8 @@ async def test_tools_of_a_provider_s_own_count_as_more_than_their_text() -> None
     await counter.close()
     assert own.bound - plain.bound >= 1_234
     assert mcp.bound - plain.bound >= 8_000
+
+
+def test_a_forwarded_message_has_no_effort_to_choose() -> None:
+    assert not takes_effort(deployment("a"), with_forwarded(chat("q"), messages([WEB])))
+    assert takes_effort(deployment("a"), with_forwarded(chat("q"), responses([SEARCH])))

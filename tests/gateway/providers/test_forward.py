@@ -115,7 +115,7 @@ async def test_a_stream_that_breaks_is_a_fault(
 
 
 async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstream, provider: FaultUpstream) -> None:
-    defaults = {"service_tier": "default", "temperature": 0.5, "max_tokens": 3}
+    defaults = {"service_tier": "default", "temperature": 0.5, "max_tokens": 3, "reasoning_effort": "low"}
     more = {"notes": ("n",), "defaults": defaults, "cache_key": "k"}
     await upstream.complete(call(provider, "responses", "ok", **more))
     sent = provider.received[-1].body
@@ -123,7 +123,7 @@ async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstr
         "max_output_tokens": 50, "max_tool_calls": 2, "store": False, "instructions": "n"
     }  # fmt: skip
     assert (sent["service_tier"], sent["temperature"], sent["prompt_cache_key"]) == ("default", 0.5, "k")
-    assert "max_tokens" not in sent
+    assert (sent["reasoning"], "max_tokens" in sent) == ({"effort": "low"}, False)
     await upstream.complete(call(provider, "messages", "ok", **more, dropped_params=frozenset({"temperature"})))
     sent = provider.received[-1].body
     assert (sent["max_tokens"], sent["tools"][0]["max_uses"]) == (50, 2)
