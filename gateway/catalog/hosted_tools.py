@@ -121,7 +121,7 @@ class HostedCalls:
 
 
 def steps_tokens(prompt_tokens: int, calls: int) -> int:
-    """What a model reads around so many calls: at every step the prompt and the results so far."""
+    """Tokens read around so many calls: at every step the prompt and the results so far."""
     return (calls + 1) * prompt_tokens + calls * (calls + 1) // 2 * RESULT_TOKENS
 
 

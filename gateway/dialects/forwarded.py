@@ -30,7 +30,7 @@ class HostedTool:
 
 @dataclass(frozen=True, slots=True)
 class BesideMessages:
-    """What a forwarded request has beside its chat messages: tools and MCP servers, pictures as messages."""
+    """Parts of a forwarded request beside its chat messages; pictures are messages again."""
 
     tools: Sequence[Mapping[str, Any]]
     pictures: Sequence[Mapping[str, Any]] = ()
@@ -96,7 +96,7 @@ class ForwardedRequest(ABC):
 
     @abstractmethod
     def beside_messages(self) -> BesideMessages:
-        """What of it the prompt's count does not find in the chat request."""
+        """The parts that the prompt's count does not find in the chat request."""
 
     @abstractmethod
     def outgoing(
@@ -117,7 +117,7 @@ class ForwardedRequest(ABC):
 
 
 def heard_usage(counts: Mapping[str, int], steps: int) -> dict[str, Any]:
-    """The field of a chunk with the calls that a stream brought so far, for a bill without a report."""
+    """A chunk's field with the calls that a stream brought so far, for an unreported bill."""
     return {"usage": {"heard_calls": {**counts, STEPS: steps}}} if steps else {}
 
 
