@@ -198,7 +198,9 @@ async def test_a_client_that_leaves_a_stream_pays_no_less_than_what_came(
         posted = await chain(play, ["settled"])
         (attempt,) = provider.bill
         assert attempt.cut
-        assert 0 < posted < 400 * NANOUSD_OUT
+        # Without a report, a hosted tool counts as called once: at most what was held for it.
+        held = sum(row["amount_nanousd"] for row in play.rows(holds))
+        assert 0 < posted < (held if "hosted" in way else 400 * NANOUSD_OUT)
 
 
 @pytest.mark.parametrize("way", BODIES)
