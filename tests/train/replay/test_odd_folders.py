@@ -224,7 +224,7 @@ def test_of_many_models_the_front_is_played_and_the_pair_of_its_ends(tmp_path: P
     quality[:, 5] = 0.1  # costlier than the ones before and worse: not on the front
     ones = np.ones(12)
     twelve = replace(graded, models=names, quality=quality, cost_usd=cost, usd_in_per_m=ones, usd_out_per_m=ones)
-    many, pair = catalogues(replace(twelve, out_tokens=cost), np.arange(60), ())
+    many, pair = catalogues(replace(twelve, in_tokens=cost, out_tokens=cost), np.arange(60), ())
     assert len(many.models) == THINNED_MODELS
     assert "m05" not in many.models
     assert pair.models == ("m00", "m11")
