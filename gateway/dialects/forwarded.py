@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from gateway.catalog.hosted_tools import PROVIDER_FILES, SEARCHES, STEPS, Api, HostedTools, searching
@@ -61,7 +61,7 @@ class ForwardedRequest(ABC):
     required: bool
     dropped: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-    betas: tuple[str, ...] = field(default=())
+    betas: tuple[str, ...] = ()
     reference: str | None = None
     """Where it names an object of the operator's account at the provider: a file, a store, a container."""
 
