@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
@@ -27,10 +24,9 @@ from gateway.api.limits import Admission, Bodies, call_left
 from gateway.api.openapi import OpenApi
 from gateway.api.places import PlaceLimits, Places
 from gateway.api.planning import Planning
-from gateway.api.refusals import refusal
 from gateway.api.resources import Views
-from gateway.api.welcome import Welcome, not_found
-from gateway.catalog import models as catalog
+from gateway.api.welcome import Welcome
+from gateway.catalog import build as catalog
 from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.live import Configuration, LiveConfiguration
 from gateway.catalog.models import Catalog
@@ -40,12 +36,6 @@ from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
 from gateway.decisions.forecasts import SessionForecasts
-from gateway.errors import (
-    GatewayError,
-    InternalError,
-    MethodNotAllowed,
-    NotFound,
-)
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
@@ -57,6 +47,7 @@ from gateway.providers.balance import LoadBalancer
 from gateway.providers.call import Lane
 from gateway.providers.cooldown import Breaker
 from gateway.providers.providers import Upstream
+from gateway.routes import error_handlers, health_routes, tenant_routes
 from gateway.routing.conversations import Conversations
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.observe import Observer
@@ -131,7 +122,7 @@ def build(
     app = Starlette(
         routes=routes,
         lifespan=lambda _: running(parts),
-        exception_handlers={GatewayError: _answer_error, HTTPException: _answer_http_error, Exception: _answer_crash},
+        exception_handlers=error_handlers(),
     )
     app.router.redirect_slashes = False  # a path with a trailing slash is a 404 like any other
     app.state.parts = parts
@@ -374,12 +365,12 @@ def assemble(
         target.exploring.set(exploring.allows())
 
     routes: list[BaseRoute] = [
-        *_routes(dry_runs, endpoints, views, planning, charges, tool),
+        *tenant_routes(dry_runs, endpoints, views, planning, charges, tool),
         *admin.routes(),
         *dashboard.routes(),
         Route("/", welcome.root, methods=["GET"]),
         Route("/openapi.json", openapi.openapi, methods=["GET"]),
-        *_health_routes(Health(lifecycle, metrics, refresh)),
+        *health_routes(Health(lifecycle, metrics, refresh)),
     ]
     openapi.know(routes)
     return parts, routes
@@ -391,77 +382,6 @@ def _tracing(settings: Settings) -> TurnTracing | None:
     from gateway.turn.tracing import from_environment  # noqa: PLC0415 - OpenTelemetry is an extra
 
     return from_environment(version("seqroute"))
-
-
-def _routes(
-    dry_runs: DryRuns, endpoints: Endpoints, views: Views, planning: Planning, charges: Charges, tool: BudgetTool
-) -> list[BaseRoute]:
-    """Routes for tenants, with and without `/v1`."""
-    table: list[tuple[str, Callable[[Request], Any], str]] = [
-        ("/chat/completions", endpoints.chat, "POST"),
-        ("/messages", endpoints.messages, "POST"),
-        ("/messages/count_tokens", endpoints.count_tokens, "POST"),
-        ("/responses", endpoints.responses, "POST"),
-        ("/responses/compact", endpoints.compact, "POST"),
-        ("/responses/{response_id}", endpoints.response, "GET"),
-        ("/responses/{response_id}", endpoints.delete_response, "DELETE"),
-        ("/responses/{response_id}/cancel", endpoints.cancel_response, "POST"),
-        ("/responses/{response_id}/input_items", endpoints.response_items, "GET"),
-        ("/completions", endpoints.completions, "POST"),
-        ("/embeddings", endpoints.embeddings, "POST"),
-        ("/moderations", endpoints.moderations, "POST"),
-        ("/route", dry_runs.route, "POST"),
-        ("/feedback", views.feedback, "POST"),
-        ("/router/outcomes", views.feedback, "POST"),
-        ("/prices", planning.prices, "GET"),
-        ("/forecast", planning.forecast, "POST"),
-        ("/tools/check_budget", tool.definition, "GET"),
-        ("/tools/check_budget", tool.call, "POST"),
-        ("/models", views.models, "GET"),
-        ("/models/{model_id:path}", views.model, "GET"),
-        ("/sessions", views.sessions, "GET"),
-        ("/sessions/{session_id}", views.session, "GET"),
-        ("/sessions/{session_id}", views.change_session, "POST"),
-        ("/sessions/{session_id}/charges", charges.charge, "POST"),
-        ("/decisions/{decision_id}", views.decision, "GET"),
-    ]
-    return [Route(prefix + path, endpoint, methods=[verb]) for prefix in ("/v1", "") for path, endpoint, verb in table]
-
-
-def _health_routes(health: Health) -> list[BaseRoute]:
-    """Health routes; those below `/health` match LiteLLM's proxy."""
-    return [
-        *(Route(path, health.livez) for path in ("/livez", "/health", "/health/liveliness", "/health/liveness")),
-        *(Route(path, health.readyz) for path in ("/readyz", "/health/readiness")),
-        Route("/metrics", health.metrics),
-    ]
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, GatewayError)
-    _count(request, error)
-    return refusal(request.url.path, error)
-
-
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        refused = MethodNotAllowed("this route does not take that method", headers=dict(error.headers or {}))
-        _count(request, refused)
-        return refusal(request.url.path, refused)
-    _count(request, NotFound(""))
-    return not_found(request.url.path)
-
-
-async def _answer_crash(request: Request, error: Exception) -> Response:
-    """An unexpected exception: the client gets a plain 500, the log the traceback."""
-    refused = InternalError("internal error")
-    _count(request, refused)
-    return refusal(request.url.path, refused)
-
-
-def _count(request: Request, error: GatewayError) -> None:
-    request.app.state.parts.metrics.count_refusal(error.code)
 
 
 def app_parts(app: ASGIApp) -> Gateway:

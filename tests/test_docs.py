@@ -14,9 +14,9 @@ from starlette.applications import Starlette
 
 from gateway import app as gateway_app
 from gateway.api.limits import Admission
-from gateway.catalog import models as catalog
+from gateway.catalog import build as catalog
 from gateway.cli.commands import build
-from gateway.config import model_list, prices
+from gateway.config import model_entry, prices
 from gateway.config.load import ENVIRONMENT_OVERRIDES
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import Section
@@ -85,7 +85,7 @@ def test_every_key_of_a_deployment_is_documented(asked: dict[str, set[str]]) -> 
     assert info - priced == asked["model_list.model_info"]
     others = {*prices.UNIT_PRICE_KEYS, *prices.TOOL_PRICE_KEYS, "search_context_cost_per_query"}
     assert all(prices.PRICE_KEY.fullmatch(key) or key in others for key in priced)
-    assert set(model_list.PROVIDER_PARAMS) <= named
+    assert set(model_entry.PROVIDER_PARAMS) <= named
 
 
 def test_every_environment_variable_is_documented() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.config.model_list import ModelEntry
+from gateway.config.model_entry import ModelEntry
 
 _OPENAI_HOST = "api.openai.com"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.config.model_list import EFFORTS
+from gateway.config.model_entry import EFFORTS
 
 SCALE = ("none", "minimal", *EFFORTS, "xhigh", "max")
 """Efforts that clients may name, ascending."""

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from gateway.catalog.models import Catalog, load
+from gateway.catalog.build import load
+from gateway.catalog.models import Catalog
 from gateway.clock import Clock, now_ms
 from gateway.config.reader import SettingsError
 from gateway.config.settings import Settings

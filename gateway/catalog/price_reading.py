@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from gateway.catalog.addresses import provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
-from gateway.config.model_list import WITHOUT_OUTPUT, ModelEntry
+from gateway.config.model_entry import WITHOUT_OUTPUT, ModelEntry
 from gateway.config.prices import PRICE_KEY, SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS, UNIT_PRICE_KEYS
 from gateway.money import femtousd_from_usd
 

@@ -74,7 +74,7 @@ def changed_limits(
 def allowed_models(text: str | None, config: Path) -> list[str] | None:
     """Names of an allow-list, each a model or an alias of the configuration."""
     from gateway.accounts.budgets import refuse_unknown_models
-    from gateway.catalog.models import draft
+    from gateway.catalog.build import draft
     from gateway.config.reader import AssumedEnvironment
     from gateway.errors import InvalidRequest
 

@@ -17,7 +17,7 @@ import typer
 from gateway.cli.console import BROKEN, CommandError, say
 
 if TYPE_CHECKING:
-    from gateway.catalog.models import CatalogDraft
+    from gateway.catalog.build import CatalogDraft
 
 HEADER = """\
 # Made by `seqroute import-litellm` from {source}. Every key is explained in docs/configuration.md.
@@ -92,7 +92,7 @@ class _Import:
 
     def read(self) -> CatalogDraft:
         """Check the text like check-config does, with every variable assumed to be set."""
-        from gateway.catalog.models import draft
+        from gateway.catalog.build import draft
         from gateway.config.reader import AssumedEnvironment
 
         with tempfile.TemporaryDirectory() as folder:

@@ -138,7 +138,7 @@ def render(choices: Sequence[ProviderChoice], budget_nanousd: int, database_url:
 
 def _check(text: str, out: Path) -> None:
     """Raise CommandError with the problems that check-config would find once the variables are set."""
-    from gateway.catalog.models import draft
+    from gateway.catalog.build import draft
     from gateway.config.reader import AssumedEnvironment
 
     with tempfile.TemporaryDirectory() as folder:

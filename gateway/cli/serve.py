@@ -64,7 +64,7 @@ def serve(
     logging.config.dictConfig(logging_config(log_level))
     log = logging.getLogger("seqroute.serve")
 
-    from gateway.catalog.models import load
+    from gateway.catalog.build import load
     from gateway.config.master_key import with_stored_master_key
 
     settings, catalog = load(config, environment())
@@ -176,7 +176,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 
 def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """List every problem of the configuration with its key path; exit 2 if there are any."""
-    from gateway.catalog.models import load
+    from gateway.catalog.build import load
 
     settings, catalog = load(config, environment())
     for warning in (*settings.warnings, *catalog.warnings):

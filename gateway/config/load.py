@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from gateway.config.load_router import check_references, finish_litellm_block, read_router
 from gateway.config.master_key import problem_of_master_key
-from gateway.config.model_list import ModelEntry, read_model_list
+from gateway.config.model_entry import ModelEntry
+from gateway.config.model_list import read_model_list
 from gateway.config.reader import Findings, Located, Section, SettingsError
 from gateway.config.settings import (
     DEFAULT_DATABASE_URL,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from gateway.config import litellm_keys
-from gateway.config.model_list import LANES, ModelEntry
+from gateway.config.model_entry import LANES, ModelEntry
 from gateway.config.reader import Section
 from gateway.config.settings import STRATEGIES, RouterSettings
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.config.model_list import ModelEntry
+from gateway.config.model_entry import ModelEntry
 from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
 

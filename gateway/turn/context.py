@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from gateway.accounts.auth import Caller
-from gateway.accounts.fields import spend_control_fields
 from gateway.catalog.cost import Settlement
 from gateway.catalog.efforts import SCALE
 from gateway.catalog.models import Deployment
@@ -17,14 +14,6 @@ from gateway.catalog.tokens import PromptTokens
 from gateway.decisions.failures import FailedAttempt
 from gateway.dialects.dialect import AnswerIdentity, Billed, Dialect
 from gateway.dialects.request import ChatRequest
-from gateway.errors import (
-    GatewayError,
-    LedgerUnavailable,
-    RateLimited,
-    RequestBudgetExceeded,
-    SessionBudgetExceeded,
-    TenantBudgetExceeded,
-)
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.offline import OfflineLedger
 from gateway.ledger.rates import RateReading
@@ -32,94 +21,24 @@ from gateway.ledger.records import Chain
 from gateway.ledger.types import (
     Balance,
     IdempotencyClaim,
-    Refused,
     RefusingAccount,
     Resolved,
     SessionTerms,
     free_nanousd,
 )
-from gateway.money import usd_string
 from gateway.providers.balance import Slot
 from gateway.providers.parameters import header_names
 from gateway.routing import guard
 from gateway.routing import session as sessions
 from gateway.routing.conversations import Place
-from gateway.routing.estimates import Estimate, available
+from gateway.routing.estimates import Estimate
 from gateway.routing.router import Routed
 from gateway.turn.fallback import FALLBACK
+from gateway.turn.funds import AvailableFunds, funds_of
 from gateway.turn.headers import TurnHeaders, TurnReport
 from gateway.turn.wrap_up import WRAP_UP
 from policy.features import expected_cost_usd
 from policy.mdp import Observation
-
-# The operator raises a key's budget, like its tenant's, so both have the code that clients know.
-Payer = RefusingAccount | Literal["request"]
-"""The limit that binds a turn: an account, or the request's own maximum (X-Route-Max-USD)."""
-_EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
-    "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
-    "parent": (SessionBudgetExceeded, "raise the parent's with POST /v1/sessions/{id}"),
-    "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
-    "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
-    "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class AvailableFunds:
-    """The amount that a turn can spend, now and after others' releases; the limiting account."""
-
-    left_nanousd: int
-    account: Payer
-    unspent_nanousd: int
-    overdrawn_nanousd: int = 0
-    """The account's deficit, after a bill above its hold or a lowered budget."""
-    shared_nanousd: int | None = None
-    """The amount of which one turn holds a share; None: `left_nanousd`. A request's own limit is not shared."""
-
-    @property
-    def remainder_nanousd(self) -> int:
-        """The account's balance, possibly negative."""
-        return self.left_nanousd - self.overdrawn_nanousd
-
-    @property
-    def contended(self) -> bool:
-        """True if concurrent turns hold money that this one could spend."""
-        return self.unspent_nanousd > self.left_nanousd
-
-    def after(self, refused: Refused) -> AvailableFunds:
-        """The funds as found by a refused reservation."""
-        free_nanousd = refused.free_nanousd
-        if free_nanousd >= self.left_nanousd:
-            return self
-        unspent_nanousd = min(self.unspent_nanousd, free_nanousd + refused.balance.reserved_nanousd)
-        return _funds(free_nanousd, refused.account, unspent_nanousd)
-
-    def undisturbed(self) -> AvailableFunds:
-        """The funds if others released all their holds."""
-        return replace(self, left_nanousd=self.unspent_nanousd)
-
-    def all_held(self) -> AvailableFunds:
-        """The funds if others held everything."""
-        return replace(self, left_nanousd=0)
-
-
-def _funds(remainder_nanousd: int, account: Payer, unspent_nanousd: int) -> AvailableFunds:
-    left_nanousd = available([remainder_nanousd])
-    return AvailableFunds(left_nanousd, account, max(left_nanousd, unspent_nanousd), max(0, -remainder_nanousd))
-
-
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """No model is affordable now. `held`: one would be if others released their holds.
-
-    `least_nanousd`: the need of the cheapest model; while money is held, for a response that is not truncated.
-    `busy_s`: seconds until an affordable model, now at its deployments' limits, has room; 0: there is none.
-    """
-
-    funds: AvailableFunds
-    least_nanousd: int
-    held: bool
-    busy_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +139,7 @@ class TurnContext:
         if most is None:
             return accounts
         if most < accounts.remainder_nanousd:
-            return replace(_funds(most, "request", most), shared_nanousd=accounts.left_nanousd)
+            return replace(funds_of(most, "request", most), shared_nanousd=accounts.left_nanousd)
         return replace(accounts, unspent_nanousd=max(accounts.left_nanousd, min(accounts.unspent_nanousd, most)))
 
     @property
@@ -238,7 +157,7 @@ class TurnContext:
         if tenant < session:
             account = "tenant"
         left_nanousd = free_nanousd(min(session, tenant), self.kept_nanousd)
-        return _funds(left_nanousd, account, free_nanousd(unspent_nanousd, self.kept_nanousd))
+        return funds_of(left_nanousd, account, free_nanousd(unspent_nanousd, self.kept_nanousd))
 
     @property
     def wrapped_up(self) -> bool:
@@ -347,59 +266,6 @@ class Attempt:
 def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
     """The report with balances after settlement; unchanged if the ledger is still posting it."""
     return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
-
-
-def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
-    """The error for a turn without money: 402 with the remedy if it is spent.
-
-    429 if concurrent turns only hold it, or an affordable model is busy: a retry helps.
-    """
-    funds, least_nanousd = shortage.funds, shortage.least_nanousd
-    if shortage.busy_s and not shortage.held:
-        return guard.at_limits(shortage.busy_s, "the money left could pay")
-    if context.outage is not None:
-        return LedgerUnavailable(
-            "the ledger is unavailable, and the outage cap is used up", headers={"Retry-After": "5"}
-        )
-    details = {
-        "session_id": context.session_id,
-        "remaining_nano_usd": funds.remainder_nanousd,
-        "remaining_usd": usd_string(funds.remainder_nanousd),
-        "needed_nano_usd": least_nanousd,
-        "needed_usd": usd_string(least_nanousd),
-    }
-    payer = "parent session" if funds.account == "parent" else funds.account
-    found = (
-        f"the {payer}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
-        f"needs {usd_string(least_nanousd)} USD for this turn"
-    )
-    if shortage.held:
-        held = usd_string(funds.unspent_nanousd - funds.left_nanousd)
-        return RateLimited(
-            f"{found}; other turns hold {held} USD until they are billed; try again",
-            headers={"Retry-After": "1"},
-            details=details,
-        )
-    kind, how = _EXHAUSTED[funds.account]
-    if funds.account != "request":  # what is kept for the last answer is still left
-        details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
-    return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
-
-
-def wrapped_up(context: TurnContext) -> GatewayError:
-    """The error for a turn after the session's last answer."""
-    left = max(0, context.session_left_nanousd)
-    return SessionBudgetExceeded(
-        f"the last answer of this session was served in wrap-up; {usd_string(left)} USD of its budget of "
-        f"{usd_string(context.budget_nanousd)} USD are left; {_EXHAUSTED['session'][1]}",
-        headers={"x-should-retry": "false"},
-        details={
-            "session_id": context.session_id,
-            "remaining_nano_usd": left,
-            "remaining_usd": usd_string(left),
-            **spend_control_fields(True),
-        },
-    )
 
 
 def billed(context: TurnContext, report: TurnReport, bill: Settlement) -> Billed:

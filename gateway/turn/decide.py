@@ -17,8 +17,9 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
-from gateway.turn.context import AvailableFunds, RoutingDecision, Shortage, TurnContext
+from gateway.turn.context import RoutingDecision, TurnContext
 from gateway.turn.fallback import FALLBACK
+from gateway.turn.funds import AvailableFunds, Shortage
 from gateway.turn.waiting import HeldMoney
 from gateway.turn.wrap_up import kept_nanousd
 from policy.mdp import Observation

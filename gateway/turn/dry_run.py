@@ -16,8 +16,10 @@ from gateway.dialects.chat import ChatDialect
 from gateway.dialects.request import parse_chat
 from gateway.errors import LedgerUnavailable
 from gateway.http import header_map, json_response, read_body
-from gateway.turn.context import Shortage, TurnContext, exhausted
+from gateway.turn.context import TurnContext
 from gateway.turn.decide import Decider
+from gateway.turn.exhausted import exhausted
+from gateway.turn.funds import Shortage
 from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
 

@@ -22,9 +22,11 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Refused, Reserve, Reserved, ReserveOutcome
 from gateway.providers.balance import Full, LoadBalancer
 from gateway.routing import guard
-from gateway.turn.context import Attempt, RoutingDecision, Shortage, TurnContext, exhausted
+from gateway.turn.context import Attempt, RoutingDecision, TurnContext
 from gateway.turn.decide import Decider
 from gateway.turn.demand import demand_of
+from gateway.turn.exhausted import exhausted
+from gateway.turn.funds import Shortage
 from gateway.turn.idempotency import answer_or_raise
 from gateway.turn.limits import turn_limits
 from gateway.turn.settle import Settlements

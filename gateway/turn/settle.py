@@ -12,10 +12,8 @@ from starlette.responses import Response
 
 from gateway.catalog import cost
 from gateway.catalog.answer_length import OutputForecast
-from gateway.catalog.call_cost import deployment_terms, hosted_calls, sent_tier
 from gateway.catalog.tokens import TokenCounter
 from gateway.catalog.usage import ReportedUsage, Usage
-from gateway.catalog.web_search import NO_SEARCHES
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.decisions.failures import column
@@ -30,7 +28,7 @@ from gateway.providers.errors import UpstreamFault
 from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
 from gateway.routing.conversations import answer_digest
-from gateway.routing.estimates import is_forwarded
+from gateway.turn.bill import bill_of, own_bill
 from gateway.turn.context import Attempt, TurnContext, settled
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import error_answer, kept_answer
@@ -377,31 +375,6 @@ def _beginning(context: TurnContext, message: Mapping[str, Any] | None) -> Begin
     if context.place is None:
         return None
     return context.place.beginning(None if message is None else answer_digest(message))
-
-
-def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
-    """The bill from the reported usage, else from our own count `output_tokens`."""
-    chat, deployment, estimate_ = attempt.context.chat, attempt.deployment, attempt.choice.estimate
-    hosted = None
-    if chat.forwarded is not None and is_forwarded(chat, estimate_.option.model):
-        hosted = hosted_calls(deployment, chat.forwarded.tools, estimate_.tool_calls)
-    return cost.settlement(
-        deployment.prices,
-        reported,
-        held_nanousd=estimate_.hold_nanousd,
-        prompt_tokens=attempt.context.prompt.estimate,
-        output_tokens=output_tokens,
-        images=chat.images,
-        sent_tier=sent_tier(deployment, chat.params.get("service_tier"), attempt.dropped),
-        search=NO_SEARCHES if hosted else deployment_terms(deployment, chat.params, chat.extras),
-        hosted=hosted,
-        prices_of=deployment.prices_of,
-    )
-
-
-def own_bill(attempt: Attempt, output_tokens: int) -> cost.Settlement:
-    """The estimated bill for our own count of output tokens, at most the hold."""
-    return bill_of(attempt, None, output_tokens)
 
 
 def _homes(attempt: Attempt) -> Mapping[str, str] | None:

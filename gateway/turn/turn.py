@@ -35,8 +35,9 @@ from gateway.http import header_map, read_body
 from gateway.routing import session as sessions
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
-from gateway.turn.context import Attempt, TurnContext, wrapped_up
+from gateway.turn.context import Attempt, TurnContext
 from gateway.turn.deliver import Delivery
+from gateway.turn.exhausted import wrapped_up
 from gateway.turn.headers import read_turn_headers
 from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations

@@ -8,7 +8,8 @@ import pytest
 
 from demo.models import MODELS
 from demo.stage import MARKER, ROOT, StageError, gateway_config, prepare_folder
-from gateway.catalog.models import Catalog, load
+from gateway.catalog.build import load
+from gateway.catalog.models import Catalog
 
 
 def catalogue_facts(catalog: Catalog) -> dict[str, tuple[float | None, ...]]:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from gateway.api.limits import Admission
 from gateway.app import build
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from gateway.database.database import transaction
 from gateway.database.tables import audit_trail, keys, policies
 from tests.e2e.conftest import Stage

@@ -13,7 +13,7 @@ import pytest
 
 from gateway import lifespan
 from gateway.app import app_parts, build
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from gateway.lifespan import Gateway, running
 from gateway.providers.providers import Upstream
 from migrations.upgrade import upgrade

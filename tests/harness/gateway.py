@@ -25,7 +25,7 @@ from openai import AsyncOpenAI
 
 from gateway.api.server import BoundedHttp
 from gateway.app import app_parts, build
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from gateway.lifespan import Gateway
 from tests.harness.migrated import migrate
 from tests.harness.upstream import FaultUpstream

@@ -216,7 +216,7 @@ def import_logs(
     as_json: AsJson = False,
 ) -> int:
     """Learn a first policy from other programs' logs, and report what they cannot teach."""
-    from gateway.catalog.models import load
+    from gateway.catalog.build import load
     from gateway.config.reader import SettingsError
     from train.nightly.import_logs import Import, describe
     from train.nightly.import_logs import import_logs as run

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from gateway.config.master_key import with_stored_master_key
 from gateway.config.reader import SettingsError
 from train.errors import InputError

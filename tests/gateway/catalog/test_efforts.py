@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from gateway.catalog.answer_length import OutputForecast
+from gateway.catalog.build import load
 from gateway.catalog.efforts import nearest, quality_prior
-from gateway.catalog.models import Catalog, Model, load
+from gateway.catalog.models import Catalog, Model
 from gateway.config.reader import SettingsError
 from gateway.dialects.messages_request import to_chat
 from policy.mdp import COST_LEVELS

@@ -14,8 +14,9 @@ import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 
+from gateway.catalog.build import load
 from gateway.catalog.cost import bill_nanousd
-from gateway.catalog.models import Catalog, load
+from gateway.catalog.models import Catalog
 from gateway.catalog.usage import Usage
 from gateway.catalog.web_search import search_terms
 

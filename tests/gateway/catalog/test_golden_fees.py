@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from gateway.catalog.build import load
 from gateway.catalog.call_cost import billable_tiers, call_bounds, deployment_terms, expected_prices, sent_tier
 from gateway.catalog.cost import bill_nanousd, settlement
-from gateway.catalog.models import Catalog, Model, load
+from gateway.catalog.models import Catalog, Model
 from gateway.catalog.prices import Prices
 from gateway.catalog.usage import PartialUsage, Usage, usage_from_openai, with_facts
 from gateway.catalog.web_search import SearchTerms

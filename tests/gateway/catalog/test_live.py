@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.catalog.build import load
 from gateway.catalog.live import Configuration, LiveConfiguration
-from gateway.catalog.models import load
 from tests.harness.gateway import config
 
 

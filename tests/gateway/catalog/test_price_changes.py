@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.catalog.build import draft, load
 from gateway.catalog.live import Configuration, LiveConfiguration
-from gateway.catalog.models import draft, load
 from gateway.config.reader import SettingsError
 
 JANUARY_MS = 1_768_435_200_000  # 2026-01-15T00:00:00Z

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog.models import bundled_price_map
+from gateway.catalog.build import bundled_price_map
 from gateway.catalog.price_map import PriceMap
 
 CHATS = ("chat", "completion", "responses")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import run
-from gateway.catalog.models import draft, load
+from gateway.catalog.build import draft, load
 from gateway.config.reader import AssumedEnvironment
 
 LITELLM = """

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.__main__ import run
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from gateway.cli.commands import build
 from gateway.cli.init import PROVIDERS
 from gateway.config.reader import AssumedEnvironment

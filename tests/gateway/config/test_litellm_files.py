@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import run
-from gateway.catalog.models import draft, load
+from gateway.catalog.build import draft, load
 from gateway.config.reader import AssumedEnvironment
 
 FOLDER = Path(__file__).with_name("litellm_files")

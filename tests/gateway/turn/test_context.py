@@ -8,7 +8,9 @@ import pytest
 
 from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.ledger.types import AccountKind, Balance, Refused, Resolved, SessionTerms
-from gateway.turn.context import AvailableFunds, Shortage, exhausted, settled
+from gateway.turn.context import settled
+from gateway.turn.exhausted import exhausted
+from gateway.turn.funds import AvailableFunds, Shortage
 from gateway.turn.headers import TurnReport
 from tests.gateway.turn.turns import attempt, context, session_row
 

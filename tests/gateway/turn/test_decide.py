@@ -11,8 +11,9 @@ from gateway.errors import GatewayError, RateLimited, SessionBudgetExceeded
 from gateway.ledger.types import Balance
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import BUSY, TOOL_LOOP, Eligibility
-from gateway.turn.context import TurnContext, exhausted
+from gateway.turn.context import TurnContext
 from gateway.turn.decide import Estimator
+from gateway.turn.exhausted import exhausted
 from gateway.turn.waiting import HeldMoney
 from tests.gateway.turn.turns import context, session_row
 from tests.harness.models import catalog, model, prices

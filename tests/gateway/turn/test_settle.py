@@ -23,9 +23,10 @@ from gateway.metrics import Metrics
 from gateway.providers.balance import Demand, Full, LoadBalancer
 from gateway.providers.errors import ConnectFault, TimeoutFault
 from gateway.providers.replies import Reply
+from gateway.turn.bill import bill_of
 from gateway.turn.context import Attempt
 from gateway.turn.headers import TurnReport
-from gateway.turn.settle import Settlements, bill_of
+from gateway.turn.settle import Settlements
 from tests.gateway.turn.turns import LEFT, attempt
 from tests.harness.models import deployment, model, prices
 

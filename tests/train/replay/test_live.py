@@ -24,8 +24,9 @@ from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.routing.session import SessionMemory, WarmPrefix, messages_digest
-from gateway.turn.context import AvailableFunds, RoutingDecision, TurnContext
+from gateway.turn.context import RoutingDecision, TurnContext
 from gateway.turn.decide import Decider, Estimator
+from gateway.turn.funds import AvailableFunds
 from gateway.turn.waiting import HeldMoney
 from policy.features import Horizon, encode
 from policy.reload import CheckpointRef, LoadedPolicy, ServingPolicies

@@ -13,7 +13,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from gateway.catalog.models import load
+from gateway.catalog.build import load
 from tests.harness.gateway import PRICES, config
 from tests.harness.scenario import Play, playing
 from tests.harness.upstream_answers import Attempt

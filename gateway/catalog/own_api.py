@@ -1,0 +1,38 @@
+"""The dialect besides chat completions that a provider speaks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.catalog.addresses import is_openai_address, provider_of
+from gateway.catalog.hosted_tools import WEB_SEARCH, Api
+from gateway.config.model_entry import ModelEntry
+
+
+def own_api(entry: ModelEntry, known: Mapping[str, Any]) -> Api | None:
+    """The dialect of its own that the entry's provider serves; None: chat completions only.
+
+    Anthropic's provider always does. OpenAI's Responses are at OpenAI's address, behind an address at which a model of
+    OpenAI's name is served, and where the operator says so: `supported_endpoints`, mode `responses`, or a hosted tool
+    among the capabilities.
+    """
+    provider, info = provider_of(entry, known), entry.info
+    if provider == "anthropic":
+        return "messages_api"
+    if provider != "openai":
+        return None
+    if info.supported_endpoints is not None:
+        return "responses_api" if any(path.endswith("/responses") for path in info.supported_endpoints) else None
+    ours = known.get("litellm_provider") == "openai" and known.get("mode") in ("chat", "responses")
+    return "responses_api" if states_api(entry) or ours or is_openai_address(entry.params.api_base) else None
+
+
+def states_api(entry: ModelEntry) -> bool:
+    """True if the operator says that an `openai/` deployment has Responses."""
+    info = entry.info
+    return (
+        any(path.endswith("/responses") for path in info.supported_endpoints or ())
+        or info.mode == "responses"
+        or bool(info.capabilities.get(WEB_SEARCH))
+    )

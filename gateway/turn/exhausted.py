@@ -1,0 +1,81 @@
+"""The errors of a turn that no money is left for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.accounts.fields import spend_control_fields
+from gateway.errors import (
+    GatewayError,
+    LedgerUnavailable,
+    RateLimited,
+    RequestBudgetExceeded,
+    SessionBudgetExceeded,
+    TenantBudgetExceeded,
+)
+from gateway.money import usd_string
+from gateway.routing import guard
+from gateway.turn.context import TurnContext
+from gateway.turn.funds import Payer, Shortage
+
+# The operator raises a key's budget, like its tenant's, so both have the code that clients know.
+_EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
+    "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
+    "parent": (SessionBudgetExceeded, "raise the parent's with POST /v1/sessions/{id}"),
+    "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
+    "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
+    "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
+}
+
+
+def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
+    """The error for a turn without money: 402 with the remedy if it is spent.
+
+    429 if concurrent turns only hold it, or an affordable model is busy: a retry helps.
+    """
+    funds, least_nanousd = shortage.funds, shortage.least_nanousd
+    if shortage.busy_s and not shortage.held:
+        return guard.at_limits(shortage.busy_s, "the money left could pay")
+    if context.outage is not None:
+        return LedgerUnavailable(
+            "the ledger is unavailable, and the outage cap is used up", headers={"Retry-After": "5"}
+        )
+    details = {
+        "session_id": context.session_id,
+        "remaining_nano_usd": funds.remainder_nanousd,
+        "remaining_usd": usd_string(funds.remainder_nanousd),
+        "needed_nano_usd": least_nanousd,
+        "needed_usd": usd_string(least_nanousd),
+    }
+    payer = "parent session" if funds.account == "parent" else funds.account
+    found = (
+        f"the {payer}'s budget has {usd_string(funds.remainder_nanousd)} USD left; the cheapest capable model "
+        f"needs {usd_string(least_nanousd)} USD for this turn"
+    )
+    if shortage.held:
+        held = usd_string(funds.unspent_nanousd - funds.left_nanousd)
+        return RateLimited(
+            f"{found}; other turns hold {held} USD until they are billed; try again",
+            headers={"Retry-After": "1"},
+            details=details,
+        )
+    kind, how = _EXHAUSTED[funds.account]
+    if funds.account != "request":  # what is kept for the last answer is still left
+        details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
+    return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
+
+
+def wrapped_up(context: TurnContext) -> GatewayError:
+    """The error for a turn after the session's last answer."""
+    left = max(0, context.session_left_nanousd)
+    return SessionBudgetExceeded(
+        f"the last answer of this session was served in wrap-up; {usd_string(left)} USD of its budget of "
+        f"{usd_string(context.budget_nanousd)} USD are left; {_EXHAUSTED['session'][1]}",
+        headers={"x-should-retry": "false"},
+        details={
+            "session_id": context.session_id,
+            "remaining_nano_usd": left,
+            "remaining_usd": usd_string(left),
+            **spend_control_fields(True),
+        },
+    )
