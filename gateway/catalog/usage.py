@@ -188,7 +188,8 @@ class _Report:
 
     def value(self, name: str) -> Any:
         """The value under a folded name; None without one."""
-        return self.values[name][1] if name in self.values else None
+        found = self.values.get(name)
+        return None if found is None else found[1]
 
     def part(self, *names: str) -> _Report:
         """The first object among `names`; empty without one."""
@@ -196,17 +197,21 @@ class _Report:
             value = self.value(name)
             if isinstance(value, Mapping) or (isinstance(value, list) and len(value) == 1):
                 return _Report.of(value)
-        return _Report({})
+        return _NOTHING
 
     def first(self, *names: str) -> str | None:
         """The first of `names` that is present; null counts as absent."""
-        return next((name for name in names if self.value(name) is not None), None)
+        for name in names:
+            if name in self.values and self.values[name][1] is not None:
+                return name
+        return None
 
     def count(self, *names: str) -> int | None:
         """The first of `names` that is present, as a count."""
         folded = self.first(*names)
-        if folded is None:
-            return None
+        return None if folded is None else self._counted(folded)
+
+    def _counted(self, folded: str) -> int:
         name, value = self.values[folded]
         value = _as_integer(value)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -219,8 +224,16 @@ class _Report:
 
     def detail(self, *names: str) -> int:
         """As `count`, for a part of the two totals: 0 where there is none, or the server did not count it."""
-        counted = (name for name in names if not isinstance(value := self.value(name), Mapping) and value != _UNKNOWN)
-        return self.count(*counted) or 0
+        values = self.values
+        for name in names:
+            if name in values:
+                value = values[name][1]
+                if value is not None and value != _UNKNOWN and not isinstance(value, Mapping):
+                    return self._counted(name)
+        return 0
+
+
+_NOTHING = _Report({})
 
 
 def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:

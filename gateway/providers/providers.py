@@ -78,6 +78,7 @@ class Upstream:
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
         self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
+        self._hosts: dict[str, bytes] = {}
         self._targets: dict[tuple[str | None, ...], Target] = {}
         self._steering: frozenset[str] = frozenset()
 
@@ -112,7 +113,7 @@ class Upstream:
             forwarding = _unsent(call, lambda: self._forwarding(replace(call, stream=False)))
             return await self._received(call, lambda: forwarding, lambda exchange, response: forwarding.reply(exchange))
         prepared = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
-        exchange = _exchange(call)
+        exchange = self._exchange(call)
         response, fault = None, None
         try:
             async with Patience(asyncio.get_running_loop().time() + call.timeout_s) as limit:
@@ -150,7 +151,7 @@ class Upstream:
     ) -> Reply:
         """A complete response of another route than chat's."""
         prepared = _unsent(call, prepare)
-        exchange = _exchange(call)
+        exchange = self._exchange(call)
         response, fault = None, None
         try:
             async with asyncio.timeout(call.timeout_s) as limit:
@@ -169,7 +170,7 @@ class Upstream:
     async def open_stream(self, call: Call) -> UpstreamStream:
         """A stream whose first chunk has arrived. Raises like `complete`."""
         prepared = _unsent(call, lambda: self._sending(call if call.stream else replace(call, stream=True)))
-        exchange = _exchange(call)
+        exchange = self._exchange(call)
         exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
         stream: UpstreamStream | None = None
@@ -258,7 +259,7 @@ class Upstream:
 
     def _limited(self, call: Call, found: ProviderNames) -> Call:
         """The call without a limit that was not asked for, where its provider can do without."""
-        if call.limited or self._target(call, found).needs_limit:
+        if call.limited or call.max_tokens is None or self._target(call, found).needs_limit:
             return call
         return replace(call, max_tokens=None)
 
@@ -297,6 +298,24 @@ class Upstream:
         self._resolutions[wanted] = found
         return found
 
+    def _exchange(self, call: Call) -> Exchange:
+        """The record of a call that has not started."""
+        return Exchange(
+            organization=call.options.get("organization"),
+            expected_host=self._host(call.api_base) if call.api_base else b"",
+            lookups=call.litellm_model.partition("/")[0] in LOOKING_UP,
+            thread_timeout_s=call.timeout_s,
+        )
+
+    def _host(self, api_base: str) -> bytes:
+        """The host of an address as HTTP names it, cached: reading an address takes longer than a lookup."""
+        host = self._hosts.get(api_base)
+        if host is None:
+            if len(self._hosts) >= _MAX_PROVIDERS:
+                self._hosts.clear()
+            host = self._hosts[api_base] = httpx.URL(api_base).netloc
+        return host
+
 
 def _unsent(call: Call, work: Callable[[], T]) -> T:
     """Run preparation code, whose failures happen before sending and cost nothing."""
@@ -308,13 +327,3 @@ def _unsent(call: Call, work: Callable[[], T]) -> T:
         _log.error("a call for %s could not be made: %s", call.litellm_model[:120], type(error).__name__)
         fault = FailedFault("the call could not be made in the gateway", dispatched=False, retryable=False)
     raise fault
-
-
-def _exchange(call: Call) -> Exchange:
-    """The record of a call that has not started."""
-    return Exchange(
-        organization=call.options.get("organization"),
-        expected_host=httpx.URL(call.api_base).netloc if call.api_base else b"",
-        lookups=call.litellm_model.partition("/")[0] in LOOKING_UP,
-        thread_timeout_s=call.timeout_s,
-    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -215,11 +217,15 @@ def test_a_file_by_address_is_refused_and_by_id_or_inline_passes() -> None:
         assert outgoing_messages(file(**inner), by_reference=True) == file(**inner)
 
 
-async def test_litellm_stays_at_home(upstream: Upstream) -> None:
-    assert {name: os.environ[name] for name in LITELLM_ENVIRONMENT} == dict(LITELLM_ENVIRONMENT)
-    litellm = importlib.import_module("litellm")
-    assert litellm.constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB == 0
-    callbacks = (litellm.callbacks, litellm.success_callback, litellm.failure_callback, litellm.input_callback)
-    # LiteLLM's module for Vertex's context caching adds the name "cache" when it is imported; no cache is set.
-    assert {name for names in callbacks for name in names} <= {"cache"}
-    assert litellm.cache is None
+def test_litellm_fetches_no_picture_and_has_no_callback_or_cache() -> None:
+    """In a process of its own: what LiteLLM reads from the environment, it reads when it is first imported."""
+    code = (
+        "from gateway.providers.acompletion import import_litellm; litellm = import_litellm(); "
+        "called = (litellm.callbacks, litellm.success_callback, litellm.failure_callback, litellm.input_callback); "
+        "print(litellm.constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB, sorted({n for names in called for n in names}), "
+        "litellm.cache)"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in LITELLM_ENVIRONMENT}
+    found = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    # LiteLLM's module for Vertex's context caching may add the name "cache" when it is imported; no cache is set.
+    assert found.stdout.strip().replace("'cache'", "") == "0.0 [] None"
