@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import ProgrammingError
 
 from gateway.accounts import tenants
 from gateway.accounts.auth import DEFAULT_TENANT, Authenticator
@@ -30,7 +31,9 @@ from gateway.clock import Clock, Uniform, now_ms
 from gateway.config.settings import Settings
 from gateway.database import diagnosis
 from gateway.database.database import Database
+from gateway.database.partitions import ensure_partitions, missing_months
 from gateway.decisions import response_store, rollups
+from gateway.decisions.refused_turns import RefusedTurns
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import Leases, sweep_forever
 from gateway.ledger.ledger import Ledger
@@ -90,6 +93,7 @@ class Gateway:
     background: Background
     policies: PolicyRegistry
     exploring: ExplorationBudget
+    refused: RefusedTurns
     judge: Judge
     webhooks: Webhooks
     lifecycle: Lifecycle
@@ -151,6 +155,7 @@ async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asynci
         with contextlib.suppress(LedgerUnavailable):
             await parts.outage.post(parts.ledger, parts.database)
             await parts.exploring.share(parts.database)
+            await parts.refused.share(parts.database)
     for loop in loops:
         loop.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
@@ -270,12 +275,23 @@ class _Reminder:
 
 
 async def _forget_old(parts: Gateway) -> None:
-    """Delete stored responses whose time is over, and beginnings of conversations that rest for long."""
+    """Delete what is stored for a time, and prepare the log for the next months."""
     while True:
         await asyncio.sleep(FORGET_S)
         with contextlib.suppress(LedgerUnavailable):
+            await _make_partitions(parts)
             await parts.database.write(lambda c: response_store.forget(c, now_ms(parts.clock)))
             await forget_conversations(parts)
+
+
+async def _make_partitions(parts: Gateway) -> None:
+    """Make the log's next monthly partitions; without the right to, rows go to a partition for all others."""
+    if not await parts.database.read(lambda c: missing_months(c, now_ms(parts.clock))):
+        return
+    try:
+        await parts.database.write(lambda c: ensure_partitions(c, now_ms(parts.clock)))
+    except ProgrammingError:
+        _log.warning("no right to make the log's next partition: run `seqroute migrate` as the tables' owner")
 
 
 async def forget_conversations(parts: Gateway) -> None:
@@ -306,6 +322,7 @@ async def _poll_policies(parts: Gateway) -> None:
                     failures = 0
                     await parts.outage.post(parts.ledger, parts.database)
                     await parts.exploring.share(parts.database)
+                    await parts.refused.share(parts.database)
             # One slow answer is not an outage: flapping readiness would take out every replica at once.
             parts.lifecycle.ledger_up = failures < 2
     finally:

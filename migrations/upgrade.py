@@ -7,6 +7,7 @@ gateway would notice still needs a revision.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from alembic import command
@@ -16,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from gateway.database.database import DatabaseStartError, transaction
+from gateway.database.partitions import ensure_partitions
 from gateway.database.tables import metadata
 
 HERE = Path(__file__).parent
@@ -53,6 +55,7 @@ def upgrade(url: str, revision: str = "head") -> str:
         if revision == "head":
             check_tables(connection)
             create_functions(connection)
+            ensure_partitions(connection, int(time.time() * 1000))
         return current_revision(connection) or ""
 
 

@@ -298,6 +298,7 @@ decisions = Table(
     Column("completed_at_ms", BigInteger),
     Column("origin", String(8)),  # null: a client's turn; "admin", "judge", "embed", "moderate": not used for learning
     Column("exploration_floor", Float),  # at this turn, 0 when exploration was off; null: not recorded
+    Column("lowered_max_tokens", BigInteger),  # the answer's limit, when money set it lower than the client
     CheckConstraint("propensity > 0 AND propensity <= 1", name="decisions_propensity"),
     CheckConstraint(
         "status IN ('pending', 'completed', 'failed', 'truncated', 'cancelled', 'orphaned')", name="decisions_status"
@@ -313,6 +314,29 @@ Index(
     decisions.c.created_at_ms,
     sqlite_where=decisions.c.status == "pending",
     postgresql_where=decisions.c.status == "pending",
+)
+
+refused_turns = Table(
+    "refused_turns",
+    metadata,
+    # Turns that got 402: they have no decision, and their session may have no row. Written by
+    # gateway/decisions/refused_turns.py.
+    Column("tenant_id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("code", String(48), nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("first_at_ms", BigInteger, nullable=False),
+    Column("last_at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "session_id", "code"),
+    Index("refused_turns_by_time", "last_at_ms"),
+)
+
+log_retention = Table(
+    "log_retention",
+    metadata,
+    # Decisions made before `through_ms` may have been removed: train/log/retention.py.
+    Column("name", String(32), primary_key=True),
+    Column("through_ms", BigInteger, nullable=False),
 )
 
 feedback = Table(
@@ -448,6 +472,7 @@ usage_hours = _hourly(
     _count("estimated_turns"),
     _count("forced_turns"),
     _count("cut_turns"),
+    _count("lowered_turns"),
 )
 baseline_hours = _hourly(
     "baseline_hours",
