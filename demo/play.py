@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 import time
@@ -195,6 +196,7 @@ class Show:
                 labels = self._compare(self._conversations("held-out", options.held_out), promoted)
                 self._report(labels, promoted)
                 self._settle_up()
+                self._compare_report(labels)
                 if options.keep:
                     self._keep()
         return self._problems
@@ -312,14 +314,33 @@ class Show:
         )
         if billed != totals["settled"] or totals["reserved"]:
             self._problems.append("the provider's bill and the ledger disagree")
+
+    def _compare_report(self, labels: Sequence[tuple[str, str]]) -> None:
+        """Check that `seqroute report` counts the sessions out of money that the tables count; say what is next."""
         config = shown(self._stage.config)
-        self._narrator.say(f"explore: seqroute sessions list --tenant demo --config {config}")
+        with command(
+            self._stage, "report", ["gateway", "report", "--config", str(self._stage.config), "--json"]
+        ) as run:
+            found = json.loads(run.communicate()[0] or "{}")
+        counted = {label: results.read_pass(self._stage.database, label).bankrupt for label, _ in labels}
+        learning = results.read_pass(self._stage.database, "learn").bankrupt
+        expected = learning + sum(counted.values())
+        self._narrator.say(
+            f"seqroute report: {found.get('bankrupt_sessions')} sessions ran out of money; the tables count "
+            f"{sum(counted.values())}, and {learning} did while learning"
+        )
+        if found.get("bankrupt_sessions") != expected:
+            self._problems.append(f"seqroute report counts another number of sessions without money than {expected}")
+        self._narrator.say(f"explore: seqroute report --config {config} --html report.html")
         if not self._options.keep:
-            self._narrator.say(f"restart: seqroute serve --config {config}, then http://127.0.0.1:4000/metrics")
+            self._narrator.say(
+                f"dashboard: seqroute serve --config {config}, then http://127.0.0.1:4000/ui with the key in "
+                f"{shown(self._stage.folder / 'seqroute.master-key')}"
+            )
 
     def _keep(self) -> None:
         """Keep provider and gateway running until Ctrl-C."""
-        self._narrator.say(f"provider and gateway run until Ctrl-C: {self._stage.gateway_url}/metrics")
+        self._narrator.say(f"provider and gateway run until Ctrl-C; the dashboard: {self._stage.gateway_url}/ui")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)

@@ -36,6 +36,7 @@ from gateway.config.master_key import with_stored_master_key
 from gateway.config.settings import Settings
 from gateway.database.database import Database
 from gateway.decisions.forecasts import SessionForecasts
+from gateway.decisions.refused_turns import RefusedTurns
 from gateway.ledger.leases import Leases
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.offline import OfflineLedger
@@ -67,6 +68,7 @@ from gateway.turn.settle import Listeners, Settlements
 from gateway.turn.stall_rule import StallRule
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
+from gateway.ui.actions import Actions
 from gateway.ui.pages import Dashboard
 from gateway.ui.sign_in import SignIn
 from gateway.webhooks.delivery import Webhooks
@@ -189,6 +191,7 @@ def assemble(
         monotonic=time.perf_counter,
         on_fault=metrics.policy_faults.inc,
     )
+    refused = RefusedTurns(clock)
     exploring = ExplorationBudget(lambda: current().settings.policy.exploration_nanousd_per_day, clock)
     forecast = OutputForecast()
     judge = Judge(
@@ -248,6 +251,7 @@ def assemble(
         breaker=breaker,
         balancer=balancer,
         conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
+        refused=refused,
         clock=steady,
     )
     dry_runs = DryRuns(
@@ -307,6 +311,7 @@ def assemble(
         background=background,
         policies=policies,
         exploring=exploring,
+        refused=refused,
         judge=judge,
         webhooks=webhooks,
         lifecycle=lifecycle,
@@ -350,9 +355,17 @@ def assemble(
         database=database,
         authenticator=authenticator,
         policies=policies,
+        forecasts=forecasts,
+        actions=Actions(
+            configuration=current,
+            database=database,
+            authenticator=authenticator,
+            policies=policies,
+            clock=clock,
+            new_id=new_id,
+        ),
         sign_in=SignIn(settings.general.master_key, clock),
         clock=clock,
-        new_id=new_id,
     )
 
     def refresh(target: Metrics) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import decisions, init, keys, sessions, tenants
+from gateway.cli import decisions, init, keys, report, sessions, tenants
 from gateway.cli import import_litellm as importing
 from gateway.cli import serve as serving
 
@@ -45,10 +45,11 @@ def build() -> typer.Typer:
     app.add_typer(decisions.policies_app, name="policies")
     app.add_typer(decisions.decisions_app, name="decisions")
     app.command("explain")(decisions.explain)
-    app.command("report")(decisions.report)
+    app.command("report")(report.report)
     app.command("audit")(decisions.audit)
     app.command("import-litellm")(importing.import_litellm)
     app.command("export", context_settings=PASS_ON)(decisions.export)
+    app.command("retain", context_settings=PASS_ON)(decisions.retain)
     app.command("demo-provider", context_settings=PASS_ON)(serving.demo_provider)
     app.command("demo", context_settings=PASS_ON)(serving.demo)
     return app

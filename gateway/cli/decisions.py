@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +11,9 @@ import typer
 from gateway.cli.account_options import ACTOR, DEFAULT_TENANT, find_tenant
 from gateway.cli.console import (
     DEFAULT_CONFIG,
-    CommandError,
     ConfigOption,
     JsonOption,
     environment,
-    moment,
     now_ms,
     opened,
     say,
@@ -120,57 +116,7 @@ def explain(decision_id: DecisionArgument, config: ConfigOption = DEFAULT_CONFIG
     show(rows, _CANDIDATE_COLUMNS, as_json=False, empty="no candidates")
 
 
-def report(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
-    since: Annotated[str | None, typer.Option(help='Start of the period: "7d", "24h", or a date 2026-11-01.')] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Report spend, savings against always using one model, and bankrupt sessions."""
-    from gateway.decisions.report import report as make_report
-
-    since_ms = _since_ms(since)
-    with opened(config, read_only=True) as connection:
-        paying = None if tenant is None else find_tenant(connection, tenant)
-        found = make_report(connection, tenant_id=None if paying is None else paying.tenant_id, since_ms=since_ms)
-    if as_json:
-        show_one(found, as_json=True)
-        return
-    tables = {name: found.pop(name) for name in ("tenants", "models", "baselines")}
-    given_up = found.pop("exploration_quality_given_up", None)
-    found |= {"tenant": "all" if paying is None else paying.name}
-    found |= {"since": "the first turn" if since_ms is None else moment(found["since_ms"])}
-    del found["since_ms"]
-    if given_up is not None:
-        found |= {
-            "exploration_quality_given_up": f"{given_up:.4g} points (quality is 0 to 1 a turn), summed over turns"
-        }
-    show_one(found, as_json=False)
-    for name, title in _REPORT_TITLES.items():
-        rows = [_for_people(row) for row in tables[name]]
-        print(f"\n{title}")
-        show(rows, list(rows[0]) if rows else [], as_json=False, empty="nothing yet")
-
-
-_REPORT_TITLES = {
-    "tenants": "Tenants, now",
-    "models": "Models that answered",
-    "baselines": "Estimated cost of always using one model (a negative saving: that model would cost less)",
-}
-
-
-def _for_people(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A report row without integer amounts and ids, with shares as percentages."""
-    shown: dict[str, Any] = {}
-    for name, value in row.items():
-        if name == "saved_share":
-            shown["saved"] = None if value is None else f"{value:.1%}"
-        elif not name.endswith(("_nano_usd", "tenant_id")):
-            shown[name] = value
-    return shown
-
-
-_EXPORT = "import sys; from train.__main__ import run_command; sys.exit(run_command(sys.argv[1:], program='seqroute'))"
+_TRAINER = "import sys; from train.__main__ import run_command; sys.exit(run_command(sys.argv[1:], program='seqroute'))"
 """The trainer's command under this program's name."""
 
 
@@ -179,7 +125,16 @@ def export(context: typer.Context) -> None:
 
     The trainer does this in a separate process: serving never loads a Parquet library.
     """
-    finished = subprocess.run([sys.executable, "-c", _EXPORT, "export", *context.args], check=False)
+    _in_the_trainer("export", context)
+
+
+def retain(context: typer.Context) -> None:
+    """Archive the log and remove what is older than it is kept; `seqroute retain --help` lists the options."""
+    _in_the_trainer("retain", context)
+
+
+def _in_the_trainer(command: str, context: typer.Context) -> None:
+    finished = subprocess.run([sys.executable, "-c", _TRAINER, command, *context.args], check=False)
     raise typer.Exit(finished.returncode)
 
 
@@ -291,20 +246,3 @@ def rollback(
     with opened(config) as connection:
         record = policies.roll_back(connection, actor=ACTOR, now_ms=now_ms())
     _show_serving(record, as_json)
-
-
-def _since_ms(text: str | None) -> int | None:
-    from datetime import UTC, datetime
-
-    from gateway.config.values import parse_duration_s
-
-    if text is None:
-        return None
-    seconds = parse_duration_s(text)
-    if seconds is not None:
-        return int((time.time() - seconds) * 1000)
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandError(f'--since: expected "7d", "24h" or a date like 2026-11-01, got "{text[:40]}"') from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

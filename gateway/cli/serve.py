@@ -27,6 +27,7 @@ from gateway.cli.console import (
     first_line,
     say,
     show,
+    show_one,
 )
 
 if TYPE_CHECKING:
@@ -204,12 +205,15 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
     say(f"{config}: valid, {count} model{'' if count == 1 else 's'}, catalogue {catalog.digest[:12]}")
 
 
-def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Upgrade the database to the newest schema. Safe to repeat and to run concurrently."""
     from gateway.config.load import load_settings
 
     revision = _upgrade(load_settings(config, environment()))
-    print(f"the database is at revision {revision}")
+    if as_json:
+        show_one({"revision": revision}, as_json=True)
+    else:
+        print(f"the database is at revision {revision}")
 
 
 def _upgrade(settings: Settings) -> str:

@@ -43,6 +43,7 @@ def pending_row(
     now_ms: int,
     origin: str | None = None,
     exploration_floor: float | None = None,
+    lowered_max_tokens: int | None = None,
 ) -> dict[str, Any]:
     """The columns known before dispatch; the ledger adds ids, turn and balances."""
     features, candidate_features = pack(observation)
@@ -67,6 +68,7 @@ def pending_row(
         "created_at_ms": now_ms,
         "origin": origin,
         "exploration_floor": exploration_floor,
+        "lowered_max_tokens": lowered_max_tokens,
     }
 
 
@@ -109,6 +111,12 @@ def answered_by(action: str, candidates: Iterable[Mapping[str, Any]]) -> tuple[s
     """The model and the effort of a decision's logged action."""
     chosen = next((with_effort(each) for each in candidates if each["model"] == action), None)
     return (action, None) if chosen is None else (chosen["model"], chosen["effort"])
+
+
+def action_name(candidate: Mapping[str, Any]) -> str:
+    """The name of a logged candidate, as people read it."""
+    effort = candidate.get("effort")
+    return at_effort(with_effort(candidate)["model"], effort) if effort else str(candidate["model"])
 
 
 def at_effort(model: str, effort: str | None) -> str:
@@ -167,6 +175,7 @@ def explain(row: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
         "feature_version": row["feature_version"],
         "origin": row["origin"] or "client",
         "exploration_floor": row["exploration_floor"],
+        "lowered_max_tokens": row["lowered_max_tokens"],
         "created_at_ms": row["created_at_ms"],
         "candidates": [with_effort(each) for each in candidates] if whole else visible(candidates),
     }

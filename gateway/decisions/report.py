@@ -1,9 +1,8 @@
-"""Report of spend, sessions, bankruptcies, and estimated savings against baselines.
+"""Report of spend, savings, and sessions that ran out of money.
 
-Everything is read from the ledger and the decision log. A baseline ("always this model") is an estimate: the predicted
-costs of its model are summed over the logged turns and scaled by the ratio of bills to predictions for the models that
-answered. Turns that a baseline's model could not have served keep their actual cost. Quality is compared only where
-scores exist, and only for actual answers.
+Everything is read from the ledger and the decision log, in one pass. Savings are estimates of
+`gateway/decisions/savings.py`, over the turns that clients sent for the gateway to route; what a pinned model answered
+is no saving, and what the judge cost counts against them. Exploration is in the bills.
 """
 
 from __future__ import annotations
@@ -15,30 +14,32 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
-from gateway.database.tables import decisions, exploration_days, feedback, ledger_entries, sessions, tenants
-from gateway.decisions.log import answered_by, at_effort, with_effort
+from gateway.database.tables import (
+    decisions,
+    exploration_days,
+    feedback,
+    ledger_entries,
+    refused_turns,
+    sessions,
+    tenants,
+)
+from gateway.decisions.log import answered_by
+from gateway.decisions.savings import Estimate, FrontPoint, Rival, RoutedTurn, Savings, SavingsTally
 from gateway.ledger.types import SPENDING_KINDS
 from gateway.money import usd_string
 
 CHUNK_ROWS = 1_000
+DAY_MS = 86_400_000
 
 
 @dataclass(slots=True)
 class _ModelTally:
     turns: int = 0
     spent_nanousd: int = 0
-    scores: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Baseline:
-    turns: int = 0
-    predicted_nanousd: int = 0
-    billed_nanousd: int = 0
-    quality_sum: float = 0.0
-    quality_turns: int = 0
+    scored: int = 0
+    score_sum: float = 0.0
 
 
 @dataclass(slots=True)
@@ -46,83 +47,173 @@ class _Log:
     """Sums gathered in one pass over the decision log."""
 
     models: dict[str, _ModelTally] = field(default_factory=lambda: defaultdict(_ModelTally))
-    baselines: dict[str, _Baseline] = field(default_factory=lambda: defaultdict(_Baseline))
-    answered_turns: int = 0
-    billed_nanousd: int = 0
-    predicted_nanousd: int = 0
+    days: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    turns: int = 0
     estimated_turns: int = 0
-    last: dict[tuple[str, str], tuple[int, int | None, int | None]] = field(default_factory=dict)
+    pinned_turns: int = 0
+    lowered_turns: int = 0
+    judge_nanousd: int = 0
+    sessions: set[tuple[str, str]] = field(default_factory=set)
+    savings: SavingsTally = field(default_factory=SavingsTally)
 
 
 def report(connection: Connection, *, tenant_id: str | None = None, since_ms: int | None = None) -> dict[str, Any]:
     """The report as JSON, over turns and sessions begun since `since_ms`."""
     log = _read_log(connection, tenant_id, since_ms)
-    spent_nanousd = _spent(connection, tenant_id, since_ms)
     opened = _count(connection, _scoped(select(func.count()).select_from(sessions), sessions, tenant_id, since_ms))
-    bankrupt = sum(1 for _, remaining, cheapest in log.last.values() if _is_bankrupt(remaining, cheapest))
+    found = log.savings.result()
     return {
         "tenant": tenant_id,
         "since_ms": since_ms,
         "sessions": opened,
-        "sessions_with_turns": len(log.last),
-        "bankrupt_sessions": bankrupt,
-        "turns": log.answered_turns,
+        "sessions_with_turns": len(log.sessions),
+        **out_of_money(connection, tenant_id, since_ms),
+        "turns": log.turns,
         "estimated_turns": log.estimated_turns,
-        **_money("spent", spent_nanousd),
+        "pinned_turns": log.pinned_turns,
+        "turns_with_lowered_max_tokens": log.lowered_turns,
+        **_money("spent", _spent(connection, tenant_id, since_ms)),
         **_money("overage", _overage(connection, tenant_id, since_ms)),
+        **_money("judge", log.judge_nanousd),
         **({} if tenant_id is not None else _exploration(connection, since_ms)),
         "tenants": _tenant_rows(connection, tenant_id),
         "models": _model_rows(log),
-        "baselines": _baseline_rows(log),
+        "days": [
+            {"day": datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date().isoformat(), **_money("spent", nanousd)}
+            for day, nanousd in sorted(log.days.items())
+        ],
+        **savings_rows(found, log.judge_nanousd),
     }
+
+
+def out_of_money(connection: Connection, tenant_id: str | None, since_ms: int | None) -> dict[str, int]:
+    """Sessions with a turn that was refused because the money was spent, and those turns."""
+    row = refused_turns.c
+    each = select(row.tenant_id, row.session_id, func.sum(row.turns).label("turns"))
+    if tenant_id is not None:
+        each = each.where(row.tenant_id == tenant_id)
+    if since_ms is not None:
+        each = each.where(row.last_at_ms >= since_ms)
+    found = each.group_by(row.tenant_id, row.session_id).subquery()
+    counted, turns = connection.execute(select(func.count(), func.coalesce(func.sum(found.c.turns), 0))).one()
+    return {"bankrupt_sessions": int(counted), "refused_turns": int(turns)}
+
+
+def savings_rows(found: Savings, judge_nanousd: int = 0) -> dict[str, Any]:
+    """The savings as JSON: every model alone, the rivals by name, and the front over lambda."""
+    named = {"always the strongest": found.strongest, "best fixed": found.best_fixed, "cheapest": found.cheapest}
+    models = {rival.name: rival for rival in found.models}
+    rivals = [
+        {"rival": name, "model": model} | _rival_row(models[model], judge_nanousd)
+        for name, model in named.items()
+        if model is not None
+    ]
+    if found.tuned is not None:
+        tuned = {"rival": "tuned lambda", "model": None, "lambda_per_usd": found.tuned_lambda_per_usd}
+        rivals.append(tuned | _rival_row(found.tuned, judge_nanousd))
+    return {
+        "routed_turns": found.turns,
+        **_money("routed", found.billed_nanousd),
+        "predicted_quality": found.quality,
+        "rivals": rivals,
+        "baselines": [{"always": rival.name} | _rival_row(rival, judge_nanousd) for rival in found.models],
+        "front": [_point(point) for point in found.front],
+        "today": None if found.today is None else _point(found.today),
+    }
+
+
+def _rival_row(rival: Rival, judge_nanousd: int) -> dict[str, Any]:
+    """A rival; the judge belongs to routing, so its bill is taken from what routing saved."""
+    saved = round(rival.saved.value) - judge_nanousd
+    estimated = rival.estimated_nanousd
+    charged = judge_nanousd / estimated if estimated > 0 else 0.0
+    return {
+        **_money("estimated", estimated),
+        **_money("saved", saved),
+        **_interval_usd("saved", rival.saved, judge_nanousd),
+        "saved_share": rival.saved_share.value - charged if estimated > 0 else None,
+        "saved_share_low": None if rival.saved_share.low is None else rival.saved_share.low - charged,
+        "saved_share_high": None if rival.saved_share.high is None else rival.saved_share.high - charged,
+        "predicted_quality": rival.quality,
+        "turns_not_comparable": rival.turns_not_comparable,
+    }
+
+
+def _interval_usd(name: str, estimate: Estimate, less_nanousd: int) -> dict[str, str | None]:
+    ends = {"low": estimate.low, "high": estimate.high}
+    return {
+        f"{name}_{end}_usd": None if value is None else usd_string(round(value) - less_nanousd)
+        for end, value in ends.items()
+    }
+
+
+def _point(point: FrontPoint) -> dict[str, Any]:
+    return {
+        "lambda_per_usd": point.lambda_per_usd,
+        **{
+            f"{name}{end}": value
+            for name, estimate in (("cost_usd", point.cost_usd), ("quality", point.quality))
+            for end, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high))
+        },
+    }
+
+
+def newest_turns(
+    connection: Connection, *, tenant_id: str | None, since_ms: int, limit: int
+) -> tuple[list[RoutedTurn], bool]:
+    """The newest routed turns since then, and whether those are all."""
+    query = _scoped(_turns_query(), decisions, tenant_id, since_ms)
+    rows = connection.execute(query.order_by(decisions.c.created_at_ms.desc()).limit(limit)).all()
+    scores = _scores_of(connection, [row.decision_id for row in rows])
+    return _routed(rows, [orjson.loads(row.candidates) for row in rows], scores), len(rows) < limit
+
+
+def _turns_query() -> Select[Any]:
+    row = decisions.c
+    return select(
+        row.decision_id, row.tenant_id, row.session_id, row.model, row.reason, row.origin, row.cost_nanousd,
+        row.usage_source, row.candidates, row.propensity, row.lowered_max_tokens, row.created_at_ms,
+    ).where(row.cost_nanousd.is_not(None))  # fmt: skip
 
 
 def _read_log(connection: Connection, tenant_id: str | None, since_ms: int | None) -> _Log:
     log = _Log()
-    row = decisions.c
-    query = select(
-        row.decision_id, row.tenant_id, row.session_id, row.turn, row.model, row.cost_nanousd, row.usage_source,
-        row.candidates, row.remaining_after_nanousd,
-    ).where(row.cost_nanousd.is_not(None))  # fmt: skip
-    query = _scoped(query, decisions, tenant_id, since_ms)
+    query = _scoped(_turns_query(), decisions, tenant_id, since_ms)
     scores = _scores(connection, tenant_id, since_ms)
-    for found in connection.execution_options(yield_per=CHUNK_ROWS).execute(query):
-        _tally(log, found, scores.get(found.decision_id))
+    for rows in connection.execution_options(yield_per=CHUNK_ROWS).execute(query).partitions(CHUNK_ROWS):
+        candidates = [orjson.loads(row.candidates) for row in rows]
+        for row, each in zip(rows, candidates, strict=True):
+            _tally(log, row, each, scores.get(row.decision_id))
+        log.savings.add(_routed(rows, candidates, scores))
     return log
 
 
-def _tally(log: _Log, row: Any, score: float | None) -> None:
-    candidates: list[Mapping[str, Any]] = orjson.loads(row.candidates)
-    log.answered_turns += 1
-    log.billed_nanousd += row.cost_nanousd
+def _routed(rows: Any, candidates: list[Any], scores: Mapping[str, float]) -> list[RoutedTurn]:
+    """The client's turns among these rows that the gateway routed."""
+    return [
+        RoutedTurn(
+            row.tenant_id, row.session_id, row.model, row.cost_nanousd, row.propensity, each,
+            scores.get(row.decision_id), row.created_at_ms,
+        )
+        for row, each in zip(rows, candidates, strict=True)
+        if row.origin is None and row.reason != "pinned"
+    ]  # fmt: skip
+
+
+def _tally(log: _Log, row: Row[Any], candidates: list[Mapping[str, Any]], score: float | None) -> None:
+    log.turns += 1
+    log.sessions.add((row.tenant_id, row.session_id))
+    log.days[row.created_at_ms // DAY_MS] += row.cost_nanousd
     log.estimated_turns += row.usage_source == "estimated"
+    log.pinned_turns += row.reason == "pinned"
+    log.lowered_turns += row.lowered_max_tokens is not None
+    log.judge_nanousd += row.cost_nanousd if row.origin == "judge" else 0
     tally = log.models[answered_by(row.model, candidates)[0]]
     tally.turns += 1
     tally.spent_nanousd += row.cost_nanousd
     if score is not None:
-        tally.scores.append(score)
-    by_name = {candidate["model"]: candidate for candidate in candidates}
-    chosen = by_name.get(row.model)
-    if chosen is not None:
-        log.predicted_nanousd += chosen["cost_nano_usd"]
-    for candidate in by_name.values():
-        own = with_effort(candidate)
-        baseline = log.baselines[at_effort(own["model"], own["effort"])]
-        baseline.turns += 1
-        baseline.predicted_nanousd += candidate["cost_nano_usd"]
-        baseline.billed_nanousd += row.cost_nanousd
-        if candidate.get("quality") is not None:
-            baseline.quality_sum += candidate["quality"]
-            baseline.quality_turns += 1
-    # Least cost of a next turn like this one: with less money left, the session cannot continue.
-    cheapest = min((candidate["cost_nano_usd"] for candidate in candidates), default=None)
-    key = (row.tenant_id, row.session_id)
-    if key not in log.last or log.last[key][0] < row.turn:
-        log.last[key] = (row.turn, row.remaining_after_nanousd, cheapest)
-
-
-def _is_bankrupt(remaining_nanousd: int | None, cheapest_nanousd: int | None) -> bool:
-    return remaining_nanousd is not None and cheapest_nanousd is not None and remaining_nanousd < cheapest_nanousd
+        tally.scored += 1
+        tally.score_sum += score
 
 
 def _model_rows(log: _Log) -> list[dict[str, Any]]:
@@ -131,33 +222,11 @@ def _model_rows(log: _Log) -> list[dict[str, Any]]:
             "model": name,
             "turns": tally.turns,
             **_money("spent", tally.spent_nanousd),
-            "scored_turns": len(tally.scores),
-            "mean_score": sum(tally.scores) / len(tally.scores) if tally.scores else None,
+            "scored_turns": tally.scored,
+            "mean_score": tally.score_sum / tally.scored if tally.scored else None,
         }
         for name, tally in sorted(log.models.items(), key=lambda item: -item[1].spent_nanousd)
     ]
-
-
-def _baseline_rows(log: _Log) -> list[dict[str, Any]]:
-    if log.predicted_nanousd <= 0:
-        return []
-    scale = log.billed_nanousd / log.predicted_nanousd
-    rows = []
-    for name, baseline in log.baselines.items():
-        missing = log.answered_turns - baseline.turns
-        # Turns without this model among the candidates keep their actual cost.
-        estimate = round(baseline.predicted_nanousd * scale) + log.billed_nanousd - baseline.billed_nanousd
-        rows.append(
-            {
-                "always": name,
-                **_money("estimated", estimate),
-                **_money("saved", estimate - log.billed_nanousd),
-                "saved_share": (estimate - log.billed_nanousd) / estimate if estimate > 0 else None,
-                "predicted_quality": baseline.quality_sum / baseline.quality_turns if baseline.quality_turns else None,
-                "turns_not_comparable": missing,
-            }
-        )
-    return sorted(rows, key=lambda row: -int(row["estimated_nano_usd"]))
 
 
 def _tenant_rows(connection: Connection, tenant_id: str | None) -> list[dict[str, Any]]:
@@ -182,6 +251,17 @@ def _scores(connection: Connection, tenant_id: str | None, since_ms: int | None)
     query = select(feedback.c.decision_id, func.avg(feedback.c.score)).where(feedback.c.decision_id != "")
     rows = connection.execute(_scoped(query, feedback, tenant_id, since_ms).group_by(feedback.c.decision_id))
     return {decision_id: float(score) for decision_id, score in rows}
+
+
+def _scores_of(connection: Connection, decision_ids: list[str]) -> Mapping[str, float]:
+    """Mean score of each of these decisions that has one."""
+    found: dict[str, float] = {}
+    row = feedback.c
+    for start in range(0, len(decision_ids), CHUNK_ROWS):
+        some = decision_ids[start : start + CHUNK_ROWS]
+        query = select(row.decision_id, func.avg(row.score)).where(row.decision_id.in_(some)).group_by(row.decision_id)
+        found |= {decision_id: float(score) for decision_id, score in connection.execute(query)}
+    return found
 
 
 def _spent(connection: Connection, tenant_id: str | None, since_ms: int | None) -> int:

@@ -21,6 +21,7 @@ from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, rollup_progress, usage_hours
 from gateway.decisions import log
+from gateway.decisions.savings import could_serve
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.types import SPENDING_KINDS
 
@@ -60,7 +61,7 @@ def advance(connection: Connection, at_ms: int) -> int:
         select(
             e.entry_id, e.kind, e.amount_nanousd, e.tenant_id, e.created_at_ms, e.usage_source, e.model,
             d.decision_id, d.model.label("action"), d.reason, d.finish_reason, d.input_tokens, d.cached_tokens,
-            d.output_tokens, d.candidates,
+            d.output_tokens, d.candidates, d.lowered_max_tokens,
         )
         .select_from(ledger_entries.outerjoin(decisions, d.decision_id == e.decision_id))
         .where(e.entry_id > through, e.created_at_ms <= at_ms - LAG_MS, e.kind.in_(SPENDING_KINDS))
@@ -102,9 +103,11 @@ def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, fl
     sums["output_tokens"] += row.output_tokens or 0
     sums["forced_turns"] += row.reason == "only-affordable"
     sums["cut_turns"] += row.finish_reason == "length"
+    sums["lowered_turns"] += row.lowered_max_tokens is not None
     for candidate in candidates:
-        own = log.with_effort(candidate)
-        name = log.at_effort(own["model"], own["effort"])
+        if not could_serve(candidate):
+            continue
+        name = log.action_name(candidate)
         _tally_baseline(baselines[hour_ms, row.tenant_id, name], candidate, row.amount_nanousd)
         if candidate["model"] == row.action:
             _tally_baseline(baselines[hour_ms, row.tenant_id, CHOSEN], candidate, row.amount_nanousd)

@@ -118,6 +118,7 @@ class Reservations:
                 now_ms=context.started_ms,
                 origin=ORIGINS.get(context.chat.mode, context.caller.origin),
                 exploration_floor=policy.exploration_floor if choice.observation.explore else 0.0,
+                lowered_max_tokens=choice.estimate.max_tokens if choice.estimate.clamped else None,
             )
             answer = await self.reserve(context, choice, decision_id, row, choice.estimate.option.healthy)
             if isinstance(answer, Attempt):

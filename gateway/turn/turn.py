@@ -128,11 +128,11 @@ class Turns:
         return bytes(answer.body)
 
     async def _reserved(self, context: TurnContext, receive: Receive) -> Attempt | Response:
-        """The reserved attempt; a first turn that money refuses leaves the budget that it asked for."""
+        """The reserved attempt; a turn that money refuses is counted, and a first one leaves its budget."""
         try:
             return await self._ordinary_or_last(context, receive)
-        except (SessionBudgetExceeded, TenantBudgetExceeded):
-            await self._background.run(self._preparation.keep_budget(context))
+        except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
+            await self._background.run(self._preparation.note_refusal(context, error.code))
             raise
 
     async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:

@@ -13,6 +13,7 @@ from sqlalchemy import update
 from gateway.accounts.sessions import normalize_id
 from gateway.database.database import transaction
 from gateway.database.tables import decisions, sessions
+from gateway.decisions.report import report
 from gateway.routing.session import ALIAS_HEADERS
 from tests.harness.scenario import HELLO, playing, seqroute, session, turn
 
@@ -225,6 +226,9 @@ async def test_a_first_turn_that_is_refused_keeps_the_budget_that_it_asked_for(
         assert (raised.status_code, seqroute(raised, "session-id")) == (200, row["session_id"])
         [row] = play.rows(sessions)
         assert (row["granted_nanousd"], row["turns"]) == (500_000_000, 1)
+    with transaction(database_url, read_only=True) as connection:
+        found = report(connection)
+    assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (1, 2, 1)
 
 
 async def test_first_turns_at_once_open_one_session_and_are_numbered_once_each(

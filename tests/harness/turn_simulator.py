@@ -35,6 +35,7 @@ from gateway.clock import SteadyClock
 from gateway.config.settings import LimitSettings, RateQuota, RouterSettings, SessionSettings, Settings
 from gateway.database import sqlite_connection as db_sqlite
 from gateway.database.database import Database
+from gateway.decisions.refused_turns import RefusedTurns
 from gateway.errors import GatewayError, LedgerUnavailable
 from gateway.http import error_response
 from gateway.ledger.audit import audit
@@ -185,7 +186,7 @@ class TurnSimulation:
             preparation=Preparation(
                 configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
                 balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
-                conversations=conversations, clock=self.clock,
+                conversations=conversations, refused=RefusedTurns(self.clock), clock=self.clock,
             ),
             stall_rule=StallRule(
                 configuration=lambda: configuration, database=unused, clock=self.clock, new_id=self.new_id

@@ -81,6 +81,7 @@ def cli(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 @pytest.fixture
 def migrated(cli: Cli) -> Cli:
     assert cli("migrate").status == 0
+    assert cli("migrate", "--json").json.keys() == {"revision"}
     return cli
 
 
@@ -312,7 +313,7 @@ def test_the_report_names_tenants_and_units(migrated: Cli) -> None:
     ran = migrated("report", "--tenant", "acme", "--since", "7d")
     assert re.search(r"^tenant +acme$", ran.out, flags=re.MULTILINE)
     assert re.search(r"^since +20\d\d-\S+Z$", ran.out, flags=re.MULTILINE)
-    assert "points (quality is 0 to 1 a turn)" in migrated("report").out
+    assert "points of quality (0 to 1 a turn)" in migrated("report").out
 
 
 def test_serve_makes_a_master_key_migrates_and_starts_uvicorn_with_limits(

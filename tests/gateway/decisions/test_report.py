@@ -7,10 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy import Connection, create_engine, insert, update
 
-from gateway.database.tables import decisions, feedback, ledger_entries, metadata, sessions, tenants
+from gateway.database.tables import (
+    decisions,
+    feedback,
+    ledger_entries,
+    metadata,
+    refused_turns,
+    sessions,
+    tenants,
+)
 from gateway.decisions.report import report
+from gateway.decisions.report_page import report_page
 
 
 @pytest.fixture
@@ -95,13 +104,41 @@ def test_the_order_of_the_log_changes_no_baseline(connection: Connection) -> Non
     assert (large["estimated_nano_usd"], large["turns_not_comparable"]) == (1000, 1)
 
 
-def test_a_session_that_cannot_pay_another_turn_is_bankrupt(connection: Connection) -> None:
+def refuse(connection: Connection, session: str, turns: int, at_ms: int, code: str = "session_budget_exceeded") -> None:
+    connection.execute(
+        insert(refused_turns).values(
+            tenant_id="t", session_id=session, code=code, turns=turns, first_at_ms=at_ms, last_at_ms=at_ms
+        )
+    )
+
+
+def test_a_session_with_a_refused_turn_ran_out_of_money_and_one_with_little_left_did_not(
+    connection: Connection,
+) -> None:
     both = [candidate("small", 100), candidate("large", 900)]
-    turn(connection, "poor", 0, "small", 100, both, remaining=150)
-    turn(connection, "poor", 1, "small", 60, both, remaining=90)
-    turn(connection, "rich", 0, "small", 100, both, remaining=100)
+    turn(connection, "poor", 0, "small", 100, both, remaining=90)
+    turn(connection, "done", 0, "small", 100, both, remaining=90)
+    refuse(connection, "poor", 3, 50)
+    refuse(connection, "poor", 1, 60, "tenant_budget_exceeded")
+    refuse(connection, "never served", 1, 10)
     found = report(connection)
-    assert (found["bankrupt_sessions"], found["sessions_with_turns"]) == (1, 2)
+    assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (2, 5, 2)
+    assert report(connection, since_ms=40)["bankrupt_sessions"] == 1
+    assert report(connection, tenant_id="another")["bankrupt_sessions"] == 0
+
+
+def test_what_a_pinned_model_answered_is_no_saving_and_the_judge_is_charged(connection: Connection) -> None:
+    both = [candidate("small", 100, 0.6), candidate("large", 1000, 0.9)]
+    turn(connection, "s1", 0, "small", 100, both)
+    turn(connection, "s2", 0, "small", 100, both)
+    turn(connection, "judged", 0, "small", 30, both)
+    connection.execute(update(decisions).where(decisions.c.session_id == "s2").values(reason="pinned"))
+    connection.execute(update(decisions).where(decisions.c.session_id == "judged").values(origin="judge"))
+    found = report(connection)
+    assert (found["turns"], found["routed_turns"], found["pinned_turns"]) == (3, 1, 1)
+    strongest = next(row for row in found["rivals"] if row["rival"] == "always the strongest")
+    assert (strongest["model"], strongest["estimated_nano_usd"], found["judge_nano_usd"]) == ("large", 1000, 30)
+    assert strongest["saved_nano_usd"] == 1000 - 100 - 30
 
 
 def test_since_leaves_out_what_was_before(connection: Connection) -> None:
@@ -127,3 +164,18 @@ def test_the_efforts_of_a_model_are_one_model_that_answered_and_baselines_of_the
     assert [(row["always"], row["estimated_nano_usd"]) for row in found["baselines"]] == [
         ("think at high effort", 120), ("other#low", 60), ("think at low effort", 30),
     ]  # fmt: skip
+
+
+def test_the_page_has_every_part_with_its_units_and_loads_nothing(connection: Connection) -> None:
+    both = [candidate("small", 100_000, 0.6), candidate("large", 1_000_000, 0.9)]
+    for number in range(30):
+        turn(connection, f"s{number}", 0, "small", 90_000, both, at_ms=5 + number * 86_400_000, score=0.7)
+    refuse(connection, "s1", 2, 9)
+    shown = report_page(report(connection), tenant="all tenants", at_ms=10**12)
+    for expected in (
+        "1 sessions (3.3%)", "2 turns were refused", "always the strongest: large", "tuned lambda", "95 %: +",
+        "US cents per turn", "Spent by day (UTC), USD", "budget, USD",
+    ):  # fmt: skip
+        assert expected in shown, expected
+    assert "<script" not in shown
+    assert "nothing to compare" in report_page(report(connection, since_ms=10**13), tenant="x", at_ms=10**12)
