@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from train.cli.data import export, import_logs, replay, rollout
+from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
 from train.errors import InputError
 
@@ -27,7 +27,7 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in (nightly, fit, evaluate, frontier, replay, rollout, export, pretrain):
+    for command in (nightly, fit, evaluate, frontier, replay, rollout, export, retain, pretrain):
         app.command(command.__name__)(command)
     app.command("import-logs")(import_logs)
     app.callback()(_options)

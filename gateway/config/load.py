@@ -27,6 +27,7 @@ from gateway.config.settings import (
     LimitSettings,
     PolicySettings,
     RateQuota,
+    RetentionSettings,
     SessionSettings,
     Settings,
     TimingSettings,
@@ -45,6 +46,8 @@ ENVIRONMENT_OVERRIDES: Mapping[str, str] = {
 }
 """Environment variable -> key of `general_settings` that it overrides (SEQROUTE_CONFIG names the file)."""
 MAX_RUBRIC_CHARS = 20_000
+MIN_KEPT_S, MAX_KEPT_S = 7 * 86_400.0, 3_660 * 86_400.0
+"""A week: training and the dashboard read that much, and days are archived for good two days after their start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ def _read_general(section: Section, folder: Path) -> GeneralSettings:
         key_limits=_read_quota(section.section("key_limits")),
         jwt=_read_jwt(section, folder),
         tracing=_read_tracing(section),
+        retention=_read_retention(section.section("retention"), folder),
     )
 
 
@@ -150,6 +154,18 @@ def _read_tracing(general: Section) -> bool:
     if wanted and (find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None):
         general.findings.problem(general.path("tracing"), 'needs OpenTelemetry: pip install "seqroute[otel]"')
     return wanted
+
+
+def _read_retention(section: Section, folder: Path) -> RetentionSettings:
+    """A local archive's path is relative to the configuration's folder."""
+    kept_s = section.duration_s("decisions", None, minimum_s=MIN_KEPT_S, maximum_s=MAX_KEPT_S)
+    archive = section.text("archive")
+    section.finish()
+    if archive is not None and not archive.startswith("s3://"):
+        if "://" in archive:
+            section.findings.problem(section.path("archive"), "expected a folder or s3://bucket/prefix")
+        archive = str(folder / archive)
+    return RetentionSettings(kept_s, archive)
 
 
 def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:

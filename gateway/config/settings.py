@@ -143,8 +143,16 @@ class JwtSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """How long decisions are kept (None: for good), and the folder or `s3://` URL where they are archived first."""
+
+    decisions_s: float | None = None
+    archive: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """Admin key, database, webhooks, CORS origins, tokens and tracing.
+    """Admin key, database, webhooks, CORS origins, tokens, tracing and retention.
 
     `master_key` None: not configured (`gateway.config.master_key` then generates one). A SQLite URL's path is absolute.
     """
@@ -157,6 +165,7 @@ class GeneralSettings:
     key_limits: RateQuota = NO_LIMITS
     """Of every tenant and key that has no limits of its own."""
     jwt: JwtSettings | None = None
+    retention: RetentionSettings = RetentionSettings()
     tracing: bool = False
     """Send OpenTelemetry spans to the endpoint of the OTEL_* variables."""
 

@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Select, Table, and_, case, exists, func, lite
 from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.database.database import ledger_now_ms
-from gateway.database.tables import decisions, holds, keys, ledger_entries, session_ancestors, sessions, tenants
+from gateway.database.tables import (
+    decisions,
+    holds,
+    keys,
+    ledger_entries,
+    log_retention,
+    session_ancestors,
+    sessions,
+    tenants,
+)
 from gateway.ledger.records import CHARGE_PREFIX
 
 MAX_LISTED = 50
@@ -226,10 +235,12 @@ def _decisions(connection: Connection) -> Iterator[Violation]:
     without = select(d.decision_id).select_from(joined).where(posted.c.holds.is_(None)).limit(MAX_LISTED)
     for row in connection.execute(without):
         yield Violation("decision: has a hold", row[0], "none", "at least one")
+    removed_before_ms = connection.execute(select(func.max(log_retention.c.through_ms))).scalar() or 0
     unlogged = (
         select(h.hold_id)
         .select_from(holds.outerjoin(decisions, d.decision_id == h.decision_id))
         .where(d.decision_id.is_(None), func.substr(h.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX)
+        .where(h.created_at_ms >= removed_before_ms)
         .limit(MAX_LISTED)
     )
     for row in connection.execute(unlogged):

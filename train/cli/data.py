@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from datetime import date as calendar_date
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from train.cli.options import (
     Seed,
     Training,
     database_url,
+    gateway_settings,
     now_ms,
     run_date,
     show,
@@ -55,6 +57,9 @@ def replay(
     ] = "live",
     plot: Annotated[
         Path | None, typer.Option(help="Folder for plots of the fronts and of starvation, SVG and PNG.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write one self-contained page, with the plots of --plot.")
     ] = None,
 ) -> int:
     """Play composed sessions of graded answers with every policy, and write what each earned."""
@@ -102,10 +107,17 @@ def replay(
             print(line)
     for line in tree.lines(report["tree"]):
         print(line)
+    plots: list[Path] = []
     if plot is not None:
         from train.replay.plots import draw
 
-        print(f"{len(draw(report['front'], plot))} plots in {plot}")
+        plots = draw(report["front"], plot)
+        print(f"{len(plots)} plots in {plot}")
+    if html is not None:
+        from train.replay.page import replay_page
+
+        html.write_text(replay_page(report, plots), encoding="utf-8")
+        print(f"page in {html}")
     return 0
 
 
@@ -172,7 +184,9 @@ def rollout(
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; days that are final stay.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Folder or s3://... to write to; days that are final stay.")
+    ],
     config: Config = Path("gateway.yaml"),
     since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD, UTC (default: the log's first).")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant, by name or id.")] = None,
@@ -201,6 +215,33 @@ def export(
         print(f"{out}/{table}: {sum(days.values()):,} rows of {len(days)} days written")
     print(f"{done['final_already']} files were final already")
     return 0
+
+
+def retain(config: Config = Path("gateway.yaml"), as_json: AsJson = False) -> int:
+    """Archive the log and remove what is older than general_settings.retention keeps it."""
+    from gateway.config.settings import RetentionSettings
+    from train.log.retention import Retention
+    from train.log.retention import retain as run
+
+    settings = gateway_settings(config).general
+    if settings.retention == RetentionSettings():
+        raise InvalidOption("general_settings.retention: expected decisions, archive or both; see docs/operating.md")
+    with Bar() as progress:
+        done = run(Retention(settings.database_url.reveal(), settings.retention, now_ms()), progress.show)
+    if as_json:
+        print(json.dumps(done, indent=1, sort_keys=True))
+        return 0
+    for name, value in done.items():
+        print(f"{name.replace('_', ' ')}: {_in_words(value)}")
+    return 0
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return datetime.fromtimestamp(value / 1000, UTC).isoformat() if isinstance(value, int) else str(value)
 
 
 def import_logs(

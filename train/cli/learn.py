@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,10 @@ from train.cli.options import (
     training_settings,
 )
 from train.cli.progress import Bar
+from train.errors import InputError
 
 if TYPE_CHECKING:
+    from gateway.config.settings import Settings
     from train.nightly.nightly import Nightly
 
 
@@ -45,6 +47,7 @@ def nightly(
 ) -> int:
     """Run the nightly job: read the log, fit, evaluate off-policy, gate, and publish. For cron."""
     settings, chosen = gateway_settings(config), training_settings(training, seed)
+    from gateway.config.settings import RetentionSettings
     from train.nightly.nightly import Nightly, run
 
     with Bar(lines=sys.stderr if as_json else sys.stdout) as progress:
@@ -59,8 +62,23 @@ def nightly(
             progress=progress.show,
         )
         report = run(job, chosen)
+        status = 0
+        if settings.general.retention != RetentionSettings() and not report["outcome"].startswith("already"):
+            report["retention"], status = _retain(job, settings, progress)
     show(report, as_json)
-    return 0
+    return status
+
+
+def _retain(job: Nightly, settings: Settings, progress: Bar) -> tuple[dict[str, Any], int]:
+    """Archive and thin out the log after a run; a failure is reported, and what the run published stays."""
+    from train.log.retention import Retention, retain
+
+    try:
+        done = retain(Retention(job.database_url, settings.general.retention, job.now_ms()), progress.show)
+    except InputError as error:
+        print(f"seqroute-train: the log was not archived: {error}", file=sys.stderr)
+        return {"problem": str(error)}, 1
+    return done, 0
 
 
 def fit(
@@ -158,7 +176,7 @@ def pretrain(
     return 0
 
 
-def _step_job(config: Path, runs: Path, log: Path | None, data: Path | None, progress: Bar) -> Nightly:
+def _step_job(config: Path, runs: Path, log: str | None, data: Path | None, progress: Bar) -> Nightly:
     """Job for a single step. A replay folder needs no gateway."""
     from gateway.config.settings import PolicySettings
     from train.nightly.nightly import Nightly

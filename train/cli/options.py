@@ -23,7 +23,8 @@ Config = Annotated[Path, typer.Option("--config", help="The gateway's gateway.ya
 Training = Annotated[Path | None, typer.Option("--training", help="YAML with training settings; see docs/training.md.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split and the fit (default 0).")]
 LogFolder = Annotated[
-    Path | None, typer.Option("--log", metavar="DIR", help="Read this export instead of the log in the database.")
+    str | None,
+    typer.Option("--log", metavar="DIR", help="Read this export, a folder or s3://..., instead of the database's log."),
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Use this replay folder instead of a gateway's log.")

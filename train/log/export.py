@@ -3,17 +3,15 @@
     DIR/decisions/date=2026-11-24/part-0.parquet      sorted by train.log.ORDER
     DIR/feedback/date=2026-11-24/part-0.parquet
 
-A file is written under a temporary name and renamed, so a reader never sees half a day, and an export that was killed
-continues with the missing days. A day is final once it was exported a day after its end, when all its bills are
-settled; until then each run writes it again.
+DIR is a folder or `s3://bucket/prefix` (train/log/archive.py). A file is written aside first, so a reader never sees
+half a day, and an export that was killed continues with the missing days. A day is final once it was exported a day
+after its end, when all its bills are settled; until then each run writes it again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +24,7 @@ import sqlalchemy as sa
 from gateway.database import tables
 from gateway.database.database import transaction
 from train.errors import InputError, reason_of
+from train.log.archive import Archive, archive_at
 from train.log.source import ORDER
 
 ROWS_AT_ONCE = 2_000
@@ -50,7 +49,7 @@ class Export:
     """An export's job. `tenant_id` None: all tenants; `since` None: from the log's first day."""
 
     database_url: str
-    folder: Path
+    folder: Path | str
     now_ms: int
     since: date | None = None
     tenant_id: str | None = None
@@ -59,6 +58,7 @@ class Export:
 
 def export(job: Export, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
     """Write every missing or non-final day; returns the rows written by table and day."""
+    archive = archive_at(job.folder)
     written: dict[str, dict[str, int]] = {name: {} for name in _TABLES}
     skipped = 0
     for name in _TABLES:
@@ -66,14 +66,19 @@ def export(job: Export, progress: Callable[[str, int, int], None] | None = None)
         for done, day in enumerate(days):
             if progress is not None:
                 progress(f"export {name}", done, len(days))
-            target = job.folder / name / f"date={day.isoformat()}" / "part-0.parquet"
-            if _is_final(target, job, day):
+            target = file_of(name, day)
+            if is_final(archive, target, job, day):
                 skipped += 1
                 continue
-            rows = _write_day(job, name, day, target)
+            rows = _write_day(archive, job, name, day, target)
             if rows:
                 written[name][day.isoformat()] = rows
     return {"folder": str(job.folder), "written": written, "final_already": skipped}
+
+
+def file_of(table: str, day: date) -> str:
+    """The name of a day's file."""
+    return f"{table}/date={day.isoformat()}/part-0.parquet"
 
 
 def _days(job: Export, name: str) -> Iterator[date]:
@@ -83,7 +88,7 @@ def _days(job: Export, name: str) -> Iterator[date]:
         first_ms = connection.execute(_of_tenant(sa.select(sa.func.min(table.c.created_at_ms)), table, job)).scalar()
     if first_ms is None:
         return
-    day, today = _day_of(first_ms), _day_of(job.now_ms)
+    day, today = day_of(first_ms), day_of(job.now_ms)
     if job.since is not None:
         day = max(day, job.since)
     while day <= today:
@@ -91,56 +96,47 @@ def _days(job: Export, name: str) -> Iterator[date]:
         day += timedelta(days=1)
 
 
-def _write_day(job: Export, name: str, day: date, target: Path) -> int:
+def _write_day(archive: Archive, job: Export, name: str, day: date, target: str) -> int:
     """Write a day and return its rows; a day without any leaves no file."""
     table, order = _TABLES[name]
     columns = [c for c in table.columns if job.with_text or c.name not in TEXT_COLUMNS]
     note = {"exported_at_ms": job.now_ms, "tenant_id": job.tenant_id, "with_text": job.with_text}
     schema = pa.schema([pa.field(c.name, _arrow_type(c)) for c in columns], {_NOTE: json.dumps(note).encode()})
-    start_ms = _start_ms(day)
+    start_ms = start_ms_of(day)
     query = _of_tenant(sa.select(*columns), table, job).where(
         table.c.created_at_ms >= start_ms, table.c.created_at_ms < start_ms + MS_PER_DAY
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
     count = 0
-    try:
-        with transaction(job.database_url, read_only=True) as connection:
-            sorted_query = query.order_by(*(_by_code_points(table.c[key], connection) for key in order))
-            found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
-            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-                for rows in found.partitions(ROWS_AT_ONCE):
-                    writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema))
-                    count += len(rows)
+    with archive.scratch(target) as beside, transaction(job.database_url, read_only=True) as connection:
+        sorted_query = query.order_by(*(_by_code_points(table.c[key], connection) for key in order))
+        found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
+        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+            for rows in found.partitions(ROWS_AT_ONCE):
+                writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema))
+                count += len(rows)
         if count:
-            _sync(beside)
-            beside.replace(target)
-            _sync(target.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-    if not count:
-        with suppress(OSError):  # keeps an earlier export of a day whose rows are gone
-            target.parent.rmdir()
+            archive.keep(beside, target)
     return count
 
 
-def _is_final(target: Path, job: Export, day: date) -> bool:
+def is_final(archive: Archive, target: str, job: Export, day: date) -> bool:
     """Tell whether the file is complete and final. Raises ExportError for a foreign file."""
     try:
-        note = json.loads((pq.read_schema(target).metadata or {}).get(_NOTE, b"null"))
+        with archive.open(target) as file:
+            note = json.loads((pq.read_schema(file).metadata or {}).get(_NOTE, b"null"))
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise ExportError(f"{target}: expected a file of an export: {reason_of(error)}") from error
+        raise ExportError(f"{archive.address(target)}: expected a file of an export: {reason_of(error)}") from error
     if not isinstance(note, dict):
-        raise ExportError(f"{target}: expected a file of an export, found another")
+        raise ExportError(f"{archive.address(target)}: expected a file of an export, found another")
     for name, wanted in (("tenant_id", job.tenant_id), ("with_text", job.with_text)):
         if note.get(name) != wanted:
             raise ExportError(
-                f"{target}: expected an export with {name} {json.dumps(wanted)}, found {json.dumps(note.get(name))}: "
-                "name another folder"
+                f"{archive.address(target)}: expected an export with {name} {json.dumps(wanted)}, found "
+                f"{json.dumps(note.get(name))}: name another folder"
             )
-    return bool(note["exported_at_ms"] >= _start_ms(day) + MS_PER_DAY + SETTLED_MS)
+    return bool(note["exported_at_ms"] >= start_ms_of(day) + MS_PER_DAY + SETTLED_MS)
 
 
 def _of_tenant(query: sa.Select[Any], table: sa.Table, job: Export) -> sa.Select[Any]:
@@ -164,17 +160,11 @@ def _arrow_type(column: sa.Column[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _day_of(at_ms: int) -> date:
+def day_of(at_ms: int) -> date:
+    """The day of a time, UTC."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).date()
 
 
-def _start_ms(day: date) -> int:
+def start_ms_of(day: date) -> int:
+    """When the day begins."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)

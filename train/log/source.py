@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from gateway.database import tables
 from train.errors import InputError, reason_of
+from train.log.archive import Archive, archive_at
 from train.log.reward import Signal
 
 Row = Mapping[str, Any]
@@ -96,21 +97,21 @@ class DatabaseLog(Log):
 
 
 class ParquetLog(Log):
-    """The log in a folder written by `seqroute export`.
+    """The log in a folder or storage written by `seqroute export`.
 
     A session's turns may be in the files of several days. Each file is sorted by ORDER, so the files are merged. Raises
     LogError when the folder is not an export.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        if not (folder / "decisions").is_dir():
-            raise LogError(f'{folder}: expected the folder of an export, with "decisions" in it')
+    def __init__(self, where: Path | str) -> None:
+        self._archive = archive_at(where)
+        if not self._archive.holds("decisions"):
+            raise LogError(f'{self._archive}: expected the folder of an export, with "decisions" in it')
 
     def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
-        files = self._files("decisions")
+        files = self._archive.files("decisions")
         newest = self._newest(files, since_ms, until_ms, max_sessions)
-        streams = [rows(file, DECISION_COLUMNS) for file in files]
+        streams = [rows(self._archive, file, DECISION_COLUMNS) for file in files]
         for row in heapq.merge(*streams, key=lambda row: tuple(row[name] for name in ORDER)):
             if since_ms <= row["created_at_ms"] <= until_ms and (row["tenant_id"], row["session_id"]) in newest:
                 yield row
@@ -122,17 +123,17 @@ class ParquetLog(Log):
         found = [
             (row["feedback_id"], Score(row["tenant_id"], row["session_id"], row["decision_id"],
                                        Signal(row["source"], row["name"], row["score"])))
-            for file in self._files("feedback")
-            for row in rows(file, names)
+            for file in self._archive.files("feedback")
+            for row in rows(self._archive, file, names)
             if since_ms <= row["created_at_ms"] <= until_ms
         ]  # fmt: skip
         yield from (score for _, score in sorted(found, key=lambda item: item[0]))
 
-    def _newest(self, files: list[Path], since_ms: int, until_ms: int, max_sessions: int) -> set[tuple[str, str]]:
+    def _newest(self, files: list[str], since_ms: int, until_ms: int, max_sessions: int) -> set[tuple[str, str]]:
         """The sessions with the newest turns, as the database would choose them."""
         last: dict[tuple[str, str], int] = {}
         for file in files:
-            for row in rows(file, ("tenant_id", "session_id", "created_at_ms")):
+            for row in rows(self._archive, file, ("tenant_id", "session_id", "created_at_ms")):
                 if since_ms <= row["created_at_ms"] <= until_ms:
                     key = (row["tenant_id"], row["session_id"])
                     last[key] = max(last.get(key, 0), row["created_at_ms"])
@@ -140,15 +141,12 @@ class ParquetLog(Log):
             return set(last)
         return set(sorted(last, key=lambda key: (-last[key], key))[:max_sessions])
 
-    def _files(self, table: str) -> list[Path]:
-        """Whole files only: what an export is still writing begins with a dot."""
-        return sorted(path for path in (self._folder / table).glob("date=*/*.parquet") if path.name[0] != ".")
 
-
-def rows(file: Path, names: tuple[str, ...]) -> Iterator[Row]:
+def rows(archive: Archive, name: str, names: tuple[str, ...]) -> Iterator[Row]:
     """The rows of one file, a batch in memory at a time. Raises LogError."""
+    file = archive.address(name)
     try:
-        with pq.ParquetFile(file) as opened:
+        with archive.open(name) as stored, pq.ParquetFile(stored) as opened:
             missing = sorted(set(names) - set(opened.schema_arrow.names))
             if missing:
                 raise LogError(f"{file}: expected the column {missing[0]}, found none: export it again")

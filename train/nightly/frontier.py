@@ -6,13 +6,14 @@ The arithmetic is in train/evaluate/frontier.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gateway import document
 from policy.checkpoint import load
 from policy.exploration import GREEDY
 from policy.learned import policy_from
@@ -188,7 +189,33 @@ def write(report: Mapping[str, Any], folder: Path, json_file: Path | None) -> li
     folder.mkdir(parents=True, exist_ok=True)
     target = json_file or folder / "frontier.json"
     target.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    return [target, *draw(report, folder)]
+    plots = draw(report, folder)
+    page = folder / "frontier.html"
+    page.write_text(frontier_page(report, plots), encoding="utf-8")
+    return [target, *plots, page]
+
+
+def frontier_page(report: Mapping[str, Any], plots: Sequence[Path]) -> str:
+    """The report as one self-contained page with its plots."""
+    meta = report["meta"]
+    parts = [document.paragraph(f"{meta['sessions']:,} sessions, {meta['turns']:,} turns, held out; 95 % intervals.")]
+    parts += [document.paragraph(_answer(p["policy"], p["answer"])) for p in report["policies"] if p["answer"]]
+    parts.append(document.drawings(plots))
+    head = ("", "lambda, quality per USD", "budget, USD", "USD per session", "quality per turn", "starved")
+    for title, points in _tables(report):
+        parts += [document.heading(title), document.table(head, [(name, *_cells(point)) for name, point in points])]
+    return document.page("seqroute frontier", "\n".join(parts))
+
+
+def _cells(point: Mapping[str, Any]) -> tuple[str, ...]:
+    cost, quality = point["cost_usd"], point["quality"]
+    return (
+        f"{point['lambda_per_usd']:.5g}",
+        "as logged" if point["budget_usd"] is None else f"{point['budget_usd']:.6g}",
+        f"{cost['mean']:.6f} [{cost['low']:.6f}, {cost['high']:.6f}]",
+        f"{quality['mean']:.3f} [{quality['low']:.3f}, {quality['high']:.3f}]",
+        f"{point['starved_rate']['mean']:.1%}",
+    )
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:

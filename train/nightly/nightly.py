@@ -69,8 +69,8 @@ class Nightly:
     run_date: str
     now_ms: Callable[[], int]
     force: bool = False
-    log: Path | None = None
-    """The folder of an export to read instead of the database's own log."""
+    log: Path | str | None = None
+    """The folder or `s3://` URL of an export to read instead of the database's own log."""
     progress: Progress | None = None
     clock_s: Callable[[], float] = field(default=time.monotonic)
 

@@ -102,8 +102,12 @@ def test_a_tenants_log_becomes_a_front_with_pictures_and_an_answer(tmp_path: Pat
     assert frontier_of(job, CONFIG, ALL) | {"meta": None} == report | {"meta": None}
 
     files = write(report, tmp_path / "out", None)
-    assert sorted(path.name for path in files) == ["frontier.json", "frontier.png", "frontier.svg"]
+    assert sorted(path.name for path in files) == ["frontier.html", "frontier.json", "frontier.png", "frontier.svg"]
     assert json.loads((tmp_path / "out" / "frontier.json").read_text())["policies"][0]["answer"]["quality"] == 0.8
+    page = (tmp_path / "out" / "frontier.html").read_text()
+    assert page.count("<svg") == 1
+    assert "<?xml" not in page
+    assert "quality 0.8" in page
     assert (tmp_path / "out" / "frontier.svg").read_text().startswith("<?xml")
     told = describe(report)
     assert any("quality 0.8 needs" in line for line in told)

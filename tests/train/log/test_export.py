@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from moto.server import ThreadedMotoServer
 
+from gateway.config.settings import RetentionSettings
 from gateway.database import tables
 from gateway.database.database import transaction
 from tests.train.log.test_episodes import EXPLORING, read
@@ -18,10 +22,12 @@ from tests.train.synthetic import NOW_MS, START_MS, write_log
 from train.__main__ import run_command
 from train.config import LogConfig, TrainConfig
 from train.log import export as exporting
+from train.log.archive import ArchiveError, archive_at
 from train.log.episodes import Episodes
 from train.log.export import Export, ExportError, export
 from train.log.read import LogReport, read_episodes
-from train.log.source import LogError, ParquetLog, rows
+from train.log.retention import Retention, retain
+from train.log.source import LogError, ParquetLog, Row, rows
 
 HOUR_MS = 3_600_000
 FIRST_DAY = datetime.fromtimestamp(START_MS / 1000, UTC).date()
@@ -44,6 +50,11 @@ def parquet(folder: Path, config: TrainConfig = TrainConfig()) -> tuple[Episodes
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stored(where: Path | str, column: str) -> list[Row]:
+    archive = archive_at(where)
+    return [row for name in archive.files("decisions") for row in rows(archive, name, (column,))]
 
 
 @pytest.mark.parametrize("most", [100, 7])
@@ -110,7 +121,7 @@ def test_one_tenant_from_a_day_on_and_no_words_unless_asked_for(tmp_path: Path, 
     since = FIRST_DAY - timedelta(days=1)
     job = Export(sqlite_url, tmp_path / "out", NOW_MS, since=since, tenant_id="ten_a")
     export(job)
-    found = [row for file in sorted((tmp_path / "out").glob("decisions/*/*")) for row in rows(file, ("tenant_id",))]
+    found = stored(tmp_path / "out", "tenant_id")
     assert found
     assert {row["tenant_id"] for row in found} == {"ten_a"}
     days = {path.name.removeprefix("date=") for path in (tmp_path / "out" / "decisions").iterdir()}
@@ -118,8 +129,7 @@ def test_one_tenant_from_a_day_on_and_no_words_unless_asked_for(tmp_path: Path, 
     names = {name for file in (tmp_path / "out").rglob("*.parquet") for name in pq.read_schema(file).names}
     assert not names & exporting.TEXT_COLUMNS
     export(Export(sqlite_url, tmp_path / "words", NOW_MS, with_text=True))
-    words = [row for f in (tmp_path / "words").glob("decisions/*/*") for row in rows(f, ("request_text",))]
-    assert {row["request_text"] for row in words} == {"secret", None}
+    assert {row["request_text"] for row in stored(tmp_path / "words", "request_text")} == {"secret", None}
 
 
 def test_a_folder_that_holds_another_export_is_refused(tmp_path: Path, sqlite_url: str) -> None:
@@ -128,12 +138,12 @@ def test_a_folder_that_holds_another_export_is_refused(tmp_path: Path, sqlite_ur
     export(job)
     with pytest.raises(ExportError, match="name another folder"):
         export(replace(job, tenant_id="ten_a"))
-    file = next((tmp_path / "out").rglob("*.parquet"))
+    file = next((tmp_path / "out" / "decisions").rglob("*.parquet"))
     file.write_bytes(b"PAR1")
     with pytest.raises(ExportError, match="expected a file of an export"):
         export(job)
     with pytest.raises(LogError, match="expected a Parquet file"):
-        list(rows(file, ("tenant_id",)))
+        stored(tmp_path / "out", "tenant_id")
     with pytest.raises(LogError, match='with "decisions" in it'):
         ParquetLog(tmp_path)
 
@@ -168,3 +178,61 @@ def test_the_command_says_what_it_wrote_and_an_unknown_tenant_is_one_line(
     assert capsys.readouterr().err == 'seqroute-train: --tenant: expected a name or an id, found no tenant "unknown"\n'
     assert run_command(["export"], program="seqroute") == 2
     assert capsys.readouterr().err == "seqroute: Missing option '--out'.\n"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A real S3-compatible server, with a bucket; its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    httpx.put(f"{address}/logs").raise_for_status()
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_storage_over_s3_holds_the_same_log_and_goes_on_where_it_stopped(
+    tmp_path: Path, sqlite_url: str, s3: str
+) -> None:
+    a_log(sqlite_url)
+    where = f"s3://logs/some/prefix?endpoint={s3}"
+    first = export(Export(sqlite_url, where, NOW_MS))
+    assert len(first["written"]["decisions"]) > 1
+    exported, _ = read_episodes(ParquetLog(where), TrainConfig(), now_ms=NOW_MS)
+    assert exported.digest() == read(sqlite_url)[0].digest()
+    later = export(Export(sqlite_url, where, NOW_MS + 3 * 24 * HOUR_MS))
+    assert export(Export(sqlite_url, where, NOW_MS + 4 * 24 * HOUR_MS))["final_already"] >= sum(
+        map(len, later["written"].values())
+    )
+    # The retention reads the same archive before it removes anything.
+    kept = RetentionSettings(decisions_s=7 * 86_400.0, archive=where)
+    done = retain(Retention(sqlite_url, kept, NOW_MS + 30 * 24 * HOUR_MS))
+    assert done["deleted_rows"]["decisions"] == len(stored(where, "tenant_id"))
+    again, _ = read_episodes(ParquetLog(where), TrainConfig(), now_ms=NOW_MS)
+    assert again.digest() == exported.digest()
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_a_bucket_that_is_not_there_is_told_without_a_secret(
+    tmp_path: Path, sqlite_url: str, s3: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_log(sqlite_url, 3)
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"general_settings: {{database_url: '{sqlite_url}'}}\n")
+    where = f"s3://nowhere/x?endpoint={s3}"
+    assert run_command(["export", "--out", where, "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "s3://nowhere/x" in said
+    assert "secret" not in said
+    with pytest.raises(LogError, match='with "decisions" in it'):
+        ParquetLog(where)
+    with pytest.raises(ArchiveError, match="cannot be written"):
+        export(Export(sqlite_url, where, NOW_MS))

@@ -137,7 +137,11 @@ def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     arguments = ["replay", "--data", str(write_folder(tmp_path / "toy", tasks=40)), "--json", str(out)]
     arguments += ["--models", "small,large", "--policies", "weakest,ours,ours-blind", "--ordering", "hard-first,iid"]
     arguments += ["--turns", "2,random,2", "--phi", ".2,.35", "--mode", "cut", "--base-context", "0,8000"]
+    arguments += ["--html", str(tmp_path / "page.html"), "--plot", str(tmp_path / "plots")]
     assert run_command(arguments) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == len(list((tmp_path / "plots").glob("*.svg"))) > 0
+    assert "Mean gain of ours" in page
     written = json.loads(out.read_text(), parse_constant=pytest.fail)
     assert {row["policy"] for row in written["rows"]} == {"weakest", "ours", "ours-blind"}
     assert {row["ordering"] for row in written["rows"]} == {"mixed", "hard-first", "iid"}
@@ -148,7 +152,7 @@ def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         *((2, "warm-mid", "cut", base) for base in (0, 8000)),
     }
     assert written["meta"]["seed"] == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "toy"]  # nothing is kept of a whole run
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "page.html", "plots", "toy"]  # nothing is kept of a whole run
 
 
 def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
