@@ -54,7 +54,20 @@ DIALECTS = {
 }
 
 
-def fill(url: str, decisions: int, *, vector_bytes: int = 256) -> Iterator[int]:
+@dataclass(frozen=True, slots=True)
+class Past:
+    """When the turns were made, one every `step_ms`, and the candidates of each as JSON."""
+
+    start_ms: int = PAST_MS
+    step_ms: int = 1
+    candidates: str = "[]"
+
+    def at(self, number: str) -> str:
+        """SQL of the time of a turn."""
+        return f"{self.start_ms} + ({number}) * {self.step_ms}"
+
+
+def fill(url: str, decisions: int, *, vector_bytes: int = 256, past: Past = Past()) -> Iterator[int]:
     """Fill an empty, migrated database; yields the number of decisions after each transaction.
 
     `decisions` is rounded up to whole sessions. `vector_bytes` is the size of each of the two feature vectors.
@@ -67,8 +80,8 @@ def fill(url: str, decisions: int, *, vector_bytes: int = 256) -> Iterator[int]:
         with transaction(url) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SET LOCAL synchronous_commit = off"))
-            _sessions(connection, low, high)
-            _turns(connection, low * TURNS, high * TURNS, vector_bytes)
+            _sessions(connection, low, high, past)
+            _turns(connection, low * TURNS, high * TURNS, vector_bytes, past)
         yield high * TURNS
 
 
@@ -99,9 +112,9 @@ def _tenants(connection: Connection, sessions: int) -> None:
         )  # fmt: skip
 
 
-def _sessions(connection: Connection, low: int, high: int) -> None:
+def _sessions(connection: Connection, low: int, high: int, past: Past) -> None:
     dialect = DIALECTS[connection.dialect.name]
-    at, tenant, session = f"{PAST_MS} + i", _tenant("i"), dialect.identifier("past")
+    at, tenant, session = past.at(f"i * {TURNS}"), _tenant("i"), dialect.identifier("past")
     bounds = {"low": low, "high": high - 1}
     connection.execute(
         text(f"""INSERT INTO sessions (tenant_id, session_id, granted_nanousd, spent_nanousd, turns, last_decision_id,
@@ -120,9 +133,9 @@ def _sessions(connection: Connection, low: int, high: int) -> None:
     )
 
 
-def _turns(connection: Connection, low: int, high: int, vector_bytes: int) -> None:
+def _turns(connection: Connection, low: int, high: int, vector_bytes: int, past: Past) -> None:
     dialect = DIALECTS[connection.dialect.name]
-    at, tenant = f"{PAST_MS} + i", _tenant(f"(i / {TURNS})")
+    at, tenant = past.at("i"), _tenant(f"(i / {TURNS})")
     session = dialect.identifier("past", f"i / {TURNS}")
     hold, attempt, decision = (dialect.identifier(prefix) for prefix in ("hold", "att", "dec"))
     bounds = {"low": low, "high": high - 1}
@@ -134,10 +147,10 @@ def _turns(connection: Connection, low: int, high: int, vector_bytes: int) -> No
           status, reserved_nanousd, cost_nanousd, usage_source, input_tokens, output_tokens, latency_ms, finish_reason,
           created_at_ms, completed_at_ms)
         SELECT {decision}, {tenant}, {session}, i % {TURNS} + 1, {dialect.identifier("chatcmpl")}, 'auto', 1, {blob},
-          {blob}, '[]', 1, {SESSION_NANOUSD}, {SESSION_NANOUSD}, {SESSION_NANOUSD}, 'small', 0, 1, 0.5, 'resolving',
-          'policy', 'completed', {HELD_NANOUSD}, {BILLED_NANOUSD}, 'reported', 40, 20, 800, 'stop', {at}, {at} + 800
+          {blob}, :candidates, 1, {SESSION_NANOUSD}, {SESSION_NANOUSD}, {SESSION_NANOUSD}, 'small', 0, 1, 0.5,
+          'resolving', 'policy', 'completed', {HELD_NANOUSD}, {BILLED_NANOUSD}, 'reported', 40, 20, 800, 'stop', {at}, {at} + 800
         FROM {dialect.numbers}"""),
-        bounds,
+        bounds | {"candidates": past.candidates},
     )
     connection.execute(
         text(f"""INSERT INTO holds (hold_id, tenant_id, session_id, decision_id, attempt_id, model, amount_nanousd,

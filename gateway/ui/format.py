@@ -27,6 +27,16 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.1f} %"
 
 
+def signed_percent(share: float | None) -> str:
+    """A share as a percentage with its sign; "-" when unknown."""
+    return "-" if share is None else f"{share * 100:+.1f} %"
+
+
+def dollars(value: float | None) -> str:
+    """An estimate in dollars, as amounts are shown; "-" when unknown."""
+    return usd(None if value is None else round(value * 1_000_000_000))
+
+
 def points(value: float | None) -> str:
     """Quality from 0 to 1 as points from 0 to 100."""
     return "-" if value is None else f"{value * 100:.1f}"
@@ -53,5 +63,6 @@ def count(number: int | None) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "usd": usd, "percent": percent, "points": points, "ago": ago, "moment": moment, "count": count,
+    "usd": usd, "percent": percent, "signed_percent": signed_percent, "dollars": dollars, "points": points, "ago": ago,
+    "moment": moment, "count": count,
 }  # fmt: skip

@@ -20,19 +20,24 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.accounts import keys, sessions, tenants
 from gateway.accounts.auth import MASTER_KEY_ID, Authenticator
+from gateway.accounts.keys import NewKey
 from gateway.accounts.trees import describe_tree, tree_rows
 from gateway.catalog.live import Configuration
-from gateway.clock import Clock, NewId, now_ms
+from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.decisions import log
+from gateway.decisions.forecasts import SessionForecasts
+from gateway.decisions.report import out_of_money
 from gateway.decisions.rollups import HOUR_MS
 from gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, http_status
 from gateway.ledger import audit
-from gateway.money import MoneyError, nanousd_from_usd
 from gateway.policies import registry, trials
 from gateway.policies.registry import PolicyRegistry
 from gateway.ui import queries, words
+from gateway.ui.actions import Actions
+from gateway.ui.charts import burn_down, front_chart, front_points, reliability_chart, spend_series
 from gateway.ui.format import FILTERS
+from gateway.ui.insights import Insights
 from gateway.ui.sign_in import COOKIE, SIGNED_IN_S, SignIn, Viewer
 
 HEADERS: Mapping[str, str] = {
@@ -48,7 +53,7 @@ DAY_MS = 86_400_000
 _DAYS = (1, 7, 30, 90)
 
 Page = Callable[[Request, Viewer], Awaitable[Response]]
-Action = Callable[[Viewer, Mapping[str, str]], Awaitable[str | Response]]
+Action = Callable[[Viewer, Mapping[str, str]], Awaitable[str | NewKey]]
 T = TypeVar("T", int, str)
 
 
@@ -62,17 +67,20 @@ class Dashboard:
         database: Database,
         authenticator: Authenticator,
         policies: PolicyRegistry,
+        forecasts: SessionForecasts,
+        actions: Actions,
         sign_in: SignIn,
         clock: Clock,
-        new_id: NewId,
     ) -> None:
         self._configuration = configuration
         self._database = database
         self._authenticator = authenticator
         self._policies = policies
+        self._forecasts = forecasts
+        self._actions = actions
         self._sign_in = sign_in
         self._clock = clock
-        self._new_id = new_id
+        self._insights = Insights(database, clock)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("gateway.ui"), autoescape=True, undefined=jinja2.StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
@@ -92,14 +100,16 @@ class Dashboard:
             ("/ui/tenants/{tenant_id}", self.tenant),
             ("/ui/ledger", self.ledger),
             ("/ui/report", self.report),
+            ("/ui/front", self.front),
+            ("/ui/health", self.health),
         ]
         actions: list[tuple[str, Action]] = [
-            ("/ui/tenants/create", self.create_tenant),
-            ("/ui/tenants/budget", self.set_budget),
-            ("/ui/keys/create", self.create_key),
-            ("/ui/keys/revoke", self.revoke_key),
-            ("/ui/sessions/budget", self.set_session_budget),
-            ("/ui/policies/act", self.act_on_policy),
+            ("/ui/tenants/create", self._actions.create_tenant),
+            ("/ui/tenants/budget", self._actions.set_budget),
+            ("/ui/keys/create", self._actions.create_key),
+            ("/ui/keys/revoke", self._actions.revoke_key),
+            ("/ui/sessions/budget", self._actions.set_session_budget),
+            ("/ui/policies/act", self._actions.act_on_policy),
         ]
         return [
             Route("/ui/static/{name}", self.static, methods=["GET"]),
@@ -135,7 +145,9 @@ class Dashboard:
                 if not viewer.may_change:
                     raise Forbidden("a read-only key cannot change anything")
                 done = await act(viewer, form)
-                return RedirectResponse(done, 303, HEADERS) if isinstance(done, str) else done
+                if isinstance(done, NewKey):
+                    return self._render("key_made.html", viewer, key=done.key, secret=done.secret)
+                return RedirectResponse(done, 303, HEADERS)
             except GatewayError as error:
                 return self._render("error.html", viewer, status=http_status(error), message=str(error))
 
@@ -206,22 +218,23 @@ class Dashboard:
                 "by_model": queries.spend_by(connection, period, "model"),
                 "by_tenant": by_tenant,
                 "tenant_names": queries.tenant_names(connection, [tenant_id for tenant_id, _, _ in by_tenant]),
-                "baselines": queries.baselines(connection, period),
+                "out": out_of_money(connection, viewer.tenant_id, period.since_ms),
                 "near": queries.near_their_budget(connection, viewer.tenant_id),
-                "series": _series(queries.spend_over_time(connection, period, step_ms), period, step_ms),
+                "series": spend_series(queries.spend_over_time(connection, period, step_ms), period, step_ms),
             }
 
-        found = await self._database.read(read)
+        found, insight = await self._database.read(read), await self._insights.of(days, viewer.tenant_id)
         lineup = self._policies.lineup()
         return self._render(
-            "overview.html", viewer, days=days, choices=_DAYS, champion=lineup.champion.policy.policy_id,
-            problems=self._policies.problems, chart=orjson.dumps(found.pop("series")).decode(), at_ms=at_ms, **found,
+            "overview.html", viewer, insight=insight, days=days, choices=_DAYS,
+            champion=lineup.champion.policy.policy_id, problems=self._policies.problems,
+            chart=orjson.dumps(found.pop("series")).decode(), at_ms=at_ms, **found,
         )  # fmt: skip
 
     async def session_list(self, request: Request, viewer: Viewer) -> Response:
         """Search results, or only their rows for htmx."""
         search = _text(request, "q", 128)
-        only = _choice(request, "only", ("", "near", *sessions.STATES), "")
+        only = _choice(request, "only", ("", "near", "refused", *sessions.STATES), "")
         before_ms = _number(request, "before")
         rows = await self._database.read(
             lambda c: queries.find_sessions(
@@ -248,13 +261,17 @@ class Dashboard:
                 "turns": turns,
                 "tree": tree_rows(describe_tree(connection, found)["children"]),
                 "entries": queries.newest_entries(connection, tenant_id=tenant_id, session_id=session_id),
+                "refused": queries.refused_in(connection, tenant_id, session_id),
+                "forecast": self._forecasts.read(connection, tenant_id, session_id, found.balance.available_nanousd)
+                if found.state != "closed"
+                else {"available": False, "why_not": "the session is closed"},
             }
 
         found = await self._database.read(read)
+        chart = burn_down(found["turns"], found["forecast"], found["session"].balance.available_nanousd)
         return self._render(
-            "session.html", viewer, chart=orjson.dumps(_burn_down(found["turns"])).decode(), at_ms=now_ms(self._clock),
-            **found,
-        )  # fmt: skip
+            "session.html", viewer, chart=orjson.dumps(chart).decode(), at_ms=now_ms(self._clock), **found
+        )
 
     async def decision(self, request: Request, viewer: Viewer) -> Response:
         """One decision in words and numbers. Raises NotFound."""
@@ -332,80 +349,36 @@ class Dashboard:
                 "totals": queries.totals(connection, period),
                 "by_model": queries.spend_by(connection, period, "model"),
                 "baselines": queries.baselines(connection, period),
+                "out": out_of_money(connection, viewer.tenant_id, period.since_ms),
             }
 
+        found, insight = await self._database.read(read), await self._insights.of(days, viewer.tenant_id)
         return self._render(
-            "report.html", viewer, days=days, choices=_DAYS, at_ms=at_ms, **await self._database.read(read)
-        )
-
-    # -- actions -----------------------------------------------------------------------------------------------------
-
-    async def create_tenant(self, viewer: Viewer, form: Mapping[str, str]) -> str:
-        """Create a tenant and show it."""
-        made = await self._database.write(
-            lambda c: tenants.create_tenant(
-                c,
-                self._new_id("ten"),
-                form.get("name", ""),
-                budget_nanousd=_usd(form, "budget_usd") or 0,
-                max_session_nanousd=_usd(form, "max_session_usd", optional=True),
-                window=form.get("window") or None,
-                actor=viewer.key_id,
-                now_ms=now_ms(self._clock),
-            )
-        )
-        return f"/ui/tenants/{made.tenant_id}"
-
-    async def set_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
-        """Set a tenant's budget."""
-        tenant_id, changes = form.get("tenant_id", ""), {"budget_nanousd": _usd(form, "budget_usd")}
-        await self._database.write(
-            lambda c: tenants.patch_tenant(c, tenant_id, changes, actor=viewer.key_id, now_ms=now_ms(self._clock))
-        )
-        self._authenticator.forget()
-        return f"/ui/tenants/{tenant_id}"
-
-    async def create_key(self, viewer: Viewer, form: Mapping[str, str]) -> Response:
-        """Create a key and show its secret, once."""
-        made = await self._database.write(
-            lambda c: keys.create_key(
-                c, self._new_id("key"), form.get("tenant_id", ""), role=form.get("role", "tenant"),
-                actor=viewer.key_id, now_ms=now_ms(self._clock),
-            )
+            "report.html", viewer, insight=insight, days=days, choices=_DAYS, at_ms=at_ms, **found
         )  # fmt: skip
-        return self._render("key_made.html", viewer, key=made.key, secret=made.secret)
 
-    async def revoke_key(self, viewer: Viewer, form: Mapping[str, str]) -> str:
-        """Revoke a key; other replicas follow within seconds."""
-        revoked = await self._database.write(
-            lambda c: keys.revoke_key(c, form.get("key_id", ""), actor=viewer.key_id, now_ms=now_ms(self._clock))
-        )
-        self._authenticator.forget()
-        return f"/ui/tenants/{revoked.tenant_id}"
-
-    async def set_session_budget(self, viewer: Viewer, form: Mapping[str, str]) -> str:
-        """Set a session's budget, or close or reopen it."""
-        tenant_id, session_id = form.get("tenant_id", ""), form.get("session_id", "")
-        settings = self._configuration().settings.session
-        await self._database.write(
-            lambda c: sessions.change_session(
-                c, tenant_id, session_id, default_nanousd=settings.default_budget_nanousd,
-                max_nanousd=settings.max_budget_nanousd, budget_nanousd=_usd(form, "budget_usd", optional=True),
-                state=form.get("state") or None, actor=viewer.key_id, now_ms=now_ms(self._clock),
-            )
+    async def front(self, request: Request, viewer: Viewer) -> Response:
+        """Cost and quality over lambda, with today's point."""
+        days = _choice(request, "days", _DAYS, 7)
+        insight = await self._insights.of(days, viewer.tenant_id)
+        points = front_points(insight.savings)
+        return self._render(
+            "front.html", viewer, insight=insight, days=days, choices=_DAYS, points=points,
+            default_lambda=self._configuration().settings.policy.default_lambda,
+            chart=orjson.dumps(front_chart(points, insight.savings["today"])).decode(),
+            slider=orjson.dumps({"points": points, "today": insight.savings["today"]}).decode(),
         )  # fmt: skip
-        return f"/ui/sessions/{tenant_id}/{session_id}"
 
-    async def act_on_policy(self, viewer: Viewer, form: Mapping[str, str]) -> str:
-        """Promote, pin or roll back a policy. Raises InvalidRequest, NotFound."""
-        policy_id, action = form.get("policy_id", ""), form.get("action", "")
-        if action not in registry.ACTIONS:
-            raise InvalidRequest(f"action: expected one of {', '.join(registry.ACTIONS)}", param="action")
-        await self._database.write(
-            lambda c: registry.act_on(c, policy_id, action, actor=viewer.key_id, now_ms=now_ms(self._clock))
-        )
-        await self._policies.refresh()
-        return "/ui/policies"
+    async def health(self, request: Request, viewer: Viewer) -> Response:
+        """Calibration and drift of predictions, and what serves."""
+        days = _choice(request, "days", _DAYS, 7)
+        insight = await self._insights.of(days, viewer.tenant_id)
+        lineup = self._policies.lineup()
+        return self._render(
+            "health.html", viewer, insight=insight, days=days, choices=_DAYS, problems=self._policies.problems,
+            champion=lineup.champion.policy.policy_id,
+            chart=orjson.dumps(reliability_chart(insight.calibration)).decode(),
+        )  # fmt: skip
 
     def _render(self, template: str, viewer: Viewer | None, *, status: int = 200, **values: Any) -> Response:
         defaults = {"problem": None, "viewer": viewer, "page": template.partition(".")[0]}
@@ -454,31 +427,3 @@ def _choice(request: Request, name: str, allowed: tuple[T, ...], default: T) -> 
     if value is None:
         return default
     raise InvalidRequest(f"{name}: expected one of {', '.join(str(choice) for choice in allowed)}", param=name)
-
-
-def _usd(form: Mapping[str, str], name: str, *, optional: bool = False) -> int | None:
-    value = form.get(name, "")
-    if optional and not value:
-        return None
-    try:
-        return nanousd_from_usd(value)
-    except MoneyError as error:
-        raise InvalidRequest(f"{name}: {error}", param=name) from error
-
-
-def _series(spent: Mapping[str, Mapping[int, int]], period: queries.Period, step_ms: int) -> dict[str, Any]:
-    """uPlot data: x values in seconds, and a list of USD for each of the eight most expensive models."""
-    starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
-    names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:8]
-    return {
-        "names": names,
-        "data": [[start // 1000 for start in starts]]
-        + [[spent[name].get(start, 0) / 1e9 for start in starts] for name in names],
-    }
-
-
-def _burn_down(turns: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """uPlot data: the session's remaining budget in USD after each turn."""
-    points = [turn["budget_after_nano_usd"] for turn in turns]
-    numbers = [turn["turn"] + 1 for turn, left in zip(turns, points, strict=True) if left is not None]
-    return {"names": ["left, USD"], "data": [numbers, [left / 1e9 for left in points if left is not None]]}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
 from gateway.accounts.sessions import STATES
 from gateway.database.tables import (
@@ -14,6 +14,7 @@ from gateway.database.tables import (
     baseline_hours,
     decisions,
     ledger_entries,
+    refused_turns,
     sessions,
     tenants,
     usage_hours,
@@ -144,7 +145,7 @@ def find_sessions(
 ) -> list[Mapping[str, Any]]:
     """One page of sessions, most recently used first; `before_ms` continues after a page.
 
-    `only`: "near" (most of the budget is spent), a state of a session, or "" for all.
+    `only`: "near" (most of the budget is spent), "refused" (a turn was refused for money), a state, or "" for all.
     """
     s = sessions.c
     query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
@@ -155,6 +156,9 @@ def find_sessions(
         query = query.where(or_(s.session_id.like(begin, escape="\\"), tenants.c.name.like(begin, escape="\\")))
     if only == "near":
         query = query.where(_near())
+    elif only == "refused":
+        r = refused_turns.c
+        query = query.where(exists().where(r.tenant_id == s.tenant_id, r.session_id == s.session_id))
     elif only in STATES:
         query = query.where(s.state == only)
     if before_ms is not None:
@@ -187,6 +191,13 @@ def turns_of(connection: Connection, tenant_id: str, session_id: str, limit: int
         .limit(limit)
     )
     return _rows(connection, query)[::-1]
+
+
+def refused_in(connection: Connection, tenant_id: str, session_id: str) -> int:
+    """Turns of a session that were refused because the budget was spent."""
+    r = refused_turns.c
+    query = select(func.coalesce(func.sum(r.turns), 0)).where(r.tenant_id == tenant_id, r.session_id == session_id)
+    return int(connection.execute(query).scalar_one())
 
 
 def newest_entries(

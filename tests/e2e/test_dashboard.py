@@ -13,7 +13,8 @@ import pytest
 from tests.e2e.test_admin import routes
 from tests.harness.scenario import Play, playing, session, turn
 
-PAGES = ("/ui", "/ui/sessions", "/ui/policies", "/ui/tenants", "/ui/ledger", "/ui/report")
+PAGES = ("/ui", "/ui/sessions", "/ui/sessions?only=refused", "/ui/front", "/ui/health", "/ui/policies", "/ui/tenants",
+         "/ui/ledger", "/ui/report")  # fmt: skip
 
 
 @contextlib.asynccontextmanager
@@ -115,7 +116,8 @@ async def test_an_action_without_its_token_or_with_a_read_only_key_changes_nothi
     [
         ("/ui?days=abc", 400), ("/ui?days=-1", 400), ("/ui/sessions?before=x", 400), ("/ui/sessions?only=all", 400),
         ("/ui/sessions?q=" + "a" * 200, 400), ("/ui/sessions?q=%00", 400), ("/ui/sessions?q=%25%5C_", 200),
-        ("/ui/ledger?before=99999999999999999999", 400), ("/ui/decisions/none", 404), ("/ui/policies/none", 404),
+        ("/ui/ledger?before=99999999999999999999", 400), ("/ui/front?days=2", 400), ("/ui/health?days=x", 400),
+        ("/ui/report?days=1e9", 400), ("/ui/decisions/none", 404), ("/ui/policies/none", 404),
         ("/ui/sessions/none/none", 404), ("/ui/tenants/none", 404), ("/ui/static/..%2fpages.py", 404),
         ("/ui/static/none.js", 404), ("/ui/static/style.css", 200), ("/ui/static/htmx.min.js", 200),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
+from gateway.database.database import transaction
+from gateway.decisions.rollups import LAG_MS, advance
 from tests.harness.browser import FLAGS, find_chromium
 from tests.harness.scenario import Play, playing, session, turn
 
-PAGES = ("/ui", "/ui/sessions", "/ui/sessions/default/chat-1", "/ui/policies", "/ui/tenants", "/ui/tenants/default",
+PAGES = ("/ui", "/ui/sessions", "/ui/sessions/default/chat-1", "/ui/front", "/ui/health", "/ui/policies", "/ui/tenants",
+         "/ui/tenants/default",
          "/ui/ledger", "/ui/report")  # fmt: skip
 
 
@@ -49,6 +53,35 @@ async def test_a_person_signs_in_and_reads_why_a_model_answered(
         await page.get_by_role("heading", name="Why small").wait_for()
         assert "small answered. The client asked for this model by name." in await page.inner_text("main")
         assert complaints == []
+
+
+async def test_a_person_sees_what_routing_saved_who_is_out_of_money_and_what_another_lambda_would_do(
+    tmp_path: Path, sqlite_url: str, browser: Browser
+) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        async with play.gateway.http() as http:
+            for number in range(12):
+                answer = await turn(http, headers=session(f"chat-{number}"), model="auto")
+                assert answer.status_code == 200
+            poor = session("poor", budget_usd="0.0000001")
+            assert (await turn(http, headers=poor, model="auto")).status_code == 402
+        with transaction(sqlite_url) as connection:  # instead of waiting for the sums, which follow behind
+            advance(connection, int(time.time() * 1000) + LAG_MS)
+        page = await browser.new_page()
+        await sign_in(page, play)
+        while "1 sessions" not in await page.inner_text("main"):  # refusals are written about once a second
+            await page.reload()
+        assert "always the strongest" in await page.inner_text("main")
+        await page.get_by_role("link", name="sessions with a refused turn").click()
+        assert await page.get_by_role("link", name="poor").count() == 1
+        await page.get_by_role("link", name="Front").click()
+        await page.locator(".chart canvas").wait_for()
+        slider = page.get_by_label("Preview another lambda")
+        await slider.focus()
+        await page.keyboard.press("End")
+        assert "Against the turns as answered" in await page.inner_text("#preview")
+        await page.get_by_role("link", name="Health").click()
+        assert "No drift between" in await page.inner_text("main")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
