@@ -1,4 +1,6 @@
-"""Server time of the dashboard's pages on a long log: `python -m bench.dashboard [--decisions 1000000]`.
+"""Server time of the dashboard's pages on a long log.
+
+    python -m bench.dashboard [--decisions 1000000]
 
 Fills a SQLite file with a log of the last thirty days (eight turns a session: a million decisions are 125,000
 sessions), adds up its hourly sums, serves a gateway from it and asks for each page. Prints the first answer, which
@@ -25,7 +27,8 @@ from tests.harness.gateway import config, serving
 
 DAYS = 30
 PAGES = ("/ui?days=7", "/ui?days=30", "/ui/sessions", "/ui/sessions?q=past_0000000000000000000001",
-         "/ui/sessions?only=near", "/ui/front?days=30", "/ui/health?days=30", "/ui/report?days=30", "/ui/ledger", "/ui/tenants")  # fmt: skip
+         "/ui/sessions?only=near", "/ui/front?days=30",
+         "/ui/health?days=30", "/ui/report?days=30", "/ui/ledger", "/ui/tenants")  # fmt: skip
 CANDIDATES = [
     {"model": "small", "feasible": True, "quality": 0.6, "cost_nano_usd": 1_000, "probability": 1.0},
     {"model": "big", "feasible": True, "quality": 0.9, "cost_nano_usd": 10_000, "probability": 0.0},

@@ -56,7 +56,7 @@ DIALECTS = {
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """When the turns were made, one every `step_ms`, and the candidates of each as JSON."""
+    """Times of the turns, one every `step_ms`, and the candidates of each as JSON."""
 
     start_ms: int = PAST_MS
     step_ms: int = 1
@@ -148,7 +148,8 @@ def _turns(connection: Connection, low: int, high: int, vector_bytes: int, past:
           created_at_ms, completed_at_ms)
         SELECT {decision}, {tenant}, {session}, i % {TURNS} + 1, {dialect.identifier("chatcmpl")}, 'auto', 1, {blob},
           {blob}, :candidates, 1, {SESSION_NANOUSD}, {SESSION_NANOUSD}, {SESSION_NANOUSD}, 'small', 0, 1, 0.5,
-          'resolving', 'policy', 'completed', {HELD_NANOUSD}, {BILLED_NANOUSD}, 'reported', 40, 20, 800, 'stop', {at}, {at} + 800
+          'resolving', 'policy', 'completed', {HELD_NANOUSD},
+          {BILLED_NANOUSD}, 'reported', 40, 20, 800, 'stop', {at}, {at} + 800
         FROM {dialect.numbers}"""),
         bounds | {"candidates": past.candidates},
     )

@@ -58,10 +58,10 @@ def test_compose_serves_after_the_migration_and_takes_secrets_from_the_environme
 
 def test_the_images_run_as_a_user_without_rights_and_install_by_hash() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
-    assert text.count("--require-hashes") == 2
+    assert text.count("--require-hashes") == 3
     assert "USER 10001" in text
-    stages = re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)
-    assert stages == ["build", "base", "training", "serving"]
+    stages = re.findall(r"^FROM \S+ AS ([\w-]+)$", text, re.MULTILINE)
+    assert stages == ["build", "build-training", "base", "training", "serving"]
 
 
 @pytest.mark.parametrize("unit", ["seqroute.service", "seqroute-nightly.service", "seqroute-nightly.timer"])

@@ -45,7 +45,8 @@ def a_log(url: str) -> int:
         for row in connection.execute(sa.select(d.decision_id, d.tenant_id, d.session_id, d.created_at_ms)).all():
             connection.execute(sa.insert(tables.holds).values(
                 hold_id=f"hold_{row.decision_id}", tenant_id=row.tenant_id, session_id=row.session_id,
-                decision_id=row.decision_id, attempt_id=f"att_{row.decision_id}", model="small", amount_nanousd=1, state="released",
+                decision_id=row.decision_id, attempt_id=f"att_{row.decision_id}",
+                model="small", amount_nanousd=1, state="released",
                 dispatched=0, checkpoint_nanousd=0, posted_nanousd=0, late=0, expires_at_ms=row.created_at_ms,
                 created_at_ms=row.created_at_ms, resolved_at_ms=row.created_at_ms,
             ))  # fmt: skip

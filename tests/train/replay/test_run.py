@@ -141,7 +141,7 @@ def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run_command(arguments) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == len(list((tmp_path / "plots").glob("*.svg"))) > 0
-    assert "Mean gain of ours" in page
+    assert "Mean gain of our policy" in page
     written = json.loads(out.read_text(), parse_constant=pytest.fail)
     assert {row["policy"] for row in written["rows"]} == {"weakest", "ours", "ours-blind"}
     assert {row["ordering"] for row in written["rows"]} == {"mixed", "hard-first", "iid"}
@@ -152,7 +152,8 @@ def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         *((2, "warm-mid", "cut", base) for base in (0, 8000)),
     }
     assert written["meta"]["seed"] == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "page.html", "plots", "toy"]  # nothing is kept of a whole run
+    # Nothing else is kept of a whole run.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "page.html", "plots", "toy"]
 
 
 def test_what_cannot_be_read_or_played_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
