@@ -87,8 +87,9 @@ bench: setup ## Measure and print tables (BENCH=name; bench/README.md lists them
 
 lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
 	@$(UV_COMPILE) --group setup -o requirements/setup.lock
-	@$(UV_COMPILE) pyproject.toml -o requirements/run.lock
-	@$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.lock -o requirements/dev.lock
+	@$(UV_COMPILE) pyproject.toml --extra train -o requirements/run.lock
+	@$(UV_COMPILE) pyproject.toml -c requirements/run.lock -o requirements/serve.lock
+	@$(UV_COMPILE) pyproject.toml --extra train --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV_COMPILE) --group peers -o requirements/peers.lock
 	@$(UV_COMPILE) --group audit -o requirements/audit.lock
 	@for wanted in tests/clients/environments/*/requirements.in; do \

@@ -251,7 +251,6 @@ def assemble(
         breaker=breaker,
         balancer=balancer,
         conversations=Conversations(ledger, database, clock=clock, new_id=new_id),
-        refused=refused,
         clock=steady,
     )
     dry_runs = DryRuns(
@@ -285,7 +284,14 @@ def assemble(
             background=background,
             clock=steady,
         ),
-        delivery=Delivery(configuration=current, settling=settling, leases=leases, background=background, clock=steady),
+        delivery=Delivery(
+            configuration=current,
+            settling=settling,
+            leases=leases,
+            background=background,
+            refused=refused,
+            clock=steady,
+        ),
         background=background,
     )
     endpoints = Endpoints(

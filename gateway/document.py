@@ -63,7 +63,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class PlotBar:
     """A bar with its value in words, and perhaps an interval."""
 
     name: str
@@ -73,8 +73,8 @@ class Bar:
     high: float | None = None
 
 
-def bars(caption: str, rows: Sequence[Bar]) -> str:
-    """Horizontal bars from zero, to either side, with 95 % intervals as lines. Nothing without rows."""
+def bars(caption: str, rows: Sequence[PlotBar]) -> str:
+    """Horizontal bars to either side of zero, with intervals as lines. Nothing without rows."""
     if not rows:
         return ""
     ends = [0.0] + [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
@@ -105,7 +105,7 @@ def bars(caption: str, rows: Sequence[Bar]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlotLine:
     """A series of points, with the band of its intervals where there are some."""
 
     name: str
@@ -116,7 +116,7 @@ class Line:
     """Points alone, without the line between them."""
 
 
-def lines(caption: str, series: Sequence[Line], *, across: str, up: str) -> str:
+def lines(caption: str, series: Sequence[PlotLine], *, across: str, up: str) -> str:
     """Lines over two axes with their names and units. Nothing without points."""
     xs = [x for line in series for x, _ in line.points] + [x for line in series for x, *_ in line.band]
     ys = [y for line in series for _, y in line.points] + [y for line in series for _, *ends in line.band for y in ends]

@@ -266,11 +266,15 @@ def locked(name: str) -> dict[str, str]:
     return versions
 
 
+TRAIN: list[str] = PYPROJECT["project"]["optional-dependencies"]["train"]
+
+
 @pytest.mark.parametrize(
     ("lock", "wanted"),
     [
-        ("run", PYPROJECT["project"]["dependencies"]),
-        ("dev", PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]),
+        ("serve", PYPROJECT["project"]["dependencies"]),
+        ("run", PYPROJECT["project"]["dependencies"] + TRAIN),
+        ("dev", PYPROJECT["project"]["dependencies"] + TRAIN + PYPROJECT["dependency-groups"]["dev"]),
         ("setup", PYPROJECT["dependency-groups"]["setup"]),
         ("peers", PYPROJECT["dependency-groups"]["peers"]),
         ("audit", PYPROJECT["dependency-groups"]["audit"]),
@@ -313,9 +317,14 @@ def test_what_runs_declares_exactly_what_the_product_imports() -> None:
     assert set(USED_BY_OTHERS) <= declared
 
 
-def test_what_runs_is_locked_alike_for_development() -> None:
-    run, dev = locked("run"), locked("dev")
-    assert {name: dev.get(name) for name in run} == run
+@pytest.mark.parametrize(("smaller", "larger"), [("run", "dev"), ("serve", "run")])
+def test_what_runs_is_locked_alike_for_serving_training_and_development(smaller: str, larger: str) -> None:
+    few, many = locked(smaller), locked(larger)
+    assert {name: many.get(name) for name in few} == few
+
+
+def test_a_gateway_that_only_serves_installs_nothing_that_only_training_imports() -> None:
+    assert not {"pyarrow", "matplotlib"} & set(locked("serve"))
 
 
 def test_litellm_is_pinned_exactly_and_comes_without_its_proxy() -> None:

@@ -14,6 +14,8 @@ from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
 from train.errors import InputError
 
 BAD_INPUT = 2
+OF_TRAINING = ("jsonschema", "matplotlib", "optax", "pyarrow")
+"""Packages of the extra `train`: a gateway that only serves may lack them."""
 
 
 def build() -> typer.Typer:
@@ -54,6 +56,12 @@ def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> in
         status = build()(list(arguments), prog_name=program, standalone_mode=False)
     except InputError as error:
         return _fail(program, str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in OF_TRAINING:
+            raise
+        return _fail(
+            program, f'expected the packages of training, found no {error.name}: pip install "seqroute[train]"'
+        )
     except typer.Abort:
         return 130
     except typer.TyperException as error:

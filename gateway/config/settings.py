@@ -144,7 +144,10 @@ class JwtSettings:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
-    """How long decisions are kept (None: for good), and the folder or `s3://` URL where they are archived first."""
+    """Age to which decisions are kept (None: for good).
+
+    `archive`: the folder or `s3://` URL where they are archived first.
+    """
 
     decisions_s: float | None = None
     archive: str | None = None

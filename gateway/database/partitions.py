@@ -41,7 +41,7 @@ class Month:
 
     @property
     def start_ms(self) -> int:
-        """When it begins."""
+        """Start of the month."""
         return int(datetime(self.year, self.number, 1, tzinfo=UTC).timestamp() * 1000)
 
     @property

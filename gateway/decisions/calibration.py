@@ -1,4 +1,6 @@
-"""How well predictions meet what happened, by model, and what changed between the older and the newer half of a period.
+"""Predictions against bills and scores, by model, and their drift.
+
+Drift is the change from the older to the newer half of the turns.
 
 A difference is called drift when it is larger than chance over sessions explains (three standard errors) and large
 enough to matter (a tenth of the costs, or three points of quality).
@@ -56,7 +58,7 @@ class Calibration:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Answered:
     at_ms: int
     session: str
     billed: float
@@ -67,13 +69,15 @@ class _Seen:
 
 def calibrate(turns: Sequence[RoutedTurn]) -> Calibration:
     """Compare the predictions for what answered with bills and scores."""
-    by_model: dict[str, list[_Seen]] = defaultdict(list)
+    by_model: dict[str, list[_Answered]] = defaultdict(list)
     for turn in turns:
         own = next((candidate for candidate in turn.candidates if candidate["model"] == turn.model), None)
         if own is not None:
             session = f"{turn.tenant_id}/{turn.session_id}"
             by_model[turn.model].append(
-                _Seen(turn.at_ms, session, turn.billed_nanousd, own["cost_nano_usd"], own.get("quality"), turn.score)
+                _Answered(
+                    turn.at_ms, session, turn.billed_nanousd, own["cost_nano_usd"], own.get("quality"), turn.score
+                )
             )
     every = [seen for found in by_model.values() for seen in found]
     middle_ms = float(np.median([seen.at_ms for seen in every])) if every else 0.0
@@ -81,7 +85,7 @@ def calibrate(turns: Sequence[RoutedTurn]) -> Calibration:
     return Calibration(tuple(sorted(models, key=lambda model: -model.turns)), _bins(every))
 
 
-def _calibration(name: str, found: Sequence[_Seen], middle_ms: float) -> ModelCalibration:
+def _calibration(name: str, found: Sequence[_Answered], middle_ms: float) -> ModelCalibration:
     graded = [seen for seen in found if seen.score is not None and seen.quality is not None]
     older = [seen for seen in found if seen.at_ms <= middle_ms]
     newer = [seen for seen in found if seen.at_ms > middle_ms]
@@ -128,7 +132,7 @@ def _mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
     return mean, float(np.sqrt(spread)) / len(numbers)
 
 
-def _bins(found: Sequence[_Seen]) -> tuple[ReliabilityBin, ...]:
+def _bins(found: Sequence[_Answered]) -> tuple[ReliabilityBin, ...]:
     groups: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for seen in found:
         if seen.quality is not None and seen.score is not None:

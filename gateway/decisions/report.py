@@ -26,7 +26,7 @@ from gateway.database.tables import (
     tenants,
 )
 from gateway.decisions.log import answered_by
-from gateway.decisions.savings import Estimate, FrontPoint, Rival, RoutedTurn, Savings, SavingsTally
+from gateway.decisions.savings import FrontPoint, Jackknife, Rival, RoutedTurn, Savings, SavingsTally
 from gateway.ledger.types import SPENDING_KINDS
 from gateway.money import usd_string
 
@@ -139,7 +139,7 @@ def _rival_row(rival: Rival, judge_nanousd: int) -> dict[str, Any]:
     }
 
 
-def _interval_usd(name: str, estimate: Estimate, less_nanousd: int) -> dict[str, str | None]:
+def _interval_usd(name: str, estimate: Jackknife, less_nanousd: int) -> dict[str, str | None]:
     ends = {"low": estimate.low, "high": estimate.high}
     return {
         f"{name}_{end}_usd": None if value is None else usd_string(round(value) - less_nanousd)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.document import Bar, Cell, Line, bars, heading, lines, page, paragraph, table
+from gateway.document import Cell, PlotBar, PlotLine, bars, heading, lines, page, paragraph, table
 
 Report = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
     rivals = report["rivals"]
     if rivals:
         yield bars("Saved in USD, 95 % intervals over sessions; left of zero: the rival would have cost less", [
-            Bar(_rival_name(row), float(row["saved_usd"]), f"{float(row['saved_usd']):+,.4g} USD",
+            PlotBar(_rival_name(row), float(row["saved_usd"]), f"{float(row['saved_usd']):+,.4g} USD",
                 _number(row["saved_low_usd"]), _number(row["saved_high_usd"]))
             for row in rivals
         ])  # fmt: skip
@@ -66,7 +66,8 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
     yield from _front(report)
     yield heading("Where the money went")
     yield bars("Spent by model, USD", [
-        Bar(row["model"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD") for row in report["models"]
+        PlotBar(row["model"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD")
+        for row in report["models"]
     ])  # fmt: skip
     spent = sum(row["spent_nano_usd"] for row in report["models"])
     yield table(
@@ -80,7 +81,7 @@ def _parts(report: Report, tenant: str, since: str, made: str) -> Iterable[str]:
     days = report["days"]
     if len(days) > 1:
         yield bars("Spent by day (UTC), USD", [
-            Bar(row["day"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD") for row in days[-62:]
+            PlotBar(row["day"], float(row["spent_usd"]), f"{float(row['spent_usd']):,.4g} USD") for row in days[-62:]
         ])  # fmt: skip
     yield heading("Tenants, now")
     yield table(
@@ -128,8 +129,8 @@ def _front(report: Report) -> Iterable[str]:
     )
     yield lines(
         "Off-policy estimates (doubly robust) for the rule quality - lambda * cost, and the turns as they were",
-        [Line("lambda swept", curve, band),
-         Line("as answered", [(today["cost_usd"] * 100, today["quality"] * 100)], marks=True)],
+        [PlotLine("lambda swept", curve, band),
+         PlotLine("as answered", [(today["cost_usd"] * 100, today["quality"] * 100)], marks=True)],
         across="US cents per turn", up="quality, points of 100",
     )  # fmt: skip
 

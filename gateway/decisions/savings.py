@@ -46,7 +46,7 @@ def could_serve(candidate: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RoutedTurn:
-    """A client's turn as logged. `score` None: nobody graded the answer."""
+    """A client's turn as logged. `score` None: the answer was not graded."""
 
     tenant_id: str
     session_id: str
@@ -59,7 +59,7 @@ class RoutedTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Jackknife:
     """A value with its 95 % interval; no interval from too few sessions."""
 
     value: float
@@ -69,12 +69,15 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another way to have answered the same turns. Money in nano-USD; `saved` is negative when it costs less."""
+    """Another way to have answered the same turns.
+
+    Money is in nano-USD; `saved` is negative when the rival costs less.
+    """
 
     name: str
     estimated_nanousd: int
-    saved: Estimate
-    saved_share: Estimate
+    saved: Jackknife
+    saved_share: Jackknife
     quality: float | None
     turns_not_comparable: int
 
@@ -84,13 +87,13 @@ class FrontPoint:
     """A lambda with estimates of a turn's cost in USD and quality."""
 
     lambda_per_usd: float
-    cost_usd: Estimate
-    quality: Estimate
+    cost_usd: Jackknife
+    quality: Jackknife
 
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What the logged turns cost, and what their rivals would have cost."""
+    """Cost of the logged turns, and of their rivals."""
 
     turns: int
     billed_nanousd: int
@@ -310,11 +313,11 @@ def _rival(
     )
 
 
-def _jackknife(statistic: Callable[[Groups], float], present: Groups) -> Estimate:
+def _jackknife(statistic: Callable[[Groups], float], present: Groups) -> Jackknife:
     """The statistic over the present groups, with the interval of leaving out each of them."""
     value, places = float(statistic(present)), np.flatnonzero(present)
     if len(places) < MIN_GROUPS:
-        return Estimate(value, None, None)
+        return Jackknife(value, None, None)
     without = []
     for place in places:
         kept = present.copy()
@@ -322,7 +325,7 @@ def _jackknife(statistic: Callable[[Groups], float], present: Groups) -> Estimat
         without.append(statistic(kept))
     spread = np.array(without) - np.mean(without)
     half = NORMAL_95 * float(np.sqrt((len(places) - 1) / len(places) * (spread**2).sum()))
-    return Estimate(value, value - half, value + half)
+    return Jackknife(value, value - half, value + half)
 
 
 def _group(turn: RoutedTurn) -> int:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, now_ms
+from gateway.decisions.refused_turns import RefusedTurns
 from gateway.errors import GatewayError
 from gateway.http import json_response
 from gateway.ledger.leases import Leases
@@ -20,7 +21,7 @@ from gateway.ledger.types import Answer
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.replies import Reply
 from gateway.tasks import Background
-from gateway.turn.context import Attempt, billed
+from gateway.turn.context import Attempt, TurnContext, billed
 from gateway.turn.failures import failed_attempt
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import Transcript, kept_stream
@@ -39,14 +40,20 @@ class Delivery:
         settling: Settlements,
         leases: Leases,
         background: Background,
+        refused: RefusedTurns,
         clock: Clock,
     ) -> None:
         self._configuration = configuration
         self._settling = settling
         self._leases = leases
         self._background = background
+        self._refused = refused
         self._clock = clock
         self.live_streams: WeakSet[StreamPump] = WeakSet()
+
+    def refusal(self, context: TurnContext, code: str) -> None:
+        """Count a turn that the spent budget refused: it has no decision that the log could keep."""
+        self._refused.add(context.caller.tenant_id, context.session_id, code)
 
     async def whole(self, attempt: Attempt, reply: Reply) -> Response:
         """Settle a complete response and render it in its dialect."""

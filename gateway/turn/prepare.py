@@ -13,7 +13,6 @@ from gateway.accounts.sessions import parent_refused
 from gateway.catalog.live import Configuration
 from gateway.catalog.tokens import PromptTokens, TokenCounter
 from gateway.clock import Clock, now_ms
-from gateway.decisions.refused_turns import RefusedTurns
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.request import ChatRequest
 from gateway.errors import InvalidRequest, LedgerUnavailable, NotFound
@@ -52,7 +51,6 @@ class Preparation:
         breaker: Breaker,
         balancer: LoadBalancer,
         conversations: Conversations,
-        refused: RefusedTurns,
         clock: Clock,
     ) -> None:
         self._configuration = configuration
@@ -62,7 +60,6 @@ class Preparation:
         self._breaker = breaker
         self._balancer = balancer
         self._conversations = conversations
-        self._refused = refused
         self._clock = clock
 
     async def session_of(
@@ -186,13 +183,8 @@ class Preparation:
         counted = await self._tokens.count([system_message(note)], {})
         return replace(context, notes=(*context.notes, note), prompt=context.prompt + counted)
 
-    async def note_refusal(self, context: TurnContext, code: str) -> None:
-        """Count a turn that the budget refused, and keep the budget that a first turn asked for."""
-        self._refused.add(context.caller.tenant_id, context.session_id, code)
-        await self._keep_budget(context)
-
-    async def _keep_budget(self, context: TurnContext) -> None:
-        """The next turn of a session whose first one was refused has the budget that this one asked for."""
+    async def keep_budget(self, context: TurnContext) -> None:
+        """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""
         wanted_nanousd = context.asked.session_budget_nanousd
         if context.row is not None or context.outage is not None or wanted_nanousd is None:
             return

@@ -132,7 +132,8 @@ class Turns:
         try:
             return await self._ordinary_or_last(context, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
-            await self._background.run(self._preparation.note_refusal(context, error.code))
+            self._delivery.refusal(context, error.code)
+            await self._background.run(self._preparation.keep_budget(context))
             raise
 
     async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:

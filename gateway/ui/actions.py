@@ -1,4 +1,7 @@
-"""What an admin may change from the dashboard. Each action returns the address to show next, or a page of its own."""
+"""Changes that an admin may make from the dashboard.
+
+Each returns the address to show next, or a new key, which has a page of its own.
+"""
 
 from __future__ import annotations
 

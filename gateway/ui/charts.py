@@ -1,4 +1,7 @@
-"""Data of the charts, for uPlot: `names` of the series and `data` of [x, y1, y2, ...]; `bands` are pairs of series."""
+"""Data of the charts, for uPlot.
+
+`names` of the series and `data` of [x, y1, y2, ...]; `bands` are pairs of series.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def front_points(savings: Mapping[str, Any]) -> list[Point]:
 
 
 def front_chart(points: Sequence[Point], today: Point | None) -> Chart:
-    """Quality in points over cents per turn, with the interval, and the turns as they were answered."""
+    """Quality in points over cents per turn, with the interval, and the turns as answered."""
     if not points or today is None:
         return {"names": [], "data": [[]]}
     ordered = sorted(points, key=lambda point: float(point["cost_usd"]))
@@ -86,7 +89,7 @@ def front_chart(points: Sequence[Point], today: Point | None) -> Chart:
 
 
 def reliability_chart(calibration: Calibration) -> Chart:
-    """Mean score over mean predicted quality, both in points, and the line of perfect predictions."""
+    """Mean score over mean predicted quality, in points, and the line of perfect predictions."""
     x = [found.predicted * 100 for found in calibration.bins]
     return {
         "names": ["scores", "if predictions were right"],

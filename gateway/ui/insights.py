@@ -1,7 +1,7 @@
-"""Savings, front and calibration for the pages: over the newest turns of a period, read at most once a minute.
+"""Savings, front and calibration over the newest turns of a period.
 
 Sums over a whole period come from the hourly rollups; these estimates need every turn's candidates, so they are taken
-from a bounded number of turns. One read runs at a time, the others wait for it.
+from a bounded number of turns, at most once a minute. One read runs at a time, the others wait for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refused turns, lowered answer limits, retention of the log; on Postgres decisions in monthly partitions.
+"""Refused turns, lowered answer limits, retention, monthly partitions of decisions.
 
 A decision's id begins with the time at which it was made, so ranges of ids are ranges of time: the primary key stays
 the id alone, and a query by id reads one partition. Rows that exist are not copied: their table becomes the partition
@@ -103,7 +103,7 @@ def _join_partitions() -> None:
         return
     op.execute("CREATE TABLE decisions_joined (LIKE decisions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
     op.execute("INSERT INTO decisions_joined SELECT * FROM decisions")
-    # Functions use the row's type, and are made anew by the next upgrade.
+    # Functions use the row's type, and are made again by the next upgrade.
     op.execute("DROP TABLE decisions CASCADE")
     op.execute("ALTER TABLE decisions_joined RENAME TO decisions")
     op.execute("ALTER TABLE decisions SET (fillfactor = 70)")

@@ -186,7 +186,7 @@ class TurnSimulation:
             preparation=Preparation(
                 configuration=lambda: configuration, ledger=self.ledger, tokens=tokens, breaker=breaker,
                 balancer=balancer, outage=OfflineLedger(unused, cap_nanousd=0, clock=self.clock, new_id=self.new_id),
-                conversations=conversations, refused=RefusedTurns(self.clock), clock=self.clock,
+                conversations=conversations, clock=self.clock,
             ),
             stall_rule=StallRule(
                 configuration=lambda: configuration, database=unused, clock=self.clock, new_id=self.new_id
@@ -202,7 +202,7 @@ class TurnSimulation:
             ),
             delivery=Delivery(
                 configuration=lambda: configuration, settling=settling, leases=self.leases,
-                background=self.background, clock=self.clock,
+                background=self.background, refused=RefusedTurns(self.clock), clock=self.clock,
             ),
             background=self.background,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where an exported log lies: a local folder, or S3-compatible storage (`s3://bucket/prefix`).
+"""Place of an exported log: a local folder, or S3-compatible storage.
 
 Files are written aside first, so a reader sees whole files only: a local one is renamed, an object appears when its
 upload is complete. Credentials come from the environment or the machine's role, as for every AWS tool; a URL with a key

@@ -166,5 +166,5 @@ def day_of(at_ms: int) -> date:
 
 
 def start_ms_of(day: date) -> int:
-    """When the day begins."""
+    """Start of the day."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)

@@ -29,7 +29,7 @@ NAME = "decisions"
 
 @dataclass(frozen=True)
 class Retention:
-    """A job of retention; `settings` say how long the log is kept, and where it is archived first."""
+    """A job of retention, with the age to which the log is kept and its archive."""
 
     database_url: str
     settings: RetentionSettings
@@ -37,7 +37,10 @@ class Retention:
 
 
 def retain(job: Retention, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
-    """Archive and remove; returns what was done. Raises ArchiveError, ExportError with nothing removed."""
+    """Archive and remove; returns what was done.
+
+    Raises ArchiveError, ExportError with nothing removed.
+    """
     archive, report = job.settings.archive, dict[str, Any]()
     if archive is not None:
         done = export(Export(job.database_url, archive, job.now_ms), progress)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from gateway import document
-from gateway.document import Bar, Cell, bars, heading, table
+from gateway.document import Cell, PlotBar, bars, heading, table
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -26,7 +26,7 @@ def _parts(report: Mapping[str, Any]) -> Iterable[str]:
         yield _candidates(evaluation)
         yield _gains(evaluation)
         yield bars("Gain in score per turn over the incumbent, doubly robust, 95 % intervals", [
-            Bar(name, gain["mean"], _interval(gain), gain["low"], gain["high"])
+            PlotBar(name, gain["mean"], _interval(gain), gain["low"], gain["high"])
             for name, gain in (evaluation.get("gain") or {}).items()
             if None not in (gain.get("mean"), gain.get("low"), gain.get("high"))
         ])  # fmt: skip

@@ -11,9 +11,9 @@ from train.replay.summary import ALL
 
 _TITLES = {
     "cells": "Every policy against the best tuned baseline, quality per turn (0 to 1), over all sources",
-    "against": "Mean gain of ours in quality per turn, over the cells that both played",
+    "against": "Mean gain of our policy in quality per turn, over the cells that both played",
     "front": "Fronts: area under quality over cost, and the saving at the strongest's quality (share of its bill)",
-    "newcomer": "A model that nobody knew at training",
+    "newcomer": "A model that was unknown at training",
 }
 
 
