@@ -47,7 +47,8 @@ def test_bills_are_counted_once_in_their_hour_and_the_newest_seconds_wait(databa
     with transaction(database_url) as connection:
         connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
         turn(connection, 0, "small", 50, NOW_MS - 2 * HOUR_MS)
-        turn(connection, 1, "large", 500, NOW_MS - HOUR_MS, reason="only-affordable", finish_reason="length")
+        turn(connection, 1, "large", 500, NOW_MS - HOUR_MS, reason="only-affordable", finish_reason="length",
+             lowered_max_tokens=5)  # fmt: skip
         entry(connection, 1, "overage", 7, NOW_MS - HOUR_MS)
         turn(connection, 2, "small", 60, NOW_MS - LAG_MS + 1)
     with transaction(database_url) as connection:
@@ -58,7 +59,8 @@ def test_bills_are_counted_once_in_their_hour_and_the_newest_seconds_wait(databa
         assert [(row["hour_ms"] // HOUR_MS, row["model"], row["turns"], row["spent_nanousd"]) for row in rows] == [
             (98, "small", 1, 50), (99, "large", 1, 507),
         ]  # fmt: skip
-        assert [rows[1][name] for name in ("forced_turns", "cut_turns", "cached_tokens")] == [1, 1, 30]
+        names = ("forced_turns", "cut_turns", "lowered_turns", "cached_tokens")
+        assert [rows[1][name] for name in names] == [1, 1, 1, 30]
     with transaction(database_url) as connection:
         assert advance(connection, NOW_MS + LAG_MS) == 1
         period = queries.last_days(1, NOW_MS, None)

@@ -154,7 +154,7 @@ def test_the_command_says_what_it_did_or_what_is_missing(
     tmp_path: Path, sqlite_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_log(sqlite_url)
-    prices = "{input_cost_per_token: 1, output_cost_per_token: 1}"
+    prices = "{input_cost_per_token: 0.000001, output_cost_per_token: 0.000002}"
     model = f"  - {{model_name: small, litellm_params: {{model: openai/s}}, model_info: {prices}}}"
     general = f"general_settings: {{database_url: '{sqlite_url}'"
     config = tmp_path / "gateway.yaml"
