@@ -319,7 +319,7 @@ Index(
 refused_turns = Table(
     "refused_turns",
     metadata,
-    # Turns that got 402: they have no decision, and their session may have no row. Written by
+    # Turns that got 402: they have no decision. session_id "": of sessions without a row. Written by
     # gateway/decisions/refused_turns.py.
     Column("tenant_id", String(64), nullable=False),
     Column("session_id", String(128), nullable=False),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, case, func, select
 
 from gateway.database.tables import (
     decisions,
@@ -26,6 +26,7 @@ from gateway.database.tables import (
     tenants,
 )
 from gateway.decisions.log import answered_by
+from gateway.decisions.refused_turns import NO_SESSION
 from gateway.decisions.savings import FrontPoint, Jackknife, Rival, RoutedTurn, Savings, SavingsTally
 from gateway.ledger.types import SPENDING_KINDS
 from gateway.money import usd_string
@@ -87,7 +88,7 @@ def report(connection: Connection, *, tenant_id: str | None = None, since_ms: in
 
 
 def out_of_money(connection: Connection, tenant_id: str | None, since_ms: int | None) -> dict[str, int]:
-    """Sessions with a turn that was refused because the money was spent, and those turns."""
+    """Sessions with a turn that was refused because the money was spent, and all such turns."""
     row = refused_turns.c
     each = select(row.tenant_id, row.session_id, func.sum(row.turns).label("turns"))
     if tenant_id is not None:
@@ -95,7 +96,8 @@ def out_of_money(connection: Connection, tenant_id: str | None, since_ms: int | 
     if since_ms is not None:
         each = each.where(row.last_at_ms >= since_ms)
     found = each.group_by(row.tenant_id, row.session_id).subquery()
-    counted, turns = connection.execute(select(func.count(), func.coalesce(func.sum(found.c.turns), 0))).one()
+    stored = func.count(case((found.c.session_id != NO_SESSION, 1)))
+    counted, turns = connection.execute(select(stored, func.coalesce(func.sum(found.c.turns), 0))).one()
     return {"bankrupt_sessions": int(counted), "refused_turns": int(turns)}
 
 

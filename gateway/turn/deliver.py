@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from gateway.catalog.cost import Settlement
 from gateway.catalog.live import Configuration
 from gateway.clock import Clock, now_ms
-from gateway.decisions.refused_turns import RefusedTurns
+from gateway.decisions.refused_turns import NO_SESSION, RefusedTurns
 from gateway.errors import GatewayError
 from gateway.http import json_response
 from gateway.ledger.leases import Leases
@@ -51,9 +51,9 @@ class Delivery:
         self._clock = clock
         self.live_streams: WeakSet[StreamPump] = WeakSet()
 
-    def refusal(self, context: TurnContext, code: str) -> None:
-        """Count a turn that the spent budget refused: it has no decision that the log could keep."""
-        self._refused.add(context.caller.tenant_id, context.session_id, code)
+    def refusal(self, context: TurnContext, code: str, *, stored: bool) -> None:
+        """Count a turn that the spent budget refused: it has no decision. `stored`: its session has a row."""
+        self._refused.add(context.caller.tenant_id, context.session_id if stored else NO_SESSION, code)
 
     async def whole(self, attempt: Attempt, reply: Reply) -> Response:
         """Settle a complete response and render it in its dialect."""

@@ -183,13 +183,13 @@ class Preparation:
         counted = await self._tokens.count([system_message(note)], {})
         return replace(context, notes=(*context.notes, note), prompt=context.prompt + counted)
 
-    async def keep_budget(self, context: TurnContext) -> None:
-        """Keep the budget that a first turn asked for when money refuses it: its next turn has it."""
+    async def keep_budget(self, context: TurnContext) -> bool:
+        """Keep the budget that a first turn asked for when money refuses it, for its next turn; True if it was kept."""
         wanted_nanousd = context.asked.session_budget_nanousd
         if context.row is not None or context.outage is not None or wanted_nanousd is None:
-            return
+            return False
         if context.parent_session_id is not None:  # the first turn that is served puts it below its parent
-            return
+            return False
         try:
             await self._conversations.keep_budget(
                 context.caller.tenant_id,
@@ -200,6 +200,8 @@ class Preparation:
             )
         except (LedgerUnavailable, InvalidRequest):
             _log.warning("the budget of session %s could not be kept", context.session_id)
+            return False
+        return True
 
     def _with_fallback(self, context: TurnContext) -> TurnContext:
         """The turn at the fallback of a requested model that cannot be called; else with the one to go to later."""

@@ -132,9 +132,12 @@ class Turns:
         try:
             return await self._ordinary_or_last(context, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded) as error:
-            self._delivery.refusal(context, error.code)
-            await self._background.run(self._preparation.keep_budget(context))
+            await self._background.run(self._refuse(context, error.code))
             raise
+
+    async def _refuse(self, context: TurnContext, code: str) -> None:
+        stored = await self._preparation.keep_budget(context) or context.row is not None
+        self._delivery.refusal(context, code, stored=stored)
 
     async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:
         """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""

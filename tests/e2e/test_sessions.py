@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from gateway.accounts.sessions import normalize_id
 from gateway.database.database import transaction
-from gateway.database.tables import decisions, sessions
+from gateway.database.tables import decisions, refused_turns, sessions
 from gateway.decisions.report import report
 from gateway.routing.session import ALIAS_HEADERS
 from tests.harness.scenario import HELLO, playing, seqroute, session, turn
@@ -229,6 +229,16 @@ async def test_a_first_turn_that_is_refused_keeps_the_budget_that_it_asked_for(
     with transaction(database_url, read_only=True) as connection:
         found = report(connection)
     assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (1, 2, 1)
+
+
+async def test_refusals_of_a_client_that_names_no_session_are_one_row(tmp_path: Path, sqlite_url: str) -> None:
+    async with playing(tmp_path, sqlite_url) as play:
+        tenant_id, key = await play.gateway.tenant("poor", budget_usd="0.0000001")
+        async with play.gateway.http(key) as http:
+            for _ in range(3):
+                assert (await turn(http)).status_code == 402
+    [row] = play.rows(refused_turns)
+    assert (row["tenant_id"], row["session_id"], row["turns"]) == (tenant_id, "", 3)
 
 
 async def test_first_turns_at_once_open_one_session_and_are_numbered_once_each(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from gateway.database.database import Database, transaction
 from gateway.database.tables import refused_turns
@@ -17,6 +18,18 @@ from gateway.errors import LedgerUnavailable
 class Away:
     async def write(self, run: object) -> None:
         raise LedgerUnavailable("away")
+
+
+class Fails:
+    def __init__(self, database: Database, at: int) -> None:
+        self._database = database
+        self._left = at
+
+    async def write(self, run: Callable[[Connection], object]) -> None:
+        self._left -= 1
+        if not self._left:
+            raise LedgerUnavailable("away")
+        await self._database.write(run)
 
 
 async def test_counts_of_two_gateways_add_up_and_an_outage_loses_none(database_url: str) -> None:
@@ -43,6 +56,23 @@ async def test_counts_of_two_gateways_add_up_and_an_outage_loses_none(database_u
         ("t", "s", "session_budget_exceeded", 5, 100_000, 200_000),
         ("t", "other", "tenant_budget_exceeded", 1, 200_000, 200_000),
     ]
+
+
+async def test_a_batch_is_written_off_when_it_is_committed(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+    monkeypatch.setattr(subject, "WRITE_ROWS", 2)
+    counted, database = RefusedTurns(lambda: 1.0), Database(database_url, serving=False)
+    for name in "abcde":
+        counted.add("t", name, "session_budget_exceeded")
+    await database.start()
+    try:
+        with pytest.raises(LedgerUnavailable):
+            await counted.share(cast(Database, Fails(database, at=2)))
+        await counted.share(database)
+    finally:
+        await database.close()
+    with transaction(database_url, read_only=True) as connection:
+        found = connection.execute(select(refused_turns.c.session_id, refused_turns.c.turns)).all()
+    assert {tuple(row) for row in found} == {(name, 1) for name in "abcde"}
 
 
 async def test_waiting_counts_are_bounded(monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> None:

@@ -121,8 +121,9 @@ def test_a_session_with_a_refused_turn_ran_out_of_money_and_one_with_little_left
     refuse(connection, "poor", 3, 50)
     refuse(connection, "poor", 1, 60, "tenant_budget_exceeded")
     refuse(connection, "never served", 1, 10)
+    refuse(connection, "", 7, 10)  # of sessions without a row
     found = report(connection)
-    assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (2, 5, 2)
+    assert (found["bankrupt_sessions"], found["refused_turns"], found["sessions_with_turns"]) == (2, 12, 2)
     assert report(connection, since_ms=40)["bankrupt_sessions"] == 1
     assert report(connection, tenant_id="another")["bankrupt_sessions"] == 0
 
