@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -31,7 +32,7 @@ from gateway.clock import Clock, Uniform, now_ms
 from gateway.config.settings import Settings
 from gateway.database import diagnosis
 from gateway.database.database import Database
-from gateway.database.partitions import ensure_partitions, missing_months
+from gateway.database.partitions import make_partition, missing_months
 from gateway.decisions import response_store, rollups
 from gateway.decisions.refused_turns import RefusedTurns
 from gateway.errors import LedgerUnavailable
@@ -279,17 +280,16 @@ async def _forget_old(parts: Gateway) -> None:
     while True:
         await asyncio.sleep(FORGET_S)
         with contextlib.suppress(LedgerUnavailable):
-            await _make_partitions(parts)
             await parts.database.write(lambda c: response_store.forget(c, now_ms(parts.clock)))
             await forget_conversations(parts)
+            await _make_partitions(parts)  # last: while the log is in use it may fail
 
 
 async def _make_partitions(parts: Gateway) -> None:
     """Make the log's next monthly partitions; without the right to, rows go to a partition for all others."""
-    if not await parts.database.read(lambda c: missing_months(c, now_ms(parts.clock))):
-        return
     try:
-        await parts.database.write(lambda c: ensure_partitions(c, now_ms(parts.clock)))
+        for month in await parts.database.read(lambda c: missing_months(c, now_ms(parts.clock))):
+            await parts.database.write(partial(make_partition, month=month))
     except ProgrammingError:
         _log.warning("no right to make the log's next partition: run `seqroute migrate` as the tables' owner")
 

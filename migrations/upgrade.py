@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from gateway.database.database import DatabaseStartError, transaction
-from gateway.database.partitions import ensure_partitions
+from gateway.database.partitions import Month, make_partition, missing_months
 from gateway.database.tables import metadata
 
 HERE = Path(__file__).parent
@@ -39,11 +39,12 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> str:
-    """Run every migration up to `revision` in one transaction; return the database's revision.
+    """Run every migration up to `revision` in one transaction, then make partitions; return the database's revision.
 
     Raises DatabaseStartError when the database cannot be taken over, with nothing changed; or the driver's error when
     it cannot be opened.
     """
+    missing: list[Month] = []
     with transaction(url) as connection:
         found = current_revision(connection) or ""
         if found in LAST_WITH_REVISION:
@@ -55,8 +56,12 @@ def upgrade(url: str, revision: str = "head") -> str:
         if revision == "head":
             check_tables(connection)
             create_functions(connection)
-            ensure_partitions(connection, int(time.time() * 1000))
-        return current_revision(connection) or ""
+            missing = missing_months(connection, int(time.time() * 1000))
+        reached = current_revision(connection) or ""
+    for month in missing:
+        with transaction(url) as connection:
+            make_partition(connection, month)
+    return reached
 
 
 def check_tables(connection: Connection) -> None:

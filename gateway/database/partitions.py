@@ -82,7 +82,11 @@ def is_partitioned(connection: Connection) -> bool:
 
 
 def missing_months(connection: Connection, now_ms: int) -> list[Month]:
-    """The months from now to AHEAD_MONTHS from now that have no partition."""
+    """The months from now to AHEAD_MONTHS from now that have no partition, the latest first.
+
+    The coming ones have no rows to move, so each new month finds its partition even while the present one's cannot be
+    made. Rows of past months stay in OTHER.
+    """
     if not is_partitioned(connection):
         return []
     known = partitions(connection)
@@ -91,11 +95,11 @@ def missing_months(connection: Connection, now_ms: int) -> list[Month]:
     while len(months) <= AHEAD_MONTHS:
         months.append(months[-1].following)
     taken = {found.month for found in known}
-    return [month for month in months if month > through and month not in taken]
+    return [month for month in reversed(months) if month > through and month not in taken]
 
 
 def make_partition(connection: Connection, month: Month) -> None:
-    """Make the partition of one month, with the rows that arrived while it was missing.
+    """Make the partition of one month, with the rows that arrived while it was missing: one month per transaction.
 
     Waits for the transactions that use the log and holds it for milliseconds, or ends with a lock timeout.
     """
@@ -114,11 +118,3 @@ def make_partition(connection: Connection, month: Month) -> None:
     )
     attach = f"ALTER TABLE decisions ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')"
     connection.execute(text(attach))
-
-
-def ensure_partitions(connection: Connection, now_ms: int) -> list[Month]:
-    """Make what is missing for the present month and the next ones; return the months made."""
-    missing = missing_months(connection, now_ms)
-    for month in missing:
-        make_partition(connection, month)
-    return missing

@@ -3,6 +3,9 @@
 A decision's id begins with the time at which it was made, so ranges of ids are ranges of time: the primary key stays
 the id alone, and a query by id reads one partition. Rows that exist are not copied: their table becomes the partition
 of everything before the next month. Databases whose collation sorts letters before digits keep one table.
+
+Stop the gateways for it on Postgres: `decisions` is locked until the upgrade has read it once, to prove that the rows
+fit their partition, which takes as long as the disk needs to read the table without its indexes and large values.
 """
 
 from __future__ import annotations
