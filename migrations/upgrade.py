@@ -39,8 +39,9 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> str:
-    """Run every migration up to `revision` in one transaction, then make partitions; return the database's revision.
+    """Run every migration up to `revision` in one transaction; return the database's revision.
 
+    The log's partitions are made after it, each in a transaction of its own.
     Raises DatabaseStartError when the database cannot be taken over, with nothing changed; or the driver's error when
     it cannot be opened.
     """

@@ -11,6 +11,7 @@ import typer
 
 from train.cli.data import export, import_logs, replay, retain, rollout
 from train.cli.learn import evaluate, fit, frontier, nightly, pretrain
+from train.cli.options import database_errors, problem_of
 from train.errors import InputError
 
 BAD_INPUT = 2
@@ -62,6 +63,8 @@ def run_command(arguments: Sequence[str], program: str = "seqroute-train") -> in
         return _fail(
             program, f'expected the packages of training, found no {error.name}: pip install "seqroute[train]"'
         )
+    except database_errors() as error:  # evaluated only when there is one
+        return _fail(program, problem_of(error))
     except typer.Abort:
         return 130
     except typer.TyperException as error:

@@ -129,7 +129,7 @@ def export(context: typer.Context) -> None:
 
 
 def retain(context: typer.Context) -> None:
-    """Archive the log and remove what is older than it is kept; `seqroute retain --help` lists the options."""
+    """Archive the log and remove what is older than it is kept; --help lists the options."""
     _in_the_trainer("retain", context)
 
 

@@ -160,12 +160,13 @@ def _read_retention(section: Section, folder: Path) -> RetentionSettings:
     """A local archive's path is relative to the configuration's folder."""
     kept_s = section.duration_s("decisions", None, minimum_s=MIN_KEPT_S, maximum_s=MAX_KEPT_S)
     archive = section.text("archive")
+    texts = section.flag("archive_texts", default=False) is True
     section.finish()
     if archive is not None and not archive.startswith("s3://"):
         if "://" in archive:
             section.findings.problem(section.path("archive"), "expected a folder or s3://bucket/prefix")
         archive = str(folder / archive)
-    return RetentionSettings(kept_s, archive)
+    return RetentionSettings(kept_s, archive, texts)
 
 
 def _read_jwt(general: Section, folder: Path) -> JwtSettings | None:

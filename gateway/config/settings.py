@@ -146,11 +146,13 @@ class JwtSettings:
 class RetentionSettings:
     """Age to which decisions are kept (None: for good).
 
-    `archive`: the folder or `s3://` URL where they are archived first.
+    `archive`: the folder or `s3://` URL where they are archived first; `archive_texts`: with the texts that tenants let
+    the gateway store, without which days with such texts are not removed.
     """
 
     decisions_s: float | None = None
     archive: str | None = None
+    archive_texts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,10 @@ def missing_months(connection: Connection, now_ms: int) -> list[Month]:
 
 
 def make_partition(connection: Connection, month: Month) -> None:
-    """Make the partition of one month, with the rows that arrived while it was missing: one month per transaction.
+    """Make the partition of one month, with the rows that arrived while it was missing.
 
-    Waits for the transactions that use the log and holds it for milliseconds, or ends with a lock timeout.
+    One month per transaction: it waits for those that use the log and holds it for milliseconds, or ends with a lock
+    timeout.
     """
     name, low, high = f"decisions_{month}", month.first_id, month.following.first_id
     # Two gateways may do this at once: the second finds the partition made.

@@ -28,6 +28,9 @@ from gateway.ledger.records import CHARGE_PREFIX
 MAX_LISTED = 50
 """Violations listed per invariant: the first few show what is wrong."""
 
+TURN_START_MS = 3_600_000
+"""The longest time between a turn's start, which is its decision's time, and its first hold."""
+
 _COLUMNS = ("granted", "reserved", "spent", "overage")
 _TERMINAL = {"settled": "settle", "released": "release", "expired": "expire", "orphaned": "orphan_post"}
 
@@ -235,12 +238,15 @@ def _decisions(connection: Connection) -> Iterator[Violation]:
     without = select(d.decision_id).select_from(joined).where(posted.c.holds.is_(None)).limit(MAX_LISTED)
     for row in connection.execute(without):
         yield Violation("decision: has a hold", row[0], "none", "at least one")
-    removed_before_ms = connection.execute(select(func.max(log_retention.c.through_ms))).scalar() or 0
+    removed_ms = connection.execute(select(func.max(log_retention.c.through_ms))).scalar()
+    since_ms = 0 if removed_ms is None else removed_ms + TURN_START_MS
+    first = holds.alias("first")
+    begun_before = exists().where(first.c.decision_id == h.decision_id, first.c.created_at_ms < since_ms)
     unlogged = (
         select(h.hold_id)
         .select_from(holds.outerjoin(decisions, d.decision_id == h.decision_id))
         .where(d.decision_id.is_(None), func.substr(h.hold_id, 1, len(CHARGE_PREFIX)) != CHARGE_PREFIX)
-        .where(h.created_at_ms >= removed_before_ms)
+        .where(h.created_at_ms >= since_ms, ~begun_before)
         .limit(MAX_LISTED)
     )
     for row in connection.execute(unlogged):

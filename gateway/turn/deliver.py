@@ -52,7 +52,7 @@ class Delivery:
         self.live_streams: WeakSet[StreamPump] = WeakSet()
 
     def refusal(self, context: TurnContext, code: str, *, stored: bool) -> None:
-        """Count a turn that the spent budget refused: it has no decision. `stored`: its session has a row."""
+        """Count a turn that the spent budget refused; `stored`: its session has a row."""
         self._refused.add(context.caller.tenant_id, context.session_id if stored else NO_SESSION, code)
 
     async def whole(self, attempt: Attempt, reply: Reply) -> Response:

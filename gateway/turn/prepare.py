@@ -184,7 +184,7 @@ class Preparation:
         return replace(context, notes=(*context.notes, note), prompt=context.prompt + counted)
 
     async def keep_budget(self, context: TurnContext) -> bool:
-        """Keep the budget that a first turn asked for when money refuses it, for its next turn; True if it was kept."""
+        """Keep the budget of a first turn that money refuses, for its next turn; True if kept."""
         wanted_nanousd = context.asked.session_budget_nanousd
         if context.row is not None or context.outage is not None or wanted_nanousd is None:
             return False

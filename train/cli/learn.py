@@ -16,8 +16,10 @@ from train.cli.options import (
     LogFolder,
     Seed,
     Training,
+    database_errors,
     gateway_settings,
     now_ms,
+    problem_of,
     run_date,
     show,
     tenant_named,
@@ -76,9 +78,13 @@ def _retain(job: Nightly, settings: Settings, progress: Bar) -> tuple[dict[str, 
     try:
         done = retain(Retention(job.database_url, settings.general.retention, job.now_ms()), progress.show)
     except InputError as error:
-        print(f"seqroute-train: the log was not archived: {error}", file=sys.stderr)
-        return {"problem": str(error)}, 1
-    return done, 0
+        problem = str(error)
+    except database_errors() as error:
+        problem = problem_of(error)
+    else:
+        return done, 0
+    print(f"seqroute-train: the log was not archived and thinned out: {problem}", file=sys.stderr)
+    return {"problem": problem}, 1
 
 
 def fit(

@@ -120,3 +120,18 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
 
     for line in describe(report):
         print(line)
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """The errors of a database that cannot be used; imported when one is looked at."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from gateway.database.sqlite_connection import DatabaseStartError
+
+    return SQLAlchemyError, DatabaseStartError
+
+
+def problem_of(error: Exception) -> str:
+    """One line about an error of the database: the next ones may quote statements and values."""
+    cause = getattr(error, "orig", None) or error
+    return f"database: {type(cause).__name__}: {' '.join((str(cause).strip().splitlines() or [''])[0].split())[:300]}"

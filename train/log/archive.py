@@ -1,8 +1,9 @@
 """Place of an exported log: a local folder, or S3-compatible storage.
 
-Files are written aside first, so a reader sees whole files only: a local one is renamed, an object appears when its
-upload is complete. Credentials come from the environment or the machine's role, as for every AWS tool; a URL with a key
-in it is refused. `AWS_ENDPOINT_URL`, or `?endpoint=` in the URL, names another server than Amazon's.
+Files are written aside first, so a reader sees whole files only: a local one is renamed, an object is uploaded to
+NAME.part and moved by the storage (which S3 does up to 5 GB). Credentials come from the environment or the machine's
+role, as for every AWS tool; a URL with a key in it is refused. `AWS_ENDPOINT_URL`, or `?endpoint=` in the URL, names
+another server than Amazon's.
 """
 
 from __future__ import annotations
@@ -83,20 +84,30 @@ class Archive:
 
     def keep(self, written: Path, name: str) -> None:
         """Put a finished scratch file in its place. Raises ArchiveError."""
-        if self._folder is not None:
-            _sync(written)
-            written.replace(self._folder / name)
-            _sync((self._folder / name).parent)
-            return
         try:
-            # An upload that fails leaves nothing: the object appears when its last part is complete.
-            with written.open("rb") as source:
-                target = self._filesystem.open_output_stream(f"{self._root}/{name}")
-                while chunk := source.read(_COPY_BYTES):
-                    target.write(chunk)
-                target.close()
+            if self._folder is None:
+                self._upload(written, f"{self._root}/{name}")
+            else:
+                _place(written, self._folder, name)
         except OSError as error:
             raise ArchiveError(f"{self.address(name)}: cannot be written: {reason_of(error)}") from error
+
+    def _upload(self, written: Path, path: str) -> None:
+        """Upload to PATH.part and move it: a stream that is dropped in the middle is stored as far as it came."""
+        part = f"{path}.part"
+        target = self._filesystem.open_output_stream(part)
+        try:
+            with written.open("rb") as source:
+                while chunk := source.read(_COPY_BYTES):
+                    target.write(chunk)
+            target.close()
+            self._filesystem.move(part, path)
+        except BaseException:
+            with suppress(OSError):
+                target.close()
+            with suppress(OSError):
+                self._filesystem.delete_file(part)
+            raise
 
 
 def archive_at(where: str | Path, environ: Mapping[str, str] = os.environ) -> Archive:
@@ -129,6 +140,18 @@ def archive_at(where: str | Path, environ: Mapping[str, str] = os.environ) -> Ar
     prefix = parts.path.strip("/")
     root = f"{parts.netloc}/{prefix}" if prefix else parts.netloc
     return Archive(filesystem, root, S3 + root, None)
+
+
+def _place(written: Path, folder: Path, name: str) -> None:
+    """Rename a file into its folder for good: the folders that are new are entries of their parents."""
+    _sync(written)
+    day = (folder / name).parent
+    written.replace(folder / name)
+    for entry in (day, *day.parents):
+        with suppress(PermissionError):  # of a parent that may not be read
+            _sync(entry)
+        if entry == folder.parent:
+            return
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
@@ -137,6 +138,40 @@ def is_final(archive: Archive, target: str, job: Export, day: date) -> bool:
                 f"{json.dumps(note.get(name))}: name another folder"
             )
     return bool(note["exported_at_ms"] >= start_ms_of(day) + MS_PER_DAY + SETTLED_MS)
+
+
+def lacks(archive: Archive, job: Export, name: str, day: date) -> str | None:
+    """Say which rows or texts of a day the archive lacks; None: it has all of the database's.
+
+    Rows are compared by id, so an archive of another database never counts as this one's. Raises ExportError.
+    """
+    table, _ = _TABLES[name]
+    start_ms, target = start_ms_of(day), file_of(name, day)
+    inside = sa.and_(table.c.created_at_ms >= start_ms, table.c.created_at_ms < start_ms + MS_PER_DAY)
+    texts = sa.or_(*(column != "" for column in table.columns if column.name in TEXT_COLUMNS))
+    [key] = table.primary_key.columns
+    with transaction(job.database_url, read_only=True) as connection:
+        if not connection.execute(sa.select(sa.exists().where(inside))).scalar_one():
+            return None
+        if not is_final(archive, target, job, day):
+            return f"{archive.address(target)}: not archived for good"
+        if not job.with_text and connection.execute(sa.select(sa.exists().where(inside, texts))).scalar_one():
+            return f"{name} of {day}: rows have texts, which the archive leaves out: set retention.archive_texts"
+        stored = _ids(archive, target, key.name)
+        found = connection.execute(
+            sa.select(key).where(inside), execution_options={"yield_per": ROWS_AT_ONCE}
+        ).scalars()
+        lacking = 0
+        for ids in found.partitions(ROWS_AT_ONCE):
+            lacking += pc.is_in(pa.array(ids, pa.string()), value_set=stored).false_count
+    if lacking:
+        return f"{archive.address(target)}: lacks {lacking:,} rows that this database has: is it another database's?"
+    return None
+
+
+def _ids(archive: Archive, target: str, key: str) -> pa.ChunkedArray[pa.StringScalar]:
+    with archive.open(target) as file:
+        return pq.read_table(file, columns=[key]).column(key)
 
 
 def _of_tenant(query: sa.Select[Any], table: sa.Table, job: Export) -> sa.Select[Any]:

@@ -1,30 +1,46 @@
 """Retention of the decision log: archive it, then remove what is older than it is kept.
 
-Removed are decisions, their scores and the counts of refused turns. Money is not: tenants, sessions, holds and ledger
-entries stay, so every balance can still be followed to its entries. With an archive, only days go whose files there are
-final. On Postgres a month's partition is dropped when all of it may go; elsewhere rows are deleted in small
-transactions, so that turns need not wait.
+Removed are decisions and their scores. Money is not: tenants, sessions, holds and ledger entries stay, so every balance
+can still be followed to its entries. With an archive, only days go whose files there are final and have every row (by
+its id) and every text of the database. On Postgres a month's partition is dropped when all of it may go; elsewhere rows
+are deleted in small transactions, so that turns need not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 
 from gateway.config.settings import RetentionSettings
 from gateway.database import tables
-from gateway.database.database import transaction
+from gateway.database.database import dialect_of, parse_url, transaction
 from gateway.database.partitions import is_partitioned, partitions
+from train.errors import InputError
 from train.log.archive import archive_at
-from train.log.export import Export, day_of, export, file_of, is_final, start_ms_of
+from train.log.export import Export, day_of, export, lacks, start_ms_of
 
 DELETE_ROWS = 500
 """Rows of one transaction: a few milliseconds in which a turn waits on SQLite."""
 NAME = "decisions"
+DROP_TRIES = 5
+DROP_WAIT_MS = 200
+"""The longest wait for the log's lock: turns queue behind it."""
+PAUSE_S = 1.0
+LOCK_KEY = 5_747_030
+"""Advisory lock of the one retention that may run on a Postgres database."""
+
+
+class RetentionError(InputError):
+    """Retention cannot run now; nothing was removed."""
 
 
 @dataclass(frozen=True)
@@ -34,75 +50,105 @@ class Retention:
     database_url: str
     settings: RetentionSettings
     now_ms: int
+    pause: Callable[[float], None] = time.sleep
 
 
 def retain(job: Retention, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
     """Archive and remove; returns what was done.
 
-    Raises ArchiveError, ExportError with nothing removed.
+    Raises ArchiveError, ExportError, RetentionError with nothing removed, or the driver's error.
     """
-    archive, report = job.settings.archive, dict[str, Any]()
-    if archive is not None:
-        done = export(Export(job.database_url, archive, job.now_ms), progress)
-        report["archived_rows"] = {table: sum(days.values()) for table, days in done["written"].items()}
-    if job.settings.decisions_s is None:
-        return report | {"removed": "nothing: no age is set"}
-    cutoff_ms = _cutoff_ms(job)
-    report |= {"kept_since_ms": cutoff_ms, "dropped_partitions": _drop_partitions(job.database_url, cutoff_ms)}
-    removed = {
-        "decisions": _delete(job.database_url, _old_decisions(cutoff_ms), progress),
-        "feedback": _delete(job.database_url, _old_rows(tables.feedback, "created_at_ms", cutoff_ms), progress),
-        "refused_turns": _delete(job.database_url, _old_rows(tables.refused_turns, "last_at_ms", cutoff_ms), progress),
-    }
-    return report | {"deleted_rows": removed}
+    with _alone(job.database_url):
+        archive, report = job.settings.archive, dict[str, Any]()
+        if archive is not None:
+            done = export(_whole(job, archive), progress)
+            report["archived_rows"] = {table: sum(days.values()) for table, days in done["written"].items()}
+        if job.settings.decisions_s is None:
+            return report | {"removed": "nothing: no age is set"}
+        cutoff_ms, kept = _cutoff_ms(job)
+        report |= {"kept_since_ms": cutoff_ms} | ({} if kept is None else {"kept_because": kept})
+        report["dropped_partitions"], report["left_partitions"] = _drop_partitions(job, cutoff_ms)
+        gone = _delete(job.database_url, _old_decisions(cutoff_ms), progress)
+        # Months go as a whole: their scores stay as long as they do.
+        scores_ms = min(cutoff_ms, _first_ms(job.database_url, tables.decisions) or cutoff_ms)
+        scores = _delete(job.database_url, _old_rows(tables.feedback, "created_at_ms", scores_ms), progress)
+        return report | {"deleted_rows": {"decisions": gone, "feedback": scores}}
 
 
-def _cutoff_ms(job: Retention) -> int:
-    """The start of the oldest day that stays: by age, and by what the archive has for good."""
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Keep other runs out on Postgres; on SQLite every transaction excludes the others. Raises RetentionError."""
+    if dialect_of(parse_url(url)) == "sqlite":
+        yield
+        return
+    with transaction(url) as connection:
+        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        if not connection.execute(sa.text(f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})")).scalar_one():
+            raise RetentionError(
+                "retention: expected to run alone, found another run on this database: try again later"
+            )
+        yield
+
+
+def _whole(job: Retention, archive: str) -> Export:
+    return Export(job.database_url, archive, job.now_ms, with_text=job.settings.archive_texts)
+
+
+def _cutoff_ms(job: Retention) -> tuple[int, str | None]:
+    """The start of the oldest day that stays, and why it stays when its age alone would let it go."""
     assert job.settings.decisions_s is not None
     oldest = day_of(job.now_ms - int(job.settings.decisions_s * 1000))
     if job.settings.archive is None:
-        return start_ms_of(oldest)
-    stored, whole = archive_at(job.settings.archive), Export(job.database_url, job.settings.archive, job.now_ms)
-    with transaction(job.database_url, read_only=True) as connection:
-        firsts = [
-            connection.execute(sa.select(sa.func.min(table.c.created_at_ms))).scalar()
-            for table in (tables.decisions, tables.feedback)
-        ]
-    known = [first for first in firsts if first is not None]
+        return start_ms_of(oldest), None
+    stored, whole = archive_at(job.settings.archive), _whole(job, job.settings.archive)
+    logged = (tables.decisions, tables.feedback)
+    known = [first for first in (_first_ms(job.database_url, table) for table in logged) if first is not None]
     day = min([oldest, *(day_of(first) for first in known)])
-    while day < oldest and all(
-        is_final(stored, file_of(table.name, day), whole, day) or not _has_rows(job.database_url, table, day)
-        for table in (tables.decisions, tables.feedback)
-    ):
+    while day < oldest:
+        for table in logged:
+            if (reason := lacks(stored, whole, table.name, day)) is not None:
+                return start_ms_of(day), reason
         day += timedelta(days=1)
-    return start_ms_of(day)
+    return start_ms_of(day), None
 
 
-def _has_rows(url: str, table: sa.Table, day: Any) -> bool:
-    start_ms, end_ms = start_ms_of(day), start_ms_of(day + timedelta(days=1))
-    inside = sa.and_(table.c.created_at_ms >= start_ms, table.c.created_at_ms < end_ms)
+def _first_ms(url: str, table: sa.Table) -> int | None:
     with transaction(url, read_only=True) as connection:
-        return bool(connection.execute(sa.select(sa.exists().where(inside))).scalar_one())
+        return connection.execute(sa.select(sa.func.min(table.c.created_at_ms))).scalar()
 
 
-def _drop_partitions(url: str, cutoff_ms: int) -> list[str]:
-    """Drop the partitions of months that are over, old and without a call that is under way."""
-    with transaction(url, read_only=True) as connection:
-        found = [each for each in partitions(connection) if each.month.following.start_ms <= cutoff_ms]
-    dropped = []
-    for partition in found:
-        with transaction(url) as connection:
-            connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
-            unfit = sa.text(
-                f"SELECT EXISTS (SELECT FROM {partition.name} WHERE created_at_ms >= :cutoff OR status = 'pending')"
-            )
-            if connection.execute(unfit, {"cutoff": cutoff_ms}).scalar_one():
-                continue
-            _note(connection, cutoff_ms)
-            connection.execute(sa.text(f"DROP TABLE {partition.name}"))
-            dropped.append(partition.name)
-    return dropped
+def _drop_partitions(job: Retention, cutoff_ms: int) -> tuple[list[str], list[str]]:
+    """Drop the partitions of months that are over, old and without a call that is under way.
+
+    Returns those dropped, and those left for the next run because the log was in use.
+    """
+    with transaction(job.database_url, read_only=True) as connection:
+        found = [each.name for each in partitions(connection) if each.month.following.start_ms <= cutoff_ms]
+        unfit = "SELECT EXISTS (SELECT FROM {} WHERE created_at_ms >= :cutoff OR status = 'pending')"
+        old = [
+            name
+            for name in found
+            if not connection.execute(sa.text(unfit.format(name)), {"cutoff": cutoff_ms}).scalar_one()
+        ]
+    dropped = [name for name in old if _drop(job, name, cutoff_ms)]
+    return dropped, [name for name in old if name not in dropped]
+
+
+def _drop(job: Retention, name: str, cutoff_ms: int) -> bool:
+    """Drop one partition; False if turns used the log at every try."""
+    for tried in range(DROP_TRIES):
+        if tried:
+            job.pause(PAUSE_S)
+        try:
+            with transaction(job.database_url) as connection:
+                _note(connection, cutoff_ms)
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = '{DROP_WAIT_MS}ms'"))
+                connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+            return True
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
+                raise
+    return False
 
 
 def _old_decisions(cutoff_ms: int) -> Callable[[sa.Connection], sa.Delete]:
@@ -146,10 +192,7 @@ def _delete(
 def _note(connection: sa.Connection, cutoff_ms: int) -> None:
     """Note for the audit that decisions before this time may be gone, in the transaction that removes them."""
     row = tables.log_retention
-    changed = connection.execute(
-        sa.update(row).where(row.c.name == NAME).values(through_ms=sa.case(
-            (row.c.through_ms < cutoff_ms, cutoff_ms), else_=row.c.through_ms
-        ))
-    )  # fmt: skip
-    if changed.rowcount == 0:
-        connection.execute(sa.insert(row).values(name=NAME, through_ms=cutoff_ms))
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(row)
+    later = sa.case((row.c.through_ms < cutoff_ms, cutoff_ms), else_=row.c.through_ms)
+    noted = insert.values(name=NAME, through_ms=cutoff_ms)
+    connection.execute(noted.on_conflict_do_update(index_elements=["name"], set_={"through_ms": later}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -212,12 +213,40 @@ def test_storage_over_s3_holds_the_same_log_and_goes_on_where_it_stopped(
     assert export(Export(sqlite_url, where, NOW_MS + 4 * 24 * HOUR_MS))["final_already"] >= sum(
         map(len, later["written"].values())
     )
-    # The retention reads the same archive before it removes anything.
+    # The retention reads the same archive before it removes anything; that one has no texts.
+    with transaction(sqlite_url) as connection:
+        connection.execute(sa.update(tables.decisions).values(request_text=None))
     kept = RetentionSettings(decisions_s=7 * 86_400.0, archive=where)
     done = retain(Retention(sqlite_url, kept, NOW_MS + 30 * 24 * HOUR_MS))
     assert done["deleted_rows"]["decisions"] == len(stored(where, "tenant_id"))
     again, _ = read_episodes(ParquetLog(where), TrainConfig(), now_ms=NOW_MS)
     assert again.digest() == exported.digest()
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_an_upload_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, sqlite_url: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = f"s3://logs/interrupted?endpoint={s3}"
+    written = tmp_path / "written"
+    written.write_bytes(b"x" * 3000)
+
+    class Interrupted(io.BytesIO):
+        def read(self, _: int | None = -1) -> bytes:
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().read(1000)
+
+    interrupted = Interrupted(written.read_bytes())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_: interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            archive_at(where).keep(written, "decisions/date=2026-11-24/part-0.parquet")
+    assert "part-0" not in httpx.get(f"{s3}/logs?prefix=interrupted").text
+    archive_at(where).keep(written, "decisions/date=2026-11-24/part-0.parquet")
+    with archive_at(where).open("decisions/date=2026-11-24/part-0.parquet") as stored_file:
+        assert stored_file.read() == b"x" * 3000
+    assert httpx.get(f"{s3}/logs?prefix=interrupted").text.count("part-0") == 1
 
 
 @pytest.mark.usefixtures("with_keys")

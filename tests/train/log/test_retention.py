@@ -14,15 +14,15 @@ import sqlalchemy as sa
 from gateway.config.settings import RetentionSettings
 from gateway.database import tables
 from gateway.database.database import transaction
-from gateway.database.partitions import Month, ensure_partitions, partitions
+from gateway.database.partitions import Month, make_partition, partitions
 from gateway.ledger.audit import audit
 from tests.train.log.test_episodes import EXPLORING
 from tests.train.synthetic import NOW_MS, START_MS, write_log
 from train.__main__ import run_command
 from train.log import retention as subject
 from train.log.archive import ArchiveError, archive_at
-from train.log.export import ExportError
-from train.log.retention import Retention, retain
+from train.log.export import Export, ExportError, export
+from train.log.retention import Retention, RetentionError, retain
 
 DAY_MS = 86_400_000
 KEPT = RetentionSettings(decisions_s=30 * 86_400.0)
@@ -93,21 +93,84 @@ def test_a_decision_that_is_lost_is_still_found_by_the_audit(sqlite_url: str) ->
 def test_a_month_goes_with_its_partition_unless_a_call_in_it_is_under_way(postgres_url: str) -> None:
     month = Month(2040, 1)
     with transaction(postgres_url) as connection:
-        ensure_partitions(connection, month.start_ms)
+        make_partition(connection, month)
         write_log(connection, EXPLORING, 4, seed=1)
         d = tables.decisions.c
         moved = {"decision_id": sa.literal(month.first_id) + d.decision_id, "created_at_ms": month.start_ms}
         connection.execute(sa.update(tables.decisions).values(moved))
         one = sa.select(sa.func.min(d.decision_id)).scalar_subquery()
         connection.execute(sa.update(tables.decisions).where(d.decision_id == one).values(status="pending"))
-    job = Retention(postgres_url, KEPT, Month(2040, 4).start_ms)
-    assert "decisions_2040_01" not in retain(job)["dropped_partitions"]
+        connection.execute(sa.update(tables.feedback).values(created_at_ms=month.start_ms + 1))
+    pauses: list[float] = []
+    job = Retention(postgres_url, KEPT, Month(2040, 4).start_ms, pauses.append)
+    scores = counts(postgres_url)["feedback"]
+    assert scores > 0
+    done = retain(job)
+    assert ("decisions_2040_01" in done["dropped_partitions"], done["left_partitions"]) == (False, [])
+    assert counts(postgres_url)["feedback"] == scores  # no earlier than the decisions
     with transaction(postgres_url) as connection:
         connection.execute(sa.update(tables.decisions).values(status="failed"))
+    with transaction(postgres_url) as using:
+        using.execute(sa.select(tables.decisions.c.decision_id)).all()
+        done = retain(job)
+    assert (done["dropped_partitions"], done["left_partitions"]) == ([], ["decisions_2040_01"])
+    assert len(pauses) == subject.DROP_TRIES - 1
     assert retain(job)["dropped_partitions"] == ["decisions_2040_01"]
     with transaction(postgres_url) as connection:
         assert month not in {found.month for found in partitions(connection)}
-    assert counts(postgres_url)["decisions"] == 0
+    assert (counts(postgres_url)["decisions"], counts(postgres_url)["feedback"]) == (0, 0)
+
+
+def test_a_second_run_at_the_same_time_removes_nothing(postgres_url: str) -> None:
+    written = a_log(postgres_url)
+    with transaction(postgres_url) as other:
+        other.execute(sa.text(f"SELECT pg_advisory_xact_lock({subject.LOCK_KEY})"))
+        with pytest.raises(RetentionError, match="another run"):
+            retain(Retention(postgres_url, KEPT, START_MS + 90 * DAY_MS))
+    assert counts(postgres_url)["decisions"] == written
+
+
+def test_a_decision_of_the_last_day_removed_may_have_a_later_hold(sqlite_url: str) -> None:
+    a_log(sqlite_url)
+    h = tables.holds.c
+    with transaction(sqlite_url) as connection:
+        one = connection.execute(sa.select(tables.holds).order_by(h.created_at_ms).limit(1)).mappings().one()
+        again = dict(one) | {"hold_id": "hold_again", "attempt_id": "att_again", "created_at_ms": NOW_MS + 9 * DAY_MS}
+        connection.execute(sa.insert(tables.holds).values(again))
+    retain(Retention(sqlite_url, KEPT, START_MS + 32 * DAY_MS))
+    assert missing_decisions(sqlite_url) == []
+
+
+def test_a_day_stays_while_the_archive_lacks_a_row_or_is_another_databases(tmp_path: Path, sqlite_url: str) -> None:
+    written = a_log(sqlite_url)
+    job = Retention(sqlite_url, replace(KEPT, archive=str(tmp_path / "archive")), START_MS + 90 * DAY_MS)
+    export(Export(sqlite_url, tmp_path / "archive", job.now_ms))
+    with transaction(sqlite_url) as connection:
+        d = tables.decisions.c
+        connection.execute(sa.update(tables.decisions).values(decision_id=sa.literal("other_") + d.decision_id))
+    done = retain(job)
+    assert "lacks" in done["kept_because"]
+    assert counts(sqlite_url)["decisions"] == written
+
+
+@pytest.mark.parametrize(("table", "column"), [(tables.decisions, "response_text"), (tables.feedback, "comment")])
+def test_a_day_with_texts_stays_unless_the_archive_has_them(
+    tmp_path: Path, sqlite_url: str, table: sa.Table, column: str
+) -> None:
+    a_log(sqlite_url)
+    with transaction(sqlite_url) as connection:
+        connection.execute(sa.update(table).values({column: "a text"}))
+    before = counts(sqlite_url)[table.name]
+    settings = replace(KEPT, archive=str(tmp_path / "without"))
+    done = retain(Retention(sqlite_url, settings, START_MS + 90 * DAY_MS))
+    assert "archive_texts" in done["kept_because"]
+    assert counts(sqlite_url)[table.name] == before
+    settings = replace(KEPT, archive=str(tmp_path / "with"), archive_texts=True)
+    done = retain(Retention(sqlite_url, settings, START_MS + 90 * DAY_MS))
+    assert "kept_because" not in done
+    assert counts(sqlite_url)[table.name] == 0
+    [first, *_] = sorted((tmp_path / "with" / table.name).glob("*/*.parquet"))
+    assert pq.read_table(first).column(column)[0].as_py() == "a text"
 
 
 def test_what_is_not_archived_for_good_stays(tmp_path: Path, sqlite_url: str) -> None:
@@ -166,3 +229,8 @@ def test_the_command_says_what_it_did_or_what_is_missing(
     done = json.loads(capsys.readouterr().out)
     assert done["deleted_rows"]["decisions"] > 0
     assert list((tmp_path / "kept" / "decisions").iterdir())
+    config.write_text(config.read_text().replace(sqlite_url, "postgresql://user:hidden@127.0.0.1:1/none"))
+    assert run_command(["retain", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("seqroute-train: database: ")
+    assert (said.count("\n"), "hidden" in said) == (1, False)
