@@ -73,15 +73,15 @@ async def test_a_person_sees_what_routing_saved_who_is_out_of_money_and_what_ano
             await page.reload()
         assert "always the strongest" in await page.inner_text("main")
         await page.get_by_role("link", name="sessions with a refused turn").click()
-        assert await page.get_by_role("link", name="poor").count() == 1
+        await page.get_by_role("link", name="poor").wait_for()
         await page.get_by_role("link", name="Front").click()
         await page.locator(".chart canvas").wait_for()
         slider = page.get_by_label("Preview another lambda")
         await slider.focus()
         await page.keyboard.press("End")
-        assert "Against the turns as answered" in await page.inner_text("#preview")
+        await page.locator("#preview").get_by_text("Against the turns as answered").wait_for()
         await page.get_by_role("link", name="Health").click()
-        assert "No drift between" in await page.inner_text("main")
+        await page.get_by_text("No drift between").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
