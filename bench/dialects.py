@@ -8,6 +8,7 @@ the events a second that its stream renders. Targets: .3 ms a turn above chat's,
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -80,7 +81,11 @@ def responses_body(turns: int) -> dict[str, Any]:
 
 
 def _translated(translate: Callable[[Mapping[str, Any]], Any]) -> Read:
-    return lambda body: chat_of(translate(parse_object(body, LIMITS)).chat, LIMITS, hashlib.sha256(body).digest())
+    def reading(body: bytes) -> object:
+        chat = translate(parse_object(body, LIMITS)).chat
+        return chat_of(chat, LIMITS, hashlib.sha256(body).digest(), shallow=True)
+
+    return reading
 
 
 async def _store_nothing(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:
@@ -102,14 +107,18 @@ def subjects(turns: int) -> dict[str, tuple[dict[str, Any], Read, Callable[[], D
     }
 
 
-def cpu_ms(work: Callable[[], object], rounds: int) -> float:
-    """CPU time of `work`: the 10th percentile, which other work on the machine disturbs least."""
-    taken = []
+def cpu_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """CPU time of each of `works`, the 10th percentile, which other work disturbs least.
+
+    They take turns, so that a machine which is slow for a while is slow for all of them.
+    """
+    taken: dict[str, list[int]] = {name: [] for name in works}
     for _ in range(rounds):
-        started_ns = time.thread_time_ns()
-        work()
-        taken.append(time.thread_time_ns() - started_ns)
-    return sorted(taken)[len(taken) // 10] / 1e6
+        for name, work in works.items():
+            started_ns = time.thread_time_ns()
+            work()
+            taken[name].append(time.thread_time_ns() - started_ns)
+    return {name: sorted(times)[len(times) // 10] / 1e6 for name, times in taken.items()}
 
 
 def events_per_s(make: Callable[[], Dialect], events: int) -> float:
@@ -137,18 +146,23 @@ def main() -> None:
     message = {"role": "assistant", "content": TEXT, "tool_calls": [call]}
     answer = {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
     print(f"{'dialect':12} {'body kB':>8} {'read ms':>8} {'render ms':>10} {'above chat ms':>14} {'events/s':>9}")
-    chat_ms = 0.0
-    for name, (fields, read, make) in subjects(told.turns).items():
-        body = orjson.dumps(fields)
+    bodies = {name: orjson.dumps(fields) for name, (fields, _, _) in subjects(told.turns).items()}
+    reads: dict[str, Callable[[], object]] = {}
+    renders: dict[str, Callable[[], object]] = {}
+    for name, (_, read, make) in subjects(told.turns).items():
+        reads[name] = functools.partial(read, bodies[name])
+        renders[name] = functools.partial(_rendered, make, answer)
+    read_ms, render_ms = cpu_ms(reads, told.rounds), cpu_ms(renders, told.rounds)
+    for name, (_, _, make) in subjects(told.turns).items():
+        above_ms = read_ms[name] + render_ms[name] - read_ms["chat"] - render_ms["chat"]
+        print(
+            f"{name:12} {len(bodies[name]) / 1e3:8.1f} {read_ms[name]:8.3f} {render_ms[name]:10.3f} {above_ms:14.3f} "
+            f"{events_per_s(make, told.events):9,.0f}"
+        )
 
-        def render(make: Callable[[], Dialect] = make) -> bytes:
-            return orjson.dumps(make().whole(ANSWER, answer, BILLED))
 
-        read_ms = cpu_ms(lambda read=read, body=body: read(body), told.rounds)  # type: ignore[misc]
-        render_ms = cpu_ms(render, told.rounds)
-        chat_ms = chat_ms or read_ms + render_ms
-        above_ms, rate = read_ms + render_ms - chat_ms, events_per_s(make, told.events)
-        print(f"{name:12} {len(body) / 1e3:8.1f} {read_ms:8.3f} {render_ms:10.3f} {above_ms:14.3f} {rate:9,.0f}")
+def _rendered(make: Callable[[], Dialect], answer: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(make().whole(ANSWER, answer, BILLED))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ the body of a request with an unknown `Upgrade` as if it were the next request. 
 - a head or a body that does not arrive completely in time is 408; a connection without a request is closed;
 - an upgrade is ignored (RFC 9110, 7.8): the request is parsed again as HTTP/1.1, with its body;
 - framing that another server might parse differently is 400, and the rest of the connection is not read;
-- a client that reads nothing of its response for a minute is disconnected.
+- a client that reads nothing of its response for a minute is disconnected;
+- no connection is closed while bytes of its client are unread, which would reset it and lose the response.
 
 Refusals are JSON and follow the responses to earlier requests of the same connection.
 """
@@ -15,6 +16,7 @@ Refusals are JSON and follow the responses to earlier requests of the same conne
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +44,8 @@ Shed = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], GatewayError | None]
 """Method, address and headers of a request -> the error with which to refuse it unparsed, or None."""
 LINGER_S = 1.0
 """Time to read and drop incoming bytes after a refusal; closing at once could reset the response."""
+UNREAD_S = 0.05
+"""Time for the event loop to read what has arrived, before a client is judged late."""
 WRITE_STALL_S = 60.0
 _SEPARATORS = 4  # ": " and the line's end
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
@@ -86,6 +90,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._upgrade_ignored = False
         self._shed = False
         self._deaf = False
+        self._lingering = False
         self._refusal: GatewayError | None = None
         self._running: RequestResponseCycle | None = None
         self._phase: Phase | None = None
@@ -269,11 +274,24 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self.flow.read_paused:  # reading is paused: an earlier response is being sent
             self._arm()
+        elif self._unread():
+            self._timer = self.loop.call_later(UNREAD_S, self._late)
         elif self._phase == "silent":
             self.transport.close()
         else:
             part, seconds = self._phase, self._limits.body_s if self._phase == "body" else self._limits.head_s
             self._refuse(RequestTimeout(f"the request's {part} did not arrive within {seconds:g} s"))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, unless a busy loop has not read its next request yet."""
+        if not self._unread():
+            super().timeout_keep_alive_handler()
+
+    def _unread(self) -> bool:
+        """Whether bytes, or the connection's end, wait to be read."""
+        arrived = select.poll()
+        arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(arrived.poll(0))
 
     def pause_writing(self) -> None:
         """Watch for a client that stops reading."""
@@ -287,7 +305,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Watch the unsent rest of a response."""
-        super().on_response_complete()
+        if self._lingering:
+            self.server_state.total_requests += 1
+        else:
+            super().on_response_complete()
         self._watch_writes()
 
     def _watch_writes(self) -> None:
@@ -311,6 +332,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.transport = _Lingering(self.transport, cycle, self._linger)  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
             app = _Undelimited(app, cycle)
         super()._start_asgi_task(cycle, app)
@@ -352,9 +374,38 @@ class BoundedHttp(HttpToolsProtocol):
     def _answer(self, error: GatewayError) -> None:
         self._limits.on_refusal(error.code)
         self._write(error, "" if self._in_head else self.scope["path"], [(b"connection", b"close")])
+        self._linger()
+
+    def _linger(self) -> None:
+        """End the connection, but read and drop for a while what its client is still sending."""
+        self._deaf = self._lingering = True
+        self._wait_for(None)
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lingering:
+    """The transport of one response; a response to a body that is still arriving is not cut off by its end."""
+
+    transport: asyncio.Transport
+    cycle: RequestResponseCycle
+    linger: Callable[[], None]
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        if self.cycle.more_body and self.cycle.response_complete:
+            self.linger()
         else:
             self.transport.close()
 

@@ -92,9 +92,9 @@ class AnswerParts:
         """Close the open part and emit the waiting calls."""
         events: list[PartEvent] = []
         self._close(events)
-        for kind, text in self._held:
+        held, self._held = self._held, []
+        for kind, text in held:
             self._grow(kind, text, events)
-        self._held.clear()
         for call in self._calls:
             if call.part is None and (call.name or call.waiting):
                 self._start(call, events)
@@ -122,12 +122,13 @@ class AnswerParts:
     def _grow(self, kind: Kind, text: object, events: list[PartEvent]) -> None:
         if not isinstance(text, str) or not text:
             return
-        if not self._may_switch():
-            self._held.append((kind, text))
-            return
-        part = self._opened(kind, events)
-        part.pieces.append(text)
-        events.append(("grow", part, text))
+        self._held.append((kind, text))
+        if self._may_switch():
+            held, self._held = self._held, []
+            for kind, text in held:  # in the order in which they came
+                part = self._opened(kind, events)
+                part.pieces.append(text)
+                events.append(("grow", part, text))
 
     def _opened(self, kind: Kind, events: list[PartEvent]) -> AnswerPart:
         """The open part if it is of this kind, else a new one."""

@@ -69,15 +69,23 @@ def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_ref
                     _check_address(part[kind], f"messages[{index}].content[{position}].{kind}", by_reference)
 
 
+def checked_url(url: str, where: str, *, by_reference: bool = True) -> str:
+    """`url` if it is inline data or an address that the provider fetches, which is `by_reference`.
+
+    Raises InvalidRequest.
+    """
+    if url.startswith("data:") or (by_reference and url.startswith(("https://", "http://"))):
+        return url
+    expected = "a data: or https: address" if by_reference else "a data: address with this model"
+    raise InvalidRequest(f"{where}: expected {expected}", param=where)
+
+
 def _check_address(inner: Any, where: str, by_reference: bool) -> None:
     if isinstance(inner, str):
         inner = {"url": inner}
     url = inner.get("url")
     if url is not None:
-        referenced = by_reference and url.startswith(("https://", "http://"))
-        if not url.startswith("data:") and not referenced:
-            expected = "a data: or https: address" if by_reference else "a data: address with this model"
-            raise InvalidRequest(f"{where}.url: expected {expected}", param=f"{where}.url")
+        checked_url(url, f"{where}.url", by_reference=by_reference)
     for name in ("file_id", "file_data"):
         value = inner.get(name)
         if isinstance(value, str) and "://" in value[:64] and not value.startswith("data:"):

@@ -44,9 +44,19 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     items = checked(value, list, where)
-    if all(type(item) is dict for item in items):
+    if {*map(type, items)} <= {dict}:
         return items
     return [checked(item, dict, f"{where}[{index}]") for index, item in enumerate(items)]
+
+
+def within(where: str, error: InvalidRequest) -> InvalidRequest:
+    """The error of a value inside `where`, under its path from there.
+
+    Paths are made for errors alone: bodies have thousands of values, and the time of a path each was measurable.
+    """
+    inner = error.param or ""
+    param = f"{where}.{inner}" if inner and not inner.startswith("[") else where + inner
+    return InvalidRequest(f"{param}: {error.message.removeprefix(f'{inner}: ')}", param=param)
 
 
 def refused(where: str, why: str) -> InvalidRequest:

@@ -40,7 +40,10 @@ _BOUND_CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_sign
 _SIGNED_ID = "__thought__"
 """LiteLLM's mark in a tool call id that contains a thought signature."""
 # Fields with arbitrary JSON: only these can nest deeper than the schema.
-_FREE_PARAMS = ("tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "provider")
+_FREE_PARAMS = (
+    "tools", "functions", "response_format", "guided_json", "structured_outputs", "json_schema", "provider",
+    "metadata", "conversation", "session_id", "litellm_session_id", "tensorzero::episode_id",
+)  # fmt: skip
 _FREE_FIELDS = (
     "audio", "annotations", "images", "citations", "reasoning", "reasoning_details", "reasoning_items",
     "thinking_blocks", "thinking", "extra_content", "provider_specific_fields",
@@ -90,8 +93,11 @@ def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:
     return chat_of(_object(body), limits, hashlib.sha256(body).digest())
 
 
-def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -> ChatRequest:
-    """Validate a chat-completions body's fields. Raises InvalidRequest with their names."""
+def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *, shallow: bool = False) -> ChatRequest:
+    """Validate a chat-completions body's fields. Raises InvalidRequest with their names.
+
+    `shallow`: the body that they were translated from is of bounded depth (`parse_object`).
+    """
     fields, dropped = _with_extra_body(fields)
     read = schema_reader.read_body(fields)
     given = [name for name, value in fields.items() if value is not None]
@@ -106,7 +112,9 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes) -
     messages = cast(list[dict[str, Any]], read.messages)
     seen = _read_messages(messages)
     check_addresses(seen.with_parts, by_reference=True)
-    _check_depth([*seen.free, *(params[name] for name in _FREE_PARAMS if name in params), *extras.values()], limits)
+    if not shallow:
+        free = (fields[name] for name in _FREE_PARAMS if name in fields)
+        _check_depth([*seen.free, *free, *extras.values()], limits)
     _check_choices(params)
     dropped += _without_tools(params)
     if read.stream_options is not None and not read.stream:

@@ -7,15 +7,17 @@ caches and the session's memory rely on that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from gateway.dialects import carried
-from gateway.dialects.fields import checked, need, objects, read, refused
+from gateway.dialects.arguments import checked_url
+from gateway.dialects.fields import need, objects, read, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
 from gateway.dialects.responses_tools import call_arguments
+from gateway.errors import InvalidRequest
 
 _INPUT_ROLES = frozenset({"user", "system", "developer"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
@@ -46,25 +48,32 @@ class MessageBuilder:
         """Add the request's instructions."""
         self._messages.append({"role": "system", "content": text})
 
-    def add(self, item: Mapping[str, Any], where: str) -> None:
-        """Add one item. Raises InvalidRequest for items that only OpenAI's servers support."""
+    def add_all(self, items: Sequence[Mapping[str, Any]], where: str) -> None:
+        """Add the items of the list `where`. Raises InvalidRequest for what is not supported."""
+        for index, item in enumerate(items):
+            try:
+                self._add(item, where, index)
+            except InvalidRequest as error:
+                raise within(f"{where}[{index}]", error) from None
+
+    def _add(self, item: Mapping[str, Any], where: str, index: int) -> None:
         kind = item.get("type", "message")
-        if not isinstance(kind, str):
-            raise refused(f"{where}.type", "expected the type of an item")
+        if type(kind) is not str:
+            raise refused("type", "expected the type of an item")
         if kind == "message":
-            self._message(item, where)
+            self._message(item)
         elif kind in ("function_call", "custom_tool_call"):
-            self._call(item, where)
+            self._call(item)
         elif kind in _OUTPUTS:
-            self._output(item, where)
+            self._output(item)
         elif kind == "reasoning":
-            self._reasoning(item, where)
+            self._reasoning(item)
         elif kind in _HOSTED_CALLS or kind in _HOSTED_OUTPUTS:
-            self._hosted(item, kind, where)
+            self._hosted(item, kind, f"{where}[{index}].type")
         elif kind == "item_reference":
-            raise refused(where, "no such item; send the item itself, or store the response that has it")
+            raise refused("id", "no such item; send the item itself, or store the response that has it")
         else:
-            raise refused(f"{where}.type", f'"{kind[:64]}" is not served here; expected an item of OpenAI\'s Responses')
+            raise refused("type", f'"{kind[:64]}" is not served here; expected an item of OpenAI\'s Responses')
 
     def messages(self) -> list[dict[str, Any]]:
         """All messages; call it once, at the end."""
@@ -72,43 +81,40 @@ class MessageBuilder:
         self._end_results()
         return self._messages
 
-    def _message(self, item: Mapping[str, Any], where: str) -> None:
-        role = need(item, "role", str, f"{where}.")
-        content = item.get("content")
-        if not isinstance(content, str | list):
-            raise refused(f"{where}.content", "expected a string or a list of parts")
-        parts: str | list[dict[str, Any]] = content if isinstance(content, str) else [
-            _part(part, f"{where}.content[{index}]") for index, part in enumerate(objects(content, f"{where}.content"))
-        ]  # fmt: skip
-        simplest = _simplest(parts)
+    def _message(self, item: Mapping[str, Any]) -> None:
+        role, content = need(item, "role", str), item.get("content")
+        if type(content) is str:
+            simplest: str | list[dict[str, Any]] = content
+        elif type(content) is list:
+            simplest = _simplest(_parts(content, "content"))
+        else:
+            raise refused("content", "expected a string or a list of parts")
         if role == "assistant":
             if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
                 self._end_assistant()
             self._open_assistant()["content"] = simplest
             return
         if role not in _INPUT_ROLES:
-            raise refused(f"{where}.role", "expected user, assistant, system or developer")
+            raise refused("role", "expected user, assistant, system or developer")
         self._end_assistant()
         self._end_results()
         self._messages.append({"role": role, "content": simplest})
 
-    def _call(self, item: Mapping[str, Any], where: str) -> None:
-        name, arguments = call_arguments(item, f"{where}.")
-        call_id = need(item, "call_id", str, f"{where}.")
+    def _call(self, item: Mapping[str, Any]) -> None:
+        name, arguments = call_arguments(item)
+        call_id = need(item, "call_id", str)
         call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
         self._open_assistant().setdefault("tool_calls", []).append(call)
 
-    def _output(self, item: Mapping[str, Any], where: str) -> None:
+    def _output(self, item: Mapping[str, Any]) -> None:
         self._end_assistant()
-        call_id = need(item, "call_id", str, f"{where}.")
-        output = item.get("output")
-        if isinstance(output, str):
-            parts: list[dict[str, Any]] = [{"type": "text", "text": output}]
-        elif isinstance(output, list):
-            found = objects(output, f"{where}.output")
-            parts = [_part(part, f"{where}.output[{index}]") for index, part in enumerate(found)]
-        else:
-            raise refused(f"{where}.output", "expected a string or a list of parts")
+        call_id, output = need(item, "call_id", str), item.get("output")
+        if type(output) is str:
+            self._messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
+            return
+        if type(output) is not list:
+            raise refused("output", "expected a string or a list of parts")
+        parts = _parts(output, "output")
         texts = [part for part in parts if part["type"] == "text"]
         shown = [part for part in parts if part["type"] != "text"]
         if shown:  # chat tool messages contain only text
@@ -121,7 +127,7 @@ class MessageBuilder:
 
     def _hosted(self, item: Mapping[str, Any], kind: str, where: str) -> None:
         """Keep what the prompt count and the conversation need of an item that is forwarded as it is."""
-        self.hosted.append(HostedTool(f"{where}.type", kind))
+        self.hosted.append(HostedTool(where, kind))
         if kind in _HOSTED_CALLS:
             if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
                 self._end_assistant()
@@ -131,17 +137,18 @@ class MessageBuilder:
         output = item.get("output")
         picture = output.get("image_url") if isinstance(output, Mapping) else None
         if isinstance(picture, str):
-            content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}}]
+            url = checked_url(picture, "output.image_url")
+            content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
         else:
             content = [{"type": "text", "text": orjson.dumps(item).decode()}]
         self._messages.append({"role": "user", "content": content})
 
-    def _reasoning(self, item: Mapping[str, Any], where: str) -> None:
+    def _reasoning(self, item: Mapping[str, Any]) -> None:
         """Restore sealed state; keep other encrypted content as an item."""
         if self._assistant is not None and ("content" in self._assistant or "tool_calls" in self._assistant):
             self._end_assistant()
         message = self._open_assistant()
-        sealed = read(item, "encrypted_content", str, f"{where}.")
+        sealed = read(item, "encrypted_content", str)
         state = None if sealed is None else carried.unseal(sealed)
         if state is not None:
             carried.restore(message, state)
@@ -150,9 +157,9 @@ class MessageBuilder:
             message.setdefault("reasoning_items", []).append(kept)
         if not message.get("thinking_blocks") and not message.get("reasoning_items"):
             texts = [
-                need(part, "text", str, f"{where}.{name}.")
+                need(part, "text", str, f"{name}.")
                 for name in ("content", "summary")
-                for part in objects(item.get(name), f"{where}.{name}")
+                for part in objects(item.get(name), name)
             ]
             if texts:
                 message["reasoning_content"] = "\n".join([*filter(None, [message.get("reasoning_content")]), *texts])
@@ -181,33 +188,48 @@ class MessageBuilder:
             self._shown = []
 
 
-def _part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:
+    parts = []
+    for index, part in enumerate(objects(content, where)):
+        try:
+            parts.append(_part(part))
+        except InvalidRequest as error:
+            raise within(f"{where}[{index}]", error) from None
+    return parts
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     kind = part.get("type")
     if kind in ("input_text", "output_text", "text", "summary_text"):
-        return {"type": "text", "text": need(part, "text", str, f"{where}.")}
+        return {"type": "text", "text": need(part, "text", str)}
     if kind == "refusal":
-        return {"type": "refusal", "refusal": need(part, "refusal", str, f"{where}.")}
+        return {"type": "refusal", "refusal": need(part, "refusal", str)}
     if kind == "input_image":
         if part.get("file_id") is not None:
-            raise refused(f"{where}.file_id", "files by id are kept by OpenAI and not served here; send image_url")
-        picture: dict[str, Any] = {"url": need(part, "image_url", str, f"{where}.")}
-        detail = read(part, "detail", str, f"{where}.")
+            raise refused("file_id", "files by id are kept by OpenAI and not served here; send image_url")
+        picture: dict[str, Any] = {"url": checked_url(need(part, "image_url", str), "image_url")}
+        detail = read(part, "detail", str)
         return {"type": "image_url", "image_url": picture | ({"detail": detail} if detail else {})}
     if kind == "input_file":
         for name in ("file_id", "file_url"):
             if part.get(name) is not None:
-                raise refused(f"{where}.{name}", "is not served here; send the file itself as file_data")
-        file: dict[str, Any] = {"file_data": need(part, "file_data", str, f"{where}.")}
-        filename = read(part, "filename", str, f"{where}.")
+                raise refused(name, "is not served here; send the file itself as file_data")
+        file: dict[str, Any] = {"file_data": need(part, "file_data", str)}
+        if "://" in file["file_data"][:64] and not file["file_data"].startswith("data:"):
+            raise refused("file_data", "expected inline data")
+        filename = read(part, "filename", str)
         return {"type": "file", "file": file | ({"filename": filename} if filename else {})}
     if kind == "input_audio":
-        return {"type": "input_audio", "input_audio": need(part, "input_audio", dict, f"{where}.")}
+        sound = need(part, "input_audio", dict)
+        for name in ("data", "format"):
+            need(sound, name, str, "input_audio.")
+        return {"type": "input_audio", "input_audio": sound}
     named = f'"{kind[:64]}"' if isinstance(kind, str) else "a part without a type"
-    raise refused(f"{where}.type", f"{named} is not served here; expected input_text, input_image or input_file")
+    raise refused("type", f"{named} is not served here; expected input_text, input_image or input_file")
 
 
-def _simplest(parts: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _simplest(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """A single plain text as a string, which every server accepts; everything else as parts."""
-    if isinstance(parts, list) and len(parts) == 1 and parts[0]["type"] == "text":
-        return checked(parts[0]["text"], str, "text")
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return str(parts[0]["text"])
     return parts

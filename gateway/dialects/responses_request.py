@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.dialects.fields import checked, copied, need, objects, read, refused
+from gateway.dialects.fields import copied, need, objects, read, refused
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
+from gateway.dialects.responses_schema import ResponsesBody
 from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
+from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
 
 _PLAIN: Mapping[str, str] = {
@@ -80,18 +82,14 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
 
     `fields["input"]` must have no item references. Raises InvalidRequest with the Responses field name.
     """
-    need(fields, "model", str)
     _check(fields)
     own = input_items(fields)
-    offered = offered_tools(objects(fields.get("tools"), "tools"))
+    offered = offered_tools(fields.get("tools") or (), codex="client_metadata" in fields)
     conversation = MessageBuilder()
-    instructions = read(fields, "instructions", str)
-    if instructions:
-        conversation.system(instructions)
-    for index, item in enumerate(earlier):
-        conversation.add(item, f"previous_response_id: item {index}")
-    for index, item in enumerate(own):
-        conversation.add(item, f"input[{index}]")
+    if fields.get("instructions"):
+        conversation.system(fields["instructions"])
+    conversation.add_all(earlier, "previous_response_id")
+    conversation.add_all(own, "input")
     messages = conversation.messages()
     if not messages:
         raise refused("input", "expected a string or at least one item")
@@ -133,19 +131,9 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
 
 
 def _check(fields: Mapping[str, Any]) -> None:
-    for name in ("temperature", "top_p"):
-        read(fields, name, float)
-    for name in ("max_output_tokens", "top_logprobs"):
-        read(fields, name, int)
-    for name in ("stream", "parallel_tool_calls", "store"):
-        read(fields, name, bool)
-    for name in ("metadata", "client_metadata", "text", "reasoning"):
-        read(fields, name, dict)
-    for name in ("user", "safety_identifier", "prompt_cache_key", "previous_response_id"):
-        read(fields, name, str)
-    for index, name in enumerate(read(fields, "include", list) or ()):
-        checked(name, str, f"include[{index}]")
-    if read(fields, "background", bool):
+    """Check types and bounds, and refuse what is not served. Raises InvalidRequest."""
+    check_body(fields, ResponsesBody)
+    if fields.get("background"):
         raise refused("background", "background responses are not served; leave it out and wait for the answer")
     if fields.get("prompt") is not None:
         raise refused("prompt", "stored prompts are kept by OpenAI and not served here; send instructions and input")
@@ -155,18 +143,14 @@ def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     """`text` and `reasoning` as chat parameters."""
     text, reasoning = fields.get("text") or {}, fields.get("reasoning") or {}
     chat: dict[str, Any] = {}
-    verbosity, effort = read(text, "verbosity", str, "text."), read(reasoning, "effort", str, "reasoning.")
+    verbosity, effort = text.get("verbosity"), reasoning.get("effort")
     if verbosity:
         chat["verbosity"] = verbosity
     if effort:
         chat["reasoning_effort"] = effort
-    shape = read(text, "format", dict, "text.")
-    if shape is None or shape.get("type") == "text":
-        return chat
-    if shape.get("type") == "json_object":
-        return chat | {"response_format": {"type": "json_object"}}
-    if shape.get("type") != "json_schema":
-        raise refused("text.format.type", "expected text, json_object or json_schema")
+    shape = text.get("format") or {"type": "text"}
+    if shape["type"] != "json_schema":
+        return chat if shape["type"] == "text" else chat | {"response_format": {"type": "json_object"}}
     need(shape, "name", str, "text.format.")
     need(shape, "schema", dict, "text.format.")
     names = ("name", "description", "schema", "strict")

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import orjson
 
 from gateway.catalog.hosted_tools import kind_of
-from gateway.dialects.fields import copied, need, objects, read, refused
+from gateway.dialects.fields import need, read, refused, within
 from gateway.dialects.forwarded import HostedTool
+from gateway.dialects.responses_schema import check_tool
+from gateway.errors import InvalidRequest
 
 MAX_NAME = 64
 _CALLED = ("function", "custom")
@@ -53,50 +55,54 @@ def function_name(name: str, namespace: str | None) -> str:
     return flat[: MAX_NAME - 9] + "_" + hashlib.sha256(flat.encode()).hexdigest()[:8]
 
 
-def offered_tools(tools: Iterable[Mapping[str, Any]]) -> OfferedTools:
+def offered_tools(tools: Iterable[Mapping[str, Any]], *, codex: bool = False) -> OfferedTools:
     """The chat functions for `tools`, and OpenAI's own tools. Raises InvalidRequest.
 
-    Codex adds `web_search` with `external_web_access: false` to every request, without the user asking for it: this
-    form is optional.
+    Codex adds `web_search` to every request, without the user asking for it, with `external_web_access: false` or, if
+    it may do anything, `true`: its form is optional. `codex`: the request comes from it.
     """
     made: list[dict[str, Any]] = []
     by_name: dict[str, OfferedTool] = {}
     hosted: list[HostedTool] = []
     optional: list[HostedTool] = []
 
-    def offer(tool: Mapping[str, Any], where: str, namespace: str | None) -> None:
-        kind = tool.get("type")
-        name = need(tool, "name", str, f"{where}.")
+    def offer(tool: Mapping[str, Any], namespace: str | None) -> None:
+        kind, name = tool.get("type"), need(tool, "name", str)
         flat = function_name(name, namespace)
-        function: dict[str, Any] = {"name": flat} | copied(tool, {"description": "description"})
+        function: dict[str, Any] = {"name": flat}
         if kind == "custom":
-            function["description"] = _described(tool, where)
-            function["parameters"] = _FREE_FORM
+            function |= {"description": _described(tool), "parameters": _FREE_FORM}
             by_name[flat] = OfferedTool("custom", name, namespace)
         else:
-            read(tool, "parameters", dict, f"{where}.")
-            read(tool, "strict", bool, f"{where}.")
-            function |= copied(tool, {"parameters": "parameters", "strict": "strict"})
+            for field in ("description", "parameters", "strict"):
+                if tool.get(field) is not None:
+                    function[field] = tool[field]
             by_name[flat] = OfferedTool("function", name, namespace)
         made.append({"type": "function", "function": function})
 
     for index, tool in enumerate(tools):
-        where, kind = f"tools[{index}]", tool.get("type")
-        if kind in _CALLED:
-            offer(tool, where, None)
-        elif kind == "namespace":
-            namespace = need(tool, "name", str, f"{where}.")
-            for position, inner in enumerate(objects(tool.get("tools"), f"{where}.tools")):
-                at = f"{where}.tools[{position}]"
-                if inner.get("type") not in _CALLED:
-                    raise refused(f"{at}.type", "expected function or custom")
-                offer(inner, at, namespace)
-        elif isinstance(kind, str) and kind_of(kind, "responses_api") is not None:
-            left = kind == "web_search" and tool.get("external_web_access") is False
-            (optional if left else hosted).append(HostedTool(f"{where}.type", kind))
-        else:
-            named = f'"{kind[:64]}"' if isinstance(kind, str) else "a tool without a type"
-            raise refused(f"{where}.type", f"{named} is not served here; expected function, custom or a hosted tool")
+        kind = tool["type"]
+        try:
+            if kind in _CALLED:
+                offer(tool, None)
+            elif kind == "namespace":
+                namespace = need(tool, "name", str)
+                for position, inner in enumerate(tool.get("tools") or ()):
+                    try:
+                        check_tool(inner)
+                        if inner["type"] not in _CALLED:
+                            raise refused("type", "expected function or custom")
+                        offer(inner, namespace)
+                    except InvalidRequest as error:
+                        raise within(f"tools[{position}]", error) from None
+            elif kind_of(kind, "responses_api") is not None:
+                access = tool.get("external_web_access") if kind == "web_search" else None
+                unasked = access is False or (codex and access is True)
+                (optional if unasked else hosted).append(HostedTool(f"tools[{index}].type", kind))
+            else:
+                raise refused("type", f'"{kind[:64]}" is not served here; expected function, custom or a hosted tool')
+        except InvalidRequest as error:
+            raise within(f"tools[{index}]", error) from None
     return OfferedTools(made, by_name, tuple(hosted), tuple(optional))
 
 
@@ -108,28 +114,29 @@ def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
         if choice not in ("auto", "none", "required"):
             raise refused("tool_choice", "expected auto, none, required or an object")
         return {"tool_choice": choice}
-    if not isinstance(choice, Mapping):
-        raise refused("tool_choice", "expected a string or an object")
-    kind = choice.get("type")
+    assert isinstance(choice, Mapping)  # by the schema
+    kind = choice["type"]
     if kind in _CALLED:
         return {"tool_choice": {"type": "function", "function": {"name": _flat(choice, "tool_choice.")}}}
     if kind == "allowed_tools":
-        mode = choice.get("mode", "auto")
-        if mode not in ("auto", "required"):
-            raise refused("tool_choice.mode", "expected auto or required")
-        listed = objects(choice.get("tools"), "tool_choice.tools")
-        allowed = {_flat(tool, "tool_choice.tools.") for tool in listed if tool.get("type") in (None, *_CALLED)}
-        return {"tool_choice": mode, "tools": [t for t in offered.tools if t["function"]["name"] in allowed]}
+        listed = choice.get("tools") or ()
+        allowed = {
+            _flat(tool, f"tool_choice.tools[{index}].")
+            for index, tool in enumerate(listed)
+            if tool.get("type") in (None, *_CALLED)
+        }
+        allowing = [tool for tool in offered.tools if tool["function"]["name"] in allowed]
+        return {"tool_choice": choice.get("mode") or "auto", "tools": allowing}
     if any(kind_of(kind, "responses_api") == kind_of(tool.kind, "responses_api") for tool in offered.hosted):
         return {}  # a hosted tool, which is forwarded
     raise refused("tool_choice.type", "expected function, custom, allowed_tools or one of the hosted tools")
 
 
-def call_arguments(item: Mapping[str, Any], where: str) -> tuple[str, str]:
+def call_arguments(item: Mapping[str, Any]) -> tuple[str, str]:
     """Flat name and JSON arguments of a `function_call` or `custom_tool_call` item."""
     if item.get("type") == "custom_tool_call":
-        return _flat(item, where), orjson.dumps({"input": need(item, "input", str, where)}).decode()
-    return _flat(item, where), need(item, "arguments", str, where)
+        return _flat(item), orjson.dumps({"input": need(item, "input", str)}).decode()
+    return _flat(item), need(item, "arguments", str)
 
 
 def free_form_input(arguments: str) -> str:
@@ -142,13 +149,12 @@ def free_form_input(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def _flat(fields: Mapping[str, Any], where: str) -> str:
+def _flat(fields: Mapping[str, Any], where: str = "") -> str:
     return function_name(need(fields, "name", str, where), read(fields, "namespace", str, where))
 
 
-def _described(tool: Mapping[str, Any], where: str) -> str:
-    description = read(tool, "description", str, f"{where}.") or ""
-    shape = read(tool, "format", dict, f"{where}.") or {}
+def _described(tool: Mapping[str, Any]) -> str:
+    description, shape = tool.get("description") or "", tool.get("format") or {}
     if shape.get("type") == "grammar":
         description += f"\n\n`input` must match this {shape.get('syntax', '')} grammar:\n{shape.get('definition', '')}"
-    return description.strip()
+    return str(description).strip()

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 from gateway.dialects.schema_shapes import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
+    MAX_STOPS,
     MAX_TOOLS,
     Audio,
     Bias,
@@ -54,7 +55,7 @@ class ChatFields(Struct, kw_only=True):
 
     temperature: Temperature | None = None
     top_p: Share | None = None
-    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Bias] | None = None

@@ -34,6 +34,11 @@ def read_body(fields: Mapping[str, Any]) -> ChatBody:
     return body
 
 
+def check_body(fields: Mapping[str, Any], kind: type) -> None:
+    """Check an object of another dialect by its schema. Raises InvalidRequest."""
+    _read(fields, kind)
+
+
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages rebuilt with only the schema's fields. Raises InvalidRequest."""
     made: list[dict[str, Any]] = _read(messages, list[Message], "messages")

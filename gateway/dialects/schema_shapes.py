@@ -12,6 +12,7 @@ from msgspec import Meta
 MAX_OUTPUT_TOKENS = 10_000_000
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 128
+MAX_STOPS = 16
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Tokens = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]

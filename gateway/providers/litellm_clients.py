@@ -192,13 +192,20 @@ class SdkClients:
         base = found.api_base or call.api_base or OPENAI_ADDRESS
         common = {
             "api_key": key_for(call, found, base),
-            "max_retries": 0,
             "http_client": self._http,
             "timeout": SDK_TIMEOUT_S,
         }
         if found.provider in _AZURE_BY_SDK:
             version = call.options.get("api_version", DEFAULT_AZURE_API_VERSION)
-            return self._openai.AsyncAzureOpenAI(azure_endpoint=call.api_base, api_version=version, **common)
+            return once(self._openai.AsyncAzureOpenAI)(azure_endpoint=call.api_base, api_version=version, **common)
         if found.provider == "text-completion-inception" and not base.endswith("/fim"):
             base = f"{base.rstrip('/')}/fim"
-        return self._openai.AsyncOpenAI(base_url=base, **common)
+        return once(self._openai.AsyncOpenAI)(base_url=base, **common)
+
+
+def once(kind: Any) -> Any:
+    """The class of an SDK's client, whose clients ask once, whatever LiteLLM sets.
+
+    For an embedding LiteLLM reads our zero retries as two, and sets them in the client.
+    """
+    return type(kind.__name__, (kind,), {"max_retries": property(lambda _: 0, lambda _, given: None)})

@@ -144,7 +144,7 @@ class Endpoints:
         An idempotency key covers the client's bytes and the route: the same bytes in another dialect differ.
         """
         digest = hashlib.sha256(endpoint.encode() + b"\0" + body).digest()
-        chat = chat_of(fields, self._limits, digest)
+        chat = chat_of(fields, self._limits, digest, shallow=True)
         if forwarded is not None:
             return with_forwarded(chat, forwarded)
         return replace(chat, dropped=tuple(dict.fromkeys((*chat.dropped, *dropped))))
@@ -228,7 +228,7 @@ class Endpoints:
         await self._authenticator.caller(request.headers)
         fields = parse_object(await read_body(request, self._limits), self._limits)
         read = messages_request.to_chat(fields, counting=True)
-        chat = chat_of(read.chat, self._limits, b"")
+        chat = chat_of(read.chat, self._limits, b"", shallow=True)
         counted = await self._tokens.count(chat.messages, chat.params)
         return json_response({"input_tokens": counted.estimate})
 

@@ -25,7 +25,7 @@ STREAM_MODES = (
 STATUS_MODES = {
     "e400": 400, "e401echo": 401, "e403": 403, "e404": 404, "e413": 413, "e422": 422, "e429": 429, "e429-date": 429,
     "e429-absurd": 429, "e429-negative": 429, "e429-missing": 429, "e429-ms": 429, "e429-garbage": 429, "e500": 500,
-    "e502": 502, "e503": 503, "e504": 504, "redirect": 307,
+    "e502": 502, "e503": 503, "e504": 504, "e529": 529, "redirect": 307,
 }  # fmt: skip
 _RETRY_AFTER = {
     "e429": "7", "e429-absurd": "999999999999", "e429-negative": "-5", "e429-garbage": "soon", "e503": "3",

@@ -321,6 +321,64 @@ async def test_http_1_0_keeps_a_length_that_is_known() -> None:
         assert await reader.read() == b""
 
 
+# -- no connection is lost ---------------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_a_busy_loop_has_not_read_outlives_the_end_of_its_idle_connection() -> None:
+    """The timer of an idle connection may run before a read of what has long arrived."""
+    config, state, made = configured(), uvicorn.server.ServerState(), []
+
+    def protocol() -> BoundedHttp:
+        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(get("/first"))
+        assert await answer(reader) == (200, "/first 1 0")
+        writer.write(get("/second"))  # is sent at once, and read by the server when this test next waits
+        made[0].timeout_keep_alive_handler()
+        assert await answer(reader) == (200, "/second 1 0")
+        made[0].timeout_keep_alive_handler()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_bytes_that_a_busy_loop_has_not_read_are_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "UNREAD_S", 0.0)
+    config, state, made = configured(), uvicorn.server.ServerState(), []
+
+    def protocol() -> BoundedHttp:
+        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        whole = post("/x", b"abcd")
+        writer.write(whole[:-2])
+        while not made or made[0]._phase != "body":  # noqa: ASYNC110 - one loop
+            await asyncio.sleep(0)
+        writer.write(whole[-2:])
+        made[0]._late()
+        assert await answer(reader) == (200, "/x 2 4")
+        writer.close()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_before_the_end_of_its_body_is_not_lost_with_the_connection(version: str) -> None:
+    """Closing with bytes unread would reset the connection, and the client would lose the answer that was sent."""
+    body = b"x" * 2_000_000
+    head = f"POST /eager HTTP/{version}\r\nhost: h\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    async with connected() as (reader, writer):
+        writer.write(head.encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.write(body)
+        await writer.drain()
+        assert await reader.read() == b"/eager 3 0"
+
+
 # -- overload ----------------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,11 @@ def test_text_between_the_fragments_of_a_call_breaks_nothing() -> None:
     assert [part.text for part in parts if part.kind == "text"] == ["meanwhile"]
 
 
+def test_text_that_waited_for_a_call_comes_before_the_text_after_it() -> None:
+    parts, _ = fed(fragment("{", name="f", id="c1"), {"content": "one"}, fragment("}"), {"content": " two"})
+    assert [part.text for part in parts if part.kind == "text"] == ["one two"]
+
+
 def test_parallel_calls_that_all_claim_index_0_are_told_apart_by_their_ids() -> None:
     parts, _ = fed(fragment("{}", name="f", id="c1"), fragment("{}", name="g", id="c2"))
     assert calls(parts) == [("c1", "f", "{}"), ("c2", "g", "{}")]

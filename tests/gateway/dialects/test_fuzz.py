@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -165,13 +166,22 @@ def changed(body: dict[str, Any], changes: list[tuple[int, Any]]) -> dict[str, A
     return made
 
 
+FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "messages": ("stop", "response_format", "reasoning_effort", "parallel_tool_calls"),
+    "responses": ("messages", "max_tokens", "response_format", "reasoning_effort", "verbosity", "logprobs"),
+    "completions": ("messages", "top_logprobs"),
+}
+"""Fields of chat that a translated body has under another name."""
+
+
 @pytest.mark.parametrize("dialect", READ)
 @settings(max_examples=150, derandomize=True)
 @given(changes=st.lists(st.tuples(st.integers(0, 10_000), VALUES), min_size=1, max_size=3))
-def test_a_body_of_any_shape_is_read_or_refused(dialect: str, changes: list[tuple[int, Any]]) -> None:
+def test_a_body_of_any_shape_is_read_or_refused_by_name(dialect: str, changes: list[tuple[int, Any]]) -> None:
     body, read = READ[dialect]
+    asked = changed(body, changes)
     try:
-        sent = orjson.dumps(changed(body, changes))
+        sent = orjson.dumps(asked)
     except TypeError:  # an integer beyond 64 bits, which orjson does not write
         return
     refusal = None
@@ -179,7 +189,20 @@ def test_a_body_of_any_shape_is_read_or_refused(dialect: str, changes: list[tupl
         read(sent)
     except GatewayError as error:
         refusal = error
-    assert refusal is None or (400 <= http_status(refusal) < 500 and refusal.message)
+    if refusal is not None:
+        assert 400 <= http_status(refusal) < 500
+        assert refusal.message
+        assert names_a_place(asked, refusal.param), refusal.message
+        assert re.split(r"[.\[]", refusal.param or "")[0] not in FOREIGN.get(dialect, ()), refusal.message
+
+
+def names_a_place(body: Any, param: str | None) -> bool:
+    """Whether an error names a place of the client's own body: all but the last step of its path are there."""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", param or "")[:-1]:
+        if not (isinstance(body, dict) and name in body if name else isinstance(body, list) and int(index) < len(body)):
+            return False
+        body = body[name or int(index)]
+    return True
 
 
 @pytest.mark.parametrize("dialect", READ)

@@ -140,6 +140,21 @@ def test_tools_of_every_kind_are_functions() -> None:
     assert made.chat["parallel_tool_calls"] is False
 
 
+@pytest.mark.parametrize(
+    ("access", "codex", "required"),
+    [(False, False, False), (False, True, False), (True, True, False), (True, False, True), (None, True, True)],
+)
+def test_only_the_search_that_codex_adds_unasked_may_be_left_out(
+    access: bool | None, codex: bool, required: bool
+) -> None:
+    """Codex says `true` in a session that may do anything; its requests have `client_metadata`."""
+    search = {"type": "web_search"} | ({} if access is None else {"external_web_access": access})
+    made = request(tools=[FLAT, search], **({"client_metadata": {"session_id": "s"}} if codex else {}))
+    assert made.forwarded is not None
+    assert made.forwarded.required is required
+    assert ("tools.web_search" in made.dropped) is not required
+
+
 def test_calls_of_free_form_and_namespace_tools_in_the_history() -> None:
     made = messages(
         TEXT,
