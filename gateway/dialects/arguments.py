@@ -70,7 +70,7 @@ def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_ref
 
 
 def checked_url(url: str, where: str, *, by_reference: bool = True) -> str:
-    """`url` if it is inline data or an address that the provider fetches, which is `by_reference`.
+    """`url` if it is inline data or, `by_reference`, an address for the provider.
 
     Raises InvalidRequest.
     """
