@@ -99,6 +99,8 @@ def _complete(prices: Prices) -> dict[str, Any]:
     return {
         **_listed(prices),
         "web_search_usd": {"low": low / 1e15, "medium": medium / 1e15, "high": high / 1e15},
+        "google_maps_query_usd": prices.maps_femtousd / 1e15,
+        "citation_usd_per_million_tokens": prices.citation_femtousd / 1e9,
         "service_tiers": {name: _listed(tier) for name, tier in prices.service_tiers},
     }
 

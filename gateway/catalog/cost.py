@@ -74,7 +74,7 @@ class CostBounds:
         hosted: HostedCalls | None = None,
     ) -> None:
         bound = prompt_tokens_bound + search.result_tokens
-        fee = search.fee_femtousd(prices, search.most)
+        fee = search.fee_femtousd(prices, search.most) + search.citation_tokens * prices.citation_femtousd
         again, longest = 0, bound
         if hosted is not None:
             again = hosted.most
@@ -129,6 +129,7 @@ def bill_nanousd(
         femtousd = search.fee_femtousd(prices, usage.web_searches)
     else:
         femtousd = hosted.fee_femtousd(usage.web_searches, usage.hosted_calls)
+    femtousd += search.maps_fee_femtousd(prices, usage.maps_queries) + usage.citation_tokens * prices.citation_femtousd
     if not usage.parts:
         femtousd += bill_femtousd(prices.of(tier).at(usage.prompt_tokens), usage, images)
     for number, part in enumerate(usage.parts):
@@ -143,7 +144,8 @@ def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
     written_1h = usage.cache_write_1h_tokens
     written = usage.cache_write_tokens - written_1h
     uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
-    audio_in = min(usage.audio_input_tokens, uncached)
+    cached_audio = min(usage.cached_audio_tokens, usage.cached_tokens)
+    audio_in = min(max(usage.audio_input_tokens - cached_audio, 0), uncached)
     image_in = min(usage.image_input_tokens, uncached - audio_in)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     audio_out = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
@@ -152,7 +154,8 @@ def bill_femtousd(rates: Rates, usage: Usage, images: int = 0) -> int:
         (uncached - audio_in - image_in) * rates.input_femtousd
         + audio_in * rates.audio_input_femtousd
         + image_in * rates.image_input_femtousd
-        + usage.cached_tokens * rates.cached_input_femtousd
+        + (usage.cached_tokens - cached_audio) * rates.cached_input_femtousd
+        + cached_audio * rates.cached_audio_femtousd
         + written * rates.cache_write_femtousd
         + written_1h * rates.cache_write_1h_femtousd
         + (usage.output_tokens - reasoning - audio_out - image_out) * rates.output_femtousd
@@ -214,9 +217,11 @@ def settlement(
 
 def _plausible(usage: Usage) -> bool:
     """True for counts that a provider that overran its limit could really bill."""
-    calls = usage.web_searches + sum(count for _, count in usage.hosted_calls)
+    calls = usage.web_searches + usage.maps_queries + sum(count for _, count in usage.hosted_calls)
     return calls <= PLAUSIBLE_SEARCHES and all(
-        each.prompt_tokens <= PLAUSIBLE_PROMPT_TOKENS and each.output_tokens <= PLAUSIBLE_OUTPUT_TOKENS
+        each.citation_tokens <= PLAUSIBLE_PROMPT_TOKENS
+        and each.prompt_tokens <= PLAUSIBLE_PROMPT_TOKENS
+        and each.output_tokens <= PLAUSIBLE_OUTPUT_TOKENS
         for each in (usage, *(part.usage for part in usage.parts))
     )
 
@@ -261,7 +266,7 @@ def _fixed_femtousd(rates: Rates, prompt_tokens_bound: int, images: int, audio: 
 def _input_femtousd(rates: Rates, images: int, audio: bool) -> int:
     per_token_femtousd = rates.max_input_femtousd
     if audio:
-        per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd)
+        per_token_femtousd = max(per_token_femtousd, rates.audio_input_femtousd, rates.cached_audio_femtousd)
     if images:
         per_token_femtousd = max(per_token_femtousd, rates.image_input_femtousd)
     return per_token_femtousd

@@ -13,7 +13,14 @@ from gateway.catalog.addresses import provider_of, stated_location
 from gateway.catalog.prices import NO_SEARCH, Prices, PriceTier
 from gateway.catalog.web_search import SIZES
 from gateway.config.model_entry import WITHOUT_OUTPUT, ModelEntry
-from gateway.config.prices import PRICE_KEY, SEARCH_PRICE_KEYS, TOOL_PRICE_KEYS, UNIT_PRICE_KEYS
+from gateway.config.prices import (
+    CITATION_PRICE_KEY,
+    MAPS_PRICE_KEY,
+    PRICE_KEY,
+    SEARCH_PRICE_KEYS,
+    TOOL_PRICE_KEYS,
+    UNIT_PRICE_KEYS,
+)
 from gateway.money import femtousd_from_usd
 
 _FEE = re.compile(
@@ -32,11 +39,13 @@ _FIELDS: Mapping[str, str] = {
     "output_cost_per_reasoning_token": "reasoning_femtousd",
     "input_cost_per_audio_token": "audio_input_femtousd",
     "output_cost_per_audio_token": "audio_output_femtousd",
+    "cache_read_input_audio_token_cost": "cached_audio_femtousd",
     "input_cost_per_image_token": "image_input_femtousd",
     "output_cost_per_image_token": "image_output_femtousd",
     "input_cost_per_image": "image_femtousd",
     "input_cost_per_request": "request_femtousd",
 }
+_FEES: Mapping[str, str] = {CITATION_PRICE_KEY: "citation_femtousd", MAPS_PRICE_KEY: "maps_femtousd"}
 _PER_CALL = ("image_femtousd", "request_femtousd")
 _SEARCH = "search_context_cost_per_query"
 _OFF_PEAK = "off_peak_pricing"
@@ -257,7 +266,8 @@ def _highest(lists: list[Prices], services: tuple[tuple[str, Prices], ...] = ())
         for above in thresholds
     )
     low, medium, high = (max(prices.search_femtousd[place] for prices in lists) for place in range(len(SIZES)))
-    return Prices(**at(0), tiers=tiers, search_femtousd=(low, medium, high), service_tiers=services)
+    fees = {name: max(getattr(prices, name) for prices in lists) for name in _FEES.values()}
+    return Prices(**at(0), **fees, tiers=tiers, search_femtousd=(low, medium, high), service_tiers=services)
 
 
 def _built(entry: ModelEntry, prices_usd: Mapping[str, Decimal], problems: list[str]) -> Prices | None:
@@ -275,7 +285,7 @@ def _one_tier(prices_usd: Mapping[str, Decimal], services: tuple[tuple[str, Pric
         if key in SEARCH_PRICE_KEYS or key in TOOL_PRICE_KEYS:
             continue
         match = PRICE_KEY.fullmatch(key)
-        name = _FIELDS[match["name"] if match else key]
+        name = _FIELDS[match["name"]] if match else {**_FIELDS, **_FEES}[key]
         if match and match["above"]:
             tiers.setdefault(int(match["above"]) * 1000, {})[name] = femtousd_from_usd(price)
         else:

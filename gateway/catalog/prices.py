@@ -22,7 +22,7 @@ class Rates:
     """Complete prices of one call: per token, except `image` (each) and `request` (per call).
 
     `reasoning` prices the output tokens spent on reasoning, `cache_write_1h` a prompt cached for an hour,
-    `image_input` and `image_output` the tokens of images.
+    `cached_audio` audio read from the cache, `image_input` and `image_output` the tokens of images.
     """
 
     input_femtousd: int
@@ -33,6 +33,7 @@ class Rates:
     reasoning_femtousd: int
     audio_input_femtousd: int
     audio_output_femtousd: int
+    cached_audio_femtousd: int
     image_input_femtousd: int
     image_output_femtousd: int
     image_femtousd: int
@@ -67,6 +68,7 @@ class PriceTier:
     reasoning_femtousd: int | None = None
     audio_input_femtousd: int | None = None
     audio_output_femtousd: int | None = None
+    cached_audio_femtousd: int | None = None
     image_input_femtousd: int | None = None
     image_output_femtousd: int | None = None
 
@@ -80,7 +82,8 @@ class Prices:
 
     `image_femtousd` is for providers that bill an image as a unit; where an image is billed as prompt
     tokens (OpenAI, Anthropic, Gemini) it stays 0. `tiers` ascend by `above_prompt_tokens`. `search_femtousd` is
-    the fee of one web search with a low, medium and high context size. `service_tiers` are the complete prices
+    the fee of one web search with a low, medium and high context size, `maps_femtousd` of one query of Google
+    Maps, `citation_femtousd` of a token read on a cited page. `service_tiers` are the complete prices
     of other tiers, by their name in gateway.catalog.service_tiers.
     Raises ValueError for a negative or implausible price and for tiers out of order.
     """
@@ -93,11 +96,14 @@ class Prices:
     reasoning_femtousd: int | None = None
     audio_input_femtousd: int | None = None
     audio_output_femtousd: int | None = None
+    cached_audio_femtousd: int | None = None
     image_input_femtousd: int | None = None
     image_output_femtousd: int | None = None
     image_femtousd: int = 0
     request_femtousd: int = 0
     search_femtousd: tuple[int, int, int] = NO_SEARCH
+    maps_femtousd: int = 0
+    citation_femtousd: int = 0
     tiers: tuple[PriceTier, ...] = ()
     service_tiers: tuple[tuple[str, Prices], ...] = ()
     _steps: tuple[tuple[int, Rates], ...] = field(init=False, repr=False, compare=False)
@@ -145,15 +151,17 @@ class Prices:
             return base if value is None else value
 
         cache_write_femtousd = price("cache_write_femtousd", input_femtousd)
+        cached_input_femtousd = price("cached_input_femtousd", input_femtousd)
         return Rates(
             input_femtousd=input_femtousd,
             output_femtousd=output_femtousd,
-            cached_input_femtousd=price("cached_input_femtousd", input_femtousd),
+            cached_input_femtousd=cached_input_femtousd,
             cache_write_femtousd=cache_write_femtousd,
             cache_write_1h_femtousd=price("cache_write_1h_femtousd", cache_write_femtousd),
             reasoning_femtousd=price("reasoning_femtousd", output_femtousd),
             audio_input_femtousd=price("audio_input_femtousd", input_femtousd),
             audio_output_femtousd=price("audio_output_femtousd", output_femtousd),
+            cached_audio_femtousd=price("cached_audio_femtousd", cached_input_femtousd),
             image_input_femtousd=price("image_input_femtousd", input_femtousd),
             image_output_femtousd=price("image_output_femtousd", output_femtousd),
             image_femtousd=self.image_femtousd,

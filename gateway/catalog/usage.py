@@ -31,11 +31,13 @@ class Usage:
     `service_tier` is the reported one. `parts` are the calls that a provider made to several models, or to one model
     several times, for one answer; where there are any, they are what is billed. `hosted_calls` counts the calls of
     other tools that the provider ran, by kind; `heard_calls` those that a stream brought before its end, with searches.
+    `citation_tokens` are read on cited pages and no part of a total.
     """
 
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    cached_audio_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
@@ -45,6 +47,8 @@ class Usage:
     image_output_tokens: int = 0
     service_tier: str | None = None
     web_searches: int = 0
+    maps_queries: int = 0
+    citation_tokens: int = 0
     parts: tuple[InnerCall, ...] = ()
     hosted_calls: tuple[tuple[str, int], ...] = ()
     heard_calls: tuple[tuple[str, int], ...] = ()
@@ -133,8 +137,13 @@ _PROMPT_DETAILS = _folded(
     "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
 )
 _OUTPUT_DETAILS = _folded(
-    "completion_tokens_details", "output_tokens_details", "completion_token_details", "output_token_details"
+    "completion_tokens_details",
+    "output_tokens_details",
+    "completion_token_details",
+    "output_token_details",
+    "candidatesTokensDetails",
 )
+_CACHED_DETAILS = _folded("cached_tokens_details", "cacheTokensDetails")
 _CACHED_IN_DETAILS = (*_CACHED, *_folded("cached", "cache_read"))
 _WRITTEN_IN_DETAILS = (*_WRITTEN, *_folded("cache_creation_tokens", "cache_creation"))
 _AMBIGUOUS = frozenset(_folded("prompt", "input", "completion", "output"))
@@ -173,9 +182,9 @@ class _Report:
 
     @staticmethod
     def of(reported: object) -> _Report:
-        """The report; of a list, its only item; of anything else, none."""
-        if isinstance(reported, list) and len(reported) == 1:
-            reported = reported[0]
+        """The report; of a list, its counts by modality or its only item; of anything else, none."""
+        if isinstance(reported, list):
+            reported = counts_by_modality(reported) or (reported[0] if len(reported) == 1 else None)
         named = reported.items() if isinstance(reported, Mapping) else ()
         folded = {_fold(name): (name, value) for name, value in named}
         for name in _AMBIGUOUS.intersection(folded):
@@ -195,8 +204,8 @@ class _Report:
         """The first object among `names`; empty without one."""
         for name in names:
             value = self.value(name)
-            if isinstance(value, Mapping) or (isinstance(value, list) and len(value) == 1):
-                return _Report.of(value)
+            if isinstance(value, Mapping | list) and (made := _Report.of(value)).values:
+                return made
         return _NOTHING
 
     def first(self, *names: str) -> str | None:
@@ -258,6 +267,7 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
 
     prompt_details, output_details = reported.part(*_PROMPT_DETAILS), reported.part(*_OUTPUT_DETAILS)
     cached = prompt_details.detail(*_CACHED_IN_DETAILS) or reported.detail(*_CACHED)
+    cached_audio = _cached_audio(prompt_details, reported) if cached else 0
     written = reported.detail(*_WRITTEN) or prompt_details.detail(*_WRITTEN_IN_DETAILS)
     creations = (reported.part("cachecreation"), prompt_details.part("cachecreationtokendetails"))
     written_1h = max(creation.detail("ephemeral1hinputtokens") for creation in creations)
@@ -269,6 +279,7 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         prompt_tokens=prompt,
         output_tokens=output,
         cached_tokens=cached,
+        cached_audio_tokens=min(cached_audio, cached),
         cache_write_tokens=written,
         cache_write_1h_tokens=written_1h,
         reasoning_tokens=reasoning,
@@ -278,6 +289,8 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
         image_output_tokens=output_details.detail("imagetokens"),
         service_tier=_tier(reported),
         web_searches=_searches(reported, prompt_details),
+        maps_queries=prompt_details.detail("googlemapsgroundingrequests"),
+        citation_tokens=reported.detail("citationtokens") or prompt_details.detail("citationtokens"),
         parts=_parts_of(reported),
         hosted_calls=_calls_by_kind(reported, "hostedcalls"),
         heard_calls=_calls_by_kind(reported, "heardcalls"),
@@ -287,6 +300,10 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     if not has_prompt:
         usage = replace(usage, prompt_tokens=max(usage.prompt_tokens, cached + written, usage.audio_input_tokens))
     return PartialUsage(_checked(usage), has_prompt, has_output)
+
+
+def _cached_audio(prompt_details: _Report, reported: _Report) -> int:
+    return max(details.part(*_CACHED_DETAILS).detail("audiotokens") for details in (prompt_details, reported))
 
 
 def _with_cache(reported: _Report, prompt: int, output: int, cache: int, total: int | None) -> int:
@@ -378,6 +395,19 @@ def _calls_by_kind(reported: _Report, name: str) -> tuple[tuple[str, int], ...]:
     """Calls of hosted tools by kind, as a forwarded answer's are counted."""
     calls = reported.part(name)
     return tuple((calls.values[folded][0], count) for folded in calls.values if (count := calls.count(folded)))
+
+
+def counts_by_modality(listed: list[Any]) -> dict[str, int]:
+    """Gemini's counts by modality under the names of OpenAI's; empty for any other list."""
+    counts: dict[str, int] = {}
+    for item in listed:
+        modality = item.get("modality") if isinstance(item, Mapping) else None
+        count = _Report.of(item).detail("tokencount") if isinstance(modality, str) else None
+        if count is None:
+            return {}
+        name = f"{modality}_tokens".lower()
+        counts[name] = counts.get(name, 0) + count
+    return counts
 
 
 def _as_integer(value: object) -> object:

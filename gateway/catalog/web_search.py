@@ -31,7 +31,8 @@ class SearchTerms:
     """Web searches of one call.
 
     `size` selects the fee. `most` are held for, `least` are billed; `unreported` are billed when the provider
-    reports no usage. `result_tokens` are what they may add to the prompt. `one_billed`: all together cost one fee.
+    reports no usage. `result_tokens` are what they may add to the prompt, `citation_tokens` what may be billed of the
+    cited pages. `one_billed`: all together cost one fee.
     """
 
     size: str = "medium"
@@ -39,12 +40,19 @@ class SearchTerms:
     least: int = 0
     unreported: int = 0
     result_tokens: int = 0
+    citation_tokens: int = 0
     one_billed: bool = False
 
     def fee_femtousd(self, prices: Prices, searches: int) -> int:
         """The fee of a number of searches."""
-        billed = min(searches, 1) if self.one_billed else searches
-        return billed * prices.search_femtousd[SIZES.index(self.size)]
+        return self._billed(searches) * prices.search_femtousd[SIZES.index(self.size)]
+
+    def maps_fee_femtousd(self, prices: Prices, queries: int) -> int:
+        """The fee of a number of queries of Google Maps, which are billed as searches are."""
+        return self._billed(queries) * prices.maps_femtousd
+
+    def _billed(self, searches: int) -> int:
+        return min(searches, 1) if self.one_billed else searches
 
 
 NO_SEARCHES = SearchTerms()
@@ -68,7 +76,7 @@ def search_terms(
         size = "low" if perplexity else ASSUMED_SIZE
     if perplexity or searches_always(litellm_model):
         most = MOST_SEARCHES["high"] if "deep-research" in litellm_model else 1
-        return SearchTerms(size, most=most, least=1, unreported=1)
+        return SearchTerms(size, most=most, least=1, unreported=1, citation_tokens=most * RESULT_TOKENS)
     if not asks_for_search(params, extras):
         return SearchTerms(one_billed=True) if one_billed else NO_SEARCHES
     most = MOST_SEARCHES[size] if limits_searches(litellm_model) else UNLIMITED_SEARCHES

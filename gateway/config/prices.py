@@ -16,6 +16,7 @@ PRICE_NAMES = (
     "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost",
     "cache_creation_input_token_cost_above_1hr", "output_cost_per_reasoning_token", "input_cost_per_audio_token",
     "output_cost_per_audio_token", "input_cost_per_image_token", "output_cost_per_image_token",
+    "cache_read_input_audio_token_cost",
 )  # fmt: skip
 PRICE_KEY = re.compile(
     rf"(?P<name>{'|'.join(PRICE_NAMES)})(?:_above_(?P<above>\d{{1,6}})k_tokens)?"
@@ -24,7 +25,10 @@ PRICE_KEY = re.compile(
 """Prices per token, by LiteLLM's names: above a threshold in thousand tokens, and of a service tier."""
 SEARCH_PRICE_KEYS = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
 """Fees of one web search, in LiteLLM's `search_context_cost_per_query`."""
-UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request")
+CITATION_PRICE_KEY = "citation_cost_per_token"
+"""Perplexity's fee of the tokens that its deep research reads on the pages that it cites."""
+MAPS_PRICE_KEY = "google_maps_grounding_cost_per_query"
+UNIT_PRICE_KEYS = ("input_cost_per_image", "input_cost_per_request", CITATION_PRICE_KEY, MAPS_PRICE_KEY)
 TOOL_PRICE_KEYS = ("file_search_cost_per_1k_calls", "code_interpreter_cost_per_session")
 """Fees of tools that the provider runs."""
 FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
@@ -45,7 +49,7 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
     prices: dict[str, Decimal] = {}
     for section in sections:
         for key in section.names():
-            if PRICE_KEY.fullmatch(key):
+            if PRICE_KEY.fullmatch(key) or key == CITATION_PRICE_KEY:
                 price = section.decimal(key)
                 if price is not None and price > MAX_PRICE_USD_PER_TOKEN:
                     section.findings.problem(

@@ -25,6 +25,7 @@ _SPARE_LEVELS = 4
 _MAX_INT_DIGITS = 18
 _INT_BITS = 63
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"{}\[\]:,]+', re.DOTALL)
+_SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {
     "nan": "null", "none": "null", "undefined": "null", "true": "true", "false": "false", "null": "null",
@@ -54,6 +55,23 @@ def read_loosely(data: bytes | bytearray) -> Any:
     except RecursionError:
         raise ValueError("expected JSON that is not nested so deeply") from None
     return value
+
+
+def read_values(data: bytes | bytearray) -> list[Any]:
+    """The values that `data` begins with, whatever follows. Raises ValueError without any."""
+    text, at, values = _decoded(bytes(data)), 0, []
+    decoder = json.JSONDecoder(strict=False, parse_constant=_constant, parse_float=_float, parse_int=_integer)
+    try:
+        while text.startswith(("{", "["), at := _SPACE.match(text, at).end()):  # type: ignore[union-attr]
+            value, at = decoder.raw_decode(text, at)
+            value = strict_value(value)
+            check_depth(data, value)
+            values.append(value)
+    except (ValueError, RecursionError):
+        pass
+    if not values:
+        raise ValueError("expected JSON")
+    return values
 
 
 def check_depth(data: bytes | bytearray, value: Any) -> None:

@@ -22,7 +22,8 @@ from gateway.errors import InvalidRequest
 MAX_METADATA = 16
 """OpenAI's limit of entries in `metadata`."""
 _METADATA_CHARS = 512
-_SESSION_METADATA = ("session_id", "conversation_id", "thread_id", "chat_id")
+_SESSION_NAMES = ("conversation_id", "thread_id", "chat_id")
+_SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
 # How Claude Code wrote `metadata.user_id` before it became JSON.
 _CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 _CALLED = ("function", "custom")
@@ -348,6 +349,7 @@ def _session_hint(fields: Mapping[str, Any]) -> str | None:
         _session_inside(metadata.get("user_id")),
         fields.get("tensorzero::episode_id"),
         conversation.get("id") if isinstance(conversation, dict) else conversation,
+        *(fields.get(name) for name in _SESSION_NAMES),
     ]
     return next((value for value in candidates if isinstance(value, str) and value), None)
 

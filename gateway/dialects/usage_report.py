@@ -10,16 +10,24 @@ Callers write some of a response: what they sent comes back in it. No usage is r
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from gateway.catalog.usage import MAX_PLAUSIBLE_TOKENS, ReportedUsage, Usage, is_count_name, tells_both_counts
+from gateway.catalog.usage import (
+    MAX_PLAUSIBLE_TOKENS,
+    ReportedUsage,
+    Usage,
+    counts_by_modality,
+    is_count_name,
+    tells_both_counts,
+)
 from gateway.dialects.schema import KNOWN_FIELDS
 
-_AROUND = ("x_groq", "meta", "response_metadata")
-"""Providers' objects that contain the usage among other fields."""
+_AROUND = ("x_groq", "meta", "metadata", "response_metadata")
+"""Providers' objects that contain the usage among other fields; `metadata` is Bedrock's, and a caller's labels."""
 _OTHER_NAMES = (
     "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "amazon-bedrock-invocationMetrics",
 )  # fmt: skip
@@ -35,6 +43,8 @@ _WRITTEN = KNOWN_FIELDS | {
 }  # fmt: skip
 """Fields that contain what the caller sent or the model wrote."""
 _MAX_DEPTH = 3
+_CACHED_BY_MODALITY = re.compile(rb'"cacheTokensDetails":\s*(\[[^\]]*\])')
+"""In a body as it was received: a text that contains the same has its quotes escaped."""
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
@@ -101,6 +111,19 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
     return both
 
 
+def with_cached_audio(report: dict[str, Any], raw: bytes | bytearray) -> dict[str, Any]:
+    """LiteLLM's report with the cached audio that Gemini counted, which LiteLLM leaves out."""
+    details, found = report.get("prompt_tokens_details"), _CACHED_BY_MODALITY.findall(raw)
+    audio = 0
+    with contextlib.suppress(ValueError):
+        audio = counts_by_modality(orjson.loads(found[-1])).get("audio_tokens", 0) if found else 0
+    if not audio or not isinstance(details, Mapping):
+        return report
+    in_all = (details.get("audio_tokens") or 0) + audio
+    named = {"audio_tokens": in_all, "cached_tokens_details": {"audio_tokens": audio}}
+    return report | {"prompt_tokens_details": {**details, **named}}
+
+
 def shown(report: Mapping[str, Any], usage: ReportedUsage) -> dict[str, Any]:
     """The provider's report with the fields that clients of OpenAI's dialect expect."""
     made = _whole_counts(report)
@@ -145,7 +168,11 @@ def _taken_from_top(payload: dict[str, Any]) -> dict[str, Any] | None:
         if isinstance(around, dict):
             for place in ("token_usage", *_WITHIN):
                 found = found or _in_numbers(around.get(place))
-            payload[name] = {key: value for key, value in around.items() if key not in ("usage", "token_usage")}
+            payload[name] = {
+                key: value
+                for key, value in around.items()
+                if key not in ("usage", "token_usage") or isinstance(value, str)
+            }
     beside = {name: payload.pop(name) for name in [*payload] if name not in _PLAIN_FIELDS and is_count_name(name)}
     if beside:
         found = beside | (found or {})

@@ -16,7 +16,7 @@ import orjson
 from gateway.catalog.usage import PartialUsage, ReportedUsage, Usage, counts_output, usage_from_openai, with_facts
 from gateway.dialects.loose_json import SurrogateJoiner, read_json
 from gateway.dialects.repair import StreamRepair
-from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage
+from gateway.dialects.usage_report import cited_searches, joined, reported_tier, shown, take_usage, with_cached_audio
 from gateway.providers.errors import BrokenFault, TimeoutFault, UpstreamFault
 from gateway.providers.exchange import Exchange, uninterrupted
 from gateway.providers.waiting import Patience
@@ -217,7 +217,10 @@ class LitellmSource:
             return None
         self._usage_given = True
         usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(self._exchange.body))
-        return None if usage is None else {"object": "chat.completion.chunk", "choices": [], "usage": usage}
+        if usage is None:
+            return None
+        usage = with_cached_audio(usage, self._exchange.body)
+        return {"object": "chat.completion.chunk", "choices": [], "usage": usage}
 
 
 def _usage_in(tail: bytes) -> dict[str, Any] | None:

@@ -8,6 +8,9 @@ from typing import Protocol
 _GZIP_BITS = 16 + zlib.MAX_WBITS
 _HEAD_BYTES = 2
 _KINDS = {"gzip": _GZIP_BITS, "x-gzip": _GZIP_BITS, "deflate": zlib.MAX_WBITS}
+_GZIP_HEAD = b"\x1f\x8b"
+_PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8", "binary", "aws-chunked"})
+"""What servers write for a response that is not compressed; some mean the charset."""
 
 
 class UnpackingError(ValueError):
@@ -24,7 +27,7 @@ class Decoder(Protocol):
 def decoder_for(content_encoding: str) -> Decoder | None:
     """The decoder of an encoding; None if uncompressed. Raises UnpackingError if unknown."""
     kind = content_encoding.strip().lower()
-    if kind in ("", "identity"):
+    if kind in _PLAIN:
         return None
     if kind not in _KINDS:
         raise UnpackingError(f"expected gzip, deflate or identity, got a content-encoding of {len(kind)} letters")
@@ -37,6 +40,7 @@ class _Inflater:
         self._inner = zlib.decompressobj(bits)
         self._head = b""
         self._begun = False
+        self._plain = False
         self._between_members = False
 
     def unpacked(self, piece: bytes, max_bytes: int) -> bytes:
@@ -45,10 +49,14 @@ class _Inflater:
             if len(self._head) < _HEAD_BYTES:
                 return b""
             piece, self._begun = self._head, True
+            # Some proxies unpack a response and leave its label.
+            self._plain = self._bits == _GZIP_BITS and not piece.startswith(_GZIP_HEAD)
             if self._bits == zlib.MAX_WBITS and not _has_zlib_head(piece):
                 # Some servers send a raw deflate stream as "deflate".
                 self._bits = -zlib.MAX_WBITS
                 self._inner = zlib.decompressobj(self._bits)
+        if self._plain:
+            return piece
         made: list[bytes] = []
         size = 0
         while piece := self._padded(piece):

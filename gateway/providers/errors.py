@@ -32,7 +32,7 @@ from gateway.errors import (
 from gateway.providers.reported_error import NO_REPORT, ReportedError
 
 MAX_RETRY_AFTER_S = 86_400.0
-OVERLOADED_STATUS = 529
+OVERLOADED_STATUSES = (498, 529)
 """Anthropic's status, which others have adopted."""
 
 
@@ -141,7 +141,7 @@ class FailedFault(UpstreamFault):
     dispatched, retryable = False, True
 
     def answer(self) -> GatewayError:
-        if self.status == OVERLOADED_STATUS or self.reported.overloads:
+        if self.status in OVERLOADED_STATUSES or self.reported.overloads:
             return ProviderOverloaded(self.message, headers={"Retry-After": "5"} | self._retry_headers())
         return super().answer()
 
@@ -222,7 +222,7 @@ def fault_from_status(
     elif reported.known == "content_filter" and (kind is FailedFault or status == 403):
         kind = RejectedFault
         why = ": it refused the request"
-    elif kind is FailedFault and (status == OVERLOADED_STATUS or reported.overloads):
+    elif kind is FailedFault and (status in OVERLOADED_STATUSES or reported.overloads):
         why = ": it is overloaded"
     elif reported.known == "insufficient_quota" and kind is RejectedFault:
         kind, why = _kind_of(402)
@@ -242,4 +242,6 @@ def _kind_of(status: int) -> tuple[type[UpstreamFault], str]:
         return CredentialFault, ": it refused the gateway's credentials"
     if status == 429:
         return ThrottledFault, ": too many requests"
-    return (RejectedFault, ": it refused the request") if 400 <= status < 500 else (FailedFault, "")
+    if 400 <= status < 500 and status not in OVERLOADED_STATUSES:
+        return RejectedFault, ": it refused the request"
+    return FailedFault, ""

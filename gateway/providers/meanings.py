@@ -55,6 +55,7 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     ),
     (
         r"content (?:filter|management|policy|violat)|content filtering|flagged|safety system|usage guidelines"
+        r"|prohibited[ _]content|blocked (?:by|due to|because of) .{0,20}(?:safety|content)"
         r"|inappropriate content|sensitive (?:content|information|word)|unsafe (?:content|or )|moderation|敏感|不安全",
         400, FILTER,
     ),
@@ -66,7 +67,8 @@ _BY_MESSAGE: tuple[tuple[str, int, str], ...] = (
     (r"rate.?limit|too many requests|requests? (?:per (?:minute|day)|limit)|tokens per (?:minute|day)", 429, ""),
     (
         r"model\b.{0,100}(?:does not exist|not exist|not found|decommissioned|is not available)|no such model"
-        r"|unknown model|^model: ",
+        r"|unknown model|^model: |not a valid model|invalid model|model identifier is invalid"
+        r"|not have access to (?:the )?model|n't have access to (?:the )?model",
         404, MODEL,
     ),
     (r"api.?key|unauthori[sz]ed|not authenticated|authentication", 401, ""),

@@ -11,7 +11,7 @@ from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
 from gateway.dialects.repair import repair_whole, unwrapped
-from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage
+from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage, with_cached_audio
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
@@ -54,6 +54,8 @@ def translated_reply(exchange: Exchange, response: Any) -> Reply:
     if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
         # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
         take_usage(body)
+    if isinstance(usage := body.get("usage"), dict):
+        body["usage"] = with_cached_audio(usage, exchange.body)
     return chat_reply(exchange, body)
 
 

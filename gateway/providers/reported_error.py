@@ -20,6 +20,9 @@ _NUMBERED = re.compile(r"[1-9]\d{2,5}")
 _VAGUE = (400, 404, 413, 422, 500)
 """Statuses of names that only say that something is wrong: "BadRequestError", "server_error"."""
 
+_FORBIDDEN = (meanings.FILTER, meanings.MODEL)
+"""What a "permission denied" may be about, apart from the key."""
+
 KNOWN_CODES: Mapping[str, str] = {
     **{
         name: name
@@ -142,10 +145,13 @@ def _known(names: list[object], text: str) -> str:
         return exact
     named = [meaning for name in called if (meaning := meanings.of_name(name)) is not None]
     by_name = next((code for _, code in named if code), "")
-    if by_name or any(status not in _VAGUE for status, _ in named):
+    precise = {status for status, _ in named}.difference(_VAGUE)
+    if by_name or precise - {403}:
         return by_name
     said = meanings.of_words(text)
-    return "" if said is None else said[1]
+    if said is None or (precise and said[1] not in _FORBIDDEN):
+        return ""
+    return said[1]
 
 
 def _sentences(error: Mapping[str, Any]) -> Iterator[str]:

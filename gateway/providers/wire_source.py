@@ -17,7 +17,7 @@ import orjson
 
 from gateway.catalog.usage import usage_from_openai
 from gateway.dialects.assembly import chunks_of
-from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely
+from gateway.dialects.loose_json import SurrogateJoiner, check_depth, read_json, read_loosely, read_values
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.sse import Event, EventReader, EventTooLarge
 from gateway.dialects.usage_report import has_usage, take_usage
@@ -36,6 +36,8 @@ _RECORD = b"\x1e"
 """What begins a value of a JSON text sequence (RFC 7464)."""
 _SNIFFED_BYTES = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""Of UTF-16, which only a complete response can be read in."""
 
 Form = Literal["unknown", "events", "document"]
 
@@ -48,7 +50,7 @@ def form_of(start: bytes | bytearray) -> Form:
     begun = begun.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n" + _RECORD)
     if not begun:
         return "unknown" if len(start) < _SNIFFED_BYTES else "document"
-    return "document" if begun[:1] in b"{[<" else "events"
+    return "document" if begun[:1] in b"{[<" or begun.startswith(_WIDE_MARKS) else "events"
 
 
 def document_payloads(data: bytes | bytearray) -> list[Any]:
@@ -62,9 +64,10 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
         return value if isinstance(value, list) and len(value) > 1 else [value]
     except ValueError:
         lines = [line for line in bytes(data).splitlines() if line.strip()]
-        if len(lines) < 2:
-            raise
-        return [read_json(line) for line in lines]
+        try:
+            return [read_json(line) for line in lines] if len(lines) > 1 else read_values(data)
+        except ValueError:
+            return read_values(data)
 
 
 class WireSource:
@@ -96,7 +99,9 @@ class WireSource:
                 event = self._events.popleft()
                 if _is_done(event.data):
                     self._check_lone()
-                    return None
+                    self._ended = True
+                    self._take_late_usage()
+                    return self._chunks.popleft() if self._chunks else None
                 self._take(event)
                 if self._chunks:
                     return self._chunks.popleft()
@@ -104,6 +109,17 @@ class WireSource:
                 self._check_lone()
                 return None
             await self._read()
+
+    def _take_late_usage(self) -> None:
+        """A usage that arrived together with the end, behind it."""
+        events, self._events = self._events, deque()
+        for event in events:
+            try:
+                payload = orjson.loads(event.data)
+            except ValueError:
+                continue
+            if isinstance(payload, dict) and not payload.get("choices") and has_usage(payload):
+                self._chunks.append(payload)
 
     def _check_lone(self) -> None:
         """Raise the error that a stream without an answer consisted of."""

@@ -24,7 +24,9 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Beginning, KnownBeginning, SoughtBeginning
 
 MAX_SOUGHT = 16
-"""Beginnings that are looked up, the longest: a turn adds one answer, the results of its tools and a new message."""
+"""Beginnings that are looked up: a turn adds one answer, the results of its tools and a new message."""
+FIRST = 4
+"""Of these, the shortest: agents shorten old results and pictures, so that nothing later is known any more."""
 NEAREST = 4
 """Of these, the ones before the last messages are looked up even when no answer comes behind them."""
 FORGET_BATCH = 1_000
@@ -102,13 +104,10 @@ def conversation(tenant_id: str, key_id: str, messages: Sequence[Mapping[str, An
 
 def _sought_counts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     total = len(messages)
-    counts = [total]
-    for count in range(total - 1, 0, -1):
-        if len(counts) == MAX_SOUGHT:
-            break
-        if count >= total - NEAREST or messages[count]["role"] == "assistant":
-            counts.append(count)
-    return counts
+    likely = [total] + [
+        count for count in range(total - 1, 0, -1) if count >= total - NEAREST or messages[count]["role"] == "assistant"
+    ]
+    return likely if len(likely) <= MAX_SOUGHT else likely[: MAX_SOUGHT - FIRST] + likely[-FIRST:]
 
 
 def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: bool) -> KnownBeginning | None:

@@ -43,6 +43,18 @@ ALIAS_HEADERS: tuple[str, ...] = (
     "x-chat-id",
     "x-thread-id",
     "langfuse-session-id",
+    "x-opencode-session-id",
+    "x-codex-thread-id",
+    "x-client-session-id",
+    "x-kilocode-taskid",
+    "x-kilo-session",
+    "x-task-id",
+    "x-roo-task-id",
+    "x-continue-session-id",
+    "x-coder-chat-id",
+    "x-goose-session-id",
+    "x-hermes-session-id",
+    "x-cagent-session-id",
 )
 
 

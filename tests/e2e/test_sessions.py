@@ -132,6 +132,10 @@ async def test_every_client_s_way_to_name_a_session_is_understood(tmp_path: Path
                 {"metadata": {"conversation_id": "b8"}},
                 {"metadata": {"thread_id": "b9"}},
                 {"metadata": {"chat_id": "b10"}},
+                {"metadata": {"langfuse_session_id": "b11"}},
+                {"conversation_id": "b12"},
+                {"thread_id": "b13"},
+                {"chat_id": "b14"},
             ]
             for number, body in enumerate(bodies, start=1):
                 assert seqroute(await turn(http, **body), "session-id") == f"b{number}", body

@@ -220,14 +220,13 @@ def test_the_bundled_map_prices_the_models_people_use(tmp_path: Path) -> None:
 
 def test_fees_of_the_map_that_nobody_is_charged_are_named(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
-    free = entry("perplexity/sonar-deep-research", "f", input_cost_per_token="1e-6", output_cost_per_token="1e-6")
-    path.write_text("model_list:\n" + entry("perplexity/sonar-deep-research", "r") + free)
+    video = "gemini/gemini-omni-flash-preview"
+    free = entry(video, "f", input_cost_per_token="1e-6", output_cost_per_token="1e-6")
+    path.write_text("model_list:\n" + entry(video, "r") + free)
     _, catalog = load(path, {})
     [warning] = catalog.warnings
-    assert warning.startswith(
-        'gateway.yaml: model_list[0]: the price map has fees for "perplexity/sonar-deep-research"'
-    )
-    assert warning.endswith("not charged here: citation_cost_per_token")
+    assert warning.startswith(f'gateway.yaml: model_list[0]: the price map has fees for "{video}"')
+    assert warning.endswith("not charged here: output_cost_per_video_token")
 
 
 def test_tokens_cost_more_where_the_deployment_s_region_does(tmp_path: Path) -> None:

@@ -21,13 +21,15 @@ from gateway.config.reader import SettingsError
 
 NAMES = (
     "gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "gemini-3.1-pro", "gpt-4o-search-preview", "sonar", "gpt-audio",
+    "gemini-2.5-flash", "sonar-deep-research",
 )  # fmt: skip
 MODELS = dict(
     zip(
         NAMES,
         (
             "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "gemini/gemini-3.1-pro-preview",
-            "openai/gpt-4o-search-preview", "perplexity/sonar", "openai/gpt-audio",
+            "openai/gpt-4o-search-preview", "perplexity/sonar", "openai/gpt-audio", "gemini/gemini-2.5-flash",
+            "perplexity/sonar-deep-research",
         ),
         strict=True,
     )
@@ -288,6 +290,34 @@ def test_a_hold_covers_the_searches_of_a_request_and_what_they_find(catalog: Cat
     assert call_bounds(catalog.models["sonar"], 100, {}, {}).worst_nanousd(10) == 110_000 + 5_000_000
 
 
+def test_queries_of_google_maps_are_billed_as_searches_are(catalog: Catalog) -> None:
+    usage = {
+        "prompt_tokens": 1_000, "completion_tokens": 100,
+        "prompt_tokens_details": {"google_maps_grounding_requests": 3, "web_search_requests": 2},
+    }  # fmt: skip
+    # 1,000 * 1,250 + 100 * 10,000 + 0.035 USD for the searches + 0.025 for the queries of maps
+    assert invoice(catalog.models["gemini-2.5-pro"], usage) == 2_250_000 + 35_000_000 + 25_000_000
+    # 1,000 * 2,000 + 100 * 12,000 + 2 * 0.014 + 3 * 0.014
+    assert invoice(catalog.models["gemini-3.1-pro"], usage) == 3_200_000 + 28_000_000 + 42_000_000
+
+
+def test_deep_research_is_billed_for_the_pages_that_it_cites_and_held_for(catalog: Catalog) -> None:
+    usage = {
+        "prompt_tokens": 30, "completion_tokens": 1_000, "reasoning_tokens": 4_000, "citation_tokens": 12_000,
+        "num_search_queries": 6,
+    }  # fmt: skip
+    # 30 * 2,000 + 1,000 * 8,000 + 4,000 * 3,000 + 12,000 * 2,000 + 6 * 0.005 USD
+    bill = 60_000 + 8_000_000 + 12_000_000 + 24_000_000 + 30_000_000
+    assert invoice(catalog.models["sonar-deep-research"], usage) == bill
+    # Ten searches of 10,000 cited tokens each.
+    held = call_bounds(catalog.models["sonar-deep-research"], 30, {}, {}).worst_nanousd(5_000)
+    assert held == 60_000 + 5_000 * 8_000 + 100_000 * 2_000 + 50_000_000
+    # Its smaller models are not billed for them.
+    assert invoice(catalog.models["sonar"], {"prompt_tokens": 9, "completion_tokens": 1, "citation_tokens": 500}) == (
+        10_000 + 5_000_000
+    )
+
+
 def test_an_estimate_of_a_searching_call_has_its_fee() -> None:
     search = SearchTerms(most=5, unreported=1)
     prices = Prices(10**9, 2 * 10**9, search_femtousd=(1, 5 * 10**12, 9))
@@ -362,6 +392,47 @@ def test_audio_has_its_own_prices(catalog: Catalog) -> None:
     }  # fmt: skip
     # 50 * 2,500 + 150 * 32,000 + 100 * 10,000 + 400 * 64,000
     assert invoice(catalog.models["gpt-audio"], usage) == 125_000 + 4_800_000 + 1_000_000 + 25_600_000
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {
+            "prompt_tokens": 1_000, "completion_tokens": 100,
+            "prompt_tokens_details": {
+                "cached_tokens": 600, "audio_tokens": 700, "cached_tokens_details": {"audio_tokens": 500},
+            },
+        },
+        {
+            "promptTokenCount": 1_000, "candidatesTokenCount": 100, "totalTokenCount": 1_100,
+            "cachedContentTokenCount": 600,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 300}, {"modality": "AUDIO", "tokenCount": 700},
+            ],
+            "cacheTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 100}, {"modality": "AUDIO", "tokenCount": 500},
+            ],
+        },
+    ],
+)  # fmt: skip
+def test_audio_from_the_cache_has_its_own_price(catalog: Catalog, usage: dict[str, Any]) -> None:
+    # Text: 200 * 300 + 100 cached * 30; audio: 200 * 1,000 + 500 cached * 100; 100 * 2,500
+    assert invoice(catalog.models["gemini-2.5-flash"], usage) == 60_000 + 3_000 + 200_000 + 50_000 + 250_000
+    # Without a price of its own, audio is read from the cache at the price of text: 125,000 for 1,000,000 of Pro's.
+    pro = invoice(catalog.models["gemini-2.5-pro"], usage)
+    assert pro == 400 * 1_250 + 600 * 125 + 100 * 10_000
+
+
+def test_fees_of_the_file_are_read(tmp_path: Path) -> None:
+    fees = "cache_read_input_audio_token_cost: 5e-7, citation_cost_per_token: 3e-6"
+    model = model_of(
+        tmp_path, "model: openai/own", f"{FILE_PRICES}, {fees}, google_maps_grounding_cost_per_query: 0.02"
+    )
+    assert (model.prices.maps_femtousd, model.prices.citation_femtousd) == (2 * 10**13, 3 * 10**9)
+    assert model.prices.at(0).cached_audio_femtousd == 5 * 10**8
+    with pytest.raises(SettingsError) as refused:
+        model_of(tmp_path, "model: openai/own", f"{FILE_PRICES}, citation_cost_per_token: 3")
+    assert "citation_cost_per_token: expected USD per token, at most 0.01, got 3" in refused.value.problems[0]
 
 
 def test_image_tokens_have_their_own_prices_in_both_directions(tmp_path: Path) -> None:

@@ -291,6 +291,28 @@ async def test_a_stream_is_read_whatever_its_label_says(label: str, step: int) -
     assert (text_of(chunks), usages_of(chunks)) == ("a", [U])
 
 
+BEHIND = [b"\n\0\0", b"<!-- served by a proxy -->", b"\n\ndata: [DONE]\n\n", b"}"]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+async def test_what_comes_behind_a_whole_answer_does_not_matter(behind: bytes) -> None:
+    reply = await whole(json.dumps(completion()).encode() + behind)
+    assert (reply.body["choices"][0]["message"]["content"], reply.usage) == ("hi", Usage(10, 5))
+
+
+async def test_a_whole_answer_in_another_encoding_is_read() -> None:
+    for encoding in ("utf-16", "utf-8-sig"):
+        assert (await whole(json.dumps(completion()).encode(encoding))).usage == Usage(10, 5)
+    chunks = await streamed(json.dumps(completion()).encode("utf-16"))
+    assert (text_of(chunks), usages_of(chunks)) == ("hi", [U])
+
+
+async def test_chunks_without_anything_between_them_are_read() -> None:
+    chunks = b"".join(json.dumps(chunk).encode() for chunk in (delta("h"), delta("i"), finish(usage=U)))
+    assert (await whole(chunks)).body["choices"][0]["message"]["content"] == "hi"
+    assert text_of(await streamed(chunks)) == "hi"
+
+
 @pytest.mark.parametrize("label", LABELS)
 async def test_an_event_stream_for_a_whole_answer_is_put_together(label: str) -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
@@ -520,6 +542,10 @@ PLACES: dict[str, tuple[list[dict[str, Any]], Usage]] = {
         ],
         Usage(10, 5),
     ),
+    "bedrock's converse": (
+        [delta("a"), finish(), {"metadata": {"usage": {"inputTokens": 10, "outputTokens": 5}, "metrics": {"l": 9}}}],
+        Usage(10, 5),
+    ),
     "watsonx's names": (
         [delta("a"), finish(usage={"input_token_count": 10, "generated_token_count": 5})],
         Usage(10, 5),
@@ -568,6 +594,11 @@ async def test_usage_is_found_wherever_a_stream_has_it_and_shown_once_at_the_end
     assert "usage" not in json.dumps(chunks[:-1])
 
 
+async def test_a_usage_that_comes_with_the_end_and_behind_it_counts() -> None:
+    answer = events(delta("a"), finish(), b"data: [DONE]\n\n", {"choices": [], "usage": U}, {"choices": []}, b": x\n\n")
+    assert usages_of(await streamed(answer)) == [U]
+
+
 async def test_a_usage_beside_the_envelope_of_an_answer_is_its_usage() -> None:
     inner = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
     for body in ({"usage": U, "result": inner}, {"usage": U, "data": [inner]}):
@@ -586,7 +617,8 @@ async def test_what_a_model_writes_is_no_usage() -> None:
 ONE = {"prompt_tokens": 1, "completion_tokens": 1}
 ECHOES = [
     {"metadata": {"usage": json.dumps(ONE)}},
-    {"metadata": {"usage": ONE}},
+    {"metadata": {"usage": {"prompt_tokens": "1", "completion_tokens": "1"}}},
+    {"metadata": ONE},
     {"metadata": {"prompt_tokens": "1", "completion_tokens": "1"}},
     {"request": {"metadata": ONE}},
     {"chat_template_kwargs": {"input_tokens": 1, "output_tokens": 1}},
@@ -998,6 +1030,7 @@ def raw_deflate(data: bytes) -> bytes:
         ("x-gzip", gzip.compress(b"hello " * 99, mtime=0) + b"\0\0"),
         ("deflate", zlib.compress(b"hello " * 99)),
         ("deflate", raw_deflate(b"hello " * 99)),
+        ("gzip", b"hello " * 99),  # unpacked by a proxy that left the label
     ],
 )
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -1018,7 +1051,8 @@ def test_a_bomb_is_not_unpacked() -> None:
     broken = decoder_for("gzip")
     assert broken is not None
     with pytest.raises(UnpackingError):
-        broken.unpacked(b"no gzip", 100)
+        broken.unpacked(b"\x1f\x8bno gzip", 100)
+    assert decoder_for("utf-8") is None  # a charset under the wrong name
 
 
 # -- anything at all --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,6 +149,22 @@ async def test_gemini_streams(upstream: Upstream) -> None:
         assert await read(upstream, call(provider, "gemini/gemini-2.5-pro", stream=True)) == (
             "Hello", GEMINI_BILL, "stop",
         )  # fmt: skip
+
+
+async def test_gemini_s_cached_audio_is_counted(upstream: Upstream) -> None:
+    """LiteLLM subtracts it from the audio and tells it nowhere."""
+    details = {
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 30}, {"modality": "AUDIO", "tokenCount": 70}],
+        "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 40}],
+    }
+    usage = GEMINI_USAGE | details
+    bill = replace(GEMINI_BILL, audio_input_tokens=70, cached_audio_tokens=40)
+    said = json.dumps({"cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 9}]})
+    async with CannedProvider(json_answer(gemini(said, "STOP", usage))) as provider:
+        assert (await upstream.complete(call(provider, "gemini/gemini-2.5-flash"))).usage == bill
+    async with CannedProvider(event_answer(gemini("Hel", usage=usage), gemini(said, "STOP", usage))) as provider:
+        _, reported, _ = await read(upstream, call(provider, "gemini/gemini-2.5-flash", stream=True))
+        assert reported == bill
 
 
 async def test_a_gemini_stream_that_is_cut_is_no_answer(upstream: Upstream) -> None:

@@ -153,7 +153,34 @@ def test_of_a_very_long_conversation_a_bounded_number_of_the_longest_beginnings_
     counts = [*asked(*map(str, range(5_001))).digests]
     # All messages; what lies near the end; then the turns before, each with an answer behind it.
     assert counts[:7] == [5_001, 5_000, 4_999, 4_998, 4_997, 4_995, 4_993]
+    # The first turns, for histories that were shortened in the middle.
+    assert counts[-5:] == [4_983, 7, 5, 3, 1]
     assert len(counts) == MAX_SOUGHT
+
+
+def test_a_long_conversation_whose_old_results_are_shortened_stays_in_its_session() -> None:
+    def history(turns: int) -> list[dict[str, Any]]:
+        """The last three results are whole, those before them are cut down."""
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "do it"}]
+        for turn in range(turns):
+            call = {"id": f"call_{turn}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            result = f"result {turn}" if turn >= turns - 3 else "[cut]"
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            messages.append({"role": "tool", "tool_call_id": f"call_{turn}", "content": result})
+        return messages
+
+    rows: list[KnownBeginning] = []
+    for turn in range(40):
+        now = conversation("t", "k", history(turn))
+        found = continued(now, [row for row in rows if row.digest in now.digests.values()], retried=False)
+        assert (found is None) == (turn == 0)
+        said = answer_digest({"tool_calls": [{"id": f"call_{turn}"}]})
+        behind = _next_digest(history(turn + 1), len(now.messages))
+        rows.append(KnownBeginning(now.digest, "s", len(now.messages), turn == 0, said, behind, turn))
+
+
+def _next_digest(messages: list[dict[str, Any]], count: int) -> str:
+    return conversation("t", "k", messages).next_digest(count)
 
 
 @pytest.fixture

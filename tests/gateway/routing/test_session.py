@@ -64,7 +64,9 @@ def test_the_aliases_are_the_documented_ones() -> None:
         "x-litellm-session-id x-litellm-trace-id x-portkey-trace-id Helicone-Session-Id x-bf-session-id "
         "agent-session-id X-Model-Affinity x-conversation-id x-claude-code-session-id session_id session-id thread-id "
         "conversation_id x-opencode-session x-session-affinity X-Amp-Thread-Id x-grok-conv-id X-OpenWebUI-Chat-Id "
-        "x-chat-id x-thread-id langfuse-session-id"
+        "x-chat-id x-thread-id langfuse-session-id x-opencode-session-id x-codex-thread-id x-client-session-id "
+        "x-kilocode-taskid x-kilo-session x-task-id x-roo-task-id x-continue-session-id x-coder-chat-id "
+        "x-goose-session-id x-hermes-session-id x-cagent-session-id"
     )
     assert {name.lower() for name in documented.split()} == set(ALIAS_HEADERS)
 
