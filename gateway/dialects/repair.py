@@ -178,7 +178,7 @@ class _CallNumbers:
 
     def shorten(self, call: dict[str, Any]) -> None:
         """Remove what repeats the start of a call: clients append each piece to what they have."""
-        if self._by_id.get(call.get("id") or "") == call["index"]:
+        if self._by_id.get(str(call.get("id") or "")) == call["index"]:
             del call["id"]
         function = call.get("function") or call.get("custom")
         if isinstance(function, dict) and function.get("name") == self._names.get(call["index"]):

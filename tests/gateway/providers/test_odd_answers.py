@@ -1074,10 +1074,12 @@ ANSWERS = st.fixed_dictionaries({"choices": st.lists(st.dictionaries(st.sampled_
 
 
 LAST_NUMBER = {"choices": [{"delta": {"tool_calls": [{"index": 2**64 - 1, "function": {"name": "f"}}, {}]}}]}
+LIST_ID = {"choices": [{"delta": {"tool_calls": [{"function": {"name": "f"}}, {"index": 0, "id": [None]}]}}]}
 
 
 @example(answer=float("inf"))
 @example(answer=LAST_NUMBER)
+@example(answer=LIST_ID)
 @given(answer=JSON | ANSWERS)
 async def test_no_json_breaks_the_readers(answer: Any) -> None:
     """Either an answer in the right form that can be written again, or a fault."""
