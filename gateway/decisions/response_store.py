@@ -84,7 +84,9 @@ def find_item(connection: Connection, tenant_id: str, item_id: str, at_ms: int) 
         stored = find(connection, tenant_id, f"resp_{suffix}", at_ms)
         return next(item for item in stored.response["output"] if item.get("id") == item_id)
     except (NotFound, StopIteration):
-        raise NotFound(f"input: no item {item_id[:128]!r} is stored; send the item itself, or store: true") from None
+        raise NotFound(
+            f"input: no item {item_id[:128]!r} is stored; send the item itself, or store: true", param="input"
+        ) from None
 
 
 def remove(connection: Connection, tenant_id: str, response_id: str) -> None:

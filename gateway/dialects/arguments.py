@@ -14,6 +14,8 @@ import orjson
 from gateway.dialects import schema_reader
 from gateway.errors import InvalidRequest
 
+ANY_ADDRESS = ("https://", "http://")
+"""The beginnings of addresses that most providers fetch themselves."""
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
 
 
@@ -31,12 +33,13 @@ FROM_MODELS = ("provider_specific_fields", "extra_content", "thinking_blocks", "
 
 
 def outgoing_messages(
-    messages: Sequence[Mapping[str, Any]], *, by_reference: bool, thinking_parts: bool = True
+    messages: Sequence[Mapping[str, Any]], *, by_reference: tuple[str, ...], thinking_parts: bool = True
 ) -> list[dict[str, Any]]:
-    """Messages with known fields only. `by_reference`: the provider fetches image URLs itself.
+    """Messages with known fields only.
 
-    `thinking_parts`: the provider accepts Anthropic's thinking blocks as content parts. A null content stays, because
-    some servers require the field. Raises InvalidRequest for an address that LiteLLM would otherwise fetch.
+    `by_reference`: beginnings of image URLs that the provider fetches itself. `thinking_parts`: the provider accepts
+    Anthropic's thinking blocks as content parts. A null content stays, because some servers require the field. Raises
+    InvalidRequest for an address that LiteLLM would otherwise fetch.
     """
     outgoing = schema_reader.read_messages(messages)
     parted = [item for item in enumerate(outgoing) if isinstance(item[1].get("content"), list)]
@@ -57,7 +60,7 @@ def outgoing_messages(
     return outgoing
 
 
-def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: bool) -> None:
+def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: tuple[str, ...]) -> None:
     """Require images inline or by a URL that the provider fetches, files inline or by id.
 
     `messages` are those whose content is a list of parts, with their positions. Raises InvalidRequest.
@@ -69,18 +72,18 @@ def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_ref
                     _check_address(part[kind], f"messages[{index}].content[{position}].{kind}", by_reference)
 
 
-def checked_url(url: str, where: str, *, by_reference: bool = True) -> str:
+def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADDRESS) -> str:
     """`url` if it is inline data or, `by_reference`, an address for the provider.
 
     Raises InvalidRequest.
     """
-    if url.startswith("data:") or (by_reference and url.startswith(("https://", "http://"))):
+    if url.startswith(("data:", *by_reference)):
         return url
     expected = "a data: or https: address" if by_reference else "a data: address with this model"
     raise InvalidRequest(f"{where}: expected {expected}", param=where)
 
 
-def _check_address(inner: Any, where: str, by_reference: bool) -> None:
+def _check_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> None:
     if isinstance(inner, str):
         inner = {"url": inner}
     url = inner.get("url")

@@ -19,6 +19,8 @@ from gateway.errors import GatewayError, http_status
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 MAX_LOGPROBS = 20
+OWN_NAMES: Mapping[str, str] = {"top_logprobs": "logprobs"}
+"""The names in this dialect of chat's parameters."""
 
 
 @dataclass(frozen=True, slots=True)

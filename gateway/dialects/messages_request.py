@@ -28,6 +28,11 @@ _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",
     "stop_sequences": "stop", "max_tokens": "max_tokens",
 }  # fmt: skip
+OWN_NAMES: Mapping[str, str] = {
+    "stop": "stop_sequences", "reasoning_effort": "thinking", "response_format": "output_config.format",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use", "user": "metadata.user_id",
+}  # fmt: skip
+"""Anthropic's names of chat's parameters."""
 _KNOWN = frozenset(_PLAIN) | {
     "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
 }  # fmt: skip
@@ -36,6 +41,8 @@ _SERVED = ("mcp_servers", "container")
 _SERVER_BLOCKS = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "compaction")
 _BILLING = "x-anthropic-billing-header:"
 """Claude Code's first system block. It names the build and would change every cached prefix."""
+_OWN_TOOL = (None, "custom")
+_TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 _LEGACY_SESSION = "_session_"
 _PLAIN_RESULT = frozenset({"type", "tool_use_id", "content"})
 # LiteLLM's and Anthropic's mapping from a thinking budget to an effort.
@@ -73,7 +80,8 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
     if not stops:
         chat.pop("stop", None)
     known = _KNOWN.union(_SERVED)
-    dropped = tuple(sorted(name for name, value in fields.items() if name not in known and value is not None))
+    unsent = sorted(name for name, value in fields.items() if name not in known and value is not None)
+    dropped = (*unsent, *_unsent_of_tools(fields.get("tools") or ()))
     forwarded = None
     if hosted and not counting:
         system = _unbilled(fields.get("system"))
@@ -145,7 +153,7 @@ def _user(content: str | list[Any]) -> list[dict[str, Any]]:
                 messages.append(message)
                 pictures += shown
             else:
-                parts.append(_content(block))
+                parts += _content(block)
         except InvalidRequest as error:
             raise within(f"content[{index}]", error) from None
     if parts or pictures:
@@ -179,27 +187,28 @@ def _tool_result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[st
 
 def _parts(content: object) -> list[dict[str, Any]]:
     """The parts of a list of blocks in the field `content`."""
-    parts = []
+    parts: list[dict[str, Any]] = []
     for index, block in enumerate(objects(content, "content")):
         try:
-            parts.append(_content(block))
+            parts += _content(block)
         except InvalidRequest as error:
             raise within(f"content[{index}]", error) from None
     return parts
 
 
-def _content(block: Mapping[str, Any]) -> dict[str, Any]:
+def _content(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     kind = block.get("type")
     if kind == "text":
-        return _text(block)
+        return [_text(block)]
     if kind == "image":
-        return _marked({"type": "image_url", "image_url": {"url": _picture(block)}}, block)
+        return [_marked({"type": "image_url", "image_url": {"url": _picture(block)}}, block)]
     if kind == "document":
-        return _marked(_document(block), block)
+        *parts, last = _document(block)
+        return [*parts, _marked(last, block)]
     if kind == "search_result":
         head = [text for text in (block.get("title"), block.get("source")) if isinstance(text, str)]
         texts = [str(part.get("text", "")) for part in objects(block.get("content"), "content")]
-        return _marked({"type": "text", "text": "\n".join([*head, *texts])}, block)
+        return [_marked({"type": "text", "text": "\n".join([*head, *texts])}, block)]
     raise refused("type", f"{_shown(kind)} is not served here; expected text, image, document or tool_result")
 
 
@@ -219,23 +228,29 @@ def _picture(block: Mapping[str, Any]) -> str:
     raise refused("source.type", f"{_shown(source.get('type'))} is not served here; expected base64 or url")
 
 
-def _document(block: Mapping[str, Any]) -> dict[str, Any]:
+def _document(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A document's text, its pictures, or the file; what is said about a file comes before it."""
     source = need(block, "source", dict)
     kind = source.get("type")
     head = [text for text in (block.get("title"), block.get("context")) if isinstance(text, str)]
     if kind == "text":
-        return {"type": "text", "text": "\n".join([*head, need(source, "data", str, "source.")])}
+        return [{"type": "text", "text": "\n".join([*head, need(source, "data", str, "source.")])}]
     if kind == "content":
         inner = source.get("content")
-        texts = [inner] if isinstance(inner, str) else [
-            need(part, "text", str, "source.content.") for part in objects(inner, "source.content")
-        ]  # fmt: skip
-        return {"type": "text", "text": "\n".join([*head, *texts])}
+        try:
+            parts = [{"type": "text", "text": inner}] if isinstance(inner, str) else _parts(inner)
+        except InvalidRequest as error:
+            raise within("source", error) from None
+        texts = [str(part["text"]) for part in parts if part["type"] == "text"]
+        shown = [part for part in parts if part["type"] != "text"]
+        return [{"type": "text", "text": "\n".join([*head, *texts])}, *shown]
     if kind == "base64":
         media = need(source, "media_type", str, "source.")
         data = need(source, "data", str, "source.")
         name = head[0] if head else "document.pdf"
-        return {"type": "file", "file": {"filename": name, "file_data": f"data:{media};base64,{data}"}}
+        file = {"type": "file", "file": {"filename": name, "file_data": f"data:{media};base64,{data}"}}
+        context = read(block, "context", str)
+        return [{"type": "text", "text": context}, file] if context else [file]
     raise refused("source.type", f"{_shown(kind)} is not served here; expected base64, text or content")
 
 
@@ -329,9 +344,20 @@ def _tools(fields: Mapping[str, Any], hosted: list[HostedTool]) -> dict[str, Any
     return chat
 
 
+def _unsent_of_tools(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fields of the client's own tools that are not translated."""
+    unsent = {
+        f"tools[].{name}"
+        for tool in tools
+        if tool.get("type") in _OWN_TOOL and not tool.keys() <= _TOOL_FIELDS
+        for name in tool.keys() - _TOOL_FIELDS
+    }
+    return sorted(unsent)
+
+
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     kind = tool.get("type")
-    if kind not in (None, "custom"):
+    if kind not in _OWN_TOOL:
         raise refused(
             "type", f"{_shown(kind)} is a tool of Anthropic's own and not served here; give a name and a schema"
         )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.arguments import check_addresses
+from gateway.dialects.arguments import ANY_ADDRESS, check_addresses
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
 from gateway.dialects.fields import read, refused
 from gateway.dialects.request import ChatRequest
@@ -27,7 +27,7 @@ def parse_moderations(fields: Mapping[str, Any], body: bytes, default_model: str
     if model.partition("@")[0] == "auto":
         raise refused("model", "expected the name of a moderation model: verdicts of two models cannot be compared")
     parts = _inputs(fields.get("input"))
-    check_addresses(((0, {"content": parts}),), by_reference=True)
+    check_addresses(((0, {"content": parts}),), by_reference=ANY_ADDRESS)
     return ChatRequest(
         model=model,
         messages=({"role": "user", "content": parts},),

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
-from gateway.dialects.arguments import THINKING_PARTS, check_addresses
+from gateway.dialects.arguments import ANY_ADDRESS, THINKING_PARTS, check_addresses
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.errors import InvalidRequest
 
@@ -79,6 +79,8 @@ class ChatRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that are sent to no provider."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """The names that parameters have in the client's dialect, by those of chat."""
     mode: str = "chat"
     """The kind of model that can answer: "chat", "embedding" or "moderation"."""
     token_ids: int = 0
@@ -112,7 +114,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
     seen = _read_messages(messages)
-    check_addresses(seen.with_parts, by_reference=True)
+    check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
     if not shallow:
         free = (fields[name] for name in _FREE_PARAMS if name in fields)
         _check_depth([*seen.free, *free, *extras.values()], limits)

@@ -16,7 +16,7 @@ from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
-from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
+from gateway.dialects.responses_tools import CALLED, OfferedTool, choice_of, offered_tools
 from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
 
@@ -30,10 +30,19 @@ _ECHOED = (
     "parallel_tool_calls", "reasoning", "safety_identifier", "temperature", "text", "tool_choice", "tools", "top_p",
     "top_logprobs", "truncation", "user",
 )  # fmt: skip
+OWN_NAMES: Mapping[str, str] = {
+    "max_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort", "response_format": "text.format",
+    "verbosity": "text.verbosity", "logprobs": "include.message.output_text.logprobs",
+}  # fmt: skip
+"""The names in this dialect of chat's parameters."""
 _KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | {
     "input", "include", "store", "stream_options", "client_metadata", "conversation", "session_id",
     "litellm_session_id", "background", "prompt",
 }  # fmt: skip
+_INSIDE: Mapping[str, frozenset[str]] = {
+    "reasoning": frozenset({"effort", "summary", "generate_summary"}), "text": frozenset({"format", "verbosity"}),
+}  # fmt: skip
+_TOOL_FIELDS = frozenset({"type", "name", "description", "parameters", "strict", "format"})
 _SESSION_FIELDS = ("session_id", "litellm_session_id")
 
 
@@ -63,13 +72,14 @@ def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return objects(given, "input")
 
 
+def is_reference(item: Mapping[str, Any]) -> bool:
+    """True for an item that names a stored one; its type may be left out."""
+    return item.get("type") == "item_reference" or item.keys() == {"id"}
+
+
 def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:
     """Ids of referenced items, which must be resolved before `to_chat`."""
-    return [
-        need(item, "id", str, f"input[{index}].")
-        for index, item in enumerate(items)
-        if item.get("type") == "item_reference"
-    ]
+    return [need(item, "id", str, f"input[{index}].") for index, item in enumerate(items) if is_reference(item)]
 
 
 def stores(fields: Mapping[str, Any]) -> bool:
@@ -107,7 +117,7 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     session = _session(fields)
     if session:
         chat["session_id"] = session
-    unknown = sorted(name for name, value in fields.items() if name not in _KNOWN and value is not None)
+    unknown = _unsent(fields)
     needed, lost = (*offered.hosted, *conversation.hosted), (*unknown, *(f"tools.{t.kind}" for t in offered.optional))
     found = (*needed, *offered.optional)
     forwarded = None
@@ -128,6 +138,19 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
         dropped=lost,
         forwarded=forwarded,
     )
+
+
+def _unsent(fields: Mapping[str, Any]) -> list[str]:
+    """Fields that are not translated, also those of the client's own tools."""
+    unsent = {name for name, value in fields.items() if name not in _KNOWN and value is not None}
+    if fields.get("truncation") == "auto":
+        unsent.add("truncation")
+    for where, known in _INSIDE.items():
+        unsent |= {f"{where}.{name}" for name in (fields.get(where) or {}).keys() - known}
+    for tool in fields.get("tools") or ():
+        if tool["type"] in CALLED and not tool.keys() <= _TOOL_FIELDS:
+            unsent |= {f"tools[].{name}" for name in tool.keys() - _TOOL_FIELDS}
+    return sorted(unsent)
 
 
 def _check(fields: Mapping[str, Any]) -> None:

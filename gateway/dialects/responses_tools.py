@@ -21,7 +21,8 @@ from gateway.dialects.responses_schema import check_tool
 from gateway.errors import InvalidRequest
 
 MAX_NAME = 64
-_CALLED = ("function", "custom")
+CALLED = ("function", "custom")
+"""Types of tools that the client runs."""
 _FREE_FORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
@@ -83,14 +84,14 @@ def offered_tools(tools: Iterable[Mapping[str, Any]], *, codex: bool = False) ->
     for index, tool in enumerate(tools):
         kind = tool["type"]
         try:
-            if kind in _CALLED:
+            if kind in CALLED:
                 offer(tool, None)
             elif kind == "namespace":
                 namespace = need(tool, "name", str)
                 for position, inner in enumerate(tool.get("tools") or ()):
                     try:
                         check_tool(inner)
-                        if inner["type"] not in _CALLED:
+                        if inner["type"] not in CALLED:
                             raise refused("type", "expected function or custom")
                         offer(inner, namespace)
                     except InvalidRequest as error:
@@ -116,14 +117,14 @@ def choice_of(choice: object, offered: OfferedTools) -> dict[str, Any]:
         return {"tool_choice": choice}
     assert isinstance(choice, Mapping)  # by the schema
     kind = choice["type"]
-    if kind in _CALLED:
+    if kind in CALLED:
         return {"tool_choice": {"type": "function", "function": {"name": _flat(choice, "tool_choice.")}}}
     if kind == "allowed_tools":
         listed = choice.get("tools") or ()
         allowed = {
             _flat(tool, f"tool_choice.tools[{index}].")
             for index, tool in enumerate(listed)
-            if tool.get("type") in (None, *_CALLED)
+            if tool.get("type") in (None, *CALLED)
         }
         allowing = [tool for tool in offered.tools if tool["function"]["name"] in allowed]
         return {"tool_choice": choice.get("mode") or "auto", "tools": allowing}

@@ -250,7 +250,7 @@ class Attempt:
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
-            dropped=header_names((*self.context.chat.dropped, *self.dropped)),
+            dropped=header_names((*self.context.chat.dropped, *self.dropped), self.context.chat.own_names),
             finish=WRAP_UP if self.context.closing else None,
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,

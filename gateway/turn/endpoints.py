@@ -108,13 +108,13 @@ class Endpoints:
     async def _read_messages(self, body: bytes, betas: str) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits), betas=betas)
         chat = self._as_chat(read.chat, "messages", body, read.dropped, read.forwarded)
-        chat = chat if read.thinks else replace(chat, effort="none")
+        chat = replace(chat, own_names=messages_request.OWN_NAMES, effort=chat.effort if read.thinks else "none")
         return chat, MessagesDialect(read.stop_sequences, forwarded=read.forwarded is not None)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))
         chat = self._as_chat(read.chat, "completions", body, ())
-        return chat, CompletionsDialect(read.prefix, chat.include_usage)
+        return replace(chat, own_names=completions.OWN_NAMES), CompletionsDialect(read.prefix, chat.include_usage)
 
     async def _read_responses(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         fields = parse_object(body, self._limits)
@@ -122,14 +122,18 @@ class Endpoints:
         session_id: str | None = None
         previous = fields.get("previous_response_id")
         if isinstance(previous, str):
-            stored = await self._stored(caller, previous)
+            try:
+                stored = await self._stored(caller, previous)
+            except NotFound:
+                where = "previous_response_id"
+                raise NotFound(f"{where}: no such response, or it was not stored", param=where) from None
             earlier, session_id = list(stored.items), stored.session_id
         fields = fields | {"input": await self._resolved(caller, fields)}
         read = responses_request.to_chat(fields, earlier)
         if session_id is not None and "session_id" not in read.chat:
             read.chat["session_id"] = session_id
         chat = self._as_chat(read.chat, "responses", body, read.dropped, read.forwarded)
-        return chat, ResponsesDialect(read, self._keeper(caller))
+        return replace(chat, own_names=responses_request.OWN_NAMES), ResponsesDialect(read, self._keeper(caller))
 
     def _as_chat(
         self,
@@ -163,7 +167,7 @@ class Endpoints:
             }
 
         found = await self._database.read(look_up)
-        return [found[item["id"]] if item.get("type") == "item_reference" else item for item in items]
+        return [found[item["id"]] if responses_request.is_reference(item) else item for item in items]
 
     def _keeper(self, caller: Caller) -> Store:
         async def keep(session_id: str, response: Mapping[str, Any], items: list[Mapping[str, Any]]) -> None:

@@ -38,6 +38,7 @@ BILL = 300 * 1_000 + 2 * 2_000 + FEE
 WORDS = ["It is", " sunny."]
 SEARCH: Any = {"type": "web_search"}
 SERVER_SEARCH: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
+QUESTION: Any = [{"role": "user", "content": "x"}]
 CODEX: Any = {"type": "web_search", "external_web_access": False}
 
 
@@ -202,6 +203,34 @@ async def test_codex_s_own_search_is_passed_on_or_left_out_by_name(scene: Scene)
         assert left.status_code == 200
         assert left.json()["output"][0]["content"][0]["text"] == "It is sunny."
         assert left.headers["x-seqroute-dropped"] == "tools.web_search"
+
+
+async def test_a_forwarded_request_tells_its_model_what_is_left_of_the_budget(scene: Scene) -> None:
+    headers = {"X-Session-Id": "visible", "X-Session-Budget-USD": "50", "X-Budget-Visible": "true"}
+    for stream in (False, True):
+        asked: dict[str, Any] = {
+            "model": "gpt",
+            "input": "x",
+            "instructions": "Be brief.",
+            "tools": [SEARCH],
+            "stream": stream,
+        }
+        assert (await scene.http.post("/v1/responses", json=asked, headers=headers)).status_code == 200
+        brief, note = scene.sent["instructions"].split("\n\n")
+        assert brief == "Be brief."
+        assert note.startswith("Budget of this session: ")
+        asked = {
+            "model": "claude",
+            "max_tokens": 900,
+            "system": "Be brief.",
+            "messages": QUESTION,
+            "tools": [SERVER_SEARCH],
+        }
+        assert (await scene.http.post("/v1/messages", json=asked | {"stream": stream}, headers=headers)).is_success
+        first, second = (block["text"] for block in scene.sent["system"])
+        assert first == "Be brief."
+        assert second.startswith("Budget of this session: ")
+        assert second != note
 
 
 async def test_a_file_of_the_operator_s_account_is_refused_by_name(scene: Scene) -> None:

@@ -43,9 +43,9 @@ WAYS = [(way, stream) for way in BODIES for stream in (False, True) if not (stre
 OTHERS = {"small": "other", "vectors": "vectors-b", "watch": "watch-b", "claude": "claude-b", "gpt": "gpt-b"}
 """The fallback of each model."""
 MODES = {"vectors": "embedding", "vectors-b": "embedding", "watch": "moderation", "watch-b": "moderation"}
-NANOUSD_IN, NANOUSD_OUT, NANOUSD_SEARCH = 1_000, 2_000, 3_000
-"""Prices of all models that are called, a token; the fee of a web search."""
-FEES = {"search_context_cost_per_query": {"search_context_size_medium": "0.000003"}}
+NANOUSD_IN, NANOUSD_OUT, NANOUSD_SEARCH = 1_000, 2_000, 1_000_000
+"""Prices of all models that are called, a token; the fee of a web search, which no tokens here add up to."""
+FEES = {"search_context_cost_per_query": {"search_context_size_medium": "0.001"}}
 INFOS: Mapping[str, Mapping[str, Any]] = {
     **{name: {"mode": mode} for name, mode in MODES.items()},
     **{name: {"supported_endpoints": ["/v1/responses"], **FEES} for name in ("gpt", "gpt-b")},

@@ -369,3 +369,32 @@ def test_errors_have_anthropic_s_shape() -> None:
         },
     }  # fmt: skip
     assert error_body(UpstreamRejected("no", status=409))["error"]["type"] == "invalid_request_error"
+
+
+def test_a_document_keeps_its_pictures_and_what_is_said_about_it() -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}
+    source = {"type": "content", "content": [{"type": "text", "text": "a"}, picture]}
+    file = {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}
+    made = to_chat(
+        {
+            "model": "m", "max_tokens": 9,
+            "messages": [{"role": "user", "content": [
+                {"type": "document", "title": "t", "source": source},
+                {"type": "document", "title": "p.pdf", "context": "signed", "source": file,
+                 "cache_control": {"type": "ephemeral"}},
+            ]}],
+        }
+    ).chat["messages"]  # fmt: skip
+    assert made[0]["content"] == [
+        {"type": "text", "text": "t\na"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}},
+        {"type": "text", "text": "signed"},
+        {"type": "file", "file": {"filename": "p.pdf", "file_data": "data:application/pdf;base64,QQ=="},
+         "cache_control": {"type": "ephemeral"}},
+    ]  # fmt: skip
+
+
+def test_fields_of_tools_that_are_not_translated_are_named() -> None:
+    tool = {"name": "f", "input_schema": {}, "input_examples": [{}], "defer_loading": True}
+    asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "q"}], "tools": [tool]}
+    assert to_chat(asked).dropped == ("tools[].defer_loading", "tools[].input_examples")

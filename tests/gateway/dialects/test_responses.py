@@ -140,6 +140,20 @@ def test_tools_of_every_kind_are_functions() -> None:
     assert made.chat["parallel_tool_calls"] is False
 
 
+def test_what_is_not_translated_is_named() -> None:
+    made = request(
+        tools=[FLAT | {"defer_loading": True}], reasoning={"effort": "low", "context": "auto"}, truncation="auto",
+        text={"verbosity": "low", "tone": "dry"}, service_tier="flex",
+    )  # fmt: skip
+    assert made.dropped == ("reasoning.context", "service_tier", "text.tone", "tools[].defer_loading", "truncation")
+
+
+def test_a_reference_needs_no_type() -> None:
+    assert referenced_ids([{"id": "msg_1"}, {"type": "item_reference", "id": "msg_2"}, TEXT]) == [
+        "msg_1", "msg_2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("access", "codex", "required"),
     [(False, False, False), (False, True, False), (True, True, False), (True, False, True), (None, True, True)],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.arguments import outgoing_messages, outgoing_params
+from gateway.dialects.arguments import ANY_ADDRESS, outgoing_messages, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT
@@ -178,13 +178,13 @@ def picture(url: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "gs://bucket/x", "/etc/passwd", "ftp://x/y", "", "DATA:x"])
 def test_an_address_that_no_provider_fetches_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
-        outgoing_messages(picture(url), by_reference=True)
+        outgoing_messages(picture(url), by_reference=ANY_ADDRESS)
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "https://example.com/cat.png", "http://[::1]/x"])
 def test_a_picture_that_we_would_have_to_fetch_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
-        outgoing_messages(picture(url), by_reference=False)
+        outgoing_messages(picture(url), by_reference=())
 
 
 async def test_a_picture_goes_to_the_provider_by_reference_and_nobody_here_fetches_it(
@@ -206,15 +206,26 @@ async def test_other_dialects_take_pictures_inline_only(
     assert elsewhere.accepted_connections == provider.accepted_connections == 0
 
 
+async def test_anthropic_fetches_a_picture_of_a_safe_address_itself(
+    upstream: Upstream, provider: FaultUpstream
+) -> None:
+    """LiteLLM passes https addresses on; it would fetch others, which are refused above."""
+    wanted = call(provider, litellm_model="anthropic/claude-sonnet-4-5", messages=picture("https://x.test/a.png"))
+    with contextlib.suppress(UpstreamFault):  # the provider of these tests answers in OpenAI's dialect
+        await upstream.complete(wanted)
+    part = provider.received[0].body["messages"][0]["content"][0]
+    assert part == {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png"}}
+
+
 def test_a_file_by_address_is_refused_and_by_id_or_inline_passes() -> None:
     def file(**inner: str) -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "file", "file": inner}]}]
 
     for inner in ({"file_id": "https://example.com/x.pdf"}, {"file_data": "gs://bucket/x.pdf"}):
         with pytest.raises(InvalidRequest):
-            outgoing_messages(file(**inner), by_reference=True)
+            outgoing_messages(file(**inner), by_reference=ANY_ADDRESS)
     for inner in ({"file_id": "file-abc"}, {"file_data": "data:application/pdf;base64,AAAA"}):
-        assert outgoing_messages(file(**inner), by_reference=True) == file(**inner)
+        assert outgoing_messages(file(**inner), by_reference=ANY_ADDRESS) == file(**inner)
 
 
 def test_litellm_fetches_no_picture_and_has_no_callback_or_cache() -> None:
