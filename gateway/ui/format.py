@@ -62,7 +62,12 @@ def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
+def counted(number: int | None, noun: str) -> str:
+    """A number with its noun: "1 turn", "12 turns"."""
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "usd": usd, "percent": percent, "signed_percent": signed_percent, "dollars": dollars, "points": points, "ago": ago,
-    "moment": moment, "count": count,
+    "moment": moment, "count": count, "counted": counted,
 }  # fmt: skip

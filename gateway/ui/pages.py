@@ -244,8 +244,12 @@ class Dashboard:
         more = None
         if len(rows) == queries.PAGE_ROWS:
             more = "?" + urlencode({"q": search, "only": only, "before": rows[-1]["updated_at_ms"]})
+        # Only the newest rows keep themselves up to date: a refresh would undo "Show more".
+        refresh = "?" + urlencode({"q": search, "only": only}) if before_ms is None else None
         part = "sessions_rows.html" if request.headers.get("hx-request") else "sessions.html"
-        return self._render(part, viewer, rows=rows, search=search, only=only, more=more, at_ms=now_ms(self._clock))
+        return self._render(
+            part, viewer, rows=rows, search=search, only=only, more=more, refresh=refresh, at_ms=now_ms(self._clock)
+        )
 
     async def session(self, request: Request, viewer: Viewer) -> Response:
         """One session with its turns and ledger entries. Raises NotFound."""
