@@ -24,7 +24,6 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="seqroute-train",
         help="From the decision log to a better policy.",
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,

@@ -6,6 +6,7 @@ is checked again until no problem remains.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.console import BROKEN, CommandError, say
+from gateway.cli.console import BROKEN, CommandError, JsonOption, say
 
 if TYPE_CHECKING:
     from gateway.catalog.build import CatalogDraft
@@ -49,6 +50,7 @@ def import_litellm(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A LiteLLM proxy configuration.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("gateway.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a LiteLLM proxy configuration to a gateway.yaml and list what it leaves out."""
     if out.exists() and not force:
@@ -62,11 +64,14 @@ def import_litellm(
     for line in read.warnings:
         say(f"note: {line}")
     out.write_text(result.text(), encoding="utf-8")
+    if as_json:
+        print(json.dumps({"file": str(out), "notes": list(read.warnings), "to_fix": list(read.problems)}, indent=2))
     if read.problems:
         for problem in read.problems:
             say(f"to fix: {problem}")
         raise typer.Exit(BROKEN)
-    print(f"{out} written; `seqroute check-config --config {out}` checks whether its variables are set")
+    if not as_json:
+        print(f"{out} written; `seqroute check-config --config {out}` checks whether its variables are set")
 
 
 class _Import:

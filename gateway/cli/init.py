@@ -6,6 +6,7 @@ file is checked like in check-config before it is kept.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.console import DEFAULT_CONFIG, CommandError
+from gateway.cli.console import DEFAULT_CONFIG, CommandError, JsonOption
 from gateway.money import MoneyError, nanousd_from_usd, usd_string
 
 FILE = """\
@@ -77,6 +78,7 @@ def init(
     budget_usd: Annotated[str | None, typer.Option(help="Budget of a session that names none, in USD.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite, a SQLite file, or a postgresql:// URL.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a gateway.yaml from three answers; asks for those that no option gives."""
     if out.exists() and not force:
@@ -90,12 +92,15 @@ def init(
     _check(text, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
+    missing = sorted({choice.variable for choice in choices} - os.environ.keys())
+    commands = [f"seqroute migrate --config {out}"] if where.startswith("postgres") else []
+    commands.append(f"seqroute serve --config {out}")
+    if as_json:
+        print(json.dumps({"file": str(out), "set_variables": missing, "run": commands}, indent=2))
+        return
     print(f"{out} written. Next:")
-    for variable in sorted({choice.variable for choice in choices} - os.environ.keys()):
-        print(f"  export {variable}=...")
-    if where.startswith("postgres"):
-        print(f"  seqroute migrate --config {out}")
-    print(f"  seqroute serve --config {out}")
+    for line in [*(f"export {variable}=..." for variable in missing), *commands]:
+        print(f"  {line}")
 
 
 def read_providers(text: str) -> list[ProviderChoice]:

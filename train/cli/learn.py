@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,6 +166,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Random seed of catalogues and training (the shipped checkpoint: 0).")] = 0,
     catalogues: Annotated[int | None, typer.Option(min=1, help="Random catalogues (default 500).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default 20,000).")] = None,
+    as_json: AsJson = False,
 ) -> int:
     """Train the generic network of a fresh install on random catalogues, without any data."""
     from policy.checkpoint import layers_as_part, save
@@ -178,7 +180,8 @@ def pretrain(
     with Bar() as progress:
         layers = pretrain(config, seed, progress.show)
     save(out / made.policy_id, made, {"network": layers_as_part(layers)})
-    print(f"written: {out / made.policy_id}")
+    written = str(out / made.policy_id)
+    print(json.dumps({"policy_id": made.policy_id, "folder": written}) if as_json else f"written: {written}")
     return 0
 
 

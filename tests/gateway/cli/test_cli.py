@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import uvicorn
 
 from gateway.__main__ import run
 from gateway.api.server import BoundedHttp
+from gateway.cli import commands
 from gateway.cli.console import ago
 from gateway.cli.logs import OURS
 from gateway.database.sqlite_connection import FileLock
+from train import __main__ as train_commands
 
 CONFIG = """
 model_list:
@@ -240,6 +243,44 @@ def test_the_report_of_an_empty_log_has_all_its_parts(migrated: Cli) -> None:
     assert (found["turns"], found["spent_usd"], found["bankrupt_sessions"]) == (0, "0", 0)
     assert found["tenants"][0]["remaining_usd"] == "3"
     assert found["models"] == found["baselines"] == []
+
+
+def test_every_command_that_ends_can_print_json_and_nothing_is_coloured_in_a_pipe(cli: Cli) -> None:
+    serving = {"seqroute serve", "seqroute demo", "seqroute demo-provider"}
+    passed_on = {"seqroute export", "seqroute retain"}  # to seqroute-train, whose options are checked below
+    for program, root in (("seqroute", commands.build()), ("seqroute-train", train_commands.build())):
+        for name, command in leaves(typer.main.get_command(root), program):
+            shown = command.get_help(typer.Context(command))
+            assert "\x1b" not in shown, name
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert "--json" in options or name in serving | passed_on, name
+    assert "\x1b" not in cli("tenants", "list").err
+
+
+@pytest.mark.parametrize("program", ["gateway", "train"])
+def test_the_shell_completes_commands(program: str) -> None:
+    """Asked as bash asks: the words so far, and the place of the one to complete."""
+    name = {"gateway": "seqroute", "train": "seqroute-train"}[program]
+    asked = {
+        "COMP_WORDS": f"{name} re",
+        "COMP_CWORD": "1",
+        f"_{name.upper().replace('-', '_')}_COMPLETE": "complete_bash",
+    }
+    code = f"import sys; from {program}.__main__ import main; sys.argv[0] = {name!r}; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert "retain" in ran.stdout.split(), ran.stderr
+
+
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every command without commands below it, by its whole name."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+        return
+    for name, child in below.items():
+        yield from leaves(child, f"{path} {name}")
 
 
 def test_a_table_is_plain_text_in_a_pipe(migrated: Cli) -> None:
