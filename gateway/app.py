@@ -130,10 +130,13 @@ def build(
     app.state.parts = parts
     direct = {("POST", prefix + "/chat/completions"): parts.endpoints.chat for prefix in ("/v1", "")}
     limits = settings.limits
+    places = Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s))
+    parts.metrics.running.set_function(lambda: places.active)
+    parts.metrics.waiting.set_function(lambda: places.waiting)
     admission = Admission(
         app,
         parts.lifecycle,
-        Places(PlaceLimits(limits.parallel_requests, limits.tenant_parallel_requests, limits.admission_wait_s)),
+        places,
         Bodies(MAX_LARGE_BODIES * limits.body_bytes),
         parts.authenticator.known_tenant,
         direct,

@@ -79,6 +79,19 @@ class Metrics:
             "seqroute_turn_seconds", "Turns from request to settlement.",
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300), registry=self.registry,
         )  # fmt: skip
+        self.added_seconds = Histogram(
+            "seqroute_added_seconds", "A turn until its first call of a provider: parsing, decision, reservation.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1), registry=self.registry,
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "seqroute_prompt_tokens_total", "Prompt tokens billed, by model.", ("model",), registry=self.registry
+        )
+        self.cached_tokens = Counter(
+            "seqroute_cached_prompt_tokens_total", "Billed prompt tokens read from the provider's cache, by model.",
+            ("model",), registry=self.registry,
+        )  # fmt: skip
+        self.running = Gauge("seqroute_running_requests", "Requests that hold a slot.", registry=self.registry)
+        self.waiting = Gauge("seqroute_waiting_requests", "Requests that wait for a slot.", registry=self.registry)
         self.price_change = Gauge(
             "seqroute_next_price_change_timestamp_seconds", "When the next configured prices of a model apply.",
             ("model",), registry=self.registry,

@@ -260,8 +260,12 @@ class Settlements:
         self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
         if columns is not None:
             self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - context.started_ms) / 1000)
+            if attempt.sent_ms and not attempt.failures:
+                self._metrics.added_seconds.observe(max(0, attempt.sent_ms - context.started_ms) / 1000)
             self._listeners.on_end(attempt, columns, bill)
         self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
+        self._metrics.prompt_tokens.labels(model).inc(bill.usage.prompt_tokens)
+        self._metrics.cached_tokens.labels(model).inc(bill.usage.cached_tokens)
         if bill.alarm:
             self._metrics.alarms.labels(bill.alarm).inc()
             _log.error("model %s: %s at settlement", model, bill.alarm)

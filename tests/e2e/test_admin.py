@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -113,7 +114,14 @@ async def test_liveness_readiness_and_metrics(tmp_path: Path, sqlite_url: str) -
             assert (await http.get("/readyz")).json() == {"status": "ok"}
             text = (await http.get("/metrics")).text
             assert 'seqroute_turns_total{model="small",status="completed"} 1.0' in text
-            assert "seqroute_live_holds 0.0" in text
+            values = {
+                sample.name: sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            }
+            assert (values["seqroute_live_holds"], values["seqroute_waiting_requests"]) == (0, 0)
+            assert (values["seqroute_added_seconds_count"], values["seqroute_turn_seconds_count"]) == (1, 1)
+            assert values["seqroute_prompt_tokens_total"] > values["seqroute_cached_prompt_tokens_total"] == 0
             assert "nobody-s-business" not in text
             play.gateway.parts.lifecycle.draining = True
             try:
