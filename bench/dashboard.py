@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.rig.filled_database import Past, fill
+from bench.rig.filled_database import CANDIDATES, Past, fill
 from gateway.database.database import transaction
 from gateway.decisions.rollups import advance
 from migrations.upgrade import upgrade
@@ -29,10 +29,6 @@ DAYS = 30
 PAGES = ("/ui?days=7", "/ui?days=30", "/ui/sessions", "/ui/sessions?q=past_0000000000000000000001",
          "/ui/sessions?only=near", "/ui/front?days=30",
          "/ui/health?days=30", "/ui/report?days=30", "/ui/ledger", "/ui/tenants")  # fmt: skip
-CANDIDATES = [
-    {"model": "small", "feasible": True, "quality": 0.6, "cost_nano_usd": 1_000, "probability": 1.0},
-    {"model": "big", "feasible": True, "quality": 0.9, "cost_nano_usd": 10_000, "probability": 0.0},
-]
 
 
 def main() -> None:

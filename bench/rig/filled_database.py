@@ -22,6 +22,10 @@ SESSION_NANOUSD = 1_000_000_000
 TENANT_NANOUSD = 10**15
 PAST_MS = 1_700_000_000_000
 BATCH_SESSIONS = 25_000
+CANDIDATES = [
+    {"model": "small", "feasible": True, "quality": 0.6, "cost_nano_usd": 1_000, "probability": 1.0},
+    {"model": "big", "feasible": True, "quality": 0.9, "cost_nano_usd": 10_000, "probability": 0.0},
+]
 
 _ENTRY = """INSERT INTO ledger_entries (kind, scope, amount_nanousd, granted_delta_nanousd, reserved_delta_nanousd,
   spent_delta_nanousd, tenant_id, session_id, hold_id, attempt_id, decision_id, model, usage_source, created_at_ms) """

@@ -9,10 +9,13 @@ Both are streamed in batches of rows.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
@@ -24,6 +27,8 @@ from train.log.reward import Signal
 Row = Mapping[str, Any]
 
 ROWS_AT_ONCE = 1_000
+KEYS_AT_ONCE = 100_000
+SESSION = ("tenant_id", "session_id")
 DECISION_COLUMNS: tuple[str, ...] = (
     "decision_id", "tenant_id", "session_id", "turn", "feature_version", "features", "candidate_features", "candidates",
     "lambda_per_usd", "session_budget_nanousd", "remaining_before_nanousd", "expected_turns", "model", "action",
@@ -109,12 +114,18 @@ class ParquetLog(Log):
             raise LogError(f'{self._archive}: expected the folder of an export, with "decisions" in it')
 
     def decisions(self, since_ms: int, until_ms: int, max_sessions: int) -> Iterator[Row]:
-        files = self._archive.files("decisions")
-        newest = self._newest(files, since_ms, until_ms, max_sessions)
-        streams = [rows(self._archive, file, DECISION_COLUMNS) for file in files]
-        for row in heapq.merge(*streams, key=lambda row: tuple(row[name] for name in ORDER)):
-            if since_ms <= row["created_at_ms"] <= until_ms and (row["tenant_id"], row["session_id"]) in newest:
-                yield row
+        newest, first_ms = self._newest(since_ms, until_ms, max_sessions)
+
+        def wanted(batch: pa.RecordBatch) -> pa.RecordBatch:
+            # Most rows of a long log are of older sessions: leave them out before they become Python objects.
+            columns = (batch.column(name).to_pylist() for name in ("tenant_id", "session_id", "created_at_ms"))
+            mask = [(a, b) in newest and since_ms <= at_ms <= until_ms for a, b, at_ms in zip(*columns, strict=True)]
+            return batch if all(mask) else batch.filter(pa.array(mask, pa.bool_()))
+
+        oldest = f"decisions/date={datetime.fromtimestamp(first_ms / 1000, UTC).date().isoformat()}"
+        files = [file for file in self._archive.files("decisions") if file >= oldest]
+        streams = [rows(self._archive, file, DECISION_COLUMNS, wanted) for file in files]
+        yield from heapq.merge(*streams, key=lambda row: tuple(row[name] for name in ORDER))
 
     def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         names = (
@@ -129,29 +140,58 @@ class ParquetLog(Log):
         ]  # fmt: skip
         yield from (score for _, score in sorted(found, key=lambda item: item[0]))
 
-    def _newest(self, files: list[str], since_ms: int, until_ms: int, max_sessions: int) -> set[tuple[str, str]]:
-        """The sessions with the newest turns, as the database would choose them."""
-        last: dict[tuple[str, str], int] = {}
-        for file in files:
-            for row in rows(self._archive, file, ("tenant_id", "session_id", "created_at_ms")):
-                if since_ms <= row["created_at_ms"] <= until_ms:
-                    key = (row["tenant_id"], row["session_id"])
-                    last[key] = max(last.get(key, 0), row["created_at_ms"])
-        if len(last) <= max_sessions:
-            return set(last)
-        return set(sorted(last, key=lambda key: (-last[key], key))[:max_sessions])
+    def _newest(self, since_ms: int, until_ms: int, max_sessions: int) -> tuple[Set[tuple[str, str]], int]:
+        """The sessions with the newest turns, as the database would choose them, and the time of their first turn.
+
+        Summed in Arrow, day by day: a dictionary of a million sessions takes some hundred megabytes.
+        """
+        inside = (pc.field("created_at_ms") >= since_ms) & (pc.field("created_at_ms") <= until_ms)
+        found = []
+        for file in self._archive.files("decisions"):
+            parts = [
+                _first_and_last(pa.Table.from_batches([batch]).filter(inside), "created_at_ms", "created_at_ms")
+                for batch in batches(self._archive, file, (*SESSION, "created_at_ms"), KEYS_AT_ONCE)
+            ]
+            if parts:
+                found.append(_first_and_last(pa.concat_tables(parts), "first_ms", "last_ms"))
+        if not found:
+            return set(), since_ms
+        every = _first_and_last(pa.concat_tables(found), "first_ms", "last_ms")
+        order: list[tuple[str, Literal["ascending", "descending"]]] = [("last_ms", "descending")]
+        order += [(name, "ascending") for name in SESSION]
+        newest: list[dict[str, Any]] = every.sort_by(order).slice(0, max_sessions).to_pylist()
+        return (
+            {(row["tenant_id"], row["session_id"]) for row in newest},
+            min((int(row["first_ms"]) for row in newest), default=since_ms),
+        )
 
 
-def rows(archive: Archive, name: str, names: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of one file, a batch in memory at a time. Raises LogError."""
+def _first_and_last(table: pa.Table, first: str, last: str) -> pa.Table:
+    """The first and last time of each session, as columns first_ms and last_ms."""
+    summed = table.group_by(list(SESSION)).aggregate([(first, "min"), (last, "max")])
+    return summed.select([*SESSION, f"{first}_min", f"{last}_max"]).rename_columns([*SESSION, "first_ms", "last_ms"])
+
+
+def rows(
+    archive: Archive,
+    name: str,
+    names: tuple[str, ...],
+    wanted: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
+) -> Iterator[Row]:
+    """Yield the rows of one file that `wanted` leaves, batch by batch. Raises LogError."""
+    for batch in batches(archive, name, names, ROWS_AT_ONCE):
+        yield from wanted(batch).to_pylist()
+
+
+def batches(archive: Archive, name: str, names: tuple[str, ...], at_once: int) -> Iterator[pa.RecordBatch]:
+    """One file's columns in batches. Raises LogError."""
     file = archive.address(name)
     try:
         with archive.open(name) as stored, pq.ParquetFile(stored) as opened:
             missing = sorted(set(names) - set(opened.schema_arrow.names))
             if missing:
                 raise LogError(f"{file}: expected the column {missing[0]}, found none: export it again")
-            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=list(names)):
-                yield from batch.to_pylist()
+            yield from opened.iter_batches(at_once, columns=list(names))
     except (OSError, ValueError) as error:
         if isinstance(error, LogError):
             raise
