@@ -21,7 +21,7 @@ from gateway.turn.funds import Payer, Shortage
 # The operator raises a key's budget, like its tenant's, so both have the code that clients know.
 _EXHAUSTED: Mapping[Payer, tuple[type[GatewayError], str]] = {
     "session": (SessionBudgetExceeded, "raise it with X-Session-Budget-USD or POST /v1/sessions/{id}"),
-    "parent": (SessionBudgetExceeded, "raise the parent's with POST /v1/sessions/{id}"),
+    "parent": (SessionBudgetExceeded, "GET /v1/sessions/{id} names the parent; raise its budget"),
     "tenant": (TenantBudgetExceeded, "ask the operator to raise the tenant's budget"),
     "key": (TenantBudgetExceeded, "ask the operator to raise the key's budget"),
     "request": (RequestBudgetExceeded, "raise X-Route-Max-USD"),
@@ -62,15 +62,17 @@ def exhausted(context: TurnContext, shortage: Shortage) -> GatewayError:
     kind, how = _EXHAUSTED[funds.account]
     if funds.account != "request":  # what is kept for the last answer is still left
         details |= spend_control_fields(not context.kept_nanousd or context.session_left_nanousd <= 0)
+    how = how.replace("{id}", context.session_id)
     return kind(f"{found}; {how}", headers={"x-should-retry": "false"}, details=details)
 
 
 def wrapped_up(context: TurnContext) -> GatewayError:
     """The error for a turn after the session's last answer."""
     left = max(0, context.session_left_nanousd)
+    how = _EXHAUSTED["session"][1].replace("{id}", context.session_id)
     return SessionBudgetExceeded(
         f"the last answer of this session was served in wrap-up; {usd_string(left)} USD of its budget of "
-        f"{usd_string(context.budget_nanousd)} USD are left; {_EXHAUSTED['session'][1]}",
+        f"{usd_string(context.budget_nanousd)} USD are left; {how}",
         headers={"x-should-retry": "false"},
         details={
             "session_id": context.session_id,

@@ -43,6 +43,7 @@ async def test_a_session_is_opened_raised_lowered_closed_and_opened_again(tmp_pa
             assert lowered["budget_nano_usd"] == shown["spent_nano_usd"]
             broke = await turn(http, headers=session("s"))
             assert (broke.status_code, broke.json()["error"]["code"]) == (402, "session_budget_exceeded")
+            assert broke.json()["error"]["message"].endswith("X-Session-Budget-USD or POST /v1/sessions/s")
             assert broke.headers["x-should-retry"] == "false"
             raised = (await http.post("/v1/sessions/s", json={"budget_usd": "0.75"})).json()
             assert raised["budget_usd"] == "0.75"
