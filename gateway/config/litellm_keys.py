@@ -51,7 +51,7 @@ PROTECTIONS: Mapping[str, Mapping[str, str]] = {
         "guardrails": _UNCHECKED,
         "max_budget": _BUDGET,
         "budget_duration": _BUDGET,
-        **dict.fromkeys("itpm otpm default_api_key_tpm_limit default_api_key_rpm_limit".split(), _LIMIT),
+        **dict.fromkeys("itpm otpm rpd tpd default_api_key_tpm_limit default_api_key_rpm_limit".split(), _LIMIT),
         "mock_response": "the provider would be called, and paid, instead of the mock",
         **PRICED_PARAMETERS,
     },

@@ -33,6 +33,11 @@ TOOL_PRICE_KEYS = ("file_search_cost_per_1k_calls", "code_interpreter_cost_per_s
 """Fees of tools that the provider runs."""
 FOREIGN_PRICE = re.compile(r"[a-z0-9_]*(?:_cost|cost_per_|pricing|uplift)[a-z0-9_]*", re.IGNORECASE)
 """What else looks like a price: never ignored in silence."""
+_OTHER_PRICES: Mapping[str, str] = {
+    "tiered_pricing": "write the tiers as input_cost_per_token_above_128k_tokens, ...",
+    "pricing_provider": "write the prices of that provider as input_cost_per_token, ...",
+}
+"""Keys that give a model other prices than the map's: the ledger would bill wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,8 @@ def read_prices(*sections: Section) -> Mapping[str, Decimal]:
                     if fee is not None:
                         prices[size] = fee
                 fees.finish()
-            elif key == "tiered_pricing" and section.has(key):
-                section.findings.problem(
-                    section.path(key),
-                    "cannot be ignored: write the tiers as input_cost_per_token_above_128k_tokens, ...",
-                )
+            elif key in _OTHER_PRICES and section.has(key):
+                section.findings.problem(section.path(key), f"cannot be ignored: {_OTHER_PRICES[key]}")
                 section.skip(key)
             elif FOREIGN_PRICE.fullmatch(key):
                 if key not in litellm_keys.IGNORED["prices"] and section.refuse_misspelt(key, PRICE_NAMES):

@@ -22,6 +22,10 @@ REFUSED: dict[str, Sequence[str]] = {
     "budget_cfg": [
         "router_settings.provider_budget_config", "litellm_settings.max_budget", "litellm_settings.budget_duration",
     ],
+    "daily_limits": [
+        "model_list[0].model_info.pricing_provider",
+        "model_list[0].litellm_params.rpd", "model_list[0].litellm_params.tpd",
+    ],
     "custom_auth": ["general_settings.allowed_routes"],
     "guardrails": ["guardrails"],
     "k8s_secret": ["general_settings.master_key"],
