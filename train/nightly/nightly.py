@@ -28,6 +28,7 @@ from train.config import TrainConfig
 from train.evaluate.evaluate import as_json, evaluate
 from train.evaluate.gate import Evidence, GateVerdict, judge
 from train.evaluate.ope import Interval
+from train.evaluate.session_costs import forecast_coverage
 from train.fit import artifacts
 from train.fit.answer_lengths import fit_answer_lengths, lengths_of
 from train.fit.network import Fitted, fit, grade
@@ -48,7 +49,6 @@ from train.nightly.publish import (
     with_report,
     write_folder,
 )
-from train.nightly.session_costs import forecast_coverage
 from train.progress import Progress
 from train.run_folder import RunFolder, finite
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from train.evaluate.session_costs import coverage_lines
 from train.nightly.prompt_caches import cache_lines
-from train.nightly.session_costs import coverage_lines
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:

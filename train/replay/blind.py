@@ -1,4 +1,4 @@
-"""Served policy without knowledge of the prompt cache, to measure what that knowledge gains."""
+"""Served policies without knowledge of the prompt cache or of its writes, to measure what it gains."""
 
 from __future__ import annotations
 
@@ -34,3 +34,23 @@ def _cold(candidate: CandidateView) -> CandidateView:
         cost_quantiles_usd=tuple(quantile + saved_usd for quantile in candidate.cost_quantiles_usd),
         cost_max_usd=candidate.cost_max_usd + saved_usd,
     )
+
+
+@dataclass(frozen=True)
+class ListPrice:
+    """`policy` planning with the list price where a prompt is written at `write_price` times it; bills stay."""
+
+    policy: Policy
+    write_price: float
+
+    @property
+    def policy_id(self) -> str:
+        """The policy's id with the suffix `-list-price`."""
+        return f"{self.policy.policy_id}-list-price"
+
+    def decide(self, observation: Observation, uniform: float) -> Decision:
+        """Decide as if a switch cost the list price of the prompt."""
+        listed = tuple(
+            replace(c, input_usd_per_mtok=c.input_usd_per_mtok / self.write_price) for c in observation.candidates
+        )
+        return self.policy.decide(replace(observation, candidates=listed), uniform)

@@ -13,11 +13,12 @@ from policy.network_policy import NetworkPolicy
 from policy.rules import ReSolving
 from train.config import TrainConfig
 from train.evaluate.gate import GateVerdict
+from train.evaluate.session_costs import coverage, session_costs
 from train.fit.tune import Dial, bisect_penalty, laplace
 from train.replay import baselines_learned as cited
 from train.replay import bounds
 from train.replay.baselines import TunedRule, families, quality_per_turn, safest, tune
-from train.replay.blind import Blind
+from train.replay.blind import Blind, ListPrice
 from train.replay.catalogue import CatalogueSetup, Environment, re_boarded, with_newcomer, without_model
 from train.replay.gate import Gate, Trial, trial, verdict
 from train.replay.grid import RANDOM, Cell, phi_of, session_cost_usd
@@ -93,6 +94,7 @@ def cell_columns(contest: CellRun) -> dict[str, Any]:
         "mode": cell.mode,
         "base_context": cell.context.base_tokens,
         "cached_price": cell.context.cached_price,
+        "write_price": cell.context.write_price,
         "predictor": study.seen.kind,
     }
 
@@ -164,10 +166,22 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
     played = {rule: contest.test.play(rules[rule]) for rule in dict.fromkeys(names.values())}
     for name, rule in names.items():
         served = "rule:resolving" if rule == DEFAULT_RULE else policy_kind(rule)
-        gate = {"gate": found.outcome, "serves": rule} if name == "ours" else {"policy_id": rule}
+        gate: dict[str, Any] = {"policy_id": rule}
+        if name == "ours":
+            forecast = forecast_of_costs(contest.training.play(rules[rule]), played[rule])
+            gate = {"gate": found.outcome, "serves": rule, "forecast": forecast}
         yield CellEntry(name, played[rule], 0.0, numbers=gate, served=served)
     if contest.cell.context.cached_price < 1.0:
         yield _planned(contest, "ours-blind", Blind(planners.blind[best_at][1]))
+    if contest.cell.context.write_price != 1.0:
+        write_price = contest.cell.context.write_price
+        for name, policy in (("ours-ungated", best), (DEFAULT_RULE, ReSolving(horizon=contest.learned.horizon))):
+            yield _planned(contest, f"{name}-list-price", ListPrice(policy, write_price))
+
+
+def forecast_of_costs(past: Played, test: Played) -> dict[str, Any]:
+    """How well the gateway's forecast covers what is left of the test sessions, from those of the training half."""
+    return coverage(*({"": session_costs(each.cost_usd, each.valid)} for each in (past, test)))
 
 
 def planner_trials(contest: CellRun) -> list[Trial]:

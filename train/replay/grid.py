@@ -31,6 +31,8 @@ TRADING = GateConfig(starved_worth=1.0)
 """The gate of replay knows every return and gives a starved session a price: docs/decisions/0023."""
 BASE_TOKENS = (0, 1500, 8000, 30000)
 CACHED_PRICES = (0.1, 0.5)
+WRITE_PRICE = 1.25
+"""Price of writing to a prompt cache, over the list price: Anthropic's for five minutes."""
 RANDOM = "random"
 POLICIES = (
     *("weakest", "strongest", "best-fixed", "random", "threshold", "tuned-lambda", "pacing", "re-solving"),
@@ -48,6 +50,8 @@ POLICIES = (
         "ours-network",
         "ours-pretrained",
         "ours-blind",
+        "ours-ungated-list-price",
+        "gateway-default-list-price",
         "ours-not-offered",
         "ours-trained",
         "dp-predicted",
@@ -109,7 +113,7 @@ def quick() -> Grid:
         newcomer_phis=(0.2,),
         modes=("cut", "degrade"),
         orderings=ORDERINGS,
-        contexts=(_growing(8000, 0.1),),
+        contexts=(_growing(8000, 0.1), _growing(8000, 0.1, WRITE_PRICE)),
         training_sessions=200,
         test_sessions=200,
         resamples=400,
@@ -129,7 +133,10 @@ def full() -> Grid:
         newcomer_phis=PHIS,
         modes=("cut", "degrade"),
         orderings=ORDERINGS,
-        contexts=tuple(_growing(base, price) for base in BASE_TOKENS for price in CACHED_PRICES),
+        contexts=(
+            *(_growing(base, price) for base in BASE_TOKENS for price in CACHED_PRICES),
+            *(_growing(base, CACHED_PRICES[0], WRITE_PRICE) for base in BASE_TOKENS),
+        ),
         training_sessions=400,
         test_sessions=600,
         resamples=1000,
@@ -167,8 +174,8 @@ def narrow(
         changes["orderings"] = _each(_one_of("--ordering", word, ORDERINGS) for word in orderings)
     if base_contexts:
         bases = _each(_whole("--base-context", word, 0) for word in base_contexts)
-        prices = sorted({context.cached_price for context in grid.contexts})
-        changes["contexts"] = tuple(_growing(base, price) for base in bases for price in prices)
+        prices = sorted({(context.write_price, context.cached_price) for context in grid.contexts})
+        changes["contexts"] = tuple(_growing(base, cached, written) for base in bases for written, cached in prices)
     return replace(grid, **changes)  # type: ignore[arg-type]
 
 
@@ -216,7 +223,8 @@ def session_cost_usd(board: SessionBatch, average_cost_usd: F64) -> F64:
     lengths = board.sessions.lengths
     per_turn = np.zeros((board.shape[1], len(board.models)))
     for t in range(board.shape[1]):
-        reading = board.context.tokens(t) - (1 - board.context.cached_price) * board.context.warm_tokens(t)
+        context, warm = board.context, board.context.warm_tokens(t)
+        reading = (context.tokens(t) - warm) * context.write_price + warm * context.cached_price
         per_turn[t] = average_cost_usd + reading * board.usd_in_per_m * 1e-6
     return np.asarray(np.cumsum(per_turn, axis=0)[lengths - 1])
 
@@ -243,8 +251,8 @@ def phi_of(budget_usd: F64, cost: F64, named: Ends) -> float:
     return float((budget_usd.mean() - weak) / (strong - weak)) if strong > weak else 0.0
 
 
-def _growing(base_tokens: int, cached_price: float) -> Context:
-    return Context(base_tokens, KEPT_TOKENS, cached_price)
+def _growing(base_tokens: int, cached_price: float, write_price: float = 1.0) -> Context:
+    return Context(base_tokens, KEPT_TOKENS, cached_price, write_price)
 
 
 def known_policies(words: Sequence[str]) -> tuple[str, ...]:

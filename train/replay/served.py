@@ -5,6 +5,8 @@ Policies with a batched form (`policy.batch`) decide all sessions of a turn at o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ from policy import batch
 from policy.arrays import I64
 from policy.features import encode_turns
 from policy.mdp import CandidateView, Observation, Policy, SessionView
-from train.replay.blind import Blind
+from train.replay.blind import Blind, ListPrice
 from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
 
@@ -26,12 +28,15 @@ def as_rule(
     policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
 ) -> Rule:
     """A rule for `simulator.play`; `priors` (K,) are quality priors (or training averages)."""
-    asked = policy.policy if isinstance(policy, Blind) else policy
+    asked = policy.policy if isinstance(policy, Blind | ListPrice) else policy
 
     def rule(turn: Turn) -> I64:
         if batch.has_batched_form(asked):
             shown = turn_batch(turn, seen, lambda_per_usd, priors)
-            shown = shown if asked is policy else shown.without_cache()
+            if isinstance(policy, Blind):
+                shown = shown.without_cache()
+            elif isinstance(policy, ListPrice):
+                shown = replace(shown, usd_in=shown.usd_in / policy.write_price)
             return batch.draw_rows(batch.probabilities(asked, shown), turn.uniform)
         return np.array(
             [
@@ -72,7 +77,7 @@ def turn_batch(
         model=np.broadcast_to(np.arange(shape[1]), shape),
         state=state,
         prior=each(board.average if priors is None else priors),
-        usd_in=each(board.usd_in_per_m),
+        usd_in=each(board.usd_in_per_m * board.context.write_price),
         usd_cached=each(board.usd_in_per_m * board.context.cached_price),
         usd_out=each(board.usd_out_per_m),
         input_tokens=each(tokens[:, None]),
@@ -143,7 +148,7 @@ def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[Candid
         views.append(
             CandidateView(
                 name=name,
-                input_usd_per_mtok=price_in,
+                input_usd_per_mtok=price_in * board.context.write_price,
                 cached_input_usd_per_mtok=price_in * cached,
                 output_usd_per_mtok=float(board.usd_out_per_m[k]),
                 quality_prior=float(priors[k]),

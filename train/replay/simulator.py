@@ -31,12 +31,14 @@ _Q98 = COST_LEVELS.index(0.98)
 class Context:
     """Size of the conversation: `base_tokens` before the first turn, `kept_tokens` per turn.
 
-    Read at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on).
+    Read at `cached_price` times the list price by the model that served the last turn (from a thousand tokens on); what
+    is not cached is written to the cache, at `write_price` times the list price.
     """
 
     base_tokens: int = 0
     kept_tokens: int = 0
     cached_price: float = 1.0
+    write_price: float = 1.0
 
     def tokens(self, turn: int) -> int:
         """Tokens of conversation before this turn."""
@@ -87,8 +89,9 @@ class SessionBatch:
         """Cost of reading the context at this turn, (N, K), with `last` (N,) serving before."""
         tokens, warm = self.context.tokens(turn), self.context.warm_tokens(turn)
         served_last = last[:, None] == np.arange(len(self.models))
-        discounted = tokens - (1.0 - self.context.cached_price) * warm * served_last
-        return np.asarray(discounted * self.usd_in_per_m * 1e-6)
+        cached = warm * served_last
+        billed = (tokens - cached) * self.context.write_price + cached * self.context.cached_price
+        return np.asarray(billed * self.usd_in_per_m * 1e-6)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,33 @@ OF_NEWCOMERS = ("ours-not-offered", "ours", "ours-trained")
 
 
 def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
-    """All summary lines; `kind` is `cells`, `against`, `front` or `newcomer`."""
-    return [*over_cells(rows), *against(rows), *of_fronts(points), *newcomers(rows)]
+    """All summary lines; `kind` is `cells`, `against`, `front`, `newcomer` or `forecast`."""
+    return [*over_cells(rows), *against(rows), *of_fronts(points), *newcomers(rows), *forecasts(rows)]
+
+
+def forecasts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Coverage of the forecasts of what is left of a session under `ours`, by source and turns before it.
+
+    `calibrated` counts the cells where P90 covers 85 to 95 %; the coverage is that of all their sessions together.
+    """
+    told = [row for row in in_whole(rows) if row["policy"] == "ours" and row["numbers"].get("forecast")]
+    found = []
+    for source, mine in group_rows(told, "source"):
+        for when in dict.fromkeys(when for row in mine for when in row["numbers"]["forecast"]):
+            each = [row["numbers"]["forecast"][when] for row in mine if when in row["numbers"]["forecast"]]
+            sessions = sum(one["sessions"] for one in each)
+            found.append(
+                {
+                    "kind": "forecast",
+                    "source": source,
+                    "when": when,
+                    "n_cells": len(each),
+                    "calibrated": sum(one["calibrated"] for one in each),
+                    "sessions": sessions,
+                    "p90_coverage": round(sum(one["sessions"] * one["p90_coverage"] for one in each) / sessions, 4),
+                }
+            )
+    return found
 
 
 def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -41,7 +66,7 @@ def over_cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def against(rows: Sequence[Row], policy: str = "ours") -> list[dict[str, Any]]:
     """Mean gain of `policy` over each other one, over the cells that both played."""
-    columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
+    columns = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price", "write_price")
     found, whole = [], in_whole(rows)
     for cells in ("phi", "cache"):
         quality: dict[str, dict[Any, float]] = defaultdict(dict)

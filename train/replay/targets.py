@@ -22,7 +22,7 @@ USUAL = ("best-fixed", "threshold", "published-safe")
 """What a user would run otherwise: a model, RouteLLM's rule, the published method."""
 MOST_BANKRUPT = 0.01
 """Bankruptcy rate at which the published method is compared."""
-CELL = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price")
+CELL = ("source", "models", "turns", "phi", "mode", "base_context", "cached_price", "write_price")
 
 
 @dataclass(frozen=True)

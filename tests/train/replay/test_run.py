@@ -29,12 +29,18 @@ from train.replay.run import Options, run
 from train.replay.simulator import NO_CONTEXT
 from train.replay.split import halves
 
-OF_SOME_CELLS = {"ours-blind", "ours-not-offered", "ours-trained"}
+OF_SOME_CELLS = {
+    "ours-blind",
+    "ours-ungated-list-price",
+    "gateway-default-list-price",
+    "ours-not-offered",
+    "ours-trained",
+}
 POLICIES = set(cells.POLICIES) - OF_SOME_CELLS
 KNOWING = {"dp-perfect", "knapsack"}
 COLUMNS = {
-    *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "policy", "lambda"),
-    *("quality", "quality_lo", "quality_hi", "diff_vs_best_tuned", "diff_lo", "diff_hi"),
+    *("source", "models", "turns", "ordering", "phi", "mode", "base_context", "cached_price", "write_price", "policy"),
+    *("lambda", "quality", "quality_lo", "quality_hi", "diff_vs_best_tuned", "diff_lo", "diff_hi"),
     *("cost_usd", "starved_rate", "bankrupt_rate", "switches", "strong_share"),
 }
 

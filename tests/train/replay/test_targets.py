@@ -21,6 +21,7 @@ def row(policy: str, quality: float, **changes: Any) -> dict[str, Any]:
         "mode": "cut",
         "base_context": 0,
         "cached_price": 1.0,
+        "write_price": 1.0,
         "ordering": "mixed",
         "policy": policy,
         "served": None,

@@ -1,15 +1,20 @@
-"""Coverage of the forecasts of sessions' costs, on the sessions that the run holds back."""
+"""Coverage of the forecasts of sessions' costs, on sessions that are held back."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gateway.decisions.session_forecast import MAX_SESSIONS, MIN_SESSIONS, PastTurn, futures, quantile
 from gateway.money import NANOUSD_PER_USD
+from policy.arrays import Bools
 from train.log.episodes import Episodes
 
+Costs = Sequence[PastTurn]
+"""The turns of one session."""
 ASKED_AFTER = (0, 1, 3)
 """Turns after which the rest of a session is forecast."""
 TARGET = (0.85, 0.95)
@@ -21,8 +26,12 @@ def forecast_coverage(training: Episodes, untouched: Episodes) -> dict[str, Any]
 
     The references are the tenant's own sessions of the training part, as `POST /v1/forecast` would have them.
     """
-    past = {tenant: costs[-MAX_SESSIONS:] for tenant, costs in _costs_by_tenant(training).items()}
-    held_back = _costs_by_tenant(untouched)
+    return coverage(_costs_by_tenant(training), _costs_by_tenant(untouched))
+
+
+def coverage(past: Mapping[str, Sequence[Costs]], held_back: Mapping[str, Sequence[Costs]]) -> dict[str, Any]:
+    """`forecast_coverage` of sessions by tenant, in the order of the log."""
+    past = {tenant: costs[-MAX_SESSIONS:] for tenant, costs in past.items()}
     found: dict[str, Any] = {}
     for asked_after in ASKED_AFTER:
         covered = [
@@ -50,7 +59,7 @@ def coverage_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _covers(past: Sequence[Sequence[PastTurn]], session: Sequence[PastTurn], asked_after: int) -> bool | None:
+def _covers(past: Sequence[Costs], session: Costs, asked_after: int) -> bool | None:
     """True if P90 covers the session's rest; None where it has none, or too few references went on."""
     if len(session) <= asked_after:
         return None
@@ -61,11 +70,20 @@ def _covers(past: Sequence[Sequence[PastTurn]], session: Sequence[PastTurn], ask
     return sum(turn.cost_nanousd for turn in session[asked_after:]) <= quantile(costs, 0.9)
 
 
-def _costs_by_tenant(episodes: Episodes) -> dict[str, list[list[PastTurn]]]:
+def session_costs(cost_usd: NDArray[np.floating], valid: Bools) -> list[Costs]:
+    """What every turn of each session cost, from (S, T); sessions without a turn are left out."""
+    sessions = [
+        [PastTurn(round(float(cost) * NANOUSD_PER_USD), ()) for cost in costs[played]]
+        for costs, played in zip(cost_usd, valid, strict=True)
+    ]
+    return [turns for turns in sessions if turns]
+
+
+def _costs_by_tenant(episodes: Episodes) -> dict[str, list[Costs]]:
     """Each tenant's sessions with what every turn cost, in the order of the log."""
-    found: defaultdict[str, list[list[PastTurn]]] = defaultdict(list)
-    for tenant, costs_usd, valid in zip(episodes.tenant_ids, episodes.cost_usd, episodes.valid, strict=True):
-        turns = [PastTurn(round(float(cost) * NANOUSD_PER_USD), ()) for cost in costs_usd[valid]]
-        if turns:
-            found[tenant].append(turns)
-    return dict(found)
+    tenants = np.array(episodes.tenant_ids)
+    found = {
+        tenant: session_costs(episodes.cost_usd[tenants == tenant], episodes.valid[tenants == tenant])
+        for tenant in dict.fromkeys(episodes.tenant_ids)
+    }
+    return {tenant: sessions for tenant, sessions in found.items() if sessions}

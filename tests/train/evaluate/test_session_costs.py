@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from train.evaluate.session_costs import coverage_lines, forecast_coverage
 from train.log.episodes import Episodes, blank_episodes
 from train.nightly.page import page
-from train.nightly.session_costs import coverage_lines, forecast_coverage
 from train.nightly.text_report import describe
 
 
