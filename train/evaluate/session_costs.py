@@ -71,7 +71,7 @@ def _covers(past: Sequence[Costs], session: Costs, asked_after: int) -> bool | N
 
 
 def session_costs(cost_usd: NDArray[np.floating], valid: Bools) -> list[Costs]:
-    """What every turn of each session cost, from (S, T); sessions without a turn are left out."""
+    """Costs of every turn of the sessions (S, T) that have a turn."""
     sessions = [
         [PastTurn(round(float(cost) * NANOUSD_PER_USD), ()) for cost in costs[played]]
         for costs, played in zip(cost_usd, valid, strict=True)

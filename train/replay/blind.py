@@ -1,4 +1,4 @@
-"""Served policies without knowledge of the prompt cache or of its writes, to measure what it gains."""
+"""Served policies that do not know the prompt cache, or the price of writing it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _cold(candidate: CandidateView) -> CandidateView:
 
 @dataclass(frozen=True)
 class ListPrice:
-    """`policy` planning with the list price where a prompt is written at `write_price` times it; bills stay."""
+    """`policy` seeing the list price where writing costs `write_price` times it; bills stay."""
 
     policy: Policy
     write_price: float

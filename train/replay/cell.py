@@ -180,7 +180,7 @@ def learned_entries(contest: CellRun, heuristic: Heuristic) -> Iterator[CellEntr
 
 
 def forecast_of_costs(past: Played, test: Played) -> dict[str, Any]:
-    """How well the gateway's forecast covers what is left of the test sessions, from those of the training half."""
+    """Coverage of forecasts of the test sessions by those of the training half."""
     return coverage(*({"": session_costs(each.cost_usd, each.valid)} for each in (past, test)))
 
 

@@ -23,9 +23,10 @@ def summary(rows: Sequence[Row], points: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def forecasts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Coverage of the forecasts of what is left of a session under `ours`, by source and turns before it.
+    """Coverage of the forecasts of a session's rest under `ours`.
 
-    `calibrated` counts the cells where P90 covers 85 to 95 %; the coverage is that of all their sessions together.
+    By source and turns before it; `calibrated` counts the cells where P90 covers 85 to 95 %. The coverage is that of
+    all their sessions together.
     """
     told = [row for row in in_whole(rows) if row["policy"] == "ours" and row["numbers"].get("forecast")]
     found = []

@@ -91,7 +91,7 @@ def test_every_policy_is_reported_in_every_cell_and_ordering(found: dict[str, An
 
 
 def test_the_summary_has_cells_fronts_and_the_newcomer(found: dict[str, Any]) -> None:
-    assert {line["kind"] for line in found["summary"]} == {"cells", "against", "front", "newcomer", "aim"}
+    assert {line["kind"] for line in found["summary"]} == {"cells", "against", "forecast", "front", "newcomer", "aim"}
     assert {point["figure"] for point in found["front"]} == {"cost-quality", "quality-starvation"}
     shown = {point["policy"] for point in found["front"]}
     assert {"fixed", "tuned-lambda", "published", "pacing", "re-solving", "ours-ungated"} <= shown
