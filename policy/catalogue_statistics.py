@@ -11,10 +11,12 @@ A model missing from the log gets its prior and this turn's own cost distributio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +38,13 @@ difficulties differ by about a fifth."""
 
 
 class Rows(NamedTuple):
-    """Statistics of the candidates, (..., K) each."""
+    """Statistics of the candidates, (..., K) each, or plain numbers of one turn."""
 
-    quality: NDArray[np.floating]
-    spread: NDArray[np.floating]
-    mean_usd: NDArray[np.floating]
-    q95_usd: NDArray[np.floating]
-    tail: NDArray[np.floating]
+    quality: Any
+    spread: Any
+    mean_usd: Any
+    q95_usd: Any
+    tail: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,14 +63,19 @@ class CatalogueStatistics:
     index: Mapping[str, int] = field(init=False, repr=False)
     tails: F32 = field(init=False, repr=False)
     """(M + 1,) `Rows.tail` of every model."""
+    numbers: tuple[tuple[float, ...], ...] = field(init=False, repr=False)
+    """`Rows` and the list price of every model."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", MappingProxyType({name: k for k, name in enumerate(self.models)}))
         object.__setattr__(self, "tails", self.answers[:, TAIL:] @ COST_MASSES[TAIL:] / COST_MASSES[TAIL:].sum())
+        columns = (self.quality, self.spread, self.mean_usd, self.q95_usd, self.tails[:-1], self.list_usd)
+        object.__setattr__(self, "numbers", tuple(zip(*(x.tolist() for x in columns), strict=True)))
 
-    def places(self, names: Sequence[str]) -> NDArray[np.intp]:
+    def places(self, names: Sequence[str]) -> list[int]:
         """The row of every name; unknown names get the row after the last model."""
-        return np.array([self.index.get(name, len(self.models)) for name in names], np.intp)
+        unknown = len(self.models)
+        return [self.index.get(name, unknown) for name in names]
 
     def rows(
         self,
@@ -97,7 +104,7 @@ class CatalogueStatistics:
         mean = bills_usd @ COST_MASSES
         floor = np.maximum(LEAST_SHARE * mean, LEAST_USD)
         shown_mean = np.maximum(mean - read_usd, floor)
-        shown_q95 = np.maximum(bills_usd[..., _Q95] - read_usd, floor)
+        shown_q95 = np.maximum(bills_usd[..., Q95] - read_usd, floor)
         bent = average * np.log(np.maximum(average, 1e-3))
         count = np.maximum(shown.sum(axis=-1, keepdims=True), 1)
         middle = np.where(shown, bent, 0.0).sum(axis=-1, keepdims=True) / count
@@ -113,6 +120,33 @@ class CatalogueStatistics:
             np.where(known, self.q95_usd[at] * price_ratio, shown_q95),
             tail,
         )
+
+    def rows_of_turn(
+        self,
+        places: list[int],
+        average: list[float],
+        list_usd: list[float],
+        bills_usd: list[tuple[float, float]],
+        read_usd: list[float],
+        shown: list[bool],
+    ) -> Rows:
+        """`rows` of one turn in plain numbers, since arrays of so few cost more than their arithmetic.
+
+        `bills_usd` are the mean and the .95 quantile.
+        """
+        known, found = len(self.models), []
+        bent = [x * math.log(max(x, 1e-3)) for x in average] if max(places) == known else []
+        middle = sum(compress(bent, shown)) / max(sum(shown), 1)
+        for k, at in enumerate(places):
+            if at < known:
+                quality, spread, mean, q95, tail, before = self.numbers[at]
+                ratio = list_usd[k] / max(before, 1e-9) if list_usd[k] > 0.0 < before else 1.0
+                found.append((quality, spread, mean * ratio, q95 * ratio, tail))
+                continue
+            floor = max(LEAST_SHARE * bills_usd[k][0], LEAST_USD)
+            mean, q95 = (max(usd - read_usd[k], floor) for usd in bills_usd[k])
+            found.append((average[k], DIFFICULTY_SLOPE * abs(bent[k] - middle), mean, q95, float(self.tails[-1])))
+        return Rows(*zip(*found, strict=True))
 
     def _price_ratio(self, at: NDArray[np.integer], list_usd: NDArray[np.floating]) -> NDArray[np.floating]:
         """Today's list prices over those of the log; 1 where either is free."""
@@ -142,7 +176,7 @@ class CatalogueStatistics:
         return cls(models, **{name: arrays[name] for name in _ARRAYS})
 
 
-_Q95 = COST_LEVELS.index(0.95)
+Q95 = COST_LEVELS.index(0.95)
 _ARRAYS = ("quality", "spread", "mean_usd", "q95_usd", "list_usd", "answers", "margin", "grown_tokens")
 _NONE = np.zeros(0, np.float32)
 NOTHING_KNOWN = CatalogueStatistics(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import compress
 
 import numpy as np
 
 from policy.arrays import F32, Bools, Floats
-from policy.exploration import GREEDY, Exploration, action_probabilities, draw
+from policy.exploration import GREEDY, Exploration, draw, shares_of
 from policy.features import Horizon
 from policy.mdp import Decision, Observation, PolicyFault
 
@@ -26,10 +27,11 @@ def make_decision(
     info: dict[str, float] | None = None,
 ) -> Decision:
     """Draw from the scored candidates; returns the decision with its probability and reason."""
-    probabilities = action_probabilities(scores, mask, exploration if observation.explore else GREEDY)
-    action = draw(probabilities, uniform)
     ranked: list[float] = np.asarray(scores, np.float64).tolist()
-    best = max((k for k, may in enumerate(mask.tolist()) if may), key=ranked.__getitem__)
+    allowed = list(compress(range(len(ranked)), mask.tolist()))
+    probabilities = shares_of(ranked, allowed, exploration if observation.explore else GREEDY)
+    action = draw(probabilities, uniform)
+    best = max(allowed, key=ranked.__getitem__)
 
     def or_nan(values: Floats | None) -> F32:
         return np.full(mask.shape, np.nan, np.float32) if values is None else np.asarray(values, np.float32)
@@ -38,7 +40,7 @@ def make_decision(
         action=action,
         propensity=float(probabilities[action]),
         policy_id=policy_id,
-        reason=_reason(observation, mask) if action == best else "explore",
+        reason=_reason(observation, len(allowed)) if action == best else "explore",
         probabilities=probabilities,
         quality=or_nan(quality),
         q_quality=or_nan(q_quality),
@@ -69,9 +71,7 @@ def cost_quantiles_usd(observation: Observation) -> F32:
 def checked_means_usd(observation: Observation) -> tuple[float, ...]:
     """Expected cost of every candidate. Raises PolicyFault on negative or infinite quantiles."""
     means = observation.means_usd
-    if not all(math.isfinite(mean) for mean in means) or any(
-        min(c.cost_quantiles_usd) < 0.0 for c in observation.candidates
-    ):
+    if not all(map(math.isfinite, means)) or min([min(c.cost_quantiles_usd) for c in observation.candidates]) < 0.0:
         raise PolicyFault("a cost quantile is negative or not finite")
     return means
 
@@ -81,9 +81,9 @@ def mean_costs_usd(observation: Observation) -> F32:
     return np.array(checked_means_usd(observation), np.float32)
 
 
-def _reason(observation: Observation, mask: Bools) -> str:
+def _reason(observation: Observation, allowed: int) -> str:
     """The reason code of the best candidate: why there was no choice, if there was none."""
-    if np.count_nonzero(mask) > 1 or len(observation.candidates) == 1:
+    if allowed > 1 or len(observation.candidates) == 1:
         return "policy"
     if np.count_nonzero(observation.mask) > 1:
         return "only-affordable"

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 import numpy as np
@@ -51,10 +51,14 @@ def action_probabilities(scores: NDArray[np.floating], mask: Bools, exploration:
     The first of equal scores is the best. Raises PolicyFault without a candidate or with a score that is not finite.
     """
     shown: list[float] = np.asarray(scores, np.float64).tolist()
-    allowed = [k for k, may in enumerate(np.asarray(mask).tolist()) if may]
+    return shares_of(shown, list(compress(range(len(shown)), np.asarray(mask).tolist())), exploration)
+
+
+def shares_of(shown: list[float], allowed: list[int], exploration: Exploration) -> F32:
+    """`action_probabilities` of plain scores and the places of the allowed candidates."""
     if not allowed:
         raise PolicyFault("no candidate may be chosen")
-    if not all(math.isfinite(shown[k]) for k in allowed):
+    if not all(map(math.isfinite, [shown[k] for k in allowed])):
         raise PolicyFault("a score is not finite")
     best = max(allowed, key=shown.__getitem__)
     probabilities = [0.0] * len(shown)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policy.arrays import F32
-from policy.catalogue_statistics import NOTHING_KNOWN, CatalogueStatistics
+from policy.catalogue_statistics import NOTHING_KNOWN, Q95, CatalogueStatistics
 from policy.decision import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
@@ -31,7 +31,7 @@ from policy.valuetable import context_tokens
 
 
 class Shown(NamedTuple):
-    """Inputs of a decision: (..., K) each, bills (..., K, L), the last five (...).
+    """Inputs of many decisions: (..., K) each, bills (..., K, L), the last five (...).
 
     `predicted` and `average` are the quality model's; `able` marks candidates that later turns may use if affordable;
     `state` is that of `features.encode_state`, used only by a residual.
@@ -74,31 +74,23 @@ class NetworkPolicy:
         """Choose the best worth over this and the later turns."""
         mask = feasible(observation)
         bills, price = cost_quantiles_usd(observation), observation.lambda_per_usd
-        if not (math.isfinite(price) and math.isfinite(available_usd(observation.session))):
+        money = available_usd(observation.session)
+        if not (math.isfinite(price) and math.isfinite(money)):
             raise PolicyFault("money or lambda is not finite")
         left = turns_left(observation, self.horizon)
-        prior, usd_in, usd_cached, usd_out, warm_tokens = np.array(
-            [_numbers(c) for c in observation.candidates], np.float32
-        ).T
-        quality, found = self.values(
-            Shown(
-                places=self.statistics.places([c.name for c in observation.candidates]),
-                prior=prior,
-                predicted=self.quality.predict(observation),
-                average=self.quality.average(observation),
-                usd_in=usd_in,
-                usd_cached=usd_cached,
-                usd_out=usd_out,
-                warm_tokens=warm_tokens,
-                bills_usd=bills,
-                able=np.array([able_later(c) for c in observation.candidates]),
-                available_usd=np.float32(available_usd(observation.session)),
-                later_turns=np.float32(max(left - 1.0, 0.0)),
-                context_tokens=np.float32(context_tokens(observation)),
-                lambda_per_usd=np.float32(price),
-                state=encode_state(observation) if self.residual is not None else None,
-            )
+        places = self.statistics.places([c.name for c in observation.candidates])
+        quality = self.quality_of_turn(observation, places, bills)
+        answers = quality[:, None] * self.statistics.answers[places]
+        later = Later(
+            turns=max(left - 1.0, 0.0),
+            context_tokens=context_tokens(observation),
+            grown_tokens=float(self.statistics.grown_tokens[0]),
+            last=None,  # ignored
+            lambda_per_usd=price,
+            penalty=self.starved_penalty,
         )
+        catalogue = self.catalogue_of_turn(observation, places, later.context_tokens)
+        found = q_values_of_turn(self.forward, catalogue, answers, bills, money, later)
         costs = observation.means_usd
         tie_break = np.array(costs) * (TIE_BREAK / max(*costs, 1e-12))
         scores = found.worth(price, self.starved_penalty) - tie_break
@@ -115,33 +107,55 @@ class NetworkPolicy:
             info={"lambda_per_usd": price, "turns_left": left},
         )
 
+    def quality_of_turn(self, observation: Observation, places: list[int], bills_usd: F32) -> F32:
+        """`lower_quality` of one turn."""
+        predicted = self.quality.predict(observation)
+        if self.residual is None:
+            return self.lower_quality(predicted, places)
+        columns = [(c.quality_prior, c.input_usd_per_mtok + c.output_usd_per_mtok) for c in observation.candidates]
+        prior, listed = np.array(columns, np.float32).T
+        state = encode_state(observation)
+        inputs = residual_inputs(state, predicted, prior, listed, bills_usd.mean(axis=-1))
+        return self.lower_quality(predicted + self.residual.of(inputs), places)
+
+    def lower_quality(self, predicted: F32, places: Any) -> F32:
+        """The lower confidence bound, (..., K)."""
+        return np.asarray(np.minimum(np.maximum(predicted - self.statistics.margin[places], 0.0), 1.0), np.float32)
+
+    def catalogue_of_turn(self, observation: Observation, places: list[int], context: float) -> Catalogue:
+        """`catalogue` of one turn, in plain numbers."""
+        listed, bills, read, inputs, cached, able = [], [], [], [], [], []
+        for c, mean_usd in zip(observation.candidates, observation.means_usd, strict=True):
+            usd_in, usd_cached = c.input_usd_per_mtok * 1e-6, c.cached_input_usd_per_mtok * 1e-6
+            warm = min(c.warm_tokens, context)
+            listed.append(c.input_usd_per_mtok + c.output_usd_per_mtok)
+            bills.append((mean_usd, c.cost_quantiles_usd[Q95]))
+            read.append((context - warm) * usd_in + warm * usd_cached)
+            inputs.append(usd_in)
+            cached.append(usd_cached)
+            able.append(able_later(c))
+        average: list[float] = self.quality.average(observation).tolist()
+        rows = self.statistics.rows_of_turn(places, average, listed, bills, read, able)
+        return Catalogue(*rows, inputs, cached, able)
+
     def values(self, shown: Shown) -> tuple[F32, Backup]:
-        """This turn's quality and the values from this turn on, (..., K) each."""
+        """Quality of many turns and the values from them on, (N, K) each."""
         quality = shown.predicted
         if self.residual is not None:
             listed, bill = shown.usd_in + shown.usd_out, shown.bills_usd.mean(axis=-1)
             quality = quality + self.residual.of(residual_inputs(shown.state, quality, shown.prior, listed, bill))
-        quality = np.asarray(
-            np.minimum(np.maximum(quality - self.statistics.margin[shown.places], 0.0), 1.0), np.float32
-        )
+        quality = self.lower_quality(quality, shown.places)
         answers = quality[..., None] * self.statistics.answers[shown.places]
         price = np.asarray(shown.lambda_per_usd, np.float32)
         later = Later(
             turns=np.asarray(shown.later_turns, np.float32),
             context_tokens=np.asarray(shown.context_tokens, np.float32),
-            grown_tokens=self.statistics.grown_tokens[0],
+            grown_tokens=np.broadcast_to(self.statistics.grown_tokens[0], price.shape),
             last=price,  # ignored
             lambda_per_usd=price,
-            penalty=np.float32(self.starved_penalty),
+            penalty=np.full(price.shape, self.starved_penalty, np.float32),
         )
         money = np.asarray(shown.available_usd, np.float32)
-        if money.ndim == 0:
-            found = q_values_of_turn(self.forward, self.catalogue(shown), answers, shown.bills_usd, float(money), later)
-            return quality, found
-        later = later._replace(
-            grown_tokens=np.broadcast_to(later.grown_tokens, price.shape),
-            penalty=np.broadcast_to(later.penalty, price.shape),
-        )
         return quality, q_values(self.forward, self.catalogue(shown), answers, shown.bills_usd, money, later)
 
     def catalogue(self, shown: Shown) -> Catalogue:
@@ -153,10 +167,6 @@ class NetworkPolicy:
         rows = self.statistics.rows(shown.places, shown.average, listed, shown.bills_usd, read_usd, shown.able)
         columns = (*rows, shown.usd_in * 1e-6, shown.usd_cached * 1e-6)
         return Catalogue._make([*(np.asarray(x, np.float32) for x in columns), shown.able])
-
-
-def _numbers(c: CandidateView) -> tuple[float, float, float, float, float]:
-    return c.quality_prior, c.input_usd_per_mtok, c.cached_input_usd_per_mtok, c.output_usd_per_mtok, c.warm_tokens
 
 
 def able_later(candidate: CandidateView) -> bool:

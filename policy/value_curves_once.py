@@ -50,13 +50,16 @@ class PlainTurn(NamedTuple):
 def q_values_of_turn(
     forward: Forward, catalogue: Catalogue, answers: F32, bills_usd: F32, money_usd: float, later: Later
 ) -> Backup:
-    """Values of every candidate from this turn on: `value_curves.q_values` of one turn."""
-    after = float(later.turns)
+    """Values of every candidate from this turn on: `value_curves.q_values` of one turn.
+
+    The catalogue's columns are lists and the later turns plain numbers; answers and bills are (K, L).
+    """
+    after = later.turns
     turn = turn_of(catalogue, later)
     axis_usd = np.exp(STEPS * np.float32(turn.width))
     axis_usd *= turn.low_usd
     rows, state = inputs_of_turn(catalogue, turn)
-    values = curves_of_turn(forward(rows, catalogue.mask, state), turn.best, axis_usd, turn.turns)
+    values = curves_of_turn(forward(rows, np.array(turn.shown), state), turn.best, axis_usd, turn.turns)
     left_usd = np.maximum(money_usd - bills_usd, 0.0)
     if after != turn.turns:
         left_usd *= turn.turns / max(after, 1e-6)
@@ -74,25 +77,26 @@ def q_values_of_turn(
 
 def turn_of(catalogue: Catalogue, later: Later) -> PlainTurn:
     """The later turns with `session_usd` without a warm cache, and `money_span`."""
-    turns = min(max(float(later.turns), 1.0), float(TURNS))
-    context, grown = float(later.context_tokens), float(later.grown_tokens)
+    turns = min(max(later.turns, 1.0), float(TURNS))
+    context, grown, shown = later.context_tokens, later.grown_tokens, catalogue.mask
     halfway = context + grown * turns / 2.0
-    alone = turns * catalogue.mean_usd
-    price = catalogue.cached_usd if halfway >= CACHE_MIN_TOKENS else catalogue.input_usd
-    cold: list[float] = (alone + context * catalogue.input_usd + ((turns - 1.0) * halfway) * price).tolist()
-    least: list[float] = (alone + (turns * halfway) * catalogue.cached_usd).tolist()
-    shown: list[bool] = catalogue.mask.tolist()
-    low = LOW * min(compress(least, shown))
+    every, rest = turns * halfway, (turns - 1.0) * halfway
+    later_usd = catalogue.cached_usd if halfway >= CACHE_MIN_TOKENS else catalogue.input_usd
+    columns = zip(catalogue.mean_usd, catalogue.input_usd, catalogue.cached_usd, later_usd, strict=True)
+    costs = [(turns * mean + context * usd + rest * price, turns * mean + every * cached)
+             for mean, usd, cached, price in columns]  # fmt: skip
+    cold = [usd for usd, _ in costs]
+    low = LOW * min(compress([usd for _, usd in costs], shown))
     high = max(HIGH * max(compress(cold, shown)), LEAST_SPAN * low)
     return PlainTurn(
         turns,
         context,
         grown,
         halfway,
-        float(later.lambda_per_usd),
-        float(later.penalty),
+        later.lambda_per_usd,
+        later.penalty,
         shown,
-        max(compress(catalogue.quality.tolist(), shown)),
+        max(compress(catalogue.quality, shown)),
         cold,
         low,
         math.log(high / low),
@@ -108,7 +112,7 @@ def inputs_of_turn(catalogue: Catalogue, turn: PlainTurn) -> tuple[F32, F32]:
     """
     n, price = turn.turns, turn.lambda_per_usd
     cold_usd = [usd / n for usd in turn.cold_usd]
-    columns = [x.tolist() for x in catalogue[:7]]
+    columns = catalogue[:7]
     cheapest = min(compress(cold_usd, turn.shown))
     rows = [
         _row(turn, cheapest, cold, 0.0, *numbers) if shown else _NO_ROW
@@ -141,7 +145,7 @@ def inputs_of_turn(catalogue: Catalogue, turn: PlainTurn) -> tuple[F32, F32]:
         extra = np.maximum(np.array(cold_usd) - least_usd, 0.0)
         each[:, :, _EXTRA] = np.log1p(100.0 * np.minimum(price * extra, 1e4)) / 5.0
     if not all(turn.shown):
-        each *= catalogue.mask[:, None]
+        each *= np.array(turn.shown)[:, None]
     diagonal = np.arange(len(own))
     each[diagonal, diagonal] = own_rows
     states = np.empty((len(own), len(state) + ROW_DIM), np.float32)

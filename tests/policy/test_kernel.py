@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy.features import STATE_DIM
-from policy.kernel import KernelQuality, kernel, landmark_norms
+from policy.kernel import KernelQuality, PartedLandmarks, kernel
 from policy.mdp import PolicyFault
 from policy.text import TEXT_DIM
 from tests.policy.observations import candidate, observation
@@ -93,9 +93,10 @@ def test_an_observation_of_foreign_features_is_a_fault() -> None:
         model().predict(replace(seen, text=np.zeros(3, np.float32)))
 
 
-def test_kept_norms_of_the_landmarks_change_no_bit() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("width", [[300.0, 200.0], [300.0]])
+def test_one_turn_is_as_near_to_the_landmarks_as_among_many(width: list[float]) -> None:
+    rng, widths = np.random.default_rng(0), np.array(width, np.float32)
     landmarks = rng.standard_normal((64, STATE_DIM)).astype(np.float32)
-    states, width = rng.standard_normal((5, STATE_DIM)).astype(np.float32), np.array([300.0, 200.0], np.float32)
-    plain, kept = kernel(states, landmarks, width), kernel(states, landmarks, width, landmark_norms(landmarks))
-    assert np.array_equal(plain, kept)
+    states = np.vstack([rng.standard_normal((5, STATE_DIM)), landmarks[:1]]).astype(np.float32)
+    parted = PartedLandmarks.of(landmarks, widths)
+    assert np.stack([parted.near(x) for x in states]) == pytest.approx(kernel(states, landmarks, widths), abs=1e-6)

@@ -26,6 +26,11 @@ F32 = np.float32
 L = len(COST_LEVELS)
 
 
+def plain(numbers: Any) -> Any:
+    """Columns as lists and scalars as numbers, as decisions have them."""
+    return type(numbers)(*(x.tolist() for x in numbers))
+
+
 def random_turn(rng: np.random.Generator) -> tuple[Catalogue, Any, Any, float, Later]:
     """Any catalogue with some candidates that later turns may not use, any conversation, any money."""
     k = int(rng.integers(1, 13))
@@ -53,7 +58,7 @@ def test_one_turn_has_the_values_of_the_reference() -> None:
     assert isinstance(policy, NetworkPolicy)
     for _ in range(300):
         catalogue, answers, bills, money, later = random_turn(rng)
-        served = q_values_of_turn(policy.forward, catalogue, answers, bills, money, later)
+        served = q_values_of_turn(policy.forward, plain(catalogue), answers, bills, money, plain(later))
         known = value_curves.q_values(policy.forward, catalogue, answers, bills, np.asarray(money, F32), later)
         assert served.quality == pytest.approx(known.quality, abs=2e-4)
         assert served.spend_usd == pytest.approx(known.spend_usd, rel=2e-4)
@@ -65,7 +70,7 @@ def test_one_turn_has_the_values_that_training_compiles() -> None:
     traced = jax.jit(value_network.q_values)
     for _ in range(4):
         catalogue, answers, bills, money, later = random_turn(rng)
-        served = q_values_of_turn(forward_of(params), catalogue, answers, bills, money, later)
+        served = q_values_of_turn(forward_of(params), plain(catalogue), answers, bills, money, plain(later))
         known = traced(jax.tree.map(jnp.asarray, params), catalogue, answers, bills, np.asarray(money, F32), later)
         for mine, theirs in zip(served, known, strict=True):
             assert mine == pytest.approx(np.asarray(theirs), rel=1e-3, abs=1e-3)
@@ -78,8 +83,9 @@ def test_decisions_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -
     served = [policy.decide(view, 0.5) for view in views]
 
     def reference(forward: Any, catalogue: Any, answers: Any, bills: Any, money: float, later: Later) -> Any:
-        numbers = Later(*(np.asarray(x, F32) for x in later))
-        return value_curves.q_values(forward, catalogue, answers, bills, np.asarray(money, F32), numbers)
+        numbers = Later(*(np.asarray(x, F32) for x in later._replace(last=0.0)))
+        columns = Catalogue._make([*(np.asarray(x, F32) for x in catalogue[:7]), np.array(catalogue.mask)])
+        return value_curves.q_values(forward, columns, answers, bills, np.asarray(money, F32), numbers)
 
     monkeypatch.setattr(network_policy, "q_values_of_turn", reference)
     for view, mine in zip(views, served, strict=True):
@@ -108,15 +114,15 @@ def catalogue(**changes: Any) -> Catalogue:
 
 def test_the_money_axis_by_hand() -> None:
     # 4 turns over 2,000 tokens that grow by 100: 2,200 halfway, cached. small: 4 + 2 + 3 * .22; large: 12 + 2.66.
-    turn = turn_of(catalogue(), Later(4.0, 2000.0, 100.0, 0, 0.0, 0.0))
+    turn = turn_of(plain(catalogue()), Later(4.0, 2000.0, 100.0, 0, 0.0, 0.0))
     assert turn.cold_usd == pytest.approx([6.66, 14.66])
     assert turn.low_usd == pytest.approx(0.15 * (4.0 + 4 * 0.22))
     assert np.exp(turn.width) == pytest.approx(3.0 * 14.66 / (0.15 * 4.88))
 
 
 def test_after_each_candidate_its_own_cache_is_warm() -> None:
-    turn = turn_of(catalogue(), Later(4.0, 2000.0, 100.0, 0, 0.5, 0.0))
-    rows, state = inputs_of_turn(catalogue(), turn)
+    turn = turn_of(plain(catalogue()), Later(4.0, 2000.0, 100.0, 0, 0.5, 0.0))
+    rows, state = inputs_of_turn(plain(catalogue()), turn)
     assert rows.shape[:2] == (2, 2)
     assert rows[:, :, 5].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     # Reading 2,000 tokens: 2 USD cold, .2 warm, against bills of 1 and 3.
@@ -150,11 +156,11 @@ def test_a_conversation_that_outgrows_the_bills_keeps_the_axis_in_order() -> Non
     later = Later(*(np.asarray(x, F32) for x in (1.0, 0.0, 2000.0, 0.0, 0.0, 0.0)))
     axis = value_curves.money_axis(grows, later)
     assert (np.diff(axis) > 0).all()
-    assert turn_of(grows, later).width == pytest.approx(np.log(axis[-1] / axis[0]), rel=1e-5)
+    assert turn_of(plain(grows), plain(later)).width == pytest.approx(np.log(axis[-1] / axis[0]), rel=1e-5)
 
 
 def test_a_candidate_that_later_turns_may_not_use_has_an_empty_row() -> None:
-    only = catalogue()._replace(mask=np.array([True, False]))
+    only = plain(catalogue()._replace(mask=np.array([True, False])))
     rows, state = inputs_of_turn(only, turn_of(only, Later(4.0, 2000.0, 100.0, 0, 0.5, 0.0)))
     assert not rows[:, 1].any()
     assert not state[1, -rows.shape[-1] :].any()
