@@ -200,3 +200,59 @@ def test_rewards_are_recomputed_for_an_old_log_under_another_setting(tmp_path: P
         episodes, report = read(url, config)
         assert report.labels == {"implicit": episodes.turns}
         assert episodes.reward[episodes.valid] == pytest.approx(worth)
+
+
+def with_second_answers(url: str, of: str, model: str, grade: float | None = 0.25) -> None:
+    """A whole answer of `model` to the turn `of`, as the gateway logs it, with the judge's grade."""
+    d = tables.decisions
+    with transaction(url) as connection:
+        row = dict(connection.execute(sa.select(d).where(d.c.decision_id == of)).mappings().one())
+        candidates = orjson.loads(row["candidates"])
+        for candidate in candidates:
+            candidate["shadow"] = 0.1 if candidate["model"] == model else 0.0
+        connection.execute(
+            sa.update(d).where(d.c.decision_id == of).values(candidates=orjson.dumps(candidates).decode())
+        )
+        own = {"tenant_id": "shadow", "session_id": f"shadow:{of}", "origin": "shadow", "decision_id": f"second_{of}"}
+        at = next(k for k, candidate in enumerate(candidates) if candidate["model"] == model)
+        connection.execute(
+            sa.insert(d).values(row | own | {"model": model, "action": at, "cost_nanousd": 7_000, "turn": 0})
+        )
+        if grade is not None:
+            connection.execute(
+                sa.insert(tables.feedback).values(
+                    feedback_id=f"fb_second_{of}", tenant_id="shadow", session_id=f"shadow:{of}",
+                    decision_id=f"second_{of}", source="judge", name="grader", score=grade,
+                    created_at_ms=row["created_at_ms"],
+                )
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("grade", [0.25, None])
+def test_a_second_answer_is_a_grade_and_a_bill_of_its_model_on_the_first_turn(
+    tmp_path: Path, grade: float | None
+) -> None:
+    url = a_log(tmp_path)
+    before, _ = read(url)
+    with transaction(url, read_only=True) as connection:
+        row = (
+            connection.execute(sa.select(tables.decisions).order_by(tables.decisions.c.decision_id)).mappings().first()
+        )
+    assert row is not None
+    names = [candidate["model"] for candidate in orjson.loads(row["candidates"])]
+    other = next(name for name in names if name != row["model"])
+    with_second_answers(url, row["decision_id"], other, grade)
+    episodes, report = read(url)
+    assert report.excluded == {"shadow": 1}
+    assert (episodes.sessions, episodes.turns) == (before.sessions, before.turns)
+    assert episodes.reward[episodes.valid].tolist() == before.reward[before.valid].tolist()
+    [(i, j, k)] = np.argwhere(np.isfinite(episodes.bills_usd)).tolist()
+    assert episodes.session_ids[i] == row["session_id"]
+    assert episodes.models[episodes.model[i, j, k]] == other
+    assert episodes.bills_usd[i, j, k] == pytest.approx(7e-6)
+    assert episodes.shadow[i, j, k] == pytest.approx(0.1)
+    assert np.isfinite(episodes.scores).sum() == (grade is not None)
+    # One grade where a tenth of one was to be expected: the share of graded answers is at most all of them.
+    expected = 0.1 if grade is not None else 0.0
+    assert episodes.unseen_chances()[i, j, k] == pytest.approx(expected, abs=1e-6)
+    assert episodes.known_scores()[i, j, k] == pytest.approx(0.25 if grade is not None else np.nan, nan_ok=True)
