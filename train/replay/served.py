@@ -136,7 +136,7 @@ def _session(turn: Turn, n: int) -> SessionView:
 
 
 def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[CandidateView, ...]:
-    board, last = turn.board, int(turn.last[n])
+    board, last = turn.board, turn.board.served_last(turn.last[n : n + 1])[0].tolist()
     context, cached = board.context.tokens(turn.index), board.context.cached_price
     warm = board.context.warm_tokens(turn.index)
     prompt_tokens = int(board.prompt_tokens[turn.at[n], turn.index]) + context
@@ -154,11 +154,11 @@ def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[Candid
                 quality_prior=float(priors[k]),
                 context_limit_tokens=CONTEXT_LIMIT_TOKENS,
                 input_tokens=prompt_tokens,
-                warm_tokens=warm if k == last else 0,
+                warm_tokens=warm if last[k] else 0,
                 output_tokens_mean=output_tokens[k],
                 cost_quantiles_usd=tuple(quantiles[k]),
                 cost_max_usd=quantiles[k][-1],
-                served_last=k == last,
+                served_last=last[k],
                 failure_rate=0.0,
                 latency_s=0.0,
                 feasible=offered[k],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -85,11 +86,20 @@ class SessionBatch:
         """The same sessions with this context."""
         return replace(self, context=context)
 
+    @cached_property
+    def caches(self) -> I64:
+        """The prompt cache of each candidate, (K,): efforts of one model share it, as in the gateway."""
+        names = [name.partition("#")[0] for name in self.models]
+        return np.array([names.index(name) for name in names], np.int64)
+
+    def served_last(self, last: I64) -> Bools:
+        """Candidates of the model that served before, (N, K), from `last` (N,), -1 for none."""
+        return np.asarray((last[:, None] >= 0) & (self.caches[last][:, None] == self.caches))
+
     def context_usd(self, turn: int, last: I64) -> F64:
         """Cost of reading the context at this turn, (N, K), with `last` (N,) serving before."""
         tokens, warm = self.context.tokens(turn), self.context.warm_tokens(turn)
-        served_last = last[:, None] == np.arange(len(self.models))
-        cached = warm * served_last
+        cached = warm * self.served_last(last)
         billed = (tokens - cached) * self.context.write_price + cached * self.context.cached_price
         return np.asarray(billed * self.usd_in_per_m * 1e-6)
 
@@ -119,8 +129,7 @@ class Turn:
 
     def warm_tokens(self) -> F64:
         """Context in each candidate's cache, (N, K)."""
-        served_last = self.last[:, None] == np.arange(self.mask.shape[1])
-        return np.asarray(served_last * float(self.board.context.warm_tokens(self.index)))
+        return np.asarray(self.board.served_last(self.last) * float(self.board.context.warm_tokens(self.index)))
 
 
 Rule = Callable[[Turn], I64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,13 @@ def test_the_served_object_and_the_vectorised_rule_play_alike(tmp_path: Path, mo
         assert len(np.unique(one.action)) > 1
         assert one.action.tolist() == other.action.tolist()
         assert one.cost_usd.tolist() == other.cost_usd.tolist()
+
+
+def test_efforts_of_one_model_share_its_prompt_cache() -> None:
+    three = replace(board([[1.0, 1.0, 1.0]]), models=("gpt#low", "gpt#high", "other"), usd_in_per_m=np.ones(3))
+    three = three.within(Context(8_000, 250, 0.1))
+    cold, warm = 8_250e-6, (800 + 250) * 1e-6
+    found = three.context_usd(1, np.array([0, 1, 2, -1]))
+    assert found == pytest.approx(
+        np.array([[warm, warm, cold], [warm, warm, cold], [cold, cold, warm], [cold, cold, cold]])
+    )
