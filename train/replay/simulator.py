@@ -88,7 +88,7 @@ class SessionBatch:
 
     @cached_property
     def caches(self) -> I64:
-        """The prompt cache of each candidate, (K,): efforts of one model share it, as in the gateway."""
+        """The prompt cache of each candidate, (K,): efforts of one model share it."""
         names = [name.partition("#")[0] for name in self.models]
         return np.array([names.index(name) for name in names], np.int64)
 
