@@ -124,13 +124,17 @@ def _tally_baseline(sums: dict[str, float], candidate: Mapping[str, Any], billed
 
 def _add(connection: Connection, table: Table, sums: Mapping[_Key, Mapping[str, float]]) -> None:
     """Insert the rows, or add to existing ones."""
+    if not sums:
+        return
     names = [column.name for column in table.columns if not column.primary_key]
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    for (hour_ms, tenant_id, model), values in sums.items():
-        row = {name: values.get(name, 0) for name in names}
-        statement = dialect.insert(table).values(hour_ms=hour_ms, tenant_id=tenant_id, model=model, **row)
-        statement = statement.on_conflict_do_update(
-            index_elements=["hour_ms", "tenant_id", "model"],
-            set_={name: table.c[name] + statement.excluded[name] for name in names},
-        )
-        connection.execute(statement)
+    statement = dialect.insert(table)
+    statement = statement.on_conflict_do_update(
+        index_elements=["hour_ms", "tenant_id", "model"],
+        set_={name: table.c[name] + statement.excluded[name] for name in names},
+    )
+    rows = [
+        {"hour_ms": hour_ms, "tenant_id": tenant_id, "model": model, **{name: values.get(name, 0) for name in names}}
+        for (hour_ms, tenant_id, model), values in sums.items()
+    ]
+    connection.execute(statement, rows)
