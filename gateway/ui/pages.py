@@ -235,17 +235,20 @@ class Dashboard:
         """Search results, or only their rows for htmx."""
         search = _text(request, "q", 128)
         only = _choice(request, "only", ("", "near", "refused", *sessions.STATES), "")
-        before_ms = _number(request, "before")
+        used_ms = _number(request, "before")
+        after = None
+        if used_ms is not None:
+            after = used_ms, _text(request, "tenant", 128), _text(request, "session", 128)
         rows = await self._database.read(
-            lambda c: queries.find_sessions(
-                c, tenant_id=viewer.tenant_id, search=search, only=only, before_ms=before_ms
-            )
+            lambda c: queries.find_sessions(c, tenant_id=viewer.tenant_id, search=search, only=only, after=after)
         )
         more = None
         if len(rows) == queries.PAGE_ROWS:
-            more = "?" + urlencode({"q": search, "only": only, "before": rows[-1]["updated_at_ms"]})
+            last = rows[-1]
+            place = {"before": last["updated_at_ms"], "tenant": last["tenant_id"], "session": last["session_id"]}
+            more = "?" + urlencode({"q": search, "only": only, **place})
         # Only the newest rows keep themselves up to date: a refresh would undo "Show more".
-        refresh = "?" + urlencode({"q": search, "only": only}) if before_ms is None else None
+        refresh = "?" + urlencode({"q": search, "only": only}) if after is None else None
         part = "sessions_rows.html" if request.headers.get("hx-request") else "sessions.html"
         return self._render(
             part, viewer, rows=rows, search=search, only=only, more=more, refresh=refresh, at_ms=now_ms(self._clock)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, tuple_
 
 from gateway.accounts.sessions import STATES
 from gateway.database.tables import (
@@ -141,9 +141,11 @@ def find_sessions(
     tenant_id: str | None,
     search: str = "",
     only: str = "",
-    before_ms: int | None = None,
+    after: tuple[int, str, str] | None = None,
 ) -> list[Mapping[str, Any]]:
-    """One page of sessions, most recently used first; `before_ms` continues after a page.
+    """One page of sessions, most recently used first.
+
+    `after` continues a page: when its last session was used, its tenant, and its id.
 
     `only`: "near" (most of the budget is spent), "refused" (a turn was refused for money), a state, or "" for all.
     """
@@ -161,9 +163,11 @@ def find_sessions(
         query = query.where(exists().where(r.tenant_id == s.tenant_id, r.session_id == s.session_id))
     elif only in STATES:
         query = query.where(s.state == only)
-    if before_ms is not None:
-        query = query.where(s.updated_at_ms < before_ms)
-    return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(PAGE_ROWS))
+    if after is not None:
+        used_ms, *ids = after
+        at_once = and_(s.updated_at_ms == used_ms, tuple_(s.tenant_id, s.session_id) > tuple_(*ids))
+        query = query.where(or_(s.updated_at_ms < used_ms, at_once))
+    return _rows(connection, query.order_by(s.updated_at_ms.desc(), s.tenant_id, s.session_id).limit(PAGE_ROWS))
 
 
 def near_their_budget(connection: Connection, tenant_id: str | None, limit: int = 8) -> list[Mapping[str, Any]]:
