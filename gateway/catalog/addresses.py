@@ -10,6 +10,18 @@ from gateway.config.model_entry import ModelEntry
 
 _OPENAI_HOST = "api.openai.com"
 
+ANY_ADDRESS = ("https://", "http://")
+ADDRESS_CAPABILITIES: Mapping[str, str] = {"https://": "image_addresses", "http://": "insecure_image_addresses"}
+"""What a model's provider must be able to fetch, by the beginning of an image's address."""
+_FETCHING = frozenset(
+    {
+        "openai", "custom_openai", "azure", "deepinfra", "fireworks_ai", "groq", "hosted_vllm", "openrouter",
+        "together_ai", "xai",
+    }
+)  # fmt: skip
+_FETCHED_BY: Mapping[str, tuple[str, ...]] = {"anthropic": ("https://",)}
+"""LiteLLM passes these on, and would fetch all others itself."""
+
 
 def is_openai_address(api_base: str | None) -> bool:
     """True for OpenAI's hosts, and without an address."""
@@ -18,6 +30,11 @@ def is_openai_address(api_base: str | None) -> bool:
     except ValueError:  # no address at all
         return False
     return host == _OPENAI_HOST or host.endswith(".openai.com")
+
+
+def fetched_addresses(provider: str) -> tuple[str, ...]:
+    """The beginnings of image addresses that a provider fetches itself."""
+    return ANY_ADDRESS if provider in _FETCHING else _FETCHED_BY.get(provider, ())
 
 
 def stated_location(entry: ModelEntry, environ: Mapping[str, str]) -> str | None:

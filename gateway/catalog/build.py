@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.catalog.addresses import is_openai_address, provider_of
+from gateway.catalog.addresses import ADDRESS_CAPABILITIES, fetched_addresses, is_openai_address, provider_of
 from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.efforts import quality_prior
 from gateway.catalog.hosted_tools import WEB_SEARCH, searching
@@ -213,6 +213,8 @@ def _model(
     claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
     claimed |= {name for name, has in info.capabilities.items() if has}
     denied = {name for name, has in info.capabilities.items() if not has}
+    provider = provider_of(entry, known)
+    claimed |= {ADDRESS_CAPABILITIES[each] for each in fetched_addresses(provider)}
     own = own_api(entry, known)
     if own is not None:
         claimed |= {own, searching(own)}

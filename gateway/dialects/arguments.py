@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
+from gateway.catalog.addresses import ANY_ADDRESS
 from gateway.dialects import schema_reader
 from gateway.errors import InvalidRequest
 
-ANY_ADDRESS = ("https://", "http://")
 """The beginnings of addresses that most providers fetch themselves."""
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking"})
 
@@ -60,16 +60,22 @@ def outgoing_messages(
     return outgoing
 
 
-def check_addresses(messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: tuple[str, ...]) -> None:
+def check_addresses(
+    messages: Iterable[tuple[int, Mapping[str, Any]]], *, by_reference: tuple[str, ...]
+) -> frozenset[str]:
     """Require images inline or by a URL that the provider fetches, files inline or by id.
 
-    `messages` are those whose content is a list of parts, with their positions. Raises InvalidRequest.
+    `messages` are those whose content is a list of parts, with their positions. Returns the beginnings of
+    `by_reference` that occur. Raises InvalidRequest.
     """
+    found = set()
     for index, message in messages:
         for position, part in enumerate(message["content"]):
             for kind in ("image_url", "file"):
                 if kind in part:
-                    _check_address(part[kind], f"messages[{index}].content[{position}].{kind}", by_reference)
+                    url = _checked_address(part[kind], f"messages[{index}].content[{position}].{kind}", by_reference)
+                    found |= {beginning for beginning in by_reference if url.startswith(beginning)}
+    return frozenset(found)
 
 
 def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADDRESS) -> str:
@@ -83,7 +89,8 @@ def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADD
     raise InvalidRequest(f"{where}: expected {expected}", param=where)
 
 
-def _check_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> None:
+def _checked_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> str:
+    """The URL, empty without one."""
     if isinstance(inner, str):
         inner = {"url": inner}
     url = inner.get("url")
@@ -93,6 +100,7 @@ def _check_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> Non
         value = inner.get(name)
         if isinstance(value, str) and "://" in value[:64] and not value.startswith("data:"):
             raise InvalidRequest(f"{where}.{name}: expected inline data or an id", param=f"{where}.{name}")
+    return url or ""
 
 
 def _without_null(value: Any) -> Any:

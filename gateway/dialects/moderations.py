@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.arguments import ANY_ADDRESS, check_addresses
+from gateway.catalog.addresses import ANY_ADDRESS
+from gateway.dialects.arguments import check_addresses
 from gateway.dialects.dialect import AnswerIdentity, Billed, ErrorAnswer, StreamRenderer
 from gateway.dialects.fields import read, refused
 from gateway.dialects.request import ChatRequest

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import orjson
 
+from gateway.catalog.addresses import ADDRESS_CAPABILITIES, ANY_ADDRESS
 from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
-from gateway.dialects.arguments import ANY_ADDRESS, THINKING_PARTS, check_addresses
+from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.errors import InvalidRequest
 
@@ -114,7 +115,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     dropped += _read_labels(params)
     messages = cast(list[dict[str, Any]], read.messages)
     seen = _read_messages(messages)
-    check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
+    fetched = check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
     if not shallow:
         free = (fields[name] for name in _FREE_PARAMS if name in fields)
         _check_depth([*seen.free, *free, *extras.values()], limits)
@@ -135,7 +136,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         n=n,
         max_tokens=read.max_completion_tokens if new_style else read.max_tokens,
         max_tokens_param="max_completion_tokens" if new_style else "max_tokens",
-        capabilities=_capabilities(params, frozenset(seen.kinds)),
+        capabilities=_capabilities(params, frozenset(seen.kinds)) | {ADDRESS_CAPABILITIES[each] for each in fetched},
         images=seen.kinds.count("image_url"),
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
         provider_bound=seen.bound,

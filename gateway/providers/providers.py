@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from gateway.dialects.arguments import ANY_ADDRESS, outgoing_messages
+from gateway.catalog.addresses import fetched_addresses
+from gateway.dialects.arguments import outgoing_messages
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
@@ -45,15 +46,6 @@ from gateway.providers.waiting import Patience
 
 __all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
 
-# Providers that fetch images by URL themselves.
-_BY_REFERENCE = frozenset(
-    {
-        "openai", "custom_openai", "azure", "deepinfra", "fireworks_ai", "groq", "hosted_vllm", "openrouter",
-        "together_ai", "xai",
-    }
-)  # fmt: skip
-_SAFE_ADDRESS: Mapping[str, tuple[str, ...]] = {"anthropic": ("https://",)}
-"""LiteLLM passes these on, and would fetch all others itself."""
 _MAX_PROVIDERS = 1024
 T = TypeVar("T")
 _log = logging.getLogger("seqroute.upstream")
@@ -252,7 +244,7 @@ class Upstream:
         """A copy of the outgoing parameters and messages, which the clients modify."""
         messages = outgoing_messages(
             call.messages,
-            by_reference=ANY_ADDRESS if found.provider in _BY_REFERENCE else _SAFE_ADDRESS.get(found.provider, ()),
+            by_reference=fetched_addresses(found.provider),
             thinking_parts=takes_thinking_parts(found.provider),
         )
         if found.provider in SIGNED:

@@ -64,7 +64,9 @@ def test_a_known_model_has_its_prices_limits_and_abilities_from_the_map(tmp_path
         input_femtousd=150_000_000, output_femtousd=600_000_000, cached_input_femtousd=75_000_000
     )
     assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
-    assert model.capabilities == {"tools", "vision", "responses_api", "responses_api.web_search"}
+    assert model.capabilities == {
+        "tools", "vision", "responses_api", "responses_api.web_search", "image_addresses", "insecure_image_addresses",
+    }
     assert model.deployments[0].litellm_model == "openai/gpt-4o-mini"
     assert model.deployments[0].timeout_s == 600.0
 
@@ -77,7 +79,7 @@ def test_prices_in_the_file_replace_the_map_s_whole_list(tmp_path: Path) -> None
     model = catalog_of(tmp_path, text).models["a"]
     assert model.prices == Prices(input_femtousd=1_000_000_000, output_femtousd=2_000_000_000)
     assert (model.max_input_tokens, model.max_output_tokens) == (9, 64_000)
-    assert model.capabilities == {"vision", "messages_api", "messages_api.web_search"}
+    assert model.capabilities == {"vision", "messages_api", "messages_api.web_search", "image_addresses"}
 
 
 def test_a_single_special_price_in_the_file_amends_the_map(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_a_group_is_bounded_by_its_most_expensive_member_and_shares_what_all_can
     model = catalog_of(tmp_path, text).models["a"]
     assert [deployment.deployment_id for deployment in model.deployments] == ["cheap", "dear"]
     assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
-    assert model.capabilities == {"tools"}
+    assert model.capabilities == {"tools", "image_addresses", "insecure_image_addresses"}
     for prompt_tokens in (0, 200_000, 200_001, 900_000):
         bound = model.prices.at(prompt_tokens)
         for deployment in model.deployments:
