@@ -55,7 +55,6 @@ from gateway.routing.observe import Observer
 from gateway.routing.router import Router
 from gateway.tasks import Background
 from gateway.turn.call import ProviderCalls
-from gateway.turn.context import Attempt
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.deliver import Delivery
 from gateway.turn.dry_run import DryRuns
@@ -66,7 +65,6 @@ from gateway.turn.prepare import Preparation
 from gateway.turn.reserve import Reservations
 from gateway.turn.retry import RetryBudget
 from gateway.turn.settle import Listeners, Settlements
-from gateway.turn.shadow_answers import ShadowAnswers
 from gateway.turn.stall_rule import StallRule
 from gateway.turn.turn import Turns
 from gateway.turn.waiting import HeldMoney
@@ -202,14 +200,6 @@ def assemble(
     judge = Judge(
         lambda: current().settings.policy.judge, database=database, metrics=metrics, clock=clock, new_id=new_id
     )
-    shadow = ShadowAnswers(
-        lambda: current().settings.policy.shadow_answers, database=database, metrics=metrics, clock=clock
-    )
-
-    def on_answer(attempt: Attempt, text: str) -> None:
-        judge.offer(attempt, text)
-        shadow.offer(attempt)
-
     webhooks = Webhooks(
         lambda: current().settings.general.webhooks,
         database=database,
@@ -231,7 +221,7 @@ def assemble(
         listeners=Listeners(
             on_freed=lambda tenant_id, session_id: held.freed((tenant_id, session_id)),
             on_end=(lambda attempt, columns, bill: None) if tracing is None else tracing.turn_ended,
-            on_answer=on_answer,
+            on_answer=judge.offer,
         ),
     )
     breaker = Breaker(steady, lambda: current().settings.router)
@@ -332,7 +322,6 @@ def assemble(
         exploring=exploring,
         refused=refused,
         judge=judge,
-        shadow=shadow,
         webhooks=webhooks,
         lifecycle=lifecycle,
         metrics=metrics,

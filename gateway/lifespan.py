@@ -49,7 +49,6 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.tasks import Background
 from gateway.turn.endpoints import Endpoints
 from gateway.turn.judge import Judge
-from gateway.turn.shadow_answers import ShadowAnswers
 from gateway.turn.turn import Turns
 from gateway.webhooks.delivery import Webhooks
 from migrations.upgrade import is_behind
@@ -97,7 +96,6 @@ class Gateway:
     exploring: ExplorationBudget
     refused: RefusedTurns
     judge: Judge
-    shadow: ShadowAnswers
     webhooks: Webhooks
     lifecycle: Lifecycle
     metrics: Metrics
@@ -127,10 +125,7 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
         asyncio.create_task(parts.configuration.follow()),
         asyncio.create_task(_end_streams_in_time(parts)),
     ]
-    judging = asyncio.gather(
-        _run_forever(lambda: parts.judge.run(parts.turns.own_turn)),
-        _run_forever(lambda: parts.shadow.run(parts.turns.own_turn)),
-    )
+    judging = asyncio.create_task(_run_forever(lambda: parts.judge.run(parts.turns.own_turn)))
     restore = (restore_signals, parts.configuration.on_hangup())
     parts.lifecycle.serving = True
     try:
@@ -151,7 +146,7 @@ async def running(parts: Gateway) -> AsyncIterator[Mapping[str, Any]]:
             _log.error("stopped before everything was closed; the sweeper will resolve open holds")
 
 
-async def _close(parts: Gateway, judging: asyncio.Future[Any], loops: list[asyncio.Task[None]]) -> None:
+async def _close(parts: Gateway, judging: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
     judging.cancel()  # first: no client waits for its turns, and their cost is settled below
     await asyncio.gather(judging, return_exceptions=True)
     unfinished = await parts.background.drain(parts.settings.timings.drain_s)

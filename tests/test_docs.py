@@ -68,7 +68,7 @@ def test_every_setting_is_documented_and_every_documented_setting_is_read(asked:
     documented = {
         block: listed_keys(page[block])
         for block in ("general_settings", "router_settings", "litellm_settings", "session_settings", "policy_settings",
-                      "policy_settings.judge", "policy_settings.shadow_answers",
+                      "policy_settings.judge",
                       "model_list", "credential_list")
     }  # fmt: skip
     assert documented == {block: asked[block] for block in documented}

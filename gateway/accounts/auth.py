@@ -29,9 +29,6 @@ from gateway.http import read_budget
 
 DEFAULT_TENANT = "default"
 JUDGE_TENANT = "judge"
-SHADOW_TENANT = "shadow"
-OWN_TENANTS = frozenset({JUDGE_TENANT, SHADOW_TENANT})
-"""Tenants of the gateway's own turns, which are also the origin of their decisions."""
 """Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
 MASTER_KEY_ID = "key_master"
 CACHE_S = 2.0
@@ -74,12 +71,12 @@ class Caller:
 
     @property
     def origin(self) -> str | None:
-        """Origin of turns that are not a client's: "judge", "shadow" or "admin"; None for clients.
+        """Origin of turns that are excluded from training: "judge" or "admin"; None for clients.
 
         The master key is a client too: it calls as the tenant `default`, and small installations have no other key.
         """
-        if self.tenant_id in OWN_TENANTS:
-            return self.tenant_id
+        if self.tenant_id == JUDGE_TENANT:
+            return "judge"
         return "admin" if self.is_admin and self.key_id != MASTER_KEY_ID else None
 
 

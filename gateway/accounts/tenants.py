@@ -119,7 +119,7 @@ def create_tenant(
 def ensure_tenant(
     connection: Connection, tenant_id: str, name: str, *, budget_nanousd: int, actor: str, now_ms: int, **more: Any
 ) -> Tenant:
-    """The tenant of this id, created when missing (`default` and the gateway's own)."""
+    """The tenant of this id, created when missing (the tenants `default` and `judge`)."""
     found = find_tenant(connection, tenant_id)
     if found is not None:
         return found
@@ -132,15 +132,6 @@ def ensure_tenant(
         if made_elsewhere is None:
             raise
         return made_elsewhere
-
-
-def ensure_daily(connection: Connection, tenant_id: str, budget_nanousd: int, *, now_ms: int) -> None:
-    """Create or update a tenant of the gateway's own with its daily budget."""
-    found = ensure_tenant(
-        connection, tenant_id, tenant_id, window="1d", budget_nanousd=budget_nanousd, actor=tenant_id, now_ms=now_ms
-    )
-    if found.balance.granted_nanousd != budget_nanousd:
-        patch_tenant(connection, tenant_id, {"budget_nanousd": budget_nanousd}, actor=tenant_id, now_ms=now_ms)
 
 
 def find_tenant(connection: Connection, tenant_id: str) -> Tenant | None:

@@ -30,7 +30,6 @@ from gateway.config.settings import (
     RetentionSettings,
     SessionSettings,
     Settings,
-    ShadowSettings,
     TimingSettings,
     WebhookSettings,
 )
@@ -324,24 +323,9 @@ def _read_policy(section: Section, folder: Path) -> PolicySettings:
             "decision_deadline_ms", default.decision_deadline_ms, minimum=0.1, maximum=10_000.0
         ),
         judge=_read_judge(section.section("judge"), folder),
-        shadow_answers=_read_shadow(section.section("shadow_answers")),
     )
-    if policy.shadow_answers is not None and policy.judge is None:
-        path = section.path("shadow_answers")
-        section.findings.problem(path, "expected policy_settings.judge too: no one else sees these answers")
     section.finish()
     return policy
-
-
-def _read_shadow(section: Section) -> ShadowSettings | None:
-    """Settings of the shadow answers; None without any, or with a sample of 0."""
-    default = ShadowSettings()
-    settings = ShadowSettings(
-        sample=section.number("sample", default.sample, maximum=1.0),
-        budget_nanousd_per_day=section.usd("budget_usd_per_day", default.budget_nanousd_per_day),
-    )
-    section.finish()
-    return settings if any(section.names()) and settings.sample > 0.0 else None
 
 
 def _read_presets(section: Section) -> dict[str, float]:

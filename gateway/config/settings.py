@@ -48,14 +48,6 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowSettings:
-    """Share of the turns that a second model answers unseen (gateway/turn/shadow_answers.py)."""
-
-    sample: float = 0.02
-    budget_nanousd_per_day: int = NANOUSD_PER_USD
-
-
-@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """Policy and exploration; `default_lambda` is the quality (0..1) that one dollar must buy.
 
@@ -75,7 +67,6 @@ class PolicySettings:
     lambda_presets: Mapping[str, float] = field(default_factory=dict)
     decision_deadline_ms: float = 50.0
     judge: JudgeSettings | None = None
-    shadow_answers: ShadowSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ the served policy's input; `propensity` is the probability of the executed draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,6 @@ def pending_row(
     origin: str | None = None,
     exploration_floor: float | None = None,
     lowered_max_tokens: int | None = None,
-    shadow_chances: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The columns known before dispatch; the ledger adds ids, turn and balances."""
     features, candidate_features = pack(observation)
@@ -54,7 +53,7 @@ def pending_row(
         "feature_version": LOG_VERSION,
         "features": features,
         "candidate_features": candidate_features,
-        "candidates": orjson.dumps(describe_candidates(observation, decision, shadow_chances)).decode(),
+        "candidates": orjson.dumps(describe_candidates(observation, decision)).decode(),
         "lambda_per_usd": float(observation.lambda_per_usd),
         "expected_turns": observation.session.expected_turns,
         "model": observation.candidates[decision.action].name,
@@ -73,13 +72,8 @@ def pending_row(
     }
 
 
-def describe_candidates(
-    observation: Observation, decision: Decision, shadow_chances: Sequence[float] = ()
-) -> list[dict[str, Any]]:
-    """Every candidate with its mask, probability and predictions, each under its own name.
-
-    `shadow` is its probability to answer the turn unseen, after another model.
-    """
+def describe_candidates(observation: Observation, decision: Decision) -> list[dict[str, Any]]:
+    """Every candidate with its mask, probability and predictions, each under its own name."""
     rows = []
     usd = np.array([candidate.cost_quantiles_usd for candidate in observation.candidates], np.float64)
     nanousd: list[list[int]] = np.rint(usd * NANOUSD_PER_USD).astype(np.int64).tolist()
@@ -96,7 +90,6 @@ def describe_candidates(
                 "q_quality": _number(decision.q_quality[index]),
                 "q_cost": _number(decision.q_cost_usd[index]),
                 **({"effort": candidate.effort} if candidate.effort else {}),
-                **({"shadow": shadow_chances[index]} if any(shadow_chances) else {}),
             }
         )
     return rows
@@ -104,8 +97,7 @@ def describe_candidates(
 
 def visible(candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The candidates as the API shows them, without the models that the tenant may not use."""
-    shown = (with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED)
-    return [{name: value for name, value in candidate.items() if name != "shadow"} for candidate in shown]
+    return [with_effort(candidate) for candidate in candidates if candidate["why_not"] != NOT_ALLOWED]
 
 
 def with_effort(candidate: Mapping[str, Any]) -> dict[str, Any]:

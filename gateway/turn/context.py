@@ -174,8 +174,6 @@ class RoutingDecision:
     routed: Routed
     estimate: Estimate
     uniform: float
-    shadow_sample: float = 0.0
-    """Probability that a second model answers the turn unseen."""
 
     @property
     def fallback_columns(self) -> dict[str, str | int | float]:

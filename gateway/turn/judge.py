@@ -18,9 +18,10 @@ from importlib import resources
 from typing import Any
 
 import orjson
+from sqlalchemy import Connection
 
 from gateway.accounts import tenants
-from gateway.accounts.auth import JUDGE_TENANT, SHADOW_TENANT, Caller
+from gateway.accounts.auth import JUDGE_TENANT, Caller
 from gateway.clock import Clock, NewId, now_ms
 from gateway.config.settings import JudgeSettings
 from gateway.database.database import Database
@@ -75,16 +76,11 @@ class Judge:
         self._budget_nanousd: int | None = None
 
     def offer(self, attempt: Attempt, answer: str) -> None:
-        """Queue a settled response if it is sampled and there is room. Never waits or raises.
-
-        Shadow answers are always sampled.
-        """
+        """Queue a settled response if it is sampled and there is room. Never waits or raises."""
         settings, context = self._settings(), attempt.context
-        shadow = context.caller.origin == SHADOW_TENANT
-        if settings is None or context.outage is not None or not (shadow or context.caller.origin is None):
+        if settings is None or context.caller.origin is not None or context.outage is not None or not answer.strip():
             return
-        # By id: the same on every replica and retry.
-        if not answer.strip() or not (shadow or share(attempt.decision_id) < settings.sample):
+        if share(attempt.decision_id) >= settings.sample:  # by id: the same on every replica and retry
             return
         case = Case(
             context.caller.tenant_id, attempt.decision_id, transcript(context.chat.messages), answer[:ANSWER_CHARS]
@@ -113,14 +109,10 @@ class Judge:
             self._metrics.judged.labels(outcome).inc()
 
     async def _grade(self, case: Case, settings: JudgeSettings, ask: Ask) -> str:
-        budget = settings.budget_nanousd_per_day
-        if self._budget_nanousd != budget:
-            now = now_ms(self._clock)
-            await self._database.write(lambda c: tenants.ensure_daily(c, JUDGE_TENANT, budget, now_ms=now))
-            self._budget_nanousd = budget
+        await self._ensure_budget(settings)
         caller = Caller(
             tenant_id=JUDGE_TENANT, key_id="key_judge", role="tenant", has_budget=False, key_models=None,
-            max_session_nanousd=budget,
+            max_session_nanousd=settings.budget_nanousd_per_day,
         )  # fmt: skip
         reply = await ask(caller, question(case, settings), f"judge:{case.decision_id}"[:128])
         score = read_score(reply)
@@ -133,6 +125,23 @@ class Judge:
         except NotFound:
             return "gone"
         return "graded"
+
+    async def _ensure_budget(self, settings: JudgeSettings) -> None:
+        """Create or update the judge's tenant with its daily budget."""
+        budget = settings.budget_nanousd_per_day
+        if self._budget_nanousd == budget:
+            return
+
+        def ensure(connection: Connection) -> None:
+            made: dict[str, Any] = {"budget_nanousd": budget, "actor": JUDGE_TENANT, "now_ms": now_ms(self._clock)}
+            found = tenants.ensure_tenant(connection, JUDGE_TENANT, JUDGE_TENANT, window="1d", **made)
+            if found.balance.granted_nanousd != budget:
+                tenants.patch_tenant(
+                    connection, JUDGE_TENANT, {"budget_nanousd": budget}, actor=JUDGE_TENANT, now_ms=made["now_ms"]
+                )
+
+        await self._database.write(ensure)
+        self._budget_nanousd = budget
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:

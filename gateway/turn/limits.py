@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.accounts.auth import OWN_TENANTS
+from gateway.accounts.auth import JUDGE_TENANT
 from gateway.config.settings import GeneralSettings
 from gateway.ledger.rates import AccountLimits, TurnLimits, tokens_to_count
 from gateway.routing.estimates import Estimate
@@ -13,10 +13,10 @@ from gateway.turn.demand import answer_tokens
 def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettings) -> TurnLimits | None:
     """Limits and tokens that the turn is counted with; None: it has no limits.
 
-    The gateway's own turns have no limits, and what is served without the ledger is limited by its cap.
+    The gateway's own judge has no limits, and what is served without the ledger is limited by its cap.
     """
     caller = context.caller
-    if caller.tenant_id in OWN_TENANTS or context.outage is not None:
+    if caller.tenant_id == JUDGE_TENANT or context.outage is not None:
         return None
     tenant = caller.tenant_quota.within(general.tenant_limits)
     key = caller.key_quota.within(general.key_limits)

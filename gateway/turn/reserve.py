@@ -30,7 +30,6 @@ from gateway.turn.funds import Shortage
 from gateway.turn.idempotency import answer_or_raise
 from gateway.turn.limits import turn_limits
 from gateway.turn.settle import Settlements
-from gateway.turn.shadow_draw import chances, shadow_sample
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney
 
@@ -107,12 +106,10 @@ class Reservations:
             choice = self._decider.decide(context, funds, patient=patient)
             if isinstance(choice, Shortage):
                 return choice
-            choice = replace(choice, shadow_sample=shadow_sample(policy.shadow_answers, context))
             decision_id = self._new_id("dec")
             row = pending_row(
                 choice.observation,
                 choice.routed.decision,
-                shadow_chances=chances(choice),
                 uniform=choice.uniform,
                 requested_model=context.chat.model,
                 endpoint=context.dialect.endpoint,

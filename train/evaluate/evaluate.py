@@ -177,7 +177,7 @@ def describe(
         starved_rate=float(played.starved.mean()) if len(played.starved) else 0.0,
         effective_turns=ope.effective_sample_size(ratio),
         overlap=ope.overlap(
-            played.probabilities, chances_of_grades(episodes), episodes.valid, 1.0 / config.ope.weight_cap
+            played.probabilities, episodes.probabilities.astype(np.float64), episodes.valid, 1.0 / config.ope.weight_cap
         ),
         largest_ratio=float(ratio.max(initial=0.0)),
         sequential={name: interval(per_session) for name, per_session in sequential.items()},
@@ -262,7 +262,7 @@ def gain_sd(
     noise = ope.known_noise(
         candidate.probabilities,
         incumbent.probabilities,
-        chances_of_grades(untouched),
+        untouched.probabilities.astype(np.float64),
         grades,
         untouched.valid,
         config.ope.weight_cap,
@@ -273,11 +273,6 @@ def gain_sd(
         return float(np.var(values - values.sum() / max(float(turns.sum()), 1e-9) * turns))
 
     return float(np.sqrt(max(variance(seen), variance(modelled) + float(noise.mean()))))
-
-
-def chances_of_grades(episodes: Episodes) -> F64:
-    """Probability of each candidate's grade in the log, (S, T, K), over the graded share."""
-    return np.asarray(episodes.probabilities.astype(np.float64) + episodes.unseen_chances())
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -64,16 +64,14 @@ def play(
         left_usd[i] = np.maximum(left_usd[i] - bill_usd, 0.0)
         answered[i, turn] = True
     logged = turnwise(episodes, probabilities, answered, grades, weight_cap)
-    unseen = unseen_terms(episodes, probabilities, grades, weight_cap)
-    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q) + unseen, 0.0)
+    score = np.where(episodes.valid, logged.v + logged.ratio * (logged.reward - logged.q), 0.0)
     return PlayedLog(probabilities, score, logged, cost_usd, starved, cost_usd.sum(axis=1))
 
 
 def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F64, weight_cap: float) -> Logged:
     """Terms of the per-turn doubly robust estimate, (S, T); unanswered turns earn nothing."""
     at = episodes.action[..., None]
-    chance = episodes.propensity + np.take_along_axis(episodes.unseen_chances(), at, axis=-1)[..., 0]
-    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / chance
+    ratio = np.take_along_axis(probabilities, at, axis=-1)[..., 0] / episodes.propensity
     ratio = np.minimum(ratio, weight_cap)
     labelled = np.isfinite(episodes.reward) & episodes.valid
     q = np.take_along_axis(grades, at, axis=-1)[..., 0]
@@ -83,24 +81,6 @@ def turnwise(episodes: Episodes, probabilities: F64, answered: Bools, grades: F6
     reward = q + (reward - q) / max(share, 1e-9)
     v = np.sum(probabilities * grades, axis=-1)
     return Logged(episodes.valid, np.where(answered, ratio, 0.0), reward, q, np.where(answered, v, 0.0))
-
-
-def unseen_terms(episodes: Episodes, probabilities: F64, grades: F64, weight_cap: float) -> F64:
-    """Corrections of the doubly robust estimate by unseen answers, (S, T).
-
-        sum_k min(pi(k) / (mu(k) + unseen(k)), cap) (r_k - q_k)        over the graded unseen answers k
-
-    The balance heuristic (Veach, Guibas 1995): a grade counts by its chance to be known in either way, so that the sum
-    with `turnwise` has the same mean as without such answers, and less variance where mu is small.
-    """
-    unseen = episodes.unseen_chances()
-    known = np.isfinite(episodes.scores) & (unseen > 0.0)
-    if not known.any():
-        return np.zeros(episodes.valid.shape)
-    weight = np.minimum(probabilities / np.maximum(episodes.probabilities + unseen, 1e-12), weight_cap)
-    share = float((np.isfinite(episodes.reward) & episodes.valid).sum()) / max(episodes.turns, 1)
-    terms = weight * (np.where(known, episodes.scores, 0.0) - grades) / max(share, 1e-9)
-    return np.asarray(np.sum(terms, axis=-1, where=known))
 
 
 def luck(episodes: Episodes, seed: int) -> F64:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.arrays import F32, F64, I32, I64, Bools
+from policy.arrays import F32, I32, I64, Bools
 from policy.mdp import COST_LEVELS
 
 NOT_AFFORDABLE = "not affordable"
@@ -43,7 +43,6 @@ class Episodes:
     model: I32  # (S, T, K) index into `models`, -1 for padding
     prior_quality: F32  # (S, T, K) predicted by the serving policy
     probabilities: F32  # (S, T, K) of the serving policy's draw
-    shadow: F32  # (S, T, K) probability of answering unseen, after another (gateway/turn/shadow_answers.py)
     action: I32  # (S, T)
     propensity: F32  # (S, T)
     reward: F32  # (S, T)
@@ -84,19 +83,6 @@ class Episodes:
         """All known bills, (S, T, K): `bills_usd`, and `cost_usd` at the logged action; else NaN."""
         at = np.arange(self.mask.shape[-1]) == self.action[..., None]
         return np.where(at, self.cost_usd[..., None], self.bills_usd)
-
-    def unseen_chances(self) -> F64:
-        """Probability of each candidate's grade by an unseen answer, (S, T, K).
-
-        Over the graded share of served ones. Added to the probability of serving, it is what a grade is weighed by:
-        `shadow` times the share of such answers that got a grade.
-        """
-        unseen = self.shadow.astype(np.float64) * self.valid[..., None]
-        if not unseen.any():
-            return unseen
-        served = float((np.isfinite(self.reward) & self.valid).sum()) / max(self.turns, 1)
-        graded = float((np.isfinite(self.scores) & (unseen > 0.0)).sum()) / float(unseen.sum())
-        return np.asarray(unseen * min(graded, 1.0) / max(served, 1e-9))
 
     def take(self, rows: NDArray[np.int64] | Bools) -> Episodes:
         """A selection of the sessions; consecutive ones share memory with these."""
@@ -148,7 +134,6 @@ def blank_episodes(
         model=np.full((s, t, k), -1, np.int32),
         prior_quality=np.full((s, t, k), np.nan, np.float32),
         probabilities=np.zeros((s, t, k), np.float32),
-        shadow=np.zeros((s, t, k), np.float32),
         action=np.zeros((s, t), np.int32),
         propensity=np.ones((s, t), np.float32),
         reward=np.full((s, t), np.nan, np.float32),

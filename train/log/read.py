@@ -23,8 +23,8 @@ from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
 from policy.mdp import COST_LEVELS
 from train.config import LogConfig, TrainConfig
 from train.log.episodes import NOT_AFFORDABLE, Episodes, blank_episodes, session_fraction
-from train.log.reward import Label, LabelKind, Signal, label, weighted_mean
-from train.log.source import Log, Score, ShadowAnswer
+from train.log.reward import Label, LabelKind, Signal, label
+from train.log.source import Log, Score
 
 MS_PER_DAY = 86_400_000
 PAGE_TURNS = 4_096
@@ -54,13 +54,12 @@ class LogReport:
 def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episodes, LogReport]:
     """Read the training log as a stream of sessions, the newest up to a limit.
 
-    Excluded and counted: turns of the gateway itself and of operators; turns that are pending, failed, truncated,
-    cancelled or orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the
-    declared shape; turns of a session beyond `log.max_turns`, or beyond what fits into `log.memory_mb`.
+    Excluded and counted: turns of the judge and of operators; turns that are pending, failed, truncated, cancelled or
+    orphaned; pinned turns and fallbacks; turns of a later version's log; rows whose facts do not have the declared
+    shape; turns of a session beyond `log.max_turns`, or beyond what fits into `log.memory_mb`.
     """
     since_ms = now_ms - int(config.log.since_days * MS_PER_DAY)
     of_turn, of_session = _signals(log.feedback(since_ms, now_ms))
-    seconds = {each.of: each for each in log.shadow_answers(since_ms, now_ms)}
     excluded: Counter[str] = Counter()
     pages = Pages(config.log)
     rows = log.decisions(since_ms, now_ms, config.log.max_sessions)
@@ -76,30 +75,11 @@ def read_episodes(log: Log, config: TrainConfig, *, now_ms: int) -> tuple[Episod
                 continue
             implicit = {**_object(row["signals"]), **said_after.get(row["decision_id"], {})}
             scored = label(of_turn.get(row["decision_id"], ()), of_session.get(key, ()), implicit, config.reward)
-            pages.add(turn, scored, _second(seconds.get(row["decision_id"]), turn, of_turn, config))
+            pages.add(turn, scored)
     episodes, kinds, dropped = pages.assemble(config.seed)
     if dropped:
         excluded[f"beyond turn {episodes.valid.shape[1]}"] += dropped
     return episodes, _report(episodes, kinds, excluded)
-
-
-class SecondAnswer(NamedTuple):
-    """Place, grade (NaN without one) and bill of the candidate that answered a turn unseen."""
-
-    action: int
-    score: float
-    cost_usd: float
-
-
-def _second(
-    answer: ShadowAnswer | None, turn: DecodedTurn, of_turn: Mapping[str, Sequence[Signal]], config: TrainConfig
-) -> SecondAnswer | None:
-    """The turn's second answer, if its model is a candidate that did not serve."""
-    if answer is None or answer.model not in turn.names or turn.names[turn.action] == answer.model:
-        return None
-    grade = weighted_mean(of_turn.get(answer.decision_id, ()), config.reward)
-    score = float("nan") if grade is None else grade
-    return SecondAnswer(turn.names.index(answer.model), score, answer.cost_nanousd / NANOUSD_PER_USD)
 
 
 def _report(episodes: Episodes, kinds: I32, excluded: Mapping[str, int]) -> LogReport:
@@ -225,7 +205,6 @@ def _decode(row: Mapping[str, Any]) -> DecodedTurn | None:
         "offered": encoded.mask,
         "mask": [c["feasible"] or c["why_not"] == NOT_AFFORDABLE for c in candidates],
         "probabilities": [candidate["probability"] or 0.0 for candidate in candidates],
-        "shadow": [candidate.get("shadow") or 0.0 for candidate in candidates],
         "prior_quality": [_number(candidate["quality"]) for candidate in candidates],
         "action": action,
         "propensity": row["propensity"],
@@ -248,7 +227,7 @@ def _number(value: object) -> float:
 
 OF_CANDIDATES = frozenset({
     "candidates", "cost_quantiles_usd", "mask", "offered", "model", "prior_quality", "probabilities", "scores",
-    "bills_usd", "shadow",
+    "bills_usd",
 })  # fmt: skip
 """Fields of Episodes with an axis of candidates, whose number differs between turns."""
 
@@ -298,7 +277,7 @@ class Pages:
         fitting = int(self.limits.memory_mb * 1e6 / (max(self.sessions, 1) * self.turn_bytes))
         return max(1, min(self.limits.max_turns, fitting))
 
-    def add(self, turn: DecodedTurn, scored: Label, second: SecondAnswer | None = None) -> None:
+    def add(self, turn: DecodedTurn, scored: Label) -> None:
         """Add a turn with its label to the current session."""
         if self.lengths[-1] and self.lengths[-1] >= self.room():
             self.dropped += 1
@@ -319,8 +298,6 @@ class Pages:
         e.mask[at, 0, turn.action] = e.offered[at, 0, turn.action] = True
         e.probabilities[at, 0, turn.action] = turn.values["propensity"]
         e.reward[at, 0] = scored.score
-        if second is not None:
-            e.scores[at, 0, second.action], e.bills_usd[at, 0, second.action] = second.score, second.cost_usd
         page.filled += 1
         self.sessions += not self.lengths[-1]
         self.lengths[-1] += 1

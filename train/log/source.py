@@ -2,15 +2,14 @@
 
     Log.decisions(since_ms, until_ms, max_sessions)   rows of the newest sessions in sequence, turns in order
     Log.feedback(since_ms, until_ms)                  every score, in the order of the ids
-    Log.shadow_answers(since_ms, until_ms)            every whole answer of a second model to a logged turn
 
-All are streamed in batches of rows.
+Both are streamed in batches of rows.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -30,8 +29,6 @@ Row = Mapping[str, Any]
 ROWS_AT_ONCE = 1_000
 KEYS_AT_ONCE = 100_000
 SESSION = ("tenant_id", "session_id")
-SHADOW = "shadow"
-"""Origin of the turns that a second model answered unseen; the session names the first turn's decision."""
 DECISION_COLUMNS: tuple[str, ...] = (
     "decision_id", "tenant_id", "session_id", "turn", "feature_version", "features", "candidate_features", "candidates",
     "lambda_per_usd", "session_budget_nanousd", "remaining_before_nanousd", "expected_turns", "model", "action",
@@ -52,15 +49,6 @@ class Score(NamedTuple):
     signal: Signal
 
 
-class ShadowAnswer(NamedTuple):
-    """A second model's answer to the turn `of`, under a decision of its own."""
-
-    of: str
-    decision_id: str
-    model: str
-    cost_nanousd: int
-
-
 class Log(Protocol):
     """The log from `since_ms` to `until_ms`, both included."""
 
@@ -69,9 +57,6 @@ class Log(Protocol):
 
     def feedback(self, since_ms: int, until_ms: int) -> Iterator[Score]:
         """Yield every score, ordered by id."""
-
-    def shadow_answers(self, since_ms: int, until_ms: int) -> Iterator[ShadowAnswer]:
-        """Yield the whole answers of second models."""
 
 
 class LogError(InputError):
@@ -115,14 +100,6 @@ class DatabaseLog(Log):
         ):
             yield Score(tenant_id, session_id, decision_id, Signal(source, name, score))
 
-    def shadow_answers(self, since_ms: int, until_ms: int) -> Iterator[ShadowAnswer]:
-        d = tables.decisions
-        query = sa.select(*(d.c[name] for name in _OF_SHADOWS)).where(
-            d.c.created_at_ms.between(since_ms, until_ms), d.c.origin == SHADOW
-        )
-        rows = self._connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
-        yield from _shadow_answers(map(dict, rows))
-
 
 class ParquetLog(Log):
     """The log in a folder or storage written by `seqroute export`.
@@ -163,11 +140,6 @@ class ParquetLog(Log):
         ]  # fmt: skip
         yield from (score for _, score in sorted(found, key=lambda item: item[0]))
 
-    def shadow_answers(self, since_ms: int, until_ms: int) -> Iterator[ShadowAnswer]:
-        for file in self._archive.files("decisions"):
-            found = rows(self._archive, file, _OF_SHADOWS)
-            yield from _shadow_answers(row for row in found if since_ms <= row["created_at_ms"] <= until_ms)
-
     def _newest(self, since_ms: int, until_ms: int, max_sessions: int) -> tuple[Set[tuple[str, str]], int]:
         """The sessions with the newest turns, as the database would choose them, and the time of their first turn.
 
@@ -198,16 +170,6 @@ def _first_and_last(table: pa.Table, first: str, last: str) -> pa.Table:
     """The first and last time of each session, as columns first_ms and last_ms."""
     summed = table.group_by(list(SESSION)).aggregate([(first, "min"), (last, "max")])
     return summed.select([*SESSION, f"{first}_min", f"{last}_max"]).rename_columns([*SESSION, "first_ms", "last_ms"])
-
-
-_OF_SHADOWS = ("decision_id", "session_id", "model", "cost_nanousd", "status", "origin", "created_at_ms")
-
-
-def _shadow_answers(found: Iterable[Row]) -> Iterator[ShadowAnswer]:
-    for row in found:
-        if row["origin"] == SHADOW and row["status"] == "completed" and row["cost_nanousd"] is not None:
-            turn = row["session_id"].removeprefix(f"{SHADOW}:")
-            yield ShadowAnswer(turn, row["decision_id"], row["model"], row["cost_nanousd"])
 
 
 def rows(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway.config.load import load_settings, read_database_url, read_settings
 from gateway.config.master_key import REMEDY, weakness_of_master_key
 from gateway.config.reader import SettingsError
-from gateway.config.settings import GeneralSettings, JudgeSettings, Settings, ShadowSettings
+from gateway.config.settings import GeneralSettings, JudgeSettings, Settings
 from gateway.config.values import Secret
 from gateway.money import NANOUSD_PER_USD
 
@@ -617,13 +617,3 @@ def test_a_judge_is_read_with_its_rubric_and_refused_with_its_key_path(write: Wr
     ]  # fmt: skip
     (problem,) = problems_of(write(MINIMAL + "policy_settings: {judge: {sample: 0.5}}\n"))
     assert "judge.model: expected the model of model_list" in problem
-
-
-def test_shadow_answers_are_off_until_asked_for_and_need_the_judge(write: Write) -> None:
-    judge = "judge: {model: small}"
-    path = write(MINIMAL + f"policy_settings: {{{judge}, shadow_answers: {{sample: 0.01}}}}\n")
-    assert load_settings(path, {}).policy.shadow_answers == ShadowSettings(0.01, NANOUSD_PER_USD)
-    for off in ("", f"policy_settings: {{{judge}, shadow_answers: {{sample: 0}}}}\n"):
-        assert load_settings(write(MINIMAL + off), {}).policy.shadow_answers is None
-    (problem,) = problems_of(write(MINIMAL + "policy_settings: {shadow_answers: {budget_usd_per_day: 2}}\n"))
-    assert "policy_settings.shadow_answers: expected policy_settings.judge too" in problem

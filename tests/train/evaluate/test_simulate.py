@@ -14,7 +14,7 @@ from policy.mdp import Decision, Observation, Policy
 from policy.rules import Cheapest, Fixed, ReSolving
 from tests.train.log.test_episodes import EXPLORING, a_log, read
 from train.evaluate.logged_turns import recorded_observation
-from train.evaluate.simulate import play, probabilities_as_logged, turnwise, unseen_terms
+from train.evaluate.simulate import play, probabilities_as_logged
 from train.log.episodes import Episodes
 
 
@@ -115,61 +115,3 @@ def test_turns_that_no_one_graded_count_by_the_corrected_reward_model_not_as_zer
     played = play(Cheapest(), cheapest, grades, seed=0, weight_cap=100.0)
     assert played.logged.ratio[episodes.valid].tolist() == [1.0] * episodes.turns
     assert played.score.sum() / episodes.turns == pytest.approx(0.9, abs=1e-6)
-
-
-def with_unseen_answers(episodes: Episodes, truth: np.ndarray, sample: float, seed: int) -> Episodes:
-    """The log with second answers drawn as the gateway draws them, graded by `truth` (S, T, K)."""
-    rng = np.random.default_rng(seed)
-    offered, p = episodes.offered, episodes.probabilities.astype(np.float64)
-    count = offered.sum(axis=-1)
-    per_other = np.where(count > 1, sample / np.maximum(count - 1, 1), 0.0)[..., None]
-    shadow = np.where(offered, (p.sum(axis=-1, keepdims=True) - p) * per_other, 0.0)
-    scores = np.full(shadow.shape, np.nan)
-    for i, j in np.argwhere(episodes.valid & (count > 1)):
-        others = [k for k in np.flatnonzero(offered[i, j]) if k != episodes.action[i, j]]
-        if rng.random() < sample:
-            k = rng.choice(others)
-            scores[i, j, k] = truth[i, j, k]
-    return replace(episodes, shadow=shadow.astype(np.float32), scores=scores.astype(np.float32))
-
-
-def test_unseen_answers_correct_a_wrong_model_of_quality_without_bias(tmp_path: Path) -> None:
-    """A certain log of the cheapest model says nothing of another; a half of its turns answered unseen says all."""
-    episodes = read(a_log(tmp_path, sessions=400, policy=ReSolving(exploration=Exploration(0.02))))[0]
-    truth = np.broadcast_to(np.array([0.2, 0.5, 0.8])[: episodes.mask.shape[-1]], episodes.mask.shape)
-    served = np.take_along_axis(truth, episodes.action[..., None], axis=-1)[..., 0]
-    episodes = replace(episodes, reward=np.where(episodes.valid, served, np.nan).astype(np.float32))
-    wrong = np.full(episodes.mask.shape, 0.5)
-    target = episodes.offered / np.maximum(episodes.offered.sum(axis=-1, keepdims=True), 1)
-    expected = (target * truth).sum(axis=-1)[episodes.valid].mean()
-
-    def estimated(log: Episodes) -> tuple[float, float]:
-        everyone = np.ones(log.valid.shape, bool)
-        logged = turnwise(log, target, everyone, wrong, 1_000.0)
-        terms = logged.v + logged.ratio * (logged.reward - logged.q) + unseen_terms(log, target, wrong, 1_000.0)
-        return float(terms[log.valid].mean()), float(terms[log.valid].std())
-
-    without, noise = estimated(episodes)
-    runs = [estimated(with_unseen_answers(episodes, truth, 0.5, seed)) for seed in range(30)]
-    means = np.array([mean for mean, _ in runs])
-    assert float(means.mean()) == pytest.approx(expected, abs=0.02)
-    assert np.median([sd for _, sd in runs]) < 0.6 * noise
-    assert abs(float(means.mean()) - expected) <= abs(without - expected) + 0.01
-
-
-def test_one_unseen_grade_by_hand(tmp_path: Path) -> None:
-    """It serves with .1 and answers unseen with .05: 1 / .15 times the surprise of .3, unless the cap is lower."""
-    episodes = read(a_log(tmp_path, sessions=2))[0]
-    turn = episodes.take(np.array([0]))
-    k = next(k for k in np.flatnonzero(turn.offered[0, 0]) if k != turn.action[0, 0])
-    chances, shadow = turn.probabilities.copy(), np.zeros_like(turn.shadow)
-    chances[0, 0, k], shadow[0, 0, k] = 0.1, 0.05
-    scores = np.full_like(turn.scores, np.nan)
-    scores[0, 0, k] = 0.8
-    turn = replace(turn, probabilities=chances, shadow=shadow, scores=scores)
-    target = np.zeros(turn.mask.shape)
-    target[0, 0, k] = 1.0
-    found = unseen_terms(turn, target, np.full(turn.mask.shape, 0.5), 100.0)
-    assert found[0, 0] == pytest.approx(0.3 / 0.15, rel=1e-5)
-    assert found[0, 1:].tolist() == [0.0] * (found.shape[1] - 1)
-    assert unseen_terms(turn, target, np.full(turn.mask.shape, 0.5), 2.0)[0, 0] == pytest.approx(0.6)

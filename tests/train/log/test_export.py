@@ -10,7 +10,6 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -19,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from gateway.config.settings import RetentionSettings
 from gateway.database import tables
 from gateway.database.database import transaction
-from tests.train.log.test_episodes import EXPLORING, read, with_second_answers
+from tests.train.log.test_episodes import EXPLORING, read
 from tests.train.synthetic import NOW_MS, START_MS, write_log
 from train.__main__ import run_command
 from train.config import LogConfig, TrainConfig
@@ -44,11 +43,6 @@ def a_log(url: str, sessions: int = 12) -> None:
         connection.execute(
             sa.update(d).where(d.c.turn == 2).values(status="failed", request_text="secret", origin="judge")
         )
-        of, served, candidates = connection.execute(
-            sa.select(d.c.decision_id, d.c.model, d.c.candidates).where(d.c.turn == 1).order_by(d.c.decision_id)
-        ).first() or ("", "", "[]")
-    other = next(c["model"] for c in json.loads(candidates) if c["model"] != served)
-    with_second_answers(url, of, other)
 
 
 def parquet(folder: Path, config: TrainConfig = TrainConfig()) -> tuple[Episodes, LogReport]:  # noqa: B008
@@ -76,9 +70,7 @@ def test_the_episodes_are_the_same_from_the_database_and_from_parquet(
     assert exported.digest() == episodes.digest()
     assert counted == report
     assert report.excluded["judge"] > 0
-    if most == 100:
-        assert np.isfinite(episodes.scores).sum() == 1
-        assert episodes.sessions == 12
+    assert episodes.sessions == min(most, 12)
 
 
 def test_a_day_is_written_again_until_its_bills_have_come_to_rest(tmp_path: Path, sqlite_url: str) -> None:
@@ -170,8 +162,7 @@ def test_an_export_holds_a_batch_of_rows_and_never_the_day(
         for i in range(meta.num_row_groups)
     ]
     assert max(groups) == 3
-    episodes, report = read(sqlite_url)
-    assert sum(groups) == episodes.turns + sum(report.excluded.values())
+    assert sum(groups) == read(sqlite_url)[0].turns + read(sqlite_url)[1].excluded["judge"]
 
 
 def test_the_command_says_what_it_wrote_and_an_unknown_tenant_is_one_line(
