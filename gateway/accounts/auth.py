@@ -28,9 +28,9 @@ from gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnava
 from gateway.http import read_budget
 
 DEFAULT_TENANT = "default"
-JUDGE_TENANT = "judge"
-"""Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
 MASTER_KEY_ID = "key_master"
+JUDGE_KEY_ID = "key_judge"
+"""The key of the gateway's own judge (gateway/turn/judge.py), which no client can present."""
 CACHE_S = 2.0
 """Validity of a cached key; a revocation reaches every replica within this time."""
 CACHE_KEYS = 10_000
@@ -70,12 +70,17 @@ class Caller:
         return self.role == "admin"
 
     @property
+    def is_judge(self) -> bool:
+        """True for the gateway's own judge."""
+        return self.key_id == JUDGE_KEY_ID
+
+    @property
     def origin(self) -> str | None:
         """Origin of turns that are excluded from training: "judge" or "admin"; None for clients.
 
         The master key is a client too: it calls as the tenant `default`, and small installations have no other key.
         """
-        if self.tenant_id == JUDGE_TENANT:
+        if self.is_judge:
             return "judge"
         return "admin" if self.is_admin and self.key_id != MASTER_KEY_ID else None
 
@@ -263,7 +268,11 @@ class Authenticator:
         return _with_tenant(caller, tenant), math.inf
 
     async def _acting_for(self, caller: Caller, wanted: str, budget_nanousd: int | None) -> Caller:
-        """The caller with another tenant's budget; creates an unknown tenant."""
+        """The caller with another tenant's budget; creates an unknown tenant.
+
+        Raises InvalidRequest for the gateway's own tenant.
+        """
+        tenants.refuse_own(wanted, "X-Tenant-Id")
         digest = _acting_digest(caller, wanted)
         cached = self._cache.get(digest)
         if budget_nanousd is None and cached is not None and cached[0] > self._elapsed():

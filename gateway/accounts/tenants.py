@@ -33,6 +33,8 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance
 
 TENANT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+JUDGE_TENANT = "judge"
+"""Tenant that pays for the gateway's own judge (gateway/turn/judge.py)."""
 TENANT_NAME = re.compile(r"[\w.:@+-]{1,128}")
 """Letters of any script, usable in a shell and a header."""
 OUTAGE_MODES = ("closed", "open")
@@ -98,6 +100,9 @@ def create_tenant(
         now_ms,
     )
     checked_amount(budget_nanousd, "budget_usd")
+    if actor != JUDGE_TENANT:
+        refuse_own(tenant_id, "tenant_id")
+        refuse_own(name, "name")
     taken = select(tenants.c.tenant_id).where((tenants.c.tenant_id == tenant_id) | (tenants.c.name == name))
     if connection.execute(taken).first() is not None:
         raise _name_taken(name)
@@ -114,6 +119,12 @@ def create_tenant(
     tenant = get_tenant(connection, tenant_id)
     leave_trail(connection, actor, "tenant.create", tenant_id, None, _trail(tenant), now_ms)
     return tenant
+
+
+def refuse_own(name: str, param: str) -> None:
+    """Raise InvalidRequest if a client's tenant would be the gateway's own."""
+    if name == JUDGE_TENANT:
+        raise InvalidRequest(f'{param}: "{name}" is the tenant of the gateway\'s own judge', param=param)
 
 
 def ensure_tenant(
@@ -170,6 +181,8 @@ def patch_tenant(
         )
     before = tenant_from_row(lock_tenant(connection, tenant_id))
     values = _checked(connection, {name: value for name, value in changes.items() if name != "budget_nanousd"}, now_ms)
+    if "name" in values and tenant_id != JUDGE_TENANT:
+        refuse_own(values["name"], "name")
     if (
         "name" in values
         and values["name"] != before.name

@@ -21,7 +21,7 @@ import orjson
 from sqlalchemy import Connection
 
 from gateway.accounts import tenants
-from gateway.accounts.auth import JUDGE_TENANT, Caller
+from gateway.accounts.auth import JUDGE_KEY_ID, Caller
 from gateway.clock import Clock, NewId, now_ms
 from gateway.config.settings import JudgeSettings
 from gateway.database.database import Database
@@ -111,7 +111,7 @@ class Judge:
     async def _grade(self, case: Case, settings: JudgeSettings, ask: Ask) -> str:
         await self._ensure_budget(settings)
         caller = Caller(
-            tenant_id=JUDGE_TENANT, key_id="key_judge", role="tenant", has_budget=False, key_models=None,
+            tenant_id=tenants.JUDGE_TENANT, key_id=JUDGE_KEY_ID, role="tenant", has_budget=False, key_models=None,
             max_session_nanousd=settings.budget_nanousd_per_day,
         )  # fmt: skip
         reply = await ask(caller, question(case, settings), f"judge:{case.decision_id}"[:128])
@@ -133,12 +133,11 @@ class Judge:
             return
 
         def ensure(connection: Connection) -> None:
-            made: dict[str, Any] = {"budget_nanousd": budget, "actor": JUDGE_TENANT, "now_ms": now_ms(self._clock)}
-            found = tenants.ensure_tenant(connection, JUDGE_TENANT, JUDGE_TENANT, window="1d", **made)
+            own = tenants.JUDGE_TENANT
+            made: dict[str, Any] = {"budget_nanousd": budget, "actor": own, "now_ms": now_ms(self._clock)}
+            found = tenants.ensure_tenant(connection, own, own, window="1d", **made)
             if found.balance.granted_nanousd != budget:
-                tenants.patch_tenant(
-                    connection, JUDGE_TENANT, {"budget_nanousd": budget}, actor=JUDGE_TENANT, now_ms=made["now_ms"]
-                )
+                tenants.patch_tenant(connection, own, {"budget_nanousd": budget}, actor=own, now_ms=made["now_ms"])
 
         await self._database.write(ensure)
         self._budget_nanousd = budget

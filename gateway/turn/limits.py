@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.accounts.auth import JUDGE_TENANT
 from gateway.config.settings import GeneralSettings
 from gateway.ledger.rates import AccountLimits, TurnLimits, tokens_to_count
 from gateway.routing.estimates import Estimate
@@ -16,7 +15,7 @@ def turn_limits(context: TurnContext, estimate: Estimate, general: GeneralSettin
     The gateway's own judge has no limits, and what is served without the ledger is limited by its cap.
     """
     caller = context.caller
-    if caller.tenant_id == JUDGE_TENANT or context.outage is not None:
+    if caller.is_judge or context.outage is not None:
         return None
     tenant = caller.tenant_quota.within(general.tenant_limits)
     key = caller.key_quota.within(general.key_limits)

@@ -204,6 +204,7 @@ async def test_a_tenant_opened_without_a_budget_can_spend_nothing(sqlite_url: st
     [
         ({"x-tenant-budget-usd": "1"}, "X-Tenant-Id"),
         ({"x-tenant-id": "a b"}, "X-Tenant-Id"),
+        ({"x-tenant-id": "judge"}, "X-Tenant-Id"),  # the gateway's own
         ({"x-tenant-id": "x" * 129}, "X-Tenant-Id"),
         ({"x-tenant-id": "a\0"}, "X-Tenant-Id"),
         ({"x-tenant-id": "c", "x-tenant-budget-usd": "-1"}, "X-Tenant-Budget-USD"),

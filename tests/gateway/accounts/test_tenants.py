@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, text
 
 from gateway.accounts import keys, tenants
 from gateway.accounts import sessions as session_accounts
+from gateway.database.database import transaction
 from gateway.database.tables import keys as keys_table
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ledger.types import Balance, Refused, Reserved
@@ -299,3 +300,14 @@ async def test_a_changed_window_ends_at_its_own_boundary(database_url: str) -> N
         assert changed.reset_at_ms == int(datetime(2027, 2, 1, tzinfo=UTC).timestamp()) * 1000
         changed = await write(bench, tenants.patch_tenant, "acme", {"window": None}, **by())
         assert (changed.window, changed.reset_at_ms) == (None, None)
+
+
+@pytest.mark.parametrize(("tenant_id", "name", "param"), [("judge", "acme", "tenant_id"), ("ten_1", "judge", "name")])
+async def test_the_judge_s_tenant_is_no_client_s(database_url: str, tenant_id: str, name: str, param: str) -> None:
+    with transaction(database_url) as connection:
+        with pytest.raises(InvalidRequest) as refused:
+            tenants.create_tenant(connection, tenant_id, name, budget_nanousd=1, actor="t", now_ms=1)
+        assert refused.value.param == param
+        tenants.create_tenant(connection, "ten_2", "acme", budget_nanousd=1, actor="t", now_ms=1)
+        with pytest.raises(InvalidRequest):
+            tenants.patch_tenant(connection, "ten_2", {"name": "judge"}, actor="t", now_ms=1)

@@ -65,7 +65,12 @@ def test_a_known_model_has_its_prices_limits_and_abilities_from_the_map(tmp_path
     )
     assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
     assert model.capabilities == {
-        "tools", "vision", "responses_api", "responses_api.web_search", "image_addresses", "insecure_image_addresses",
+        "tools",
+        "vision",
+        "responses_api",
+        "responses_api.web_search",
+        "image_addresses",
+        "insecure_image_addresses",
     }
     assert model.deployments[0].litellm_model == "openai/gpt-4o-mini"
     assert model.deployments[0].timeout_s == 600.0

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.arguments import ANY_ADDRESS, outgoing_messages, outgoing_params
+from gateway.catalog.addresses import ANY_ADDRESS
+from gateway.dialects.arguments import outgoing_messages, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT

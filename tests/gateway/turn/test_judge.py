@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from gateway.accounts import tenants
-from gateway.accounts.auth import JUDGE_TENANT, Caller
+from gateway.accounts.auth import JUDGE_KEY_ID, Caller
 from gateway.config.settings import JudgeSettings
 from gateway.database import tables
 from gateway.database.database import Database
@@ -92,7 +92,7 @@ def test_answers_are_drawn_by_their_id_and_the_judge_s_own_and_empty_ones_never(
     assert drawn == [decision_id for decision_id in ids if share(decision_id) < 0.5]
     every, _ = judge()
     every.offer(turn, "  ")
-    own = replace(turn.context, caller=Caller(JUDGE_TENANT, "key_judge", "tenant", False, None))
+    own = replace(turn.context, caller=Caller(tenants.JUDGE_TENANT, JUDGE_KEY_ID, "tenant", False, None))
     every.offer(replace(turn, context=own), "an answer")
     judge(settings=None)[0].offer(turn, "an answer")
     assert every._waiting.empty()
@@ -157,13 +157,13 @@ async def test_a_grade_is_stored_for_the_turn_s_tenant_and_paid_by_the_judge_s(s
         async with running(made, ask):
             await done.wait()
             await asyncio.sleep(0)
-        assert {caller.tenant_id for caller, _ in asked} == {JUDGE_TENANT}
+        assert {caller.tenant_id for caller, _ in asked} == {tenants.JUDGE_TENANT}
         assert {session for _, session in asked} == {"judge:dec_1"}
         [row] = await database.read(lambda c: c.execute(select(tables.feedback)).mappings().all())
         assert (row["tenant_id"], row["decision_id"], row["source"], row["name"], row["score"]) == (
             "ten_1", "dec_1", "judge", "grader", 0.75,
         )  # fmt: skip
-        purse = await database.read(lambda c: tenants.get_tenant(c, JUDGE_TENANT))
+        purse = await database.read(lambda c: tenants.get_tenant(c, tenants.JUDGE_TENANT))
         assert (purse.balance.granted_nanousd, purse.window) == (5_000, "1d")
         assert (counted(metrics, "graded"), counted(metrics, "unreadable")) == (1, 1)
     finally:
