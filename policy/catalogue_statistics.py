@@ -130,7 +130,7 @@ class CatalogueStatistics:
         read_usd: list[float],
         shown: list[bool],
     ) -> Rows:
-        """`rows` of one turn in plain numbers, since arrays of so few cost more than their arithmetic.
+        """`rows` of one turn, in plain numbers: arrays of so few cost more than the arithmetic.
 
         `bills_usd` are the mean and the .95 quantile.
         """

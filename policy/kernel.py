@@ -73,7 +73,7 @@ class KernelQuality:
         return np.asarray(near @ self.weights + self.offset, np.float32)
 
     def deviation(self, state: F32) -> F32:
-        """`deviations` of one turn, in a third of the calls: at this size they are the cost, not the arithmetic."""
+        """`deviations` of one turn in fewer calls, which at this size are the cost."""
         near = self.parted.near((state - self.centre) * self.scale)
         return np.asarray(np.dot(near, self.weights) + self.offset, np.float32)
 
@@ -125,7 +125,7 @@ _ARRAYS = ("centre", "scale", "landmarks", "width", "means", "weights", "offset"
 
 
 class PartedLandmarks(NamedTuple):
-    """What `kernel` needs of the landmarks for one turn after the other: rest and text apart, contiguous."""
+    """Landmarks with text and rest apart, contiguous, for one turn after the other."""
 
     rest: F32  # (R, D - TEXT_DIM)
     text: F32  # (R, TEXT_DIM)
@@ -160,7 +160,10 @@ class PartedLandmarks(NamedTuple):
 def kernel(
     scaled: NDArray[np.floating], landmarks: NDArray[np.floating], width: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """Kernel matrix of scaled states (..., D) and landmarks (R, D): (..., R). `width` has one entry or two."""
+    """Kernel matrix of scaled states (..., D) and landmarks (R, D): (..., R).
+
+    `width` has one entry or two.
+    """
     text, rest = slice(0, TEXT_DIM), slice(TEXT_DIM, None)
     texts = squared_distances(scaled[..., text], landmarks[:, text])
     found = squared_distances(scaled[..., rest], landmarks[:, rest])
