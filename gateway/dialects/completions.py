@@ -7,7 +7,7 @@ message. Token ids are refused because their tokenizer is unknown, a suffix beca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.chat import estimated_usage
@@ -19,8 +19,6 @@ from gateway.errors import GatewayError, http_status
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
 MAX_LOGPROBS = 20
-OWN_NAMES: Mapping[str, str] = {"top_logprobs": "logprobs"}
-"""The names in this dialect of chat's parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,8 @@ class CompletionsRequest:
 
     chat: dict[str, Any]
     prefix: str = ""
+    own_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The names in this dialect of the chat body's parameters."""
 
 
 def completion_id(decision_id: str) -> str:
@@ -47,12 +47,14 @@ def to_chat(fields: Mapping[str, Any]) -> CompletionsRequest:
         raise refused("best_of", "expected the value of n: only returned choices are generated")
     chat = {name: value for name, value in fields.items() if name not in _OWN}
     chat["messages"] = [{"role": "user", "content": prompt}]
+    own_names: dict[str, tuple[str, ...]] = {}
     logprobs = read(fields, "logprobs", int)
     if logprobs is not None:
         if not 0 <= logprobs <= MAX_LOGPROBS:
             raise refused("logprobs", f"expected an integer from 0 to {MAX_LOGPROBS}")
         chat |= {"logprobs": True, "top_logprobs": logprobs}
-    return CompletionsRequest(chat, prompt if read(fields, "echo", bool) else "")
+        own_names["top_logprobs"] = ("logprobs",)
+    return CompletionsRequest(chat, prompt if read(fields, "echo", bool) else "", own_names)
 
 
 def _prompt(prompt: object) -> str:

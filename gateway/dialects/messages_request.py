@@ -9,7 +9,7 @@ they belong to the operator's account. Fields for the client's side or Anthropic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -28,11 +28,6 @@ _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",
     "stop_sequences": "stop", "max_tokens": "max_tokens",
 }  # fmt: skip
-OWN_NAMES: Mapping[str, str] = {
-    "stop": "stop_sequences", "reasoning_effort": "thinking", "response_format": "output_config.format",
-    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use", "user": "metadata.user_id",
-}  # fmt: skip
-"""Anthropic's names of chat's parameters."""
 _KNOWN = frozenset(_PLAIN) | {
     "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
 }  # fmt: skip
@@ -59,6 +54,8 @@ class MessagesRequest:
     forwarded: ForwardedRequest | None = None
     thinks: bool = True
     """False: the client turned thinking off."""
+    own_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Anthropic's names of the chat body's parameters."""
 
 
 def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "") -> MessagesRequest:
@@ -87,7 +84,20 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
         system = _unbilled(fields.get("system"))
         forwarded = forwarded_request(fields, hosted, betas, dropped, system, chat.get("user"))
     thinks = (fields.get("thinking") or {}).get("type") != "disabled"
-    return MessagesRequest(chat, tuple(stops), dropped, forwarded, thinks)
+    return MessagesRequest(chat, tuple(stops), dropped, forwarded, thinks, _own_names(fields))
+
+
+def _own_names(fields: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+    """The fields that this body's chat parameters come from; one may come from several."""
+    config, thinking = fields.get("output_config") or {}, fields.get("thinking")
+    efforts = {"thinking": thinking, "output_config.effort": config.get("effort")}
+    return {
+        "stop": ("stop_sequences",),
+        "reasoning_effort": tuple(name for name, value in efforts.items() if value),
+        "response_format": ("output_config.format" if config.get("format") else "output_format",),
+        "parallel_tool_calls": ("tool_choice.disable_parallel_tool_use",),
+        "user": ("metadata.user_id",),
+    }
 
 
 def _unbilled(system: object) -> object:

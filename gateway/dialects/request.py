@@ -80,8 +80,8 @@ class ChatRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     """Names of the client's parameters that are sent to no provider."""
-    own_names: Mapping[str, str] = field(default_factory=dict)
-    """The names that parameters have in the client's dialect, by those of chat."""
+    own_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The client's names of translated parameters, by those of chat."""
     mode: str = "chat"
     """The kind of model that can answer: "chat", "embedding" or "moderation"."""
     token_ids: int = 0

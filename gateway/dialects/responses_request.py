@@ -30,11 +30,12 @@ _ECHOED = (
     "parallel_tool_calls", "reasoning", "safety_identifier", "temperature", "text", "tool_choice", "tools", "top_p",
     "top_logprobs", "truncation", "user",
 )  # fmt: skip
-OWN_NAMES: Mapping[str, str] = {
-    "max_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort", "response_format": "text.format",
-    "verbosity": "text.verbosity", "logprobs": "include.message.output_text.logprobs",
+OWN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "max_tokens": ("max_output_tokens",), "reasoning_effort": ("reasoning.effort",),
+    "response_format": ("text.format",), "verbosity": ("text.verbosity",),
+    "logprobs": ("include.message.output_text.logprobs",),
 }  # fmt: skip
-"""The names in this dialect of chat's parameters."""
+"""The names in this dialect of the chat body's parameters."""
 _KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | {
     "input", "include", "store", "stream_options", "client_metadata", "conversation", "session_id",
     "litellm_session_id", "background", "prompt",

@@ -261,9 +261,9 @@ def with_signatures(messages: Sequence[Mapping[str, Any]]) -> None:
                 call["provider_specific_fields"] = {"thought_signature": signature}
 
 
-def header_names(names: tuple[str, ...], own_names: Mapping[str, str]) -> tuple[str, ...]:
-    """Parameter names for a header: the client's, printable, unique, at most MAX_LISTED."""
-    plain = [own_names.get(name, name) if _PRINTABLE.fullmatch(name) else "(unprintable)" for name in names]
+def header_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Parameter names for a header: printable, unique, at most MAX_LISTED."""
+    plain = [name if _PRINTABLE.fullmatch(name) else "(unprintable)" for name in names]
     unique = list(dict.fromkeys(plain))
     return tuple([*unique[:MAX_LISTED], "..."] if len(unique) > MAX_LISTED else unique)
 

@@ -85,7 +85,7 @@ class ProviderCalls:
             try:
                 call = self._call(attempt)
                 if attempt.context.chat.mode == "chat":
-                    attempt = replace(attempt, dropped=(*_lost(attempt, call), *self._upstream.left_out(call)))
+                    attempt = replace(attempt, dropped=_dropped(attempt, call, self._upstream.left_out(call)))
                 sent = True
                 answer = await send(call)
             except UpstreamFault as fault:
@@ -196,10 +196,13 @@ def _defaults(attempt: Attempt) -> Mapping[str, Any]:
     return {**defaults, "reasoning_effort": effort} if effort and attempt.context.chat.effort is None else defaults
 
 
-def _lost(attempt: Attempt, call: Call) -> tuple[str, ...]:
-    """What a request loses that could have been forwarded and is translated."""
-    forwarded = attempt.context.chat.forwarded
-    return forwarded.lost if forwarded is not None and call.forwarded is None else ()
+def _dropped(attempt: Attempt, call: Call, left_out: tuple[str, ...]) -> tuple[str, ...]:
+    """The client's names of what is not sent: of what a translation loses, and of the chat parameters `left_out`."""
+    chat = attempt.context.chat
+    if call.forwarded is not None:
+        return left_out  # fields of the client's own body
+    lost = () if chat.forwarded is None else chat.forwarded.lost
+    return (*lost, *(own for name in left_out for own in chat.own_names.get(name, (name,))))
 
 
 def cache_key(tenant_id: str, session_id: str) -> str:

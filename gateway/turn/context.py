@@ -206,7 +206,7 @@ class Attempt:
     sent_ms: int = 0
     """When this attempt was dispatched."""
     dropped: tuple[str, ...] = ()
-    """The client's parameters that are not sent to this deployment."""
+    """The client's parameters that are not sent to this deployment, in the client's words."""
     first_byte_ms: int | None = None
     rates: RateReading | None = None
     """What was left of the rate limits when the turn was admitted."""
@@ -250,7 +250,7 @@ class Attempt:
             reason=decision.reason,
             reserved_nanousd=estimate.hold_nanousd,
             max_tokens=estimate.max_tokens if estimate.clamped else None,
-            dropped=header_names((*self.context.chat.dropped, *self.dropped), self.context.chat.own_names),
+            dropped=header_names((*self.context.chat.dropped, *self.dropped)),
             finish=WRAP_UP if self.context.closing else None,
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,

@@ -108,13 +108,13 @@ class Endpoints:
     async def _read_messages(self, body: bytes, betas: str) -> tuple[ChatRequest, Dialect]:
         read = messages_request.to_chat(parse_object(body, self._limits), betas=betas)
         chat = self._as_chat(read.chat, "messages", body, read.dropped, read.forwarded)
-        chat = replace(chat, own_names=messages_request.OWN_NAMES, effort=chat.effort if read.thinks else "none")
+        chat = replace(chat, own_names=read.own_names, effort=chat.effort if read.thinks else "none")
         return chat, MessagesDialect(read.stop_sequences, forwarded=read.forwarded is not None)
 
     async def _read_completions(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         read = completions.to_chat(parse_object(body, self._limits))
         chat = self._as_chat(read.chat, "completions", body, ())
-        return replace(chat, own_names=completions.OWN_NAMES), CompletionsDialect(read.prefix, chat.include_usage)
+        return replace(chat, own_names=read.own_names), CompletionsDialect(read.prefix, chat.include_usage)
 
     async def _read_responses(self, body: bytes, caller: Caller) -> tuple[ChatRequest, Dialect]:
         fields = parse_object(body, self._limits)
