@@ -239,10 +239,11 @@ def _picture(block: Mapping[str, Any]) -> str:
 
 
 def _document(block: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A document's text, its pictures, or the file; what is said about a file comes before it."""
+    """A document's parts in their order, or the file; what is said about it comes first."""
     source = need(block, "source", dict)
     kind = source.get("type")
-    head = [text for text in (block.get("title"), block.get("context")) if isinstance(text, str)]
+    title, context = read(block, "title", str), read(block, "context", str)
+    head = [text for text in (title, context) if text]
     if kind == "text":
         return [{"type": "text", "text": "\n".join([*head, need(source, "data", str, "source.")])}]
     if kind == "content":
@@ -251,15 +252,16 @@ def _document(block: Mapping[str, Any]) -> list[dict[str, Any]]:
             parts = [{"type": "text", "text": inner}] if isinstance(inner, str) else _parts(inner)
         except InvalidRequest as error:
             raise within("source", error) from None
-        texts = [str(part["text"]) for part in parts if part["type"] == "text"]
-        shown = [part for part in parts if part["type"] != "text"]
-        return [{"type": "text", "text": "\n".join([*head, *texts])}, *shown]
+        if head and parts and parts[0]["type"] == "text":
+            parts[0] = parts[0] | {"text": "\n".join([*head, parts[0]["text"]])}
+        elif head:
+            parts = [{"type": "text", "text": "\n".join(head)}, *parts]
+        return [part for part in parts if part.get("text") != ""] or [{"type": "text", "text": ""}]
     if kind == "base64":
         media = need(source, "media_type", str, "source.")
         data = need(source, "data", str, "source.")
-        name = head[0] if head else "document.pdf"
-        file = {"type": "file", "file": {"filename": name, "file_data": f"data:{media};base64,{data}"}}
-        context = read(block, "context", str)
+        inline = {"filename": title or "document.pdf", "file_data": f"data:{media};base64,{data}"}
+        file = {"type": "file", "file": inline}
         return [{"type": "text", "text": context}, file] if context else [file]
     raise refused("source.type", f"{_shown(kind)} is not served here; expected base64, text or content")
 

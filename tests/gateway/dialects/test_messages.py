@@ -394,6 +394,41 @@ def test_a_document_keeps_its_pictures_and_what_is_said_about_it() -> None:
     ]  # fmt: skip
 
 
+FILE = {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}
+PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}
+SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def named(filename: str) -> dict[str, Any]:
+    return {"type": "file", "file": {"filename": filename, "file_data": "data:application/pdf;base64,QQ=="}}
+
+
+@pytest.mark.parametrize(
+    ("document", "parts"),
+    [
+        ({"context": "signed", "source": FILE}, [said("signed"), named("document.pdf")]),
+        ({"title": "", "context": "signed", "source": FILE}, [said("signed"), named("document.pdf")]),
+        ({"title": None, "source": FILE}, [named("document.pdf")]),
+        ({"source": {"type": "content", "content": [PNG]}}, [SHOWN]),
+        ({"title": "t", "source": {"type": "content", "content": [PNG]}}, [said("t"), SHOWN]),
+        (
+            {"title": "t", "source": {"type": "content", "content": [said("a") | MARK, PNG | MARK, said("b")]}},
+            [said("t\na") | MARK, SHOWN | MARK, said("b")],
+        ),
+        ({"source": {"type": "content", "content": [said("a"), PNG]}} | MARK, [said("a"), SHOWN | MARK]),
+        ({"source": {"type": "content", "content": ""}}, [said("")]),
+    ],
+)
+def test_a_document_s_parts_keep_their_order_and_marks(document: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    content = [{"type": "document"} | document, said("q")]
+    assert chat(messages=[{"role": "user", "content": content}])["messages"][0]["content"] == [*parts, said("q")]
+
+
 def test_fields_of_tools_that_are_not_translated_are_named() -> None:
     tool = {"name": "f", "input_schema": {}, "input_examples": [{}], "defer_loading": True}
     asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "q"}], "tools": [tool]}
