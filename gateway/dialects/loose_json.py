@@ -24,7 +24,8 @@ _SPARE_LEVELS = 4
 
 _MAX_INT_DIGITS = 18
 _INT_BITS = 63
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"{}\[\]:,]+', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[^\s"{}\[\]:,]+', re.DOTALL)
+"""A string that is cut off is one token: its escaped quotes begin no others, so that each character is read once."""
 _SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {
@@ -57,21 +58,20 @@ def read_loosely(data: bytes | bytearray) -> Any:
     return value
 
 
-def read_values(data: bytes | bytearray) -> list[Any]:
-    """The values that `data` begins with, whatever follows. Raises ValueError without any."""
+def read_values(data: bytes | bytearray) -> tuple[list[Any], str]:
+    """The values that `data` begins with, and what follows. Raises ValueError without any."""
     text, at, values = _decoded(bytes(data)), 0, []
     decoder = json.JSONDecoder(strict=False, parse_constant=_constant, parse_float=_float, parse_int=_integer)
     try:
         while text.startswith(("{", "["), at := _SPACE.match(text, at).end()):  # type: ignore[union-attr]
             value, at = decoder.raw_decode(text, at)
-            value = strict_value(value)
-            check_depth(data, value)
-            values.append(value)
+            values.append(strict_value(value))
     except (ValueError, RecursionError):
         pass
+    check_depth(data, values)
     if not values:
         raise ValueError("expected JSON")
-    return values
+    return values, text[at:]
 
 
 def check_depth(data: bytes | bytearray, value: Any) -> None:

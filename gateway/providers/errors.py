@@ -33,7 +33,7 @@ from gateway.providers.reported_error import NO_REPORT, ReportedError
 
 MAX_RETRY_AFTER_S = 86_400.0
 OVERLOADED_STATUSES = (498, 529)
-"""Anthropic's status, which others have adopted."""
+"""Groq's status (its flex tier has no capacity), and Anthropic's, which others have adopted."""
 
 
 class UpstreamFault(Exception):

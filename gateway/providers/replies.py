@@ -16,7 +16,7 @@ from gateway.providers.answers import UpstreamStream
 from gateway.providers.errors import BrokenFault
 from gateway.providers.exchange import Exchange
 from gateway.providers.inband import fault_in
-from gateway.providers.wire_source import WireSource, document_payloads, form_of
+from gateway.providers.wire_source import WireSource, document_payloads, form_of, is_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def native_reply(exchange: Exchange) -> Reply:
     fault = fault_in(body, exchange.headers, alone=True)
     if fault is not None:
         raise fault.billed(usage_from_openai(take_usage(body)))
-    return chat_reply(exchange, body)
+    return await _assembled(exchange) if is_chunk(body) else chat_reply(exchange, body)
 
 
 def translated_reply(exchange: Exchange, response: Any) -> Reply:

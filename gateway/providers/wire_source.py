@@ -7,9 +7,10 @@ chunks, whatever its content type. Anything else raises a fault with its meaning
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import httpx
@@ -35,6 +36,7 @@ _AGAIN = re.compile(rb"\s*data:\s*")
 _RECORD = b"\x1e"
 """What begins a value of a JSON text sequence (RFC 7464)."""
 _SNIFFED_BYTES = 4096
+_CHUNK = "chat.completion.chunk"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 """Of UTF-16, which only a complete response can be read in."""
@@ -64,10 +66,49 @@ def document_payloads(data: bytes | bytearray) -> list[Any]:
         return value if isinstance(value, list) and len(value) > 1 else [value]
     except ValueError:
         lines = [line for line in bytes(data).splitlines() if line.strip()]
-        try:
-            return [read_json(line) for line in lines] if len(lines) > 1 else read_values(data)
-        except ValueError:
-            return read_values(data)
+        if len(lines) > 1:
+            with contextlib.suppress(ValueError):
+                return [read_json(line) for line in lines]
+        return _values_and_more(data)
+
+
+def _values_and_more(data: bytes | bytearray) -> list[Any]:
+    """Values without lines between them, or one whole answer and whatever follows it.
+
+    Raises ValueError for anything else: more JSON that cannot be read is the rest of an answer that was cut off.
+    """
+    values, rest = read_values(data)
+    ended = not rest or _is_done(_AGAIN.sub(b"", rest.encode("utf-8", "replace"), count=1))
+    if not ended and (rest.startswith(("{", "[")) or len(values) > 1 or not _is_answer(values[0])):
+        raise ValueError("expected a whole answer")
+    return values
+
+
+def _is_answer(value: Any) -> bool:
+    """Whether a JSON value is a complete answer: every choice has a message."""
+    body = unwrapped(value)
+    if not isinstance(body, dict) or body.get("object") == _CHUNK:
+        return False
+    choices = body.get("choices")
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and all(isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices)
+    )
+
+
+def is_chunk(body: Mapping[str, Any]) -> bool:
+    """Whether a value is a piece of a stream: it says so, or has a delta and no message.
+
+    As the only value of a response it is an answer if it has a finish reason; else the rest was cut off.
+    """
+    if body.get("object") in (_CHUNK, "chat.completion"):
+        return bool(body["object"] == _CHUNK)
+    choices = body.get("choices")
+    return any(
+        isinstance(choice, dict) and isinstance(choice.get("delta"), dict) and "message" not in choice
+        for choice in (choices if isinstance(choices, list) else [choices])
+    )
 
 
 class WireSource:
@@ -237,7 +278,7 @@ class WireSource:
 
     def _is_chunk(self, payload: dict[str, Any], choices: Any) -> bool:
         """Whether a JSON value is a piece of an answer: it says so, or one of several lines speaks in deltas."""
-        if payload.get("object") == "chat.completion.chunk":
+        if is_chunk(payload):
             return True
         listed = choices if isinstance(choices, list) else [choices]
         return not self._alone and not any(isinstance(c, dict) and "message" in c for c in listed)

@@ -19,6 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.catalog.usage import PartialUsage, Usage
+from gateway.dialects import loose_json
+from gateway.dialects.loose_json import check_depth
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.decoding import UnpackingError, decoder_for
 from gateway.providers.errors import (
@@ -311,6 +313,66 @@ async def test_chunks_without_anything_between_them_are_read() -> None:
     chunks = b"".join(json.dumps(chunk).encode() for chunk in (delta("h"), delta("i"), finish(usage=U)))
     assert (await whole(chunks)).body["choices"][0]["message"]["content"] == "hi"
     assert text_of(await streamed(chunks)) == "hi"
+
+
+BEGUN = b'{"choices":[{"index":0,"delta":{"content":"Hello"}}]}'
+CUT = [
+    BEGUN,
+    BEGUN + b"\n",
+    BEGUN + b'\n{"choices":[{"index":0,"delta":{"content":" wor',
+    BEGUN + b'{"choices":[{"index":0,"delta":{"content":" wor',
+    BEGUN + b"\n\0\0",
+    BEGUN + b"\n" + BEGUN + b"\n[1, ",
+    b'{"object":"chat.completion.chunk","choices":[{"index":0,"message":{"content":"Hello"}}]}\n{"choices":[{',
+    b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hello"}}]}',
+    json.dumps([json.loads(BEGUN)]).encode() + b"\n[{",
+    json.dumps({"result": json.loads(BEGUN)}).encode() + b"\n{",
+    json.dumps(completion()).encode() + b'\n{"choices":[{',
+]
+
+
+@pytest.mark.parametrize("cut", CUT)
+async def test_json_lines_that_are_cut_are_no_answer(cut: bytes) -> None:
+    """Only the provider can say that an answer has ended."""
+    with pytest.raises(BrokenFault):
+        await whole(cut)
+    with pytest.raises(BrokenFault):
+        await streamed(cut, "application/json")
+
+
+@pytest.mark.parametrize("end", [b"[DONE]", b"data: [DONE]\n\n", b""])
+async def test_json_lines_may_have_the_end_of_a_stream(end: bytes) -> None:
+    lines = b"\n".join([BEGUN, json.dumps(finish("length", usage=U)).encode(), end])
+    assert ((await whole(lines)).finish_reason, text_of(await streamed(lines))) == ("length", "Hello")
+
+
+async def test_each_character_of_cut_lines_is_examined_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined = 0
+
+    def counted(data: bytes | bytearray, value: Any) -> None:
+        nonlocal examined
+        examined += len(data)
+        check_depth(data, value)
+
+    monkeypatch.setattr(loose_json, "check_depth", counted)
+    body = (BEGUN + b"\n") * 1_000 + BEGUN[:-1]
+    with pytest.raises(BrokenFault):
+        await whole(body)
+    assert examined <= 4 * len(body)
+
+
+def test_a_string_that_is_cut_off_is_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its escaped quotes would each be the start of a search to the end."""
+    tokens: list[str] = []
+
+    def noted(token: str) -> str:
+        tokens.append(token)
+        return token
+
+    monkeypatch.setattr(loose_json, "_respelled", noted)
+    with pytest.raises(ValueError, match="Unterminated"):
+        loose_json.read_loosely(b'{"a": "' + b'{\\"b\\": 1}, ' * 99)
+    assert [token[:3] for token in tokens] == ['"a"', '"{\\']
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -791,7 +853,7 @@ async def test_a_message_is_given_the_form_that_clients_read(kind: str) -> None:
         {"message": "hi"},
         {"text": "hi"},
         {"delta": "hi"},
-        {"delta": {"content": "hi"}},
+        {"delta": {"content": "hi"}, "finish_reason": "stop"},
         {"message": None, "text": "hi"},
         {"message": {"content": "hi"}, "finish_reason": None},
         {"message": {"content": "hi"}, "index": None, "finish_reason": ""},
