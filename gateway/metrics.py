@@ -80,7 +80,8 @@ class Metrics:
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300), registry=self.registry,
         )  # fmt: skip
         self.added_seconds = Histogram(
-            "seqroute_added_seconds", "A turn until its first call of a provider: parsing, decision, reservation.",
+            "seqroute_added_seconds",
+            "From the look-up of a turn's session to its first call: decision, reservation, waits for held money.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1), registry=self.registry,
         )  # fmt: skip
         self.prompt_tokens = Counter(

@@ -8,7 +8,8 @@ the body of a request with an unknown `Upgrade` as if it were the next request. 
 - an upgrade is ignored (RFC 9110, 7.8): the request is parsed again as HTTP/1.1, with its body;
 - framing that another server might parse differently is 400, and the rest of the connection is not read;
 - a client that reads nothing of its response for a minute is disconnected;
-- no connection is closed while bytes of its client are unread, which would reset it and lose the response.
+- a connection that is closed after an early answer reads the rest of its body first, for a while: closing on unread
+  bytes would reset it and lose the answer. Idle connections are closed only when nothing waits to be read.
 
 Refusals are JSON and follow the responses to earlier requests of the same connection.
 """
@@ -96,6 +97,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._phase: Phase | None = None
         self._phase_of = 0
         """Number of the awaited request; each request has its own timeout."""
+        self._extended = False
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
@@ -258,7 +260,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Start the timeout for a part of a request; partial data does not extend it."""
         if (phase, self._completed) == (self._phase, self._phase_of):
             return
-        self._phase, self._phase_of = phase, self._completed
+        self._phase, self._phase_of, self._extended = phase, self._completed, False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -274,7 +276,8 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self.flow.read_paused:  # reading is paused: an earlier response is being sent
             self._arm()
-        elif self._unread():
+        elif not self._extended and self._unread():  # once: a client that sends without end is late too
+            self._extended = True
             self._timer = self.loop.call_later(UNREAD_S, self._late)
         elif self._phase == "silent":
             self.transport.close()

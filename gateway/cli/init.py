@@ -83,11 +83,11 @@ def init(
     """Write a gateway.yaml from three answers; asks for those that no option gives."""
     if out.exists() and not force:
         raise CommandError(f"{out}: expected no such file, found one: choose another with --out, or use --force")
-    given = provider if provider is not None else typer.prompt(f"Provider ({', '.join(PROVIDERS)})", default="openai")
+    given = provider if provider is not None else _ask(f"Provider ({', '.join(PROVIDERS)})", "openai")
     choices = read_providers(given)
-    asked = budget_usd if budget_usd is not None else typer.prompt("Budget of a session in USD", default="1.00")
+    asked = budget_usd if budget_usd is not None else _ask("Budget of a session in USD", "1.00")
     budget_nanousd = read_budget(asked)
-    where = database if database is not None else typer.prompt("Database (sqlite, or a Postgres URL)", default="sqlite")
+    where = database if database is not None else _ask("Database (sqlite, or a Postgres URL)", "sqlite")
     text = render(choices, budget_nanousd, "sqlite:///seqroute.db" if where == "sqlite" else where)
     _check(text, out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +101,12 @@ def init(
     print(f"{out} written. Next:")
     for line in [*(f"export {variable}=..." for variable in missing), *commands]:
         print(f"  {line}")
+
+
+def _ask(question: str, default: str) -> str:
+    """The answer; the question goes to standard error, which leaves standard output to the result."""
+    answer: str = typer.prompt(question, default=default, err=True)
+    return answer
 
 
 def read_providers(text: str) -> list[ProviderChoice]:

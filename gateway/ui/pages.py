@@ -125,7 +125,10 @@ class Dashboard:
         async def endpoint(request: Request) -> Response:
             viewer = await self._viewer(request)
             if viewer is None:
-                return self._render("sign_in.html", None, status=200 if request.url.path == "/ui" else 401)
+                signing_in = self._render("sign_in.html", None, status=200 if request.url.path == "/ui" else 401)
+                if request.headers.get("hx-request"):  # a part that keeps itself up to date: show the whole page
+                    signing_in.headers["HX-Redirect"] = "/ui"
+                return signing_in
             try:
                 return await page(request, viewer)
             except GatewayError as error:
@@ -247,12 +250,13 @@ class Dashboard:
             last = rows[-1]
             place = {"before": last["updated_at_ms"], "tenant": last["tenant_id"], "session": last["session_id"]}
             more = "?" + urlencode({"q": search, "only": only, **place})
-        # Only the newest rows keep themselves up to date: a refresh would undo "Show more".
-        refresh = "?" + urlencode({"q": search, "only": only}) if after is None else None
+        # A refresh would undo "Show more", and a search may read the whole table.
+        refresh = "?" if after is None and not search and not only else None
         part = "sessions_rows.html" if request.headers.get("hx-request") else "sessions.html"
         return self._render(
-            part, viewer, rows=rows, search=search, only=only, more=more, refresh=refresh, at_ms=now_ms(self._clock)
-        )
+            part, viewer, rows=rows, search=search, only=only, more=more, refresh=refresh, first=after is None,
+            at_ms=now_ms(self._clock),
+        )  # fmt: skip
 
     async def session(self, request: Request, viewer: Viewer) -> Response:
         """One session with its turns and ledger entries. Raises NotFound."""

@@ -366,6 +366,27 @@ async def test_bytes_that_a_busy_loop_has_not_read_are_not_late(monkeypatch: pyt
         writer.close()
 
 
+async def test_a_client_that_sends_without_end_is_late_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, state, made = configured(), uvicorn.server.ServerState(), []
+    monkeypatch.setattr(served, "UNREAD_S", 60.0)
+    monkeypatch.setattr(BoundedHttp, "_unread", lambda self: True)
+
+    def protocol() -> BoundedHttp:
+        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(post("/x", b"abcd")[:-2])
+        while not made or made[0]._phase != "body":  # noqa: ASYNC110 - one loop
+            await asyncio.sleep(0)
+        for _ in range(2):
+            made[0]._late()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_an_answer_before_the_end_of_its_body_is_not_lost_with_the_connection(version: str) -> None:
     """Closing with bytes unread would reset the connection, and the client would lose the answer that was sent."""
