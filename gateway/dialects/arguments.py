@@ -55,8 +55,9 @@ def outgoing_messages(
             message["content"] = [
                 _without_null(part) for part in content if thinking_parts or part["type"] not in THINKING_PARTS
             ] or ""
-        if "tool_calls" in message:
-            message["tool_calls"] = _without_null(message["tool_calls"])
+        for name in ("tool_calls", "cache_control"):
+            if name in message:
+                message[name] = _without_null(message[name])
     return outgoing
 
 
@@ -79,10 +80,13 @@ def check_addresses(
 
 
 def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADDRESS) -> str:
-    """`url` if it is inline data or, `by_reference`, an address for the provider.
+    """`url` if it is inline data or, `by_reference`, an address for the provider; its scheme in lower case.
 
     Raises InvalidRequest.
     """
+    if not url.startswith("data:"):
+        scheme = url[:8].partition(":")[0]
+        url = scheme.lower() + url[len(scheme) :]
     if url.startswith(("data:", *by_reference)):
         return url
     expected = "a data: or https: address" if by_reference else "a data: address with this model"
@@ -90,12 +94,12 @@ def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADD
 
 
 def _checked_address(inner: Any, where: str, by_reference: tuple[str, ...]) -> str:
-    """The URL, empty without one."""
+    """The URL, empty without one; its scheme becomes lower case."""
     if isinstance(inner, str):
         inner = {"url": inner}
     url = inner.get("url")
     if url is not None:
-        checked_url(url, f"{where}.url", by_reference=by_reference)
+        url = inner["url"] = checked_url(url, f"{where}.url", by_reference=by_reference)
     for name in ("file_id", "file_data"):
         value = inner.get(name)
         if isinstance(value, str) and "://" in value[:64] and not value.startswith("data:"):

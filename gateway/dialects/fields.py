@@ -67,3 +67,16 @@ def refused(where: str, why: str) -> InvalidRequest:
 def copied(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The present fields of `names` under their new names."""
     return {new: fields[old] for old, new in names.items() if fields.get(old) is not None}
+
+
+def kind_of_item(item: Mapping[str, Any]) -> Any:
+    """The type of a Responses item; one without is a message."""
+    kind = item.get("type")
+    return "message" if kind is None else kind
+
+
+def unknown(fields: Mapping[str, Any], known: frozenset[str], where: str) -> set[str]:
+    """Paths of the fields that are neither known nor null."""
+    if fields.keys() <= known:  # almost always
+        return set()
+    return {f"{where}{name}" for name in fields.keys() - known if fields[name] is not None}

@@ -217,8 +217,10 @@ def _content(block: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [*parts, _marked(last, block)]
     if kind == "search_result":
         head = [text for text in (block.get("title"), block.get("source")) if isinstance(text, str)]
-        texts = [str(part.get("text", "")) for part in objects(block.get("content"), "content")]
+        texts = [read(part, "text", str) or "" for part in objects(block.get("content"), "content")]
         return [_marked({"type": "text", "text": "\n".join([*head, *texts])}, block)]
+    if kind == "tool_reference":
+        return [_marked({"type": "text", "text": f"Tool: {need(block, 'tool_name', str)}"}, block)]
     raise refused("type", f"{_shown(kind)} is not served here; expected text, image, document or tool_result")
 
 
@@ -427,7 +429,7 @@ def _marked(part: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
         return part
     for name in ("type", "ttl"):
         read(mark, name, str, "cache_control.")
-    return part | {"cache_control": mark}
+    return part | {"cache_control": {name: value for name, value in mark.items() if value is not None}}
 
 
 def _simplest(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:

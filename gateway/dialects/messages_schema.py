@@ -12,8 +12,8 @@ from msgspec import Meta, Struct
 
 from gateway.dialects.schema_shapes import (
     MAX_MESSAGES,
-    MAX_STOPS,
-    MAX_TOOLS,
+    MOST_STOPS,
+    MOST_TOOLS,
     CacheControl,
     Count,
     Name,
@@ -78,7 +78,7 @@ class CountedBody(Struct, kw_only=True):
     model: Name
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[dict[str, Any]] | None = None
-    tools: Annotated[list[OfferedMessagesTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[OfferedMessagesTool], Meta(max_length=MOST_TOOLS)] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: MessagesThinking | None = None
     output_config: OutputConfig | None = None
@@ -100,4 +100,4 @@ class MessagesBody(CountedBody, kw_only=True):
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     stream: bool | None = None
-    stop_sequences: Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
+    stop_sequences: Annotated[list[str], Meta(max_length=MOST_STOPS)] | None = None

@@ -18,6 +18,7 @@ from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.schema_shapes import MAX_STOPS, MAX_TOOLS
 from gateway.errors import InvalidRequest
 
 MAX_METADATA = 16
@@ -117,6 +118,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
     seen = _read_messages(messages)
     fetched = check_addresses(seen.with_parts, by_reference=ANY_ADDRESS)
     if not shallow:
+        _check_counts(params)
         free = (fields[name] for name in _FREE_PARAMS if name in fields)
         _check_depth([*seen.free, *free, *extras.values()], limits)
     _check_choices(params)
@@ -264,6 +266,14 @@ def _check_part(part: dict[str, Any], where: str) -> None:
         raise InvalidRequest(f"{where}.{name}: expected it beside the type", param=f"{where}.{name}")
     if isinstance(part.get("image_url"), str):
         part["image_url"] = {"url": part["image_url"]}
+
+
+def _check_counts(params: Mapping[str, Any]) -> None:
+    """Check OpenAI's limits of a chat request; other dialects may have more."""
+    for name, most in (("tools", MAX_TOOLS), ("functions", MAX_TOOLS), ("stop", MAX_STOPS)):
+        value = params.get(name)
+        if isinstance(value, list) and len(value) > most:
+            raise InvalidRequest(f"{name}: expected a list of at most {most}", param=name)
 
 
 def _check_choices(params: Mapping[str, Any]) -> None:

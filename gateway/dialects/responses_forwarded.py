@@ -24,7 +24,7 @@ from gateway.catalog.hosted_tools import (
     run_by_provider,
 )
 from gateway.dialects import carried
-from gateway.dialects.fields import read, refused
+from gateway.dialects.fields import kind_of_item, read, refused
 from gateway.dialects.forwarded import (
     FORWARDED,
     BesideMessages,
@@ -238,7 +238,7 @@ def _references(
                 yield f"tools[{index}].{name}"
         yield from (f"tools[{index}].{path}" for path in _named(tool))
     for index, item in enumerate(items[known_items:]):
-        kind = item.get("type", "message")
+        kind = kind_of_item(item)
         if kind in _OWN_ITEMS or kind == "file_search_call":
             continue
         yield from (f"input[{index}].{path}" for path in _named(item))
@@ -270,8 +270,10 @@ def _outgoing_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The items of a conversation for a server that stored none of them."""
     made: list[dict[str, Any]] = []
     for index, item in enumerate(items):
-        kind = item.get("type", "message")
-        sent = {name: value for name, value in item.items() if not (name == "id" and kind in _OWN_ITEMS)}
+        kind = kind_of_item(item)
+        sent = dict(item)
+        if kind in _OWN_ITEMS:
+            sent = {name: value for name, value in item.items() if name != "id" and value is not None}
         if kind != "reasoning":
             made.append(sent)
             continue

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.dialects import carried
 from gateway.dialects.arguments import checked_url
-from gateway.dialects.fields import need, objects, read, refused, within
+from gateway.dialects.fields import kind_of_item, need, objects, read, refused, within
 from gateway.dialects.forwarded import HostedTool, attach_hosted, has_hosted
 from gateway.dialects.responses_tools import call_arguments
 from gateway.errors import InvalidRequest
@@ -57,7 +57,7 @@ class MessageBuilder:
                 raise within(f"{where}[{index}]", error) from None
 
     def _add(self, item: Mapping[str, Any], where: str, index: int) -> None:
-        kind = item.get("type", "message")
+        kind = kind_of_item(item)
         if type(kind) is not str:
             raise refused("type", "expected the type of an item")
         if kind == "message":
@@ -153,8 +153,9 @@ class MessageBuilder:
         if state is not None:
             carried.restore(message, state)
         elif sealed:
-            kept = {name: item[name] for name in ("type", "id", "summary", "encrypted_content") if name in item}
-            message.setdefault("reasoning_items", []).append(kept)
+            kept = {name: item.get(name) for name in ("type", "id", "summary", "encrypted_content")}
+            given = {name: value for name, value in kept.items() if value is not None}
+            message.setdefault("reasoning_items", []).append(given)
         if not message.get("thinking_blocks") and not message.get("reasoning_items"):
             texts = [
                 need(part, "text", str, f"{name}.")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.dialects.fields import copied, need, objects, read, refused
+from gateway.dialects.fields import copied, need, objects, read, refused, unknown
 from gateway.dialects.forwarded import ForwardedRequest
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
@@ -75,7 +75,8 @@ def input_items(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def is_reference(item: Mapping[str, Any]) -> bool:
     """True for an item that names a stored one; its type may be left out."""
-    return item.get("type") == "item_reference" or item.keys() == {"id"}
+    given = {name for name, value in item.items() if value is not None}
+    return item.get("type") == "item_reference" or given == {"id"}
 
 
 def referenced_ids(items: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -147,10 +148,10 @@ def _unsent(fields: Mapping[str, Any]) -> list[str]:
     if fields.get("truncation") == "auto":
         unsent.add("truncation")
     for where, known in _INSIDE.items():
-        unsent |= {f"{where}.{name}" for name in (fields.get(where) or {}).keys() - known}
+        unsent |= unknown(fields.get(where) or {}, known, f"{where}.")
     for tool in fields.get("tools") or ():
-        if tool["type"] in CALLED and not tool.keys() <= _TOOL_FIELDS:
-            unsent |= {f"tools[].{name}" for name in tool.keys() - _TOOL_FIELDS}
+        if tool["type"] in CALLED:
+            unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
     return sorted(unsent)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 from msgspec import Meta, Struct
 
 from gateway.dialects.schema_reader import check_body
-from gateway.dialects.schema_shapes import MAX_TOOLS, Name, Share, Temperature, Tokens
+from gateway.dialects.schema_shapes import MOST_TOOLS, Name, Share, Temperature, Tokens
 
 _MOST_CALLS = 10_000
 
@@ -99,7 +99,7 @@ class ResponsesBody(Struct, kw_only=True):
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: Annotated[list[OfferedResponsesTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[OfferedResponsesTool], Meta(max_length=MOST_TOOLS)] | None = None
     tool_choice: str | ResponsesToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None

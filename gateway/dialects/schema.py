@@ -17,8 +17,8 @@ from msgspec import Meta, Struct, field
 from gateway.dialects.schema_shapes import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
-    MAX_STOPS,
-    MAX_TOOLS,
+    MOST_STOPS,
+    MOST_TOOLS,
     Audio,
     Bias,
     Count,
@@ -55,7 +55,7 @@ class ChatFields(Struct, kw_only=True):
 
     temperature: Temperature | None = None
     top_p: Share | None = None
-    stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=MOST_STOPS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Bias] | None = None
@@ -76,8 +76,8 @@ class ChatFields(Struct, kw_only=True):
     service_tier: str | None = None
     prediction: Prediction | None = None
     web_search_options: WebSearch | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    functions: Annotated[list[Function], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    functions: Annotated[list[Function], Meta(max_length=MOST_TOOLS)] | None = None
     tool_choice: str | ToolChoice | None = None
     function_call: str | FunctionChoice | None = None
     response_format: ResponseFormat | None = None

@@ -12,7 +12,11 @@ from msgspec import Meta
 MAX_OUTPUT_TOKENS = 10_000_000
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 128
+"""Of a chat request, as at OpenAI."""
 MAX_STOPS = 16
+MOST_TOOLS = 1_024
+"""Of any request: Anthropic's tool search finds its tools among many."""
+MOST_STOPS = 1_024
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Tokens = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
@@ -30,8 +34,8 @@ Plain = str | int | float | bool | None
 class CacheControl(TypedDict, total=False):
     """Anthropic's mark for prompt caching."""
 
-    type: str
-    ttl: str
+    type: str | None
+    ttl: str | None
 
 
 class Picture(TypedDict, total=False):

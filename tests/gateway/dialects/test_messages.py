@@ -10,10 +10,13 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.catalog.usage import Usage
+from gateway.config.settings import LimitSettings
+from gateway.dialects.arguments import outgoing_params
 from gateway.dialects.carried import seal, unseal
 from gateway.dialects.dialect import Billed
 from gateway.dialects.messages_answer import MessagesStream, error_body, whole_message
 from gateway.dialects.messages_request import to_chat
+from gateway.dialects.request import chat_of
 from gateway.errors import InvalidRequest, SessionBudgetExceeded, UpstreamRejected
 from tests.gateway.dialects.events import call, delta, events, function_call, whole
 
@@ -427,6 +430,35 @@ def named(filename: str) -> dict[str, Any]:
 def test_a_document_s_parts_keep_their_order_and_marks(document: dict[str, Any], parts: list[dict[str, Any]]) -> None:
     content = [{"type": "document"} | document, said("q")]
     assert chat(messages=[{"role": "user", "content": content}])["messages"][0]["content"] == [*parts, said("q")]
+
+
+def test_more_tools_and_stop_sequences_than_a_chat_request_has() -> None:
+    tools = [{"name": f"f{index}", "input_schema": {}} for index in range(1_024)]
+    stops = [str(index) for index in range(17)]
+    made = chat_of(chat(tools=tools, stop_sequences=stops), LimitSettings(), b"", shallow=True)
+    sent = outgoing_params(made.params)
+    assert (len(sent["tools"]), sent["stop"]) == (1_024, stops)
+    with pytest.raises(InvalidRequest, match="tools"):
+        chat(tools=[*tools, tools[0]])
+
+
+def test_a_null_is_an_absent_field() -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": None}}
+    reference = {"type": "tool_reference", "tool_name": "read", "cache_control": None}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [reference], "is_error": None} | mark
+    found = {"type": "search_result", "title": None, "source": "s", "content": [{"type": "text", "text": None}]}
+    made = chat(
+        system=[said("s") | mark], tools=[{"name": "f", "input_schema": {}, "description": None} | mark],
+        messages=[{"role": "user", "content": [result, said("q") | mark, found]}], metadata={"user_id": None},
+    )  # fmt: skip
+    assert made["messages"] == [
+        {"role": "system", "content": [said("s") | MARK]},
+        {"role": "tool", "tool_call_id": "t", "content": [said("Tool: read") | MARK]},
+        {"role": "user", "content": [said("q") | MARK, said("s\n")]},
+    ]
+    assert outgoing_params({"tools": made["tools"]})["tools"] == [
+        {"type": "function", "function": {"name": "f", "parameters": {}}} | MARK
+    ]
 
 
 def test_fields_of_tools_that_are_not_translated_are_named() -> None:

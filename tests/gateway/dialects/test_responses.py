@@ -214,6 +214,44 @@ def test_shape_effort_and_verbosity() -> None:
     assert (made["verbosity"], made["reasoning_effort"]) == ("low", "high")
 
 
+def test_a_null_is_an_absent_field() -> None:
+    picture = {"type": "input_image", "image_url": "HTTPS://X.test/A.png", "detail": None, "file_id": None}
+    reasoning: dict[str, Any] = {
+        "type": "reasoning",
+        "id": None,
+        "summary": [],
+        "content": None,
+        "encrypted_content": "gAAAA",
+    }
+    call: dict[str, Any] = {
+        "type": "function_call",
+        "call_id": "c",
+        "name": "f",
+        "arguments": "{}",
+        "namespace": None,
+        "id": None,
+    }
+    made = request(
+        input=[{"type": None, "role": "user", "content": [picture], "status": None}, reasoning, call],
+        tools=[FLAT | {"format": None, "defer_loading": None}], tool_choice=None, reasoning={"effort": None},
+        text={"format": None}, truncation=None, metadata=None, conversation=None,
+    )  # fmt: skip
+    assert made.dropped == ()
+    assert [message["role"] for message in made.chat["messages"]] == ["user", "assistant"]
+    user, assistant = made.chat["messages"]
+    assert user["content"] == [{"type": "image_url", "image_url": {"url": "https://X.test/A.png"}}]
+    assert assistant["reasoning_items"] == [{"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}]
+    assert referenced_ids([{"id": "msg_1", "type": None, "status": None}]) == ["msg_1"]
+
+
+def test_nulls_of_a_client_s_own_items_are_not_forwarded() -> None:
+    hosted = {"type": "code_interpreter_call", "id": "ci", "code": "1", "container_id": "c", "outputs": None}
+    item = {"type": None, "role": "user", "content": "q", "status": None}
+    made = request(input=[item, hosted, item])
+    assert made.forwarded is not None
+    assert made.forwarded.body["input"] == [{"role": "user", "content": "q"}, hosted, {"role": "user", "content": "q"}]
+
+
 def test_the_session_that_codex_names() -> None:
     made = request(client_metadata={"session_id": "s-1", "thread_id": "t"}, prompt_cache_key="k", store=False)
     assert made.chat["session_id"] == "s-1"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.catalog.addresses import ANY_ADDRESS
-from gateway.dialects.arguments import outgoing_messages, outgoing_params
+from gateway.dialects.arguments import check_addresses, outgoing_messages, outgoing_params
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT
@@ -176,7 +176,15 @@ def picture(url: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "gs://bucket/x", "/etc/passwd", "ftp://x/y", "", "DATA:x"])
+@pytest.mark.parametrize("url", ["HTTPS://X.test/A.png", "Http://X.test/A.png", "DATA:image/png;base64,QQ=="])
+def test_the_scheme_of_an_address_has_no_case(url: str) -> None:
+    scheme, _, rest = url.partition(":")
+    message = picture(url)
+    check_addresses([(0, message[0])], by_reference=ANY_ADDRESS)
+    assert message[0]["content"][0]["image_url"]["url"] == f"{scheme.lower()}:{rest}"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "gs://bucket/x", "/etc/passwd", "ftp://x/y", ""])
 def test_an_address_that_no_provider_fetches_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
         outgoing_messages(picture(url), by_reference=ANY_ADDRESS)
