@@ -10,7 +10,6 @@ Callers write some of a response: what they sent comes back in it. No usage is r
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ from gateway.catalog.usage import (
     MAX_PLAUSIBLE_TOKENS,
     ReportedUsage,
     Usage,
-    counts_by_modality,
     is_count_name,
     tells_both_counts,
 )
@@ -43,8 +41,6 @@ _WRITTEN = KNOWN_FIELDS | {
 }  # fmt: skip
 """Fields that contain what the caller sent or the model wrote."""
 _MAX_DEPTH = 3
-_CACHED_BY_MODALITY = re.compile(rb'"cacheTokensDetails":\s*(\[[^\]]*\])')
-"""In a body as it was received: a text that contains the same has its quotes escaped."""
 _TOTALS = ("total_tokens", "totalTokenCount", "totalTokens")
 
 
@@ -111,12 +107,9 @@ def joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any] | None) -> 
     return both
 
 
-def with_cached_audio(report: dict[str, Any], raw: bytes | bytearray) -> dict[str, Any]:
+def with_cached_audio(report: dict[str, Any], audio: int) -> dict[str, Any]:
     """LiteLLM's report with the cached audio that Gemini counted, which LiteLLM leaves out."""
-    details, found = report.get("prompt_tokens_details"), _CACHED_BY_MODALITY.findall(raw)
-    audio = 0
-    with contextlib.suppress(ValueError):
-        audio = counts_by_modality(orjson.loads(found[-1])).get("audio_tokens", 0) if found else 0
+    details = report.get("prompt_tokens_details")
     if not audio or not isinstance(details, Mapping):
         return report
     in_all = (details.get("audio_tokens") or 0) + audio

@@ -219,7 +219,7 @@ class LitellmSource:
         usage = (self._tap.usage if self._tap is not None else None) or _usage_in(bytes(self._exchange.body))
         if usage is None:
             return None
-        usage = with_cached_audio(usage, self._exchange.body)
+        usage = with_cached_audio(usage, self._exchange.cached_audio_tokens)
         return {"object": "chat.completion.chunk", "choices": [], "usage": usage}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ import aiohttp
 import httpx
 
 from gateway.clock import NewId, time_ordered_ids
+from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
 from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
 from gateway.providers.errors import (
     MAX_RETRY_AFTER_S,
@@ -43,6 +45,8 @@ MAX_ANSWER_BYTES = 64 * 2**20
 KEPT_TAIL_BYTES = 32 * 1024
 
 USER_AGENT = "seqroute"
+
+_GEMINI_PATH = re.compile(r":(?:streamG|g)enerateContent\b")
 
 _SDK_HEADERS = ("x-stainless-", "openai-organization", "openai-project")
 
@@ -107,7 +111,12 @@ class Exchange:
     @property
     def finish_was_sent(self) -> bool:
         """A Gemini stream sent a finish reason; LiteLLM reports one on every chunk."""
-        return "streamGenerateContent" not in self.path or b'"finishReason"' in self.body
+        return "streamGenerateContent" not in self.path or gemini_finished(self.body)
+
+    @property
+    def cached_audio_tokens(self) -> int:
+        """Cached audio that Gemini counted; LiteLLM leaves it out."""
+        return gemini_cached_audio(self.body) if _GEMINI_PATH.search(self.path) else 0
 
     async def close(self) -> None:
         """Release the connection; it is closed if the response was not read completely."""

@@ -10,6 +10,7 @@ import orjson
 from gateway.catalog.usage import ReportedUsage, Usage, usage_from_openai, with_facts
 from gateway.dialects.assembly import Assembly
 from gateway.dialects.loose_json import strict_value
+from gateway.dialects.raw_answer import mentions_usage
 from gateway.dialects.repair import repair_whole, unwrapped
 from gateway.dialects.usage_report import cited_searches, reported_tier, shown, take_usage, with_cached_audio
 from gateway.providers.answers import UpstreamStream
@@ -51,11 +52,11 @@ async def native_reply(exchange: Exchange) -> Reply:
 def translated_reply(exchange: Exchange, response: Any) -> Reply:
     """A response in another dialect, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
-    if exchange.status >= 400 or (exchange.whole and not _mentions_usage(bytes(exchange.body))):
+    if exchange.status >= 400 or (exchange.whole and not mentions_usage(exchange.body)):
         # LiteLLM fills in zeros, or its own estimate, when the provider reported nothing.
         take_usage(body)
     if isinstance(usage := body.get("usage"), dict):
-        body["usage"] = with_cached_audio(usage, exchange.body)
+        body["usage"] = with_cached_audio(usage, exchange.cached_audio_tokens)
     return chat_reply(exchange, body)
 
 
@@ -63,7 +64,7 @@ def embedding_reply(exchange: Exchange, response: Any, inputs: int) -> Reply:
     """The vectors of an embedding model, one per input, translated by LiteLLM."""
     body: dict[str, Any] = strict_value(response.model_dump(exclude_none=True))
     report = take_usage(body)
-    if report is not None and exchange.whole and not _mentions_usage(bytes(exchange.body)):
+    if report is not None and exchange.whole and not mentions_usage(exchange.body):
         report = None  # LiteLLM's own estimate
     counted = None if report is None else {**report, "completion_tokens": 0}
     usage = usage_from_openai(counted)
@@ -144,10 +145,6 @@ class _Received:
 
     async def aclose(self) -> None:
         self._pieces.clear()
-
-
-def _mentions_usage(answer: bytes) -> bool:
-    return any(name in answer for name in (b'"usage', b'"meta"', b"eval_count", b"_token_count"))
 
 
 class WholeSource:

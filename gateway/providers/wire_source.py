@@ -98,9 +98,10 @@ def _is_answer(value: Any) -> bool:
 
 
 def is_chunk(body: Mapping[str, Any]) -> bool:
-    """Whether a value is a piece of a stream: it says so, or has a delta and no message.
+    """True for a piece of a stream: it says so, or has a delta.
 
-    As the only value of a response it is an answer if it has a finish reason; else the rest was cut off.
+    A delta beside a message does not count. As the only value of a response it is an answer if it has a finish reason;
+    else the rest was cut off.
     """
     if body.get("object") in (_CHUNK, "chat.completion"):
         return bool(body["object"] == _CHUNK)

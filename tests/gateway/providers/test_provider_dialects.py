@@ -167,6 +167,30 @@ async def test_gemini_s_cached_audio_is_counted(upstream: Upstream) -> None:
         assert reported == bill
 
 
+async def test_what_a_model_writes_as_arguments_is_no_usage_and_no_finish(upstream: Upstream) -> None:
+    written = {"cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 9_000}], "finishReason": "STOP", "usage": 1}
+    details = {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 30}, {"modality": "AUDIO", "tokenCount": 70}]}
+    bill = replace(GEMINI_BILL, audio_input_tokens=70)
+    model = "gemini/gemini-2.5-flash"
+
+    def called(finish: str | None, usage: dict[str, Any] | None) -> dict[str, Any]:
+        made = gemini("", finish, usage)
+        made["candidates"][0]["content"]["parts"] = [{"functionCall": {"name": "f", "args": written}}]
+        return made
+
+    async with CannedProvider(json_answer(called("STOP", GEMINI_USAGE | details))) as provider:
+        assert (await upstream.complete(call(provider, model))).usage == bill
+    async with CannedProvider(event_answer(called("STOP", GEMINI_USAGE | details))) as provider:
+        _, reported, _ = await read(upstream, call(provider, model, stream=True))
+        assert reported == bill
+    async with CannedProvider(event_answer(called(None, None))) as provider:
+        with pytest.raises(BrokenFault):
+            await read(upstream, call(provider, model, stream=True))
+    tool = {"type": "tool_use", "id": "t", "name": "f", "input": written}
+    async with CannedProvider(json_answer(CLAUDE_ANSWER | {"content": [tool]})) as provider:
+        assert (await upstream.complete(call(provider, "anthropic/claude-sonnet-4-5"))).usage == CLAUDE_BILL
+
+
 async def test_a_gemini_stream_that_is_cut_is_no_answer(upstream: Upstream) -> None:
     async with CannedProvider(event_answer(gemini("Hel"), gemini("lo"))) as provider:
         with pytest.raises(BrokenFault):
