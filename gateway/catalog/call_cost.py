@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.catalog.cost import CostBounds
@@ -10,7 +11,7 @@ from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fee
 from gateway.catalog.models import Deployment, Model
 from gateway.catalog.prices import NO_SEARCH, Prices
 from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
-from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
+from gateway.catalog.web_search import SIZES, SearchTerms, researches, search_terms
 
 
 def call_bounds(
@@ -29,12 +30,18 @@ def call_bounds(
     prices = model.prices
     if tool_calls:
         return _with_tools(model, prompt_tokens_bound, params, tools, tool_calls, images=images, audio=audio)
-    if not prices.service_tiers and prices.search_femtousd == NO_SEARCH:
+    researching = any(researches(each.litellm_model, each.prices) for each in model.deployments)
+    if not prices.service_tiers and prices.search_femtousd == NO_SEARCH and not researching:
         return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio)
     asked = params.get("service_tier")
     tiers = {tier for each in model.deployments for tier in billable_tiers(each, asked)}
     terms = [deployment_terms(each, params, extras) for each in model.deployments]
-    search = max(terms, key=lambda each: (each.most, each.result_tokens, SIZES.index(each.size)))
+    search = replace(
+        max(terms, key=lambda each: (each.most, SIZES.index(each.size))),
+        result_tokens=max(each.result_tokens for each in terms),
+        citation_tokens=max(each.citation_tokens for each in terms),
+        reasoning_tokens=max(each.reasoning_tokens for each in terms),
+    )
     return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio, service_tiers=tiers, search=search)
 
 

@@ -84,7 +84,7 @@ class CostBounds:
         # (femto-USD of all but the answers, femto-USD per token of every answer) in each reachable tier.
         self._lines = [
             (
-                fee + _fixed_femtousd(rates, bound, images, audio),
+                fee + _fixed_femtousd(rates, bound, images, audio) + search.reasoning_tokens * rates.reasoning_femtousd,
                 n * _output_femtousd(rates, audio) + again * _input_femtousd(rates, images, audio),
             )
             for tiered in (prices, *map(prices.of, service_tiers))

@@ -7,6 +7,7 @@ differ in both:
     Anthropic (native)              input excludes cache reads and writes; LiteLLM adds them into prompt_tokens
     OpenAI, Anthropic, DeepSeek     output includes reasoning
     Gemini (native, and its OpenAI dialect), xAI   output excludes reasoning; only the total shows it
+    Perplexity's deep research      output and total exclude reasoning
 """
 
 from __future__ import annotations
@@ -274,7 +275,8 @@ def _read(given: Mapping[str, Any]) -> Usage | PartialUsage | None:
     reasoning = output_details.detail(*_REASONING) or reported.detail(*_REASONING)
 
     prompt = _with_cache(reported, prompt, output, cached + written, total)
-    output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total)
+    researched = any(details.first("citationtokens") for details in (reported, prompt_details))
+    output, reasoning = _with_reasoning(reported, prompt, output, reasoning, total, apart=researched)
     usage = Usage(
         prompt_tokens=prompt,
         output_tokens=output,
@@ -319,14 +321,19 @@ def _with_cache(reported: _Report, prompt: int, output: int, cache: int, total: 
     return prompt + cache if native_anthropic or prompt < cache or total_adds_cache else prompt
 
 
-def _with_reasoning(reported: _Report, prompt: int, output: int, reasoning: int, total: int | None) -> tuple[int, int]:
-    """Add reasoning to an output count that excludes it; tokens found only in the total are reasoning."""
+def _with_reasoning(
+    reported: _Report, prompt: int, output: int, reasoning: int, total: int | None, *, apart: bool
+) -> tuple[int, int]:
+    """Add reasoning to an output count that excludes it; tokens found only in the total are reasoning.
+
+    `apart`: a report with citation tokens is Perplexity's deep research, which counts reasoning in no total.
+    """
     if "thoughtstokencount" in reported and "candidatestokencount" in reported:
         return output + reasoning, reasoning
     unexplained = 0 if total is None else total - prompt - output
     if unexplained > 0:
         return output + unexplained, max(reasoning, unexplained)
-    if reasoning > output:
+    if reasoning > output or apart:
         return output + reasoning, reasoning
     return output, reasoning
 

@@ -25,14 +25,21 @@ Those beyond it are billed too, as an overage."""
 RESULT_TOKENS = 10_000
 """Prompt tokens that the results of one search may add, for providers that bill them."""
 
+RESEARCH_SEARCHES = 30
+"""Searches of one call of Perplexity's deep research, which no parameter limits."""
+CITATION_TOKENS = 100_000
+"""Tokens that deep research may bill of the pages that it cites."""
+RESEARCH_REASONING_TOKENS = 100_000
+"""Reasoning of deep research, which comes beside the output; no limit of tokens covers it."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchTerms:
     """Web searches of one call.
 
     `size` selects the fee. `most` are held for, `least` are billed; `unreported` are billed when the provider
-    reports no usage. `result_tokens` are what they may add to the prompt, `citation_tokens` what may be billed of the
-    cited pages. `one_billed`: all together cost one fee.
+    reports no usage. `result_tokens` are what they may add to the prompt; `citation_tokens` of the cited pages and
+    `reasoning_tokens` beside the output are held for. `one_billed`: all together cost one fee.
     """
 
     size: str = "medium"
@@ -41,6 +48,7 @@ class SearchTerms:
     unreported: int = 0
     result_tokens: int = 0
     citation_tokens: int = 0
+    reasoning_tokens: int = 0
     one_billed: bool = False
 
     def fee_femtousd(self, prices: Prices, searches: int) -> int:
@@ -66,22 +74,32 @@ def search_terms(
     *,
     one_billed: bool = False,
 ) -> SearchTerms:
-    """The terms of a call; none are held for where searches have no price or none can happen."""
+    """The terms of a call; no searches are held for where they have no price or none can happen."""
+    researching = researches(litellm_model, prices)
+    citations, reasoning = (CITATION_TOKENS, RESEARCH_REASONING_TOKENS) if researching else (0, 0)
     if prices.search_femtousd == NO_SEARCH:
-        return NO_SEARCHES
-    perplexity = litellm_model.startswith("perplexity/")
+        return SearchTerms(citation_tokens=citations, reasoning_tokens=reasoning) if researching else NO_SEARCHES
+    perplexity = litellm_model.startswith("perplexity/") or researching
     options = params.get("web_search_options")
     size = (options or {}).get("search_context_size") if isinstance(options, Mapping) else None
     if size not in SIZES:
         size = "low" if perplexity else ASSUMED_SIZE
     if perplexity or searches_always(litellm_model):
-        most = MOST_SEARCHES["high"] if "deep-research" in litellm_model else 1
-        return SearchTerms(size, most=most, least=1, unreported=1, citation_tokens=most * RESULT_TOKENS)
+        most = RESEARCH_SEARCHES if researching else 1
+        return SearchTerms(
+            size, most=most, least=1, unreported=1, citation_tokens=citations, reasoning_tokens=reasoning
+        )
     if not asks_for_search(params, extras):
         return SearchTerms(one_billed=True) if one_billed else NO_SEARCHES
     most = MOST_SEARCHES[size] if limits_searches(litellm_model) else UNLIMITED_SEARCHES
     results = MOST_SEARCHES[size] * RESULT_TOKENS  # the context size bounds what is read of any number of searches
     return SearchTerms(size, most=1 if one_billed else most, unreported=1, result_tokens=results, one_billed=one_billed)
+
+
+def researches(litellm_model: str, prices: Prices) -> bool:
+    """True for Perplexity's deep research, by its name or by its price of citations."""
+    named = litellm_model.startswith("perplexity/") and "deep-research" in litellm_model
+    return named or prices.citation_femtousd > 0
 
 
 def limits_searches(litellm_model: str) -> bool:

@@ -309,13 +309,57 @@ def test_deep_research_is_billed_for_the_pages_that_it_cites_and_held_for(catalo
     # 30 * 2,000 + 1,000 * 8,000 + 4,000 * 3,000 + 12,000 * 2,000 + 6 * 0.005 USD
     bill = 60_000 + 8_000_000 + 12_000_000 + 24_000_000 + 30_000_000
     assert invoice(catalog.models["sonar-deep-research"], usage) == bill
-    # Ten searches of 10,000 cited tokens each.
+    # 30 searches, 100,000 cited tokens, 100,000 of reasoning beside the output.
     held = call_bounds(catalog.models["sonar-deep-research"], 30, {}, {}).worst_nanousd(5_000)
-    assert held == 60_000 + 5_000 * 8_000 + 100_000 * 2_000 + 50_000_000
+    assert held == 60_000 + 5_000 * 8_000 + 100_000 * 2_000 + 100_000 * 3_000 + 150_000_000
     # Its smaller models are not billed for them.
     assert invoice(catalog.models["sonar"], {"prompt_tokens": 9, "completion_tokens": 1, "citation_tokens": 500}) == (
         10_000 + 5_000_000
     )
+
+
+def test_the_hold_of_deep_research_covers_an_ordinary_call(catalog: Catalog) -> None:
+    model = catalog.models["sonar-deep-research"]
+    usage = {
+        "prompt_tokens": 33, "completion_tokens": 7_163, "total_tokens": 7_196, "reasoning_tokens": 73_997,
+        "citation_tokens": 20_016, "num_search_queries": 18,
+    }  # fmt: skip
+    # 33 * 2,000 + 7,163 * 8,000 + 73,997 * 3,000 + 20,016 * 2,000 + 18 * 0.005 USD
+    bill = 66_000 + 57_304_000 + 221_991_000 + 40_032_000 + 90_000_000
+    assert invoice(model, usage) == bill
+    assert call_bounds(model, 33, {}, {}).worst_nanousd(7_163) >= bill
+
+
+def test_reasoning_of_deep_research_is_beside_the_output_however_little(catalog: Catalog) -> None:
+    usage = {"prompt_tokens": 30, "completion_tokens": 1_000, "total_tokens": 1_030, "reasoning_tokens": 400}
+    # 30 * 2,000 + 1,000 * 8,000 + 400 * 3,000 + 50 * 2,000 + 0.005 USD
+    for citations in ({"citation_tokens": 50}, {"prompt_tokens_details": {"citation_tokens": 50}}):
+        bill = 60_000 + 8_000_000 + 1_200_000 + 100_000 + 5_000_000
+        assert invoice(catalog.models["sonar-deep-research"], usage | citations) == bill
+    # Everyone else's reasoning is a part of the output.
+    assert invoice(catalog.models["gpt-5"], usage) == 30 * 1_250 + 1_000 * 10_000
+
+
+@pytest.mark.parametrize("name", ["perplexity/own-research", "openai/sonar-deep-research"])
+@pytest.mark.parametrize("searches", ["", ", search_context_cost_per_query: {search_context_size_low: 0.005}"])
+def test_cited_pages_are_held_for_wherever_they_have_a_price(tmp_path: Path, name: str, searches: str) -> None:
+    prices = "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6, citation_cost_per_token: 3e-6"
+    model = model_of(tmp_path, f"model: {name}, api_base: https://pages.example/v1", f"{prices}{searches}")
+    usage = {
+        "prompt_tokens": 10, "completion_tokens": 100, "reasoning_tokens": 500, "citation_tokens": 20_000,
+        "num_search_queries": 4,
+    }  # fmt: skip
+    fee = 5_000_000 if searches else 0
+    # 10 * 1,000 + (100 + 500) * 2,000 + 20,000 * 3,000
+    assert invoice(model, usage) == 10_000 + 1_200_000 + 60_000_000 + 4 * fee
+    # 10 * 1,000 + (100 + 100,000) * 2,000 + 100,000 * 3,000
+    assert call_bounds(model, 10, {}, {}).worst_nanousd(100) == 10_000 + 200_200_000 + 300_000_000 + 30 * fee
+
+
+def test_reasoning_of_deep_research_is_held_for_at_the_prices_of_the_file(tmp_path: Path) -> None:
+    prices = "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6"
+    model = model_of(tmp_path, "model: perplexity/sonar-deep-research", prices)
+    assert call_bounds(model, 10, {}, {}).worst_nanousd(100) == 10_000 + 100_100 * 2_000
 
 
 def test_an_estimate_of_a_searching_call_has_its_fee() -> None:
