@@ -10,7 +10,7 @@ import orjson
 
 from gateway.catalog.hosted_tools import WEB_SEARCH, HostedTools, kind_of, run_by_provider
 from gateway.dialects import carried
-from gateway.dialects.fields import objects, read, refused
+from gateway.dialects.fields import objects, read, refused, unknown
 from gateway.dialects.forwarded import (
     FORWARDED,
     BesideMessages,
@@ -21,6 +21,7 @@ from gateway.dialects.forwarded import (
     heard_usage,
     silent_chunk,
 )
+from gateway.dialects.request import SESSION_FIELDS, SESSION_METADATA
 
 _FORWARDED_FIELDS = (
     "system", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "stop_sequences", "thinking",
@@ -180,8 +181,9 @@ def forwarded_request(
         body["metadata"] = {"user_id": user}
     asked = [beta.strip() for beta in betas.split(",") if beta.strip()][:_MOST_BETAS]
     kept = tuple(beta for beta in asked if beta.startswith(_BETAS) and beta.replace("-", "").isalnum())
-    known = {*_FORWARDED_FIELDS, "model", "max_tokens", "stream", "metadata"}
-    dropped = sorted(name for name, value in fields.items() if name not in known and value is not None)
+    known = frozenset({*_FORWARDED_FIELDS, *SESSION_FIELDS, "model", "max_tokens", "stream", "metadata"})
+    labels = unknown(fields.get("metadata") or {}, frozenset({"user_id", *SESSION_METADATA}), "metadata.")
+    dropped = sorted(unknown(fields, known, "") | labels)
     dropped += ["anthropic-beta"] if len(kept) < len(asked) else []
     tools = objects(fields.get("tools"), "tools")
     kinds = {kind for tool in tools if (kind := kind_of(tool.get("type"), "messages_api"))}

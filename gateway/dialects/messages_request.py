@@ -17,10 +17,12 @@ import orjson
 from gateway.catalog.hosted_tools import kind_of
 from gateway.dialects import carried
 from gateway.dialects.arguments import checked_url
-from gateway.dialects.fields import copied, need, objects, read, refused, within
+from gateway.dialects.fields import copied, need, objects, read, refused, unknown, within
 from gateway.dialects.forwarded import ForwardedRequest, HostedTool, attach_hosted
 from gateway.dialects.messages_forwarded import forwarded_request
 from gateway.dialects.messages_schema import CountedBody, MessagesBody
+from gateway.dialects.messages_unsent import unsent_inside
+from gateway.dialects.request import SESSION_FIELDS, session_hint
 from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
 
@@ -28,11 +30,11 @@ _PLAIN: Mapping[str, str] = {
     "model": "model", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stream": "stream",
     "stop_sequences": "stop", "max_tokens": "max_tokens",
 }  # fmt: skip
-_KNOWN = frozenset(_PLAIN) | {
-    "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
-}  # fmt: skip
 _SERVED = ("mcp_servers", "container")
 """Fields that only Anthropic's servers understand."""
+_KNOWN = frozenset(_PLAIN) | frozenset(SESSION_FIELDS) | frozenset(_SERVED) | {
+    "messages", "system", "tools", "tool_choice", "metadata", "thinking", "output_config", "output_format",
+}  # fmt: skip
 _SERVER_BLOCKS = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "compaction")
 _BILLING = "x-anthropic-billing-header:"
 """Claude Code's first system block. It names the build and would change every cached prefix."""
@@ -74,11 +76,12 @@ def to_chat(fields: Mapping[str, Any], *, counting: bool = False, betas: str = "
     chat |= _tools(fields, hosted)
     chat |= _output(fields)
     chat |= _person(fields.get("metadata") or {})
+    session = session_hint(fields)
+    if session is not None:
+        chat["session_id"] = session
     if not stops:
         chat.pop("stop", None)
-    known = _KNOWN.union(_SERVED)
-    unsent = sorted(name for name, value in fields.items() if name not in known and value is not None)
-    dropped = (*unsent, *_unsent_of_tools(fields.get("tools") or ()))
+    dropped = _unsent(fields)
     forwarded = None
     if hosted and not counting:
         system = _unbilled(fields.get("system"))
@@ -358,15 +361,18 @@ def _tools(fields: Mapping[str, Any], hosted: list[HostedTool]) -> dict[str, Any
     return chat
 
 
-def _unsent_of_tools(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fields of the client's own tools that are not translated."""
-    unsent = {
-        f"tools[].{name}"
-        for tool in tools
-        if tool.get("type") in _OWN_TOOL and not tool.keys() <= _TOOL_FIELDS
-        for name in tool.keys() - _TOOL_FIELDS
-    }
-    return sorted(unsent)
+def _unsent(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that are not translated."""
+    unsent = unknown(fields, _KNOWN, "") | unsent_inside(fields)
+    for tool in fields.get("tools") or ():
+        if tool.get("type") in _OWN_TOOL:
+            unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
+    if fields.get("tool_choice") is not None and not fields.get("tools"):
+        unsent.add("tool_choice")
+    metadata = fields.get("metadata") or {}
+    if metadata.get("user_id") and not _person(metadata):
+        unsent.add("metadata.user_id")
+    return tuple(sorted(unsent))
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

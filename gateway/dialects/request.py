@@ -25,7 +25,10 @@ MAX_METADATA = 16
 """OpenAI's limit of entries in `metadata`."""
 _METADATA_CHARS = 512
 _SESSION_NAMES = ("conversation_id", "thread_id", "chat_id")
-_SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
+SESSION_METADATA = ("session_id", *_SESSION_NAMES, "langfuse_session_id")
+"""Names of the session in a body's `metadata`."""
+SESSION_FIELDS = ("session_id", "litellm_session_id", "tensorzero::episode_id", "conversation", *_SESSION_NAMES)
+"""Names of the session in a body of any dialect."""
 # How Claude Code wrote `metadata.user_id` before it became JSON.
 _CLAUDE_CODE_SESSION = re.compile(r"_session_([0-9a-f-]{36})$")
 _CALLED = ("function", "custom")
@@ -142,7 +145,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         images=seen.kinds.count("image_url"),
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
         provider_bound=seen.bound,
-        session_hint=_session_hint(fields),
+        session_hint=session_hint(fields),
         body_sha256=body_sha256,
         extras=extras,
         dropped=tuple(dict.fromkeys(dropped)),
@@ -350,7 +353,7 @@ def _read_labels(params: dict[str, Any]) -> list[str]:
     return dropped
 
 
-def _session_hint(fields: Mapping[str, Any]) -> str | None:
+def session_hint(fields: Mapping[str, Any]) -> str | None:
     """The session id in a body. A cache key, a user and an earlier response are not sessions."""
     metadata = fields.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
@@ -358,7 +361,7 @@ def _session_hint(fields: Mapping[str, Any]) -> str | None:
     candidates = [
         fields.get("session_id"),
         fields.get("litellm_session_id"),
-        *(metadata.get(name) for name in _SESSION_METADATA),
+        *(metadata.get(name) for name in SESSION_METADATA),
         _session_inside(metadata.get("user_id")),
         fields.get("tensorzero::episode_id"),
         conversation.get("id") if isinstance(conversation, dict) else conversation,

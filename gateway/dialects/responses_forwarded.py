@@ -35,6 +35,7 @@ from gateway.dialects.forwarded import (
     heard_usage,
     silent_chunk,
 )
+from gateway.dialects.request import SESSION_FIELDS
 
 _FORWARDED_FIELDS = (
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p",
@@ -196,8 +197,8 @@ def forwarded_request(
     reasons = isinstance(body.get("reasoning"), Mapping)
     if reasons and _ENCRYPTED not in (body.get("include") or ()):
         body["include"] = [*(body.get("include") or ()), _ENCRYPTED]
-    known = {*_FORWARDED_FIELDS, "model", "input", "stream", "store", "max_output_tokens", "previous_response_id",
-             "client_metadata", "conversation", "session_id", "litellm_session_id", "background", "prompt"}  # fmt: skip
+    known = {*_FORWARDED_FIELDS, *SESSION_FIELDS, "model", "input", "stream", "store", "max_output_tokens",
+             "previous_response_id", "client_metadata", "background", "prompt"}  # fmt: skip
     dropped = sorted(name for name, value in fields.items() if name not in known and value is not None)
     listed = fields.get("tools") or ()
     named = (kind_of(tool.get("type"), "responses_api") for tool in listed)

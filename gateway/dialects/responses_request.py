@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.dialects.fields import copied, need, objects, read, refused, unknown
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.request import SESSION_FIELDS, session_hint
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
@@ -36,15 +37,14 @@ OWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "logprobs": ("include.message.output_text.logprobs",),
 }  # fmt: skip
 """The names in this dialect of the chat body's parameters."""
-_KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | {
-    "input", "include", "store", "stream_options", "client_metadata", "conversation", "session_id",
-    "litellm_session_id", "background", "prompt",
+_KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | frozenset(SESSION_FIELDS) | {
+    "input", "include", "store", "stream_options", "client_metadata", "background", "prompt",
 }  # fmt: skip
 _INSIDE: Mapping[str, frozenset[str]] = {
     "reasoning": frozenset({"effort", "summary", "generate_summary"}), "text": frozenset({"format", "verbosity"}),
 }  # fmt: skip
 _TOOL_FIELDS = frozenset({"type", "name", "description", "parameters", "strict", "format"})
-_SESSION_FIELDS = ("session_id", "litellm_session_id")
+_NAMESPACE_FIELDS = frozenset({"type", "name", "tools"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,13 @@ def _unsent(fields: Mapping[str, Any]) -> list[str]:
     for tool in fields.get("tools") or ():
         if tool["type"] in CALLED:
             unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
+        elif tool["type"] == "namespace":
+            told = {name: value for name, value in tool.items() if value != ""}
+            unsent |= unknown(told, _NAMESPACE_FIELDS, "tools[].")
+            for inner in tool.get("tools") or ():
+                unsent |= unknown(inner, _TOOL_FIELDS, "tools[].tools[].")
+    if fields.get("tool_choice") is not None and not fields.get("tools"):
+        unsent.add("tool_choice")
     return sorted(unsent)
 
 
@@ -184,9 +191,8 @@ def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _session(fields: Mapping[str, Any]) -> str | None:
-    """The session id in the body: our field, Codex's client metadata, or the conversation."""
-    conversation = fields.get("conversation")
-    named = [fields.get(name) for name in _SESSION_FIELDS]
+    """The session id in the body: our field, Codex's client metadata, or another name of it."""
+    named = [fields.get("session_id"), fields.get("litellm_session_id")]
     named.append((fields.get("client_metadata") or {}).get("session_id"))
-    named.append(conversation.get("id") if isinstance(conversation, dict) else conversation)
-    return next((value for value in named if isinstance(value, str) and value), None)
+    found = next((value for value in named if isinstance(value, str) and value), None)
+    return session_hint(fields) if found is None else found

@@ -432,6 +432,45 @@ def test_a_document_s_parts_keep_their_order_and_marks(document: dict[str, Any],
     assert chat(messages=[{"role": "user", "content": content}])["messages"][0]["content"] == [*parts, said("q")]
 
 
+@pytest.mark.parametrize(
+    ("fields", "dropped"),
+    [
+        ({"output_config": {"task_budget": {"type": "tokens", "total": 9}, "effort": "low"}},
+         ("output_config.task_budget",)),
+        ({"thinking": {"type": "adaptive", "display": "omitted"}}, ("thinking.display",)),
+        ({"metadata": {"user_id": "u", "team": "t", "session_id": "s"}}, ("metadata.team",)),
+        ({"metadata": {"user_id": "{broken"}}, ("metadata.user_id",)),
+        ({"tool_choice": {"type": "auto"}}, ("tool_choice",)),
+        ({"system": [said("s") | {"tone": "dry"}]}, ("system[].tone",)),
+        ({"content": [{"type": "document", "citations": {"enabled": True}, "source": FILE}]},
+         ("messages[].content[].citations",)),
+        ({"content": [{"type": "document", "citations": {"enabled": False}, "source": FILE}]}, ()),
+        ({"content": [said("q") | {"citations": None}, PNG | {"alt": "a cat"}]}, ("messages[].content[].alt",)),
+        ({"content": [{"type": "tool_result", "tool_use_id": "t", "content": [said("r") | {"tone": "dry"}]}]},
+         ("messages[].content[].content[].tone",)),
+        ({"content": [{"type": "document", "source": {"type": "content", "content": [said("r") | {"tone": "dry"}]}}]},
+         ("messages[].content[].source.content[].tone",)),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_inside_a_field_is_named(fields: dict[str, Any], dropped: tuple[str, ...]) -> None:
+    content = fields.pop("content", "q")
+    assert to_chat(body(messages=[{"role": "user", "content": content}], **fields)).dropped == dropped
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"session_id": "s"}, {"conversation_id": "s"}, {"chat_id": "s"}, {"tensorzero::episode_id": "s"},
+     {"metadata": {"session_id": "s"}}, {"metadata": {"user_id": "u", "thread_id": "s"}}],
+)  # fmt: skip
+def test_a_body_names_its_session_as_a_chat_body_does(fields: dict[str, Any]) -> None:
+    made = to_chat(body(**fields))
+    assert (made.chat["session_id"], made.dropped) == ("s", ())
+    server = {"type": "web_search_20250305", "name": "web_search"}
+    forwarded = to_chat(body(tools=[server], **fields)).forwarded
+    assert forwarded is not None
+    assert forwarded.dropped == ()
+
+
 def test_more_tools_and_stop_sequences_than_a_chat_request_has() -> None:
     tools = [{"name": f"f{index}", "input_schema": {}} for index in range(1_024)]
     stops = [str(index) for index in range(17)]

@@ -214,6 +214,34 @@ def test_shape_effort_and_verbosity() -> None:
     assert (made["verbosity"], made["reasoning_effort"]) == ("low", "high")
 
 
+@pytest.mark.parametrize(
+    ("fields", "session"),
+    [
+        ({"conversation_id": "s"}, "s"),
+        ({"thread_id": "s"}, "s"),
+        ({"chat_id": "s"}, "s"),
+        ({"tensorzero::episode_id": "s"}, "s"),
+        ({"metadata": {"session_id": "s"}}, "s"),
+        ({"conversation": {"id": "c"}, "conversation_id": "s"}, "c"),
+        ({"session_id": "s", "conversation": "c", "metadata": {"session_id": "m"}}, "s"),
+    ],
+)
+def test_a_body_names_its_session_as_a_chat_body_does(fields: dict[str, Any], session: str) -> None:
+    made = request(**fields)
+    assert (made.chat["session_id"], made.dropped) == (session, ())
+    forwarded = request(tools=[{"type": "web_search"}], **fields).forwarded
+    assert forwarded is not None
+    assert set(forwarded.dropped) <= {"metadata"}
+
+
+def test_what_a_namespace_loses_is_named() -> None:
+    inner = FLAT | {"name": "read", "defer_loading": True}
+    made = request(tools=[SPACE | {"description": "Files", "icon": None, "tools": [inner]}])
+    assert made.dropped == ("tools[].description", "tools[].tools[].defer_loading")
+    assert request(tools=[SPACE]).dropped == ()
+    assert request(tool_choice="auto").dropped == ("tool_choice",)
+
+
 def test_a_null_is_an_absent_field() -> None:
     picture = {"type": "input_image", "image_url": "HTTPS://X.test/A.png", "detail": None, "file_id": None}
     reasoning: dict[str, Any] = {

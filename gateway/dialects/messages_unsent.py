@@ -1,0 +1,64 @@
+"""Fields of a Messages body that its chat body does not have, for `x-seqroute-dropped`.
+
+The body was translated before, so its types are known to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gateway.dialects.fields import unknown
+from gateway.dialects.request import SESSION_METADATA
+
+_TOP: Mapping[str, frozenset[str]] = {
+    "output_config": frozenset({"effort", "format"}), "thinking": frozenset({"type", "budget_tokens"}),
+    "metadata": frozenset({"user_id", *SESSION_METADATA}), "output_format": frozenset({"type", "schema"}),
+    "tool_choice": frozenset({"type", "name", "disable_parallel_tool_use"}),
+}  # fmt: skip
+_MESSAGE = frozenset({"role", "content"})
+_THINKING = frozenset({"type", "thinking", "signature", "data"})
+_BLOCKS: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"type", "text", "cache_control"}),
+    "image": frozenset({"type", "source", "cache_control"}),
+    "document": frozenset({"type", "source", "title", "context", "cache_control"}),
+    "search_result": frozenset({"type", "source", "title", "content", "cache_control"}),
+    "tool_result": frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"}),
+    "tool_reference": frozenset({"type", "tool_name", "cache_control"}),
+    "tool_use": frozenset({"type", "id", "name", "input", "cache_control"}),
+    "thinking": _THINKING, "redacted_thinking": _THINKING,
+}  # fmt: skip
+_SAYS_NOTHING: Sequence[Any] = ([], {}, {"enabled": False}, {"type": "direct"})
+"""Values of `citations` and of a call's `caller` that are the default."""
+
+
+def unsent_inside(fields: Mapping[str, Any]) -> set[str]:
+    """Paths, without indexes, of the fields within `fields` that are not translated."""
+    unsent: set[str] = set()
+    for name, known in _TOP.items():
+        unsent |= unknown(fields.get(name) or {}, known, f"{name}.")
+    shape = (fields.get("output_config") or {}).get("format")
+    unsent |= unknown(shape or {}, _TOP["output_format"], "output_config.format.")
+    unsent.update(_of_blocks(fields.get("system"), "system[]"))
+    for message in fields["messages"]:
+        unsent |= unknown(message, _MESSAGE, "messages[].")
+        unsent.update(_of_blocks(message["content"], "messages[].content[]"))
+    return unsent
+
+
+def _of_blocks(blocks: object, where: str) -> Iterator[str]:
+    for block in blocks if isinstance(blocks, list) else ():
+        kind = block.get("type")
+        known = _BLOCKS.get(kind)
+        if known is None:
+            continue  # forwarded as it is
+        if not block.keys() <= known:
+            yield from (
+                f"{where}.{name}"
+                for name in block.keys() - known
+                if block[name] is not None and block[name] not in _SAYS_NOTHING
+            )
+        if kind == "tool_result":
+            yield from _of_blocks(block.get("content"), f"{where}.content[]")
+        elif kind == "document":
+            yield from _of_blocks(block["source"].get("content"), f"{where}.source.content[]")
