@@ -80,9 +80,9 @@ def check_addresses(
 
 
 def checked_url(url: str, where: str, *, by_reference: tuple[str, ...] = ANY_ADDRESS) -> str:
-    """`url` if it is inline data or, `by_reference`, an address for the provider; its scheme in lower case.
+    """`url` if it is inline data or, `by_reference`, an address for the provider.
 
-    Raises InvalidRequest.
+    Its scheme becomes lower case. Raises InvalidRequest.
     """
     if not url.startswith("data:"):
         scheme = url[:8].partition(":")[0]
