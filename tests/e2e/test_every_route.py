@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.database.tables import decisions, holds
+from tests.harness.money import until
 from tests.harness.spending import BODIES, NANOUSD_IN, NANOUSD_OUT, NANOUSD_SEARCH, OTHERS, WAYS, Routes, routes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,8 +101,8 @@ async def test_a_client_that_leaves_a_stream_pays_no_less_than_what_came(
             async for _ in leaving.aiter_bytes():
                 break
         posted = await case.chain(["settled"])
-        (attempt,) = case.attempts
-        assert attempt.cut
+        assert len(case.attempts) == 1
+        await until(lambda: case.attempts[0].cut, seconds=10)  # the provider may hear of it after the bill
         # Without a report, a hosted tool counts as called once: at most what was held for it.
         held = sum(row["amount_nanousd"] for row in case.rows(holds))
         assert 0 < posted < (held if "hosted" in way else 400 * NANOUSD_OUT)
@@ -122,5 +123,5 @@ async def test_a_client_that_leaves_before_its_answer_is_one_hold_that_is_resolv
             await leaving
         posted = await case.chain(["settled"])
         (attempt,) = case.attempts
-        assert attempt.cut
+        await until(lambda: case.attempts[0].cut, seconds=10)  # the provider may hear of it after the bill
         assert posted >= attempt.prompt_tokens * NANOUSD_IN
