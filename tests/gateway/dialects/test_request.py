@@ -246,3 +246,16 @@ def test_any_json_value_in_any_place_is_understood_or_refused_but_never_a_crash(
     ):  # fmt: skip
         with contextlib.suppress(InvalidRequest):
             parsed(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "needed"),
+    [
+        ("https://example.com/a.png", {"vision", "image_addresses"}),
+        ("HTTP://example.com/a.png", {"vision", "insecure_image_addresses"}),
+        ("data:image/png;base64,AA==", {"vision"}),
+    ],
+)
+def test_a_picture_s_address_needs_a_provider_that_fetches_it(url: str, needed: set[str]) -> None:
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    assert parsed(messages=[picture]).capabilities == needed
