@@ -213,8 +213,8 @@ def _model(
     claimed = {name for key, name in CAPABILITY_KEYS.items() if known.get(key) is True}
     claimed |= {name for name, has in info.capabilities.items() if has}
     denied = {name for name, has in info.capabilities.items() if not has}
-    provider = provider_of(entry, known)
-    claimed |= {ADDRESS_CAPABILITIES[each] for each in fetched_addresses(provider)}
+    if "vision" in claimed - denied:
+        claimed |= {ADDRESS_CAPABILITIES[each] for each in fetched_addresses(provider_of(entry, known))}
     own = own_api(entry, known)
     if own is not None:
         claimed |= {own, searching(own)}

@@ -149,7 +149,7 @@ def test_a_group_is_bounded_by_its_most_expensive_member_and_shares_what_all_can
     model = catalog_of(tmp_path, text).models["a"]
     assert [deployment.deployment_id for deployment in model.deployments] == ["cheap", "dear"]
     assert (model.max_input_tokens, model.max_output_tokens) == (128_000, 16_384)
-    assert model.capabilities == {"tools", "image_addresses"}  # Anthropic fetches over https only
+    assert model.capabilities == {"tools"}
     for prompt_tokens in (0, 200_000, 200_001, 900_000):
         bound = model.prices.at(prompt_tokens)
         for deployment in model.deployments:
