@@ -23,7 +23,7 @@ help: ## Show this list
 
 setup: $(VENV)/.dev-installed ## Install everything into .venv (40 s, 1.6 GB)
 
-demo: $(VENV)/.run-installed ## The whole story in three minutes: sessions, training, sessions again
+demo: $(VENV)/.run-installed ## The whole story within seven minutes: sessions, training, sessions again
 	@$(PY) -m demo.play
 
 provider: $(VENV)/.run-installed ## Serve the simulated provider of gateway.yaml (PROVIDER_PORT=4010)
