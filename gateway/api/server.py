@@ -335,6 +335,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        # uvicorn's cycle calls only the three methods of a transport that this one has.
         cycle.transport = _Lingering(self.transport, cycle, self._linger)  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
             app = _Undelimited(app, cycle)

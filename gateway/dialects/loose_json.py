@@ -63,7 +63,11 @@ def read_values(data: bytes | bytearray) -> tuple[list[Any], str]:
     text, at, values = _decoded(bytes(data)), 0, []
     decoder = json.JSONDecoder(strict=False, parse_constant=_constant, parse_float=_float, parse_int=_integer)
     try:
-        while text.startswith(("{", "["), at := _SPACE.match(text, at).end()):  # type: ignore[union-attr]
+        while True:
+            space = _SPACE.match(text, at)
+            at = at if space is None else space.end()
+            if not text.startswith(("{", "["), at):
+                break
             value, at = decoder.raw_decode(text, at)
             values.append(strict_value(value))
     except (ValueError, RecursionError):

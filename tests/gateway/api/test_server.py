@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -324,17 +325,23 @@ async def test_http_1_0_keeps_a_length_that_is_known() -> None:
 # -- no connection is lost ---------------------------------------------------------------------------------------------
 
 
-async def test_a_request_that_a_busy_loop_has_not_read_outlives_the_end_of_its_idle_connection() -> None:
-    """The timer of an idle connection may run before a read of what has long arrived."""
+@contextlib.asynccontextmanager
+async def open_to_test() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[BoundedHttp]]]:
+    """A connection, and the protocol of its server once it is accepted."""
     config, state, made = configured(), uvicorn.server.ServerState(), []
 
     def protocol() -> BoundedHttp:
         made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
         return made[-1]
 
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    async with server:
+    async with await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer, made
+
+
+async def test_a_request_that_a_busy_loop_has_not_read_outlives_the_end_of_its_idle_connection() -> None:
+    """The timer of an idle connection may run before a read of what has long arrived."""
+    async with open_to_test() as (reader, writer, made):
         writer.write(get("/first"))
         assert await answer(reader) == (200, "/first 1 0")
         writer.write(get("/second"))  # is sent at once, and read by the server when this test next waits
@@ -347,15 +354,7 @@ async def test_a_request_that_a_busy_loop_has_not_read_outlives_the_end_of_its_i
 
 async def test_bytes_that_a_busy_loop_has_not_read_are_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "UNREAD_S", 0.0)
-    config, state, made = configured(), uvicorn.server.ServerState(), []
-
-    def protocol() -> BoundedHttp:
-        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
-        return made[-1]
-
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    async with open_to_test() as (reader, writer, made):
         whole = post("/x", b"abcd")
         writer.write(whole[:-2])
         while not made or made[0]._phase != "body":  # noqa: ASYNC110 - one loop
@@ -367,17 +366,9 @@ async def test_bytes_that_a_busy_loop_has_not_read_are_not_late(monkeypatch: pyt
 
 
 async def test_a_client_that_sends_without_end_is_late_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    config, state, made = configured(), uvicorn.server.ServerState(), []
     monkeypatch.setattr(served, "UNREAD_S", 60.0)
     monkeypatch.setattr(BoundedHttp, "_unread", lambda self: True)
-
-    def protocol() -> BoundedHttp:
-        made.append(BoundedHttp(config, state, {STATE_KEY: PATIENT}, asyncio.get_running_loop()))
-        return made[-1]
-
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    async with open_to_test() as (reader, writer, made):
         writer.write(post("/x", b"abcd")[:-2])
         while not made or made[0]._phase != "body":  # noqa: ASYNC110 - one loop
             await asyncio.sleep(0)

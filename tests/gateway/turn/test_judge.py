@@ -163,8 +163,8 @@ async def test_a_grade_is_stored_for_the_turn_s_tenant_and_paid_by_the_judge_s(s
         assert (row["tenant_id"], row["decision_id"], row["source"], row["name"], row["score"]) == (
             "ten_1", "dec_1", "judge", "grader", 0.75,
         )  # fmt: skip
-        purse = await database.read(lambda c: tenants.get_tenant(c, tenants.JUDGE_TENANT))
-        assert (purse.balance.granted_nanousd, purse.window) == (5_000, "1d")
+        tenant = await database.read(lambda c: tenants.get_tenant(c, tenants.JUDGE_TENANT))
+        assert (tenant.balance.granted_nanousd, tenant.window) == (5_000, "1d")
         assert (counted(metrics, "graded"), counted(metrics, "unreadable")) == (1, 1)
     finally:
         await database.close()
