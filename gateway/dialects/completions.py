@@ -18,6 +18,8 @@ from gateway.dialects.usage_report import shown
 from gateway.errors import GatewayError, http_status
 
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
+_OF_CHAT = ("messages", "tools", "functions", "modalities", "audio")
+"""What a text cannot answer, or what stands in the prompt's place."""
 MAX_LOGPROBS = 20
 
 
@@ -39,6 +41,9 @@ def completion_id(decision_id: str) -> str:
 def to_chat(fields: Mapping[str, Any]) -> CompletionsRequest:
     """The chat body of a completions body. Raises InvalidRequest with the field's name."""
     need(fields, "model", str)
+    for name in _OF_CHAT:
+        if fields.get(name):
+            raise refused(name, "is not served here; send this request to /v1/chat/completions")
     prompt = _prompt(fields.get("prompt"))
     if read(fields, "suffix", str):
         raise refused("suffix", "insertion is not served: chat models only continue; leave it out")

@@ -219,12 +219,31 @@ def _content(block: Mapping[str, Any]) -> list[dict[str, Any]]:
         *parts, last = _document(block)
         return [*parts, _marked(last, block)]
     if kind == "search_result":
-        head = [text for text in (block.get("title"), block.get("source")) if isinstance(text, str)]
-        texts = [read(part, "text", str) or "" for part in objects(block.get("content"), "content")]
-        return [_marked({"type": "text", "text": "\n".join([*head, *texts])}, block)]
+        return _search_result(block)
     if kind == "tool_reference":
         return [_marked({"type": "text", "text": f"Tool: {need(block, 'tool_name', str)}"}, block)]
     raise refused("type", f"{_shown(kind)} is not served here; expected text, image, document or tool_result")
+
+
+def _search_result(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A found text under its title and address; a part ends at each cache mark within it."""
+    lines = [text for name in ("title", "source") if (text := read(block, name, str))]
+    parts: list[dict[str, Any]] = []
+    for index, inner in enumerate(objects(block.get("content"), "content")):
+        try:
+            if inner.get("type") != "text":
+                raise refused("type", "expected text")
+            part = _marked({"type": "text", "text": read(inner, "text", str) or ""}, inner)
+        except InvalidRequest as error:
+            raise within(f"content[{index}]", error) from None
+        lines.append(part["text"])
+        if "cache_control" in part:
+            parts.append(part | {"text": "\n".join(lines)})
+            lines = []
+    if lines or not parts:
+        parts.append({"type": "text", "text": "\n".join(lines)})
+    parts[-1] = _marked(parts[-1], block)
+    return parts
 
 
 def _text(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,10 @@ _BLOCKS: Mapping[str, frozenset[str]] = {
     "tool_use": frozenset({"type", "id", "name", "input", "cache_control"}),
     "thinking": _THINKING, "redacted_thinking": _THINKING,
 }  # fmt: skip
+_SOURCES: Mapping[str, frozenset[str]] = {
+    "base64": frozenset({"type", "media_type", "data"}), "url": frozenset({"type", "url"}),
+    "text": frozenset({"type", "media_type", "data"}), "content": frozenset({"type", "content"}),
+}  # fmt: skip
 _SAYS_NOTHING: Sequence[Any] = ([], {}, {"enabled": False}, {"type": "direct"})
 """Values of `citations` and of a call's `caller` that are the default."""
 
@@ -58,7 +62,9 @@ def _of_blocks(blocks: object, where: str) -> Iterator[str]:
                 for name in block.keys() - known
                 if block[name] is not None and block[name] not in _SAYS_NOTHING
             )
-        if kind == "tool_result":
+        if kind in ("tool_result", "search_result"):
             yield from _of_blocks(block.get("content"), f"{where}.content[]")
-        elif kind == "document":
-            yield from _of_blocks(block["source"].get("content"), f"{where}.source.content[]")
+        elif kind in ("document", "image"):
+            source = block["source"]
+            yield from unknown(source, _SOURCES[source["type"]], f"{where}.source.")
+            yield from _of_blocks(source.get("content"), f"{where}.source.content[]")

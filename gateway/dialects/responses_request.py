@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.dialects.fields import copied, need, objects, read, refused, unknown
+from gateway.dialects.fields import copied, need, objects, read, refused
 from gateway.dialects.forwarded import ForwardedRequest
-from gateway.dialects.request import SESSION_FIELDS, session_hint
+from gateway.dialects.request import session_hint
 from gateway.dialects.responses_forwarded import forwarded_request
 from gateway.dialects.responses_items import MessageBuilder
 from gateway.dialects.responses_schema import ResponsesBody
-from gateway.dialects.responses_tools import CALLED, OfferedTool, choice_of, offered_tools
+from gateway.dialects.responses_tools import OfferedTool, choice_of, offered_tools
+from gateway.dialects.responses_unsent import unsent
 from gateway.dialects.schema_reader import check_body
 from gateway.errors import InvalidRequest
 
@@ -31,20 +32,13 @@ _ECHOED = (
     "parallel_tool_calls", "reasoning", "safety_identifier", "temperature", "text", "tool_choice", "tools", "top_p",
     "top_logprobs", "truncation", "user",
 )  # fmt: skip
+_TRANSLATED = frozenset(_PLAIN) | frozenset(_ECHOED)
 OWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "max_tokens": ("max_output_tokens",), "reasoning_effort": ("reasoning.effort",),
     "response_format": ("text.format",), "verbosity": ("text.verbosity",),
     "logprobs": ("include.message.output_text.logprobs",),
 }  # fmt: skip
 """The names in this dialect of the chat body's parameters."""
-_KNOWN = frozenset(_PLAIN) | frozenset(_ECHOED) | frozenset(SESSION_FIELDS) | {
-    "input", "include", "store", "stream_options", "client_metadata", "background", "prompt",
-}  # fmt: skip
-_INSIDE: Mapping[str, frozenset[str]] = {
-    "reasoning": frozenset({"effort", "summary", "generate_summary"}), "text": frozenset({"format", "verbosity"}),
-}  # fmt: skip
-_TOOL_FIELDS = frozenset({"type", "name", "description", "parameters", "strict", "format"})
-_NAMESPACE_FIELDS = frozenset({"type", "name", "tools"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +113,8 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
     session = _session(fields)
     if session:
         chat["session_id"] = session
-    unknown = _unsent(fields)
-    needed, lost = (*offered.hosted, *conversation.hosted), (*unknown, *(f"tools.{t.kind}" for t in offered.optional))
+    needed = (*offered.hosted, *conversation.hosted)
+    lost = (*unsent(fields, own, _TRANSLATED), *(f"tools.{tool.kind}" for tool in offered.optional))
     found = (*needed, *offered.optional)
     forwarded = None
     if found:
@@ -140,26 +134,6 @@ def to_chat(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()
         dropped=lost,
         forwarded=forwarded,
     )
-
-
-def _unsent(fields: Mapping[str, Any]) -> list[str]:
-    """Fields that are not translated, also those of the client's own tools."""
-    unsent = {name for name, value in fields.items() if name not in _KNOWN and value is not None}
-    if fields.get("truncation") == "auto":
-        unsent.add("truncation")
-    for where, known in _INSIDE.items():
-        unsent |= unknown(fields.get(where) or {}, known, f"{where}.")
-    for tool in fields.get("tools") or ():
-        if tool["type"] in CALLED:
-            unsent |= unknown(tool, _TOOL_FIELDS, "tools[].")
-        elif tool["type"] == "namespace":
-            told = {name: value for name, value in tool.items() if value != ""}
-            unsent |= unknown(told, _NAMESPACE_FIELDS, "tools[].")
-            for inner in tool.get("tools") or ():
-                unsent |= unknown(inner, _TOOL_FIELDS, "tools[].tools[].")
-    if fields.get("tool_choice") is not None and not fields.get("tools"):
-        unsent.add("tool_choice")
-    return sorted(unsent)
 
 
 def _check(fields: Mapping[str, Any]) -> None:

@@ -64,6 +64,8 @@ class Call:
     """What the session has left, for Anthropic's `output_config.task_budget`; None: not told."""
     forwarded: ForwardedRequest | None = None
     """The request in its own dialect, sent instead of `messages` and `params`."""
+    api_stated: bool = True
+    """False: it is only likely that the deployment's server speaks that dialect."""
     tool_calls: int = 0
     """Calls of hosted tools that the hold covers; the provider is told so where it has a limit."""
     notes: Sequence[str] = ()

@@ -4,6 +4,7 @@
     +-- ConnectFault      never reached the provider: refused, DNS, TLS, connect or pool timeout
     +-- CallRefused       we did not send it: LiteLLM or our allow-list refused the arguments
     +-- RejectedFault     4xx: the provider refused the request itself
+    |   +-- DialectFault  its server does not have the client's dialect
     +-- CredentialFault   401, 402, 403: the provider refused *our* key or account
     +-- ThrottledFault    429
     +-- FailedFault       5xx, or an error event instead of an answer
@@ -109,6 +110,23 @@ class RejectedFault(UpstreamFault):
 
     def answer(self) -> GatewayError:
         return _rejected(self, self.status)
+
+
+class DialectFault(RejectedFault):
+    """The deployment's server has no such route; that it has was only likely.
+
+    `refusal`: the client's error, which names what needs the dialect.
+    """
+
+    def __init__(self, status: int, refusal: GatewayError, reported: ReportedError) -> None:
+        super().__init__(
+            f"the provider answered with status {status}: it has no such route", status=status, reported=reported
+        )
+        self._refusal = refusal
+
+    def answer(self) -> GatewayError:
+        """The refusal."""
+        return self._refusal
 
 
 class CredentialFault(UpstreamFault):

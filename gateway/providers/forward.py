@@ -23,17 +23,27 @@ from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource
 from gateway.providers.call import NO_KEY, Call
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
-from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, TimeoutFault, UpstreamFault
+from gateway.providers.errors import (
+    BrokenFault,
+    BrokenMidAnswer,
+    DialectFault,
+    FailedFault,
+    TimeoutFault,
+    UpstreamFault,
+)
 from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault, wire_fault
 from gateway.providers.inband import fault_in
 from gateway.providers.litellm_clients import ProviderNames, key_for
 from gateway.providers.replies import Reply, chat_reply
+from gateway.providers.reported_error import NO_REPORT
 from gateway.providers.transport import Connections, DirectRequest, send
 from gateway.providers.waiting import Patience
 
 ANTHROPIC_ADDRESS = "https://api.anthropic.com"
 ANTHROPIC_VERSION = "2023-06-01"
 _BETA = "anthropic-beta"
+_NO_ROUTE = (404, 405, 501)
+"""Statuses of servers without the dialect's route; a model that is not found has a code of its own."""
 _FROM_OPERATOR = ("service_tier", "temperature", "top_p")
 """Defaults of a deployment that have the same name in these dialects."""
 
@@ -69,7 +79,7 @@ class ForwardedCall:
     async def opened(self, exchange: Exchange, deadline: float) -> ChunkSource:
         """Start a stream."""
         answer = await send(self._connections, self._request, exchange)
-        if not 200 <= exchange.status < 300:
+        if not 200 <= exchange.status < 300 or _is_page(exchange):
             await answer.read()
             self._check(exchange)
         return ForwardedSource(answer, exchange, self._forwarded, self._call.idle_timeout_s, deadline)
@@ -104,8 +114,18 @@ class ForwardedCall:
 
     def _check(self, exchange: Exchange) -> None:
         seen = exchange_fault(exchange)
+        only_likely = self._forwarded.api == "responses_api" and not self._call.api_stated
+        missing = exchange.status in _NO_ROUTE and seen is not None and not seen.code
+        if only_likely and (missing or _is_page(exchange)):
+            reported = NO_REPORT if seen is None else seen.reported
+            raise DialectFault(exchange.status, self._forwarded.refusal(), reported)
         if seen is not None:
             raise seen
+
+
+def _is_page(exchange: Exchange) -> bool:
+    """True for a page, as servers show it at every address that they do not know."""
+    return exchange.headers.get("content-type", "").startswith("text/html")
 
 
 class ForwardedSource:

@@ -136,6 +136,7 @@ class ProviderCalls:
             max_tokens_param=_limit_name(chat, deployment),
             limited=estimate.limited,
             forwarded=forwarded,
+            api_stated=deployment.api_stated,
             tool_calls=estimate.tool_calls,
             notes=notes,
             stream=chat.stream,

@@ -15,7 +15,7 @@ from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
 from gateway.providers.balance import LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.providers.errors import BrokenMidAnswer, CallRefused, RejectedFault, UpstreamFault
+from gateway.providers.errors import BrokenMidAnswer, CallRefused, DialectFault, RejectedFault, UpstreamFault
 from gateway.routing.guard import BUSY, TOO_SMALL, UNHEALTHY, Eligibility, RequestedModel, feasible
 
 Cause = Literal["failure", "context_window", "content_policy"]
@@ -32,7 +32,9 @@ def cause_of(fault: UpstreamFault) -> Cause | None:
     if fault.usage is not None or isinstance(fault, CallRefused | BrokenMidAnswer):
         return None
     if isinstance(fault, RejectedFault):
-        return _CAUSES.get(fault.code, "failure" if fault.status == NOT_FOUND else None)
+        return _CAUSES.get(
+            fault.code, "failure" if isinstance(fault, DialectFault) or fault.status == NOT_FOUND else None
+        )
     return "failure"
 
 

@@ -39,6 +39,10 @@ def test_a_prompt_is_what_the_user_says(prompt: Any) -> None:
         ({"logprobs": 99}, "logprobs"),
         ({"echo": "yes"}, "echo"),
         ({"model": None}, "model"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"modalities": ["audio"]}, "modalities"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:

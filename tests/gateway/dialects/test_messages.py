@@ -398,9 +398,10 @@ def test_a_document_keeps_its_pictures_and_what_is_said_about_it() -> None:
 
 
 FILE = {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}
-PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}
+PNG: dict[str, Any] = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}
 SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
 MARK = {"cache_control": {"type": "ephemeral"}}
+FOUND: dict[str, Any] = {"type": "search_result", "title": "T", "source": "s"}
 
 
 def said(text: str) -> dict[str, Any]:
@@ -433,6 +434,23 @@ def test_a_document_s_parts_keep_their_order_and_marks(document: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("inner", "mark", "parts"),
+    [
+        ([said("a"), said("b")], {}, [said("T\ns\na\nb")]),
+        ([said("a") | MARK, said("b")], {}, [said("T\ns\na") | MARK, said("b")]),
+        ([said("a"), said("b") | MARK], {}, [said("T\ns\na\nb") | MARK]),
+        ([said("a") | MARK, said("b")], MARK, [said("T\ns\na") | MARK, said("b") | MARK]),
+        ([], MARK, [said("T\ns") | MARK]),
+    ],
+)
+def test_a_found_text_keeps_the_cache_marks_within_it(
+    inner: list[dict[str, Any]], mark: dict[str, Any], parts: list[dict[str, Any]]
+) -> None:
+    content = [FOUND | {"content": inner} | mark, said("q")]
+    assert chat(messages=[{"role": "user", "content": content}])["messages"][0]["content"] == [*parts, said("q")]
+
+
+@pytest.mark.parametrize(
     ("fields", "dropped"),
     [
         ({"output_config": {"task_budget": {"type": "tokens", "total": 9}, "effort": "low"}},
@@ -450,6 +468,13 @@ def test_a_document_s_parts_keep_their_order_and_marks(document: dict[str, Any],
          ("messages[].content[].content[].tone",)),
         ({"content": [{"type": "document", "source": {"type": "content", "content": [said("r") | {"tone": "dry"}]}}]},
          ("messages[].content[].source.content[].tone",)),
+        ({"content": [{"type": "image", "source": PNG["source"] | {"alt": "a cat"}}]},
+         ("messages[].content[].source.alt",)),
+        ({"content": [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+                      {"type": "document", "source": {"type": "content", "content": "d", "pages": 3}}]},
+         ("messages[].content[].source.pages",)),
+        ({"content": [FOUND | {"citations": {"enabled": True}, "content": [said("r") | {"citations": [{}]}]}]},
+         ("messages[].content[].citations", "messages[].content[].content[].citations")),
     ],
 )  # fmt: skip
 def test_what_is_left_out_inside_a_field_is_named(fields: dict[str, Any], dropped: tuple[str, ...]) -> None:

@@ -148,6 +148,51 @@ def test_what_is_not_translated_is_named() -> None:
     assert made.dropped == ("reasoning.context", "service_tier", "text.tone", "tools[].defer_loading", "truncation")
 
 
+SAID = {"type": "input_text", "text": "q"}
+CALLED: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": [SAID | {"tone": "dry"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "dropped"),
+    [
+        ({"input": [TEXT | {"phase": "commentary"}]}, ("input[].phase",)),
+        ({"input": [{"role": "user", "content": [SAID | {"tone": "dry"}]}]}, ("input[].content[].tone",)),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:x", "zoom": 2}]}]},
+         ("input[].content[].zoom",)),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "QQ==", "detail": "high"}]}]},
+         ("input[].content[].detail",)),
+        ({"input": [TEXT, CALLED | {"caller": {"type": "program"}}, RESULT | {"took_s": 3}]},
+         ("input[].caller", "input[].output[].tone", "input[].took_s")),
+        ({"input": [{"role": "assistant", "content": [
+            {"type": "output_text", "text": "a", "annotations": [{"type": "url_citation"}], "logprobs": [{}]}
+        ]}, TEXT]}, ("input[].content[].annotations",)),
+        ({"input": [{"role": "assistant", "id": "msg_1", "status": "completed", "content": [
+            {"type": "output_text", "text": "a", "annotations": [], "logprobs": []}
+        ]}, TEXT]}, ()),
+        ({"include": ["reasoning.encrypted_content", "file_search_call.results", "message.mood"]},
+         ("include.message.mood",)),
+        ({"text": {"format": {"type": "text", "examples": []}}}, ("text.format.examples",)),
+        ({"stream_options": {"include_obfuscation": False, "pace": 1}}, ("stream_options.pace",)),
+        ({"tools": [FLAT], "tool_choice": {"type": "function", "name": "f", "why": "x"}}, ("tool_choice.why",)),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_inside_items_and_objects_is_named(fields: dict[str, Any], dropped: tuple[str, ...]) -> None:
+    assert request(**fields).dropped == dropped
+
+
+def test_what_earlier_turns_left_out_is_not_named_again() -> None:
+    earlier: list[dict[str, Any]] = [TEXT | {"phase": "commentary"}, {"role": "assistant", "content": "a"}]
+    assert to_chat({"model": "m", "input": "next"}, earlier).dropped == ()
+
+
+def test_what_is_forwarded_keeps_the_fields_that_no_chat_message_has() -> None:
+    item = TEXT | {"phase": "commentary"}
+    made = request(input=[item], tools=[{"type": "web_search"}]).forwarded
+    assert made is not None
+    assert (made.body["input"], made.dropped) == ([item], ())
+
+
 def test_a_reference_needs_no_type() -> None:
     assert referenced_ids([{"id": "msg_1"}, {"type": "item_reference", "id": "msg_2"}, TEXT]) == [
         "msg_1", "msg_2",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -11,9 +11,18 @@ import pytest_asyncio
 from gateway.catalog.usage import Usage
 from gateway.dialects import carried, messages_request, responses_request
 from gateway.dialects.forwarded import FORWARDED
-from gateway.errors import InvalidRequest
-from gateway.providers.errors import BrokenFault, BrokenMidAnswer, FailedFault, RejectedFault, TimeoutFault
+from gateway.errors import InvalidRequest, http_status
+from gateway.providers.errors import (
+    BrokenFault,
+    BrokenMidAnswer,
+    DialectFault,
+    FailedFault,
+    RejectedFault,
+    TimeoutFault,
+    UpstreamFault,
+)
 from gateway.providers.providers import Call, Upstream
+from gateway.turn.fallback import cause_of
 from tests.harness.upstream import FaultUpstream
 from tests.harness.words import words
 
@@ -96,6 +105,30 @@ async def test_a_failed_answer_is_a_fault(
 ) -> None:
     with pytest.raises(fault):
         await upstream.complete(call(provider, route, mode))
+
+
+@pytest.mark.parametrize("mode", ["e404", "html"])
+async def test_a_server_without_the_route_is_a_refusal_with_the_tool_s_name(
+    upstream: Upstream, provider: FaultUpstream, mode: str
+) -> None:
+    """A hold for it is released, and the client told what no model has. Where the operator says that it has the route,
+    its answer is passed on."""
+    asked = call(provider, "responses", mode, api_stated=False)
+    for fault in (await failed(upstream.complete(asked)), await failed(upstream.open_stream(asked))):
+        assert isinstance(fault, DialectFault)
+        assert (fault.dispatched, fault.retryable, cause_of(fault)) == (False, False, "failure")
+        error = fault.answer()
+        assert (http_status(error), error.param) == (400, "tools[0].type")
+        assert error.message.startswith('tools[0].type: "web_search" is run by OpenAI')
+    stated = await failed(upstream.complete(call(provider, "responses", mode)))
+    assert not isinstance(stated, DialectFault)
+    assert stated.status == (404 if mode == "e404" else 200)
+
+
+async def failed(work: Awaitable[Any]) -> UpstreamFault:
+    with pytest.raises(UpstreamFault) as raised:
+        await work
+    return raised.value
 
 
 @pytest.mark.parametrize("route", ROUTES)
