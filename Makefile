@@ -16,7 +16,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo provider serve test faults clients soak soak-loop soak-overload fuzz audit check format bench lock clean
+.PHONY: help setup demo provider serve test faults clients soak soak-loop soak-overload fuzz audit check reference format bench lock clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-13s  %s\n", $$1, $$2 }'
@@ -74,6 +74,9 @@ check: setup ## Check lint, format, types, import contracts and docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(PY) -m pytest -q tests/test_house.py tests/test_docs.py tests/test_tidy.py
+
+reference: setup ## Write the tables of docs/ that are generated from the code
+	@$(PY) -m tests.harness.reference
 
 format: setup ## Format the code and apply fixes of ruff
 	@$(BIN)/ruff check --fix .

@@ -207,6 +207,7 @@ def assemble(
         uniform=uniform,
         new_id=new_id,
         on_sent=lambda outcome: metrics.webhooks.labels(outcome).inc(),
+        on_queue=metrics.webhook_queue.set,
         idle_timeout_s=lambda: current().settings.session.idle_timeout_s,
     )
     held = HeldMoney(on_wait=call_left)

@@ -16,6 +16,10 @@ class Metrics:
             "seqroute_webhooks_total", "Webhook messages sent, by what the receiver said.", ("outcome",),
             registry=self.registry,
         )  # fmt: skip
+        self.webhook_queue = Gauge(
+            "seqroute_webhook_queue", "Webhook messages that wait to be sent, of all replicas together.",
+            registry=self.registry,
+        )  # fmt: skip
         self.turns = Counter(
             "seqroute_turns_total", "Turns by model and how they ended.", ("model", "status"), registry=self.registry
         )
@@ -35,6 +39,11 @@ class Metrics:
         self.cost_ratio = Histogram(
             "seqroute_cost_ratio", "Bill of a whole answer over what was predicted for it, by model.", ("model",),
             buckets=(0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 4, 8), registry=self.registry,
+        )  # fmt: skip
+        self.forecast_level = Histogram(
+            "seqroute_forecast_level",
+            "Lowest level of the predicted bills that covers the bill, by model: the share below 0.9 should be 0.9.",
+            ("model",), buckets=(0.1, 0.5, 0.9, 0.95, 0.99), registry=self.registry,
         )  # fmt: skip
         self.cached_share = Histogram(
             "seqroute_cached_tokens_ratio", "Prompt tokens reported as cached over those predicted, by model.",

@@ -12,6 +12,7 @@ provider's tokenizer may count more than ours.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -70,6 +71,12 @@ class Estimate:
     mark: CacheMark = ""
     tool_calls: int = 0
     """Calls of tools that the provider runs, which the hold covers."""
+
+    def level_of(self, bill_nanousd: int) -> float:
+        """The lowest of COST_LEVELS whose predicted cost covers the bill; 1 when none does."""
+        # A bill is rounded up to whole nano-USD, a prediction is not.
+        index = bisect_left(self.view.cost_quantiles_usd, (bill_nanousd - 1) / NANOUSD_PER_USD)
+        return COST_LEVELS[index] if index < len(COST_LEVELS) else 1.0
 
 
 def estimate(

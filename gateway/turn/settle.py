@@ -338,6 +338,7 @@ class Settlements:
             self._metrics.cost_ratio.labels(attempt.model).observe(
                 bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd
             )
+            self._metrics.forecast_level.labels(attempt.model).observe(estimate_.level_of(bill.amount_nanousd))
         model, asked = estimate_.option.model, attempt.context.chat.effort
         as_chosen = not model.effort or asked in (None, model.effort)
         if bill.usage_source == "reported" and finish_reason != "length" and as_chosen:

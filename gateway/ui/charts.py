@@ -9,21 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.decisions.calibration import Calibration
-from gateway.ui.queries import Period
+from gateway.ui.queries import Period, Usage, spend_by_model
 
 Chart = dict[str, Any]
 Turns = Sequence[Mapping[str, Any]]
 Point = Mapping[str, Any]
 
 
-def spend_series(spent: Mapping[str, Mapping[int, int]], period: Period, step_ms: int) -> Chart:
+def spend_series(found: Usage, period: Period, step_ms: int) -> Chart:
     """USD over time (x in seconds) of the eight most expensive models."""
     starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
-    names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:8]
+    names = [model for model, _, _ in spend_by_model(found)[:8]]
+    spent = {(row["model"], row["at_ms"]): row["spent_nanousd"] / 1e9 for row in found}
     return {
         "names": names,
         "data": [[start // 1000 for start in starts]]
-        + [[spent[name].get(start, 0) / 1e9 for start in starts] for name in names],
+        + [[spent.get((name, start), 0) for start in starts] for name in names],
     }
 
 

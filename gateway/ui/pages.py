@@ -215,15 +215,15 @@ class Dashboard:
 
         def read(connection: Any) -> dict[str, Any]:
             period = queries.last_days(days, at_ms, viewer.tenant_id)
-            by_tenant = queries.spend_by(connection, period, "tenant_id")
+            usage, by_tenant = queries.usage(connection, period, step_ms), queries.spend_by_tenant(connection, period)
             return {
-                "totals": queries.totals(connection, period),
-                "by_model": queries.spend_by(connection, period, "model"),
+                "totals": queries.totals(usage),
+                "by_model": queries.spend_by_model(usage),
                 "by_tenant": by_tenant,
                 "tenant_names": queries.tenant_names(connection, [tenant_id for tenant_id, _, _ in by_tenant]),
                 "out": out_of_money(connection, viewer.tenant_id, period.since_ms),
                 "near": queries.near_their_budget(connection, viewer.tenant_id),
-                "series": spend_series(queries.spend_over_time(connection, period, step_ms), period, step_ms),
+                "series": spend_series(usage, period, step_ms),
             }
 
         found, insight = await self._database.read(read), await self._insights.of(days, viewer.tenant_id)
@@ -356,9 +356,10 @@ class Dashboard:
 
         def read(connection: Any) -> dict[str, Any]:
             period = queries.last_days(days, at_ms, viewer.tenant_id)
+            usage = queries.usage(connection, period, period.until_ms)
             return {
-                "totals": queries.totals(connection, period),
-                "by_model": queries.spend_by(connection, period, "model"),
+                "totals": queries.totals(usage),
+                "by_model": queries.spend_by_model(usage),
                 "baselines": queries.baselines(connection, period),
                 "out": out_of_money(connection, viewer.tenant_id, period.since_ms),
             }

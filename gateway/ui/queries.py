@@ -21,7 +21,11 @@ from gateway.database.tables import (
 )
 from gateway.decisions.rollups import CHOSEN, HOUR_MS
 
+Usage = Sequence[Mapping[str, Any]]
+SUMS = tuple(column.name for column in usage_hours.columns if not column.primary_key)
+MOST_ROWS = 20
 PAGE_ROWS = 50
+LAST_MS = 2**62
 NEAR_SHARE = 0.8
 """A session is near its budget from this spent share on."""
 
@@ -46,43 +50,43 @@ def last_days(days: int, at_ms: int, tenant_id: str | None) -> Period:
     return Period(until_ms - days * 24 * HOUR_MS, until_ms, tenant_id)
 
 
-def totals(connection: Connection, period: Period) -> dict[str, int]:
-    """Sums over the period of every column of `usage_hours`."""
-    names = [column.name for column in usage_hours.columns if not column.primary_key]
-    row = connection.execute(
-        select(*(func.coalesce(func.sum(usage_hours.c[name]), 0).label(name) for name in names)).where(
-            period.of(usage_hours)
-        )
-    ).one()
-    return {name: int(value) for name, value in row._mapping.items()}
+def usage(connection: Connection, period: Period, step_ms: int) -> Usage:
+    """Sums of every column of `usage_hours` by model and start of step (`at_ms`): one scan for a whole page."""
+    at = (usage_hours.c.hour_ms - usage_hours.c.hour_ms % step_ms).label("at_ms")
+    sums = [func.sum(usage_hours.c[name]).label(name) for name in SUMS]
+    query = select(usage_hours.c.model, at, *sums).where(period.of(usage_hours)).group_by(usage_hours.c.model, at)
+    return [
+        {"model": row["model"], **{name: int(row[name]) for name in ("at_ms", *SUMS)}}
+        for row in connection.execute(query).mappings()
+    ]
 
 
-def spend_by(connection: Connection, period: Period, name: str) -> list[tuple[str, int, int]]:
-    """Spend in nano-USD and turns by "tenant_id" or "model", largest spend first."""
-    column = usage_hours.c[name]
-    spent = func.sum(usage_hours.c.spent_nanousd)
+def totals(found: Usage) -> dict[str, int]:
+    """Sums of every column over the period."""
+    return {name: sum(row[name] for row in found) for name in SUMS}
+
+
+def spend_by_model(found: Usage) -> list[tuple[str, int, int]]:
+    """Model, spend in nano-USD and turns, largest spend first."""
+    spent: dict[str, tuple[int, int]] = {}
+    for row in found:
+        nanousd, turns = spent.get(row["model"], (0, 0))
+        spent[row["model"]] = nanousd + row["spent_nanousd"], turns + row["turns"]
+    ordered = sorted(spent.items(), key=lambda item: -item[1][0])
+    return [(model, nanousd, turns) for model, (nanousd, turns) in ordered[:MOST_ROWS]]
+
+
+def spend_by_tenant(connection: Connection, period: Period) -> list[tuple[str, int, int]]:
+    """Tenant's id, spend in nano-USD and turns, largest spend first."""
+    column, spent = usage_hours.c.tenant_id, func.sum(usage_hours.c.spent_nanousd)
     query = (
         select(column, spent, func.sum(usage_hours.c.turns))
         .where(period.of(usage_hours))
         .group_by(column)
         .order_by(spent.desc())
-        .limit(20)
+        .limit(MOST_ROWS)
     )
-    return [(key, int(nanousd), int(turns)) for key, nanousd, turns in connection.execute(query)]
-
-
-def spend_over_time(connection: Connection, period: Period, step_ms: int) -> dict[str, dict[int, int]]:
-    """Spend in nano-USD by model and start of step (ms)."""
-    at = (usage_hours.c.hour_ms - usage_hours.c.hour_ms % step_ms).label("at")
-    query = (
-        select(usage_hours.c.model, at, func.sum(usage_hours.c.spent_nanousd))
-        .where(period.of(usage_hours))
-        .group_by(usage_hours.c.model, at)
-    )
-    series: dict[str, dict[int, int]] = {}
-    for model, start_ms, nanousd in connection.execute(query):
-        series.setdefault(model, {})[int(start_ms)] = int(nanousd)
-    return series
+    return [(tenant_id, int(nanousd), int(turns)) for tenant_id, nanousd, turns in connection.execute(query)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,10 @@ def find_sessions(
         query = query.where(exists().where(r.tenant_id == s.tenant_id, r.session_id == s.session_id))
     elif only in STATES:
         query = query.where(s.state == only)
-    if after is not None:
-        used_ms, *ids = after
-        at_once = and_(s.updated_at_ms == used_ms, tuple_(s.tenant_id, s.session_id) > tuple_(*ids))
-        query = query.where(or_(s.updated_at_ms < used_ms, at_once))
+    used_ms, *ids = after or (LAST_MS, "", "")
+    # The first page has a bound, too: without one SQLite sorts every session instead of reading the index by use.
+    query = query.where(s.updated_at_ms <= used_ms)
+    query = query.where(or_(s.updated_at_ms < used_ms, tuple_(s.tenant_id, s.session_id) > tuple_(*ids)))
     return _rows(connection, query.order_by(s.updated_at_ms.desc(), s.tenant_id, s.session_id).limit(PAGE_ROWS))
 
 

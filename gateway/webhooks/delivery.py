@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from gateway.clock import Clock, Uniform, now_ms
 from gateway.config.settings import WebhookSettings
@@ -59,6 +59,7 @@ class Webhooks:
         uniform: Uniform,
         new_id: Callable[[str], str],
         on_sent: Callable[[str], None],
+        on_queue: Callable[[int], None],
         idle_timeout_s: Callable[[], float] = lambda: 1800.0,
     ) -> None:
         self._targets = targets
@@ -67,6 +68,7 @@ class Webhooks:
         self._uniform = uniform
         self._new_id = new_id
         self._on_sent = on_sent
+        self._on_queue = on_queue
         self._idle_timeout_s = idle_timeout_s
         self._looked_at_ms = 0
         self._alarms = Alarms()
@@ -109,6 +111,7 @@ class Webhooks:
         claimed = await self._database.write(lambda c: claim(c, at_ms))
         secrets = {target.url: target.secret for target in self._targets()}
         done = await asyncio.gather(*(self._send(http, message, secrets) for message in claimed))
+        self._on_queue(await self._database.read(waiting))
         return sum(done)
 
     async def _send(self, http: aiohttp.ClientSession, message: ClaimedMessage, secrets: Mapping[str, Secret]) -> bool:
@@ -160,6 +163,12 @@ def claim(connection: Connection, at_ms: int) -> list[ClaimedMessage]:
         if moved.rowcount == 1:
             claimed.append(ClaimedMessage(row["event_id"], row["url"], row["body"], row["attempts"]))
     return claimed
+
+
+def waiting(connection: Connection) -> int:
+    """The number of messages that were neither accepted nor given up."""
+    unresolved = webhook_events.c.done_at_ms.is_(None)
+    return int(connection.execute(select(func.count()).where(unresolved)).scalar_one())
 
 
 def resolve(connection: Connection, message: ClaimedMessage, accepted: bool, at_ms: int, pause_ms: int) -> None:

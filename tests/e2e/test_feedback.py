@@ -46,6 +46,7 @@ async def test_four_dialects_end_up_as_scores_of_the_same_turn(tmp_path: Path, d
                 sample("seqroute_quality_error_count") == 6
             )  # of the answer's scores; the session's has no prediction
             assert sample("seqroute_cost_ratio_count", {"model": "small"}) == 1
+            assert sample("seqroute_forecast_level_count", {"model": "small"}) == 1
             [row] = play.rows(sessions)
             assert (row["quality_count"], row["quality_sum"], row["last_quality"]) == (
                 7,

@@ -110,10 +110,11 @@ def _write_day(archive: Archive, job: Export, name: str, day: date, target: str)
     count = 0
     with archive.scratch(target) as beside, transaction(job.database_url, read_only=True) as connection:
         sorted_query = query.order_by(*(_by_code_points(table.c[key], connection) for key in order))
-        found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE}).mappings()
+        found = connection.execute(sorted_query, execution_options={"yield_per": ROWS_AT_ONCE})
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             for rows in found.partitions(ROWS_AT_ONCE):
-                writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema))
+                by_column = zip(zip(*rows, strict=True), schema.types, strict=True)
+                writer.write_batch(pa.RecordBatch.from_arrays([pa.array(*each) for each in by_column], schema=schema))
                 count += len(rows)
         if count:
             archive.keep(beside, target)

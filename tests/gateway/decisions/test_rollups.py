@@ -64,8 +64,9 @@ def test_bills_are_counted_once_in_their_hour_and_the_newest_seconds_wait(databa
     with transaction(database_url) as connection:
         assert advance(connection, NOW_MS + LAG_MS) == 1
         period = queries.last_days(1, NOW_MS, None)
-        assert queries.totals(connection, period)["spent_nanousd"] == 617
-        assert queries.spend_by(connection, period, "model") == [("large", 507, 1), ("small", 110, 2)]
+        usage = queries.usage(connection, period, HOUR_MS)
+        assert queries.totals(usage)["spent_nanousd"] == 617
+        assert queries.spend_by_model(usage) == [("large", 507, 1), ("small", 110, 2)]
 
 
 def test_two_replicas_that_read_the_same_entries_add_them_once(postgres_url: str) -> None:
@@ -110,7 +111,7 @@ def test_the_efforts_of_a_model_are_added_up_and_are_baselines_of_their_own(sqli
         entry(connection, 1, "overage", 7, NOW_MS - HOUR_MS)
         advance(connection, NOW_MS)
         period = queries.last_days(1, NOW_MS, None)
-        assert queries.spend_by(connection, period, "model") == [("think", 107, 2)]
+        assert queries.spend_by_model(queries.usage(connection, period, HOUR_MS)) == [("think", 107, 2)]
         assert {row.model for row in queries.baselines(connection, period)} == {
             "think at low effort", "think at high effort",
         }  # fmt: skip

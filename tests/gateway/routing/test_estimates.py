@@ -73,6 +73,14 @@ def test_a_length_predicted_from_the_turn_is_the_cost_distribution() -> None:
     assert found.likely_nanousd == 1_080_000
 
 
+@pytest.mark.parametrize(
+    ("tokens", "level"), [(1, COST_LEVELS[0]), (41, COST_LEVELS[1]), (46, 0.5), (47, 0.6), (54, 0.995), (55, 1.0)]
+)
+def test_a_bill_has_the_lowest_level_that_covers_it(tokens: int, level: float) -> None:
+    found = estimated(answer_tokens=tuple(float(40 + k) for k in range(len(COST_LEVELS))))
+    assert found.level_of(1_000 * 1_000 + tokens * 2_000) == level
+
+
 @pytest.mark.parametrize("contended", [False, True])
 @pytest.mark.parametrize("left_nanousd", [FREE_TO_SPEND, 30_000_000, 4_000_000])
 def test_a_short_predicted_answer_lowers_no_hold_and_no_limit(left_nanousd: int, contended: bool) -> None:

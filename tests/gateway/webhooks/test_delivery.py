@@ -50,16 +50,18 @@ async def receiver() -> AsyncIterator[Receiver]:
 class Replica:
     webhooks: Webhooks
     sent: list[str]
+    queued: list[int]
 
 
 async def replica(url: str, database: Database, now: list[float], prefix: str = "a") -> Replica:
     numbers = itertools.count()
     sent: list[str] = []
+    queued: list[int] = []
     webhooks = Webhooks(
         lambda: (WebhookSettings(url, SECRET),), database=database, clock=lambda: now[0], uniform=lambda: 1.0,
-        new_id=lambda kind: f"{kind}_{prefix}{next(numbers)}", on_sent=sent.append,
+        new_id=lambda kind: f"{kind}_{prefix}{next(numbers)}", on_sent=sent.append, on_queue=queued.append,
     )  # fmt: skip
-    return Replica(webhooks, sent)
+    return Replica(webhooks, sent, queued)
 
 
 def spend(url: str, tenant: int, session: int) -> None:
@@ -172,6 +174,7 @@ async def test_a_receiver_that_fails_is_tried_again_later_and_given_up_in_the_en
             now[0] += pause_s(attempt, 1.0)
         await subject.webhooks.deliver(http)
     assert len(receiver.got) == MAX_ATTEMPTS
+    assert subject.queued == [1] * (2 * MAX_ATTEMPTS - 2) + [0] * 3
     with transaction(database_url) as connection:
         (row,) = connection.execute(select(webhook_events)).mappings().all()
         assert (row["accepted"], row["done_at_ms"] is not None) == (0, True)
