@@ -21,7 +21,7 @@ import httpx
 
 from bench.rig.filled_database import CANDIDATES, Past, fill
 from gateway.database.database import transaction
-from gateway.decisions.rollups import advance
+from gateway.decisions.rollups import advance, join_hours
 from migrations.upgrade import upgrade
 from tests.harness.gateway import config, serving
 
@@ -54,6 +54,10 @@ def _make_log(url: str, decisions: int) -> None:
     while read:
         with transaction(url) as connection:
             read = advance(connection, at_ms)
+    joining = True
+    while joining:
+        with transaction(url) as connection:
+            joining = join_hours(connection, at_ms)
     print(f"hourly sums of all: {time.perf_counter() - started_s:.0f} s", flush=True)
 
 

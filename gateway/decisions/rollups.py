@@ -2,7 +2,8 @@
 
 Each settled turn is counted once, in the hour of its bill. The sums follow the ledger by entry id, some seconds
 behind, so that an entry committed late is not missed. Every replica may run this: the first to advance the progress
-row wins, the other's transaction changes nothing.
+row wins, the other's transaction changes nothing. Hours of past weeks are joined into days, each in the row of its
+first hour, so that a page over months reads few rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Table, and_, insert, select, update
+from sqlalchemy import Connection, Table, and_, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.clock import Clock, now_ms
@@ -27,6 +28,9 @@ from gateway.ledger.types import SPENDING_KINDS
 
 _log = logging.getLogger("seqroute.rollups")
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+HOURLY_DAYS = 8
+"""Full days for which hours are kept apart."""
 LAG_MS = 10_000
 """Delay behind the clock, longer than any ledger transaction stays open."""
 BATCH_ROWS = 2_000
@@ -37,7 +41,8 @@ _Key = tuple[int, str, str]
 
 
 async def follow_forever(database: Database, clock: Clock, *, ready: Callable[[], bool], interval_s: float) -> None:
-    """Add newly settled turns to the sums until cancelled."""
+    """Add newly settled turns to the sums until cancelled, and once a day join old hours."""
+    joined_day = -1
     while True:
         await asyncio.sleep(interval_s)
         if not ready():
@@ -46,6 +51,10 @@ async def follow_forever(database: Database, clock: Clock, *, ready: Callable[[]
             read = BATCH_ROWS
             while read == BATCH_ROWS:
                 read = await database.write(lambda c: advance(c, now_ms(clock)))
+            if now_ms(clock) // DAY_MS != joined_day:
+                while await database.write(lambda c: join_hours(c, now_ms(clock))):
+                    pass
+                joined_day = now_ms(clock) // DAY_MS
         except LedgerUnavailable:
             _log.warning("hourly sums not updated: the database is unavailable")
 
@@ -84,6 +93,31 @@ def advance(connection: Connection, at_ms: int) -> int:
     _add(connection, usage_hours, usage)
     _add(connection, baseline_hours, baselines)
     return len(rows)
+
+
+def join_hours(connection: Connection, at_ms: int) -> bool:
+    """Add up the hours of one old day in the row of its first hour; return False when every old day is joined."""
+    before_ms = at_ms - at_ms % DAY_MS - HOURLY_DAYS * DAY_MS
+    # Replicas take turns: two of them would add the same hours twice.
+    connection.execute(select(rollup_progress.c.id).with_for_update())
+    hours = [each.c.hour_ms for each in (usage_hours, baseline_hours)]
+    found = [
+        connection.execute(select(func.min(hour)).where(hour < before_ms, hour % DAY_MS != 0)).scalar()
+        for hour in hours
+    ]
+    if not any(found):
+        return False
+    hour_ms = min(filter(None, found))
+    day_ms = hour_ms - hour_ms % DAY_MS
+    for table in (usage_hours, baseline_hours):
+        later = and_(table.c.hour_ms > day_ms, table.c.hour_ms < day_ms + DAY_MS)
+        names = [column.name for column in table.columns if not column.primary_key]
+        sums = [func.sum(table.c[name]) for name in names]
+        summed = select(literal(day_ms), table.c.tenant_id, table.c.model, *sums).where(later)
+        rows = connection.execute(summed.group_by(table.c.tenant_id, table.c.model))
+        _add(connection, table, {tuple(row[:3]): dict(zip(names, row[3:], strict=True)) for row in rows})
+        connection.execute(delete(table).where(later))
+    return True
 
 
 def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, float]], row: Any) -> None:

@@ -28,7 +28,7 @@ from gateway.database.database import Database
 from gateway.decisions import log
 from gateway.decisions.forecasts import SessionForecasts
 from gateway.decisions.report import out_of_money
-from gateway.decisions.rollups import HOUR_MS
+from gateway.decisions.rollups import DAY_MS, HOUR_MS
 from gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, http_status
 from gateway.ledger import audit
 from gateway.policies import registry, trials
@@ -49,7 +49,6 @@ HEADERS: Mapping[str, str] = {
 }
 _STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MAX_FORM_BYTES = 16_384
-DAY_MS = 86_400_000
 _DAYS = (1, 7, 30, 90)
 
 Page = Callable[[Request, Viewer], Awaitable[Response]]
@@ -222,7 +221,7 @@ class Dashboard:
                 "by_tenant": by_tenant,
                 "tenant_names": queries.tenant_names(connection, [tenant_id for tenant_id, _, _ in by_tenant]),
                 "out": out_of_money(connection, viewer.tenant_id, period.since_ms),
-                "near": queries.near_their_budget(connection, viewer.tenant_id),
+                "near": queries.near_their_budget(connection, period),
                 "series": spend_series(usage, period, step_ms),
             }
 

@@ -19,7 +19,7 @@ from gateway.database.tables import (
     tenants,
     usage_hours,
 )
-from gateway.decisions.rollups import CHOSEN, HOUR_MS
+from gateway.decisions.rollups import CHOSEN, DAY_MS, HOUR_MS, HOURLY_DAYS
 
 Usage = Sequence[Mapping[str, Any]]
 SUMS = tuple(column.name for column in usage_hours.columns if not column.primary_key)
@@ -45,9 +45,10 @@ class Period:
 
 
 def last_days(days: int, at_ms: int, tenant_id: str | None) -> Period:
-    """The last days, the current hour included."""
+    """The last days, the current hour included; of more than a week from the start of the first day (UTC)."""
     until_ms = at_ms - at_ms % HOUR_MS + HOUR_MS
-    return Period(until_ms - days * 24 * HOUR_MS, until_ms, tenant_id)
+    since_ms = until_ms - days * DAY_MS
+    return Period(since_ms - since_ms % DAY_MS if days >= HOURLY_DAYS else since_ms, until_ms, tenant_id)
 
 
 def usage(connection: Connection, period: Period, step_ms: int) -> Usage:
@@ -132,7 +133,7 @@ def baselines(connection: Connection, period: Period) -> list[Baseline]:
                 estimated_nanousd=estimated,
                 saved_nanousd=estimated - billed,
                 saved_share=(estimated - billed) / estimated if estimated > 0 else None,
-                predicted_quality=row.quality_sum / row.quality_turns if row.quality_turns else None,
+                predicted_quality=row.quality_sum / int(row.quality_turns) if row.quality_turns else None,
                 turns_not_comparable=int(chosen.turns) - int(row.turns),
             )
         )
@@ -174,13 +175,13 @@ def find_sessions(
     return _rows(connection, query.order_by(s.updated_at_ms.desc(), s.tenant_id, s.session_id).limit(PAGE_ROWS))
 
 
-def near_their_budget(connection: Connection, tenant_id: str | None, limit: int = 8) -> list[Mapping[str, Any]]:
-    """Open sessions that have spent most of their budget, most recently used first."""
+def near_their_budget(connection: Connection, period: Period, limit: int = 8) -> list[Mapping[str, Any]]:
+    """Open sessions used in the period that have spent most of their budget, most recently used first."""
     s = sessions.c
     query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
-    query = query.where(_near(), s.state == "open")
-    if tenant_id is not None:
-        query = query.where(s.tenant_id == tenant_id)
+    query = query.where(_near(), s.state == "open", s.updated_at_ms >= period.since_ms)
+    if period.tenant_id is not None:
+        query = query.where(s.tenant_id == period.tenant_id)
     return _rows(connection, query.order_by(s.updated_at_ms.desc()).limit(limit))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, insert, select
 from gateway.database.database import transaction
 from gateway.database.tables import baseline_hours, decisions, ledger_entries, tenants, usage_hours
 from gateway.decisions import rollups
-from gateway.decisions.rollups import CHOSEN, HOUR_MS, LAG_MS, advance
+from gateway.decisions.rollups import CHOSEN, DAY_MS, HOUR_MS, LAG_MS, advance, join_hours
 from gateway.ui import queries
 
 NOW_MS = 100 * HOUR_MS
@@ -81,6 +82,52 @@ def test_two_replicas_that_read_the_same_entries_add_them_once(postgres_url: str
         assert advance(second, NOW_MS) == 0
     with transaction(postgres_url) as connection:
         assert [row.spent_nanousd for row in connection.execute(select(usage_hours))] == [50]
+
+
+def test_hours_older_than_a_week_are_joined_into_days_and_no_sum_changes(database_url: str) -> None:
+    at_ms = 20 * DAY_MS + 5 * HOUR_MS
+    with transaction(database_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        for number, hour in enumerate((0, 3, 3, 30, 31, 11 * 24 + 1, 12 * 24 + 1, 12 * 24 + 2)):
+            turn(connection, number, "small", 10**number, hour * HOUR_MS)
+        advance(connection, at_ms)
+    period = queries.Period(0, at_ms, None)
+    with transaction(database_url) as connection:
+        before = queries.totals(queries.usage(connection, period, DAY_MS)), queries.baselines(connection, period)
+        assert [join_hours(connection, at_ms) for _ in range(4)] == [True, True, True, False]
+        after = queries.totals(queries.usage(connection, period, DAY_MS)), queries.baselines(connection, period)
+        assert before == after
+        hours = [
+            row.hour_ms // HOUR_MS for row in connection.execute(select(usage_hours.c.hour_ms).order_by("hour_ms"))
+        ]
+        assert hours == [0, 24, 11 * 24, 12 * 24 + 1, 12 * 24 + 2]
+    with transaction(database_url) as connection:  # a bill that comes late still counts
+        entry(connection, 0, "overage", 7, 5 * HOUR_MS)
+        advance(connection, at_ms)
+        assert join_hours(connection, at_ms)
+        assert queries.totals(queries.usage(connection, period, DAY_MS))["spent_nanousd"] == 11_111_118
+
+
+def test_two_replicas_join_the_same_hours_once(postgres_url: str) -> None:
+    at_ms = 20 * DAY_MS
+    with transaction(postgres_url) as connection:
+        connection.execute(insert(tenants).values(tenant_id="t", name="acme", created_at_ms=0))
+        turn(connection, 0, "small", 50, 3 * HOUR_MS)
+        advance(connection, at_ms)
+
+    def join() -> bool:
+        with transaction(postgres_url) as connection:
+            return join_hours(connection, at_ms)
+
+    with ThreadPoolExecutor(2) as pool, transaction(postgres_url) as first:
+        assert join_hours(first, at_ms)
+        second = pool.submit(join)
+        first.commit()
+        assert not second.result(timeout=30)
+    with transaction(postgres_url) as connection:
+        assert [tuple(row) for row in connection.execute(select(usage_hours.c.hour_ms, usage_hours.c.turns))] == [
+            (0, 1)
+        ]
 
 
 def test_baselines_are_scaled_by_how_well_predictions_met_the_bills(sqlite_url: str) -> None:
