@@ -1,8 +1,8 @@
 """Server time of the dashboard's pages on a long log.
 
-    python -m bench.dashboard [--decisions 1000000]
+    python -m bench.dashboard [--decisions 1000000] [--database sqlite|postgres]
 
-Fills a SQLite file with a log of the last thirty days (eight turns a session: a million decisions are 125,000
+Fills a database with a log of the last thirty days (eight turns a session: a million decisions are 125,000
 sessions), adds up its hourly sums, serves a gateway from it and asks for each page. Prints the first answer, which
 reads what the others find kept, and the median of the following ones, in milliseconds. Aim: 300 ms.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx
 
+from bench.rig.databases import fresh_database
 from bench.rig.filled_database import CANDIDATES, Past, fill
 from gateway.database.database import transaction
 from gateway.decisions.rollups import advance, join_hours
-from migrations.upgrade import upgrade
 from tests.harness.gateway import config, serving
 
 DAYS = 30
@@ -35,17 +35,19 @@ def main() -> None:
     """Fill, serve, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decisions", type=int, default=1_000_000)
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="folder of the SQLite file; default: a temporary one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        url = f"sqlite:///{Path(folder) / 'log.db'}"
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as folder,
+        fresh_database(options.database, Path(folder)) as url,
+    ):
         _make_log(url, options.decisions)
         asyncio.run(_measure(Path(folder), url, options.repeats))
 
 
 def _make_log(url: str, decisions: int) -> None:
-    upgrade(url)
     span_ms, at_ms = DAYS * 86_400_000, int(time.time() * 1000)
     past = Past(at_ms - span_ms, max(1, span_ms // decisions), json.dumps(CANDIDATES))
     for done in fill(url, decisions, past=past):

@@ -1,8 +1,8 @@
 """Archiving, reading, reporting and thinning out a month of generated decisions.
 
-    python -m bench.log [--decisions 2000000] [--database postgresql://...] [--folder DIR] [--json]
+    python -m bench.log [--decisions 2000000] [--database sqlite|postgres] [--folder DIR] [--json]
 
-Fills an empty database (default: a SQLite file) with the decisions of the last thirty days, eight turns a session, and
+Fills a database with the decisions of the last thirty days, eight turns a session, and
 their holds and ledger entries. Then, each in a process with its own peak of memory: the export to Parquet, the read of
 the newest sessions as training reads them (from the database and from the export), `seqroute report`, the audit, and
 retention of seven days with the export as its archive. Prints seconds, decisions a second and peak resident memory.
@@ -23,12 +23,12 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from bench.rig.databases import fresh_database
 from bench.rig.filled_database import CANDIDATES, Past, fill
 from gateway.config.settings import RetentionSettings
 from gateway.database.database import transaction
 from gateway.decisions.report import report
 from gateway.ledger.audit import audit
-from migrations.upgrade import upgrade
 from train.config import LogConfig
 from train.log.export import Export, export
 from train.log.retention import Retention, retain
@@ -131,14 +131,15 @@ def main() -> None:
     """Fill, take every step, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decisions", type=int, default=2_000_000)
-    parser.add_argument("--database", help="an empty database; default: a SQLite file")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--folder", type=Path, help="folder for the file and the export; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-log-") as name:
-        url = options.database or f"sqlite:///{name}/log.db"
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-log-") as name,
+        fresh_database(options.database, Path(name)) as url,
+    ):
         job = Job(url, f"{name}/export", int(time.time() * 1000), options.decisions)
-        upgrade(url)
         context, figures, sizes = multiprocessing.get_context("spawn"), list[Figure](), dict[str, int]()
         if not options.json:
             print(f"{'step':20} {'decisions':>12} {'seconds':>9} {'a second':>10} {'peak MB':>8}")
