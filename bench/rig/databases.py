@@ -12,7 +12,7 @@ from tests.harness.postgres import PostgresServer
 
 @contextlib.contextmanager
 def fresh_database(kind: str, folder: Path) -> Iterator[str]:
-    """URL of a new SQLite file in `folder`, or of a Postgres that runs until the end ("sqlite", "postgres")."""
+    """URL of a new SQLite file in `folder`, or of a Postgres that runs until the end."""
     if kind == "sqlite":
         url = f"sqlite:///{folder / 'log.db'}"
         upgrade(url)

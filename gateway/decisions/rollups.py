@@ -96,7 +96,7 @@ def advance(connection: Connection, at_ms: int) -> int:
 
 
 def join_hours(connection: Connection, at_ms: int) -> bool:
-    """Add up the hours of one old day in the row of its first hour; return False when every old day is joined."""
+    """Add up the hours of one old day in the row of its first hour; False: no day was left."""
     before_ms = at_ms - at_ms % DAY_MS - HOURLY_DAYS * DAY_MS
     # Replicas take turns: two of them would add the same hours twice.
     connection.execute(select(rollup_progress.c.id).with_for_update())

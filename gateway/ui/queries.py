@@ -45,14 +45,14 @@ class Period:
 
 
 def last_days(days: int, at_ms: int, tenant_id: str | None) -> Period:
-    """The last days, the current hour included; of more than a week from the start of the first day (UTC)."""
+    """The last days, the current hour included; longer periods begin with a day (UTC)."""
     until_ms = at_ms - at_ms % HOUR_MS + HOUR_MS
     since_ms = until_ms - days * DAY_MS
     return Period(since_ms - since_ms % DAY_MS if days >= HOURLY_DAYS else since_ms, until_ms, tenant_id)
 
 
 def usage(connection: Connection, period: Period, step_ms: int) -> Usage:
-    """Sums of every column of `usage_hours` by model and start of step (`at_ms`): one scan for a whole page."""
+    """Sums of every column of `usage_hours` by model and start of step (`at_ms`), in one scan."""
     at = (usage_hours.c.hour_ms - usage_hours.c.hour_ms % step_ms).label("at_ms")
     sums = [func.sum(usage_hours.c[name]).label(name) for name in SUMS]
     query = select(usage_hours.c.model, at, *sums).where(period.of(usage_hours)).group_by(usage_hours.c.model, at)
@@ -176,7 +176,7 @@ def find_sessions(
 
 
 def near_their_budget(connection: Connection, period: Period, limit: int = 8) -> list[Mapping[str, Any]]:
-    """Open sessions used in the period that have spent most of their budget, most recently used first."""
+    """Open sessions of the period with most of their budget spent, most recently used first."""
     s = sessions.c
     query = select(sessions, tenants.c.name.label("tenant_name")).join(tenants, tenants.c.tenant_id == s.tenant_id)
     query = query.where(_near(), s.state == "open", s.updated_at_ms >= period.since_ms)
