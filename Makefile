@@ -16,7 +16,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export LITELLM_MODE := PRODUCTION
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo provider serve test faults clients soak soak-loop soak-overload fuzz audit check reference format bench lock clean
+.PHONY: help setup demo provider serve test faults clients clients-local soak soak-loop soak-overload fuzz audit check reference format bench lock clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-13s  %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ faults: setup ## Run the tests that kill and cut off real processes (minutes)
 
 clients: setup ## Run real SDKs, frameworks and coding agents at a gateway (AGENTS="codex ai-sdk")
 	@$(PY) -m tests.clients.run $(AGENTS) $(ARGS)
+
+clients-local: setup ## The same at a small model on this machine (AGENTS="openai-python-3")
+	@$(PY) -m tests.clients.local $(AGENTS) $(ARGS)
 
 SEED ?= 1
 SIZE ?= 1
@@ -96,7 +99,8 @@ lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
 	@$(UV_COMPILE) --group peers -o requirements/peers.lock
 	@$(UV_COMPILE) --group audit -o requirements/audit.lock
 	@for wanted in tests/clients/environments/*/requirements.in; do \
-	  $(UV_COMPILE) "$$wanted" -o "$${wanted%.in}.lock"; done
+	  case "$$wanted" in */local-model/*) alone=--no-deps;; *) alone=;; esac; \
+	  $(UV_COMPILE) $$alone "$$wanted" -o "$${wanted%.in}.lock"; done
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

@@ -25,7 +25,7 @@ import httpx
 
 from gateway.clock import NewId, time_ordered_ids
 from gateway.dialects.raw_answer import gemini_cached_audio, gemini_finished
-from gateway.providers.decoding import Decoder, UnpackingError, decoder_for
+from gateway.providers.decoding import Decoder, UnpackingError, decoder_for, encoding_name
 from gateway.providers.errors import (
     MAX_RETRY_AFTER_S,
     BrokenFault,
@@ -132,6 +132,10 @@ class AnswerTooLarge(httpx.ReadError):
     """The response exceeds its limit, or cannot be unpacked within it."""
 
 
+class EncodingUnread(httpx.ReadError):
+    """The response has an encoding that cannot be read here."""
+
+
 class BoundedTransport(httpx.AsyncBaseTransport):
     """Sends through `inner` and records in the call's Exchange, one request per call.
 
@@ -170,9 +174,9 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         try:
             decoder = decoder_for(exchange.headers.get("content-encoding", ""))
         except UnpackingError as error:
-            exchange.failure = AnswerTooLarge
+            exchange.failure = EncodingUnread
             await inner_stream.aclose()
-            raise AnswerTooLarge(str(error), request=request) from None
+            raise EncodingUnread(str(error), request=request) from None
         headers = response.headers
         if decoder is not None:
             del headers["content-encoding"]
@@ -337,7 +341,10 @@ def wire_fault(exchange: Exchange) -> UpstreamFault:
     if issubclass(failure, httpx.TimeoutException):
         return TimeoutFault("the connection to the provider timed out")
     if issubclass(failure, AnswerTooLarge):
-        return BrokenFault("the provider's response was too large or compressed")
+        return BrokenFault("the provider's response was too large, or not compressed as it says")
+    if issubclass(failure, EncodingUnread):
+        encoding = encoding_name(exchange.headers.get("content-encoding", ""))
+        return BrokenFault(f"the provider's response has the content-encoding {encoding}, which cannot be read here")
     return BrokenFault("the connection to the provider broke off")
 
 

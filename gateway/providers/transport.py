@@ -21,6 +21,7 @@ from gateway.providers.exchange import (
     EXCHANGE,
     MAX_ANSWER_BYTES,
     AnswerTooLarge,
+    EncodingUnread,
     Exchange,
     kept,
     lost_unanswered,
@@ -114,9 +115,9 @@ async def send(
     try:
         decoder = decoder_for(exchange.headers.get("content-encoding", ""))
     except UnpackingError as error:
-        exchange.failure = AnswerTooLarge
+        exchange.failure = EncodingUnread
         response.close()
-        raise AnswerTooLarge(str(error)) from None
+        raise EncodingUnread(str(error)) from None
     answer = PoolAnswer(response, exchange, max_bytes, decoder)
     exchange.answer = answer
     return answer

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.database.tables import decisions, sessions
+from tests.clients.provider import PlayedProvider
 from tests.clients.scripts import Outcome, Step
 from tests.clients.stage import WORDS, Stage
 
@@ -130,7 +131,8 @@ AGENTS = (
         "chat",
         lambda folder, _: [
             str(folder / "venv/bin/aider"), "--model", "openai/auto", "--no-git", "--yes-always",
-            "--no-show-model-warnings", "--no-gitignore", "--no-pretty", "--message", TASK, "notes.txt",
+            "--no-show-model-warnings", "--no-gitignore", "--no-pretty", "--chat-history-file", ".chat",
+            "--input-history-file", ".input", "--message", TASK, "notes.txt",
         ],
         aider_home,
         turns=1,
@@ -148,14 +150,14 @@ class Run:
     output: str
 
 
-async def check(agent: Agent, stage: Stage, folder: Path) -> Outcome:
+async def check(agent: Agent, stage: Stage[PlayedProvider], folder: Path) -> Outcome:
     """Run an agent as a tenant of its own; judge the file, its output and its books."""
     outcome = Outcome(agent.name)
     tenant_id, key = await stage.tenant(agent.name)
     calls = len(stage.provider.bodies)
-    work = _work(folder)
+    work = work_in(folder)
     stage.provider.file = work / "notes.txt"
-    run = await asyncio.to_thread(_started, agent, folder, work, Access(stage.url, key, BUDGET_USD, "task"), PATIENCE_S)
+    run = await asyncio.to_thread(run_task, agent, folder, work, Access(stage.url, key, BUDGET_USD, "task"), PATIENCE_S)
     green = "green" in stage.provider.file.read_text()
     if run.status != 0:
         outcome.problems.append(f"exit status {run.status}: {run.output[-1500:]}")
@@ -174,12 +176,14 @@ async def check(agent: Agent, stage: Stage, folder: Path) -> Outcome:
     return outcome
 
 
-async def _spent(agent: Agent, stage: Stage, key: str, folder: Path, work: Path, outcome: Outcome) -> list[str]:
+async def _spent(
+    agent: Agent, stage: Stage[PlayedProvider], key: str, folder: Path, work: Path, outcome: Outcome
+) -> list[str]:
     """Run the task with a spent budget; answers the problems."""
     problems = []
     calls = len(stage.provider.bodies)
     access = Access(stage.url, key, SPENT_USD, "spent")
-    run = await asyncio.to_thread(_started, agent, folder, work, access, SPENT_PATIENCE_S)
+    run = await asyncio.to_thread(run_task, agent, folder, work, access, SPENT_PATIENCE_S)
     shown = WORDS in " ".join(run.output.split())
     outcome.steps.append(Step(agent.endpoint, "refused", shown, run.output[-500:]))
     if not shown:
@@ -191,7 +195,7 @@ async def _spent(agent: Agent, stage: Stage, key: str, folder: Path, work: Path,
     return problems
 
 
-def _work(folder: Path) -> Path:
+def work_in(folder: Path) -> Path:
     """A fresh folder with the file that the agent shall edit."""
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -200,7 +204,7 @@ def _work(folder: Path) -> Path:
     return work
 
 
-def _started(agent: Agent, folder: Path, work: Path, access: Access, patience_s: float) -> Run:
+def run_task(agent: Agent, folder: Path, work: Path, access: Access, patience_s: float) -> Run:
     """Run the task once, in a home of its own, without any provider's keys or addresses."""
     with tempfile.TemporaryDirectory() as home:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM", "TMPDIR") if name in os.environ}

@@ -33,7 +33,7 @@ def made(name: str, cache: Path, after: Sequence[str] = ()) -> Path:
         _run(["npm", "install", "--no-fund", "--no-audit", "--ignore-scripts"], folder)
     else:
         _run([str(UV), "venv", "--quiet", "--python", sys.executable, "venv"], folder)
-        locked = ["--require-hashes", "-r", str(lock / "requirements.lock")]
+        locked = ["--no-deps", "--require-hashes", "-r", str(lock / "requirements.lock")]
         python = str(folder / "venv/bin/python")
         _run([str(UV), "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *locked], folder)
     if after:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.clients import coding_agents, scripts
 from tests.clients.coding_agents import AGENTS, Agent
 from tests.clients.install import CACHE, made, versions
+from tests.clients.provider import PlayedProvider
 from tests.clients.scripts import SCRIPTS, Outcome, Script
 from tests.clients.stage import Stage, staged
 
@@ -41,7 +42,7 @@ async def run(names: Sequence[str], cache: Path) -> list[Outcome]:
     return outcomes
 
 
-async def _checked(client: Script | Agent, stage: Stage, cache: Path) -> Outcome:
+async def _checked(client: Script | Agent, stage: Stage[PlayedProvider], cache: Path) -> Outcome:
     try:
         if isinstance(client, Agent):
             folder = await asyncio.to_thread(made, client.name, cache, client.after_install)

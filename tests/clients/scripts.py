@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gateway.database.tables import decisions, sessions
 from gateway.money import nanousd_from_usd
@@ -65,14 +66,19 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-async def check(script: Script, stage: Stage, program: list[str], folder: Path) -> Outcome:
-    """Run a script in `folder` as a tenant of its own; judge its reports and its books."""
+async def check(
+    script: Script, stage: Stage[Any], program: list[str], folder: Path, *, skipped: tuple[str, ...] = ()
+) -> Outcome:
+    """Run a script in `folder` as a tenant of its own; judge its reports and its books.
+
+    `skipped` are steps and APIs that the model behind the gateway does not have.
+    """
     outcome = Outcome(script.name)
     tenant_id, key = await stage.tenant(script.name)
     calls = len(stage.provider.bodies)
     environment = {
         "SEQROUTE_URL": stage.url, "SEQROUTE_KEY": key, "SEQROUTE_SESSION": script.name,
-        "SEQROUTE_BUDGET_USD": BUDGET_USD,
+        "SEQROUTE_BUDGET_USD": BUDGET_USD, "SEQROUTE_SKIPPED": ",".join(skipped),
     }  # fmt: skip
     done = await asyncio.to_thread(_run, script, program, folder, environment)
     outcome.steps = _reports(done.stdout)
@@ -86,8 +92,9 @@ async def check(script: Script, stage: Stage, program: list[str], folder: Path) 
         f"{step.api}: a spent budget is shown as {step.said[:500]}" for step in refused if WORDS not in step.said
     ]
     rows = stage.rows(decisions, tenant_id)
-    if {row["endpoint"] for row in rows} != set(script.apis):
-        outcome.problems.append(f"it used {sorted({row['endpoint'] for row in rows})}, expected {sorted(script.apis)}")
+    expected = set(script.apis).difference(skipped)
+    if {row["endpoint"] for row in rows} != expected:
+        outcome.problems.append(f"it used {sorted({row['endpoint'] for row in rows})}, expected {sorted(expected)}")
     found = [(row["session_id"], row["granted_nanousd"]) for row in stage.rows(sessions, tenant_id)]
     if found != [(script.name, nanousd_from_usd(BUDGET_USD))]:
         outcome.problems.append(f"expected one session {script.name} with {BUDGET_USD} USD, found {found}")

@@ -11,12 +11,13 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import httpx
 import uvicorn
 import yaml
 from sqlalchemy import select
+from starlette.applications import Starlette
 
 from gateway.database.database import transaction
 from gateway.database.tables import decisions, holds, sessions
@@ -31,14 +32,25 @@ WORDS = "the session's budget has"
 """How the gateway begins to say that the money has ended."""
 
 
+class Provider(Protocol):
+    """What stands behind the gateway: the bodies of its calls, and the application that answers them."""
+
+    bodies: list[dict[str, Any]]
+
+    def app(self) -> Starlette: ...
+
+
+P = TypeVar("P", bound=Provider)
+
+
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Generic[P]):
     """A running gateway process, and the provider behind it."""
 
     url: str
     master_key: str
     database_url: str
-    provider: PlayedProvider
+    provider: P
 
     async def tenant(self, name: str) -> tuple[str, str]:
         """A tenant of its own for a client: (tenant id, key)."""
@@ -77,18 +89,23 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def staged(folder: Path) -> AsyncIterator[Stage]:
+async def staged(folder: Path) -> AsyncIterator[Stage[PlayedProvider]]:
     """Serve the played provider and a gateway process on SQLite in `folder`."""
-    provider = PlayedProvider()
+    more = {"modes": {"vectors": "vectors"}, "infos": {"vectors": {"mode": "embedding"}}}
+    router = {"num_retries": 3, "allowed_fails": 1_000_000}
+    async with gateway_before(PlayedProvider(), folder, router=router, **more) as stage:
+        yield stage
+
+
+@contextlib.asynccontextmanager
+async def gateway_before(provider: P, folder: Path, **more: Any) -> AsyncIterator[Stage[P]]:
+    """Serve a provider and a gateway process on SQLite; `more` is for `tests.harness.gateway.config`."""
     with provided(provider) as provider_url:
         database_url = f"sqlite:///{folder / 'gateway.db'}"
-        path = config(
-            folder, provider_url, database_url=database_url, modes={"vectors": "vectors"},
-            infos={"vectors": {"mode": "embedding"}}, router={"num_retries": 3, "allowed_fails": 1_000_000},
-        )  # fmt: skip
+        path = config(folder, provider_url, database_url=database_url, **more)
         upgrade(database_url)
         with gateway_process(path, folder / "gateway.log") as (url, ended):
-            await _ready(url, ended)
+            await answering(url + "/readyz", ended)
             yield Stage(url, _master_key(path), database_url, provider)
 
 
@@ -113,7 +130,7 @@ def gateway_process(path: Path, log: Path) -> Iterator[tuple[str, Callable[[], s
 
 
 @contextlib.contextmanager
-def provided(provider: PlayedProvider) -> Iterator[str]:
+def provided(provider: Provider) -> Iterator[str]:
     """Serve the provider in a thread; answers its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -133,12 +150,13 @@ def _master_key(path: Path) -> str:
     return key
 
 
-async def _ready(url: str, ended: Callable[[], str | None]) -> None:
+async def answering(url: str, ended: Callable[[], str | None]) -> None:
+    """Wait for a 200 at `url`. Raises RuntimeError when the process has ended."""
     async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient() as http:
         while True:
             if (why := ended()) is not None:
-                raise RuntimeError(f"the gateway ended: {why}")
+                raise RuntimeError(f"the process ended: {why}")
             with contextlib.suppress(httpx.TransportError):
-                if (await http.get(url + "/readyz")).status_code == 200:
+                if (await http.get(url)).status_code == 200:
                     return
             await asyncio.sleep(0.05)

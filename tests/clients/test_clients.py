@@ -12,13 +12,14 @@ import pytest_asyncio
 
 from tests.clients import scripts
 from tests.clients.install import LOCKS, versions
+from tests.clients.provider import PlayedProvider
 from tests.clients.run import BEGIN, CLIENTS, DOCS, END, table
 from tests.clients.scripts import SCRIPTS, Outcome, Script, Step
 from tests.clients.stage import Stage, staged
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage[PlayedProvider]]:
     """One gateway process for the module: it takes seconds to start."""
     async with staged(tmp_path_factory.mktemp("gateway")) as stage:
         yield stage
@@ -27,7 +28,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", ["openai-python-2", "anthropic-python"])
 async def test_an_sdk_of_this_environment_does_every_step_in_one_session_until_the_money_ends(
-    stage: Stage, tmp_path: Path, name: str
+    stage: Stage[PlayedProvider], tmp_path: Path, name: str
 ) -> None:
     faults = stage.provider.faults
     script = next(script for script in SCRIPTS if script.name == name)
@@ -38,7 +39,7 @@ async def test_an_sdk_of_this_environment_does_every_step_in_one_session_until_t
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_client_that_fails_is_told_apart(stage: Stage, tmp_path: Path) -> None:
+async def test_a_client_that_fails_is_told_apart(stage: Stage[PlayedProvider], tmp_path: Path) -> None:
     """A script that takes no turn, one step of which fails: each thing that is missing is named."""
     script = tmp_path / "client.py"
     script.write_text(

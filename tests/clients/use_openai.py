@@ -88,9 +88,15 @@ def _() -> str:
 
 @step("responses", "stream")
 def _() -> str:
+    said, ended = "", None
     with client.responses.stream(model="auto", input=HELLO) as stream:
-        said = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
-        assert stream.get_final_response().output_text == said
+        for event in stream:
+            if event.type == "response.output_text.delta":
+                said += event.delta
+            elif event.type in ("response.completed", "response.incomplete"):
+                ended = event.response
+    assert ended is not None
+    assert ended.output_text == said
     return said
 
 

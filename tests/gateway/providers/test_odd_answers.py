@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib.util
 import itertools
 import json
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import brotli
 import orjson
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -32,7 +36,7 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.exchange import Exchange
+from gateway.providers.exchange import EncodingUnread, Exchange, exchange_fault
 from gateway.providers.replies import Reply, native_reply
 from gateway.providers.wire_source import WireSource
 
@@ -1093,6 +1097,9 @@ def raw_deflate(data: bytes) -> bytes:
         ("deflate", zlib.compress(b"hello " * 99)),
         ("deflate", raw_deflate(b"hello " * 99)),
         ("gzip", b"hello " * 99),  # unpacked by a proxy that left the label
+        ("identity, gzip", gzip.compress(b"hello " * 99, mtime=0)),
+        ("br", brotli.compress(b"hello " * 99)),
+        ("ZSTD", zstandard.compress(b"hello " * 50) + zstandard.compress(b"hello " * 49)),
     ],
 )
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -1104,17 +1111,49 @@ def test_compressed_answers_are_unpacked_however_they_are_cut(encoding: str, squ
 
 
 def test_a_bomb_is_not_unpacked() -> None:
-    decoder = decoder_for("gzip")
-    assert decoder is not None
-    with pytest.raises(UnpackingError):
-        decoder.unpacked(gzip.compress(b" " * 10_000_000), 100_000)
-    with pytest.raises(UnpackingError):
-        decoder_for("br")
-    broken = decoder_for("gzip")
-    assert broken is not None
-    with pytest.raises(UnpackingError):
-        broken.unpacked(b"\x1f\x8bno gzip", 100)
+    spaces = b" " * 100_000_000
+    bombs = {
+        "gzip": gzip.compress(spaces),
+        "br": brotli.compress(spaces, quality=1),
+        "zstd": zstandard.compress(spaces),
+    }
+    for encoding, bomb in bombs.items():
+        decoder, broken = decoder_for(encoding), decoder_for(encoding)
+        assert decoder is not None
+        assert broken is not None
+        tracemalloc.start()
+        with pytest.raises(UnpackingError, match="at most 100000 bytes"):
+            decoder.unpacked(bomb, 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        tracemalloc.stop()
+        with pytest.raises(UnpackingError):
+            broken.unpacked(b"\x1f\x8bnothing of the kind", 100)
     assert decoder_for("utf-8") is None  # a charset under the wrong name
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"), [("compress", "compress"), ("gzip, br", "gzip, br"), ("sk-1\r\nx: y", r"\(no name of one\)")]
+)
+def test_an_encoding_that_cannot_be_read_is_named(encoding: str, named: str) -> None:
+    with pytest.raises(UnpackingError, match=f"content-encoding of {named}$"):
+        decoder_for(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_without_its_package_an_encoding_is_named(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnpackingError, match=f"content-encoding of {encoding}$"):
+        decoder_for(encoding)
+
+
+def test_the_operator_reads_which_encoding_it_was() -> None:
+    seen = Exchange(
+        status=200, headers={"content-encoding": "compress"}, failure=EncodingUnread, attempts=1, reached=True
+    )
+    fault = exchange_fault(seen)
+    assert fault is not None
+    assert fault.message == "the provider's response has the content-encoding compress, which cannot be read here"
+    assert fault.dispatched
 
 
 # -- anything at all --------------------------------------------------------------------------------------------------
