@@ -32,7 +32,7 @@ TEXT = "The function reads a file, splits its lines and returns those that begin
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}, "line": {"type": "integer"}}}
 NAMES = [f"tool_{number}" for number in range(10)]
 ANSWER = AnswerIdentity("dec_1", "small", 1_000.0, 1_000)
-BILLED = Billed(Usage(1_000, 100), False, {"cost_usd": "0.001"})
+BILLED = Billed(Usage(1_000, 100), False, {"cost_usd": "0.001"}.copy)
 Read = Callable[[bytes], object]
 
 

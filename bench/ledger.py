@@ -25,6 +25,7 @@ from sqlalchemy import Connection
 
 from gateway.accounts import tenants
 from gateway.database.database import Database
+from gateway.dialects.message_digests import MessageDigests
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.types import Reserve, Reserved, SessionTerms, Settle
 from gateway.routing import session as sessions
@@ -38,7 +39,7 @@ SESSIONS_PER_TENANT = 20
 MEMORY = sessions.memory_update(
     explores=True,
     model="small",
-    messages=[{"role": "user", "content": "What is the capital of France?"}],
+    digests=MessageDigests([{"role": "user", "content": "What is the capital of France?"}]),
     prompt_tokens=900,
     output_tokens=200,
     failed=False,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 Clock = Callable[[], float]
 """Seconds since the Unix epoch."""
 
 
-def elapsed_s() -> float:
-    """Monotonic seconds from an arbitrary start, including system sleep where supported."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+elapsed_s: Clock = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Monotonic seconds from an arbitrary start, including system sleep where supported."""
 
 
 class SteadyClock:

@@ -123,6 +123,10 @@ class Observation:
     lambda_per_usd: float
     explore: bool = True
 
+    def with_candidates(self, candidates: tuple[CandidateView, ...]) -> Observation:
+        """The same turn with other candidates."""
+        return Observation(self.text, self.text_stats, self.session, candidates, self.lambda_per_usd, self.explore)
+
     @cached_property
     def mask(self) -> Bools:
         """Feasible candidates, shape (candidates,); read-only."""

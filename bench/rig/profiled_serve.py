@@ -44,7 +44,8 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("gateway.decisions.log", "pack", "log facts"),
     ("gateway.turn.reserve", "pending_row", "log row"),
     ("gateway.ledger.ledger", "Ledger.reserve", "ledger: reserve"),
-    ("gateway.providers.providers", "Upstream._sending", "provider: the request"),
+    ("gateway.providers.providers", "Upstream.outgoing", "provider: the request"),
+    ("gateway.providers.providers", "Upstream._prepared", "provider: the request"),
     ("gateway.providers.direct", "DirectCall.whole", "provider: send, wait, read"),
     ("gateway.providers.providers", "Upstream.complete", "provider: the rest"),
     ("gateway.turn.settle", "implicit_signals", "settlement: signals"),
@@ -181,6 +182,7 @@ class Measured:
         if self._profile is not None:
             self._profile.disable()
             self._profile.dump_stats(os.environ[PROFILE])
+            self._profile.clear()  # the last file has the last window alone, without the start
             self._profile.enable()
         thread_s, process_s = time.thread_time(), time.process_time()
         seconds: dict[str, float] = {}

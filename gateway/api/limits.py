@@ -159,6 +159,8 @@ class Admission:
 
         Applies to known tenants under overload: the same response as the normal path, at a fraction of its cost.
         """
+        if not self._places.is_crowded:
+            return None
         if method != b"POST" or b"%" in url or self._for_browsers is not None or not self._lifecycle.ready:
             return None
         if url.startswith((b"/admin", b"/v1/admin", b"/ui")) or not url.startswith(b"/"):
@@ -208,9 +210,10 @@ def _told(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def patience_s(headers: Mapping[str, str]) -> float:
     """Seconds for which the client waits for its answer; infinite when it does not say."""
     for name in _PATIENCE:
-        with contextlib.suppress(ValueError):
-            if (seconds := float(headers.get(name, "none"))) > 0:
-                return seconds
+        if name in headers:
+            with contextlib.suppress(ValueError):
+                if (seconds := float(headers[name])) > 0:
+                    return seconds
     return math.inf
 
 
@@ -235,6 +238,7 @@ class _Visit:
         "_size",
         "_tenant",
         "_tenant_of",
+        "_told",
         "_whole",
     )
 
@@ -244,6 +248,7 @@ class _Visit:
         self._places = places
         self._bodies = bodies
         self._tenant_of = tenant_of
+        self._told = _told(scope["headers"])
         self._tenant = ""
         self._size = self._counted = 0
         self._whole = False
@@ -261,7 +266,7 @@ class _Visit:
         try:
             tenant = self._payer()
             if tenant:
-                self._places.check(tenant, patience_s(_told(self._scope["headers"])))
+                self._places.check(tenant, patience_s(self._told))
             if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
                 await self._take_place()
         except GatewayError as error:
@@ -284,7 +289,7 @@ class _Visit:
 
     async def _take_place(self) -> None:
         self._whole = True
-        self._place = await self._places.take(self._payer(), patience_s(_told(self._scope["headers"])))
+        self._place = await self._places.take(self._payer(), patience_s(self._told))
 
     def call_left(self) -> None:
         if self._place is not None:
@@ -300,7 +305,7 @@ class _Visit:
     def _payer(self) -> str:
         """The tenant if known; unchanged from the first counted byte to the end."""
         if not self._tenant and self._place is None and not self._counted:
-            self._tenant = self._tenant_of(_told(self._scope["headers"]))
+            self._tenant = self._tenant_of(self._told)
         return self._tenant
 
 

@@ -95,6 +95,11 @@ class Places:
         """Requests that wait for a slot."""
         return sum(len(queue) for queue in self._waiting.values())
 
+    @property
+    def is_crowded(self) -> bool:
+        """False while `check` refuses no one."""
+        return bool(self._waiting) or self._active >= self._limits.tenant
+
     def check(self, tenant: str, patience_s: float = math.inf) -> None:
         """Raise the errors that `take` would raise at once: RateLimited, Overloaded."""
         queue = self._waiting.get(tenant, ())
@@ -171,7 +176,7 @@ class Places:
 
     def _start_waiting(self) -> None:
         """Assign free slots to waiting tenants, one each in turn."""
-        while not self._is_full():
+        while self._waiting and not self._is_full():
             tenant = next((tenant for tenant in self._waiting if self._may_start(tenant)), None)
             if tenant is None:
                 return

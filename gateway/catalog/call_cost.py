@@ -9,9 +9,9 @@ from typing import Any
 from gateway.catalog.cost import CostBounds
 from gateway.catalog.hosted_tools import NO_TOOLS, HostedCalls, HostedTools, fees_of
 from gateway.catalog.models import Deployment, Model
-from gateway.catalog.prices import NO_SEARCH, Prices
+from gateway.catalog.prices import Prices
 from gateway.catalog.service_tiers import AUTO, is_priced, tier_named
-from gateway.catalog.web_search import SIZES, SearchTerms, researches, search_terms
+from gateway.catalog.web_search import SIZES, SearchTerms, search_terms
 
 
 def call_bounds(
@@ -30,8 +30,7 @@ def call_bounds(
     prices = model.prices
     if tool_calls:
         return _with_tools(model, prompt_tokens_bound, params, tools, tool_calls, images=images, audio=audio)
-    researching = any(researches(each.litellm_model, each.prices) for each in model.deployments)
-    if not prices.service_tiers and prices.search_femtousd == NO_SEARCH and not researching:
+    if model.has_plain_prices:
         return CostBounds(prices, prompt_tokens_bound, n=n, images=images, audio=audio)
     asked = params.get("service_tier")
     tiers = {tier for each in model.deployments for tier in billable_tiers(each, asked)}

@@ -228,6 +228,8 @@ def _plausible(usage: Usage) -> bool:
 
 def _dispatched(usage: Usage, sent_tier: str | None, least_searches: int) -> Usage:
     """The usage with what is known of the call where the provider reports nothing."""
+    if (usage.service_tier or not sent_tier) and usage.web_searches >= least_searches:
+        return usage
     return replace(
         usage,
         service_tier=usage.service_tier or sent_tier,

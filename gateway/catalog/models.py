@@ -13,7 +13,8 @@ from typing import Any
 from gateway.catalog.cache_hits import UNKNOWN, CacheTerms
 from gateway.catalog.cost import PricesOf
 from gateway.catalog.price_reading import DatedPrices
-from gateway.catalog.prices import Prices
+from gateway.catalog.prices import NO_SEARCH, Prices
+from gateway.catalog.web_search import researches
 from gateway.config.model_entry import WITHOUT_OUTPUT
 from gateway.config.settings import RateQuota
 from gateway.config.values import Secret
@@ -88,6 +89,13 @@ class Model:
     """The effort of reasoning of this candidate; empty for a model whose effort is not chosen here."""
     efforts: tuple[Model, ...] = ()
     """This model at each of the efforts that a policy may choose (gateway.catalog.efforts)."""
+    has_plain_prices: bool = field(init=False, repr=False, compare=False)
+    """True if a call costs its tokens alone: no service tiers, no searches."""
+
+    def __post_init__(self) -> None:
+        tiers, searches = self.prices.service_tiers, self.prices.search_femtousd != NO_SEARCH
+        plain = not (tiers or searches or any(researches(each.litellm_model, each.prices) for each in self.deployments))
+        object.__setattr__(self, "has_plain_prices", plain)
 
     @property
     def action(self) -> str:

@@ -39,17 +39,17 @@ class Rates:
     image_femtousd: int
     request_femtousd: int
 
-    @property
-    def max_input_femtousd(self) -> int:
-        """Highest price of a prompt text token: a provider may write it to its cache unasked."""
-        return max(
-            self.input_femtousd, self.cached_input_femtousd, self.cache_write_femtousd, self.cache_write_1h_femtousd
-        )
+    max_input_femtousd: int = field(init=False, repr=False, compare=False)
+    """Highest price of a prompt text token: a provider may write it to its cache unasked."""
+    max_output_femtousd: int = field(init=False, repr=False, compare=False)
+    """Highest price of an answer token, audio excluded."""
 
-    @property
-    def max_output_femtousd(self) -> int:
-        """Highest price of an answer token, audio excluded."""
-        return max(self.output_femtousd, self.reasoning_femtousd, self.image_output_femtousd)
+    def __post_init__(self) -> None:
+        written = max(self.cache_write_femtousd, self.cache_write_1h_femtousd)
+        highest_input = max(self.input_femtousd, self.cached_input_femtousd, written)
+        highest_output = max(self.output_femtousd, self.reasoning_femtousd, self.image_output_femtousd)
+        object.__setattr__(self, "max_input_femtousd", highest_input)
+        object.__setattr__(self, "max_output_femtousd", highest_output)
 
 
 @dataclass(frozen=True, slots=True)

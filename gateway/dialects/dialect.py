@@ -6,7 +6,7 @@ response. The turn, the ledger and settlement know only chat. One object serves 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,15 +26,20 @@ class AnswerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """The bill of a response; `estimated` without reported usage, `report` for clients.
+    """The bill of a response; `estimated` without reported usage, `told` makes the report.
 
     `in_usage`: the client wants the bill in its usage too.
     """
 
     usage: Usage
     estimated: bool
-    report: Mapping[str, Any]
+    told: Callable[[], Mapping[str, Any]]
     in_usage: bool = False
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The turn's facts and balances, for dialects that write them into the body."""
+        return self.told()
 
     def told_in(self, usage: object) -> dict[str, Any]:
         """A usage object, with the bill and what is left where the client wants them.

@@ -18,6 +18,7 @@ from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
 from gateway.dialects.forwarded import ForwardedRequest
+from gateway.dialects.message_digests import MessageDigests
 from gateway.dialects.schema_shapes import MAX_STOPS, MAX_TOOLS
 from gateway.errors import InvalidRequest
 
@@ -94,6 +95,10 @@ class ChatRequest:
     """The client's effort of reasoning; "": it sets its reasoning in other words; None: it leaves it open."""
     forwarded: ForwardedRequest | None = None
     """The request in its own dialect, for providers that have it and run the tools that it asks for."""
+    digests: MessageDigests = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digests", MessageDigests(self.messages))
 
 
 def parse_chat(body: bytes, limits: LimitSettings) -> ChatRequest:

@@ -18,7 +18,7 @@ import httpx
 
 from gateway.providers.answers import ChunkSource, LitellmSource
 from gateway.providers.blocking import BlockingTransport
-from gateway.providers.call import NO_KEY, Call
+from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import BrokenFault, CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import EXCHANGE, BoundedTransport, Exchange, NoSecondTransport, exchange_fault
 from gateway.providers.litellm_clients import (
@@ -28,7 +28,6 @@ from gateway.providers.litellm_clients import (
     WHOLE_ONLY,
     CurrentHandler,
     Handlers,
-    ProviderNames,
     SdkClients,
     handler_cache,
 )

@@ -126,6 +126,8 @@ class LoadBalancer:
 
     def wait_s(self, deployments: Sequence[Deployment], demand: Demand) -> int:
         """Seconds until one of the deployments has room; 0 if one has, or if there are none."""
+        if len(deployments) == 1 and not deployments[0].limits:
+            return 0  # on every turn, for every model
         return min((self._wait_s(each, demand) if each.limits else 0 for each in deployments), default=0)
 
     def take(self, deployments: Sequence[Deployment], demand: Demand) -> tuple[Deployment, Slot] | Full:

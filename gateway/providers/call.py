@@ -70,6 +70,33 @@ class Call:
     """Calls of hosted tools that the hold covers; the provider is told so where it has a limit."""
     notes: Sequence[str] = ()
     """Lines for the system prompt of a forwarded request; `messages` have them already."""
+    is_chat: bool = True
+    """False: inputs to embed or to moderate, in `params`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderNames:
+    """LiteLLM's names of a call's model and provider, with its default key and address."""
+
+    model: str
+    provider: str
+    api_key: str | None = field(default=None, repr=False)
+    api_base: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A call with its provider's names and its parameters in the provider's form.
+
+    `call` has no limit if none was asked for and the provider can do without. It is sent once: the clients modify
+    `arguments`.
+    """
+
+    call: Call
+    names: ProviderNames
+    arguments: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    """Names of the caller's parameters that are not sent."""
 
 
 class PreparedCall(Protocol):

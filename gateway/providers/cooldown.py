@@ -61,20 +61,15 @@ class Breaker:
 
     def healthy(self, deployments: Sequence[Deployment]) -> list[Deployment]:
         """The deployments that are not in cooldown."""
+        if not self._resting_until_s:
+            return list(deployments)
         now_s = self._clock()
         return [d for d in deployments if self._resting_until_s.get(d.deployment_id, 0.0) <= now_s]
 
-    def failure_rate(self, deployments: Sequence[Deployment]) -> float:
-        """Failed share of a model group's recent calls; 0 without calls."""
-        sums = self._of(deployments)
-        calls = sum(each.calls for each in sums)
-        return 1.0 - sum(each.answered for each in sums) / calls if calls else 0.0
-
-    def latency_s(self, deployments: Sequence[Deployment]) -> float:
-        """Mean latency of a model group's recent successful calls; 0 without any."""
-        sums = self._of(deployments)
-        answered = sum(each.answered for each in sums)
-        return sum(each.seconds for each in sums) / answered if answered else 0.0
-
-    def _of(self, deployments: Sequence[Deployment]) -> list[_Sums]:
-        return [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
+    def recent(self, deployments: Sequence[Deployment]) -> tuple[float, float]:
+        """Failed share of a group's recent calls, and mean seconds of the others; else 0."""
+        sums = [self._sums[d.deployment_id] for d in deployments if d.deployment_id in self._sums]
+        calls = sum([each.calls for each in sums])
+        answered = sum([each.answered for each in sums])
+        failure_rate = 1.0 - answered / calls if calls else 0.0
+        return failure_rate, sum([each.seconds for each in sums]) / answered if answered else 0.0

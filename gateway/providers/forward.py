@@ -21,7 +21,7 @@ from gateway.dialects.loose_json import check_depth
 from gateway.dialects.sse import EventReader, EventTooLarge
 from gateway.dialects.usage_report import take_usage
 from gateway.providers.answers import ChunkSource
-from gateway.providers.call import NO_KEY, Call
+from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import (
     BrokenFault,
@@ -33,7 +33,7 @@ from gateway.providers.errors import (
 )
 from gateway.providers.exchange import AnswerBody, Exchange, exchange_fault, wire_fault
 from gateway.providers.inband import fault_in
-from gateway.providers.litellm_clients import ProviderNames, key_for
+from gateway.providers.litellm_clients import key_for
 from gateway.providers.replies import Reply, chat_reply
 from gateway.providers.reported_error import NO_REPORT
 from gateway.providers.transport import Connections, DirectRequest, send

@@ -11,13 +11,13 @@ import importlib
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import httpx
 
 from gateway.catalog.addresses import is_openai_address
-from gateway.providers.call import NO_KEY, Call
+from gateway.providers.call import NO_KEY, Call, ProviderNames
 from gateway.providers.errors import CallRefused
 
 ClientKind = Literal["openai", "azure", "http"]
@@ -100,16 +100,6 @@ class CurrentHandler:
                 raise httpx.ConnectError("nothing is sent outside of a call")
             raise AttributeError(name)
         return getattr(getattr(handlers, self._kind), name)
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderNames:
-    """LiteLLM's names of a call's model and provider, with its default key and address."""
-
-    model: str
-    provider: str
-    api_key: str | None = field(default=None, repr=False)
-    api_base: str | None = None
 
 
 def key_for(call: Call, found: ProviderNames, base: str) -> str:

@@ -6,11 +6,11 @@ import orjson
 from yarl import URL
 
 from gateway.providers.answers import ChunkSource
-from gateway.providers.call import Call
+from gateway.providers.call import Call, ProviderNames
 from gateway.providers.direct import OPENAI_ADDRESS, request_headers
 from gateway.providers.errors import BrokenFault, CallRefused, UpstreamFault
 from gateway.providers.exchange import Exchange, exchange_fault
-from gateway.providers.litellm_clients import ProviderNames, key_for
+from gateway.providers.litellm_clients import key_for
 from gateway.providers.transport import Connections, DirectRequest, send
 
 

@@ -23,16 +23,15 @@ from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import GatewayError
 from gateway.providers.acompletion import LitellmClient, import_litellm
 from gateway.providers.answers import UpstreamStream
-from gateway.providers.call import Call, Lane, PreparedCall
+from gateway.providers.call import Call, Lane, Outgoing, PreparedCall, ProviderNames
 from gateway.providers.direct import PLAIN_PROVIDERS, DirectClient
 from gateway.providers.errors import CallRefused, FailedFault, UpstreamFault
 from gateway.providers.exchange import Exchange, timeout_fault, uninterrupted
 from gateway.providers.forward import ForwardedCall
-from gateway.providers.litellm_clients import LOOKING_UP, ProviderNames, spoken_as_openai
+from gateway.providers.litellm_clients import LOOKING_UP, spoken_as_openai
 from gateway.providers.moderation import ModerationCall
 from gateway.providers.parameters import (
     SIGNED,
-    Shaped,
     Target,
     has_thinking_parts,
     shaped,
@@ -44,7 +43,7 @@ from gateway.providers.replies import Reply, embedding_reply, moderation_reply, 
 from gateway.providers.transport import Connections
 from gateway.providers.waiting import Patience
 
-__all__ = ["Call", "Reply", "Upstream", "UpstreamStream"]
+__all__ = ["Call", "Outgoing", "Reply", "Upstream", "UpstreamStream"]
 
 _MAX_PROVIDERS = 1024
 T = TypeVar("T")
@@ -101,12 +100,17 @@ class Upstream:
         plain = self._thin.plain if self._thin is not None else frozenset()
         return {provider: "thin" if provider in plain else "litellm" for provider in PLAIN_PROVIDERS}
 
-    async def complete(self, call: Call) -> Reply:
+    def outgoing(self, call: Call) -> Outgoing:
+        """The call as it will be sent. Raises CallRefused, and InvalidRequest for its content."""
+        return _unsent(call, lambda: self._outgoing(call))
+
+    async def complete(self, outgoing: Outgoing) -> Reply:
         """A complete response. Raises UpstreamFault, and InvalidRequest for forbidden content."""
+        call = outgoing.call
         if call.forwarded is not None:
-            forwarding = _unsent(call, lambda: self._forwarding(replace(call, stream=False)))
+            forwarding = _unsent(call, lambda: self._forwarding(_in_whole(outgoing)))
             return await self._received(call, lambda: forwarding, lambda exchange, response: forwarding.reply(exchange))
-        prepared = _unsent(call, lambda: self._sending(replace(call, stream=False) if call.stream else call))
+        prepared = _unsent(call, lambda: self._prepared(_in_whole(outgoing)))
         exchange = self._exchange(call)
         response, fault = None, None
         try:
@@ -126,18 +130,21 @@ class Upstream:
             raise fault
         return translated_reply(exchange, response)
 
-    async def embed(self, call: Call) -> Reply:
+    async def embed(self, outgoing: Outgoing) -> Reply:
         """The vectors of the inputs in `call.params`. Raises like `complete`."""
+        call = outgoing.call
         return await self._received(
             call,
-            lambda: self._embedding(call),
+            lambda: self._embedding(outgoing),
             lambda exchange, response: embedding_reply(exchange, response, len(call.params["input"])),
         )
 
-    async def moderate(self, call: Call) -> Reply:
+    async def moderate(self, outgoing: Outgoing) -> Reply:
         """The verdicts on the inputs in `call.params`. Raises like `complete`."""
         return await self._received(
-            call, lambda: self._moderation(call), lambda exchange, response: moderation_reply(exchange)
+            outgoing.call,
+            lambda: self._moderation(outgoing),
+            lambda exchange, response: moderation_reply(exchange),
         )
 
     async def _received(
@@ -161,9 +168,10 @@ class Upstream:
             raise fault
         return reply(exchange, response)
 
-    async def open_stream(self, call: Call) -> UpstreamStream:
+    async def open_stream(self, outgoing: Outgoing) -> UpstreamStream:
         """A stream whose first chunk has arrived. Raises like `complete`."""
-        prepared = _unsent(call, lambda: self._sending(call if call.stream else replace(call, stream=True)))
+        call = outgoing.call if outgoing.call.stream else replace(outgoing.call, stream=True)
+        prepared = _unsent(call, lambda: self._prepared(replace(outgoing, call=call)))
         exchange = self._exchange(call)
         exchange.streaming = True
         deadline = asyncio.get_running_loop().time() + call.stream_timeout_s
@@ -189,76 +197,59 @@ class Upstream:
         assert stream is not None
         return stream
 
-    def _sending(self, call: Call) -> PreparedCall:
+    def _prepared(self, outgoing: Outgoing) -> PreparedCall:
         """The prepared call. Raises CallRefused, and InvalidRequest for its content."""
         if self._thin is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
+        call, found = outgoing.call, outgoing.names
         if call.forwarded is not None:
-            return self._forwarding(call)
-        found = self._resolved(call)
-        call = self._limited(call, found)
+            return self._forwarding(outgoing)
         if call.lane != "litellm":
-            outgoing = self._outgoing(call, found)
-            prepared = self._thin.prepare(call, found.model, found.provider, *outgoing, self._open)
-            if prepared is not None:
+            made = self._thin.prepare(
+                call, found.model, found.provider, outgoing.arguments, _messages(call, found), self._open
+            )
+            if made is not None:
                 self.on_call("thin")
-                return prepared
+                return made
             if call.lane == "thin":
                 raise CallRefused("the configuration requires the direct client, which cannot make this call")
         self.on_call("litellm")
-        return self._acompletion.prepare(call, found, *self._outgoing(call, found))
+        return self._acompletion.prepare(call, found, outgoing.arguments, _messages(call, found))
 
-    def _forwarding(self, call: Call) -> ForwardedCall:
+    def _forwarding(self, outgoing: Outgoing) -> ForwardedCall:
         if self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
-        prepared = ForwardedCall(call, self._resolved(call), self._open)
+        prepared = ForwardedCall(outgoing.call, outgoing.names, self._open)
         self.on_call("thin")
         return prepared
 
-    def _embedding(self, call: Call) -> PreparedCall:
+    def _embedding(self, outgoing: Outgoing) -> PreparedCall:
         if self._acompletion is None:
             raise RuntimeError("Upstream.start() was not awaited")
         self.on_call("litellm")
-        return self._acompletion.embedding(call, self._resolved(call), call.params)
+        return self._acompletion.embedding(outgoing.call, outgoing.names, outgoing.call.params)
 
-    def _moderation(self, call: Call) -> PreparedCall:
+    def _moderation(self, outgoing: Outgoing) -> PreparedCall:
         if self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
-        prepared = ModerationCall(call, self._resolved(call), self._open)
+        prepared = ModerationCall(outgoing.call, outgoing.names, self._open)
         self.on_call("thin")
         return prepared
 
-    def left_out(self, call: Call) -> tuple[str, ...]:
-        """Names of the caller's parameters that are not sent. Raises like `complete`."""
-        return _unsent(call, lambda: self._left_out(call))
-
-    def _left_out(self, call: Call) -> tuple[str, ...]:
-        if call.forwarded is not None:
-            return call.forwarded.dropped
+    def _outgoing(self, call: Call) -> Outgoing:
         found = self._resolved(call)
-        names = self._shaped(self._limited(call, found), found).dropped
-        thinking = not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages)
-        return (*names, "messages[].content[].thinking") if thinking else names
-
-    def _outgoing(self, call: Call, found: ProviderNames) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """A copy of the outgoing parameters and messages, which the clients modify."""
-        messages = outgoing_messages(
-            call.messages,
-            by_reference=fetched_addresses(found.provider),
-            thinking_parts=takes_thinking_parts(found.provider),
-        )
-        if found.provider in SIGNED:
-            with_signatures(messages)
-        return self._shaped(call, found).arguments, messages
-
-    def _limited(self, call: Call, found: ProviderNames) -> Call:
-        """The call without a limit that was not asked for, where its provider can do without."""
-        if call.limited or call.max_tokens is None or self._target(call, found).needs_limit:
-            return call
-        return replace(call, max_tokens=None)
-
-    def _shaped(self, call: Call, found: ProviderNames) -> Shaped:
-        return shaped(call, self._target(call, found), self._steering)
+        if call.forwarded is not None:
+            return Outgoing(call, found, left_out=call.forwarded.dropped)
+        if not call.is_chat:
+            return Outgoing(call, found)
+        target = self._target(call, found)
+        if not call.limited and call.max_tokens is not None and not target.needs_limit:
+            call = replace(call, max_tokens=None)
+        formed = shaped(call, target, self._steering)
+        left_out = formed.dropped
+        if not takes_thinking_parts(found.provider) and has_thinking_parts(call.messages):
+            left_out = (*left_out, "messages[].content[].thinking")
+        return Outgoing(call, found, formed.arguments, left_out)
 
     def _target(self, call: Call, found: ProviderNames) -> Target:
         wanted = (found.model, found.provider, call.api_base)
@@ -309,6 +300,23 @@ class Upstream:
                 self._hosts.clear()
             host = self._hosts[api_base] = httpx.URL(api_base).netloc
         return host
+
+
+def _in_whole(outgoing: Outgoing) -> Outgoing:
+    """The call without a stream."""
+    return replace(outgoing, call=replace(outgoing.call, stream=False)) if outgoing.call.stream else outgoing
+
+
+def _messages(call: Call, found: ProviderNames) -> list[dict[str, Any]]:
+    """A copy of the outgoing messages, which the clients modify."""
+    messages = outgoing_messages(
+        call.messages,
+        by_reference=fetched_addresses(found.provider),
+        thinking_parts=takes_thinking_parts(found.provider),
+    )
+    if found.provider in SIGNED:
+        with_signatures(messages)
+    return messages
 
 
 def _unsent(call: Call, work: Callable[[], T]) -> T:

@@ -128,7 +128,7 @@ def estimate(
         )  # fmt: skip
         if max_tokens and hold <= available_nanousd:
             break
-    matching, age_s = matching_prefix(memory, model.name, chat.messages, at_ms)
+    matching, age_s = matching_prefix(memory, model.name, chat.digests, at_ms)
     matching = min(matching, prompt_tokens)
     terms = replace(model.cache, ttl_s=HOUR_S) if mark == HOUR and model.cache.ttl_s is None else model.cache
     warm = forecast.cache.warm_tokens(model.name, matching, age_s, terms, marked=bool(mark))
@@ -139,6 +139,7 @@ def estimate(
     why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
     output_femto *= chat.n
     costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
+    failure_rate, latency_s = breaker.recent(model.deployments)
     view = CandidateView(
         name=model.action,
         input_usd_per_mtok=fresh_femto / 1e9,
@@ -152,8 +153,8 @@ def estimate(
         cost_quantiles_usd=costs,
         cost_max_usd=hold / NANOUSD_PER_USD,
         served_last=memory.last_model == model.name,
-        failure_rate=breaker.failure_rate(model.deployments),
-        latency_s=breaker.latency_s(model.deployments),
+        failure_rate=failure_rate,
+        latency_s=latency_s,
         feasible=not why_not,
         why_not=why_not,
         effort=model.effort,

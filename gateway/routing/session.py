@@ -7,7 +7,6 @@ never meet in one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,6 +15,7 @@ import orjson
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
 from gateway.catalog.cache_hits import LONGEST_CACHE_S, PROMPT_CACHE_S
+from gateway.dialects.message_digests import MessageDigests
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import SessionRow
 from policy.mdp import SessionView
@@ -136,36 +136,12 @@ def is_over(row: SessionRow, idle_timeout_s: float, at_ms: int) -> bool:
     return idle or row.state == "closed"
 
 
-def messages_digest(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Digest of messages, without cache marks, which agents move on every turn."""
-    written = orjson.dumps(list(messages))
-    if b'"content":[' in written or b'"cache_control"' in written:
-        written = orjson.dumps([_without_marks(message) for message in messages])
-    return hashlib.blake2b(written, digest_size=12).hexdigest()
-
-
-def _without_marks(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without `cache_control`; a single plain text becomes a string, as without the mark."""
-    made = {name: value for name, value in message.items() if name != "cache_control"}
-    content = made.get("content")
-    if isinstance(content, list):
-        parts = [
-            {name: value for name, value in part.items() if name != "cache_control"} if isinstance(part, dict) else part
-            for part in content
-        ]
-        plain = len(parts) == 1 and isinstance(parts[0], dict) and parts[0].keys() == {"type", "text"}
-        made["content"] = parts[0]["text"] if plain else parts
-    return made
-
-
-def matching_prefix(
-    memory: SessionMemory, model: str, messages: Sequence[Mapping[str, Any]], at_ms: int
-) -> tuple[int, float]:
+def matching_prefix(memory: SessionMemory, model: str, digests: MessageDigests, at_ms: int) -> tuple[int, float]:
     """Prompt tokens that this model has seen unchanged, and the seconds since then."""
     prefix = memory.warm.get(model)
-    if prefix is None or at_ms - prefix.at_ms > LONGEST_CACHE_S * 1000 or prefix.messages > len(messages):
+    if prefix is None or at_ms - prefix.at_ms > LONGEST_CACHE_S * 1000 or prefix.messages > len(digests):
         return 0, 0.0
-    if messages_digest(messages[: prefix.messages]) != prefix.digest:
+    if digests.of(prefix.messages) != prefix.digest:
         return 0, 0.0
     return prefix.tokens, max(0, at_ms - prefix.at_ms) / 1000
 
@@ -178,11 +154,11 @@ def home_of(memory: SessionMemory, model: str, at_ms: int, ttl_s: float | None =
     return memory.homes.get(model)
 
 
-def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) -> str | None:
+def answered_by(memory: SessionMemory, digests: MessageDigests) -> str | None:
     """The model that answered the longest prefix of this conversation, else the last model."""
     longest_first = sorted(enumerate(memory.answered), key=lambda placed: (placed[1].messages, placed[0]), reverse=True)
     for _, turn in longest_first:
-        if turn.messages < len(messages) and messages_digest(messages[: turn.messages]) == turn.digest:
+        if turn.messages < len(digests) and digests.of(turn.messages) == turn.digest:
             return turn.model
     return memory.last_model
 
@@ -190,7 +166,7 @@ def answered_by(memory: SessionMemory, messages: Sequence[Mapping[str, Any]]) ->
 def memory_update(
     *,
     model: str,
-    messages: Sequence[Mapping[str, Any]],
+    digests: MessageDigests,
     prompt_tokens: int,
     output_tokens: int,
     failed: bool,
@@ -205,14 +181,14 @@ def memory_update(
 
     `wrapped_nanousd`: the session's budget, after its last answer. `homes`: the deployments that answered last.
     """
-    digest = messages_digest(messages)
+    digest = digests.whole
     added = {
         "tokens_so_far": prompt_tokens + output_tokens,
         "failures": int(failed),
         "regenerations": int(regenerated),
         "tool_errors": int(tool_error),
     }
-    warm = WarmPrefix(messages=len(messages), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
+    warm = WarmPrefix(messages=len(digests), digest=digest, tokens=prompt_tokens, at_ms=at_ms)
     facts: dict[str, Any] = {"last_model": model, "last_at_ms": at_ms, "last_request": digest, "explores": explores}
     if homes is not None and not failed:
         facts["homes"] = dict(homes)
@@ -222,7 +198,7 @@ def memory_update(
         "add": added,
         "set": facts,
         "warm": {} if failed else {model: warm},
-        "answered": [] if failed else [Answered(len(messages), digest, model)],
+        "answered": [] if failed else [Answered(len(digests), digest, model)],
     }
     return orjson.dumps(update).decode()
 

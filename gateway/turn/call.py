@@ -18,7 +18,7 @@ from gateway.errors import GatewayError
 from gateway.providers.answers import UpstreamStream
 from gateway.providers.cooldown import Breaker
 from gateway.providers.errors import CallRefused, RejectedFault, UpstreamFault
-from gateway.providers.providers import Call, Upstream
+from gateway.providers.providers import Call, Outgoing, Upstream
 from gateway.providers.replies import Reply
 from gateway.routing.estimates import is_forwarded
 from gateway.tasks import Background
@@ -75,21 +75,21 @@ class ProviderCalls:
         attempt, stream = await self._reached(attempt, self._upstream.open_stream)
         return replace(attempt, first_byte_ms=now_ms(self._clock)), stream
 
-    async def _reached(self, attempt: Attempt, send: Callable[[Call], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
+    async def _reached(self, attempt: Attempt, send: Callable[[Outgoing], Coroutine[Any, Any, T]]) -> tuple[Attempt, T]:
         """Call the provider; retry or fall back after a failure. Each failed attempt resolves its hold."""
         failures = Failures(asyncio.get_running_loop().time())
         self._follow_ups.first()
         while True:
             started_s = self._clock()
-            attempt, sent = replace(attempt, sent_ms=int(started_s * 1000)), False
+            sent_ms, sent = int(started_s * 1000), False
             try:
-                call = self._call(attempt)
-                if attempt.context.chat.mode == "chat":
-                    attempt = replace(attempt, dropped=_dropped(attempt, call, self._upstream.left_out(call)))
+                outgoing = self._upstream.outgoing(self._call(attempt))
+                attempt = replace(attempt, sent_ms=sent_ms, dropped=_dropped(attempt.context.chat, outgoing))
                 sent = True
-                answer = await send(call)
+                answer = await send(outgoing)
             except UpstreamFault as fault:
-                attempt = await self._next_attempt(attempt, fault, failures)
+                failed = attempt if sent else replace(attempt, sent_ms=sent_ms)
+                attempt = await self._next_attempt(failed, fault, failures)
             except GatewayError as error:  # refused before sending
                 await self._background.run(self._settling.release(attempt, status="failed", error_code=error.code))
                 raise
@@ -139,6 +139,7 @@ class ProviderCalls:
             api_stated=deployment.api_stated,
             tool_calls=estimate.tool_calls,
             notes=notes,
+            is_chat=chat.mode == "chat",
             stream=chat.stream,
             timeout_s=deployment.timeout_s,
             stream_timeout_s=deployment.stream_timeout_s,
@@ -197,13 +198,12 @@ def _defaults(attempt: Attempt) -> Mapping[str, Any]:
     return {**defaults, "reasoning_effort": effort} if effort and attempt.context.chat.effort is None else defaults
 
 
-def _dropped(attempt: Attempt, call: Call, left_out: tuple[str, ...]) -> tuple[str, ...]:
-    """The client's names of what is not sent: of what a translation loses, and of the chat parameters `left_out`."""
-    chat = attempt.context.chat
-    if call.forwarded is not None:
-        return left_out  # fields of the client's own body
+def _dropped(chat: ChatRequest, outgoing: Outgoing) -> tuple[str, ...]:
+    """The client's names of what is not sent: of what a translation loses, and of chat parameters left out."""
+    if outgoing.call.forwarded is not None:
+        return outgoing.left_out  # fields of the client's own body
     lost = () if chat.forwarded is None else chat.forwarded.lost
-    return (*lost, *(own for name in left_out for own in chat.own_names.get(name, (name,))))
+    return (*lost, *(own for name in outgoing.left_out for own in chat.own_names.get(name, (name,))))
 
 
 def cache_key(tenant_id: str, session_id: str) -> str:

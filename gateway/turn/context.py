@@ -238,9 +238,13 @@ class Attempt:
         asked, granted = self.context.terms.ceiling_nanousd, self.session.granted_nanousd
         return granted if asked is not None and granted < asked and self.context.outage is None else None
 
-    def report(self, bill: Settlement | None = None) -> TurnReport:
-        """The report for the client; without a bill, at a stream's start, with reservation balances."""
+    def report(self, bill: Settlement | None = None, settled: Resolved | None = None) -> TurnReport:
+        """The report for the client; without a bill, at a stream's start, with reservation balances.
+
+        After the settlement with the balances that it left, unless the ledger is still posting it.
+        """
         estimate, decision = self.choice.estimate, self.choice.routed.decision
+        balances = self if bill is None else settled
         return TurnReport(
             decision_id=self.decision_id,
             session_id=self.context.session_id,
@@ -254,18 +258,13 @@ class Attempt:
             finish=WRAP_UP if self.context.closing else None,
             cost_nanousd=None if bill is None else bill.amount_nanousd,
             usage_source=None if bill is None else bill.usage_source,
-            session=self.session if bill is None else None,
-            tenant=self.tenant if bill is None else None,
+            session=None if balances is None else balances.session,
+            tenant=None if balances is None else balances.tenant,
             budget_nanousd=self._granted_less,
             rates=self.rates,
             tenant_soft_nanousd=self.context.caller.tenant_soft_nanousd,
             key_over_soft=self.context.caller.key_over_soft,
         )
-
-
-def settled(report: TurnReport, resolved: Resolved | None) -> TurnReport:
-    """The report with balances after settlement; unchanged if the ledger is still posting it."""
-    return report if resolved is None else replace(report, session=resolved.session, tenant=resolved.tenant)
 
 
 def billed(context: TurnContext, report: TurnReport, bill: Settlement) -> Billed:
@@ -275,4 +274,4 @@ def billed(context: TurnContext, report: TurnReport, bill: Settlement) -> Billed
     before the settlement, and a repeated answer is the same to the byte.
     """
     told = context.asked.budget_visible is not None and context.idempotency is None
-    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object(), told)
+    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object, told)

@@ -110,7 +110,8 @@ class Preparation:
         row = standing.session
         parent_id, chain = await self._parent(caller, session_id, row, asked, outage)
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
-        bound_to = sessions.answered_by(memory, chat.messages) if chat.open_tool_loop or chat.provider_bound else None
+        bound_to = sessions.answered_by(memory, chat.digests) if chat.open_tool_loop or chat.provider_bound else None
+        is_chat = chat.mode == "chat"
         context = TurnContext(
             caller=caller,
             chat=chat,
@@ -122,7 +123,7 @@ class Preparation:
             memory=memory,
             tenant=standing.tenant,
             prompt=prompt,
-            options=[],
+            options=self._options(caller, chat, requested, bound_to, prompt.estimate),
             terms=self._terms(caller, asked, chain),
             idempotency=claim,
             started_ms=now_ms(self._clock),
@@ -130,11 +131,13 @@ class Preparation:
             place=place if outage is None else None,
             parent_session_id=parent_id,
             chain=chain,
+            # An ordinary turn ends what an earlier one with wrap-up kept; other kinds of calls leave it.
+            kept_nanousd=0 if is_chat or row is None else row.kept_nanousd,
+            decides_kept=is_chat,
         )
-        if asked.budget_visible in ("note", "task_budget") and chat.mode == "chat":
-            context = await self._with_note(context, budget_note(context))
-        options = self._options(caller, chat, requested, bound_to, context.prompt.estimate)
-        context = self._with_fallback(replace(context, options=options))
+        if asked.budget_visible in ("note", "task_budget") and is_chat:
+            context = await self._with_note(context, budget_note(context), bound_to)
+        context = self._with_fallback(context)
         guard.refuse_when_none(context.options, chat, context.prompt.estimate)
         return context
 
@@ -142,7 +145,7 @@ class Preparation:
         """The context of the session's last answer: without tools, and with a note that says so."""
         chat = closing_request(context.chat)
         prompt = await self._counted(chat, (*context.notes, WRAP_UP_NOTE))
-        bound_to = sessions.answered_by(context.memory, chat.messages) if chat.provider_bound else None
+        bound_to = sessions.answered_by(context.memory, chat.digests) if chat.provider_bound else None
         options = self._options(context.caller, chat, context.requested, bound_to, prompt.estimate)
         return replace(
             context, chat=chat, prompt=prompt, options=options, notes=(*context.notes, WRAP_UP_NOTE), closing=True
@@ -178,10 +181,11 @@ class Preparation:
             prompt_tokens=prompt_tokens,
         )
 
-    async def _with_note(self, context: TurnContext, note: str) -> TurnContext:
+    async def _with_note(self, context: TurnContext, note: str, bound_to: str | None) -> TurnContext:
         """The context with a line more in its system prompt, which its hold pays for."""
-        counted = await self._tokens.count([system_message(note)], {})
-        return replace(context, notes=(*context.notes, note), prompt=context.prompt + counted)
+        prompt = context.prompt + await self._tokens.count([system_message(note)], {})
+        options = self._options(context.caller, context.chat, context.requested, bound_to, prompt.estimate)
+        return replace(context, notes=(*context.notes, note), prompt=prompt, options=options)
 
     async def keep_budget(self, context: TurnContext) -> bool:
         """Keep the budget of a first turn that money refuses, for its next turn; True if kept."""

@@ -66,22 +66,24 @@ class RetryBudget:
 
     def turn(self) -> None:
         """Count a turn's first attempt."""
-        self._turns_s.append(self._clock())
-        self._forget(self._turns_s)
+        now_s = self._clock()
+        self._turns_s.append(now_s)
+        _forget(self._turns_s, now_s)
 
     def take(self) -> bool:
         """Count a further attempt, if one may be made."""
-        self._forget(self._turns_s)
-        self._forget(self._further_s)
+        now_s = self._clock()
+        _forget(self._turns_s, now_s)
+        _forget(self._further_s, now_s)
         if len(self._further_s) >= max(BUDGET_FLOOR, BUDGET_SHARE * len(self._turns_s)):
             return False
-        self._further_s.append(self._clock())
+        self._further_s.append(now_s)
         return True
 
-    def _forget(self, times_s: deque[float]) -> None:
-        oldest_s = self._clock() - BUDGET_WINDOW_S
-        while times_s and times_s[0] <= oldest_s:
-            times_s.popleft()
+
+def _forget(times_s: deque[float], now_s: float) -> None:
+    while times_s and times_s[0] <= now_s - BUDGET_WINDOW_S:
+        times_s.popleft()
 
 
 def pause_s(retries: int, retry_after_s: float | None, uniform: Callable[[], float]) -> float:

@@ -29,7 +29,7 @@ from gateway.providers.replies import Reply
 from gateway.routing import session as sessions
 from gateway.routing.conversations import answer_digest
 from gateway.turn.bill import bill_of, own_bill
-from gateway.turn.context import Attempt, TurnContext, settled
+from gateway.turn.context import Attempt, TurnContext
 from gateway.turn.headers import TurnReport
 from gateway.turn.idempotency import error_answer, kept_answer
 from gateway.turn.signals import StreamedAnswer, implicit_signals
@@ -95,14 +95,13 @@ class Settlements:
             signals=signals,
             response_text=log.stored_answer(reply.body) if attempt.context.caller.store_text else None,
         )
-        report = attempt.report(bill)
-        answer = None if attempt.context.idempotency is None else kept_answer(render(report, bill))
+        answer = None if attempt.context.idempotency is None else kept_answer(render(attempt.report(bill), bill))
         message = outcome.first_message(reply.body)
         resolved = await self._settle(
             attempt, bill, columns, failed=False, signals=signals, answer=answer, message=message
         )
         self._listeners.on_answer(attempt, text)
-        return settled(report, resolved), bill
+        return attempt.report(bill, resolved), bill
 
     async def stream(
         self, attempt: Attempt, end: StreamEnd, heard: StreamedAnswer, keep: KeepStream | None
@@ -131,10 +130,9 @@ class Settlements:
             error_code=error.code if error else None,
             response_text=end.text if attempt.context.caller.store_text else None,
         )
-        report = attempt.report(bill)
         # After a disconnect, a retry gets the received part and an error, never a second call.
         shown = _cut_short() if end.ending == "client_left" else error
-        answer = None if keep is None else keep(report, bill, shown)
+        answer = None if keep is None else keep(attempt.report(bill), bill, shown)
         resolved = await self._settle(
             attempt,
             bill,
@@ -146,7 +144,7 @@ class Settlements:
         )
         if end.ending == "finished":
             self._listeners.on_answer(attempt, end.text)
-        return settled(report, resolved), bill, error
+        return attempt.report(bill, resolved), bill, error
 
     async def abandoned(self, attempt: Attempt) -> None:
         """Settle a call whose client disconnected: the provider's work so far is estimated."""
@@ -246,7 +244,7 @@ class Settlements:
             else sessions.memory_update(
                 explores=context.explores,
                 model=model,
-                messages=context.chat.messages,
+                digests=context.chat.digests,
                 prompt_tokens=columns["input_tokens"] if columns else 0,
                 output_tokens=columns["output_tokens"] if columns else 0,
                 failed=failed,

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.request import ChatRequest
-from gateway.routing.session import SessionMemory, messages_digest
+from gateway.routing.session import SessionMemory
 from gateway.turn.stall import stall_signals
 
 KEPT_ARGUMENTS = 256 * 1024
@@ -51,7 +51,7 @@ def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:
     last = memory.answered[-1] if memory.answered else None
     if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
         return False
-    return last.digest == messages_digest(chat.messages)
+    return last.digest == chat.digests.whole
 
 
 def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
@@ -62,10 +62,10 @@ def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
     last = memory.answered[-1] if memory.answered else None
     if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
         return False
-    if not chat.messages or chat.messages[-1].get("role") != "user" or last.digest == messages_digest(chat.messages):
+    if not chat.messages or chat.messages[-1].get("role") != "user" or last.digest == chat.digests.whole:
         return False
     return any(
-        turn.messages < last.messages - 1 and turn.digest == messages_digest(chat.messages[: turn.messages])
+        turn.messages < last.messages - 1 and turn.digest == chat.digests.of(turn.messages)
         for turn in memory.answered[:-1]
     )
 

@@ -146,11 +146,8 @@ class Turns:
         if context.wrapped_up:
             raise wrapped_up(context)
         await self._stall_rule.check(context)
-        if context.chat.mode != "chat":
-            kept_nanousd = 0 if context.row is None else context.row.kept_nanousd
-            return await self._reservations.decide_and_reserve(replace(context, kept_nanousd=kept_nanousd), receive)
-        if not self._wraps_up(context):
-            return await self._reservations.decide_and_reserve(replace(context, decides_kept=True), receive)
+        if context.chat.mode != "chat" or not self._wraps_up(context):
+            return await self._reservations.decide_and_reserve(context, receive)
         closing = await self._preparation.closing(context)
         kept_nanousd = self._reservations.kept_nanousd(closing)
         if context.row is not None:  # another conversation of the session may need more
@@ -159,7 +156,7 @@ class Turns:
         try:
             return await self._reservations.decide_and_reserve(ordinary, receive)
         except (SessionBudgetExceeded, TenantBudgetExceeded):
-            return await self._reservations.decide_and_reserve(replace(closing, decides_kept=True), receive)
+            return await self._reservations.decide_and_reserve(closing, receive)
 
     def _wraps_up(self, context: TurnContext) -> bool:
         """True if this session ends with a last answer: as the client asks, else its tenant, else the operator."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.providers.direct import PLAIN_PROVIDERS
-from gateway.providers.providers import Call, Reply, Upstream, UpstreamStream
+from gateway.providers.providers import Call, Outgoing, Upstream
 
 LANES = ("thin", "litellm")
 
@@ -17,12 +17,6 @@ class OnLane(Upstream):
         super().__init__()
         self._lane = lane
 
-    def _placed(self, call: Call) -> Call:
+    def outgoing(self, call: Call) -> Outgoing:
         plain = call.litellm_model.partition("/")[0] in PLAIN_PROVIDERS
-        return replace(call, lane=self._lane if plain else "auto")
-
-    async def complete(self, call: Call) -> Reply:
-        return await super().complete(self._placed(call))
-
-    async def open_stream(self, call: Call) -> UpstreamStream:
-        return await super().open_stream(self._placed(call))
+        return super().outgoing(replace(call, lane=self._lane if plain else "auto"))

@@ -13,6 +13,7 @@ import orjson
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.catalog.prices import Prices
 from gateway.config.settings import NO_LIMITS, LimitSettings
+from gateway.dialects.message_digests import MessageDigests
 from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.ledger.records import merge_memory
 from gateway.routing.session import SessionMemory, memory_update
@@ -58,5 +59,6 @@ def chat(messages: Any = "hello", **fields: Any) -> ChatRequest:
 
 
 def remember(memory: SessionMemory, **turn: Any) -> SessionMemory:
-    """The memory after a turn, as the ledger merges it."""
+    """The memory after a turn with `messages`, as the ledger merges it."""
+    turn["digests"] = MessageDigests(turn.pop("messages"))
     return SessionMemory.from_json(merge_memory(orjson.dumps(memory).decode(), memory_update(**turn)))

@@ -11,8 +11,8 @@ from typing import Any
 from gateway.accounts.auth import Caller
 from gateway.catalog.tokens import PromptTokens
 from gateway.catalog.usage import Usage
+from gateway.providers.call import Call, Outgoing, ProviderNames
 from gateway.providers.errors import BrokenFault, ConnectFault, FailedFault, TimeoutFault
-from gateway.providers.providers import Call
 from gateway.providers.replies import Reply
 
 PROMPT_TOKENS = 10
@@ -89,10 +89,11 @@ class SimulatedProvider:
     def _fault(self, rate: float) -> bool:
         return self.faults and self._dice.random() < rate
 
-    def left_out(self, call: Call) -> tuple[str, ...]:
-        return ()
+    def outgoing(self, call: Call) -> Outgoing:
+        return Outgoing(call, ProviderNames("small", "openai"))
 
-    async def complete(self, call: Call) -> Reply:
+    async def complete(self, outgoing: Outgoing) -> Reply:
+        call = outgoing.call
         attempt = await self._accept(call)
         try:
             await self._generate(attempt, call)
@@ -106,8 +107,8 @@ class SimulatedProvider:
         finally:
             attempt.open = False
 
-    async def open_stream(self, call: Call) -> SimulatedStream:
-        return SimulatedStream(self, await self._accept(call), call)
+    async def open_stream(self, outgoing: Outgoing) -> SimulatedStream:
+        return SimulatedStream(self, await self._accept(outgoing.call), outgoing.call)
 
     async def _accept(self, call: Call) -> Attempt:
         attempt = Attempt(str(call.messages[-1]["content"]))

@@ -218,7 +218,7 @@ NAMES = st.text("abcdefgh_", min_size=1, max_size=8)
 ARGUMENTS = st.dictionaries(NAMES, st.integers(-5, 5) | TEXTS, max_size=3)
 CALLS = st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3)
 ANSWER = AnswerIdentity("dec_1", "m", 1.0, 7)
-BILLED = Billed(Usage(7, 3), False, {"cost_usd": "0.1"})
+BILLED = Billed(Usage(7, 3), False, {"cost_usd": "0.1"}.copy)
 
 
 def chat_answer(text: str, calls: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def test_an_answer_is_the_same_message_whole_and_streamed(
     assert (made["content"], made["stop_reason"], made["id"]) == (content, reason, "msg_1")
     stream = MessagesStream("dec_1", "small", 7, ())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}, True), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}.copy, True), None
     )
     seen = events(rendered)
     for event in seen:
@@ -348,7 +348,9 @@ def test_broken_arguments_stay_visible() -> None:
 
 def test_a_broken_stream_ends_with_an_error_event_and_no_message_stop() -> None:
     stream = MessagesStream("dec_1", "m", 7, ())
-    rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}), SessionBudgetExceeded("spent"))
+    rendered = stream.chunk(delta(content="Hel")) + stream.end(
+        Billed(USAGE, False, {}.copy), SessionBudgetExceeded("spent")
+    )
     seen = events(rendered)
     assert seen[-1]["type"] == "error"
     assert seen[-1]["error"]["type"] == "billing_error"
@@ -358,7 +360,10 @@ def test_a_broken_stream_ends_with_an_error_event_and_no_message_stop() -> None:
 def test_the_last_events_can_be_rendered_again_with_a_newer_report() -> None:
     stream = MessagesStream("dec_1", "m", 7, ())
     stream.chunk(delta(content="Hi"))
-    first, second = stream.end(Billed(USAGE, False, {"n": 1}), None), stream.end(Billed(USAGE, False, {"n": 2}), None)
+    first, second = (
+        stream.end(Billed(USAGE, False, {"n": 1}.copy), None),
+        stream.end(Billed(USAGE, False, {"n": 2}.copy), None),
+    )
     assert first.replace(b'{"n":1}', b'{"n":2}') == second
 
 

@@ -439,7 +439,7 @@ def test_an_answer_is_the_same_response_whole_and_streamed(
     assert (made["status"], made["id"], made["model"], made["created_at"]) == (status, "resp_1", "small", 7)
     stream = ResponsesStream(response_object())
     rendered = b"".join(stream.chunk(chunk) for chunk in chunks) + stream.end(
-        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}, True), None
+        Billed(USAGE, False, {"model": "small", "cost_usd": "0.1", "cost_nano_usd": 9}.copy, True), None
     )
     seen = events(rendered)
     for event in seen:
@@ -489,7 +489,7 @@ def test_provider_bound_state_is_sealed_and_comes_back() -> None:
 
 def test_a_broken_stream_ends_with_response_failed() -> None:
     stream = ResponsesStream(response_object())
-    rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}), UpstreamError("broke"))
+    rendered = stream.chunk(delta(content="Hel")) + stream.end(Billed(USAGE, False, {}.copy), UpstreamError("broke"))
     last = events(rendered)[-1]
     assert last["type"] == "response.failed"
     assert last["response"]["error"] == {"code": "upstream_error", "message": "broke"}
@@ -498,5 +498,8 @@ def test_a_broken_stream_ends_with_response_failed() -> None:
 def test_the_last_events_can_be_rendered_again_with_a_newer_report() -> None:
     stream = ResponsesStream(response_object())
     stream.chunk(delta(content="Hi"))
-    first, second = stream.end(Billed(USAGE, False, {"n": 1}), None), stream.end(Billed(USAGE, False, {"n": 2}), None)
+    first, second = (
+        stream.end(Billed(USAGE, False, {"n": 1}.copy), None),
+        stream.end(Billed(USAGE, False, {"n": 2}.copy), None),
+    )
     assert first.replace(b'{"n":1}', b'{"n":2}') == second

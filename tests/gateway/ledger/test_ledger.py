@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from gateway.accounts.keys import get_key
 from gateway.accounts.tenants import grant_to_tenant
 from gateway.database.tables import decisions
+from gateway.dialects.message_digests import MessageDigests
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.leases import BATCH
 from gateway.ledger.ledger import Ledger, UnknownHold
@@ -202,7 +203,8 @@ async def test_turns_of_one_session_beside_each_other_are_all_remembered(databas
         for number in range(25):
             op = await bench.held(100, ceiling=10**9)
             update = sessions.memory_update(
-                model=f"m{number % 3}", messages=[{"role": "user", "content": f"helper {number}"}], prompt_tokens=10,
+                model=f"m{number % 3}", prompt_tokens=10,
+                digests=MessageDigests([{"role": "user", "content": f"helper {number}"}]),
                 output_tokens=number, failed=number % 5 == 0, regenerated=number == 1, tool_error=number == 2,
                 at_ms=number,
             )  # fmt: skip

@@ -17,9 +17,10 @@ from gateway.dialects.arguments import check_addresses, outgoing_messages, outgo
 from gateway.dialects.schema import CHAT_FIELDS, VENDOR_FIELDS
 from gateway.errors import InvalidRequest
 from gateway.providers.acompletion import LITELLM_ENVIRONMENT
+from gateway.providers.call import ProviderNames
 from gateway.providers.direct import OPENAI_ADDRESS
 from gateway.providers.errors import UpstreamFault
-from gateway.providers.litellm_clients import ProviderNames, key_for
+from gateway.providers.litellm_clients import key_for
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
@@ -84,7 +85,7 @@ async def test_every_litellm_parameter_stays_inside_at_every_depth(
     }  # fmt: skip
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi", "api_base": elsewhere.url}],
                  "api_base": elsewhere.url, "metadata": {"x": 1}}]  # fmt: skip
-    reply = await upstream.complete(call(provider, params=poison, messages=messages, max_tokens=7))
+    reply = await upstream.complete(upstream.outgoing(call(provider, params=poison, messages=messages, max_tokens=7)))
     sent = provider.received[0]
     assert reply.finish_reason == "length"
     assert (len(provider.bill), len(elsewhere.bill)) == (1, 0)
@@ -105,7 +106,7 @@ def poisoned(name: str, inner: Any, elsewhere: FaultUpstream) -> dict[str, Any]:
 
 
 async def test_only_our_headers_reach_the_provider(upstream: Upstream, provider: FaultUpstream) -> None:
-    await upstream.complete(call(provider, extra_headers={"x-team": "blue"}))
+    await upstream.complete(upstream.outgoing(call(provider, extra_headers={"x-team": "blue"})))
     assert provider.received[0].headers.keys() - {"connection"} == {
         "host", "accept", "accept-encoding", "authorization", "content-length", "content-type", "user-agent", "x-team",
     }  # fmt: skip
@@ -124,7 +125,7 @@ async def test_keys_of_this_process_are_never_sent_to_an_address_without_one(
         "OPENAI_PROJECT_ID",
     ):
         monkeypatch.setenv(name, "sk-environment")
-    await upstream.complete(call(provider, api_key=None))
+    await upstream.complete(upstream.outgoing(call(provider, api_key=None)))
     assert "sk-environment" not in str(provider.received[0].headers)
 
 
@@ -152,12 +153,12 @@ async def test_moderations_of_another_provider_do_not_get_openai_s_key(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
     monkeypatch.setattr(upstream, "_resolved", lambda call: ProviderNames("m", "together_ai", None, elsewhere.url))
     with contextlib.suppress(UpstreamFault):
-        await upstream.moderate(Call("together_ai/m", [], params={"input": ["x"]}))
+        await upstream.moderate(upstream.outgoing(Call("together_ai/m", [], params={"input": ["x"]}, is_chat=False)))
     assert elsewhere.received[0].headers["authorization"] == "Bearer none"
 
 
 async def test_the_operators_organization_is_sent(upstream: Upstream, provider: FaultUpstream) -> None:
-    await upstream.complete(call(provider, options={"organization": "org-7"}))
+    await upstream.complete(upstream.outgoing(call(provider, options={"organization": "org-7"})))
     assert provider.received[0].headers["openai-organization"] == "org-7"
 
 
@@ -199,7 +200,7 @@ def test_a_picture_that_we_would_have_to_fetch_is_refused(url: str) -> None:
 async def test_a_picture_goes_to_the_provider_by_reference_and_nobody_here_fetches_it(
     upstream: Upstream, provider: FaultUpstream, elsewhere: FaultUpstream
 ) -> None:
-    await upstream.complete(call(provider, messages=picture(f"{elsewhere.url}/cat.png")))
+    await upstream.complete(upstream.outgoing(call(provider, messages=picture(f"{elsewhere.url}/cat.png"))))
     part = provider.received[0].body["messages"][0]["content"][0]
     assert part == {"type": "image_url", "image_url": {"url": f"{elsewhere.url}/cat.png"}}
     assert elsewhere.accepted_connections == 0
@@ -211,7 +212,7 @@ async def test_other_dialects_take_pictures_inline_only(
 ) -> None:
     wanted = call(provider, litellm_model=model, messages=picture(f"{elsewhere.url}/cat.png"))
     with pytest.raises(InvalidRequest):
-        await upstream.complete(wanted)
+        await upstream.complete(upstream.outgoing(wanted))
     assert elsewhere.accepted_connections == provider.accepted_connections == 0
 
 
@@ -221,7 +222,7 @@ async def test_anthropic_fetches_a_picture_of_a_safe_address_itself(
     """LiteLLM passes https addresses on; it would fetch others, which are refused above."""
     wanted = call(provider, litellm_model="anthropic/claude-sonnet-4-5", messages=picture("https://x.test/a.png"))
     with contextlib.suppress(UpstreamFault):  # the provider of these tests answers in OpenAI's dialect
-        await upstream.complete(wanted)
+        await upstream.complete(upstream.outgoing(wanted))
     part = provider.received[0].body["messages"][0]["content"][0]
     assert part == {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png"}}
 

@@ -109,29 +109,31 @@ def test_connections_are_kept_for_less_time_than_servers_keep_theirs() -> None:
 async def test_a_kept_connection_that_ends_without_a_byte_is_one_more_attempt(upstream: Upstream, then: str) -> None:
     async with HangsUp(then) as provider:
         for _ in range(3):
-            assert (await upstream.complete(call(provider))).body["choices"][0]["message"]["content"] == "Hello"
+            assert (await upstream.complete(upstream.outgoing(call(provider)))).body["choices"][0]["message"][
+                "content"
+            ] == "Hello"
         assert provider.connections >= 2
 
 
 async def test_the_same_holds_for_streams(upstream: Upstream) -> None:
     async with HangsUp("close") as provider:
         for _ in range(3):
-            stream = await upstream.open_stream(call(provider, stream=True))
+            stream = await upstream.open_stream(upstream.outgoing(call(provider, stream=True)))
             assert [chunk["choices"][0]["delta"]["content"] async for chunk in stream] == ["Hello"]
 
 
 async def test_a_fresh_connection_that_ends_without_a_byte_is_the_providers_failure(upstream: Upstream) -> None:
     async with HangsUp("close", first="close") as provider:
         with pytest.raises(BrokenFault) as caught:
-            await upstream.complete(call(provider))
+            await upstream.complete(upstream.outgoing(call(provider)))
         assert caught.value.dispatched
         assert provider.requests == 1
 
 
 async def test_there_is_no_third_attempt(upstream: Upstream) -> None:
     async with HangsUp("close") as provider:
-        await upstream.complete(call(provider))
+        await upstream.complete(upstream.outgoing(call(provider)))
         provider.first = "close"
         with pytest.raises(BrokenFault):
-            await upstream.complete(call(provider))
+            await upstream.complete(upstream.outgoing(call(provider)))
         assert provider.requests == 3

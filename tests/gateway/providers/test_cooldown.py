@@ -77,15 +77,13 @@ def test_no_failure_is_allowed_when_the_configuration_says_none() -> None:
 
 def test_rates_and_latencies_are_of_the_recent_calls_of_the_group() -> None:
     subject = breaker(Time(), allowed_fails=1000)
-    assert subject.failure_rate([ONE, TWO]) == 0.0
-    assert subject.latency_s([ONE, TWO]) == 0.0
+    assert subject.recent([ONE, TWO]) == (0.0, 0.0)
     fail(subject, 1)
     subject.record("one", failed=False, latency_s=1.0)
     subject.record("two", failed=False, latency_s=3.0)
     subject.record("two", failed=False, latency_s=2.0)
-    assert subject.failure_rate([ONE, TWO]) == 0.25
-    assert subject.latency_s([ONE, TWO]) == 2.0
-    assert subject.failure_rate([TWO]) == 0.0
+    assert subject.recent([ONE, TWO]) == (0.25, 2.0)
+    assert subject.recent([TWO])[0] == 0.0
     for _ in range(RECENT_CALLS):
         subject.record("one", failed=False, latency_s=1.0)
-    assert subject.failure_rate([ONE]) == 0.0
+    assert subject.recent([ONE])[0] == 0.0

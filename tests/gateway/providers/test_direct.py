@@ -117,9 +117,9 @@ async def sent(upstream: Upstream, provider: FaultUpstream, call: Call) -> Recei
     before = len(provider.received)
     try:
         if call.stream:
-            await (await upstream.open_stream(call)).aclose()
+            await (await upstream.open_stream(upstream.outgoing(call))).aclose()
         else:
-            await upstream.complete(call)
+            await upstream.complete(upstream.outgoing(call))
     except (CallRefused, InvalidRequest):
         return "refused"
     except BrokenFault:
@@ -180,7 +180,7 @@ async def test_what_the_thin_lane_does_not_know_goes_through_litellm(
 async def test_a_forced_thin_lane_refuses_what_it_cannot_carry(upstream: Upstream, provider: FaultUpstream) -> None:
     call = Call(litellm_model="mistral/ok", api_base=provider.url, api_key="k", messages=HELLO, lane="thin")
     with pytest.raises(CallRefused, match="direct client"):
-        await upstream.complete(call)
+        await upstream.complete(upstream.outgoing(call))
     assert provider.bill == []
 
 

@@ -60,7 +60,7 @@ async def test_a_provider_answers_and_says_what_it_cost(
     provider.asked.clear()
     call = call_of(name, provider, stream=stream)
     if stream:
-        answer = await upstream.open_stream(call)
+        answer = await upstream.open_stream(upstream.outgoing(call))
         said = ""
         async for chunk in answer:
             said += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
@@ -68,7 +68,7 @@ async def test_a_provider_answers_and_says_what_it_cost(
         assert answer.finish_reason
         usage = answer.usage
     else:
-        reply = await upstream.complete(call)
+        reply = await upstream.complete(upstream.outgoing(call))
         said, usage = reply.body["choices"][0]["message"]["content"], reply.usage
         assert reply.finish_reason
     assert said == ANSWER

@@ -64,19 +64,19 @@ def call(provider: FaultUpstream, route: str, mode: str, **more: Any) -> Call:
 async def test_an_answer_is_chat_for_the_turn_and_its_own_for_the_client(
     upstream: Upstream, provider: FaultUpstream, route: str
 ) -> None:
-    reply = await upstream.complete(call(provider, route, "ok"))
+    reply = await upstream.complete(upstream.outgoing(call(provider, route, "ok")))
     (attempt,) = provider.bill
     assert reply.body["choices"][0]["message"]["content"] == "".join(words(attempt.output_tokens))
     assert isinstance(reply.usage, Usage)
     assert (reply.usage.prompt_tokens, reply.usage.output_tokens) == (attempt.prompt_tokens, attempt.output_tokens)
     assert (reply.usage.web_searches, reply.finish_reason) == (1, "stop")
     assert reply.body[FORWARDED]["id"].endswith("_provider")
-    assert upstream.left_out(call(provider, route, "ok")) == ()
+    assert upstream.outgoing(call(provider, route, "ok")).left_out == ()
 
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_stream_carries_every_event_once(upstream: Upstream, provider: FaultUpstream, route: str) -> None:
-    stream = await upstream.open_stream(call(provider, route, "ok"))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, route, "ok")))
     chunks = [chunk async for chunk in stream]
     (attempt,) = provider.bill
     texts = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
@@ -104,7 +104,7 @@ async def test_a_failed_answer_is_a_fault(
     upstream: Upstream, provider: FaultUpstream, route: str, mode: str, fault: type[Exception]
 ) -> None:
     with pytest.raises(fault):
-        await upstream.complete(call(provider, route, mode))
+        await upstream.complete(upstream.outgoing(call(provider, route, mode)))
 
 
 @pytest.mark.parametrize("mode", ["e404", "html"])
@@ -140,7 +140,7 @@ async def failed(work: Awaitable[Any]) -> UpstreamFault:
 async def test_a_stream_that_breaks_is_a_fault(
     upstream: Upstream, provider: FaultUpstream, route: str, mode: str, fault: type[Exception]
 ) -> None:
-    stream = await upstream.open_stream(call(provider, route, mode))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, route, mode)))
     with pytest.raises(fault):
         async for _ in stream:
             pass
@@ -150,14 +150,16 @@ async def test_a_stream_that_breaks_is_a_fault(
 async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstream, provider: FaultUpstream) -> None:
     defaults = {"service_tier": "default", "temperature": 0.5, "max_tokens": 3, "reasoning_effort": "low"}
     more = {"notes": ("n",), "defaults": defaults, "cache_key": "k"}
-    await upstream.complete(call(provider, "responses", "ok", **more))
+    await upstream.complete(upstream.outgoing(call(provider, "responses", "ok", **more)))
     sent = provider.received[-1].body
     assert {name: sent[name] for name in ("max_output_tokens", "max_tool_calls", "store", "instructions")} == {
         "max_output_tokens": 50, "max_tool_calls": 2, "store": False, "instructions": "n"
     }  # fmt: skip
     assert (sent["service_tier"], sent["temperature"], sent["prompt_cache_key"]) == ("default", 0.5, "k")
     assert (sent["reasoning"], "max_tokens" in sent) == ({"effort": "low"}, False)
-    await upstream.complete(call(provider, "messages", "ok", **more, dropped_params=frozenset({"temperature"})))
+    await upstream.complete(
+        upstream.outgoing(call(provider, "messages", "ok", **more, dropped_params=frozenset({"temperature"})))
+    )
     sent = provider.received[-1].body
     assert (sent["max_tokens"], sent["tools"][0]["max_uses"]) == (50, 2)
     assert sent["system"] == [{"type": "text", "text": "n"}]
@@ -166,7 +168,7 @@ async def test_limits_notes_and_the_operator_s_defaults_are_sent(upstream: Upstr
 
 async def test_no_limit_is_sent_where_none_is_needed(upstream: Upstream, provider: FaultUpstream) -> None:
     for route, name in (("responses", "max_output_tokens"), ("messages", "max_tokens")):
-        await upstream.complete(call(provider, route, "ok", limited=False))
+        await upstream.complete(upstream.outgoing(call(provider, route, "ok", limited=False)))
         assert (name in provider.received[-1].body) == (route == "messages")
 
 

@@ -46,9 +46,9 @@ async def sent(upstream: Upstream, model: str, **more: Any) -> tuple[dict[str, A
         base = canned.address + ("/v1beta" if provider == "gemini" else "")
         given: dict[str, Any] = {"messages": HELLO, "max_tokens": 4000, "drop_params": True} | more
         call = Call(litellm_model=model, api_base=base, api_key="k", timeout_s=20.0, **given)
-        left_out = set(upstream.left_out(call))
-        await upstream.complete(call)
-    return canned.received[0][1], left_out
+        outgoing = upstream.outgoing(call)
+        await upstream.complete(outgoing)
+    return canned.received[0][1], set(outgoing.left_out)
 
 
 @pytest.mark.parametrize("model", ["openai/qwen", "hosted_vllm/qwen"])

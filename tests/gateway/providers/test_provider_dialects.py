@@ -84,7 +84,7 @@ def call(provider: CannedProvider, model: str, *, stream: bool = False, **more: 
 
 
 async def read(upstream: Upstream, wanted: Call) -> tuple[str, Any, str | None]:
-    stream = await upstream.open_stream(wanted)
+    stream = await upstream.open_stream(upstream.outgoing(wanted))
     text = ""
     async for chunk in stream:
         text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
@@ -96,8 +96,8 @@ async def test_a_task_budget_goes_to_claude_beside_its_effort(upstream: Upstream
     left = {"type": "tokens", "total": 64_000, "remaining": 50_000}
     async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
         wanted = call(provider, "anthropic/claude-opus-4-7", task_budget=left, params={"reasoning_effort": "low"})
-        await upstream.complete(wanted)
-        await upstream.complete(call(provider, "anthropic/claude-opus-4-7", task_budget=left))
+        await upstream.complete(upstream.outgoing(wanted))
+        await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-opus-4-7", task_budget=left)))
     assert [body["output_config"] for _, body in provider.received] == [
         {"task_budget": left, "effort": "low"},
         {"task_budget": left},
@@ -106,7 +106,7 @@ async def test_a_task_budget_goes_to_claude_beside_its_effort(upstream: Upstream
 
 async def test_claude_answers_whole(upstream: Upstream) -> None:
     async with CannedProvider(json_answer(CLAUDE_ANSWER)) as provider:
-        reply = await upstream.complete(call(provider, "anthropic/claude-sonnet-4-5"))
+        reply = await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
     assert reply.body["choices"][0]["message"]["content"] == "Hello"
     assert (reply.finish_reason, reply.usage) == ("stop", CLAUDE_BILL)
     path, body = provider.received[0]
@@ -138,7 +138,7 @@ async def test_an_error_inside_a_claude_stream_is_one(upstream: Upstream) -> Non
 
 async def test_gemini_answers_whole(upstream: Upstream) -> None:
     async with CannedProvider(json_answer(gemini("Hello", "STOP", GEMINI_USAGE))) as provider:
-        reply = await upstream.complete(call(provider, "gemini/gemini-2.5-pro"))
+        reply = await upstream.complete(upstream.outgoing(call(provider, "gemini/gemini-2.5-pro")))
     assert reply.body["choices"][0]["message"]["content"] == "Hello"
     assert (reply.finish_reason, reply.usage) == ("stop", GEMINI_BILL)
 
@@ -161,7 +161,7 @@ async def test_gemini_s_cached_audio_is_counted(upstream: Upstream) -> None:
     bill = replace(GEMINI_BILL, audio_input_tokens=70, cached_audio_tokens=40)
     said = json.dumps({"cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 9}]})
     async with CannedProvider(json_answer(gemini(said, "STOP", usage))) as provider:
-        assert (await upstream.complete(call(provider, "gemini/gemini-2.5-flash"))).usage == bill
+        assert (await upstream.complete(upstream.outgoing(call(provider, "gemini/gemini-2.5-flash")))).usage == bill
     async with CannedProvider(event_answer(gemini("Hel", usage=usage), gemini(said, "STOP", usage))) as provider:
         _, reported, _ = await read(upstream, call(provider, "gemini/gemini-2.5-flash", stream=True))
         assert reported == bill
@@ -179,7 +179,7 @@ async def test_what_a_model_writes_as_arguments_is_no_usage_and_no_finish(upstre
         return made
 
     async with CannedProvider(json_answer(called("STOP", GEMINI_USAGE | details))) as provider:
-        assert (await upstream.complete(call(provider, model))).usage == bill
+        assert (await upstream.complete(upstream.outgoing(call(provider, model)))).usage == bill
     async with CannedProvider(event_answer(called("STOP", GEMINI_USAGE | details))) as provider:
         _, reported, _ = await read(upstream, call(provider, model, stream=True))
         assert reported == bill
@@ -188,7 +188,9 @@ async def test_what_a_model_writes_as_arguments_is_no_usage_and_no_finish(upstre
             await read(upstream, call(provider, model, stream=True))
     tool = {"type": "tool_use", "id": "t", "name": "f", "input": written}
     async with CannedProvider(json_answer(CLAUDE_ANSWER | {"content": [tool]})) as provider:
-        assert (await upstream.complete(call(provider, "anthropic/claude-sonnet-4-5"))).usage == CLAUDE_BILL
+        assert (
+            await upstream.complete(upstream.outgoing(call(provider, "anthropic/claude-sonnet-4-5")))
+        ).usage == CLAUDE_BILL
 
 
 async def test_a_gemini_stream_that_is_cut_is_no_answer(upstream: Upstream) -> None:
@@ -210,7 +212,7 @@ async def test_azure_is_called_with_its_own_path_and_key(upstream: Upstream) -> 
     }  # fmt: skip
     async with CannedProvider(json_answer(answer)) as provider:
         wanted = call(provider, "azure/my-gpt", api_base=provider.address, options={"api_version": "2024-10-21"})
-        reply = await upstream.complete(wanted)
+        reply = await upstream.complete(upstream.outgoing(wanted))
     assert reply.usage == Usage(3, 4)
     assert provider.received[0][0] == "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
 
@@ -231,7 +233,7 @@ async def test_no_shape_of_a_chunk_or_an_answer_is_more_than_a_fault(upstream: U
             await read(upstream, call(provider, "openai/x", stream=True))
     async with CannedProvider(json_answer(odd)) as provider:
         with pytest.raises(UpstreamFault):
-            await upstream.complete(call(provider, "openai/x"))
+            await upstream.complete(upstream.outgoing(call(provider, "openai/x")))
 
 
 def raw_events(*events: Any) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.catalog.usage import Usage, UsageFault
 from gateway.errors import GatewayError, RateLimited, UpstreamError, UpstreamRejected, UpstreamTimeout, http_status
+from gateway.providers.call import ProviderNames
 from gateway.providers.errors import (
     BrokenFault,
     ConnectFault,
@@ -22,7 +23,6 @@ from gateway.providers.errors import (
     TimeoutFault,
     UpstreamFault,
 )
-from gateway.providers.litellm_clients import ProviderNames
 from gateway.providers.providers import Call, Upstream
 from tests.harness.lanes import LANES, OnLane
 from tests.harness.upstream import FaultUpstream
@@ -57,12 +57,12 @@ def call(provider: FaultUpstream, mode: str, **more: Any) -> Call:
 
 async def fault_of(upstream: Upstream, wanted: Call, kind: type[UpstreamFault]) -> UpstreamFault:
     with pytest.raises(kind) as caught:
-        await upstream.complete(wanted)
+        await upstream.complete(upstream.outgoing(wanted))
     return caught.value
 
 
 async def test_an_answer_comes_as_the_provider_sent_it(upstream: Upstream, provider: FaultUpstream) -> None:
-    reply = await upstream.complete(call(provider, "ok:tokens=3,cached=2,reasoning=4"))
+    reply = await upstream.complete(upstream.outgoing(call(provider, "ok:tokens=3,cached=2,reasoning=4")))
     attempt = provider.bill[0]
     assert reply.body["choices"][0]["message"]["content"] == " the of and"
     assert reply.finish_reason == "stop"
@@ -74,7 +74,7 @@ async def test_max_tokens_reaches_the_provider_under_the_name_that_was_asked_for
     upstream: Upstream, provider: FaultUpstream
 ) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
-        reply = await upstream.complete(call(provider, "ok", max_tokens=5, max_tokens_param=name))
+        reply = await upstream.complete(upstream.outgoing(call(provider, "ok", max_tokens=5, max_tokens_param=name)))
         assert reply.finish_reason == "length"
         assert provider.received[-1].body[name] == 5
 
@@ -86,13 +86,13 @@ async def test_litellm_computes_no_price_of_its_own(
     priced: list[object] = []
     litellm = importlib.import_module("litellm")
     monkeypatch.setattr(litellm, "response_cost_calculator", lambda **told: priced.append(told))
-    await upstream.complete(call(provider, "ok:tokens=3"))
+    await upstream.complete(upstream.outgoing(call(provider, "ok:tokens=3")))
     assert priced == []
 
 
 async def test_tool_calls_and_several_choices_come_through(upstream: Upstream, provider: FaultUpstream) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
-    reply = await upstream.complete(call(provider, "tools", params={"tools": tools, "n": 3}))
+    reply = await upstream.complete(upstream.outgoing(call(provider, "tools", params={"tools": tools, "n": 3})))
     assert len(reply.body["choices"]) == 3
     assert reply.body["choices"][2]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
 
@@ -109,7 +109,7 @@ async def test_tool_calls_and_several_choices_come_through(upstream: Upstream, p
 async def test_usage_is_only_what_the_provider_said(
     upstream: Upstream, provider: FaultUpstream, mode: str, usage: object
 ) -> None:
-    assert (await upstream.complete(call(provider, mode))).usage == usage
+    assert (await upstream.complete(upstream.outgoing(call(provider, mode)))).usage == usage
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_what_never_reached_the_provider_is_retryable_and_free(provider: F
 
 
 async def test_a_cancelled_call_closes_the_connection_at_once(upstream: Upstream, provider: FaultUpstream) -> None:
-    task = asyncio.create_task(upstream.complete(call(provider, "stall")))
+    task = asyncio.create_task(upstream.complete(upstream.outgoing(call(provider, "stall"))))
     await _until(lambda: len(provider.bill) == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -242,7 +242,9 @@ async def test_a_provider_nobody_knows_is_refused_without_a_request(
     upstream: Upstream, provider: FaultUpstream
 ) -> None:
     with pytest.raises(UpstreamFault) as caught:
-        await upstream.complete(call(provider, "x", litellm_model="no-such-provider/model-x", api_base=None))
+        await upstream.complete(
+            upstream.outgoing(call(provider, "x", litellm_model="no-such-provider/model-x", api_base=None))
+        )
     assert caught.value.dispatched is False
     assert provider.bill == []
 
@@ -254,14 +256,13 @@ class _Breaking(Upstream):
         raise KeyError(call.litellm_model)
 
 
-@pytest.mark.parametrize("ask", ["complete", "open_stream", "embed", "left_out"])
-async def test_what_breaks_while_a_call_is_made_was_not_sent(provider: FaultUpstream, ask: str) -> None:
+@pytest.mark.parametrize("is_chat", [True, False])
+async def test_what_breaks_while_a_call_is_made_was_not_sent(provider: FaultUpstream, is_chat: bool) -> None:
     broken = _Breaking()
     await broken.start()
     try:
         with pytest.raises(FailedFault) as caught:
-            found = getattr(broken, ask)(call(provider, "ok", params={"input": ["hello"]}))
-            await found
+            broken.outgoing(call(provider, "ok", params={"input": ["hello"]}, is_chat=is_chat))
     finally:
         await broken.close()
     assert (caught.value.dispatched, caught.value.retryable) == (False, False)

@@ -69,7 +69,7 @@ def said(count: int) -> str:
 async def test_a_stream_that_ends_properly_gives_everything(
     upstream: Upstream, provider: FaultUpstream, mode: str
 ) -> None:
-    stream = await upstream.open_stream(call(provider, mode))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, mode)))
     assert await text_of(stream) == said(provider.bill[0].output_tokens)
     assert stream.ended_properly
     assert stream.finish_reason == "stop"
@@ -78,12 +78,12 @@ async def test_a_stream_that_ends_properly_gives_everything(
 
 
 async def test_characters_cut_in_two_by_the_network_come_whole(upstream: Upstream, provider: FaultUpstream) -> None:
-    text = await text_of(await upstream.open_stream(call(provider, "split-utf8")))
+    text = await text_of(await upstream.open_stream(upstream.outgoing(call(provider, "split-utf8"))))
     assert text == "".join(word + "ä€🙂" for word in words(20))
 
 
 async def test_chunks_come_as_the_provider_sent_them(upstream: Upstream, provider: FaultUpstream) -> None:
-    chunks = [chunk async for chunk in await upstream.open_stream(call(provider, "tools"))]
+    chunks = [chunk async for chunk in await upstream.open_stream(upstream.outgoing(call(provider, "tools")))]
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     assert calls[0]["function"]["name"] == "get_weather"
@@ -93,7 +93,7 @@ async def test_chunks_come_as_the_provider_sent_them(upstream: Upstream, provide
 
 
 async def test_several_choices_keep_their_numbers(upstream: Upstream, provider: FaultUpstream) -> None:
-    stream = await upstream.open_stream(call(provider, "ok:tokens=4", params={"n": 3}))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "ok:tokens=4", params={"n": 3})))
     texts = {0: "", 1: "", 2: ""}
     finished = set()
     async for chunk in stream:
@@ -117,7 +117,7 @@ async def test_several_choices_keep_their_numbers(upstream: Upstream, provider: 
 async def test_usage_is_only_what_the_provider_said(
     upstream: Upstream, provider: FaultUpstream, mode: str, usage: object
 ) -> None:
-    stream = await upstream.open_stream(call(provider, mode))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, mode)))
     assert await text_of(stream) == said(20)
     assert stream.usage == usage
 
@@ -139,7 +139,7 @@ async def test_usage_is_only_what_the_provider_said(
 async def test_a_stream_that_breaks_gives_what_came_and_then_fails(
     upstream: Upstream, provider: FaultUpstream, mode: str, kind: type[UpstreamFault]
 ) -> None:
-    stream = await upstream.open_stream(call(provider, mode, idle_timeout_s=0.3))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, mode, idle_timeout_s=0.3)))
     received = ""
     with pytest.raises(kind) as caught:
         async for chunk in stream:
@@ -155,7 +155,7 @@ async def test_a_stream_that_breaks_gives_what_came_and_then_fails(
 
 
 async def test_an_error_as_the_last_event_is_no_proper_end(upstream: Upstream, provider: FaultUpstream) -> None:
-    stream = await upstream.open_stream(call(provider, "inband-last"))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "inband-last")))
     with pytest.raises(BrokenFault):
         await text_of(stream)
 
@@ -180,7 +180,7 @@ async def test_a_failure_before_the_first_chunk_fails_the_opening(
 ) -> None:
     wait_s = 0.5 if kind is TimeoutFault else 10.0
     with pytest.raises(kind) as caught:
-        await upstream.open_stream(call(provider, mode, stream_timeout_s=wait_s))
+        await upstream.open_stream(upstream.outgoing(call(provider, mode, stream_timeout_s=wait_s)))
     assert caught.value.retryable is retryable
     assert len(provider.bill) == 1
     assert caught.value.__cause__ is None
@@ -189,14 +189,16 @@ async def test_a_failure_before_the_first_chunk_fails_the_opening(
 
 
 async def test_a_stream_has_a_deadline_of_its_own(upstream: Upstream, provider: FaultUpstream) -> None:
-    stream = await upstream.open_stream(call(provider, "ok:tokens=1000,delay=0.02", stream_timeout_s=0.5))
+    stream = await upstream.open_stream(
+        upstream.outgoing(call(provider, "ok:tokens=1000,delay=0.02", stream_timeout_s=0.5))
+    )
     with pytest.raises(TimeoutFault):
         await text_of(stream)
     await stream.aclose()
 
 
 async def test_leaving_a_stream_stops_the_provider_at_once(upstream: Upstream, provider: FaultUpstream) -> None:
-    stream = await upstream.open_stream(call(provider, "ok:tokens=100000,delay=0.001"))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "ok:tokens=100000,delay=0.001")))
     await anext(stream)
     await stream.aclose()
     await stream.aclose()
@@ -207,7 +209,7 @@ async def test_leaving_a_stream_stops_the_provider_at_once(upstream: Upstream, p
 async def test_cancelling_the_reader_in_mid_read_and_closing_stops_the_provider(
     upstream: Upstream, provider: FaultUpstream
 ) -> None:
-    stream = await upstream.open_stream(call(provider, "stall"))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "stall")))
     task = asyncio.create_task(text_of(stream))
     await asyncio.sleep(0.05)
     task.cancel()
@@ -219,7 +221,7 @@ async def test_cancelling_the_reader_in_mid_read_and_closing_stops_the_provider(
 
 async def test_cancelling_the_opening_stops_the_provider(upstream: Upstream, provider: FaultUpstream) -> None:
     for mode in ("stall:after=0", "slow-first-byte"):
-        task = asyncio.create_task(upstream.open_stream(call(provider, mode)))
+        task = asyncio.create_task(upstream.open_stream(upstream.outgoing(call(provider, mode))))
         await _until(lambda: bool(provider.bill))
         task.cancel()
         await asyncio.wait({task})
@@ -235,7 +237,7 @@ async def test_the_pool_is_whole_after_many_cut_and_failed_streams(provider: Fau
 
     async def one() -> None:
         try:
-            stream = await upstream.open_stream(call(provider, mode, idle_timeout_s=0.05))
+            stream = await upstream.open_stream(upstream.outgoing(call(provider, mode, idle_timeout_s=0.05)))
         except UpstreamFault:
             return
         try:
@@ -252,7 +254,7 @@ async def test_the_pool_is_whole_after_many_cut_and_failed_streams(provider: Fau
     handles = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         await asyncio.gather(*(one() for _ in range(20)))
-    assert await text_of(await upstream.open_stream(call(provider, "ok"))) == said(20)
+    assert await text_of(await upstream.open_stream(upstream.outgoing(call(provider, "ok")))) == said(20)
     await _settled()
     assert len(os.listdir("/proc/self/fd")) <= handles + 5
     assert len(asyncio.all_tasks()) <= 12
@@ -271,7 +273,7 @@ wrapped = pytest.mark.filterwarnings(f"ignore::pydantic.warnings.{PydanticDeprec
 async def test_providers_behind_litellms_own_dialects_stream_through_it(
     upstream: Upstream, provider: FaultUpstream, model: str
 ) -> None:
-    stream = await upstream.open_stream(call(provider, "", litellm_model=model))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "", litellm_model=model)))
     assert await text_of(stream) == said(20)
     assert stream.ended_properly
     assert stream.finish_reason == "stop"
@@ -293,7 +295,7 @@ async def test_providers_behind_litellms_own_dialects_stream_through_it(
 )
 async def test_a_cut_is_a_cut_there_too(upstream: Upstream, provider: FaultUpstream, model: str) -> None:
     """LiteLLM's wrapper would end such a stream with a `stop` of its own."""
-    stream = await upstream.open_stream(call(provider, "", litellm_model=model))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "", litellm_model=model)))
     finishes = []
     with pytest.raises(BrokenFault):
         async for chunk in stream:
@@ -306,20 +308,20 @@ async def test_a_cut_is_a_cut_there_too(upstream: Upstream, provider: FaultUpstr
 @wrapped
 @pytest.mark.parametrize("model", ["mistral/nousage", "groq/nousage", "deepseek/nousage", "hosted_vllm/nousage"])
 async def test_no_usage_is_invented_there_either(upstream: Upstream, provider: FaultUpstream, model: str) -> None:
-    stream = await upstream.open_stream(call(provider, "", litellm_model=model))
+    stream = await upstream.open_stream(upstream.outgoing(call(provider, "", litellm_model=model)))
     assert await text_of(stream) == said(20)
     assert stream.usage is None
-    reply = await upstream.complete(call(provider, "", litellm_model=model))
+    reply = await upstream.complete(upstream.outgoing(call(provider, "", litellm_model=model)))
     assert reply.usage is None
 
 
 @pytest.mark.parametrize("model", ["mistral/e500", "groq/e429", "deepseek/e500", "hosted_vllm/e503"])
 async def test_failures_there_take_one_request_too(upstream: Upstream, provider: FaultUpstream, model: str) -> None:
     with pytest.raises(UpstreamFault) as caught:
-        await upstream.complete(call(provider, "", litellm_model=model))
+        await upstream.complete(upstream.outgoing(call(provider, "", litellm_model=model)))
     assert (caught.value.dispatched, caught.value.retryable, len(provider.bill)) == (False, True, 1)
     with pytest.raises(UpstreamFault):
-        await upstream.open_stream(call(provider, "", litellm_model=model))
+        await upstream.open_stream(upstream.outgoing(call(provider, "", litellm_model=model)))
     assert len(provider.bill) == 2
 
 

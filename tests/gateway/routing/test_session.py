@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.accounts.sessions import SESSION_ID, normalize_id
+from gateway.dialects.message_digests import MessageDigests
 from gateway.errors import InvalidRequest
 from gateway.ledger.records import MAX_ANSWERED
 from gateway.ledger.records import merge_memory as merged
@@ -124,37 +125,22 @@ def test_turns_add_up() -> None:
 
 def test_the_next_turn_is_warm_on_the_model_that_read_the_same_beginning() -> None:
     memory = remembered()
-    assert matching_prefix(memory, "small", ANSWERED, 1_500)[0] == 100
-    assert matching_prefix(memory, "big", ANSWERED, 1_500)[0] == 0
-
-
-def test_a_cache_mark_that_moves_leaves_the_beginning_what_it_was() -> None:
-    """Claude Code marks the newest message on every turn, and the one that was the newest no more."""
-    mark = {"cache_control": {"type": "ephemeral"}}
-
-    def said(text: str, **more: Any) -> dict[str, Any]:
-        return {"role": "user", "content": [{"type": "text", "text": text, **more}]}
-
-    marked = sessions.messages_digest([said("a"), said("b", **mark)])
-    assert marked == sessions.messages_digest([said("a"), said("b")])
-    assert marked == sessions.messages_digest([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
-    assert marked != sessions.messages_digest([said("a"), said("c", **mark)])
-    tool = {"role": "tool", "tool_call_id": "t", "content": "x"}
-    assert sessions.messages_digest([tool | mark]) == sessions.messages_digest([tool])
+    assert matching_prefix(memory, "small", MessageDigests(ANSWERED), 1_500)[0] == 100
+    assert matching_prefix(memory, "big", MessageDigests(ANSWERED), 1_500)[0] == 0
 
 
 def test_an_edited_beginning_is_cold() -> None:
     edited = [{"role": "user", "content": "why is the sky black?"}, *ANSWERED[1:]]
-    assert matching_prefix(remembered(), "small", edited, 1_500)[0] == 0
-    assert matching_prefix(remembered(messages=ANSWERED), "small", ASKED, 1_500)[0] == 0
+    assert matching_prefix(remembered(), "small", MessageDigests(edited), 1_500)[0] == 0
+    assert matching_prefix(remembered(messages=ANSWERED), "small", MessageDigests(ASKED), 1_500)[0] == 0
 
 
 def test_a_prefix_is_told_with_its_age_and_forgotten_after_a_day() -> None:
     memory = remembered(at_ms=1_000)
-    assert matching_prefix(memory, "small", ANSWERED, 301_500) == (100, 300.5)
-    assert matching_prefix(memory, "small", ANSWERED, 86_401_000) == (100, 86_400.0)
-    assert matching_prefix(memory, "small", ANSWERED, 86_401_001) == (0, 0.0)
-    assert matching_prefix(memory, "small", ANSWERED, 500) == (100, 0.0)
+    assert matching_prefix(memory, "small", MessageDigests(ANSWERED), 301_500) == (100, 300.5)
+    assert matching_prefix(memory, "small", MessageDigests(ANSWERED), 86_401_000) == (100, 86_400.0)
+    assert matching_prefix(memory, "small", MessageDigests(ANSWERED), 86_401_001) == (0, 0.0)
+    assert matching_prefix(memory, "small", MessageDigests(ANSWERED), 500) == (100, 0.0)
 
 
 def test_the_home_of_a_session_is_kept_as_long_as_its_cache() -> None:
@@ -175,16 +161,19 @@ def test_turns_that_ran_beside_each_other_are_both_remembered_in_the_order_of_th
     helper: list[dict[str, Any]] = [{"role": "user", "content": "a helper's question"}]
     before = "{}"
     one = sessions.memory_update(
-        model="small", messages=ASKED, prompt_tokens=100, output_tokens=20, failed=False, regenerated=False,
-        tool_error=False, at_ms=1_000,
+        model="small", digests=MessageDigests(ASKED), prompt_tokens=100, output_tokens=20, failed=False,
+        regenerated=False, tool_error=False, at_ms=1_000,
     )  # fmt: skip
     two = sessions.memory_update(
-        model="big", messages=helper, prompt_tokens=7, output_tokens=3, failed=False, regenerated=True,
+        model="big", digests=MessageDigests(helper), prompt_tokens=7, output_tokens=3, failed=False, regenerated=True,
         tool_error=False, at_ms=1_001,
     )  # fmt: skip
     memory = SessionMemory.from_json(merged(merged(before, one), two))
     assert (memory.tokens_so_far, memory.regenerations, memory.last_model) == (130, 1, "big")
-    assert (answered_by(memory, ANSWERED), answered_by(memory, [*helper, *ANSWERED])) == ("small", "big")
+    assert (
+        answered_by(memory, MessageDigests(ANSWERED)),
+        answered_by(memory, MessageDigests([*helper, *ANSWERED])),
+    ) == ("small", "big")
     assert set(memory.warm) == {"small", "big"}
 
 
@@ -195,25 +184,25 @@ def test_the_whole_memory_that_an_older_gateway_sends_replaces_what_there_was() 
 def test_each_model_keeps_its_own_prefix() -> None:
     memory = remembered(remembered(), model="big", messages=ANSWERED, prompt_tokens=130, at_ms=2_000)
     longer = [*ANSWERED, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
-    assert matching_prefix(memory, "small", longer, 2_000)[0] == 100
-    assert matching_prefix(memory, "big", longer, 2_000)[0] == 130
+    assert matching_prefix(memory, "small", MessageDigests(longer), 2_000)[0] == 100
+    assert matching_prefix(memory, "big", MessageDigests(longer), 2_000)[0] == 130
 
 
 def test_a_conversation_was_answered_by_the_model_that_saw_its_longest_beginning() -> None:
     helper: list[dict[str, Any]] = [{"role": "user", "content": "a helper's question"}]
     memory = remembered(remembered(model="small"), model="big", messages=helper)
-    assert answered_by(memory, ANSWERED) == "small"
-    assert answered_by(memory, [*helper, *ANSWERED]) == "big"
+    assert answered_by(memory, MessageDigests(ANSWERED)) == "small"
+    assert answered_by(memory, MessageDigests([*helper, *ANSWERED])) == "big"
     longer = [*ANSWERED, {"role": "assistant", "content": "x"}]
-    assert answered_by(remembered(memory, model="mid", messages=ANSWERED), longer) == "mid"
+    assert answered_by(remembered(memory, model="mid", messages=ANSWERED), MessageDigests(longer)) == "mid"
     unknown: list[dict[str, Any]] = [{"role": "user", "content": "another"}]
-    assert answered_by(memory, unknown) == memory.last_model == "big"
-    assert answered_by(SessionMemory(), unknown) is None
-    assert answered_by(remembered(model="small", failed=True), ANSWERED) == "small"
+    assert answered_by(memory, MessageDigests(unknown)) == memory.last_model == "big"
+    assert answered_by(SessionMemory(), MessageDigests(unknown)) is None
+    assert answered_by(remembered(model="small", failed=True), MessageDigests(ANSWERED)) == "small"
 
 
 def test_the_same_beginning_again_counts_for_the_newest_answer() -> None:
-    assert answered_by(remembered(remembered(model="small"), model="big"), ANSWERED) == "big"
+    assert answered_by(remembered(remembered(model="small"), model="big"), MessageDigests(ANSWERED)) == "big"
 
 
 def test_the_memory_of_answered_turns_is_bounded() -> None:

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.catalog.cost import estimated
 from gateway.errors import RateLimited, SessionBudgetExceeded, TenantBudgetExceeded
 from gateway.ledger.types import AccountKind, Balance, Refused, Resolved, SessionTerms
-from gateway.turn.context import settled
 from gateway.turn.exhausted import exhausted
 from gateway.turn.funds import AvailableFunds, Shortage
-from gateway.turn.headers import TurnReport
 from tests.gateway.turn.turns import attempt, context, session_row
 
 
@@ -116,12 +115,10 @@ def test_a_refusal_lowers_the_funds_to_what_it_found_and_never_raises_it() -> No
 
 
 def test_a_report_takes_over_the_balances_of_its_settlement() -> None:
-    report = attempt().report()
-    spent = Balance(100, 0, 7)
-    told = settled(report, Resolved("settle", 0, spent, spent))
-    assert isinstance(told, TurnReport)
+    bill, spent = estimated(7), Balance(100, 0, 7)
+    told = attempt().report(bill, Resolved("settle", 0, spent, spent))
     assert told.as_headers()["x-seqroute-session-spent-usd"] == "0.000000007"
-    assert settled(report, None) is report
+    assert attempt().report(bill).session is None  # the ledger is still posting it
 
 
 @pytest.mark.parametrize("left", [1_000_000_000, 5_000_000])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from gateway.providers.call import Outgoing
 from tests.harness.simulator import template
 from tests.harness.turn_simulator import (
     TurnSimulation,
@@ -84,10 +85,10 @@ def test_what_breaks_before_a_call_is_sent_costs_nothing(empty: Any, stream: boo
     async def story(connection: Any) -> None:
         simulation = TurnSimulation(1, connection, calm(), faults=False)
 
-        def broken(call: Any) -> tuple[str, ...]:
+        def broken(call: Any) -> Outgoing:
             raise RuntimeError("a provider's code that knows no such model")
 
-        simulation.provider.left_out = broken  # type: ignore[method-assign]
+        simulation.provider.outgoing = broken  # type: ignore[method-assign]
         with pytest.raises(RuntimeError):
             await simulation.crowd(stream)
         await simulation.rest([])

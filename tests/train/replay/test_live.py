@@ -16,6 +16,7 @@ from gateway.catalog.live import Configuration
 from gateway.catalog.models import Model
 from gateway.catalog.tokens import PromptTokens
 from gateway.config.settings import Settings
+from gateway.dialects.message_digests import messages_digest
 from gateway.ledger.types import Balance
 from gateway.metrics import Metrics
 from gateway.money import NANOUSD_PER_USD
@@ -23,7 +24,7 @@ from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.router import Router
-from gateway.routing.session import SessionMemory, WarmPrefix, messages_digest
+from gateway.routing.session import SessionMemory, WarmPrefix
 from gateway.turn.context import RoutingDecision, TurnContext
 from gateway.turn.decide import Decider, Estimator
 from gateway.turn.funds import AvailableFunds
