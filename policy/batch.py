@@ -216,7 +216,8 @@ def _score_network(policy: NetworkPolicy, batch: Batch) -> Scored:
             able=(batch.able | batch.mask) & there,
             available_usd=batch.available_usd,
             later_turns=np.maximum(batch.turns_left(policy.horizon) - 1.0, 0.0),
-            context_tokens=_context_tokens(batch),
+            turn=batch.turn,
+            context_tokens=context_tokens_of(batch),
             lambda_per_usd=batch.lambda_per_usd,
             state=batch.state,
         )
@@ -318,7 +319,7 @@ def later_value(table: ValueTable, batch: Batch, after_usd: F64, turns: F64) -> 
     most = table.values.shape[3] - 1
     repeated = np.maximum(turns / most, 1.0)
     p, p_share = _between(table.lambdas_per_usd, batch.lambda_per_usd * scale)
-    c, c_share = _between(table.contexts_tokens, _context_tokens(batch))
+    c, c_share = _between(table.contexts_tokens, context_tokens_of(batch))
     t, t_share = _between(np.arange(most + 1.0), turns / repeated)
 
     def at_turn(prices: I64, contexts: I64) -> F32:
@@ -365,7 +366,7 @@ def _price_scale(table: ValueTable, batch: Batch, rows: I64) -> F64:
     return np.asarray(np.exp(logs.sum(axis=1) / np.maximum(known.sum(axis=1), 1)))
 
 
-def _context_tokens(batch: Batch) -> F64:
+def context_tokens_of(batch: Batch) -> F64:
     """`valuetable.context_tokens` of every turn, (N,)."""
     return np.asarray(np.maximum(batch.input_tokens.max(axis=1) - turn_tokens(batch.stats), 0.0))
 

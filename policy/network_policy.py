@@ -5,6 +5,9 @@
 This turn's quality is the reward model's less a margin of its posterior deviation: a lower confidence bound (Jin, Yang,
 Wang 2021, arXiv 2012.15085), which is where conservatism was found to pay (docs/policy.md). It needs no shield: the
 values include the whole cost distribution of this turn and the chance of ending starved.
+
+A conversation grows on later turns as the log's did, but no faster than this session's has: by at most its tokens over
+its turns, so one that never had any is not expected to begin.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from policy.valuetable import context_tokens
 
 
 class Shown(NamedTuple):
-    """Inputs of many decisions: (..., K) each, bills (..., K, L), the last five (...).
+    """Inputs of many decisions: (..., K) each, bills (..., K, L), the last six (...).
 
     `predicted` and `average` are the quality model's; `able` marks candidates that later turns may use if affordable;
     `state` is that of `features.encode_state`, used only by a residual.
@@ -49,6 +52,7 @@ class Shown(NamedTuple):
     able: Any
     available_usd: Any
     later_turns: Any
+    turn: Any
     context_tokens: Any
     lambda_per_usd: Any
     state: Any = None
@@ -81,15 +85,17 @@ class NetworkPolicy:
         places = self.statistics.places([c.name for c in observation.candidates])
         quality = self.quality_of_turn(observation, places, bills)
         answers = quality[:, None] * self.statistics.answers[places]
+        context, turn = context_tokens(observation), observation.session.turn
+        grown = float(self.statistics.grown_tokens[0])
         later = Later(
             turns=max(left - 1.0, 0.0),
-            context_tokens=context_tokens(observation),
-            grown_tokens=float(self.statistics.grown_tokens[0]),
+            context_tokens=context,
+            grown_tokens=min(grown, context / turn) if turn > 0 else grown,
             last=None,  # ignored
             lambda_per_usd=price,
             penalty=self.starved_penalty,
         )
-        catalogue = self.catalogue_of_turn(observation, places, later.context_tokens)
+        catalogue = self.catalogue_of_turn(observation, places, context)
         found = q_values_of_turn(self.forward, catalogue, answers, bills, money, later)
         costs = observation.means_usd
         tie_break = np.array(costs) * (TIE_BREAK / max(*costs, 1e-12))
@@ -147,10 +153,12 @@ class NetworkPolicy:
         quality = self.lower_quality(quality, shown.places)
         answers = quality[..., None] * self.statistics.answers[shown.places]
         price = np.asarray(shown.lambda_per_usd, np.float32)
+        context, turn = np.asarray(shown.context_tokens, np.float64), np.asarray(shown.turn)
+        grown = float(self.statistics.grown_tokens[0])
         later = Later(
             turns=np.asarray(shown.later_turns, np.float32),
-            context_tokens=np.asarray(shown.context_tokens, np.float32),
-            grown_tokens=np.broadcast_to(self.statistics.grown_tokens[0], price.shape),
+            context_tokens=context.astype(np.float32),
+            grown_tokens=np.where(turn > 0, np.minimum(grown, context / np.maximum(turn, 1)), grown).astype(np.float32),
             last=price,  # ignored
             lambda_per_usd=price,
             penalty=np.full(price.shape, self.starved_penalty, np.float32),

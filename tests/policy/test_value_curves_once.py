@@ -20,7 +20,7 @@ from policy.value_curves_once import curves_of_turn, inputs_of_turn, q_values_of
 from policy.value_layers import forward_of
 from policy.value_network_shapes import CURVES, KNOTS
 from tests.policy.networks import layers
-from tests.policy.observations import random_observation
+from tests.policy.observations import candidate, observation, random_observation
 
 F32 = np.float32
 L = len(COST_LEVELS)
@@ -102,6 +102,25 @@ def test_decisions_are_those_of_many_turns_at_once() -> None:
     for view, scores in zip(views, scored.scores, strict=True):
         allowed = np.where(view.mask, scores[: len(view.candidates)], -np.inf)
         assert policy.decide(view, 0.5).action == int(np.argmax(allowed))
+
+
+@pytest.mark.parametrize(
+    ("turn", "context_tokens", "expected_tokens"),
+    [(0, 0, 250.0), (0, 600, 250.0), (3, 0, 0.0), (3, 600, 200.0), (3, 6000, 250.0)],
+)
+def test_a_conversation_is_expected_to_grow_no_faster_than_it_has(
+    monkeypatch: pytest.MonkeyPatch, turn: int, context_tokens: int, expected_tokens: float
+) -> None:
+    seen: list[float] = []
+
+    def told(forward: Any, rows: Any, answers: Any, bills: Any, money: float, later: Later) -> Any:
+        seen.append(later.grown_tokens)
+        return q_values_of_turn(forward, rows, answers, bills, money, later)
+
+    monkeypatch.setattr(network_policy, "q_values_of_turn", told)
+    words = "x" * 400  # a hundred tokens
+    pretrained().policy.decide(observation([candidate(input_tokens=100 + context_tokens)], words=words, turn=turn), 0.5)
+    assert seen == pytest.approx([expected_tokens], abs=1.0)
 
 
 def catalogue(**changes: Any) -> Catalogue:

@@ -132,6 +132,7 @@ def turns_of(
             able=mask,
             available_usd=per_turn * (n + 1.0),
             later_turns=n,
+            turn=j,
             context_tokens=np.maximum(tokens - turn_tokens(state[:, TEXT_DIM : TEXT_DIM + STATS_DIM]), 0.0),
             lambda_per_usd=price,
         )

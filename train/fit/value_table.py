@@ -23,16 +23,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from policy.arrays import F32, F64
+from policy.batch import context_tokens_of
 from policy.budgeting import CACHE_MIN_TOKENS
+from policy.catalogue_statistics import GROWN_TOKENS
 from policy.mdp import COST_LEVELS, COST_MASSES
 from policy.valuetable import ValueTable, cautious_usd, context_tokens
 from train.config import PlanConfig
-from train.evaluate.logged_turns import recorded_observation
+from train.evaluate.logged_turns import recorded_batch, recorded_observation
 from train.fit.answers import answer_shares
 from train.log.episodes import Episodes
 
 UNKNOWN_USD = 1e12
 """The bill of a model that a turn did not offer: beyond any budget."""
+GROWTH_TURNS = 4_000
+"""Pairs of consecutive turns from which the growth of conversations is measured."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,17 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
     m, k = len(chosen), len(episodes.models)
     quality, bills = np.zeros((m, k)), np.full((m, k, len(COST_LEVELS)), UNKNOWN_USD)
     prices = np.zeros((3, k))
-    contexts = np.zeros(m)
     for row, (i, j) in enumerate(chosen):
         seen = recorded_observation(episodes, i, j, remaining_usd=1.0, budget_usd=1.0)
-        contexts[row] = context_tokens(seen)
+        context = context_tokens(seen)
         for at, view in enumerate(seen.candidates):
             model = int(episodes.model[i, j, at])
             price_in, cached = view.input_usd_per_mtok * 1e-6, view.cached_input_usd_per_mtok * 1e-6
-            read_usd = contexts[row] * price_in - view.warm_tokens * (price_in - cached)
+            read_usd = context * price_in - view.warm_tokens * (price_in - cached)
             prices[:, model] = price_in, cached, view.input_usd_per_mtok + view.output_usd_per_mtok
             if episodes.mask[i, j, at]:
                 quality[row, model] = grades[i, j, at]
                 bills[row, model] = np.maximum(np.array(view.cost_quantiles_usd) - read_usd, 0.0)
-    steps = (chosen[1:, 0] == chosen[:-1, 0]) & (chosen[1:, 1] == chosen[:-1, 1] + 1)
-    grown = np.maximum(np.diff(contexts), 0.0)[steps]
     return Samples(
         models=episodes.models,
         quality=quality,
@@ -98,8 +99,22 @@ def draw_samples(episodes: Episodes, grades: F64, config: PlanConfig) -> Samples
         cached_usd=prices[1],
         list_usd=np.maximum(prices[2], 1e-6),
         answers=answer_shares(episodes, grades),
-        grown_tokens=float(grown.mean()) if len(grown) else 0.0,
+        grown_tokens=conversation_growth(episodes),
     )
+
+
+def conversation_growth(episodes: Episodes) -> float:
+    """Mean tokens that a turn adds to the conversation.
+
+    From at most GROWTH_TURNS pairs of consecutive turns; a default where no session has two. Turns that shorten the
+    conversation count as 0.
+    """
+    pairs = np.argwhere(episodes.valid[:, 1:] & episodes.valid[:, :-1])
+    if not len(pairs):
+        return GROWN_TOKENS
+    i, j = pairs[np.linspace(0, len(pairs) - 1, min(GROWTH_TURNS, len(pairs))).round().astype(np.int64)].T
+    before, after = (context_tokens_of(recorded_batch(episodes, i, at, np.ones(len(i)))) for at in (j, j + 1))
+    return float(np.maximum(after - before, 0.0).mean())
 
 
 def tabulate(samples: Samples, config: PlanConfig, setting: Setting, cache_aware: bool = True) -> ValueTable:

@@ -93,12 +93,15 @@ def catalogue_statistics_of(samples: Samples, margin: np.ndarray[Any, np.dtype[n
         list_usd=samples.list_usd.astype(f32),
         answers=samples.answers.astype(f32),
         margin=margin.astype(f32),
-        grown_tokens=np.array([grown_tokens(samples)], f32),
+        grown_tokens=np.array([samples.grown_tokens], f32),
     )
 
 
-def grown_tokens(samples: Samples) -> float:
-    """Tokens that a turn adds to the conversation; a default when the log has no conversations."""
+def taught_growth_tokens(samples: Samples) -> float:
+    """Growth of the conversations to train on: the log's, or a default where the log has none.
+
+    Conversations may come after such a log, and the growth is an input of the network.
+    """
     return samples.grown_tokens if samples.grown_tokens >= LEAST_GROWTH_TOKENS else GROWN_TOKENS
 
 
@@ -125,7 +128,7 @@ def training_set_of(samples: Samples, statistics: CatalogueStatistics) -> Traini
         jnp.asarray(quality, jnp.float32),
         jnp.asarray(samples.bills_usd, jnp.float32),
         jnp.asarray(samples.answers[:-1], jnp.float32),
-        jnp.float32(statistics.grown_tokens[0]),
+        jnp.float32(taught_growth_tokens(samples)),
     )
 
 

@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policy.catalogue_statistics import GROWN_TOKENS
 from policy.mdp import COST_LEVELS, COST_MASSES
+from policy.valuetable import context_tokens
 from tests.train.log.test_episodes import a_log, read
 from train.config import PlanConfig
-from train.fit.value_table import UNKNOWN_USD, Samples, Setting, draw_samples, step_of, tabulate
+from train.evaluate.logged_turns import recorded_observation
+from train.fit.value_table import (
+    UNKNOWN_USD,
+    Samples,
+    Setting,
+    conversation_growth,
+    draw_samples,
+    step_of,
+    tabulate,
+)
 
 LEVELS = len(COST_LEVELS)
 CONFIG = PlanConfig(samples=8, turns=3, money_points=60, contexts_tokens=(0.0, 10_000.0), lambdas=(1.0,))
@@ -120,3 +131,23 @@ def test_samples_of_a_log_carry_its_grades_prices_and_bills(tmp_path: Path) -> N
     offered = found.bills_usd < UNKNOWN_USD
     assert offered.any(axis=-1).sum() >= 2 * 5
     assert (found.bills_usd[offered] <= episodes.cost_quantiles_usd.max() + 1e-9).all()
+
+
+def test_the_growth_of_conversations_is_measured_between_neighbouring_turns(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, sessions=10))
+    i, j = np.nonzero(episodes.valid[:, 1:] & episodes.valid[:, :-1])
+    contexts = np.zeros(episodes.valid.shape)
+    for at in np.argwhere(episodes.valid).tolist():
+        contexts[tuple(at)] = context_tokens(recorded_observation(episodes, *at, remaining_usd=1.0, budget_usd=1.0))
+    expected = np.maximum(contexts[i, j + 1] - contexts[i, j], 0.0).mean()
+    assert 0.0 < expected != GROWN_TOKENS
+    assert conversation_growth(episodes) == pytest.approx(expected, rel=1e-5)
+    # Few sampled turns are neighbours, but the growth is that of the whole log.
+    grades = np.full(episodes.mask.shape, 0.5)
+    assert draw_samples(episodes, grades, PlanConfig(samples=3)).grown_tokens == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_log_of_single_turns_says_nothing_of_growth(tmp_path: Path) -> None:
+    episodes, _ = read(a_log(tmp_path, sessions=10))
+    episodes.valid[:, 1:] = False
+    assert conversation_growth(episodes) == GROWN_TOKENS
