@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +83,18 @@ def file_of(table: str, day: date) -> str:
 
 
 def _days(job: Export, name: str) -> Iterator[date]:
-    """From the first day with rows, or `since`, to today."""
+    """The days with rows from `since` to today, in order."""
     table, _ = _TABLES[name]
-    with transaction(job.database_url, read_only=True) as connection:
-        first_ms = connection.execute(_of_tenant(sa.select(sa.func.min(table.c.created_at_ms)), table, job)).scalar()
-    if first_ms is None:
-        return
-    day, today = day_of(first_ms), day_of(job.now_ms)
-    if job.since is not None:
-        day = max(day, job.since)
-    while day <= today:
+    created, today = table.c.created_at_ms, day_of(job.now_ms)
+    from_ms = 0 if job.since is None else start_ms_of(job.since)
+    while True:
+        first = _of_tenant(sa.select(sa.func.min(created)), table, job).where(created >= from_ms)
+        with transaction(job.database_url, read_only=True) as connection:
+            first_ms = connection.execute(first).scalar()
+        if first_ms is None or (day := day_of(first_ms)) > today:
+            return
         yield day
-        day += timedelta(days=1)
+        from_ms = start_ms_of(day) + MS_PER_DAY
 
 
 def _write_day(archive: Archive, job: Export, name: str, day: date, target: str) -> int:

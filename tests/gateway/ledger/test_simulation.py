@@ -18,9 +18,8 @@ from gateway.ledger import statements as ledger_statements
 from gateway.ledger.ledger import Ledger
 from tests.harness.simulator import Simulation, simulate, template
 
-SEEDS = 40
+SEEDS, BATCH = 20, 10
 """`make soak` runs thousands."""
-BATCH = 20
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.harness.turn_simulator import (
     simulate_turns,
 )
 
-SEEDS, BATCH = 60, 20
+SEEDS, BATCH = 24, 12
 """`make soak` runs thousands."""
 
 
@@ -71,9 +71,8 @@ def test_of_a_crowd_that_waits_for_held_money_each_is_served_in_time_or_told_429
             raise AssertionError(f"python -m tests.harness.turn_simulator --seeds {seed}:{seed + 1}") from error
 
 
-@pytest.mark.parametrize("first", range(0, 30, 15))
-def test_no_turn_and_no_sub_agent_eats_the_last_answer(empty: Any, first: int) -> None:
-    for seed in range(first, first + 15):
+def test_no_turn_and_no_sub_agent_eats_the_last_answer(empty: Any) -> None:
+    for seed in range(6):
         try:
             simulate_endings(seed, empty)
         except Exception as error:
