@@ -65,11 +65,9 @@ soak-overload: setup ## Offer more than can be served, beside LiteLLM Proxy (ARG
 fuzz: setup ## Fuzz every route of the OpenAPI description (SEED=1 SIZE=1)
 	@$(PY) -m tests.harness.schema_fuzz --seed $(SEED) --size $(SIZE) $(ARGS)
 
-audit: setup ## Name known vulnerabilities of what runs, and write build/sbom.json
+audit: setup ## Name known vulnerabilities of what runs
 	@$(BIN)/uv venv --quiet --allow-existing --python $(PY) build/audit
 	@$(BIN)/uv pip install --quiet --python build/audit/bin/python --require-hashes -r requirements/audit.lock
-	@build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
-	  -o build/sbom.json requirements/run.lock
 	@build/audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements/run.lock
 
 check: setup ## Check lint, format, types, import contracts and docs
@@ -91,10 +89,11 @@ bench: setup ## Measure and print tables (BENCH=name; bench/README.md lists them
 	@for name in $(or $(BENCH),$(BENCHES)); do \
 	  printf '\n== %s ==\n' "$$name"; $(PY) -m bench.$$name $(ARGS); done
 
-lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes
+lock: setup ## Resolve the dependencies into requirements/*.lock, with hashes, and the SBOM
 	@$(UV_COMPILE) --group setup -o requirements/setup.lock
 	@$(UV_COMPILE) pyproject.toml --extra train -o requirements/run.lock
 	@$(UV_COMPILE) pyproject.toml -c requirements/run.lock -o requirements/serve.lock
+	@$(PY) -m tests.harness.sbom
 	@$(UV_COMPILE) pyproject.toml --extra train --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV_COMPILE) --group peers -o requirements/peers.lock
 	@$(UV_COMPILE) --group audit -o requirements/audit.lock

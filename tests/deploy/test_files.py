@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from gateway.metrics import Metrics
+from tests.harness.sbom import SBOM, written
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -43,6 +45,15 @@ def test_the_grafana_dashboard_names_metrics_that_exist_and_overlaps_nowhere() -
     assert named([target["expr"] for panel in panels for target in panel["targets"]]) <= exported()
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(places)
+
+
+def test_wheel_and_images_carry_a_bill_of_the_packages_that_serve() -> None:
+    assert SBOM.read_text() == written(), "run make lock"
+    pins = set(re.findall(r"^(\S+==\S+)", (SBOM.parents[1] / "requirements/serve.lock").read_text(), re.MULTILINE))
+    bill = json.loads(SBOM.read_text())
+    assert {f"{part['name']}=={part['version']}" for part in bill["components"]} == pins
+    packaged = tomllib.loads((SBOM.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert SBOM.name in packaged["gateway"]
 
 
 def test_compose_serves_after_the_migration_and_takes_secrets_from_the_environment() -> None:
