@@ -452,9 +452,8 @@ def _marked(part: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
     mark = read(block, "cache_control", dict)
     if mark is None:
         return part
-    for name in ("type", "ttl"):
-        read(mark, name, str, "cache_control.")
-    return part | {"cache_control": {name: value for name, value in mark.items() if value is not None}}
+    said = {name: value for name in ("type", "ttl") if (value := read(mark, name, str, "cache_control.")) is not None}
+    return part | {"cache_control": said}
 
 
 def _simplest(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:

@@ -17,6 +17,7 @@ _TOP: Mapping[str, frozenset[str]] = {
     "tool_choice": frozenset({"type", "name", "disable_parallel_tool_use"}),
 }  # fmt: skip
 _MESSAGE = frozenset({"role", "content"})
+_MARK = frozenset({"type", "ttl"})
 _THINKING = frozenset({"type", "thinking", "signature", "data"})
 _BLOCKS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"type", "text", "cache_control"}),
@@ -62,6 +63,8 @@ def _of_blocks(blocks: object, where: str) -> Iterator[str]:
                 for name in block.keys() - known
                 if block[name] is not None and block[name] not in _SAYS_NOTHING
             )
+        if block.get("cache_control"):
+            yield from unknown(block["cache_control"], _MARK, f"{where}.cache_control.")
         if kind in ("tool_result", "search_result"):
             yield from _of_blocks(block.get("content"), f"{where}.content[]")
         elif kind in ("document", "image"):

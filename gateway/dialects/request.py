@@ -14,6 +14,7 @@ from typing import Any, cast
 import orjson
 
 from gateway.catalog.addresses import ADDRESS_CAPABILITIES, ANY_ADDRESS
+from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.config.settings import LimitSettings
 from gateway.dialects import schema, schema_reader
 from gateway.dialects.arguments import THINKING_PARTS, check_addresses
@@ -93,6 +94,8 @@ class ChatRequest:
     """Number of prompt tokens given as ids instead of text."""
     effort: str | None = None
     """The client's effort of reasoning; "": it sets its reasoning in other words; None: it leaves it open."""
+    file_by_id: str | None = None
+    """Where it names a file of the operator's account at the provider."""
     forwarded: ForwardedRequest | None = None
     """The request in its own dialect, for providers that have it and run the tools that it asks for."""
     digests: MessageDigests = field(init=False, repr=False, compare=False)
@@ -146,7 +149,9 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         n=n,
         max_tokens=read.max_completion_tokens if new_style else read.max_tokens,
         max_tokens_param="max_completion_tokens" if new_style else "max_tokens",
-        capabilities=_capabilities(params, frozenset(seen.kinds)) | {ADDRESS_CAPABILITIES[each] for each in fetched},
+        capabilities=_capabilities(params, frozenset(seen.kinds))
+        | {ADDRESS_CAPABILITIES[each] for each in fetched}
+        | (set() if seen.file_by_id is None else {PROVIDER_FILES}),
         images=seen.kinds.count("image_url"),
         open_tool_loop=messages[-1]["role"] in ("tool", "function"),
         provider_bound=seen.bound,
@@ -155,6 +160,7 @@ def chat_of(fields: dict[str, Any], limits: LimitSettings, body_sha256: bytes, *
         extras=extras,
         dropped=tuple(dict.fromkeys(dropped)),
         effort=_effort(params, extras),
+        file_by_id=seen.file_by_id,
     )
 
 
@@ -231,6 +237,7 @@ class _Seen:
     kinds: list[str] = field(default_factory=list)
     free: list[Any] = field(default_factory=list)
     bound: bool = False
+    file_by_id: str | None = None
 
 
 def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
@@ -250,6 +257,8 @@ def _read_messages(messages: Sequence[dict[str, Any]]) -> _Seen:
             for position, part in enumerate(content):
                 _check_part(part, f"messages[{index}].content[{position}]")
                 seen.kinds.append(part["type"])
+                if part["type"] == "file" and part["file"].get("file_id") and seen.file_by_id is None:
+                    seen.file_by_id = f"messages[{index}].content[{position}].file.file_id"
         if message["role"] == "tool" and message.get("tool_call_id") is None:
             where = f"messages[{index}].tool_call_id"
             raise InvalidRequest(f"{where}: expected a string", param=where)

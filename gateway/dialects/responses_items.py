@@ -222,9 +222,8 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         return {"type": "file", "file": file | ({"filename": filename} if filename else {})}
     if kind == "input_audio":
         sound = need(part, "input_audio", dict)
-        for name in ("data", "format"):
-            need(sound, name, str, "input_audio.")
-        return {"type": "input_audio", "input_audio": sound}
+        heard = {name: need(sound, name, str, "input_audio.") for name in ("data", "format")}
+        return {"type": "input_audio", "input_audio": heard}
     named = f'"{kind[:64]}"' if isinstance(kind, str) else "a part without a type"
     raise refused("type", f"{named} is not served here; expected input_text, input_image or input_file")
 

@@ -46,6 +46,7 @@ _PARTS: Mapping[str, frozenset[str]] = {
     "input_file": frozenset({"type", "file_data", "filename"}),
     "input_audio": frozenset({"type", "input_audio"}),
 }  # fmt: skip
+_SOUND = frozenset({"data", "format"})
 _SAYS_NOTHING: Sequence[Any] = ([], {}, "")
 _OF_ANY_ANSWER = ("reasoning.encrypted_content", "message.output_text.logprobs")
 """What `include` may ask for of any answer."""
@@ -101,6 +102,8 @@ def _of_item(item: Mapping[str, Any]) -> Iterator[str]:
             expected = _PARTS[part["type"]]
             if not part.keys() <= expected:
                 yield from _saying(part, expected, f"input[].{listed}[].")
+            if "input_audio" in part:
+                yield from _saying(part["input_audio"], _SOUND, f"input[].{listed}[].input_audio.")
 
 
 def _saying(fields: Mapping[str, Any], known: frozenset[str], where: str) -> Iterator[str]:

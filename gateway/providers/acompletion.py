@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -207,6 +208,13 @@ class LitellmClient:
                     await self.acompletion(arguments)
 
 
+_WRITES_MESSAGES = "litellm.litellm_core_utils.prompt_templates."
+_UNTRANSLATED = (
+    "the messages cannot be written in the form of the model's provider; expected the call of every tool result before "
+    "it, and types of pictures and files that the provider takes"
+)
+
+
 class LitellmCall:
     """One call through `acompletion`."""
 
@@ -253,8 +261,20 @@ class LitellmCall:
         status = status if isinstance(status, int) else 0
         if exchange.attempts == 0 and (status == 400 or code):
             return CallRefused("the model's provider does not accept this request", status=400, code=code)
+        if exchange.attempts == 0 and _in_messages(error):
+            return CallRefused(_UNTRANSLATED, status=400)
         _log.warning("call failed inside LiteLLM: %s", type(error).__name__)
         return FailedFault("the provider could not be called", dispatched=exchange.reached, retryable=False)
+
+
+def _in_messages(error: BaseException | None) -> bool:
+    """True if LiteLLM failed while it wrote the messages in the provider's form."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if str(frame.f_globals.get("__name__")).startswith(_WRITES_MESSAGES):
+                return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class LitellmEmbeddingCall(LitellmCall):

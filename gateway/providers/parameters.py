@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.catalog.addresses import is_openai_address
@@ -119,6 +119,8 @@ class Target:
     supported: frozenset[str]
     needs_limit: bool = True
     limits_searches: bool = False
+    efforts: Mapping[str, str] = field(default_factory=dict)
+    """What is sent for efforts that LiteLLM refuses or drops for the model: the nearest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,30 @@ def target_of(litellm: Any, model: str, provider: str, api_base: str | None) -> 
         supported -= {"temperature"}
     # In OpenAI's dialect and Gemini's the limit is optional; Azure serves Claude in Anthropic's, where it is not.
     needs_limit = provider not in wire | {"gemini"} or (provider == "azure_ai" and "claude" in model.lower())
-    return Target(kind, provider in wire, supported, needs_limit, limits_searches(f"{provider}/{model}"))
+    efforts = _other_efforts(litellm, model, provider, kind) if _EFFORT in supported else {}
+    return Target(kind, provider in wire, supported, needs_limit, limits_searches(f"{provider}/{model}"), efforts)
+
+
+def _other_efforts(litellm: Any, model: str, provider: str, kind: str) -> Mapping[str, str]:
+    """The efforts that a model does not take, each with the nearest one that it does."""
+
+    def takes(effort: str) -> bool:
+        if effort == "max" and kind in ("openai", "azure"):
+            return False  # no word of OpenAI's, though LiteLLM passes it on
+        try:
+            mapped = litellm.utils.get_optional_params(
+                model=model, custom_llm_provider=provider, drop_params=True, reasoning_effort=effort
+            )
+        except Exception:  # noqa: BLE001 - each provider's code has errors of its own
+            return False
+        return mapped != without and mapped.get("think") is not False
+
+    without = litellm.utils.get_optional_params(model=model, custom_llm_provider=provider, drop_params=True)
+    if not takes("high"):
+        return {}
+    found = {"minimal": "minimal" if takes("minimal") else "low", "xhigh": "xhigh" if takes("xhigh") else "high"}
+    found["max"] = "max" if takes("max") else found["xhigh"]
+    return {effort: nearest for effort, nearest in found.items() if effort != nearest}
 
 
 def _only_default(litellm: Any, model: str, provider: str) -> bool:
@@ -181,6 +206,8 @@ def shaped(call: Call, target: Target, steering: frozenset[str] = frozenset()) -
     for name in [name for name in wanted if name in call.dropped_params]:
         del wanted[name]
         dropped.append(name)
+    if wanted.get(_EFFORT) in target.efforts:
+        wanted[_EFFORT] = target.efforts[wanted[_EFFORT]]
     known = outgoing_params(wanted)
     plain: dict[str, Any] = {}
     beside: dict[str, Any] = {}

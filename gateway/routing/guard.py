@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.catalog.efforts import nearest
+from gateway.catalog.hosted_tools import PROVIDER_FILES
 from gateway.catalog.models import Catalog, Deployment, Model
 from gateway.config.settings import PRESETS
 from gateway.dialects.request import ChatRequest
@@ -147,6 +148,12 @@ def refuse_when_none(options: Sequence[Eligibility], chat: ChatRequest, prompt_t
     own = () if chat.forwarded is None else chat.forwarded.needs
     if chat.forwarded is not None and any(need in reason for need in own for reason in decisive):
         raise chat.forwarded.refusal()
+    if chat.file_by_id is not None and any(PROVIDER_FILES in reason for reason in decisive):
+        raise InvalidRequest(
+            f"{chat.file_by_id}: files by id belong to the operator's account at the provider and are not served here; "
+            "send file_data, or ask for a model whose operator sets supports_provider_files",
+            param=chat.file_by_id,
+        )
     needs = sorted({reason for reason in decisive if reason}) or [f"it is not a {mode} model"]
     raise InvalidRequest("model: no model can serve this request: " + "; ".join(needs), param="model")
 

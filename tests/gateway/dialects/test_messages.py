@@ -465,6 +465,8 @@ def test_a_found_text_keeps_the_cache_marks_within_it(
         ({"metadata": {"user_id": "{broken"}}, ("metadata.user_id",)),
         ({"tool_choice": {"type": "auto"}}, ("tool_choice",)),
         ({"system": [said("s") | {"tone": "dry"}]}, ("system[].tone",)),
+        ({"system": [said("s") | {"cache_control": {"type": "ephemeral", "scope": "global"}}]},
+         ("system[].cache_control.scope",)),
         ({"content": [{"type": "document", "citations": {"enabled": True}, "source": FILE}]},
          ("messages[].content[].citations",)),
         ({"content": [{"type": "document", "citations": {"enabled": False}, "source": FILE}]}, ()),

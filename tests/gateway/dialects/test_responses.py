@@ -162,6 +162,9 @@ RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "outpu
          ("input[].content[].zoom",)),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "QQ==", "detail": "high"}]}]},
          ("input[].content[].detail",)),
+        ({"input": [{"role": "user", "content": [
+            {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav", "rate": 8}}
+        ]}]}, ("input[].content[].input_audio.rate",)),
         ({"input": [TEXT, CALLED | {"caller": {"type": "program"}}, RESULT | {"took_s": 3}]},
          ("input[].caller", "input[].output[].tone", "input[].took_s")),
         ({"input": [{"role": "assistant", "content": [

@@ -336,3 +336,43 @@ def test_thinking_fits_into_the_answer_that_the_money_allows() -> None:
 def test_names_of_a_caller_s_are_told_only_where_a_header_can_hold_them() -> None:
     assert header_names(("top_k", "top_k", "a\r\nb", "é")) == ("top_k", "(unprintable)")
     assert len(header_names(tuple(f"n{i}" for i in range(100)))) == 41
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "reached"),
+    [
+        ("openai/gpt-5-mini", "xhigh", "high"), ("openai/gpt-5-mini", "max", "high"),
+        ("openai/gpt-5.2", "max", "xhigh"), ("openai/gpt-5.2", "minimal", "low"),
+        ("openai/gpt-5.2", "xhigh", "xhigh"), ("hosted_vllm/qwen", "max", "max"),
+    ],
+)  # fmt: skip
+async def test_an_effort_that_a_model_does_not_take_is_the_nearest_one(
+    upstream: Upstream, model: str, asked: str, reached: str
+) -> None:
+    body, left_out = await sent(upstream, model, params={"reasoning_effort": asked})
+    assert (body["reasoning_effort"], left_out) == (reached, set())
+
+
+@pytest.mark.parametrize("effort", ["xhigh", "max"])
+async def test_providers_with_words_of_their_own_think_as_much_as_they_can(upstream: Upstream, effort: str) -> None:
+    params = {"reasoning_effort": effort}
+    high, _ = await sent(upstream, "gemini/gemini-2.5-flash", params={"reasoning_effort": "high"})
+    body, _ = await sent(upstream, "gemini/gemini-2.5-flash", params=params)
+    assert body["generationConfig"] == high["generationConfig"]
+    body, _ = await sent(upstream, "ollama_chat/qwen3", params=params)
+    assert body["think"] is True
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "tool", "tool_call_id": "t", "content": "r"}],
+        [*HELLO, {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{no json"}}
+        ]}, {"role": "tool", "tool_call_id": "t", "content": "r"}],
+    ],
+)  # fmt: skip
+async def test_messages_that_a_provider_s_form_cannot_say_are_refused_unsent(upstream: Upstream, messages: Any) -> None:
+    call = Call(litellm_model="gemini/gemini-2.5-flash", api_base="http://127.0.0.1:9", api_key="k", messages=messages)
+    with pytest.raises(CallRefused, match="cannot be written in the form of the model's provider"):
+        await upstream.complete(call)

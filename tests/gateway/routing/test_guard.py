@@ -198,6 +198,16 @@ def test_a_prompt_that_is_too_long_is_what_clients_shorten_their_history_for() -
     assert "9000 tokens" in error.message
 
 
+def test_a_file_by_its_id_needs_a_model_whose_operator_shares_the_account() -> None:
+    part = {"type": "file", "file": {"file_id": "file-1"}}
+    request = chat(messages=[{"role": "user", "content": [part]}])
+    models = catalog(model("small"), model("shared", capabilities={"provider_files"}))
+    assert verdicts(request, models=models) == {"small": "lacks provider_files", "shared": ""}
+    with pytest.raises(InvalidRequest, match="belong to the operator's account") as refused:
+        refuse_when_none([Eligibility(model(), (), "lacks provider_files")], request, 1)
+    assert refused.value.param == "messages[0].content[0].file.file_id"
+
+
 def test_a_pinned_model_that_does_not_chat_is_named_as_such() -> None:
     models = catalog(model("small"), model("vectors", mode="embedding"))
     requested: Any = parse_model("vectors", models)
