@@ -236,23 +236,26 @@ _REFUSING = {
 }
 
 
-def session_refuses(outcome: SessionClosed | TenantMissing | ParentRefused) -> GatewayError:
+def session_refuses(outcome: SessionClosed | TenantMissing | ParentRefused, session_id: str) -> GatewayError:
     """The error for a session or tenant that takes no turns and no charges."""
     if isinstance(outcome, TenantMissing):
         return NotFound("tenant: no such tenant")
     if isinstance(outcome, ParentRefused):
         return parent_refused(outcome.reason)
     if outcome.reason in ("paused", "parent_paused"):
-        return session_paused(above=outcome.reason == "parent_paused")
+        return session_paused(session_id, above=outcome.reason == "parent_paused")
     return InvalidRequest(f"X-Session-Id: {_REFUSING[outcome.reason]}; start another", param="X-Session-Id")
 
 
-def session_paused(*, above: bool = False, stall: Sequence[str] = ()) -> GatewayError:
+def session_paused(session_id: str, *, above: bool = False, stall: Sequence[str] = ()) -> GatewayError:
     """The error for a paused session; `above`: one whose money it spends; `stall`: its signs."""
-    which = "a session above this one" if above else "this session"
-    why = f", because it goes in circles ({', '.join(stall)})" if stall else ""
+    if above:
+        told = f"a session above this one is paused; resume it: GET /v1/sessions/{session_id} names its parent"
+    else:
+        why = f", because it goes in circles ({', '.join(stall)})" if stall else ""
+        told = f'this session is paused{why}; resume it with POST /v1/sessions/{session_id} {{"state": "open"}}'
     return SessionPaused(
-        f'{which} is paused{why}; resume it with POST /v1/sessions/{{id}} {{"state": "open"}}',
+        told,
         headers={"x-should-retry": "false"},
         param="X-Session-Id",
         details={"stall_signals": list(stall)} if stall else None,

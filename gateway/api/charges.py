@@ -190,7 +190,7 @@ class Charges:
                 raise _too_much(session, asked, outcome)
             if not isinstance(outcome, Reserved | Refused):
                 assert isinstance(outcome, SessionClosed | TenantMissing | ParentRefused)
-                raise session_refuses(outcome)
+                raise session_refuses(outcome, session.session_id)
         if hold is not None and hold.amount_nanousd != asked.amount:
             raise IdempotencyMismatch(
                 f"charge_id: this charge was made with {usd_string(hold.amount_nanousd)} USD; use a new charge_id",

@@ -6,6 +6,7 @@ is checked again until no problem remains.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tempfile
@@ -43,6 +44,7 @@ MAX_ROUNDS = 20
 """Removing one entry can cause further problems, such as a fallback to a removed model."""
 FREE = ("input_cost_per_token", "output_cost_per_token")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)]")
+_FALLBACKS = re.compile(r"(?:^|_|\.)fallbacks(?:$|[\[.])")
 _ENTRY = re.compile(r"model_list\[(\d+)]")
 
 
@@ -119,7 +121,7 @@ class _Import:
             info.update(dict.fromkeys(FREE, 0))
             say(f"note: {line.partition(': expected')[0]}: the price map lists it as free, so 0 is written")
             return True
-        if path.endswith("fallbacks") or path.startswith("router_settings.model_group_alias"):
+        if _FALLBACKS.search(path) is not None or path.startswith("router_settings.model_group_alias"):
             return self._leave_out_references(line)
         names_a_key = any(
             words in line for words in ("unknown key", "cannot be ignored", "it is ignored", "no default")
@@ -138,27 +140,36 @@ class _Import:
 
     def _leave_out_references(self, line: str) -> bool:
         """Remove fallbacks and aliases that refer to no model of the list."""
+        before = copy.deepcopy(self._document)
         router = self._document.get("router_settings") or {}
-        aliases = router.get("model_group_alias") or {}
-        names = {entry.get("model_name") for entry in self._document.get("model_list") or () if isinstance(entry, dict)}
+        listed = self._document.get("model_list")
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        names = {name for entry in entries if isinstance(name := entry.get("model_name"), str)}
+        aliases = router.get("model_group_alias")
+        if not isinstance(aliases, dict):
+            router.pop("model_group_alias", None)
+            aliases = {}
         for alias, target in list(aliases.items()):
-            if (target.get("model") if isinstance(target, dict) else target) not in names or alias in names:
+            model = target.get("model") if isinstance(target, dict) else target
+            if not isinstance(model, str) or model not in names or alias in names:
                 del aliases[alias]
-        known = names | aliases.keys()
+        known = [*names, *aliases]
         for block in (router, self._document.get("litellm_settings") or {}):
             for key in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"):
                 if isinstance(block.get(key), list):
                     block[key] = [kept for item in block[key] if (kept := _known_fallbacks(item, known))]
+                elif block.get(key) is not None:
+                    del block[key]
             if isinstance(block.get("default_fallbacks"), list):
                 block["default_fallbacks"] = [name for name in block["default_fallbacks"] if name in known]
         say(f"left out: {line}")
-        return True
+        return bool(self._document != before)
 
 
 def _known_fallbacks(item: Any, known: Collection[Any]) -> dict[str, list[str]]:
     kept: dict[str, list[str]] = {}
     for name, targets in item.items() if isinstance(item, dict) else ():
-        good = [target for target in targets if target in known]
+        good = [target for target in targets if target in known] if isinstance(targets, list) else []
         if (name in known or name == "*") and good:
             kept[name] = good
     return kept

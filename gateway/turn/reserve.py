@@ -134,7 +134,7 @@ class Reservations:
             if isinstance(answer, Refused):
                 funds, tries = funds.after(answer), tries - 1
                 continue
-            return answer_or_raise(answer)
+            return answer_or_raise(answer, context.session_id)
         return self._decider.shortage(context, funds)
 
     async def refreshed(self, context: TurnContext) -> TurnContext:

@@ -50,7 +50,7 @@ class StallRule:
             return
         pauses = action == "pause"
         if await self._database.write(lambda c: self._report(c, context, signs, pauses)) and pauses:
-            raise session_paused(stall=signs)
+            raise session_paused(context.session_id, stall=signs)
 
     def _report(self, connection: Connection, context: TurnContext, signs: tuple[str, ...], pauses: bool) -> bool:
         """Queue the message and pause the session in one transaction; False when another turn did."""

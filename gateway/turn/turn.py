@@ -142,7 +142,7 @@ class Turns:
     async def _ordinary_or_last(self, context: TurnContext, receive: Receive) -> Attempt | Response:
         """Reserve an ordinary turn, or, in a session with wrap-up, its last answer when only that is left."""
         if context.row is not None and context.row.state == "paused":
-            raise session_paused()
+            raise session_paused(context.session_id)
         if context.wrapped_up:
             raise wrapped_up(context)
         await self._stall_rule.check(context)

@@ -19,7 +19,7 @@ async def test_a_paused_session_is_refused_in_every_dialect_until_it_is_resumed(
         for route in ROUTES:
             refused = await ask(http, route, session("s"))
             assert refused.status_code == (400 if route == "/v1/responses" else 409)
-            assert "POST /v1/sessions/{id}" in error_of(refused)["message"]
+            assert 'POST /v1/sessions/s {"state": "open"}' in error_of(refused)["message"]
             if route != "/v1/messages":
                 assert error_of(refused)["code"] == "session_paused"
             assert refused.headers["x-should-retry"] == "false"

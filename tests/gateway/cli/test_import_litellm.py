@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.__main__ import run
 from gateway.catalog.build import draft, load
@@ -81,6 +82,29 @@ def test_what_leaving_out_breaks_is_left_out_too(source: Path, tmp_path: Path) -
     router = load(out, {"OPENAI_API_KEY": "sk-own"})[0].router
     assert router.model_group_alias == {"main": "gpt-4o"}
     assert router.fallbacks == {"gpt-4o": ("main",)}
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        {"model_group_alias": {"group": ["gpt-4o", "gpt-4"]}},
+        {"model_group_alias": ["gpt-4o"]},
+        {"fallbacks": {"gpt-4o": ["gpt-4"]}},
+        {"fallbacks": [{"gpt-4o": "gpt-4"}]},
+        {"context_window_fallbacks": [["gpt-4o"]]},
+        {"default_fallbacks": [["gpt-4o"]]},
+    ],
+)
+def test_references_of_a_wrong_form_are_left_out_by_name(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], router: dict[str, object]
+) -> None:
+    document = yaml.safe_load(LITELLM)
+    document["router_settings"] = router
+    source.write_text(yaml.safe_dump(document))
+    out = tmp_path / "gateway.yaml"
+    assert run(["import-litellm", str(source), "--out", str(out)]) == 0
+    assert f"router_settings.{next(iter(router))}" in capsys.readouterr().err
+    assert list(load(out, {"OPENAI_API_KEY": "sk-own"})[1].models) == ["gpt-4o"]
 
 
 def test_a_local_model_is_imported_as_free(source: Path, tmp_path: Path) -> None:

@@ -113,14 +113,14 @@ async def test_a_server_without_the_route_is_a_refusal_with_the_tool_s_name(
 ) -> None:
     """A hold for it is released, and the client told what no model has. Where the operator says that it has the route,
     its answer is passed on."""
-    asked = call(provider, "responses", mode, api_stated=False)
+    asked = upstream.outgoing(call(provider, "responses", mode, api_stated=False))
     for fault in (await failed(upstream.complete(asked)), await failed(upstream.open_stream(asked))):
         assert isinstance(fault, DialectFault)
         assert (fault.dispatched, fault.retryable, cause_of(fault)) == (False, False, "failure")
         error = fault.answer()
         assert (http_status(error), error.param) == (400, "tools[0].type")
         assert error.message.startswith('tools[0].type: "web_search" is run by OpenAI')
-    stated = await failed(upstream.complete(call(provider, "responses", mode)))
+    stated = await failed(upstream.complete(upstream.outgoing(call(provider, "responses", mode))))
     assert not isinstance(stated, DialectFault)
     assert stated.status == (404 if mode == "e404" else 200)
 

@@ -375,4 +375,4 @@ async def test_providers_with_words_of_their_own_think_as_much_as_they_can(upstr
 async def test_messages_that_a_provider_s_form_cannot_say_are_refused_unsent(upstream: Upstream, messages: Any) -> None:
     call = Call(litellm_model="gemini/gemini-2.5-flash", api_base="http://127.0.0.1:9", api_key="k", messages=messages)
     with pytest.raises(CallRefused, match="cannot be written in the form of the model's provider"):
-        await upstream.complete(call)
+        await upstream.complete(upstream.outgoing(call))

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import GatewayError, IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, NotFound
+from gateway.errors import (
+    GatewayError,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFound,
+    SessionPaused,
+)
 from gateway.http import json_response
 from gateway.ledger.types import BodyMismatch, InFlight, Replay, ReserveOutcome, SessionClosed, TenantMissing
 from gateway.turn.idempotency import (
@@ -46,6 +53,8 @@ def test_another_body_under_the_key_is_refused() -> None:
     ("outcome", "error", "word"),
     [
         (SessionClosed("closed"), InvalidRequest, "closed"),
+        (SessionClosed("paused"), SessionPaused, 'resume it with POST /v1/sessions/s-1 {"state": "open"}'),
+        (SessionClosed("parent_paused"), SessionPaused, "GET /v1/sessions/s-1 names its parent"),
         (SessionClosed("max_turns"), InvalidRequest, "largest number of turns"),
         (TenantMissing("t"), NotFound, "no such tenant"),
         (InFlight("d"), IdempotencyInFlight, "still running"),
@@ -55,7 +64,7 @@ def test_a_reservation_that_was_not_made_says_why(
     outcome: ReserveOutcome, error: type[GatewayError], word: str
 ) -> None:
     with pytest.raises(error) as refused:
-        answer_or_raise(outcome)
+        answer_or_raise(outcome, "s-1")
     assert word in refused.value.message
 
 
