@@ -15,6 +15,8 @@ FEMTOUSD_PER_NANOUSD = 10**6
 MAX_NANOUSD = 2**62
 """The largest amount of a column or header; the sum of two still fits a BIGINT."""
 
+_PLAUSIBLE_USD = Decimal(10) ** 15
+
 
 class MoneyError(ValueError):
     """An invalid amount: not a finite number, negative, or too large."""
@@ -66,6 +68,7 @@ def _decimal(value: str | int | float | Decimal) -> Decimal:
         number = Decimal(text if text.isascii() and "_" not in text else "")
     except InvalidOperation as error:
         raise MoneyError(f"expected a decimal number, got {text!r}") from error
-    if not number.is_finite() or abs(number) > Decimal(10) ** 15:
+    # `abs` would round to the context's exponents, and raise Overflow for 1e9999999; comparing does not.
+    if not number.is_finite() or number.copy_abs() > _PLAUSIBLE_USD:
         raise MoneyError(f"expected a finite amount of a plausible size, got {text!r}")
     return number

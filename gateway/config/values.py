@@ -46,6 +46,10 @@ def as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+_LARGEST = Decimal(10) ** 30
+"""No setting is larger; to make an integer of 1e9999999 takes longer than anyone waits."""
+
+
 def as_decimal(value: object) -> Decimal | None:
     """An exact number, also written as a text; None for anything else."""
     # YAML 1.1 reads 1e-7 (no dot) as a string, so numeric strings count as numbers.
@@ -58,7 +62,7 @@ def as_decimal(value: object) -> Decimal | None:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and number.copy_abs() <= _LARGEST else None
 
 
 def describe_range(minimum: Decimal | float, maximum: Decimal | float | None) -> str:

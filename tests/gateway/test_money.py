@@ -18,15 +18,22 @@ from gateway.money import (
 
 @pytest.mark.parametrize(
     ("text", "nanousd"),
-    [("0", 0), ("1", 10**9), ("0.1", 10**8), (0.1, 10**8), ("5e-3", 5_000_000), ("0.0000000019", 1), (2, 2 * 10**9)],
-)
+    [
+        ("0", 0), ("1", 10**9), ("0.1", 10**8), (0.1, 10**8), ("5e-3", 5_000_000), ("0.0000000019", 1),
+        (2, 2 * 10**9), ("-0", 0), ("1e-9999999", 0), ("0e9999999", 0),
+    ],
+)  # fmt: skip
 def test_a_decimal_amount_becomes_nanousd_rounded_down(text: str | float, nanousd: int) -> None:
     assert nanousd_from_usd(text) == nanousd
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "a lot", "-1", "NaN", "Infinity", "1e400", "9" * 65, True, "4700000000", "1_000", "0,5", "$1"]
-)
+    "bad",
+    [
+        "", "a lot", "-1", "NaN", "sNaN", "Infinity", "1e400", "1e1000000", "-1e9999999", "1e99999999999999999999",
+        "9" * 65, True, "4700000000", "1_000", "0,5", "$1",
+    ],
+)  # fmt: skip
 def test_what_is_no_amount_is_refused(bad: str | bool) -> None:
     with pytest.raises(MoneyError):
         nanousd_from_usd(bad)

@@ -147,7 +147,7 @@ def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
         """
         model_list:
           - model_name: a
-            litellm_params: {model: openai/x, api_key: os.environ/NOT_SET, rpm: fast}
+            litellm_params: {model: openai/x, api_key: os.environ/NOT_SET, rpm: fast, tpm: 1e9999999}
             model_info: {input_cost_per_token: free, output_cost_per_token: -1, supports_vision: maybe}
           - litellm_params: {model: openai/y}
           - model_name: b
@@ -160,6 +160,7 @@ def test_every_problem_is_named_at_once_with_its_key_path(write: Write) -> None:
     assert problems_of(path) == (
         "gateway.yaml: model_list[0].litellm_params.api_key: environment variable NOT_SET is not set",
         'gateway.yaml: model_list[0].litellm_params.rpm: expected a whole number, got "fast"',
+        'gateway.yaml: model_list[0].litellm_params.tpm: expected a whole number, got "1e9999999"',
         'gateway.yaml: model_list[0].model_info.input_cost_per_token: expected a number, got "free"',
         "gateway.yaml: model_list[0].model_info.output_cost_per_token: expected a number of at least 0, got -1",
         'gateway.yaml: model_list[0].model_info.supports_vision: expected true or false, got "maybe"',
