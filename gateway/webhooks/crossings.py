@@ -66,8 +66,9 @@ def _accounts(connection: Connection, since_ms: int) -> list[BudgetedAccount]:
         ("key", keys, keys.c.key_id, None),
         ("session", sessions, sessions.c.session_id, sessions.c.updated_at_ms >= since_ms - LOOK_BACK_MS),
     ):
+        # Divided, not multiplied: fifty times a budget of 200 million USD is more than a BIGINT holds.
         noticed = and_(
-            table.c.granted_nanousd > 0, table.c.spent_nanousd * 100 >= THRESHOLDS[0] * table.c.granted_nanousd
+            table.c.granted_nanousd > 0, table.c.spent_nanousd >= table.c.granted_nanousd // 100 * THRESHOLDS[0]
         )
         if kind != "session":
             noticed = or_(noticed, table.c.spent_nanousd >= table.c.soft_budget_nanousd)

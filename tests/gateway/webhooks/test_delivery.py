@@ -19,6 +19,7 @@ from gateway.config.settings import WebhookSettings
 from gateway.config.values import Secret
 from gateway.database.database import Database, transaction
 from gateway.database.tables import keys, sessions, tenants, webhook_events
+from gateway.money import MAX_NANOUSD
 from gateway.webhooks.delivery import CLAIM_MS, MAX_ATTEMPTS, Webhooks, claim, pause_s
 from tests.harness.receiver import receiving
 
@@ -141,6 +142,18 @@ async def test_a_raised_budget_makes_room_for_a_new_crossing(
     assert await subject.webhooks.look() == 0
     spend(database_url, 0, 100)
     assert await subject.webhooks.look() == 1
+
+
+async def test_a_budget_that_is_as_good_as_none_does_not_end_the_looks(
+    database: Database, database_url: str, receiver: Receiver
+) -> None:
+    one = await replica(receiver.url, database, [1_000.0])
+    with transaction(database_url) as connection:
+        connection.execute(update(tenants).values(granted_nanousd=MAX_NANOUSD))
+    spend(database_url, 10, 49)
+    assert await one.webhooks.look() == 0
+    spend(database_url, MAX_NANOUSD // 2, 50)
+    assert await one.webhooks.look() == 2
 
 
 async def test_messages_are_signed_over_their_time_and_body(
