@@ -22,14 +22,14 @@ class MoneyError(ValueError):
     """An invalid amount: not a finite number, negative, or too large."""
 
 
-def nanousd_from_usd(amount_usd: str | int | float | Decimal) -> int:
-    """Parse a decimal USD amount, rounding down (a budget never grows by rounding).
+def nanousd_from_usd(amount_usd: str | int | float | Decimal, *, rounding: str = ROUND_FLOOR) -> int:
+    """Parse a decimal USD amount, rounding down (a budget never grows by rounding) unless told otherwise.
 
     Floats are read by their shortest decimal form, so ``0.1`` is 100,000,000 nano-USD.
     Raises MoneyError for anything but a finite amount in ``[0, MAX_NANOUSD]``.
     """
     scaled = _decimal(amount_usd) * NANOUSD_PER_USD
-    nanousd = int(scaled.to_integral_value(ROUND_FLOOR))
+    nanousd = int(scaled.to_integral_value(rounding))
     if not 0 <= nanousd <= MAX_NANOUSD:
         raise MoneyError(f"expected an amount from 0 to {MAX_NANOUSD // NANOUSD_PER_USD} USD, got {amount_usd!r}"[:200])
     return nanousd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import ROUND_FLOOR
 from typing import Any
 
 from gateway.accounts.keys import Key
@@ -120,7 +121,7 @@ def describe_entry(row: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def read_usd(fields: Mapping[str, Any], name: str) -> int | None:
+def read_usd(fields: Mapping[str, Any], name: str, *, rounding: str = ROUND_FLOOR) -> int | None:
     """A decimal USD amount of a JSON body in nano-USD, or None. Raises InvalidRequest."""
     value = fields.get(name)
     if value is None:
@@ -128,6 +129,6 @@ def read_usd(fields: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise InvalidRequest(f"{name}: expected a decimal amount", param=name)
     try:
-        return nanousd_from_usd(value)
+        return nanousd_from_usd(value, rounding=rounding)
     except MoneyError as error:
         raise InvalidRequest(f"{name}: {error}", param=name) from error

@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -74,6 +75,11 @@ class _Asked:
     amount_nanousd: int | None
     name: str | None
     expires_in_s: int
+
+    @property
+    def model(self) -> str:
+        """What stands in the ledger in the place of a turn's model."""
+        return "charge" if self.name is None else f"charge:{self.name}"
 
     @property
     def amount(self) -> int:
@@ -140,7 +146,7 @@ class Charges:
                 "a charge",
                 param="charge_id",
             )
-        amount_nanousd = read_usd(fields, "amount_usd")
+        amount_nanousd = read_usd(fields, "amount_usd", rounding=ROUND_CEILING)  # spent, as a bill is
         if amount_nanousd is None and action in ("charge", "reserve"):
             raise InvalidRequest("amount_usd: expected a decimal amount", param="amount_usd")
         if amount_nanousd is not None and action == "release":
@@ -177,7 +183,7 @@ class Charges:
                     tenant_id=caller.tenant_id,
                     session_id=session.session_id,
                     key_id=caller.key_id if caller.has_budget else None,
-                    model="charge" if asked.name is None else f"charge:{asked.name}",
+                    model=asked.model,
                     amount_nanousd=asked.amount,
                     ttl_ms=asked.expires_in_s * 1000,
                     terms=SessionTerms(session.balance.granted_nanousd),
@@ -191,9 +197,10 @@ class Charges:
             if not isinstance(outcome, Reserved | Refused):
                 assert isinstance(outcome, SessionClosed | TenantMissing | ParentRefused)
                 raise session_refuses(outcome, session.session_id)
-        if hold is not None and hold.amount_nanousd != asked.amount:
+        if hold is not None and (hold.amount_nanousd, hold.model) != (asked.amount, asked.model):
             raise IdempotencyMismatch(
-                f"charge_id: this charge was made with {usd_string(hold.amount_nanousd)} USD; use a new charge_id",
+                f'charge_id: this charge was made as "{hold.model}" with {usd_string(hold.amount_nanousd)} USD; use a '
+                "new charge_id",
                 param="charge_id",
             )
         return hold

@@ -44,8 +44,8 @@ async def test_reserve_settle_and_release_move_the_session_s_money(tmp_path: Pat
         await charge(http, "s", action="reserve", charge_id="c2", amount_usd=0.05)
         released = await charge(http, "s", action="release", charge_id="c2")
         assert released.json()["state"] == "released"
-        at_once = await charge(http, "s", charge_id="c3", amount_usd="0.01")
-        assert at_once.json()["state"] == "settled"
+        at_once = await charge(http, "s", charge_id="c3", amount_usd="0.0099999999999")  # rounded up: it is spent
+        assert (at_once.json()["state"], at_once.json()["spent_usd"]) == ("settled", "0.01")
         assert await left(http, "s") == (0, 40_000_000, 60_000_000)
         kinds = [row["kind"] for row in play.rows(ledger_entries, session_id="s") if row["hold_id"]]
         assert kinds == ["reserve", "settle", "reserve", "release", "reserve", "settle"]
@@ -65,8 +65,9 @@ async def test_a_repeated_request_changes_nothing(tmp_path: Path, database_url: 
         crowd = [charge(http, "s", action="settle", charge_id="c", amount_usd="0.04") for _ in range(8)]
         assert {answer.json()["state"] for answer in await asyncio.gather(*crowd)} == {"settled"}
         assert await left(http, "s") == (0, 60_000_000, 40_000_000)
-        other = await charge(http, "s", action="reserve", charge_id="c", amount_usd="0.01")
-        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+        for changed in ({"amount_usd": "0.01"}, {"amount_usd": "0.05", "name": "another"}):
+            other = await charge(http, "s", action="reserve", charge_id="c", **changed)
+            assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
         for fields in ({"action": "settle", "amount_usd": "0.01"}, {"action": "release"}):
             again = await charge(http, "s", charge_id="c", **fields)
             assert (again.status_code, again.json()["error"]["code"]) == (409, "charge_resolved")

@@ -1,6 +1,6 @@
 """Money is integers; parsing rounds in the direction that never lets a budget grow or a bill shrink."""
 
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 import pytest
 from hypothesis import given
@@ -25,6 +25,11 @@ from gateway.money import (
 )  # fmt: skip
 def test_a_decimal_amount_becomes_nanousd_rounded_down(text: str | float, nanousd: int) -> None:
     assert nanousd_from_usd(text) == nanousd
+
+
+@pytest.mark.parametrize(("text", "nanousd"), [("1e-10", 1), ("0.0000000011", 2), ("1e-9", 1), ("0", 0), (0.1, 10**8)])
+def test_an_amount_that_was_spent_is_rounded_up(text: str | float, nanousd: int) -> None:
+    assert nanousd_from_usd(text, rounding=ROUND_CEILING) == nanousd
 
 
 @pytest.mark.parametrize(
