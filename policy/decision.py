@@ -10,7 +10,7 @@ import numpy as np
 from policy.arrays import F32, Bools, Floats
 from policy.exploration import GREEDY, Exploration, draw, shares_of
 from policy.features import Horizon
-from policy.mdp import Decision, Observation, PolicyFault
+from policy.mdp import NOT_AFFORDABLE, ONLY_AFFORDABLE, Decision, Observation, PolicyFault
 
 
 def make_decision(
@@ -86,6 +86,6 @@ def _reason(observation: Observation, allowed: int) -> str:
     if allowed > 1 or len(observation.candidates) == 1:
         return "policy"
     if np.count_nonzero(observation.mask) > 1:
-        return "only-affordable"
-    money = any("budget" in c.why_not or "afford" in c.why_not for c in observation.candidates if not c.feasible)
-    return "only-affordable" if money else "capability"
+        return ONLY_AFFORDABLE
+    money = any(c.why_not == NOT_AFFORDABLE for c in observation.candidates)
+    return ONLY_AFFORDABLE if money else "capability"

@@ -37,6 +37,11 @@ COST_LEVELS: tuple[float, ...] = (
 )
 """Probability levels of every cost quantile: the tail matters more than the mean (replay: 15 levels beat 5)."""
 
+NOT_AFFORDABLE = "not affordable"
+"""`CandidateView.why_not` of a model that only money excludes: another budget, or a later turn, may have it."""
+ONLY_AFFORDABLE = "only-affordable"
+"""`Decision.reason` when money left no choice."""
+
 
 def _masses() -> NDArray[np.float64]:
     """Probability mass of each of COST_LEVELS: from midpoint to midpoint, all of [0, 1]."""

@@ -23,7 +23,7 @@ from policy.catalogue_statistics import NOTHING_KNOWN, Q95, CatalogueStatistics
 from policy.decision import cost_quantiles_usd, feasible, make_decision, turns_left
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd, encode_state
-from policy.mdp import CandidateView, Decision, Observation, PolicyFault
+from policy.mdp import NOT_AFFORDABLE, CandidateView, Decision, Observation, PolicyFault
 from policy.planned import TIE_BREAK
 from policy.quality import PriorQuality, QualityModel
 from policy.residual import Residual
@@ -179,4 +179,4 @@ class NetworkPolicy:
 
 def able_later(candidate: CandidateView) -> bool:
     """Tell whether a later turn may use this candidate: nothing but money excludes it now."""
-    return candidate.feasible or "budget" in candidate.why_not or "afford" in candidate.why_not
+    return candidate.feasible or candidate.why_not == NOT_AFFORDABLE

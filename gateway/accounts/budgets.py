@@ -74,7 +74,7 @@ LIMITS = (*RATE_LIMITS, "soft_budget_nanousd")
 MAX_RATE = 10**12
 
 
-def checked_window(connection: Connection, window: object, param: str, now_ms: int) -> int | None:
+def checked_window(connection: Connection, window: object, now_ms: int) -> int | None:
     """End of a window's first period by the ledger's clock, or None. Raises InvalidRequest."""
     if window is None:
         return None
@@ -83,17 +83,19 @@ def checked_window(connection: Connection, window: object, param: str, now_ms: i
             raise ValueError
         parse_window(window)
     except ValueError:
-        raise InvalidRequest(f'{param}: expected a window like "12h", "30d" or "1mo"', param=param) from None
+        raise InvalidRequest(
+            'budget_duration: expected a window like "12h", "30d" or "1mo"', param="budget_duration"
+        ) from None
     return next_reset_ms(window, ledger_now_ms(connection, now_ms))
 
 
-def checked_models(models: object, param: str) -> str | None:
+def checked_models(models: object) -> str | None:
     """An allow-list of models as stored JSON; None allows every model. Raises InvalidRequest."""
     if models is None:
         return None
     names: list[object] = list(models) if isinstance(models, list | tuple) else [None]
     if not all(isinstance(name, str) and 0 < len(name) <= 256 and "\0" not in name for name in names):
-        raise InvalidRequest(f"{param}: expected a list of model names", param=param)
+        raise InvalidRequest("models: expected a list of model names", param="models")
     return json.dumps(names)
 
 

@@ -129,7 +129,7 @@ def create_key(
         checked_amount(budget_nanousd, "budget_usd")
     columns = checked_limits(limits)
     _refuse_soft_without_budget(columns.get("soft_budget_nanousd"), budget_nanousd is not None)
-    reset_at_ms = checked_window(connection, window, "budget_duration", now_ms)
+    reset_at_ms = checked_window(connection, window, now_ms)
     lock_tenant(connection, tenant_id)
     secret = new_secret(entropy)
     connection.execute(
@@ -139,7 +139,7 @@ def create_key(
             key_prefix=secret[:8],
             tenant_id=tenant_id,
             role=role,
-            models=checked_models(models, "models"),
+            models=checked_models(models),
             has_budget=int(budget_nanousd is not None),
             granted_nanousd=budget_nanousd or 0,
             window=window,
@@ -243,7 +243,7 @@ def set_key_budget(
         )
     values: dict[str, Any] = {"has_budget": int(budget_nanousd is not None)}
     if window != before.window:
-        values |= {"window": window, "reset_at_ms": checked_window(connection, window, "budget_duration", now_ms)}
+        values |= {"window": window, "reset_at_ms": checked_window(connection, window, now_ms)}
     connection.execute(update(keys).where(keys.c.key_id == key_id).values(**values))
     after = get_key(connection, key_id)
     leave_trail(connection, actor, "key.budget", key_id, _trail(before), _trail(after), now_ms)

@@ -248,11 +248,11 @@ def _checked(connection: Connection, values: Mapping[str, Any], now_ms: int) -> 
     if "name" in values and not (isinstance(values["name"], str) and TENANT_NAME.fullmatch(values["name"])):
         raise InvalidRequest("name: expected 1 to 128 letters, digits or . _ : @ + - without spaces", param="name")
     if "window" in values:
-        columns["reset_at_ms"] = checked_window(connection, values["window"], "budget_duration", now_ms)
+        columns["reset_at_ms"] = checked_window(connection, values["window"], now_ms)
     if values.get("max_session_nanousd") is not None:
         checked_amount(values["max_session_nanousd"], "max_session_usd")
     if "models" in values:
-        columns["models"] = checked_models(values["models"], "models")
+        columns["models"] = checked_models(values["models"])
     if "outage" in values and values["outage"] not in OUTAGE_MODES:
         raise InvalidRequest('outage: expected "closed" or "open"', param="outage")
     if "store_text" in values:

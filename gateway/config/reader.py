@@ -114,18 +114,16 @@ class Section:
             return value.lower() == "true"
         return value if isinstance(value, bool) else self._invalid(key, "true or false", value, default)
 
-    def decimal(
-        self, key: str, *, minimum: Decimal | int = 0, maximum: Decimal | int | None = None, expected: str = "a number"
-    ) -> Decimal | None:
+    def decimal(self, key: str, *, minimum: Decimal | int = 0, maximum: Decimal | int | None = None) -> Decimal | None:
         """An exact number within the bounds, or None."""
         value = self._scalar(key)
         if value is None:
             return None
         number = as_decimal(value)
         if number is None:
-            return self._invalid(key, expected, value, None)
+            return self._invalid(key, "a number", value, None)
         if number < minimum or (maximum is not None and number > maximum):
-            return self._invalid(key, f"{expected} {describe_range(minimum, maximum)}", value, None)
+            return self._invalid(key, f"a number {describe_range(minimum, maximum)}", value, None)
         return number
 
     def number(self, key: str, default: float, *, minimum: float = 0.0, maximum: float | None = None) -> float:

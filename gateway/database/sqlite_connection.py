@@ -31,7 +31,6 @@ class Cursor(Protocol):
     """The part of a DBAPI cursor that the ledger's statements use."""
 
     rowcount: int
-    lastrowid: int | None
 
     def execute(self, sql: str, parameters: Any = ..., /) -> Any:
         """Run one statement; `parameters` is a sequence or a mapping."""

@@ -17,10 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.clock import Clock, now_ms
 from gateway.database.database import Database
 from gateway.database.tables import refused_turns
-from gateway.errors import SessionBudgetExceeded, TenantBudgetExceeded
 
-BUDGET_CODES: tuple[str, ...] = (SessionBudgetExceeded.code, TenantBudgetExceeded.code)
-"""Codes of the refusals after which a session counts as one that ran out of money."""
 MAX_WAITING = 20_000
 """Sessions whose refusals wait to be written; those of further sessions are counted in the metrics alone."""
 WRITE_ROWS = 500

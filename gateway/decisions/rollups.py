@@ -25,6 +25,7 @@ from gateway.decisions import log
 from gateway.decisions.savings import could_serve
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.types import SPENDING_KINDS
+from policy.mdp import ONLY_AFFORDABLE
 
 _log = logging.getLogger("seqroute.rollups")
 HOUR_MS = 3_600_000
@@ -135,7 +136,7 @@ def _tally(usage: dict[_Key, dict[str, int]], baselines: dict[_Key, dict[str, fl
     sums["input_tokens"] += row.input_tokens or 0
     sums["cached_tokens"] += row.cached_tokens or 0
     sums["output_tokens"] += row.output_tokens or 0
-    sums["forced_turns"] += row.reason == "only-affordable"
+    sums["forced_turns"] += row.reason == ONLY_AFFORDABLE
     sums["cut_turns"] += row.finish_reason == "length"
     sums["lowered_turns"] += row.lowered_max_tokens is not None
     for candidate in candidates:

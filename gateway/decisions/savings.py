@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gateway.decisions.log import action_name
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing.guard import BUSY
+from policy.mdp import NOT_AFFORDABLE
 
 GROUPS = 64
 MIN_GROUPS = 10
@@ -32,7 +33,7 @@ LAMBDAS = np.concatenate([[0.0], np.logspace(-2.0, 6.0, 49)])
 MAX_WEIGHT = 20.0
 """Limit of the importance weights, so that a rare choice does not decide an estimate."""
 NORMAL_95 = 1.96
-_WITH_MONEY_AND_ROOM = ("not affordable", BUSY)
+_WITH_MONEY_AND_ROOM = (NOT_AFFORDABLE, BUSY)
 
 Floats = NDArray[np.float64]
 Groups = NDArray[np.bool_]

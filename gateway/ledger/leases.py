@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.clock import Clock, Uniform
@@ -112,18 +112,8 @@ async def sweep_all(ledger: Ledger, carried: Collection[str] = (), watch: LeaseW
             return total
 
 
-async def sweep_forever(
-    ledger: Ledger,
-    leases: Leases,
-    *,
-    uniform: Uniform,
-    interval_s: float,
-    report: Callable[[Swept], None] | None = None,
-) -> None:
-    """Sweep about every `interval_s` until cancelled, with jitter so that replicas spread out.
-
-    Waits out an outage. `report` receives each sweep's counts, for metrics.
-    """
+async def sweep_forever(ledger: Ledger, leases: Leases, *, uniform: Uniform, interval_s: float) -> None:
+    """Sweep about every `interval_s` until cancelled, with jitter so that replicas spread out; wait out an outage."""
     while True:
         try:
             swept = await sweep_all(ledger, leases.carried, leases.watch)
@@ -134,6 +124,4 @@ async def sweep_forever(
                 _log.info(
                     "swept: %d expired, %d orphaned, %d abandoned", swept.expired, swept.orphaned, swept.abandoned
                 )
-            if report is not None:
-                report(swept)
         await asyncio.sleep(interval_s * (0.75 + 0.25 * uniform()))

@@ -33,6 +33,7 @@ from gateway.policies.registry import (
     stage_policy,
 )
 from gateway.policies.verdicts import MEASURES, RULES, Arms, TrialRules, Verdict, judge_canary, judge_shadow
+from policy.mdp import ONLY_AFFORDABLE
 
 _log = logging.getLogger("seqroute.trials")
 ACTOR = "trial"
@@ -64,7 +65,7 @@ def read_arms(connection: Connection, policy_id: str, since_ms: int, *, rules: T
             func.sum(_flag(ended)).label("turns"),
             func.sum(case((ended, func.coalesce(d.cost_nanousd, 0)), else_=0)).label("cost"),
             func.sum(_flag(and_(ended, or_(d.status != "completed", d.reason == "policy-fault")))).label("failures"),
-            func.sum(_flag(and_(ended, d.reason == "only-affordable"))).label("starved"),
+            func.sum(_flag(and_(ended, d.reason == ONLY_AFFORDABLE))).label("starved"),
         )
         .where(d.created_at_ms >= since_ms)
         .group_by(d.tenant_id, d.session_id)

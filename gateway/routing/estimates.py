@@ -22,12 +22,13 @@ from gateway.catalog.call_cost import call_bounds, expected_prices
 from gateway.catalog.hosted_tools import NO_TOOLS
 from gateway.catalog.models import Model
 from gateway.catalog.prices import Rates
+from gateway.catalog.tokens import PromptTokens
 from gateway.dialects.request import ChatRequest
 from gateway.money import FEMTOUSD_PER_USD, NANOUSD_PER_USD
 from gateway.providers.cooldown import Breaker
 from gateway.routing.guard import Eligibility
 from gateway.routing.session import SessionMemory, matching_prefix
-from policy.mdp import COST_LEVELS, CandidateView
+from policy.mdp import COST_LEVELS, NOT_AFFORDABLE, CandidateView
 
 CacheMark = Literal["", "5m", "1h"]
 """The lifetime that a client asks for with `cache_control`."""
@@ -79,35 +80,41 @@ class Estimate:
         return COST_LEVELS[index] if index < len(COST_LEVELS) else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTerms:
+    """What is the same for every model of a turn: the request, the money, and who else spends it."""
+
+    chat: ChatRequest
+    memory: SessionMemory
+    prompt: PromptTokens
+    at_ms: int
+    available_nanousd: int
+    over_budget: Literal["degrade", "refuse"]
+    shared_nanousd: int | None = None
+    """The amount of which this turn may hold a share; None: `available_nanousd`."""
+    contended: bool = False
+    """True if concurrent turns hold money of the same session or tenant."""
+    patient: bool = False
+    """True if the turn can wait for that money, so that no model may serve with a truncated answer."""
+    company: int = 1
+    """Number of turns of the session that are being started, including this one."""
+    mark: CacheMark = ""
+    """What the client marks for its provider's cache, and pays for writing."""
+
+
 def estimate(
     option: Eligibility,
-    chat: ChatRequest,
-    memory: SessionMemory,
+    terms: TurnTerms,
     forecast: OutputForecast,
     breaker: Breaker,
-    *,
-    prompt_tokens: int,
-    prompt_tokens_bound: int,
-    available_nanousd: int,
-    over_budget: Literal["degrade", "refuse"],
-    at_ms: int,
-    contended: bool = False,
-    patient: bool = False,
-    company: int = 1,
-    shared_nanousd: int | None = None,
     answer_tokens: Sequence[float] | None = None,
-    mark: CacheMark = "",
 ) -> Estimate:
     """Estimate cost and hold of one candidate under the current balances.
 
-    `contended`: concurrent turns hold money of the same session or tenant. `patient`: this turn can wait for that
-    money, so models that could not answer at their likely length are excluded. `company`: the number of turns of the
-    session that are being started, including this one. `shared_nanousd`: the amount of which this turn may hold a
-    share, if it is not the available one. `answer_tokens`: quantiles of the answer's length predicted from the turn, in
-    place of the model's distribution; they may raise a hold, but never lower it. `mark`: the client marks what its
-    provider is to cache, and pays for writing it.
+    `answer_tokens`: quantiles of the answer's length predicted from the turn, in place of the model's distribution;
+    they may raise a hold, but never lower it.
     """
-    model = option.model
+    model, chat, prompt_tokens = option.model, terms.chat, terms.prompt.estimate
     asked = chat.max_tokens or model.default_max_tokens
     most = min(model.max_output_tokens, asked or model.max_output_tokens)
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
@@ -120,29 +127,29 @@ def estimate(
         likely_tokens = max(likely_tokens, quantiles[_LIKELY])
     likely = min(limit, max(math.ceil(likely_tokens), LEAST_LIKELY_TOKENS))
     longest = model.longest_answer_tokens if asked is None and chat.mode == "chat" else None
+
     asked_calls = chat.forwarded.tools.asked_calls if chat.forwarded and is_forwarded(chat, model) else 0
     for tool_calls in range(asked_calls, min(asked_calls, 1) - 1, -1):  # fewer where the money covers no more
-        limited, max_tokens, hold = _hold(
-            option, chat, limit, longest, likely, prompt_tokens_bound, available_nanousd, over_budget, contended,
-            patient, company, available_nanousd if shared_nanousd is None else shared_nanousd, tool_calls,
-        )  # fmt: skip
-        if max_tokens and hold <= available_nanousd:
+        limited, max_tokens, hold_nanousd = _hold(model, terms, limit, longest, likely, tool_calls)
+        if max_tokens and hold_nanousd <= terms.available_nanousd:
             break
-    matching, age_s = matching_prefix(memory, model.name, chat.digests, at_ms)
+    affordable = max_tokens and hold_nanousd <= terms.available_nanousd
+    why_not = option.why_not or ("" if affordable else NOT_AFFORDABLE)
+
+    matching, age_s = matching_prefix(terms.memory, model.name, chat.digests, terms.at_ms)
     matching = min(matching, prompt_tokens)
-    terms = replace(model.cache, ttl_s=HOUR_S) if mark == HOUR and model.cache.ttl_s is None else model.cache
-    warm = forecast.cache.warm_tokens(model.name, matching, age_s, terms, marked=bool(mark))
+    hour_long = terms.mark == HOUR and model.cache.ttl_s is None
+    cache = replace(model.cache, ttl_s=HOUR_S) if hour_long else model.cache
+    warm = forecast.cache.warm_tokens(model.name, matching, age_s, cache, marked=bool(terms.mark))
     rates = expected_prices(model, chat.params).at(prompt_tokens)
-    fresh_femto, output_femto = _fresh_femtousd(rates, mark), float(rates.output_femtousd)
-    cached_femto = warm * rates.cached_input_femtousd
-    prompt_femto = float((prompt_tokens - warm) * fresh_femto + cached_femto + rates.request_femtousd)
-    why_not = option.why_not or ("" if hold <= available_nanousd and max_tokens else "not affordable")
-    output_femto *= chat.n
-    costs = tuple([(prompt_femto + output_femto * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
+    fresh_femtousd, output_femtousd = _fresh_femtousd(rates, terms.mark), float(rates.output_femtousd) * chat.n
+    cached_femtousd = warm * rates.cached_input_femtousd
+    prompt_femtousd = float((prompt_tokens - warm) * fresh_femtousd + cached_femtousd + rates.request_femtousd)
+    costs = tuple([(prompt_femtousd + output_femtousd * tokens) / FEMTOUSD_PER_USD for tokens in quantiles])
     failure_rate, latency_s = breaker.recent(model.deployments)
     view = CandidateView(
         name=model.action,
-        input_usd_per_mtok=fresh_femto / 1e9,
+        input_usd_per_mtok=fresh_femtousd / 1e9,
         cached_input_usd_per_mtok=rates.cached_input_femtousd / 1e9,
         output_usd_per_mtok=rates.output_femtousd / 1e9,
         quality_prior=model.quality_prior,
@@ -151,8 +158,8 @@ def estimate(
         warm_tokens=warm,
         output_tokens_mean=sum(quantiles) / len(quantiles),
         cost_quantiles_usd=costs,
-        cost_max_usd=hold / NANOUSD_PER_USD,
-        served_last=memory.last_model == model.name,
+        cost_max_usd=hold_nanousd / NANOUSD_PER_USD,
+        served_last=terms.memory.last_model == model.name,
         failure_rate=failure_rate,
         latency_s=latency_s,
         feasible=not why_not,
@@ -163,14 +170,14 @@ def estimate(
     return Estimate(
         option=option,
         view=view,
-        hold_nanousd=hold,
+        hold_nanousd=hold_nanousd,
         max_tokens=max_tokens,
         clamped=limited and max_tokens < most,
         limited=limited,
-        likely_nanousd=min(hold, math.ceil(median * NANOUSD_PER_USD)),
+        likely_nanousd=min(hold_nanousd, math.ceil(median * NANOUSD_PER_USD)),
         matching_tokens=matching,
         matching_age_s=age_s,
-        mark=mark,
+        mark=terms.mark,
         tool_calls=tool_calls,
     )
 
@@ -183,11 +190,6 @@ def is_forwarded(chat: ChatRequest, model: Model) -> bool:
     return forwarded.required or all(deployment.api_stated for deployment in model.deployments)
 
 
-def available(balances: Sequence[int]) -> int:
-    """The amount that a turn can spend: the least of the balances, never below zero."""
-    return max(0, min(balances))
-
-
 def _safe_room(room: int, prompt_tokens: int) -> int:
     """Our limit beside a prompt that leaves `room` by our count of it."""
     margin = prompt_tokens // MARGIN_SHARE + MARGIN_TOKENS
@@ -195,26 +197,15 @@ def _safe_room(room: int, prompt_tokens: int) -> int:
 
 
 def _hold(
-    option: Eligibility,
-    chat: ChatRequest,
-    limit: int,
-    longest: int | None,
-    likely: int,
-    prompt_tokens_bound: int,
-    available_nanousd: int,
-    over_budget: Literal["degrade", "refuse"],
-    contended: bool,
-    patient: bool,
-    company: int,
-    shared_nanousd: int,
-    tool_calls: int,
+    model: Model, terms: TurnTerms, limit: int, longest: int | None, likely: int, tool_calls: int
 ) -> tuple[bool, int, int]:
     """(limited, max_tokens, hold); the hold exceeds the available amount when the model is unaffordable.
 
     `longest`: the longest response without a limit; None: a limit is needed.
     """
+    chat, available_nanousd, contended = terms.chat, terms.available_nanousd, terms.contended
     bounds = call_bounds(
-        option.model, prompt_tokens_bound, chat.params, chat.extras, n=chat.n, images=chat.images,
+        model, terms.prompt.bound, chat.params, chat.extras, n=chat.n, images=chat.images,
         audio="audio" in chat.capabilities, tools=chat.forwarded.tools if chat.forwarded else NO_TOOLS,
         tool_calls=tool_calls,
     )  # fmt: skip
@@ -224,7 +215,8 @@ def _hold(
         return min(limit, bounds.affordable_output_tokens(nanousd))
 
     wanted, needed = worst(limit), worst(likely)
-    share = max(CONTENDED_HOLD_SHARE, 2 * company) if contended or company > 1 else HOLD_SHARE
+    share = max(CONTENDED_HOLD_SHARE, 2 * terms.company) if contended or terms.company > 1 else HOLD_SHARE
+    shared_nanousd = available_nanousd if terms.shared_nanousd is None else terms.shared_nanousd
     most = max(needed, shared_nanousd // share)
     if longest is not None and worst(longest) <= min(most, available_nanousd):
         return False, limit, worst(longest)
@@ -234,13 +226,13 @@ def _hold(
         return True, tokens, worst(tokens)
     least = min(limit, LEAST_OUTPUT_TOKENS)
     if contended:  # what is held comes back: a stump of an answer is for money that is spent
-        least = likely if patient else min(likely, LEAST_LIKELY_TOKENS)
+        least = likely if terms.patient else min(likely, LEAST_LIKELY_TOKENS)
     tokens = affordable(available_nanousd)
     if contended:
         # Parallel turns share the rest of a session: each takes half of what is left.
         tokens = max(affordable(available_nanousd // 2), min(tokens, least))
-    if over_budget == "refuse" or tokens < least:
-        return True, 0, worst(least if over_budget == "degrade" else likely)
+    if terms.over_budget == "refuse" or tokens < least:
+        return True, 0, worst(least if terms.over_budget == "degrade" else likely)
     return True, tokens, worst(tokens)
 
 

@@ -1,16 +1,14 @@
-"""Builds the policy's observation: text features, session, one row per candidate."""
+"""Builds the policy's observation of a turn: text features and session; its candidates are added once estimated."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from gateway.dialects.request import ChatRequest, message_text
 from gateway.ledger.ledger import SessionRow
 from gateway.ledger.types import Balance
 from gateway.money import NANOUSD_PER_USD
 from gateway.routing import session as sessions
-from gateway.routing.estimates import Estimate
 from policy.arrays import F32
 from policy.mdp import Observation
 from policy.text import TEXT_CAP_CHARS, embed, embed_conversation, stats
@@ -32,7 +30,6 @@ class Observer:
         memory: sessions.SessionMemory,
         row: SessionRow | None,
         tenant: Balance,
-        estimates: Sequence[Estimate],
         *,
         budget_nanousd: int,
         left_nanousd: int,
@@ -41,7 +38,7 @@ class Observer:
         at_ms: int,
         explore: bool = True,
     ) -> Observation:
-        """The observation of one turn. `left_nanousd`: the amount that the turn can spend."""
+        """The observation of one turn, without candidates. `left_nanousd`: the amount that the turn can spend."""
         user_texts = [message_text(m) for m in chat.messages if m["role"] == "user"]
         history_chars = sum(len(message_text(m)) for m in chat.messages[:-1])
         session = sessions.view(
@@ -68,7 +65,7 @@ class Observer:
                 json_output=(chat.params.get("response_format") or {}).get("type") in ("json_object", "json_schema"),
             ),
             session=session,
-            candidates=tuple(e.view for e in estimates),
+            candidates=(),
             lambda_per_usd=lambda_per_usd,
             explore=explore,
         )

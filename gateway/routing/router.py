@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gateway.config.settings import PolicySettings
-from gateway.routing.guard import EFFORT_REASONS, RequestedModel
+from gateway.routing.guard import EFFORT_REASONS, TOOL_LOOP, RequestedModel
 from policy.fallback import WithFallback
 from policy.features import encode_turn
-from policy.mdp import Decision, Observation, Policy, PolicyFault
+from policy.mdp import NOT_AFFORDABLE, ONLY_AFFORDABLE, Decision, Observation, Policy, PolicyFault
 from policy.reload import LoadedPolicy, ServingPolicies
 from policy.rules import LAMBDA_PRESETS, Cheapest
 
@@ -171,10 +171,10 @@ def forced(observation: Observation, reason: str) -> Decision:
 def forced_reason(observation: Observation) -> str:
     """The reason why only one candidate is feasible."""
     reasons = [c.why_not for c in observation.candidates if not c.feasible and c.why_not not in EFFORT_REASONS]
-    if any("tool loop" in reason for reason in reasons):
+    if TOOL_LOOP in reasons:
         return "tool-loop"
-    if any("afford" in reason for reason in reasons):
-        return "only-affordable"
+    if NOT_AFFORDABLE in reasons:
+        return ONLY_AFFORDABLE
     return "capability" if reasons else "policy"
 
 

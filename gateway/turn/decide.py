@@ -12,7 +12,7 @@ from gateway.clock import Clock, Uniform
 from gateway.metrics import Metrics
 from gateway.providers.cooldown import Breaker
 from gateway.routing import guard
-from gateway.routing.estimates import Estimate, cache_mark, estimate
+from gateway.routing.estimates import Estimate, TurnTerms, cache_mark, estimate
 from gateway.routing.exploration import ExplorationBudget
 from gateway.routing.guard import Eligibility
 from gateway.routing.observe import Observer
@@ -22,7 +22,7 @@ from gateway.turn.fallback import FALLBACK
 from gateway.turn.funds import AvailableFunds, Shortage
 from gateway.turn.waiting import HeldMoney
 from gateway.turn.wrap_up import kept_nanousd
-from policy.mdp import Observation
+from policy.mdp import ONLY_AFFORDABLE, Observation
 
 AnswerTokens = Mapping[str, tuple[float, ...]]
 """Quantiles of the answers' lengths predicted from the turn, by model; a missing model has its own distribution."""
@@ -57,26 +57,21 @@ class Estimator:
         company = self._held.company((context.caller.tenant_id, family))
         # A note that differs on each turn stands before the conversation: no cached prefix reaches beyond it.
         memory = replace(context.memory, warm={}) if context.notes else context.memory
-        mark = cache_mark(context.chat)
+        terms = TurnTerms(
+            chat=context.chat,
+            memory=memory,
+            prompt=context.prompt,
+            at_ms=context.started_ms,
+            available_nanousd=funds.left_nanousd,
+            over_budget=over_budget,
+            shared_nanousd=funds.shared_nanousd,
+            contended=funds.contended,
+            patient=patient,
+            company=max(1, company),
+            mark=cache_mark(context.chat),
+        )
         return [
-            estimate(
-                option,
-                context.chat,
-                memory,
-                self._forecast,
-                self._breaker,
-                prompt_tokens=context.prompt.estimate,
-                prompt_tokens_bound=context.prompt.bound,
-                available_nanousd=funds.left_nanousd,
-                over_budget=over_budget,
-                at_ms=context.started_ms,
-                contended=funds.contended,
-                patient=patient,
-                company=max(1, company),
-                shared_nanousd=funds.shared_nanousd,
-                answer_tokens=answer_tokens.get(option.model.action),
-                mark=mark,
-            )
+            estimate(option, terms, self._forecast, self._breaker, answer_tokens.get(option.model.action))
             for option in context.options
         ]
 
@@ -139,7 +134,7 @@ class Decider:
         estimates, moved = self._estimator.estimates(context, funds, patient, answer_tokens), False
         if not any(e.view.feasible for e in estimates):
             shortage = self._estimator.shortage(context, funds, answer_tokens)
-            free = self._estimator.without_tool_loop(context)
+            free = self._estimator.without_tool_loop(context)  # no affordable model: may another finish the loop?
             if shortage.held or free is None:
                 return shortage
             estimates, moved = self._estimator.estimates(free, funds, patient, answer_tokens), True
@@ -152,7 +147,7 @@ class Decider:
             observation, uniform, context.requested, f"{context.caller.tenant_id}/{context.session_id}"
         )
         if moved:
-            routed = replace(routed, decision=replace(routed.decision, reason="only-affordable"))
+            routed = replace(routed, decision=replace(routed.decision, reason=ONLY_AFFORDABLE))
         self._metrics.decision_seconds.observe(max(0.0, self._clock() - estimated_s + observed_s - started_s))
         if context.fallback:
             routed = replace(routed, decision=replace(routed.decision, reason=FALLBACK))
@@ -170,7 +165,6 @@ class Decider:
             context.memory,
             context.row,
             context.tenant,
-            (),
             budget_nanousd=context.budget_nanousd,
             left_nanousd=funds.left_nanousd,
             expected_turns=context.asked.expected_turns or (context.row.expected_turns if context.row else None),

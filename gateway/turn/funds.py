@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.ledger.types import Refused, RefusingAccount
-from gateway.routing.estimates import available
 
 Payer = RefusingAccount | Literal["request"]
 """The limit that binds a turn: an account, or the request's own maximum (X-Route-Max-USD)."""
@@ -53,7 +52,7 @@ class AvailableFunds:
 
 def funds_of(remainder_nanousd: int, account: Payer, unspent_nanousd: int) -> AvailableFunds:
     """The funds of an account with this remainder, of which this much is not spent."""
-    left_nanousd = available([remainder_nanousd])
+    left_nanousd = max(0, remainder_nanousd)
     return AvailableFunds(left_nanousd, account, max(left_nanousd, unspent_nanousd), max(0, -remainder_nanousd))
 
 

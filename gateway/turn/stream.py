@@ -282,8 +282,7 @@ class _ReceivedPart:
 class EventStreamResponse:
     """ASGI response that sends the pump's frames and reports a disconnect to it at once."""
 
-    def __init__(self, pump: StreamPump, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
-        self.status_code = status
+    def __init__(self, pump: StreamPump, headers: Mapping[str, str] | None = None) -> None:
         self._pump = pump
         self._headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -295,7 +294,7 @@ class EventStreamResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher = asyncio.ensure_future(self._leave_on_disconnect(receive))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
             async for piece in self._pump.frames():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -11,8 +11,8 @@ from policy import batch
 from policy.arrays import F64, I64, Bools
 from policy.facts import CANDIDATE_FACTS, SESSION_FACTS, Circumstances, observation_of
 from policy.features import decode
-from policy.mdp import Observation, Policy
-from train.log.episodes import NOT_AFFORDABLE, Episodes
+from policy.mdp import NOT_AFFORDABLE, Observation, Policy
+from train.log.episodes import Episodes
 
 _AFFORDABLE_LEVEL = 12
 """Index of the .98 quantile, which the budget must hold, like the gateway's reservation."""

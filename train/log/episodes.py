@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from policy.arrays import F32, I32, I64, Bools
 from policy.mdp import COST_LEVELS
 
-NOT_AFFORDABLE = "not affordable"
-"""The guard's reason for a candidate that only the budget excluded: another budget may allow it."""
-
 
 @dataclass(frozen=True)
 class Episodes:

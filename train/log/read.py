@@ -20,9 +20,9 @@ from gateway.money import NANOUSD_PER_USD
 from policy.arrays import I32
 from policy.facts import LOG_VERSION, Circumstances, Facts, observation_of, unpack
 from policy.features import CANDIDATE_DIM, STATE_DIM, Encoded, decode, encode
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, NOT_AFFORDABLE
 from train.config import LogConfig, TrainConfig
-from train.log.episodes import NOT_AFFORDABLE, Episodes, blank_episodes, session_fraction
+from train.log.episodes import Episodes, blank_episodes, session_fraction
 from train.log.reward import Label, LabelKind, Signal, label
 from train.log.source import Log, Score
 

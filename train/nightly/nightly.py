@@ -332,11 +332,6 @@ def needed_sessions(config: TrainConfig) -> int:
     return int(np.ceil(config.gate.min_sessions / config.log.holdout_fraction))
 
 
-def identity(episodes: Episodes, config: TrainConfig) -> str:
-    """Digest of data, config and key, to which a step's result belongs."""
-    return f"{episodes.digest()}-{config.digest()}-{config.seed}"
-
-
 def evidence_from(item: Mapping[str, Any]) -> Evidence:
     """Evidence read back from evaluation.json."""
     values = dict(item)

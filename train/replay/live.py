@@ -28,7 +28,7 @@ from gateway.dialects.request import ChatRequest, parse_chat
 from gateway.ledger.types import Balance
 from gateway.money import NANOUSD_PER_USD
 from gateway.providers.cooldown import Breaker
-from gateway.routing.estimates import Estimate, estimate
+from gateway.routing.estimates import Estimate, TurnTerms, estimate
 from gateway.routing.guard import AUTO, Eligibility
 from gateway.routing.observe import Observer
 from gateway.routing.session import SessionMemory
@@ -80,19 +80,16 @@ class Forecaster:
 
         Its hold is then the least with which the model is offered.
         """
-        return estimate(
-            Eligibility(model, model.deployments, ""),
-            seen.requests[i],
-            SessionMemory(),
-            self.forecast,
-            self.breaker,
-            prompt_tokens=seen.counted[i].estimate,
-            prompt_tokens_bound=seen.counted[i].bound,
+        terms = TurnTerms(
+            chat=seen.requests[i],
+            memory=SessionMemory(),
+            prompt=seen.counted[i],
+            at_ms=0,
             available_nanousd=0,
             over_budget="degrade",
-            at_ms=0,
-            answer_tokens=lengths.get(model.name),
         )
+        option = Eligibility(model, model.deployments, "")
+        return estimate(option, terms, self.forecast, self.breaker, lengths.get(model.name))
 
 
 def live_vectors(graded: Graded, training: I64) -> LiveVectors:
@@ -266,7 +263,6 @@ def observe(observer: Observer, chat: ChatRequest) -> Observation:
         SessionMemory(),
         None,
         Balance(0, 0, 0),
-        (),
         budget_nanousd=0,
         left_nanousd=0,
         expected_turns=None,

@@ -14,7 +14,7 @@ from gateway.routing.session import SessionMemory, view
 from policy import batch
 from policy.arrays import I64
 from policy.features import encode_turns
-from policy.mdp import CandidateView, Observation, Policy, SessionView
+from policy.mdp import NOT_AFFORDABLE, CandidateView, Observation, Policy, SessionView
 from train.replay.blind import Blind, ListPrice
 from train.replay.simulator import Rule, Turn
 from train.replay.vectors import Vectors
@@ -162,7 +162,7 @@ def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[Candid
                 failure_rate=0.0,
                 latency_s=0.0,
                 feasible=offered[k],
-                why_not="" if offered[k] else "not affordable",
+                why_not="" if offered[k] else NOT_AFFORDABLE,
             )
         )
     return tuple(views)

@@ -12,6 +12,7 @@ from gateway.catalog.answer_length import OutputForecast
 from gateway.catalog.cache_hits import CacheTerms
 from gateway.catalog.cost import bill_nanousd
 from gateway.catalog.prices import Prices, PriceTier
+from gateway.catalog.tokens import PromptTokens
 from gateway.catalog.usage import Usage
 from gateway.config.settings import RouterSettings
 from gateway.providers.cooldown import Breaker
@@ -19,7 +20,7 @@ from gateway.routing.estimates import (
     LEAST_LIKELY_TOKENS,
     LEAST_OUTPUT_TOKENS,
     Estimate,
-    available,
+    TurnTerms,
     cache_mark,
     estimate,
 )
@@ -52,12 +53,13 @@ def estimated(
     **changes: Any,
 ) -> Estimate:
     option = Eligibility(model("small", charged, **changes), (), why_not)
+    asked = chat(**(request or {}))
+    terms = TurnTerms(
+        asked, memory or SessionMemory(), PromptTokens(prompt_tokens, bound), at_ms, left_nanousd, over_budget,
+        contended=contended, patient=patient, company=company, mark=cache_mark(asked),
+    )  # fmt: skip
     return estimate(
-        option, chat(**(request or {})), memory or SessionMemory(), forecast or OutputForecast(),
-        Breaker(lambda: 0.0, RouterSettings), prompt_tokens=prompt_tokens, prompt_tokens_bound=bound,
-        available_nanousd=left_nanousd, over_budget=over_budget, at_ms=at_ms,
-        contended=contended, patient=patient, company=company, answer_tokens=answer_tokens,
-        mark=cache_mark(chat(**(request or {}))),
+        option, terms, forecast or OutputForecast(), Breaker(lambda: 0.0, RouterSettings), answer_tokens
     )  # fmt: skip
 
 
@@ -335,12 +337,7 @@ def test_what_a_dead_call_is_charged_is_the_median_answer() -> None:
     assert found.likely_nanousd == pytest.approx(1_000_000 + MEDIAN_TOKENS * 2_000, abs=1)
 
 
-@pytest.mark.parametrize(("balances", "left"), [([5, 3, 9], 3), ([5, -2], 0), ([0], 0)])
-def test_a_turn_can_spend_the_least_of_all_balances_and_never_less_than_nothing(balances: list[int], left: int) -> None:
-    assert available(balances) == left
-
-
-# -- laws --------------------------------------------------------------------------------------------------------------
+# -- invariants --------------------------------------------------------------------------------------------------------
 
 PRICE = st.integers(0, 10**11)
 MAYBE_PRICE = st.none() | PRICE

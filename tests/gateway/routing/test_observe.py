@@ -12,7 +12,7 @@ from gateway.routing.observe import Observer
 from gateway.routing.session import SessionMemory
 from policy.mdp import Observation
 from policy.text import embed
-from tests.gateway.turn.turns import LEFT, attempt, session_row
+from tests.gateway.turn.turns import LEFT, session_row
 from tests.harness.models import chat
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -21,8 +21,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 def seen(request: dict[str, Any] | None = None, *, observer: Observer | None = None, **changes: Any) -> Observation:
     arguments: dict[str, Any] = {
         "memory": SessionMemory(), "row": None, "tenant": Balance(9 * LEFT, 0, LEFT),
-        "estimates": [attempt().choice.estimate], "budget_nanousd": LEFT, "left_nanousd": LEFT // 2,
-        "expected_turns": 7, "lambda_per_usd": 3.0, "at_ms": 5_000,
+        "budget_nanousd": LEFT, "left_nanousd": LEFT // 2, "expected_turns": 7, "lambda_per_usd": 3.0, "at_ms": 5_000,
     } | changes  # fmt: skip
     return (observer or Observer()).observe(chat(**(request or {})), **arguments)
 
@@ -32,7 +31,7 @@ def test_money_is_in_dollars_and_the_first_turn_is_turn_zero() -> None:
     assert (session.turn, session.budget_usd, session.remaining_usd, session.spent_usd) == (0, 1.0, 0.5, 0.0)
     assert (session.tenant_remaining_usd, session.expected_turns) == (8.0, 7)
     assert seen().lambda_per_usd == 3.0
-    assert [c.name for c in seen().candidates] == ["small"]
+    assert seen().candidates == ()
 
 
 def test_a_later_turn_sees_what_was_spent_and_how_it_was_scored() -> None:

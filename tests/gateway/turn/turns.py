@@ -14,7 +14,7 @@ from gateway.ledger.ledger import SessionRow
 from gateway.ledger.types import Balance, SessionTerms
 from gateway.providers.balance import Full, LoadBalancer
 from gateway.providers.cooldown import Breaker
-from gateway.routing.estimates import estimate
+from gateway.routing.estimates import TurnTerms, estimate
 from gateway.routing.guard import Eligibility, RequestedModel
 from gateway.routing.observe import Observer
 from gateway.routing.router import Routed, forced
@@ -63,15 +63,14 @@ def attempt(
 ) -> Attempt:
     """A turn on `subject` (else `small` at 1,000 and 2,000 nano-USD a token) with its money held."""
     made = context(subject, **of_context)
-    found = estimate(
-        made.options[0], made.chat, made.memory, OutputForecast(), Breaker(lambda: 0.0, RouterSettings),
-        prompt_tokens=made.prompt.estimate, prompt_tokens_bound=made.prompt.bound, available_nanousd=left_nanousd,
-        over_budget="degrade", at_ms=made.started_ms,
-    )  # fmt: skip
+    terms = TurnTerms(
+        made.chat, made.memory, made.prompt, made.started_ms, available_nanousd=left_nanousd, over_budget="degrade"
+    )
+    found = estimate(made.options[0], terms, OutputForecast(), Breaker(lambda: 0.0, RouterSettings))
     observation = Observer().observe(
-        made.chat, made.memory, made.row, made.tenant, [found], budget_nanousd=LEFT, left_nanousd=left_nanousd,
+        made.chat, made.memory, made.row, made.tenant, budget_nanousd=LEFT, left_nanousd=left_nanousd,
         expected_turns=None, lambda_per_usd=1.0, at_ms=made.started_ms,
-    )  # fmt: skip
+    ).with_candidates((found.view,))  # fmt: skip
     decision = forced(observation, "policy")
     taken = LoadBalancer(lambda: 0.0, RouterSettings).take(
         [chosen] if chosen else found.option.model.deployments, demand_of(made, found)
