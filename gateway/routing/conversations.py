@@ -146,8 +146,8 @@ def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: 
 def answer_digest(message: Mapping[str, Any]) -> str:
     """Digest of an answer, the same as sent and as returned by the client.
 
-    It is made of the ids of its tool calls,
-    else its text without the white space around it."""
+    It is made of the ids of its tool calls, else its text without the white space around it.
+    """
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
     named = [name for name in ids if isinstance(name, str) and name]
@@ -213,10 +213,7 @@ def leave(connection: Connection, tenant_id: str, session_id: str, left: Beginni
 
 
 def forget(connection: Connection, before_ms: int) -> int:
-    """Delete a batch of rows older than `before_ms`; return how many.
-
-    Rows that another replica removes are
-    passed over."""
+    """Delete a batch of rows older than `before_ms`, except those that another replica removes; return how many."""
     key = (beginnings.c.tenant_id, beginnings.c.key_id, beginnings.c.digest, beginnings.c.session_id)
     old = select(*key).where(beginnings.c.at_ms < before_ms).limit(FORGET_BATCH).with_for_update(skip_locked=True)
     return connection.execute(delete(beginnings).where(tuple_(*key).in_(old))).rowcount

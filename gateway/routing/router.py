@@ -28,6 +28,14 @@ RULE_PREFIX = "rule:"
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """The choice of a policy that did not decide; None if it should have and failed."""
+
+    policy_id: str
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Routed:
     """A decision, and the logged choice of another policy."""
 
@@ -108,10 +116,10 @@ class Router:
             return self._rule, "policy-off"
         if mode == "shadow":
             return self._rule, "shadow"
-        chosen_few = share(session_key) < self._settings().canary_fraction
-        if lineup.canary is not None and chosen_few:
+        in_canary = share(session_key) < self._settings().canary_fraction
+        if lineup.canary is not None and in_canary:
             return lineup.canary, None
-        if mode == "canary" and not chosen_few:
+        if mode == "canary" and not in_canary:
             return self._rule, None
         return lineup.champion, None
 
@@ -181,11 +189,3 @@ def forced_reason(observation: Observation) -> str:
 def share(session_key: str) -> float:
     """A session's fixed position in [0, 1), the same on every replica, for canary assignment."""
     return int.from_bytes(hashlib.sha256(session_key.encode()).digest()[:8], "big") / 2**64
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """The choice of a policy that did not decide; None if it should have and failed."""
-
-    policy_id: str
-    model: str | None

@@ -12,14 +12,14 @@ from gateway.turn.context import Attempt
 
 def bill_of(attempt: Attempt, reported: ReportedUsage, output_tokens: int) -> cost.Settlement:
     """The bill from the reported usage, else from our own count `output_tokens`."""
-    chat, deployment, estimate_ = attempt.context.chat, attempt.deployment, attempt.choice.estimate
+    chat, deployment, estimate = attempt.context.chat, attempt.deployment, attempt.choice.estimate
     hosted = None
-    if chat.forwarded is not None and is_forwarded(chat, estimate_.option.model):
-        hosted = hosted_calls(deployment, chat.forwarded.tools, estimate_.tool_calls)
+    if chat.forwarded is not None and is_forwarded(chat, estimate.option.model):
+        hosted = hosted_calls(deployment, chat.forwarded.tools, estimate.tool_calls)
     return cost.settlement(
         deployment.prices,
         reported,
-        held_nanousd=estimate_.hold_nanousd,
+        held_nanousd=estimate.hold_nanousd,
         prompt_tokens=attempt.context.prompt.estimate,
         output_tokens=output_tokens,
         images=chat.images,

@@ -33,7 +33,7 @@ from gateway.turn.idempotency import KEPT_MS, answer_again
 from gateway.turn.notes import budget_note, system_message
 from gateway.turn.wrap_up import WRAP_UP_NOTE, closing_request
 
-_log = logging.getLogger("seqroute.settling")
+_log = logging.getLogger("seqroute.turn")
 RETRY_HEADER = "x-stainless-retry-count"
 """How OpenAI's SDKs say that they send a request again."""
 
@@ -99,7 +99,7 @@ class Preparation:
         prompt = await self._counted(chat)
         if chat.token_ids:
             prompt += PromptTokens(chat.token_ids, chat.token_ids)
-        standing, outage = await self._standing(caller, session_id, claim)
+        standing, outage = await self._snapshot(caller, session_id, claim)
         if place is not None and standing is not None and self._over(standing):
             # A conversation continues in a new session after a pause or a close.
             place = self._conversations.new_place(place.conversation)
@@ -262,10 +262,10 @@ class Preparation:
         row, idle_s = standing.session, self._configuration().settings.session.idle_timeout_s
         return row is not None and sessions.is_over(row, idle_s, standing.at_ms)
 
-    async def _standing(
+    async def _snapshot(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
     ) -> tuple[AccountSnapshot | None, OfflineLedger | None]:
-        """Tenant and session; without a ledger what an open tenant may spend, and the books that keep it."""
+        """The accounts of tenant and session; in an outage those of the capped ledger that serves open tenants."""
         may_open = self._may_open(caller, claim)
         if not (may_open and self._outage.noticed):
             try:

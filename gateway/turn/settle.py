@@ -17,7 +17,7 @@ from gateway.catalog.usage import ReportedUsage, Usage
 from gateway.clock import Clock, now_ms
 from gateway.decisions import log
 from gateway.decisions.failures import column
-from gateway.dialects import chat as outcome
+from gateway.dialects.chat import first_message, generated_text
 from gateway.errors import Draining, GatewayError, LedgerUnavailable, UpstreamError
 from gateway.ledger.leases import CHECKPOINT_S, Leases
 from gateway.ledger.ledger import Ledger
@@ -38,7 +38,7 @@ from gateway.turn.stream import StreamEnd
 _log = logging.getLogger("seqroute.settling")
 Render = Callable[[TurnReport, cost.Settlement], Response]
 KeepStream = Callable[[TurnReport, cost.Settlement, GatewayError | None], Answer]
-ENDED = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}
+STATUSES = {"finished": "completed", "failed": "truncated", "client_left": "cancelled", "stopped": "cancelled"}
 """The status of the decision, by how its stream ended."""
 
 
@@ -79,7 +79,7 @@ class Settlements:
     async def reply(self, attempt: Attempt, reply: Reply, render: Render) -> tuple[TurnReport, cost.Settlement]:
         """Settle a complete response. `render` makes the response stored under an idempotency key."""
         self._end(attempt)
-        text, own_count = outcome.generated_text(reply.body), 0
+        text, own_count = generated_text(reply.body), 0
         if not isinstance(reply.usage, Usage):
             own_count = await self._tokens.count_generated(text)
         bill = bill_of(attempt, reply.usage, own_count)
@@ -96,7 +96,7 @@ class Settlements:
             response_text=log.stored_answer(reply.body) if attempt.context.caller.store_text else None,
         )
         answer = None if attempt.context.idempotency is None else kept_answer(render(attempt.report(bill), bill))
-        message = outcome.first_message(reply.body)
+        message = first_message(reply.body)
         resolved = await self._settle(
             attempt, bill, columns, failed=False, signals=signals, answer=answer, message=message
         )
@@ -112,7 +112,6 @@ class Settlements:
         bill = bill_of(attempt, end.usage, own_count)
         if end.ending == "finished":
             self._learn(attempt, bill, end.finish_reason)
-        status = ENDED[end.ending]
         error: GatewayError | None = end.fault.answer() if end.fault is not None else None
         if end.ending == "stopped":  # our own shutdown counts against no model, policy or provider
             error = Draining("this replica shuts down before the answer's end; ask again")
@@ -124,7 +123,7 @@ class Settlements:
         columns = self._columns(
             attempt,
             bill,
-            status=status,
+            status=STATUSES[end.ending],
             finish_reason=end.finish_reason,
             signals=signals,
             error_code=error.code if error else None,
@@ -148,6 +147,7 @@ class Settlements:
 
     async def abandoned(self, attempt: Attempt) -> None:
         """Settle a call whose client disconnected: the provider's work so far is estimated."""
+        self._end(attempt)
         bill = self._silent_bill(attempt)
         columns = self._columns(attempt, bill, status="cancelled", finish_reason=None, signals={})
         answer = (
@@ -167,6 +167,7 @@ class Settlements:
         if not fault.dispatched:
             await self.release(attempt, status="failed" if final else None, error_code=code, upstream_failure=True)
             return
+        self._end(attempt)
         bill = self._silent_bill(attempt, fault.usage)
         columns = self._columns(
             attempt, bill, status="failed", finish_reason=None, signals={"upstream_failure": True}, error_code=code
@@ -214,7 +215,7 @@ class Settlements:
             _log.warning("the release of %s waits for the database", attempt.hold_id)
 
     def _end(self, attempt: Attempt) -> None:
-        """End the call; first of all, so that the sweeper finds the hold if anything later raises."""
+        """End the call, as a settlement's first step: the sweeper finds the hold if a later step raises."""
         self._leases.drop(attempt.hold_id)
         attempt.slot.leave()
 
@@ -229,21 +230,20 @@ class Settlements:
         answer: Answer | None,
         message: Mapping[str, Any] | None = None,
     ) -> Resolved | None:
-        """Post the bill, complete the decision and update the session's memory, in one transaction. `message` is the
-        answer's first, when there was a whole one.
+        """Post the bill, complete the decision and update the session's memory, in one transaction.
 
-        None during a database outage: the ledger keeps posting, and the paid response is delivered.
+        `message` is the answer's first, when there was a whole one. None during a database outage: the ledger keeps
+        posting, and the paid response is delivered.
         """
-        self._end(attempt)
         attempt.slot.used(bill.usage.prompt_tokens + bill.usage.output_tokens)
-        context, model = attempt.context, attempt.model
+        context = attempt.context
         # Embeddings are not turns of the conversation and do not change its memory.
         update = (
             None
             if context.chat.mode != "chat"
             else sessions.memory_update(
                 explores=context.explores,
-                model=model,
+                model=attempt.model,
                 digests=context.chat.digests,
                 prompt_tokens=columns["input_tokens"] if columns else 0,
                 output_tokens=columns["output_tokens"] if columns else 0,
@@ -255,18 +255,7 @@ class Settlements:
                 homes=_homes(attempt),
             )
         )
-        self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
-        if columns is not None:
-            self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - context.started_ms) / 1000)
-            if attempt.sent_ms and not attempt.failures:
-                self._metrics.added_seconds.observe(max(0, attempt.sent_ms - context.started_ms) / 1000)
-            self._listeners.on_end(attempt, columns, bill)
-        self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
-        self._metrics.prompt_tokens.labels(model).inc(bill.usage.prompt_tokens)
-        self._metrics.cached_tokens.labels(model).inc(bill.usage.cached_tokens)
-        if bill.alarm:
-            self._metrics.alarms.labels(bill.alarm).inc()
-            _log.error("model %s: %s at settlement", model, bill.alarm)
+        self._count(attempt, bill, columns)
         try:
             resolved = await (context.outage or self._ledger).settle(
                 Settle(
@@ -286,6 +275,22 @@ class Settlements:
         except LedgerUnavailable:
             _log.warning("the bill of %s waits for the database", attempt.hold_id)
             return None
+
+    def _count(self, attempt: Attempt, bill: cost.Settlement, columns: Mapping[str, Any] | None) -> None:
+        """Count a billed call in the metrics, and tell the listener of its turn's end."""
+        context, model = attempt.context, attempt.model
+        self._metrics.turns.labels(model, columns["status"] if columns else "retried").inc()
+        if columns is not None:
+            self._metrics.turn_seconds.observe(max(0, now_ms(self._clock) - context.started_ms) / 1000)
+            if attempt.sent_ms and not attempt.failures:
+                self._metrics.added_seconds.observe(max(0, attempt.sent_ms - context.started_ms) / 1000)
+            self._listeners.on_end(attempt, columns, bill)
+        self._metrics.spent.labels(model).inc(bill.amount_nanousd / NANOUSD_PER_USD)
+        self._metrics.prompt_tokens.labels(model).inc(bill.usage.prompt_tokens)
+        self._metrics.cached_tokens.labels(model).inc(bill.usage.cached_tokens)
+        if bill.alarm:
+            self._metrics.alarms.labels(bill.alarm).inc()
+            _log.error("model %s: %s at settlement", model, bill.alarm)
 
     def _columns(
         self,
@@ -323,21 +328,21 @@ class Settlements:
         """Update the length forecast from a complete response; a clamped one would bias it."""
         if attempt.context.chat.mode != "chat":
             return
-        estimate_ = attempt.choice.estimate
-        if bill.usage_source == "reported" and estimate_.matching_tokens:
+        estimate = attempt.choice.estimate
+        if bill.usage_source == "reported" and estimate.matching_tokens:
             cached = bill.usage.cached_tokens
-            if estimate_.view.warm_tokens:
-                self._metrics.cached_share.labels(attempt.model).observe(cached / estimate_.view.warm_tokens)
+            if estimate.view.warm_tokens:
+                self._metrics.cached_share.labels(attempt.model).observe(cached / estimate.view.warm_tokens)
             self._forecast.cache.observe(
-                attempt.model, estimate_.matching_tokens, cached, estimate_.matching_age_s, marked=bool(estimate_.mark)
+                attempt.model, estimate.matching_tokens, cached, estimate.matching_age_s, marked=bool(estimate.mark)
             )
         predicted_usd = attempt.choice.expected_usd
         if bill.usage_source == "reported" and predicted_usd > 0:
             self._metrics.cost_ratio.labels(attempt.model).observe(
                 bill.amount_nanousd / NANOUSD_PER_USD / predicted_usd
             )
-            self._metrics.forecast_level.labels(attempt.model).observe(estimate_.level_of(bill.amount_nanousd))
-        model, asked = estimate_.option.model, attempt.context.chat.effort
+            self._metrics.forecast_level.labels(attempt.model).observe(estimate.level_of(bill.amount_nanousd))
+        model, asked = estimate.option.model, attempt.context.chat.effort
         as_chosen = not model.effort or asked in (None, model.effort)
         if bill.usage_source == "reported" and finish_reason != "length" and as_chosen:
             tokens = bill.usage.output_tokens // attempt.context.chat.n
@@ -348,11 +353,11 @@ class Settlements:
 
         For a stream, the received part and one checkpoint interval; otherwise the likely bill.
         """
-        estimate_ = attempt.choice.estimate
+        estimate = attempt.choice.estimate
         if not attempt.context.chat.stream:
-            if not estimate_.tool_calls:
-                return estimate_.likely_nanousd
-            return own_bill(attempt, math.ceil(estimate_.view.output_tokens_mean)).amount_nanousd
+            if not estimate.tool_calls:
+                return estimate.likely_nanousd
+            return own_bill(attempt, math.ceil(estimate.view.output_tokens_mean)).amount_nanousd
         margin = self._generated(attempt, CHECKPOINT_S)
         return own_bill(attempt, output_tokens + margin).amount_nanousd
 
@@ -362,10 +367,10 @@ class Settlements:
 
     def _generated(self, attempt: Attempt, seconds: float) -> int:
         """Output tokens of all choices that are likely after `seconds`."""
-        estimate_ = attempt.choice.estimate
-        model = estimate_.option.model
+        estimate = attempt.choice.estimate
+        model = estimate.option.model
         return attempt.context.chat.n * self._forecast.generated(
-            model.action, seconds, estimate_.max_tokens, model.effort
+            model.action, seconds, estimate.max_tokens, model.effort
         )
 
     def _seconds(self, attempt: Attempt) -> float:
