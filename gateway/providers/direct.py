@@ -239,9 +239,9 @@ class DirectCall:
     """One call of the direct client."""
 
     def __init__(
-        self, lane: DirectClient, route: Route, call: Call, request: DirectRequest, connections: Connections
+        self, client: DirectClient, route: Route, call: Call, request: DirectRequest, connections: Connections
     ) -> None:
-        self._lane = lane
+        self._client = client
         self._route = route
         self._call = call
         self._request = request
@@ -276,7 +276,7 @@ class DirectCall:
     def _check(self, exchange: Exchange) -> None:
         """Raise UpstreamFault for anything but a response in OpenAI's dialect."""
         if not exchange.speaks_openai:
-            seen = exchange_fault(exchange, self._lane.known_code(self._route, exchange))
+            seen = exchange_fault(exchange, self._client.known_code(self._route, exchange))
             raise seen or BrokenFault("the provider's answer was not a chat completion", status=exchange.status)
 
 

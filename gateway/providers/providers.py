@@ -67,7 +67,7 @@ class Upstream:
         self.on_call = on_call
         self._connections = (max_connections, max_connections_per_host, connect_timeout_s)
         self._litellm: Any = None
-        self._thin: DirectClient | None = None
+        self._direct: DirectClient | None = None
         self._acompletion: LitellmClient | None = None
         self._open: Connections | None = None
         self._resolutions: dict[tuple[Any, ...], ProviderNames] = {}
@@ -79,7 +79,7 @@ class Upstream:
         """Import LiteLLM (takes seconds) and open the connection pools."""
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(import_litellm)
-            self._thin = await asyncio.to_thread(DirectClient, self._litellm)
+            self._direct = await asyncio.to_thread(DirectClient, self._litellm)
             own = {*self._litellm.types.utils.all_litellm_params, *signature(self._litellm.acompletion).parameters}
             self._steering = frozenset(own) - CHAT_FIELDS - VENDOR_FIELDS
         self._open = Connections.open(*self._connections)
@@ -97,7 +97,7 @@ class Upstream:
     @property
     def lanes(self) -> Mapping[str, Lane]:
         """The lane of each provider of the direct client; all others go through LiteLLM."""
-        plain = self._thin.plain if self._thin is not None else frozenset()
+        plain = self._direct.plain if self._direct is not None else frozenset()
         return {provider: "thin" if provider in plain else "litellm" for provider in PLAIN_PROVIDERS}
 
     def outgoing(self, call: Call) -> Outgoing:
@@ -199,13 +199,13 @@ class Upstream:
 
     def _prepared(self, outgoing: Outgoing) -> PreparedCall:
         """The prepared call. Raises CallRefused, and InvalidRequest for its content."""
-        if self._thin is None or self._acompletion is None or self._open is None:
+        if self._direct is None or self._acompletion is None or self._open is None:
             raise RuntimeError("Upstream.start() was not awaited")
         call, found = outgoing.call, outgoing.names
         if call.forwarded is not None:
             return self._forwarding(outgoing)
         if call.lane != "litellm":
-            made = self._thin.prepare(
+            made = self._direct.prepare(
                 call, found.model, found.provider, outgoing.arguments, _messages(call, found), self._open
             )
             if made is not None:

@@ -92,14 +92,14 @@ def answer_again(found: Replay | InFlight | BodyMismatch) -> Response:
     raise IdempotencyMismatch("this Idempotency-Key was used with another body; use a new key", param="Idempotency-Key")
 
 
-def answer_or_raise(outcome_: ReserveOutcome, session_id: str) -> Response:
+def answer_or_raise(outcome: ReserveOutcome, session_id: str) -> Response:
     """The replay or error of a reservation that was refused for reasons other than money."""
-    if isinstance(outcome_, Replay | InFlight | BodyMismatch):
-        return answer_again(outcome_)
-    if isinstance(outcome_, Limited):
-        raise _rate_limited(outcome_)
-    assert isinstance(outcome_, SessionClosed | TenantMissing | ParentRefused)
-    raise session_refuses(outcome_, session_id)
+    if isinstance(outcome, Replay | InFlight | BodyMismatch):
+        return answer_again(outcome)
+    if isinstance(outcome, Limited):
+        raise _rate_limited(outcome)
+    assert isinstance(outcome, SessionClosed | TenantMissing | ParentRefused)
+    raise session_refuses(outcome, session_id)
 
 
 _LIMIT_WORDS = {

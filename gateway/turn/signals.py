@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.request import ChatRequest
-from gateway.routing.session import SessionMemory
+from gateway.routing.session import Answered, SessionMemory
 from gateway.turn.stall import stall_signals
 
 KEPT_ARGUMENTS = 256 * 1024
@@ -48,10 +48,8 @@ def implicit_signals(
 
 def regenerates(chat: ChatRequest, memory: SessionMemory) -> bool:
     """True if the messages of the previous turn, which was answered, are sent again."""
-    last = memory.answered[-1] if memory.answered else None
-    if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
-        return False
-    return last.digest == chat.digests.whole
+    last = _same_length_turn(chat, memory)
+    return last is not None and last.digest == chat.digests.whole
 
 
 def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
@@ -59,15 +57,23 @@ def edits(chat: ChatRequest, memory: SessionMemory) -> bool:
 
     Requires an earlier answered turn: two first messages in one session may be two questions.
     """
-    last = memory.answered[-1] if memory.answered else None
-    if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
+    last = _same_length_turn(chat, memory)
+    if last is None or not chat.messages or chat.messages[-1].get("role") != "user":
         return False
-    if not chat.messages or chat.messages[-1].get("role") != "user" or last.digest == chat.digests.whole:
+    if last.digest == chat.digests.whole:
         return False
     return any(
         turn.messages < last.messages - 1 and turn.digest == chat.digests.of(turn.messages)
         for turn in memory.answered[:-1]
     )
+
+
+def _same_length_turn(chat: ChatRequest, memory: SessionMemory) -> Answered | None:
+    """The previous turn, if it was answered and this one has as many messages."""
+    last = memory.answered[-1] if memory.answered else None
+    if last is None or last.messages != len(chat.messages) or memory.last_request != last.digest:
+        return None
+    return last
 
 
 def valid_call(call: object, tools: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -58,7 +58,7 @@ class ChunkStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The end of a stream; `output_tokens` is an estimate from the received part.
+    """The end of a stream.
 
     `text` is all generated text (content, reasoning, tool arguments; at most KEPT_TEXT_BYTES), for a better count when
     usage is missing. `ending` is "stopped" when this process drains with the client still connected, and "client_left"
@@ -69,9 +69,7 @@ class StreamEnd:
     fault: UpstreamFault | None
     usage: ReportedUsage
     finish_reason: str | None
-    output_tokens: int
     text: str
-    chunks: int
 
 
 class StreamPump:
@@ -114,11 +112,6 @@ class StreamPump:
         self._closed = False
         self._reader: asyncio.Task[None] | None = None
         self._task = spawn(self._run())
-
-    @property
-    def output_tokens(self) -> int:
-        """Estimate of the tokens received so far."""
-        return self._received.output_tokens
 
     def leave(self) -> None:
         """Stop the provider because the client disconnected. May be called repeatedly."""
@@ -221,9 +214,7 @@ class StreamPump:
             fault=fault,
             usage=self._stream.usage,
             finish_reason=self._stream.finish_reason,
-            output_tokens=self._received.output_tokens,
             text=self._received.text,
-            chunks=self._received.chunks,
         )
 
     async def _finish(self, end: StreamEnd) -> None:
@@ -250,7 +241,6 @@ class _ReceivedPart:
     """The received part: counted cheaply per chunk, kept as text up to a limit."""
 
     def __init__(self) -> None:
-        self.chunks = 0
         self._bytes = 0
         self._generating_chunks = 0
         self._kept: list[str] = []
@@ -265,7 +255,6 @@ class _ReceivedPart:
         return "".join(self._kept)
 
     def note(self, chunk: Mapping[str, Any]) -> None:
-        self.chunks += 1
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta")
             if not isinstance(delta, Mapping):

@@ -131,7 +131,6 @@ async def test_a_fault_in_mid_stream_ends_with_it_and_keeps_what_came() -> None:
     assert client.body.endswith(b'data: {"error":{}}\n\n')
     (end,) = ends.seen
     assert (end.ending, end.fault, end.usage, end.text) == ("failed", fault, None, "one two")
-    assert end.output_tokens == 2
 
 
 async def test_a_bug_of_ours_fails_the_stream_and_not_the_books() -> None:
@@ -151,7 +150,7 @@ async def test_a_client_that_leaves_stops_the_provider_and_the_end_still_comes_o
     await stream.wait()
     await asyncio.wait_for(response, 5)
     assert [end.ending for end in ends.seen] == ["client_left"]
-    assert ends.seen[0].output_tokens == 1
+    assert ends.seen[0].text == "a"
     assert provider.closed == 1
 
 
@@ -251,7 +250,7 @@ async def test_progress_is_told_while_the_stream_lives_also_when_nothing_comes()
     stream = pump(Provider(delta("one"), delta("two"), None), Ends(), on_progress=told.append, progress_s=0.01)
     await asyncio.sleep(0.1)
     assert len(told) >= 3
-    assert told[-1] == 2 == stream.output_tokens
+    assert told[-1] == 2
     stream.leave()
     await stream.wait()
     count = len(told)
