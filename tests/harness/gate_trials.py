@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import GateConfig, OpeConfig, TrainConfig
-from train.evaluate.evaluate import compare, describe
+from train.evaluate.evaluate import HeldOut, Tried, compare, describe
 from train.evaluate.gate import judge, tail
 from train.evaluate.ope import Logged
 from train.evaluate.simulate import PlayedLog
@@ -40,12 +40,10 @@ def a_night(seed: int, *, sessions: int, floor: float, gain: float, quality: flo
     grades = np.clip(truth + 0.1 * generator.standard_normal(truth.shape), 0.0, 1.0)
     incumbent = played(episodes, np.zeros(shape, np.int64), grades)
     candidate = played(episodes, apart.astype(np.int64), grades)
-    below, turns = tail(CONFIG.gate, 2), episodes.lengths.astype(np.float64)
+    held_out = HeldOut(episodes, grades, tail(CONFIG.gate, 2), CONFIG)
     nothing = {"per_decision_weighted_is": np.zeros(sessions)}
-    new, old = (describe(p, {}, episodes, turns, below, CONFIG) for p in (candidate, incumbent))
-    evidence = compare(
-        "new", candidate, incumbent, nothing, nothing, new, old, episodes, grades, turns, below, CONFIG
-    )  # fmt: skip
+    new, old = (Tried(p, nothing, describe(p, {}, held_out)) for p in (candidate, incumbent))
+    evidence = compare("new", new, old, held_out)
     return judge([evidence, evidence], CONFIG.gate).outcome
 
 

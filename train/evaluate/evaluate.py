@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
@@ -57,6 +58,46 @@ class Evaluation:
     evidence: tuple[Evidence, ...]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out sessions, and how estimates on them are bounded."""
+
+    episodes: Episodes
+    grades: F64
+    """Predictions (S, T, K) of a reward model that never saw these sessions."""
+    below: float
+    """Probability outside an interval, on each side."""
+    config: TrainConfig
+
+    @cached_property
+    def turns(self) -> F64:
+        """Turns of each session, (S,)."""
+        return self.episodes.lengths.astype(np.float64)
+
+    @cached_property
+    def shares(self) -> F64:
+        """Weight of each session under the tenants' caps, (S,)."""
+        return tenant_weights(self.episodes, self.config.log.tenant_weight_cap)
+
+    def interval(self, per_session: F64) -> Interval:
+        """The mean per turn of what each session has, with its interval."""
+        return ope.bootstrap(per_session, self.config.ope.bootstrap, self.below, self.config.seed, self.turns)
+
+    def weighted_interval(self, per_session: F64) -> Interval:
+        """The same with capped tenants; `per_session` has its shares already."""
+        turns = self.turns * self.shares
+        return ope.bootstrap(per_session, self.config.ope.bootstrap, self.below, self.config.seed, turns)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One policy on the held-out sessions: played through them, reweighed as logged, and summarized."""
+
+    played: PlayedLog
+    sequential: Mapping[str, F64]
+    judged: Judged
+
+
 def evaluate(
     candidates: Mapping[str, Policy],
     incumbent: Policy,
@@ -73,44 +114,30 @@ def evaluate(
     `grades` (S, T, K) are predictions for the held-out part by a reward model that never saw it. FQE is fitted on the
     training part. `progress` is called after every pass over the sessions.
     """
-    below = tail(config.gate, len(candidates))
+    held_out = HeldOut(untouched, grades, tail(config.gate, len(candidates)), config)
     known = {"incumbent": incumbent, **candidates}
     report = progress or (lambda done, total: None)
     fitted_on = probabilities_as_logged(known, training)
     report(1, len(known) + 2)
     as_logged = probabilities_as_logged(known, untouched)
     report(2, len(known) + 2)
-    played, sequential = {}, {}
+    tried = {}
     for done, (name, policy) in enumerate(known.items(), start=3):
-        played[name] = play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
-        sequential[name] = sequential_estimates(
+        played = play(policy, untouched, grades, seed=config.seed, weight_cap=config.ope.weight_cap)
+        sequential = sequential_estimates(
             as_logged[name], untouched, grades, fitted_on[name], training, training_grades, config
         )
+        tried[name] = Tried(played, sequential, describe(played, sequential, held_out))
         report(done, len(known) + 2)
-    turns = untouched.lengths.astype(np.float64)
     networks = [name for name, policy in candidates.items() if isinstance(policy, NetworkPolicy)]
-    judged = {name: describe(played[name], sequential[name], untouched, turns, below, config) for name in known}
     evidence = tuple(
         replace(
-            compare(
-                name,
-                played[name],
-                played["incumbent"],
-                sequential[name],
-                sequential["incumbent"],
-                judged[name],
-                judged["incumbent"],
-                untouched,
-                grades,
-                turns,
-                below,
-                config,
-            ),
+            compare(name, tried[name], tried["incumbent"], held_out),
             tuned_score=tuned_scores.get(name, 0.0),
             network=name in networks,
             incumbent_network=isinstance(incumbent, NetworkPolicy),
             over_networks={
-                other: paired_gain(played[name], played[other], untouched, grades, turns, below, config)[0].low
+                other: paired_gain(tried[name].played, tried[other].played, held_out)[0].low
                 for other in networks
                 if name not in networks
             },
@@ -121,13 +148,13 @@ def evaluate(
         sessions=untouched.sessions,
         turns=untouched.turns,
         behaviour=ope.bootstrap(
-            played["incumbent"].logged.reward.sum(axis=1, where=untouched.valid),
+            tried["incumbent"].played.logged.reward.sum(axis=1, where=untouched.valid),
             config.ope.bootstrap,
             0.025,
             config.seed,
-            turns,
+            held_out.turns,
         ),
-        policies=judged,
+        policies={name: one.judged for name, one in tried.items()},
         evidence=evidence,
     )
 
@@ -162,98 +189,62 @@ def rewards_of(episodes: Episodes, grades: F64) -> F64:
     return np.asarray(np.where(graded, episodes.reward, np.clip(q + error, 0.0, 1.0)) * episodes.valid, np.float64)
 
 
-def describe(
-    played: PlayedLog, sequential: Mapping[str, F64], episodes: Episodes, turns: F64, below: float, config: TrainConfig
-) -> Judged:
-    """Summarize one policy with intervals; `below` is the probability below each lower bound."""
-
-    def interval(per_session: F64) -> Interval:
-        return ope.bootstrap(per_session, config.ope.bootstrap, below, config.seed, turns)
-
+def describe(played: PlayedLog, sequential: Mapping[str, F64], held_out: HeldOut) -> Judged:
+    """Summarize one policy with intervals."""
+    episodes, weight_cap = held_out.episodes, held_out.config.ope.weight_cap
     ratio = played.logged.ratio[episodes.valid]
     return Judged(
-        score=interval(played.score.sum(axis=1)),
-        cost_usd=interval(played.spent_usd),
+        score=held_out.interval(played.score.sum(axis=1)),
+        cost_usd=held_out.interval(played.spent_usd),
         starved_rate=float(played.starved.mean()) if len(played.starved) else 0.0,
         effective_turns=ope.effective_sample_size(ratio),
         overlap=ope.overlap(
-            played.probabilities, episodes.probabilities.astype(np.float64), episodes.valid, 1.0 / config.ope.weight_cap
+            played.probabilities, episodes.probabilities.astype(np.float64), episodes.valid, 1.0 / weight_cap
         ),
         largest_ratio=float(ratio.max(initial=0.0)),
-        sequential={name: interval(per_session) for name, per_session in sequential.items()},
+        sequential={name: held_out.interval(per_session) for name, per_session in sequential.items()},
     )
 
 
-def compare(
-    name: str,
-    candidate: PlayedLog,
-    incumbent: PlayedLog,
-    candidate_sequential: Mapping[str, F64],
-    incumbent_sequential: Mapping[str, F64],
-    judged: Judged,
-    judged_incumbent: Judged,
-    untouched: Episodes,
-    grades: F64,
-    turns: F64,
-    below: float,
-    config: TrainConfig,
-) -> Evidence:
+def compare(name: str, candidate: Tried, incumbent: Tried, held_out: HeldOut) -> Evidence:
     """Evidence for a candidate from paired sessions, weighted by tenant caps.
 
     Both policies saw the same users and the same random draws.
     """
-    shares = tenant_weights(untouched, config.log.tenant_weight_cap)
-    second = candidate_sequential["per_decision_weighted_is"] - incumbent_sequential["per_decision_weighted_is"]
-    gain, sd = paired_gain(candidate, incumbent, untouched, grades, turns, below, config)
+    weighted_is = "per_decision_weighted_is"
+    second = candidate.sequential[weighted_is] - incumbent.sequential[weighted_is]
+    gain, sd = paired_gain(candidate.played, incumbent.played, held_out)
     return Evidence(
         name=name,
-        sessions=len(turns),
-        turns=untouched.turns,
+        sessions=held_out.episodes.sessions,
+        turns=held_out.episodes.turns,
         gain=gain,
         gain_sd=sd,
-        second_opinion=ope.bootstrap(second * shares, config.ope.bootstrap, below, config.seed, turns * shares),
-        effective_turns=judged.effective_turns,
-        overlap=judged.overlap,
-        starved_rate=judged.starved_rate,
-        incumbent_starved_rate=judged_incumbent.starved_rate,
+        second_opinion=held_out.weighted_interval(second * held_out.shares),
+        effective_turns=candidate.judged.effective_turns,
+        overlap=candidate.judged.overlap,
+        starved_rate=candidate.judged.starved_rate,
+        incumbent_starved_rate=incumbent.judged.starved_rate,
     )
 
 
-def paired_gain(
-    candidate: PlayedLog,
-    incumbent: PlayedLog,
-    untouched: Episodes,
-    grades: F64,
-    turns: F64,
-    below: float,
-    config: TrainConfig,
-) -> tuple[Interval, float]:
-    """Gain per turn, its interval and its standard deviation over sessions.
-
-    `below` is the probability outside on each side.
-    """
-    shares = tenant_weights(untouched, config.log.tenant_weight_cap)
-    turns = turns * shares
-    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
+def paired_gain(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> tuple[Interval, float]:
+    """Gain per turn, its interval and its standard deviation over sessions."""
+    turns = held_out.turns * held_out.shares
+    difference = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * held_out.shares
     mean_turns = max(float(turns.mean()) if len(turns) else 1.0, 1e-9)
-    sd = gain_sd(candidate, incumbent, untouched, grades, shares, turns, config) / mean_turns
-    gain = ope.bootstrap(difference, config.ope.bootstrap, below, config.seed, turns)
-    return ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - below)), sd
+    sd = gain_sd(candidate, incumbent, held_out) / mean_turns
+    gain = held_out.weighted_interval(difference)
+    return ope.widen(gain, sd, len(difference), NormalDist().inv_cdf(1.0 - held_out.below)), sd
 
 
-def gain_sd(
-    candidate: PlayedLog,
-    incumbent: PlayedLog,
-    untouched: Episodes,
-    grades: F64,
-    shares: F64,
-    turns: F64,
-    config: TrainConfig,
-) -> float:
-    """Standard deviation of a session's difference about the mean gain; arguments (S,).
+def gain_sd(candidate: PlayedLog, incumbent: PlayedLog, held_out: HeldOut) -> float:
+    """Standard deviation of a session's difference about the mean gain.
 
     The larger of the observed one and the least that the propensities imply.
     """
+    untouched, shares = held_out.episodes, held_out.shares
+    turns = held_out.turns * shares
     if not untouched.sessions:
         return float("nan")
     seen = (candidate.score.sum(axis=1) - incumbent.score.sum(axis=1)) * shares
@@ -263,9 +254,9 @@ def gain_sd(
         candidate.probabilities,
         incumbent.probabilities,
         untouched.probabilities.astype(np.float64),
-        grades,
+        held_out.grades,
         untouched.valid,
-        config.ope.weight_cap,
+        held_out.config.ope.weight_cap,
     )
     noise = noise * shares**2 / max(float(graded.sum()) / max(untouched.turns, 1), 1e-9)
 
