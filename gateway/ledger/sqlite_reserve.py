@@ -42,7 +42,7 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
     if claimed is not None:
         return claimed
     tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
-    if tenant is not None and tenant[5] is not None and tenant[5] <= now_ms:
+    if tenant is not None and tenant[sql.RESET_AT] is not None and tenant[sql.RESET_AT] <= now_ms:
         # A turn at the boundary starts the new window itself rather than waiting for the sweeper.
         reset_window(cursor, ResetWindow(op.tenant_id, None), now_ms)
         tenant = cursor.execute(sql.TENANT, {"tenant": op.tenant_id}).fetchone()
@@ -50,9 +50,9 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
         return TenantMissing(op.tenant_id)
     session = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": op.session_id}).fetchone()
     if session is not None and (op.decision is not None or op.repeatable):
-        if session[4] != "open":
-            return SessionClosed(session[4])
-        if op.terms.max_turns is not None and session[5] >= op.terms.max_turns:
+        if session[sql.STATE] != "open":
+            return SessionClosed(session[sql.STATE])
+        if op.terms.max_turns is not None and session[sql.TURNS] >= op.terms.max_turns:
             return SessionClosed("max_turns")
     if op.limits is not None and op.decision is not None:
         over = over_limit(cursor, op.limits, now_ms // 1000)
@@ -63,12 +63,12 @@ def reserve(cursor: Cursor, op: Reserve, now_ms: int) -> ReserveOutcome:
         return above
     old = Balance(*session[:4]) if session is not None else Balance(0, 0, 0)
     if above:
-        own_limit = session is not None and bool(session[9])
-        granted = granted_to_child(op, old if session is not None else None, own_limit, above, tenant[4])
+        own_limit = session is not None and bool(session[sql.OWN_LIMIT])
+        granted = granted_to_child(op, old if session is not None else None, own_limit, above, tenant[sql.MAX_SESSION])
     else:
-        granted = granted_under(op, old if session is not None else None, tenant[4])
+        granted = granted_under(op, old if session is not None else None, tenant[sql.MAX_SESSION])
     before = Balance(granted, old.reserved_nanousd, old.spent_nanousd, old.overage_nanousd)
-    kept = 0 if op.closing else kept_from_now_on(0 if session is None else session[10], op.kept_nanousd)
+    kept = 0 if op.closing else kept_from_now_on(0 if session is None else session[sql.KEPT], op.kept_nanousd)
     if free_nanousd(before.available_nanousd, kept) < op.amount_nanousd:
         return Refused("session", before, before.reserved_nanousd > 0, kept)
     refused = refusal(above, op.amount_nanousd, op.decision is not None or op.repeatable)
@@ -154,24 +154,11 @@ def _hold(
     old_granted: int,
     tenant: Balance,
 ) -> Reserved:
-    turn: int = session[5] if session is not None else 0
+    """Hold an amount that every account has: the session's entries, hold and decision, then all balances."""
+    turn: int = session[sql.TURNS] if session is not None else 0
     place = {"tenant": op.tenant_id, "session": op.session_id}
     if session is None:
-        cursor.execute(
-            sql.OPEN_SESSION,
-            {
-                "tenant_id": op.tenant_id,
-                "session_id": op.session_id,
-                "granted_nanousd": before.granted_nanousd,
-                "expected_turns": op.terms.expected_turns,
-                "created_at_ms": now_ms,
-                "updated_at_ms": now_ms,
-                "parent_session_id": op.parent_session_id,
-                "own_limit": int(op.parent_session_id is None or op.terms.ceiling_nanousd is not None),
-            },
-        )
-        if op.parent_session_id is not None:
-            attach(cursor, op.tenant_id, op.session_id, op.parent_session_id)
+        _open_session(cursor, op, before.granted_nanousd, now_ms)
     if before.granted_nanousd != old_granted or session is None:
         change = before.granted_nanousd - old_granted
         entry(
@@ -199,32 +186,12 @@ def _hold(
         decision=op.decision_id,
         model=op.model,
     )
-    cursor.execute(
-        sql.ADD_HOLD,
-        {
-            "hold_id": op.hold_id,
-            "tenant_id": op.tenant_id,
-            "session_id": op.session_id,
-            "key_id": key_id,
-            "decision_id": op.decision_id,
-            "attempt_id": op.attempt_id,
-            "model": op.model,
-            "amount_nanousd": op.amount_nanousd,
-            "state": "open",
-            "dispatched": int(op.checkpoint_nanousd is not None),
-            "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
-            "expires_at_ms": now_ms + op.ttl_ms,
-            "created_at_ms": now_ms,
-            "limited": None if op.limits is None else op.limits.mask,
-            "limit_key_id": None if op.limits is None else op.limits.key_id,
-            "limit_tokens": None if op.limits is None else op.limits.tokens,
-        },
-    )
+    cursor.execute(sql.ADD_HOLD, _hold_row(op, key_id, now_ms))
     new_turn = op.decision is not None
     if new_turn:
         row = decision_row(op)
         row["turn"] = turn
-        row["previous_decision_id"] = session[7] if session is not None else None
+        row["previous_decision_id"] = session[sql.LAST_DECISION] if session is not None else None
         row["session_budget_nanousd"] = before.granted_nanousd
         row["remaining_before_nanousd"] = before.available_nanousd
         row["created_at_ms"] = now_ms
@@ -243,30 +210,76 @@ def _hold(
             "decision": op.decision_id if new_turn else None,
             "expected": op.terms.expected_turns,
             "own_limit": None if op.terms.ceiling_nanousd is None else 1,
-            "kept": kept_from_now_on(0 if session is None else session[10], op.kept_nanousd),
+            "kept": kept_from_now_on(0 if session is None else session[sql.KEPT], op.kept_nanousd),
         },
     )
     rest = None
-    if op.parent_session_id is not None or (session is not None and session[8] is not None):
+    if op.parent_session_id is not None or (session is not None and session[sql.PARENT] is not None):
         rest = move_ancestors(cursor, place, {"reserved": op.amount_nanousd, "spent": 0, "overage": 0}, now_ms)
     if key_id is not None:
         cursor.execute(sql.MOVE_KEY, {"key": key_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
     cursor.execute(sql.MOVE_TENANT, {"tenant": op.tenant_id, "reserved": op.amount_nanousd, "spent": 0, "overage": 0})
     if op.idempotency is not None:
-        cursor.execute(
-            sql.MAKE_CLAIM,
-            {
-                "tenant_id": op.tenant_id,
-                "idempotency_key": op.idempotency.key,
-                "body_sha256": op.idempotency.body_sha256,
-                "decision_id": op.decision_id,
-                "created_at_ms": now_ms,
-                "expires_at_ms": now_ms + op.idempotency.kept_ms,
-            },
-        )
-    told = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
+        _claim(cursor, op, op.idempotency, now_ms)
+    reading = None if op.limits is None else count(cursor, op.limits, int(new_turn), now_ms // 1000)
     held = replace(_with(before, reserved=op.amount_nanousd), above_nanousd=rest)
-    return Reserved(turn, held, _with(tenant, reserved=op.amount_nanousd), told)
+    return Reserved(turn, held, _with(tenant, reserved=op.amount_nanousd), reading)
+
+
+def _open_session(cursor: Cursor, op: Reserve, granted_nanousd: int, now_ms: int) -> None:
+    """Open the turn's session, below its parent if it names one."""
+    cursor.execute(
+        sql.OPEN_SESSION,
+        {
+            "tenant_id": op.tenant_id,
+            "session_id": op.session_id,
+            "granted_nanousd": granted_nanousd,
+            "expected_turns": op.terms.expected_turns,
+            "created_at_ms": now_ms,
+            "updated_at_ms": now_ms,
+            "parent_session_id": op.parent_session_id,
+            "own_limit": int(op.parent_session_id is None or op.terms.ceiling_nanousd is not None),
+        },
+    )
+    if op.parent_session_id is not None:
+        attach(cursor, op.tenant_id, op.session_id, op.parent_session_id)
+
+
+def _hold_row(op: Reserve, key_id: str | None, now_ms: int) -> dict[str, Any]:
+    """The row of an open hold."""
+    return {
+        "hold_id": op.hold_id,
+        "tenant_id": op.tenant_id,
+        "session_id": op.session_id,
+        "key_id": key_id,
+        "decision_id": op.decision_id,
+        "attempt_id": op.attempt_id,
+        "model": op.model,
+        "amount_nanousd": op.amount_nanousd,
+        "state": "open",
+        "dispatched": int(op.checkpoint_nanousd is not None),
+        "checkpoint_nanousd": min(op.checkpoint_nanousd or 0, op.amount_nanousd),
+        "expires_at_ms": now_ms + op.ttl_ms,
+        "created_at_ms": now_ms,
+        "limited": None if op.limits is None else op.limits.mask,
+        "limit_key_id": None if op.limits is None else op.limits.key_id,
+        "limit_tokens": None if op.limits is None else op.limits.tokens,
+    }
+
+
+def _claim(cursor: Cursor, op: Reserve, claim: IdempotencyClaim, now_ms: int) -> None:
+    """Claim the turn's idempotency key."""
+    cursor.execute(
+        sql.MAKE_CLAIM,
+        {
+            "tenant_id": op.tenant_id,
+            "idempotency_key": claim.key,
+            "body_sha256": claim.body_sha256,
+            "decision_id": op.decision_id,
+            "created_at_ms": now_ms,
+            "expires_at_ms": now_ms + claim.kept_ms,
+        },
+    )
 
 
 def reset_window(cursor: Cursor, op: ResetWindow, now_ms: int) -> bool:

@@ -54,7 +54,7 @@ def balances(cursor: Cursor, tenant_id: str, session_id: str) -> tuple[Balance, 
     """Balances of the session and of the tenant."""
     session = cursor.execute(sql.SESSION, {"tenant": tenant_id, "session": session_id}).fetchone()
     tenant = cursor.execute(sql.TENANT, {"tenant": tenant_id}).fetchone()
-    above = None if session[8] is None else chain_of(cursor, tenant_id, session_id).available_nanousd
+    above = None if session[sql.PARENT] is None else chain_of(cursor, tenant_id, session_id).available_nanousd
     return Balance(session[0], session[1], session[2], session[3], above), Balance(*tenant[:4])
 
 

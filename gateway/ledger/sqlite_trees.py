@@ -41,7 +41,7 @@ def links(cursor: Cursor, tenant_id: str, session_id: str) -> list[Link]:
 
 def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRefused:
     """The sessions above a turn's, of a new session those above its named parent."""
-    parent_id = op.parent_session_id if session is None else session[8]
+    parent_id = op.parent_session_id if session is None else session[sql.PARENT]
     if op.parent_session_id is not None and op.parent_session_id != parent_id:
         return ParentRefused("other")
     if parent_id is None:
@@ -51,7 +51,7 @@ def links_of(cursor: Cursor, op: Reserve, session: Any) -> list[Link] | ParentRe
     parent = cursor.execute(sql.SESSION, {"tenant": op.tenant_id, "session": parent_id}).fetchone()
     if parent is None or parent_id == op.session_id:
         return ParentRefused("unknown" if parent is None else "other")
-    above = [Link(Balance(*parent[:4]), parent[4], parent[10]), *links(cursor, op.tenant_id, parent_id)]
+    above = [Link(Balance(*parent[:4]), parent[sql.STATE], parent[sql.KEPT]), *links(cursor, op.tenant_id, parent_id)]
     return above if len(above) <= MAX_DEPTH else ParentRefused("depth")
 
 

@@ -66,18 +66,21 @@ TENANT = as_sql(
         tenants.c.tenant_id == bindparam("tenant")
     )
 )
+MAX_SESSION, RESET_AT = 4, 5
+"""Places in a row of TENANT, behind its balance."""
 SESSION = as_sql(
     select(
         *_balance_of(sessions),
         sessions.c.state,
         sessions.c.turns,
-        sessions.c.expected_turns,
         sessions.c.last_decision_id,
         sessions.c.parent_session_id,
         sessions.c.own_limit,
         sessions.c.kept_nanousd,
     ).where(_HERE)
 )
+STATE, TURNS, LAST_DECISION, PARENT, OWN_LIMIT, KEPT = range(4, 10)
+"""Places in a row of SESSION, behind its balance."""
 _ABOVE = and_(
     session_ancestors.c.tenant_id == bindparam("tenant"), session_ancestors.c.session_id == bindparam("session")
 )
