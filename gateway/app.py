@@ -17,10 +17,10 @@ from starlette.types import ASGIApp
 from gateway.accounts.auth import Authenticator
 from gateway.accounts.tokens import TokenVerifier, key_reader
 from gateway.api.admin import Admin
+from gateway.api.admission import Admission, Bodies, call_left
 from gateway.api.budget_tool import BudgetTool
 from gateway.api.charges import Charges
 from gateway.api.health import Health, Lifecycle
-from gateway.api.limits import Admission, Bodies, call_left
 from gateway.api.openapi import OpenApi
 from gateway.api.places import PlaceLimits, Places
 from gateway.api.planning import Planning

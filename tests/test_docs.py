@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 
 from gateway import app as gateway_app
-from gateway.api.limits import Admission
+from gateway.api.admission import Admission
 from gateway.catalog import build as catalog
 from gateway.config import model_entry, prices
 from gateway.config.load import ENVIRONMENT_OVERRIDES

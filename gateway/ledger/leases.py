@@ -113,7 +113,7 @@ async def sweep_all(ledger: Ledger, carried: Collection[str] = (), watch: LeaseW
 
 
 async def sweep_forever(ledger: Ledger, leases: Leases, *, uniform: Uniform, interval_s: float) -> None:
-    """Sweep about every `interval_s` until cancelled, with jitter so that replicas spread out; wait out an outage."""
+    """Sweep about every `interval_s` until cancelled, with jitter to spread the replicas."""
     while True:
         try:
             swept = await sweep_all(ledger, leases.carried, leases.watch)

@@ -213,7 +213,10 @@ def leave(connection: Connection, tenant_id: str, session_id: str, left: Beginni
 
 
 def forget(connection: Connection, before_ms: int) -> int:
-    """Delete a batch of rows older than `before_ms`, except those that another replica removes; return how many."""
+    """Delete a batch of rows older than `before_ms`; return how many.
+
+    Rows that another replica removes are passed over.
+    """
     key = (beginnings.c.tenant_id, beginnings.c.key_id, beginnings.c.digest, beginnings.c.session_id)
     old = select(*key).where(beginnings.c.at_ms < before_ms).limit(FORGET_BATCH).with_for_update(skip_locked=True)
     return connection.execute(delete(beginnings).where(tuple_(*key).in_(old))).rowcount

@@ -82,7 +82,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class TurnTerms:
-    """What is the same for every model of a turn: the request, the money, and who else spends it."""
+    """Facts of a turn that are the same for every model: request, money, concurrent turns."""
 
     chat: ChatRequest
     memory: SessionMemory

@@ -1,4 +1,7 @@
-"""Builds the policy's observation of a turn: text features and session; its candidates are added once estimated."""
+"""Builds the policy's observation of a turn: text features and session.
+
+Its candidates are added when they are estimated (`Observation.with_candidates`): some estimates need its features.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Observer:
         at_ms: int,
         explore: bool = True,
     ) -> Observation:
-        """The observation of one turn, without candidates. `left_nanousd`: the amount that the turn can spend."""
+        """The observation of a turn, yet without candidates. It can spend `left_nanousd`."""
         user_texts = [message_text(m) for m in chat.messages if m["role"] == "user"]
         history_chars = sum(len(message_text(m)) for m in chat.messages[:-1])
         session = sessions.view(

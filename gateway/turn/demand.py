@@ -1,4 +1,4 @@
-"""Demand of a turn on a deployment."""
+"""Demand of a call on its deployment: tokens, stream, and where its prompt is cached."""
 
 from __future__ import annotations
 

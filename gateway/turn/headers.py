@@ -1,4 +1,7 @@
-"""The gateway's own request and response headers of a turn."""
+"""The gateway's own request and response headers of a turn.
+
+`gateway/routing/session.py` reads those that name the session, `gateway/accounts/auth.py` those that name the caller.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from gateway.turn.demand import demand_of
 from gateway.turn.exhausted import exhausted
 from gateway.turn.funds import Shortage
 from gateway.turn.idempotency import answer_or_raise
-from gateway.turn.limits import turn_limits
+from gateway.turn.rate_limits import turn_limits
 from gateway.turn.settle import Settlements
 from gateway.turn.stream import run_until_disconnect
 from gateway.turn.waiting import WAIT_S, HeldMoney

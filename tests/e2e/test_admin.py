@@ -12,7 +12,7 @@ from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gateway.api.limits import Admission
+from gateway.api.admission import Admission
 from gateway.app import build
 from gateway.catalog.build import load
 from gateway.database.database import transaction

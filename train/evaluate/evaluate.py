@@ -91,7 +91,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Tried:
-    """One policy on the held-out sessions: played through them, reweighed as logged, and summarized."""
+    """One policy on the held-out sessions: played, reweighed as logged, and summarized."""
 
     played: PlayedLog
     sequential: Mapping[str, F64]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway.api.limits import patience_s
+from gateway.api.admission import patience_s
 from gateway.api.places import STANDING_SHARE, STARTING, PlaceLimits, Places
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.harness.simulator import VirtualLoop
