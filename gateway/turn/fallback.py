@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from gateway.accounts.auth import Caller
+from gateway.catalog.live import Configuration
 from gateway.catalog.models import Catalog, Model
 from gateway.config.settings import RouterSettings
 from gateway.dialects.request import ChatRequest
@@ -63,8 +64,7 @@ def eligible_fallback(
     caller: Caller,
     prompt_tokens: int,
     *,
-    router: RouterSettings,
-    catalog: Catalog,
+    configuration: Configuration,
     breaker: Breaker,
     balancer: LoadBalancer,
 ) -> Eligibility | None:
@@ -73,6 +73,7 @@ def eligible_fallback(
     Those of the first model come before those of its last fallback. The guard holds for it as for every candidate:
     capabilities, context, allow-lists, health. Reasoning that only its own model can read goes to no other.
     """
+    router, catalog = configuration.settings.router, configuration.catalog
     failed = catalog.models.get(tried[0])
     if chat.provider_bound or failed is None:
         return None

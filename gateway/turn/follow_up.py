@@ -88,15 +88,13 @@ class FollowUps:
         context, cause = attempt.context, cause_of(fault)
         if cause is None or (fault.dispatched and context.idempotency is not None):
             return None  # under an idempotency key nothing that may be billed is repeated
-        configuration = self._configuration()
         option = eligible_fallback(
             cause,
             (*failures.models, attempt.model),
             context.chat,
             context.caller,
             context.prompt.estimate,
-            router=configuration.settings.router,
-            catalog=configuration.catalog,
+            configuration=self._configuration(),
             breaker=self._breaker,
             balancer=self._balancer,
         )

@@ -99,15 +99,15 @@ class Preparation:
         prompt = await self._counted(chat)
         if chat.token_ids:
             prompt += PromptTokens(chat.token_ids, chat.token_ids)
-        standing, outage = await self._snapshot(caller, session_id, claim)
-        if place is not None and standing is not None and self._over(standing):
+        accounts, outage = await self._snapshot(caller, session_id, claim)
+        if accounts is None:
+            raise NotFound("tenant: no such tenant")
+        if place is not None and self._over(accounts):
             # A conversation continues in a new session after a pause or a close.
             place = self._conversations.new_place(place.conversation)
             session_id = place.session_id
-            standing = AccountSnapshot(standing.tenant, None, standing.at_ms)
-        if standing is None:
-            raise NotFound("tenant: no such tenant")
-        row = standing.session
+            accounts = AccountSnapshot(accounts.tenant, None, accounts.at_ms)
+        row = accounts.session
         parent_id, chain = await self._parent(caller, session_id, row, asked, outage)
         memory = sessions.SessionMemory.from_json(row.memory) if row is not None else sessions.SessionMemory()
         bound_to = sessions.answered_by(memory, chat.digests) if chat.open_tool_loop or chat.provider_bound else None
@@ -121,7 +121,7 @@ class Preparation:
             session_id=session_id,
             row=row,
             memory=memory,
-            tenant=standing.tenant,
+            tenant=accounts.tenant,
             prompt=prompt,
             options=self._options(caller, chat, requested, bound_to, prompt.estimate),
             terms=self._terms(caller, asked, chain),
@@ -131,7 +131,7 @@ class Preparation:
             place=place if outage is None else None,
             parent_session_id=parent_id,
             chain=chain,
-            # An ordinary turn ends what an earlier one with wrap-up kept; other kinds of calls leave it.
+            # A chat turn frees what an earlier one kept for the last answer, or keeps it again; other calls leave it.
             kept_nanousd=0 if is_chat or row is None else row.kept_nanousd,
             decides_kept=is_chat,
         )
@@ -215,8 +215,8 @@ class Preparation:
         if pinned is None or (cause is None and not (router.fallbacks or router.default_fallbacks)):
             return context
         found = eligible_fallback(
-            cause or "failure", (pinned,), context.chat, context.caller, context.prompt.estimate, router=router,
-            catalog=configuration.catalog, breaker=self._breaker, balancer=self._balancer,
+            cause or "failure", (pinned,), context.chat, context.caller, context.prompt.estimate,
+            configuration=configuration, breaker=self._breaker, balancer=self._balancer,
         )  # fmt: skip
         if cause is None:
             return replace(context, stand_in=found)
@@ -258,9 +258,9 @@ class Preparation:
         """Whether the turn may be served without the ledger. An idempotency key cannot be kept without it."""
         return claim is None and self._outage.allows(caller.outage)
 
-    def _over(self, standing: AccountSnapshot) -> bool:
-        row, idle_s = standing.session, self._configuration().settings.session.idle_timeout_s
-        return row is not None and sessions.is_over(row, idle_s, standing.at_ms)
+    def _over(self, accounts: AccountSnapshot) -> bool:
+        row, idle_s = accounts.session, self._configuration().settings.session.idle_timeout_s
+        return row is not None and sessions.is_over(row, idle_s, accounts.at_ms)
 
     async def _snapshot(
         self, caller: Caller, session_id: str, claim: IdempotencyClaim | None
