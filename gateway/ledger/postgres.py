@@ -1,6 +1,6 @@
 """Ledger on Postgres: JSON encoding of operations and answers of `seqroute_apply`.
 
-Checkpoints and reads take no tenant lock and have their own queue beside the tenants' queues.
+Checkpoints and reads take no tenant lock and have a queue of their own, apart from the tenants'.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class SessionRow:
     """What only the session's last answer may hold."""
     chain: Chain | None = None
     above_unspent_nanousd: int | None = None
-    """The least that the sessions above have not spent beside what they keep; None: no parent, or not read."""
+    """The least amount that a session above has neither spent nor keeps; None: no parent, or not read."""
 
     @property
     def budget_reached(self) -> bool:

@@ -61,7 +61,7 @@ class Balance:
 
 
 def free_nanousd(available_nanousd: int, kept_nanousd: int) -> int:
-    """The money available beside an amount kept for a last answer; a deficit stays one."""
+    """The money available without the amount kept for a last answer; a deficit stays one."""
     return min(available_nanousd, max(0, available_nanousd - kept_nanousd))
 
 
@@ -236,7 +236,7 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class SoughtBeginning:
-    """A beginning to look up, and the answer that came behind it, if any."""
+    """A beginning to look up, and the answer that followed it, if any."""
 
     digest: str
     answer: str | None

@@ -1,9 +1,9 @@
 """Session of a conversation without an id: that of its longest known beginning.
 
-Every turn of such a conversation leaves a row beside its bill: the digest of its messages, the session, and the digest
-of the answer. The next turn brings these messages again, with the answer and more behind them. Two runs that begin with
-the same words are told apart by their answers, and by what was already continued. System prompts and tools are no part
-of a digest: an agent changes them within one conversation.
+Every turn of such a conversation stores a row with its bill: the digest of its messages, the session, and the digest of
+the answer. The next turn repeats these messages, followed by the answer and more. Two runs that begin with the same
+messages differ in their answers, and in what was already continued. System prompts and tools are not part of a digest:
+an agent changes them within one conversation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_SOUGHT = 16
 FIRST = 4
 """Of these, the shortest: agents shorten old results and pictures, so that nothing later is known any more."""
 NEAREST = 4
-"""Of these, the ones before the last messages are looked up even when no answer comes behind them."""
+"""Of these, the ones before the last messages are looked up even when no answer follows them."""
 FORGET_BATCH = 1_000
 DIGEST_CHARACTERS = 24
 _SYSTEM = frozenset({"system", "developer"})
@@ -42,15 +42,15 @@ class Conversation:
     key_id: str
     messages: tuple[Mapping[str, Any], ...]
     digests: Mapping[int, str]
-    """By the number of messages, the longest first: all of them, then those that an answer came behind."""
+    """By the number of messages, the longest first: all of them, then those that an answer follows."""
 
     @property
     def digest(self) -> str:
-        """Of all messages."""
+        """The digest of all messages."""
         return self.digests[len(self.messages)]
 
     def next_digest(self, count: int) -> str:
-        """The digest of the message behind the first `count`."""
+        """The digest of the message after the first `count`."""
         return _digest(_canonical(self.messages[count]))
 
     def next_answer(self, count: int) -> str | None:
@@ -113,7 +113,7 @@ def _sought_counts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 def continued(asked: Conversation, known: Sequence[KnownBeginning], *, retried: bool) -> KnownBeginning | None:
     """The matching beginning that `asked` continues, or None for a new conversation.
 
-    The longest counts; of equal ones first the one whose own answer came behind it, then one that was not continued
+    The longest counts; of equal ones first the one whose own answer follows it, then one that was not continued
     yet, then the newest. A first turn sent again is a conversation of its own, unless the earlier one got no answer or
     the client says that it tries again (`retried`). A later turn sent again belongs to the session that sent it before,
     unless another session waits for just this turn: two runs of one tool may get the same answers.

@@ -118,7 +118,7 @@ def estimate(
     asked = chat.max_tokens or model.default_max_tokens
     most = min(model.max_output_tokens, asked or model.max_output_tokens)
     room = max(model.max_input_tokens - prompt_tokens, LEAST_OUTPUT_TOKENS)
-    # What was asked for goes up as it is while our own count says that it fits.
+    # Send the requested limit unchanged while it fits by our own count.
     limit = most if asked is not None and most <= room else min(most, _safe_room(room, prompt_tokens))
     quantiles = forecast.quantiles(model.action, min(most, room), model.effort)
     likely_tokens = quantiles[_LIKELY]
@@ -191,7 +191,7 @@ def is_forwarded(chat: ChatRequest, model: Model) -> bool:
 
 
 def _safe_room(room: int, prompt_tokens: int) -> int:
-    """Our limit beside a prompt that leaves `room` by our count of it."""
+    """The gateway's own limit when, by our count, the prompt leaves `room` tokens."""
     margin = prompt_tokens // MARGIN_SHARE + MARGIN_TOKENS
     return max(room - margin, room // LEAST_ROOM_SHARE, LEAST_OUTPUT_TOKENS)
 
@@ -225,7 +225,7 @@ def _hold(
         tokens = limit if target == wanted else affordable(target)
         return True, tokens, worst(tokens)
     least = min(limit, LEAST_OUTPUT_TOKENS)
-    if contended:  # what is held comes back: a stump of an answer is for money that is spent
+    if contended:  # held money returns, so accept a very short answer only when the money is spent
         least = likely if terms.patient else min(likely, LEAST_LIKELY_TOKENS)
     tokens = affordable(available_nanousd)
     if contended:

@@ -2,7 +2,7 @@
 
 `policy_settings.mode` selects the policy: `off` the rule; `shadow` the rule, with the champion's choice only
 logged; `canary` the champion on a sticky share of the sessions; `on` the champion everywhere. A policy staged as
-canary or shadow is on trial beside the champion.
+canary or shadow is on trial next to the champion.
 """
 
 from __future__ import annotations

@@ -112,11 +112,11 @@ class ProviderCalls:
         estimate = attempt.choice.estimate
         model = estimate.option.model
         forwarded = chat.forwarded if is_forwarded(chat, model) else None
-        # What is forwarded keeps the note: a task budget is written into translated requests only.
+        # A forwarded request keeps the note: only translated requests can carry a task budget.
         task = task_budget(context, model, deployment) if forwarded is None else None
         headers = {name: value.reveal() for name, value in deployment.extra_headers.items()}
         if task is not None:
-            notes = notes[1:]  # the first is the line that says the same
+            notes = notes[1:]  # the first note says the same
             headers = with_task_budgets(headers)
         return Call(
             litellm_model=deployment.litellm_model,
@@ -212,7 +212,7 @@ def cache_key(tenant_id: str, session_id: str) -> str:
 
 
 def _limit_name(chat: ChatRequest, deployment: Deployment) -> str:
-    """By which of OpenAI's names the answer's limit goes up: the client's, else the operator's."""
+    """OpenAI's name under which the answer's limit is sent: the client's, else the operator's."""
     newer = "max_completion_tokens"
     return newer if chat.max_tokens is None and newer in deployment.request_defaults else chat.max_tokens_param
 

@@ -71,13 +71,13 @@ class TurnContext:
     kept_nanousd: int = 0
     """Amount that this turn leaves for the session's last answer."""
     decides_kept: bool = False
-    """True if the session keeps at least that amount from now on, or nothing if it is 0; else what it kept before."""
+    """True if this turn sets the amount that the session keeps; False leaves what an earlier turn kept."""
     closing: bool = False
     """True if this turn is the session's last answer (gateway.turn.wrap_up)."""
     fallback: bool = False
     """The requested model cannot be called at all: its fallback is."""
     stand_in: guard.Eligibility | None = None
-    """The fallback of a requested model that may lose its last room to another turn."""
+    """The fallback of a requested model, in case another turn takes the model's last free place."""
     place: Place | None = None
     """Place of a conversation without an id among the known ones; None when the client names its session."""
 
@@ -270,8 +270,8 @@ class Attempt:
 def billed(context: TurnContext, report: TurnReport, bill: Settlement) -> Billed:
     """A settled response for rendering by a dialect.
 
-    Its usage tells what is left only on request, and not under an `Idempotency-Key`: the copy that is kept is made
-    before the settlement, and a repeated answer is the same to the byte.
+    Its usage includes the remaining budget only on request, and never under an `Idempotency-Key`: the stored copy is
+    made before the settlement, and a repeated answer is the same to the byte.
     """
-    told = context.asked.budget_visible is not None and context.idempotency is None
-    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object, told)
+    with_budget = context.asked.budget_visible is not None and context.idempotency is None
+    return Billed(bill.usage, bill.usage_source == "estimated", report.as_object, with_budget)

@@ -40,7 +40,7 @@ class TurnHeaders:
     max_cost_nanousd: int | None = None
     """The most that this one request may cost (X-Route-Max-USD)."""
     budget_visible: BudgetVisible | None = None
-    """How the model is told what is left of the session's budget (X-Budget-Visible); None: it is not."""
+    """Form in which the model sees what is left of the session's budget (X-Budget-Visible); None: it does not."""
     wrap_up: bool | None = None
     """Serve the last affordable turn as a closing one (X-Wrap-Up); None: as configured."""
     parent_session_id: str | None = None

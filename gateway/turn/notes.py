@@ -74,7 +74,7 @@ def task_budget(context: TurnContext, model: Model, deployment: Deployment) -> d
 
 
 def with_task_budgets(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a call with a task budget: its beta beside those of the operator."""
+    """The headers of a call with a task budget: its beta, added to the operator's."""
     others = {name: value for name, value in headers.items() if name.lower() != _BETA}
     stated = [value for name, value in headers.items() if name.lower() == _BETA]
     betas = [beta.strip() for value in stated for beta in value.split(",")]

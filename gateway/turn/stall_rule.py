@@ -1,6 +1,6 @@
 """Acts on a stall: reports it once, and pauses the session where the operator asks for that.
 
-A stalled conversation keeps its signs when it is resumed, so the rule looks away until the conversation has grown.
+A resumed conversation still shows the signs of its stall, so the rule skips it until the conversation has grown.
 """
 
 from __future__ import annotations
