@@ -104,13 +104,12 @@ def fit_network(
     key: Array,
     progress: StepProgress | None = None,
     batch_sharding: NamedSharding | None = None,
-    start: Layers | None = None,
 ) -> tuple[Network, tuple[dict[str, float], ...]]:
-    """Train the curves on a log with out-of-fold grades (S, T, K), from `start` (or `begin`)."""
+    """Train the curves on a log with out-of-fold grades (S, T, K), from the layers of `begin`."""
     init_key, teach_key = jax.random.split(key)
     samples = draw_samples(episodes, grades, replace(config.plan, samples=config.fit.samples))
     statistics = catalogue_statistics_of(samples, config.fit.margin * quality.deviation)
-    layers = begin(config.fit, init_key) if start is None else start
+    layers = begin(config.fit, init_key)
     taught, curve = teach(
         layers, samples, statistics, config.fit, config.relabel, config.plan, teach_key, progress, batch_sharding
     )

@@ -24,15 +24,13 @@ SECONDS_BETWEEN_TURNS = 30.0
 """Less than the five minutes for which providers keep a prompt cache."""
 
 
-def as_rule(
-    policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
-) -> Rule:
-    """A rule for `simulator.play`; `priors` (K,) are quality priors (or training averages)."""
+def as_rule(policy: Policy, seen: Vectors, lambda_per_usd: float = 0.0) -> Rule:
+    """A rule for `simulator.play`; the models' averages are its quality priors."""
     asked = policy.policy if isinstance(policy, Blind | ListPrice) else policy
 
     def rule(turn: Turn) -> I64:
         if batch.has_batched_form(asked):
-            shown = turn_batch(turn, seen, lambda_per_usd, priors)
+            shown = turn_batch(turn, seen, lambda_per_usd)
             if isinstance(policy, Blind):
                 shown = shown.without_cache()
             elif isinstance(policy, ListPrice):
@@ -40,7 +38,7 @@ def as_rule(
             return batch.draw_rows(batch.probabilities(asked, shown), turn.uniform)
         return np.array(
             [
-                policy.decide(observation(turn, n, seen, lambda_per_usd, priors), float(turn.uniform[n])).action
+                policy.decide(observation(turn, n, seen, lambda_per_usd), float(turn.uniform[n])).action
                 for n in range(len(turn.at))
             ],
             np.int64,
@@ -49,9 +47,7 @@ def as_rule(
     return rule
 
 
-def turn_batch(
-    turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0, priors: NDArray[np.float64] | None = None
-) -> batch.Batch:
+def turn_batch(turn: Turn, seen: Vectors, lambda_per_usd: float = 0.0) -> batch.Batch:
     """`observation` for all sessions of a turn, as one batch."""
     board, shape = turn.board, turn.mask.shape
     prompts = board.sessions.rows[turn.at, turn.index]
@@ -76,7 +72,7 @@ def turn_batch(
         models=board.models,
         model=np.broadcast_to(np.arange(shape[1]), shape),
         state=state,
-        prior=each(board.average if priors is None else priors),
+        prior=each(board.average),
         usd_in=each(board.usd_in_per_m * board.context.write_price),
         usd_cached=each(board.usd_in_per_m * board.context.cached_price),
         usd_out=each(board.usd_out_per_m),
@@ -97,7 +93,6 @@ def observation(
     n: int,
     seen: Vectors,
     lambda_per_usd: float = 0.0,
-    priors: NDArray[np.float64] | None = None,
 ) -> Observation:
     """The gateway's observation for the n-th session of a turn."""
     board = turn.board
@@ -106,7 +101,7 @@ def observation(
         text=seen.text[prompt],
         text_stats=seen.stats[prompt],
         session=_session(turn, n),
-        candidates=_candidates(turn, n, board.average if priors is None else priors),
+        candidates=_candidates(turn, n),
         lambda_per_usd=lambda_per_usd,
     )
 
@@ -135,7 +130,7 @@ def _session(turn: Turn, n: int) -> SessionView:
     )
 
 
-def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[CandidateView, ...]:
+def _candidates(turn: Turn, n: int) -> tuple[CandidateView, ...]:
     board, last = turn.board, turn.board.served_last(turn.last[n : n + 1])[0].tolist()
     context, cached = board.context.tokens(turn.index), board.context.cached_price
     warm = board.context.warm_tokens(turn.index)
@@ -151,7 +146,7 @@ def _candidates(turn: Turn, n: int, priors: NDArray[np.float64]) -> tuple[Candid
                 input_usd_per_mtok=price_in * board.context.write_price,
                 cached_input_usd_per_mtok=price_in * cached,
                 output_usd_per_mtok=float(board.usd_out_per_m[k]),
-                quality_prior=float(priors[k]),
+                quality_prior=float(board.average[k]),
                 context_limit_tokens=CONTEXT_LIMIT_TOKENS,
                 input_tokens=prompt_tokens,
                 warm_tokens=warm if last[k] else 0,
