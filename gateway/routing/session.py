@@ -212,11 +212,11 @@ def view(
     remaining_usd: float,
     tenant_remaining_usd: float,
     spent_usd: float,
-    quality_count: int,
-    quality_sum: float,
-    last_quality: float | None,
-    tool_loop: bool,
     at_ms: int,
+    quality_count: int = 0,
+    quality_sum: float = 0.0,
+    last_quality: float | None = None,
+    tool_loop: bool = False,
 ) -> SessionView:
     """The policy's view of the session; the quality arguments summarise the feedback so far."""
     return SessionView(

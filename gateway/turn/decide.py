@@ -45,7 +45,7 @@ class Estimator:
         self._held = held
 
     def estimates(
-        self, context: TurnContext, funds: AvailableFunds, patient: bool, answer_tokens: AnswerTokens
+        self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens, *, patient: bool
     ) -> list[Estimate]:
         """Estimates of all models, with their affordability."""
         over_budget = cast(Literal["degrade", "refuse"], self._configuration().settings.session.over_budget)
@@ -91,9 +91,9 @@ class Estimator:
 
     def shortage(self, context: TurnContext, funds: AvailableFunds, answer_tokens: AnswerTokens) -> Shortage:
         """The reason why no model serves: money is spent or held, or affordable models are busy."""
-        undisturbed = self.estimates(context, funds.undisturbed(), False, answer_tokens)
+        undisturbed = self.estimates(context, funds.undisturbed(), answer_tokens, patient=False)
         held = any(e.view.feasible for e in undisturbed)
-        needed = self.estimates(context, funds.all_held(), True, answer_tokens) if held else undisturbed
+        needed = self.estimates(context, funds.all_held(), answer_tokens, patient=True) if held else undisturbed
         least_nanousd = min(e.hold_nanousd for e in needed if e.option.capable)
         waits_s = [
             e.option.wait_s
@@ -131,13 +131,13 @@ class Decider:
         turn = self._observed(context, funds)
         answer_tokens = self._answer_tokens(context, turn)
         observed_s = self._clock()
-        estimates, moved = self._estimator.estimates(context, funds, patient, answer_tokens), False
+        estimates, moved = self._estimator.estimates(context, funds, answer_tokens, patient=patient), False
         if not any(e.view.feasible for e in estimates):
             shortage = self._estimator.shortage(context, funds, answer_tokens)
             free = self._estimator.without_tool_loop(context)  # no affordable model: may another finish the loop?
             if shortage.held or free is None:
                 return shortage
-            estimates, moved = self._estimator.estimates(free, funds, patient, answer_tokens), True
+            estimates, moved = self._estimator.estimates(free, funds, answer_tokens, patient=patient), True
             if not any(e.view.feasible for e in estimates):
                 return self._estimator.shortage(free, funds, answer_tokens)
         estimated_s = self._clock()
@@ -187,7 +187,8 @@ class Decider:
         names = [candidate.name for candidate in choice.observation.candidates]
         funds = context.funds
         answer_tokens = self._answer_tokens(context, self._observed(context, funds))
-        (estimated,) = self._estimator.estimates(replace(context, options=[option]), funds, False, answer_tokens)
+        alone = replace(context, options=[option])
+        (estimated,) = self._estimator.estimates(alone, funds, answer_tokens, patient=False)
         if not estimated.view.feasible or option.model.action not in names:
             return None
         decision = replace(choice.routed.decision, action=names.index(option.model.action), reason=FALLBACK)

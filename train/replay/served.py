@@ -122,10 +122,6 @@ def _session(turn: Turn, n: int) -> SessionView:
         remaining_usd=remaining,
         tenant_remaining_usd=remaining,
         spent_usd=float(turn.budget_usd[n]) - remaining,
-        quality_count=0,
-        quality_sum=0.0,
-        last_quality=None,
-        tool_loop=False,
         at_ms=round(SECONDS_BETWEEN_TURNS * 1000),
     )
 
