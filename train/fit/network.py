@@ -58,7 +58,6 @@ class Fitted:
     grades: np.ndarray[Any, np.dtype[np.float64]]
     """(N, K): every candidate at every valid turn, out of fold."""
     curve: tuple[dict[str, float], ...]
-    transitions: int
     residual: dict[str, float] = field(default_factory=dict)
     """Held-out results of the residual."""
 
@@ -79,7 +78,7 @@ def fit(
     grades[episodes.valid] = flat
     network, curve = fit_network(episodes, grades, quality, config, key, progress, batch_sharding)
     network, said = with_residual(network, episodes, grades, quality, config)
-    return Fitted(network, quality, flat, curve, episodes.turns, said)
+    return Fitted(network, quality, flat, curve, said)
 
 
 def with_residual(
