@@ -213,6 +213,14 @@ FIRST_FILES = {
     "a settings key": ("gateway/config/settings.py", "SessionSettings"),
     "an admin endpoint": ("gateway/api/admin.py", "Admin"),
     "a baseline of the benchmark": ("train/replay/baselines.py", "families"),
+    "how much a turn reserves": ("gateway/routing/estimates.py", "_hold"),
+    "a client's header that names the session": ("gateway/routing/session.py", "ALIAS_HEADERS"),
+    "what a client is told when money is spent": ("gateway/turn/exhausted.py", "exhausted"),
+    "a rate limit": ("gateway/ledger/rates.py", "TurnLimits"),
+    "parallel requests, overload": ("gateway/api/admission.py", "Admission"),
+    "when a call is retried, and where": ("gateway/turn/retry.py", "next_attempt"),
+    "an implicit quality signal": ("gateway/turn/signals.py", "implicit_signals"),
+    "a webhook event": ("gateway/webhooks/outbox.py", "WebhookEvent"),
 }
 """The usual changes: the file that each begins with, and a name that this file defines."""
 
