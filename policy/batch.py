@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import budgeting
-from policy.arrays import F32, F64, I64, Bools
+from policy.arrays import F32, F64, I64, Bools, Floats
 from policy.exploration import NEVER, Exploration
 from policy.features import (
     DEFAULT_HORIZON,
@@ -28,7 +28,7 @@ from policy.features import (
     expected_cost_usd,
 )
 from policy.kernel import KernelQuality
-from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault
+from policy.mdp import COST_LEVELS, COST_MASSES, Observation, Policy, PolicyFault, caches_of
 from policy.network_policy import NetworkPolicy, Shown, able_later
 from policy.planned import TIE_BREAK, Planner
 from policy.quality import PriorQuality, QualityModel, difficulties
@@ -287,6 +287,7 @@ def _score_resolving(policy: ReSolving, batch: Batch) -> Scored:
         turns,
         batch.lambda_per_usd,
         policy.spread,
+        _sharing_caches(batch),
     )
     return Scored(np.asarray(found.scores, np.float64), allowed)
 
@@ -376,6 +377,12 @@ def _places(models: tuple[str, ...], batch: Batch) -> I64:
     known = {name: k for k, name in enumerate(models)}
     places = np.array([*(known.get(name, len(models)) for name in batch.models), len(models)], np.int64)
     return places[batch.model]
+
+
+def _sharing_caches(batch: Batch) -> Floats | None:
+    """`budgeting.sharing_caches` of every turn; padding has a cache of its own."""
+    caches = caches_of(batch.models)
+    return None if caches is None else budgeting.sharing_caches(np.array([*caches, -1], np.int64)[batch.model])
 
 
 def _levels(model: KernelQuality, batch: Batch, columns: I64) -> F64:

@@ -116,6 +116,12 @@ def cache_costs(
     return cold, np.maximum(warm, 0.0)
 
 
+def sharing_caches(caches: NDArray[np.integer]) -> Floats | None:
+    """`alike` of `later_plan` from the number of each candidate's cache, (..., K); None where none is shared."""
+    alike = caches[..., :, None] == caches[..., None, :]
+    return alike.astype(float) if (alike.sum(axis=-1) > 1).any() else None
+
+
 def later_plan(
     quality: Floats,
     cold_usd: Floats,
@@ -124,17 +130,19 @@ def later_plan(
     later_turns: ArrayLike,
     lambda_per_usd: Floats,
     spread: float,
+    alike: Floats | None = None,
 ) -> Plan:
     """Value and spend of the later turns for each model serving now, by soft backward induction.
 
     Tasks differ: a model's quality on a later turn is its average plus Gumbel noise of scale `spread`, so with
-    c(j|k) = warm cost if j = k else cold cost (the prompt cache remembers one turn)
+    c(j|k) = warm cost if j and k share a prompt cache, else cold cost (the cache remembers one turn)
 
         V_n(k) = spread * log sum_j exp((quality_j - lambda c(j|k) + V_{n-1}(j)) / spread)
         S_n(k) = sum_j p_n(j|k) (c(j|k) + S_{n-1}(j)),   p_n the softmax of the same terms
 
     (McFadden 1978; the soft Bellman equation of entropy-regularised RL). Shapes (..., K), `later_turns` and
-    `lambda_per_usd` (...); fractions of a turn count as fractions.
+    `lambda_per_usd` (...); fractions of a turn count as fractions. `alike` (..., K, K) is 1 for efforts of one model,
+    which share its cache (`sharing_caches`); without it each candidate has its own.
     """
     price = lambda_per_usd[..., None] / spread  # values are kept in units of `spread`
     turns = np.maximum(np.asarray(later_turns, float), 0.0)[..., None]
@@ -146,7 +154,7 @@ def later_plan(
     # Without a cache to remember, every later turn is like the first.
     steps = min(math.ceil(longest), PLAN_STEPS) if discount.any() else min(math.ceil(longest), 1)
     for step in range(steps):
-        backed_up, spent = _soft_backup(offered + value, saved, cold_usd + spend, warm_usd + spend)
+        backed_up, spent = _soft_backup(offered + value, saved, cold_usd + spend, warm_usd + spend, alike)
         gain, gain_usd = backed_up - value, spent - spend
         weight = np.minimum(np.maximum(turns - step, 0.0), 1.0)
         value, spend = value + weight * gain, spend + weight * gain_usd
@@ -170,6 +178,7 @@ def resolve(
     turns_left: ArrayLike,
     lambda_floor_per_usd: ArrayLike,
     spread: float,
+    alike: Floats | None = None,
 ) -> ResolvedPrice:
     """Find the lowest price of money at which this turn and the later ones cost what is left.
 
@@ -193,6 +202,7 @@ def resolve(
         later_turns,
         prices,
         spread,
+        None if alike is None else alike[..., None, :, :],
     )
     spend_usd = _expected_total(later_quality, mean_cost_usd, mask, prices, plan, spread)
     left = np.asarray(remaining_usd, float)[..., None]
@@ -232,16 +242,22 @@ def _pick(values: Floats, chosen: NDArray[np.intp]) -> Floats:
     return np.asarray(rows[np.arange(len(rows)), chosen.reshape(-1)].reshape(*chosen.shape, 1))
 
 
-def _soft_backup(terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats) -> tuple[Floats, Floats]:
-    """log-sum-exp over j of terms_j + [j = k] saved_k, and the mean total under its softmax; both for every k.
+def _soft_backup(
+    terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats, alike: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """log-sum-exp over j of terms_j + [j shares k's cache] saved_j, and the mean total under its softmax; for every k.
 
-    One pass over the candidates instead of one per pair: only j = k differs. `saved` is not negative.
+    One pass over the candidates instead of one per pair: only those of one cache differ. `saved` is not negative.
     """
+
+    def of_cache(values: Floats) -> Floats:
+        return values if alike is None else (alike @ values[..., None])[..., 0]
+
     most = terms.max(axis=-1, keepdims=True)
     moves = np.exp(terms - most)
     stays = np.exp(np.minimum(terms - most + saved, 600.0))
-    total = (moves.sum(axis=-1, keepdims=True) - moves) + stays
+    total = (moves.sum(axis=-1, keepdims=True) - of_cache(moves)) + of_cache(stays)
     total = np.maximum(total, 1e-300)
     moved = moves * cold_total
-    spent: Floats = ((moved.sum(axis=-1, keepdims=True) - moved) + stays * warm_total) / total
+    spent: Floats = ((moved.sum(axis=-1, keepdims=True) - of_cache(moved)) + of_cache(stays * warm_total)) / total
     return most + np.log(total), spent

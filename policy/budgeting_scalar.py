@@ -81,6 +81,8 @@ class Session(NamedTuple):
     mask: Mask
     later_turns: float
     spread: float
+    caches: Sequence[int] | None = None
+    """Number of each candidate's prompt cache, which efforts of one model share; None: each has its own."""
 
     @property
     def steps(self) -> int:
@@ -101,7 +103,7 @@ class Session(NamedTuple):
         gain, gain_usd = value, spend
         for step in range(steps):
             terms = [offer + worth for offer, worth in zip(offered, value, strict=True)]
-            best, spent = _soft_backup(terms, saved, self.cold_usd, self.warm_usd, spend)
+            best, spent = _soft_backup(terms, saved, self.cold_usd, self.warm_usd, spend, self.caches)
             gain = [new - old for new, old in zip(best, value, strict=True)]
             gain_usd = [new - old for new, old in zip(spent, spend, strict=True)]
             weight = min(max(self.later_turns - step, 0.0), 1.0)
@@ -181,7 +183,12 @@ def _raised_price(
 
 
 def _soft_backup(
-    terms: Numbers, saved: Numbers, cold_usd: Numbers, warm_usd: Numbers, spend_usd: Numbers
+    terms: Numbers,
+    saved: Numbers,
+    cold_usd: Numbers,
+    warm_usd: Numbers,
+    spend_usd: Numbers,
+    caches: Sequence[int] | None,
 ) -> tuple[list[float], list[float]]:
     """`budgeting._soft_backup` at one price."""
     most = max(terms)
@@ -189,10 +196,21 @@ def _soft_backup(
     totals = [usd + later for usd, later in zip(cold_usd, spend_usd, strict=True)]
     moved = [move * usd for move, usd in zip(moves, totals, strict=True)]
     all_moves, all_moved = sum(moves), sum(moved)
+    stays = [math.exp(min(term - most + less, _LARGEST_EXPONENT)) for term, less in zip(terms, saved, strict=True)]
+    stayed = [stay * (usd + later) for stay, usd, later in zip(stays, warm_usd, spend_usd, strict=True)]
+    if caches is not None:
+        moves, moved, stays, stayed = (_of_cache(each, caches) for each in (moves, moved, stays, stayed))
     values, spends = [], []
-    for k, term in enumerate(terms):
-        stay = math.exp(min(term - most + saved[k], _LARGEST_EXPONENT))
-        total = max(all_moves - moves[k] + stay, 1e-300)
+    for left, left_usd, stay, stay_usd in zip(moves, moved, stays, stayed, strict=True):
+        total = max(all_moves - left + stay, 1e-300)
         values.append(most + math.log(total))
-        spends.append((all_moved - moved[k] + stay * (warm_usd[k] + spend_usd[k])) / total)
+        spends.append((all_moved - left_usd + stay_usd) / total)
     return values, spends
+
+
+def _of_cache(values: Numbers, caches: Sequence[int]) -> list[float]:
+    """The sum over the candidates that share each one's cache."""
+    total = dict.fromkeys(caches, 0.0)
+    for cache, value in zip(caches, values, strict=True):
+        total[cache] += value
+    return [total[cache] for cache in caches]

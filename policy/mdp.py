@@ -92,6 +92,12 @@ class CandidateView:
     """The effort of reasoning, which ends `name` after a "#"; empty where none is chosen."""
 
 
+def caches_of(names: Sequence[str]) -> list[int] | None:
+    """Number of each candidate's prompt cache: efforts of one model share it. None where each has its own."""
+    models = [name.partition("#")[0] for name in names]
+    return [models.index(name) for name in models] if len(set(models)) < len(models) else None
+
+
 @dataclass(frozen=True, slots=True)
 class SessionView:
     """The session so far. `turn` counts from 0; `expected_turns` is the client's, if declared."""

@@ -20,7 +20,7 @@ from policy.arrays import F32
 from policy.decision import checked_means_usd, cost_quantiles_usd, feasible, make_decision, mean_costs_usd, turns_left
 from policy.exploration import GREEDY, Exploration
 from policy.features import DEFAULT_HORIZON, Horizon, available_usd
-from policy.mdp import Decision, Observation, Policy
+from policy.mdp import Decision, Observation, Policy, caches_of
 from policy.quality import PriorQuality, QualityModel
 
 EVERYTHING = Exploration(floor=1.0, tolerance=0.0)
@@ -269,6 +269,7 @@ class ReSolving:
             mask=allowed,
             later_turns=max(turns - 1.0, 0.0),
             spread=self.spread,
+            caches=caches_of([c.name for c in observation.candidates]),
         )
         now: list[float] = quality.tolist()
         price, scores, later = scalar.resolve(session, now, self.margin * left_usd, observation.lambda_per_usd)

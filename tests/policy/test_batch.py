@@ -109,6 +109,23 @@ def test_every_row_has_the_probabilities_of_its_turn_asked_alone(policy: batch.B
         assert not row[len(alone) :].any()
 
 
+def test_efforts_of_one_model_share_a_cache_in_either_form() -> None:
+    policy, rng = ReSolving(horizon=HORIZON, exploration=EXPLORING), np.random.default_rng(5)
+    seen = []
+    for _ in range(60):
+        view = random_observation(rng, 5)
+        named = [replace(c, name=f"model-{k // 2}#{k % 2}", input_tokens=5_000) for k, c in enumerate(view.candidates)]
+        seen.append(replace(view, candidates=tuple(named)))
+    found = batch.probabilities(policy, batch.stack_observations(seen))
+    apart = 0
+    for row, one in zip(found, seen, strict=True):
+        alone = policy.decide(one, 0.5).probabilities
+        assert row[: len(alone)] == pytest.approx(alone, abs=1e-5)
+        others = tuple(replace(c, name=c.name.replace("#", "-")) for c in one.candidates)
+        apart += bool(np.abs(policy.decide(replace(one, candidates=others), 0.5).probabilities - alone).max() > 1e-3)
+    assert apart > 0
+
+
 def test_every_row_is_drawn_as_its_turn_alone() -> None:
     rng = np.random.default_rng(2)
     shares = np.where(rng.random((300, 6)) < 0.4, rng.random((300, 6)), 0.0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from policy import budgeting, features
+from policy.mdp import caches_of
 
 TWO = np.array([True, True])
 
@@ -131,6 +132,25 @@ def test_the_plan_with_a_cache_equals_backward_induction_pair_by_pair(turns: int
         value, spend = brute_force(quality, cold, warm, turns, price, 0.1)
         assert plan.value == pytest.approx(value)
         assert plan.spend_usd == pytest.approx(spend)
+
+
+def test_efforts_of_one_model_keep_each_others_cache_warm_by_hand() -> None:
+    # At a price of 1 per USD a turn is worth .4 on either effort of `a` warm, .2 cold, and .2 on `b`.
+    quality, cold, warm = np.array([0.5, 0.7, 0.6]), np.array([0.3, 0.5, 0.4]), np.array([0.1, 0.3, 0.4])
+    caches = caches_of(["a#low", "a#high", "b"])
+    assert caches == [0, 0, 2]
+    alike = budgeting.sharing_caches(np.array(caches))
+    plan = budgeting.later_plan(quality, cold, warm, np.ones(3, bool), 1.0, np.array(1.0), 0.1, alike)
+    less = np.exp(-2.0)  # `b` after `a`: .2 / .1 below
+    assert plan.value == pytest.approx([*[0.4 + 0.1 * np.log(2 + less)] * 2, 0.2 + 0.1 * np.log(3)])
+    assert plan.spend_usd == pytest.approx([*[(0.1 + 0.3 + 0.4 * less) / (2 + less)] * 2, 0.4])
+    apart = budgeting.later_plan(quality, cold, warm, np.ones(3, bool), 1.0, np.array(1.0), 0.1)
+    assert apart.value[0] == pytest.approx(0.4 + 0.1 * np.log(1 + 2 * less))
+
+
+def test_candidates_of_separate_models_share_nothing() -> None:
+    assert caches_of(["a#low", "b#low", "ab"]) is None
+    assert budgeting.sharing_caches(np.array([[0, 1, 2], [0, 2, 1]])) is None
 
 
 def test_a_long_plan_goes_on_as_it_settled() -> None:

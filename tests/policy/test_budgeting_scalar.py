@@ -45,8 +45,8 @@ def test_the_shield_keeps_the_same_candidates() -> None:
     assert len(kept) > 2  # all of the guard's, some of them, one
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_the_price_of_money_the_plan_and_the_scores_are_the_same(cache: bool) -> None:
+@pytest.mark.parametrize(("cache", "shared"), [(False, False), (True, False), (True, True)])
+def test_the_price_of_money_the_plan_and_the_scores_are_the_same(cache: bool, shared: bool) -> None:
     """Over sessions that have enough, that must choose, and whose highest price still overspends."""
     rng = np.random.default_rng(2)
     at_floor = at_most = 0
@@ -62,9 +62,11 @@ def test_the_price_of_money_the_plan_and_the_scores_are_the_same(cache: bool) ->
         now, usual = rng.random((2, len(means)))
         turns, left = float(rng.uniform(1.0, 12.0)), float(10 ** rng.uniform(-5, 1))
         floor = view.lambda_per_usd
-        expected = budgeting.resolve(now, usual, means, cold, warm, view.mask, left, turns, floor, 0.1)
+        caches = (np.arange(len(means)) // 2).tolist() if shared else None
+        alike = budgeting.sharing_caches(np.array(caches)) if shared else None
+        expected = budgeting.resolve(now, usual, means, cold, warm, view.mask, left, turns, floor, 0.1, alike)
         session = scalar.Session(
-            usual.tolist(), means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), turns - 1.0, 0.1
+            usual.tolist(), means.tolist(), cold.tolist(), warm.tolist(), view.mask.tolist(), turns - 1.0, 0.1, caches
         )
         found = scalar.resolve(session, now.tolist(), left, floor)
         assert found.lambda_per_usd == pytest.approx(float(expected.lambda_per_usd), rel=1e-6)

@@ -16,7 +16,7 @@ import numpy as np
 from policy import budgeting
 from policy.arrays import F64, I64, Bools
 from policy.features import Horizon, expected_cost_usd
-from policy.mdp import COST_LEVELS
+from policy.mdp import COST_LEVELS, caches_of
 from train.replay.compose import Sessions
 from train.replay.dataset import Graded
 from train.replay.predict import Predictions
@@ -89,8 +89,7 @@ class SessionBatch:
     @cached_property
     def caches(self) -> I64:
         """The prompt cache of each candidate, (K,): efforts of one model share it."""
-        names = [name.partition("#")[0] for name in self.models]
-        return np.array([names.index(name) for name in names], np.int64)
+        return np.array(caches_of(self.models) or range(len(self.models)), np.int64)
 
     def served_last(self, last: I64) -> Bools:
         """Candidates of the model that served before, (N, K), from `last` (N,), -1 for none."""
