@@ -117,7 +117,10 @@ def cache_costs(
 
 
 def sharing_caches(caches: NDArray[np.integer]) -> Floats | None:
-    """`alike` of `later_plan` from the number of each candidate's cache, (..., K); None where none is shared."""
+    """Return `alike` of `later_plan` from the number of each candidate's cache, (..., K).
+
+    None where no cache is shared.
+    """
     alike = caches[..., :, None] == caches[..., None, :]
     return alike.astype(float) if (alike.sum(axis=-1) > 1).any() else None
 
@@ -245,9 +248,10 @@ def _pick(values: Floats, chosen: NDArray[np.intp]) -> Floats:
 def _soft_backup(
     terms: Floats, saved: Floats, cold_total: Floats, warm_total: Floats, alike: Floats | None = None
 ) -> tuple[Floats, Floats]:
-    """log-sum-exp over j of terms_j + [j shares k's cache] saved_j, and the mean total under its softmax; for every k.
+    """log-sum-exp over j of terms_j + [j shares k's cache] saved_j, for every k.
 
-    One pass over the candidates instead of one per pair: only those of one cache differ. `saved` is not negative.
+    And the mean total under its softmax. One pass over the candidates instead of one per pair: only those of one cache
+    differ. `saved` is not negative.
     """
 
     def of_cache(values: Floats) -> Floats:

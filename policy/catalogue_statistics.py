@@ -28,8 +28,9 @@ from policy.mdp import COST_LEVELS, COST_MASSES
 TAIL = COST_LEVELS.index(0.9)
 """First level of a bill's expensive tail."""
 LEAST_USD = 1e-9
-LEAST_SHARE = 0.05
-"""Least share of a bill that is not reading the conversation, whose cost is only estimated."""
+LEAST_SHARE = 0.01
+"""Least share of a bill that is not reading the conversation. What is estimated is the length of the turn's own text,
+so that more than its error would be added to every later turn of a long conversation."""
 GROWN_TOKENS = 250.0
 """Tokens that a turn adds to a conversation when no log says otherwise."""
 DIFFICULTY_SLOPE = 0.28

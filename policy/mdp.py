@@ -93,7 +93,10 @@ class CandidateView:
 
 
 def caches_of(names: Sequence[str]) -> list[int] | None:
-    """Number of each candidate's prompt cache: efforts of one model share it. None where each has its own."""
+    """Number the candidates' prompt caches, which efforts of one model share.
+
+    None where each has its own.
+    """
     models = [name.partition("#")[0] for name in names]
     return [models.index(name) for name in models] if len(set(models)) < len(models) else None
 

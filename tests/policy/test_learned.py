@@ -177,3 +177,15 @@ def test_serving_the_network_imports_no_jax() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_later_turn_of_a_long_conversation_costs_little_besides_reading_it() -> None:
+    # A bill of 8,100 tokens at 1 USD a million, of which reading 8,000 is the conversation's: 100 remain, not 5 %.
+    bills = np.full((2, len(COST_LEVELS)), 8_100e-6, np.float32)
+    found = NOTHING_KNOWN.rows(
+        np.zeros(2, np.int64), np.full(2, 0.5), np.ones(2), bills, np.array([8_000e-6, 9_000e-6]), np.ones(2, bool)
+    )
+    assert found.mean_usd == pytest.approx([100e-6, 81e-6], rel=1e-3)  # the least is a hundredth of the bill
+    both = [(8_100e-6, 8_100e-6)] * 2
+    plain = NOTHING_KNOWN.rows_of_turn([0, 0], [0.5] * 2, [1.0] * 2, both, [8_000e-6, 9_000e-6], [True] * 2)
+    assert plain.mean_usd == pytest.approx([100e-6, 81e-6])

@@ -132,4 +132,15 @@ def _conduct(played: Played, chosen: Bools, strong: int) -> dict[str, float]:
         "unanswered_rate": round(float(played.unanswered[chosen].any(axis=1).mean()), 6),
         "switches": round(float(played.switches[chosen].mean()), 6),
         "strong_share": round(float((played.action[chosen] == strong).sum() / max(int(answered.sum()), 1)), 6),
+        "entropy_bits": round(entropy_bits(played.action[chosen][answered]), 6),
     }
+
+
+def entropy_bits(actions: I64) -> float:
+    """Shannon entropy of the choices (N,).
+
+    0 for always the same model, log2 K for K models equally often.
+    """
+    shares = np.bincount(actions) / max(len(actions), 1)
+    shares = shares[shares > 0.0]
+    return float(-(shares * np.log2(shares)).sum()) + 0.0

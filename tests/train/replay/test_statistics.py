@@ -9,7 +9,7 @@ import pytest
 
 from train.replay.compose import Sessions
 from train.replay.simulator import Played
-from train.replay.statistics import CellEntry, Resampled, best_on_test, best_tuned, rows
+from train.replay.statistics import CellEntry, Resampled, best_on_test, best_tuned, entropy_bits, rows
 from train.replay.summary import hypervolume, newcomers, over_cells
 
 
@@ -52,8 +52,16 @@ def test_rows_hold_means_paired_differences_and_conduct() -> None:
     mixed = found[1]
     assert (mixed["quality"], mixed["diff_vs_best_tuned"], mixed["best_tuned"]) == (0.625, 0.25, "b")
     assert (mixed["cost_usd"], mixed["switches"], mixed["strong_share"]) == (2.0, 0.5, 0.75)
+    assert mixed["entropy_bits"] == pytest.approx(0.811278)
     assert mixed["diff_lo"] <= 0.25 <= mixed["diff_hi"]
     assert (found[0]["diff_vs_best_tuned"], found[0]["diff_lo"], found[0]["diff_hi"]) == (0.0, 0.0, 0.0)
+
+
+def test_the_entropy_of_the_choices_by_hand() -> None:
+    assert entropy_bits(np.array([2, 2, 2])) == 0.0
+    assert entropy_bits(np.array([0, 1, 2, 3])) == pytest.approx(2.0)
+    assert entropy_bits(np.array([0, 1, 1, 1])) == pytest.approx(0.25 * 2 + 0.75 * np.log2(4 / 3))
+    assert entropy_bits(np.array([], np.int64)) == 0.0  # no turn was answered
 
 
 def test_the_area_under_a_front_by_hand() -> None:
